@@ -1,0 +1,51 @@
+"""Everything that peftsweep raises on purpose.
+
+    PeftsweepError              exit status 1
+    ├── UsageError              exit status 2: a bad flag, an unknown study
+    │   └── StudyFileError      exit status 2: everything wrong in a study file, at once
+    ├── DataError               a file, column or row of the data
+    ├── ModelError              the base: not there, gated, broken, not to be packed
+    ├── StorageError            studies.db: locked, unreachable, full
+    │   └── StudyMismatchError  the study in the storage has another space or other data
+    └── TrackingError           MLflow, where the user asked for it (`peftsweep ui`)
+
+Each message says what was wrong, where (file, key, row) and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class PeftsweepError(Exception):
+    """Base of every error that a user may see without a traceback."""
+
+    exit_status = 1
+
+
+class UsageError(PeftsweepError):
+    """A flag or an argument that cannot be meant."""
+
+    exit_status = 2
+
+
+class StudyFileError(UsageError):
+    """A study file with mistakes: all of them, one a line."""
+
+
+class DataError(PeftsweepError):
+    """The data cannot be trained on as it is."""
+
+
+class ModelError(PeftsweepError):
+    """The base model cannot be had, or cannot be trained in a pack."""
+
+
+class StorageError(PeftsweepError):
+    """The studies' database did not answer, is locked, or is full."""
+
+
+class StudyMismatchError(StorageError):
+    """A study of this name exists with another space or other data."""
+
+
+class TrackingError(PeftsweepError):
+    """The MLflow server or its stores cannot be used."""
