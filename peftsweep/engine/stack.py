@@ -1,0 +1,89 @@
+"""The trained state of all slots: a slot is a row.
+
+Every trained number of slot k lies in row k of two matrices, `weights` and `grads` [K, P]; the packed layers see
+views of them, stacked as [K, …]. So a slot is cleared, saved or clipped as one vector, and whatever belongs to another
+slot cannot be touched by mistake.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from peftsweep.config import TrainConfig
+from peftsweep.methods import PackedLayer
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer's parameter lies in a row."""
+
+    layer: PackedLayer
+    name: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.layer.name}:{self.name}"
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape)
+
+    def of(self, row: Tensor) -> Tensor:
+        """The parameter within a row [P], padded."""
+        return row[self.start : self.stop].view(self.shape)
+
+
+class Stack:
+    """Weights and gradients of K slots over the packed layers, fp32.
+
+    Attributes:
+        weights, grads: [K, P]. The first `decayed` columns are under weight decay; the rest are biases, which are not
+            (as transformers' Trainer has it).
+    """
+
+    def __init__(self, layers: Sequence[PackedLayer], slots: int, device: torch.device) -> None:
+        found = [(layer, name, shape) for layer in layers for name, shape in layer.shapes().items()]
+        found.sort(key=lambda item: item[1] == "bias")  # stable: biases last
+        self.places: list[Place] = []
+        at = 0
+        for layer, name, shape in found:
+            self.places.append(Place(layer, name, at, shape))
+            at += math.prod(shape)
+        self.layers = tuple(layers)
+        self.decayed = sum(math.prod(shape) for _, name, shape in found if name != "bias")
+        self.weights = torch.zeros(slots, at, device=device)
+        self.grads = torch.zeros(slots, at, device=device)
+        for place in self.places:
+            cut = slice(place.start, place.stop)
+            parameter = nn.Parameter(self.weights[:, cut].view(slots, *place.shape))
+            parameter.grad = self.grads[:, cut].view(slots, *place.shape)
+            place.layer.stacked[place.name] = parameter
+
+    def clear(self, slot: int) -> None:
+        """An empty slot: all zero, adapting nothing. Selected, not multiplied: a NaN goes too."""
+        self.weights[slot].zero_()
+        self.grads[slot].zero_()
+        for layer in self.layers:
+            layer.active[slot] = False
+
+    def start(self, slot: int, params: TrainConfig, adapted: frozenset[str], generator: torch.Generator) -> None:
+        """A new trial's first values in a cleared slot, drawn layer by layer from its own generator."""
+        for layer in self.layers:
+            if layer.name in adapted:
+                layer.active[slot] = True
+                layer.start(slot, params, generator)
+
+    def split(self, slot: int, row: Tensor, params: TrainConfig) -> dict[str, Tensor]:
+        """A vector of row `slot` as named tensors of the trial's true shapes: views, by `path:parameter`."""
+        return {
+            place.key: place.of(row)[place.layer.shape_of(place.name, params)]
+            for place in self.places
+            if place.layer.active[slot]
+        }

@@ -1,0 +1,121 @@
+"""IA³: learned vectors scale keys, values and the feed-forward's inner activations (Liu et al., arXiv:2205.05638)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftsweep.config import TrainConfig
+from peftsweep.errors import ModelError
+from peftsweep.methods.base import Method, PackedLayer, Pass, Segments, select, shortest_names
+
+
+class PackedIA3(PackedLayer):
+    """scale: [K, d], with d = d_in where the input is scaled (feed-forward), d_out where the output is."""
+
+    def __init__(self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, feedforward: bool) -> None:
+        super().__init__(inner, name, index, current, slots)
+        self.feedforward = feedforward
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"scale": (self.in_features if self.feedforward else self.out_features,)}
+
+    def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
+        return (slice(None),)
+
+    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> None:
+        """Ones, as in the paper: the first step sees the bare base."""
+        self.stacked["scale"].data[slot].fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.feedforward:
+            return self.inner(self.scaled(x))  # type: ignore[no-any-return]
+        return self.scaled(self.inner(x))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        segments = self.current.segments
+        if not any(self.active[slot] for slot in segments.slots):
+            return x
+        flat = x.reshape(-1, x.shape[-1])
+        out: Tensor = _ScaleBySlot.apply(flat, self.stacked["scale"], self, segments)  # type: ignore[no-untyped-call]
+        return out.view_as(x)
+
+
+class _ScaleBySlot(torch.autograd.Function):
+    """x [rows, d] times its slot's vector; the vector's gradient goes straight to the stacked `.grad`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, layer: PackedIA3, segments: Segments) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.layer, ctx.segments = layer, segments
+        out = x.clone()
+        for slot, start, stop in segments.stretches():
+            if layer.active[slot]:
+                out[start:stop] *= scale[slot].to(x.dtype)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        layer, segments = ctx.layer, ctx.segments
+        scale = layer.stacked["scale"]
+        to_x = grad.clone() if ctx.needs_input_grad[0] else None
+        for slot, start, stop in segments.stretches():
+            if layer.active[slot]:
+                scale.grad[slot] += (grad[start:stop] * x[start:stop]).sum(0, dtype=scale.dtype)
+                if to_x is not None:
+                    to_x[start:stop] *= scale[slot].to(x.dtype)
+        return to_x, None, None, None
+
+
+class IA3(Method):
+    name = "ia3"
+    hyperparameters = frozenset({"target_modules", "feedforward_modules"})
+
+    def targets(self, params: TrainConfig) -> tuple[str, ...]:
+        """peft's own choice for the architecture unless the trial names some."""
+        wanted = self._defaults("TARGET") if params.target_modules == "auto" else params.target_modules
+        return select(self.linears, wanted)
+
+    def feedforward(self, params: TrainConfig) -> tuple[str, ...]:
+        """Those of the targets whose input is scaled instead of their output."""
+        targets = self.targets(params)
+        if params.feedforward_modules != "auto":
+            return select(targets, params.feedforward_modules)
+        defaults = self._defaults("FEEDFORWARD")
+        return tuple(path for path in targets if any(path.endswith("." + name) for name in defaults))
+
+    def layer(
+        self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, candidates: Sequence[TrainConfig]
+    ) -> PackedIA3:
+        sides = {name in self.feedforward(params) for params in candidates if name in self.targets(params)}
+        if len(sides) > 1:
+            raise ModelError(f"feedforward_modules: {name} is among them in some trials only; fix it in `train`")
+        return PackedIA3(inner, name, index, current, slots, sides.pop())
+
+    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
+        from peft import IA3Config
+
+        return IA3Config(
+            target_modules=shortest_names(self.targets(params), self.modules),
+            feedforward_modules=shortest_names(self.feedforward(params), self.modules),
+            **common,
+        )
+
+    def to_peft(self, path: str, parameter: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:
+        """peft keeps a row [1, d_in] where the input is scaled, a column [d_out, 1] where the output is."""
+        return "ia3_l", value[None, :] if path in self.feedforward(params) else value[:, None]
+
+    def _defaults(self, kind: str) -> list[str]:
+        from peft.utils import constants
+
+        table: dict[str, list[str]] = getattr(constants, f"TRANSFORMERS_MODELS_TO_IA3_{kind}_MODULES_MAPPING")
+        if self.architecture not in table:
+            raise ModelError(
+                f"ia3: peft has no default layers for {self.architecture!r}; name them by train.target_modules and "
+                "train.feedforward_modules"
+            )
+        return table[self.architecture]
