@@ -1,0 +1,44 @@
+"""The study file: frozen models, and `load`, which reports every mistake at once, by key and line."""
+
+from __future__ import annotations
+
+from peftsweep.config.comparing import differences
+from peftsweep.config.reading import available, find, folders_of_studies, load
+from peftsweep.config.study import (
+    METHOD_KEYS,
+    DataConfig,
+    Filter,
+    Method,
+    ModelConfig,
+    Optimizer,
+    PrunerConfig,
+    Range,
+    Scheduler,
+    SearchConfig,
+    SplitConfig,
+    StudyConfig,
+    TrainConfig,
+    number_type,
+)
+
+__all__ = [
+    "METHOD_KEYS",
+    "DataConfig",
+    "Filter",
+    "Method",
+    "ModelConfig",
+    "Optimizer",
+    "PrunerConfig",
+    "Range",
+    "Scheduler",
+    "SearchConfig",
+    "SplitConfig",
+    "StudyConfig",
+    "TrainConfig",
+    "available",
+    "differences",
+    "find",
+    "folders_of_studies",
+    "load",
+    "number_type",
+]

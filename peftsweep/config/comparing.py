@@ -1,0 +1,47 @@
+"""Whether two studies' trials may stand side by side, and what differs if not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from peftsweep.config.study import Range
+from peftsweep.config.yamlfile import Key, dotted
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What keeps the trials of two studies from standing side by side, a line per dotted key.
+
+    Args:
+        old: `StudyConfig.identity()` as the storage has it.
+        new: the same of the study file. A numeric range may be wider there than in the storage.
+    """
+    before, after = _flat(old), _flat(new)
+    lines = []
+    for key in before | after:
+        a, b = before.get(key, "nothing"), after.get(key, "nothing")
+        if a != b and not (isinstance(a, Range) and isinstance(b, Range) and _widened(a, b)):
+            lines.append(f"{dotted(key)}: {_shown(a)} in the storage, {_shown(b)} in the file")
+    return lines
+
+
+def _flat(value: Any, key: Key = ()) -> dict[Key, Any]:
+    if len(key) == 2 and key[0] == "space":
+        return {key: Range.model_construct(**value) if isinstance(value, Mapping) else tuple(value)}
+    if isinstance(value, Mapping):
+        return {k: v for name, child in value.items() for k, v in _flat(child, (*key, name)).items()}
+    return {key: value}
+
+
+def _widened(old: Range, new: Range) -> bool:
+    same_kind = (old.log, old.log2, old.step) == (new.log, new.log2, new.step)
+    shift = Decimal(str(old.low)) - Decimal(str(new.low))
+    on_the_grid = old.step is None or shift % Decimal(str(old.step)) == 0
+    return same_kind and on_the_grid and new.low <= old.low and new.high >= old.high
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Range) or value == "nothing":
+        return str(value)
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)

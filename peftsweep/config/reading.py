@@ -1,0 +1,311 @@
+"""From a study's name or path to its `StudyConfig`, or to every mistake in it at once, by key and line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from peftsweep.config.study import (
+    DataConfig,
+    Filter,
+    ModelConfig,
+    PrunerConfig,
+    Range,
+    SearchConfig,
+    SpaceEntry,
+    SplitConfig,
+    StudyConfig,
+    TrainConfig,
+    search_mistakes,
+    strangers,
+)
+from peftsweep.config.wording import Mistake, explained, nearest
+from peftsweep.config.yamlfile import Key, YamlFile, dotted, parse, parse_value, problem
+from peftsweep.errors import StudyFileError, UsageError
+
+# How peft, Trainer and papers call them.
+_ALSO_CALLED = {
+    "lr": "learning_rate",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "warmup_ratio": "warmup",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "lr_scheduler_type": "scheduler",
+    "optim": "optimizer",
+}
+
+
+_SECTIONS: dict[Key, type[BaseModel]] = {
+    ("model",): ModelConfig,
+    ("data",): DataConfig,
+    ("data", "split"): SplitConfig,
+    ("train",): TrainConfig,
+    ("search",): SearchConfig,
+    ("search", "pruner"): PrunerConfig,
+}
+_TOP = tuple(name for name in StudyConfig.model_fields if name not in ("name", "path"))
+
+Override = tuple[str, ...]  # the way down to an overridden value: ("data", "train")
+
+# What a file's key loses its meaning by: `--set data.train=…` replaces the file's source, not adds to it.
+_SOURCE = ("source", "subset", "revision", "split", "test")
+_REPLACES: dict[Override, tuple[str, ...]] = {
+    ("data", "train"): _SOURCE,
+    ("data", "validation"): _SOURCE,
+    ("data", "source"): ("train", "validation", "test", "subset", "revision"),
+    ("model", "id"): ("revision",),
+}
+
+
+def folders_of_studies() -> list[Path]:
+    """`sweeps/` of the working folder, then of the package (in a source tree: beside it)."""
+    package = Path(__file__).parents[1]
+    inside = package / "sweeps"
+    return [Path("sweeps"), inside if inside.is_dir() else package.parent / "sweeps"]
+
+
+def available(folders: Sequence[Path] | None = None) -> list[str]:
+    """The names of all studies at hand, sorted."""
+    places = folders_of_studies() if folders is None else folders
+    return sorted({file.stem for folder in places for file in Path(folder).glob("*.yaml")})
+
+
+def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
+    """The file of a study, by its name in one of the folders (the first that has it wins) or by its path.
+
+    Raises:
+        UsageError: there is none; the message has the nearest names.
+    """
+    name, given = str(study), Path(study).expanduser()
+    if isinstance(study, Path) or given.name != name or given.suffix in (".yaml", ".yml"):
+        if given.is_file():
+            return given
+        names = [str(file) for file in given.parent.glob("*.y*ml")] + available(folders)
+        near = nearest(name, names) or nearest(given.stem, names)
+        raise UsageError(f"no study file {name}" + (f"; did you mean {near}?" if near else ""))
+    for folder in folders_of_studies() if folders is None else folders:
+        file = Path(folder) / f"{name}.yaml"
+        if file.is_file():
+            return file
+    names = available(folders)
+    near = nearest(name, names)
+    known = f"known studies: {', '.join(names)}" if names else "there is no sweeps/*.yaml in the working folder"
+    raise UsageError(f"no study {name!r}; " + (f"did you mean {near}? " if near else "") + known)
+
+
+def load(
+    study: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    folders: Sequence[Path] | None = None,
+) -> StudyConfig:
+    """Read and check a study file.
+
+    Args:
+        study: a name in `folders`, or a path.
+        overrides: `data.train=tweets.csv` with the value in YAML, or `{"data.train": "tweets.csv"}` as it is. They win
+            over the file: files for train and validation replace its source, a value under train its entry in space.
+        folders: where names are looked up; by default `folders_of_studies()`.
+
+    Raises:
+        UsageError: there is no such study.
+        StudyFileError: its mistakes, a line each: `sweeps/x.yaml:12: space.rnak: unknown key; did you mean rank?`.
+    """
+    path = find(study, folders)
+    draft = _Draft(_label(path), _parsed(path))
+    draft.override(overrides)
+    found = draft.mistakes()
+    if not found:
+        return StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
+    raise StudyFileError("\n".join(draft.line(key, what) for key, what in sorted(found, key=draft.place)))
+
+
+def _label(path: Path) -> str:
+    """The path as short as it can be: relative when it lies below the working folder."""
+    whole = path.absolute()
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(path)
+
+
+def _parsed(path: Path) -> YamlFile:
+    try:
+        return parse(path.read_text(encoding="utf-8-sig"))
+    except yaml.YAMLError as error:
+        where, what = problem(error)
+        raise StudyFileError(f"{_label(path)}:{where or '1'}: broken YAML: {what}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise StudyFileError(f"{_label(path)}:{line}: not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise StudyFileError(f"{_label(path)}: cannot be read: {error.strerror}") from None
+
+
+@dataclass
+class _Draft:
+    """A study file's data on its way to a `StudyConfig`, with the places that its mistakes are told by."""
+
+    label: str
+    file: YamlFile
+    raw: dict[str, Any] = field(default_factory=dict)
+    overridden: dict[Override, Any] = field(default_factory=dict)
+    rejected: list[Override] = field(default_factory=list)
+    found: list[Mistake] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.file.data, dict):
+            self.raw = self.file.data
+        else:
+            self.found.append(((), f"expected the keys {', '.join(_TOP)}"))
+        self.found += [(key, f"given twice, again in line {line}") for key, line in self.file.repeated]
+
+    def override(self, overrides: Sequence[str] | Mapping[str, Any]) -> None:
+        for key, value in self._assignments(overrides):
+            self.overridden[key] = value
+        file = {name: set(value) for name, value in self.raw.items() if isinstance(value, dict)}
+        for key in self.overridden:
+            for section, name in _replaced_by(key, file):
+                if (section, name) not in self.overridden:
+                    self.raw[section].pop(name, None)
+        for key, value in self.overridden.items():
+            self._assign(key, value)
+
+    def _assignments(self, overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[Override, Any]]:
+        if isinstance(overrides, Mapping):
+            yield from ((tuple(name.split(".")), _plain(value)) for name, value in overrides.items())
+            return
+        for text in [overrides] if isinstance(overrides, str) else overrides:
+            name, equals, value = text.partition("=")
+            key = tuple(name.strip().split("."))
+            if not equals or not all(key):
+                self._reject(key, "expected KEY=VALUE, such as train.epochs=5")
+                continue
+            try:
+                yield key, parse_value(value)
+            except yaml.YAMLError as error:
+                self._reject(key, f"{value!r} is no YAML value ({problem(error)[1]}); put it into quotes")
+
+    def _reject(self, key: Override, what: str) -> None:
+        self.rejected.append(key)
+        self.found.append((key, what))
+
+    def _assign(self, key: Override, value: Any) -> None:
+        here = self.raw
+        for depth, part in enumerate(key[:-1], start=1):
+            below = here.get(part)
+            if below is None:
+                below = here[part] = {}
+            if not isinstance(below, dict):
+                self.found.append((key, f"{dotted(key[:depth])} is no section with keys"))
+                return
+            here = below
+        here[key[-1]] = value
+
+    def mistakes(self) -> list[Mistake]:
+        """All of them: each key's own, then those between the sections, as far as these can be read."""
+        if self.found and not self.raw:
+            return self.found
+        found = list(self.found)
+        found += [
+            ((name,), "unknown key; a study is named by its file") for name in ("name", "path") if name in self.raw
+        ]
+        given = {**self.raw, "name": "study", "path": None}
+        try:
+            StudyConfig.model_validate(given)
+        except ValidationError as error:
+            # what the root's own validator finds is found below as well, however broken the sections are
+            found += [mistake for mistake in explained(error, given) if mistake not in found]
+        space = _entries(self.raw.get("space"))
+        method, train, search = self.raw.get("method"), self.raw.get("train"), self.raw.get("search")
+        fixed = train if isinstance(train, dict) else {}
+        sampler = search.get("sampler") if isinstance(search, dict) else None
+        found += search_mistakes(method if isinstance(method, str) else None, fixed, space, sampler)
+        entries = self.raw.get("space")
+        for name in entries if isinstance(entries, dict) else ():
+            if name not in TrainConfig.model_fields:
+                found.append((("space", name), "unknown key"))
+        return [(key, what + self._hint(key) if what == "unknown key" else what) for key, what in dict.fromkeys(found)]
+
+    def _hint(self, key: Key) -> str:
+        section, name = key[:-1], str(key[-1])
+        idle = strangers(str(self.raw.get("method")))
+        known = [name for name in _keys_of(section) if section not in (("train",), ("space",)) or name not in idle]
+        if near := _ALSO_CALLED.get(name) if _ALSO_CALLED.get(name) in known else nearest(name, known):
+            return f"; did you mean {near}?"
+        homes = [*(home for home in _SECTIONS if name in _keys_of(home)), *([()] if name in _TOP else [])]
+        if homes:
+            return "; it stands " + " or ".join(f"under {dotted(home)}" if home else "at the top" for home in homes)
+        return f"; known here: {', '.join(known)}"
+
+    def _origin(self, key: Key) -> Override | None:
+        """The override that a key comes from, if it does."""
+        for given in (*self.overridden, *self.rejected):
+            if key[: len(given)] == given or (given[: len(key)] == key and key not in self.file.lines):
+                return given
+        return None
+
+    def place(self, mistake: Mistake) -> tuple[bool, int]:
+        """What mistakes are sorted by: the file's lines, then the overrides."""
+        key = mistake[0]
+        lines = self.file.lines
+        known = next((key[:n] for n in range(len(key), -1, -1) if key[:n] in lines), ())
+        return self._origin(key) is not None, lines.get(known, 1)
+
+    def line(self, key: Key, what: str) -> str:
+        origin = self._origin(key)
+        if origin is None:
+            where = f"{self.label}:{self.place((key, what))[1]}"
+        else:
+            where = f"--set {dotted(origin)}"
+        return f"{where}: {what}" if not key or key == origin else f"{where}: {dotted(key)}: {what}"
+
+
+def _plain(value: Any) -> Any:
+    """A value from Python as YAML would have given it."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(child) for name, child in value.items()}
+    return [_plain(child) for child in value] if isinstance(value, (list, tuple)) else value
+
+
+def _replaced_by(key: Override, file: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """The keys of the file that an override makes void."""
+    names = _REPLACES.get(key, ())
+    if names is _SOURCE and "source" not in file.get("data", ()):
+        names = ()
+    yield from ((key[0], name) for name in names if key[0] in file)
+    other = {"train": "space", "space": "train"}.get(key[0])
+    if other is not None and other in file and len(key) > 1:
+        yield other, key[1]
+
+
+def _entries(space: Any) -> dict[str, Any]:
+    """The well-formed entries of a space."""
+    entries = {}
+    for name, entry in space.items() if isinstance(space, dict) else ():
+        try:
+            entries[name] = _SPACE_ENTRY.validate_python(entry)
+        except ValidationError:
+            continue
+    return entries
+
+
+_SPACE_ENTRY: TypeAdapter[Any] = TypeAdapter(SpaceEntry)
+
+
+def _keys_of(section: Key) -> tuple[str, ...]:
+    if not section:
+        return _TOP
+    if section == ("space",):
+        return tuple(name for name in TrainConfig.model_fields if name != "seed")
+    if len(section) == 2 and section[0] == "space":
+        return tuple(Range.model_fields)
+    if section[:2] == ("data", "filter"):
+        return tuple(Filter.model_fields)
+    return tuple(_SECTIONS[section].model_fields) if section in _SECTIONS else ()
