@@ -121,10 +121,9 @@ def load(
     path = find(study, folders)
     draft = _Draft(_label(path), _parsed(path))
     draft.override(overrides)
-    found = draft.mistakes()
-    if not found:
-        return StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
-    raise StudyFileError("\n".join(draft.line(key, what) for key, what in sorted(found, key=draft.place)))
+    if lines := draft.complaints():
+        raise StudyFileError("\n".join(lines))
+    return StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
 
 
 def _label(path: Path) -> str:
@@ -154,7 +153,7 @@ class _Draft:
     file: YamlFile
     raw: dict[str, Any] = field(default_factory=dict)
     overridden: dict[Override, Any] = field(default_factory=dict)
-    rejected: list[Override] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)  # whole lines about overrides that could not be read
     found: list[Mistake] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -183,16 +182,14 @@ class _Draft:
             name, equals, value = text.partition("=")
             key = tuple(name.strip().split("."))
             if not equals or not all(key):
-                self._reject(key, "expected KEY=VALUE, such as train.epochs=5")
+                self.unread.append(f"--set {text}: expected KEY=VALUE, such as train.epochs=5")
                 continue
             try:
                 yield key, parse_value(value)
             except yaml.YAMLError as error:
-                self._reject(key, f"{value!r} is no YAML value ({problem(error)[1]}); put it into quotes")
-
-    def _reject(self, key: Override, what: str) -> None:
-        self.rejected.append(key)
-        self.found.append((key, what))
+                self.unread.append(
+                    f"--set {name}: {value!r} is no YAML value ({problem(error)[1]}); put it into quotes"
+                )
 
     def _assign(self, key: Override, value: Any) -> None:
         here = self.raw
@@ -206,7 +203,10 @@ class _Draft:
             here = below
         here[key[-1]] = value
 
-    def mistakes(self) -> list[Mistake]:
+    def complaints(self) -> list[str]:
+        return [self._line(key, what) for key, what in sorted(self._mistakes(), key=self._place)] + self.unread
+
+    def _mistakes(self) -> list[Mistake]:
         """All of them: each key's own, then those between the sections, as far as these can be read."""
         if self.found and not self.raw:
             return self.found
@@ -244,22 +244,22 @@ class _Draft:
 
     def _origin(self, key: Key) -> Override | None:
         """The override that a key comes from, if it does."""
-        for given in (*self.overridden, *self.rejected):
+        for given in self.overridden:
             if key[: len(given)] == given or (given[: len(key)] == key and key not in self.file.lines):
                 return given
         return None
 
-    def place(self, mistake: Mistake) -> tuple[bool, int]:
+    def _place(self, mistake: Mistake) -> tuple[bool, int]:
         """What mistakes are sorted by: the file's lines, then the overrides."""
         key = mistake[0]
         lines = self.file.lines
         known = next((key[:n] for n in range(len(key), -1, -1) if key[:n] in lines), ())
         return self._origin(key) is not None, lines.get(known, 1)
 
-    def line(self, key: Key, what: str) -> str:
+    def _line(self, key: Key, what: str) -> str:
         origin = self._origin(key)
         if origin is None:
-            where = f"{self.label}:{self.place((key, what))[1]}"
+            where = f"{self.label}:{self._place((key, what))[1]}"
         else:
             where = f"--set {dotted(origin)}"
         return f"{where}: {what}" if not key or key == origin else f"{where}: {dotted(key)}: {what}"
