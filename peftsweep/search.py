@@ -63,10 +63,8 @@ def sampler(study: StudyConfig, seen: int) -> BaseSampler:
     # Random trials before the model: a quarter of the study, for a pack of K begins with K of them anyway (running
     # trials have nothing to teach yet); never more than Optuna's own ten.
     startup = min(10, max(4, study.search.trials // 4))
-    # No warning about independent sampling: a parameter whose range was made wider is modelled alone from then on.
-    return TPESampler(
-        n_startup_trials=startup, multivariate=True, constant_liar=True, warn_independent_sampling=False, seed=seed
-    )
+    # A parameter whose range was made wider on the way leaves the joint model and is modelled alone from then on.
+    return TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
 
 
 def grid(study: StudyConfig) -> dict[str, list[Scalar]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -73,7 +74,13 @@ class Filter(Frozen):
             yield ("min",), f"min must not be above max, got min={self.min:g}, max={self.max:g}"
 
 
-Rows = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+def _size(value: int | float) -> int | float:
+    if (value < 1) if isinstance(value, int) else not 0 < value < 1:
+        raise Mistakes([((), f"expected a number of rows, or a fraction between 0 and 1, got {value}")])
+    return value
+
+
+Rows = Annotated[int | float, AfterValidator(_size)]
 
 
 class SplitConfig(Frozen):
