@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -199,9 +199,9 @@ def _values(study: StudyConfig, name: str, entry: Range | Sequence[Any]) -> list
     return [int(value) if whole else float(value) for value in _steps(entry)]
 
 
-def _steps(entry: Range) -> Iterator[Decimal]:
+def _steps(entry: Range) -> Iterator[Fraction]:
     """low, low + step, …, high, without the rounding of floats: a wider range has the same values."""
-    low, high, step = (Decimal(str(number)) for number in (entry.low, entry.high, entry.step or 1))
+    low, high, step = (Fraction(str(number)) for number in (entry.low, entry.high, entry.step or 1))
     return (low + i * step for i in range(int((high - low) / step) + 1))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from peftsweep.config.study import Range
@@ -36,8 +36,8 @@ def _flat(value: Any, key: Key = ()) -> dict[Key, Any]:
 
 def _widened(old: Range, new: Range) -> bool:
     same_kind = (old.log, old.log2, old.step) == (new.log, new.log2, new.step)
-    shift = Decimal(str(old.low)) - Decimal(str(new.low))
-    on_the_grid = old.step is None or shift % Decimal(str(old.step)) == 0
+    shift = Fraction(str(old.low)) - Fraction(str(new.low))
+    on_the_grid = old.step is None or shift % Fraction(str(old.step)) == 0
     return same_kind and on_the_grid and new.low <= old.low and new.high >= old.high
 
 

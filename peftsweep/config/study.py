@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping
-from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -188,8 +188,11 @@ class Range(Frozen):
                 yield (name,), f"log2 needs powers of two, got {bound:g}"
         if self.step is not None and self.step <= 0:
             yield ("step",), f"must be above 0, got {self.step:g}"
-        elif self.step is not None and (Decimal(str(self.high)) - Decimal(str(self.low))) % Decimal(str(self.step)):
-            yield ("step",), f"must divide high - low, got low={self.low:g}, high={self.high:g}, step={self.step:g}"
+        elif self.step is not None:
+            steps = (Fraction(str(self.high)) - Fraction(str(self.low))) / Fraction(str(self.step))
+            rule = "must divide high - low" if steps % 1 else "is too small" if steps > 1_000_000 else ""
+            if rule:
+                yield ("step",), f"{rule}, got low={self.low:g}, high={self.high:g}, step={self.step:g}"
 
     def __str__(self) -> str:
         scale = ", log" if self.log else ", log2" if self.log2 else f", step {self.step:g}" if self.step else ""
