@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peftsweep.engine.memory import slots_that_fit
 from peftsweep.engine.pack import Examples, Limits, Pack
 from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial, TrialSource
 
@@ -16,4 +17,5 @@ __all__ = [
     "SlotStatus",
     "Trial",
     "TrialSource",
+    "slots_that_fit",
 ]

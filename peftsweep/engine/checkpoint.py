@@ -4,6 +4,7 @@
         state.json            step, losses, evaluations, seconds
         state.safetensors     weights and optimizer vectors, unpadded: they fit a pack of any width
         best.safetensors      the weights of the best evaluation
+        logits.safetensors    its logits on the validation split
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from peftsweep.engine.stack import Stack
 from peftsweep.engine.trial import Evaluation
 
 BEST = "best.safetensors"
+LOGITS = "logits.safetensors"
 
 
 def save(slot: Slot, stack: Stack) -> None:
@@ -43,8 +45,10 @@ def save(slot: Slot, stack: Stack) -> None:
         best = slot.best
         if best is not None and best.step == slot.step:
             save_file(_named(slot, stack, {"": stack.weights[slot.index]}), aside / BEST)
+            save_file({"logits": torch.from_numpy(slot.best_logits)}, aside / LOGITS)
         elif best is not None and slot.saved is not None:
-            _share(slot.saved / BEST, aside / BEST)
+            for name in (BEST, LOGITS):
+                _share(slot.saved / name, aside / name)
         state = {
             "trial": slot.trial.number,
             "step": slot.step,
@@ -85,6 +89,8 @@ def restore(slot: Slot, stack: Stack, folder: Path) -> None:
     slot.step, slot.seconds = state["step"], state["seconds"]
     slot.loss_sum, slot.loss_count = state["loss_sum"], state["loss_count"]
     slot.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
+    if slot.evaluations:
+        slot.best_logits = load_file(folder / LOGITS)["logits"].numpy()
     slot.undecided = slot.evaluated
     slot.saved = folder
     if rows:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
@@ -78,9 +78,9 @@ class PooledTexts(nn.Module):
         self.pooler = pooler
         self.hidden = torch.empty(0)  # [N, 1, d], set before each pass
 
-    def forward(self, *args: object, **kwargs: object) -> BaseModelOutputWithPooling:
+    def forward(self, *args: object, **kwargs: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
         pooled = None if self.pooler is None else self.pooler(self.hidden)
-        return BaseModelOutputWithPooling(last_hidden_state=self.hidden, pooler_output=pooled)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=self.hidden, pooler_output=pooled)
 
 
 def head_linears(model: nn.Module, names: Sequence[str]) -> list[str]:

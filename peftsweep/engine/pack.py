@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
@@ -159,8 +161,9 @@ class Pack:
 
         Out of memory, the slots go in two halves, and a trial that does not fit alone ends as pruned.
         """
+        picked = {slot.index: slot.schedule.batch(slot.step, slot.trial.seed) for slot in slots}
         try:
-            return self._losses(slots)
+            return self.gradients(slots, picked)
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
         for slot in slots:
@@ -172,8 +175,8 @@ class Pack:
         half = len(slots) // 2
         return self.losses(slots[:half], source) | self.losses(slots[half:], source)
 
-    def _losses(self, slots: Sequence[Slot]) -> dict[int, float]:
-        picked = {slot.index: slot.schedule.batch(slot.step, slot.trial.seed) for slot in slots}
+    def gradients(self, slots: Sequence[Slot], picked: dict[int, NDArray[np.int64]]) -> dict[int, float]:
+        """Add the gradients of one batch of each slot (rows of the training split by slot) and return the losses."""
         waves = itertools.zip_longest(*(self.micro_batches(picked[slot.index]) for slot in slots))
         losses = {slot.index: torch.zeros((), device=self.device) for slot in slots}
         for number, wave in enumerate(waves):
@@ -226,7 +229,7 @@ class Pack:
             if bad:
                 self.end(slot, source, "failed", f"{', '.join(bad)} not finite at step {slot.step}")
                 continue
-            slot.evaluated_as(scores)
+            slot.evaluated_as(scores, logits)
             checkpoint.save(slot, self.stack)
 
     def decide(self, source: TrialSource) -> None:
@@ -256,6 +259,18 @@ class Pack:
         back = np.argsort(order, kind="stable")
         return [np.concatenate(parts[slot])[back] for slot in slots]
 
+    def score(self, trial: Trial, weights: Path, split: Examples) -> Scores:
+        """Scores on another split of a trial that has ended, by the weights of its best evaluation."""
+        slot = self.start(self.slots.index(None), trial)
+        try:
+            parts = self.stack.split(slot.index, self.stack.weights[slot.index], trial.params)
+            for name, value in load_file(weights).items():
+                parts[name].copy_(value)
+            (logits,) = self.predict([slot.index], split)
+            return self.task.scores(logits, np.asarray(split.labels))
+        finally:
+            self.vacate(slot)
+
     def _chunks(self, order: NDArray[np.int64], cost: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         start, total = 0, 0
         for i, text in enumerate(order):
@@ -274,10 +289,18 @@ class Pack:
         slot = self.slots[index]
         return SlotStatus(index) if slot is None else slot.status()
 
-    def end(self, slot: Slot, source: TrialSource, state: str, reason: str) -> None:
-        """Free the slot and tell the source how its trial ended."""
+    def release(self) -> None:
+        """Give the base back as it was."""
+        self.packed.release()
+
+    def vacate(self, slot: Slot) -> None:
+        """Clear the slot for the next trial."""
         self.slots[slot.index] = None
         self.stack.clear(slot.index)
+
+    def end(self, slot: Slot, source: TrialSource, state: str, reason: str) -> None:
+        """Free the slot and tell the source how its trial ended."""
+        self.vacate(slot)
         best = slot.best
         result = Result(
             state=state,  # type: ignore[arg-type]
@@ -286,6 +309,7 @@ class Pack:
             seconds=slot.seconds,
             best=best,
             weights=slot.saved / checkpoint.BEST if best is not None and slot.saved is not None else None,
+            logits=slot.best_logits,
             parameters=slot.parameters,
         )
         source.finish(slot.trial, result)

@@ -55,8 +55,17 @@ class Packed:
         self.head: nn.Module = copy.copy(model)
         self.head._modules = dict(model._modules)
         setattr(self.head, prefix, self.pooled)
+        self.attention: str = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
         self._check(samples, expected)
+
+    def release(self) -> None:
+        """Put the base's own layers, pooler and attention back."""
+        if self.pooled.pooler is not None:
+            self.backbone.pooler = self.pooled.pooler
+        for layer in self.stack.layers:
+            self.model.set_submodule(layer.name, layer.inner)
+        self.model.set_attn_implementation(self.attention)
 
     def logits(self, rows: Rows, keys: dict[int, tuple[int, ...]] | None) -> Tensor:
         """Logits [N, C] in fp32. `keys` seed the slots' dropout; None drops nothing."""

@@ -54,6 +54,7 @@ class Rows:
     spread: Tensor  # [N, longest] the row of each text's j-th token; its own last token where it is shorter
     real: Tensor  # [N, longest] whether there is a j-th token
     gather: Tensor  # [T] the place of each row in the flattened spread
+    idle: Tensor | None  # [T, 1, 1] rows of no text, if there are any
 
 
 def lay(
@@ -89,8 +90,12 @@ def lay(
     column = np.arange(sizes.max())
     spread = np.array(starts)[:, None] + np.minimum(column, sizes[:, None] - 1)  # [N, longest]
     real = column < sizes[:, None]
-    gather = np.zeros(at, np.int64)  # rows of no text read the first place: nobody reads them
-    gather[spread[real]] = np.flatnonzero(real)
+    owner = np.zeros(at, np.int64)  # the row that each row reads: itself, or, of no text, its slot's last real one
+    for (first, stop), batch in zip(token_bounds, batches, strict=True):
+        owner[first:stop] = np.minimum(np.arange(first, stop), first + sum(map(len, batch)) - 1)
+    place = np.empty(at, np.int64)
+    place[spread[real]] = np.flatnonzero(real)
+    gather, idle = place[owner], owner != np.arange(at)
 
     def tensor(values: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
@@ -106,6 +111,7 @@ def lay(
         spread=tensor(spread),
         real=tensor(real),
         gather=tensor(gather),
+        idle=tensor(idle)[:, None, None] if idle.any() else None,
     )
 
 
@@ -122,7 +128,9 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         # Attention masks pads as keys and `_Gather` drops them as queries: their gradient is nought, so each row's
         # gradient is that of its one place, and a gather (which has one order of summation) does for a scatter.
-        return grad.flatten(0, 1)[ctx.rows.gather], None
+        rows: Rows = ctx.rows
+        to_x = grad.flatten(0, 1)[rows.gather]
+        return to_x if rows.idle is None else to_x.masked_fill_(rows.idle, 0), None
 
 
 class _Gather(torch.autograd.Function):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.stack import Stack
 from peftsweep.engine.trial import Evaluation, SlotStatus, Trial
-
-Optimizers = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
 
 
 def make_optimizer(stack: Stack, index: int, params: TrainConfig) -> torch.optim.Optimizer:
@@ -48,6 +47,7 @@ class Slot:
     loss: float | None = None
     rate: float = 0.0
     saved: Path | None = None  # the newest checkpoint
+    best_logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation
     undecided: bool = False  # evaluated, but its source has not said yet whether it goes on
 
     @property
@@ -76,8 +76,8 @@ class Slot:
         self.loss_sum += loss
         self.loss_count += 1
 
-    def evaluated_as(self, scores: dict[str, float]) -> Evaluation:
-        """Note the scores of the weights as they are now."""
+    def evaluated_as(self, scores: dict[str, float], logits: NDArray[np.float32]) -> Evaluation:
+        """Note the scores of the weights as they are now, and the logits [n, C] that gave them."""
         evaluation = Evaluation(
             index=len(self.evaluations) + 1,
             step=self.step,
@@ -88,6 +88,8 @@ class Slot:
         )
         self.evaluations.append(evaluation)
         self.loss_sum, self.loss_count, self.undecided = 0.0, 0, True
+        if self.best is evaluation:
+            self.best_logits = logits
         return evaluation
 
     def status(self) -> SlotStatus:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
 
@@ -24,7 +27,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the validation split. `index` counts from 1; `step` is the optimizer step; rates are per second."""
+    """One look at the validation split. `index` counts from 1; `step` is the optimizer step it followed."""
 
     index: int
     step: int
@@ -51,6 +54,7 @@ class Result:
     best: Evaluation | None
     weights: Path | None  # safetensors of the best evaluation: the adapter and the head by module path
     parameters: int  # trained ones
+    logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,6 @@ class SlotStatus:
     last: float | None = None  # macro-F1 of the last evaluation
     best: float | None = None
     rate: float = 0.0  # samples per second
-    evaluations: list[Evaluation] = field(default_factory=list)
 
 
 class TrialSource(Protocol):

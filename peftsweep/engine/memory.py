@@ -1,0 +1,54 @@
+"""How many slots a GPU holds, by measuring a step rather than by a formula of the architecture."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peftsweep.config import TrainConfig
+from peftsweep.engine.pack import Examples, Pack
+from peftsweep.engine.trial import Trial
+
+FILL = 0.9  # of the card, for the allocator's own losses
+MOST = 64
+
+
+def slots_that_fit(build: Callable[[int], Pack], train: Examples, candidates: Sequence[TrainConfig]) -> int:
+    """The largest K whose worst step fits the GPU under `FILL`.
+
+    The worst step is one in which every slot holds the widest candidate and a batch of the longest texts. Its peak is
+    measured for one slot and for two; memory grows by the same amount with each further slot.
+
+    Args:
+        build: makes a pack of that many slots; released again here.
+    """
+    pack = build(2)
+    try:
+        device = pack.device
+        widest = max(candidates, key=lambda params: (params.batch_size, params.rank))
+        longest = np.argsort([len(text) for text in train.input_ids])[-widest.batch_size :]
+        one, two = (_peak(pack, count, widest, longest) for count in (1, 2))
+        row = pack.stack.weights.shape[1] * pack.stack.weights.element_size()
+        slot = two - one + 4 * row  # its activations; its weights, gradients and two moments
+        fixed = two - 2 * (two - one) - 4 * row  # the pack of two holds two rows of weights and gradients already
+        _, total = torch.cuda.mem_get_info(device)
+        return int(np.clip((FILL * total - fixed) // max(slot, 1), 1, MOST))
+    finally:
+        pack.release()
+        torch.cuda.empty_cache()
+
+
+def _peak(pack: Pack, slots: int, params: TrainConfig, batch: NDArray[np.int64]) -> int:
+    """Bytes at the peak of a step of so many slots, over the texts `batch` in each."""
+    torch.cuda.reset_peak_memory_stats(pack.device)
+    with tempfile.TemporaryDirectory() as folder:
+        running = [pack.start(index, Trial(index, 0, params, Path(folder))) for index in range(slots)]
+    pack.gradients(running, {slot.index: batch for slot in running})
+    for slot in running:
+        pack.vacate(slot)
+    return torch.cuda.max_memory_allocated(pack.device)
