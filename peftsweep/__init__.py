@@ -1,1 +1,25 @@
 """Hyperparameter sweeps of parameter-efficient fine-tuning, dozens of trials on one frozen base."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftsweep.report import best, status
+    from peftsweep.sweep import run
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "best", "run", "status"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, not before: torch and its friends take seconds, `peftsweep --help` should not."""
+    if name == "run":
+        from peftsweep.sweep import run
+
+        return run
+    if name in ("best", "status"):
+        from peftsweep import report
+
+        return getattr(report, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

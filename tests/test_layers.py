@@ -1,0 +1,139 @@
+"""The house: a file imports only from lower floors, and each library has the files that may know it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "peftsweep"
+FLOORS = {
+    "__version__": 0,
+    "errors": 1,
+    "config": 2,
+    "task": 3,
+    "models": 3,
+    "methods": 3,
+    "search": 3,
+    "storage": 3,
+    "tracking": 3,
+    "data": 4,
+    "engine": 4,
+    "report": 4,
+    "charts": 5,
+    "dashboard": 5,
+    "progress": 5,
+    "sweep": 6,
+    "cli": 7,
+    "__init__": 8,
+    "__main__": 8,
+}
+# library -> who may import it
+ONLY = {
+    "sklearn": {"task"},
+    "bitsandbytes": {"models"},
+    "peft": {"methods"},
+    "sqlalchemy": {"storage"},
+    "mlflow": {"tracking"},
+    "datasets": {"data"},
+    "iterstrat": {"data", "task"},
+    "rich": {"progress"},
+    "typer": {"cli"},
+    "matplotlib": {"charts"},
+    "optuna": {"search", "storage", "report", "sweep"},
+    "click": set(),
+}
+USED_BY_OTHERS = {"accelerate", "gguf"}  # named in pyproject.toml because transformers needs them
+
+
+class Import(NamedTuple):
+    room: str  # the file or folder at the top of peftsweep/ that imports
+    place: str  # file:line
+    module: str
+
+
+def room(module: str) -> str:
+    """The file or folder at the top of peftsweep/: `engine` for peftsweep.engine.pack."""
+    return module.removeprefix("peftsweep").lstrip(".").partition(".")[0]
+
+
+def imports() -> Iterator[Import]:
+    """Every import in peftsweep/, those inside functions too."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        here = file.relative_to(PACKAGE)
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            for module in _modules(node):
+                yield Import(
+                    here.parts[0].removesuffix(".py"), f"peftsweep/{here}:{getattr(node, 'lineno', 0)}", module
+                )
+
+
+def _modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    assert node.level == 0 and node.module, "relative imports hide the floor"
+    if node.module != "peftsweep":
+        return [node.module]
+    return [f"peftsweep.{alias.name}" for alias in node.names]
+
+
+def ours(found: Import) -> bool:
+    return found.module.partition(".")[0] == "peftsweep"
+
+
+def test_every_file_has_a_floor() -> None:
+    rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or _is_package(path)}
+    assert rooms <= FLOORS.keys(), f"give them a floor in {Path(__file__).name}: {sorted(rooms - FLOORS.keys())}"
+
+
+def _is_package(path: Path) -> bool:
+    return path.is_dir() and any(path.glob("*.py"))
+
+
+def test_imports_go_down_only() -> None:
+    upward = [
+        f"{found.place}: {found.room} (floor {FLOORS[found.room]}) imports {found.module}"
+        for found in imports()
+        if ours(found) and room(found.module) != found.room and FLOORS.get(room(found.module), 8) >= FLOORS[found.room]
+    ]
+    assert not upward, "\n".join(upward)
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_a_library_is_known_to_its_own_files_only(library: str) -> None:
+    strangers = [
+        f"{found.place}: {library} is for {' and '.join(sorted(ONLY[library])) or 'nobody'}"
+        for found in imports()
+        if found.module.partition(".")[0] == library and found.room not in ONLY[library]
+    ]
+    assert not strangers, "\n".join(strangers)
+
+
+def test_the_engine_knows_no_study_and_no_tracker() -> None:
+    rooms = {room(found.module) for found in imports() if found.room == "engine" and ours(found)}
+    assert rooms <= {"engine", "methods", "models", "task", "config", "errors"}
+
+
+def test_what_is_imported_is_a_named_dependency() -> None:
+    names = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    named = {_plain(re.split(r"[<>=!~]", name)[0]) for name in names}
+    homes = importlib.metadata.packages_distributions()
+    libraries = {found.module.partition(".")[0] for found in imports() if not ours(found)} - sys.stdlib_module_names
+    needed = {library: {_plain(home) for home in homes.get(library, [library])} for library in libraries}
+    assert {library for library, home in needed.items() if not home & named} == set()
+    assert named - USED_BY_OTHERS - set().union(*needed.values()) == set(), "named, but nothing imports it"
+
+
+def _plain(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
