@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from peftsweep.config import Range, StudyConfig, number_type
+from peftsweep.config import Range, StudyConfig, TrainConfig, number_type
 from peftsweep.errors import StudyFileError
 
 Scalar = str | int | float | bool | None  # what Optuna stores
@@ -227,3 +227,17 @@ def _taken(study: Study, names: Sequence[str]) -> set[tuple[Any, ...]]:
     """The points that have a trial; one that was created and has no parameters yet has none."""
     trials = study.get_trials(deepcopy=False)
     return {tuple(t.params[name] for name in names) for t in trials if all(name in t.params for name in names)}
+
+
+def candidates(study: StudyConfig) -> list[TrainConfig]:
+    """Hyperparameters that bound what trials may ask for: the high end of every range, with every choice once."""
+    highs: dict[str, Any] = {}
+    for name, entry in study.space.items():
+        kind = number_type(name)
+        if isinstance(entry, Range) and kind is not None:
+            highs[name] = kind(entry.high)
+    bounds = [study.hyperparameters(highs)]
+    for name, entry in study.space.items():
+        if not isinstance(entry, Range):
+            bounds += [study.hyperparameters(highs | {name: choice}) for choice in entry]
+    return bounds

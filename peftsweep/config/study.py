@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Container, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -108,10 +110,17 @@ class DataConfig(Frozen):
     subset: str | None = None  # of a hub dataset
     text: str = Field(min_length=1)
     labels: str | Annotated[list[str], Strict(False)]
+    encoding: str = "utf-8"  # of CSV, TSV and JSONL files
     max_length: int = Field(default=128, ge=2)
     filter: dict[str, Filter] = {}
     drop_duplicates: bool = False
     split: SplitConfig | None = None
+
+    @property
+    def name(self) -> str:
+        """What a person would call this data: the hub dataset's name, or the file's."""
+        where = self.source or self.train or ""
+        return where.rsplit("/", 1)[-1] if where.startswith("hub://") else Path(where).stem
 
     def _mistakes(self) -> Iterator[Mistake]:
         if self.source is None and self.train is None:
@@ -121,6 +130,10 @@ class DataConfig(Frozen):
             for name in ("train", "validation"):
                 if getattr(self, name) is not None:
                     yield (name,), "give either `source`, or files for `train` and `validation`, not both"
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            yield ("encoding",), f"unknown encoding {self.encoding!r}; utf-8, latin-1 or mac_roman are some"
         for name in ("revision", "subset"):
             if getattr(self, name) is not None and not (self.source or "").startswith("hub://"):
                 yield (name,), "only a hub dataset (source: hub://owner/name) has one"
@@ -256,6 +269,11 @@ class StudyConfig(Frozen):
     def hyperparameters(self, sampled: dict[str, Any]) -> TrainConfig:
         """`train` with the sampled values in place, checked again."""
         return TrainConfig.model_validate(self.train.model_dump() | sampled)
+
+    def text(self) -> str:
+        """The study as YAML, overrides included and defaults left out: a study file that gives this study again."""
+        whole = self.model_dump(mode="json", exclude={"name", "path"}, exclude_defaults=True)
+        return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
 
     def identity(self) -> dict[str, Any]:
         """What makes two trials comparable, as JSON: model, method, data, the fixed part of `train`, space.

@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
@@ -122,7 +121,7 @@ class Pack:
             trial=trial,
             schedule=Schedule(trial.params, len(self.train.input_ids)),
             optimizer=make_optimizer(stack, index, trial.params),
-            parameters=sum(part.numel() for part in stack.split(index, stack.weights[index], trial.params).values()),
+            parameters=self.parameters(trial.params),
         )
         folder = checkpoint.newest(trial.folder)
         if folder is not None:
@@ -259,17 +258,26 @@ class Pack:
         back = np.argsort(order, kind="stable")
         return [np.concatenate(parts[slot])[back] for slot in slots]
 
-    def score(self, trial: Trial, weights: Path, split: Examples) -> Scores:
-        """Scores on another split of a trial that has ended, by the weights of its best evaluation."""
+    def score(self, trial: Trial, adapter: Path, split: Examples) -> Scores:
+        """Scores of a trial that has ended on another split, by its exported adapter. Needs a free slot."""
         slot = self.start(self.slots.index(None), trial)
         try:
             parts = self.stack.split(slot.index, self.stack.weights[slot.index], trial.params)
-            for name, value in load_file(weights).items():
-                parts[name].copy_(value)
+            self.method.read(adapter, parts, trial.params)
             (logits,) = self.predict([slot.index], split)
             return self.task.scores(logits, np.asarray(split.labels))
         finally:
             self.vacate(slot)
+
+    def parameters(self, params: TrainConfig) -> int:
+        """How many numbers a trial with these hyperparameters trains."""
+        adapted = frozenset(self.method.targets(params)) | frozenset(self.packed.heads)
+        row = self.stack.weights[0]
+        return sum(
+            place.of(row)[place.layer.shape_of(place.name, params)].numel()
+            for place in self.stack.places
+            if place.layer.name in adapted
+        )
 
     def _chunks(self, order: NDArray[np.int64], cost: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         start, total = 0, 0

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
@@ -124,27 +124,17 @@ class Method(ABC):
         """A slot's parameter as peft stores it: its name without the module's path, and its shape."""
 
     def export(
-        self,
-        folder: Path,
-        *,
-        heads: Sequence[str],
-        weights: Mapping[str, Tensor],
-        params: TrainConfig,
-        source: str,
-        revision: str | None,
+        self, folder: Path, *, weights: Mapping[str, Tensor], params: TrainConfig, source: str, revision: str | None
     ) -> None:
         """Write the adapter of one trial where stock `peft` loads it: adapter_config.json, adapter_model.safetensors.
 
         Args:
-            heads: paths of the head's linear layers.
             weights: the trial's own tensors, unpadded, by `path:parameter`.
             source: what `from_pretrained` takes for the base.
         """
-        tensors: dict[str, Tensor] = {}
-        for key, value in weights.items():
-            path, parameter = key.split(":")
-            name, stored = (parameter, value) if path in heads else self.to_peft(path, parameter, value, params)
-            tensors[f"base_model.model.{path}.{name}"] = stored.contiguous().clone()
+        stored = (self._stored(key, value, params) for key, value in weights.items())
+        tensors = {name: value.contiguous().clone() for name, value in stored}
+        heads = {key.split(":")[0] for key in weights} - set(self.linears)
         config = self.peft_config(
             params,
             task_type="SEQ_CLS",
@@ -159,6 +149,20 @@ class Method(ABC):
         # peft writes sets in an order that changes from run to run; equal adapters shall be equal files
         file = folder / "adapter_config.json"
         file.write_text(json.dumps(_sorted(json.loads(file.read_text())), indent=2, sort_keys=True) + "\n")
+
+    def read(self, folder: Path, parts: Mapping[str, Tensor], params: TrainConfig) -> None:
+        """Fill a trial's tensors, by `path:parameter`, from the adapter that `export` wrote."""
+        tensors = load_file(folder / "adapter_model.safetensors")
+        for key, part in parts.items():
+            name, stored = self._stored(key, part, params)
+            part.copy_(tensors[name].reshape(part.shape).to(stored.device))
+
+    def _stored(self, key: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:
+        """A tensor as peft's file has it, by its full name there."""
+        path, parameter = key.split(":")
+        if path in self.linears:
+            parameter, value = self.to_peft(path, parameter, value, params)
+        return f"base_model.model.{path}.{parameter}", value
 
 
 def _sorted(value: dict[str, Any]) -> dict[str, Any]:

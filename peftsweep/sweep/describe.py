@@ -1,0 +1,35 @@
+"""What MLflow shall say of a study and of a trial: everything needed to know what was run, on what, with what."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from peftsweep.config import StudyConfig
+from peftsweep.data import Dataset
+from peftsweep.models import Base, revision_of
+
+LIBRARIES = ("peftsweep", "torch", "transformers", "peft", "bitsandbytes", "optuna", "scikit-learn")
+
+
+def study_params(config: StudyConfig, base: Base, data: Dataset) -> dict[str, Any]:
+    """What all trials of the study share."""
+    sizes = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        "method": config.method,
+        "model": config.model.id,
+        "model_revision": revision_of(base),
+        "model_parameters": base.parameters,
+        "dtype": "nf4" if base.four_bit else str(base.dtype).removeprefix("torch."),
+        "device": str(base.device),
+        "data_fingerprint": data.fingerprint,
+        **{f"rows_{name}": len(split) for name, split in sizes.items() if split is not None},
+        **{f"version_{name}": version(name) for name in LIBRARIES},
+    }
+
+
+def run_params(
+    config: StudyConfig, base: Base, data: Dataset, hyperparameters: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """A trial's hyperparameters and seed, and what it shares with its study."""
+    return hyperparameters | {"seed": seed} | study_params(config, base, data)

@@ -1,0 +1,260 @@
+"""A TrialSource over a study: trials from Optuna, decisions by successive halving, results to storage and MLflow."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from peftsweep import search
+from peftsweep.config import METHOD_KEYS, StudyConfig, TrainConfig
+from peftsweep.data import Dataset
+from peftsweep.engine import Evaluation, Pack, Report, Result, SlotStatus, Trial
+from peftsweep.methods import Method
+from peftsweep.models import Base
+from peftsweep.progress import Opened, Progress
+from peftsweep.storage import Studies
+from peftsweep.sweep import artifacts
+from peftsweep.sweep.describe import run_params, study_params
+from peftsweep.tracking import Tracker
+
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+NAMES = {state: name for name, state in STATES.items()}
+
+
+class StudySource:
+    """Everything between a pack and the study. Called by the pack's own thread alone.
+
+    Attributes:
+        total: trials that the study is to have in all.
+        stopped_by: the signal that asked to stop; set from a signal handler.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        study: optuna.Study,
+        studies: Studies,
+        data: Dataset,
+        tracker: Tracker,
+        progress: Progress,
+        total: int,
+        timeout: float | None,
+    ) -> None:
+        self.config, self.study, self.studies, self.data = config, study, studies, data
+        self.tracker, self.progress, self.total = tracker, progress, total
+        self.deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self.stopped_by: int | None = None
+        self.distributions = search.distributions(config)
+        self.study.sampler = search.sampler(config, len(self.trials()))
+        pruner = config.search.pruner
+        self.halving = None if pruner is None else search.Halving(pruner.reduction, pruner.min_evals)
+        self.folder = studies.artifacts / config.name
+        self.orphans = deque(trial.number for trial in studies.orphans(study))
+        self.running: dict[int, optuna.Trial] = {}
+        self.base: Base | None = None
+        self.method: Method | None = None
+        for trial in self.trials():
+            if trial.state.is_finished():  # a process that died between telling and tidying up
+                artifacts.drop_checkpoints(self.trial_folder(trial.number))
+
+    # What there is to do --------------------------------------------------------------------------------------------
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def done(self) -> int:
+        return sum(trial.state.is_finished() for trial in self.trials())
+
+    def left(self) -> int:
+        """Trials that are still to be run: orphans of a process that died, and those not asked for yet."""
+        return len(self.orphans) + max(0, self.total - len(self.trials()))
+
+    def has_work(self) -> bool:
+        return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or self._test_due() is not None
+
+    def _exhausted(self) -> bool:
+        return search.exhausted(self.config, self.study)
+
+    def opened(self, base: Base, method: Method, summary: Opened) -> None:
+        """The base is loaded and the pack stands: say so, to the person and to MLflow."""
+        self.base, self.method = base, method
+        self.tracker.open_study(
+            self.config.name,
+            experiment=f"{self.config.data.name} · {self.data.task.kind}",
+            params=study_params(self.config, base, self.data),
+            tags={"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id},
+            known=self.study.user_attrs.get("mlflow_runs", {}),
+        )
+        ended = {t.number: (NAMES[t.state], str(t.user_attrs.get("reason", ""))) for t in self.trials() if t.state in NAMES}
+        self.tracker.settle(ended)
+        self.progress.opened(summary)
+
+    # TrialSource ----------------------------------------------------------------------------------------------------
+
+    def next(self) -> Trial | None:
+        if self.stopped_by is not None:
+            return None
+        if self.orphans:
+            asked = self.studies.adopt(self.study, self.orphans.popleft())
+        elif len(self.trials()) >= self.total or time.monotonic() >= self.deadline or self._exhausted():
+            return None
+        else:
+            asked = self.study.ask(fixed_distributions=self.distributions)
+        params = self.config.hyperparameters(search.decode(self.config, asked.params))
+        seed = search.trial_seed(self.config.train.seed, asked.number)
+        asked.set_user_attr("params", self.hyperparameters(params))
+        asked.set_user_attr("seed", seed)
+        self.running[asked.number] = asked
+        assert self.base is not None
+        self.tracker.start_trial(
+            asked.number,
+            params=run_params(self.config, self.base, self.data, self.hyperparameters(params), seed),
+            tags={"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id},
+        )
+        return Trial(asked.number, seed, params, self.trial_folder(asked.number))
+
+    def report(self, reports: Sequence[Report]) -> list[bool]:
+        at: dict[int, tuple[int, float]] = {}
+        for entry in reports:
+            number, evaluation = entry.trial.number, entry.evaluation
+            value = evaluation.scores["macro_f1"]
+            asked = self.running[number]
+            asked.report(value, step=evaluation.index)
+            evaluations = [*asked.user_attrs.get("evaluations", [])[: evaluation.index - 1], asdict(evaluation)]
+            asked.set_user_attr("evaluations", evaluations)
+            self.tracker.log(number, metrics(evaluation), evaluation.step)
+            at[number] = (evaluation.index, value)
+        if self.halving is None:
+            return [True] * len(reports)
+        keep = self.halving.decide(at, self.study)
+        return [keep[entry.trial.number] for entry in reports]
+
+    def finish(self, trial: Trial, result: Result) -> None:
+        asked = self.running.pop(trial.number)
+        files: dict[str, Path] = {}
+        if result.state == "complete":
+            assert self.method is not None and self.base is not None
+            files = artifacts.write(trial, result, self.config, self.method, self.base, self.data)
+        scores = {} if result.best is None else result.best.scores
+        attrs: dict[str, Any] = {
+            "scores": scores,
+            "step": None if result.best is None else result.best.step,
+            "parameters": result.parameters,
+            "reason": result.reason,
+            "seconds": result.seconds,
+            "adapter": str(files["adapter"]) if "adapter" in files else None,
+        }
+        for key, value in attrs.items():
+            asked.set_user_attr(key, value)
+        value = scores.get("macro_f1")
+        self.study.tell(asked, value if result.state == "complete" else None, state=STATES[result.state])
+        final = {f"best_{name}": score for name, score in scores.items()} | {"seconds": result.seconds}
+        self.tracker.end_trial(trial.number, state=result.state, reason=result.reason, metrics=final, artifacts=files)
+        artifacts.drop_checkpoints(trial.folder)
+        artifacts.keep_best(self.folder, self.ranked(), self.config.search.keep_adapters)
+        self.progress.ended(
+            trial.number, result.state, value, result.reason, self.hyperparameters(trial.params), result.seconds
+        )
+
+    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
+        trials = self.trials()
+        done = sum(trial.state.is_finished() for trial in trials)
+        best = self.ranked(trials)[:1]
+        self.progress.step(
+            slots,
+            done=done,
+            total=self.total,
+            best=(best[0].number, float(best[0].values[0])) if best else None,
+            eta=self._time_left(slots, trials),
+        )
+        return self.stopped_by is None
+
+    # Results --------------------------------------------------------------------------------------------------------
+
+    def ranked(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
+        """Complete trials, best first, the earliest among equals."""
+        complete = [t for t in (self.trials() if trials is None else trials) if t.state == TrialState.COMPLETE]
+        return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+
+    def counts(self) -> dict[str, int]:
+        found = Counter(trial.state.name.lower() for trial in self.trials())
+        return {"failed" if name == "fail" else name: count for name, count in sorted(found.items())}
+
+    def score_test(self, pack: Pack) -> None:
+        """Score the test split, once, for the best trial of a study that is done."""
+        best = self._test_due()
+        if best is None or self.method is None or self.data.test is None or self.stopped_by is not None:
+            return
+        params = self.config.hyperparameters(search.decode(self.config, best.params))
+        trial = Trial(best.number, int(best.user_attrs["seed"]), params, self.trial_folder(best.number))
+        scores = pack.score(trial, Path(best.user_attrs["adapter"]), self.data.test)
+        self.study.set_user_attr("test", {"trial": best.number, "scores": scores})
+        self.progress.note(f"test split, trial {best.number}: macro-F1 {scores['macro_f1']:.3f}")
+
+    def _test_due(self) -> FrozenTrial | None:
+        """The best trial, if the study is done and its test score is not there yet."""
+        trials = self.trials()
+        ranked = self.ranked(trials)
+        over = all(trial.state.is_finished() for trial in trials) and (len(trials) >= self.total or self._exhausted())
+        if self.data.test is None or not ranked or not over:
+            return None
+        known = self.study.user_attrs.get("test", {})
+        return None if known.get("trial") == ranked[0].number else ranked[0]
+
+    def close(self) -> None:
+        """End what MLflow still believes to be running, and remember its run ids."""
+        for number in self.running:
+            self.tracker.end_trial(
+                number, state="interrupted", reason="stopped; goes on with the next run", metrics={}, artifacts={}
+            )
+        if self.base is not None:
+            over = not self.running and self.left() == 0
+            test = self.study.user_attrs.get("test", {}).get("scores", {})
+            best = self.ranked()[:1]
+            final = {} if not best else {f"best_{k}": v for k, v in best[0].user_attrs["scores"].items()}
+            self.tracker.end_study(
+                state="complete" if over else "interrupted",
+                metrics=final | {f"test_{name}": value for name, value in test.items()},
+                artifacts={} if self.config.path is None else {"study": self.config.path},
+            )
+        self.tracker.close()
+        if self.tracker.run_ids:
+            self.study.set_user_attr("mlflow_runs", self.tracker.run_ids)
+
+    # Small things ---------------------------------------------------------------------------------------------------
+
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / f"trial-{number:04d}"
+
+    def hyperparameters(self, params: TrainConfig) -> dict[str, Any]:
+        """Those that this method has."""
+        foreign = frozenset().union(*METHOD_KEYS.values()) - METHOD_KEYS[self.config.method]
+        return {key: value for key, value in params.model_dump(mode="json").items() if key not in foreign}
+
+    def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[FrozenTrial]) -> float | None:
+        """Seconds until the study is done, if coming trials take as long as those that ended."""
+        took = [float(t.user_attrs["seconds"]) for t in trials if t.state.is_finished() and "seconds" in t.user_attrs]
+        if not took:
+            return None
+        mean = sum(took) / len(took)
+        under_way = sum(1 - slot.step / slot.steps for slot in slots if slot.trial is not None and slot.steps)
+        return mean * (max(0, self.total - len(trials)) + under_way)
+
+
+def metrics(evaluation: Evaluation) -> dict[str, float]:
+    """An evaluation as MLflow's metrics."""
+    scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation.scores.items()}
+    return scores | {
+        "train_loss": evaluation.train_loss,
+        "learning_rate": evaluation.learning_rate,
+        "epoch": evaluation.epoch,
+    }
