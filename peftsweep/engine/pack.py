@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine import checkpoint
+from peftsweep.engine.clock import Clock, TimedSource
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Rows, Text, lay
 from peftsweep.engine.schedule import Schedule
@@ -80,17 +81,19 @@ class Pack:
         self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 3)])
         self.stack: Stack = self.packed.stack
         self.slots: list[Slot | None] = [None] * slots
+        self.clock = Clock()
 
     # The loop -------------------------------------------------------------------------------------------------------
 
     def run(self, source: TrialSource) -> None:
         """Train the source's trials until it has no more, or says stop."""
+        source = TimedSource(source, self.clock)
         while self.fill(source):
             began = time.perf_counter()
-            self.step(source)
-            due = [slot for slot in self.occupied() if slot.due]
-            if due:
-                self.evaluate(due, source)
+            with self.clock.at("training"):
+                self.step(source)
+            with self.clock.at("evaluation"):
+                self.evaluate([slot for slot in self.occupied() if slot.due], source)
             seconds = time.perf_counter() - began
             running = self.occupied()
             for slot in running:
@@ -98,7 +101,7 @@ class Pack:
             self.decide(source)
             if not source.stepped([self.status(i) for i in range(len(self.slots))], seconds):
                 for slot in self.occupied():
-                    checkpoint.save(slot, self.stack)
+                    self.save(slot)
                 return
 
     def fill(self, source: TrialSource) -> bool:
@@ -222,6 +225,8 @@ class Pack:
 
     def evaluate(self, slots: Sequence[Slot], source: TrialSource) -> None:
         """Score the slots on the validation split and checkpoint them; a non-finite score fails that trial alone."""
+        if not slots:
+            return
         for slot, logits in zip(slots, self.predict([slot.index for slot in slots], self.validation), strict=True):
             scores: Scores = self.task.scores(logits, np.asarray(self.validation.labels))
             bad = [name for name, value in scores.items() if not math.isfinite(value)]
@@ -229,6 +234,10 @@ class Pack:
                 self.end(slot, source, "failed", f"{', '.join(bad)} not finite at step {slot.step}")
                 continue
             slot.evaluated_as(scores, logits)
+            self.save(slot)
+
+    def save(self, slot: Slot) -> None:
+        with self.clock.at("checkpoints"):
             checkpoint.save(slot, self.stack)
 
     def decide(self, source: TrialSource) -> None:

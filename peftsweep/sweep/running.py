@@ -18,7 +18,7 @@ from peftsweep.config import StudyConfig, differences, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
 from peftsweep.engine import Pack, slots_that_fit
-from peftsweep.errors import StudyMismatchError
+from peftsweep.errors import ModelError, StudyMismatchError
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, default_device, linear_names, load_base, load_tokenizer
 from peftsweep.progress import Opened, Progress, Silent
@@ -37,6 +37,7 @@ class SweepResult:
     study: optuna.Study
     best: report.Best | None
     counts: dict[str, int]
+    seconds: dict[str, float]  # where the time went: training, evaluation, checkpoints, source (everything else)
     interrupted: int | None = None  # the signal that stopped it
 
 
@@ -81,7 +82,7 @@ def run(
         if source.has_work():
             _train(source, slots, masked(storage), masked(tracking_uri))
         best = next(iter(report.best(storage, [config.name])), None)
-        return SweepResult(opened, best, source.counts(), source.stopped_by)
+        return SweepResult(opened, best, source.counts(), source.seconds, source.stopped_by)
 
 
 def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.Study:
@@ -165,14 +166,13 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
         pack.run(source)
         source.score_test(pack)
     finally:
+        source.seconds = dict(pack.clock.seconds)
         pack.release()
 
 
 def _check_length(base: Base, config: StudyConfig) -> None:
     longest = getattr(base.model.config, "max_position_embeddings", None)
     if longest is not None and config.data.max_length > longest:
-        from peftsweep.errors import ModelError
-
         raise ModelError(
             f"data.max_length: {config.data.max_length} is above the {longest} positions of {config.model.id}; "
             f"set it to {longest} or less"

@@ -60,6 +60,7 @@ class StudySource:
         self.folder = studies.artifacts / config.name
         self.orphans = deque(trial.number for trial in studies.orphans(study))
         self.running: dict[int, optuna.Trial] = {}
+        self.seconds: dict[str, float] = {}  # where the pack's time went
         self.base: Base | None = None
         self.method: Method | None = None
         for trial in self.trials():
