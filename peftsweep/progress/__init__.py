@@ -1,0 +1,30 @@
+"""What a person sees: a sweep while it runs, and tables of what came of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TextIO
+
+from peftsweep.progress.contract import Opened, Progress, Silent
+from peftsweep.progress.live import LiveProgress
+from peftsweep.progress.plain import PlainProgress
+from peftsweep.progress.tables import best_table, status_table
+from peftsweep.progress.wording import finished
+
+__all__ = [
+    "LiveProgress",
+    "Opened",
+    "PlainProgress",
+    "Progress",
+    "Silent",
+    "best_table",
+    "finished",
+    "for_stream",
+    "status_table",
+]
+
+
+def for_stream(stream: TextIO) -> Progress:
+    """A live table on a terminal that can move its cursor; plain lines in a pipe, a file, a notebook or CI."""
+    moves = stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb") and not os.environ.get("CI")
+    return LiveProgress(stream) if moves else PlainProgress(stream)

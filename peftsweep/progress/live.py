@@ -1,0 +1,91 @@
+"""A live table of the slots on a terminal; what has ended scrolls above it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from peftsweep.progress import wording
+from peftsweep.progress.contract import Opened
+
+if TYPE_CHECKING:
+    from peftsweep.engine import SlotStatus
+
+EVERY = 0.25  # seconds between two drawings: one takes a millisecond or two of the training's thread
+_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
+_COLUMNS = ("slot", "trial", "step", "loss", "macro-F1", "best", "samples/s")
+_AROUND = 7  # lines of the screen that are not slots
+
+
+class LiveProgress:
+    """Drawn from the training's own thread, for a second one would take its turns from it."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        self._clock = clock
+        self._next = 0.0
+        self._leader = wording.Leader()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.closed()
+
+    def opened(self, what: Opened) -> None:
+        """Print what was loaded and begin to draw; the libraries' own bars (a base that downloads) came before."""
+        self._live.start()
+        for name, text in wording.header(what):
+            self._print(Text.assemble((f"{name:<9}", "bold"), text))
+
+    def note(self, text: str) -> None:
+        self._print(Text(text, style="dim"))
+
+    def warn(self, text: str) -> None:
+        self._print(Text.assemble(("warning: ", "bold yellow"), text))
+
+    def step(
+        self,
+        slots: Sequence[SlotStatus],
+        *,
+        done: int,
+        total: int,
+        best: tuple[int, float] | None,
+        eta: float | None,
+    ) -> None:
+        self._leader.sees(best)
+        if self._clock() >= self._next:
+            self._next = self._clock() + EVERY
+            line = wording.summary(slots, done, total, best, eta)
+            self._live.update(_screen(slots, line, self._console.height), refresh=True)
+
+    def ended(
+        self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
+    ) -> None:
+        is_best = self._leader.takes(state, value)
+        line = wording.ended(trial, state, value, reason, params, seconds, best=is_best)
+        self._print(Text(line, style=_STYLES.get(state, "") + (" bold" if is_best else "")))
+
+    def closed(self) -> None:
+        self._live.stop()
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def _screen(slots: Sequence[SlotStatus], line: str, height: int) -> Text:
+    """The table of the slots, as many as the terminal has lines for, and a summary below it."""
+    shown = sorted(slots, key=lambda slot: (slot.trial is None, slot.slot))[: max(1, height - _AROUND)]
+    rows = [_COLUMNS, *map(wording.slot_row, shown)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["   ".join(map(str.rjust, row, widths)) for row in rows]
+    more = [f"and {len(slots) - len(shown)} more slots"] if len(shown) < len(slots) else []
+    table = "\n".join(["", *lines, *more, ""])
+    # one text, not rich's tables: they take ten times as long
+    return Text.assemble(table, (line, "bold"), no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,227 @@
+"""What a person sees: plain lines, the live table, the tables of results."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peftsweep.engine import SlotStatus
+from peftsweep.progress import (
+    LiveProgress,
+    Opened,
+    PlainProgress,
+    Progress,
+    Silent,
+    finished,
+    for_stream,
+    wording,
+)
+
+OPENED = Opened(
+    study="demo",
+    model="owner/base",
+    method="lora",
+    parameters=22_713_216,
+    trainable=(73_728, 294_912),
+    slots=8,
+    rows={"train": 1000, "validation": 500},
+    device="cpu",
+    dtype="float32",
+    done=2,
+    total=12,
+    storage="sqlite:///studies.db",
+    tracking="sqlite:///mlflow.db",
+)
+PARAMS: dict[str, Any] = {"learning_rate": 3.1e-4, "rank": 16, "dropout": 0.05, "scheduler": "cosine"}
+SLOTS = [SlotStatus(0, 7, 63, 189, 0.5012, 0.71, 0.7249, 206.4), SlotStatus(1)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def draw(progress: Progress, slots: list[SlotStatus] = SLOTS, best: tuple[int, float] | None = (3, 0.8116)) -> None:
+    progress.step(slots, done=5, total=12, best=best, eta=130.0)
+
+
+@pytest.fixture(params=[LiveProgress, PlainProgress])
+def kind(request: pytest.FixtureRequest) -> Callable[..., Progress]:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return Terminal()
+
+
+def test_what_was_loaded_is_said_first(kind: Callable[..., Progress], terminal: Terminal) -> None:
+    with kind(terminal) as progress:
+        progress.opened(OPENED)
+    text = terminal.getvalue()
+    assert "demo: lora on owner/base" in text
+    assert "22.7 M parameters, 73.7 k to 295 k trained per trial · float32 on cpu" in text
+    assert "1,000 train · 500 validation" in text
+    assert "2 of 12 done · 8 at a time" in text
+
+
+def test_a_trial_that_ends_is_one_line(kind: Callable[..., Progress], terminal: Terminal) -> None:
+    with kind(terminal) as progress:
+        progress.opened(OPENED)
+        progress.ended(8, "pruned", 0.4123, "pruned at step 63 of 189", PARAMS, 14.2)
+    line = "trial 8 pruned · macro-F1 0.412 · at step 63 of 189 · 14s · lr 3.1e-4 rank 16 dropout 0.05 cosine"
+    assert line in terminal.getvalue()
+
+
+def test_a_trial_is_called_the_best_when_it_beats_all_before_it(
+    kind: Callable[..., Progress], terminal: Terminal
+) -> None:
+    with kind(terminal) as progress:
+        draw(progress, best=(3, 0.80))
+        for number, state, value in [
+            (7, "complete", 0.79),
+            (8, "pruned", 0.95),
+            (9, "complete", 0.81),
+            (10, "complete", 0.805),
+        ]:
+            progress.ended(number, state, value, "all 189 steps", {}, 1.0)
+        progress.ended(11, "failed", None, "loss is nan at step 5", {}, 1.0)
+    lines = terminal.getvalue().splitlines()
+    assert [line.split()[1] for line in lines if "(best)" in line] == ["9"]
+    assert any("trial 11 failed · loss is nan at step 5 · 1s" in line for line in lines)
+
+
+def test_notes_and_warnings_come_through_before_and_after(kind: Callable[..., Progress], terminal: Terminal) -> None:
+    progress = kind(terminal)
+    progress.note("[data] 3 texts dropped :+1:")
+    with progress:
+        progress.warn("the tracker is down")
+        progress.closed()
+    progress.warn("it still is")
+    text = terminal.getvalue()
+    assert "[data] 3 texts dropped :+1:" in text  # brackets and colons are text, not markup
+    assert "the tracker is down" in text
+    assert "it still is" in text
+
+
+def test_the_live_table_shows_every_slot_and_the_state_of_things(terminal: Terminal) -> None:
+    with LiveProgress(terminal) as progress:
+        progress.opened(OPENED)
+        draw(progress)
+        text = terminal.getvalue()
+    assert "   0       7   63 of 189   0.501      0.710   0.725         206" in text
+    assert "   1       -" in text
+    assert "5 of 12 trials done · 1 running · 206 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left" in text
+
+
+def test_the_live_table_keeps_within_the_screen(terminal: Terminal) -> None:
+    with LiveProgress(terminal) as progress:
+        progress.opened(OPENED)
+        before = terminal.tell()
+        draw(progress, [SlotStatus(i, trial=i, steps=9) for i in range(64)])
+        drawn = terminal.getvalue()[before:]
+    assert "and 47 more slots" in drawn
+    assert drawn.count("\n") < 24
+
+
+def test_the_live_table_is_drawn_four_times_a_second_at_most(terminal: Terminal) -> None:
+    clock = Clock()
+    with LiveProgress(terminal, clock) as progress:
+        progress.opened(OPENED)
+        sizes = []
+        for clock.now in (200.0, 200.1, 200.2, 200.3):
+            draw(progress)
+            sizes.append(terminal.tell())
+    assert sizes[0] == sizes[1] == sizes[2] < sizes[3]
+
+
+def test_plain_lines_tell_the_state_of_things_now_and_then() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with PlainProgress(stream, clock) as progress:
+        for clock.now in (101.0, 110.0, 116.0, 117.0, 132.0):
+            draw(progress)
+    line = "5 of 12 trials done · 1 running · 206 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left"
+    assert stream.getvalue().splitlines() == [line, line]
+
+
+def test_a_terminal_gets_the_table_and_everything_else_plain_lines(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(for_stream(terminal), LiveProgress)
+    assert isinstance(for_stream(io.StringIO()), PlainProgress)
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(for_stream(terminal), PlainProgress)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("CI", "true")
+    assert isinstance(for_stream(terminal), PlainProgress)
+
+
+def test_silence_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    with Silent() as progress:
+        progress.opened(OPENED)
+        progress.note("a")
+        progress.warn("b")
+        draw(progress)
+        progress.ended(1, "complete", 0.5, "", {}, 1.0)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (59.4, "59s"), (59.6, "1m00s"), (200, "3m20s"), (3599.7, "1h00m"), (3725, "1h02m")],
+)
+def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
+    assert wording.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1e-4, "1e-4"), (3.14e-5, "3.1e-5"), (0.00999, "0.00999"), (0.1234, "0.123"), (32.0, "32")],
+)
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert wording.number(value) == text
+
+
+def test_amounts_carry_their_unit() -> None:
+    assert [wording.amount(n) for n in (980, 73_728, 22_713_216, 1_235_814_400)] == [
+        "980",
+        "73.7 k",
+        "22.7 M",
+        "1.24 B",
+    ]
+
+
+def test_an_unknown_time_left_is_not_told() -> None:
+    for eta in (None, math.inf):
+        assert wording.summary([], 0, 12, None, eta) == "0 of 12 trials done · 0 running"
+
+
+def test_lists_of_modules_read_as_one_word() -> None:
+    assert wording.hyperparameters({"target_modules": ["q_proj", "v_proj"], "batch_size": 8}) == (
+        "target modules q_proj,v_proj batch 8"
+    )
+
+
+def test_a_study_ends_with_its_counts_and_its_best() -> None:
+    line = finished("demo", {"complete": 8, "pruned": 4, "failed": 0}, (7, 0.8123), "artifacts/demo/trial-0007/adapter")
+    assert line == "demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter"
+    assert finished("demo", {}, None, None) == "demo: no trials"
