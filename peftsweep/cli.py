@@ -1,0 +1,197 @@
+"""The command line: `run`, `best`, `status`, `ui`. It computes nothing; it asks, prints and sets the exit status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NoReturn, TextIO
+
+import typer
+
+from peftsweep import __version__
+from peftsweep.errors import PeftsweepError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Hyperparameter sweeps of parameter-efficient fine-tuning, dozens of trials on one frozen base.",
+)
+
+
+def main() -> None:
+    """Run the command; what went wrong is one message on stderr and an exit status."""
+    debug = "--debug" in sys.argv or bool(os.environ.get("PEFTSWEEP_DEBUG"))
+    if not debug:
+        quiet()
+    try:
+        app(prog_name="peftsweep")
+    except Exception as error:
+        if debug:
+            raise
+        known = isinstance(error, PeftsweepError)
+        unknown = f"{type(error).__name__}: {error} (this should not happen: run it again with --debug to see where)"
+        print(f"error: {error if known else unknown}", file=sys.stderr)
+        sys.exit(error.exit_status if isinstance(error, PeftsweepError) else 1)
+
+
+def quiet() -> None:
+    """Keep to themselves what libraries say to their own developers. Before they are imported: some look only then."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # several raise their own loggers' levels when they are imported
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _duration(text: str) -> float:
+    """Seconds of `2h`, `30m`, `90s`, `1h30m`, `90`."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    if not text or match is None:
+        raise typer.BadParameter(f"expected a time such as 2h, 30m, 90s or 1h30m, got {text!r}")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return hours * 3600.0 + minutes * 60.0 + seconds
+
+
+def _slots(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) == 0:
+        raise typer.BadParameter(f"expected auto or a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"peftsweep {__version__}")
+        raise typer.Exit
+
+
+Study = Annotated[list[str], typer.Option("--study", help="A name in sweeps/, or a path to a study file. Repeatable.")]
+Studies = Annotated[
+    list[str] | None, typer.Option("--study", help="Only this study; a name. Repeatable. All of them otherwise.")
+]
+Storage = Annotated[
+    str, typer.Option(envvar="PEFTSWEEP_STORAGE", help="Where the studies are: an SQLite file or a PostgreSQL URL.")
+]
+Tracking = Annotated[
+    str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Where MLflow keeps its runs: an SQLite file or a server.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+Debug = Annotated[bool, typer.Option("--debug", envvar="PEFTSWEEP_DEBUG", help="Show tracebacks and all warnings.")]
+STORAGE, TRACKING = "sqlite:///studies.db", "sqlite:///mlflow.db"
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    study: Study,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials of the study in all, those of earlier runs included.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(parser=_duration, metavar="TIME", help="Begin no trial after this time: 2h, 30m, 90s, 1h30m."),
+    ] = None,
+    slots: Annotated[
+        Any, typer.Option(parser=_slots, metavar="K|auto", help="Trials at once. auto: as many as the GPU holds.")
+    ] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study file: train.epochs=5. Repeatable."),
+    ] = None,
+    storage: Storage = STORAGE,
+    tracking_uri: Tracking = TRACKING,
+    debug: Debug = False,
+) -> None:
+    """Run a study, or go on with it where it stopped. Several studies run one after the other."""
+    from peftsweep.config import load
+
+    configs = [load(name, settings or ()) for name in study]  # all are right before the first one begins
+
+    from peftsweep import progress, sweep
+
+    for config in configs:
+        shown = progress.for_stream(sys.stderr)
+        try:
+            result = sweep.run(
+                config,
+                trials=trials,
+                timeout=timeout,
+                slots=slots,
+                storage=storage,
+                tracking_uri=tracking_uri,
+                progress=shown,
+            )
+        except KeyboardInterrupt:
+            _stopped(2)
+        best = result.best
+        score = None if best is None else (best.trial, best.macro_f1)
+        shown.note(progress.finished(config.name, result.counts, score, None if best is None else best.adapter))
+        if result.interrupted is not None:
+            _stopped(result.interrupted)
+
+
+def _stopped(signal: int) -> NoReturn:
+    """Say how to go on, and leave as a process does that a signal has ended."""
+    command = shlex.join(["peftsweep", *sys.argv[1:]])
+    print(f"stopped; everything is kept. To go on: {command}", file=sys.stderr)
+    raise typer.Exit(128 + signal)
+
+
+@app.command()
+def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Show the best trial of every study; the best of all is marked."""
+    from peftsweep import progress, report
+
+    rows = [row.as_dict() for row in report.best(storage, study)]
+    _print(rows, as_json, progress.best_table)
+
+
+@app.command()
+def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Show how far every study is: trials by state, the best value, the time spent."""
+    from peftsweep import progress, report
+
+    _print(report.status(storage), as_json, progress.status_table)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(help="The address to listen on. The server asks nobody for a password.")] = (
+        "127.0.0.1"
+    ),
+    tracking_uri: Tracking = TRACKING,
+    debug: Debug = False,
+) -> None:
+    """Serve the MLflow UI: runs, curves, artifacts. Ctrl-C ends it."""
+    from peftsweep import tracking
+
+    tracking.serve(tracking_uri, host=host, port=port)
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool, table: Callable[[list[dict[str, Any]], TextIO], None]) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif rows:
+        table(rows, sys.stdout)
+    else:
+        print("no studies there yet; to begin: peftsweep run --study demo", file=sys.stderr)
