@@ -199,7 +199,16 @@ def test_rows_are_laid_back_to_back(uniform: bool) -> None:
     assert rows.position_ids[0].tolist() == [2, 3, 4, 2, 2, 3, *[2 for _ in pads]]
     assert rows.pooled.tolist() == [2, 3, 5, *([5] if uniform else [])]
     assert rows.tokens.slots == (3, 1) and rows.tokens.real == (4, 2)
-    assert rows.spread.tolist() == [[0, 1, 2], [3, 3, 3], [4, 5, 5]]
+    assert rows.groups[0].spread[:, :3].tolist() == [[0, 1, 2], [3, 3, 3], [4, 5, 5]]
+    assert rows.groups[0].real.sum(dim=1).tolist() == [3, 1, 2]
+
+
+def test_attention_groups_texts_of_like_length() -> None:
+    texts = [np.arange(1, n + 1) for n in range(1, 65)]
+    rows = lay([0], [texts], Pooling(True, 0, 0), torch.device("cpu"), uniform=False)
+    assert [group.real.shape for group in rows.groups] == [(16, 16), (16, 32), (16, 48), (16, 64)]
+    flat = torch.cat([group.spread.flatten() for group in rows.groups])
+    assert torch.equal(flat[rows.gather], torch.arange(sum(range(65))))
 
 
 def test_a_schedule_evaluates_evenly_and_at_the_end() -> None:

@@ -1,7 +1,8 @@
 """Texts of all slots laid back to back in one row, without padding between them.
 
 The base sees one sequence `[1, T]` whose position ids restart at each text. Only attention needs to know where texts
-begin: it lays them out as a padded batch `[texts, longest]`, so no text sees another, and takes the pads away again.
+begin: it lays them out as padded batches of texts of like length, so no text sees another, and takes the pads away
+again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from peftsweep.methods import Segments
 Text = NDArray[np.int64]
 
 ATTENTION = "peftsweep_rows"  # the name under which transformers finds `attend`
+BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
 _rows: ContextVar[Rows] = ContextVar("rows")
 
 
@@ -43,17 +45,24 @@ class Pooling:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Some of the texts, n of them, as attention sees them: a batch padded to one length."""
+
+    spread: Tensor  # [n, length] the row of each text's j-th token; its own last token where it is shorter
+    real: Tensor  # [n, length] whether there is a j-th token
+
+
+@dataclass(frozen=True)
 class Rows:
-    """One forward pass: N texts of k slots, T tokens in all, the longest of them `longest` tokens."""
+    """One forward pass: N texts of k slots, T tokens in all."""
 
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T]
     pooled: Tensor  # [N] the row of each text's pooled token
     tokens: Segments  # the slots' stretches of the T tokens
     texts: Segments  # the slots' stretches of the N texts
-    spread: Tensor  # [N, longest] the row of each text's j-th token; its own last token where it is shorter
-    real: Tensor  # [N, longest] whether there is a j-th token
-    gather: Tensor  # [T] the place of each row in the flattened spread
+    groups: tuple[Group, ...]
+    gather: Tensor  # [T] the place of each row in the groups' spreads, flattened one after another
     idle: Tensor | None  # [T, 1, 1] rows of no text, if there are any
 
 
@@ -61,6 +70,8 @@ def lay(
     slots: Sequence[int], batches: Sequence[Sequence[Text]], pooling: Pooling, device: torch.device, uniform: bool
 ) -> Rows:
     """Lay out one batch of texts for each slot.
+
+    Attention's groups cut its padding, at the price of a few more calls: worth it on a CPU alone.
 
     With `uniform`, each slot's stretch is filled up to the longest one with tokens that belong to no text, and its
     texts to the most with repetitions of its last, whose outputs nobody reads.
@@ -86,15 +97,20 @@ def lay(
         pooled += [pooled[-1]] * (texts - first_text - len(batch))
         token_bounds.append((first, at))
         text_bounds.append((first_text, texts))
-    sizes = np.array(lengths)
-    column = np.arange(sizes.max())
-    spread = np.array(starts)[:, None] + np.minimum(column, sizes[:, None] - 1)  # [N, longest]
-    real = column < sizes[:, None]
+    sizes, first_rows = np.array(lengths), np.array(starts)
     owner = np.zeros(at, np.int64)  # the row that each row reads: itself, or, of no text, its slot's last real one
     for (first, stop), batch in zip(token_bounds, batches, strict=True):
         owner[first:stop] = np.minimum(np.arange(first, stop), first + sum(map(len, batch)) - 1)
-    place = np.empty(at, np.int64)
-    place[spread[real]] = np.flatnonzero(real)
+    # A text's padded length is a matter of its own length alone: then neighbours cannot change even its rounding.
+    padded = np.full_like(sizes, sizes.max()) if uniform else -(-sizes // BUCKET) * BUCKET
+    place, spreads, places = np.empty(at, np.int64), [], 0
+    for length in np.unique(padded):
+        some, column = np.flatnonzero(padded == length), np.arange(length)
+        spread = first_rows[some, None] + np.minimum(column, sizes[some, None] - 1)
+        real = column < sizes[some, None]
+        place[spread[real]] = places + np.flatnonzero(real)
+        places += real.size
+        spreads.append((spread, real))
     gather, idle = place[owner], owner != np.arange(at)
 
     def tensor(values: Any) -> Tensor:
@@ -108,44 +124,42 @@ def lay(
             tuple(slots), tuple(token_bounds), tuple(sum(map(len, batch)) for batch in batches), bool(uniform)
         ),
         texts=Segments(tuple(slots), tuple(text_bounds), tuple(map(len, batches)), bool(uniform)),
-        spread=tensor(spread),
-        real=tensor(real),
+        groups=tuple(Group(tensor(spread), tensor(real)) for spread, real in spreads),
         gather=tensor(gather),
         idle=tensor(idle)[:, None, None] if idle.any() else None,
     )
 
 
 class _Spread(torch.autograd.Function):
-    """Rows [T, …] to a padded batch [N, longest, …]. Pads repeat the text's own last token, so that whatever is wrong
-    with one slot's numbers cannot reach another's through a masked product (0 · NaN)."""
+    """Rows [T, …] to the groups' padded batches [n, length, …]. Pads repeat the text's own last token, so that
+    whatever is wrong with one slot's numbers cannot reach another's through a masked product (0 · NaN)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Rows) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Rows) -> tuple[Tensor, ...]:
         ctx.rows = rows
-        return x[rows.spread]
+        return tuple(x[group.spread] for group in rows.groups)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         # Attention masks pads as keys and `_Gather` drops them as queries: their gradient is nought, so each row's
         # gradient is that of its one place, and a gather (which has one order of summation) does for a scatter.
         rows: Rows = ctx.rows
-        to_x = grad.flatten(0, 1)[rows.gather]
+        to_x = torch.cat([grad.flatten(0, 1) for grad in grads])[rows.gather]
         return to_x if rows.idle is None else to_x.masked_fill_(rows.idle, 0), None
 
 
 class _Gather(torch.autograd.Function):
-    """A padded batch [N, longest, …] back to rows [T, …]."""
+    """The groups' padded batches [n, length, …] back to rows [T, …]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Rows) -> Tensor:
+    def forward(ctx: Any, rows: Rows, *batches: Tensor) -> Tensor:
         ctx.rows = rows
-        return x.flatten(0, 1)[rows.gather]
+        return torch.cat([batch.flatten(0, 1) for batch in batches])[rows.gather]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows: Rows = ctx.rows
-        shape = (*rows.real.shape, *(1,) * (grad.dim() - 1))
-        return grad[rows.spread].masked_fill_(~rows.real.view(shape), 0), None
+        return None, *(grad[group.spread].masked_fill_(~group.real[:, :, None, None], 0) for group in rows.groups)
 
 
 def attend(
@@ -161,18 +175,27 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention within each text: query [1, heads, T, d] → [1, T, heads, d], by transformers' own SDPA call."""
     rows = _rows.get()
-    longest = rows.real.shape[1]
-    q, k, v = (_Spread.apply(x[0].transpose(0, 1), rows).transpose(1, 2) for x in (query, key, value))  # type: ignore[no-untyped-call]
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
-    mask = None
-    if sliding_window is not None and longest > sliding_window:
-        mask = _window(longest, sliding_window, causal, query.device)[None, None]  # [1, 1, longest, longest]
-    if not causal:  # a causal text never looks right, where its pads are
-        keys = rows.real[:, None, None, :]  # [N, 1, 1, longest]
-        mask = keys.expand(-1, 1, longest, -1) if mask is None else mask & keys
     kwargs.pop("position_ids", None)
-    out, _ = sdpa_attention_forward(module, q, k, v, mask, is_causal=causal, **kwargs)  # [N, longest, heads, d]
-    return _Gather.apply(out, rows)[None], None  # type: ignore[no-untyped-call]
+    q, k, v = (_Spread.apply(x[0].transpose(0, 1), rows) for x in (query, key, value))  # type: ignore[no-untyped-call]
+    batches = []
+    for group, *parts in zip(rows.groups, q, k, v, strict=True):
+        mask = _mask(group, sliding_window, causal)
+        padded = (part.transpose(1, 2) for part in parts)  # [n, heads, length, d]
+        batches.append(sdpa_attention_forward(module, *padded, mask, is_causal=causal, **kwargs)[0])
+    return _Gather.apply(rows, *batches)[None], None  # type: ignore[no-untyped-call]
+
+
+def _mask(group: Group, sliding_window: int | None, causal: bool) -> Tensor | None:
+    """Which keys each query of a group sees, [n or 1, 1, length, length]; None for what `is_causal` says already."""
+    length = group.real.shape[1]
+    mask = None
+    if sliding_window is not None and length > sliding_window:
+        mask = _window(length, sliding_window, causal, group.real.device)[None, None]
+    if not causal:  # a causal text never looks right, where its pads are
+        keys = group.real[:, None, None, :]
+        mask = keys.expand(-1, 1, length, -1) if mask is None else mask & keys
+    return mask
 
 
 def _window(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
