@@ -33,7 +33,7 @@ def distributions(study: StudyConfig) -> dict[str, BaseDistribution]:
 
 
 def decode(study: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters of `TrainConfig` from a trial's Optuna parameters, of which others than the space's are ignored."""
+    """Hyperparameters of `TrainConfig` from a trial's Optuna parameters; others than the space's are ignored."""
     sampled = {}
     for name, entry in study.space.items():
         parameter = _parameter(name, entry)

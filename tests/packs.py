@@ -88,9 +88,7 @@ class Watched(Pack):
 
 
 def base_of(folder: Path, task: Task, method: str) -> Base:
-    return load_base(
-        ModelConfig(id=str(folder)), task, four_bit=METHODS[method].four_bit, device=torch.device("cpu")
-    )
+    return load_base(ModelConfig(id=str(folder)), task, four_bit=METHODS[method].four_bit, device=torch.device("cpu"))
 
 
 def pack_of(folder: Path, task: Task, method: str, trials: list[Trial], slots: int, **kwargs: object) -> Watched:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Limits, Trial
-from peftsweep.engine import checkpoint
+from peftsweep.engine import Limits, Trial, checkpoint
 from peftsweep.engine.rows import Pooling, lay
 from peftsweep.engine.schedule import Schedule
 from peftsweep.errors import ModelError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForSequenceClassification, get_scheduler
+from transformers import get_scheduler
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Trial
@@ -19,10 +19,11 @@ from peftsweep.task import Task
 from tests.packs import MULTI, SINGLE, Queue, Texts, base_of, pack_of
 from tests.tiny import tiny_model
 
+
 def peft_alone(
     folder: Path, task: Task, method: str, trial: Trial, first: dict[str, torch.Tensor]
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The trial by stock peft and a plain loop from the same first weights: losses, and final weights by peft's name."""
+    """The trial by stock peft and a plain loop from the same first weights: losses, and final weights by name."""
     model = base_of(folder, task, method).model
     adapters = METHODS[method](model, linear_names(model))
     train, schedule = Texts(task, 37, 1), Schedule(trial.params, 37)
@@ -48,7 +49,10 @@ def peft_alone(
     for name, parameter in trained.items():
         parameter.data.copy_(named[name])
     groups = [
-        {"params": [p for n, p in trained.items() if not n.endswith("bias")], "weight_decay": trial.params.weight_decay},
+        {
+            "params": [p for n, p in trained.items() if not n.endswith("bias")],
+            "weight_decay": trial.params.weight_decay,
+        },
         {"params": [p for n, p in trained.items() if n.endswith("bias")], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=trial.params.learning_rate)

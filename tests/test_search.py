@@ -227,7 +227,7 @@ def test_trials_that_have_ended_still_count_at_their_rungs_and_failed_ones_do_no
 
 def test_equal_scores_go_on_together_and_a_lone_trial_always() -> None:
     assert Halving(3, 1).decide(
-        {n: (1, 0.5) for n in range(4)}, reported({n: [0.5] for n in range(4)})
+        dict.fromkeys(range(4), (1, 0.5)), reported({n: [0.5] for n in range(4)})
     ) == dict.fromkeys(range(4), True)
     assert Halving(3, 1).decide({0: (1, 0.0)}, reported({0: [0.0]})) == {0: True}
 

@@ -258,10 +258,7 @@ class _Draft:
 
     def _line(self, key: Key, what: str) -> str:
         origin = self._origin(key)
-        if origin is None:
-            where = f"{self.label}:{self._place((key, what))[1]}"
-        else:
-            where = f"--set {dotted(origin)}"
+        where = f"--set {dotted(origin)}" if origin is not None else f"{self.label}:{self._place((key, what))[1]}"
         return f"{where}: {what}" if not key or key == origin else f"{where}: {dotted(key)}: {what}"
 
 

@@ -100,7 +100,7 @@ class SplitConfig(Frozen):
 
 
 class DataConfig(Frozen):
-    """Texts and labels. Either `source` (cut by `split`, or a hub dataset's own splits), or `train` and `validation`."""
+    """Texts and labels. Either `source` (cut by `split`, or a hub dataset's splits), or `train` and `validation`."""
 
     source: str | None = None
     train: str | None = None

@@ -32,7 +32,7 @@ _EXPECTED = {
 }
 
 
-class Mistakes(ValueError):
+class Mistakes(ValueError):  # noqa: N818
     """Several mistakes found by one validator, each with its key below the validated value."""
 
     def __init__(self, found: Iterable[Mistake]) -> None:

@@ -1,10 +1,10 @@
 """A slot on disk: safetensors and JSON, written aside and renamed, so that a folder that is there is whole.
 
-    trial-0007/checkpoint-000042-01/
-        state.json            step, losses, evaluations, seconds
-        state.safetensors     weights and optimizer vectors, unpadded: they fit a pack of any width
-        best.safetensors      the weights of the best evaluation
-        logits.safetensors    its logits on the validation split
+trial-0007/checkpoint-000042-01/
+    state.json            step, losses, evaluations, seconds
+    state.safetensors     weights and optimizer vectors, unpadded: they fit a pack of any width
+    best.safetensors      the weights of the best evaluation
+    logits.safetensors    its logits on the validation split
 """
 
 from __future__ import annotations

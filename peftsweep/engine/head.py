@@ -92,5 +92,7 @@ def head_linears(model: nn.Module, names: Sequence[str]) -> list[str]:
     for name in names:
         module = model.get_submodule(name)
         if not isinstance(module, nn.Linear):
-            raise ModelError(f"the head of {type(model).__name__} has a {type(module).__name__} ({name}): not supported")
+            raise ModelError(
+                f"the head of {type(model).__name__} has a {type(module).__name__} ({name}): not supported"
+            )
     return list(names)

@@ -56,7 +56,7 @@ class Pass:
 
 
 class PackedLayer(nn.Module):
-    """One frozen layer with the adapters of all slots. Subclasses say which parameters, how they start, what they do."""
+    """One frozen layer with the adapters of all slots. Subclasses say which, how they start and act."""
 
     def __init__(self, inner: nn.Module, name: str, index: int, current: Pass, slots: int) -> None:
         super().__init__()
@@ -166,9 +166,7 @@ class Method(ABC):
 
 
 def _sorted(value: dict[str, Any]) -> dict[str, Any]:
-    return {
-        k: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v for k, v in value.items()
-    }
+    return {k: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v for k, v in value.items()}
 
 
 def select(linears: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from peftsweep.methods.base import Method, PackedLayer, Pass, Segments, keep_mas
 
 
 class PackedLora(PackedLayer):
-    """A: [K, r_max, d_in], B: [K, d_out, r_max]. Rows of A and columns of B beyond a slot's rank are zero and stay so."""
+    """A: [K, r_max, d_in], B: [K, d_out, r_max]. Rows of A and columns of B beyond a slot's rank stay zero."""
 
     def __init__(self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, rank: int) -> None:
         super().__init__(inner, name, index, current, slots)
@@ -65,9 +65,7 @@ class _AddLora(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments) -> Tensor:
         if segments.uniform:
             hidden = _forward_batched(y, x, a, b, layer, segments)
         else:
@@ -91,9 +89,7 @@ class _AddLora(torch.autograd.Function):
         return grad, to_x, None, None, None, None
 
 
-def _forward_by_slot(
-    y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments
-) -> list[Tensor]:
+def _forward_by_slot(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments) -> list[Tensor]:
     """Each slot's stretch by itself, at its true rank. Returns scale·A·dropout(x) [n, r] of each stretch."""
     saved = []
     for slot, start, stop in segments.stretches():
@@ -133,7 +129,7 @@ def _backward_by_slot(
 
 
 def _batched(layer: PackedLora, x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
-    """dropout(x) as [k, n, d_in], the mask over it (of no elements when nothing is dropped), and the scales [k, 1, 1]."""
+    """dropout(x) [k, n, d_in], the mask over it (of no elements when nothing is dropped), the scales [k, 1, 1]."""
     k = len(segments.slots)
     stacked = x.view(k, -1, x.shape[-1])
     mask = x.new_empty(0)
@@ -157,9 +153,7 @@ def _of_slots(stacked: Tensor, segments: Segments) -> Tensor:
     return stacked[list(segments.slots)]
 
 
-def _forward_batched(
-    y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments
-) -> list[Tensor]:
+def _forward_batched(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments) -> list[Tensor]:
     k = len(segments.slots)
     rows, _, scale = _batched(layer, x, segments)
     hidden = torch.bmm(rows, _of_slots(a, segments).to(x.dtype).mT) * scale  # [k, n, r]

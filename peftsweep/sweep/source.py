@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -95,7 +94,9 @@ class StudySource:
             tags={"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id},
             known=self.study.user_attrs.get("mlflow_runs", {}),
         )
-        ended = {t.number: (NAMES[t.state], str(t.user_attrs.get("reason", ""))) for t in self.trials() if t.state in NAMES}
+        ended = {
+            t.number: (NAMES[t.state], str(t.user_attrs.get("reason", ""))) for t in self.trials() if t.state in NAMES
+        }
         self.tracker.settle(ended)
         self.progress.opened(summary)
 

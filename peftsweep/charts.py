@@ -1,0 +1,179 @@
+"""Confusion matrices as pictures. The only file that imports matplotlib, and only when a picture is drawn.
+
+No pyplot: it keeps its figures in one global list, and a sweep may run in any thread.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 120
+LONGEST = 24  # characters of a label beside a row
+LONGEST_TITLE = 16  # above a map of two cells a side
+DARK, LIGHT, MUTED = "#1b2733", "#ffffff", "#9aa5b1"
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """What one map shows: counts [n, n] by true and predicted class, as shares of their row and as text."""
+
+    title: str
+    names: tuple[str, ...]
+    shares: NDArray[np.float64]
+    texts: tuple[tuple[str, ...], ...]
+
+
+def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix: counts in the cells, their share of the true class as colour.
+
+    Args:
+        matrix: [C, C], rows true and columns predicted: one map. Or [C, 2, 2], off before on: a small map a label.
+        labels: C names.
+        path: the file, written aside and renamed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    maps = heat_maps(matrix, labels)
+    figure = Figure(facecolor="white")
+    FigureCanvasAgg(figure)
+    if matrix.ndim == 3:
+        _draw_grid(figure, maps)
+    else:
+        _draw_one(figure, maps[0])
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a label's emoji is drawn as a box, which will do
+            # the figure is exactly its maps; `tight` adds the room that their labels take
+            figure.savefig(aside, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+# Plain rows -------------------------------------------------------------------------------------------------------
+
+
+def heat_maps(matrix: NDArray[np.int64], labels: Sequence[str]) -> list[HeatMap]:
+    """One map of a matrix [C, C]; or of a matrix [C, 2, 2] one for each label, its name as title."""
+    if matrix.ndim == 2:
+        return [_heat_map("", [shortened(label, LONGEST) for label in labels], matrix)]
+    titles = [shortened(label, LONGEST_TITLE) for label in labels]
+    return [_heat_map(title, ("off", "on"), counts) for title, counts in zip(titles, matrix, strict=True)]
+
+
+def _heat_map(title: str, names: Sequence[str], counts: NDArray[np.int64]) -> HeatMap:
+    texts = tuple(tuple(count_text(int(count)) for count in row) for row in counts)
+    return HeatMap(title, tuple(names), row_shares(counts), texts)
+
+
+def row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each count as a share of its row, 0 in a row without any."""
+    totals = counts.sum(axis=1, keepdims=True)
+    return np.asarray(counts / np.maximum(totals, 1), dtype=np.float64)
+
+
+def count_text(count: int) -> str:
+    """A count in at most five characters: 99999, 123k, 4.5M."""
+    if count < 100_000:
+        return str(count)
+    return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.{count < 99_950_000:d}f}M"
+
+
+def shortened(label: str, longest: int) -> str:
+    """The label on one line of at most `longest` characters, with … in the middle: names often differ at their ends."""
+    label = " ".join(label.split())
+    if len(label) <= longest:
+        return label
+    tail = (longest - 1) // 3
+    return f"{label[: longest - 1 - tail].rstrip()}…{label[len(label) - tail :].lstrip()}"
+
+
+# Drawing ----------------------------------------------------------------------------------------------------------
+
+
+def _draw_one(figure: Figure, heat: HeatMap) -> None:
+    """One map of C classes; beyond some forty its cells are too small for text and colour speaks alone."""
+    count = len(heat.names)
+    cell = min(0.85, max(0.36, 6 / count), 20 / count)  # inches
+    side = cell * count
+    figure.set_size_inches(side, side)
+    axes = figure.add_axes((0, 0, 1, 1))
+    _draw_cells(axes, heat, cell)
+    size = min(10.0, 55 * cell * 0.5)
+    flat = count <= 6 and max(map(len, heat.names)) * size * 0.6 < cell * 72
+    axes.set_xticks(range(count), heat.names, fontsize=size, parse_math=False)
+    axes.set_yticks(range(count), heat.names, fontsize=size, parse_math=False)
+    if not flat:
+        for name in axes.get_xticklabels():
+            name.set(rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xlabel("predicted", fontsize=11, color=DARK, labelpad=8)
+    axes.set_ylabel("true", fontsize=11, color=DARK, labelpad=8)
+    _draw_key(figure, axes, 1 + 0.2 / side, 0.14 / side)
+
+
+def _draw_grid(figure: Figure, maps: Sequence[HeatMap]) -> None:
+    """A small map for each label, row by row."""
+    columns = min(len(maps), max(3, math.ceil(math.sqrt(len(maps) * 1.3))))
+    rows = math.ceil(len(maps) / columns)
+    cell, gap, head = 0.56, 0.3, 0.42  # inches
+    wide, high = columns * (2 * cell + gap) - gap, rows * (2 * cell + head) - head
+    figure.set_size_inches(wide, high)
+    for i, heat in enumerate(maps):
+        row, column = divmod(i, columns)
+        left, bottom = column * (2 * cell + gap), high - row * (2 * cell + head) - 2 * cell
+        axes = figure.add_axes((left / wide, bottom / high, 2 * cell / wide, 2 * cell / high))
+        _draw_cells(axes, heat, cell)
+        axes.set_title(heat.title, fontsize=9, color=DARK, pad=4, parse_math=False)
+        lowest = i + columns >= len(maps)  # nothing stands below
+        axes.set_xticks((0, 1), heat.names if lowest else ("", ""), fontsize=8)
+        axes.set_yticks((0, 1), heat.names if column == 0 else ("", ""), fontsize=8, rotation=90, va="center")
+    # in inches from the grid's edges, beyond the ticks' names
+    figure.text(0.5, -0.36 / high, "predicted", ha="center", va="center", fontsize=10, color=DARK)
+    figure.text(-0.38 / wide, 0.5, "true", ha="center", va="center", fontsize=10, color=DARK, rotation=90)
+    _draw_key(figure, figure.axes[0], 1 + 0.2 / wide, 0.14 / wide)
+
+
+def _draw_cells(axes: Axes, heat: HeatMap, cell: float) -> None:
+    count = len(heat.names)
+    axes.imshow(heat.shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set_xticks([edge - 0.5 for edge in range(1, count)], minor=True)
+    axes.set_yticks([edge - 0.5 for edge in range(1, count)], minor=True)
+    axes.grid(which="minor", color="#dde3e9", linewidth=0.6)
+    axes.tick_params(which="both", length=0, colors=DARK)
+    for spine in axes.spines.values():
+        spine.set_color("#b5bfca")
+        spine.set_linewidth(0.6)
+    longest = max(len(text) for row in heat.texts for text in row)
+    size = min(11.0, cell * 72 * 0.82 / (0.64 * max(2, longest)))  # a digit is 0.64 of the font's size wide
+    if cell < 0.3:
+        return
+    for (row, column), share in np.ndenumerate(heat.shares):
+        text = heat.texts[row][column]
+        colour = LIGHT if share > 0.55 else MUTED if text == "0" else DARK
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+
+
+def _draw_key(figure: Figure, axes: Axes, left: float, width: float) -> None:
+    """What the colours mean, right of everything; at most three inches high."""
+    high = figure.get_size_inches()[1]
+    height = min(1.0, 3 / high)
+    key = figure.colorbar(axes.images[0], cax=figure.add_axes((left, 1 - height, width, height)), ticks=(0, 0.5, 1))
+    key.ax.set_yticklabels(("0 %", "50 %", "100 %"), fontsize=8, color=DARK)
+    key.ax.tick_params(length=0)
+    key.set_label("share of the true class", fontsize=8, color=DARK)
+    key.outline.set_visible(False)

@@ -1,0 +1,16 @@
+"""The base model of a study: found, fetched or converted, and loaded frozen."""
+
+from __future__ import annotations
+
+from peftsweep.models.base import Base, default_device, head_names, linear_names, revision_of
+from peftsweep.models.loading import load_base, load_tokenizer
+
+__all__ = [
+    "Base",
+    "default_device",
+    "head_names",
+    "linear_names",
+    "load_base",
+    "load_tokenizer",
+    "revision_of",
+]

@@ -1,0 +1,70 @@
+"""What a loaded base is, and the names of its layers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen `AutoModelForSequenceClassification`.
+
+    Attributes:
+        source: what `from_pretrained` takes to load the same weights: a hub id or a folder.
+        revision: the hub's commit; None for a folder.
+        parameters: of the backbone; the head is each trial's own.
+        dtype: in which it computes (its weights' own unless they are held in 4 bits).
+    """
+
+    model: Any
+    source: str
+    revision: str | None
+    parameters: int
+    four_bit: bool
+    dtype: torch.dtype
+    device: torch.device
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def linear_names(model: Any) -> list[str]:
+    """Paths of the linear layers (4-bit ones too) inside the backbone, in the model's own order."""
+    prefix = f"{model.base_model_prefix}."
+    return [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and name.startswith(prefix)]
+
+
+def head_names(model: Any) -> list[str]:
+    """Paths of the modules outside the backbone that own parameters: the classification head."""
+    prefix = model.base_model_prefix
+    return [
+        name
+        for name, part in model.named_modules()
+        if name != prefix and not name.startswith(f"{prefix}.") and any(True for _ in part.parameters(recurse=False))
+    ]
+
+
+def revision_of(base: Base) -> str:
+    """What tells this base from another of the same name: the hub's commit, or a fingerprint of the folder's files."""
+    return base.revision or fingerprint(sorted(Path(base.source).glob("*.safetensors")))
+
+
+def fingerprint(files: list[Path]) -> str:
+    """Sixteen hex digits of files' sizes and first and last megabytes: weights are too large to read twice."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""GGUF files, converted once: transformers reads them slowly, not in 4 bits, and cannot save what it read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoTokenizer
+
+from peftsweep.errors import ModelError
+from peftsweep.models.base import fingerprint
+from peftsweep.models.quiet import quiet
+
+
+def converted(file: Path, cache: Path) -> Path:
+    """A folder in the cache with the file's config, tokenizer and fp32 weights, as `from_pretrained` takes it.
+
+    Written aside and renamed, so that a folder that is there is whole.
+
+    Raises:
+        ModelError: the file is broken or of an architecture that transformers does not read from GGUF; disk full.
+    """
+    folder = cache / "gguf" / f"{file.stem}-{fingerprint([file])}"
+    if folder.is_dir():
+        return folder
+    aside = folder.with_name(f".{os.getpid()}-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = AutoModel.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer.save_pretrained(aside)
+        model.config.save_pretrained(aside)
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
+        if not folder.is_dir():  # another process may have been faster
+            aside.rename(folder)
+    except Exception as error:  # transformers and gguf raise what they like on a broken file
+        raise ModelError(f"model.id: {file} could not be converted from GGUF into {folder}: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder

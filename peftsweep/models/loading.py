@@ -1,0 +1,183 @@
+"""Loading a base, and saying in one line why it cannot be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ModelError
+from peftsweep.models.base import Base, head_names
+from peftsweep.models.quiet import quiet
+from peftsweep.models.source import Source, locate
+from peftsweep.task import Task
+
+UNREACHABLE = (
+    "not in the local cache, and the hub cannot be reached. Check the network (and that HF_HUB_OFFLINE is not set), or "
+    "give a folder that holds the model"
+)
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The base's tokenizer.
+
+    Raises:
+        ModelError: see `load_base`.
+    """
+    source = locate(config)
+    with _told(config, source):
+        return AutoTokenizer.from_pretrained(
+            source.name, revision=source.revision, trust_remote_code=config.trust_remote_code
+        )
+
+
+def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.device) -> Base:
+    """Load the base frozen, with a new head for the task.
+
+    Args:
+        four_bit: hold the backbone in NF4 with double quantisation (Dettmers et al., 2023, arXiv:2305.14314); the head
+            stays as it is.
+
+    Raises:
+        ModelError: it is not there, gated, cannot be reached, has no safetensors, or no head for classification.
+    """
+    source = locate(config)
+    dtype = _dtype(config.dtype, device)
+    common: dict[str, Any] = {"revision": source.revision, "trust_remote_code": config.trust_remote_code}
+    with _told(config, source):
+        described = AutoConfig.from_pretrained(source.name, **common)
+        _for_task(described, task, lambda: load_tokenizer(config))
+        with torch.device("meta"):
+            skeleton: Any = AutoModelForSequenceClassification.from_config(
+                described, trust_remote_code=config.trust_remote_code
+            )
+        if four_bit:
+            common["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+                llm_int8_skip_modules=head_names(skeleton),
+            )
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            source.name,
+            config=described,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # a checkpoint with a head of its own: each trial makes a new one
+            **common,
+        )
+    if four_bit:
+        _protect(model)
+    model.requires_grad_(False)
+    model.eval()
+    backbone = getattr(skeleton, skeleton.base_model_prefix)
+    return Base(
+        model=model,
+        source=source.name,
+        revision=getattr(model.config, "_commit_hash", None) or source.revision,
+        parameters=sum(parameter.numel() for parameter in backbone.parameters()),
+        four_bit=four_bit,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return torch.float32 if wanted == "float32" else torch.bfloat16
+
+
+def _for_task(config: Any, task: Task, tokenizer: Any) -> None:
+    """Tell the architecture what it classifies, and which token pads: decoders look for it to find a text's end."""
+    config.problem_type = f"{task.kind.replace('-', '_')}_classification"
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: i for i, label in enumerate(task.labels)}
+    config.use_cache = False
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = _padding(config, tokenizer())
+
+
+def _padding(config: Any, tokenizer: Any) -> int:
+    ends = config.eos_token_id if config.eos_token_id is not None else 0
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    return int(ends[0] if isinstance(ends, list) else ends)
+
+
+def _protect(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights for AVX512-BF16: 0.50.2 goes on with wrong ones after a save."""
+    from bitsandbytes.nn import Linear4bit
+
+    for part in model.modules():
+        if isinstance(part, Linear4bit):
+            part.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def _told(config: ModelConfig, source: Source) -> Iterator[None]:
+    """Quiet while it loads; what libraries raise becomes one message that says what to do."""
+    try:
+        with quiet():
+            yield
+    except ModelError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model.id: {config.id} does not fit the GPU's memory: {str(error).splitlines()[0]}"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"model.id: {config.id}: {_explained(error, config, source)}") from error
+
+
+def _explained(error: BaseException, config: ModelConfig, source: Source) -> str:
+    causes = list(_chain(error))
+    page = f"https://huggingface.co/{config.id}"
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    text = "\n".join(str(cause) for cause in causes)
+    if caused_by(GatedRepoError) or "gated repo" in text:
+        return f"gated: accept its licence at {page}, then log in with `hf auth login` or set HF_TOKEN"
+    if caused_by(RevisionNotFoundError) or "is not a valid git identifier" in text:
+        return f"has no revision {config.revision!r}; its revisions are listed at {page}/tree/main"
+    if caused_by(RepositoryNotFoundError) or "is not a valid model identifier" in text:
+        return (
+            "no such model on the hub, and no such folder here. Check the spelling; if it is private, log in with "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    if "trust_remote_code" in text:
+        return f"brings code of its own. If you trust it (read it at {page}), set model.trust_remote_code: true"
+    if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
+        return "has no safetensors weights, and nothing else is loaded; convert it with transformers first"
+    if source.hub and caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError):
+        return UNREACHABLE
+    if "couldn't connect to" in text or "We couldn't connect" in text:
+        return (
+            "not in the local cache, and the hub cannot be reached. Check the network, or give a folder with the model"
+        )
+    if "Unrecognized configuration class" in text:
+        return "its architecture has no AutoModelForSequenceClassification in transformers: not supported"
+    return f"cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,88 @@
+"""Where a base is: a hub id, a folder, a *.gguf file, or a place inside an installed package."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ModelError
+from peftsweep.models.gguf import converted
+from peftsweep.places import PACKAGE, did_you_mean, packaged
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `from_pretrained` takes."""
+
+    name: str  # hub id or folder
+    revision: str | None
+    hub: bool
+
+
+def locate(config: ModelConfig) -> Source:
+    """Find the base; a GGUF file is converted into the cache when it is new there.
+
+    Raises:
+        ModelError: nothing is there, with what to do about it.
+    """
+    if config.id.startswith(PACKAGE):
+        return _local(_packaged(config.id), config)
+    path = Path(config.id).expanduser()
+    looks_local = config.id.startswith(("/", ".", "~")) or config.id.count("/") > 1 or config.id.endswith(".gguf")
+    if path.exists():
+        return _local(path, config)
+    if looks_local:
+        raise ModelError(f"model.id: {config.id} is not there{did_you_mean(path)}")
+    return Source(config.id, config.revision, hub=True)
+
+
+def cache_folder() -> Path:
+    """PEFTSWEEP_CACHE, or `peftsweep` in the user's cache folder."""
+    own = os.environ.get("PEFTSWEEP_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peftsweep"
+
+
+def _local(path: Path, config: ModelConfig) -> Source:
+    if config.revision is not None:
+        raise ModelError(f"model.revision: {config.id} lies on this machine; only a model of the hub has revisions")
+    if path.suffix == ".gguf":
+        return Source(str(converted(path, cache_folder())), None, hub=False)
+    if not (path / "config.json").is_file():
+        inside = sorted(file.name for file in path.glob("*.gguf")) if path.is_dir() else []
+        hint = f"; name its file: {path.name}/{inside[0]}" if inside else ""
+        raise ModelError(f"model.id: {config.id} has no config.json: not a folder that transformers loads{hint}")
+    return Source(str(path.resolve()), None, hub=False)
+
+
+def _packaged(place: str) -> Path:
+    """A path in a package; of a package that carries its GGUF file in parts, the file that its `assemble` joins."""
+    path = packaged(place, "model.id", ModelError)
+    name = place.removeprefix(PACKAGE).rstrip("/")
+    if "/" in name or (path / "config.json").is_file():
+        return path
+    module = importlib.import_module(name)
+    if not hasattr(module, "assemble"):
+        return path
+    joined = cache_folder() / "parts" / f"{name}-{_version(name)}.gguf"
+    if not joined.exists():
+        joined.parent.mkdir(parents=True, exist_ok=True)
+        aside = joined.with_name(f".{os.getpid()}-{joined.name}")
+        try:
+            module.assemble(aside)
+            aside.rename(joined)
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelError(f"model.id: {place}: its parts could not be joined into {joined}: {error}") from error
+        finally:
+            aside.unlink(missing_ok=True)
+    return joined
+
+
+def _version(module: str) -> str:
+    try:
+        return importlib.metadata.version(module.replace("_", "-"))
+    except importlib.metadata.PackageNotFoundError:
+        return "0"

@@ -1,0 +1,43 @@
+"""Places in installed packages: `package://module/path`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from pathlib import Path
+
+from peftsweep.errors import PeftsweepError
+
+PACKAGE = "package://"
+
+
+def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
+    """The path that `package://module/path` names. The module is found, not run: what it imports need not be there.
+
+    Args:
+        key: of the study file, for the message.
+        error: raised where the package is not installed or has no such file.
+    """
+    module, _, inside = place.removeprefix(PACKAGE).partition("/")
+    try:
+        spec = importlib.util.find_spec(module) if module and "." not in module else None
+    except (ImportError, ValueError):
+        spec = None
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not folders:
+        name = module.replace("_", "-")
+        raise error(f"{key}: {place}: the package {module!r} is not installed; try: pip install {name}")
+    path = Path(folders[0]) / inside
+    if not path.exists():
+        raise error(f"{key}: {place}: the package has no {inside}{did_you_mean(path)}")
+    return path
+
+
+def did_you_mean(path: Path) -> str:
+    """`; did you mean x, y?` by the names beside a path that is not there; empty where nothing is near."""
+    try:
+        there = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return f"; the folder {path.parent} is not there" if path.parent.name else ""
+    near = difflib.get_close_matches(path.name, there, n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""

@@ -1,0 +1,144 @@
+"""The command line: what it accepts, prints and leaves as exit status; the wheel that brings it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import typer
+
+import peftsweep
+from peftsweep import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def peftsweep_(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """The real program, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "peftsweep", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return done.stderr.splitlines()
+
+
+def test_help_is_there_in_a_second_without_the_heavy_libraries(tmp_path: Path) -> None:
+    code = (
+        "import sys; from peftsweep.cli import app; app(['run', '--help'], standalone_mode=False); print(*sys.modules)"
+    )
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert time.perf_counter() - began < 5  # a second on an idle machine
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "typer" in loaded
+    assert not loaded & {"torch", "transformers", "optuna", "mlflow", "datasets", "pydantic", "peftsweep.sweep"}
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert peftsweep_("--version", cwd=tmp_path).stdout == f"peftsweep {peftsweep.__version__}\n"
+
+
+def test_the_exported_names() -> None:
+    assert sorted(peftsweep.__all__) == ["__version__", "best", "run", "status"]
+    assert all(callable(getattr(peftsweep, name)) for name in ("best", "run", "status"))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = peftsweep.nothing
+
+
+def test_an_unknown_study_is_one_line_with_the_nearest_name(tmp_path: Path) -> None:
+    done = peftsweep_("run", "--study", "dmeo", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = errors(done)
+    assert line.startswith("error: no study 'dmeo'; did you mean demo?")
+
+
+def test_all_mistakes_of_a_study_file_are_told_before_anything_runs(tmp_path: Path) -> None:
+    settings = ["--set", "train.epochz=3", "--set", "space.rank={low: 8, high: 4}"]
+    done = peftsweep_("run", "--study", "demo", *settings, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean epochs?" in done.stderr
+    assert "must be below high" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run"],
+        ["run", "--study", "demo", "--slots", "0"],
+        ["run", "--study", "demo", "--slots", "many"],
+        ["run", "--study", "demo", "--timeout", "soon"],
+        ["run", "--study", "demo", "--trials", "0"],
+        ["ui", "--port", "99999"],
+        ["nothing"],
+    ],
+)
+def test_bad_usage_exits_2_without_a_traceback(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.app(words)
+    assert left.value.code == 2
+    assert "Usage: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2h", 7200), ("30m", 1800), ("90s", 90), ("1h30m", 5400), ("1h02m03s", 3723), ("45", 45)]
+)
+def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert cli._duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "2 h", "-1m", "1.5h", "30m1h", "soon"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="1h30m"):
+        cli._duration(text)
+
+
+def test_a_traceback_is_for_those_who_ask(tmp_path: Path) -> None:
+    assert "Traceback" not in peftsweep_("run", "--study", "dmeo", cwd=tmp_path).stderr
+    assert "Traceback" in peftsweep_("run", "--study", "dmeo", "--debug", cwd=tmp_path).stderr
+    assert "Traceback" in peftsweep_("run", "--study", "dmeo", cwd=tmp_path, PEFTSWEEP_DEBUG="1").stderr
+
+
+def test_libraries_are_quiet_and_errors_are_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
+    with warnings.catch_warnings():
+        cli.quiet()
+        try:
+            warnings.warn("deprecated", FutureWarning, stacklevel=1)
+            logging.getLogger("alembic").warning("context impl")
+            logging.getLogger("alembic").error("disk full")
+        finally:
+            logging.disable(logging.NOTSET)
+    assert [record.message for record in caplog.records] == ["disk full"]
+
+
+def test_a_wheel_brings_the_studies_along(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    code = "import peftsweep.config as c; print(c.__file__, *c.available()); print(c.load('demo').search.trials)"
+    env = os.environ | {"PYTHONPATH": str(site)}
+    text = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True)
+    place, *names = text.splitlines()[0].split()
+    assert Path(place).is_relative_to(site)
+    assert names == sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
