@@ -166,12 +166,11 @@ def _explained(error: BaseException, config: ModelConfig, source: Source) -> str
         return f"brings code of its own. If you trust it (read it at {page}), set model.trust_remote_code: true"
     if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
         return "has no safetensors weights, and nothing else is loaded; convert it with transformers first"
-    if source.hub and caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError):
+    if source.hub and (
+        caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError)
+        or "couldn't connect to" in text
+    ):
         return UNREACHABLE
-    if "couldn't connect to" in text or "We couldn't connect" in text:
-        return (
-            "not in the local cache, and the hub cannot be reached. Check the network, or give a folder with the model"
-        )
     if "Unrecognized configuration class" in text:
         return "its architecture has no AutoModelForSequenceClassification in transformers: not supported"
     return f"cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
