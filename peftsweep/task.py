@@ -42,8 +42,8 @@ class Task:
     def predictions(self, logits: Logits) -> NDArray[np.int64]:
         """Noughts and ones [n, C], or class indices [n]."""
         if self.multi_label:
-            return (logits > 0).astype(np.int64)
-        return logits.argmax(axis=1).astype(np.int64)
+            return np.asarray(logits > 0, dtype=np.int64)
+        return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
     def scores(self, logits: Logits, labels: Labels) -> dict[str, float]:
         """macro_f1, micro_f1, accuracy, jaccard and loss; all nan when a logit is not finite.

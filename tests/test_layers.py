@@ -19,6 +19,7 @@ FLOORS = {
     "__version__": 0,
     "errors": 1,
     "config": 2,
+    "places": 2,
     "task": 3,
     "models": 3,
     "methods": 3,

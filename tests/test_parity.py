@@ -63,7 +63,7 @@ def peft_alone(
     for step in range(schedule.steps):
         picked = schedule.batch(step, trial.seed)
         longest = max(len(train.input_ids[i]) for i in picked)
-        ids = torch.zeros(len(picked), longest, dtype=torch.long)
+        ids = torch.full((len(picked), longest), model.config.pad_token_id)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(picked):
             ids[row, : len(train.input_ids[i])] = torch.from_numpy(train.input_ids[i])

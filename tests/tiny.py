@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 SPECIALS = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
 _NOISE = """
-the a of and to in it is was for on with as his her they be at one have this from by hot word what
-some we can out other were all there when up use your how said each she which do their time will way about many then them
+the a of and to in it is was for on with as his her they be at one have this from by hot
+word what some we can out other were all there when up use your how said each she which do their time will way about
+many then them
 """
 NOISE = _NOISE.split()
 EMOTIONS = ["anger", "anticipation", "disgust", "fear", "joy", "love", "optimism", "pessimism"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,7 +15,7 @@ class Clock:
     thread: asking, telling, reporting, tracking)."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._label, self._since = "other", time.perf_counter()
 
     def _turn(self, label: str) -> str:

@@ -4,7 +4,7 @@ the same model."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class Packed:
             self.model.set_submodule(layer.name, layer.inner)
         self.model.set_attn_implementation(self.attention)
 
-    def logits(self, rows: Rows, keys: dict[int, tuple[int, ...]] | None) -> Tensor:
+    def logits(self, rows: Rows, keys: Mapping[int, tuple[int, ...]] | None) -> Tensor:
         """Logits [N, C] in fp32. `keys` seed the slots' dropout; None drops nothing."""
         self.current.keys = keys
         self.current.segments = rows.tokens

@@ -26,6 +26,7 @@ Text = NDArray[np.int64]
 ATTENTION = "peftsweep_rows"  # the name under which transformers finds `attend`
 BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
 _rows: ContextVar[Rows] = ContextVar("rows")
+_sdpa: Any = sdpa_attention_forward
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def attend(
     for group, *parts in zip(rows.groups, q, k, v, strict=True):
         mask = _mask(group, sliding_window, causal)
         padded = (part.transpose(1, 2) for part in parts)  # [n, heads, length, d]
-        batches.append(sdpa_attention_forward(module, *padded, mask, is_causal=causal, **kwargs)[0])
+        batches.append(_sdpa(module, *padded, mask, is_causal=causal, **kwargs)[0])
     return _Gather.apply(rows, *batches)[None], None  # type: ignore[no-untyped-call]
 
 

@@ -52,7 +52,7 @@ class Pass:
 
     def __init__(self) -> None:
         self.segments = Segments((), (), (), False)
-        self.keys: dict[int, tuple[int, ...]] | None = None
+        self.keys: Mapping[int, tuple[int, ...]] | None = None
 
 
 class PackedLayer(nn.Module):

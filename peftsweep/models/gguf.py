@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -29,10 +31,12 @@ def converted(file: Path, cache: Path) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
-        with quiet():
+        with quiet(), redirect_stderr(io.StringIO()):  # its progress bar listens to no switch
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             model = AutoModel.from_pretrained(file.parent, gguf_file=file.name)
         tokenizer.save_pretrained(aside)
+        if hasattr(model.config, "quantization_config"):  # the weights below are not quantised any more
+            del model.config.quantization_config
         model.config.save_pretrained(aside)
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})

@@ -122,7 +122,7 @@ def _padding(config: Any, tokenizer: Any) -> int:
 
 def _protect(model: Any) -> None:
     """Keep bitsandbytes from repacking weights for AVX512-BF16: 0.50.2 goes on with wrong ones after a save."""
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for part in model.modules():
         if isinstance(part, Linear4bit):

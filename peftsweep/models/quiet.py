@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as levels
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from transformers.utils import logging
 def quiet() -> Iterator[None]:
     """No load reports (a new head is meant), no progress bars, no deprecations of one library by another."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(levels.CRITICAL)
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():

@@ -70,7 +70,7 @@ def run(
     with guarded(storage), ExitStack() as leave:
         studies = Studies(storage)
         tokenizer = load_tokenizer(config.model)
-        data = load_data(config.data, tokenizer, note=shown.note)
+        data = load_data(config.data, tokenizer, note=shown.note, warn=shown.warn)
         leave.enter_context(studies.lease(config.name))
         opened = open_study(studies, config, data)
         tracker = Tracker(tracking_uri, note=shown.warn)

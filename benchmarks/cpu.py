@@ -1,0 +1,283 @@
+"""What a pack is worth on a CPU, and what a sweep costs beside its training.
+
+    python benchmarks/cpu.py [--quick] [--train train.tsv --validation dev.tsv]
+
+Figures go to stdout, a JSON object a line; what is under way goes to stderr.
+
+1. Samples per second of one fine-tune by `transformers.Trainer` and `peft`, and of eight in a pack, on the study
+   `demo`: its model, its tweets, batches of 16, rank 16 on all linear layers. Rounds take turns, so that a machine that
+   slows down slows all of them; the figures are medians.
+2. With the files of SemEval-2018 E-c: where a short run of the study `lora-minilm` spends its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+import peftsweep
+from peftsweep.config import StudyConfig, TrainConfig, load
+from peftsweep.data import Dataset
+from peftsweep.data import load as load_data
+from peftsweep.engine import Pack, Report, Result, SlotStatus, Trial
+from peftsweep.methods import METHODS
+from peftsweep.models import linear_names, load_base, load_tokenizer
+from peftsweep.progress import for_stream
+
+SLOTS = 8
+BATCH, RANK = 16, 16
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps before the clock starts, steps under it, and how many rounds of them."""
+
+    warmup: int
+    steps: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What both sides train on."""
+
+    config: StudyConfig
+    tokenizer: Any
+    data: Dataset
+    plan: Plan
+
+
+class Marks:
+    """The seconds between the end of the last warm-up step and the end of the last step."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.done, self.began, self.ended = plan, 0, 0.0, 0.0
+
+    def step(self) -> bool:
+        """Count a step; False after the last."""
+        self.done += 1
+        if self.done == self.plan.warmup:
+            self.began = time.perf_counter()
+        if self.done == self.plan.warmup + self.plan.steps:
+            self.ended = time.perf_counter()
+        return not self.ended
+
+    def rate(self, samples_per_step: int) -> float:
+        return samples_per_step * self.plan.steps / (self.ended - self.began)
+
+
+# Trainer and peft ---------------------------------------------------------------------------------------------------
+
+
+class OnStep(TrainerCallback):
+    def __init__(self, marks: Marks) -> None:
+        self.marks = marks
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.marks.step()
+
+
+def trainer_rate(ground: Ground, dropout: float, base_dropout: bool, folder: Path) -> float:
+    """Samples per second of one fine-tune, as a person would write it who has these two libraries.
+
+    Args:
+        base_dropout: leave the base's own dropout on in training, as `Trainer` does. A pack has none, so without it
+            both sides do the same work.
+    """
+    marks = Marks(ground.plan)
+    trainer = Trainer(
+        model=adapted(ground, dropout, base_dropout),
+        args=TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=BATCH,
+            max_steps=ground.plan.warmup + ground.plan.steps,
+            learning_rate=2e-4,
+            optim="adamw_torch_fused",
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+            logging_strategy="no",
+            save_strategy="no",
+            eval_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=examples(ground.data),
+        data_collator=DataCollatorWithPadding(ground.tokenizer),
+        callbacks=[OnStep(marks)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return marks.rate(BATCH)
+
+
+def adapted(ground: Ground, dropout: float, base_dropout: bool) -> Any:
+    """The base with peft's LoRA on every linear layer of its backbone."""
+    base = load_base(ground.config.model, ground.data.task, four_bit=False, device=CPU)
+    own = {} if base_dropout else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base.source, num_labels=len(ground.data.task.labels), dtype=torch.float32, **own
+    )
+    linears = linear_names(model)
+    return get_peft_model(
+        model,
+        LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=2 * RANK, lora_dropout=dropout, target_modules=linears),
+    )
+
+
+def examples(data: Dataset) -> list[dict[str, Any]]:
+    rows = zip(data.train.input_ids, data.train.labels, strict=True)
+    return [{"input_ids": [int(token) for token in text], "label": label.item()} for text, label in rows]
+
+
+# A pack -------------------------------------------------------------------------------------------------------------
+
+
+class Given:
+    """A source of the given trials that stops the pack when the clock has stopped."""
+
+    def __init__(self, trials: Sequence[Trial], marks: Marks) -> None:
+        self.waiting, self.marks = list(trials), marks
+
+    def next(self) -> Trial | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def report(self, reports: Sequence[Report]) -> Sequence[bool]:
+        raise AssertionError("no trial comes as far as its first evaluation")
+
+    def finish(self, trial: Trial, result: Result) -> None:
+        raise AssertionError(f"trial {trial.number} ended: {result.reason}")
+
+    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
+        return self.marks.step()
+
+
+def pack_rate(ground: Ground, dropout: float, folder: Path) -> float:
+    """Samples per second of all slots together."""
+    data, marks = ground.data, Marks(ground.plan)
+    params = TrainConfig(epochs=1, batch_size=BATCH, rank=RANK, dropout=dropout)
+    trials = [Trial(number, number, params, folder / str(number)) for number in range(SLOTS)]
+    model = load_base(ground.config.model, data.task, four_bit=False, device=CPU).model
+    method = METHODS["lora"](model, linear_names(model))
+    pack = Pack(model, method, data.task, data.train, data.validation, candidates=[params], slots=SLOTS)
+    pack.run(Given(trials, marks))
+    return marks.rate(BATCH * SLOTS)
+
+
+# Figures ------------------------------------------------------------------------------------------------------------
+
+
+def samples_per_second(plan: Plan) -> None:
+    config = load("demo")
+    tokenizer = load_tokenizer(config.model)
+    ground = Ground(config, tokenizer, load_data(config.data, tokenizer, note=say, warn=say), plan)
+    if (plan.warmup + plan.steps) * BATCH >= len(ground.data.train):
+        raise SystemExit("the steps must stay within an epoch: its last batch is smaller, and an evaluation follows")
+    for dropout in (0.0, 0.1):
+        compare(ground, dropout)
+
+
+def compare(ground: Ground, dropout: float) -> None:
+    """All sides by turns, then their medians and the ratios, round by round, of the pack to each rival."""
+    pack = f"pack of {SLOTS}"
+    sides: dict[str, Callable[[Path], float]] = {
+        "trainer+peft": lambda folder: trainer_rate(ground, dropout, True, folder),
+        "trainer+peft, no dropout in the base": lambda folder: trainer_rate(ground, dropout, False, folder),
+        pack: lambda folder: pack_rate(ground, dropout, folder),
+    }
+    rates: dict[str, list[float]] = {what: [] for what in sides}
+    for turn in range(ground.plan.rounds):
+        for what, measure in sides.items():
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+                rates[what].append(measure(Path(folder)))
+            say(f"dropout {dropout}, round {turn + 1}, {what}: {rates[what][-1]:.1f} samples/s")
+    for what, found in rates.items():
+        show("samples_per_second", what=what, dropout=dropout, samples_per_second=middle(found), **spread(found))
+    for what in (what for what in sides if what != pack):
+        ratios = [ours / theirs for ours, theirs in zip(rates[pack], rates[what], strict=True)]
+        show("ratio", what=f"{pack} / {what}", dropout=dropout, ratio=middle(ratios), **spread(ratios))
+
+
+def overhead(train: Path, validation: Path, quick: bool) -> None:
+    """A real run of eight trials: asking, telling, reporting, MLflow and checkpoints beside training steps."""
+    overrides = {"data.train": str(train.resolve()), "data.validation": str(validation.resolve())}
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
+        result = peftsweep.run(
+            "lora-minilm",
+            trials=8,
+            overrides=overrides | ({"train.epochs": 1} if quick else {}),
+            storage="sqlite:///studies.db",
+            tracking_uri="sqlite:///mlflow.db",
+            progress=for_stream(sys.stderr),
+        )
+    total = sum(result.seconds.values())
+    shares = {label: round(seconds / total, 5) for label, seconds in result.seconds.items()}
+    outside = sum(share for label, share in shares.items() if label not in ("training", "evaluation"))
+    seconds = {label: round(seconds, 2) for label, seconds in result.seconds.items()}
+    show("overhead_share", share=round(outside, 5), shares=shares, seconds=seconds, trials=result.counts)
+
+
+def middle(values: Sequence[float]) -> float:
+    return round(statistics.median(values), 2)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"min": round(min(values), 2), "max": round(max(values), 2)}
+
+
+def show(figure: str, **values: Any) -> None:
+    print(json.dumps({"figure": figure, **values}), flush=True)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Figures of a pack and of a sweep on a CPU.")
+    parser.add_argument("--train", type=Path, help="SemEval-2018 E-c, training split; with --validation")
+    parser.add_argument("--validation", type=Path, help="its validation split")
+    parser.add_argument("--quick", action="store_true", help="fewer steps and rounds; one epoch")
+    options = parser.parse_args()
+    if (options.train is None) != (options.validation is None):
+        parser.error("--train and --validation go together")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    show(
+        "machine",
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        arch=platform.machine(),
+        torch=torch.__version__,
+    )
+    samples_per_second(Plan(3, 10, 1) if options.quick else Plan(5, 20, 3))
+    if options.train is not None:
+        overhead(options.train, options.validation, options.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Texts and labels: read, checked, split and tokenised, once per study."""
+
+from __future__ import annotations
+
+from peftsweep.data.dataset import Dataset, Split, load
+
+__all__ = ["Dataset", "Split", "load"]

@@ -1,0 +1,157 @@
+"""Files to tables: CSV, TSV, Parquet and JSONL, on disk or in an installed package."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftsweep.data.table import Table, missing_columns
+from peftsweep.errors import DataError
+from peftsweep.places import PACKAGE, did_you_mean, packaged
+
+FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
+csv.field_size_limit(1 << 30)  # texts are long at times
+
+
+def read(place: str, key: str, wanted: Sequence[str], encoding: str) -> Table:
+    """Read the wanted columns of a file.
+
+    Args:
+        place: a path, or `package://module/path`.
+        key: of the study file, for messages.
+
+    Raises:
+        DataError: no such file or column, a broken file, broken bytes (with the row), or no rows at all.
+    """
+    path = _path(place, key)
+    try:
+        if path.suffix == ".parquet":
+            table = _parquet(path, place, wanted)
+        elif path.suffix == ".jsonl":
+            table = _jsonl(path, place, wanted, encoding)
+        else:
+            table = _delimited(path, place, wanted, encoding)
+    except OSError as error:
+        raise DataError(f"{key}: {place} cannot be read: {error.strerror or error}") from error
+    if not table.rows:
+        raise DataError(f"{place}: no rows")
+    return table
+
+
+def _path(place: str, key: str) -> Path:
+    path = packaged(place, key, DataError) if place.startswith(PACKAGE) else Path(place).expanduser()
+    if not path.exists():
+        raise DataError(f"{key}: {place} is not there{did_you_mean(path)}")
+    if path.suffix not in FORMATS or path.is_dir():
+        raise DataError(f"{key}: {place} is no file of a format that is read: {', '.join(FORMATS)}")
+    return path
+
+
+def _delimited(path: Path, name: str, wanted: Sequence[str], encoding: str) -> Table:
+    """CSV, or TSV as it is exchanged: tabs, and quotation marks that mean nothing."""
+    tabs = path.suffix == ".tsv"
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
+    except UnicodeDecodeError as error:
+        before = csv.reader(io.StringIO(data[: error.start].decode(encoding, "replace"), newline=""), **options)
+        row = max(0, sum(1 for record in before if record) - 1)
+        raise _broken_bytes(name, row, encoding, error) from error
+    records = csv.reader(io.StringIO(text, newline=""), **options)
+    header = next(records, [])
+    places = _places(name, wanted, header)
+    columns: dict[str, list[Any]] = {column: [] for column in wanted}
+    rows = []
+    for number, record in enumerate(_records(records, name), start=1):
+        if len(record) != len(header):
+            raise DataError(
+                f"{name}: row {number} has {len(record)} fields, the header {len(header)}: a stray "
+                + ("tab" if tabs else "comma or quotation mark")
+            )
+        for column, place in places.items():
+            columns[column].append(record[place])
+        rows.append(number)
+    return Table(name, columns, rows)
+
+
+def _records(records: Iterator[list[str]], name: str) -> Iterator[list[str]]:
+    """All but empty lines."""
+    number = 0
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{name}: row {number + 1} is not CSV: {error}") from error
+        if record:
+            number += 1
+            yield record
+
+
+def _places(name: str, wanted: Sequence[str], header: Sequence[str]) -> dict[str, int]:
+    if any(column not in header for column in wanted):
+        raise missing_columns(name, wanted, header)
+    for column in wanted:
+        if header.count(column) > 1:
+            raise DataError(f"{name}: two columns are called {column}")
+    return {column: header.index(column) for column in wanted}
+
+
+def _jsonl(path: Path, name: str, wanted: Sequence[str], encoding: str) -> Table:
+    columns: dict[str, list[Any]] = {column: [] for column in wanted}
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding))
+        except UnicodeDecodeError as error:
+            raise _broken_bytes(name, number, encoding, error) from error
+        except json.JSONDecodeError as error:
+            raise DataError(f"{name}: row {number} is not JSON: {error.msg} at character {error.colno}") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{name}: row {number} is not a JSON object")
+        if any(column not in record for column in wanted):
+            raise DataError(f"row {number}: {missing_columns(name, wanted, list(record))}")
+        for column in wanted:
+            columns[column].append(record[column])
+        rows.append(number)
+    return Table(name, columns, rows)
+
+
+def _parquet(path: Path, name: str, wanted: Sequence[str]) -> Table:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        there = parquet.read_schema(path).names
+        if any(column not in there for column in wanted):
+            raise missing_columns(name, wanted, there)
+        table = parquet.read_table(path, columns=list(wanted))
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{name} is not a whole Parquet file: {error}") from error
+    columns = {column: list(_values(table.column(column), name)) for column in wanted}
+    return Table(name, columns, list(range(1, table.num_rows + 1)))
+
+
+def _values(column: Any, name: str) -> Iterator[Any]:
+    for number, value in enumerate(column, start=1):
+        try:
+            yield value.as_py()
+        except UnicodeDecodeError as error:
+            raise _broken_bytes(name, number, "utf-8", error) from error
+
+
+def _broken_bytes(name: str, row: int, encoding: str, error: UnicodeDecodeError) -> DataError:
+    broken = error.object[error.start : error.start + 1].hex()
+    where = f"row {row}" if row else "the header"
+    return DataError(
+        f"{name}: {where} has bytes that are not {encoding} (0x{broken}); if the file is in another encoding, name it: "
+        "data.encoding: latin-1"
+    )

@@ -1,0 +1,99 @@
+"""Which rows stay: filters, empty texts, duplicates, and texts that two splits share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from peftsweep.config import Filter
+from peftsweep.data.table import Table
+from peftsweep.errors import DataError
+
+Say = Callable[[str], object]
+
+
+def filtered(table: Table, filters: Mapping[str, Filter], note: Say) -> Table:
+    """The rows that pass all filters. A row without a number does not pass a comparison; how many those were is said.
+
+    Raises:
+        DataError: no row passes.
+    """
+    for column, rule in filters.items():
+        values = table.column(column)
+        kept = [i for i, value in enumerate(values) if _passes(value, rule)]
+        if not kept:
+            raise DataError(f"{table.name}: no row is left by data.filter.{column}")
+        if rule.equals is None and (void := sum(_number(value) is None for value in values)):
+            note(f"{table.name}: {void:,} rows have no number in {column} and were left out")
+        table = table.take(kept)
+    return table
+
+
+def _passes(value: Any, rule: Filter) -> bool:
+    if isinstance(rule.equals, str):
+        return str(value) == rule.equals
+    number = _number(value)
+    if number is None or (rule.equals is not None and number != rule.equals):
+        return False
+    return (rule.min is None or number >= rule.min) and (rule.max is None or number <= rule.max)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def with_texts(table: Table, column: str) -> Table:
+    """The table, its texts being texts.
+
+    Raises:
+        DataError: a row whose text is empty, null or no text, with the rows' numbers.
+    """
+    texts = table.column(column)
+    empty = [i for i, text in enumerate(texts) if text is None or (isinstance(text, str) and not text.strip())]
+    if empty:
+        raise DataError(f"{table.name}: column {column}: empty in {table.numbers(empty)}; remove these rows")
+    other = [i for i, text in enumerate(texts) if not isinstance(text, str)]
+    if other:
+        kind = type(texts[other[0]]).__name__
+        raise DataError(f"{table.name}: column {column}: {kind} instead of text in {table.numbers(other)}")
+    broken = [i for i, text in enumerate(texts) if any("\ud800" <= letter <= "\udfff" for letter in text)]
+    if broken:  # JSON can spell half a surrogate pair, which no tokenizer takes
+        raise DataError(f"{table.name}: column {column}: broken characters in {table.numbers(broken)}")
+    return Table(table.name, table.columns | {TEXT: texts}, table.rows)
+
+
+TEXT = "\0text"  # the texts' second name, so that rows can be compared without the study file
+
+
+def deduplicated(table: Table, note: Say) -> Table:
+    """The first row of each text."""
+    seen: set[str] = set()
+    kept = [i for i, text in enumerate(table.column(TEXT)) if not (text in seen or seen.add(text))]  # type: ignore[func-returns-value]
+    if len(kept) < len(table):
+        note(f"{table.name}: {len(table) - len(kept):,} rows whose text came before were left out")
+    return table.take(kept)
+
+
+def without_leaks(tables: Mapping[str, Table], note: Say) -> dict[str, Table]:
+    """Leave out of training the texts of validation and test, and of validation those of the test.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    left = dict(tables)
+    order = [name for name in ("train", "validation", "test") if name in tables]
+    for i, name in enumerate(order):
+        for later in order[i + 1 :]:
+            table, others = left[name], set(left[later].column(TEXT))
+            shared = [row for row, text in enumerate(table.column(TEXT)) if text in others]
+            if not shared:
+                continue
+            left[name] = table.take(sorted(set(range(len(table))) - set(shared)))
+            texts = "1 text is" if len(shared) == 1 else f"{len(shared):,} texts are"
+            note(f"{table.name}: {texts} in {later} too and left out of {name}: {table.numbers(shared)}")
+            if not left[name]:
+                raise DataError(f"{table.name}: no rows are left: all its texts are in {later} too")
+    return left

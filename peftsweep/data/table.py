@@ -1,0 +1,58 @@
+"""Rows as they were read, column by column, with the numbers by which a person finds them again."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peftsweep.errors import DataError
+
+SHOWN = 5  # row numbers that a message lists
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a file or of a hub dataset's split.
+
+    Attributes:
+        name: what messages call it.
+        rows: each row's number in the source; the first one after a header is 1.
+    """
+
+    name: str
+    columns: dict[str, list[Any]]
+    rows: list[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, kept: Iterable[int]) -> Table:
+        """The rows at these places."""
+        places = list(kept)
+        columns = {name: [values[i] for i in places] for name, values in self.columns.items()}
+        return Table(self.name, columns, [self.rows[i] for i in places])
+
+    def column(self, name: str) -> list[Any]:
+        """Raises:
+        DataError: there is none of this name.
+        """
+        if name not in self.columns:
+            raise missing_columns(self.name, [name], list(self.columns))
+        return self.columns[name]
+
+    def numbers(self, places: Sequence[int]) -> str:
+        """`row 7` or `rows 7, 12, 13, 20, 21 and 5 more`."""
+        shown = ", ".join(str(self.rows[i]) for i in places[:SHOWN])
+        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+        return f"row{'s' if len(places) > 1 else ''} {shown}{more}"
+
+
+def missing_columns(name: str, wanted: Sequence[str], there: Sequence[str]) -> DataError:
+    absent = [column for column in wanted if column not in there]
+    near = {column: difflib.get_close_matches(column, there, n=1, cutoff=0.5) for column in absent}
+    guesses = [f"{match[0]} for {column}" for column, match in near.items() if match]
+    hint = f"; did you mean {', '.join(guesses)}?" if guesses else ""
+    plural = "columns" if len(absent) > 1 else "column"
+    return DataError(f"{name}: no {plural} {', '.join(absent)}; it has {', '.join(there) or 'none'}{hint}")

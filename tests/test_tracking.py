@@ -1,0 +1,394 @@
+"""MLflow gets a copy of the study, and nothing that MLflow does reaches a trial."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from peftsweep.errors import TrackingError
+from peftsweep.tracking import Tracker, masked, serve, server_command, sqlite_file
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+EXPERIMENT = "tweets · single-label"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to make its tables: once for all tests."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def uri(empty_store: Path, tmp_path: Path) -> str:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """What the trackers of a test said; nothing, unless the test looks and takes it."""
+    said: list[str] = []
+    yield said
+    assert said == []
+
+
+def opened(uri: str, notes: list[str], known: dict[str, str] | None = None, **params: Any) -> Tracker:
+    tracker = Tracker(uri, note=notes.append)
+    tracker.open_study(
+        "demo", experiment=EXPERIMENT, params=params, tags={"peftsweep.method": "lora"}, known=known or {}
+    )
+    return tracker
+
+
+def fetch(uri: str, tracker: Tracker) -> dict[str, Run]:
+    client = MlflowClient(uri)
+    return {key: client.get_run(run_id) for key, run_id in tracker.run_ids.items()}
+
+
+def curve(uri: str, run: Run, metric: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
+
+
+def left_running(uri: str, notes: list[str]) -> dict[str, str]:
+    """The run ids of a process that was killed in the middle of trial 3."""
+    tracker = opened(uri, notes)
+    tracker.start_trial(3, params={}, tags={})
+    tracker.log(3, {"loss": 0.5}, 10)
+    wait_for(lambda: not tracker._waiting)
+    return tracker.run_ids
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_is_a_run_below_its_study_with_all_that_is_known_of_it(
+    uri: str, notes: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "weights").write_text("w")
+    (tmp_path / "picture").write_text("p")
+    tracker = opened(uri, notes, model="owner/base")
+    tracker.start_trial(7, params={"rank": 16}, tags={"peftsweep.model": "owner/base"})
+    tracker.log(7, {"macro_f1": 0.5, "loss": math.nan}, 10)
+    tracker.log(7, {"macro_f1": 0.6}, 20)
+    files = {"adapter": tmp_path / "adapter", "confusion_matrix.png": tmp_path / "picture"}
+    tracker.end_trial(7, state="complete", reason="", metrics={"best_macro_f1": 0.6}, artifacts=files)
+    tracker.end_study(state="complete", metrics={"best_macro_f1": 0.6}, artifacts={"study": tmp_path / "picture"})
+    tracker.close()
+    runs = fetch(uri, tracker)
+    study, trial = runs["parent"], runs["7"]
+    assert (study.info.run_name, trial.info.run_name) == ("demo", "trial-0007")
+    assert (study.data.params, trial.data.params) == ({"model": "owner/base"}, {"rank": "16"})
+    assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
+    assert trial.data.tags["peftsweep.trial"] == "7" and study.data.tags["peftsweep.method"] == "lora"
+    assert trial.data.metrics == {"macro_f1": 0.6, "best_macro_f1": 0.6}
+    assert curve(uri, trial, "macro_f1") == [(10, 0.5), (20, 0.6)]
+    listed = [file.path for file in MlflowClient(uri).list_artifacts(trial.info.run_id)]
+    assert listed == ["adapter", "confusion_matrix.png"]
+    assert trial.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_every_end_has_its_state_and_its_reason(uri: str, notes: list[str]) -> None:
+    tracker = opened(uri, notes)
+    ends = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+    for number, state in enumerate(ends):
+        tracker.start_trial(number, params={}, tags={})
+        tracker.end_trial(number, state=state, reason=f"why {state}", metrics={}, artifacts={})
+    tracker.end_study(state="interrupted", metrics={}, artifacts={})
+    tracker.close()
+    runs = fetch(uri, tracker)
+    assert runs["parent"].info.status == "KILLED"
+    for number, (state, status) in enumerate(ends.items()):
+        run = runs[str(number)]
+        assert run.info.status == status
+        assert (run.data.tags["peftsweep.state"], run.data.tags["peftsweep.reason"]) == (state, f"why {state}")
+
+
+def test_nothing_is_left_running_after_close(uri: str, notes: list[str]) -> None:
+    tracker = opened(uri, notes)
+    tracker.start_trial(0, params={}, tags={})
+    tracker.close()
+    tracker.close()
+    assert {run.info.status for run in fetch(uri, tracker).values()} == {"KILLED"}
+
+
+def test_artifacts_may_go_as_soon_as_they_are_handed_over(uri: str, notes: list[str], tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "weights").write_text("w")
+    tracker = opened(uri, notes)
+    tracker.start_trial(0, params={}, tags={})
+    tracker.end_trial(0, state="complete", reason="", metrics={}, artifacts={"deep/adapter": adapter})
+    shutil.rmtree(adapter)
+    spool = tracker._spool
+    tracker.close()
+    fetched = MlflowClient(uri).download_artifacts(tracker.run_ids["0"], "deep/adapter/weights", str(tmp_path))
+    assert Path(fetched).read_text() == "w"
+    assert spool is not None and not spool.exists()
+
+
+def test_calls_return_at_once(uri: str, notes: list[str]) -> None:
+    tracker = opened(uri, notes)
+    tracker.start_trial(0, params={}, tags={})
+    began = time.perf_counter()
+    for step in range(100):
+        tracker.log(0, {"loss": 0.5}, step)
+    assert (time.perf_counter() - began) / 100 < 0.01
+    tracker.close()
+
+
+def test_params_too_long_or_changed_do_not_fail_a_run(uri: str, notes: list[str]) -> None:
+    first = opened(uri, notes, text="x" * 7000, dtype="float32", same=1)
+    first.close()
+    second = opened(uri, notes, first.run_ids, text="x" * 7000, dtype="bfloat16", same=1, new="n")
+    second.close()
+    study = fetch(uri, second)["parent"]
+    assert len(study.data.params["text"]) == 6000
+    assert (study.data.params["dtype"], study.data.params["new"]) == ("float32", "n")
+    changed = {key: value for key, value in study.data.tags.items() if key.startswith("param_changed.")}
+    assert changed == {"param_changed.dtype": "bfloat16"}
+
+
+# Going on -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, notes: list[str]) -> None:
+    first = opened(uri, notes)
+    first.start_trial(0, params={"rank": 8}, tags={})
+    for step in (10, 20):
+        first.log(0, {"loss": 1 / step}, step)
+    first.end_trial(0, state="interrupted", reason="stopped", metrics={}, artifacts={})
+    first.close()
+    second = opened(uri, notes, first.run_ids)
+    second.start_trial(0, params={"rank": 8}, tags={})
+    wait_for(lambda: not second._waiting)
+    running = fetch(uri, second)["0"]
+    assert running.info.status == "RUNNING" and "peftsweep.reason" not in running.data.tags
+    for step in (20, 30):
+        second.log(0, {"loss": 1 / step}, step)
+    second.end_trial(0, state="complete", reason="", metrics={}, artifacts={})
+    second.end_study(state="complete", metrics={}, artifacts={})
+    second.close()
+    assert second.run_ids == first.run_ids
+    assert curve(uri, fetch(uri, second)["0"], "loss") == [(10, 1 / 10), (20, 1 / 20), (30, 1 / 30)]
+
+
+def test_a_run_that_a_killed_process_left_running_is_ended(uri: str, notes: list[str]) -> None:
+    known = left_running(uri, notes)
+    tracker = opened(uri, notes, {"parent": known["parent"]})
+    tracker.settle({3: ("pruned", "below the median"), 4: ("complete", "")})
+    tracker.close()
+    trial = MlflowClient(uri).get_run(known["3"])
+    assert (trial.info.status, trial.data.tags["peftsweep.reason"]) == ("FINISHED", "below the median")
+
+
+def test_a_trial_whose_run_id_was_not_kept_is_found_by_its_parent(uri: str, notes: list[str]) -> None:
+    known = left_running(uri, notes)
+    tracker = opened(uri, notes, {"parent": known["parent"]})
+    tracker.start_trial(3, params={}, tags={})
+    tracker.close()
+    assert tracker.run_ids == known
+
+
+def test_a_wiped_database_gets_new_runs(uri: str, notes: list[str]) -> None:
+    known = {"parent": "0" * 32, "3": "1" * 32, "4": "2" * 32}
+    tracker = opened(uri, notes, known)
+    tracker.start_trial(3, params={}, tags={})
+    tracker.close()
+    assert set(tracker.run_ids) == {"parent", "3"}
+    assert not set(tracker.run_ids.values()) & set(known.values())
+    assert len(fetch(uri, tracker)) == 2
+
+
+def test_a_deleted_experiment_comes_back(uri: str, notes: list[str]) -> None:
+    first = opened(uri, notes)
+    first.close()
+    client = MlflowClient(uri)
+    client.delete_experiment(fetch(uri, first)["parent"].info.experiment_id)
+    second = opened(uri, notes, first.run_ids)
+    second.close()
+    assert fetch(uri, second)["parent"].info.lifecycle_stage == "active"
+
+
+# Trouble --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_server_costs_no_time_and_one_warning(free_port: int, notes: list[str]) -> None:
+    known = {"parent": "0" * 32}
+    tracker = opened(f"http://me:secret@127.0.0.1:{free_port}", notes, known)
+    tracker.start_trial(0, params={}, tags={})
+    for step in range(50):
+        tracker.log(0, {"loss": 0.5}, step)
+    tracker.end_trial(0, state="complete", reason="", metrics={}, artifacts={})
+    wait_for(lambda: bool(notes))
+    began = time.monotonic()
+    tracker.close()
+    assert time.monotonic() - began < 5
+    warning, summary = notes
+    assert f"http://me:***@127.0.0.1:{free_port} does not answer (Connection refused)" in warning
+    assert summary == "MLflow: 53 updates were lost (Connection refused)"
+    assert tracker.run_ids == known
+    notes.clear()
+
+
+def test_what_waits_for_a_server_is_written_when_it_answers(
+    uri: str, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftsweep.tracking.PAUSE", 0.2)
+    file, aside = tmp_path / "mlflow.db", tmp_path / "aside.db"
+    file.rename(aside)
+    file.mkdir()  # in the way of the database
+    tracker = opened(uri, notes)
+    tracker.start_trial(0, params={}, tags={})
+    tracker.log(0, {"loss": 0.5}, 1)
+    wait_for(lambda: bool(notes))
+    file.rmdir()
+    aside.rename(file)
+    wait_for(lambda: not tracker._waiting)
+    tracker.close()
+    assert fetch(uri, tracker)["0"].data.metrics == {"loss": 0.5}
+    assert len(notes) == 1 and "does not answer (unable to open database file)" in notes.pop()
+
+
+def test_an_update_that_mlflow_refuses_is_lost_alone(uri: str, notes: list[str]) -> None:
+    tracker = opened(uri, notes)
+    tracker.start_trial(0, params={}, tags={})
+    tracker.log(0, {"no such; name?": 0.5}, 1)
+    tracker.log(0, {"loss": 0.5}, 1)
+    tracker.close()
+    assert fetch(uri, tracker)["0"].data.metrics == {"loss": 0.5}
+    warning, summary = notes
+    assert "did not take an update" in warning and summary.startswith("MLflow: 1 update was lost")
+    notes.clear()
+
+
+def test_an_artifact_that_is_not_there_is_lost_alone(uri: str, notes: list[str], tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("t")
+    tracker = opened(uri, notes)
+    tracker.start_trial(0, params={}, tags={})
+    files = {"gone": tmp_path / "gone", "there": tmp_path / "there"}
+    tracker.end_trial(0, state="complete", reason="", metrics={}, artifacts=files)
+    tracker.close()
+    assert [file.path for file in MlflowClient(uri).list_artifacts(tracker.run_ids["0"])] == ["there"]
+    assert "No such file" in notes[0] and len(notes) == 2
+    notes.clear()
+
+
+def test_a_tracker_that_was_told_nothing_does_nothing(tmp_path: Path, notes: list[str]) -> None:
+    Tracker(f"sqlite:///{tmp_path}/mlflow.db", note=notes.append).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_tracking_does_not_import_mlflow() -> None:
+    code = "import peftsweep.tracking, sys; assert 'mlflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Addresses ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://user:p%40ss@host:5000/x", "http://user:***@host:5000/x"),
+        ("postgresql://user:s@host/db", "postgresql://user:***@host/db"),
+        ("http://user@host", "http://user@host"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_a_password_is_not_shown(uri: str, shown: str) -> None:
+    assert masked(uri) == shown
+
+
+def test_the_file_of_an_sqlite_url_is_absolute() -> None:
+    assert sqlite_file("sqlite:///mlflow.db") == Path.cwd() / "mlflow.db"
+    assert sqlite_file("sqlite:////data/mlflow.db?timeout=9") == Path("/data/mlflow.db")
+    assert sqlite_file("sqlite:///:memory:") is None and sqlite_file("http://host") is None
+    assert f"sqlite:///{Path.cwd()}/mlflow.db" in server_command("sqlite:///mlflow.db", "127.0.0.1", 5000)
+
+
+# The server -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def test_ui_says_when_nothing_is_tracked_yet(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"nothing is tracked in .*mlflow\.db yet: run a study first"):
+        serve(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_ui_of_a_server_is_the_server_itself() -> None:
+    with pytest.raises(TrackingError, match=r"http://u:\*\*\*@host:5000 is an MLflow server already"):
+        serve("http://u:secret@host:5000")
+
+
+def test_ui_says_when_the_port_is_taken(uri: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(TrackingError, match=rf"port {port} of 127\.0\.0\.1 \(Address already in use\).*--port"):
+            serve(uri, port=port)
+
+
+def test_ui_says_why_the_server_did_not_start(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for one" * 10)
+    with pytest.raises(TrackingError, match=r"did not start: .*not a database"):
+        serve(f"sqlite:///{tmp_path}/mlflow.db", port=free_port)
+
+
+def test_ui_serves_what_was_tracked_until_it_is_interrupted(
+    uri: str, notes: list[str], tmp_path: Path, free_port: int
+) -> None:
+    (tmp_path / "picture").write_text("p")
+    tracker = opened(uri, notes)
+    tracker.start_trial(0, params={}, tags={})
+    tracker.end_trial(
+        0, state="complete", reason="", metrics={}, artifacts={"confusion_matrix.png": tmp_path / "picture"}
+    )
+    tracker.close()
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("artifact_location: mlruns/0\nexperiment_id: '0'\nname: old\n")
+    code = f"import sys; from peftsweep.tracking import serve; sys.exit(serve({uri!r}, '0.0.0.0', {free_port}))"
+    run = tracker.run_ids["0"]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=-1, stderr=-1, text=True) as ui:
+        assert ui.stdout is not None and ui.stderr is not None
+        base = f"http://127.0.0.1:{free_port}"
+        assert base in ui.stdout.readline() and "nobody for a password" in ui.stdout.readline()
+        with urlopen(f"{base}/api/2.0/mlflow/artifacts/list?run_id={run}") as answer:
+            assert [file["path"] for file in json.load(answer)["files"]] == ["confusion_matrix.png"]
+        with urlopen(f"{base}/get-artifact?path=confusion_matrix.png&run_uuid={run}") as answer:
+            assert answer.read() == b"p"
+        group = int(Path(f"/proc/{ui.pid}/task/{ui.pid}/children").read_text())
+        ui.send_signal(signal.SIGINT)
+        assert (ui.wait(20), ui.stderr.read()) == (0, "")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
