@@ -80,7 +80,7 @@ Studies = Annotated[
     list[str] | None, typer.Option("--study", help="Only this study; a name. Repeatable. All of them otherwise.")
 ]
 Storage = Annotated[
-    str, typer.Option(envvar="PEFTSWEEP_STORAGE", help="Where the studies are: an SQLite file or a PostgreSQL URL.")
+    str, typer.Option(envvar="PEFTSWEEP_STORAGE", help="Where the studies are: the URL of an SQLite file.")
 ]
 Tracking = Annotated[
     str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Where MLflow keeps its runs: an SQLite file or a server.")

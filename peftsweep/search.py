@@ -14,7 +14,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from peftsweep.config import Range, StudyConfig, TrainConfig, number_type
 from peftsweep.errors import StudyFileError
@@ -40,6 +40,19 @@ def decode(study: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
         if parameter in params:
             sampled[name] = _decoded(name, entry, params[parameter])
     return sampled
+
+
+def complete(trial: Trial, wanted: Mapping[str, BaseDistribution]) -> None:
+    """Sample the parameters that a trial lacks: its process died between asking for it and sampling them all."""
+    for name, distribution in wanted.items():
+        if name in trial.params:
+            continue
+        if isinstance(distribution, FloatDistribution):
+            trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        elif isinstance(distribution, IntDistribution):
+            trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        elif isinstance(distribution, CategoricalDistribution):
+            trial.suggest_categorical(name, distribution.choices)
 
 
 def trial_seed(study_seed: int, number: int) -> int:

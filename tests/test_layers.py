@@ -20,7 +20,7 @@ FLOORS = {
     "errors": 1,
     "config": 2,
     "places": 2,
-    "task": 3,
+    "task": 2,
     "models": 3,
     "methods": 3,
     "search": 3,
@@ -49,6 +49,7 @@ ONLY = {
     "rich": {"progress"},
     "typer": {"cli"},
     "matplotlib": {"charts"},
+    "filelock": {"storage"},
     "optuna": {"search", "storage", "report", "sweep"},
     "click": set(),
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,7 +23,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from peftsweep.errors import TrackingError
-from peftsweep.tracking import Tracker, masked, serve, server_command, sqlite_file
+from peftsweep.tracking import Tracker, serve, server_command
+from peftsweep.tracking.addresses import masked, sqlite_file
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -257,10 +260,19 @@ def test_a_dead_server_costs_no_time_and_one_warning(free_port: int, notes: list
     notes.clear()
 
 
+def test_a_server_that_never_answers_is_given_up_after_the_timeout(notes: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        tracker = opened(f"http://127.0.0.1:{mute.getsockname()[1]}", notes)
+        began = time.monotonic()
+        tracker.close(timeout=1)
+        assert time.monotonic() - began < 2
+    assert notes.pop() == "MLflow: 1 update was lost (not written within 1 s)"
+
+
 def test_what_waits_for_a_server_is_written_when_it_answers(
     uri: str, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftsweep.tracking.PAUSE", 0.2)
+    monkeypatch.setattr("peftsweep.tracking.tracker.PAUSE", 0.2)
     file, aside = tmp_path / "mlflow.db", tmp_path / "aside.db"
     file.rename(aside)
     file.mkdir()  # in the way of the database
@@ -359,9 +371,18 @@ def test_ui_says_when_the_port_is_taken(uri: str) -> None:
             serve(uri, port=port)
 
 
+def test_ui_says_when_the_file_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("long enough to be taken for a database" * 10)
+    with pytest.raises(TrackingError, match=r"mlflow\.db is no database .*file is not a database"):
+        serve(f"sqlite:///{tmp_path}/mlflow.db")
+
+
 def test_ui_says_why_the_server_did_not_start(tmp_path: Path, free_port: int) -> None:
-    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for one" * 10)
-    with pytest.raises(TrackingError, match=r"did not start: .*not a database"):
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.executescript(
+            "create table alembic_version (version_num text); insert into alembic_version values (9)"
+        )
+    with pytest.raises(TrackingError, match=r"the MLflow server did not start: .*'9'"):
         serve(f"sqlite:///{tmp_path}/mlflow.db", port=free_port)
 
 
@@ -387,6 +408,12 @@ def test_ui_serves_what_was_tracked_until_it_is_interrupted(
             assert [file["path"] for file in json.load(answer)["files"]] == ["confusion_matrix.png"]
         with urlopen(f"{base}/get-artifact?path=confusion_matrix.png&run_uuid={run}") as answer:
             assert answer.read() == b"p"
+        through_server = opened(base, notes)
+        through_server.end_study(state="complete", metrics={}, artifacts={"study.yaml": tmp_path / "picture"})
+        through_server.close()
+        study = fetch(uri, through_server)["parent"]
+        with urlopen(f"{base}/get-artifact?path=study.yaml&run_uuid={study.info.run_id}") as answer:
+            assert answer.read() == b"p" and study.info.status == "FINISHED"
         group = int(Path(f"/proc/{ui.pid}/task/{ui.pid}/children").read_text())
         ui.send_signal(signal.SIGINT)
         assert (ui.wait(20), ui.stderr.read()) == (0, "")

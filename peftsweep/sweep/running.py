@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
+from uuid import uuid4
 
 import optuna
 
@@ -98,6 +99,7 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
             "config": config.identity(),
             "fingerprint": data.fingerprint,
             "splits": splits(data),
+            "key": uuid4().hex,  # tells it from a study of the same name in another storage
             "metric": "macro_f1",
             "labels": list(data.task.labels),
         }

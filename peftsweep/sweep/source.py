@@ -20,6 +20,7 @@ from peftsweep.engine import Evaluation, Pack, Report, Result, SlotStatus, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.progress import Opened, Progress
+from peftsweep.report import ranked
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.describe import run_params, study_params
@@ -91,7 +92,11 @@ class StudySource:
             self.config.name,
             experiment=f"{self.config.data.name} · {self.data.task.kind}",
             params=study_params(self.config, base, self.data),
-            tags={"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id},
+            tags={
+                "peftsweep.method": self.config.method,
+                "peftsweep.model": self.config.model.id,
+                "peftsweep.study_key": self.study.user_attrs["key"],
+            },
             known=self.study.user_attrs.get("mlflow_runs", {}),
         )
         ended = {
@@ -107,6 +112,7 @@ class StudySource:
             return None
         if self.orphans:
             asked = self.studies.adopt(self.study, self.orphans.popleft())
+            search.complete(asked, self.distributions)
         elif len(self.trials()) >= self.total or time.monotonic() >= self.deadline or self._exhausted():
             return None
         else:
@@ -153,7 +159,7 @@ class StudySource:
             "parameters": result.parameters,
             "reason": result.reason,
             "seconds": result.seconds,
-            "adapter": str(files["adapter"]) if "adapter" in files else None,
+            "adapter": str(files["adapter"].relative_to(self.studies.artifacts)) if "adapter" in files else None,
         }
         for key, value in attrs.items():
             asked.set_user_attr(key, value)
@@ -162,15 +168,16 @@ class StudySource:
         final = {f"best_{name}": score for name, score in scores.items()} | {"seconds": result.seconds}
         self.tracker.end_trial(trial.number, state=result.state, reason=result.reason, metrics=final, artifacts=files)
         artifacts.drop_checkpoints(trial.folder)
-        artifacts.keep_best(self.folder, self.ranked(), self.config.search.keep_adapters)
+        artifacts.keep_best(self.folder, ranked(self.trials()), self.config.search.keep_adapters)
         self.progress.ended(
-            trial.number, result.state, value, result.reason, self.hyperparameters(trial.params), result.seconds
+            trial.number, result.state, value, result.reason, self.sampled(trial.params), result.seconds
         )
+        self._note_runs()
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
         trials = self.trials()
         done = sum(trial.state.is_finished() for trial in trials)
-        best = self.ranked(trials)[:1]
+        best = ranked(trials)[:1]
         self.progress.step(
             slots,
             done=done,
@@ -181,11 +188,6 @@ class StudySource:
         return self.stopped_by is None
 
     # Results --------------------------------------------------------------------------------------------------------
-
-    def ranked(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
-        """Complete trials, best first, the earliest among equals."""
-        complete = [t for t in (self.trials() if trials is None else trials) if t.state == TrialState.COMPLETE]
-        return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
 
     def counts(self) -> dict[str, int]:
         found = Counter(trial.state.name.lower() for trial in self.trials())
@@ -198,19 +200,19 @@ class StudySource:
             return
         params = self.config.hyperparameters(search.decode(self.config, best.params))
         trial = Trial(best.number, int(best.user_attrs["seed"]), params, self.trial_folder(best.number))
-        scores = pack.score(trial, Path(best.user_attrs["adapter"]), self.data.test)
+        scores = pack.score(trial, trial.folder / "adapter", self.data.test)
         self.study.set_user_attr("test", {"trial": best.number, "scores": scores})
         self.progress.note(f"test split, trial {best.number}: macro-F1 {scores['macro_f1']:.3f}")
 
     def _test_due(self) -> FrozenTrial | None:
         """The best trial, if the study is done and its test score is not there yet."""
         trials = self.trials()
-        ranked = self.ranked(trials)
+        first = ranked(trials)[:1]
         over = all(trial.state.is_finished() for trial in trials) and (len(trials) >= self.total or self._exhausted())
-        if self.data.test is None or not ranked or not over:
+        if self.data.test is None or not first or not over:
             return None
         known = self.study.user_attrs.get("test", {})
-        return None if known.get("trial") == ranked[0].number else ranked[0]
+        return None if known.get("trial") == first[0].number else first[0]
 
     def close(self) -> None:
         """End what MLflow still believes to be running, and remember its run ids."""
@@ -221,7 +223,7 @@ class StudySource:
         if self.base is not None:
             over = not self.running and self.left() == 0
             test = self.study.user_attrs.get("test", {}).get("scores", {})
-            best = self.ranked()[:1]
+            best = ranked(self.trials())[:1]
             final = {} if not best else {f"best_{k}": v for k, v in best[0].user_attrs["scores"].items()}
             self.tracker.end_study(
                 state="complete" if over else "interrupted",
@@ -229,8 +231,7 @@ class StudySource:
                 artifacts={} if self.config.path is None else {"study": self.config.path},
             )
         self.tracker.close()
-        if self.tracker.run_ids:
-            self.study.set_user_attr("mlflow_runs", self.tracker.run_ids)
+        self._note_runs()
 
     # Small things ---------------------------------------------------------------------------------------------------
 
@@ -240,7 +241,20 @@ class StudySource:
     def hyperparameters(self, params: TrainConfig) -> dict[str, Any]:
         """Those that this method has."""
         foreign = frozenset().union(*METHOD_KEYS.values()) - METHOD_KEYS[self.config.method]
-        return {key: value for key, value in params.model_dump(mode="json").items() if key not in foreign}
+        named = {key: value for key, value in params.model_dump(mode="json").items() if key not in foreign}
+        if "rank" in named and params.alpha is None:
+            named["alpha"] = 2.0 * params.rank
+        return named
+
+    def sampled(self, params: TrainConfig) -> dict[str, Any]:
+        """Those that the search chose."""
+        return {key: value for key, value in self.hyperparameters(params).items() if key in self.config.space}
+
+    def _note_runs(self) -> None:
+        """Keep MLflow's run ids in the study, as far as the writer has made them."""
+        ids = self.tracker.run_ids
+        if ids and ids != self.study.user_attrs.get("mlflow_runs"):
+            self.study.set_user_attr("mlflow_runs", ids)
 
     def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[FrozenTrial]) -> float | None:
         """Seconds until the study is done, if coming trials take as long as those that ended."""

@@ -1,0 +1,126 @@
+"""What came of the studies: plain rows for `best` and `status`."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from peftsweep.errors import UsageError
+from peftsweep.storage import Studies, exists, guarded
+
+STORAGE = "sqlite:///studies.db"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best complete trial of a study. The scores are those of its best evaluation, whose adapter is kept.
+
+    Attributes:
+        params: all its hyperparameters, sampled and fixed.
+        adapter: the folder that stock `peft` loads.
+        test: scores on the test split, if the study has one and is done.
+    """
+
+    study: str
+    model: str
+    method: str
+    trial: int
+    macro_f1: float
+    micro_f1: float
+    accuracy: float
+    loss: float
+    step: int
+    params: dict[str, Any]
+    mlflow_run_id: str | None
+    adapter: str | None
+    test: dict[str, float] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def best(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[Best]:
+    """The best trial of each study that has a complete one, by the studies' names.
+
+    Args:
+        studies: only these.
+
+    Raises:
+        UsageError: a study that is not in the storage.
+        StorageError: the storage does not answer.
+    """
+    with guarded(storage):
+        opened = _opened(storage, studies)
+        return [] if opened is None else [row for study in opened[1] if (row := _best(opened[0], study)) is not None]
+
+
+def status(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """For each study: trials by state, the best macro-F1 (None before a trial is complete), and seconds of training."""
+    with guarded(storage):
+        opened = _opened(storage, studies)
+        return [] if opened is None else [_status(study) for study in opened[1]]
+
+
+def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Complete trials, best first, the earliest among equals."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+
+
+def _opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[optuna.Study]] | None:
+    if not exists(storage):
+        if wanted:
+            raise UsageError(f"no study {wanted[0]!r}: nothing is stored in {storage} yet")
+        return None
+    studies = Studies(storage)
+    names = studies.names()
+    for name in wanted or ():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else f"; it has {', '.join(names) or 'none'}"
+            raise UsageError(f"no study {name!r} in {storage}{hint}")
+    return studies, [studies.load(name) for name in (list(dict.fromkeys(wanted)) if wanted else names)]
+
+
+def _best(studies: Studies, study: optuna.Study) -> Best | None:
+    trials = ranked(study.get_trials(deepcopy=False))
+    attrs = study.user_attrs
+    if not trials or "config" not in attrs:
+        return None
+    first, config = trials[0], attrs["config"]
+    own = first.user_attrs
+    adapter, test = own.get("adapter"), attrs.get("test", {})
+    return Best(
+        study=study.study_name,
+        model=config["model"]["id"],
+        method=config["method"],
+        trial=first.number,
+        **{name: own["scores"][name] for name in ("macro_f1", "micro_f1", "accuracy", "loss")},
+        step=own["step"],
+        params=own["params"],
+        mlflow_run_id=attrs.get("mlflow_runs", {}).get(str(first.number)),
+        adapter=None if adapter is None else str(studies.artifacts / adapter),
+        test=test.get("scores") if test.get("trial") == first.number else None,
+    )
+
+
+def _status(study: optuna.Study) -> dict[str, Any]:
+    trials = study.get_trials(deepcopy=False)
+    counts = Counter(trial.state for trial in trials)
+    best = ranked(trials)[:1]
+    return {
+        "study": study.study_name,
+        "complete": counts[TrialState.COMPLETE],
+        "pruned": counts[TrialState.PRUNED],
+        "failed": counts[TrialState.FAIL],
+        "running": counts[TrialState.RUNNING],
+        "waiting": counts[TrialState.WAITING],
+        "best": best[0].values[0] if best else None,
+        "seconds": round(sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in trials), 1),
+    }

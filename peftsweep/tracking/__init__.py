@@ -1,0 +1,12 @@
+"""MLflow as a projection of the study: one parent run, a child run for each trial; and the server that shows them.
+
+The study's own database is the truth. MLflow gets a copy, written by one thread behind a queue, so that a server
+that is slow, down or wiped never slows or fails a trial.
+"""
+
+from __future__ import annotations
+
+from peftsweep.tracking.server import serve, server_command
+from peftsweep.tracking.tracker import Tracker
+
+__all__ = ["Tracker", "serve", "server_command"]

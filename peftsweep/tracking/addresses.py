@@ -1,0 +1,49 @@
+"""Where MLflow's runs and artifacts are."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+def masked(uri: str) -> str:
+    """The URI without its password: `http://user:***@host`."""
+    return without_password(uri, uri)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The absolute path of an SQLite URL's file; None for any other URI."""
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
+    return None if match is None or match[1] == ":memory:" else Path(match[1]).absolute()
+
+
+def look_into(file: Path) -> None:
+    """Raises sqlite3.Error if the file cannot be opened, or is something else."""
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA schema_version")
+
+
+def absolute(uri: str) -> str:
+    file = sqlite_file(uri)
+    return uri if file is None else f"sqlite:///{file}{uri[uri.index('?') :] if '?' in uri else ''}"
+
+
+def artifact_root(uri: str) -> Path:
+    """The folder of a store's artifacts: beside an SQLite file, else in the working folder. Never `./mlruns`: it would
+    turn MLflow's default back to a store of files."""
+    file = sqlite_file(uri)
+    return (Path.cwd() if file is None else file.parent) / "mlartifacts"
+
+
+def without_password(text: str, uri: str) -> str:
+    password = urlsplit(uri).password if "://" in uri else None
+    for secret in {password, unquote(password)} if password else ():
+        text = text.replace(f":{secret}@", ":***@")
+    return text
+
+
+def is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))

@@ -1,0 +1,240 @@
+"""The study's runs in MLflow."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+PARENT = "parent"
+KEY = "peftsweep.study_key"  # the tag by which a parent run is found whose id was never stored
+PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT = 6000, 8000, 100  # MLflow's own
+
+
+@dataclass
+class StudyRun:
+    """A run as the study knows it; MLflow may not have heard of it yet."""
+
+    key: str
+    name: str
+    params: dict[str, Any]
+    tags: dict[str, str]
+    started: int
+    begun: Run | None = None  # as MLflow had it when this process began it or went on with it
+    resumed: bool = False
+    steps: dict[str, set[int]] = field(default_factory=dict)  # that a resumed run has already
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class Ending:
+    state: str
+    reason: str
+    metrics: dict[str, float]
+    at: int
+    artifacts: Path | None = None
+
+
+class Runs:
+    """The runs in MLflow. Used by the writer's thread alone, save for `ids`.
+
+    Every method may be called again after it failed half-way: what is there already is found, not made twice.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = absolute(uri)  # a process may change its folder later
+        self.artifacts = None if is_server(uri) else artifact_root(uri)
+        self.ids: dict[str, str] = {}
+        self._runs: dict[str, StudyRun] = {}
+        self._children: dict[str, Run] = {}  # of an earlier process
+        self._experiment = ""
+        self._connected: MlflowClient | None = None
+        self._experiment_known: str | None = None
+
+    def open(self, run: StudyRun, experiment: str) -> None:
+        self._experiment = experiment
+        self._runs[PARENT] = run
+        self._begin(run)
+
+    def settle(self, ended: dict[int, tuple[str, str]], at: int) -> None:
+        self._begin(self._runs[PARENT])
+        for number, (state, reason) in ended.items():
+            child = self._children.get(str(number))
+            if child is not None and child.info.status == "RUNNING":
+                self._terminate(child.info.run_id, state, reason, at)
+
+    def start(self, run: StudyRun) -> None:
+        self._runs[run.key] = run
+        self._begin(run)
+
+    def log(self, key: str, metrics: dict[str, float], step: int, at: int) -> None:
+        run = self._runs[key]
+        run_id = self._begin(run)
+        if run.resumed:
+            metrics = {name: value for name, value in metrics.items() if step not in self._steps(run, name)}
+        self._points(run_id, metrics, step, at)
+
+    def end(self, key: str, ending: Ending) -> None:
+        run = self._runs[key]
+        run_id = self._begin(run)
+        before = {} if run.begun is None else run.begun.data.metrics
+        self._points(run_id, {k: v for k, v in ending.metrics.items() if before.get(k) != v}, 0, ending.at)
+        # Before the artifacts: a full disk must not leave the run going for ever.
+        self._terminate(run_id, ending.state, ending.reason, ending.at)
+        run.over = True
+        if ending.artifacts is not None:
+            self._client().log_artifacts(run_id, str(ending.artifacts))
+            shutil.rmtree(ending.artifacts, ignore_errors=True)
+
+    def end_rest(self) -> None:
+        """End what this process began and nobody ended; the parent last."""
+        for key in sorted(self._runs, key=PARENT.__eq__):
+            if not self._runs[key].over and self._runs[key].begun is not None:
+                self.end(key, Ending("interrupted", "", {}, now()))
+
+    def ping(self) -> None:
+        self._client().get_experiment_by_name(self._experiment)
+
+    def _client(self) -> MlflowClient:
+        if self._connected is None:
+            os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its news would tear the live table
+            if is_server(self.uri):  # by default a call to a dead server takes four minutes
+                os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+                os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+            elif (file := sqlite_file(self.uri)) is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                look_into(file)  # MLflow itself goes on trying for 102 seconds
+            from mlflow import MlflowClient
+
+            self._connected = MlflowClient(tracking_uri=self.uri)
+        return self._connected
+
+    def _experiment_id(self) -> str:
+        if self._experiment_known is None:
+            client, name = self._client(), self._experiment
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                folder = re.sub(r"\W+", "-", name).strip("-") or "study"
+                location = None if self.artifacts is None else (self.artifacts / folder).as_uri()
+                self._experiment_known = client.create_experiment(name, artifact_location=location)
+            else:
+                if found.lifecycle_stage == "deleted":
+                    client.restore_experiment(found.experiment_id)
+                self._experiment_known = found.experiment_id
+        return self._experiment_known
+
+    def _begin(self, run: StudyRun) -> str:
+        """The run's id; a run that is not there yet is made, one of an earlier process goes on."""
+        if run.begun is not None:
+            return self.ids[run.key]
+        tags = run.tags | {"peftsweep.state": "running"}
+        if run.key != PARENT:
+            tags |= {"mlflow.parentRunId": self._begin(self._runs[PARENT]), "peftsweep.trial": run.key}
+        client, found = self._client(), self._find(run.key)
+        if found is None:
+            if run.key == PARENT:  # a wiped store: the children went with it
+                self.ids.clear()
+            found = client.create_run(self._experiment_id(), run.started, tags, run.name)
+            self.ids[run.key] = found.info.run_id
+        else:
+            run.resumed = True
+            client.update_run(found.info.run_id, status="RUNNING")
+            if "peftsweep.reason" in found.data.tags:
+                client.delete_tag(found.info.run_id, "peftsweep.reason")
+            if run.key == PARENT:
+                self._children = self._search_children(found)
+        self._describe(found, run.params, tags)
+        run.begun = found
+        return self.ids[run.key]
+
+    def _find(self, key: str) -> Run | None:
+        """The run in the store, if an earlier process, or an earlier try, made it."""
+        if key in self._children:
+            self.ids[key] = self._children[key].info.run_id
+        if key not in self.ids:
+            return self._by_key() if key == PARENT else None
+        try:
+            found = self._client().get_run(self.ids[key])
+        except Exception as error:
+            if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        here = found.info.lifecycle_stage == "active" and found.info.experiment_id == self._experiment_id()
+        return found if here else None
+
+    def _by_key(self) -> Run | None:
+        """The parent run of a process that was killed before anybody noted its id."""
+        key = self._runs[PARENT].tags.get(KEY)
+        if key is None:
+            return None
+        page = self._client().search_runs([self._experiment_id()], f"tags.`{KEY}` = '{key}'", max_results=1)
+        if page:
+            self.ids[PARENT] = page[0].info.run_id
+        return page[0] if page else None
+
+    def _search_children(self, parent: Run) -> dict[str, Run]:
+        found: dict[str, Run] = {}
+        token: str | None = None
+        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        while True:
+            page = self._client().search_runs([parent.info.experiment_id], query, page_token=token)
+            found |= {run.data.tags["peftsweep.trial"]: run for run in page if "peftsweep.trial" in run.data.tags}
+            token = page.token
+            if not token:
+                return found
+
+    def _describe(self, found: Run, params: dict[str, Any], tags: dict[str, str]) -> None:
+        """Params and tags. A param cannot change in MLflow: another value becomes a tag."""
+        from mlflow.entities import Param, RunTag
+
+        texts = {key: str(value)[:PARAM_LIMIT] for key, value in params.items()}
+        there = found.data.params
+        changed = {f"param_changed.{k}": text for k, text in texts.items() if there.get(k, text) != text}
+        new_params = [Param(key, text) for key, text in texts.items() if key not in there]
+        new_tags = [RunTag(k, v[:TAG_LIMIT]) for k, v in (tags | changed).items() if found.data.tags.get(k) != v]
+        for first in range(0, max(len(new_params), len(new_tags)), BATCH_LIMIT):
+            part = slice(first, first + BATCH_LIMIT)
+            self._client().log_batch(found.info.run_id, params=new_params[part], tags=new_tags[part])
+
+    def _steps(self, run: StudyRun, metric: str) -> set[int]:
+        if metric not in run.steps:
+            assert run.begun is not None
+            history = self._client().get_metric_history(run.begun.info.run_id, metric)
+            run.steps[metric] = {point.step for point in history}
+        return run.steps[metric]
+
+    def _points(self, run_id: str, metrics: dict[str, float], step: int, at: int) -> None:
+        from mlflow.entities import Metric
+
+        points = [Metric(name, float(value), at, step) for name, value in metrics.items() if math.isfinite(value)]
+        if points:
+            self._client().log_batch(run_id, metrics=points)
+
+    def _terminate(self, run_id: str, state: str, reason: str, at: int) -> None:
+        from mlflow.entities import RunTag
+
+        tags = {"peftsweep.state": state} | ({"peftsweep.reason": reason[:TAG_LIMIT]} if reason else {})
+        self._client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client().set_terminated(run_id, STATUS[state], at)
+
+
+def refused(error: BaseException) -> bool:
+    """Whether MLflow answered, and the answer will be the same the next time."""
+    code = getattr(error, "error_code", None)
+    return code is not None and code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+
+
+def now() -> int:
+    return int(time.time() * 1000)

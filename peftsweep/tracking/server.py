@@ -1,0 +1,167 @@
+"""MLflow's own server on a store, for `peftsweep ui`."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from peftsweep.errors import TrackingError
+from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, masked, sqlite_file
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def server_command(uri: str, host: str, port: int) -> list[str]:
+    """The command that starts MLflow's server on a store, with the artifacts where `Tracker` puts them."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", absolute(uri)),
+        *("--serve-artifacts", "--artifacts-destination", artifact_root(uri).as_uri()),
+    ]
+
+
+def serve(uri: str, host: str = "127.0.0.1", port: int = 5000, note: Callable[[str], None] = _print) -> int:
+    """Run MLflow's server until Ctrl-C, SIGTERM or the end of the terminal, and return 0.
+
+    Raises:
+        TrackingError: nothing is tracked there yet, it is a server already, the port is taken, or the server broke.
+    """
+    _check_store(uri)
+    _check_port(host, port)
+    try:
+        with _stopped_by_signals(), tempfile.TemporaryFile() as chatter, _server(uri, host, port, chatter) as server:
+            _await_health(server, host, port, chatter)
+            note(f"MLflow: http://{in_url(host)}:{port} (Ctrl-C ends it)")
+            if not is_loopback(host):
+                note(f"warning: the server asks nobody for a password, and {host} is open to other machines")
+            server.wait()
+            raise TrackingError(f"the MLflow server ended by itself{_last_words(chatter)}")
+    except KeyboardInterrupt:
+        return 0
+
+
+def _check_store(uri: str) -> None:
+    if is_server(uri):
+        raise TrackingError(f"{masked(uri)} is an MLflow server already: open it in a browser")
+    file = sqlite_file(uri)
+    if file is None:
+        return
+    if not file.exists():
+        raise TrackingError(f"nothing is tracked in {file} yet: run a study first, such as peftsweep run --study demo")
+    try:
+        look_into(file)
+    except sqlite3.Error as error:
+        raise TrackingError(f"{file} is no database that MLflow could have made ({error})") from None
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        why = str(error.strerror or error).partition(" (")[0]  # what follows is the address once more
+        raise TrackingError(
+            f"cannot listen on port {port} of {host} ({why}): choose another --port or --host"
+        ) from None
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and the end of the terminal are as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _server(uri: str, host: str, port: int, chatter: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The server's processes, in a group of their own so that none outlives this."""
+    server = subprocess.Popen(
+        server_command(uri, host, port),
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # three processes more, for what is not used
+        stdin=subprocess.DEVNULL,
+        stdout=chatter,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield server
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number in ENDINGS:
+                signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave the group behind
+        _end_group(server)
+
+
+def _end_group(server: subprocess.Popen[bytes]) -> None:
+    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        until = time.monotonic() + patience
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, number)
+            while time.monotonic() < until:
+                server.poll()  # the group is gone only when its leader is reaped
+                os.killpg(server.pid, 0)
+                time.sleep(0.05)
+
+
+def _await_health(server: subprocess.Popen[bytes], host: str, port: int, chatter: IO[bytes]) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if server.poll() is not None:
+            raise TrackingError(f"the MLflow server did not start{_last_words(chatter)}")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection(reachable(host), port, timeout=2)
+            try:
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    return
+            finally:
+                connection.close()
+        time.sleep(0.1)
+    raise TrackingError(f"the MLflow server does not answer on port {port}{_last_words(chatter)}")
+
+
+def _last_words(chatter: IO[bytes]) -> str:
+    chatter.seek(0)
+    lines = [line.strip() for line in chatter.read().decode(errors="replace").splitlines()]
+    telling = [line for line in lines if line and not line.startswith("(Background on this error")]
+    return f": {telling[-1]}" if telling else ""
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def reachable(host: str) -> str:
+    """An address that answers for all of them."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def in_url(host: str) -> str:
+    address = reachable(host)
+    return f"[{address}]" if ":" in address else address
