@@ -267,13 +267,8 @@ def main() -> None:
         parser.error("--train and --validation go together")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    show(
-        "machine",
-        cores=os.cpu_count(),
-        threads=torch.get_num_threads(),
-        arch=platform.machine(),
-        torch=torch.__version__,
-    )
+    machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "arch": platform.machine()}
+    show("machine", **machine, torch=torch.__version__, load=round(os.getloadavg()[0], 2))  # idle: below a half
     samples_per_second(Plan(3, 10, 1) if options.quick else Plan(5, 20, 3))
     if options.train is not None:
         overhead(options.train, options.validation, options.quick)

@@ -74,7 +74,7 @@ def _tables(config: DataConfig, note: Say) -> dict[str, Table]:
         return read(place, f"data.{key}", wanted, config.encoding)
 
     if config.source is not None and config.source.startswith(HUB):
-        tables = read_hub(config, wanted)
+        tables = read_hub(config, wanted, note)
     elif config.source is not None:
         tables = {"train": local("source", config.source)}
     else:
@@ -105,6 +105,8 @@ def _cut(table: Table, config: DataConfig, split: SplitConfig) -> dict[str, Tabl
                 parts[name] = table.take(left)
             continue
         rows = size if isinstance(size, int) else max(1, round(size * len(table)))
+        if name == "train" and isinstance(size, float) and rows == len(left) + 1:
+            rows -= 1  # the fractions were rounded up, all of them
         if rows > len(left) or (rows == len(left) and name != "train"):
             raise DataError(
                 f"data.split.{name}: {table.name} has {len(table):,} rows, of which {len(left):,} are left for "

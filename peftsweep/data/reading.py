@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -27,8 +28,8 @@ def read(place: str, key: str, wanted: Sequence[str], encoding: str) -> Table:
     Raises:
         DataError: no such file or column, a broken file, broken bytes (with the row), or no rows at all.
     """
-    path = _path(place, key)
     try:
+        path = _path(place, key)
         if path.suffix == ".parquet":
             table = _parquet(path, place, wanted)
         elif path.suffix == ".jsonl":
@@ -55,15 +56,17 @@ def _delimited(path: Path, name: str, wanted: Sequence[str], encoding: str) -> T
     """CSV, or TSV as it is exchanged: tabs, and quotation marks that mean nothing."""
     tabs = path.suffix == ".tsv"
     options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
-    data = path.read_bytes()
     try:
-        text = data.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
+        text = _decoded(path, encoding)
     except UnicodeDecodeError as error:
-        before = csv.reader(io.StringIO(data[: error.start].decode(encoding, "replace"), newline=""), **options)
-        row = max(0, sum(1 for record in before if record) - 1)
+        before = io.StringIO(_before(error, encoding), newline="")
+        row = sum(1 for record in csv.reader(before, **options | {"strict": False}) if record) - 1
         raise _broken_bytes(name, row, encoding, error) from error
     records = csv.reader(io.StringIO(text, newline=""), **options)
-    header = next(records, [])
+    try:
+        header = next(records, [])
+    except csv.Error as error:
+        raise DataError(f"{name}: the header is not CSV: {error}") from error
     places = _places(name, wanted, header)
     columns: dict[str, list[Any]] = {column: [] for column in wanted}
     rows = []
@@ -106,15 +109,19 @@ def _places(name: str, wanted: Sequence[str], header: Sequence[str]) -> dict[str
 def _jsonl(path: Path, name: str, wanted: Sequence[str], encoding: str) -> Table:
     columns: dict[str, list[Any]] = {column: [] for column in wanted}
     rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    try:
+        text = _decoded(path, encoding)
+    except UnicodeDecodeError as error:
+        raise _broken_bytes(name, _before(error, encoding).count("\n") + 1, encoding, error) from error
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding))
-        except UnicodeDecodeError as error:
-            raise _broken_bytes(name, number, encoding, error) from error
+            record = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{name}: row {number} is not JSON: {error.msg} at character {error.colno}") from error
+        except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
+            raise DataError(f"{name}: row {number} is not JSON that can be read: {error}") from error
         if not isinstance(record, dict):
             raise DataError(f"{name}: row {number} is not a JSON object")
         if any(column not in record for column in wanted):
@@ -130,12 +137,10 @@ def _parquet(path: Path, name: str, wanted: Sequence[str]) -> Table:
     from pyarrow import parquet
 
     try:
-        there = parquet.read_schema(path).names
-        if any(column not in there for column in wanted):
-            raise missing_columns(name, wanted, there)
+        _places(name, wanted, parquet.read_schema(path).names)
         table = parquet.read_table(path, columns=list(wanted))
     except pyarrow.ArrowException as error:
-        raise DataError(f"{name} is not a whole Parquet file: {error}") from error
+        raise DataError(f"{name} is not a whole Parquet file: {str(error).splitlines()[0]}") from error
     columns = {column: list(_values(table.column(column), name)) for column in wanted}
     return Table(name, columns, list(range(1, table.num_rows + 1)))
 
@@ -145,7 +150,20 @@ def _values(column: Any, name: str) -> Iterator[Any]:
         try:
             yield value.as_py()
         except UnicodeDecodeError as error:
-            raise _broken_bytes(name, number, "utf-8", error) from error
+            broken = error.object[error.start : error.start + 1].hex()
+            raise DataError(
+                f"{name}: row {number} has bytes that are not utf-8 (0x{broken}), as Parquet wants it; write it again"
+            ) from error
+
+
+def _decoded(path: Path, encoding: str) -> str:
+    """The file's text, a byte-order mark left out."""
+    return path.read_bytes().decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
+
+
+def _before(error: UnicodeDecodeError, encoding: str) -> str:
+    """The text up to the bytes that could not be decoded, and one letter for those, as they may open their row."""
+    return bytes(error.object[: error.start]).decode(encoding, "replace") + "\ufffd"
 
 
 def _broken_bytes(name: str, row: int, encoding: str, error: UnicodeDecodeError) -> DataError:

@@ -136,7 +136,8 @@ class StudySource:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores["macro_f1"]
             asked = self.running[number]
-            asked.report(value, step=evaluation.index)
+            if evaluation.index not in self.trials()[number].intermediate_values:  # it is when a judged trial goes on
+                asked.report(value, step=evaluation.index)
             evaluations = [*asked.user_attrs.get("evaluations", [])[: evaluation.index - 1], asdict(evaluation)]
             asked.set_user_attr("evaluations", evaluations)
             self.tracker.log(number, metrics(evaluation), evaluation.step)

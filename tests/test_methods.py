@@ -1,0 +1,115 @@
+"""Methods: their hyperparameters, the layers they adapt, and exports that stock peft loads to the same score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftConfig, PeftModel
+from sklearn.metrics import f1_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+
+from peftsweep.config import METHOD_KEYS, TrainConfig
+from peftsweep.errors import ModelError
+from peftsweep.methods import METHODS
+from peftsweep.models import linear_names
+from tests.packs import SINGLE, base_of
+from tests.studies import LABELS, Home, home
+from tests.tiny import tiny_model, tiny_rows, write
+
+
+def test_the_study_file_and_the_methods_know_the_same_hyperparameters() -> None:
+    assert {name: method.hyperparameters for name, method in METHODS.items()} == METHOD_KEYS
+    assert [name for name, method in METHODS.items() if method.four_bit] == ["qlora"]
+
+
+def method(folder: Path, architecture: str, name: str) -> Any:
+    model = base_of(tiny_model(folder, architecture), SINGLE, name).model
+    return METHODS[name](model, linear_names(model))
+
+
+@pytest.mark.parametrize("name", ["lora", "qlora"])
+def test_lora_adapts_all_linear_layers_of_the_backbone_and_not_the_head(tmp_path: Path, name: str) -> None:
+    targets = method(tmp_path, "llama", name).targets(TrainConfig())
+    assert len(targets) == 2 * 7 and not any("score" in path for path in targets)
+
+
+@pytest.mark.parametrize(("architecture", "names"), [("llama", "k_proj v_proj down_proj"), ("bert", "key value dense")])
+def test_ia3_adapts_what_peft_does_by_default(tmp_path: Path, architecture: str, names: str) -> None:
+    ia3 = method(tmp_path, architecture, "ia3")
+    last = {path.rsplit(".", 1)[-1] for path in ia3.targets(TrainConfig())}
+    assert last == set(names.split())
+    assert set(ia3.feedforward(TrainConfig())) <= set(ia3.targets(TrainConfig()))
+
+
+def test_named_layers_are_adapted_and_unknown_ones_refused(tmp_path: Path) -> None:
+    lora = method(tmp_path, "llama", "lora")
+    targets = lora.targets(TrainConfig(target_modules=("q_proj", "v_proj")))
+    assert {path.rsplit(".", 1)[-1] for path in targets} == {"q_proj", "v_proj"}
+    with pytest.raises(ModelError, match=r"target_modules: query match no linear layer .* q_proj"):
+        lora.targets(TrainConfig(target_modules=("query",)))
+
+
+def test_ia3_on_an_architecture_that_peft_does_not_know_asks_for_names(tmp_path: Path) -> None:
+    ia3 = method(tmp_path, "distilbert", "ia3")
+    with pytest.raises(ModelError, match=r"no default layers for 'distilbert'; name them"):
+        ia3.targets(TrainConfig())
+
+
+# The score is the adapter's ----------------------------------------------------------------------------------------
+
+
+def stock_macro_f1(adapter: str, rows: list[dict[str, Any]], multi_label: bool, four_bit: bool) -> float:
+    """Plain transformers and peft: load the adapter, score the rows in padded batches."""
+    config = PeftConfig.from_pretrained(adapter)
+    source = config.base_model_name_or_path
+    options: dict[str, Any] = {"num_labels": len(LABELS), "dtype": torch.float32}
+    if four_bit:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+        )
+    base = AutoModelForSequenceClassification.from_pretrained(source, **options)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    base.config.pad_token_id = tokenizer.pad_token_id
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    logits = []
+    for start in range(0, len(rows), 8):
+        texts = [row["text"] for row in rows[start : start + 8]]
+        with torch.no_grad():
+            batch = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
+            logits.append(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy())
+    scores = np.concatenate(logits)
+    if multi_label:
+        truth = [[row[label] for label in LABELS] for row in rows]
+        return float(f1_score(truth, scores > 0, average="macro", zero_division=0))
+    return float(f1_score([LABELS.index(row["label"]) for row in rows], scores.argmax(axis=1), average="macro"))
+
+
+@pytest.mark.parametrize("multi_label", [False, True], ids=["single-label", "multi-label"])
+@pytest.mark.parametrize("architecture", ["llama", "bert", "gemma3", "xlm-roberta"])
+@pytest.mark.parametrize("name", ["lora", "qlora", "ia3"])
+def test_the_exported_adapter_scores_the_same_by_stock_peft(
+    tmp_path: Path, name: str, architecture: str, multi_label: bool
+) -> None:
+    if name == "ia3" and architecture in ("gemma3", "xlm-roberta"):
+        pytest.skip("peft has no default IA³ layers for this architecture; llama and bert stand for the method")
+    place: Home = home(tmp_path / "home", architecture)
+    rows = tiny_rows(LABELS, 60, 2, single=None if multi_label else "label")
+    write(place.folder / "train.csv", tiny_rows(LABELS, 96, 1, single=None if multi_label else "label"))
+    write(place.folder / "dev.csv", rows)
+    study = place.study(
+        method=name,
+        data={"labels": LABELS if multi_label else "label"},
+        train={"epochs": 4} | ({} if name == "ia3" else {"dropout": 0.1}),
+        space={"learning_rate": [1e-2]},
+    )
+    best = place.run(study, trials=1).best
+    assert best is not None and best.adapter is not None
+    assert best.macro_f1 > 0.4  # it has learnt something that a wrong adapter would not know
+    got = stock_macro_f1(best.adapter, rows, multi_label, four_bit=name == "qlora")
+    assert abs(got - best.macro_f1) < 0.002

@@ -1,0 +1,90 @@
+"""`best` and `status`: plain rows of what came of the studies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from peftsweep import report
+from peftsweep.errors import UsageError
+from peftsweep.storage import Studies
+
+KEYS = ["study", "model", "method", "trial", "macro_f1", "micro_f1", "accuracy", "loss", "step", "params"]
+KEYS += ["mlflow_run_id", "adapter"]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    """Two studies: `a` with every state of a trial, `b` without a complete one."""
+    url = f"sqlite:///{tmp_path}/studies.db"
+    studies = Studies(url)
+    one = studies.create("a")
+    one.set_user_attr("config", {"model": {"id": "base"}, "method": "lora"})
+    one.set_user_attr("mlflow_runs", {"parent": "p", "1": "run-1"})
+    for number, value in enumerate((0.5, 0.7, 0.7)):
+        trial = one.ask()
+        scores = {"macro_f1": value, "micro_f1": 0.8, "accuracy": 0.6, "jaccard": 0.5, "loss": 0.3}
+        attrs = {"scores": scores, "step": 10 * number, "params": {"rank": 8}, "seconds": 2.0}
+        for key, attr in (attrs | {"adapter": f"a/trial-{number:04d}/adapter"}).items():
+            trial.set_user_attr(key, attr)
+        one.tell(trial, value)
+    one.tell(one.ask(), state=TrialState.FAIL)
+    pruned = one.ask()
+    pruned.report(0.99, step=1)
+    one.tell(pruned, state=TrialState.PRUNED)
+    one.ask()
+    one.enqueue_trial({})
+    studies.create("b")
+    return url
+
+
+def test_the_best_is_the_first_of_the_highest_complete_trials(storage: str, tmp_path: Path) -> None:
+    (row,) = report.best(storage)
+    assert (row.study, row.trial, row.macro_f1, row.step) == ("a", 1, 0.7, 10)
+    assert row.mlflow_run_id == "run-1"
+    assert row.adapter == str(tmp_path / "artifacts" / "a" / "trial-0001" / "adapter")
+
+
+def test_a_row_has_the_documented_keys_and_is_json(storage: str) -> None:
+    (row,) = report.best(storage)
+    assert [*KEYS, "test"] == list(row.as_dict())
+    assert json.loads(json.dumps(row.as_dict())) == row.as_dict()
+
+
+def test_status_counts_every_state(storage: str) -> None:
+    a, b = report.status(storage)
+    counts = {key: a[key] for key in ("complete", "pruned", "failed", "running", "waiting")}
+    assert counts == {"complete": 3, "pruned": 1, "failed": 1, "running": 1, "waiting": 1}
+    assert (a["best"], a["seconds"]) == (0.7, 6.0)
+    assert (b["study"], b["complete"], b["best"], b["seconds"]) == ("b", 0, None, 0)
+
+
+def test_only_the_studies_asked_for(storage: str) -> None:
+    assert report.best(storage, ["b"]) == []
+    assert [row["study"] for row in report.status(storage, ["b", "b"])] == ["b"]
+
+
+def test_an_unknown_study_has_the_nearest_names(storage: str) -> None:
+    Studies(storage).create("lora-minilm")
+    with pytest.raises(UsageError, match=r"no study 'lora-minlm' .*; did you mean lora-minilm\?"):
+        report.best(storage, ["lora-minlm"])
+
+
+def test_reading_makes_no_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    assert report.best(url) == [] and report.status(url) == []
+    with pytest.raises(UsageError, match="nothing is stored"):
+        report.best(url, ["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_test_score_belongs_to_the_trial_it_was_made_for(storage: str) -> None:
+    study = optuna.load_study(study_name="a", storage=storage)
+    study.set_user_attr("test", {"trial": 1, "scores": {"macro_f1": 0.6}})
+    assert report.best(storage)[0].test == {"macro_f1": 0.6}
+    study.set_user_attr("test", {"trial": 0, "scores": {"macro_f1": 0.6}})
+    assert report.best(storage)[0].test is None

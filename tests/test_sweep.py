@@ -1,0 +1,303 @@
+"""A sweep from its file to its result: every study that comes along, resumption, endings, what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from safetensors.torch import load_file
+
+import peftsweep
+from peftsweep.config import available, load
+from peftsweep.errors import ModelError, StudyMismatchError
+from tests.studies import LABELS, Home, home, until
+from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
+
+ARCHITECTURES = {"gemma3": "gemma3", "gemma": "gemma", "llama": "llama", "smollm2": "llama", "mistral": "mistral"}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Home:
+    return home(tmp_path / "home")
+
+
+def architecture(study: str) -> str:
+    return next((kind for name, kind in ARCHITECTURES.items() if name in study), "bert")
+
+
+def files_of(folder: Path, study: str) -> dict[str, str]:
+    """Small files with the columns of the study's own data, as overrides."""
+    if study == "demo":
+        rows = [row | {"confidence": 1.0} for row in tiny_rows(SENTIMENTS, 1600, 1, single="sentiment")]
+        return {"data.source": str(write(folder / "all.csv", rows))}
+    for name, n, seed in (("train.tsv", 40, 1), ("dev.tsv", 33, 2)):
+        write(folder / name, [{"Tweet": row.pop("text")} | row for row in tiny_rows(EMOTIONS, n, seed)])
+    return {"data.train": str(folder / "train.tsv"), "data.validation": str(folder / "dev.tsv")}
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_study_that_comes_along_runs_to_its_end(tmp_path: Path, name: str) -> None:
+    base = tiny_model(tmp_path / "base", architecture(name))
+    before = digest(base)
+    config = load(name, {"model.id": str(base)} | files_of(tmp_path, name))
+    place = Home(tmp_path)
+    result = place.run(config, trials=3, slots=2)
+    assert sum(result.counts.values()) == 3 and result.counts["complete"] >= 1
+    assert result.best is not None and result.best.macro_f1 == result.study.best_value
+    (row,) = peftsweep.best(place.storage)
+    assert (row.study, row.method, row.model) == (name, config.method, str(base))
+    assert row.adapter is not None and (Path(row.adapter) / "adapter_config.json").is_file()
+    assert {run.info.status for run in place.runs()} == {"FINISHED"} and len(place.runs()) == 4
+    assert digest(base) == before
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.iterdir()))).hexdigest()
+
+
+# Resumption ---------------------------------------------------------------------------------------------------------
+
+LONG = {"epochs": 30, "evals_per_epoch": 1, "batch_size": 4}
+
+
+def killed_and_resumed(place: Home, study: Path, slots: int, trial: int) -> None:
+    """Kill the real program in the middle of that trial, then give the same command again."""
+    words = ("run", "--study", str(study), "--slots", str(slots))
+    process = place.start(*words)
+    until(lambda: len(place.checkpoints(trial)) > 0 and int(place.checkpoints(trial)[-1].name[-2:]) >= 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    before = optuna.load_study(study_name="small", storage=place.storage)
+    assert before.trials[trial].state == TrialState.RUNNING
+    again = place.call(*words)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_adapters_byte_for_byte(tmp_path: Path) -> None:
+    never, killed = home(tmp_path / "never"), home(tmp_path / "killed")
+    changes = {"train": LONG | {"epochs": 15}, "search": {"trials": 2}, "model": {"id": str(never.folder / "base")}}
+    never.run(never.study(**changes), slots=1)
+    killed_and_resumed(killed, killed.study(**changes), slots=1, trial=1)
+    for trial in (0, 1):
+        assert killed.adapter(trial).read_bytes() == never.adapter(trial).read_bytes()
+    study = optuna.load_study(study_name="small", storage=killed.storage)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    # one parent and two children; the killed process's runs were gone on with, and none is left running
+    assert [run.info.status for run in killed.runs()] == ["FINISHED"] * 3
+    client_steps = [run.data.metrics["best_macro_f1"] for run in killed.runs()]
+    assert len(client_steps) == 3
+
+
+def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -> None:
+    never, killed = home(tmp_path / "never"), home(tmp_path / "killed")
+    changes = {"train": LONG | {"epochs": 12}, "search": {"trials": 3}, "model": {"id": str(never.folder / "base")}}
+    never.run(never.study(**changes), slots=3)
+    killed_and_resumed(killed, killed.study(**changes), slots=3, trial=1)
+    for trial in range(3):
+        ours, theirs = load_file(killed.adapter(trial)), load_file(never.adapter(trial))
+        assert ours.keys() == theirs.keys()
+        assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-4
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, number: int, status: int) -> None:
+    study = here.study(train=LONG, search={"trials": 3})
+    process = here.start("run", "--study", str(study), "--slots", "2")
+    until(lambda: here.checkpoints(0), process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert err.splitlines()[-1] == (f"stopped; everything is kept. To go on: peftsweep run --study {study} --slots 2")
+    assert "Traceback" not in err
+    assert not [run for run in here.runs() if run.info.status == "RUNNING"]
+    (shown,) = json.loads(here.call("status", "--json").stdout)
+    assert shown["running"] == 2 and here.checkpoints(0)
+    result = here.run(load(study, {"train.epochs": 30}))
+    assert result.counts == {"complete": 3}
+    assert {run.info.status for run in here.runs()} == {"FINISHED"} and len(here.runs()) == 4
+
+
+def test_a_finished_study_trains_nothing_again_and_a_larger_total_goes_on(here: Home) -> None:
+    study = here.study()
+    first = here.run(study)
+    stamps = [trial.datetime_complete for trial in first.study.trials]
+    assert here.run(study).seconds == {}  # no pack was made
+    more = here.run(study, trials=4)
+    assert [trial.datetime_complete for trial in more.study.trials][:3] == stamps
+    assert more.counts == {"complete": 4} and len(here.runs()) == 5
+
+
+def test_a_trial_whose_process_died_while_asking_gets_its_other_parameters(here: Home) -> None:
+    study = here.study()
+    result = here.run(study, trials=1)
+    result.study.ask()  # created, nothing sampled yet
+    again = here.run(study, trials=2)
+    assert again.counts == {"complete": 2}
+    assert again.study.trials[1].params.keys() == {"learning_rate", "rank"}
+
+
+# Another study of the same name -------------------------------------------------------------------------------------
+
+
+def test_another_space_under_the_same_name_is_refused_with_what_differs(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    with pytest.raises(StudyMismatchError, match=r"space\.rank") as error:
+        here.run(here.study(space={"learning_rate": {"low": 1e-3, "high": 2e-2, "log": True}, "rank": [2, 8]}))
+    assert "epochs" not in str(error.value) and "another name" in str(error.value)
+    with pytest.raises(StudyMismatchError, match=r"train\.epochs"):
+        here.run(here.study(train={"epochs": 3}))
+
+
+def test_a_wider_range_goes_on(here: Home) -> None:
+    here.run(here.study(space={"rank": {"low": 2, "high": 4, "log2": True}}), trials=1)
+    result = here.run(here.study(space={"rank": {"low": 2, "high": 16, "log2": True}}), trials=3)
+    assert result.counts == {"complete": 3}
+
+
+def test_other_rows_under_the_same_name_are_refused_and_a_moved_file_is_not(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    moved = (here.folder / "train.csv").rename(here.folder / "moved.csv")
+    assert here.run(here.study(data={"train": str(moved)}), trials=2).counts == {"complete": 2}
+    write(moved, tiny_rows(LABELS, 48, 7, single="label"))
+    with pytest.raises(StudyMismatchError, match="fingerprint"):
+        here.run(here.study(data={"train": str(moved)}), trials=3)
+
+
+# Endings of trials --------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_that_diverges_fails_alone_and_never_wins(here: Home) -> None:
+    study = here.study(space={"learning_rate": [1e-2, 1e30]}, search={"sampler": "grid", "trials": 9})
+    result = here.run(study, slots=2)
+    assert result.counts == {"complete": 1, "failed": 1}  # a grid of two points ends there
+    (failed,) = [trial for trial in result.study.trials if trial.state == TrialState.FAIL]
+    assert "at step" in failed.user_attrs["reason"] and result.best is not None
+    assert result.best.trial != failed.number
+    (run,) = [run for run in here.runs() if run.info.status == "FAILED"]
+    assert run.data.tags["peftsweep.reason"] == failed.user_attrs["reason"]
+
+
+def test_weak_trials_are_pruned_at_a_rung_and_say_so(here: Home) -> None:
+    search = {"trials": 6, "pruner": {"reduction": 3, "min_evals": 1}}
+    result = here.run(here.study(search=search, space={"learning_rate": {"low": 1e-6, "high": 2e-2, "log": True}}))
+    assert result.counts["pruned"] >= 2 and result.counts["complete"] >= 1
+    pruned = [trial for trial in result.study.trials if trial.state == TrialState.PRUNED]
+    assert all(trial.user_attrs["reason"].startswith("pruned at step") for trial in pruned)
+    assert result.best is not None and result.best.macro_f1 >= max(trial.intermediate_values[1] for trial in pruned)
+    reasons = [run.data.tags.get("peftsweep.reason", "") for run in here.runs()]
+    assert sum(reason.startswith("pruned at step") for reason in reasons) == len(pruned)
+
+
+def test_no_trial_begins_after_the_timeout(here: Home) -> None:
+    assert here.run(here.study(), timeout=0.0).counts == {}
+    result = here.run(here.study(), timeout=0.05, slots=1)
+    assert sum(result.counts.values()) <= 3 and set(result.counts) <= {"complete"}
+
+
+def test_only_the_best_adapters_stay_and_no_checkpoint(here: Home) -> None:
+    result = here.run(here.study(search={"trials": 5, "keep_adapters": 2}))
+    ranked = sorted(result.study.trials, key=lambda trial: (-trial.values[0], trial.number))
+    kept = [trial.number for trial in result.study.trials if here.adapter(trial.number).is_file()]
+    assert kept == sorted(trial.number for trial in ranked[:2])
+    assert not list((here.folder / "artifacts").rglob("*checkpoint*"))
+
+
+def test_the_test_split_is_scored_once_for_the_best_trial_alone(here: Home) -> None:
+    test = write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
+    study = here.study(data={"test": str(test)})
+    first = here.run(study, trials=2)
+    scored = first.study.user_attrs["test"]
+    assert first.best is not None and scored["trial"] == first.best.trial
+    assert first.best.test == scored["scores"] and 0 <= scored["scores"]["macro_f1"] <= 1
+    (parent,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.data.metrics["test_macro_f1"] == pytest.approx(scored["scores"]["macro_f1"])
+    assert not any(
+        "test_macro_f1" in run.data.metrics
+        for run in here.runs()
+        if run is not parent and run != parent and "mlflow.parentRunId" in run.data.tags
+    )
+    assert here.run(study, trials=2).seconds == {}  # not a second time
+
+
+def test_a_trial_keeps_its_seed_and_hyperparameters(here: Home) -> None:
+    result = here.run(here.study(train={"seed": 7}), trials=2)
+    seeds = [trial.user_attrs["seed"] for trial in result.study.trials]
+    from peftsweep.search import trial_seed
+
+    assert seeds == [trial_seed(7, 0), trial_seed(7, 1)] and seeds[0] != seeds[1]
+    params = result.study.trials[0].user_attrs["params"]
+    assert params["alpha"] == 2 * params["rank"] and params["epochs"] == 2
+
+
+# What MLflow has ----------------------------------------------------------------------------------------------------
+
+
+def test_a_child_run_holds_everything_one_may_ask_later(here: Home) -> None:
+    import mlflow
+
+    result = here.run(here.study(), trials=1)
+    (child,) = [run for run in here.runs() if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    wanted = {
+        "learning_rate",
+        "rank",
+        "alpha",
+        "dropout",
+        "weight_decay",
+        "scheduler",
+        "batch_size",
+        "epochs",
+        "method",
+    }
+    wanted |= {"model", "model_revision", "data_fingerprint", "rows_train", "rows_validation", "device", "seed"}
+    assert wanted | {"version_torch", "version_peft", "version_peftsweep"} <= child.data.params.keys()
+    curves = {"train_loss", "validation_loss", "macro_f1", "micro_f1", "accuracy", "jaccard", "learning_rate"}
+    assert curves | {"best_macro_f1"} <= child.data.metrics.keys()
+    client = mlflow.MlflowClient(tracking_uri=here.tracking_uri)
+    history = client.get_metric_history(child.info.run_id, "macro_f1")
+    assert [point.step for point in history] == [3, 6, 9, 12]
+    assert max(point.value for point in history) == pytest.approx(result.study.best_value)
+    there = {file.path for file in client.list_artifacts(child.info.run_id)}
+    assert there == {"adapter", "confusion_matrix.png", "per_class.json", "study.yaml"}
+    assert "adapter/adapter_model.safetensors" in {f.path for f in client.list_artifacts(child.info.run_id, "adapter")}
+
+
+def test_a_dead_tracking_server_costs_nothing_but_its_runs(here: Home) -> None:
+    result = here.run(here.study(), trials=1, tracking_uri="http://127.0.0.1:9")
+    assert result.counts == {"complete": 1} and result.best is not None and result.best.mlflow_run_id is None
+
+
+# What cannot be run -------------------------------------------------------------------------------------------------
+
+
+def test_a_rank_above_the_width_is_refused_before_any_trial(here: Home) -> None:
+    with pytest.raises(ModelError, match=r"rank: 128 is above the width"):
+        here.run(here.study(space={"rank": [4, 128]}))
+    assert here.runs() == [] or all(run.info.status != "RUNNING" for run in here.runs())
+
+
+def test_texts_longer_than_the_base_reads_are_refused(here: Home) -> None:
+    with pytest.raises(ModelError, match="256 positions"):
+        here.run(here.study(data={"max_length": 300}))
+
+
+def test_a_run_from_a_thread_works_without_signals(here: Home) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(here.run, here.study(), trials=1).result().counts == {"complete": 1}
+
+
+def test_threads_are_left_as_they_were(here: Home) -> None:
+    threads = torch.get_num_threads()
+    here.run(here.study(), trials=1)
+    assert torch.get_num_threads() == threads
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
