@@ -24,15 +24,17 @@ class Hub:
     Attributes:
         repositories: the files of each revision, by `datasets/owner/name` or `owner/name`.
         gated: those that want an accepted licence.
+        asked: the paths of all requests.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, Files]] = {}
         self.gated: set[str] = set()
-        self.url = ""
+        self.asked: list[str] = []
 
     def answer(self, path: str, form: Mapping[str, list[str]]) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
+        self.asked.append(path)
         api = path.startswith("/api/")
         parts = path.removeprefix("/api").removeprefix("/models").strip("/").split("/")
         kind = [parts.pop(0)] if parts[0] == "datasets" else []
@@ -96,7 +98,7 @@ def serving(hub: Hub) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode())
             status, headers, body = hub.answer(urlsplit(self.path).path, form)
             span = self.headers.get("Range")
@@ -115,8 +117,7 @@ def serving(hub: Hub) -> Iterator[str]:
         do_HEAD = do_POST = do_GET  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
-            if "FAKE_HUB_LOG" in os.environ:
-                print(format % args, file=sys.stderr)
+            """Nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, daemon=True)
@@ -130,11 +131,12 @@ def serving(hub: Hub) -> Iterator[str]:
 
 
 def with_hub(url: str, home: Path, program: str, *arguments: str, **environment: str) -> Any:
-    """What a program prints last, as JSON, in a Python of its own: the clients read HF_ENDPOINT when imported."""
+    """The JSON that a program prints, in a Python of its own: the clients read HF_ENDPOINT when imported."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     theirs = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
+        cwd=Path(__file__).parents[1],
         env=ours | theirs | environment,
         capture_output=True,
         text=True,
@@ -142,4 +144,4 @@ def with_hub(url: str, home: Path, program: str, *arguments: str, **environment:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout)

@@ -17,7 +17,10 @@ LABELS = EMOTIONS[:3]
 SPLITS = ("train", "validation", "test")
 
 PROGRAM = """
-import contextlib, io, json, sys, time
+import io, json, sys, time
+
+sys.stderr = said = io.StringIO()  # before the libraries' handlers take hold of it
+sys.stdout, out = said, sys.stdout
 
 import torch
 
@@ -27,7 +30,8 @@ from peftsweep.errors import DataError, ModelError
 from peftsweep.task import Task
 from tests.tiny import tiny_tokenizer
 
-time.sleep = lambda seconds: None  # between the client's attempts at a hub that is not there
+time.sleep = lambda seconds: None  # the client waits between its attempts at a hub that is not there
+
 
 def dataset(settings):
     notes = []
@@ -35,22 +39,24 @@ def dataset(settings):
     sizes = [len(split) for split in (read.train, read.validation, read.test or ())]
     return {"sizes": sizes, "labels": read.task.labels, "fingerprint": read.fingerprint, "notes": notes}
 
+
 def base(settings):
     config = ModelConfig(**settings)
-    models.load_tokenizer(config)
     loaded = models.load_base(config, Task("single-label", ("a", "b")), four_bit=False, device=torch.device("cpu"))
+    models.load_tokenizer(config)
     return {"source": loaded.source, "revision": models.revision_of(loaded), "parameters": loaded.parameters}
+
 
 answers = {}
 for name, settings in json.loads(sys.argv[1]).items():
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-        try:
-            answers[name] = base(settings) if "id" in settings else dataset(settings)
-        except (DataError, ModelError) as error:
-            answers[name] = {"error": type(error).__name__, "message": str(error)}
+    said.truncate(0)
+    said.seek(0)
+    try:
+        answers[name] = base(settings) if "id" in settings else dataset(settings)
+    except (DataError, ModelError) as error:
+        answers[name] = {"error": type(error).__name__, "message": str(error)}
     answers[name]["said"] = said.getvalue()
-print(json.dumps(answers))
+json.dump(answers, out)
 """
 
 
@@ -90,7 +96,7 @@ def filled(folder: Path) -> Hub:
     converted = files(folder, *branch["en"]) | files(folder, *branch["de"], seed=10)
     bert = tiny_model(folder / "bert", "bert")
     base = {path.name: path.read_bytes() for path in bert.iterdir()}
-    gguf = {"README.md": b"a model", "config.json": base["config.json"], "pytorch_model.bin": b"pickled"}
+    pickled = {"README.md": b"a model", "config.json": base["config.json"], "pytorch_model.bin": b"pickled"}
     hub.repositories = {
         "datasets/some/plain": {
             "main": files(folder, *(f"data/{split}-00000-of-00001.parquet" for split in SPLITS)),
@@ -105,13 +111,13 @@ def filled(folder: Path) -> Hub:
             "main": {"onescript.py": b"raise"},
             "refs/convert/parquet": files(folder, *(f"default/{split}/0000.parquet" for split in SPLITS)),
         },
-        "datasets/some/nothing": {"main": {"README.md": b"soon"}},
+        "datasets/some/nothing": {"main": {"README.md": b"---\nlicense: mit\n---\n"}},
         "datasets/some/tests": {"main": files(folder, "test.csv")},
         "datasets/some/named": {"main": named_classes(folder, secret=False)},
         "datasets/some/secret": {"main": named_classes(folder, secret=True)},
         "some/bert": {"main": base, "v2": base | {"README.md": b"better"}},
-        "some/bin": {"main": gguf},
-        "some/dataless": {"main": {"README.md": b"soon"}},
+        "some/pickled": {"main": pickled},
+        "some/dataless": {"main": {"README.md": b"---\nlicense: mit\n---\n"}},
     }
     hub.gated = {"datasets/some/gated", "some/gated"}
     return hub
@@ -125,7 +131,7 @@ CASES = {
     "plain": of_dataset("some/plain"),
     "plain v2": of_dataset("some/plain", revision="v2"),
     "plain v9": of_dataset("some/plain", revision="v9"),
-    "own test": of_dataset("some/plain", split={"validation": 5, "seed": 1}),
+    "own split": of_dataset("some/plain", split={"validation": 5, "seed": 1}),
     "subset": of_dataset("some/subsets", subset="de"),
     "subset: none named": of_dataset("some/subsets"),
     "subset: unknown": of_dataset("some/subsets", subset="fr"),
@@ -136,6 +142,7 @@ CASES = {
     "script: unknown subset": of_dataset("some/script", subset="task.fr"),
     "script: one subset": of_dataset("some/onescript"),
     "script: not converted": of_dataset("some/oldscript"),
+    "script: at a revision": of_dataset("some/script", subset="task.en", revision="main"),
     "named": of_dataset("some/named", labels="mood"),
     "secret": of_dataset("some/secret", labels="mood"),
     "column": of_dataset("some/plain", text="texts"),
@@ -143,35 +150,129 @@ CASES = {
     "gated dataset": of_dataset("some/gated"),
     "nothing": of_dataset("some/nothing"),
     "only a test": of_dataset("some/tests"),
-    "no name": of_dataset("a/b/c"),
+    "no owner": of_dataset("a/b/c"),
     "bert": {"id": "some/bert"},
     "bert v2": {"id": "some/bert", "revision": "v2"},
     "bert v9": {"id": "some/bert", "revision": "v9"},
-    "bin": {"id": "some/bin"},
+    "pickled": {"id": "some/pickled"},
     "no config": {"id": "some/dataless"},
     "unknown model": {"id": "some/unknown"},
     "no such name": {"id": "bert"},
     "gated model": {"id": "some/gated"},
 }
-UNREACHABLE = ["plain", "subset", "script", "bert"]
+UNREACHABLE = ("plain", "subset", "script", "bert")
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """By case: what came of it, and what was printed; likewise offline afterwards, and without a hub."""
-    home = tmp_path_factory.mktemp("home")
-    with serving(filled(tmp_path_factory.mktemp("files"))) as url:
+    """What came of each case; of each once more, offline; and of some where neither hub nor cache is there."""
+    home, empty = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty")
+    hub = filled(tmp_path_factory.mktemp("files"))
+    with serving(hub) as url:
         online = with_hub(url, home, PROGRAM, json.dumps(CASES))
-    later = {
-        f"{name}, offline": answer
-        for name, answer in with_hub(url, home, PROGRAM, json.dumps(CASES), HF_HUB_OFFLINE="1").items()
-    }
-    gone = with_hub(
-        url, tmp_path_factory.mktemp("empty"), PROGRAM, json.dumps({name: CASES[name] for name in UNREACHABLE})
-    )
-    return online | later | {f"{name}, unreachable": answer for name, answer in gone.items()}
+    offline = with_hub(url, home, PROGRAM, json.dumps(CASES), HF_HUB_OFFLINE="1")
+    alone = with_hub(url, empty, PROGRAM, json.dumps({name: CASES[name] for name in UNREACHABLE}))
+    later = {f"{name}, offline": answer for name, answer in offline.items()}
+    return online | later | {f"{name}, alone": answer for name, answer in alone.items()} | {"asked": hub.asked}
 
 
-def test_show(answers):
-    for k, v in answers.items():
-        print(k, "::", v)
+@pytest.mark.parametrize(
+    ("case", "sizes"),
+    [
+        ("plain", [20, 21, 22]),
+        ("plain v2", [20, 21, 0]),
+        ("own split", [15, 5, 22]),
+        ("subset", [30, 31, 32]),
+        ("named", [20, 21, 22]),
+    ],
+)
+def test_a_dataset_with_its_own_splits(answers: dict[str, Any], case: str, sizes: list[int]) -> None:
+    assert answers[case]["sizes"] == sizes and answers[case]["notes"] == []
+
+
+def test_a_dataset_made_by_a_script_comes_from_its_parquet_branch(answers: dict[str, Any]) -> None:
+    assert answers["script"]["fingerprint"] == answers["plain"]["fingerprint"]  # the same rows
+    assert answers["script: other subset"]["fingerprint"] == answers["subset"]["fingerprint"]
+    assert answers["script: one subset"]["fingerprint"] == answers["plain"]["fingerprint"]
+
+
+def test_it_does_so_a_second_time_too(answers: dict[str, Any]) -> None:
+    assert answers["script again"] == answers["script"]
+
+
+def test_class_numbers_get_the_dataset_s_own_names(answers: dict[str, Any]) -> None:
+    assert answers["named"]["labels"] == sorted(SENTIMENTS)
+
+
+def test_a_test_split_whose_labels_are_secret_is_left_out_and_said(answers: dict[str, Any]) -> None:
+    assert answers["secret"]["sizes"] == [20, 21, 0]
+    assert answers["secret"]["notes"] == ["hub://some/secret (test): no row has a label: left out"]
+
+
+@pytest.mark.parametrize("case", ["subset", "script", "script: one subset", "named", "secret", "bert", "bert v2"])
+def test_what_was_fetched_once_loads_offline(answers: dict[str, Any], case: str) -> None:
+    assert "error" not in answers[case]
+    assert answers[f"{case}, offline"] | {"said": ""} == answers[case]
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("plain v9", "has no revision 'v9'; its revisions are listed at https://huggingface.co/datasets/some/plain"),
+        ("subset: none named", "has several subsets; name one of these as data.subset: en, de"),
+        ("subset: unknown", "has no subset 'fr'; name one of these as data.subset: en, de"),
+        ("script: none named", "has several subsets; name one of these as data.subset: task.de, task.en"),
+        ("script: unknown subset", "has no subset 'task.fr'; name one of these as data.subset: task.de, task.en"),
+        ("script: not converted", "made by a script, which is not run, and without the hub's parquet branch"),
+        ("script: at a revision", "without Parquet files at revision main; leave data.revision out"),
+        ("script: at a revision, offline", "not in the local cache, and the hub cannot be reached"),
+        ("column", "no column texts; it has text, anger, anticipation, disgust; did you mean text for texts?"),
+        ("unknown dataset", "no such dataset on the hub (or a private one). Check the spelling"),
+        ("gated dataset", "gated: accept its terms at https://huggingface.co/datasets/some/gated, then log in"),
+        ("nothing", "holds no file of a format that is read"),
+        ("only a test", "no split called train; it has test"),
+        ("no owner", "expected hub://owner/name"),
+        ("unknown dataset, offline", "not in the local cache, and the hub cannot be reached"),
+        ("subset: unknown, offline", "not in the local cache, and the hub cannot be reached"),
+        *((f"{name}, alone", "the hub cannot be reached. Check the network") for name in ("plain", "subset", "script")),
+    ],
+)
+def test_a_dataset_that_cannot_be_had(answers: dict[str, Any], case: str, said: str) -> None:
+    settings, answer = CASES[case.partition(", ")[0]], answers[case]
+    assert answer["error"] == "DataError" and said in answer["message"]
+    assert settings["source"] in answer["message"] and "\n" not in answer["message"]
+
+
+def test_a_base_is_pinned_to_its_commit(answers: dict[str, Any]) -> None:
+    assert answers["bert"]["source"] == answers["bert v2"]["source"] == "some/bert"
+    assert answers["bert"]["revision"] == commit("main")
+    assert answers["bert v2"]["revision"] == commit("v2")
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("bert v9", "has no revision 'v9'; its revisions are listed at https://huggingface.co/some/bert/tree/main"),
+        ("pickled", "has no safetensors weights, and nothing else is loaded"),
+        ("no config", "has no config.json of an architecture that transformers knows"),
+        ("unknown model", "no such model on the hub, and no such folder here. Check the spelling"),
+        ("no such name", "no such model on the hub, and no such folder here. Check the spelling"),
+        ("gated model", "gated: accept its licence at https://huggingface.co/some/gated, then log in"),
+        ("unknown model, offline", "not in the local cache, and the hub cannot be reached"),
+        ("bert, alone", "not in the local cache, and the hub cannot be reached. Check the network"),
+    ],
+)
+def test_a_base_that_cannot_be_had(answers: dict[str, Any], case: str, said: str) -> None:
+    settings, answer = CASES[case.partition(", ")[0]], answers[case]
+    assert answer["error"] == "ModelError" and said in answer["message"]
+    assert answer["message"].startswith(f"model.id: {settings['id']}: ") and "\n" not in answer["message"]
+
+
+def test_nobody_is_asked_to_convert_a_base_without_safetensors(answers: dict[str, Any]) -> None:
+    assert any("some/pickled" in path for path in answers["asked"])
+    assert not [path for path in answers["asked"] if "discussions" in path]
+
+
+def test_nothing_is_printed_on_the_way(answers: dict[str, Any]) -> None:
+    assert [name for name in CASES if answers[name]["said"]] == []
+    assert [name for name, settings in CASES.items() if "id" in settings and answers[f"{name}, offline"]["said"]] == []

@@ -72,6 +72,13 @@ def _converted(name: str, config: DataConfig, *, local: bool) -> str:
     else:
         files = [path for path in list_repo_files(**branch) if path.endswith(".parquet")]
     subsets = sorted({path.partition("/")[0] for path in files})
+    if not subsets and local:
+        raise ConnectionError
+    if not subsets:
+        raise DataError(
+            f"data.source: {config.source}: made by a script, which is not run, and without Parquet files at revision "
+            f"{branch['revision']}; leave data.revision out"
+        )
     subset = config.subset or (subsets[0] if len(subsets) == 1 else "")
     if subset not in subsets:
         raise DataError(f"data.source: {config.source}: {_no_subset(config, subsets)}")
@@ -89,6 +96,8 @@ def _explained(error: Exception, name: str, config: DataConfig) -> str:
 
     page, text = f"https://huggingface.co/datasets/{name}", str(error).strip()
     unreachable = isinstance(error, (ConnectionError, LocalEntryNotFoundError, OfflineModeIsEnabled))
+    if name.count("/") > 1:
+        return "expected hub://owner/name"
     if unreachable or type(error).__name__.startswith("Connect") or "Couldn't reach" in text:
         return (
             "not in the local cache, and the hub cannot be reached. Check the network, or name your own copy: "

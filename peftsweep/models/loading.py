@@ -30,6 +30,8 @@ UNREACHABLE = (
     "give a folder that holds the model"
 )
 
+NO_TOKENIZER = "has no tokenizer that transformers reads; save one beside the model"
+
 
 def load_tokenizer(config: ModelConfig) -> Any:
     """The base's tokenizer.
@@ -39,9 +41,12 @@ def load_tokenizer(config: ModelConfig) -> Any:
     """
     source = locate(config)
     with _told(config, source):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             source.name, revision=source.revision, trust_remote_code=config.trust_remote_code
         )
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # where there are no files, transformers makes it up
+        raise ModelError(f"model.id: {config.id}: {NO_TOKENIZER}")
+    return tokenizer
 
 
 def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.device) -> Base:
@@ -89,7 +94,7 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
     return Base(
         model=model,
         source=source.name,
-        revision=getattr(model.config, "_commit_hash", None) or source.revision,
+        revision=source.revision,
         parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         four_bit=four_bit,
         dtype=dtype,
@@ -114,9 +119,9 @@ def _for_task(config: Any, task: Task, tokenizer: Any) -> None:
 
 
 def _padding(config: Any, tokenizer: Any) -> int:
-    ends = config.eos_token_id if config.eos_token_id is not None else 0
     if tokenizer.pad_token_id is not None:
         return int(tokenizer.pad_token_id)
+    ends = getattr(config, "eos_token_id", None) or 0
     return int(ends[0] if isinstance(ends, list) else ends)
 
 
@@ -153,7 +158,7 @@ def _explained(error: BaseException, config: ModelConfig, source: Source) -> str
         return any(isinstance(cause, kinds) for cause in causes)
 
     text = "\n".join(str(cause) for cause in causes)
-    if caused_by(GatedRepoError) or "gated repo" in text:
+    if caused_by(GatedRepoError):
         return f"gated: accept its licence at {page}, then log in with `hf auth login` or set HF_TOKEN"
     if caused_by(RevisionNotFoundError) or "is not a valid git identifier" in text:
         return f"has no revision {config.revision!r}; its revisions are listed at {page}/tree/main"
@@ -163,7 +168,8 @@ def _explained(error: BaseException, config: ModelConfig, source: Source) -> str
             "`hf auth login` or set HF_TOKEN"
         )
     if "trust_remote_code" in text:
-        return f"brings code of its own. If you trust it (read it at {page}), set model.trust_remote_code: true"
+        where = page if source.hub else source.name
+        return f"brings code of its own. If you trust it (read it at {where}), set model.trust_remote_code: true"
     if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
         return "has no safetensors weights, and nothing else is loaded; convert it with transformers first"
     if source.hub and (
@@ -171,6 +177,10 @@ def _explained(error: BaseException, config: ModelConfig, source: Source) -> str
         or "couldn't connect to" in text
     ):
         return UNREACHABLE
+    if "`model_type` key" in text:
+        return "has no config.json of an architecture that transformers knows"
+    if "backend tokenizer" in text:
+        return NO_TOKENIZER
     if "Unrecognized configuration class" in text:
         return "its architecture has no AutoModelForSequenceClassification in transformers: not supported"
     return f"cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -19,7 +19,7 @@ class Source:
     """What `from_pretrained` takes."""
 
     name: str  # hub id or folder
-    revision: str | None
+    revision: str | None  # the commit, or as it was given where the hub cannot be asked; None for a folder
     hub: bool
 
 
@@ -37,7 +37,11 @@ def locate(config: ModelConfig) -> Source:
         return _local(path, config)
     if looks_local:
         raise ModelError(f"model.id: {config.id} is not there{did_you_mean(path)}")
-    return Source(config.id, config.revision, hub=True)
+    from transformers.utils.hub import resolve_revision
+
+    # The commit, not a branch: with `main`, transformers asks a service to convert a base without safetensors.
+    revision = resolve_revision(config.id, config.revision)
+    return Source(config.id, getattr(revision, "resolved", revision), hub=True)
 
 
 def cache_folder() -> Path:

