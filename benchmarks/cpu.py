@@ -228,7 +228,7 @@ def overhead(train: Path, validation: Path, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
         result = peftsweep.run(
             "lora-minilm",
-            trials=8,
+            trials=12,
             overrides=overrides | ({"train.epochs": 1} if quick else {}),
             storage="sqlite:///studies.db",
             tracking_uri="sqlite:///mlflow.db",

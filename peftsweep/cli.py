@@ -145,6 +145,8 @@ def run(
         best = result.best
         score = None if best is None else (best.trial, best.macro_f1)
         shown.note(progress.finished(config.name, result.counts, score, None if best is None else best.adapter))
+        if result.seconds:
+            shown.note(progress.spent(result.seconds))
         if result.interrupted is not None:
             _stopped(result.interrupted)
 

@@ -23,6 +23,7 @@ class Best:
 
     Attributes:
         params: all its hyperparameters, sampled and fixed.
+        sampled: the names of those that the search chose.
         adapter: the folder that stock `peft` loads.
         test: scores on the test split, if the study has one and is done.
     """
@@ -37,6 +38,7 @@ class Best:
     loss: float
     step: int
     params: dict[str, Any]
+    sampled: list[str]
     mlflow_run_id: str | None
     adapter: str | None
     test: dict[str, float] | None
@@ -104,6 +106,7 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
         **{name: own["scores"][name] for name in ("macro_f1", "micro_f1", "accuracy", "loss")},
         step=own["step"],
         params=own["params"],
+        sampled=sorted(config["space"].keys() & own["params"].keys()),
         mlflow_run_id=attrs.get("mlflow_runs", {}).get(str(first.number)),
         adapter=None if adapter is None else str(studies.artifacts / adapter),
         test=test.get("scores") if test.get("trial") == first.number else None,

@@ -18,6 +18,7 @@ from peftsweep.progress import (
     Silent,
     finished,
     for_stream,
+    spent,
     wording,
 )
 
@@ -225,3 +226,8 @@ def test_a_study_ends_with_its_counts_and_its_best() -> None:
     line = finished("demo", {"complete": 8, "pruned": 4, "failed": 0}, (7, 0.8123), "artifacts/demo/trial-0007/adapter")
     assert line == "demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter"
     assert finished("demo", {}, None, None) == "demo: no trials"
+
+
+def test_the_time_is_told_by_what_it_went_to() -> None:
+    seconds = {"training": 90.0, "evaluation": 8.0, "checkpoints": 0.5, "source": 1.0, "other": 0.5}
+    assert spent(seconds) == "time: 1m40s · training 90.0% · evaluation 8.0% · everything else 2.0%"

@@ -13,7 +13,7 @@ from peftsweep import report
 from peftsweep.errors import UsageError
 from peftsweep.storage import Studies
 
-KEYS = ["study", "model", "method", "trial", "macro_f1", "micro_f1", "accuracy", "loss", "step", "params"]
+KEYS = ["study", "model", "method", "trial", "macro_f1", "micro_f1", "accuracy", "loss", "step", "params", "sampled"]
 KEYS += ["mlflow_run_id", "adapter"]
 
 
@@ -23,7 +23,7 @@ def storage(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/studies.db"
     studies = Studies(url)
     one = studies.create("a")
-    one.set_user_attr("config", {"model": {"id": "base"}, "method": "lora"})
+    one.set_user_attr("config", {"model": {"id": "base"}, "method": "lora", "space": {"rank": [8]}})
     one.set_user_attr("mlflow_runs", {"parent": "p", "1": "run-1"})
     for number, value in enumerate((0.5, 0.7, 0.7)):
         trial = one.ask()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import optuna
 import pytest
 import torch
+import yaml
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
@@ -287,6 +290,87 @@ def test_a_rank_above_the_width_is_refused_before_any_trial(here: Home) -> None:
 def test_texts_longer_than_the_base_reads_are_refused(here: Home) -> None:
     with pytest.raises(ModelError, match="256 positions"):
         here.run(here.study(data={"max_length": 300}))
+
+
+def mounted(folder: Path, size: str) -> bool:
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    return done.returncode == 0
+
+
+def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    if not mounted(small, "3m"):
+        pytest.skip("a disk small enough to be filled needs the right to mount one")
+    try:
+        place = home(tmp_path / "home")
+        study = place.study()
+        words = ("run", "--study", str(study), "--storage", f"sqlite:///{small}/studies.db", "--trials")
+        assert place.call(*words, "1").returncode == 0
+        filler = small / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(b"x" * 4096)
+        full = place.call(*words, "3")
+        assert full.returncode == 1 and "disk is full" in full.stderr and "Traceback" not in full.stderr
+        filler.unlink()
+        assert place.call(*words, "3").returncode == 0
+        (row,) = peftsweep.status(f"sqlite:///{small}/studies.db")
+        assert (row["complete"], row["failed"], row["running"]) == (3, 0, 0)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
+    study = here.study()
+    assert here.call("run", "--study", str(study), "--trials", "1").returncode == 0
+    mistakes = {
+        "train.epochs=3": (1, "train.epochs"),
+        "data.text=txet": (1, "did you mean text"),
+        "data.train=trian.csv": (1, "trian.csv is not there"),
+        f"model.id={here.folder}/bsae": (1, "did you mean base?"),
+        "model.id=owner/never-heard-of": (1, "the hub cannot be reached"),
+        "space.rank=[4, 999]": (1, "rank: 999 is above the width"),
+        "train.epochz=1": (2, "did you mean epochs"),
+    }
+    for setting, (status, said) in mistakes.items():
+        done = here.call("run", "--study", str(study), "--set", setting)
+        assert done.returncode == status and said in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and done.stdout == ""
+    assert peftsweep.status(here.storage)[0]["complete"] == 1
+
+
+def test_anything_of_train_may_stand_under_space(here: Home) -> None:
+    space = {
+        "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
+        "rank": {"low": 2, "high": 8, "log2": True},
+        "alpha": [4.0, 16.0],
+        "batch_size": [4, 8],
+        "epochs": {"low": 1, "high": 2},
+        "warmup": {"low": 0.0, "high": 0.3},
+        "optimizer": ["adamw", "sgd"],
+        "scheduler": ["linear", "cosine", "constant"],
+        "max_grad_norm": [0.0, 1.0],
+        "weight_decay": {"low": 0.0, "high": 0.1},
+        "target_modules": ["auto", ["query", "value"]],
+    }
+    path = here.study(space=space, train={}, search={"trials": 6, "sampler": "tpe"})
+    whole = yaml.safe_load(path.read_text())
+    whole["train"] = {"evals_per_epoch": 2}
+    path.write_text(yaml.safe_dump(whole))
+    result = here.run(path, slots=3)
+    assert result.counts == {"complete": 6}
+    for trial in result.study.trials:
+        params = trial.user_attrs["params"]
+        assert params["rank"] in (2, 4, 8) and params["alpha"] in (4, 16) and params["epochs"] in (1, 2)
+        assert trial.user_attrs["step"] <= params["epochs"] * -(-48 // params["batch_size"])
+    named = [
+        t.user_attrs["parameters"] for t in result.study.trials if t.user_attrs["params"]["target_modules"] != "auto"
+    ]
+    every = [
+        t.user_attrs["parameters"] for t in result.study.trials if t.user_attrs["params"]["target_modules"] == "auto"
+    ]
+    assert not named or not every or min(named) < max(every)
 
 
 def test_a_run_from_a_thread_works_without_signals(here: Home) -> None:

@@ -9,6 +9,7 @@ trial-0007/checkpoint-000042-01/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,8 +64,10 @@ def save(slot: Slot, stack: Stack) -> None:
         if folder.exists():  # left by a process that died before it could say so
             shutil.rmtree(folder)
         aside.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, SafetensorError) and "os error 28" in str(error):  # its own kind for a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
     slot.saved = folder
     for old in slot.trial.folder.glob("*checkpoint-*"):

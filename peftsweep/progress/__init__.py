@@ -9,7 +9,7 @@ from peftsweep.progress.contract import Opened, Progress, Silent
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.tables import best_table, status_table
-from peftsweep.progress.wording import finished
+from peftsweep.progress.wording import finished, spent
 
 __all__ = [
     "LiveProgress",
@@ -20,6 +20,7 @@ __all__ = [
     "best_table",
     "finished",
     "for_stream",
+    "spent",
     "status_table",
 ]
 

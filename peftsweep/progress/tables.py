@@ -22,7 +22,8 @@ def best_table(rows: Rows, stream: TextIO) -> None:
     top = max((row["macro_f1"] for row in rows), default=None)
     for row in rows:
         scores = [wording.score(row[name]) for name in ("macro_f1", "micro_f1", "accuracy", "loss")]
-        how = "\n".join(filter(None, [wording.hyperparameters(row["params"]), row["adapter"]]))
+        chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
+        how = "\n".join(filter(None, [wording.hyperparameters(chosen), row["adapter"]]))
         mark, style = ("*", "bold") if row["macro_f1"] == top else ("", "")
         table.add_row(mark, row["study"], row["model"], row["method"], str(row["trial"]), *scores, how, style=style)
     _console(stream).print(table)

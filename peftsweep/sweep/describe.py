@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from peftsweep import __version__
 from peftsweep.config import StudyConfig
 from peftsweep.data import Dataset
 from peftsweep.models import Base, revision_of
 
-LIBRARIES = ("peftsweep", "torch", "transformers", "peft", "bitsandbytes", "optuna", "scikit-learn")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "scikit-learn")
 
 
 def study_params(config: StudyConfig, base: Base, data: Dataset) -> dict[str, Any]:
@@ -24,6 +25,7 @@ def study_params(config: StudyConfig, base: Base, data: Dataset) -> dict[str, An
         "device": str(base.device),
         "data_fingerprint": data.fingerprint,
         **{f"rows_{name}": len(split) for name, split in sizes.items() if split is not None},
+        "version_peftsweep": __version__,
         **{f"version_{name}": version(name) for name in LIBRARIES},
     }
 
