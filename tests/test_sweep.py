@@ -94,8 +94,6 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_adapters_byte_for_byte(tm
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     # one parent and two children; the killed process's runs were gone on with, and none is left running
     assert [run.info.status for run in killed.runs()] == ["FINISHED"] * 3
-    client_steps = [run.data.metrics["best_macro_f1"] for run in killed.runs()]
-    assert len(client_steps) == 3
 
 
 def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -> None:
@@ -221,11 +219,8 @@ def test_the_test_split_is_scored_once_for_the_best_trial_alone(here: Home) -> N
     assert first.best.test == scored["scores"] and 0 <= scored["scores"]["macro_f1"] <= 1
     (parent,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
     assert parent.data.metrics["test_macro_f1"] == pytest.approx(scored["scores"]["macro_f1"])
-    assert not any(
-        "test_macro_f1" in run.data.metrics
-        for run in here.runs()
-        if run is not parent and run != parent and "mlflow.parentRunId" in run.data.tags
-    )
+    children = [run for run in here.runs() if "mlflow.parentRunId" in run.data.tags]
+    assert len(children) == 2 and not any("test_macro_f1" in run.data.metrics for run in children)
     assert here.run(study, trials=2).seconds == {}  # not a second time
 
 
@@ -327,7 +322,6 @@ def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
     mistakes = {
         "train.epochs=3": (1, "train.epochs"),
         "data.text=txet": (1, "did you mean text"),
-        "data.train=trian.csv": (1, "trian.csv is not there"),
         f"model.id={here.folder}/bsae": (1, "did you mean base?"),
         "model.id=owner/never-heard-of": (1, "the hub cannot be reached"),
         "space.rank=[4, 999]": (1, "rank: 999 is above the width"),
