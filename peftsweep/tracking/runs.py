@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 PARENT = "parent"
 KEY = "peftsweep.study_key"  # the tag by which a parent run is found whose id was never stored
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows training runs, not traces of chats
 PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT = 6000, 8000, 100  # MLflow's own
 
 
@@ -128,7 +129,7 @@ class Runs:
             if found is None:
                 folder = re.sub(r"\W+", "-", name).strip("-") or "study"
                 location = None if self.artifacts is None else (self.artifacts / folder).as_uri()
-                self._experiment_known = client.create_experiment(name, artifact_location=location)
+                self._experiment_known = client.create_experiment(name, location, KIND)
             else:
                 if found.lifecycle_stage == "deleted":
                     client.restore_experiment(found.experiment_id)
