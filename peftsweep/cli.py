@@ -153,7 +153,8 @@ def run(
 
 def _stopped(signal: int) -> NoReturn:
     """Say how to go on, and leave as a process does that a signal has ended."""
-    command = shlex.join(["peftsweep", *sys.argv[1:]])
+    words = (re.sub(r"(://[^/@\s:]*):[^/@\s]+@", r"\1:***@", word) for word in sys.argv[1:])  # no passwords
+    command = shlex.join(["peftsweep", *words])
     print(f"stopped; everything is kept. To go on: {command}", file=sys.stderr)
     raise typer.Exit(128 + signal)
 

@@ -95,6 +95,11 @@ def grid(study: StudyConfig) -> dict[str, list[Scalar]]:
     return values
 
 
+def grid_size(study: StudyConfig) -> int:
+    """How many points the grid has."""
+    return math.prod(map(len, grid(study).values()))
+
+
 def exhausted(study: StudyConfig, trials: Study) -> bool:
     """Whether every point of a grid has a trial, finished or running. Other samplers never end."""
     if study.search.sampler != "grid":

@@ -43,8 +43,8 @@ class Studies:
 
     @property
     def artifacts(self) -> Path:
-        """The folder of adapters, checkpoints and reports, beside the database."""
-        return self.file.parent / "artifacts"
+        """The folder of adapters, checkpoints and reports, beside the database; each database has its own."""
+        return self.file.parent / ("artifacts" if self.file.stem == "studies" else f"{self.file.stem}-artifacts")
 
     def names(self) -> list[str]:
         return sorted(optuna.study.get_all_study_names(self.storage))
@@ -135,6 +135,8 @@ def guarded(url: str) -> Iterator[None]:
     except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StorageError(f"{where}: {_explained(error)}") from error
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EROFS):
+            raise StorageError(f"{error.filename} cannot be written: {error.strerror}") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         full = f" ({error.filename})" if error.filename else ""

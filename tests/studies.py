@@ -66,7 +66,8 @@ class Home:
         return subprocess.Popen(
             self.command(*words),
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

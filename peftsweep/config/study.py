@@ -120,7 +120,11 @@ class DataConfig(Frozen):
     def name(self) -> str:
         """What a person would call this data: the hub dataset's name, or the file's."""
         where = self.source or self.train or ""
-        return where.rsplit("/", 1)[-1] if where.startswith("hub://") else Path(where).stem
+        if where.startswith("hub://"):
+            return where.rsplit("/", 1)[-1]
+        path = Path(where)
+        folder = path.absolute().parent.name
+        return f"{folder}/{path.stem}" if path.stem in ("train", "data") and folder else path.stem
 
     def _mistakes(self) -> Iterator[Mistake]:
         if self.source is None and self.train is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftsweep.models.base import Base, default_device, head_names, linear_names, revision_of
+from peftsweep.models.base import Base, default_device, head_names, linear_names, longest_text, revision_of
 from peftsweep.models.loading import load_base, load_tokenizer
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "linear_names",
     "load_base",
     "load_tokenizer",
+    "longest_text",
     "revision_of",
 ]

@@ -52,6 +52,15 @@ def head_names(model: Any) -> list[str]:
     ]
 
 
+def longest_text(model: Any) -> int | None:
+    """How many tokens a text may have, where positions are learnt or limited."""
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
+    if positions is not None and hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return positions - int(model.config.pad_token_id) - 1  # the RoBERTa family counts from pad_token_id + 1
+    return positions
+
+
 def revision_of(base: Base) -> str:
     """What tells this base from another of the same name: the hub's commit, or a fingerprint of the folder's files."""
     return base.revision or fingerprint(sorted(Path(base.source).glob("*.safetensors")))

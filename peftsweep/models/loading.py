@@ -77,15 +77,18 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
                 bnb_4bit_compute_dtype=dtype,
                 llm_int8_skip_modules=head_names(skeleton),
             )
-        model: Any = AutoModelForSequenceClassification.from_pretrained(
+        model: Any
+        model, report = AutoModelForSequenceClassification.from_pretrained(
             source.name,
             config=described,
             dtype=dtype,
             device_map={"": device},
             use_safetensors=True,
+            output_loading_info=True,
             ignore_mismatched_sizes=True,  # a checkpoint with a head of its own: each trial makes a new one
             **common,
         )
+    _check_whole(config, report, head_names(skeleton))
     if four_bit:
         _protect(model)
     model.requires_grad_(False)
@@ -123,6 +126,18 @@ def _padding(config: Any, tokenizer: Any) -> int:
         return int(tokenizer.pad_token_id)
     ends = getattr(config, "eos_token_id", None) or 0
     return int(ends[0] if isinstance(ends, list) else ends)
+
+
+def _check_whole(config: ModelConfig, report: dict[str, Any], heads: list[str]) -> None:
+    """Only the head may be new: transformers fills whatever else is missing with random numbers."""
+    made_up = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    strange = sorted(key for key in made_up if not key.startswith(tuple(f"{head}." for head in heads)))
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise ModelError(
+            f"model.id: {config.id} has no weights for {', '.join(strange[:3])}{more}, which would be random numbers; "
+            "save it again as a whole, its pooler included"
+        )
 
 
 def _protect(model: Any) -> None:

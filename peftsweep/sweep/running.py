@@ -21,7 +21,15 @@ from peftsweep.data import load as load_data
 from peftsweep.engine import Pack, slots_that_fit
 from peftsweep.errors import ModelError, StudyMismatchError
 from peftsweep.methods import METHODS
-from peftsweep.models import Base, default_device, linear_names, load_base, load_tokenizer
+from peftsweep.models import (
+    Base,
+    default_device,
+    linear_names,
+    load_base,
+    load_tokenizer,
+    longest_text,
+    revision_of,
+)
 from peftsweep.progress import Opened, Progress, Silent
 from peftsweep.search import candidates
 from peftsweep.storage import Studies, guarded, masked
@@ -82,6 +90,8 @@ def run(
         leave.enter_context(_signals(source))
         if source.has_work():
             _train(source, slots, masked(storage), masked(tracking_uri))
+        elif source.tracker_is_behind:
+            source.open_runs()
         best = next(iter(report.best(storage, [config.name])), None)
         return SweepResult(opened, best, source.counts(), source.seconds, source.stopped_by)
 
@@ -94,14 +104,15 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
     """
     study = studies.create(config.name)
     attrs = study.user_attrs
-    if "config" not in attrs:
+    if "config" not in attrs or not study.get_trials(deepcopy=False):  # a study without trials may still be corrected
         described: dict[str, Any] = {
-            "config": config.identity(),
             "fingerprint": data.fingerprint,
             "splits": splits(data),
             "key": uuid4().hex,  # tells it from a study of the same name in another storage
+            "experiment": f"{config.data.name} · {data.task.kind}",
             "metric": "macro_f1",
             "labels": list(data.task.labels),
+            "config": config.identity(),  # last: whoever finds it finds the rest
         }
         for key, value in described.items():
             study.set_user_attr(key, value)
@@ -134,7 +145,7 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
     config, data = source.config, source.data
     kind, bounds = METHODS[config.method], candidates(config)
     base = load_base(config.model, data.task, four_bit=kind.four_bit, device=default_device())
-    _check_length(base, config)
+    _check_base(base, source)
     method = kind(base.model, linear_names(base.model))
 
     def build(count: int) -> Pack:
@@ -172,18 +183,29 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
         pack.release()
 
 
-def _check_length(base: Base, config: StudyConfig) -> None:
-    longest = getattr(base.model.config, "max_position_embeddings", None)
+def _check_base(base: Base, source: StudySource) -> None:
+    """Whether the base can be trained with this data, and is the one that the study's trials had."""
+    config, study = source.config, source.study
+    if not linear_names(base.model):
+        raise ModelError(f"model.id: {config.model.id} has no linear layers in its backbone to adapt: not supported")
+    longest = longest_text(base.model)
     if longest is not None and config.data.max_length > longest:
         raise ModelError(
             f"data.max_length: {config.data.max_length} is above the {longest} positions of {config.model.id}; "
             f"set it to {longest} or less"
         )
+    revision, known = revision_of(base), study.user_attrs.get("base")
+    if known not in (None, revision) and study.get_trials(deepcopy=False):
+        raise StudyMismatchError(
+            f"study {config.name!r}: its trials were trained on revision {known} of {config.model.id}, which is now at "
+            f"{revision}. To go on, give the old one (model.revision); to begin anew, save the study under another name"
+        )
+    study.set_user_attr("base", revision)
 
 
 @contextmanager
 def _signals(source: StudySource) -> Iterator[None]:
-    """SIGINT and SIGTERM stop the sweep after the step under way; a second one stops it at once."""
+    """SIGINT, SIGTERM and SIGHUP stop the sweep after the step under way; a second one stops it at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -193,7 +215,7 @@ def _signals(source: StudySource) -> Iterator[None]:
             raise KeyboardInterrupt
         source.stopped_by = number
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -50,7 +51,8 @@ class StudySource:
         timeout: float | None,
     ) -> None:
         self.config, self.study, self.studies, self.data = config, study, studies, data
-        self.tracker, self.progress, self.total = tracker, progress, total
+        self.tracker, self.progress = tracker, progress
+        self.total = total if config.search.sampler != "grid" else min(total, search.grid_size(config))
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
         self.stopped_by: int | None = None
         self.distributions = search.distributions(config)
@@ -61,6 +63,8 @@ class StudySource:
         self.orphans = deque(trial.number for trial in studies.orphans(study))
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
+        self.tracked = False  # whether MLflow has been told of this run
+        self.shown: list[FrozenTrial] | None = None  # trials as `stepped` knows them; None when they have changed
         self.base: Base | None = None
         self.method: Method | None = None
         for trial in self.trials():
@@ -77,7 +81,11 @@ class StudySource:
 
     def left(self) -> int:
         """Trials that are still to be run: orphans of a process that died, and those not asked for yet."""
-        return len(self.orphans) + max(0, self.total - len(self.trials()))
+        return len(self.orphans) + max(0, self.total - self._begun())
+
+    def _begun(self) -> int:
+        """Trials that have been asked for; enqueued ones wait to be."""
+        return sum(trial.state != TrialState.WAITING for trial in self.trials())
 
     def has_work(self) -> bool:
         return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or self._test_due() is not None
@@ -88,22 +96,34 @@ class StudySource:
     def opened(self, base: Base, method: Method, summary: Opened) -> None:
         """The base is loaded and the pack stands: say so, to the person and to MLflow."""
         self.base, self.method = base, method
+        self.study.set_user_attr("described", study_params(self.config, base, self.data))
+        self.open_runs()
+        self.progress.opened(summary)
+
+    def open_runs(self) -> None:
+        """Begin or go on with the study's runs in MLflow, and end those that a killed process left running."""
+        attrs = self.study.user_attrs
+        self.tracked = True
+        self.study.set_user_attr("mlflow_level", False)
         self.tracker.open_study(
             self.config.name,
-            experiment=f"{self.config.data.name} · {self.data.task.kind}",
-            params=study_params(self.config, base, self.data),
+            experiment=attrs["experiment"],
+            params=attrs.get("described", {}),
             tags={
                 "peftsweep.method": self.config.method,
                 "peftsweep.model": self.config.model.id,
-                "peftsweep.study_key": self.study.user_attrs["key"],
+                "peftsweep.study_key": attrs["key"],
             },
-            known=self.study.user_attrs.get("mlflow_runs", {}),
+            known=attrs.get("mlflow_runs", {}),
         )
-        ended = {
-            t.number: (NAMES[t.state], str(t.user_attrs.get("reason", ""))) for t in self.trials() if t.state in NAMES
-        }
-        self.tracker.settle(ended)
-        self.progress.opened(summary)
+        states = {t.number: NAMES.get(t.state, "interrupted") for t in self.trials() if t.state != TrialState.WAITING}
+        reasons = {t.number: str(t.user_attrs.get("reason", "")) for t in self.trials()}
+        self.tracker.settle({number: (state, reasons[number]) for number, state in states.items()})
+
+    @property
+    def tracker_is_behind(self) -> bool:
+        """Whether the last process died, or lost sight of MLflow, before everything was written there."""
+        return self.study.user_attrs.get("mlflow_level") is False
 
     # TrialSource ----------------------------------------------------------------------------------------------------
 
@@ -113,15 +133,18 @@ class StudySource:
         if self.orphans:
             asked = self.studies.adopt(self.study, self.orphans.popleft())
             search.complete(asked, self.distributions)
-        elif len(self.trials()) >= self.total or time.monotonic() >= self.deadline or self._exhausted():
+        elif self._begun() >= self.total or time.monotonic() >= self.deadline or self._exhausted():
             return None
         else:
             asked = self.study.ask(fixed_distributions=self.distributions)
+            # a database that was deleted may have left a trial of this number here
+            shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
         params = self.config.hyperparameters(search.decode(self.config, asked.params))
         seed = search.trial_seed(self.config.train.seed, asked.number)
         asked.set_user_attr("params", self.hyperparameters(params))
         asked.set_user_attr("seed", seed)
         self.running[asked.number] = asked
+        self.shown = None
         assert self.base is not None
         self.tracker.start_trial(
             asked.number,
@@ -132,6 +155,7 @@ class StudySource:
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
         at: dict[int, tuple[int, float]] = {}
+        kept: set[int] = set()
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores["macro_f1"]
@@ -141,14 +165,21 @@ class StudySource:
             evaluations = [*asked.user_attrs.get("evaluations", [])[: evaluation.index - 1], asdict(evaluation)]
             asked.set_user_attr("evaluations", evaluations)
             self.tracker.log(number, metrics(evaluation), evaluation.step)
-            at[number] = (evaluation.index, value)
+            if asked.user_attrs.get("kept", 0) >= evaluation.index:  # judged before the process died
+                kept.add(number)
+            else:
+                at[number] = (evaluation.index, value)
         if self.halving is None:
             return [True] * len(reports)
-        keep = self.halving.decide(at, self.study)
-        return [keep[entry.trial.number] for entry in reports]
+        for number, keeps in self.halving.decide(at, self.study).items():
+            if keeps:
+                kept.add(number)
+                self.running[number].set_user_attr("kept", at[number][0])
+        return [entry.trial.number in kept for entry in reports]
 
     def finish(self, trial: Trial, result: Result) -> None:
         asked = self.running.pop(trial.number)
+        self.shown = None
         files: dict[str, Path] = {}
         if result.state == "complete":
             assert self.method is not None and self.base is not None
@@ -176,7 +207,7 @@ class StudySource:
         self._note_runs()
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
-        trials = self.trials()
+        trials = self.shown = self.trials() if self.shown is None else self.shown  # a query a step would show on a GPU
         done = sum(trial.state.is_finished() for trial in trials)
         best = ranked(trials)[:1]
         self.progress.step(
@@ -217,22 +248,29 @@ class StudySource:
 
     def close(self) -> None:
         """End what MLflow still believes to be running, and remember its run ids."""
+        try:
+            if self.tracked:
+                self._end_runs()
+        finally:
+            self.tracker.close()
+        self._note_runs()
+        if self.tracked and self.tracker.level:
+            self.study.set_user_attr("mlflow_level", True)
+
+    def _end_runs(self) -> None:
         for number in self.running:
             self.tracker.end_trial(
                 number, state="interrupted", reason="stopped; goes on with the next run", metrics={}, artifacts={}
             )
-        if self.base is not None:
-            over = not self.running and self.left() == 0
-            test = self.study.user_attrs.get("test", {}).get("scores", {})
-            best = ranked(self.trials())[:1]
-            final = {} if not best else {f"best_{k}": v for k, v in best[0].user_attrs["scores"].items()}
-            self.tracker.end_study(
-                state="complete" if over else "interrupted",
-                metrics=final | {f"test_{name}": value for name, value in test.items()},
-                artifacts={} if self.config.path is None else {"study": self.config.path},
-            )
-        self.tracker.close()
-        self._note_runs()
+        over = not self.running and self.left() == 0
+        test = self.study.user_attrs.get("test", {}).get("scores", {})
+        best = ranked(self.trials())[:1]
+        final = {} if not best else {f"best_{k}": v for k, v in best[0].user_attrs["scores"].items()}
+        self.tracker.end_study(
+            state="complete" if over else "interrupted",
+            metrics=final | {f"test_{name}": value for name, value in test.items()},
+            artifacts={} if self.config.path is None else {f"{self.config.name}.yaml": self.config.path},
+        )
 
     # Small things ---------------------------------------------------------------------------------------------------
 
@@ -264,7 +302,8 @@ class StudySource:
             return None
         mean = sum(took) / len(took)
         under_way = sum(1 - slot.step / slot.steps for slot in slots if slot.trial is not None and slot.steps)
-        return mean * (max(0, self.total - len(trials)) + under_way)
+        begun = sum(trial.state != TrialState.WAITING for trial in trials)
+        return mean * (max(0, self.total - begun) + under_way)
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -101,6 +101,11 @@ class Tracker:
         """MLflow's run ids as far as they are known: "parent", and each trial by its number."""
         return dict(self._runs.ids)
 
+    @property
+    def level(self) -> bool:
+        """Whether everything that was said has been written; to be asked after `close`."""
+        return self._lost == 0 and not self._waiting
+
     def close(self, timeout: float = 60) -> None:
         """Write what waits, end what still runs, and say what was lost. Gives up after `timeout` seconds."""
         with self._changed:
