@@ -382,7 +382,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
         (row,) = peftsweep.status(f"sqlite:///{small}/studies.db")
         assert (row["complete"], row["failed"], row["running"]) == (3, 0, 0)
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)  # SQLite may still have it open
 
 
 def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
