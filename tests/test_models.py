@@ -402,3 +402,17 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF")
     assert "could not be converted from GGUF" in refusal(path)
+
+
+def test_a_base_without_its_pooler_is_refused_instead_of_made_up(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base", "bert")
+    config = AutoConfig.from_pretrained(folder)
+    AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"no weights for bert\.pooler\.dense\.bias, .*which would be random numbers"):
+        models.load_base(ModelConfig(id=str(folder)), SINGLE, four_bit=False, device=CPU)
+
+
+@pytest.mark.parametrize(("architecture", "tokens"), [("bert", 256), ("llama", 256), ("roberta", 255)])
+def test_the_longest_text_is_what_the_positions_allow(tmp_path: Path, architecture: str, tokens: int) -> None:
+    base = models.load_base(ModelConfig(id=str(tiny_model(tmp_path, architecture))), SINGLE, four_bit=False, device=CPU)
+    assert models.longest_text(base.model) == tokens

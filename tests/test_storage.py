@@ -141,3 +141,7 @@ def test_a_full_disk_is_one_message(studies: Studies) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "file")
     with pytest.raises(FileNotFoundError), guarded(studies.url):
         raise FileNotFoundError("something else")
+
+
+def test_each_database_has_its_own_artifacts(tmp_path: Path) -> None:
+    assert Studies(f"sqlite:///{tmp_path}/other.db").artifacts == tmp_path / "other-artifacts"
