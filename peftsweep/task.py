@@ -93,7 +93,8 @@ class Task:
 def stratified(labels: Labels, size: int, seed: int) -> NDArray[np.int64]:
     """Indices of `size` rows, sorted, in which every label is about as frequent as in all rows.
 
-    Single-label rows are drawn class by class; multi-label rows by iterative stratification (Sechidis et al., 2011).
+    Single-label rows are drawn class by class (classes of one row count as one class with the next rarest);
+    multi-label rows by iterative stratification (Sechidis et al., 2011).
 
     Args:
         labels: int64 [n], or float32 [n, C].
@@ -108,10 +109,21 @@ def stratified(labels: Labels, size: int, seed: int) -> NDArray[np.int64]:
         return _exactly(np.asarray(chosen), rows, size, seed)
     from sklearn.model_selection import train_test_split
 
-    counts = np.unique(labels, return_counts=True)[1]
-    enough = counts.min() >= 2 and size >= len(counts) and len(labels) - size >= len(counts)
-    _, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=labels if enough else None)
+    strata = _strata(labels, min(size, len(labels) - size))
+    _, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=strata)
     return np.sort(chosen)
+
+
+def _strata(labels: Labels, most: int) -> NDArray[np.int64] | None:
+    """The classes [n], the rarest of them joined until each has two rows and there are at most `most`; None for one."""
+    _, strata, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = [int(stratum) for stratum in np.argsort(counts, kind="stable")]
+    while len(order) > 1 and (counts[order[0]] < 2 or len(order) > most):
+        rarest, next_rarest = order[:2]
+        strata[strata == rarest] = next_rarest
+        counts[next_rarest] += counts[rarest]
+        order = sorted(order[1:], key=lambda stratum: counts[stratum])
+    return np.asarray(strata) if len(order) > 1 else None
 
 
 def _exactly(chosen: NDArray[np.int64], rows: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:

@@ -91,9 +91,17 @@ def base_of(folder: Path, task: Task, method: str) -> Base:
     return load_base(ModelConfig(id=str(folder)), task, four_bit=METHODS[method].four_bit, device=torch.device("cpu"))
 
 
-def pack_of(folder: Path, task: Task, method: str, trials: list[Trial], slots: int, **kwargs: object) -> Watched:
+def pack_of(
+    folder: Path,
+    task: Task,
+    method: str,
+    trials: list[Trial],
+    slots: int,
+    kind: type[Watched] = Watched,
+    **kwargs: object,
+) -> Watched:
     model = base_of(folder, task, method).model
     adapters = METHODS[method](model, linear_names(model))
     train, validation = Texts(task, 37, 1), Texts(task, 12, 2)
     candidates = [trial.params for trial in trials]
-    return Watched(model, adapters, task, train, validation, candidates=candidates, slots=slots, **kwargs)
+    return kind(model, adapters, task, train, validation, candidates=candidates, slots=slots, **kwargs)  # type: ignore[arg-type]

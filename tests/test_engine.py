@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Limits, Trial, checkpoint
+from peftsweep.engine import Limits, Trial, build_that_fits, checkpoint
 from peftsweep.engine.rows import Pooling, lay
 from peftsweep.engine.schedule import Schedule
 from peftsweep.errors import ModelError
@@ -166,9 +166,54 @@ def test_a_trial_evaluated_but_not_judged_is_judged_first(base: Path, tmp_path: 
 def test_half_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint-000009-01.77").mkdir()
     assert checkpoint.newest(tmp_path) is None
-    (tmp_path / "checkpoint-000002-00").mkdir()
-    (tmp_path / "checkpoint-000010-01").mkdir()
-    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-000010-01"
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors", "best.safetensors", "logits.safetensors"])
+def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    never = run(base, [trial(0, tmp_path / "a")], 1)
+    queue = Queue([trial(0, tmp_path / "b")])
+    queue.stop_after = 7
+    pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1).run(queue)
+    (folder,) = (tmp_path / "b" / "trial-0").glob("checkpoint-*")
+    assert checkpoint.newest(folder.parent) == folder
+    (folder / name).write_bytes((folder / name).read_bytes()[:-7])
+    assert checkpoint.newest(folder.parent) is None
+    again = run(base, [trial(0, tmp_path / "b")], 1)
+    assert worst(again.last[0], never.last[0]) == 0.0 and len(again.trace[0]) == len(never.trace[0])
+
+
+class Scarce(Watched):
+    """A pack on a machine that evaluates two slots at once at the most, and trial 3 not at all."""
+
+    def predict(self, slots, split):  # type: ignore[no-untyped-def]
+        running = [self.slots[slot].trial.number for slot in slots]
+        if len(slots) > 2 or 3 in running:
+            raise torch.OutOfMemoryError("out of memory\nwith details")
+        return super().predict(slots, split)
+
+
+def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path) -> None:
+    free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
+    trials = [trial(i, tmp_path / "b") for i in range(4)]
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 4, kind=Scarce), Queue(trials)
+    pack.run(queue)
+    assert [queue.results[i].state for i in range(4)] == ["complete"] * 3 + ["pruned"]
+    assert queue.results[3].reason == "out of memory, even alone: out of memory"
+    assert max(worst(pack.last[i], free.last[i]) for i in range(3)) < 1e-4
+
+
+def test_a_pack_that_does_not_fit_is_built_of_fewer_slots() -> None:
+    tried: list[int] = []
+
+    def build(slots: int) -> str:
+        tried.append(slots)
+        if slots > 2:
+            raise torch.OutOfMemoryError("no room")
+        return f"a pack of {slots}"
+
+    assert build_that_fits(build, 11) == "a pack of 2" and tried == [11, 5, 2]  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_a_pruned_trial_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) -> None:

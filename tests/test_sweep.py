@@ -393,7 +393,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
         "data.text=txet": (1, "did you mean text"),
         f"model.id={here.folder}/bsae": (1, "did you mean base?"),
         "model.id=owner/never-heard-of": (1, "the hub cannot be reached"),
-        "space.rank=[4, 999]": (1, "rank: 999 is above the width"),
+        "space.rank=[4, 8]": (1, "space.rank: [2, 4] in the storage, [4, 8] in the file"),
         "train.epochz=1": (2, "did you mean epochs"),
     }
     for setting, (status, said) in mistakes.items():
@@ -401,6 +401,8 @@ def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
         assert done.returncode == status and said in done.stderr, done.stderr
         assert "Traceback" not in done.stderr and done.stdout == ""
     assert peftsweep.status(here.storage)[0]["complete"] == 1
+    wide = here.call("run", "--study", str(here.study("wide")), "--set", "space.rank=[4, 999]")
+    assert wide.returncode == 1 and "rank: 999 is above the width" in wide.stderr and "Traceback" not in wide.stderr
 
 
 def test_anything_of_train_may_stand_under_space(here: Home) -> None:

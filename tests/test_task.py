@@ -73,3 +73,14 @@ def test_stratified_multi_label_rows_keep_rare_labels() -> None:
 
 def test_a_class_of_one_row_does_not_stop_the_split() -> None:
     assert len(stratified(np.array([0] * 9 + [1]), 3, seed=0)) == 3
+
+
+def test_rare_classes_leave_the_others_stratified() -> None:
+    classes = np.array([0] * 60 + [1] * 30 + [2] * 10 + [3, 4, 5, 5])
+    chosen = stratified(classes, 52, seed=3)
+    assert len(set(chosen)) == 52
+    assert np.bincount(classes[chosen], minlength=6)[:3].tolist() == [30, 15, 5]
+
+
+def test_fewer_rows_than_classes_can_still_be_drawn() -> None:
+    assert len(stratified(np.arange(20) % 7, 3, seed=0)) == 3

@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from peftsweep.errors import TrackingError
-from peftsweep.tracking import Tracker, serve, server_command
+from peftsweep.tracking import Outcome, Tracker, serve, server_command
 from peftsweep.tracking.addresses import masked, sqlite_file
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -100,8 +100,8 @@ def test_a_trial_is_a_run_below_its_study_with_all_that_is_known_of_it(
     tracker.log(7, {"macro_f1": 0.5, "loss": math.nan}, 10)
     tracker.log(7, {"macro_f1": 0.6}, 20)
     files = {"adapter": tmp_path / "adapter", "confusion_matrix.png": tmp_path / "picture"}
-    tracker.end_trial(7, state="complete", reason="", metrics={"best_macro_f1": 0.6}, artifacts=files)
-    tracker.end_study(state="complete", metrics={"best_macro_f1": 0.6}, artifacts={"study": tmp_path / "picture"})
+    tracker.end_trial(7, Outcome("complete", metrics={"best_macro_f1": 0.6}, artifacts=files))
+    tracker.end_study(Outcome("complete", metrics={"best_macro_f1": 0.6}, artifacts={"study": tmp_path / "picture"}))
     tracker.close()
     runs = fetch(uri, tracker)
     study, trial = runs["parent"], runs["7"]
@@ -122,8 +122,8 @@ def test_every_end_has_its_state_and_its_reason(uri: str, notes: list[str]) -> N
     ends = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
     for number, state in enumerate(ends):
         tracker.start_trial(number, params={}, tags={})
-        tracker.end_trial(number, state=state, reason=f"why {state}", metrics={}, artifacts={})
-    tracker.end_study(state="interrupted", metrics={}, artifacts={})
+        tracker.end_trial(number, Outcome(state, f"why {state}"))
+    tracker.end_study(Outcome("interrupted"))
     tracker.close()
     runs = fetch(uri, tracker)
     assert runs["parent"].info.status == "KILLED"
@@ -147,7 +147,7 @@ def test_artifacts_may_go_as_soon_as_they_are_handed_over(uri: str, notes: list[
     (adapter / "weights").write_text("w")
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
-    tracker.end_trial(0, state="complete", reason="", metrics={}, artifacts={"deep/adapter": adapter})
+    tracker.end_trial(0, Outcome("complete", artifacts={"deep/adapter": adapter}))
     shutil.rmtree(adapter)
     spool = tracker._spool
     tracker.close()
@@ -186,7 +186,7 @@ def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, note
     first.start_trial(0, params={"rank": 8}, tags={})
     for step in (10, 20):
         first.log(0, {"loss": 1 / step}, step)
-    first.end_trial(0, state="interrupted", reason="stopped", metrics={}, artifacts={})
+    first.end_trial(0, Outcome("interrupted", "stopped"))
     first.close()
     second = opened(uri, notes, first.run_ids)
     second.start_trial(0, params={"rank": 8}, tags={})
@@ -195,8 +195,8 @@ def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, note
     assert running.info.status == "RUNNING" and "peftsweep.reason" not in running.data.tags
     for step in (20, 30):
         second.log(0, {"loss": 1 / step}, step)
-    second.end_trial(0, state="complete", reason="", metrics={}, artifacts={})
-    second.end_study(state="complete", metrics={}, artifacts={})
+    second.end_trial(0, Outcome("complete"))
+    second.end_study(Outcome("complete"))
     second.close()
     assert second.run_ids == first.run_ids
     assert curve(uri, fetch(uri, second)["0"], "loss") == [(10, 1 / 10), (20, 1 / 20), (30, 1 / 30)]
@@ -205,7 +205,7 @@ def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, note
 def test_a_run_that_a_killed_process_left_running_is_ended(uri: str, notes: list[str]) -> None:
     known = left_running(uri, notes)
     tracker = opened(uri, notes, {"parent": known["parent"]})
-    tracker.settle({3: ("pruned", "below the median"), 4: ("complete", "")})
+    tracker.settle({3: Outcome("pruned", "below the median"), 4: Outcome("complete")})
     tracker.close()
     trial = MlflowClient(uri).get_run(known["3"])
     assert (trial.info.status, trial.data.tags["peftsweep.reason"]) == ("FINISHED", "below the median")
@@ -248,7 +248,7 @@ def test_a_dead_server_costs_no_time_and_one_warning(free_port: int, notes: list
     tracker.start_trial(0, params={}, tags={})
     for step in range(50):
         tracker.log(0, {"loss": 0.5}, step)
-    tracker.end_trial(0, state="complete", reason="", metrics={}, artifacts={})
+    tracker.end_trial(0, Outcome("complete"))
     wait_for(lambda: bool(notes))
     began = time.monotonic()
     tracker.close()
@@ -305,7 +305,7 @@ def test_an_artifact_that_is_not_there_is_lost_alone(uri: str, notes: list[str],
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
     files = {"gone": tmp_path / "gone", "there": tmp_path / "there"}
-    tracker.end_trial(0, state="complete", reason="", metrics={}, artifacts=files)
+    tracker.end_trial(0, Outcome("complete", artifacts=files))
     tracker.close()
     assert [file.path for file in MlflowClient(uri).list_artifacts(tracker.run_ids["0"])] == ["there"]
     assert "No such file" in notes[0] and len(notes) == 2
@@ -392,9 +392,7 @@ def test_ui_serves_what_was_tracked_until_it_is_interrupted(
     (tmp_path / "picture").write_text("p")
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
-    tracker.end_trial(
-        0, state="complete", reason="", metrics={}, artifacts={"confusion_matrix.png": tmp_path / "picture"}
-    )
+    tracker.end_trial(0, Outcome("complete", artifacts={"confusion_matrix.png": tmp_path / "picture"}))
     tracker.close()
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("artifact_location: mlruns/0\nexperiment_id: '0'\nname: old\n")
@@ -409,7 +407,7 @@ def test_ui_serves_what_was_tracked_until_it_is_interrupted(
         with urlopen(f"{base}/get-artifact?path=confusion_matrix.png&run_uuid={run}") as answer:
             assert answer.read() == b"p"
         through_server = opened(base, notes)
-        through_server.end_study(state="complete", metrics={}, artifacts={"study.yaml": tmp_path / "picture"})
+        through_server.end_study(Outcome("complete", artifacts={"study.yaml": tmp_path / "picture"}))
         through_server.close()
         study = fetch(uri, through_server)["parent"]
         with urlopen(f"{base}/get-artifact?path=study.yaml&run_uuid={study.info.run_id}") as answer:

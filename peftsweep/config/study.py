@@ -143,6 +143,8 @@ class DataConfig(Frozen):
                 yield (name,), "only a hub dataset (source: hub://owner/name) has one"
         if self.split is not None and self.train is not None and self.validation is not None:
             yield ("split",), "nothing is left to cut: train and validation are files of their own"
+        if self.split is not None and self.split.test is not None and self.test is not None:
+            yield ("split", "test"), "data.test is a file of its own; keep one of them"
         labels = [self.labels] if isinstance(self.labels, str) else self.labels
         if not labels or not all(labels):
             yield ("labels",), "name the label column, or several 0/1 columns"

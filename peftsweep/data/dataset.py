@@ -88,8 +88,10 @@ def _tables(config: DataConfig, note: Say) -> dict[str, Table]:
     if config.drop_duplicates:
         tables = {name: deduplicated(table, note) for name, table in tables.items()}
     if config.split is not None or "validation" not in tables:
-        whole = tables.pop("train")
-        tables |= _cut(whole, config, config.split or SplitConfig())
+        cut = _cut(tables.pop("train"), config, config.split or SplitConfig())
+        for name in tables.keys() & cut.keys():
+            note(f"data.split: {name} is cut from {config.source}'s training split; its own is not used")
+        tables |= cut
     return {name: tables[name] for name in ("train", "validation", "test") if name in tables}
 
 

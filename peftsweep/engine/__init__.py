@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftsweep.engine.memory import slots_that_fit
+from peftsweep.engine.memory import build_that_fits, slots_that_fit
 from peftsweep.engine.pack import Examples, Limits, Pack
 from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial, TrialSource
 
@@ -17,5 +17,6 @@ __all__ = [
     "SlotStatus",
     "Trial",
     "TrialSource",
+    "build_that_fits",
     "slots_that_fit",
 ]

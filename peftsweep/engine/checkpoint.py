@@ -13,11 +13,12 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from peftsweep.engine.slot import Slot
 from peftsweep.engine.stack import Stack
 from peftsweep.engine.trial import Evaluation
 
+STATE = "state.json"
+TENSORS = "state.safetensors"
 BEST = "best.safetensors"
 LOGITS = "logits.safetensors"
 
@@ -43,7 +46,7 @@ def save(slot: Slot, stack: Stack) -> None:
     aside.mkdir(parents=True)
     try:
         rows = {"weights": stack.weights[slot.index], **slot.optimizer_rows()}
-        save_file(_named(slot, stack, rows), aside / "state.safetensors")
+        save_file(_named(slot, stack, rows), aside / TENSORS)
         best = slot.best
         if best is not None and best.step == slot.step:
             save_file(_named(slot, stack, {"": stack.weights[slot.index]}), aside / BEST)
@@ -60,7 +63,8 @@ def save(slot: Slot, stack: Stack) -> None:
             "optimizer": sorted(rows.keys() - {"weights"}),
             "evaluations": [asdict(evaluation) for evaluation in slot.evaluations],
         }
-        (aside / "state.json").write_text(json.dumps(state, indent=1))
+        (aside / STATE).write_text(json.dumps(state, indent=1))
+        _to_disk([*aside.iterdir(), aside])
         if folder.exists():  # left by a process that died before it could say so
             shutil.rmtree(folder)
         aside.rename(folder)
@@ -76,14 +80,36 @@ def save(slot: Slot, stack: Stack) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a trial, if there is one."""
-    return max(folder.glob("checkpoint-*"), default=None)
+    """The newest checkpoint of a trial that can be read; without one, the trial begins anew from its seed."""
+    return next((found for found in sorted(folder.glob("checkpoint-*"), reverse=True) if _whole(found)), None)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether nothing is cut off or missing, as after a disk that failed or a folder that was copied half."""
+    try:
+        evaluations = json.loads((folder / STATE).read_text())["evaluations"]
+        for name in (TENSORS, *((BEST, LOGITS) if evaluations else ())):
+            with safe_open(folder / name, "pt"):  # holds the header to the file's size
+                pass
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return False
+    return True
+
+
+def _to_disk(paths: Iterable[Path]) -> None:
+    """Not in the system's cache only: a machine that loses power finds the whole checkpoint or the one before it."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def restore(slot: Slot, stack: Stack, folder: Path) -> None:
     """Put a checkpoint into a slot whose trial has been started there."""
-    state = json.loads((folder / "state.json").read_text())
-    tensors = load_file(folder / "state.safetensors", device=str(stack.weights.device))
+    state = json.loads((folder / STATE).read_text())
+    tensors = load_file(folder / TENSORS, device=str(stack.weights.device))
     rows = {}
     for kind in ("weights", *state["optimizer"]):
         rows[kind] = torch.zeros_like(stack.weights[slot.index])

@@ -1,21 +1,63 @@
-"""How many slots a GPU holds, by measuring a step rather than by a formula of the architecture."""
+"""How many slots a GPU holds, by measuring a step rather than by a formula of the architecture; and what to do when
+it holds fewer after all."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine.pack import Examples, Pack
+from peftsweep.engine.slot import Slot
 from peftsweep.engine.trial import Trial
+
+if TYPE_CHECKING:
+    from peftsweep.engine.pack import Examples, Pack
 
 FILL = 0.9  # of the card, for the allocator's own losses
 MOST = 64
+
+T = TypeVar("T")
+
+
+def in_halves(
+    work: Callable[[Sequence[Slot]], dict[int, T]], slots: Sequence[Slot], alone: Callable[[Slot, str], object]
+) -> dict[int, T]:
+    """What `work` makes of the slots, by slot; out of memory, of one half of them after the other.
+
+    Args:
+        alone: told the slot that does not fit even by itself, and why; it has no result.
+    """
+    try:
+        return work(slots)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+    torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
+    if len(slots) == 1:
+        alone(slots[0], reason)
+        return {}
+    half = len(slots) // 2
+    return in_halves(work, slots[:half], alone) | in_halves(work, slots[half:], alone)
+
+
+def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:
+    """A pack of that many slots, or of half as many, and so on, as memory allows.
+
+    Raises:
+        torch.OutOfMemoryError: not even one slot fits.
+    """
+    while slots > 1:
+        try:
+            return build(slots)
+        except torch.OutOfMemoryError:
+            slots //= 2
+        torch.cuda.empty_cache()
+    return build(slots)
 
 
 def slots_that_fit(build: Callable[[int], Pack], train: Examples, candidates: Sequence[TrainConfig]) -> int:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from peftsweep.config import TrainConfig
 from peftsweep.engine import checkpoint
 from peftsweep.engine.clock import Clock, TimedSource
+from peftsweep.engine.memory import in_halves
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Rows, Text, lay
 from peftsweep.engine.schedule import Schedule
@@ -159,23 +161,19 @@ class Pack:
     # Forward and backward -------------------------------------------------------------------------------------------
 
     def losses(self, slots: Sequence[Slot], source: TrialSource) -> dict[int, float]:
-        """Gradients of one batch of each slot, and its loss (the mean over the batch's rows) by slot.
-
-        Out of memory, the slots go in two halves, and a trial that does not fit alone ends as pruned.
-        """
+        """Gradients of one batch of each slot, and its loss (the mean over the batch's rows) by slot."""
         picked = {slot.index: slot.schedule.batch(slot.step, slot.trial.seed) for slot in slots}
-        try:
-            return self.gradients(slots, picked)
-        except torch.OutOfMemoryError as error:
-            reason = str(error).splitlines()[0]
-        for slot in slots:
-            self.stack.grads[slot.index].zero_()
-        torch.cuda.empty_cache()
-        if len(slots) == 1:
-            self.end(slots[0], source, "pruned", f"out of memory, even alone: {reason}")
-            return {}
-        half = len(slots) // 2
-        return self.losses(slots[:half], source) | self.losses(slots[half:], source)
+
+        def work(some: Sequence[Slot]) -> dict[int, float]:
+            for slot in some:
+                self.stack.grads[slot.index].zero_()  # of a try that ran out of memory
+            return self.gradients(some, picked)
+
+        return in_halves(work, slots, partial(self.does_not_fit, source=source))
+
+    def does_not_fit(self, slot: Slot, reason: str, *, source: TrialSource) -> None:
+        """End a trial that has no room even alone: pruned, so that the sampler learns to stay away."""
+        self.end(slot, source, "pruned", f"out of memory, even alone: {reason}")
 
     def gradients(self, slots: Sequence[Slot], picked: dict[int, NDArray[np.int64]]) -> dict[int, float]:
         """Add the gradients of one batch of each slot (rows of the training split by slot) and return the losses."""
@@ -227,7 +225,14 @@ class Pack:
         """Score the slots on the validation split and checkpoint them; a non-finite score fails that trial alone."""
         if not slots:
             return
-        for slot, logits in zip(slots, self.predict([slot.index for slot in slots], self.validation), strict=True):
+
+        def work(some: Sequence[Slot]) -> dict[int, NDArray[np.float32]]:
+            indices = [slot.index for slot in some]
+            return dict(zip(indices, self.predict(indices, self.validation), strict=True))
+
+        found = in_halves(work, slots, partial(self.does_not_fit, source=source))
+        for slot in (slot for slot in slots if slot.index in found):
+            logits = found[slot.index]
             scores: Scores = self.task.scores(logits, np.asarray(self.validation.labels))
             bad = [name for name, value in scores.items() if not math.isfinite(value)]
             if bad:

@@ -43,9 +43,9 @@ class Packed:
             head = StackedLinear(model.get_submodule(path), path, len(layers), self.current, slots)
             head.std = float(getattr(model.config, "initializer_range", StackedLinear.std))
             layers.append(head)
+        self.stack = Stack(layers, slots, next(model.parameters()).device)  # before the model is touched: may not fit
         for layer in layers:
             model.set_submodule(layer.name, layer)
-        self.stack = Stack(layers, slots, next(model.parameters()).device)
         prefix = model.base_model_prefix
         self.backbone: nn.Module = getattr(model, prefix)
         self.pooled = PooledTexts(getattr(self.backbone, "pooler", None))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,5 +55,11 @@ class Schedule:
     def batch(self, step: int, seed: int) -> NDArray[np.int64]:
         """Rows of the training split in step `step` (from 0): each epoch in a new order, its last batch the rest."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([seed, epoch]).permutation(self.rows)
+        order = epoch_order(seed, epoch, self.rows)
         return order[place * self.params.batch_size : (place + 1) * self.params.batch_size]
+
+
+@lru_cache(maxsize=512)  # a pack's slots, each somewhere in an epoch of its own
+def epoch_order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
+    """The order of an epoch's rows [rows], to be read only."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)

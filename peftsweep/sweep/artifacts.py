@@ -19,16 +19,16 @@ from peftsweep.engine import Result, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
 
+ADAPTER, CLASSES, PICTURE, STUDY = "adapter", "per_class.json", "confusion_matrix.png", "study.yaml"
 
-def write(
-    trial: Trial, result: Result, config: StudyConfig, method: Method, base: Base, data: Dataset
-) -> dict[str, Path]:
-    """Write the adapter of a complete trial and the reports on it, and name them by their place in MLflow.
+
+def write(trial: Trial, result: Result, config: StudyConfig, method: Method, base: Base, data: Dataset) -> Path:
+    """Write the adapter of a complete trial and the reports on it; returns the adapter's folder.
 
     The adapter is written aside and renamed: a folder that is there is whole.
     """
     assert result.weights is not None and result.logits is not None
-    adapter = trial.folder / "adapter"
+    adapter = trial.folder / ADAPTER
     aside = trial.folder / f".adapter.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     method.export(
@@ -37,13 +37,16 @@ def write(
     shutil.rmtree(adapter, ignore_errors=True)
     aside.rename(adapter)
     labels = np.asarray(data.validation.labels)
-    classes = trial.folder / "per_class.json"
-    classes.write_text(json.dumps(data.task.per_class(result.logits, labels), indent=1) + "\n")
-    picture = trial.folder / "confusion_matrix.png"
-    confusion_png(data.task.confusion(result.logits, labels), data.task.labels, picture)
-    study = trial.folder / "study.yaml"
-    study.write_text(config.text())
-    return {"adapter": adapter, "per_class.json": classes, "confusion_matrix.png": picture, "study.yaml": study}
+    per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
+    (trial.folder / CLASSES).write_text(per_class + "\n")
+    confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
+    (trial.folder / STUDY).write_text(config.text())
+    return adapter
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """What is there of a complete trial, by its place in MLflow."""
+    return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, STUDY) if (folder / name).exists()}
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -57,4 +60,4 @@ def drop_checkpoints(folder: Path) -> None:
 def keep_best(folder: Path, ranked: Sequence[FrozenTrial], count: int) -> None:
     """Remove the adapters of all but the best `count` trials."""
     for trial in ranked[count:]:
-        shutil.rmtree(folder / f"trial-{trial.number:04d}" / "adapter", ignore_errors=True)
+        shutil.rmtree(folder / f"trial-{trial.number:04d}" / ADAPTER, ignore_errors=True)

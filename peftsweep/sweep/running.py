@@ -18,7 +18,7 @@ from peftsweep import report
 from peftsweep.config import StudyConfig, differences, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Pack, slots_that_fit
+from peftsweep.engine import Pack, build_that_fits, slots_that_fit
 from peftsweep.errors import ModelError, StudyMismatchError
 from peftsweep.methods import METHODS
 from peftsweep.models import (
@@ -154,7 +154,7 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
     count = slots
     if count == "auto":
         count = CPU_SLOTS if base.device.type == "cpu" else slots_that_fit(build, data.train, bounds)
-    pack = build(max(1, min(count, source.left())))
+    pack = build_that_fits(build, max(1, min(count, source.left())))
     trained = [pack.parameters(params) for params in bounds]
     source.opened(
         base,

@@ -25,7 +25,7 @@ from peftsweep.report import ranked
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.describe import run_params, study_params
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import Outcome, Tracker
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 NAMES = {state: name for name, state in STATES.items()}
@@ -116,9 +116,7 @@ class StudySource:
             },
             known=attrs.get("mlflow_runs", {}),
         )
-        states = {t.number: NAMES.get(t.state, "interrupted") for t in self.trials() if t.state != TrialState.WAITING}
-        reasons = {t.number: str(t.user_attrs.get("reason", "")) for t in self.trials()}
-        self.tracker.settle({number: (state, reasons[number]) for number, state in states.items()})
+        self.tracker.settle({t.number: self.outcome(t) for t in self.trials() if t.state != TrialState.WAITING})
 
     @property
     def tracker_is_behind(self) -> bool:
@@ -180,10 +178,10 @@ class StudySource:
     def finish(self, trial: Trial, result: Result) -> None:
         asked = self.running.pop(trial.number)
         self.shown = None
-        files: dict[str, Path] = {}
+        adapter: Path | None = None
         if result.state == "complete":
             assert self.method is not None and self.base is not None
-            files = artifacts.write(trial, result, self.config, self.method, self.base, self.data)
+            adapter = artifacts.write(trial, result, self.config, self.method, self.base, self.data)
         scores = {} if result.best is None else result.best.scores
         attrs: dict[str, Any] = {
             "scores": scores,
@@ -191,14 +189,13 @@ class StudySource:
             "parameters": result.parameters,
             "reason": result.reason,
             "seconds": result.seconds,
-            "adapter": str(files["adapter"].relative_to(self.studies.artifacts)) if "adapter" in files else None,
+            "adapter": None if adapter is None else str(adapter.relative_to(self.studies.artifacts)),
         }
         for key, value in attrs.items():
             asked.set_user_attr(key, value)
         value = scores.get("macro_f1")
         self.study.tell(asked, value if result.state == "complete" else None, state=STATES[result.state])
-        final = {f"best_{name}": score for name, score in scores.items()} | {"seconds": result.seconds}
-        self.tracker.end_trial(trial.number, state=result.state, reason=result.reason, metrics=final, artifacts=files)
+        self.tracker.end_trial(trial.number, self.outcome(self.trials()[trial.number]))
         artifacts.drop_checkpoints(trial.folder)
         artifacts.keep_best(self.folder, ranked(self.trials()), self.config.search.keep_adapters)
         self.progress.ended(
@@ -259,20 +256,33 @@ class StudySource:
 
     def _end_runs(self) -> None:
         for number in self.running:
-            self.tracker.end_trial(
-                number, state="interrupted", reason="stopped; goes on with the next run", metrics={}, artifacts={}
-            )
+            self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"))
         over = not self.running and self.left() == 0
         test = self.study.user_attrs.get("test", {}).get("scores", {})
         best = ranked(self.trials())[:1]
         final = {} if not best else {f"best_{k}": v for k, v in best[0].user_attrs["scores"].items()}
         self.tracker.end_study(
-            state="complete" if over else "interrupted",
-            metrics=final | {f"test_{name}": value for name, value in test.items()},
-            artifacts={} if self.config.path is None else {f"{self.config.name}.yaml": self.config.path},
+            Outcome(
+                "complete" if over else "interrupted",
+                metrics=final | {f"test_{name}": value for name, value in test.items()},
+                artifacts={} if self.config.path is None else {self.config.path.name: self.config.path},
+            )
         )
 
     # Small things ---------------------------------------------------------------------------------------------------
+
+    def outcome(self, trial: FrozenTrial) -> Outcome:
+        """What MLflow shall hold of a trial that is over, or was when its process died."""
+        own, folder = trial.user_attrs, self.trial_folder(trial.number)
+        if not trial.state.is_finished():
+            return Outcome("interrupted")
+        final = {f"best_{name}": score for name, score in own.get("scores", {}).items()}
+        return Outcome(
+            NAMES[trial.state],
+            str(own.get("reason", "")),
+            metrics=final | ({"seconds": own["seconds"]} if "seconds" in own else {}),
+            artifacts=artifacts.files(folder) if trial.state == TrialState.COMPLETE else {},
+        )
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / f"trial-{number:04d}"

@@ -6,7 +6,8 @@ that is slow, down or wiped never slows or fails a trial.
 
 from __future__ import annotations
 
+from peftsweep.tracking.runs import Outcome
 from peftsweep.tracking.server import serve, server_command
 from peftsweep.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "serve", "server_command"]
+__all__ = ["Outcome", "Tracker", "serve", "server_command"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,12 +40,18 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
+    """How a trial or a study ended.
+
+    Attributes:
+        state: "complete", "pruned", "failed" or "interrupted".
+        artifacts: a file or a folder by its place in the run.
+    """
+
     state: str
-    reason: str
-    metrics: dict[str, float]
-    at: int
-    artifacts: Path | None = None
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Runs:
@@ -69,12 +75,12 @@ class Runs:
         self._runs[PARENT] = run
         self._begin(run)
 
-    def settle(self, ended: dict[int, tuple[str, str]], at: int) -> None:
+    def settle(self, ended: Mapping[int, Outcome], at: int) -> None:
         self._begin(self._runs[PARENT])
-        for number, (state, reason) in ended.items():
+        for number, outcome in ended.items():
             child = self._children.get(str(number))
             if child is not None and child.info.status == "RUNNING":
-                self._terminate(child.info.run_id, state, reason, at)
+                self._end(child, outcome, at)
 
     def start(self, run: StudyRun) -> None:
         self._runs[run.key] = run
@@ -87,23 +93,35 @@ class Runs:
             metrics = {name: value for name, value in metrics.items() if step not in self._steps(run, name)}
         self._points(run_id, metrics, step, at)
 
-    def end(self, key: str, ending: Ending) -> None:
+    def end(self, key: str, outcome: Outcome, at: int) -> None:
         run = self._runs[key]
-        run_id = self._begin(run)
-        before = {} if run.begun is None else run.begun.data.metrics
-        self._points(run_id, {k: v for k, v in ending.metrics.items() if before.get(k) != v}, 0, ending.at)
-        # Before the artifacts: a full disk must not leave the run going for ever.
-        self._terminate(run_id, ending.state, ending.reason, ending.at)
+        self._begin(run)
+        assert run.begun is not None
+        self._end(run.begun, outcome, at)
         run.over = True
-        if ending.artifacts is not None:
-            self._client().log_artifacts(run_id, str(ending.artifacts))
-            shutil.rmtree(ending.artifacts, ignore_errors=True)
+
+    def _end(self, found: Run, outcome: Outcome, at: int) -> None:
+        run_id, before = found.info.run_id, found.data.metrics
+        self._points(run_id, {k: v for k, v in outcome.metrics.items() if before.get(k) != v}, 0, at)
+        try:
+            for place, source in outcome.artifacts.items():
+                self._upload(run_id, place, source)
+        finally:  # a full disk must not leave the run going for ever
+            self._terminate(run_id, outcome.state, outcome.reason, at)
+
+    def _upload(self, run_id: str, place: str, source: Path) -> None:
+        """A file or a folder, or nothing where it has gone meanwhile."""
+        if source.is_dir():
+            self._client().log_artifacts(run_id, str(source), place)
+        elif source.is_file():
+            folder = Path(place).parent.as_posix()
+            self._client().log_artifact(run_id, str(source), None if folder == "." else folder)
 
     def end_rest(self) -> None:
         """End what this process began and nobody ended; the parent last."""
         for key in sorted(self._runs, key=PARENT.__eq__):
             if not self._runs[key].over and self._runs[key].begun is not None:
-                self.end(key, Ending("interrupted", "", {}, now()))
+                self.end(key, Outcome("interrupted"), now())
 
     def ping(self) -> None:
         self._client().get_experiment_by_name(self._experiment)

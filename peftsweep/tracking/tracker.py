@@ -8,12 +8,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peftsweep.tracking.addresses import masked, without_password
-from peftsweep.tracking.runs import PARENT, Ending, Runs, StudyRun, now, refused
+from peftsweep.tracking.runs import PARENT, Outcome, Runs, StudyRun, now, refused
 
 PAUSE = 60.0  # seconds before a server that did not answer is asked again
 PATIENCE = 10.0  # seconds that `close` waits for a server that did not answer before
@@ -63,8 +64,8 @@ class Tracker:
         self._runs.ids.update(known)
         self._put(partial(self._runs.open, run, experiment))
 
-    def settle(self, ended: Mapping[int, tuple[str, str]]) -> None:
-        """End the runs that a killed process left running, of trials that have ended: state and reason by number."""
+    def settle(self, ended: Mapping[int, Outcome]) -> None:
+        """End the runs that a killed process left running, of trials that have ended, by number."""
         self._put(partial(self._runs.settle, dict(ended), now()))
 
     def start_trial(self, number: int, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -79,22 +80,13 @@ class Tracker:
         else:
             self._lost += 1
 
-    def end_trial(
-        self, number: int, *, state: str, reason: str, metrics: Mapping[str, float], artifacts: Mapping[str, Path]
-    ) -> None:
-        """End a trial's run. The files and folders in `artifacts` may go as soon as this returns.
+    def end_trial(self, number: int, outcome: Outcome) -> None:
+        """End a trial's run. The files and folders of the outcome may go as soon as this returns."""
+        self._end(str(number), outcome)
 
-        Args:
-            state: "complete", "pruned", "failed" or "interrupted".
-            artifacts: a file or a folder by its place in the run.
-        """
-        ending = Ending(state, reason, dict(metrics), now(), self._copied(artifacts))
-        self._put(partial(self._runs.end, str(number), ending))
-
-    def end_study(self, *, state: str, metrics: Mapping[str, float], artifacts: Mapping[str, Path]) -> None:
-        """End the parent run: "complete" or "interrupted"."""
-        ending = Ending(state, "", dict(metrics), now(), self._copied(artifacts))
-        self._put(partial(self._runs.end, PARENT, ending))
+    def end_study(self, outcome: Outcome) -> None:
+        """End the parent run."""
+        self._end(PARENT, outcome)
 
     @property
     def run_ids(self) -> dict[str, str]:
@@ -137,22 +129,26 @@ class Tracker:
             self._waiting.append(update)
             self._changed.notify()
 
-    def _copied(self, artifacts: Mapping[str, Path]) -> Path | None:
-        """A folder that mirrors what the run shall have."""
+    def _end(self, key: str, outcome: Outcome) -> None:
+        kept = replace(outcome, artifacts=self._copied(outcome.artifacts))
+        self._put(partial(self._runs.end, key, kept, now()))
+
+    def _copied(self, artifacts: Mapping[str, Path]) -> dict[str, Path]:
+        """Copies that stay until they have been written, by place."""
         if not artifacts or self._closing:
-            return None
+            return {}
         try:
             self._spool = self._spool or Path(tempfile.mkdtemp(prefix="peftsweep-mlflow-"))
             folder = Path(tempfile.mkdtemp(dir=self._spool))
         except OSError as error:
             self._lose(error)
-            return None
+            return {}
         for place, source in artifacts.items():
             try:
                 copy(source, folder / place)
             except OSError as error:
                 self._lose(error)
-        return folder
+        return {place: folder / place for place in artifacts}
 
     def _write(self) -> None:
         """The writer's thread: updates in their order."""
