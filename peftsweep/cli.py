@@ -16,6 +16,7 @@ import typer
 
 from peftsweep import __version__
 from peftsweep.errors import PeftsweepError
+from peftsweep.masking import masked
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +39,7 @@ def main() -> None:
             raise
         known = isinstance(error, PeftsweepError)
         unknown = f"{type(error).__name__}: {error} (this should not happen: run it again with --debug to see where)"
-        print(f"error: {error if known else unknown}", file=sys.stderr)
+        print(masked(f"error: {error if known else unknown}"), file=sys.stderr)
         sys.exit(error.exit_status if isinstance(error, PeftsweepError) else 1)
 
 
@@ -153,8 +154,7 @@ def run(
 
 def _stopped(signal: int) -> NoReturn:
     """Say how to go on, and leave as a process does that a signal has ended."""
-    words = (re.sub(r"(://[^/@\s:]*):[^/@\s]+@", r"\1:***@", word) for word in sys.argv[1:])  # no passwords
-    command = shlex.join(["peftsweep", *words])
+    command = masked(shlex.join(["peftsweep", *sys.argv[1:]]))
     print(f"stopped; everything is kept. To go on: {command}", file=sys.stderr)
     raise typer.Exit(128 + signal)
 

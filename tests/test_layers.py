@@ -18,6 +18,7 @@ PACKAGE = ROOT / "peftsweep"
 FLOORS = {
     "__version__": 0,
     "errors": 1,
+    "masking": 1,
     "config": 2,
     "places": 2,
     "task": 2,

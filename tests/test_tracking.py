@@ -23,8 +23,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from peftsweep.errors import TrackingError
-from peftsweep.tracking import Outcome, Tracker, serve, server_command
-from peftsweep.tracking.addresses import masked, sqlite_file
+from peftsweep.tracking import Outcome, Tracker, serve
+from peftsweep.tracking.addresses import sqlite_file
+from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -325,24 +326,16 @@ def test_importing_tracking_does_not_import_mlflow() -> None:
 # Addresses ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://user:p%40ss@host:5000/x", "http://user:***@host:5000/x"),
-        ("postgresql://user:s@host/db", "postgresql://user:***@host/db"),
-        ("http://user@host", "http://user@host"),
-        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
-    ],
-)
-def test_a_password_is_not_shown(uri: str, shown: str) -> None:
-    assert masked(uri) == shown
-
-
 def test_the_file_of_an_sqlite_url_is_absolute() -> None:
     assert sqlite_file("sqlite:///mlflow.db") == Path.cwd() / "mlflow.db"
     assert sqlite_file("sqlite:////data/mlflow.db?timeout=9") == Path("/data/mlflow.db")
     assert sqlite_file("sqlite:///:memory:") is None and sqlite_file("http://host") is None
-    assert f"sqlite:///{Path.cwd()}/mlflow.db" in server_command("sqlite:///mlflow.db", "127.0.0.1", 5000)
+    assert server_environment("sqlite:///mlflow.db")["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{Path.cwd()}/mlflow.db"
+
+
+def test_the_command_of_the_server_which_all_users_can_read_has_no_password() -> None:
+    command = server_command("postgresql://me:s3cret@host/db", "127.0.0.1", 5000)
+    assert "s3cret" not in " ".join(command)
 
 
 # The server -----------------------------------------------------------------------------------------------------------
@@ -384,6 +377,24 @@ def test_ui_says_why_the_server_did_not_start(tmp_path: Path, free_port: int) ->
         )
     with pytest.raises(TrackingError, match=r"the MLflow server did not start: .*'9'"):
         serve(f"sqlite:///{tmp_path}/mlflow.db", port=free_port)
+
+
+def test_ui_hides_the_password_in_what_the_server_says(free_port: int) -> None:
+    with pytest.raises(TrackingError, match=r"did not start: .*foo://me:\*\*\*@host/db") as error:
+        serve("foo://me:s3/c?r@et@host/db", port=free_port)
+    assert "et@host" not in str(error.value)
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with _stopped_by_signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
 
 
 def test_ui_serves_what_was_tracked_until_it_is_interrupted(

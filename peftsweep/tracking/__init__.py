@@ -7,7 +7,7 @@ that is slow, down or wiped never slows or fails a trial.
 from __future__ import annotations
 
 from peftsweep.tracking.runs import Outcome
-from peftsweep.tracking.server import serve, server_command
+from peftsweep.tracking.server import serve
 from peftsweep.tracking.tracker import Tracker
 
-__all__ = ["Outcome", "Tracker", "serve", "server_command"]
+__all__ = ["Outcome", "Tracker", "serve"]

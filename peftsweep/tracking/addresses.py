@@ -6,12 +6,6 @@ import contextlib
 import re
 import sqlite3
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
-
-
-def masked(uri: str) -> str:
-    """The URI without its password: `http://user:***@host`."""
-    return without_password(uri, uri)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -36,13 +30,6 @@ def artifact_root(uri: str) -> Path:
     turn MLflow's default back to a store of files."""
     file = sqlite_file(uri)
     return (Path.cwd() if file is None else file.parent) / "mlartifacts"
-
-
-def without_password(text: str, uri: str) -> str:
-    password = urlsplit(uri).password if "://" in uri else None
-    for secret in {password, unquote(password)} if password else ():
-        text = text.replace(f":{secret}@", ":***@")
-    return text
 
 
 def is_server(uri: str) -> bool:

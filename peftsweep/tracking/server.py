@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from peftsweep.errors import TrackingError
-from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, masked, sqlite_file
+from peftsweep.masking import masked
+from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -28,12 +29,19 @@ def _print(text: str) -> None:
 
 
 def server_command(uri: str, host: str, port: int) -> list[str]:
-    """The command that starts MLflow's server on a store, with the artifacts where `Tracker` puts them."""
+    """The command that starts MLflow's server, with the artifacts where `Tracker` puts them."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", absolute(uri)),
         *("--serve-artifacts", "--artifacts-destination", artifact_root(uri).as_uri()),
     ]
+
+
+def server_environment(uri: str) -> dict[str, str]:
+    """What the server finds its store by: not in its command, which every user of the machine can read."""
+    return {
+        "MLFLOW_BACKEND_STORE_URI": absolute(uri),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three processes more, for what is not used
+    }
 
 
 def serve(uri: str, host: str = "127.0.0.1", port: int = 5000, note: Callable[[str], None] = _print) -> int:
@@ -83,11 +91,12 @@ def _check_port(host: str, port: int) -> None:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and the end of the terminal are as Ctrl-C."""
+    """SIGTERM and the end of the terminal are as Ctrl-C; what was ignored before (nohup) stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDINGS}
+    heard = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heard}
     try:
         yield
     finally:
@@ -100,7 +109,7 @@ def _server(uri: str, host: str, port: int, chatter: IO[bytes]) -> Iterator[subp
     """The server's processes, in a group of their own so that none outlives this."""
     server = subprocess.Popen(
         server_command(uri, host, port),
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # three processes more, for what is not used
+        env=os.environ | server_environment(uri),
         stdin=subprocess.DEVNULL,
         stdout=chatter,
         stderr=subprocess.STDOUT,
@@ -147,7 +156,7 @@ def _last_words(chatter: IO[bytes]) -> str:
     chatter.seek(0)
     lines = [line.strip() for line in chatter.read().decode(errors="replace").splitlines()]
     telling = [line for line in lines if line and not line.startswith("(Background on this error")]
-    return f": {telling[-1]}" if telling else ""
+    return f": {masked(telling[-1])}" if telling else ""
 
 
 def is_loopback(host: str) -> bool:

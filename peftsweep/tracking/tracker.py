@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peftsweep.tracking.addresses import masked, without_password
+from peftsweep.masking import masked
 from peftsweep.tracking.runs import PARENT, Outcome, Runs, StudyRun, now, refused
 
 PAUSE = 60.0  # seconds before a server that did not answer is asked again
@@ -214,7 +214,7 @@ class Tracker:
             error = cause
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-        return without_password(first, self._uri)[:200]
+        return masked(first)[:200]
 
 
 def copy(source: Path, target: Path) -> None:
