@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy.exc
@@ -19,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
 from peftsweep.errors import StorageError
+from peftsweep.masking import masked as masked
 
 PATIENCE = 30  # seconds that a call waits for another process's write
 
@@ -30,7 +32,7 @@ class Studies:
         url: `sqlite:///studies.db` (relative to the working folder) or `sqlite:////absolute/studies.db`.
 
     Raises:
-        StorageError: no SQLite URL, a folder that is not there, a file that is no such database.
+        StorageError: no SQLite URL, a folder that is not there, a file that is no such database (it stays as it is).
     """
 
     def __init__(self, url: str) -> None:
@@ -39,12 +41,13 @@ class Studies:
         if not self.file.parent.is_dir():
             raise StorageError(f"{masked(url)}: the folder {self.file.parent} is not there; make it, or name another")
         with guarded(url):
+            _check_owner(url, _tables(self.file))
             self.storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
 
     @property
     def artifacts(self) -> Path:
         """The folder of adapters, checkpoints and reports, beside the database; each database has its own."""
-        return self.file.parent / ("artifacts" if self.file.stem == "studies" else f"{self.file.stem}-artifacts")
+        return self.file.parent / ("artifacts" if self.file.name == "studies.db" else f"{self.file.name}-artifacts")
 
     def names(self) -> list[str]:
         return sorted(optuna.study.get_all_study_names(self.storage))
@@ -94,8 +97,21 @@ class Studies:
 
 
 def exists(url: str) -> bool:
-    """Whether anything is stored there yet."""
-    return sqlite_file(url).is_file()
+    """Whether studies are stored there. An empty file has none, and is not made a database by looking.
+
+    Raises:
+        StorageError: another program's database.
+    """
+    with guarded(url):
+        tables = _tables(sqlite_file(url))
+        _check_owner(url, tables)
+    return {"studies", "alembic_version"} <= tables  # Optuna makes the latter last
+
+
+def same_file(a: str, b: str) -> bool:
+    """Whether two URLs name one SQLite file; False where one of them names none."""
+    first, second = _file(a), _file(b)
+    return first is not None and second is not None and first.resolve() == second.resolve()
 
 
 def sqlite_file(url: str) -> Path:
@@ -104,22 +120,45 @@ def sqlite_file(url: str) -> Path:
     Raises:
         StorageError: it is another kind of URL.
     """
+    file = _file(url)
+    if file is None:
+        raise StorageError(f"storage {masked(url)!r}: expected the URL of an SQLite file, such as sqlite:///studies.db")
+    return file
+
+
+def _file(url: str) -> Path | None:
     try:
         parsed = make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        parsed = None
-    if parsed is None or parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-        raise StorageError(f"storage {masked(url)!r}: expected the URL of an SQLite file, such as sqlite:///studies.db")
-    return Path(parsed.database)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # the latter: a port that is no number
+        return None
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
+    return Path(str(parsed.database)) if is_file else None
 
 
-def masked(url: str) -> str:
-    """The URL without its password."""
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        return url
-    return url.replace(f":{password}@", ":***@") if password else url
+def _tables(file: Path) -> set[str]:
+    """The tables of an SQLite file; none where there is no file.
+
+    Raises:
+        sqlite3.Error: it is no database, or locked.
+    """
+    if not file.is_file():
+        return set()
+    # mode rw makes no file, and reads what a killed process left half-written, as mode ro cannot
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=PATIENCE)) as database:
+        return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _check_owner(url: str, tables: set[str]) -> None:
+    """Raises:
+    StorageError: another program's database, into which Optuna would write its tables.
+    """
+    if "experiments" in tables:
+        raise StorageError(
+            f"{masked(url)}: MLflow's database; the studies are in another file, by default sqlite:///studies.db: name "
+            "it by --storage"
+        )
+    if tables and "studies" not in tables:
+        raise StorageError(f"{masked(url)}: another program's database; name the studies' own file by --storage")
 
 
 @contextmanager
@@ -132,7 +171,7 @@ def guarded(url: str) -> Iterator[None]:
     where = masked(url)
     try:
         yield
-    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
         raise StorageError(f"{where}: {_explained(error)}") from error
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EROFS):
@@ -167,4 +206,4 @@ def _explained(error: BaseException) -> str:
         "unable to open": "cannot be opened; check the folder and its permissions",
         "alembic_version": "another program's database (MLflow needs a file of its own); name another by --storage",
     }
-    return next((said for word, said in known.items() if word in text), causes[-1].splitlines()[0])
+    return next((said for word, said in known.items() if word in text), masked(causes[-1].splitlines()[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError
-from peftsweep.storage import Studies, exists, guarded, masked
+from peftsweep.storage import Studies, exists, guarded, same_file
 
 
 @pytest.fixture
@@ -97,11 +98,6 @@ def test_other_urls_are_refused_with_an_example(url: str) -> None:
     assert "secret" not in str(error.value)
 
 
-def test_passwords_are_masked() -> None:
-    assert masked("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert masked("sqlite:///studies.db") == "sqlite:///studies.db"
-
-
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere is not there"):
         Studies(f"sqlite:///{tmp_path}/nowhere/studies.db")
@@ -113,13 +109,33 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         Studies(f"sqlite:///{tmp_path}/studies.db")
 
 
-def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "mlflow.db") as other:
-        other.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
-        other.execute("INSERT INTO alembic_version VALUES ('0584bdc529eb')")
-    other.close()
-    with pytest.raises(StorageError, match=r"mlflow\.db"):
-        Studies(f"sqlite:///{tmp_path}/mlflow.db").create("one")
+@pytest.mark.parametrize(("table", "said"), [("experiments", "MLflow's database"), ("birds", "another program's")])
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path, table: str, said: str) -> None:
+    file = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.executescript(f"CREATE TABLE {table} (x); CREATE TABLE alembic_version (version_num TEXT)")
+    before = file.read_bytes()
+    for use in (Studies, exists):
+        with pytest.raises(StorageError, match=said):
+            use(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+
+
+def test_an_empty_file_has_no_studies_until_one_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "studies.db"
+    file.touch()
+    assert not exists(f"sqlite:///{file}") and file.stat().st_size == 0
+    Studies(f"sqlite:///{file}").create("one")
+    assert exists(f"sqlite:///{file}")
+
+
+def test_two_urls_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.db").symlink_to("a.db")  # neither needs to be there yet
+    for other in (f"sqlite:///{tmp_path}/a.db", "sqlite:///./a.db?timeout=9", "sqlite:///link.db"):
+        assert same_file("sqlite:///a.db", other)
+    for other in ("sqlite:///b.db", "sqlite://", "http://host:5000", "http://host:port", "a.db"):
+        assert not same_file("sqlite:///a.db", other)
 
 
 def test_a_locked_database_is_said_to_be_locked(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,4 +160,5 @@ def test_a_full_disk_is_one_message(studies: Studies) -> None:
 
 
 def test_each_database_has_its_own_artifacts(tmp_path: Path) -> None:
-    assert Studies(f"sqlite:///{tmp_path}/other.db").artifacts == tmp_path / "other-artifacts"
+    for name in ("x.db", "x.sqlite", "studies.sqlite"):
+        assert Studies(f"sqlite:///{tmp_path}/{name}").artifacts == tmp_path / f"{name}-artifacts"
