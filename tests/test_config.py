@@ -148,6 +148,9 @@ def test_one_broken_section_does_not_hide_the_mistakes_of_others(tmp_path: Path)
         ("a: 99999999999999999999", ":1:4: broken YAML: a whole number of more than 64 bits"),
         ("a: b\nc: \x01", ":2:4: broken YAML: special characters are not allowed"),
         ("? [a]\n: b", ":1:3: broken YAML: a key must be a word"),
+        ("a: !!bool maybe", ":1:4: broken YAML: 'maybe' is no bool"),
+        ("a: b\nc: !!timestamp x", ":2:4: broken YAML: 'x' is no timestamp"),
+        ('a: "\\UFFFFFFFF"', ":1:7: broken YAML: Python int too large"),
         ("", ":1: expected the keys model, method, data"),
         ("- model", ":1: expected the keys model, method, data"),
     ],
@@ -157,6 +160,17 @@ def test_broken_yaml_is_told_by_line_and_column(tmp_path: Path, text: str, messa
     with pytest.raises(StudyFileError) as error:
         load(path)
     assert str(error.value).startswith(f"{path}{message}")
+
+
+def test_nesting_without_end_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(StudyFileError, match=r"^[^\n]*:1:\d+: broken YAML: nested too deeply$"):
+        load(write(tmp_path, "a: " + "{b: " * 3000))
+
+
+@pytest.mark.parametrize("encoding", ["hex", "rot13", "undefined", "utf-9", '"a\\0b"'])
+def test_what_encodes_no_text_is_refused_by_its_key(tmp_path: Path, encoding: str) -> None:
+    (line,) = complaints(tmp_path, ("  text", f"  encoding: {encoding}\n  text"))
+    assert line.startswith("7: data.encoding: ") and "is no encoding of text; utf-8, latin-1" in line
 
 
 def test_a_file_that_is_not_utf8_is_told_by_line(tmp_path: Path) -> None:
@@ -177,6 +191,12 @@ def test_overrides_win_and_their_values_are_yaml(tmp_path: Path) -> None:
     assert (study.train.epochs, study.space["rank"].high, study.data.labels) == (7, 128, ["a", "b"])
     assert study.search.pruner is None
     assert load(write(tmp_path), {"train.epochs": 7, "data.train": Path("a.csv")}).data.train == "a.csv"
+
+
+def test_a_hash_in_an_override_opens_no_comment(tmp_path: Path) -> None:
+    overrides = ["data.train=tweets #2.csv", "data.text=#tweet", 'data.labels=["#a", b]']
+    data = load(write(tmp_path), overrides).data
+    assert (data.train, data.text, data.labels) == ("tweets #2.csv", "#tweet", ["#a", "b"])
 
 
 def test_files_for_train_and_validation_replace_the_source(tmp_path: Path) -> None:
@@ -304,6 +324,14 @@ def test_defaults_written_out_are_no_difference(tmp_path: Path) -> None:
 def test_differences_are_told_by_key(tmp_path: Path, override: str, lines: list[str]) -> None:
     stored = json.loads(json.dumps(load(write(tmp_path)).identity()))
     assert differences(stored, load(write(tmp_path), [override]).identity()) == lines
+
+
+def test_a_key_that_is_newer_than_the_storage_is_no_difference_until_it_is_set(tmp_path: Path) -> None:
+    stored = load(write(tmp_path)).identity()
+    del stored["data"]["quoting"]
+    assert differences(stored, load(write(tmp_path)).identity()) == []
+    (line,) = differences(stored, load(write(tmp_path), ["data.quoting=true"]).identity())
+    assert line == "data.quoting: nothing in the storage, True in the file"
 
 
 def test_a_wider_range_by_steps_must_keep_to_the_grid(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = _flat(old), _flat(new)
     lines = []
     for key in before | after:
-        a, b = before.get(key, "nothing"), after.get(key, "nothing")
+        a, b = before.get(key), after.get(key)  # a key that the storage does not know yet is as one left out
         if a != b and not (isinstance(a, Range) and isinstance(b, Range) and _widened(a, b)):
             lines.append(f"{dotted(key)}: {_shown(a)} in the storage, {_shown(b)} in the file")
     return lines
@@ -42,6 +42,6 @@ def _widened(old: Range, new: Range) -> bool:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, Range) or value == "nothing":
-        return str(value)
+    if value is None or isinstance(value, Range):
+        return "nothing" if value is None else str(value)
     return repr(list(value)) if isinstance(value, tuple) else repr(value)

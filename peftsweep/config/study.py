@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 from collections.abc import Container, Iterator, Mapping
 from fractions import Fraction
@@ -111,6 +110,7 @@ class DataConfig(Frozen):
     text: str = Field(min_length=1)
     labels: str | Annotated[list[str], Strict(False)]
     encoding: str = "utf-8"  # of CSV, TSV and JSONL files
+    quoting: bool | None = None  # whether "…" holds a field together; None: in CSV it does, in TSV it means nothing
     max_length: int = Field(default=128, ge=2)
     filter: dict[str, Filter] = {}
     drop_duplicates: bool = False
@@ -135,9 +135,9 @@ class DataConfig(Frozen):
                 if getattr(self, name) is not None:
                     yield (name,), "give either `source`, or files for `train` and `validation`, not both"
         try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            yield ("encoding",), f"unknown encoding {self.encoding!r}; utf-8, latin-1 or mac_roman are some"
+            "text".encode(self.encoding)
+        except (LookupError, ValueError):  # hex and rot13 are codecs, but of no text; undefined refuses everything
+            yield ("encoding",), f"{self.encoding!r} is no encoding of text; utf-8, latin-1 or mac_roman are some"
         for name in ("revision", "subset"):
             if getattr(self, name) is not None and not (self.source or "").startswith("hub://"):
                 yield (name,), "only a hub dataset (source: hub://owner/name) has one"

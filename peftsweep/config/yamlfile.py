@@ -61,13 +61,21 @@ def parse(text: str) -> YamlFile:
         file = YamlFile(None)
         data = None if root is None else _plain(loader, root, (), file)
         return YamlFile(data, file.lines, file.repeated)
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=loader.get_mark()) from None
+    except (ValueError, OverflowError) as error:  # a character by a number that none has: "\U00110000"
+        raise yaml.MarkedYAMLError(problem=str(error), problem_mark=loader.get_mark()) from None
     finally:
         loader.dispose()
 
 
 def parse_value(text: str) -> Any:
-    """One value as it would stand behind a key: `16`, `1e-4`, `[a, b]`, `{low: 1, high: 2}`."""
-    return parse(text).data
+    """One value as it would stand behind a key: `16`, `1e-4`, `[a, b]`, `{low: 1, high: 2}`.
+
+    A `#` opens no comment, outside of brackets and quotation marks: names of files and columns have it.
+    """
+    plain = text.strip()
+    return plain if "#" in plain and not plain.startswith(tuple("[{\"'")) else parse(text).data
 
 
 def dotted(key: Key) -> str:
@@ -92,8 +100,13 @@ def _plain(loader: _Loader, node: yaml.Node, key: Key, file: YamlFile, above: tu
     if not isinstance(node, yaml.MappingNode):
         try:
             return loader.construct_object(node)
+        except yaml.YAMLError:
+            raise
         except ValueError as error:  # !!int x
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+        except Exception:  # PyYAML's own slips: !!bool maybe, !!timestamp x
+            what = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark) from None
     mapping: dict[str, Any] = {}
     for name, child in node.value:
         if not isinstance(name, yaml.ScalarNode):
