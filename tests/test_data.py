@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -111,6 +112,64 @@ def test_a_quotation_mark_means_nothing_in_tsv(tmp_path: Path) -> None:
     assert dataset.train.texts[:3] == ('"unclosed', 'a 5" nail', '"all"')
 
 
+def pandas_tsv(path: Path, texts: dict[int, str], quoting: int = csv.QUOTE_MINIMAL) -> Path:
+    """A TSV file as pandas writes it: fields with quotation marks in them stand in quotation marks."""
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["text", *LABELS], delimiter="\t", quoting=quoting)
+        writer.writeheader()
+        writer.writerows(spoilt("text", texts))
+    return path
+
+
+def test_tsv_in_quotation_marks_is_warned_about_and_the_advice_helps(tmp_path: Path) -> None:
+    path = pandas_tsv(tmp_path / "a.tsv", {1: 'she said "go"'})
+    said: list[str] = []
+    kept = loaded(said, source=path)
+    (warning,) = said
+    assert warning.startswith(f"warning: {path}: its fields seem to stand in quotation marks")
+    assert "data.quoting: true" in warning and '"she said ""go"""' in kept.train.texts + kept.validation.texts
+    unquoted = loaded(said, source=path, quoting=True)
+    assert 'she said "go"' in unquoted.train.texts + unquoted.validation.texts
+    assert len(loaded(said, source=path, quoting=False).train) and len(said) == 1
+
+
+def test_quotation_marks_that_end_fields_of_tsv_or_its_header_early_come_with_the_advice(tmp_path: Path) -> None:
+    assert "hold its fields together, to take" in refusal(source=pandas_tsv(tmp_path / "a.tsv", {3: "two\tfields"}))
+    all_quoted = pandas_tsv(tmp_path / "b.tsv", {}, csv.QUOTE_ALL)
+    assert "its header stands in quotation marks" in refusal(source=all_quoted)
+    assert len(loaded(source=all_quoted, quoting=True).train) == 36
+
+
+def test_quotation_marks_of_csv_mean_nothing_where_the_study_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,mood\n" + "".join(f'"{i}" is" it,{i % 2}\n' for i in range(20)))
+    assert "not CSV" in refusal(source=path, labels="mood")
+    assert loaded(source=path, labels="mood", quoting=False).train.texts[0].endswith('" is" it')
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_endings_in_capitals(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"a{ending}", rows())
+    assert loaded(source=path.rename(tmp_path / f"A{ending.upper()}")).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("ending", "mark", "said"),
+    [
+        (".csv", ";", "commas but by semicolons"),
+        (".csv", "\t", "commas but by tabs"),
+        (".tsv", ",", "tabs but by comm"),
+    ],
+)
+@pytest.mark.parametrize("quoted", [True, False])
+def test_another_mark_between_the_fields_is_named(
+    tmp_path: Path, ending: str, mark: str, said: str, quoted: bool
+) -> None:
+    names = [f'"{name}"' if quoted else name for name in ("text", *LABELS)]
+    (tmp_path / f"a{ending}").write_text("\n".join(mark.join(line) for line in (names, ["a", *"101"])))
+    assert f"a{ending}: its fields are not parted by {said}" in refusal(source=tmp_path / f"a{ending}")
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
 @pytest.mark.parametrize("change", ["byte-order mark", "CRLF", "LF", "empty lines", "no newline at the end"])
 def test_what_editors_do_to_files_changes_nothing(tmp_path: Path, ending: str, change: str) -> None:
@@ -135,6 +194,8 @@ def test_another_encoding_by_its_name(tmp_path: Path, ending: str, encoding: str
     expected = loaded(source=path).fingerprint
     path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
     assert loaded(source=path, encoding=encoding).fingerprint == expected
+    if encoding == "utf-16":  # as some programs write it: the order of bytes is named, and marked
+        assert loaded(source=path, encoding="utf-16-le").fingerprint == expected
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -173,6 +234,29 @@ def test_whole_numbers_as_classes_stand_in_the_order_of_numbers(tmp_path: Path, 
     numbers = dict(zip(SENTIMENTS, (-1, 10, 2), strict=True))
     numbered = [row | {"mood": kind(numbers[row["mood"]])} for row in classes()]
     assert loaded(source=write(tmp_path / f"a{ending}", numbered), labels="mood").task.labels == ("-1", "2", "10")
+
+
+@pytest.mark.parametrize(
+    ("ending", "off", "on"),
+    [(".csv", "0.0", "1.00"), (".csv", " 0", "1 "), (".csv", 0.0, 1.0), (".jsonl", 0.0, 1.0), (".jsonl", "0.0", "1")]
+    + [(".jsonl", False, True), (".jsonl", False, 1), (".parquet", False, True)],
+)
+def test_classes_of_noughts_and_ones_in_every_spelling(tmp_path: Path, ending: str, off: Any, on: Any) -> None:
+    grades = [{"text": f"text {i}", "grade": on if i % 2 else off} for i in range(40)]
+    dev = write(tmp_path / "dev.csv", [{"text": f"other {i}", "grade": i % 2} for i in range(9)])
+    dataset = loaded(train=write(tmp_path / f"a{ending}", grades), validation=dev, labels="grade")
+    assert dataset.task.labels == ("0", "1")
+
+
+def test_classes_that_look_like_missing_or_differ_by_case_alone_are_warned_about(tmp_path: Path) -> None:
+    names = ["nan", "N/A", "Good", "good"]
+    path = write(tmp_path / "a.csv", [{"text": f"text {i}", "mood": names[i % 4]} for i in range(40)])
+    said: list[str] = []
+    loaded(said, source=path, labels="mood", split={"validation": 12})
+    assert said == [
+        f"warning: {path}: column mood: the class N/A, nan looks like a missing label; if it is, remove its rows",
+        f"warning: {path}: column mood: 'Good' and 'good' are classes of their own, and differ by case or spaces alone",
+    ]
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -302,17 +386,17 @@ def test_validation_is_cut_from_training_where_it_has_no_file(tmp_path: Path) ->
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (36, 4, 9)
 
 
-def test_a_text_in_two_splits_is_left_out_of_the_earlier_one(tmp_path: Path) -> None:
+def test_a_text_of_validation_or_test_is_left_out_of_training_and_of_nothing_else(tmp_path: Path) -> None:
     train, dev, test = rows(40, 0), rows(10, 1), rows(10, 2)
     train[4], train[8], dev[2] = dev[0], test[0], test[1]
     said: list[str] = []
     parts = zip(("train", "validation", "test"), (train, dev, test), strict=True)
     dataset = loaded(said, **{name: write(tmp_path / f"{name}.csv", part) for name, part in parts})
-    assert (len(dataset.train), len(dataset.validation)) == (38, 9)
+    assert (len(dataset.train), len(dataset.validation)) == (38, 10)
     assert said == [
         f"{tmp_path}/train.csv: 1 text is in validation too and left out of train: row 5",
         f"{tmp_path}/train.csv: 1 text is in test too and left out of train: row 9",
-        f"{tmp_path}/validation.csv: 1 text is in test too and left out of validation: row 3",
+        f"warning: {tmp_path}/validation.csv: 1 text is in test too, which flatters the score there: row 3",
     ]
 
 
@@ -358,6 +442,13 @@ def test_rows_without_a_number_do_not_pass_and_are_counted(tmp_path: Path) -> No
     dataset = loaded(said, source=path, filter={"sure": {"min": 0.5}})
     assert len(dataset.train) + len(dataset.validation) == 37
     assert said == [f"{path}: 3 rows have no number in sure and were left out"]
+
+
+def test_a_number_too_long_for_a_filter_is_none(tmp_path: Path) -> None:
+    huge = [row | {"sure": 10**400 if i == 3 else 1} for i, row in enumerate(rows())]
+    said: list[str] = []
+    loaded(said, source=write(tmp_path / "a.jsonl", huge), filter={"sure": {"min": 0.5}})
+    assert said == [f"{tmp_path}/a.jsonl: 1 rows have no number in sure and were left out"]
 
 
 def test_filters_that_no_row_passes(tmp_path: Path) -> None:

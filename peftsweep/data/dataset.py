@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from peftsweep.config import DataConfig, SplitConfig
 from peftsweep.data.hub import HUB, read_hub
-from peftsweep.data.labels import label_array, label_columns, task_of
+from peftsweep.data.labels import doubts, label_array, label_columns, task_of
 from peftsweep.data.reading import read
 from peftsweep.data.rows import deduplicated, filtered, with_texts, without_leaks
 from peftsweep.data.table import Table
@@ -58,20 +58,22 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say) -> Dataset
     Raises:
         DataError: the first thing that is wrong, with file, column and rows.
     """
-    tables = without_leaks(_tables(config, note), note)
+    tables = without_leaks(_tables(config, note, warn), note, warn)
     task = task_of(config, tables["train"])
+    for doubt in doubts(task):
+        warn(f"{tables['train'].name}: column {config.labels}: {doubt}")
     labels = {name: label_array(config, table, task) for name, table in tables.items()}
     _check_classes(task, tables, labels, warn)
     splits = {name: _tokenised(config, table, labels[name], tokenizer, note) for name, table in tables.items()}
     return Dataset(task, splits["train"], splits["validation"], splits.get("test"), _fingerprint(task, splits))
 
 
-def _tables(config: DataConfig, note: Say) -> dict[str, Table]:
+def _tables(config: DataConfig, note: Say, warn: Say) -> dict[str, Table]:
     """The splits as tables, by name, their texts checked."""
     wanted = list(dict.fromkeys([config.text, *label_columns(config), *config.filter]))
 
     def local(key: str, place: str) -> Table:
-        return read(place, f"data.{key}", wanted, config.encoding)
+        return read(place, f"data.{key}", wanted, config, warn)
 
     if config.source is not None and config.source.startswith(HUB):
         tables = read_hub(config, wanted, note)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from peftsweep.errors import DataError
 from peftsweep.task import Labels, Task
 
 ON_OFF = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+MISSING = ("nan", "null", "none", "n/a", "na", "<na>")
 
 
 def task_of(config: DataConfig, train: Table) -> Task:
@@ -81,11 +83,29 @@ def _classes(table: Table, column: str) -> list[str]:
 
 
 def _class(value: Any) -> str | None:
+    """One name for each spelling of a class: 1, 1.0, true and "1.0" are `1`."""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else None
-    if isinstance(value, (str, int)):
-        return str(value).strip() or None
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, str):
+        return re.sub(r"^([+-]?\d+)\.0+$", r"\1", value.strip()) or None
     return None
+
+
+def doubts(task: Task) -> Iterator[str]:
+    """What looks wrong about the names of classes."""
+    if task.multi_label:
+        return
+    missing = [label for label in task.labels if label.lower() in MISSING]
+    if missing:
+        yield f"the class {', '.join(missing)} looks like a missing label; if it is, remove its rows"
+    alike: dict[str, list[str]] = {}
+    for label in task.labels:
+        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"{' and '.join(map(repr, names))} are classes of their own, and differ by case or spaces alone"
 
 
 def _order(label: str) -> tuple[float, str]:

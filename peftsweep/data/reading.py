@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftsweep.config import DataConfig
 from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
 from peftsweep.places import PACKAGE, did_you_mean, packaged
 
 FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
+UNQUOTE = "to take them off: data.quoting: true; to keep them: data.quoting: false"
+PARTED = {";": "semicolons; write it with commas", "|": "bars; write it with commas"}
+PARTED |= {"\t": "tabs; let its name end in .tsv", ",": "commas; let its name end in .csv"}
 csv.field_size_limit(1 << 30)  # texts are long at times
 
 
-def read(place: str, key: str, wanted: Sequence[str], encoding: str) -> Table:
+def read(place: str, key: str, wanted: Sequence[str], config: DataConfig, warn: Callable[[str], object]) -> Table:
     """Read the wanted columns of a file.
 
     Args:
         place: a path, or `package://module/path`.
         key: of the study file, for messages.
+        config: for its encoding and quoting.
+        warn: told that quotation marks of a TSV file seem to hold its fields together.
 
     Raises:
         DataError: no such file or column, a broken file, broken bytes (with the row), or no rows at all.
     """
     try:
         path = _path(place, key)
-        if path.suffix == ".parquet":
+        if _ending(path) == ".parquet":
             table = _parquet(path, place, wanted)
-        elif path.suffix == ".jsonl":
-            table = _jsonl(path, place, wanted, encoding)
+        elif _ending(path) == ".jsonl":
+            table = _jsonl(path, place, wanted, config.encoding)
         else:
-            table = _delimited(path, place, wanted, encoding)
+            table = _delimited(path, place, wanted, config)
+            if config.quoting is None and _ending(path) == ".tsv" and _quoted(table):
+                warn(f"{place}: its fields seem to stand in quotation marks, which mean nothing in TSV; {UNQUOTE}")
     except OSError as error:
         raise DataError(f"{key}: {place} cannot be read: {error.strerror or error}") from error
     if not table.rows:
@@ -47,21 +54,28 @@ def _path(place: str, key: str) -> Path:
     path = packaged(place, key, DataError) if place.startswith(PACKAGE) else Path(place).expanduser()
     if not path.exists():
         raise DataError(f"{key}: {place} is not there{did_you_mean(path)}")
-    if path.suffix not in FORMATS or path.is_dir():
+    if _ending(path) not in FORMATS or path.is_dir():
         raise DataError(f"{key}: {place} is no file of a format that is read: {', '.join(FORMATS)}")
     return path
 
 
-def _delimited(path: Path, name: str, wanted: Sequence[str], encoding: str) -> Table:
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _delimited(path: Path, name: str, wanted: Sequence[str], config: DataConfig) -> Table:
     """CSV, or TSV as it is exchanged: tabs, and quotation marks that mean nothing."""
-    tabs = path.suffix == ".tsv"
-    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    tabs, encoding = _ending(path) == ".tsv", config.encoding
+    quoting = not tabs if config.quoting is None else config.quoting
+    options: dict[str, Any] = {"delimiter": "\t"} if tabs else {}
+    options |= {"strict": True} if quoting else {"quoting": csv.QUOTE_NONE}
     try:
         text = _decoded(path, encoding)
     except UnicodeDecodeError as error:
         before = io.StringIO(_before(error, encoding), newline="")
         row = sum(1 for record in csv.reader(before, **options | {"strict": False}) if record) - 1
         raise _broken_bytes(name, row, encoding, error) from error
+    _check_header(name, wanted, text, tabs=tabs, quoting=quoting)
     records = csv.reader(io.StringIO(text, newline=""), **options)
     try:
         header = next(records, [])
@@ -72,14 +86,48 @@ def _delimited(path: Path, name: str, wanted: Sequence[str], encoding: str) -> T
     rows = []
     for number, record in enumerate(_records(records, name), start=1):
         if len(record) != len(header):
+            stray = ("tab" if tabs else "comma") + (" or quotation mark" if quoting else "")
+            marks = any(field.startswith('"') for field in record) and not quoting
             raise DataError(
-                f"{name}: row {number} has {len(record)} fields, the header {len(header)}: a stray "
-                + ("tab" if tabs else "comma or quotation mark")
+                f"{name}: row {number} has {len(record)} fields, the header {len(header)}: a stray {stray}"
+                + (f"; if quotation marks hold its fields together, {UNQUOTE}" if marks else "")
             )
         for column, place in places.items():
             columns[column].append(record[place])
         rows.append(number)
     return Table(name, columns, rows)
+
+
+def _check_header(name: str, wanted: Sequence[str], text: str, *, tabs: bool, quoting: bool) -> None:
+    """Raises:
+    DataError: the wanted columns are there, but parted by something else, or in quotation marks that mean nothing.
+    """
+    line = text.partition("\n")[0].strip()
+    ours, mark = ("tabs", "\t") if tabs else ("commas", ",")
+    if set(wanted) <= set(line.split(mark)):
+        return
+    if set(wanted) <= set(_bare(line, mark)):
+        if not quoting:
+            raise DataError(f"{name}: its header stands in quotation marks, which mean nothing in TSV; {UNQUOTE}")
+        return
+    for theirs, advice in PARTED.items():
+        if set(wanted) <= set(_bare(line, theirs)):
+            raise DataError(f"{name}: its fields are not parted by {ours} but by {advice}")
+
+
+def _bare(line: str, mark: str) -> list[str]:
+    return [field.strip(' "') for field in line.split(mark)]
+
+
+def _quoted(table: Table) -> bool:
+    """Whether quotation marks look like those of a writer, such as pandas, that puts fields into them: each mark inside
+    is doubled, and some are or all fields of the column have them."""
+    for values in table.columns.values():
+        inside = [value[1:-1] for value in values if len(value) > 1 and value[0] == value[-1] == '"']
+        doubled = sum('""' in text for text in inside)
+        if (doubled or len(inside) == len(values) > 0) and not any('"' in text.replace('""', "") for text in inside):
+            return True
+    return False
 
 
 def _records(records: Iterator[list[str]], name: str) -> Iterator[list[str]]:
@@ -158,7 +206,7 @@ def _values(column: Any, name: str) -> Iterator[Any]:
 
 def _decoded(path: Path, encoding: str) -> str:
     """The file's text, a byte-order mark left out."""
-    return path.read_bytes().decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
+    return path.read_bytes().decode(encoding).removeprefix("\ufeff")
 
 
 def _before(error: UnicodeDecodeError, encoding: str) -> str:

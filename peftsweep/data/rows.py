@@ -41,7 +41,7 @@ def _passes(value: Any, rule: Filter) -> bool:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: JSON has whole numbers of any length
         return None
 
 
@@ -77,23 +77,31 @@ def deduplicated(table: Table, note: Say) -> Table:
     return table.take(kept)
 
 
-def without_leaks(tables: Mapping[str, Table], note: Say) -> dict[str, Table]:
-    """Leave out of training the texts of validation and test, and of validation those of the test.
+def without_leaks(tables: Mapping[str, Table], note: Say, warn: Say) -> dict[str, Table]:
+    """Leave out of training the texts of validation and test. Validation stays as it is, whatever the test has: the
+    test steers nothing.
 
     Raises:
         DataError: nothing is left.
     """
     left = dict(tables)
-    order = [name for name in ("train", "validation", "test") if name in tables]
-    for i, name in enumerate(order):
-        for later in order[i + 1 :]:
-            table, others = left[name], set(left[later].column(TEXT))
-            shared = [row for row, text in enumerate(table.column(TEXT)) if text in others]
-            if not shared:
-                continue
-            left[name] = table.take(sorted(set(range(len(table))) - set(shared)))
-            texts = "1 text is" if len(shared) == 1 else f"{len(shared):,} texts are"
-            note(f"{table.name}: {texts} in {later} too and left out of {name}: {table.numbers(shared)}")
-            if not left[name]:
-                raise DataError(f"{table.name}: no rows are left: all its texts are in {later} too")
+    for name in ("validation", "test"):
+        shared = _shared(left["train"], tables[name]) if name in tables else []
+        if not shared:
+            continue
+        table = left["train"]
+        left["train"] = table.take(sorted(set(range(len(table))) - set(shared)))
+        texts = "1 text is" if len(shared) == 1 else f"{len(shared):,} texts are"
+        note(f"{table.name}: {texts} in {name} too and left out of train: {table.numbers(shared)}")
+        if not left["train"]:
+            raise DataError(f"{table.name}: no rows are left: all its texts are in {name} too")
+    if "test" in tables and (shared := _shared(tables["validation"], tables["test"])):
+        table, texts = tables["validation"], "1 text is" if len(shared) == 1 else f"{len(shared):,} texts are"
+        warn(f"{table.name}: {texts} in test too, which flatters the score there: {table.numbers(shared)}")
     return left
+
+
+def _shared(table: Table, other: Table) -> list[int]:
+    """The places of the texts that the other has too."""
+    others = set(other.column(TEXT))
+    return [row for row, text in enumerate(table.column(TEXT)) if text in others]
