@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
@@ -22,6 +22,9 @@ class Best:
     """The best complete trial of a study. The scores are those of its best evaluation, whose adapter is kept.
 
     Attributes:
+        data: what the study's data is called, and its kind of task: `tweets · single-label`.
+        fingerprint: of the data. Scores on other data cannot be compared.
+        overall: whether it is the best of all these studies on the same data, the first among equals.
         params: all its hyperparameters, sampled and fixed.
         sampled: the names of those that the search chose.
         adapter: the folder that stock `peft` loads.
@@ -29,6 +32,8 @@ class Best:
     """
 
     study: str
+    data: str | None
+    fingerprint: str | None
     model: str
     method: str
     trial: int
@@ -42,6 +47,7 @@ class Best:
     mlflow_run_id: str | None
     adapter: str | None
     test: dict[str, float] | None
+    overall: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,6 +57,7 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[B
     """The best trial of each study that has a complete one, by the studies' names.
 
     Args:
+        storage: the URL of an SQLite file. The command's environment variable is not asked.
         studies: only these.
 
     Raises:
@@ -59,11 +66,16 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[B
     """
     with guarded(storage):
         opened = _opened(storage, studies)
-        return [] if opened is None else [row for study in opened[1] if (row := _best(opened[0], study)) is not None]
+        if opened is None:
+            return []
+        return _with_overall([row for study in opened[1] if (row := _best(opened[0], study)) is not None])
 
 
 def status(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """For each study: trials by state, the best macro-F1 (None before a trial is complete), and seconds of training."""
+    """For each study: trials by state, the best macro-F1 (None before a trial is complete), and seconds of training.
+
+    The arguments and errors are those of `best`.
+    """
     with guarded(storage):
         opened = _opened(storage, studies)
         return [] if opened is None else [_status(study) for study in opened[1]]
@@ -100,6 +112,8 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
     adapter, test = own.get("adapter"), attrs.get("test", {})
     return Best(
         study=study.study_name,
+        data=attrs.get("experiment"),
+        fingerprint=attrs.get("fingerprint"),
         model=config["model"]["id"],
         method=config["method"],
         trial=first.number,
@@ -111,6 +125,15 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
         adapter=None if adapter is None else str(studies.artifacts / adapter),
         test=test.get("scores") if test.get("trial") == first.number else None,
     )
+
+
+def _with_overall(rows: Sequence[Best]) -> list[Best]:
+    """The rows, the best one of each data marked."""
+    first: dict[str | None, Best] = {}
+    for row in rows:
+        if row.fingerprint not in first or row.macro_f1 > first[row.fingerprint].macro_f1:
+            first[row.fingerprint] = row
+    return [replace(row, overall=first[row.fingerprint] is row) for row in rows]
 
 
 def _status(study: optuna.Study) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -15,6 +16,7 @@ import typer
 
 import peftsweep
 from peftsweep import cli
+from tests.studies import Home, home
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +35,72 @@ def peftsweep_(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProces
 
 def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
     return done.stderr.splitlines()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A folder in which a small study has run."""
+    place = home(tmp_path_factory.mktemp("cli") / "home")
+    place.run(place.study(), trials=2, slots=2)
+    return place
+
+
+def test_best_is_a_marked_row_with_hyperparameters_and_adapter_below(here: Home) -> None:
+    done = peftsweep_("best", cwd=here.folder)
+    (best,) = peftsweep.best(here.storage)
+    header, row, _, where, how, adapter = (line.split() for line in done.stdout.splitlines())
+    assert header == ["study", "method", "trial", "macro-F1", "micro-F1", "accuracy", "loss"]
+    assert row[:5] == ["*", "small", "lora", str(best.trial), f"{best.macro_f1:.3f}"]
+    assert where == ["small:", "trial", str(best.trial), "on", best.model]
+    assert how[0] == "lr" and how[2:] == ["rank", str(best.params["rank"])]
+    assert adapter == [f"artifacts/small/trial-000{best.trial}/adapter"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_json_is_all_that_is_printed_and_has_the_documented_keys(here: Home) -> None:
+    done = peftsweep_("best", "--json", cwd=here.folder)
+    (row,) = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    keys = ["study", "model", "method", "trial", "macro_f1", "micro_f1", "accuracy", "loss", "step", "params"]
+    assert {*keys, "mlflow_run_id", "adapter"} <= row.keys()
+    assert (row["study"], row["overall"]) == ("small", True)
+    assert row["mlflow_run_id"] in {run.info.run_id for run in here.runs()}
+    assert (here.folder / row["adapter"] / "adapter_model.safetensors").is_file()
+
+
+def test_status_counts_trials_and_time(here: Home) -> None:
+    done = peftsweep_("status", cwd=here.folder)
+    header, row = (line.split() for line in done.stdout.splitlines())
+    assert header == ["study", "complete", "pruned", "failed", "running", "waiting", "macro-F1", "time"]
+    assert row[:6] == ["small", "2", "0", "0", "0", "0"] and done.stderr == ""
+    (shown,) = json.loads(peftsweep_("status", "--json", cwd=here.folder).stdout)
+    assert (shown["complete"], f"{shown['best']:.3f}") == (2, row[6])
+
+
+def test_the_environment_says_where_the_stores_are(here: Home, tmp_path: Path) -> None:
+    done = peftsweep_("best", "--json", cwd=tmp_path, PEFTSWEEP_STORAGE=here.storage)
+    assert [row["study"] for row in json.loads(done.stdout)] == ["small"]
+    nowhere = peftsweep_("ui", cwd=tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/gone.db")
+    assert (nowhere.returncode, nowhere.stderr.startswith(f"error: nothing is tracked in {tmp_path}/gone.db")) == (
+        1,
+        True,
+    )
+
+
+def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -> None:
+    assert "to begin: peftsweep run --study demo" in peftsweep_("status", cwd=tmp_path).stderr
+    assert peftsweep_("best", "--json", cwd=tmp_path).stdout == "[]\n"
+    assert list(tmp_path.iterdir()) == []
+    before = (here.folder / "mlflow.db").read_bytes()
+    (line,) = errors(peftsweep_("best", "--storage", here.tracking_uri, cwd=tmp_path))
+    assert "MLflow's database; the studies are in another file" in line
+    assert (here.folder / "mlflow.db").read_bytes() == before
+
+
+def test_no_password_reaches_the_terminal(tmp_path: Path) -> None:
+    url = "postgresql://me:s3/c@r?et@host/db"
+    done = peftsweep_("best", "--storage", url, cwd=tmp_path)
+    assert done.returncode == 1 and "postgresql://me:***@host/db" in done.stderr and "et@" not in done.stderr
 
 
 def test_help_is_there_in_a_second_without_the_heavy_libraries(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from peftsweep.progress import (
     PlainProgress,
     Progress,
     Silent,
+    best_table,
     finished,
     for_stream,
     spent,
@@ -174,6 +176,45 @@ def test_a_terminal_gets_the_table_and_everything_else_plain_lines(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("CI", "true")
     assert isinstance(for_stream(terminal), PlainProgress)
+
+
+def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
+    """A row of `best`."""
+    scores = {"macro_f1": 0.8116, "micro_f1": 0.81, "accuracy": 0.79, "loss": 0.52}
+    found = {"study": study, "data": "tweets · single-label", "fingerprint": fingerprint, "overall": False}
+    found |= {"model": "owner/base", "method": "lora", "trial": 7, "params": PARAMS | {"epochs": 3}}
+    return found | scores | {"sampled": list(PARAMS), "adapter": f"/{'long/' * 20}{study}/adapter"} | more
+
+
+def shown(rows: list[dict[str, Any]]) -> list[str]:
+    stream = Terminal()
+    best_table(rows, stream)
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_the_best_of_each_study_can_be_read_and_copied_on_any_screen(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = shown([row("qlora-e5-mistral", overall=True), row("lora")])
+    assert "*  qlora-e5-mistral  lora    7      0.812     0.810     0.790     0.520" in lines
+    assert f"  /{'long/' * 20}lora/adapter" in lines
+    assert lines.count("  lr 3.1e-4 rank 16 dropout 0.05 cosine") == 2
+    assert not any("tweets" in line for line in lines)
+
+
+def test_studies_on_other_data_stand_in_tables_of_their_own(terminal: Terminal) -> None:
+    lines = shown([row("a", overall=True), row("b", "f2", data="news · multi-label", overall=True), row("c")])
+    assert [line.split()[:2] for line in lines[:8] if line] == [
+        *(["tweets", "·"], ["study", "method"], ["*", "a"], ["c", "lora"]),
+        *(["news", "·"], ["study", "method"], ["*", "b"]),
+    ]
+
+
+def test_other_data_of_the_same_name_is_told_apart(terminal: Terminal) -> None:
+    lines = shown([row("a", "f1e5"), row("b", "02ac")])
+    assert {"tweets · single-label · f1e5", "tweets · single-label · 02ac"} <= set(lines)
 
 
 def test_silence_is_silent(capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -13,32 +14,53 @@ from peftsweep import report
 from peftsweep.errors import UsageError
 from peftsweep.storage import Studies
 
-KEYS = ["study", "model", "method", "trial", "macro_f1", "micro_f1", "accuracy", "loss", "step", "params", "sampled"]
+KEYS = [
+    "study",
+    "data",
+    "fingerprint",
+    "model",
+    "method",
+    "trial",
+    "macro_f1",
+    "micro_f1",
+    "accuracy",
+    "loss",
+    "step",
+    "params",
+    "sampled",
+]
 KEYS += ["mlflow_run_id", "adapter"]
+
+
+def study(storage: str, name: str, fingerprint: str, values: Sequence[float]) -> optuna.Study:
+    """A study with a complete trial for each value."""
+    one = Studies(storage).create(name)
+    config = {"model": {"id": "base"}, "method": "lora", "space": {"rank": [8]}}
+    for key, attr in {"config": config, "experiment": "tweets · single-label", "fingerprint": fingerprint}.items():
+        one.set_user_attr(key, attr)
+    for number, value in enumerate(values):
+        trial = one.ask()
+        scores = {"macro_f1": value, "micro_f1": 0.8, "accuracy": 0.6, "jaccard": 0.5, "loss": 0.3}
+        attrs = {"scores": scores, "step": 10 * number, "params": {"rank": 8}, "seconds": 2.0}
+        for key, attr in (attrs | {"adapter": f"{name}/trial-{number:04d}/adapter"}).items():
+            trial.set_user_attr(key, attr)
+        one.tell(trial, value)
+    return one
 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> str:
     """Two studies: `a` with every state of a trial, `b` without a complete one."""
     url = f"sqlite:///{tmp_path}/studies.db"
-    studies = Studies(url)
-    one = studies.create("a")
-    one.set_user_attr("config", {"model": {"id": "base"}, "method": "lora", "space": {"rank": [8]}})
+    one = study(url, "a", "f1", (0.5, 0.7, 0.7))
     one.set_user_attr("mlflow_runs", {"parent": "p", "1": "run-1"})
-    for number, value in enumerate((0.5, 0.7, 0.7)):
-        trial = one.ask()
-        scores = {"macro_f1": value, "micro_f1": 0.8, "accuracy": 0.6, "jaccard": 0.5, "loss": 0.3}
-        attrs = {"scores": scores, "step": 10 * number, "params": {"rank": 8}, "seconds": 2.0}
-        for key, attr in (attrs | {"adapter": f"a/trial-{number:04d}/adapter"}).items():
-            trial.set_user_attr(key, attr)
-        one.tell(trial, value)
     one.tell(one.ask(), state=TrialState.FAIL)
     pruned = one.ask()
     pruned.report(0.99, step=1)
     one.tell(pruned, state=TrialState.PRUNED)
     one.ask()
     one.enqueue_trial({})
-    studies.create("b")
+    Studies(url).create("b")
     return url
 
 
@@ -49,9 +71,23 @@ def test_the_best_is_the_first_of_the_highest_complete_trials(storage: str, tmp_
     assert row.adapter == str(tmp_path / "artifacts" / "a" / "trial-0001" / "adapter")
 
 
+def test_the_first_best_on_each_data_is_marked(storage: str) -> None:
+    for name, fingerprint, value in (("c", "f1", 0.7), ("d", "f2", 0.9), ("e", "f2", 0.95), ("f", "f2", 0.95)):
+        study(storage, name, fingerprint, [value])
+    assert [(row.study, row.fingerprint) for row in report.best(storage) if row.overall] == [("a", "f1"), ("e", "f2")]
+    assert [row.overall for row in report.best(storage, ["d"])] == [True]
+
+
+def test_python_asks_no_environment(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFTSWEEP_STORAGE", "sqlite:///elsewhere.db")
+    monkeypatch.chdir(tmp_path)
+    assert [row.study for row in report.best()] == ["a"]
+    assert report.status() == report.status(storage)
+
+
 def test_a_row_has_the_documented_keys_and_is_json(storage: str) -> None:
     (row,) = report.best(storage)
-    assert [*KEYS, "test"] == list(row.as_dict())
+    assert [*KEYS, "test", "overall"] == list(row.as_dict())
     assert json.loads(json.dumps(row.as_dict())) == row.as_dict()
 
 
@@ -80,6 +116,13 @@ def test_reading_makes_no_database(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing is stored"):
         report.best(url, ["a"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_file_is_left_empty(tmp_path: Path) -> None:
+    (tmp_path / "studies.db").touch()
+    url = f"sqlite:///{tmp_path}/studies.db"
+    assert report.best(url) == [] and report.status(url) == []
+    assert (tmp_path / "studies.db").stat().st_size == 0
 
 
 def test_a_test_score_belongs_to_the_trial_it_was_made_for(storage: str) -> None:

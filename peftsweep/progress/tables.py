@@ -12,27 +12,48 @@ from peftsweep.progress import wording
 
 Rows = Sequence[Mapping[str, Any]]  # as `--json` prints them
 WIDE = 10_000  # columns of a pipe, where nothing is folded
+NARROW = 80  # on a screen below this, lines are left to the terminal: it loses nothing
 
 
 def best_table(rows: Rows, stream: TextIO) -> None:
-    """One row per study, the best of all marked; hyperparameters and adapter below each other."""
-    table = _table(
-        "", "study", "model", "method", "trial", "macro-F1", "micro-F1", "accuracy", "loss", "hyperparameters"
-    )
-    top = max((row["macro_f1"] for row in rows), default=None)
+    """One row per study, a table for each data, in which the best is marked. Below, each study's base, hyperparameters
+    and adapter: in lines of their own, never folded, so that they can be copied."""
+    console = _console(stream)
+    by_data: dict[str | None, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_data.setdefault(row["fingerprint"], []).append(row)
+    for same in by_data.values():
+        if len(by_data) > 1:
+            console.print(_data(same[0], rows), soft_wrap=True)
+        console.print(_scores(same))
+        console.print()
+    for row in rows:
+        chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
+        console.print(f"{row['study']}: trial {row['trial']} on {row['model']}", soft_wrap=True)
+        for line in filter(None, (wording.hyperparameters(chosen), row["adapter"])):
+            console.print(f"  {line}", soft_wrap=True)
+
+
+def _scores(rows: Rows) -> Table:
+    table = _table("", "study", "method", "trial", "macro-F1", "micro-F1", "accuracy", "loss")
     for row in rows:
         scores = [wording.score(row[name]) for name in ("macro_f1", "micro_f1", "accuracy", "loss")]
-        chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        how = "\n".join(filter(None, [wording.hyperparameters(chosen), row["adapter"]]))
-        mark, style = ("*", "bold") if row["macro_f1"] == top else ("", "")
-        table.add_row(mark, row["study"], row["model"], row["method"], str(row["trial"]), *scores, how, style=style)
-    _console(stream).print(table)
+        mark, style = ("*", "bold") if row["overall"] else ("", "")
+        table.add_row(mark, row["study"], row["method"], str(row["trial"]), *scores, style=style)
+    return table
+
+
+def _data(row: Mapping[str, Any], rows: Rows) -> str:
+    """The data's name, and some of its fingerprint where other data has the same name."""
+    name = row["data"] or "data without a name"
+    same = {other["fingerprint"] for other in rows if other["data"] == row["data"]}
+    return f"{name} · {row['fingerprint'][:4]}" if len(same) > 1 and row["fingerprint"] else name
 
 
 def status_table(rows: Rows, stream: TextIO) -> None:
     """One row per study: how many trials are in which state, the best value, the time spent."""
     states = ("complete", "pruned", "failed", "running", "waiting")
-    table = _table("study", *states, "best macro-F1", "time")
+    table = _table("study", *states, "macro-F1", "time")
     for row in rows:
         counts = [str(row[state]) for state in states]
         table.add_row(row["study"], *counts, wording.score(row["best"]) or "-", wording.duration(row["seconds"]))
@@ -40,12 +61,13 @@ def status_table(rows: Rows, stream: TextIO) -> None:
 
 
 def _console(stream: TextIO) -> Console:
-    width = None if stream.isatty() else WIDE
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console.width = max(console.width, NARROW) if stream.isatty() else WIDE
+    return console
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, justify="left", overflow="fold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:  # on a narrow screen names are folded, figures are not
+        table.add_column(column, justify="left", overflow="fold", no_wrap=column != "study")
     return table
