@@ -238,8 +238,11 @@ def test_whole_numbers_as_classes_stand_in_the_order_of_numbers(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("ending", "off", "on"),
-    [(".csv", "0.0", "1.00"), (".csv", " 0", "1 "), (".csv", 0.0, 1.0), (".jsonl", 0.0, 1.0), (".jsonl", "0.0", "1")]
-    + [(".jsonl", False, True), (".jsonl", False, 1), (".parquet", False, True)],
+    [
+        *((".csv", off, on) for off, on in [("0.0", "1.00"), (" 0", "1 "), (0.0, 1.0)]),
+        *((".jsonl", off, on) for off, on in [("0.0", "1"), (0.0, 1.0), (False, True), (False, 1)]),
+        (".parquet", False, True),
+    ],
 )
 def test_classes_of_noughts_and_ones_in_every_spelling(tmp_path: Path, ending: str, off: Any, on: Any) -> None:
     grades = [{"text": f"text {i}", "grade": on if i % 2 else off} for i in range(40)]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
+import contextlib
+import csv
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+import torch
 import typer.main
+from transformers import AutoTokenizer
 
 import peftsweep
 from peftsweep.cli import app
 from peftsweep.config import available, load
+from tests.studies import LABELS, Home, home
 from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
@@ -76,18 +81,53 @@ def test_the_studies_shown_exist() -> None:
     assert "topics" in shown
 
 
-def test_python_examples_call_what_exists() -> None:
-    for text in examples("python"):
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Call) and (name := _of_peftsweep(node.func)):
-                function = getattr(peftsweep, name)
-                inspect.signature(function).bind(*node.args, **{keyword.arg: 0 for keyword in node.keywords})
+PYTHON, ADAPTER, FOUR_BITS = examples("python")
 
 
-def _of_peftsweep(node: ast.expr) -> str | None:
-    """`run` of `peftsweep.run`."""
-    ours = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "peftsweep"
-    return node.attr if ours and isinstance(node, ast.Attribute) else None
+QUICK: dict[str, Any] = {
+    "train": {"batch_size": 16, "evals_per_epoch": 1},
+    "space": {"learning_rate": {"low": 1e-2, "high": 5e-2, "log": True}},
+}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A working folder whose `demo` is a small study, and in which the example in Python has run."""
+    place = home(tmp_path_factory.mktemp("docs") / "home", rows=24)
+    (place.folder / "sweeps").mkdir()
+    place.study("sweeps/demo", **QUICK | {"train": QUICK["train"] | {"epochs": 9}})
+    with contextlib.chdir(place.folder):
+        exec(PYTHON, {})
+    return place
+
+
+def test_the_example_in_python_runs(played: Home) -> None:
+    study = optuna.load_study(study_name="demo", storage=played.storage)
+    assert len(study.trials) == 12
+    assert {trial.user_attrs["params"]["epochs"] for trial in study.trials} == {2}
+
+
+def loss(snippet: str, adapter: str | None, place: Home) -> float:
+    """The loss on the validation rows of the model that the snippet loads, by plain transformers."""
+    loaded: dict[str, Any] = {"adapter": adapter}
+    exec(snippet, loaded)
+    model = loaded["model"].eval()
+    tokenizer = AutoTokenizer.from_pretrained(place.folder / "base")
+    with (place.folder / "dev.csv").open(newline="") as stream, torch.inference_mode():
+        rows = list(csv.DictReader(stream))
+        logits = torch.cat([model(**tokenizer(row["text"], return_tensors="pt")).logits for row in rows])
+    return float(torch.nn.functional.cross_entropy(logits, torch.tensor([LABELS.index(row["label"]) for row in rows])))
+
+
+def test_the_adapter_is_loaded_as_shown_and_scores_as_reported(played: Home) -> None:
+    best, *_ = peftsweep.best(played.storage, ["demo"])
+    assert loss(ADAPTER, best.adapter, played) == pytest.approx(best.loss, abs=1e-4)
+
+
+def test_a_qlora_adapter_is_loaded_as_shown_and_scores_as_reported(played: Home) -> None:
+    best = played.run(played.study("four-bits", method="qlora", **QUICK), trials=1).best
+    assert best is not None
+    assert loss(FOUR_BITS, best.adapter, played) == pytest.approx(best.loss, abs=1e-3)
 
 
 def test_links_lead_somewhere() -> None:
@@ -101,6 +141,14 @@ def test_make_has_the_targets_that_the_documents_name() -> None:
     documents = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^    |`)make ([a-z]+)", documents, re.MULTILINE))
     assert {"demo", "test", "check"} <= named <= targets
+
+
+def test_coverage_is_asked_of_all_tests_and_not_of_one_file() -> None:
+    def command(*words: str) -> str:
+        return subprocess.check_output(["make", "-n", "test", *words], cwd=ROOT, text=True).splitlines()[-1]
+
+    assert "--cov " in command() and "--no-cov" not in command()
+    assert command("TESTS=tests/test_search.py").endswith("--no-cov tests/test_search.py")
 
 
 def test_contributing_draws_the_house_as_it_is() -> None:
