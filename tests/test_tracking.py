@@ -370,6 +370,13 @@ def test_ui_says_when_the_file_is_no_database(tmp_path: Path) -> None:
         serve(f"sqlite:///{tmp_path}/mlflow.db")
 
 
+def test_ui_keeps_out_of_the_studies_database(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "studies.db")) as database:
+        database.execute("create table studies (x)")
+    with pytest.raises(TrackingError, match=r"studies\.db holds the studies; MLflow's runs are in another file"):
+        serve(f"sqlite:///{tmp_path}/studies.db")
+
+
 def test_ui_says_why_the_server_did_not_start(tmp_path: Path, free_port: int) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         database.executescript(

@@ -14,10 +14,10 @@ def sqlite_file(uri: str) -> Path | None:
     return None if match is None or match[1] == ":memory:" else Path(match[1]).absolute()
 
 
-def look_into(file: Path) -> None:
-    """Raises sqlite3.Error if the file cannot be opened, or is something else."""
+def look_into(file: Path) -> set[str]:
+    """The tables of an SQLite file. Raises sqlite3.Error if it cannot be opened, or is something else."""
     with contextlib.closing(sqlite3.connect(file)) as database:
-        database.execute("PRAGMA schema_version")
+        return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
 def absolute(uri: str) -> str:

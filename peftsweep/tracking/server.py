@@ -73,9 +73,11 @@ def _check_store(uri: str) -> None:
     if not file.exists():
         raise TrackingError(f"nothing is tracked in {file} yet: run a study first, such as peftsweep run --study demo")
     try:
-        look_into(file)
+        tables = look_into(file)
     except sqlite3.Error as error:
         raise TrackingError(f"{file} is no database that MLflow could have made ({error})") from None
+    if "studies" in tables:  # MLflow would write its own tables into it, and fail then
+        raise TrackingError(f"{file} holds the studies; MLflow's runs are in another file, by default mlflow.db")
 
 
 def _check_port(host: str, port: int) -> None:
