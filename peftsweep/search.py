@@ -55,6 +55,19 @@ def complete(trial: Trial, wanted: Mapping[str, BaseDistribution]) -> None:
             trial.suggest_categorical(name, distribution.choices)
 
 
+def check_rungs(study: StudyConfig) -> None:
+    """Whether the i-th evaluation stands for the same amount of training in every trial, as a rung needs.
+
+    Raises:
+        StudyFileError: the space has `evals_per_epoch`, and a pruner is set.
+    """
+    if study.search.pruner is not None and "evals_per_epoch" in study.space:
+        raise StudyFileError(
+            f"{study.path or study.name}: space.evals_per_epoch: trials at one rung would have seen unlike amounts of "
+            "data; fix it under train, or set search.pruner: null"
+        )
+
+
 def trial_seed(study_seed: int, number: int) -> int:
     """A trial's own seed, below 2³²: the same in every process, unrelated between neighbouring trials and studies."""
     return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])
@@ -64,8 +77,8 @@ def sampler(study: StudyConfig, seen: int) -> BaseSampler:
     """The sampler of the study file.
 
     Args:
-        seen: how many trials the study has already. A part of the seed, so that a study that goes on does not sample
-            its first trials again.
+        seen: how many trials the study has already: the number of the trial to come. A part of the seed, so that a
+            study that goes on does not sample its first trials again.
     """
     if study.search.sampler == "grid":
         return GridSampler(study)
