@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import optuna
@@ -18,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 import peftsweep
 from peftsweep.config import available, load
-from peftsweep.errors import ModelError, StudyMismatchError
+from peftsweep.errors import ModelError, StudyFileError, StudyMismatchError, UsageError
 from peftsweep.sweep.source import StudySource
-from tests.studies import LABELS, Home, home, until
+from tests.studies import LABELS, ROOT, Home, home, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
 
 ARCHITECTURES = {"gemma3": "gemma3", "gemma": "gemma", "llama": "llama", "smollm2": "llama", "mistral": "mistral"}
@@ -63,6 +66,54 @@ def test_every_study_that_comes_along_runs_to_its_end(tmp_path: Path, name: str)
 
 LONG = {"epochs": 30, "evals_per_epoch": 1, "batch_size": 4}
 
+# The real program, which sends itself signals as soon as the n-th call of one function is done.
+STRUCK = """
+import os, sys
+from importlib import import_module
+
+place, nth, *numbers = sys.argv.pop(1).split()
+module, path = place.split(":")
+*owners, name = path.split(".")
+owner = import_module(module)
+for part in owners:
+    owner = getattr(owner, part)
+original, left = getattr(owner, name), int(nth)
+
+
+def struck(*args, **kwargs):
+    global left
+    result = original(*args, **kwargs)
+    left -= 1
+    for number in numbers if left == 0 else ():
+        os.kill(os.getpid(), int(number))
+    return result
+
+
+setattr(owner, name, struck)
+
+from peftsweep.cli import main
+
+main()
+"""
+
+
+def struck(place: Home, moment: str, numbers: list[int], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the program with that `module:function n`; `numbers` are the signals."""
+    given = " ".join([moment, *(str(int(number)) for number in numbers)])
+    return subprocess.run(
+        [sys.executable, "-c", STRUCK, given, *words],
+        cwd=place.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def killed_at(place: Home, moment: str, study: Path, *words: str, slots: int = 1) -> None:
+    done = struck(place, moment, [signal.SIGKILL], "run", "--study", str(study), "--slots", str(slots), *words)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
 
 def killed_and_resumed(place: Home, study: Path, slots: int, trial: int) -> None:
     """Kill the real program in the middle of that trial, then give the same command again."""
@@ -102,6 +153,63 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -
         assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-4
 
 
+GRID: dict[str, Any] = {"space": {"learning_rate": [2e-3, 1e-2]}, "search": {"sampler": "grid", "trials": 2}}
+
+
+@pytest.fixture(scope="module")
+def never(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A sweep that nothing ever stopped."""
+    place = home(tmp_path_factory.mktemp("never"))
+    assert place.run(place.study(**GRID), slots=1).counts == {"complete": 2}
+    return place
+
+
+MOMENTS = {
+    "between asking and the first step": "optuna:Study.ask 2",
+    "after a checkpoint, before the decision": "peftsweep.engine.checkpoint:save 6",
+    "after the adapter was renamed, before tell": "peftsweep.sweep.artifacts:write 1",
+    "after tell": "optuna:Study.tell 1",
+    "when MLflow has half of the artifacts": "peftsweep.tracking.runs:Runs._upload 2",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
+def test_a_sweep_killed_at_that_moment_ends_as_one_never_killed(never: Home, tmp_path: Path, moment: str) -> None:
+    here = home(tmp_path / "home")
+    assert here.runs() == []  # makes MLflow's database, which a kill while it is made would break
+    study = here.study(**GRID, model={"id": str(never.folder / "base")})
+    killed_at(here, moment, study)
+    ours = here.run(study, slots=1).study.trials
+    theirs = optuna.load_study(study_name="small", storage=never.storage).trials
+    assert [(t.state, t.params, t.values) for t in ours] == [(t.state, t.params, t.values) for t in theirs]
+    for trial in (0, 1):
+        assert here.adapter(trial).read_bytes() == never.adapter(trial).read_bytes()
+        assert evaluations_and_artifacts(here, trial) == ([3, 6, 9, 12], ARTIFACTS)
+    assert [run.info.status for run in here.runs()] == ["FINISHED"] * 3
+
+
+def test_mlflow_gets_what_a_killed_process_had_not_told_it_yet(here: Home) -> None:
+    study = here.study(**GRID)
+    killed_at(here, "peftsweep.sweep.source:StudySource.report 6", study, "--tracking-uri", "http://127.0.0.1:9")
+    assert here.run(study, slots=1).counts == {"complete": 2}
+    for trial in (0, 1):
+        assert evaluations_and_artifacts(here, trial) == ([3, 6, 9, 12], ARTIFACTS)
+    (first,) = [run for run in here.runs() if run.data.tags.get("peftsweep.trial") == "0"]
+    assert {"learning_rate", "rank", "seed", "model", "rows_train"} <= first.data.params.keys()
+
+
+ARTIFACTS = {"adapter", "confusion_matrix.png", "per_class.json", "study.yaml"}
+
+
+def evaluations_and_artifacts(place: Home, trial: int) -> tuple[list[int], set[str]]:
+    """What MLflow has of a trial: the steps of its curve, the names of its files."""
+    client = mlflow.MlflowClient(tracking_uri=place.tracking_uri)
+    (run,) = [run for run in place.runs() if run.data.tags.get("peftsweep.trial") == str(trial)]
+    assert client.list_artifacts(run.info.run_id, "adapter")
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "macro_f1")]
+    return steps, {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, number: int, status: int) -> None:
     study = here.study(train=LONG, search={"trials": 3})
@@ -118,6 +226,42 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
     result = here.run(load(study, {"train.epochs": 30}))
     assert result.counts == {"complete": 3}
     assert {run.info.status for run in here.runs()} == {"FINISHED"} and len(here.runs()) == 4
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_step_ends_at_once_with_one_line(here: Home, number: int, status: int) -> None:
+    words = ("run", "--study", str(here.study()))
+    done = struck(here, "peftsweep.sweep.running:load_tokenizer 1", [number], *words)
+    assert done.returncode == status
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("stopped; everything is kept")
+
+
+def test_a_signal_while_mlflow_is_told_the_end_waits_for_that(here: Home) -> None:
+    words = ("run", "--study", str(here.study()), "--trials", "1")
+    done = struck(here, "peftsweep.sweep.source:StudySource._end_runs 1", [signal.SIGTERM], *words)
+    assert done.returncode == 143, done.stderr
+    assert [run.info.status for run in here.runs()] == ["FINISHED"] * 2
+
+
+def test_a_second_signal_does_not_wait_and_ends_with_its_own_status(here: Home) -> None:
+    words = ("run", "--study", str(here.study()))
+    done = struck(here, "peftsweep.engine.pack:Pack.step 2", [signal.SIGTERM, signal.SIGTERM], *words)
+    assert done.returncode == 143 and "Traceback" not in done.stderr
+    assert not here.checkpoints(0)  # the step's end was not waited for
+    assert not [run for run in here.runs() if run.info.status == "RUNNING"]
+
+
+def test_a_hangup_under_nohup_stops_nothing(here: Home) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it; a child inherits that
+    try:
+        process = here.start("run", "--study", str(here.study()), "--trials", "1")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    until(lambda: here.checkpoints(0), process)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped" not in err
 
 
 def test_a_finished_study_trains_nothing_again_and_a_larger_total_goes_on(here: Home) -> None:
@@ -178,22 +322,46 @@ def test_a_deleted_database_begins_anew_and_two_databases_do_not_mix(here: Home)
     assert Path(str(again.best.adapter)).is_dir() and Path(str(other.best.adapter)).is_dir()
 
 
-def test_a_judged_trial_is_not_judged_again(here: Home) -> None:
-    search = {"trials": 4, "pruner": {"reduction": 2, "min_evals": 1}}
-    study = here.study(search=search, train={"epochs": 6, "evals_per_epoch": 1})
-    process = here.start("run", "--study", str(study), "--slots", "1")
-    until(lambda: here.checkpoints(0), process)
-    process.kill()
-    process.communicate()
-    stored = optuna.load_study(study_name="small", storage=here.storage)
-    for _ in range(2):  # better ones that came to the rung meanwhile
+HALVES = {"trials": 2, "sampler": "grid", "pruner": {"reduction": 2, "min_evals": 3}}
+APART: dict[str, Any] = {
+    "search": HALVES,
+    "space": {"learning_rate": [1e-8, 3e-3]},  # one learns nothing
+    "train": {"epochs": 6, "evals_per_epoch": 1, "batch_size": 4},
+}
+
+
+def others_came(place: Home, score: float) -> None:
+    """Two more trials at the rung, while nobody ran the study."""
+    stored = optuna.load_study(study_name="small", storage=place.storage)
+    for _ in range(2):
         trial = stored.ask()
-        trial.report(1.0, step=1)
+        trial.report(score, step=3)
         stored.tell(trial, state=TrialState.PRUNED)
-    kept = stored.trials[0].user_attrs.get("kept", 0)
-    result = here.run(study, trials=3)
-    state = result.study.trials[0].state
-    assert state == (TrialState.COMPLETE if kept >= 1 else TrialState.PRUNED)
+
+
+def test_a_trial_that_was_kept_is_not_judged_again(here: Home) -> None:
+    study = here.study(**APART)
+    killed_at(here, "peftsweep.sweep.source:StudySource.report 3", study)
+    stored = optuna.load_study(study_name="small", storage=here.storage)
+    assert stored.trials[0].user_attrs["kept"] == 3
+    others_came(here, 1.0)
+    assert here.run(study, trials=3).study.trials[0].state == TrialState.COMPLETE
+
+
+def test_a_trial_that_was_not_judged_yet_meets_those_that_came_meanwhile(here: Home) -> None:
+    study = here.study(**APART)
+    killed_at(here, "optuna.trial:Trial.report 3", study)
+    others_came(here, 1.0)
+    assert here.run(study, trials=3).study.trials[0].state == TrialState.PRUNED
+
+
+def test_a_trial_that_was_dropped_stays_dropped_when_weaker_ones_come(here: Home) -> None:
+    study = here.study(**APART)
+    killed_at(here, "peftsweep.sweep.source:StudySource.report 3", study, slots=2)
+    weak = [t for t in optuna.load_study(study_name="small", storage=here.storage).trials if "dropped" in t.user_attrs]
+    assert [trial.params["learning_rate"] for trial in weak] == [1e-8]
+    others_came(here, 0.0)
+    assert here.run(study, trials=4).study.trials[weak[0].number].state == TrialState.PRUNED
 
 
 def test_mlflow_is_brought_level_after_a_kill_that_left_no_work(here: Home) -> None:
@@ -212,6 +380,17 @@ def test_an_enqueued_trial_is_run(here: Home) -> None:
     result.study.enqueue_trial({"learning_rate": 0.005, "rank": 4})
     again = here.run(here.study(), trials=2)
     assert again.counts == {"complete": 2} and again.study.trials[1].params == {"learning_rate": 0.005, "rank": 4}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_study_that_goes_on_samples_what_one_in_a_single_run_samples(tmp_path: Path, sampler: str) -> None:
+    rates = []
+    for name, totals in (("once", [4]), ("twice", [2, 4])):
+        place = home(tmp_path / name)
+        for total in totals:
+            result = place.run(place.study(search={"sampler": sampler}), trials=total, slots=1)
+        rates.append([trial.params["learning_rate"] for trial in result.study.trials])
+    assert rates[0] == rates[1] and len(set(rates[0])) == 4
 
 
 def test_a_wider_range_goes_on(here: Home) -> None:
@@ -337,12 +516,64 @@ def test_a_child_run_holds_everything_one_may_ask_later(here: Home) -> None:
     assert "adapter/adapter_model.safetensors" in {f.path for f in client.list_artifacts(child.info.run_id, "adapter")}
 
 
+def test_studies_of_the_same_rows_share_an_experiment_and_no_others_do(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    copy = write(here.folder / "copy.csv", tiny_rows(LABELS, 48, 1, single="label"))
+    here.run(here.study("second", data={"train": str(copy)}), trials=1)
+    write(here.folder / "train.csv", tiny_rows(LABELS, 40, 1, single="label"))
+    other = here.run(here.study("third"), trials=1)
+    parents = {run.info.run_name: run.info.experiment_id for run in here.runs() if run.info.run_name in NAMES}
+    assert parents["small"] == parents["second"] != parents["third"]
+    fingerprint = other.study.user_attrs["fingerprint"]
+    assert other.study.user_attrs["experiment"] == f"home/train · single-label · {fingerprint[:6]}"
+
+
+NAMES = ("small", "second", "third")
+
+
 def test_a_dead_tracking_server_costs_nothing_but_its_runs(here: Home) -> None:
     result = here.run(here.study(), trials=1, tracking_uri="http://127.0.0.1:9")
     assert result.counts == {"complete": 1} and result.best is not None and result.best.mlflow_run_id is None
 
 
 # What cannot be run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"trials": 0}, "trials: expected a whole number of at least 1, got 0"),
+        ({"trials": -3}, "got -3"),
+        ({"slots": 0}, "slots: expected 'auto' or a whole number of at least 1, got 0"),
+        ({"slots": "many"}, "got 'many'"),
+        ({"timeout": "2h"}, "timeout: expected seconds, such as 7200, got '2h'"),
+        ({"timeout": -1.0}, "got -1.0"),
+        ({"timeout": float("nan")}, "got nan"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_from_python_too(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        peftsweep.run("demo", **options)
+    assert said in str(error.value)
+
+
+def test_overrides_of_a_study_built_in_python_are_refused_not_ignored(here: Home) -> None:
+    with pytest.raises(UsageError, match="overrides: they go with a study file"):
+        peftsweep.run(load(here.study()), overrides={"train.epochs": 1})
+
+
+def test_one_file_for_the_studies_and_mlflow_is_refused_and_not_made(here: Home) -> None:
+    with pytest.raises(UsageError, match="are one file"):
+        here.run(here.study(), tracking_uri=here.storage)
+    assert not (here.folder / "studies.db").exists()
+
+
+def test_rungs_that_would_compare_unlike_amounts_of_training_are_refused(here: Home) -> None:
+    study = here.study(search={"pruner": {"reduction": 2}})
+    with pytest.raises(StudyFileError, match=r"space\.evals_per_epoch: .* search\.pruner: null"):
+        here.run(study, overrides={"space.evals_per_epoch": [1, 2]})
+    alike = {"space.evals_per_epoch": [1, 2], "search.pruner": None}
+    assert here.run(study, overrides=alike, trials=1).counts == {"complete": 1}
 
 
 def test_a_rank_above_the_width_is_refused_before_any_trial(here: Home) -> None:
@@ -417,7 +648,6 @@ def test_anything_of_train_may_stand_under_space(here: Home) -> None:
         "scheduler": ["linear", "cosine", "constant"],
         "max_grad_norm": [0.0, 1.0],
         "weight_decay": {"low": 0.0, "high": 0.1},
-        "target_modules": ["auto", ["query", "value"]],
     }
     path = here.study(space=space, train={}, search={"trials": 6, "sampler": "tpe"})
     whole = yaml.safe_load(path.read_text())
@@ -429,13 +659,20 @@ def test_anything_of_train_may_stand_under_space(here: Home) -> None:
         params = trial.user_attrs["params"]
         assert params["rank"] in (2, 4, 8) and params["alpha"] in (4, 16) and params["epochs"] in (1, 2)
         assert trial.user_attrs["step"] <= params["epochs"] * -(-48 // params["batch_size"])
-    named = [
-        t.user_attrs["parameters"] for t in result.study.trials if t.user_attrs["params"]["target_modules"] != "auto"
-    ]
-    every = [
-        t.user_attrs["parameters"] for t in result.study.trials if t.user_attrs["params"]["target_modules"] == "auto"
-    ]
-    assert not named or not every or min(named) < max(every)
+
+
+def test_the_layers_to_adapt_may_stand_under_space(here: Home) -> None:
+    space = {"target_modules": ["auto", ["query", "value"]]}
+    trials = here.run(here.study(space=space, search={"sampler": "grid", "trials": 2})).study.trials
+    trained = {str(trial.user_attrs["params"]["target_modules"]): trial.user_attrs["parameters"] for trial in trials}
+    assert trained["['query', 'value']"] < trained["auto"]
+
+
+def test_a_run_from_python_prints_nothing(here: Home) -> None:
+    code = f"import mlflow, peftsweep; peftsweep.run({str(here.study())!r}, trials=1)"  # imported, MLflow logs more
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=here.folder, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_run_from_a_thread_works_without_signals(here: Home) -> None:

@@ -28,10 +28,3 @@ def study_params(config: StudyConfig, base: Base, data: Dataset) -> dict[str, An
         "version_peftsweep": __version__,
         **{f"version_{name}": version(name) for name in LIBRARIES},
     }
-
-
-def run_params(
-    config: StudyConfig, base: Base, data: Dataset, hyperparameters: dict[str, Any], seed: int
-) -> dict[str, Any]:
-    """A trial's hyperparameters and seed, and what it shares with its study."""
-    return hyperparameters | {"seed": seed} | study_params(config, base, data)

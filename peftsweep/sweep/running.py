@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -19,7 +17,7 @@ from peftsweep.config import StudyConfig, differences, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
 from peftsweep.engine import Pack, build_that_fits, slots_that_fit
-from peftsweep.errors import ModelError, StudyMismatchError
+from peftsweep.errors import ModelError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import (
     Base,
@@ -31,9 +29,10 @@ from peftsweep.models import (
     revision_of,
 )
 from peftsweep.progress import Opened, Progress, Silent
-from peftsweep.search import candidates
-from peftsweep.storage import Studies, guarded, masked
+from peftsweep.search import candidates, check_rungs
+from peftsweep.storage import Studies, guarded, masked, same_file
 from peftsweep.sweep.source import StudySource
+from peftsweep.sweep.stopping import stopped_by_signals
 from peftsweep.tracking import Tracker
 
 CPU_SLOTS = 8  # one trial keeps a CPU busy already; eight share what every step costs
@@ -74,26 +73,72 @@ def run(
     Raises:
         PeftsweepError: one clear message; whatever was finished is kept.
     """
-    config = study if isinstance(study, StudyConfig) else load(study, overrides)
+    _check(study, trials, timeout, slots, overrides, storage, tracking_uri)
     shown: Progress = Silent() if progress is None else progress
-    with guarded(storage), ExitStack() as leave:
+    with stopped_by_signals() as stop, guarded(storage), _hushed():
+        config = study if isinstance(study, StudyConfig) else load(study, overrides)
+        check_rungs(config)
         studies = Studies(storage)
-        tokenizer = load_tokenizer(config.model)
-        data = load_data(config.data, tokenizer, note=shown.note, warn=shown.warn)
-        leave.enter_context(studies.lease(config.name))
-        opened = open_study(studies, config, data)
-        tracker = Tracker(tracking_uri, note=shown.warn)
-        total = config.search.trials if trials is None else trials
-        source = StudySource(config, opened, studies, data, tracker, shown, total, timeout)
-        leave.callback(source.close)
-        leave.enter_context(shown)
-        leave.enter_context(_signals(source))
-        if source.has_work():
-            _train(source, slots, masked(storage), masked(tracking_uri))
-        elif source.tracker_is_behind:
-            source.open_runs()
+        with ExitStack() as leave:
+            tokenizer = load_tokenizer(config.model)
+            data = load_data(config.data, tokenizer, note=shown.note, warn=shown.warn)
+            leave.enter_context(studies.lease(config.name))
+            opened = open_study(studies, config, data)
+            tracker = Tracker(tracking_uri, note=shown.warn)
+            total = config.search.trials if trials is None else trials
+            source = StudySource(config, opened, studies, data, tracker, shown, total, timeout, stop)
+            leave.callback(source.close)
+            leave.enter_context(shown)
+            if source.has_work():
+                _train(source, slots, masked(storage), masked(tracking_uri))
+            elif source.tracker_is_behind:
+                stop.patient = True
+                source.open_runs()
         best = next(iter(report.best(storage, [config.name])), None)
-        return SweepResult(opened, best, source.counts(), source.seconds, source.stopped_by)
+        return SweepResult(opened, best, source.counts(), source.seconds, stop.number)
+
+
+def _check(
+    study: str | Path | StudyConfig,
+    trials: object,
+    timeout: object,
+    slots: object,
+    overrides: Mapping[str, Any] | Sequence[str],
+    storage: str,
+    tracking_uri: str,
+) -> None:
+    """What the command line's own parser refuses, refused from Python too, before anything is loaded."""
+    if isinstance(study, StudyConfig) and overrides:
+        raise UsageError("overrides: they go with a study file; put the values into the StudyConfig itself")
+    if trials is not None and not _at_least_one(trials):
+        raise UsageError(f"trials: expected a whole number of at least 1, got {trials!r}")
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+        raise UsageError(f"timeout: expected seconds, such as 7200, got {timeout!r}")
+    if slots != "auto" and not _at_least_one(slots):
+        raise UsageError(f"slots: expected 'auto' or a whole number of at least 1, got {slots!r}")
+    if same_file(storage, tracking_uri):
+        raise UsageError(
+            f"storage and tracking_uri are one file, {masked(storage)}: Optuna and MLflow need one each, such as "
+            "sqlite:///studies.db and sqlite:///mlflow.db"
+        )
+
+
+def _at_least_one(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what bitsandbytes says of a kernel for inference when peft imports it, and MLflow of a new database."""
+    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "mlflow")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.Study:
@@ -109,7 +154,7 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
             "fingerprint": data.fingerprint,
             "splits": splits(data),
             "key": uuid4().hex,  # tells it from a study of the same name in another storage
-            "experiment": f"{config.data.name} · {data.task.kind}",
+            "experiment": _experiment(studies, config, data),
             "metric": "macro_f1",
             "labels": list(data.task.labels),
             "config": config.identity(),  # last: whoever finds it finds the rest
@@ -134,6 +179,15 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
     return study
 
 
+def _experiment(studies: Studies, config: StudyConfig, data: Dataset) -> str:
+    """A name that a person reads. Studies of the same rows share one, wherever the rows lie; no others do."""
+    for name in studies.names():
+        known = studies.load(name).user_attrs
+        if known.get("fingerprint") == data.fingerprint and "experiment" in known:
+            return str(known["experiment"])
+    return f"{config.data.name} · {data.task.kind} · {data.fingerprint[:6]}"
+
+
 def splits(data: Dataset) -> dict[str, int]:
     """Rows of each split."""
     sizes = {"train": len(data.train), "validation": len(data.validation)}
@@ -156,6 +210,7 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
         count = CPU_SLOTS if base.device.type == "cpu" else slots_that_fit(build, data.train, bounds)
     pack = build_that_fits(build, max(1, min(count, source.left())))
     trained = [pack.parameters(params) for params in bounds]
+    source.stop.patient = True  # from here on there is something to finish: MLflow's runs, a step
     source.opened(
         base,
         method,
@@ -201,23 +256,3 @@ def _check_base(base: Base, source: StudySource) -> None:
             f"{revision}. To go on, give the old one (model.revision); to begin anew, save the study under another name"
         )
     study.set_user_attr("base", revision)
-
-
-@contextmanager
-def _signals(source: StudySource) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP stop the sweep after the step under way; a second one stops it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if source.stopped_by is not None:
-            raise KeyboardInterrupt
-        source.stopped_by = number
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from peftsweep.progress import Opened, Progress
 from peftsweep.report import ranked
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
-from peftsweep.sweep.describe import run_params, study_params
+from peftsweep.sweep.describe import study_params
+from peftsweep.sweep.stopping import Stop
 from peftsweep.tracking import Outcome, Tracker
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -36,7 +37,7 @@ class StudySource:
 
     Attributes:
         total: trials that the study is to have in all.
-        stopped_by: the signal that asked to stop; set from a signal handler.
+        stop: whether a signal has asked for the end.
     """
 
     def __init__(
@@ -49,14 +50,13 @@ class StudySource:
         progress: Progress,
         total: int,
         timeout: float | None,
+        stop: Stop,
     ) -> None:
         self.config, self.study, self.studies, self.data = config, study, studies, data
-        self.tracker, self.progress = tracker, progress
+        self.tracker, self.progress, self.stop = tracker, progress, stop
         self.total = total if config.search.sampler != "grid" else min(total, search.grid_size(config))
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
-        self.stopped_by: int | None = None
         self.distributions = search.distributions(config)
-        self.study.sampler = search.sampler(config, len(self.trials()))
         pruner = config.search.pruner
         self.halving = None if pruner is None else search.Halving(pruner.reduction, pruner.min_evals)
         self.folder = studies.artifacts / config.name
@@ -116,7 +116,18 @@ class StudySource:
             },
             known=attrs.get("mlflow_runs", {}),
         )
-        self.tracker.settle({t.number: self.outcome(t) for t in self.trials() if t.state != TrialState.WAITING})
+        noted: Mapping[str, str] = attrs.get("mlflow_runs", {})
+        missed: list[FrozenTrial] = []
+        settled: dict[int, Outcome] = {}
+        for trial in self.trials():
+            if trial.state.is_finished() and str(trial.number) not in noted:
+                missed.append(trial)
+            elif trial.state != TrialState.WAITING:
+                settled[trial.number] = self.outcome(trial)
+        self.tracker.settle(settled)
+        for trial in missed:  # ended before the writer of a process that died came to them
+            self._tell(trial.number, trial.user_attrs)
+            self.tracker.end_trial(trial.number, self.outcome(trial))
 
     @property
     def tracker_is_behind(self) -> bool:
@@ -126,14 +137,18 @@ class StudySource:
     # TrialSource ----------------------------------------------------------------------------------------------------
 
     def next(self) -> Trial | None:
-        if self.stopped_by is not None:
+        if self.stop.asked:
             return None
         if self.orphans:
-            asked = self.studies.adopt(self.study, self.orphans.popleft())
+            number = self.orphans.popleft()
+            self.study.sampler = search.sampler(self.config, number)
+            asked = self.studies.adopt(self.study, number)
             search.complete(asked, self.distributions)
         elif self._begun() >= self.total or time.monotonic() >= self.deadline or self._exhausted():
             return None
         else:
+            # anew for each trial: what it draws does not depend on how often the study was stopped before
+            self.study.sampler = search.sampler(self.config, len(self.trials()))
             asked = self.study.ask(fixed_distributions=self.distributions)
             # a database that was deleted may have left a trial of this number here
             shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
@@ -143,12 +158,7 @@ class StudySource:
         asked.set_user_attr("seed", seed)
         self.running[asked.number] = asked
         self.shown = None
-        assert self.base is not None
-        self.tracker.start_trial(
-            asked.number,
-            params=run_params(self.config, self.base, self.data, self.hyperparameters(params), seed),
-            tags={"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id},
-        )
+        self._tell(asked.number, asked.user_attrs)
         return Trial(asked.number, seed, params, self.trial_folder(asked.number))
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
@@ -160,19 +170,21 @@ class StudySource:
             asked = self.running[number]
             if evaluation.index not in self.trials()[number].intermediate_values:  # it is when a judged trial goes on
                 asked.report(value, step=evaluation.index)
-            evaluations = [*asked.user_attrs.get("evaluations", [])[: evaluation.index - 1], asdict(evaluation)]
-            asked.set_user_attr("evaluations", evaluations)
-            self.tracker.log(number, metrics(evaluation), evaluation.step)
-            if asked.user_attrs.get("kept", 0) >= evaluation.index:  # judged before the process died
+            before = asked.user_attrs.get("evaluations", [])
+            asked.set_user_attr("evaluations", [*before[: evaluation.index - 1], asdict(evaluation)])
+            if len(before) < evaluation.index:  # else MLflow was told when the trial went on
+                self.tracker.log(number, metrics(evaluation), evaluation.step)
+            judged = asked.user_attrs  # maybe before the process died; others have come to the rung since
+            if judged.get("kept", 0) >= evaluation.index:
                 kept.add(number)
-            else:
+            elif judged.get("dropped") != evaluation.index:
                 at[number] = (evaluation.index, value)
         if self.halving is None:
             return [True] * len(reports)
         for number, keeps in self.halving.decide(at, self.study).items():
+            self.running[number].set_user_attr("kept" if keeps else "dropped", at[number][0])
             if keeps:
                 kept.add(number)
-                self.running[number].set_user_attr("kept", at[number][0])
         return [entry.trial.number in kept for entry in reports]
 
     def finish(self, trial: Trial, result: Result) -> None:
@@ -214,7 +226,7 @@ class StudySource:
             best=(best[0].number, float(best[0].values[0])) if best else None,
             eta=self._time_left(slots, trials),
         )
-        return self.stopped_by is None
+        return not self.stop.asked
 
     # Results --------------------------------------------------------------------------------------------------------
 
@@ -225,7 +237,7 @@ class StudySource:
     def score_test(self, pack: Pack) -> None:
         """Score the test split, once, for the best trial of a study that is done."""
         best = self._test_due()
-        if best is None or self.method is None or self.data.test is None or self.stopped_by is not None:
+        if best is None or self.method is None or self.data.test is None or self.stop.asked:
             return
         params = self.config.hyperparameters(search.decode(self.config, best.params))
         trial = Trial(best.number, int(best.user_attrs["seed"]), params, self.trial_folder(best.number))
@@ -298,6 +310,16 @@ class StudySource:
     def sampled(self, params: TrainConfig) -> dict[str, Any]:
         """Those that the search chose."""
         return {key: value for key, value in self.hyperparameters(params).items() if key in self.config.space}
+
+    def _tell(self, number: int, own: Mapping[str, Any]) -> None:
+        """Begin a trial's run in MLflow, or go on with it; of its evaluations so far, those that are missing there."""
+        self.tracker.start_trial(
+            number,
+            params={**own.get("params", {}), "seed": own.get("seed"), **self.study.user_attrs.get("described", {})},
+            tags={"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id},
+        )
+        for evaluation in own.get("evaluations", []):
+            self.tracker.log(number, metrics(Evaluation(**evaluation)), evaluation["step"])
 
     def _note_runs(self) -> None:
         """Keep MLflow's run ids in the study, as far as the writer has made them."""
