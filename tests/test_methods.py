@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
@@ -57,6 +58,34 @@ def test_ia3_on_an_architecture_that_peft_does_not_know_asks_for_names(tmp_path:
     ia3 = method(tmp_path, "distilbert", "ia3")
     with pytest.raises(ModelError, match=r"no default layers for 'distilbert'; name them"):
         ia3.targets(TrainConfig())
+
+
+def test_ia3_scales_the_inputs_of_those_feedforward_layers_that_a_trial_adapts(tmp_path: Path) -> None:
+    ia3 = method(tmp_path, "llama", "ia3")
+    narrow = TrainConfig(target_modules=("k_proj", "v_proj"), feedforward_modules=("down_proj",))
+    wide = narrow.model_copy(update={"target_modules": ("k_proj", "v_proj", "down_proj")})
+    assert ia3.feedforward(narrow) == ()
+    assert {path.rsplit(".", 1)[-1] for path in ia3.feedforward(wide)} == {"down_proj"}
+    with pytest.raises(ModelError, match=r"^feedforward_modules: fc2 match no linear layer .* down_proj"):
+        ia3.feedforward(TrainConfig(feedforward_modules=("fc2",)))
+
+
+def test_ia3_with_and_without_feedforward_layers_in_one_study(tmp_path: Path) -> None:
+    place = home(tmp_path / "home", "llama")
+    choices = [["k_proj", "v_proj"], ["k_proj", "v_proj", "down_proj"], ["layers.0.self_attn.k_proj", "down_proj"]]
+    study = place.study(
+        method="ia3",
+        train={"feedforward_modules": ["down_proj"]},
+        space={"target_modules": choices},
+        search={"sampler": "grid", "trials": 3},
+    )
+    assert place.run(study).counts == {"complete": 3}
+    for trial in range(3):
+        adapter = place.adapter(trial).parent
+        base = AutoModelForSequenceClassification.from_pretrained(place.folder / "base", num_labels=len(LABELS))
+        stock = PeftModel.from_pretrained(base, str(adapter))
+        stored = {name for name in load_file(place.adapter(trial)) if "ia3_l" in name}
+        assert sum("ia3_l" in name for name, _ in stock.named_parameters()) == len(stored)
 
 
 # The score is the adapter's ----------------------------------------------------------------------------------------

@@ -169,8 +169,11 @@ def _sorted(value: dict[str, Any]) -> dict[str, Any]:
     return {k: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v for k, v in value.items()}
 
 
-def select(linears: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+def select(linears: Sequence[str], wanted: Sequence[str], key: str = "target_modules") -> tuple[str, ...]:
     """The layers whose path ends in one of the wanted names, as peft matches a list of target modules.
+
+    Args:
+        key: where the names stand in the study file.
 
     Raises:
         ModelError: a name matches nothing.
@@ -179,9 +182,7 @@ def select(linears: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
     idle = [name for name in wanted if not any(path == name or path.endswith("." + name) for path in linears)]
     if idle:
         known = sorted({path.rsplit(".", 1)[-1] for path in linears})
-        raise ModelError(
-            f"target_modules: {', '.join(idle)} match no linear layer of the base; it has {', '.join(known)}"
-        )
+        raise ModelError(f"{key}: {', '.join(idle)} match no linear layer of the base; it has {', '.join(known)}")
     return chosen
 
 

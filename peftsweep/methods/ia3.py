@@ -82,11 +82,13 @@ class IA3(Method):
 
     def feedforward(self, params: TrainConfig) -> tuple[str, ...]:
         """Those of the targets whose input is scaled instead of their output."""
-        targets = self.targets(params)
         if params.feedforward_modules != "auto":
-            return select(targets, params.feedforward_modules)
-        defaults = self._defaults("FEEDFORWARD")
-        return tuple(path for path in targets if any(path.endswith("." + name) for name in defaults))
+            named = select(self.linears, params.feedforward_modules, "feedforward_modules")
+        else:
+            defaults = self._defaults("FEEDFORWARD")
+            named = tuple(path for path in self.linears if any(path.endswith("." + name) for name in defaults))
+        targets = set(self.targets(params))  # the space may have sets of targets without some of the named
+        return tuple(path for path in named if path in targets)
 
     def layer(
         self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, candidates: Sequence[TrainConfig]
@@ -99,11 +101,11 @@ class IA3(Method):
     def peft_config(self, params: TrainConfig, **common: Any) -> Any:
         from peft import IA3Config
 
-        return IA3Config(
-            target_modules=shortest_names(self.targets(params), self.modules),
-            feedforward_modules=shortest_names(self.feedforward(params), self.modules),
-            **common,
-        )
+        targets, feedforward = self.targets(params), self.feedforward(params)
+        names, inputs = shortest_names(targets, self.modules), shortest_names(feedforward, self.modules)
+        if not set(inputs) <= set(names):  # peft wants them to be among the targets by name
+            names, inputs = sorted(targets), sorted(feedforward)
+        return IA3Config(target_modules=names, feedforward_modules=inputs, **common)
 
     def to_peft(self, path: str, parameter: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:
         """peft keeps a row [1, d_in] where the input is scaled, a column [d_out, 1] where the output is."""
