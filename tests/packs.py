@@ -79,7 +79,7 @@ class Watched(Pack):
     def losses(self, slots, source):  # type: ignore[no-untyped-def]
         found = super().losses(slots, source)
         for slot in slots:
-            self.trace.setdefault(slot.trial.number, []).append(found[slot.index])
+            self.trace.setdefault(slot.trial.number, []).append(float(found[slot.index]))
         return found
 
     def end(self, slot, source, state, reason):  # type: ignore[no-untyped-def]
@@ -87,8 +87,9 @@ class Watched(Pack):
         super().end(slot, source, state, reason)
 
 
-def base_of(folder: Path, task: Task, method: str) -> Base:
-    return load_base(ModelConfig(id=str(folder)), task, four_bit=METHODS[method].four_bit, device=torch.device("cpu"))
+def base_of(folder: Path, task: Task, method: str, dtype: str = "float32") -> Base:
+    config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
+    return load_base(config, task, four_bit=METHODS[method].four_bit, device=torch.device("cpu"))
 
 
 def pack_of(
@@ -98,9 +99,10 @@ def pack_of(
     trials: list[Trial],
     slots: int,
     kind: type[Watched] = Watched,
+    dtype: str = "float32",
     **kwargs: object,
 ) -> Watched:
-    model = base_of(folder, task, method).model
+    model = base_of(folder, task, method, dtype).model
     adapters = METHODS[method](model, linear_names(model))
     train, validation = Texts(task, 37, 1), Texts(task, 12, 2)
     candidates = [trial.params for trial in trials]

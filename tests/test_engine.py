@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Limits, Trial, build_that_fits, checkpoint
-from peftsweep.engine.rows import Pooling, lay
+from peftsweep.engine.attention import ATTENTION, attend
+from peftsweep.engine.packing import Packed
+from peftsweep.engine.rows import Corpus, Pooling, lay
 from peftsweep.engine.schedule import Schedule
+from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
-from tests.packs import MULTI, SINGLE, Queue, Watched, pack_of
+from peftsweep.methods import METHODS, Pass, Segments
+from peftsweep.methods.base import keep_mask
+from peftsweep.methods.lora import PackedLora
+from peftsweep.models import linear_names
+from tests.packs import MULTI, SINGLE, Queue, Watched, base_of, pack_of
 from tests.tiny import tiny_model
 
 ONE = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2, evals_per_epoch=2)
@@ -48,7 +59,7 @@ def run(base: Path, trials: list[Trial], slots: int, method: str = "lora", **kwa
     return pack
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3"])
+@pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
 def test_neighbours_do_not_matter(base: Path, tmp_path: Path, method: str) -> None:
     alone = run(base, [trial(0, tmp_path / "a")], 1, method).last[0]
     first = run(base, [trial(0, tmp_path / "b"), *neighbours(tmp_path / "b")], 4, method)
@@ -63,18 +74,10 @@ def test_neighbours_do_not_matter(base: Path, tmp_path: Path, method: str) -> No
     assert worst(other, alone) > 1e-3  # the measure sees a difference where there is one
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_the_batched_layout_of_a_gpu_trains_the_same(base: Path, tmp_path: Path, method: str) -> None:
-    by_slot = run(base, neighbours(tmp_path / "a"), 3, method, uniform=False)
-    batched = run(base, neighbours(tmp_path / "b"), 3, method, uniform=True)
-    for number, weights in by_slot.last.items():
-        assert worst(batched.last[number], weights) < 1e-4
-
-
 def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path) -> None:
     whole = run(base, [trial(0, tmp_path / "a", dropout=0.0)], 1)
-    parts = run(base, [trial(0, tmp_path / "b", dropout=0.0)], 1, limits=Limits(train_tokens=25, eval_tokens=40))
-    assert len(list(parts.micro_batches(np.arange(8)))) > 2
+    parts = run(base, [trial(0, tmp_path / "b", dropout=0.0)], 1, limits=Limits(slot_tokens=25, eval_tokens=40))
+    assert len(parts.waves([parts.start(0, trial(1, tmp_path))])) > 2
     assert worst(parts.last[0], whole.last[0]) < 1e-4
     np.testing.assert_allclose(parts.trace[0], whole.trace[0], atol=1e-5)
 
@@ -119,6 +122,45 @@ def test_a_nan_fails_its_trial_and_leaves_the_others_bit_equal(base: Path, tmp_p
     assert not broken.stack.weights[1].any() and not broken.stack.grads.any()
 
 
+def test_dropout_is_that_of_lora_in_forward_and_backward() -> None:
+    """y = W x + α/r · B A (x · mask / (1 - p)), by autograd, for two slots of other ranks and rates."""
+    current = Pass(2, torch.device("cpu"), fused=False)
+    layer = PackedLora(nn.Linear(6, 5).requires_grad_(False), "layer", 3, current, 2, rank=4)
+    stack = Stack([layer], 2, torch.device("cpu"))
+    stack.weights.normal_(generator=torch.Generator().manual_seed(0))
+    for slot, params in enumerate((TrainConfig(rank=4, dropout=0.5), TrainConfig(rank=2, alpha=3.0, dropout=0.25))):
+        layer.active[slot] = True
+        layer.start(slot, params, torch.Generator())
+    current.segments, current.keys = Segments((1, 0), ((0, 7), (7, 11))), {0: (1, 2, 0), 1: (9, 2, 0)}
+    x = torch.randn(11, 6, requires_grad=True)
+    ours = layer(x)
+    grad = torch.randn_like(ours)
+    (to_x,) = torch.autograd.grad(ours, x, grad)
+    a, b = (layer.stacked[name].detach().requires_grad_() for name in ("A", "B"))
+    parts = []
+    for slot, rows, p, scale, rank in ((1, slice(0, 7), 0.25, 1.5, 2), (0, slice(7, 11), 0.5, 2.0, 4)):
+        mask = keep_mask((rows.stop - rows.start, 6), x.device, (*current.keys[slot], 3), p, x.dtype)
+        parts.append(scale * (x[rows] * mask / (1 - p)) @ a[slot, :rank].T @ b[slot, :, :rank].T)
+    theirs = layer.inner(x) + torch.cat(parts)
+    torch.testing.assert_close(ours, theirs)
+    wanted = torch.autograd.grad(theirs, (x, a, b), grad)
+    for got, want in zip((to_x, layer.stacked["A"].grad, layer.stacked["B"].grad), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_a_mask_keeps_its_share_and_differs_by_slot_step_and_layer() -> None:
+    masks = [
+        keep_mask((200, 100), torch.device("cpu"), key, 0.3, torch.float32) for key in [(1, 0, 0, 5), (1, 1, 0, 5)]
+    ]
+    masks += [
+        keep_mask((200, 100), torch.device("cpu"), key, 0.3, torch.float32) for key in [(2, 0, 0, 5), (1, 0, 0, 6)]
+    ]
+    assert all(abs(float(mask.mean()) - 0.7) < 0.02 for mask in masks)
+    for i, mask in enumerate(masks):
+        for other in masks[:i]:
+            assert abs(float((mask == other).float().mean()) - (0.7**2 + 0.3**2)) < 0.03  # as unrelated ones agree
+
+
 def test_a_cleared_slot_keeps_nothing(base: Path, tmp_path: Path) -> None:
     pack = run(base, neighbours(tmp_path), 2)
     assert not pack.stack.weights.any() and not pack.stack.grads.any()
@@ -149,7 +191,26 @@ def test_a_checkpoint_fits_a_pack_of_another_shape(base: Path, tmp_path: Path) -
     assert worst(wide.last[0], never.last[0]) < 1e-4
 
 
-def test_a_trial_evaluated_but_not_judged_is_judged_first(base: Path, tmp_path: Path) -> None:
+def test_trials_that_were_to_be_judged_together_are_after_a_kill(base: Path, tmp_path: Path) -> None:
+    class Dies(Queue):
+        together: ClassVar[list[list[int]]] = []
+
+        def report(self, reports):  # type: ignore[no-untyped-def]
+            self.together.append([report.trial.number for report in reports])
+            if len(self.together) == 1:
+                raise KeyboardInterrupt
+            return super().report(reports)
+
+    trials = [trial(i, tmp_path) for i in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        pack_of(base, SINGLE, "lora", trials, 3).run(Dies(trials))
+    again = Dies(trials)
+    pack_of(base, SINGLE, "lora", trials, 3).run(again)
+    assert Dies.together == [[0, 1, 2]] * 5
+    assert all(result.state == "complete" for result in again.results.values())
+
+
+def test_a_trial_evaluated_but_not_judged_is_evaluated_and_judged_again(base: Path, tmp_path: Path) -> None:
     class Dies(Queue):
         def report(self, reports):  # type: ignore[no-untyped-def]
             raise KeyboardInterrupt
@@ -158,7 +219,7 @@ def test_a_trial_evaluated_but_not_judged_is_judged_first(base: Path, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         pack_of(base, SINGLE, "lora", trials, 1).run(Dies(trials))
     queue = Queue(trials)
-    queue.stop_after = 1
+    queue.stop_after = ONE_EVALUATION
     pack_of(base, SINGLE, "lora", trials, 1).run(queue)
     assert [evaluation.index for evaluation in queue.evaluations[0]] == [1]
 
@@ -240,25 +301,42 @@ def test_pooling_chooses_the_token_that_transformers_chooses() -> None:
     assert Pooling(last=True, pad_token_id=0, first_position=0).token(np.array([0])) == 0
 
 
-@pytest.mark.parametrize("uniform", [False, True])
-def test_rows_are_laid_back_to_back(uniform: bool) -> None:
-    texts = [[np.array([5, 6, 7]), np.array([8])], [np.array([9, 10])]]
-    rows = lay([3, 1], texts, Pooling(True, 0, 2), torch.device("cpu"), uniform)
-    pads = [0, 0] if uniform else []
-    assert rows.input_ids[0].tolist() == [5, 6, 7, 8, 9, 10, *pads]
-    assert rows.position_ids[0].tolist() == [2, 3, 4, 2, 2, 3, *[2 for _ in pads]]
-    assert rows.pooled.tolist() == [2, 3, 5, *([5] if uniform else [])]
-    assert rows.tokens.slots == (3, 1) and rows.tokens.real == (4, 2)
+def corpus(*texts: list[int]) -> Corpus:
+    return Corpus([np.array(text) for text in texts], Pooling(last=True, pad_token_id=0, first_position=2))
+
+
+def test_rows_are_laid_back_to_back() -> None:
+    split = corpus([9, 10], [5, 6, 7], [8])
+    rows = lay([3, 1], [np.array([1, 2]), np.array([0])], split, torch.device("cpu"), varlen=False)
+    assert rows.input_ids[0].tolist() == [5, 6, 7, 8, 9, 10]
+    assert rows.position_ids[0].tolist() == [2, 3, 4, 2, 2, 3]
+    assert rows.pooled.tolist() == [2, 3, 5]
+    assert (
+        rows.slots == (3, 1) and rows.tokens.bounds == ((0, 4), (4, 6)) and rows.pooled_texts.bounds == ((0, 2), (2, 3))
+    )
+    assert rows.texts.spread.tolist() == [[0, 1], [2, 2]] and rows.texts.real.tolist() == [[True, True], [True, False]]
+    assert rows.texts.gather.tolist() == [0, 1, 2]
     assert rows.groups[0].spread[:, :3].tolist() == [[0, 1, 2], [3, 3, 3], [4, 5, 5]]
     assert rows.groups[0].real.sum(dim=1).tolist() == [3, 1, 2]
 
 
+def test_rows_for_texts_of_any_length_are_filled_up_by_texts_of_no_slot() -> None:
+    rows = lay([0], [np.array([0, 1])], corpus([9, 10], [5, 6, 7]), torch.device("cpu"), varlen=True)
+    assert rows.ends is not None and rows.ends.tolist() == [0, 2, 5, 64] and rows.groups == ()
+    assert rows.input_ids.shape == (1, 64) and not rows.input_ids[0, 5:].any()
+    assert rows.tokens.bounds == ((0, 5),) and rows.longest == 64
+    long = corpus(*[[1] * 65] * 20)
+    wide = lay([0], [np.arange(20)], long, torch.device("cpu"), varlen=True)
+    assert wide.ends is not None and wide.ends.dtype == torch.int32 and wide.ends[-1] == wide.input_ids.shape[1]
+    assert int(wide.ends.diff().max()) <= wide.longest == 128 and wide.input_ids.shape[1] % 64 == 0
+
+
 def test_attention_groups_texts_of_like_length() -> None:
-    texts = [np.arange(1, n + 1) for n in range(1, 65)]
-    rows = lay([0], [texts], Pooling(True, 0, 0), torch.device("cpu"), uniform=False)
+    split = corpus(*[list(range(1, n + 1)) for n in range(1, 65)])
+    rows = lay([0], [np.arange(64)], split, torch.device("cpu"), varlen=False)
     assert [group.real.shape for group in rows.groups] == [(16, 16), (16, 32), (16, 48), (16, 64)]
     flat = torch.cat([group.spread.flatten() for group in rows.groups])
-    assert torch.equal(flat[rows.gather], torch.arange(sum(range(65))))
+    assert rows.gather is not None and torch.equal(flat[rows.gather], torch.arange(sum(range(65))))
 
 
 def test_a_schedule_evaluates_evenly_and_at_the_end() -> None:
@@ -276,6 +354,45 @@ def test_other_architectures_give_the_same_logits_packed(tmp_path: Path, archite
     trials = [trial(0, tmp_path, epochs=1), trial(1, tmp_path, epochs=1, rank=2)]
     pack = run(folder, trials, 2)  # a pack compares itself with the plain model before it starts
     assert sorted(pack.last) == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("architecture", ["mpnet", "deberta-v2", "falcon"])
+def test_an_architecture_whose_texts_would_see_each_other_is_refused(
+    tmp_path: Path, architecture: str, dtype: str
+) -> None:
+    folder = tiny_model(tmp_path / "base", architecture)
+    with pytest.raises(ModelError, match="attention of its own"):
+        run(folder, [trial(0, tmp_path)], 1, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_that_leaks_is_noticed(base: Path, tmp_path: Path, dtype: str) -> None:
+    def leaks(module, query, key, value, mask, **kwargs):  # type: ignore[no-untyped-def]
+        return sdpa_attention_forward(module, query, key, value, None, is_causal=kwargs.get("is_causal"))
+
+    AttentionInterface.register(ATTENTION, leaks)
+    try:
+        with pytest.raises(ModelError, match="see each other"):
+            run(base, [trial(0, tmp_path)], 1, dtype=dtype)
+    finally:
+        AttentionInterface.register(ATTENTION, attend)
+
+
+def test_an_attention_with_a_soft_cap_is_one_clear_message(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base", "gemma2")
+    with pytest.raises(ModelError, match=r"Gemma2ForSequenceClassification cannot be trained in a pack: .* soft cap"):
+        run(folder, [trial(0, tmp_path)], 1)
+
+
+def test_a_base_that_was_refused_is_as_it_was(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base", "gemma2")
+    model = base_of(folder, SINGLE, "lora").model
+    before = [type(part).__name__ for part in model.modules()]
+    method = METHODS["lora"](model, linear_names(model))
+    with pytest.raises(ModelError):
+        Packed(model, method, [ONE], 2, [np.arange(5, 9)])
+    assert [type(part).__name__ for part in model.modules()] == before
 
 
 def test_a_rank_above_the_width_is_refused(base: Path, tmp_path: Path) -> None:

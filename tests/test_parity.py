@@ -55,7 +55,10 @@ def peft_alone(
         },
         {"params": [p for n, p in trained.items() if n.endswith("bias")], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=trial.params.learning_rate)
+    groups, rate = [group for group in groups if group["params"]], trial.params.learning_rate
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=rate)
+    if trial.params.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9)
     warmup = int(np.ceil(schedule.steps * trial.params.warmup))
     scheduler = get_scheduler(trial.params.scheduler, optimizer, warmup, schedule.steps)
     losses = []
@@ -78,14 +81,25 @@ def peft_alone(
     return losses, {name: trained[name].detach() for name in named}
 
 
+def ending_of_last_layer(folder: Path, method: str) -> list[str]:
+    """Some linear layers of a decoder or of an encoder, by the last part of their path."""
+    if method == "ia3":
+        return []
+    decoder = "llama" in (folder / "base" / "config.json").read_text()
+    return ["q_proj", "down_proj"] if decoder else ["query", "dense"]
+
+
 def mixed(folder: Path, method: str) -> list[Trial]:
-    """Five trials for three slots: ranks, rates, schedules, batch sizes and epochs all differ; two are refills."""
-    lora = [{"rank": 2, "alpha": 8.0}, {"rank": 8}, {"rank": 4}, {"rank": 8, "alpha": 4.0}, {"rank": 3}]
+    """Five trials for three slots: ranks, rates, schedules, optimizers, batch sizes, epochs and adapted layers all
+    differ; two are refills."""
+    last = tuple(ending_of_last_layer(folder, method))
+    lora = [{"rank": 2, "alpha": 8.0}, {"rank": 8}, {"rank": 4, "target_modules": last}, {"rank": 8, "alpha": 4.0}]
+    lora += [{"rank": 3, "target_modules": last}]
     plans = [
         {"batch_size": 8, "epochs": 2, "learning_rate": 1e-2, "scheduler": "linear", "weight_decay": 0.1},
         {"batch_size": 4, "epochs": 1, "learning_rate": 8e-3, "scheduler": "cosine", "max_grad_norm": 0.1},
         {"batch_size": 16, "epochs": 3, "learning_rate": 1e-2, "scheduler": "constant_with_warmup", "warmup": 0.2},
-        {"batch_size": 8, "epochs": 1, "learning_rate": 2e-2, "scheduler": "cosine", "evals_per_epoch": 2},
+        {"batch_size": 8, "epochs": 1, "learning_rate": 2e-1, "optimizer": "sgd", "evals_per_epoch": 2},
         {"batch_size": 5, "epochs": 1, "learning_rate": 5e-3, "scheduler": "constant", "weight_decay": 0.0},
     ]
     extra = lora if method != "ia3" else [{}] * 5

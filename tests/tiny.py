@@ -59,6 +59,14 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"pad_token_id": 0, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
         | {"query_pre_attn_scalar": 32},
     ),
+    "gemma2": ("gemma2", DECODER | {"pad_token_id": 0, "sliding_window": 16, "query_pre_attn_scalar": 32}),
+    "falcon": (
+        "falcon",
+        {name: DECODER[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+        | {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+    ),
+    "mpnet": ("mpnet", ENCODER | {"pad_token_id": 1}),
+    "deberta-v2": ("deberta-v2", ENCODER | {"type_vocab_size": 0, "relative_attention": True}),
     "bert": ("bert", ENCODER),
     "roberta": ("roberta", ENCODER | {"type_vocab_size": 1}),
     "xlm-roberta": ("xlm-roberta", ENCODER | {"type_vocab_size": 1}),
@@ -74,7 +82,7 @@ def tiny_model(folder: Path, architecture: str) -> Path:
     """Save a random base of that architecture with a tokenizer, as its authors would: config, safetensors, no head."""
     kind, settings = ARCHITECTURES[architecture]
     config = AutoConfig.for_model(kind, **settings)
-    decoder = "head_dim" in settings
+    decoder = "bos_token_id" in settings
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = (AutoModelForCausalLM if decoder else AutoModel).from_config(config)

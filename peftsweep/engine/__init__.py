@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from peftsweep.engine.memory import build_that_fits, slots_that_fit
-from peftsweep.engine.pack import Examples, Limits, Pack
+from peftsweep.engine.limits import Limits
+from peftsweep.engine.memory import Plan, build_that_fits, plan
+from peftsweep.engine.pack import Examples, Pack
 from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial, TrialSource
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Examples",
     "Limits",
     "Pack",
+    "Plan",
     "Report",
     "Result",
     "Scores",
@@ -18,5 +20,5 @@ __all__ = [
     "Trial",
     "TrialSource",
     "build_that_fits",
-    "slots_that_fit",
+    "plan",
 ]

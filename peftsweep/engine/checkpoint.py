@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -45,12 +46,12 @@ def save(slot: Slot, stack: Stack) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        rows = {"weights": stack.weights[slot.index], **slot.optimizer_rows()}
+        rows = {name: matrix[slot.index] for name, matrix in _matrices(stack).items()}
         save_file(_named(slot, stack, rows), aside / TENSORS)
         best = slot.best
         if best is not None and best.step == slot.step:
             save_file(_named(slot, stack, {"": stack.weights[slot.index]}), aside / BEST)
-            save_file({"logits": torch.from_numpy(slot.best_logits)}, aside / LOGITS)
+            save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, aside / LOGITS)
         elif best is not None and slot.saved is not None:
             for name in (BEST, LOGITS):
                 _share(slot.saved / name, aside / name)
@@ -60,7 +61,6 @@ def save(slot: Slot, stack: Stack) -> None:
             "loss_sum": slot.loss_sum,
             "loss_count": slot.loss_count,
             "seconds": slot.seconds,
-            "optimizer": sorted(rows.keys() - {"weights"}),
             "evaluations": [asdict(evaluation) for evaluation in slot.evaluations],
         }
         (aside / STATE).write_text(json.dumps(state, indent=1))
@@ -110,21 +110,19 @@ def restore(slot: Slot, stack: Stack, folder: Path) -> None:
     """Put a checkpoint into a slot whose trial has been started there."""
     state = json.loads((folder / STATE).read_text())
     tensors = load_file(folder / TENSORS, device=str(stack.weights.device))
-    rows = {}
-    for kind in ("weights", *state["optimizer"]):
-        rows[kind] = torch.zeros_like(stack.weights[slot.index])
-        for name, part in stack.split(slot.index, rows[kind], slot.trial.params).items():
+    for kind, matrix in _matrices(stack).items():
+        for name, part in stack.split(slot.index, matrix[slot.index], slot.trial.params).items():
             part.copy_(tensors[f"{kind}|{name}"])
-    stack.weights[slot.index].copy_(rows.pop("weights"))
     slot.step, slot.seconds = state["step"], state["seconds"]
     slot.loss_sum, slot.loss_count = state["loss_sum"], state["loss_count"]
     slot.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
     if slot.evaluations:
         slot.best_logits = load_file(folder / LOGITS)["logits"].numpy()
-    slot.undecided = slot.evaluated
     slot.saved = folder
-    if rows:
-        slot.restore_optimizer(rows)
+
+
+def _matrices(stack: Stack) -> dict[str, Tensor]:
+    return {"weights": stack.weights, **stack.moments}
 
 
 def _named(slot: Slot, stack: Stack, rows: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
-from peftsweep.methods import PackedLayer
+from peftsweep.methods import PackedLayer, Texts
 
 
 class StackedLinear(PackedLayer):
@@ -37,37 +37,37 @@ class StackedLinear(PackedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).float()
-        y: Tensor = _LinearBySlot.apply(flat, *self.stacked.values(), self.stacked, self.current.segments)  # type: ignore[no-untyped-call]
+        weight, bias = self.stacked["weight"], self.stacked.get("bias")
+        y: Tensor = _LinearBySlot.apply(flat, weight, bias, self.current.texts)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
 
 class _LinearBySlot(torch.autograd.Function):
-    """x [N, d_in] through its slot's own layer. Gradients go straight to the stacked `.grad`, as the adapters' do."""
+    """x [N, d_in] through its slot's own layer, as one batched product over the slots.
+
+    Gradients go straight to the stacked `.grad`, as the adapters' do.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        *_, stacked, segments = rest
-        ctx.save_for_backward(x)
-        ctx.stacked, ctx.segments, ctx.count = stacked, segments, len(rest) + 2
-        bias = stacked.get("bias")
-        y = x.new_empty(len(x), weight.shape[1])
-        for slot, start, stop in segments.stretches():
-            y[start:stop] = nn.functional.linear(x[start:stop], weight[slot], None if bias is None else bias[slot])
-        return y
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, texts: Texts) -> Tensor:
+        wide = x[texts.spread]  # [k, n, d_in]
+        ctx.save_for_backward(wide, weight, bias)
+        ctx.texts = texts
+        y = wide @ weight[texts.slots].mT  # [k, n, d_out]
+        if bias is not None:
+            y += bias[texts.slots, None]
+        return y.flatten(0, 1)[texts.gather]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        weight, bias = ctx.stacked["weight"], ctx.stacked.get("bias")
-        to_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        for slot, start, stop in ctx.segments.stretches():
-            g = grad[start:stop]
-            weight.grad[slot] += g.T @ x[start:stop]
-            if bias is not None:
-                bias.grad[slot] += g.sum(0)
-            if to_x is not None:
-                to_x[start:stop] = g @ weight[slot]
-        return to_x, *(None,) * (ctx.count - 1)
+        wide, weight, bias = ctx.saved_tensors
+        texts: Texts = ctx.texts
+        g = grad[texts.spread].masked_fill_(~texts.real[:, :, None], 0)  # [k, n, d_out]
+        weight.grad.index_add_(0, texts.slots, g.mT @ wide)
+        if bias is not None:
+            bias.grad.index_add_(0, texts.slots, g.sum(1))
+        to_x = (g @ weight[texts.slots]).flatten(0, 1)[texts.gather] if ctx.needs_input_grad[0] else None
+        return to_x, None, None, None
 
 
 class PooledTexts(nn.Module):

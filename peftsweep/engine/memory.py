@@ -3,24 +3,28 @@ it holds fewer after all."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
+from peftsweep.engine.limits import Limits
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.trial import Trial
 
 if TYPE_CHECKING:
-    from peftsweep.engine.pack import Examples, Pack
+    from peftsweep.engine.pack import Pack
 
-FILL = 0.9  # of the card, for the allocator's own losses
-MOST = 64
+FILL = 0.88  # of what is free; the allocator loses a few percent, and 92 % are not to be exceeded
+BUSY = 32768  # tokens of a pass that keep any GPU busy
+MOST = 256
+PROBES = (2048, 8192)
 
 T = TypeVar("T")
 
@@ -60,37 +64,74 @@ def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:
     return build(slots)
 
 
-def slots_that_fit(build: Callable[[int], Pack], train: Examples, candidates: Sequence[TrainConfig]) -> int:
-    """The largest K whose worst step fits the GPU under `FILL`.
+@dataclass(frozen=True)
+class Plan:
+    """How a pack is to fill a GPU, in bytes: `fixed + slots · slot + tokens · token` are to stay under `room`."""
 
-    The worst step is one in which every slot holds the widest candidate and a batch of the longest texts. Its peak is
-    measured for one slot and for two; memory grows by the same amount with each further slot.
+    slots: int
+    tokens: int  # of a pass, of all slots together
+    fixed: int  # the base, and what a pass takes whatever its size
+    slot: int  # a slot's weights, gradients and moments
+    token: int  # activations
+    room: int
+
+    @property
+    def bytes(self) -> int:
+        return self.fixed + self.slots * self.slot + self.tokens * self.token
+
+    @property
+    def limits(self) -> Limits:
+        """Evaluation keeps no activations, so that its passes may be twice as long."""
+        return Limits(slot_tokens=self.tokens, train_tokens=self.tokens, eval_tokens=2 * self.tokens)
+
+
+def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: int) -> Plan:
+    """How many slots a GPU holds, and how many tokens at once, by measuring two passes.
+
+    More slots than make a pass of `BUSY` tokens would only take turns; a pass that comes out longer all the same (a
+    batch of long texts) is cut in two, so it is the mean text that counts here.
 
     Args:
         build: makes a pack of that many slots; released again here.
+        most: slots that there are trials for.
     """
     pack = build(2)
     try:
-        device = pack.device
-        widest = max(candidates, key=lambda params: (params.batch_size, params.rank))
-        longest = np.argsort([len(text) for text in train.input_ids])[-widest.batch_size :]
-        one, two = (_peak(pack, count, widest, longest) for count in (1, 2))
-        row = pack.stack.weights.shape[1] * pack.stack.weights.element_size()
-        slot = two - one + 4 * row  # its activations; its weights, gradients and two moments
-        fixed = two - 2 * (two - one) - 4 * row  # the pack of two holds two rows of weights and gradients already
-        _, total = torch.cuda.mem_get_info(device)
-        return int(np.clip((FILL * total - fixed) // max(slot, 1), 1, MOST))
+        few, many = (_peak(pack, candidates[0], tokens) for tokens in PROBES)
+        matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
+        slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
+        free, _ = torch.cuda.mem_get_info(pack.device)
+        room = int(FILL * (free + torch.cuda.memory_reserved(pack.device)))
+        batch = max(params.batch_size for params in candidates) * float(pack.corpus.lengths.mean())
     finally:
         pack.release()
         torch.cuda.empty_cache()
+    token = max(1, (many - few) // (PROBES[1] - PROBES[0]))
+    return planned(few - PROBES[0] * token - 2 * slot, slot, token, room, batch, most)
 
 
-def _peak(pack: Pack, slots: int, params: TrainConfig, batch: NDArray[np.int64]) -> int:
-    """Bytes at the peak of a step of so many slots, over the texts `batch` in each."""
-    torch.cuda.reset_peak_memory_stats(pack.device)
+def planned(fixed: int, slot: int, token: int, room: int, batch: float, most: int) -> Plan:
+    """The plan from what was measured.
+
+    Args:
+        batch: tokens of a slot in a step, on average.
+    """
+    left = max(0, room - fixed)
+    wanted = min(most, MOST, math.ceil(BUSY / batch))
+    slots = max(1, min(wanted, int(left // (slot + batch * token))))
+    tokens = max(1, min(2 * BUSY, (left - slots * slot) // token))
+    return Plan(slots, int(tokens), fixed, slot, token, room)
+
+
+def _peak(pack: Pack, params: TrainConfig, tokens: int) -> int:
+    """Bytes at the peak of a pass over about so many tokens, in two slots."""
+    lengths = pack.corpus.lengths
+    texts = np.arange(max(1, round(tokens / 2 / float(lengths.mean())))) % len(lengths)
     with tempfile.TemporaryDirectory() as folder:
-        running = [pack.start(index, Trial(index, 0, params, Path(folder))) for index in range(slots)]
-    pack.gradients(running, {slot.index: batch for slot in running})
+        running = [pack.start(index, Trial(index, 0, params, Path(folder))) for index in range(2)]
+        for _ in range(2):  # the first pass compiles
+            torch.cuda.reset_peak_memory_stats(pack.device)
+            pack.backward(pack.wave([(slot, 0, len(texts), texts) for slot in running]))
     for slot in running:
         pack.vacate(slot)
     return torch.cuda.max_memory_allocated(pack.device)

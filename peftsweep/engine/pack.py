@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import checkpoint
+from peftsweep.engine import checkpoint, optimizer
 from peftsweep.engine.clock import Clock, TimedSource
+from peftsweep.engine.limits import Limits
 from peftsweep.engine.memory import in_halves
+from peftsweep.engine.optimizer import Turn
 from peftsweep.engine.packing import Packed
-from peftsweep.engine.rows import Rows, Text, lay
+from peftsweep.engine.rows import Corpus, Places, Rows, Text
 from peftsweep.engine.schedule import Schedule
-from peftsweep.engine.slot import Slot, make_optimizer
+from peftsweep.engine.slot import Slot
 from peftsweep.engine.stack import Stack
 from peftsweep.engine.trial import Report, Result, Scores, SlotStatus, Trial, TrialSource
-from peftsweep.methods import Method
+from peftsweep.methods import Method, moved
 from peftsweep.task import Task
 
 
@@ -41,11 +42,13 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much goes through the base at once: tokens of one slot in training, of all slots in evaluation."""
+class Wave:
+    """One pass of a step: the rows, the seeds of the slots' dropout, labels [N] or [N, C] and weights [N] of texts."""
 
-    train_tokens: int = 16384
-    eval_tokens: int = 8192
+    rows: Rows
+    keys: dict[int, tuple[int, ...]]
+    labels: Tensor
+    weights: Tensor
 
 
 class Pack:
@@ -56,8 +59,6 @@ class Pack:
         method: the adapters to train on it.
         candidates: hyperparameters that bound what trials may ask for (widest rank, every choice of layers).
         slots: K.
-        uniform: fill the slots' stretches up to one length, so that adapters run as batched products; by default on
-            a GPU alone, where one launch for all slots is worth more than the tokens it wastes.
 
     Raises:
         ModelError: the architecture does not give the same logits packed as it gives text by text.
@@ -73,15 +74,16 @@ class Pack:
         *,
         candidates: Sequence[TrainConfig],
         slots: int,
-        uniform: bool | None = None,
-        limits: Limits = Limits(),
+        limits: Limits | None = None,
     ) -> None:
-        self.task, self.method, self.train, self.validation, self.limits = task, method, train, validation, limits
+        self.task, self.method, self.train, self.validation = task, method, train, validation
+        self.limits = Limits() if limits is None else limits
         self.device = next(model.parameters()).device
-        self.uniform = self.device.type == "cuda" if uniform is None else uniform
         samples = sorted(validation.input_ids[:64], key=len)
         self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 3)])
         self.stack: Stack = self.packed.stack
+        self.corpus, self.unseen = (self.packed.corpus(split.input_ids) for split in (train, validation))
+        self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom
         self.slots: list[Slot | None] = [None] * slots
         self.clock = Clock()
 
@@ -95,12 +97,12 @@ class Pack:
             with self.clock.at("training"):
                 self.step(source)
             with self.clock.at("evaluation"):
-                self.evaluate([slot for slot in self.occupied() if slot.due], source)
+                evaluated = self.evaluate([slot for slot in self.occupied() if slot.due], source)
             seconds = time.perf_counter() - began
             running = self.occupied()
             for slot in running:
                 slot.seconds += seconds / len(running)
-            self.decide(source)
+            self.decide(evaluated, source)
             if not source.stepped([self.status(i) for i in range(len(self.slots))], seconds):
                 for slot in self.occupied():
                     self.save(slot)
@@ -110,9 +112,6 @@ class Pack:
         """Give each free slot a trial while there are any. False when all slots stay free."""
         while None in self.slots and (trial := source.next()) is not None:
             self.start(self.slots.index(None), trial)
-        if any(slot.undecided for slot in self.occupied()):  # evaluated, but the process died before the decision
-            self.decide(source)
-            return self.fill(source)
         return bool(self.occupied())
 
     def start(self, index: int, trial: Trial) -> Slot:
@@ -125,7 +124,6 @@ class Pack:
             index=index,
             trial=trial,
             schedule=Schedule(trial.params, len(self.train.input_ids)),
-            optimizer=make_optimizer(stack, index, trial.params),
             parameters=self.parameters(trial.params),
         )
         folder = checkpoint.newest(trial.folder)
@@ -135,24 +133,29 @@ class Pack:
         return slot
 
     def step(self, source: TrialSource) -> None:
-        """One optimizer step of every occupied slot."""
-        slots = self.occupied()
+        """One optimizer step of every occupied slot: schedule, forward and backward, update, and only then a look at
+        the numbers, for which a GPU's queue must run empty."""
         began = time.perf_counter()
-        losses = self.losses(slots, source)
-        slots = [slot for slot in slots if slot.index in losses]
-        norms = self.stack.grads.norm(dim=1).tolist()  # [K]
-        for slot in slots:
-            loss, norm = losses[slot.index], norms[slot.index]
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
-                self.end(slot, source, "failed", f"{what} at step {slot.step + 1}")
-                continue
-            limit = slot.trial.params.max_grad_norm
-            if 0 < limit < norm:
-                self.stack.grads[slot.index].mul_(limit / (norm + 1e-6))
-            slot.update(slot.schedule.learning_rate(slot.step))
-            slot.count(loss)
+        losses = self.losses(self.occupied(), source)
+        slots = [slot for slot in self.occupied() if slot.index in losses]
+        if not slots:
+            return
+        norms = self.stack.grads.norm(dim=1)  # [K]
+        turns = [Turn(s.index, s.step, s.schedule.learning_rate(s.step), s.trial.params) for s in slots]
+        optimizer.step(self.stack, turns, norms)
         self.stack.grads.zero_()
+        found = torch.stack([torch.stack([losses[slot.index] for slot in slots]), norms[[s.index for s in slots]]])
+        for slot in slots:
+            slot.step += 1
+        if self.device.type == "cuda":  # still at work on this step
+            going_on = [slot for slot in slots if slot.step < slot.schedule.steps]
+            self.ahead = (_key(going_on), self.waves(going_on)) if going_on else None
+        for slot, loss, norm in zip(slots, *found.tolist(), strict=True):
+            if math.isfinite(loss) and math.isfinite(norm):
+                slot.count(loss)
+                continue
+            what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
+            self.end(slot, source, "failed", f"{what} at step {slot.step}")
         seconds = time.perf_counter() - began
         for slot in slots:
             rate = slot.trial.params.batch_size / seconds
@@ -160,14 +163,13 @@ class Pack:
 
     # Forward and backward -------------------------------------------------------------------------------------------
 
-    def losses(self, slots: Sequence[Slot], source: TrialSource) -> dict[int, float]:
-        """Gradients of one batch of each slot, and its loss (the mean over the batch's rows) by slot."""
-        picked = {slot.index: slot.schedule.batch(slot.step, slot.trial.seed) for slot in slots}
+    def losses(self, slots: Sequence[Slot], source: TrialSource) -> dict[int, Tensor]:
+        """Gradients of one batch of each slot, and its loss [] (the mean over the batch's texts) by slot."""
 
-        def work(some: Sequence[Slot]) -> dict[int, float]:
+        def work(some: Sequence[Slot]) -> dict[int, Tensor]:
             for slot in some:
                 self.stack.grads[slot.index].zero_()  # of a try that ran out of memory
-            return self.gradients(some, picked)
+            return self.gradients(some)
 
         return in_halves(work, slots, partial(self.does_not_fit, source=source))
 
@@ -175,62 +177,81 @@ class Pack:
         """End a trial that has no room even alone: pruned, so that the sampler learns to stay away."""
         self.end(slot, source, "pruned", f"out of memory, even alone: {reason}")
 
-    def gradients(self, slots: Sequence[Slot], picked: dict[int, NDArray[np.int64]]) -> dict[int, float]:
-        """Add the gradients of one batch of each slot (rows of the training split by slot) and return the losses."""
-        waves = itertools.zip_longest(*(self.micro_batches(picked[slot.index]) for slot in slots))
-        losses = {slot.index: torch.zeros((), device=self.device) for slot in slots}
-        for number, wave in enumerate(waves):
-            present = [(slot, part) for slot, part in zip(slots, wave, strict=True) if part is not None]
-            rows = self.lay([slot.index for slot, _ in present], [part for _, part in present], self.train)
-            keys = {slot.index: (slot.trial.seed, slot.step, number) for slot, _ in present}
-            with torch.enable_grad():
-                logits = self.packed.logits(rows, keys)  # [N, C]
-                labels, weights = self.targets(rows, present, picked)
-                per_row = self.task.row_loss(logits, labels)  # [N]
-                per_row.backward(weights)  # type: ignore[no-untyped-call]
-            weighted = torch.where(weights > 0, per_row.detach() * weights, 0.0)
-            for slot, start, stop in rows.texts.stretches():
-                losses[slot] += weighted[start:stop].sum()
-        values = torch.stack(list(losses.values())).tolist()
-        return dict(zip(losses, values, strict=True))
+    def gradients(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
+        """Add the gradients of one batch of each slot and return the losses."""
+        losses: dict[int, list[Tensor]] = {slot.index: [] for slot in slots}
+        for wave in self.planned(slots):
+            for slot, loss in zip(wave.rows.slots, self.backward(wave).unbind(), strict=True):
+                losses[slot].append(loss)
+        return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
 
-    def targets(
-        self, rows: Rows, present: Sequence[tuple[Slot, NDArray[np.int64]]], picked: dict[int, NDArray[np.int64]]
-    ) -> tuple[Tensor, Tensor]:
-        """Labels of the N texts, and their weights [N]: one over the slot's whole batch; nought for filled-up texts."""
-        order, weights = [], []
-        for (slot, part), (start, stop) in zip(present, rows.texts.bounds, strict=True):
-            order += [*part, *[part[-1]] * (stop - start - len(part))]
-            weights += [1 / len(picked[slot.index])] * len(part) + [0.0] * (stop - start - len(part))
-        labels = torch.from_numpy(np.asarray(self.train.labels)[np.array(order)])
-        return labels.to(self.device), torch.tensor(weights, device=self.device)
+    def backward(self, wave: Wave) -> Tensor:
+        """Forward and backward of a pass: its part of each of its k slots' losses [k]."""
+        with torch.enable_grad():
+            logits = self.packed.logits(wave.rows, wave.keys)  # [N, C]
+            per_text = self.task.row_loss(logits, wave.labels)  # [N]
+            per_text.backward(wave.weights)
+        texts = wave.rows.texts
+        weighted = (per_text.detach() * wave.weights)[texts.spread]  # [k, n]
+        return weighted.masked_fill_(~texts.real, 0).sum(1)
 
-    def micro_batches(self, batch: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """The batch in parts of at most `train_tokens` tokens (a longer text goes alone)."""
-        sizes = np.cumsum([len(self.train.input_ids[i]) for i in batch])
-        start, done = 0, 0
-        for i, size in enumerate(sizes):
-            if i > start and size - done > self.limits.train_tokens:
-                yield batch[start:i]
-                start, done = i, int(sizes[i - 1])
-        yield batch[start:]
+    def planned(self, slots: Sequence[Slot]) -> list[Wave]:
+        """The passes of the slots' next step; laid out ahead, if all went as foreseen."""
+        plan, self.ahead = self.ahead, None
+        key = _key(slots)
+        return plan[1] if plan is not None and plan[0] == key else self.waves(slots)
 
-    def lay(self, slots: Sequence[int], parts: Sequence[NDArray[np.int64]], split: Examples) -> Rows:
-        texts = [[split.input_ids[i] for i in part] for part in parts]
-        return lay(slots, texts, self.packed.pooling, self.device, self.uniform)
+    def waves(self, slots: Sequence[Slot]) -> list[Wave]:
+        """One batch of each slot, in passes of at most `train_tokens` tokens.
+
+        A batch is cut, where it is too long by itself, by its own texts' lengths alone; so neighbours cannot change
+        what a slot's dropout falls on.
+        """
+        lengths = self.corpus.lengths
+        parts = [
+            (slot, number, len(batch), part)
+            for slot in slots
+            for batch in (slot.schedule.batch(slot.step, slot.trial.seed),)
+            for number, part in enumerate(_cut(batch, lengths[batch], self.limits.slot_tokens))
+        ]
+        waves: list[Wave] = []
+        here: list[tuple[Slot, int, int, Places]] = []
+        tokens = 0
+        for entry in parts:
+            size = int(lengths[entry[3]].sum())
+            taken = {slot.index for slot, *_ in here}
+            if here and (tokens + size > self.limits.train_tokens or entry[0].index in taken):
+                waves.append(self.wave(here))
+                here, tokens = [], 0
+            here.append(entry)
+            tokens += size
+        return [*waves, self.wave(here)]
+
+    def wave(self, parts: Sequence[tuple[Slot, int, int, Places]]) -> Wave:
+        """Lay out some slots' texts. A text weighs one over its slot's whole batch."""
+        rows = self.packed.lay([slot.index for slot, *_ in parts], [part for *_, part in parts], self.corpus)
+        picked = np.concatenate([part for *_, part in parts])
+        weights = np.concatenate([np.full(len(part), 1 / size, np.float32) for _, _, size, part in parts])
+        return Wave(
+            rows,
+            {slot.index: (slot.trial.seed, slot.step, number) for slot, number, _, _ in parts},
+            moved(np.asarray(self.train.labels)[picked], self.device),
+            moved(weights, self.device),
+        )
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
-    def evaluate(self, slots: Sequence[Slot], source: TrialSource) -> None:
-        """Score the slots on the validation split and checkpoint them; a non-finite score fails that trial alone."""
+    def evaluate(self, slots: Sequence[Slot], source: TrialSource) -> list[Slot]:
+        """Score the slots on the validation split; returns those that stay: a non-finite score fails its trial."""
         if not slots:
-            return
+            return []
 
         def work(some: Sequence[Slot]) -> dict[int, NDArray[np.float32]]:
             indices = [slot.index for slot in some]
-            return dict(zip(indices, self.predict(indices, self.validation), strict=True))
+            return dict(zip(indices, self.predict(indices, self.unseen), strict=True))
 
         found = in_halves(work, slots, partial(self.does_not_fit, source=source))
+        scored = []
         for slot in (slot for slot in slots if slot.index in found):
             logits = found[slot.index]
             scores: Scores = self.task.scores(logits, np.asarray(self.validation.labels))
@@ -239,38 +260,42 @@ class Pack:
                 self.end(slot, source, "failed", f"{', '.join(bad)} not finite at step {slot.step}")
                 continue
             slot.evaluated_as(scores, logits)
-            self.save(slot)
+            scored.append(slot)
+        return scored
 
     def save(self, slot: Slot) -> None:
         with self.clock.at("checkpoints"):
             checkpoint.save(slot, self.stack)
 
-    def decide(self, source: TrialSource) -> None:
-        """Ask the source about all trials that were evaluated in this step, then let go of those that are over."""
-        waiting = [slot for slot in self.occupied() if slot.undecided]
-        if not waiting:
+    def decide(self, slots: Sequence[Slot], source: TrialSource) -> None:
+        """Ask the source about all trials that were evaluated in this step, then let go of those that are over.
+
+        Checkpoints come after its word: a process that dies before it finds all of them as they were before the
+        evaluation, to be judged together again.
+        """
+        if not slots:
             return
-        kept = source.report([Report(slot.trial, slot.evaluations[-1]) for slot in waiting])
-        for slot, keep in zip(waiting, kept, strict=True):
-            slot.undecided = False
+        kept = source.report([Report(slot.trial, slot.evaluations[-1], slot.seconds) for slot in slots])
+        for slot in slots:
+            self.save(slot)
+        for slot, keep in zip(slots, kept, strict=True):
             if slot.step >= slot.schedule.steps:
                 self.end(slot, source, "complete", f"all {slot.schedule.steps} steps")
             elif not keep:
                 self.end(slot, source, "pruned", f"pruned at step {slot.step} of {slot.schedule.steps}")
 
     @torch.no_grad()
-    def predict(self, slots: Sequence[int], split: Examples) -> list[NDArray[np.float32]]:
-        """Logits [n, C] of a split for each of the slots, in fp32."""
-        lengths = np.array([len(text) for text in split.input_ids])
-        parts: dict[int, list[NDArray[np.float32]]] = {slot: [] for slot in slots}
-        order = np.argsort(lengths, kind="stable")  # neighbours of like length waste least in attention
-        for chunk in self._chunks(order, lengths * len(slots)):
-            rows = self.lay(slots, [chunk] * len(slots), split)
-            logits = self.packed.logits(rows, None).float().cpu().numpy()  # [N, C]
-            for slot, start, stop in rows.texts.stretches():
-                parts[slot].append(logits[start:stop])
+    def predict(self, slots: Sequence[int], corpus: Corpus) -> NDArray[np.float32]:
+        """Logits [k, n, C] of a split's texts by each of the k slots, in fp32."""
+        order = np.argsort(corpus.lengths, kind="stable")  # neighbours of like length waste least in attention
+        parts = [
+            self.packed.logits(self.packed.lay(slots, [chunk] * len(slots), corpus), None).unflatten(
+                0, (len(slots), -1)
+            )
+            for chunk in _cut(order, corpus.lengths[order] * len(slots), self.limits.eval_tokens)
+        ]
         back = np.argsort(order, kind="stable")
-        return [np.concatenate(parts[slot])[back] for slot in slots]
+        return torch.cat(parts, dim=1).cpu().numpy()[:, back]
 
     def score(self, trial: Trial, adapter: Path, split: Examples) -> Scores:
         """Scores of a trial that has ended on another split, by its exported adapter. Needs a free slot."""
@@ -278,7 +303,7 @@ class Pack:
         try:
             parts = self.stack.split(slot.index, self.stack.weights[slot.index], trial.params)
             self.method.read(adapter, parts, trial.params)
-            (logits,) = self.predict([slot.index], split)
+            (logits,) = self.predict([slot.index], self.packed.corpus(split.input_ids))
             return self.task.scores(logits, np.asarray(split.labels))
         finally:
             self.vacate(slot)
@@ -292,15 +317,6 @@ class Pack:
             for place in self.stack.places
             if place.layer.name in adapted
         )
-
-    def _chunks(self, order: NDArray[np.int64], cost: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        start, total = 0, 0
-        for i, text in enumerate(order):
-            if i > start and total + cost[text] > self.limits.eval_tokens:
-                yield order[start:i]
-                start, total = i, 0
-            total += cost[text]
-        yield order[start:]
 
     # Slots ----------------------------------------------------------------------------------------------------------
 
@@ -335,3 +351,19 @@ class Pack:
             parameters=slot.parameters,
         )
         source.finish(slot.trial, result)
+
+
+def _cut(texts: Places, tokens: Places, most: int) -> Iterator[Places]:
+    """The texts in parts of at most so many tokens (a longer text goes alone), in their order."""
+    start, total = 0, 0
+    for i, size in enumerate(tokens.tolist()):
+        if i > start and total + size > most:
+            yield texts[start:i]
+            start, total = i, 0
+        total += size
+    yield texts[start:]
+
+
+def _key(slots: Sequence[Slot]) -> tuple[tuple[int, int, int], ...]:
+    """What the next step of these slots is made of."""
+    return tuple((slot.index, slot.trial.number, slot.step) for slot in slots)

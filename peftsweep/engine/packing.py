@@ -4,19 +4,24 @@ the same model."""
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
+from peftsweep.engine.attention import ATTENTION, forward_rows, has_varlen
 from peftsweep.engine.head import PooledTexts, StackedLinear, head_linears
-from peftsweep.engine.rows import ATTENTION, Pooling, Rows, Text, forward_rows, lay
+from peftsweep.engine.rows import Corpus, Pooling, Rows, Text, lay
 from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
 from peftsweep.methods import Method, PackedLayer, Pass
-from peftsweep.models import head_names
+from peftsweep.models import head_names, is_4bit, nf4_parts
+
+ALIKE = {True: 2e-3, False: 0.1}  # by whether it computes in fp32: logits packed and text by text, of their largest
 
 
 class Packed:
@@ -24,26 +29,34 @@ class Packed:
 
     Args:
         samples: a few texts of different lengths, on which the packed model is compared with the plain one.
+
+    Raises:
+        ModelError: the architecture does not give the same logits packed as it gives text by text.
     """
 
     def __init__(
         self, model: Any, method: Method, candidates: Sequence[TrainConfig], slots: int, samples: Sequence[Text]
     ) -> None:
         self.model = model
+        self.device = next(model.parameters()).device
         self.pooling = _pooling(model)
         expected = _plain_logits(model, samples, self.pooling.pad_token_id)
-        self.current = Pass()
+        fused = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
+        self.current = Pass(slots, self.device, fused)
+        self.varlen = has_varlen(model)
         self.heads = head_linears(model, head_names(model))
         targets = {path for params in candidates for path in method.targets(params)}
         layers: list[PackedLayer] = []
         for path in (path for path in method.linears if path in targets):
             inner = model.get_submodule(path)
             layers.append(method.layer(inner, path, len(layers), self.current, slots, candidates))
+            if fused and is_4bit(inner):
+                layers[-1].frozen = nf4_parts(inner)
         for path in self.heads:
             head = StackedLinear(model.get_submodule(path), path, len(layers), self.current, slots)
             head.std = float(getattr(model.config, "initializer_range", StackedLinear.std))
             layers.append(head)
-        self.stack = Stack(layers, slots, next(model.parameters()).device)  # before the model is touched: may not fit
+        self.stack = Stack(layers, slots, self.device)  # before the model is touched: it may not fit
         for layer in layers:
             model.set_submodule(layer.name, layer)
         prefix = model.base_model_prefix
@@ -56,8 +69,14 @@ class Packed:
         self.head._modules = dict(model._modules)
         setattr(self.head, prefix, self.pooled)
         self.attention: str = model.config._attn_implementation
-        model.set_attn_implementation(ATTENTION)
-        self._check(samples, expected)
+        try:
+            model.set_attn_implementation(ATTENTION)
+            if fused and self.varlen:
+                self._compile()
+            self._prove(samples, expected)
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Put the base's own layers, pooler and attention back."""
@@ -65,14 +84,21 @@ class Packed:
             self.backbone.pooler = self.pooled.pooler
         for layer in self.stack.layers:
             self.model.set_submodule(layer.name, layer.inner)
+        for block in _blocks(self.backbone):
+            block._compiled_call_impl = None
         self.model.set_attn_implementation(self.attention)
+
+    def corpus(self, texts: Sequence[Text]) -> Corpus:
+        return Corpus(texts, self.pooling)
+
+    def lay(self, slots: Sequence[int], parts: Sequence[np.ndarray[Any, np.dtype[np.int64]]], corpus: Corpus) -> Rows:
+        return lay(slots, parts, corpus, self.device, self.varlen)
 
     def logits(self, rows: Rows, keys: Mapping[int, tuple[int, ...]] | None) -> Tensor:
         """Logits [N, C] in fp32. `keys` seed the slots' dropout; None drops nothing."""
-        self.current.keys = keys
-        self.current.segments = rows.tokens
+        self.current.begin(rows.tokens, rows.texts, keys)
         hidden = forward_rows(self.backbone, rows)  # [T, d]
-        self.current.segments = rows.texts
+        self.current.turn_to(rows.pooled_texts)  # a pooler's linear layers are adapted too
         self.pooled.hidden = hidden[rows.pooled][:, None]  # [N, 1, d]
         some_token = rows.input_ids[0, rows.pooled][:, None]  # [N, 1]
         try:
@@ -81,23 +107,70 @@ class Packed:
             self.pooled.hidden = torch.empty(0)
         return logits.float()
 
-    @torch.no_grad()
-    def _check(self, samples: Sequence[Text], expected: Tensor) -> None:
-        """The packed model with the plain model's own head and no adapter must give the plain model's logits."""
+    def _compile(self) -> None:
+        """Compile the backbone's blocks, one after another from the same code, for rows of any length.
+
+        A block's small operations (norms, rotations, activations) become a few kernels.
+        """
+        for block in _blocks(self.backbone):
+            block.compile(dynamic=True)
+
+    # Proof ----------------------------------------------------------------------------------------------------------
+
+    def _prove(self, samples: Sequence[Text], expected: Tensor) -> None:
+        """The packed model with the plain model's own head and no adapter must give the plain model's logits, and no
+        text may see another."""
+        what = type(self.model).__name__
+        if self.model.config._attn_implementation != ATTENTION:
+            raise ModelError(f"{what} has an attention of its own, in which texts of one row would mix: not supported")
         for place in self.stack.places:
             if place.layer.name in self.heads:
-                place.layer.stacked[place.name][0].copy_(getattr(place.layer.inner, place.name))
-        rows = lay([0], [samples], self.pooling, expected.device, uniform=False)
-        got = self.logits(rows, None)
-        self.stack.weights.zero_()
+                place.layer.stacked[place.name].data[0].copy_(getattr(place.layer.inner, place.name))
+        try:
+            got, leak = self._tried(samples)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+            said = str(error).strip().splitlines()[:1] or [""]
+            raise ModelError(f"{what} cannot be trained in a pack: {type(error).__name__}: {said[0]}") from error
+        finally:
+            for matrix in (self.stack.weights, self.stack.grads):
+                matrix.zero_()
+        if got.shape != expected.shape:
+            raise ModelError(f"{what} gives logits {tuple(got.shape)} for {tuple(expected.shape)}: not supported")
+        if leak != 0:
+            raise ModelError(f"{what}: the texts of one row see each other: this architecture is not supported")
         exact = next(self.model.parameters()).dtype == torch.float32
-        allowed = (1e-3 if exact else 0.1) * max(1.0, float(expected.abs().max()))
-        worst = float((got - expected).abs().max())
-        if not worst <= allowed:
+        worst = float((got - expected).abs().max() / expected.abs().max())
+        if not worst <= ALIKE[exact]:
             raise ModelError(
-                f"{type(self.model).__name__} gives other logits packed than text by text (off by {worst:.2g}): "
+                f"{what} gives other logits packed than text by text (off by {worst:.2%} of the largest): "
                 "this architecture is not supported"
             )
+
+    def _tried(self, samples: Sequence[Text]) -> tuple[Tensor, float]:
+        """Logits of some texts in one row, and how much the last text's depend on the tokens of those before it: not
+        at all, to the last bit, in any precision."""
+        embedded: list[Tensor] = []
+
+        def watch(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            embedded.append(output.requires_grad_())
+
+        hook = self.model.get_input_embeddings().register_forward_hook(watch)
+        try:
+            rows = self.lay([0], [np.arange(len(samples))], self.corpus(samples))
+            logits = self.logits(rows, None)
+            (grad,) = torch.autograd.grad(logits[-1].sum(), embedded[0])  # [1, T, d]
+        finally:
+            hook.remove()
+        others = grad[0, : sum(map(len, samples[:-1]))]
+        return logits.detach(), float(others.abs().max()) if others.numel() else 0.0
+
+
+def _blocks(backbone: nn.Module) -> list[nn.Module]:
+    """The repeated layers of a transformer: its longest list of modules."""
+    lists = [list(part) for part in backbone.modules() if isinstance(part, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def _pooling(model: Any) -> Pooling:

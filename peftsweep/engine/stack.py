@@ -1,8 +1,8 @@
 """The trained state of all slots: a slot is a row.
 
-Every trained number of slot k lies in row k of two matrices, `weights` and `grads` [K, P]; the packed layers see
-views of them, stacked as [K, …]. So a slot is cleared, saved or clipped as one vector, and whatever belongs to another
-slot cannot be touched by mistake.
+Every trained number of slot k lies in row k of a matrix `weights` [K, P], its gradient and its moments in the same
+place of others; the packed layers see views of them, stacked as [K, …]. So a slot is cleared, saved or clipped as one
+vector, and whatever belongs to another slot cannot be touched by mistake.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftsweep.config import TrainConfig
 from peftsweep.methods import PackedLayer
@@ -41,11 +41,13 @@ class Place:
 
 
 class Stack:
-    """Weights and gradients of K slots over the packed layers, fp32.
+    """Weights, gradients and the optimizer's moments of K slots over the packed layers, fp32.
 
     Attributes:
-        weights, grads: [K, P]. The first `decayed` columns are under weight decay; the rest are biases, which are not
-            (as transformers' Trainer has it).
+        weights, grads: [K, P].
+        moments: exp_avg and exp_avg_sq [K, P], by torch's names; SGD has its momentum in the first.
+        cuts: columns, and whether they are under weight decay: biases, which come last, are not (as transformers'
+            Trainer has it).
     """
 
     def __init__(self, layers: Sequence[PackedLayer], slots: int, device: torch.device) -> None:
@@ -57,21 +59,27 @@ class Stack:
             self.places.append(Place(layer, name, at, shape))
             at += math.prod(shape)
         self.layers = tuple(layers)
-        self.decayed = sum(math.prod(shape) for _, name, shape in found if name != "bias")
+        decayed = sum(math.prod(shape) for _, name, shape in found if name != "bias")
+        cuts = ((slice(0, decayed), True), (slice(decayed, at), False))
+        self.cuts = [(cut, decays) for cut, decays in cuts if cut.start < cut.stop]
         self.weights = torch.zeros(slots, at, device=device)
         self.grads = torch.zeros(slots, at, device=device)
-        for place in self.places:
-            cut = slice(place.start, place.stop)
-            parameter = nn.Parameter(self.weights[:, cut].view(slots, *place.shape))
-            parameter.grad = self.grads[:, cut].view(slots, *place.shape)
-            place.layer.stacked[place.name] = parameter
+        self.moments = {name: torch.zeros(slots, at, device=device) for name in ("exp_avg", "exp_avg_sq")}
+        for layer in layers:
+            layer.place({place.name: self._view(place, slots) for place in self.places if place.layer is layer})
+
+    def _view(self, place: Place, slots: int) -> Tensor:
+        cut, shape = slice(place.start, place.stop), (slots, *place.shape)
+        leaf = self.weights[:, cut].view(shape).detach().requires_grad_()
+        leaf.grad = self.grads[:, cut].view(shape)
+        return leaf
 
     def clear(self, slot: int) -> None:
         """An empty slot: all zero, adapting nothing. Selected, not multiplied: a NaN goes too."""
-        self.weights[slot].zero_()
-        self.grads[slot].zero_()
+        for matrix in (self.weights, self.grads, *self.moments.values()):
+            matrix[slot].zero_()
         for layer in self.layers:
-            layer.active[slot] = False
+            layer.clear(slot)
 
     def start(self, slot: int, params: TrainConfig, adapted: frozenset[str], generator: torch.Generator) -> None:
         """A new trial's first values in a cleared slot, drawn layer by layer from its own generator."""

@@ -41,6 +41,7 @@ class Evaluation:
 class Report:
     trial: Trial
     evaluation: Evaluation
+    seconds: float  # the trial's share of the pack's time so far
 
 
 @dataclass(frozen=True)

@@ -17,42 +17,87 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
 
+TILE = 64  # rows of one slot that a GPU's kernels take at once
+
 
 @dataclass(frozen=True)
 class Segments:
-    """Which rows of a flat activation `[rows, d]` belong to which slot.
-
-    Slot `slots[i]` owns rows `bounds[i][0] : bounds[i][1]`, of which the first `real[i]` mean something. `uniform` says
-    that all stretches were padded to one length, so that `x.view(len(slots), -1, d)` is that same division without a
-    copy: the batched form that a GPU wants.
-    """
+    """Which rows of a flat activation `[rows, d]` belong to which slot: `bounds[i][0] : bounds[i][1]` to `slots[i]`."""
 
     slots: tuple[int, ...]
     bounds: tuple[tuple[int, int], ...]
-    real: tuple[int, ...]
-    uniform: bool
 
     def stretches(self) -> Iterable[tuple[int, int, int]]:
         """(slot, first row, row after the last)."""
         return ((slot, start, stop) for slot, (start, stop) in zip(self.slots, self.bounds, strict=True))
 
 
+@dataclass(frozen=True)
+class Texts:
+    """The N texts of k slots as a batch [k, n], n being the most that a slot has; shorter ones repeat their last."""
+
+    slots: Tensor  # [k]
+    spread: Tensor  # [k, n] which of the N
+    real: Tensor  # [k, n] whether it is no repetition
+    gather: Tensor  # [N] each text's place in the batch, flattened
+
+
 class Pass:
     """The forward pass under way, shared by all packed layers of a pack.
 
-    `segments` is set before each stage (tokens in the backbone, pooled texts in the head). `keys[slot]` seeds the
-    slot's dropout for this pass; None where nothing is dropped (evaluation).
+    Attributes:
+        fused: whether the adapters run as a GPU's kernels, which read what `segments` and `keys` say from tensors.
+        segments: of the tokens in the backbone, of the texts in the head.
+        texts: the head's batch.
+        keys: `keys[slot]` seeds the slot's dropout for this pass; None where nothing is dropped (evaluation).
+        dropouts: [K] of the trials in the slots.
+        tiles: the segments as int32 tensors: each tile's slot and first row, each slot's first row and the row after
+            its last.
+        keep, seeds: [K] the share that dropout keeps, float32, and the masks' seeds, int64.
+        drops: whether any slot drops anything in this pass.
     """
 
-    def __init__(self) -> None:
-        self.segments = Segments((), (), (), False)
+    def __init__(self, slots: int, device: torch.device, fused: bool) -> None:
+        self.device, self.fused = device, fused
+        self.segments = Segments((), ())
+        self.texts: Texts | None = None
         self.keys: Mapping[int, tuple[int, ...]] | None = None
+        self.dropouts = [0.0] * slots
+        self.tiles: list[Tensor] = []
+        self.keep, self.seeds, self.drops = torch.ones(slots), torch.zeros(slots, dtype=torch.int64), False
+
+    def begin(self, segments: Segments, texts: Texts, keys: Mapping[int, tuple[int, ...]] | None) -> None:
+        """Set all of it for the next pass."""
+        self.texts, self.keys = texts, keys
+        self.turn_to(segments)
+        if not self.fused:
+            return
+        keep, seeds = [1.0] * len(self.dropouts), [0] * len(self.dropouts)
+        for slot, key in (keys or {}).items():
+            keep[slot] = 1 - self.dropouts[slot]
+            seeds[slot] = int(np.random.SeedSequence(key).generate_state(1)[0])
+        self.drops = min(keep) < 1
+        self.keep = moved(np.array(keep, np.float32), self.device)
+        self.seeds = moved(np.array(seeds, np.int64), self.device)
+
+    def turn_to(self, segments: Segments) -> None:
+        """The rows that come next: tokens, then one row a text."""
+        self.segments = segments
+        if not self.fused:
+            return
+        bounds = dict(zip(segments.slots, segments.bounds, strict=True))
+        both = np.array([bounds.get(slot, (0, 0)) for slot in range(len(self.dropouts))], np.int32)  # [K, 2]
+        starts = [np.arange(start, stop, TILE, dtype=np.int32) for start, stop in both.tolist()]
+        owner = np.repeat(np.arange(len(both), dtype=np.int32), [len(some) for some in starts])
+        arrays = (owner, np.concatenate(starts), both[:, 0], both[:, 1])
+        self.tiles = list(moved(np.concatenate(arrays), self.device).split([len(array) for array in arrays]))
 
 
 class PackedLayer(nn.Module):
@@ -65,7 +110,9 @@ class PackedLayer(nn.Module):
         self.index = index  # its place among the packed layers: a part of the dropout seed
         self.current = current
         self.active = [False] * slots  # whether a slot's trial adapts this layer
-        self.stacked: dict[str, nn.Parameter] = {}
+        self.stacked: dict[str, Tensor] = {}  # leaves, [K, …]; no nn.Parameter, whose shapes torch.compile would fix
+        # The frozen weight as kernels take it: [d_out, d_in], or two values a byte and a scale for each 64 (NF4).
+        self.frozen: tuple[Tensor, Tensor | None] = (inner.weight, None)  # type: ignore[assignment]
 
     @property
     def in_features(self) -> int:
@@ -86,6 +133,14 @@ class PackedLayer(nn.Module):
     @abstractmethod
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> None:
         """Fill the slot's parameters (zero until now) with a new trial's first values."""
+
+    def place(self, stacked: Mapping[str, Tensor]) -> None:
+        """Take the stacked parameters, on their device."""
+        self.stacked = dict(stacked)
+
+    def clear(self, slot: int) -> None:
+        """The slot's trial is over; its parameters are zero."""
+        self.active[slot] = False
 
 
 class Method(ABC):
@@ -163,6 +218,12 @@ class Method(ABC):
         if path in self.linears:
             parameter, value = self.to_peft(path, parameter, value, params)
         return f"base_model.model.{path}.{parameter}", value
+
+
+def moved(values: NDArray[Any], device: torch.device) -> Tensor:
+    """On the device; to a GPU from pinned memory, without which the copy would wait for all work under way."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _sorted(value: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +26,18 @@ class PackedIA3(PackedLayer):
     def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         return (slice(None),)
 
+    def place(self, stacked: Mapping[str, Tensor]) -> None:
+        super().place(stacked)
+        self.adapts = torch.zeros(len(self.active), device=stacked["scale"].device)  # [K] `active` for kernels
+
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> None:
         """Ones, as in the paper: the first step sees the bare base."""
         self.stacked["scale"].data[slot].fill_(1.0)
+        self.adapts[slot] = 1.0
+
+    def clear(self, slot: int) -> None:
+        super().clear(slot)
+        self.adapts[slot] = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         if self.feedforward:
@@ -36,11 +45,17 @@ class PackedIA3(PackedLayer):
         return self.scaled(self.inner(x))
 
     def scaled(self, x: Tensor) -> Tensor:
+        if self.current.fused:
+            from peftsweep.methods import kernels
+
+            rows = x.reshape(-1, x.shape[-1]).contiguous()
+            out: Tensor = kernels.scale_rows(rows, self.stacked["scale"], self.adapts, self.current.tiles)
+            return out.view_as(x)
         segments = self.current.segments
         if not any(self.active[slot] for slot in segments.slots):
             return x
         flat = x.reshape(-1, x.shape[-1])
-        out: Tensor = _ScaleBySlot.apply(flat, self.stacked["scale"], self, segments)  # type: ignore[no-untyped-call]
+        out = _ScaleBySlot.apply(flat, self.stacked["scale"], self, segments)  # type: ignore[no-untyped-call]
         return out.view_as(x)
 
 

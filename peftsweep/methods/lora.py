@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class PackedLora(PackedLayer):
         self.max_rank = rank
         self.ranks = [0] * slots
         self.scales = [0.0] * slots  # α/r
-        self.dropouts = [0.0] * slots
+        self.factor = self.salt = torch.empty(0)  # [K] the scales, and [1] the layer's own dropout, for kernels
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"A": (self.max_rank, self.in_features), "B": (self.out_features, self.max_rank)}
@@ -33,12 +33,26 @@ class PackedLora(PackedLayer):
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> None:
         """As peft starts it: A Kaiming-uniform with a = √5, B zero, so that the first step sees the bare base."""
         alpha = 2 * params.rank if params.alpha is None else params.alpha
-        self.ranks[slot], self.scales[slot], self.dropouts[slot] = params.rank, alpha / params.rank, params.dropout
+        self.ranks[slot], self.scales[slot] = params.rank, alpha / params.rank
+        self.factor[slot] = self.scales[slot]
+        self.current.dropouts[slot] = params.dropout
         bound = 1 / math.sqrt(self.in_features)
         first = torch.empty(params.rank, self.in_features).uniform_(-bound, bound, generator=generator)
         self.stacked["A"].data[slot, : params.rank].copy_(first)
 
+    def place(self, stacked: Mapping[str, Tensor]) -> None:
+        super().place(stacked)
+        device = stacked["A"].device
+        self.factor = torch.zeros(len(self.active), device=device)
+        self.salt = torch.tensor([(self.index + 1) * 0x9E3779B1 % 2**32], device=device)  # spread over 32 bits
+
+    def clear(self, slot: int) -> None:
+        super().clear(slot)
+        self.factor[slot] = 0.0
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.current.fused:
+            return self.fused(x)
         segments = self.current.segments
         if not any(self.active[slot] for slot in segments.slots):
             return self.inner(x)  # type: ignore[no-any-return]
@@ -49,9 +63,30 @@ class PackedLora(PackedLayer):
         y = _AddLora.apply(y, flat, self.stacked["A"], self.stacked["B"], self, segments)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
+    def fused(self, x: Tensor) -> Tensor:
+        """By the kernels of a GPU: all slots in one launch each."""
+        from peftsweep.methods import kernels
+
+        now = self.current
+        y: Tensor
+        y, _ = kernels.linear_lora(
+            x.reshape(-1, x.shape[-1]),
+            *self.frozen,
+            self.inner.bias,
+            self.stacked["A"],
+            self.stacked["B"],
+            self.factor,
+            now.keep,
+            now.seeds,
+            self.salt,
+            now.tiles,
+            now.drops,
+        )
+        return y.view(*x.shape[:-1], -1)
+
     def mask(self, slot: int, x: Tensor) -> Tensor | None:
         """The slot's dropout mask over its rows x [n, d_in]; None where nothing is dropped."""
-        keys, dropout = self.current.keys, self.dropouts[slot]
+        keys, dropout = self.current.keys, self.current.dropouts[slot]
         if keys is None or dropout == 0.0:
             return None
         return keep_mask(tuple(x.shape), x.device, (*keys[slot], self.index), dropout, x.dtype)
@@ -66,10 +101,7 @@ class _AddLora(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments) -> Tensor:
-        if segments.uniform:
-            hidden = _forward_batched(y, x, a, b, layer, segments)
-        else:
-            hidden = _forward_by_slot(y, x, a, b, layer, segments)
+        hidden = _forward_by_slot(y, x, a, b, layer, segments)
         ctx.save_for_backward(x, *hidden)
         ctx.layer, ctx.segments, ctx.keys = layer, segments, layer.current.keys
         ctx.mark_dirty(y)
@@ -82,10 +114,7 @@ class _AddLora(torch.autograd.Function):
         if ctx.keys is not layer.current.keys:
             raise RuntimeError("backward of a pass whose dropout keys are gone")
         to_x = torch.empty_like(x) if ctx.needs_input_grad[1] else None  # the stretches cover every row
-        if segments.uniform:
-            _backward_batched(grad, x, hidden[0], to_x, layer, segments)
-        else:
-            _backward_by_slot(grad, x, hidden, to_x, layer, segments)
+        _backward_by_slot(grad, x, hidden, to_x, layer, segments)
         return grad, to_x, None, None, None, None
 
 
@@ -97,7 +126,7 @@ def _forward_by_slot(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLo
         rows = x[start:stop]
         mask, scale = layer.mask(slot, rows), layer.scales[slot]
         if mask is not None:
-            rows, scale = rows * mask, scale / (1 - layer.dropouts[slot])
+            rows, scale = rows * mask, scale / (1 - layer.current.dropouts[slot])
         hidden = (rows @ a[slot, :rank].T.to(x.dtype)).mul_(scale)  # [n, r]
         y[start:stop].addmm_(hidden, b[slot, :, :rank].T.to(x.dtype))
         saved.append(hidden)
@@ -118,7 +147,7 @@ def _backward_by_slot(
         rows, g = x[start:stop], grad[start:stop]
         mask, scale = layer.mask(slot, rows), layer.scales[slot]
         if mask is not None:
-            rows, scale = rows * mask, scale / (1 - layer.dropouts[slot])
+            rows, scale = rows * mask, scale / (1 - layer.current.dropouts[slot])
         b.grad[slot, :, :rank] += g.T @ hidden  # [d_out, r]
         to_hidden = (g @ b[slot, :, :rank].to(g.dtype)).mul_(scale)  # [n, r]
         a.grad[slot, :rank] += to_hidden.T @ rows  # [r, d_in]
@@ -126,56 +155,6 @@ def _backward_by_slot(
             back = torch.mm(to_hidden, a[slot, :rank].to(g.dtype), out=to_x[start:stop])  # [n, d_in]
             if mask is not None:
                 back.mul_(mask)
-
-
-def _batched(layer: PackedLora, x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
-    """dropout(x) [k, n, d_in], the mask over it (of no elements when nothing is dropped), the scales [k, 1, 1]."""
-    k = len(segments.slots)
-    stacked = x.view(k, -1, x.shape[-1])
-    mask = x.new_empty(0)
-    scales = []
-    for i, slot in enumerate(segments.slots):
-        drawn = layer.mask(slot, stacked[i, : segments.real[i]])  # over real rows alone: their number is the slot's own
-        kept = 1.0 if drawn is None else 1 - layer.dropouts[slot]
-        scales.append(layer.scales[slot] / kept if layer.active[slot] else 0.0)
-        if drawn is not None:
-            if mask.numel() == 0:
-                mask = torch.ones_like(stacked)
-            mask[i, : segments.real[i]] = drawn
-    scale = torch.tensor(scales, device=x.device, dtype=x.dtype).view(k, 1, 1)
-    return (stacked * mask if mask.numel() else stacked), mask, scale
-
-
-def _of_slots(stacked: Tensor, segments: Segments) -> Tensor:
-    """Rows of a stack [K, …] that belong to the pass; the stack itself when those are all of them."""
-    if segments.slots == tuple(range(stacked.shape[0])):
-        return stacked
-    return stacked[list(segments.slots)]
-
-
-def _forward_batched(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments) -> list[Tensor]:
-    k = len(segments.slots)
-    rows, _, scale = _batched(layer, x, segments)
-    hidden = torch.bmm(rows, _of_slots(a, segments).to(x.dtype).mT) * scale  # [k, n, r]
-    y.view(k, -1, y.shape[-1]).baddbmm_(hidden, _of_slots(b, segments).to(x.dtype).mT)
-    return [hidden]
-
-
-def _backward_batched(
-    grad: Tensor, x: Tensor, hidden: Tensor, to_x: Tensor | None, layer: PackedLora, segments: Segments
-) -> None:
-    a, b = layer.stacked["A"], layer.stacked["B"]
-    assert a.grad is not None and b.grad is not None
-    k = len(segments.slots)
-    slots = torch.tensor(segments.slots, device=x.device)
-    rows, mask, scale = _batched(layer, x, segments)
-    g = grad.reshape(k, -1, grad.shape[-1])
-    b.grad.index_add_(0, slots, torch.bmm(g.mT, hidden).to(b.dtype))
-    to_hidden = torch.bmm(g, _of_slots(b, segments).to(g.dtype)) * scale
-    a.grad.index_add_(0, slots, torch.bmm(to_hidden.mT, rows).to(a.dtype))
-    if to_x is not None:
-        back = torch.bmm(to_hidden, _of_slots(a, segments).to(g.dtype))
-        to_x.copy_((back if mask.numel() == 0 else back * mask).view_as(x))
 
 
 class Lora(Method):

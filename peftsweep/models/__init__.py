@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from peftsweep.models.base import Base, default_device, head_names, linear_names, longest_text, revision_of
+from peftsweep.models.base import (
+    Base,
+    default_device,
+    head_names,
+    is_4bit,
+    linear_names,
+    longest_text,
+    nf4_parts,
+    revision_of,
+)
 from peftsweep.models.loading import load_base, load_tokenizer
 
 __all__ = [
     "Base",
     "default_device",
     "head_names",
+    "is_4bit",
     "linear_names",
     "load_base",
     "load_tokenizer",
     "longest_text",
+    "nf4_parts",
     "revision_of",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,21 @@ def linear_names(model: Any) -> list[str]:
     """Paths of the linear layers (4-bit ones too) inside the backbone, in the model's own order."""
     prefix = f"{model.base_model_prefix}."
     return [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and name.startswith(prefix)]
+
+
+def nf4_parts(linear: Any) -> tuple[Tensor, Tensor]:
+    """A 4-bit layer's values, two a byte, and their scales, one for each 64 values, themselves unpacked: fp32."""
+    from bitsandbytes.functional import dequantize_blockwise
+
+    state = linear.weight.quant_state
+    scales = state.absmax
+    if state.nested:
+        scales = dequantize_blockwise(scales, state.state2) + state.offset
+    return linear.weight.data.as_subclass(Tensor), scales.float()
+
+
+def is_4bit(linear: nn.Module) -> bool:
+    return getattr(linear.weight, "quant_state", None) is not None
 
 
 def head_names(model: Any) -> list[str]:

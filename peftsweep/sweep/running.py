@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -16,7 +17,7 @@ from peftsweep import report
 from peftsweep.config import StudyConfig, differences, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Pack, build_that_fits, slots_that_fit
+from peftsweep.engine import Limits, Pack, build_that_fits, plan
 from peftsweep.errors import ModelError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import (
@@ -202,13 +203,19 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
     _check_base(base, source)
     method = kind(base.model, linear_names(base.model))
 
-    def build(count: int) -> Pack:
-        return Pack(base.model, method, data.task, data.train, data.validation, candidates=bounds, slots=count)
+    def build(count: int, limits: Limits = Limits()) -> Pack:
+        return Pack(
+            base.model, method, data.task, data.train, data.validation, candidates=bounds, slots=count, limits=limits
+        )
 
-    count = slots
-    if count == "auto":
-        count = CPU_SLOTS if base.device.type == "cpu" else slots_that_fit(build, data.train, bounds)
-    pack = build_that_fits(build, max(1, min(count, source.left())))
+    count, limits = slots, Limits()
+    if base.device.type == "cuda":
+        planned = plan(build, bounds, source.left() if count == "auto" else count)
+        limits = planned.limits
+        count = planned.slots if count == "auto" else count
+    elif count == "auto":
+        count = CPU_SLOTS
+    pack = build_that_fits(partial(build, limits=limits), max(1, min(count, source.left())))
     trained = [pack.parameters(params) for params in bounds]
     source.stop.patient = True  # from here on there is something to finish: MLflow's runs, a step
     source.opened(

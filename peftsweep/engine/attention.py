@@ -1,0 +1,164 @@
+"""Attention within each text of a row, registered with transformers under a name of its own.
+
+On a GPU by flash attention over texts of any length. Elsewhere, and where that has no kernel, the texts are laid out as
+padded batches of like length, so no text sees another, and the pads are taken away again.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from peftsweep.engine.rows import Group, Rows
+
+ATTENTION = "peftsweep_rows"  # the name under which transformers finds `attend`
+_sdpa: Any = sdpa_attention_forward
+
+
+class _UnderWay:
+    """The pass whose layers call `attend`, which transformers tells nothing of it. One at a time in a process."""
+
+    rows: Rows
+
+
+_now, _lock = _UnderWay(), threading.Lock()
+
+
+def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
+    """The backbone's last hidden state [T, d]."""
+    with _lock:
+        _now.rows = rows
+        out = backbone(input_ids=rows.input_ids, position_ids=rows.position_ids)
+    hidden: Tensor = out.last_hidden_state[0]
+    return hidden
+
+
+def has_varlen(model: Any) -> bool:
+    """Whether flash attention has a kernel for this model, where it lies."""
+    config, weights = model.config, next(model.parameters())
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dtype = getattr(config, "dtype", None) or weights.dtype
+    if weights.device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or size % 8 or size > 256:
+        return False
+    return torch.cuda.get_device_capability(weights.device) >= (8, 0)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each text: query [1, heads, T, d] → [1, T, heads, d]."""
+    causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
+    if kwargs.get("softcap") is not None:
+        raise ValueError("attention with a soft cap")
+    rows = _now.rows
+    if rows.ends is not None:
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, d]
+        return _varlen(q, k, v, rows.ends, rows.longest, causal, sliding_window, scaling)[None], None
+    return _in_groups(module, query, key, value, rows, causal, sliding_window, scaling, kwargs), None
+
+
+def _varlen(
+    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: bool, window: int | None, scale: float | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    left = -1 if window is None or window >= longest else window - 1 if causal else window  # transformers' bounds
+    right = 0 if causal else left
+    grouped = q.shape[1] != k.shape[1]
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=(left, right), enable_gqa=grouped)
+    assert isinstance(out, Tensor)  # a tuple where more is asked for
+    return out
+
+
+class _Spread(torch.autograd.Function):
+    """Rows [T, …] to the groups' padded batches [n, length, …]. Pads repeat the text's own last token, so that
+    whatever is wrong with one slot's numbers cannot reach another's through a masked product (0 · NaN)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+        ctx.rows = rows
+        return tuple(x[group.spread] for group in rows.groups)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        # Attention masks pads as keys and `_Gather` drops them as queries: their gradient is nought, so each row's
+        # gradient is that of its one place, and a gather (which has one order of summation) does for a scatter.
+        return torch.cat([grad.flatten(0, 1) for grad in grads])[ctx.rows.gather], None
+
+
+class _Gather(torch.autograd.Function):
+    """The groups' padded batches [n, length, …] back to rows [T, …]."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Rows, *batches: Tensor) -> Tensor:
+        ctx.rows = rows
+        return torch.cat([batch.flatten(0, 1) for batch in batches])[rows.gather]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows: Rows = ctx.rows
+        return None, *(grad[group.spread].masked_fill_(~group.real[:, :, None, None], 0) for group in rows.groups)
+
+
+def _in_groups(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Rows,
+    causal: bool,
+    window: int | None,
+    scaling: float | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """By transformers' own SDPA call for each group."""
+    kwargs.pop("position_ids", None)
+    q, k, v = (_Spread.apply(x[0].transpose(0, 1), rows) for x in (query, key, value))  # type: ignore[no-untyped-call]
+    batches = []
+    for group, *parts in zip(rows.groups, q, k, v, strict=True):
+        mask = _mask(group, window, causal)
+        padded = (part.transpose(1, 2) for part in parts)  # [n, heads, length, d]
+        batches.append(_sdpa(module, *padded, mask, is_causal=causal, scaling=scaling, **kwargs)[0])
+    out: Tensor = _Gather.apply(rows, *batches)  # type: ignore[no-untyped-call]
+    return out[None]
+
+
+def _mask(group: Group, sliding_window: int | None, causal: bool) -> Tensor | None:
+    """Which keys each query of a group sees, [n or 1, 1, length, length]; None for what `is_causal` says already."""
+    length = group.real.shape[1]
+    mask = None
+    if sliding_window is not None and length > sliding_window:
+        mask = _window(length, sliding_window, causal, group.real.device)[None, None]
+    if not causal:  # a causal text never looks right, where its pads are
+        keys = group.real[:, None, None, :]
+        mask = keys.expand(-1, 1, length, -1) if mask is None else mask & keys
+    return mask
+
+
+def _window(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
+    """Which keys a query sees in a sliding window, with transformers' bounds (masking_utils)."""
+    place = torch.arange(length, device=device)
+    distance = place[:, None] - place[None, :]
+    return (distance >= 0) & (distance < window) if causal else distance.abs() <= window
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """`attend` makes its own masks."""
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, _no_mask)

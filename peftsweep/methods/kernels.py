@@ -1,0 +1,340 @@
+"""The adapters of all slots on a GPU: three Triton kernels, and the linear layers made of them.
+
+Rows of an activation [T, d] belong to slots in stretches of any length, cut into tiles of `TILE` rows of one slot
+(`Tiles`). So slots of different batch sizes lie side by side without padding, each kernel is one launch for all of
+them, and sums run in an order that is the slot's own. Dropout masks are never stored: they are hashed from the slot's
+seed and the element's place in its stretch, in forward and backward alike.
+
+`linear_lora` and `scale_rows` are custom operators, so that `torch.compile` sees through the layers around them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from peftsweep.methods.base import TILE
+
+NARROWEST = 16  # columns that a tensor core multiplies at once
+
+
+@triton.jit
+def _kept(seed, salt, place, keep):  # type: ignore[no-untyped-def]
+    """Whether an element is kept, by an integer hash (lowbias32, https://nullprogram.com/blog/2018/07/31)."""
+    key = place.to(tl.uint32) ^ seed.to(tl.uint32)
+    key = (key ^ (key >> 16)) * 0x7FEB352D
+    key = (key ^ (key >> 15) ^ salt.to(tl.uint32)) * 0x846CA68B
+    key = key ^ (key >> 16)
+    return (key >> 8).to(tl.float32) < keep * 16777216.0
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _shrink(  # type: ignore[no-untyped-def]
+    x, matrix, out, factor, keep, seeds, salt, tile_slot, tile_first, first, last,
+    WIDTH, RANK, of_slot, of_width, of_rank,
+    R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """out[t, r] = factor[k] · Σ_d dropout(x)[t, d] · matrix[k, d, r] for the rows t of slot k."""
+    tile = tl.program_id(0)
+    slot = tl.load(tile_slot + tile).to(tl.int64)
+    rows = tl.load(tile_first + tile) + tl.arange(0, TILE)
+    begin, real = tl.load(first + slot), rows < tl.load(last + slot)
+    ranks = tl.arange(0, R)
+    keeps, seed, grain = tl.load(keep + slot), tl.load(seeds + slot), tl.load(salt)
+    total = tl.zeros((TILE, R), tl.float32)
+    for start in range(0, WIDTH, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        inside = columns < WIDTH
+        part = tl.load(x + rows.to(tl.int64)[:, None] * WIDTH + columns, real[:, None] & inside, 0.0)
+        if DROPS:
+            place = (rows - begin)[:, None] * WIDTH + columns
+            part = tl.where(_kept(seed, grain, place, keeps), part, 0.0).to(x.dtype.element_ty)
+        held = (ranks < RANK) & inside[:, None]
+        some = tl.load(matrix + slot * of_slot + columns[:, None] * of_width + ranks * of_rank, held, 0.0)
+        total = tl.dot(part, some.to(part.dtype), total, input_precision="ieee" if EXACT else "tf32")
+    scaled = total * (tl.load(factor + slot) / keeps)
+    tl.store(out + rows.to(tl.int64)[:, None] * R + ranks, scaled.to(out.dtype.element_ty), real[:, None])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _expand(  # type: ignore[no-untyped-def]
+    hidden, matrix, y, keep, seeds, salt, tile_slot, tile_first, first, last,
+    WIDTH, RANK, of_slot, of_width, of_rank,
+    R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """y[t, d] += mask[t, d] · Σ_r hidden[t, r] · matrix[k, d, r] for the rows t of slot k, in place."""
+    tile, block = tl.program_id(0), tl.program_id(1)
+    slot = tl.load(tile_slot + tile).to(tl.int64)
+    rows = tl.load(tile_first + tile) + tl.arange(0, TILE)
+    begin, real = tl.load(first + slot), rows < tl.load(last + slot)
+    ranks = tl.arange(0, R)
+    columns = block * BLOCK + tl.arange(0, BLOCK)
+    inside = real[:, None] & (columns < WIDTH)
+    part = tl.load(hidden + rows.to(tl.int64)[:, None] * R + ranks, real[:, None], 0.0)
+    held = (ranks < RANK)[:, None] & (columns < WIDTH)
+    some = tl.load(matrix + slot * of_slot + columns * of_width + ranks[:, None] * of_rank, held, 0.0)
+    added = tl.dot(part, some.to(part.dtype), input_precision="ieee" if EXACT else "tf32")
+    if DROPS:
+        place = (rows - begin)[:, None] * WIDTH + columns
+        added = tl.where(_kept(tl.load(seeds + slot), tl.load(salt), place, tl.load(keep + slot)), added, 0.0)
+    where = y + rows.to(tl.int64)[:, None] * WIDTH + columns
+    before = tl.load(where, inside, 0.0)
+    tl.store(where, (before.to(tl.float32) + added).to(y.dtype.element_ty), inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _outer(  # type: ignore[no-untyped-def]
+    x, hidden, out, keep, seeds, salt, first, last,
+    WIDTH, RANK, of_slot, of_width, of_rank,
+    R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """out[k, d, r] = Σ_t dropout(x)[t, d] · hidden[t, r] over the rows t of slot k, from first to last."""
+    slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    begin, end = tl.load(first + slot), tl.load(last + slot)
+    ranks = tl.arange(0, R)
+    columns = block * BLOCK + tl.arange(0, BLOCK)
+    keeps, seed, grain = tl.load(keep + slot), tl.load(seeds + slot), tl.load(salt)
+    total = tl.zeros((BLOCK, R), tl.float32)
+    for start in range(begin, end, TILE):
+        rows = start + tl.arange(0, TILE)
+        real = rows < end
+        part = tl.load(x + rows.to(tl.int64) * WIDTH + columns[:, None], real & (columns < WIDTH)[:, None], 0.0)
+        if DROPS:
+            place = (rows - begin) * WIDTH + columns[:, None]
+            part = tl.where(_kept(seed, grain, place, keeps), part, 0.0).to(x.dtype.element_ty)
+        some = tl.load(hidden + rows.to(tl.int64)[:, None] * R + ranks, real[:, None], 0.0)
+        total = tl.dot(part, some, total, input_precision="ieee" if EXACT else "tf32")
+    held = (columns < WIDTH)[:, None] & (ranks < RANK)
+    tl.store(out + slot * of_slot + columns[:, None] * of_width + ranks * of_rank, total, held)
+
+
+class _Adapters:
+    """The kernels over one layer's stacks, with what they share: tiles, dropout, and how wide a rank is laid out."""
+
+    def __init__(self, keep: Tensor, seeds: Tensor, salt: Tensor, tiles: list[Tensor], rank: int) -> None:
+        self.dropout = (keep, seeds, salt)
+        self.tile_slot, self.tile_first, self.first, self.last = tiles
+        self.rank = rank
+        self.columns = max(NARROWEST, triton.next_power_of_2(rank))
+
+    def _shape(self, matrix: Tensor, wide: int, like: Tensor, drops: bool) -> dict[str, Any]:
+        """A stack [K, wide, r] or, with its last two sides swapped, [K, r, wide], as the kernels take it."""
+        of_width, of_rank = (matrix.stride(1), matrix.stride(2)) if wide == 1 else (matrix.stride(2), matrix.stride(1))
+        return {
+            "WIDTH": matrix.shape[wide],
+            "RANK": self.rank,
+            "of_slot": matrix.stride(0),
+            "of_width": of_width,
+            "of_rank": of_rank,
+            "R": self.columns,
+            "TILE": TILE,
+            "DROPS": drops,
+            "EXACT": like.dtype == torch.float32,
+        }
+
+    def shrink(self, x: Tensor, matrix: Tensor, wide: int, factor: Tensor, drops: bool) -> Tensor:
+        """[T, columns]"""
+        out = x.new_empty(x.shape[0], self.columns)
+        where = (self.tile_slot, self.tile_first, self.first, self.last)
+        shape = self._shape(matrix, wide, x, drops)
+        _shrink[(self.tile_slot.shape[0],)](x, matrix, out, factor, *self.dropout, *where, **shape, BLOCK=64)
+        return out
+
+    def expand_into(self, y: Tensor, hidden: Tensor, matrix: Tensor, wide: int, drops: bool) -> None:
+        where = (self.tile_slot, self.tile_first, self.first, self.last)
+        shape = self._shape(matrix, wide, y, drops)
+        grid = (self.tile_slot.shape[0], triton.cdiv(shape["WIDTH"], 128))
+        _expand[grid](hidden, matrix, y, *self.dropout, *where, **shape, BLOCK=128)
+
+    def outer(self, x: Tensor, hidden: Tensor, like: Tensor, wide: int, drops: bool) -> Tensor:
+        """Of the shape of the stack `like`, fp32."""
+        out = like.new_empty(like.shape)
+        shape = self._shape(out, wide, x, drops)
+        grid = (like.shape[0], triton.cdiv(shape["WIDTH"], 64))
+        _outer[grid](x, hidden, out, *self.dropout, self.first, self.last, **shape, BLOCK=64)
+        return out
+
+
+# LoRA ---------------------------------------------------------------------------------------------------------------
+
+
+def plain_weight(weight: Tensor, absmax: Tensor | None, out_features: int, like: Tensor) -> Tensor:
+    """The frozen weight [d_out, d_in] in the activations' type; NF4 with its scales [blocks of 64] is unpacked."""
+    if absmax is None:
+        return weight
+    shape = [out_features, like.shape[1]]
+    unpacked: Tensor = torch.ops.bitsandbytes.dequantize_4bit(weight, absmax, 64, "nf4", shape, like.dtype)
+    return unpacked
+
+
+@torch.library.custom_op("peftsweep::linear_lora", mutates_args=())
+def linear_lora(
+    x: Tensor,
+    weight: Tensor,
+    absmax: Tensor | None,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    factor: Tensor,
+    keep: Tensor,
+    seeds: Tensor,
+    salt: Tensor,
+    tiles: list[Tensor],
+    drops: bool,
+) -> tuple[Tensor, Tensor]:
+    """y = x Wᵀ + bias + factor·B A dropout(x), and the hidden rows factor·A dropout(x) for backward.
+
+    Args:
+        x: [T, d_in]. weight: [d_out, d_in], or NF4 with absmax. a: [K, r, d_in]. b: [K, d_out, r].
+        factor, keep: [K] α/r (nought where a slot does not adapt the layer), and the share that dropout keeps.
+        seeds: [K] of the slots' masks; salt: [1] of the layer's.
+        tiles: see `Tiles`.
+    """
+    adapters = _Adapters(keep, seeds, salt, tiles, a.shape[1])
+    y = torch.nn.functional.linear(x, plain_weight(weight, absmax, b.shape[1], x), bias)
+    hidden = adapters.shrink(x, a, 2, factor, drops)
+    adapters.expand_into(y, hidden, b, 1, drops=False)
+    return y, hidden
+
+
+@linear_lora.register_fake
+def _(x, weight, absmax, bias, a, b, factor, keep, seeds, salt, tiles, drops):  # type: ignore[no-untyped-def]
+    columns = max(NARROWEST, triton.next_power_of_2(int(a.shape[1])))
+    return x.new_empty(x.shape[0], b.shape[1]), x.new_empty(x.shape[0], columns)
+
+
+@torch.library.custom_op("peftsweep::linear_lora_backward", mutates_args=())
+def linear_lora_backward(
+    grad: Tensor,
+    x: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    absmax: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    factor: Tensor,
+    keep: Tensor,
+    seeds: Tensor,
+    salt: Tensor,
+    tiles: list[Tensor],
+    drops: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x [T, d_in], a and b."""
+    adapters = _Adapters(keep, seeds, salt, tiles, a.shape[1])
+    to_b = adapters.outer(grad, hidden, b, 1, drops=False)
+    to_hidden = adapters.shrink(grad, b, 1, factor, drops=False)
+    to_a = adapters.outer(x, to_hidden, a, 2, drops)
+    to_x = grad @ plain_weight(weight, absmax, b.shape[1], x)
+    adapters.expand_into(to_x, to_hidden, a, 2, drops)
+    return to_x, to_a, to_b
+
+
+@linear_lora_backward.register_fake
+def _(grad, x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, drops):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape), a.new_empty(a.shape), b.new_empty(b.shape)
+
+
+def _keep_for_lora(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, absmax, _, a, b, factor, keep, seeds, salt, tiles, drops = inputs
+    ctx.save_for_backward(x, output[1], weight, absmax, a, b, factor, keep, seeds, salt, *tiles)
+    ctx.drops = drops
+    ctx.mark_non_differentiable(output[1])
+
+
+def _back_through_lora(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, *tiles = ctx.saved_tensors
+    to_x, to_a, to_b = linear_lora_backward(
+        grad.contiguous(), x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, ctx.drops
+    )
+    return to_x, None, None, None, to_a, to_b, None, None, None, None, [None] * len(tiles), None  # type: ignore[return-value]
+
+
+linear_lora.register_autograd(_back_through_lora, setup_context=_keep_for_lora)
+
+
+# IA³ ----------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _scale(  # type: ignore[no-untyped-def]
+    x, scale, adapts, out, tile_slot, tile_first, last, WIDTH, of_slot, TILE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """out[t, d] = x[t, d] · scale[k, d] for the rows t of slot k, where it adapts the layer."""
+    tile, block = tl.program_id(0), tl.program_id(1)
+    slot = tl.load(tile_slot + tile).to(tl.int64)
+    rows = tl.load(tile_first + tile) + tl.arange(0, TILE)
+    columns = block * BLOCK + tl.arange(0, BLOCK)
+    inside = (rows < tl.load(last + slot))[:, None] & (columns < WIDTH)
+    place = rows.to(tl.int64)[:, None] * WIDTH + columns
+    factor = tl.load(scale + slot * of_slot + columns, columns < WIDTH, 0.0)
+    factor = tl.where(tl.load(adapts + slot) > 0, factor, 1.0)  # an idle slot's vector is nought
+    part = tl.load(x + place, inside, 0.0)
+    tl.store(out + place, (part.to(tl.float32) * factor).to(out.dtype.element_ty), inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _inner(  # type: ignore[no-untyped-def]
+    x, grad, adapts, out, first, last, WIDTH, TILE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """out[k, d] = Σ_t grad[t, d] · x[t, d] over the rows t of slot k, from first to last."""
+    slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    begin, end = tl.load(first + slot), tl.load(last + slot)
+    columns = block * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(begin, end, TILE):
+        rows = start + tl.arange(0, TILE)
+        inside = (rows < end)[:, None] & (columns < WIDTH)
+        place = rows.to(tl.int64)[:, None] * WIDTH + columns
+        product = tl.load(x + place, inside, 0.0).to(tl.float32) * tl.load(grad + place, inside, 0.0).to(tl.float32)
+        total += tl.sum(product, axis=0)
+    tl.store(out + slot * WIDTH + columns, tl.where(tl.load(adapts + slot) > 0, total, 0.0), columns < WIDTH)
+
+
+@torch.library.custom_op("peftsweep::scale_rows", mutates_args=())
+def scale_rows(x: Tensor, scale: Tensor, adapts: Tensor, tiles: list[Tensor]) -> Tensor:
+    """x [T, d] times its slot's vector of scale [K, d], where adapts [K] is above nought."""
+    tile_slot, tile_first, _, last = tiles
+    out = x.clone()  # rows of no slot
+    grid = (tile_slot.shape[0], triton.cdiv(x.shape[1], 128))
+    _scale[grid](x, scale, adapts, out, tile_slot, tile_first, last, x.shape[1], scale.stride(0), TILE=TILE, BLOCK=128)
+    return out
+
+
+@scale_rows.register_fake
+def _(x, scale, adapts, tiles):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("peftsweep::scale_rows_backward", mutates_args=())
+def scale_rows_backward(
+    grad: Tensor, x: Tensor, scale: Tensor, adapts: Tensor, tiles: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x [T, d] and scale [K, d]."""
+    _, _, first, last = tiles
+    to_scale = scale.new_empty(scale.shape)
+    grid = (scale.shape[0], triton.cdiv(x.shape[1], 128))
+    _inner[grid](x, grad, adapts, to_scale, first, last, x.shape[1], TILE=32, BLOCK=128)
+    return scale_rows(grad, scale, adapts, tiles), to_scale
+
+
+@scale_rows_backward.register_fake
+def _(grad, x, scale, adapts, tiles):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape), scale.new_empty(scale.shape)
+
+
+def _keep_for_scale(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, scale, adapts, tiles = inputs
+    ctx.save_for_backward(x, scale, adapts, *tiles)
+
+
+def _back_through_scale(ctx: Any, grad: Tensor) -> tuple[Tensor | list[None] | None, ...]:
+    x, scale, adapts, *tiles = ctx.saved_tensors
+    to_x, to_scale = scale_rows_backward(grad.contiguous(), x, scale, adapts, tiles)
+    return to_x, to_scale, None, [None] * len(tiles)
+
+
+scale_rows.register_autograd(_back_through_scale, setup_context=_keep_for_scale)
