@@ -7,16 +7,19 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, NoReturn, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
 from peftsweep import __version__
 from peftsweep.errors import PeftsweepError
 from peftsweep.masking import masked
+from peftsweep.stopping import Stopped, stopped_by_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -123,15 +126,15 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run a study, or go on with it where it stopped. Several studies run one after the other."""
-    from peftsweep.config import load
+    with _ended_by_signals():
+        from peftsweep.config import load
 
-    configs = [load(name, settings or ()) for name in study]  # all are right before the first one begins
+        configs = [load(name, settings or ()) for name in study]  # all are right before the first one begins
 
-    from peftsweep import progress, sweep
+        from peftsweep import progress, sweep
 
-    for config in configs:
-        shown = progress.for_stream(sys.stderr)
-        try:
+        for config in configs:
+            shown = progress.for_stream(sys.stderr)
             result = sweep.run(
                 config,
                 trials=trials,
@@ -141,22 +144,32 @@ def run(
                 tracking_uri=tracking_uri,
                 progress=shown,
             )
-        except KeyboardInterrupt:
-            _stopped(2)
-        best = result.best
-        score = None if best is None else (best.trial, best.macro_f1)
-        shown.note(progress.finished(config.name, result.counts, score, None if best is None else best.adapter))
-        if result.seconds:
-            shown.note(progress.spent(result.seconds))
-        if result.interrupted is not None:
-            _stopped(result.interrupted)
+            best = result.best
+            score = None if best is None else (best.trial, best.macro_f1)
+            shown.note(progress.finished(config.name, result.counts, score, None if best is None else best.adapter))
+            if result.seconds:
+                shown.note(progress.spent(result.seconds))
+            if result.interrupted is not None:
+                raise Stopped(result.interrupted)
 
 
-def _stopped(signal: int) -> NoReturn:
-    """Say how to go on, and leave as a process does that a signal has ended."""
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """After a signal, say how to go on, and leave as a process does that it has ended. Heard from here on: the imports
+    of a sweep alone take seconds."""
+    with stopped_by_signals() as stop:
+        try:
+            yield
+            return
+        except KeyboardInterrupt as ended:
+            number = ended.number if isinstance(ended, Stopped) else signal.SIGINT
+        except Exception:
+            if stop.number is None:
+                raise
+            number = stop.number  # a library, interrupted in its import, makes another error of it
     command = masked(shlex.join(["peftsweep", *sys.argv[1:]]))
     print(f"stopped; everything is kept. To go on: {command}", file=sys.stderr)
-    raise typer.Exit(128 + signal)
+    raise typer.Exit(128 + number)
 
 
 @app.command()

@@ -19,6 +19,7 @@ FLOORS = {
     "__version__": 0,
     "errors": 1,
     "masking": 1,
+    "stopping": 1,
     "config": 2,
     "places": 2,
     "task": 2,

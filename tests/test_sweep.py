@@ -228,12 +228,21 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
     assert {run.info.status for run in here.runs()} == {"FINISHED"} and len(here.runs()) == 4
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_before_the_first_step_ends_at_once_with_one_line(here: Home, number: int, status: int) -> None:
+def test_a_signal_before_the_first_step_ends_at_once_with_one_line(here: Home) -> None:
     words = ("run", "--study", str(here.study()))
-    done = struck(here, "peftsweep.sweep.running:load_tokenizer 1", [number], *words)
-    assert done.returncode == status
+    done = struck(here, "peftsweep.sweep.running:load_tokenizer 1", [signal.SIGTERM], *words)
+    assert done.returncode == 143
     (line,) = done.stderr.splitlines()
+    assert line.startswith("stopped; everything is kept")
+
+
+def test_a_signal_while_libraries_are_imported_ends_with_the_same_line(here: Home) -> None:
+    process = here.start("run", "--study", str(here.study()))
+    until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (line,) = err.splitlines()
     assert line.startswith("stopped; everything is kept")
 
 

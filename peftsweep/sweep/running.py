@@ -33,7 +33,7 @@ from peftsweep.progress import Opened, Progress, Silent
 from peftsweep.search import candidates, check_rungs
 from peftsweep.storage import Studies, guarded, masked, same_file
 from peftsweep.sweep.source import StudySource
-from peftsweep.sweep.stopping import stopped_by_signals
+from peftsweep.stopping import stopped_by_signals
 from peftsweep.tracking import Tracker
 
 CPU_SLOTS = 8  # one trial keeps a CPU busy already; eight share what every step costs

@@ -25,7 +25,7 @@ from peftsweep.report import ranked
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.describe import study_params
-from peftsweep.sweep.stopping import Stop
+from peftsweep.stopping import Stop
 from peftsweep.tracking import Outcome, Tracker
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

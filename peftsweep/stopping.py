@@ -11,6 +11,15 @@ from types import FrameType
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Stopped(KeyboardInterrupt):
+    """The end is to be now, by the signal of this number. A kind of its own, for Python remembers each plain
+    KeyboardInterrupt that leaves an `exec` (as dataclasses have), and kills itself by SIGINT in the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class Stop:
     """Whether a signal has asked for the end.
 
@@ -31,12 +40,12 @@ class Stop:
         """The handler.
 
         Raises:
-            KeyboardInterrupt: with the signal's number, when the end is to be now.
+            Stopped: when the end is to be now.
         """
         at_once = self.asked or not self.patient
         self.number = number
         if at_once:
-            raise KeyboardInterrupt(number)
+            raise Stopped(number)
 
 
 @contextmanager
