@@ -80,7 +80,7 @@ class Pack:
         self.limits = Limits() if limits is None else limits
         self.device = next(model.parameters()).device
         samples = sorted(validation.input_ids[:64], key=len)
-        self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 3)])
+        self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 12)])
         self.stack: Stack = self.packed.stack
         self.corpus, self.unseen = (self.packed.corpus(split.input_ids) for split in (train, validation))
         self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine.attention import ATTENTION, forward_rows, has_varlen
@@ -42,7 +43,7 @@ class Packed:
         self.pooling = _pooling(model)
         expected = _plain_logits(model, samples, self.pooling.pad_token_id)
         fused = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
-        self.current = Pass(slots, self.device, fused)
+        self.current = Pass(slots, self.device, fused, may_drop=max(params.dropout for params in candidates) > 0)
         self.varlen = has_varlen(model)
         self.heads = head_linears(model, head_names(model))
         targets = {path for params in candidates for path in method.targets(params)}
@@ -69,6 +70,7 @@ class Packed:
         self.head._modules = dict(model._modules)
         setattr(self.head, prefix, self.pooled)
         self.attention: str = model.config._attn_implementation
+        self.hook: RemovableHandle | None = None
         try:
             model.set_attn_implementation(ATTENTION)
             if fused and self.varlen:
@@ -86,6 +88,8 @@ class Packed:
             self.model.set_submodule(layer.name, layer.inner)
         for block in _blocks(self.backbone):
             block._compiled_call_impl = None
+        if self.hook is not None:
+            self.hook.remove()
         self.model.set_attn_implementation(self.attention)
 
     def corpus(self, texts: Sequence[Text]) -> Corpus:
@@ -110,8 +114,14 @@ class Packed:
     def _compile(self) -> None:
         """Compile the backbone's blocks, one after another from the same code, for rows of any length.
 
-        A block's small operations (norms, rotations, activations) become a few kernels.
+        A block's small operations (norms, rotations, activations) become a few kernels. There are two variants to
+        compile, training and evaluation; what would make more of them is kept away.
         """
+        from torch.fx.experimental import _config
+
+        _config.use_duck_shape = False  # sizes that are equal by chance would be taken for one
+        # The first block's input would be the only one without a gradient.
+        self.hook = self.model.get_input_embeddings().register_forward_hook(_with_gradient)
         for block in _blocks(self.backbone):
             block.compile(dynamic=True)
 
@@ -159,12 +169,17 @@ class Packed:
         hook = self.model.get_input_embeddings().register_forward_hook(watch)
         try:
             rows = self.lay([0], [np.arange(len(samples))], self.corpus(samples))
-            logits = self.logits(rows, None)
+            logits = self.logits(rows, {0: (0,)})  # as in training; the slot's dropout is nought
             (grad,) = torch.autograd.grad(logits[-1].sum(), embedded[0])  # [1, T, d]
         finally:
             hook.remove()
         others = grad[0, : sum(map(len, samples[:-1]))]
         return logits.detach(), float(others.abs().max()) if others.numel() else 0.0
+
+
+def _with_gradient(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    if torch.is_grad_enabled():
+        output.requires_grad_()
 
 
 def _blocks(backbone: nn.Module) -> list[nn.Module]:

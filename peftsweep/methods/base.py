@@ -58,19 +58,20 @@ class Pass:
         texts: the head's batch.
         keys: `keys[slot]` seeds the slot's dropout for this pass; None where nothing is dropped (evaluation).
         dropouts: [K] of the trials in the slots.
-        tiles: the segments as int32 tensors: each tile's slot and first row, each slot's first row and the row after
-            its last.
+        bounds: [K, 2] the segments as int32: each slot's first row and the row after its last.
+        tiles: [n, 2] the same cut into tiles of `TILE` rows: each tile's slot and first row, int32.
         keep, seeds: [K] the share that dropout keeps, float32, and the masks' seeds, int64.
-        drops: whether any slot drops anything in this pass.
+        may_drop: whether any trial has dropout.
+        drops: whether there may be any in this pass. (Whether there is would be one more variant to compile.)
     """
 
-    def __init__(self, slots: int, device: torch.device, fused: bool) -> None:
-        self.device, self.fused = device, fused
+    def __init__(self, slots: int, device: torch.device, fused: bool, may_drop: bool = True) -> None:
+        self.device, self.fused, self.may_drop = device, fused, may_drop
         self.segments = Segments((), ())
         self.texts: Texts | None = None
         self.keys: Mapping[int, tuple[int, ...]] | None = None
         self.dropouts = [0.0] * slots
-        self.tiles: list[Tensor] = []
+        self.tiles = self.bounds = torch.empty(0)
         self.keep, self.seeds, self.drops = torch.ones(slots), torch.zeros(slots, dtype=torch.int64), False
 
     def begin(self, segments: Segments, texts: Texts, keys: Mapping[int, tuple[int, ...]] | None) -> None:
@@ -83,7 +84,7 @@ class Pass:
         for slot, key in (keys or {}).items():
             keep[slot] = 1 - self.dropouts[slot]
             seeds[slot] = int(np.random.SeedSequence(key).generate_state(1)[0])
-        self.drops = min(keep) < 1
+        self.drops = self.may_drop and keys is not None
         self.keep = moved(np.array(keep, np.float32), self.device)
         self.seeds = moved(np.array(seeds, np.int64), self.device)
 
@@ -92,12 +93,12 @@ class Pass:
         self.segments = segments
         if not self.fused:
             return
-        bounds = dict(zip(segments.slots, segments.bounds, strict=True))
-        both = np.array([bounds.get(slot, (0, 0)) for slot in range(len(self.dropouts))], np.int32)  # [K, 2]
-        starts = [np.arange(start, stop, TILE, dtype=np.int32) for start, stop in both.tolist()]
-        owner = np.repeat(np.arange(len(both), dtype=np.int32), [len(some) for some in starts])
-        arrays = (owner, np.concatenate(starts), both[:, 0], both[:, 1])
-        self.tiles = list(moved(np.concatenate(arrays), self.device).split([len(array) for array in arrays]))
+        stretches = dict(zip(segments.slots, segments.bounds, strict=True))
+        bounds = np.array([stretches.get(slot, (0, 0)) for slot in range(len(self.dropouts))], np.int32)
+        starts = [np.arange(start, stop, TILE, dtype=np.int32) for start, stop in bounds.tolist()]
+        owners = np.repeat(np.arange(len(bounds), dtype=np.int32), [len(some) for some in starts])
+        self.bounds = moved(bounds, self.device)
+        self.tiles = moved(np.stack([owners, np.concatenate(starts)], axis=1), self.device)
 
 
 class PackedLayer(nn.Module):

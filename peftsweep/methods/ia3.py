@@ -49,7 +49,9 @@ class PackedIA3(PackedLayer):
             from peftsweep.methods import kernels
 
             rows = x.reshape(-1, x.shape[-1]).contiguous()
-            out: Tensor = kernels.scale_rows(rows, self.stacked["scale"], self.adapts, self.current.tiles)
+            out: Tensor = kernels.scale_rows(
+                rows, self.stacked["scale"], self.adapts, self.current.tiles, self.current.bounds
+            )
             return out.view_as(x)
         segments = self.current.segments
         if not any(self.active[slot] for slot in segments.slots):

@@ -1,7 +1,7 @@
 """The adapters of all slots on a GPU: three Triton kernels, and the linear layers made of them.
 
 Rows of an activation [T, d] belong to slots in stretches of any length, cut into tiles of `TILE` rows of one slot
-(`Tiles`). So slots of different batch sizes lie side by side without padding, each kernel is one launch for all of
+(see `Pass`). So slots of different batch sizes lie side by side without padding, each kernel is one launch for all of
 them, and sums run in an order that is the slot's own. Dropout masks are never stored: they are hashed from the slot's
 seed and the element's place in its stretch, in forward and backward alike.
 
@@ -34,15 +34,15 @@ def _kept(seed, salt, place, keep):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _shrink(  # type: ignore[no-untyped-def]
-    x, matrix, out, factor, keep, seeds, salt, tile_slot, tile_first, first, last,
+    x, matrix, out, factor, keep, seeds, salt, tiles, bounds,
     WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """out[t, r] = factor[k] · Σ_d dropout(x)[t, d] · matrix[k, d, r] for the rows t of slot k."""
     tile = tl.program_id(0)
-    slot = tl.load(tile_slot + tile).to(tl.int64)
-    rows = tl.load(tile_first + tile) + tl.arange(0, TILE)
-    begin, real = tl.load(first + slot), rows < tl.load(last + slot)
+    slot = tl.load(tiles + 2 * tile).to(tl.int64)
+    rows = tl.load(tiles + 2 * tile + 1) + tl.arange(0, TILE)
+    begin, real = tl.load(bounds + 2 * slot), rows < tl.load(bounds + 2 * slot + 1)
     ranks = tl.arange(0, R)
     keeps, seed, grain = tl.load(keep + slot), tl.load(seeds + slot), tl.load(salt)
     total = tl.zeros((TILE, R), tl.float32)
@@ -62,15 +62,15 @@ def _shrink(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _expand(  # type: ignore[no-untyped-def]
-    hidden, matrix, y, keep, seeds, salt, tile_slot, tile_first, first, last,
+    hidden, matrix, y, keep, seeds, salt, tiles, bounds,
     WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """y[t, d] += mask[t, d] · Σ_r hidden[t, r] · matrix[k, d, r] for the rows t of slot k, in place."""
     tile, block = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(tile_slot + tile).to(tl.int64)
-    rows = tl.load(tile_first + tile) + tl.arange(0, TILE)
-    begin, real = tl.load(first + slot), rows < tl.load(last + slot)
+    slot = tl.load(tiles + 2 * tile).to(tl.int64)
+    rows = tl.load(tiles + 2 * tile + 1) + tl.arange(0, TILE)
+    begin, real = tl.load(bounds + 2 * slot), rows < tl.load(bounds + 2 * slot + 1)
     ranks = tl.arange(0, R)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     inside = real[:, None] & (columns < WIDTH)
@@ -88,13 +88,13 @@ def _expand(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _outer(  # type: ignore[no-untyped-def]
-    x, hidden, out, keep, seeds, salt, first, last,
+    x, hidden, out, keep, seeds, salt, bounds,
     WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """out[k, d, r] = Σ_t dropout(x)[t, d] · hidden[t, r] over the rows t of slot k, from first to last."""
     slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    begin, end = tl.load(first + slot), tl.load(last + slot)
+    begin, end = tl.load(bounds + 2 * slot), tl.load(bounds + 2 * slot + 1)
     ranks = tl.arange(0, R)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     keeps, seed, grain = tl.load(keep + slot), tl.load(seeds + slot), tl.load(salt)
@@ -115,10 +115,9 @@ def _outer(  # type: ignore[no-untyped-def]
 class _Adapters:
     """The kernels over one layer's stacks, with what they share: tiles, dropout, and how wide a rank is laid out."""
 
-    def __init__(self, keep: Tensor, seeds: Tensor, salt: Tensor, tiles: list[Tensor], rank: int) -> None:
+    def __init__(self, keep: Tensor, seeds: Tensor, salt: Tensor, tiles: Tensor, bounds: Tensor, rank: int) -> None:
         self.dropout = (keep, seeds, salt)
-        self.tile_slot, self.tile_first, self.first, self.last = tiles
-        self.rank = rank
+        self.tiles, self.bounds, self.rank = tiles, bounds, rank
         self.columns = max(NARROWEST, triton.next_power_of_2(rank))
 
     def _shape(self, matrix: Tensor, wide: int, like: Tensor, drops: bool) -> dict[str, Any]:
@@ -139,23 +138,23 @@ class _Adapters:
     def shrink(self, x: Tensor, matrix: Tensor, wide: int, factor: Tensor, drops: bool) -> Tensor:
         """[T, columns]"""
         out = x.new_empty(x.shape[0], self.columns)
-        where = (self.tile_slot, self.tile_first, self.first, self.last)
         shape = self._shape(matrix, wide, x, drops)
-        _shrink[(self.tile_slot.shape[0],)](x, matrix, out, factor, *self.dropout, *where, **shape, BLOCK=64)
+        _shrink[(self.tiles.shape[0],)](
+            x, matrix, out, factor, *self.dropout, self.tiles, self.bounds, **shape, BLOCK=64
+        )
         return out
 
     def expand_into(self, y: Tensor, hidden: Tensor, matrix: Tensor, wide: int, drops: bool) -> None:
-        where = (self.tile_slot, self.tile_first, self.first, self.last)
         shape = self._shape(matrix, wide, y, drops)
-        grid = (self.tile_slot.shape[0], triton.cdiv(shape["WIDTH"], 128))
-        _expand[grid](hidden, matrix, y, *self.dropout, *where, **shape, BLOCK=128)
+        grid = (self.tiles.shape[0], triton.cdiv(shape["WIDTH"], 128))
+        _expand[grid](hidden, matrix, y, *self.dropout, self.tiles, self.bounds, **shape, BLOCK=128)
 
     def outer(self, x: Tensor, hidden: Tensor, like: Tensor, wide: int, drops: bool) -> Tensor:
         """Of the shape of the stack `like`, fp32."""
         out = like.new_empty(like.shape)
         shape = self._shape(out, wide, x, drops)
         grid = (like.shape[0], triton.cdiv(shape["WIDTH"], 64))
-        _outer[grid](x, hidden, out, *self.dropout, self.first, self.last, **shape, BLOCK=64)
+        _outer[grid](x, hidden, out, *self.dropout, self.bounds, **shape, BLOCK=64)
         return out
 
 
@@ -183,7 +182,8 @@ def linear_lora(
     keep: Tensor,
     seeds: Tensor,
     salt: Tensor,
-    tiles: list[Tensor],
+    tiles: Tensor,
+    bounds: Tensor,
     drops: bool,
 ) -> tuple[Tensor, Tensor]:
     """y = x Wᵀ + bias + factor·B A dropout(x), and the hidden rows factor·A dropout(x) for backward.
@@ -192,9 +192,9 @@ def linear_lora(
         x: [T, d_in]. weight: [d_out, d_in], or NF4 with absmax. a: [K, r, d_in]. b: [K, d_out, r].
         factor, keep: [K] α/r (nought where a slot does not adapt the layer), and the share that dropout keeps.
         seeds: [K] of the slots' masks; salt: [1] of the layer's.
-        tiles: see `Tiles`.
+        tiles, bounds: see `Pass`.
     """
-    adapters = _Adapters(keep, seeds, salt, tiles, a.shape[1])
+    adapters = _Adapters(keep, seeds, salt, tiles, bounds, a.shape[1])
     y = torch.nn.functional.linear(x, plain_weight(weight, absmax, b.shape[1], x), bias)
     hidden = adapters.shrink(x, a, 2, factor, drops)
     adapters.expand_into(y, hidden, b, 1, drops=False)
@@ -202,7 +202,7 @@ def linear_lora(
 
 
 @linear_lora.register_fake
-def _(x, weight, absmax, bias, a, b, factor, keep, seeds, salt, tiles, drops):  # type: ignore[no-untyped-def]
+def _(x, weight, absmax, bias, a, b, factor, keep, seeds, salt, tiles, bounds, drops):  # type: ignore[no-untyped-def]
     columns = max(NARROWEST, triton.next_power_of_2(int(a.shape[1])))
     return x.new_empty(x.shape[0], b.shape[1]), x.new_empty(x.shape[0], columns)
 
@@ -220,11 +220,12 @@ def linear_lora_backward(
     keep: Tensor,
     seeds: Tensor,
     salt: Tensor,
-    tiles: list[Tensor],
+    tiles: Tensor,
+    bounds: Tensor,
     drops: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x [T, d_in], a and b."""
-    adapters = _Adapters(keep, seeds, salt, tiles, a.shape[1])
+    adapters = _Adapters(keep, seeds, salt, tiles, bounds, a.shape[1])
     to_b = adapters.outer(grad, hidden, b, 1, drops=False)
     to_hidden = adapters.shrink(grad, b, 1, factor, drops=False)
     to_a = adapters.outer(x, to_hidden, a, 2, drops)
@@ -234,23 +235,23 @@ def linear_lora_backward(
 
 
 @linear_lora_backward.register_fake
-def _(grad, x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, drops):  # type: ignore[no-untyped-def]
+def _(grad, x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, bounds, drops):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), a.new_empty(a.shape), b.new_empty(b.shape)
 
 
 def _keep_for_lora(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, absmax, _, a, b, factor, keep, seeds, salt, tiles, drops = inputs
-    ctx.save_for_backward(x, output[1], weight, absmax, a, b, factor, keep, seeds, salt, *tiles)
+    x, weight, absmax, _, a, b, factor, keep, seeds, salt, tiles, bounds, drops = inputs
+    ctx.save_for_backward(x, output[1], weight, absmax, a, b, factor, keep, seeds, salt, tiles, bounds)
     ctx.drops = drops
     ctx.mark_non_differentiable(output[1])
 
 
 def _back_through_lora(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, *tiles = ctx.saved_tensors
+    x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, bounds = ctx.saved_tensors
     to_x, to_a, to_b = linear_lora_backward(
-        grad.contiguous(), x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, ctx.drops
+        grad.contiguous(), x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, bounds, ctx.drops
     )
-    return to_x, None, None, None, to_a, to_b, None, None, None, None, [None] * len(tiles), None  # type: ignore[return-value]
+    return to_x, None, None, None, to_a, to_b, *(None,) * 7
 
 
 linear_lora.register_autograd(_back_through_lora, setup_context=_keep_for_lora)
@@ -261,14 +262,14 @@ linear_lora.register_autograd(_back_through_lora, setup_context=_keep_for_lora)
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _scale(  # type: ignore[no-untyped-def]
-    x, scale, adapts, out, tile_slot, tile_first, last, WIDTH, of_slot, TILE: tl.constexpr, BLOCK: tl.constexpr
+    x, scale, adapts, out, tiles, bounds, WIDTH, of_slot, TILE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """out[t, d] = x[t, d] · scale[k, d] for the rows t of slot k, where it adapts the layer."""
     tile, block = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(tile_slot + tile).to(tl.int64)
-    rows = tl.load(tile_first + tile) + tl.arange(0, TILE)
+    slot = tl.load(tiles + 2 * tile).to(tl.int64)
+    rows = tl.load(tiles + 2 * tile + 1) + tl.arange(0, TILE)
     columns = block * BLOCK + tl.arange(0, BLOCK)
-    inside = (rows < tl.load(last + slot))[:, None] & (columns < WIDTH)
+    inside = (rows < tl.load(bounds + 2 * slot + 1))[:, None] & (columns < WIDTH)
     place = rows.to(tl.int64)[:, None] * WIDTH + columns
     factor = tl.load(scale + slot * of_slot + columns, columns < WIDTH, 0.0)
     factor = tl.where(tl.load(adapts + slot) > 0, factor, 1.0)  # an idle slot's vector is nought
@@ -278,11 +279,11 @@ def _scale(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _inner(  # type: ignore[no-untyped-def]
-    x, grad, adapts, out, first, last, WIDTH, TILE: tl.constexpr, BLOCK: tl.constexpr
+    x, grad, adapts, out, bounds, WIDTH, TILE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """out[k, d] = Σ_t grad[t, d] · x[t, d] over the rows t of slot k, from first to last."""
     slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    begin, end = tl.load(first + slot), tl.load(last + slot)
+    begin, end = tl.load(bounds + 2 * slot), tl.load(bounds + 2 * slot + 1)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(begin, end, TILE):
@@ -295,46 +296,42 @@ def _inner(  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("peftsweep::scale_rows", mutates_args=())
-def scale_rows(x: Tensor, scale: Tensor, adapts: Tensor, tiles: list[Tensor]) -> Tensor:
+def scale_rows(x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, bounds: Tensor) -> Tensor:
     """x [T, d] times its slot's vector of scale [K, d], where adapts [K] is above nought."""
-    tile_slot, tile_first, _, last = tiles
     out = x.clone()  # rows of no slot
-    grid = (tile_slot.shape[0], triton.cdiv(x.shape[1], 128))
-    _scale[grid](x, scale, adapts, out, tile_slot, tile_first, last, x.shape[1], scale.stride(0), TILE=TILE, BLOCK=128)
+    grid = (tiles.shape[0], triton.cdiv(x.shape[1], 128))
+    _scale[grid](x, scale, adapts, out, tiles, bounds, x.shape[1], scale.stride(0), TILE=TILE, BLOCK=128)
     return out
 
 
 @scale_rows.register_fake
-def _(x, scale, adapts, tiles):  # type: ignore[no-untyped-def]
+def _(x, scale, adapts, tiles, bounds):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("peftsweep::scale_rows_backward", mutates_args=())
 def scale_rows_backward(
-    grad: Tensor, x: Tensor, scale: Tensor, adapts: Tensor, tiles: list[Tensor]
+    grad: Tensor, x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, bounds: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x [T, d] and scale [K, d]."""
-    _, _, first, last = tiles
     to_scale = scale.new_empty(scale.shape)
     grid = (scale.shape[0], triton.cdiv(x.shape[1], 128))
-    _inner[grid](x, grad, adapts, to_scale, first, last, x.shape[1], TILE=32, BLOCK=128)
-    return scale_rows(grad, scale, adapts, tiles), to_scale
+    _inner[grid](x, grad, adapts, to_scale, bounds, x.shape[1], TILE=32, BLOCK=128)
+    return scale_rows(grad, scale, adapts, tiles, bounds), to_scale
 
 
 @scale_rows_backward.register_fake
-def _(grad, x, scale, adapts, tiles):  # type: ignore[no-untyped-def]
+def _(grad, x, scale, adapts, tiles, bounds):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), scale.new_empty(scale.shape)
 
 
 def _keep_for_scale(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, scale, adapts, tiles = inputs
-    ctx.save_for_backward(x, scale, adapts, *tiles)
+    ctx.save_for_backward(*inputs)
 
 
-def _back_through_scale(ctx: Any, grad: Tensor) -> tuple[Tensor | list[None] | None, ...]:
-    x, scale, adapts, *tiles = ctx.saved_tensors
-    to_x, to_scale = scale_rows_backward(grad.contiguous(), x, scale, adapts, tiles)
-    return to_x, to_scale, None, [None] * len(tiles)
+def _back_through_scale(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    to_x, to_scale = scale_rows_backward(grad.contiguous(), *ctx.saved_tensors)
+    return to_x, to_scale, None, None, None
 
 
 scale_rows.register_autograd(_back_through_scale, setup_context=_keep_for_scale)

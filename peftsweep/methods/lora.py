@@ -80,6 +80,7 @@ class PackedLora(PackedLayer):
             now.seeds,
             self.salt,
             now.tiles,
+            now.bounds,
             now.drops,
         )
         return y.view(*x.shape[:-1], -1)

@@ -1,0 +1,349 @@
+"""What a pack is worth on a GPU: samples per second of all trials, beside a plain peft loop and eight of them at once.
+
+    python benchmarks/throughput.py [--base 135m 1b 8b] [--batch 16] [--seconds 20] [--no-processes]
+
+Figures go to stdout, a JSON object a line, and a table last; what is under way goes to stderr.
+
+The bases have the true shapes of SmolLM2-135M (bf16), Llama 3.2 1B and Llama 3.1 8B (NF4 with double quantisation) and
+random weights: speed does not ask what they are. Texts are as long as tweets, 27 tokens on average, the same lengths
+for all. Every trial: rank 16 on all linear layers of the backbone, AdamW, clipping, a head of eleven labels.
+
+Useful FLOPs are 4·N a token, N being the backbone's parameters without the embedding: a frozen weight takes part in
+forward and in the gradient of its input, and has none of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, logging
+
+from peftsweep.config import TrainConfig
+from peftsweep.engine import Limits, Pack, Plan, Report, Result, SlotStatus, Trial, plan
+from peftsweep.methods import METHODS
+from peftsweep.models import linear_names
+from peftsweep.task import Task
+
+EMOTIONS = Task("multi-label", tuple(f"emotion {i}" for i in range(11)))
+RANK = 16
+ROWS = 6838  # texts, as many as SemEval-2018 E-c has for training
+TRIALS = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama's sizes."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    groups: int
+    vocabulary: int
+    four_bit: bool
+
+
+SHAPES = {
+    "135m": Shape(576, 1536, 30, 9, 3, 49152, four_bit=False),
+    "1b": Shape(2048, 8192, 16, 32, 8, 128256, four_bit=True),
+    "1b-bf16": Shape(2048, 8192, 16, 32, 8, 128256, four_bit=False),
+    "8b": Shape(4096, 14336, 32, 32, 8, 128256, four_bit=True),
+}
+
+
+class Texts:
+    """Random token ids, as long as tweets."""
+
+    def __init__(self, rows: int, vocabulary: int, mean: float, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        lengths = np.clip(rng.gamma(9.0, mean / 9.0, rows).round().astype(int), 4, int(4 * mean))
+        self.input_ids = [rng.integers(10, vocabulary - 10, size) for size in lengths]
+        self.labels = (rng.random((rows, len(EMOTIONS.labels))) < 0.2).astype(np.float32)
+
+
+def base(shape: Shape) -> Any:
+    """A frozen random base on the GPU."""
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.groups,
+        vocab_size=shape.vocabulary,
+        pad_token_id=0,
+        num_labels=len(EMOTIONS.labels),
+        problem_type="multi_label_classification",
+        dtype=torch.bfloat16,
+        use_cache=False,
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
+    model = model.to(torch.bfloat16)
+    if shape.four_bit:
+        for name in linear_names(model):
+            model.set_submodule(name, in_4bit(model.get_submodule(name)))
+        torch.cuda.empty_cache()
+    return model.requires_grad_(False).eval()
+
+
+def in_4bit(linear: nn.Linear) -> nn.Module:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    layer: Any = Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=False,
+        compute_dtype=torch.bfloat16,
+        quant_type="nf4",
+        device="meta",
+    )
+    layer.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=layer).cuda()
+    return layer
+
+
+def parameters(shape: Shape) -> int:
+    """Of the backbone's linear layers."""
+    head = shape.hidden // shape.heads
+    attention = shape.hidden * head * (2 * shape.heads + 2 * shape.groups)
+    return shape.layers * (attention + 3 * shape.hidden * shape.inner)
+
+
+# Rivals -------------------------------------------------------------------------------------------------------------
+
+
+def plain_loop(shape: Shape, texts: Texts, batch: int, seconds: float, ready: Path | None = None) -> dict[str, float]:
+    """Samples and real tokens per second of one trial by stock peft: bf16 autocast, padding per batch, fused AdamW."""
+    config = LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
+    model = get_peft_model(base(shape), config)
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-4, fused=True)
+    order = np.random.default_rng(0).permutation(len(texts.input_ids))
+    labels = torch.from_numpy(texts.labels)
+
+    def step(number: int) -> int:
+        picked = order[np.arange(number * batch, (number + 1) * batch) % len(order)]
+        longest = max(len(texts.input_ids[i]) for i in picked)
+        ids, mask = torch.zeros(batch, longest, dtype=torch.int64), torch.zeros(batch, longest, dtype=torch.int64)
+        for row, i in enumerate(picked):
+            ids[row, : len(texts.input_ids[i])] = torch.from_numpy(texts.input_ids[i])
+            mask[row, : len(texts.input_ids[i])] = 1
+        with torch.autocast("cuda", torch.bfloat16):
+            out = model(input_ids=ids.cuda(), attention_mask=mask.cuda(), labels=labels[picked].cuda())
+        out.loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return int(mask.sum())
+
+    for number in range(5):
+        step(number)
+    torch.cuda.synchronize()
+    if ready is not None:  # all processes are to be timed at the same time
+        ready.touch()
+        while not (ready.parent / "go").exists():
+            time.sleep(0.05)
+    began, number, tokens = time.perf_counter(), 5, 0
+    while time.perf_counter() - began < seconds:
+        tokens += step(number)
+        number += 1
+    torch.cuda.synchronize()
+    took = time.perf_counter() - began
+    return {"samples_per_second": (number - 5) * batch / took, "tokens_per_second": tokens / took}
+
+
+def processes(name: str, batch: int, mean: float, seconds: float, count: int) -> dict[str, float]:
+    """So many plain loops on the GPU at once, each in a process of its own; their rates together."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--worker", name, "--batch", str(batch), "--mean", str(mean)]
+        running = [
+            subprocess.Popen(
+                [*command, "--seconds", str(seconds), "--ready", f"{folder}/{i}"], stdout=subprocess.PIPE, text=True
+            )
+            for i in range(count)
+        ]
+        while len(list(Path(folder).iterdir())) < count:
+            if any(process.poll() not in (None, 0) for process in running):
+                raise RuntimeError("a process ended before it was timed")
+            time.sleep(0.05)
+        (Path(folder) / "go").touch()
+        found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    return {key: sum(each[key] for each in found) for key in found[0]}
+
+
+# The pack -----------------------------------------------------------------------------------------------------------
+
+
+class Timed:
+    """A source of trials without end, that stops the pack when its time is up. The first steps do not count."""
+
+    def __init__(self, params: TrainConfig, folder: Path, seconds: float, warm: int) -> None:
+        self.params, self.folder, self.limit, self.warm = params, folder, seconds, warm
+        self.given = self.steps = 0
+        self.began = self.ended = 0.0
+
+    def next(self) -> Trial:
+        self.given += 1
+        return Trial(self.given, self.given, self.params, self.folder / str(self.given))
+
+    def report(self, reports: Sequence[Report]) -> Sequence[bool]:
+        return [True] * len(reports)
+
+    def finish(self, trial: Trial, result: Result) -> None:
+        raise AssertionError(f"trial {trial.number} ended: {result.reason}")
+
+    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
+        self.steps += 1
+        if self.steps == self.warm:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self.began = time.perf_counter()
+        if self.began and time.perf_counter() - self.began > self.limit:
+            torch.cuda.synchronize()
+            self.ended = time.perf_counter()
+        return not self.ended
+
+
+def packed(
+    shape: Shape,
+    texts: Texts,
+    batch: int,
+    seconds: float,
+    slots: int | None = None,
+    rank: int = RANK,
+    dropout: float = 0.0,
+) -> dict[str, Any]:
+    """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used."""
+    params = TrainConfig(epochs=1000, batch_size=batch, rank=rank, dropout=dropout)
+    validation = Texts(32, shape.vocabulary, 27, 1)
+    model = base(shape)
+    method = METHODS["qlora" if shape.four_bit else "lora"](model, linear_names(model))
+
+    def build(count: int, limits: Limits | None = None) -> Pack:
+        return Pack(model, method, EMOTIONS, texts, validation, candidates=[params], slots=count, limits=limits)
+
+    began = time.perf_counter()
+    found: Plan = plan(build, [params], TRIALS)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Timed(params, Path(folder), seconds, warm=4)
+        pack = build(slots or found.slots, found.limits)
+        pack.save = lambda slot: None  # type: ignore[method-assign]
+        started = time.perf_counter() - began
+        pack.run(source)
+    count, took = len(pack.slots), source.ended - source.began
+    steps = source.steps - source.warm
+    total = sum(
+        int(pack.corpus.lengths[slot.schedule.batch(step, slot.trial.seed)].sum())
+        for slot in pack.occupied()
+        for step in range(source.warm, source.steps)
+    )
+    pack.release()
+    return {
+        "samples_per_second": count * batch * steps / took,
+        "tokens_per_second": total / took,
+        "slots": count,
+        "planned_gb": round(found.bytes / 1e9, 1),
+        "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1),
+        "start_seconds": round(started, 1),
+        "step_ms": round(1000 * took / steps, 1),
+    }
+
+
+def matmul_peak() -> float:
+    """TFLOP/s of an 8192³ product in bf16."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(13):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        a @ b
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1000)
+    return 2 * 8192**3 / statistics.median(times[3:]) / 1e12
+
+
+# Figures ------------------------------------------------------------------------------------------------------------
+
+
+def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    peak = matmul_peak()
+    yield {"figure": "peak", "tflops": round(peak), "device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    for name in options.base:
+        shape = SHAPES[name]
+        texts = Texts(ROWS, shape.vocabulary, options.mean, 0)
+        sides = {"plain": lambda: plain_loop(shape, texts, options.batch, options.seconds)}  # noqa: B023
+        if not options.no_processes:
+            sides["8 processes"] = lambda: processes(name, options.batch, options.mean, options.seconds, 8)  # noqa: B023
+        sides["pack"] = lambda: packed(shape, texts, options.batch, options.seconds, options.slots, options.rank)  # noqa: B023
+        rates = {}
+        for side, measure in sides.items():
+            if side not in options.sides:
+                continue
+            say(f"{name}: {side}")
+            found = measure()
+            torch.cuda.empty_cache()
+            rates[side] = found["samples_per_second"]
+            useful = 4 * parameters(shape) * found["tokens_per_second"] / 1e12
+            rounded = {key: round(value, 1) if isinstance(value, float) else value for key, value in found.items()}
+            ratios = {f"pack_over_{side}": round(rates["pack"] / rates[side], 1) for side in rates if "pack" in rates}
+            yield (
+                {"figure": "throughput", "base": name, "side": side, "batch": options.batch, **rounded}
+                | {
+                    "useful_tflops": round(useful, 1),
+                    "share_of_peak": round(useful / peak, 3),
+                }
+                | ratios
+            )
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--base", nargs="+", choices=SHAPES, default=["135m", "1b", "8b"])
+    parser.add_argument("--sides", nargs="+", default=["plain", "8 processes", "pack"])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=RANK)
+    parser.add_argument("--mean", type=float, default=27.0, help="mean length of a text in tokens")
+    parser.add_argument("--slots", type=int, help="K of the pack, in place of its own choice")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for which each side is timed")
+    parser.add_argument("--no-processes", action="store_true", help="without the eight processes")
+    parser.add_argument("--worker", choices=SHAPES, help=argparse.SUPPRESS)
+    parser.add_argument("--ready", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    if options.worker:
+        shape = SHAPES[options.worker]
+        texts = Texts(ROWS, shape.vocabulary, options.mean, 0)
+        print(json.dumps(plain_loop(shape, texts, options.batch, options.seconds, options.ready)), flush=True)
+        return
+    rows = []
+    for row in figures(options):
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    for row in rows[1:]:
+        what = f"{row['base']:8} {row['side']:12} {row['samples_per_second']:10,.0f} samples/s"
+        print(f"{what} {row['useful_tflops']:8.1f} TFLOP/s {row['share_of_peak']:7.1%} of peak")
+
+
+if __name__ == "__main__":
+    main()
