@@ -14,6 +14,7 @@ from peftsweep.models import Base, linear_names, load_base
 from peftsweep.task import Task
 
 MULTI = Task("multi-label", ("a", "b", "c"))
+CPU = torch.device("cpu")
 SINGLE = Task("single-label", ("a", "b", "c"))
 
 
@@ -87,9 +88,9 @@ class Watched(Pack):
         super().end(slot, source, state, reason)
 
 
-def base_of(folder: Path, task: Task, method: str, dtype: str = "float32") -> Base:
+def base_of(folder: Path, task: Task, method: str, dtype: str = "float32", device: torch.device = CPU) -> Base:
     config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
-    return load_base(config, task, four_bit=METHODS[method].four_bit, device=torch.device("cpu"))
+    return load_base(config, task, four_bit=METHODS[method].four_bit, device=device)
 
 
 def pack_of(

@@ -16,15 +16,21 @@ from peftsweep.engine.schedule import Schedule
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names
 from peftsweep.task import Task
-from tests.packs import MULTI, SINGLE, Queue, Texts, base_of, pack_of
+from tests.packs import CPU, MULTI, SINGLE, Queue, Texts, base_of, pack_of
 from tests.tiny import tiny_model
 
 
 def peft_alone(
-    folder: Path, task: Task, method: str, trial: Trial, first: dict[str, torch.Tensor]
+    folder: Path,
+    task: Task,
+    method: str,
+    trial: Trial,
+    first: dict[str, torch.Tensor],
+    dtype: str = "float32",
+    device: torch.device = CPU,
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The trial by stock peft and a plain loop from the same first weights: losses, and final weights by name."""
-    model = base_of(folder, task, method).model
+    model = base_of(folder, task, method, dtype, device).model
     adapters = METHODS[method](model, linear_names(model))
     train, schedule = Texts(task, 37, 1), Schedule(trial.params, 37)
     heads = sorted({key.split(":")[0] for key in first} - set(adapters.targets(trial.params)))
@@ -47,7 +53,7 @@ def peft_alone(
     trained = {name: p for name, p in peft.named_parameters() if p.requires_grad}
     assert set(trained) == set(named)
     for name, parameter in trained.items():
-        parameter.data.copy_(named[name])
+        parameter.data = named[name].to(device, copy=True)  # in fp32, a head in bf16 too
     groups = [
         {
             "params": [p for n, p in trained.items() if not n.endswith("bias")],
@@ -71,14 +77,16 @@ def peft_alone(
         for row, i in enumerate(picked):
             ids[row, : len(train.input_ids[i])] = torch.from_numpy(train.input_ids[i])
             mask[row, : len(train.input_ids[i])] = 1
-        out = peft(input_ids=ids, attention_mask=mask, labels=torch.from_numpy(train.labels[picked]))
+        labels = torch.from_numpy(train.labels[picked]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            out = peft(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels)
         out.loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), trial.params.max_grad_norm)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
         losses.append(out.loss.item())
-    return losses, {name: trained[name].detach() for name in named}
+    return losses, {name: trained[name].detach().cpu() for name in named}
 
 
 def ending_of_last_layer(folder: Path, method: str) -> list[str]:

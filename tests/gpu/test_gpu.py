@@ -1,4 +1,4 @@
-"""What only a GPU can show: the batched form of the adapters, NF4 kernels, measured slots, running out of memory."""
+"""What only a GPU can show: the adapters' kernels, attention over texts of any length, NF4, compiled blocks, memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from peftsweep.config import ModelConfig, TrainConfig
-from peftsweep.engine import Pack, Trial, slots_that_fit
+from peftsweep.engine import Limits, Pack, Trial, plan
+from peftsweep.engine.packing import Packed
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base
 from peftsweep.task import Task
@@ -21,17 +23,38 @@ from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.gpu
 METHOD_NAMES = ["lora", "ia3", "qlora"]
+GPU = torch.device("cuda:0")
+
+
+@pytest.fixture(autouse=True)
+def eager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile where a test is about that; a tiny model's steps are over long before its compiler is."""
+    if "compiled" not in request.keywords:
+        monkeypatch.setattr(Packed, "_compile", lambda packed: None)
 
 
 def pack_on_gpu(
-    folder: Path, task: Task, method: str, trials: list[Trial], slots: int, dtype: str = "float32", **options: Any
+    folder: Path,
+    task: Task,
+    method: str,
+    trials: list[Trial],
+    slots: int,
+    dtype: str = "float32",
+    rows: int = 37,
+    **options: Any,
 ) -> Watched:
     config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
-    base = load_base(config, task, four_bit=METHODS[method].four_bit, device=torch.device("cuda:0"))
+    base = load_base(config, task, four_bit=METHODS[method].four_bit, device=GPU)
     adapters = METHODS[method](base.model, linear_names(base.model))
     candidates = [trial.params for trial in trials]
-    train, validation = Texts(task, 37, 1), Texts(task, 12, 2)
-    return Watched(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
+    train, validation = Texts(task, rows, 1), Texts(task, 12, 2)
+    pack = Watched(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
+    assert pack.packed.current.fused and pack.packed.varlen == (dtype == "bfloat16")
+    return pack
+
+
+def on_cpu(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.cpu() for key, value in weights.items()}
 
 
 @pytest.mark.parametrize("task", [MULTI, SINGLE], ids=lambda task: task.kind)
@@ -41,52 +64,141 @@ def test_the_gpu_trains_as_stock_peft_does_on_a_cpu(tmp_path: Path, method: str,
     folder = tiny_model(tmp_path / "base", architecture)
     trials = mixed(tmp_path, method)
     pack = pack_on_gpu(folder, task, method, trials, slots=3)
-    assert pack.uniform
     pack.run(Queue(trials))
     # other kernels add in another order, and Adam divides by what is nearly nought: a few steps drift apart
-    tolerance = 0.05 if method == "qlora" else 2e-3
+    tolerance = 0.02 if method == "qlora" else 2e-3
     for trial in trials:
-        first = {key: value.cpu() for key, value in pack.first[trial.number].items()}
-        losses, _ = peft_alone(folder, task, method, trial, first)
+        first, last = on_cpu(pack.first[trial.number]), on_cpu(pack.last[trial.number])
+        losses, weights = peft_alone(folder, task, method, trial, first)
         worst = max(abs(a - b) for a, b in zip(pack.trace[trial.number], losses, strict=True))
         assert worst < tolerance, f"trial {trial.number}: {worst}"
+        apart = [
+            float((ours.reshape(theirs.shape) - theirs).norm())
+            for ours, theirs in zip(last.values(), weights.values(), strict=True)
+        ]
+        moved = [float((last[key] - first[key]).norm()) for key in last]
+        assert sum(apart) < 0.1 * sum(moved), f"trial {trial.number}: {sum(apart)} of {sum(moved)}"
 
 
+@pytest.mark.parametrize(
+    ("method", "compiled"),
+    [("lora", False), ("ia3", False), ("qlora", False), pytest.param("lora", True, marks=pytest.mark.compiled)],
+)
+def test_a_hundred_steps_in_bf16_follow_stock_peft(tmp_path: Path, method: str, compiled: bool) -> None:
+    folder = tiny_model(tmp_path / "base", "llama")
+    extra = {} if method == "ia3" else {"rank": 8}
+    params = TrainConfig(epochs=20, batch_size=8, learning_rate=1e-3, **extra)  # type: ignore[arg-type]
+    trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(3)]
+    pack = pack_on_gpu(folder, MULTI, method, trials, 3, dtype="bfloat16")
+    pack.run(Queue(trials))
+    first = on_cpu(pack.first[1])
+    losses, _ = peft_alone(folder, MULTI, method, trials[1], first, dtype="bfloat16", device=GPU)
+    ours = pack.trace[1]
+    assert len(ours) == 100 and ours[-1] < 0.98 * ours[0]
+    worst = max(abs(a - b) / b for a, b in zip(ours, losses, strict=True))
+    assert worst < 2e-2, worst
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_neighbours_do_not_matter_in_batched_form(tmp_path: Path, method: str) -> None:
+def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: str) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2)
 
     def trial(number: int, where: str, **changes: Any) -> Trial:
         return Trial(number, 100 + number, params.model_copy(update=changes), tmp_path / where / str(number))
 
-    alone = pack_on_gpu(folder, SINGLE, method, [trial(0, "a")], 1)
+    alone = pack_on_gpu(folder, SINGLE, method, [trial(0, "a")], 1, dtype=dtype)
     alone.run(Queue([trial(0, "a")]))
     others = [trial(i, "b", rank=1 + 2 * i, batch_size=3 + 4 * i, dropout=0.1 * i) for i in range(1, 5)]
     crowd = [*others, trial(0, "b")]
-    packed = pack_on_gpu(folder, SINGLE, method, crowd, 4)
+    packed = pack_on_gpu(folder, SINGLE, method, crowd, 4, dtype=dtype)
     packed.run(Queue(crowd))
-    worst = max(float((packed.last[0][key] - alone.last[0][key]).abs().max()) for key in alone.last[0])
-    assert worst < 1e-4
+    last, first = packed.last[0], packed.first[0]
+    worst = max(float((last[key] - alone.last[0][key]).abs().max()) for key in last)
+    if dtype == "float32":
+        assert worst < 1e-4
+    else:  # rounding to eight bits, under Adam
+        apart = sum(float((last[key] - alone.last[0][key]).norm()) for key in last)
+        assert apart < 0.25 * sum(float((last[key] - first[key]).norm()) for key in last)
 
 
-def test_measured_slots_fill_the_card_and_train(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_a_nan_leaves_the_others_bit_equal_to_a_run_with_that_slot_empty(tmp_path: Path, method: str) -> None:
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2)
+    trials = [
+        Trial(i, i, params if i != 1 else params.model_copy(update={"batch_size": 1}), tmp_path / str(i))
+        for i in range(3)
+    ]
+    broken, empty = (pack_on_gpu(folder, SINGLE, method, trials, 3, dtype="bfloat16") for _ in range(2))
+    for i, one in enumerate(trials):
+        broken.start(i, one)
+        if i != 1:
+            empty.start(i, one)
+    broken.stack.weights[1].fill_(float("nan"))
+    assert (
+        broken.waves(broken.occupied())[0].rows.input_ids.shape == empty.waves(empty.occupied())[0].rows.input_ids.shape
+    )
+    queue = Queue(trials)
+    for _ in range(5):
+        broken.step(queue)
+        empty.step(queue)
+    assert queue.results[1].reason == "loss is nan at step 1"
+    assert torch.equal(broken.stack.weights[[0, 2]], empty.stack.weights[[0, 2]])
+    assert not broken.stack.weights[1].any() and float(broken.stack.weights[0].abs().max()) > 0
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma", "gemma3", "mistral", "bert", "roberta"])
+def test_attention_over_texts_of_any_length_gives_the_logits_of_padded_batches(
+    tmp_path: Path, architecture: str
+) -> None:
+    """Sliding windows too: the windows of gemma3 and mistral are 16 tokens here, the texts up to 19."""
+    folder = tiny_model(tmp_path / "base", architecture)
+    trials = [Trial(0, 0, TrainConfig(rank=4), tmp_path)]
+    pack = pack_on_gpu(folder, SINGLE, "lora", trials, 1, dtype="bfloat16")
+    slot = pack.start(0, trials[0])
+    pack.stack.weights[0].normal_(0, 0.05)
+    flash = pack.predict([slot.index], pack.corpus)
+    pack.packed.varlen = False
+    padded = pack.predict([slot.index], pack.corpus)
+    assert np.abs(flash - padded).max() < 0.03 * np.abs(padded).max()
+
+
+@pytest.mark.compiled
+def test_a_plan_fills_the_card_and_its_pack_trains(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     trials = [Trial(i, i, TrainConfig(rank=8, epochs=1), tmp_path / str(i)) for i in range(4)]
-    base = load_base(ModelConfig(id=str(folder)), SINGLE, four_bit=False, device=torch.device("cuda:0"))
+    bounds = [trial.params for trial in trials]
+    base = load_base(ModelConfig(id=str(folder)), SINGLE, four_bit=False, device=GPU)
     assert base.dtype == torch.bfloat16
     adapters = METHODS["lora"](base.model, linear_names(base.model))
     train, validation = Texts(SINGLE, 37, 1), Texts(SINGLE, 12, 2)
 
-    def build(slots: int) -> Pack:
-        bounds = [trial.params for trial in trials]
-        return Pack(base.model, adapters, SINGLE, train, validation, candidates=bounds, slots=slots)
+    def build(slots: int, limits: Limits | None = None) -> Pack:
+        return Pack(base.model, adapters, SINGLE, train, validation, candidates=bounds, slots=slots, limits=limits)
 
-    count = slots_that_fit(build, train, [trial.params for trial in trials])
-    assert count > 4
+    found = plan(build, bounds, 100)
+    assert found.slots == 100 and found.bytes < found.room and found.token > 0
     queue = Queue(trials)
-    build(count).run(queue)
+    build(found.slots, found.limits).run(queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
+
+
+def test_memory_after_fifty_refills_is_that_after_five(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=8, epochs=1, batch_size=32, dropout=0.1)
+    trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(52)]
+    used: dict[int, int] = {}
+
+    class Watching(Queue):
+        def finish(self, trial: Trial, result: Any) -> None:
+            super().finish(trial, result)
+            torch.cuda.synchronize()
+            used[len(self.results)] = torch.cuda.memory_allocated()
+
+    pack_on_gpu(folder, SINGLE, "lora", trials, 2, dtype="bfloat16").run(Watching(trials))
+    assert used[50] == used[6]
 
 
 def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None:
@@ -98,11 +210,11 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
     tight = pack_on_gpu(folder, SINGLE, "lora", again, 8)
     gradients, sizes = tight.gradients, []
 
-    def scarce(slots: Any, picked: Any) -> dict[int, float]:
+    def scarce(slots: Any) -> dict[int, torch.Tensor]:
         sizes.append(len(slots))
         if len(slots) > 2:  # ask the card for more than it has: the allocator's own error, at a real place
             torch.empty(1 << 50, dtype=torch.uint8, device="cuda:0")
-        return gradients(slots, picked)
+        return gradients(slots)
 
     tight.gradients = scarce  # type: ignore[method-assign]
     queue = Queue(again)

@@ -1,0 +1,102 @@
+"""The adapters' kernels against plain torch: slots of any length, some empty, rows of no slot, dropout by its hash."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.gpu
+SLOTS, RANK, WIDE_IN, WIDE_OUT = 4, 6, 80, 200
+LENGTHS, REST = (70, 0, 3, 130), 9
+KEEP, SEEDS, SALT = (0.7, 1.0, 1.0, 0.5), (123456789, 5, 7, 987654321), 1234567
+
+
+def stretches() -> list[tuple[int, int]]:
+    stops = np.cumsum(LENGTHS).tolist()
+    return [(stop - length, stop) for stop, length in zip(stops, LENGTHS, strict=True)]
+
+
+def layout() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tiles [n, 2] and bounds [K, 2]."""
+    tiles = [(slot, row) for slot, (start, stop) in enumerate(stretches()) for row in range(start, stop, 64)]
+    return torch.tensor(tiles, dtype=torch.int32).cuda(), torch.tensor(stretches(), dtype=torch.int32).cuda()
+
+
+def mask(slot: int) -> torch.Tensor:
+    """The hash by numpy: 1 for an element that is kept."""
+    low, place = np.uint64(0xFFFFFFFF), np.arange(LENGTHS[slot] * WIDE_IN, dtype=np.uint64)
+    key = place ^ np.uint64(SEEDS[slot])
+    key = ((key ^ (key >> np.uint64(16))) * np.uint64(0x7FEB352D)) & low
+    key = ((key ^ (key >> np.uint64(15)) ^ np.uint64(SALT)) * np.uint64(0x846CA68B)) & low
+    key = key ^ (key >> np.uint64(16))
+    kept = (key >> np.uint64(8)).astype(np.float32) < KEEP[slot] * 16777216
+    return torch.from_numpy(kept.astype(np.float32)).view(LENGTHS[slot], WIDE_IN).cuda()
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
+    return float((ours.float() - theirs).norm() / theirs.norm()) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_is_that_of_plain_torch(dtype: torch.dtype, drops: bool) -> None:
+    from peftsweep.methods.kernels import linear_lora
+
+    torch.manual_seed(0)
+    x = torch.randn(sum(LENGTHS) + REST, WIDE_IN, device="cuda").to(dtype).requires_grad_()
+    weight = torch.randn(WIDE_OUT, WIDE_IN, device="cuda").to(dtype)
+    bias = torch.randn(WIDE_OUT, device="cuda").to(dtype)
+    row = torch.randn(SLOTS, RANK * (WIDE_IN + WIDE_OUT) + 5, device="cuda")  # strided, as in a stack
+    a = row[:, : RANK * WIDE_IN].view(SLOTS, RANK, WIDE_IN).detach().requires_grad_()
+    b = row[:, RANK * WIDE_IN : -5].view(SLOTS, WIDE_OUT, RANK).detach().requires_grad_()
+    factor, keep = torch.tensor([2.0, 1.0, 0.5, 3.0]).cuda(), torch.tensor(KEEP if drops else [1.0] * SLOTS).cuda()
+    tiles, bounds = layout()
+    ours, _ = linear_lora(
+        x,
+        weight,
+        None,
+        bias,
+        a,
+        b,
+        factor,
+        keep,
+        torch.tensor(SEEDS).cuda(),
+        torch.tensor([SALT]).cuda(),
+        tiles,
+        bounds,
+        drops,
+    )
+    added = []
+    for slot, (start, stop) in enumerate(stretches()):
+        rows = x[start:stop].float() * (mask(slot) if drops else 1.0)
+        added.append(factor[slot] / keep[slot] * (rows @ a[slot].T) @ b[slot].T)
+    plain = x.float() @ weight.float().T + bias.float()
+    theirs = plain + torch.cat([*added, torch.zeros(REST, WIDE_OUT, device="cuda")])
+    assert close(ours, theirs, dtype)
+    grad = torch.randn_like(theirs)
+    got, want = (torch.autograd.grad(out, (x, a, b), grad.to(out.dtype)) for out in (ours, theirs))
+    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
+    assert not got[1][1].any() and not got[2][1].any()  # the slot without rows
+
+
+def test_a_mask_keeps_its_share() -> None:
+    assert abs(float(mask(0).mean()) - 0.7) < 0.02 and abs(float(mask(3).mean()) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ia3_is_that_of_plain_torch(dtype: torch.dtype) -> None:
+    from peftsweep.methods.kernels import scale_rows
+
+    torch.manual_seed(0)
+    x = torch.randn(sum(LENGTHS) + REST, WIDE_IN, device="cuda").to(dtype).requires_grad_()
+    scale = torch.randn(SLOTS, WIDE_IN, device="cuda").requires_grad_()
+    adapts = torch.tensor([1.0, 1.0, 0.0, 1.0]).cuda()
+    ours = scale_rows(x, scale, adapts, *layout())
+    factors = torch.where(adapts[:, None] > 0, scale, 1.0)
+    scaled = [x[start:stop].float() * factors[slot] for slot, (start, stop) in enumerate(stretches())]
+    theirs = torch.cat([*scaled, x[-REST:].float()])
+    assert close(ours, theirs, dtype)
+    grad = torch.randn_like(theirs)
+    got, want = (torch.autograd.grad(out, (x, scale), grad.to(out.dtype)) for out in (ours, theirs))
+    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
