@@ -176,7 +176,6 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
 def test_a_sweep_killed_at_that_moment_ends_as_one_never_killed(never: Home, tmp_path: Path, moment: str) -> None:
     here = home(tmp_path / "home")
-    assert here.runs() == []  # makes MLflow's database, which a kill while it is made would break
     study = here.study(**GRID, model={"id": str(never.folder / "base")})
     killed_at(here, moment, study)
     ours = here.run(study, slots=1).study.trials

@@ -26,6 +26,7 @@ from peftsweep.errors import TrackingError
 from peftsweep.tracking import Outcome, Tracker, serve
 from peftsweep.tracking.addresses import sqlite_file
 from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
+from peftsweep.tracking.store import _put
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -287,6 +288,37 @@ def test_what_waits_for_a_server_is_written_when_it_answers(
     tracker.close()
     assert fetch(uri, tracker)["0"].data.metrics == {"loss": 0.5}
     assert len(notes) == 1 and "does not answer (unable to open database file)" in notes.pop()
+
+
+KILLED_BETWEEN_TABLES = """
+import os, signal, sys
+from pathlib import Path
+
+import mlflow.store.db.utils
+from peftsweep.tracking.store import make_store
+
+mlflow.store.db.utils._upgrade_db = lambda engine: os.kill(os.getpid(), signal.SIGKILL)
+make_store(Path(sys.argv[1]))
+"""
+
+
+def test_a_process_killed_while_mlflow_makes_its_tables_leaves_no_half_database(
+    tmp_path: Path, notes: list[str]
+) -> None:
+    file = tmp_path / "mlflow.db"
+    done = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_TABLES, str(file)])
+    assert done.returncode == -signal.SIGKILL and not file.exists()
+    tracker = opened(f"sqlite:///{file}", notes)
+    tracker.end_study(Outcome("complete"))
+    tracker.close()
+    assert fetch(f"sqlite:///{file}", tracker)["parent"].info.status == "FINISHED"
+
+
+def test_two_sweeps_that_begin_at_once_share_the_database_of_the_faster(tmp_path: Path) -> None:
+    for name in ("mlflow.db", "aside"):
+        (tmp_path / name).write_text(name)
+    _put(tmp_path / "aside", tmp_path / "mlflow.db")
+    assert (tmp_path / "mlflow.db").read_text() == "mlflow.db"
 
 
 def test_an_update_that_mlflow_refuses_is_lost_alone(uri: str, notes: list[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
+from peftsweep.tracking.store import make_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -134,6 +135,7 @@ class Runs:
                 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
             elif (file := sqlite_file(self.uri)) is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
+                make_store(file)
                 look_into(file)  # MLflow itself goes on trying for 102 seconds
             from mlflow import MlflowClient
 
