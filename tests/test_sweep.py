@@ -221,7 +221,7 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
     assert "Traceback" not in err
     assert not [run for run in here.runs() if run.info.status == "RUNNING"]
     (shown,) = json.loads(here.call("status", "--json").stdout)
-    assert shown["running"] == 2 and here.checkpoints(0)
+    assert shown["running"] == 2 and shown["seconds"] > 0 and here.checkpoints(0)
     result = here.run(load(study, {"train.epochs": 30}))
     assert result.counts == {"complete": 3}
     assert {run.info.status for run in here.runs()} == {"FINISHED"} and len(here.runs()) == 4
@@ -247,7 +247,7 @@ def test_a_signal_while_libraries_are_imported_ends_with_the_same_line(here: Hom
 
 def test_a_signal_while_mlflow_is_told_the_end_waits_for_that(here: Home) -> None:
     words = ("run", "--study", str(here.study()), "--trials", "1")
-    done = struck(here, "peftsweep.sweep.source:StudySource._end_runs 1", [signal.SIGTERM], *words)
+    done = struck(here, "peftsweep.sweep.projection:Projection._end 1", [signal.SIGTERM], *words)
     assert done.returncode == 143, done.stderr
     assert [run.info.status for run in here.runs()] == ["FINISHED"] * 2
 

@@ -44,8 +44,13 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
     return adapter
 
 
-def files(folder: Path) -> dict[str, Path]:
+def trial_folder(study: Path, number: int) -> Path:
+    return study / f"trial-{number:04d}"
+
+
+def files(study: Path, number: int) -> dict[str, Path]:
     """What is there of a complete trial, by its place in MLflow."""
+    folder = trial_folder(study, number)
     return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, STUDY) if (folder / name).exists()}
 
 
@@ -60,4 +65,4 @@ def drop_checkpoints(folder: Path) -> None:
 def keep_best(folder: Path, ranked: Sequence[FrozenTrial], count: int) -> None:
     """Remove the adapters of all but the best `count` trials."""
     for trial in ranked[count:]:
-        shutil.rmtree(folder / f"trial-{trial.number:04d}" / ADAPTER, ignore_errors=True)
+        shutil.rmtree(trial_folder(folder, trial.number) / ADAPTER, ignore_errors=True)

@@ -31,9 +31,9 @@ from peftsweep.models import (
 )
 from peftsweep.progress import Opened, Progress, Silent
 from peftsweep.search import candidates, check_rungs
+from peftsweep.stopping import stopped_by_signals
 from peftsweep.storage import Studies, guarded, masked, same_file
 from peftsweep.sweep.source import StudySource
-from peftsweep.stopping import stopped_by_signals
 from peftsweep.tracking import Tracker
 
 CPU_SLOTS = 8  # one trial keeps a CPU busy already; eight share what every step costs
@@ -92,9 +92,9 @@ def run(
             leave.enter_context(shown)
             if source.has_work():
                 _train(source, slots, masked(storage), masked(tracking_uri))
-            elif source.tracker_is_behind:
+            elif source.projection.is_behind:
                 stop.patient = True
-                source.open_runs()
+                source.projection.open()
         best = next(iter(report.best(storage, [config.name])), None)
         return SweepResult(opened, best, source.counts(), source.seconds, stop.number)
 
@@ -203,12 +203,12 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
     _check_base(base, source)
     method = kind(base.model, linear_names(base.model))
 
-    def build(count: int, limits: Limits = Limits()) -> Pack:
+    def build(count: int, limits: Limits | None = None) -> Pack:
         return Pack(
             base.model, method, data.task, data.train, data.validation, candidates=bounds, slots=count, limits=limits
         )
 
-    count, limits = slots, Limits()
+    count, limits = slots, None
     if base.device.type == "cuda":
         planned = plan(build, bounds, source.left() if count == "auto" else count)
         limits = planned.limits

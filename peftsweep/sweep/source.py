@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,19 @@ from optuna.trial import FrozenTrial, TrialState
 from peftsweep import search
 from peftsweep.config import METHOD_KEYS, StudyConfig, TrainConfig
 from peftsweep.data import Dataset
-from peftsweep.engine import Evaluation, Pack, Report, Result, SlotStatus, Trial
+from peftsweep.engine import Pack, Report, Result, SlotStatus, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.progress import Opened, Progress
 from peftsweep.report import ranked
+from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.describe import study_params
-from peftsweep.stopping import Stop
-from peftsweep.tracking import Outcome, Tracker
+from peftsweep.sweep.projection import Projection
+from peftsweep.tracking import Tracker
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-NAMES = {state: name for name, state in STATES.items()}
 
 
 class StudySource:
@@ -53,17 +53,17 @@ class StudySource:
         stop: Stop,
     ) -> None:
         self.config, self.study, self.studies, self.data = config, study, studies, data
-        self.tracker, self.progress, self.stop = tracker, progress, stop
+        self.progress, self.stop = progress, stop
         self.total = total if config.search.sampler != "grid" else min(total, search.grid_size(config))
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
         self.distributions = search.distributions(config)
         pruner = config.search.pruner
         self.halving = None if pruner is None else search.Halving(pruner.reduction, pruner.min_evals)
         self.folder = studies.artifacts / config.name
+        self.projection = Projection(config, study, tracker, self.folder)
         self.orphans = deque(trial.number for trial in studies.orphans(study))
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
-        self.tracked = False  # whether MLflow has been told of this run
         self.shown: list[FrozenTrial] | None = None  # trials as `stepped` knows them; None when they have changed
         self.base: Base | None = None
         self.method: Method | None = None
@@ -97,42 +97,8 @@ class StudySource:
         """The base is loaded and the pack stands: say so, to the person and to MLflow."""
         self.base, self.method = base, method
         self.study.set_user_attr("described", study_params(self.config, base, self.data))
-        self.open_runs()
+        self.projection.open()
         self.progress.opened(summary)
-
-    def open_runs(self) -> None:
-        """Begin or go on with the study's runs in MLflow, and end those that a killed process left running."""
-        attrs = self.study.user_attrs
-        self.tracked = True
-        self.study.set_user_attr("mlflow_level", False)
-        self.tracker.open_study(
-            self.config.name,
-            experiment=attrs["experiment"],
-            params=attrs.get("described", {}),
-            tags={
-                "peftsweep.method": self.config.method,
-                "peftsweep.model": self.config.model.id,
-                "peftsweep.study_key": attrs["key"],
-            },
-            known=attrs.get("mlflow_runs", {}),
-        )
-        noted: Mapping[str, str] = attrs.get("mlflow_runs", {})
-        missed: list[FrozenTrial] = []
-        settled: dict[int, Outcome] = {}
-        for trial in self.trials():
-            if trial.state.is_finished() and str(trial.number) not in noted:
-                missed.append(trial)
-            elif trial.state != TrialState.WAITING:
-                settled[trial.number] = self.outcome(trial)
-        self.tracker.settle(settled)
-        for trial in missed:  # ended before the writer of a process that died came to them
-            self._tell(trial.number, trial.user_attrs)
-            self.tracker.end_trial(trial.number, self.outcome(trial))
-
-    @property
-    def tracker_is_behind(self) -> bool:
-        """Whether the last process died, or lost sight of MLflow, before everything was written there."""
-        return self.study.user_attrs.get("mlflow_level") is False
 
     # TrialSource ----------------------------------------------------------------------------------------------------
 
@@ -158,7 +124,7 @@ class StudySource:
         asked.set_user_attr("seed", seed)
         self.running[asked.number] = asked
         self.shown = None
-        self._tell(asked.number, asked.user_attrs)
+        self.projection.begin(asked.number, asked.user_attrs)
         return Trial(asked.number, seed, params, self.trial_folder(asked.number))
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
@@ -172,8 +138,9 @@ class StudySource:
                 asked.report(value, step=evaluation.index)
             before = asked.user_attrs.get("evaluations", [])
             asked.set_user_attr("evaluations", [*before[: evaluation.index - 1], asdict(evaluation)])
+            asked.set_user_attr("seconds", entry.seconds)  # so that `status` counts a trial that is stopped
             if len(before) < evaluation.index:  # else MLflow was told when the trial went on
-                self.tracker.log(number, metrics(evaluation), evaluation.step)
+                self.projection.evaluated(number, evaluation)
             judged = asked.user_attrs  # maybe before the process died; others have come to the rung since
             if judged.get("kept", 0) >= evaluation.index:
                 kept.add(number)
@@ -207,13 +174,13 @@ class StudySource:
             asked.set_user_attr(key, value)
         value = scores.get("macro_f1")
         self.study.tell(asked, value if result.state == "complete" else None, state=STATES[result.state])
-        self.tracker.end_trial(trial.number, self.outcome(self.trials()[trial.number]))
+        self.projection.end(self.trials()[trial.number])
         artifacts.drop_checkpoints(trial.folder)
         artifacts.keep_best(self.folder, ranked(self.trials()), self.config.search.keep_adapters)
         self.progress.ended(
             trial.number, result.state, value, result.reason, self.sampled(trial.params), result.seconds
         )
-        self._note_runs()
+        self.projection.note_runs()
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
         trials = self.shown = self.trials() if self.shown is None else self.shown  # a query a step would show on a GPU
@@ -256,48 +223,13 @@ class StudySource:
         return None if known.get("trial") == first[0].number else first[0]
 
     def close(self) -> None:
-        """End what MLflow still believes to be running, and remember its run ids."""
-        try:
-            if self.tracked:
-                self._end_runs()
-        finally:
-            self.tracker.close()
-        self._note_runs()
-        if self.tracked and self.tracker.level:
-            self.study.set_user_attr("mlflow_level", True)
-
-    def _end_runs(self) -> None:
-        for number in self.running:
-            self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"))
-        over = not self.running and self.left() == 0
-        test = self.study.user_attrs.get("test", {}).get("scores", {})
-        best = ranked(self.trials())[:1]
-        final = {} if not best else {f"best_{k}": v for k, v in best[0].user_attrs["scores"].items()}
-        self.tracker.end_study(
-            Outcome(
-                "complete" if over else "interrupted",
-                metrics=final | {f"test_{name}": value for name, value in test.items()},
-                artifacts={} if self.config.path is None else {self.config.path.name: self.config.path},
-            )
-        )
+        """End what MLflow still believes to be running."""
+        self.projection.close(self.running, self.total)
 
     # Small things ---------------------------------------------------------------------------------------------------
 
-    def outcome(self, trial: FrozenTrial) -> Outcome:
-        """What MLflow shall hold of a trial that is over, or was when its process died."""
-        own, folder = trial.user_attrs, self.trial_folder(trial.number)
-        if not trial.state.is_finished():
-            return Outcome("interrupted")
-        final = {f"best_{name}": score for name, score in own.get("scores", {}).items()}
-        return Outcome(
-            NAMES[trial.state],
-            str(own.get("reason", "")),
-            metrics=final | ({"seconds": own["seconds"]} if "seconds" in own else {}),
-            artifacts=artifacts.files(folder) if trial.state == TrialState.COMPLETE else {},
-        )
-
     def trial_folder(self, number: int) -> Path:
-        return self.folder / f"trial-{number:04d}"
+        return artifacts.trial_folder(self.folder, number)
 
     def hyperparameters(self, params: TrainConfig) -> dict[str, Any]:
         """Those that this method has."""
@@ -311,22 +243,6 @@ class StudySource:
         """Those that the search chose."""
         return {key: value for key, value in self.hyperparameters(params).items() if key in self.config.space}
 
-    def _tell(self, number: int, own: Mapping[str, Any]) -> None:
-        """Begin a trial's run in MLflow, or go on with it; of its evaluations so far, those that are missing there."""
-        self.tracker.start_trial(
-            number,
-            params={**own.get("params", {}), "seed": own.get("seed"), **self.study.user_attrs.get("described", {})},
-            tags={"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id},
-        )
-        for evaluation in own.get("evaluations", []):
-            self.tracker.log(number, metrics(Evaluation(**evaluation)), evaluation["step"])
-
-    def _note_runs(self) -> None:
-        """Keep MLflow's run ids in the study, as far as the writer has made them."""
-        ids = self.tracker.run_ids
-        if ids and ids != self.study.user_attrs.get("mlflow_runs"):
-            self.study.set_user_attr("mlflow_runs", ids)
-
     def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[FrozenTrial]) -> float | None:
         """Seconds until the study is done, if coming trials take as long as those that ended."""
         took = [float(t.user_attrs["seconds"]) for t in trials if t.state.is_finished() and "seconds" in t.user_attrs]
@@ -336,13 +252,3 @@ class StudySource:
         under_way = sum(1 - slot.step / slot.steps for slot in slots if slot.trial is not None and slot.steps)
         begun = sum(trial.state != TrialState.WAITING for trial in trials)
         return mean * (max(0, self.total - begun) + under_way)
-
-
-def metrics(evaluation: Evaluation) -> dict[str, float]:
-    """An evaluation as MLflow's metrics."""
-    scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation.scores.items()}
-    return scores | {
-        "train_loss": evaluation.train_loss,
-        "learning_rate": evaluation.learning_rate,
-        "epoch": evaluation.epoch,
-    }

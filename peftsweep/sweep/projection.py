@@ -1,0 +1,152 @@
+"""What MLflow shall hold of a study: its own run and a run for each trial, told from what the study has stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from peftsweep.config import StudyConfig
+from peftsweep.engine import Evaluation
+from peftsweep.report import ranked
+from peftsweep.sweep import artifacts
+from peftsweep.tracking import Outcome, Tracker
+
+NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+class Projection:
+    """The study is the truth: what is told comes from it, so that any process can tell what another one could not.
+
+    Args:
+        folder: of the study's artifacts.
+
+    Attributes:
+        opened: whether MLflow has been told of this run.
+        final: metrics of the study's own run, besides its best scores.
+    """
+
+    def __init__(self, config: StudyConfig, study: optuna.Study, tracker: Tracker, folder: Path) -> None:
+        self.config, self.study, self.tracker, self.folder = config, study, tracker, folder
+        self.opened = False
+        self.final: dict[str, float] = {}
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last process died, or lost sight of MLflow, before everything was written there."""
+        return self.study.user_attrs.get("mlflow_level") is False
+
+    def open(self, params: Mapping[str, Any] | None = None) -> None:
+        """Begin or go on with the study's runs, and end those that a killed process left running.
+
+        Args:
+            params: of this process alone.
+        """
+        attrs = self.study.user_attrs
+        self.opened = True
+        self.study.set_user_attr("mlflow_level", False)
+        self.tracker.open_study(
+            self.config.name,
+            experiment=attrs["experiment"],
+            params={**attrs.get("described", {}), **(params or {})},
+            tags=self._tags() | {"peftsweep.study_key": attrs["key"]},
+            known=attrs.get("mlflow_runs", {}),
+        )
+        noted: Mapping[str, str] = attrs.get("mlflow_runs", {})
+        missed: list[FrozenTrial] = []
+        settled: dict[int, Outcome] = {}
+        for trial in self._trials():
+            if trial.state.is_finished() and str(trial.number) not in noted:
+                missed.append(trial)
+            elif trial.state != TrialState.WAITING:
+                settled[trial.number] = self._outcome(trial)
+        self.tracker.settle(settled)
+        for trial in missed:  # ended before the writer of a process that died came to them
+            self.begin(trial.number, trial.user_attrs)
+            self.end(trial)
+
+    def begin(self, number: int, own: Mapping[str, Any]) -> None:
+        """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
+        self.tracker.start_trial(
+            number,
+            params={**own.get("params", {}), "seed": own.get("seed"), **self.study.user_attrs.get("described", {})},
+            tags=self._tags(),
+        )
+        for evaluation in own.get("evaluations", []):
+            self.evaluated(number, Evaluation(**evaluation))
+
+    def evaluated(self, number: int, evaluation: Evaluation) -> None:
+        self.tracker.log(number, metrics(evaluation), evaluation.step)
+
+    def end(self, trial: FrozenTrial) -> None:
+        self.tracker.end_trial(trial.number, self._outcome(trial))
+
+    def note_runs(self) -> None:
+        """Keep MLflow's run ids in the study, as far as the writer has made them."""
+        ids = self.tracker.run_ids
+        if ids and ids != self.study.user_attrs.get("mlflow_runs"):
+            self.study.set_user_attr("mlflow_runs", ids)
+
+    def close(self, running: Iterable[int], total: int) -> None:
+        """End what MLflow still believes to be running, and remember its run ids.
+
+        Args:
+            running: trials that go on with the next run.
+            total: trials that the study is to have in all.
+        """
+        try:
+            if self.opened:
+                self._end(running, total)
+        finally:
+            self.tracker.close()
+        self.note_runs()
+        if self.opened and self.tracker.level:
+            self.study.set_user_attr("mlflow_level", True)
+
+    def _end(self, running: Iterable[int], total: int) -> None:
+        for number in running:
+            self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"))
+        test = self.study.user_attrs.get("test", {}).get("scores", {})
+        begun = [trial for trial in self._trials() if trial.state != TrialState.WAITING]
+        over = len(begun) >= total and all(trial.state.is_finished() for trial in begun)
+        best = ranked(begun)[:1]
+        scores = {} if not best else {f"best_{name}": score for name, score in best[0].user_attrs["scores"].items()}
+        self.tracker.end_study(
+            Outcome(
+                "complete" if over else "interrupted",
+                metrics=scores | {f"test_{name}": score for name, score in test.items()} | self.final,
+                artifacts={} if self.config.path is None else {self.config.path.name: self.config.path},
+            )
+        )
+
+    def _outcome(self, trial: FrozenTrial) -> Outcome:
+        """Of a trial that is over, or was when its process died."""
+        own = trial.user_attrs
+        if not trial.state.is_finished():
+            return Outcome("interrupted")
+        scores = {f"best_{name}": score for name, score in own.get("scores", {}).items()}
+        return Outcome(
+            NAMES[trial.state],
+            str(own.get("reason", "")),
+            metrics=scores | ({"seconds": own["seconds"]} if "seconds" in own else {}),
+            artifacts=artifacts.files(self.folder, trial.number) if trial.state == TrialState.COMPLETE else {},
+        )
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _tags(self) -> dict[str, str]:
+        return {"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id}
+
+
+def metrics(evaluation: Evaluation) -> dict[str, float]:
+    """An evaluation as MLflow's metrics."""
+    scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation.scores.items()}
+    return scores | {
+        "train_loss": evaluation.train_loss,
+        "learning_rate": evaluation.learning_rate,
+        "epoch": evaluation.epoch,
+    }
