@@ -55,19 +55,6 @@ def complete(trial: Trial, wanted: Mapping[str, BaseDistribution]) -> None:
             trial.suggest_categorical(name, distribution.choices)
 
 
-def check_rungs(study: StudyConfig) -> None:
-    """Whether the i-th evaluation stands for the same amount of training in every trial, as a rung needs.
-
-    Raises:
-        StudyFileError: the space has `evals_per_epoch`, and a pruner is set.
-    """
-    if study.search.pruner is not None and "evals_per_epoch" in study.space:
-        raise StudyFileError(
-            f"{study.path or study.name}: space.evals_per_epoch: trials at one rung would have seen unlike amounts of "
-            "data; fix it under train, or set search.pruner: null"
-        )
-
-
 def trial_seed(study_seed: int, number: int) -> int:
     """A trial's own seed, below 2³²: the same in every process, unrelated between neighbouring trials and studies."""
     return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])

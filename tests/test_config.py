@@ -76,6 +76,11 @@ def test_all_mistakes_are_told_at_once_by_key_and_line(tmp_path: Path) -> None:
     ]
 
 
+def test_without_a_pruner_trials_may_be_evaluated_at_their_own_pace(tmp_path: Path) -> None:
+    study = load(write(tmp_path), {"space.evals_per_epoch": [1, 2], "search.pruner": None})
+    assert study.space["evals_per_epoch"] == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
@@ -91,6 +96,11 @@ def test_all_mistakes_are_told_at_once_by_key_and_line(tmp_path: Path) -> None:
         ("method: lora", "", "1: method: missing"),
         ("method: lora", "method: lora\nname: x", "3: name: unknown key; a study is named by its file"),
         ("method: lora", "method: ia3", "12: space.rank: ia3 has no rank"),
+        (
+            "scheduler: [linear, cosine]",
+            "evals_per_epoch: [1, 2]",
+            "13: space.evals_per_epoch: trials at one rung would",
+        ),
         ("joy, anger", "joy, joy", "8: data.labels[1]: joy is named twice"),
         ("joy, anger", "", "8: data.labels: name the label column"),
         ("joy, anger", "joy, Tweet", "8: data.labels[1]: Tweet is the text column"),

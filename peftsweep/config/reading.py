@@ -223,8 +223,10 @@ class _Draft:
         space = _entries(self.raw.get("space"))
         method, train, search = self.raw.get("method"), self.raw.get("train"), self.raw.get("search")
         fixed = train if isinstance(train, dict) else {}
-        sampler = search.get("sampler") if isinstance(search, dict) else None
-        found += search_mistakes(method if isinstance(method, str) else None, fixed, space, sampler)
+        sampler, pruned = None, True
+        if isinstance(search, dict):
+            sampler, pruned = search.get("sampler"), search.get("pruner", True) is not None
+        found += search_mistakes(method if isinstance(method, str) else None, fixed, space, sampler, pruned)
         entries = self.raw.get("space")
         for name in entries if isinstance(entries, dict) else ():
             if name not in TrainConfig.model_fields:

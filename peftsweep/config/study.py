@@ -270,7 +270,8 @@ class StudyConfig(Frozen):
     search: SearchConfig = SearchConfig()
 
     def _mistakes(self) -> Iterator[Mistake]:
-        yield from search_mistakes(self.method, self.train.model_fields_set, self.space, self.search.sampler)
+        pruned = self.search.pruner is not None
+        yield from search_mistakes(self.method, self.train.model_fields_set, self.space, self.search.sampler, pruned)
 
     def hyperparameters(self, sampled: dict[str, Any]) -> TrainConfig:
         """`train` with the sampled values in place, checked again."""
@@ -300,13 +301,18 @@ def strangers(method: str) -> frozenset[str]:
 
 
 def search_mistakes(
-    method: str | None, fixed: Container[str], space: Mapping[str, Range | tuple[Any, ...]], sampler: str | None
+    method: str | None,
+    fixed: Container[str],
+    space: Mapping[str, Range | tuple[Any, ...]],
+    sampler: str | None,
+    pruned: bool,
 ) -> Iterator[Mistake]:
-    """What is wrong between method, `train`, `space` and sampler, as far as they are known (None: they are not).
+    """What is wrong between method, `train`, `space` and `search`, as far as they are known (None: they are not).
 
     Args:
         fixed: the keys that stand under `train`.
         space: the well-formed entries.
+        pruned: whether there is a pruner.
     """
     foreign = strangers(method or "")
     for name in TrainConfig.model_fields:
@@ -314,6 +320,11 @@ def search_mistakes(
             yield ("train", name), f"{method} has no {name}"
         if name in space and name in fixed:
             yield ("space", name), "stands under train also; keep one of them"
+    if pruned and "evals_per_epoch" in space:  # a rung is an evaluation by its number
+        what = (
+            "trials at one rung would have seen unlike amounts of data; fix it under train, or set search.pruner: null"
+        )
+        yield ("space", "evals_per_epoch"), what
     for name, entry in space.items():
         here: Key = ("space", name)
         if name not in TrainConfig.model_fields:
