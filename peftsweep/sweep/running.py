@@ -30,7 +30,7 @@ from peftsweep.models import (
     revision_of,
 )
 from peftsweep.progress import Opened, Progress, Silent
-from peftsweep.search import candidates, check_rungs
+from peftsweep.search import candidates
 from peftsweep.stopping import stopped_by_signals
 from peftsweep.storage import Studies, guarded, masked, same_file
 from peftsweep.sweep.source import StudySource
@@ -78,7 +78,6 @@ def run(
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), _hushed():
         config = study if isinstance(study, StudyConfig) else load(study, overrides)
-        check_rungs(config)
         studies = Studies(storage)
         with ExitStack() as leave:
             tokenizer = load_tokenizer(config.model)
@@ -164,8 +163,8 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
             study.set_user_attr(key, value)
         return study
     lines = differences(attrs["config"], config.identity())
-    if attrs["fingerprint"] == data.fingerprint:  # the same rows, wherever they lie
-        where = ("source", "train", "validation", "test", "subset", "revision")
+    if attrs["fingerprint"] == data.fingerprint:  # the same rows, wherever they lie and however written
+        where = ("source", "train", "validation", "test", "subset", "revision", "encoding", "quoting")
         lines = [line for line in lines if not line.startswith(tuple(f"data.{key}:" for key in where))]
     else:
         lines.append(f"the data's rows: fingerprint {attrs['fingerprint']} in the storage, {data.fingerprint} now")
