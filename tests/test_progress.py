@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from peftsweep.engine import SlotStatus
 from peftsweep.progress import (
     LiveProgress,
+    Memory,
     Opened,
     PlainProgress,
     Progress,
@@ -20,6 +22,7 @@ from peftsweep.progress import (
     best_table,
     finished,
     for_stream,
+    peak,
     spent,
     wording,
 )
@@ -85,6 +88,14 @@ def test_what_was_loaded_is_said_first(kind: Callable[..., Progress], terminal: 
     assert "22.7 M parameters, 73.7 k to 295 k trained per trial · float32 on cpu" in text
     assert "1,000 train · 500 validation" in text
     assert "2 of 12 done · 8 at a time" in text
+
+
+def test_what_is_planned_for_a_gpu_and_taken_of_it_is_told_and_a_cpu_has_no_plan() -> None:
+    memory = Memory(planned=int(61.2 * 2**30), whole=int(79.1 * 2**30), slots=40, tokens=32768)
+    header = dict(wording.header(replace(OPENED, memory=memory)))
+    assert header["memory"] == "plan 61.2 of 79.1 GiB: 40 slots, 32,768 tokens at once"
+    assert peak(memory, int(58.4 * 2**30)) == "memory: peak 58.4 of 79.1 GiB, planned 61.2"
+    assert "memory" not in dict(wording.header(OPENED))
 
 
 def test_a_trial_that_ends_is_one_line(kind: Callable[..., Progress], terminal: Terminal) -> None:

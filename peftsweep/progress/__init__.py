@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from typing import TextIO
 
-from peftsweep.progress.contract import Opened, Progress, Silent
+from peftsweep.progress.contract import Memory, Opened, Progress, Silent
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.tables import best_table, status_table
-from peftsweep.progress.wording import finished, spent
+from peftsweep.progress.wording import finished, peak, spent
 
 __all__ = [
     "LiveProgress",
+    "Memory",
     "Opened",
     "PlainProgress",
     "Progress",
@@ -20,6 +21,7 @@ __all__ = [
     "best_table",
     "finished",
     "for_stream",
+    "peak",
     "spent",
     "status_table",
 ]

@@ -11,6 +11,16 @@ if TYPE_CHECKING:  # the engine brings torch along, and `peftsweep best` draws t
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a pack is planned to take of a GPU, in bytes."""
+
+    planned: int
+    whole: int
+    slots: int
+    tokens: int  # that go through the base at once
+
+
+@dataclass(frozen=True)
 class Opened:
     """What was loaded when a sweep begins."""
 
@@ -27,6 +37,7 @@ class Opened:
     total: int  # trials of the study
     storage: str
     tracking: str
+    memory: Memory | None = None  # of a CPU nothing is planned
 
 
 class Progress(Protocol):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftsweep.progress.contract import Opened
+from peftsweep.progress.contract import Memory, Opened
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
@@ -38,13 +38,26 @@ def header(what: Opened) -> list[tuple[str, str]]:
     low, high = what.trainable
     trained = amount(low) if low == high else f"{amount(low)} to {amount(high)}"
     rows = " · ".join(f"{count:,} {split}" for split, count in what.rows.items())
+    memory = [] if what.memory is None else [("memory", planned(what.memory))]
     return [
         ("study", f"{what.study}: {what.method} on {what.model}"),
         ("model", f"{amount(what.parameters)} parameters, {trained} trained per trial · {what.dtype} on {what.device}"),
         ("rows", rows),
         ("trials", f"{what.done} of {what.total} done · {what.slots} at a time"),
+        *memory,
         ("kept in", f"{what.storage} · MLflow: {what.tracking}"),
     ]
+
+
+def planned(memory: Memory) -> str:
+    """`plan 61.2 of 79.1 GiB: 40 slots, 32,768 tokens at once`"""
+    of = f"{gib(memory.planned)} of {gib(memory.whole)} GiB"
+    return f"plan {of}: {memory.slots} slots, {memory.tokens:,} tokens at once"
+
+
+def peak(memory: Memory, taken: int) -> str:
+    """`memory: peak 58.4 of 79.1 GiB, planned 61.2`"""
+    return f"memory: peak {gib(taken)} of {gib(memory.whole)} GiB, planned {gib(memory.planned)}"
 
 
 def ended(
@@ -116,6 +129,11 @@ def amount(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return str(count)
+
+
+def gib(count: int) -> str:
+    """Bytes as graphics cards count them: `79.1` for 85 thousand million."""
+    return f"{count / 2**30:.1f}"
 
 
 def duration(seconds: float) -> str:

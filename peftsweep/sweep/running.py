@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 import optuna
+import torch
 
 from peftsweep import report
 from peftsweep.config import StudyConfig, differences, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Limits, Pack, build_that_fits, plan
+from peftsweep.engine import Limits, Pack, Plan, build_that_fits, plan
 from peftsweep.errors import ModelError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import (
@@ -29,7 +30,7 @@ from peftsweep.models import (
     longest_text,
     revision_of,
 )
-from peftsweep.progress import Opened, Progress, Silent
+from peftsweep.progress import Memory, Opened, Progress, Silent
 from peftsweep.search import candidates
 from peftsweep.stopping import stopped_by_signals
 from peftsweep.storage import Studies, guarded, masked, same_file
@@ -207,14 +208,11 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
             base.model, method, data.task, data.train, data.validation, candidates=bounds, slots=count, limits=limits
         )
 
-    count, limits = slots, None
-    if base.device.type == "cuda":
-        planned = plan(build, bounds, source.left() if count == "auto" else count)
-        limits = planned.limits
-        count = planned.slots if count == "auto" else count
-    elif count == "auto":
-        count = CPU_SLOTS
+    planned = plan(build, bounds, source.left() if slots == "auto" else slots) if base.device.type == "cuda" else None
+    count = slots if slots != "auto" else CPU_SLOTS if planned is None else planned.slots
+    limits = None if planned is None else planned.limits
     pack = build_that_fits(partial(build, limits=limits), max(1, min(count, source.left())))
+    memory = None if planned is None else _memory(replace(planned, slots=len(pack.slots)), base.device)
     trained = [pack.parameters(params) for params in bounds]
     source.stop.patient = True  # from here on there is something to finish: MLflow's runs, a step
     source.opened(
@@ -234,14 +232,24 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
             total=source.total,
             storage=storage,
             tracking=tracking_uri,
+            memory=memory,
         ),
     )
+    if memory is not None:
+        torch.cuda.reset_peak_memory_stats(base.device)
     try:
         pack.run(source)
         source.score_test(pack)
     finally:
         source.seconds = dict(pack.clock.seconds)
         pack.release()
+        if memory is not None:
+            source.took(memory, torch.cuda.max_memory_allocated(base.device))
+
+
+def _memory(planned: Plan, device: torch.device) -> Memory:
+    _, whole = torch.cuda.mem_get_info(device)
+    return Memory(planned.bytes, whole, planned.slots, planned.tokens)
 
 
 def _check_base(base: Base, source: StudySource) -> None:

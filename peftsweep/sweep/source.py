@@ -20,7 +20,7 @@ from peftsweep.data import Dataset
 from peftsweep.engine import Pack, Report, Result, SlotStatus, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
-from peftsweep.progress import Opened, Progress
+from peftsweep.progress import Memory, Opened, Progress, peak
 from peftsweep.report import ranked
 from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
@@ -97,7 +97,7 @@ class StudySource:
         """The base is loaded and the pack stands: say so, to the person and to MLflow."""
         self.base, self.method = base, method
         self.study.set_user_attr("described", study_params(self.config, base, self.data))
-        self.projection.open()
+        self.projection.open({} if summary.memory is None else {"planned_bytes": summary.memory.planned})
         self.progress.opened(summary)
 
     # TrialSource ----------------------------------------------------------------------------------------------------
@@ -221,6 +221,11 @@ class StudySource:
             return None
         known = self.study.user_attrs.get("test", {})
         return None if known.get("trial") == first[0].number else first[0]
+
+    def took(self, memory: Memory, taken: int) -> None:
+        """What the pack took of the GPU's memory at most, in bytes: say so, to the person and to MLflow."""
+        self.projection.final["peak_bytes"] = float(taken)
+        self.progress.note(peak(memory, taken))
 
     def close(self) -> None:
         """End what MLflow still believes to be running."""
