@@ -78,8 +78,9 @@ def _varlen(
 
     left = -1 if window is None or window >= longest else window - 1 if causal else window  # transformers' bounds
     right = 0 if causal else left
-    grouped = q.shape[1] != k.shape[1]
-    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=(left, right), enable_gqa=grouped)
+    if q.shape[1] != k.shape[1]:  # grouped heads side by side, which torch before 2.12 asks for
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=(left, right))
     assert isinstance(out, Tensor)  # a tuple where more is asked for
     return out
 

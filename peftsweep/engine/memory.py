@@ -88,6 +88,8 @@ class Plan:
 def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: int) -> Plan:
     """How many slots a GPU holds, and how many tokens at once, by measuring two passes.
 
+    They are measured before anything is compiled: compiled blocks keep less, so there is room to spare.
+
     More slots than make a pass of `BUSY` tokens would only take turns; a pass that comes out longer all the same (a
     batch of long texts) is cut in two, so it is the mean text that counts here.
 
@@ -129,9 +131,8 @@ def _peak(pack: Pack, params: TrainConfig, tokens: int) -> int:
     texts = np.arange(max(1, round(tokens / 2 / float(lengths.mean())))) % len(lengths)
     with tempfile.TemporaryDirectory() as folder:
         running = [pack.start(index, Trial(index, 0, params, Path(folder))) for index in range(2)]
-        for _ in range(2):  # the first pass compiles
-            torch.cuda.reset_peak_memory_stats(pack.device)
-            pack.backward(pack.wave([(slot, 0, len(texts), texts) for slot in running]))
+        torch.cuda.reset_peak_memory_stats(pack.device)
+        pack.backward(pack.wave([(slot, 0, len(texts), texts) for slot in running]))
     for slot in running:
         pack.vacate(slot)
     return torch.cuda.max_memory_allocated(pack.device)

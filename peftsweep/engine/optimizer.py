@@ -89,4 +89,4 @@ def _update(matrices: Sequence[Tensor], clip: Tensor, columns: Tensor, decays: b
 @cache
 def _compiled() -> Any:
     """One pass over memory instead of a dozen."""
-    return torch.compile(_update, dynamic=True)
+    return torch.compile(_update, dynamic=False)

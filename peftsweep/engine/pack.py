@@ -92,6 +92,7 @@ class Pack:
     def run(self, source: TrialSource) -> None:
         """Train the source's trials until it has no more, or says stop."""
         source = TimedSource(source, self.clock)
+        self.packed.compile()
         while self.fill(source):
             began = time.perf_counter()
             with self.clock.at("training"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -70,11 +71,9 @@ class Packed:
         self.head._modules = dict(model._modules)
         setattr(self.head, prefix, self.pooled)
         self.attention: str = model.config._attn_implementation
-        self.hook: RemovableHandle | None = None
+        self.hooks: list[RemovableHandle] = []
         try:
             model.set_attn_implementation(ATTENTION)
-            if fused and self.varlen:
-                self._compile()
             self._prove(samples, expected)
         except BaseException:
             self.release()
@@ -88,8 +87,8 @@ class Packed:
             self.model.set_submodule(layer.name, layer.inner)
         for block in _blocks(self.backbone):
             block._compiled_call_impl = None
-        if self.hook is not None:
-            self.hook.remove()
+        for hook in self.hooks:
+            hook.remove()
         self.model.set_attn_implementation(self.attention)
 
     def corpus(self, texts: Sequence[Text]) -> Corpus:
@@ -101,6 +100,9 @@ class Packed:
     def logits(self, rows: Rows, keys: Mapping[int, tuple[int, ...]] | None) -> Tensor:
         """Logits [N, C] in fp32. `keys` seed the slots' dropout; None drops nothing."""
         self.current.begin(rows.tokens, rows.texts, keys)
+        if self.hooks:
+            _of_any_length(self.backbone, None, (rows.ends, self.current.tiles), dim=0)
+            _of_any_length(self.backbone, None, rows.position_ids)
         hidden = forward_rows(self.backbone, rows)  # [T, d]
         self.current.turn_to(rows.pooled_texts)  # a pooler's linear layers are adapted too
         self.pooled.hidden = hidden[rows.pooled][:, None]  # [N, 1, d]
@@ -111,19 +113,23 @@ class Packed:
             self.pooled.hidden = torch.empty(0)
         return logits.float()
 
-    def _compile(self) -> None:
-        """Compile the backbone's blocks, one after another from the same code, for rows of any length.
+    def compile(self) -> None:
+        """Compile the backbone's blocks, one after another from the same code, where the adapters are kernels.
 
-        A block's small operations (norms, rotations, activations) become a few kernels. There are two variants to
-        compile, training and evaluation; what would make more of them is kept away.
+        A block's small operations (norms, rotations, activations) become a few kernels of their own. There are two
+        variants to compile, training and evaluation, each for rows of any length; what would make more of them, or
+        leave more open than the length, is kept away.
         """
-        from torch.fx.experimental import _config
-
-        _config.use_duck_shape = False  # sizes that are equal by chance would be taken for one
+        if not (self.current.fused and self.varlen) or self.hooks:
+            return
+        blocks = _blocks(self.backbone)
         # The first block's input would be the only one without a gradient.
-        self.hook = self.model.get_input_embeddings().register_forward_hook(_with_gradient)
-        for block in _blocks(self.backbone):
-            block.compile(dynamic=True)
+        self.hooks = [self.model.get_input_embeddings().register_forward_hook(_with_gradient)]
+        for part in self.backbone.children():  # embeddings, rotations
+            if not set(part.modules()) & set(blocks):
+                self.hooks.append(part.register_forward_hook(_of_any_length))
+        for block in blocks:
+            block.compile()
 
     # Proof ----------------------------------------------------------------------------------------------------------
 
@@ -180,6 +186,13 @@ class Packed:
 def _with_gradient(module: nn.Module, inputs: Any, output: Tensor) -> None:
     if torch.is_grad_enabled():
         output.requires_grad_()
+
+
+def _of_any_length(module: nn.Module, inputs: Any, output: Any, dim: int = 1) -> None:
+    """Tell the compiler which side of these tensors is another in each pass."""
+    for tensor in output if isinstance(output, tuple) else (output,):
+        if isinstance(tensor, Tensor) and tensor.dim() > dim:
+            torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 
 def _blocks(backbone: nn.Module) -> list[nn.Module]:

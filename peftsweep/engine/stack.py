@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch._dynamo
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
@@ -72,6 +73,7 @@ class Stack:
         cut, shape = slice(place.start, place.stop), (slots, *place.shape)
         leaf = self.weights[:, cut].view(shape).detach().requires_grad_()
         leaf.grad = self.grads[:, cut].view(shape)
+        torch._dynamo.mark_static(leaf)  # of one shape as long as the pack lives
         return leaf
 
     def clear(self, slot: int) -> None:
