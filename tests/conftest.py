@@ -6,12 +6,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are slower with more; the same in the processes that tests start
 
 import pytest
 import torch
 import transformers
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,28 @@ import yaml
 
 import peftsweep
 from peftsweep.sweep import SweepResult
+from peftsweep.tracking.store import make_store
 from tests.tiny import tiny_model, tiny_rows, write
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["anger", "joy", "sadness"]
+
+
+EACH = """
+import contextlib, io, json, sys
+
+from peftsweep.cli import main
+
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["peftsweep", *words]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as left:
+            status = left.code or 0
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
+"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,20 @@ class Home:
         out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
+    def call_each(self, commands: Sequence[Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
+        """The real program's answers to several commands, in one process: its imports take seconds."""
+        process = subprocess.run(
+            [sys.executable, "-c", EACH, json.dumps(commands)],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert process.returncode == 0, process.stderr
+        answers = [json.loads(line) for line in process.stdout.splitlines()]
+        return [subprocess.CompletedProcess(words, *answer) for words, answer in zip(commands, answers, strict=True)]
+
     def runs(self) -> list[mlflow.entities.Run]:
         """All of MLflow's runs, parents too."""
         client = mlflow.MlflowClient(tracking_uri=self.tracking_uri)
@@ -90,8 +125,19 @@ class Home:
         return sorted((self.folder / "artifacts" / study / f"trial-{trial:04d}").glob("checkpoint-*"))
 
 
-def home(folder: Path, architecture: str = "bert", rows: int = 48) -> Home:
+@cache
+def empty_mlflow() -> bytes:
+    """MLflow's database as it is made; it takes a second or two, once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_store(Path(folder) / "mlflow.db")
+        return (Path(folder) / "mlflow.db").read_bytes()
+
+
+def home(folder: Path, architecture: str = "bert", rows: int = 48, *, mlflow: bool = True) -> Home:
+    """A folder in which studies can run, MLflow's empty database in it (mlflow: or without one, to be made yet)."""
     folder.mkdir(exist_ok=True)
+    if mlflow:
+        (folder / "mlflow.db").write_bytes(empty_mlflow())
     tiny_model(folder / "base", architecture)
     write(folder / "train.csv", tiny_rows(LABELS, rows, 1, single="label"))
     write(folder / "dev.csv", tiny_rows(LABELS, 24, 2, single="label"))

@@ -69,11 +69,11 @@ def test_json_is_all_that_is_printed_and_has_the_documented_keys(here: Home) -> 
 
 
 def test_status_counts_trials_and_time(here: Home) -> None:
-    done = peftsweep_("status", cwd=here.folder)
+    done, as_json = here.call_each([["status"], ["status", "--json"]])
     header, row = (line.split() for line in done.stdout.splitlines())
     assert header == ["study", "complete", "pruned", "failed", "running", "waiting", "macro-F1", "time"]
     assert row[:6] == ["small", "2", "0", "0", "0", "0"] and done.stderr == ""
-    (shown,) = json.loads(peftsweep_("status", "--json", cwd=here.folder).stdout)
+    (shown,) = json.loads(as_json.stdout)
     assert (shown["complete"], f"{shown['best']:.3f}") == (2, row[6])
 
 
@@ -88,11 +88,13 @@ def test_the_environment_says_where_the_stores_are(here: Home, tmp_path: Path) -
 
 
 def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -> None:
-    assert "to begin: peftsweep run --study demo" in peftsweep_("status", cwd=tmp_path).stderr
-    assert peftsweep_("best", "--json", cwd=tmp_path).stdout == "[]\n"
-    assert list(tmp_path.iterdir()) == []
     before = (here.folder / "mlflow.db").read_bytes()
-    (line,) = errors(peftsweep_("best", "--storage", here.tracking_uri, cwd=tmp_path))
+    status, best, wrong = Home(tmp_path).call_each(
+        [["status"], ["best", "--json"], ["best", "--storage", here.tracking_uri]]
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert "to begin: peftsweep run --study demo" in status.stderr and best.stdout == "[]\n"
+    (line,) = errors(wrong)
     assert "MLflow's database; the studies are in another file" in line
     assert (here.folder / "mlflow.db").read_bytes() == before
 

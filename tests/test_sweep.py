@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -116,7 +115,7 @@ def killed_at(place: Home, moment: str, study: Path, *words: str, slots: int = 1
 
 
 def killed_and_resumed(place: Home, study: Path, slots: int, trial: int) -> None:
-    """Kill the real program in the middle of that trial, then give the same command again."""
+    """Kill the real program in the middle of that trial, then go on."""
     words = ("run", "--study", str(study), "--slots", str(slots))
     process = place.start(*words)
     until(lambda: len(place.checkpoints(trial)) > 0 and int(place.checkpoints(trial)[-1].name[-2:]) >= 3, process)
@@ -125,13 +124,12 @@ def killed_and_resumed(place: Home, study: Path, slots: int, trial: int) -> None
     assert process.returncode == -signal.SIGKILL
     before = optuna.load_study(study_name="small", storage=place.storage)
     assert before.trials[trial].state == TrialState.RUNNING
-    again = place.call(*words)
-    assert again.returncode == 0, again.stderr
+    place.run(study, slots=slots)
 
 
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_adapters_byte_for_byte(tmp_path: Path) -> None:
     never, killed = home(tmp_path / "never"), home(tmp_path / "killed")
-    changes = {"train": LONG | {"epochs": 15}, "search": {"trials": 2}, "model": {"id": str(never.folder / "base")}}
+    changes = {"train": LONG | {"epochs": 10}, "search": {"trials": 2}, "model": {"id": str(never.folder / "base")}}
     never.run(never.study(**changes), slots=1)
     killed_and_resumed(killed, killed.study(**changes), slots=1, trial=1)
     for trial in (0, 1):
@@ -144,7 +142,7 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_adapters_byte_for_byte(tm
 
 def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -> None:
     never, killed = home(tmp_path / "never"), home(tmp_path / "killed")
-    changes = {"train": LONG | {"epochs": 12}, "search": {"trials": 3}, "model": {"id": str(never.folder / "base")}}
+    changes = {"train": LONG | {"epochs": 9}, "search": {"trials": 3}, "model": {"id": str(never.folder / "base")}}
     never.run(never.study(**changes), slots=3)
     killed_and_resumed(killed, killed.study(**changes), slots=3, trial=1)
     for trial in range(3):
@@ -175,7 +173,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
 def test_a_sweep_killed_at_that_moment_ends_as_one_never_killed(never: Home, tmp_path: Path, moment: str) -> None:
-    here = home(tmp_path / "home")
+    here = home(tmp_path / "home", mlflow=False)
     study = here.study(**GRID, model={"id": str(never.folder / "base")})
     killed_at(here, moment, study)
     ours = here.run(study, slots=1).study.trials
@@ -211,7 +209,7 @@ def evaluations_and_artifacts(place: Home, trial: int) -> tuple[list[int], set[s
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, number: int, status: int) -> None:
-    study = here.study(train=LONG, search={"trials": 3})
+    study = here.study(train=LONG | {"epochs": 15}, search={"trials": 3})
     process = here.start("run", "--study", str(study), "--slots", "2")
     until(lambda: here.checkpoints(0), process)
     process.send_signal(number)
@@ -220,9 +218,9 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
     assert err.splitlines()[-1] == (f"stopped; everything is kept. To go on: peftsweep run --study {study} --slots 2")
     assert "Traceback" not in err
     assert not [run for run in here.runs() if run.info.status == "RUNNING"]
-    (shown,) = json.loads(here.call("status", "--json").stdout)
+    (shown,) = peftsweep.status(here.storage)
     assert shown["running"] == 2 and shown["seconds"] > 0 and here.checkpoints(0)
-    result = here.run(load(study, {"train.epochs": 30}))
+    result = here.run(study, slots=3)
     assert result.counts == {"complete": 3}
     assert {run.info.status for run in here.runs()} == {"FINISHED"} and len(here.runs()) == 4
 
@@ -601,16 +599,16 @@ def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
     try:
         place = home(tmp_path / "home")
         study = place.study()
-        words = ("run", "--study", str(study), "--storage", f"sqlite:///{small}/studies.db", "--trials")
-        assert place.call(*words, "1").returncode == 0
+        place.run(study, storage=f"sqlite:///{small}/studies.db", trials=1)
         filler = small / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
             while True:
                 stream.write(b"x" * 4096)
-        full = place.call(*words, "3")
+        words = ("run", "--study", str(study), "--storage", f"sqlite:///{small}/studies.db", "--trials", "3")
+        full = place.call(*words)
         assert full.returncode == 1 and "disk is full" in full.stderr and "Traceback" not in full.stderr
         filler.unlink()
-        assert place.call(*words, "3").returncode == 0
+        place.run(study, storage=f"sqlite:///{small}/studies.db", trials=3)
         (row,) = peftsweep.status(f"sqlite:///{small}/studies.db")
         assert (row["complete"], row["failed"], row["running"]) == (3, 0, 0)
     finally:
@@ -619,7 +617,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
     study = here.study()
-    assert here.call("run", "--study", str(study), "--trials", "1").returncode == 0
+    here.run(study, trials=1)
     mistakes = {
         "train.epochs=3": (1, "train.epochs"),
         "data.text=txet": (1, "did you mean text"),
@@ -628,13 +626,13 @@ def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
         "space.rank=[4, 8]": (1, "space.rank: [2, 4] in the storage, [4, 8] in the file"),
         "train.epochz=1": (2, "did you mean epochs"),
     }
-    for setting, (status, said) in mistakes.items():
-        done = here.call("run", "--study", str(study), "--set", setting)
+    commands = [["run", "--study", str(study), "--set", setting] for setting in mistakes]
+    wide = ["run", "--study", str(here.study("wide")), "--set", "space.rank=[4, 999]"]
+    expected = [*mistakes.values(), (1, "rank: 999 is above the width")]
+    for done, (status, said) in zip(here.call_each([*commands, wide]), expected, strict=True):
         assert done.returncode == status and said in done.stderr, done.stderr
         assert "Traceback" not in done.stderr and done.stdout == ""
     assert peftsweep.status(here.storage)[0]["complete"] == 1
-    wide = here.call("run", "--study", str(here.study("wide")), "--set", "space.rank=[4, 999]")
-    assert wide.returncode == 1 and "rank: 999 is above the width" in wide.stderr and "Traceback" not in wide.stderr
 
 
 def test_anything_of_train_may_stand_under_space(here: Home) -> None:
