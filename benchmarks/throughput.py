@@ -236,7 +236,9 @@ def packed(
     method = METHODS["qlora" if shape.four_bit else "lora"](model, linear_names(model))
 
     def build(count: int, limits: Limits | None = None) -> Pack:
-        return Pack(model, method, EMOTIONS, texts, validation, candidates=[params], slots=count, limits=limits)
+        return Pack(
+            model, method, EMOTIONS, texts, validation, candidates=[params], slots=count, limits=limits, compiled=True
+        )
 
     began = time.perf_counter()
     found: Plan = plan(build, [params], TRIALS)

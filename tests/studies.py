@@ -60,7 +60,7 @@ class Home:
     def study(self, name: str = "small", **changes: Any) -> Path:
         """Write a study file; `train`, `space`, `search` and `data` are merged into the small one's."""
         whole: dict[str, Any] = {
-            "model": {"id": str(self.folder / "base")},
+            "model": {"id": str(self.folder / "base"), "dtype": "float32"},  # the same numbers on every CPU
             "method": "lora",
             "data": {"train": str(self.folder / "train.csv"), "validation": str(self.folder / "dev.csv")}
             | {"text": "text", "labels": "label", "max_length": 32},

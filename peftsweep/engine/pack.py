@@ -59,6 +59,8 @@ class Pack:
         method: the adapters to train on it.
         candidates: hyperparameters that bound what trials may ask for (widest rank, every choice of layers).
         slots: K.
+        compiled: compile the backbone's blocks when it begins to run, where the adapters are kernels: half a minute
+            once, and faster steps.
 
     Raises:
         ModelError: the architecture does not give the same logits packed as it gives text by text.
@@ -75,9 +77,10 @@ class Pack:
         candidates: Sequence[TrainConfig],
         slots: int,
         limits: Limits | None = None,
+        compiled: bool = False,
     ) -> None:
         self.task, self.method, self.train, self.validation = task, method, train, validation
-        self.limits = Limits() if limits is None else limits
+        self.limits, self.compiled = Limits() if limits is None else limits, compiled
         self.device = next(model.parameters()).device
         samples = sorted(validation.input_ids[:64], key=len)
         self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 12)])
@@ -92,7 +95,8 @@ class Pack:
     def run(self, source: TrialSource) -> None:
         """Train the source's trials until it has no more, or says stop."""
         source = TimedSource(source, self.clock)
-        self.packed.compile()
+        if self.compiled:
+            self.packed.compile()
         while self.fill(source):
             began = time.perf_counter()
             with self.clock.at("training"):

@@ -60,7 +60,7 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
         ModelError: it is not there, gated, cannot be reached, has no safetensors, or no head for classification.
     """
     source = locate(config)
-    dtype = _dtype(config.dtype, device)
+    dtype = _dtype(config.dtype, device, four_bit)
     common: dict[str, Any] = {"revision": source.revision, "trust_remote_code": config.trust_remote_code}
     with _told(config, source):
         described = AutoConfig.from_pretrained(source.name, **common)
@@ -105,10 +105,18 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
     )
 
 
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+def _dtype(wanted: str, device: torch.device, four_bit: bool) -> torch.dtype:
+    """auto: bfloat16 where it is fast. A CPU unpacks 4 bits to fp32 as quickly, so that there is nothing to win."""
     if wanted == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        fast = device.type != "cpu" or (bf16_is_fast() and not four_bit)
+        return torch.bfloat16 if fast else torch.float32
     return torch.float32 if wanted == "float32" else torch.bfloat16
+
+
+def bf16_is_fast() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own: three to nine times as fast."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _for_task(config: Any, task: Task, tokenizer: Any) -> None:
