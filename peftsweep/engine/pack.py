@@ -115,8 +115,12 @@ class Pack:
 
     def fill(self, source: TrialSource) -> bool:
         """Give each free slot a trial while there are any. False when all slots stay free."""
+        started = []
         while None in self.slots and (trial := source.next()) is not None:
-            self.start(self.slots.index(None), trial)
+            started.append(self.start(self.slots.index(None), trial))
+        if undecided := [slot for slot in started if slot.evaluated]:  # the process died before they left their slots
+            self.decide(undecided, source)
+            return self.fill(source)
         return bool(self.occupied())
 
     def start(self, index: int, trial: Trial) -> Slot:
