@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Limits, Trial, build_that_fits, checkpoint
+from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint
 from peftsweep.engine.attention import ATTENTION, attend
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Pooling, lay
@@ -377,6 +377,17 @@ def test_attention_that_leaks_is_noticed(base: Path, tmp_path: Path, dtype: str)
             run(base, [trial(0, tmp_path)], 1, dtype=dtype)
     finally:
         AttentionInterface.register(ATTENTION, attend)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert"])
+def test_short_texts_attend_as_transformers_own_call_does(
+    tmp_path: Path, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_model(tmp_path / "base", architecture)
+    plain = run(folder, [trial(0, tmp_path / "a")], 1)
+    monkeypatch.setattr(attention, "SHORT", 0)
+    called = run(folder, [trial(0, tmp_path / "b")], 1)
+    assert worst(plain.last[0], called.last[0]) < 1e-4
 
 
 def test_an_attention_with_a_soft_cap_is_one_clear_message(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class StudyRun:
     started: int
     begun: Run | None = None  # as MLflow had it when this process began it or went on with it
     resumed: bool = False
-    steps: dict[str, set[int]] = field(default_factory=dict)  # that a resumed run has already
+    steps: dict[str, set[int]] = field(default_factory=dict)  # that the run has already, by metric
     over: bool = False
 
 
@@ -90,9 +90,10 @@ class Runs:
     def log(self, key: str, metrics: dict[str, float], step: int, at: int) -> None:
         run = self._runs[key]
         run_id = self._begin(run)
-        if run.resumed:
-            metrics = {name: value for name, value in metrics.items() if step not in self._steps(run, name)}
-        self._points(run_id, metrics, step, at)
+        new = {name: value for name, value in metrics.items() if step not in self._steps(run, name)}
+        self._points(run_id, new, step, at)
+        for name in new:
+            run.steps[name].add(step)
 
     def end(self, key: str, outcome: Outcome, at: int) -> None:
         run = self._runs[key]
@@ -232,7 +233,7 @@ class Runs:
     def _steps(self, run: StudyRun, metric: str) -> set[int]:
         if metric not in run.steps:
             assert run.begun is not None
-            history = self._client().get_metric_history(run.begun.info.run_id, metric)
+            history = self._client().get_metric_history(run.begun.info.run_id, metric) if run.resumed else []
             run.steps[metric] = {point.step for point in history}
         return run.steps[metric]
 
