@@ -101,12 +101,14 @@ class OnStep(TrainerCallback):
         self.marks.step()
 
 
-def trainer_rate(ground: Ground, dropout: float, base_dropout: bool, folder: Path) -> float:
+def trainer_rate(ground: Ground, dropout: float, folder: Path, base_dropout: bool = True, bf16: bool = False) -> float:
     """Samples per second of one fine-tune, as a person would write it who has these two libraries.
 
     Args:
         base_dropout: leave the base's own dropout on in training, as `Trainer` does. A pack has none, so without it
             both sides do the same work.
+        bf16: autocast to bfloat16, which a person would have to ask for; the pack's base is in it by itself where a
+            CPU is quick at it.
     """
     marks = Marks(ground.plan)
     trainer = Trainer(
@@ -118,6 +120,7 @@ def trainer_rate(ground: Ground, dropout: float, base_dropout: bool, folder: Pat
             learning_rate=2e-4,
             optim="adamw_torch_fused",
             use_cpu=True,
+            bf16=bf16,
             dataloader_pin_memory=False,
             remove_unused_columns=False,
             logging_strategy="no",
@@ -205,8 +208,11 @@ def compare(ground: Ground, dropout: float) -> None:
     """All sides by turns, then their medians and the ratios, round by round, of the pack to each rival."""
     pack = f"pack of {SLOTS}"
     sides: dict[str, Callable[[Path], float]] = {
-        "trainer+peft": lambda folder: trainer_rate(ground, dropout, True, folder),
-        "trainer+peft, no dropout in the base": lambda folder: trainer_rate(ground, dropout, False, folder),
+        "trainer+peft": lambda folder: trainer_rate(ground, dropout, folder),
+        "trainer+peft, no dropout in the base": lambda folder: trainer_rate(
+            ground, dropout, folder, base_dropout=False
+        ),
+        "trainer+peft, bf16 autocast": lambda folder: trainer_rate(ground, dropout, folder, bf16=True),
         pack: lambda folder: pack_rate(ground, dropout, folder),
     }
     rates: dict[str, list[float]] = {what: [] for what in sides}

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint
 from peftsweep.engine.attention import ATTENTION, attend
+from peftsweep.engine.memory import planned
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Pooling, lay
 from peftsweep.engine.schedule import Schedule
@@ -167,17 +168,17 @@ def test_a_cleared_slot_keeps_nothing(base: Path, tmp_path: Path) -> None:
     assert not any(any(layer.active) for layer in pack.stack.layers)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", "float32"), ("sgd", "float32"), ("adamw", "bfloat16")])
 @pytest.mark.parametrize("stop", [1, 5, 6])  # before an evaluation, at one, after one (steps_per_epoch is 5)
-def test_a_stopped_trial_goes_on_bit_for_bit(base: Path, tmp_path: Path, stop: int, optimizer: str) -> None:
-    never = run(base, [trial(0, tmp_path / "a", optimizer=optimizer)], 1)
+def test_a_stopped_trial_goes_on_bit_for_bit(base: Path, tmp_path: Path, stop: int, optimizer: str, dtype: str) -> None:
+    never = run(base, [trial(0, tmp_path / "a", optimizer=optimizer)], 1, dtype=dtype)
     again = [trial(0, tmp_path / "b", optimizer=optimizer)]
-    stopped = pack_of(base, SINGLE, "lora", again, 1)
+    stopped = pack_of(base, SINGLE, "lora", again, 1, dtype=dtype)
     queue = Queue(again)
     queue.stop_after = stop
     stopped.run(queue)
     assert stopped.slots[0] is not None and stopped.slots[0].step == stop
-    resumed = run(base, again, 1)
+    resumed = run(base, again, 1, dtype=dtype)
     assert worst(resumed.last[0], never.last[0]) == 0.0
     assert stopped.trace[0] + resumed.trace[0] == never.trace[0]
 
@@ -263,6 +264,64 @@ def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path) 
     assert [queue.results[i].state for i in range(4)] == ["complete"] * 3 + ["pruned"]
     assert queue.results[3].reason == "out of memory, even alone: out of memory"
     assert max(worst(pack.last[i], free.last[i]) for i in range(3)) < 1e-4
+
+
+def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_first_try(
+    base: Path, tmp_path: Path
+) -> None:
+    class Tight(Watched):
+        def backward(self, wave):  # type: ignore[no-untyped-def]
+            if len(self.occupied()) == 4 and len(wave.rows.slots) < 4 and wave.rows.slots[-1] == 3 and not self.failed:
+                self.failed = True
+                raise torch.OutOfMemoryError("out of memory")  # the first wave's gradients are there already
+            return super().backward(wave)
+
+        failed = False
+
+    limits = Limits(train_tokens=200)
+    free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4, limits=limits)
+    trials = [trial(i, tmp_path / "b") for i in range(4)]
+    pack = pack_of(base, SINGLE, "lora", trials, 4, kind=Tight, limits=limits)
+    pack.run(Queue(trials))
+    assert pack.failed and max(worst(pack.last[i], free.last[i]) for i in range(4)) < 1e-4
+
+
+def test_rows_laid_out_ahead_are_those_of_the_step_or_dropped(base: Path, tmp_path: Path) -> None:
+    plain = run(base, neighbours(tmp_path / "a"), 3)
+
+    class Ahead(Watched):
+        taken = dropped = 0
+
+        def planned(self, slots):  # type: ignore[no-untyped-def]
+            before, waves = self.ahead, super().planned(slots)
+            if before is not None:
+                self.taken += waves is before[1]
+                self.dropped += waves is not before[1]
+            return waves
+
+    trials = neighbours(tmp_path / "b")
+    pack = pack_of(base, SINGLE, "lora", trials, 3, kind=Ahead)
+    pack.lays_ahead = True
+    pack.run(Queue(trials))
+    assert pack.taken > 10 and pack.dropped > 0  # a refill makes another step of it
+    assert all(worst(pack.last[n], plain.last[n]) == 0.0 for n in plain.last)
+
+
+@pytest.mark.parametrize(
+    ("room", "batch", "most", "slots", "tokens"),
+    [
+        (10_000_000, 400.0, 40, 40, 65_536),  # as many as there are trials for
+        (10_000_000, 4096.0, 40, 8, 65_536),  # as many as keep a GPU busy
+        (200_000, 400.0, 40, 3, 1_500),  # as many as there is room for
+        (1_000, 400.0, 40, 1, 1),  # at least one, come what may
+    ],
+)
+def test_a_plan_follows_from_what_was_measured(room: int, batch: float, most: int, slots: int, tokens: int) -> None:
+    found = planned(fixed=50_000, slot=10_000, token=80, room=room, batch=batch, most=most)
+    assert (found.slots, found.tokens) == (slots, tokens)
+    assert found.bytes <= room or found.slots == 1
+    fewer = found.of(max(1, slots - 2))
+    assert fewer.tokens >= found.tokens and fewer.limits.train_tokens == fewer.tokens
 
 
 def test_a_pack_that_does_not_fit_is_built_of_fewer_slots() -> None:
@@ -377,6 +436,15 @@ def test_attention_that_leaks_is_noticed(base: Path, tmp_path: Path, dtype: str)
             run(base, [trial(0, tmp_path)], 1, dtype=dtype)
     finally:
         AttentionInterface.register(ATTENTION, attend)
+
+
+def test_attention_by_plain_products_is_torch_s_own_in_bfloat16_too() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(5, heads, 33, 16).bfloat16() for heads in (6, 2, 2))
+    wide_k, wide_v = (part.repeat_interleave(3, dim=1) for part in (k, v))
+    theirs = nn.functional.scaled_dot_product_attention(q.float(), wide_k.float(), wide_v.float(), is_causal=True)
+    ours = attention._plain(q, k, v, None, True, None).transpose(1, 2)
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert"])

@@ -164,7 +164,8 @@ def never(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 MOMENTS = {
     "between asking and the first step": "optuna:Study.ask 2",
-    "after a checkpoint, before the decision": "peftsweep.engine.checkpoint:save 6",
+    "after a decision and its checkpoint": "peftsweep.engine.checkpoint:save 6",
+    "after the last checkpoint, before the adapter": "peftsweep.engine.checkpoint:save 4",
     "after the adapter was renamed, before tell": "peftsweep.sweep.artifacts:write 1",
     "after tell": "optuna:Study.tell 1",
     "when MLflow has half of the artifacts": "peftsweep.tracking.runs:Runs._upload 2",

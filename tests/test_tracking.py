@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from peftsweep.errors import TrackingError
-from peftsweep.tracking import Outcome, Tracker, serve
+from peftsweep.tracking import Outcome, Past, Tracker, serve
 from peftsweep.tracking.addresses import sqlite_file
 from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
 from peftsweep.tracking.store import _put
@@ -207,10 +207,35 @@ def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, note
 def test_a_run_that_a_killed_process_left_running_is_ended(uri: str, notes: list[str]) -> None:
     known = left_running(uri, notes)
     tracker = opened(uri, notes, {"parent": known["parent"]})
-    tracker.settle({3: Outcome("pruned", "below the median"), 4: Outcome("complete")})
+    tracker.settle(
+        {3: Past({}, {}, [], Outcome("pruned", "below the median")), 4: Past({}, {}, [], Outcome("interrupted"))}
+    )
     tracker.close()
     trial = MlflowClient(uri).get_run(known["3"])
     assert (trial.info.status, trial.data.tags["peftsweep.reason"]) == ("FINISHED", "below the median")
+
+
+def test_a_run_told_in_part_is_made_whole_and_one_that_is_whole_stays(uri: str, notes: list[str]) -> None:
+    first = opened(uri, notes)
+    first.start_trial(0, params={}, tags={})
+    first.log(0, {"loss": 0.5}, 10)
+    first.end_trial(0, Outcome("interrupted", "stopped"))
+    first.start_trial(1, params={}, tags={})
+    first.end_trial(1, Outcome("pruned", "below the median"))
+    first.close()
+    before = fetch(uri, first)["1"].info.end_time
+    curves = [({"loss": 0.5}, 10), ({"loss": 0.25}, 20)]
+    pasts = {0: Past({"rank": 8}, {}, curves, Outcome("complete", metrics={"best_macro_f1": 0.7}))}
+    pasts[1] = Past({}, {}, curves, Outcome("pruned", "below the median"))
+    pasts[2] = Past({"rank": 4}, {}, curves, Outcome("failed", "loss is nan"))
+    second = opened(uri, notes, first.run_ids)
+    second.settle(pasts)
+    second.close()
+    runs = fetch(uri, second)
+    assert [runs[n].data.tags["peftsweep.state"] for n in ("0", "1", "2")] == ["complete", "pruned", "failed"]
+    assert curve(uri, runs["0"], "loss") == curve(uri, runs["2"], "loss") == [(10, 0.5), (20, 0.25)]
+    assert runs["0"].data.metrics["best_macro_f1"] == 0.7 and runs["2"].data.params == {"rank": "4"}
+    assert runs["1"].info.end_time == before and "loss" not in runs["1"].data.metrics
 
 
 def test_a_trial_whose_run_id_was_not_kept_is_found_by_its_parent(uri: str, notes: list[str]) -> None:

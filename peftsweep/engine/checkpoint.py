@@ -68,6 +68,7 @@ def save(slot: Slot, stack: Stack) -> None:
         if folder.exists():  # left by a process that died before it could say so
             shutil.rmtree(folder)
         aside.rename(folder)
+        _to_disk([folder.parent])
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
         if isinstance(error, SafetensorError) and "os error 28" in str(error):  # its own kind for a full disk

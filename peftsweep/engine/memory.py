@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +17,7 @@ from peftsweep.config import TrainConfig
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.trial import Trial
+from peftsweep.errors import ModelError
 
 if TYPE_CHECKING:
     from peftsweep.engine.pack import Pack
@@ -79,6 +80,11 @@ class Plan:
     def bytes(self) -> int:
         return self.fixed + self.slots * self.slot + self.tokens * self.token
 
+    def of(self, slots: int) -> Plan:
+        """The same for another number of slots: what they do not take is for tokens."""
+        tokens = (self.room - self.fixed - slots * self.slot) // self.token
+        return replace(self, slots=slots, tokens=max(1, min(2 * BUSY, tokens)))
+
     @property
     def limits(self) -> Limits:
         """Evaluation keeps no activations, so that its passes may be twice as long."""
@@ -97,19 +103,20 @@ def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: 
         build: makes a pack of that many slots; released again here.
         most: slots that there are trials for.
     """
-    pack = build(2)
+    pack = build_that_fits(build, 2)
     try:
-        few, many = (_peak(pack, candidates[0], tokens) for tokens in PROBES)
+        few, many = _measured(pack, candidates[0])
         matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
         slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
         free, _ = torch.cuda.mem_get_info(pack.device)
         room = int(FILL * (free + torch.cuda.memory_reserved(pack.device)))
         batch = max(params.batch_size for params in candidates) * float(pack.corpus.lengths.mean())
+        held = len(pack.slots) * slot
     finally:
         pack.release()
         torch.cuda.empty_cache()
-    token = max(1, (many - few) // (PROBES[1] - PROBES[0]))
-    return planned(few - PROBES[0] * token - 2 * slot, slot, token, room, batch, most)
+    token = max(1, (many.bytes - few.bytes) // max(1, many.tokens - few.tokens))
+    return planned(few.bytes - few.tokens * token - held, slot, token, room, batch, most)
 
 
 def planned(fixed: int, slot: int, token: int, room: int, batch: float, most: int) -> Plan:
@@ -121,18 +128,41 @@ def planned(fixed: int, slot: int, token: int, room: int, batch: float, most: in
     left = max(0, room - fixed)
     wanted = min(most, MOST, math.ceil(BUSY / batch))
     slots = max(1, min(wanted, int(left // (slot + batch * token))))
-    tokens = max(1, min(2 * BUSY, (left - slots * slot) // token))
-    return Plan(slots, int(tokens), fixed, slot, token, room)
+    return Plan(slots, 0, fixed, slot, token, room).of(slots)
 
 
-def _peak(pack: Pack, params: TrainConfig, tokens: int) -> int:
-    """Bytes at the peak of a pass over about so many tokens, in two slots."""
+@dataclass(frozen=True)
+class Probe:
+    tokens: int
+    bytes: int  # at the peak
+
+
+def _measured(pack: Pack, params: TrainConfig) -> list[Probe]:
+    """Two passes, as large as fit: a large base on a small card has room for few tokens.
+
+    Raises:
+        ModelError: not even a handful.
+    """
+    for smaller in (1, 4, 16):
+        try:
+            return [_peak(pack, params, tokens // smaller) for tokens in PROBES]
+        except torch.OutOfMemoryError:
+            pass
+        torch.cuda.empty_cache()
+    raise ModelError("the base leaves no room on the GPU to train with; take a smaller one, or qlora")
+
+
+def _peak(pack: Pack, params: TrainConfig, tokens: int) -> Probe:
+    """A pass over about so many tokens, evenly taken from short texts and long ones, in all slots of the pack."""
     lengths = pack.corpus.lengths
-    texts = np.arange(max(1, round(tokens / 2 / float(lengths.mean())))) % len(lengths)
+    count = max(1, round(tokens / len(pack.slots) / float(lengths.mean())))
+    texts = np.argsort(lengths)[np.linspace(0, len(lengths) - 1, count).astype(int)]
     with tempfile.TemporaryDirectory() as folder:
-        running = [pack.start(index, Trial(index, 0, params, Path(folder))) for index in range(2)]
-        torch.cuda.reset_peak_memory_stats(pack.device)
-        pack.backward(pack.wave([(slot, 0, len(texts), texts) for slot in running]))
-    for slot in running:
-        pack.vacate(slot)
-    return torch.cuda.max_memory_allocated(pack.device)
+        running = [pack.start(i, Trial(i, 0, params, Path(folder))) for i in range(len(pack.slots))]
+        try:
+            torch.cuda.reset_peak_memory_stats(pack.device)
+            pack.backward(pack.wave([(slot, 0, len(texts), texts) for slot in running]))
+        finally:
+            for slot in running:
+                pack.vacate(slot)
+    return Probe(len(running) * int(lengths[texts].sum()), torch.cuda.max_memory_allocated(pack.device))

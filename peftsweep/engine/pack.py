@@ -86,6 +86,7 @@ class Pack:
         self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 12)])
         self.stack: Stack = self.packed.stack
         self.corpus, self.unseen = (self.packed.corpus(split.input_ids) for split in (train, validation))
+        self.lays_ahead = self.device.type == "cuda"
         self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom
         self.slots: list[Slot | None] = [None] * slots
         self.clock = Clock()
@@ -156,7 +157,7 @@ class Pack:
         found = torch.stack([torch.stack([losses[slot.index] for slot in slots]), norms[[s.index for s in slots]]])
         for slot in slots:
             slot.step += 1
-        if self.device.type == "cuda":  # still at work on this step
+        if self.lays_ahead:  # the GPU is still at work on this step
             going_on = [slot for slot in slots if slot.step < slot.schedule.steps]
             self.ahead = (_key(going_on), self.waves(going_on)) if going_on else None
         for slot, loss, norm in zip(slots, *found.tolist(), strict=True):

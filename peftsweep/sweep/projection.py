@@ -13,7 +13,7 @@ from peftsweep.config import StudyConfig
 from peftsweep.engine import Evaluation
 from peftsweep.report import ranked
 from peftsweep.sweep import artifacts
-from peftsweep.tracking import Outcome, Tracker
+from peftsweep.tracking import Outcome, Past, Tracker
 
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -55,26 +55,11 @@ class Projection:
             tags=self._tags() | {"peftsweep.study_key": attrs["key"]},
             known=attrs.get("mlflow_runs", {}),
         )
-        noted: Mapping[str, str] = attrs.get("mlflow_runs", {})
-        missed: list[FrozenTrial] = []
-        settled: dict[int, Outcome] = {}
-        for trial in self._trials():
-            if trial.state.is_finished() and str(trial.number) not in noted:
-                missed.append(trial)
-            elif trial.state != TrialState.WAITING:
-                settled[trial.number] = self._outcome(trial)
-        self.tracker.settle(settled)
-        for trial in missed:  # ended before the writer of a process that died came to them
-            self.begin(trial.number, trial.user_attrs)
-            self.end(trial)
+        self.tracker.settle({t.number: self._past(t) for t in self._trials() if t.state != TrialState.WAITING})
 
     def begin(self, number: int, own: Mapping[str, Any]) -> None:
         """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
-        self.tracker.start_trial(
-            number,
-            params={**own.get("params", {}), "seed": own.get("seed"), **self.study.user_attrs.get("described", {})},
-            tags=self._tags(),
-        )
+        self.tracker.start_trial(number, params=self._params(own), tags=self._tags())
         for evaluation in own.get("evaluations", []):
             self.evaluated(number, Evaluation(**evaluation))
 
@@ -121,6 +106,14 @@ class Projection:
                 artifacts={} if self.config.path is None else {self.config.path.name: self.config.path},
             )
         )
+
+    def _params(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        return {**own.get("params", {}), "seed": own.get("seed"), **self.study.user_attrs.get("described", {})}
+
+    def _past(self, trial: FrozenTrial) -> Past:
+        evaluations = [Evaluation(**evaluation) for evaluation in trial.user_attrs.get("evaluations", [])]
+        curves = [(metrics(evaluation), evaluation.step) for evaluation in evaluations]
+        return Past(self._params(trial.user_attrs), self._tags(), curves, self._outcome(trial))
 
     def _outcome(self, trial: FrozenTrial) -> Outcome:
         """Of a trial that is over, or was when its process died."""

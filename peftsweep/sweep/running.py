@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -208,11 +207,14 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
             base.model, method, data.task, data.train, data.validation, candidates=bounds, slots=count, limits=limits
         )
 
-    planned = plan(build, bounds, source.left() if slots == "auto" else slots) if base.device.type == "cuda" else None
+    planned = plan(build, bounds, source.left()) if base.device.type == "cuda" else None
     count = slots if slots != "auto" else CPU_SLOTS if planned is None else planned.slots
-    limits = None if planned is None else planned.limits
-    pack = build_that_fits(partial(build, limits=limits), max(1, min(count, source.left())))
-    memory = None if planned is None else _memory(replace(planned, slots=len(pack.slots)), base.device)
+
+    def planned_build(count: int) -> Pack:
+        return build(count, None if planned is None else planned.of(count).limits)
+
+    pack = build_that_fits(planned_build, max(1, min(count, source.left())))
+    memory = None if planned is None else _memory(planned.of(len(pack.slots)), base.device)
     trained = [pack.parameters(params) for params in bounds]
     source.stop.patient = True  # from here on there is something to finish: MLflow's runs, a step
     source.opened(

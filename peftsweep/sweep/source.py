@@ -228,8 +228,9 @@ class StudySource:
         self.progress.note(peak(memory, taken))
 
     def close(self) -> None:
-        """End what MLflow still believes to be running."""
+        """End what MLflow still believes to be running, and tidy up after a process that died before it could."""
         self.projection.close(self.running, self.total)
+        artifacts.keep_best(self.folder, ranked(self.trials()), self.config.search.keep_adapters)
 
     # Small things ---------------------------------------------------------------------------------------------------
 

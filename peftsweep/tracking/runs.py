@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,21 @@ class Outcome:
     artifacts: Mapping[str, Path] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Past:
+    """A trial as the study holds it: all that its run is to have.
+
+    Attributes:
+        curves: the metrics of each evaluation, and its step.
+        outcome: "interrupted" for a trial that goes on.
+    """
+
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+    curves: Sequence[tuple[Mapping[str, float], int]]
+    outcome: Outcome
+
+
 class Runs:
     """The runs in MLflow. Used by the writer's thread alone, save for `ids`.
 
@@ -76,18 +91,27 @@ class Runs:
         self._runs[PARENT] = run
         self._begin(run)
 
-    def settle(self, ended: Mapping[int, Outcome], at: int) -> None:
+    def settle(self, trials: Mapping[int, Past], at: int) -> None:
+        """Make the runs of trials of earlier processes what the study says they are; those that are, stay."""
         self._begin(self._runs[PARENT])
-        for number, outcome in ended.items():
-            child = self._children.get(str(number))
-            if child is not None and child.info.status == "RUNNING":
-                self._end(child, outcome, at)
+        for number, past in trials.items():
+            child, state = self._children.get(str(number)), past.outcome.state
+            told = child is not None and child.data.tags.get("peftsweep.state") == state
+            if told and child is not None and child.info.status != "RUNNING":
+                continue
+            if state != "interrupted":
+                self.start(StudyRun(str(number), f"trial-{number:04d}", dict(past.params), dict(past.tags), at))
+                for metrics, step in past.curves:
+                    self.log(str(number), metrics, step, at)
+                self.end(str(number), past.outcome, at)
+            elif child is not None:
+                self._end(child, past.outcome, at)
 
     def start(self, run: StudyRun) -> None:
         self._runs[run.key] = run
         self._begin(run)
 
-    def log(self, key: str, metrics: dict[str, float], step: int, at: int) -> None:
+    def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
         run = self._runs[key]
         run_id = self._begin(run)
         new = {name: value for name, value in metrics.items() if step not in self._steps(run, name)}

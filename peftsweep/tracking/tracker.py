@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.masking import masked
-from peftsweep.tracking.runs import PARENT, Outcome, Runs, StudyRun, now, refused
+from peftsweep.tracking.runs import PARENT, Outcome, Past, Runs, StudyRun, now, refused
 
 PAUSE = 60.0  # seconds before a server that did not answer is asked again
 PATIENCE = 10.0  # seconds that `close` waits for a server that did not answer before
@@ -64,9 +64,9 @@ class Tracker:
         self._runs.ids.update(known)
         self._put(partial(self._runs.open, run, experiment))
 
-    def settle(self, ended: Mapping[int, Outcome]) -> None:
-        """End the runs that a killed process left running, of trials that have ended, by number."""
-        self._put(partial(self._runs.settle, dict(ended), now()))
+    def settle(self, trials: Mapping[int, Past]) -> None:
+        """Bring level the runs of trials of earlier processes, by number: left running, left out, or told in part."""
+        self._put(partial(self._runs.settle, dict(trials), now()))
 
     def start_trial(self, number: int, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Begin a trial's run under its parent, or go on with it."""
