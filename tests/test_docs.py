@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -145,7 +146,9 @@ def test_make_has_the_targets_that_the_documents_name() -> None:
 
 def test_coverage_is_asked_of_all_tests_and_not_of_one_file() -> None:
     def command(*words: str) -> str:
-        return subprocess.check_output(["make", "-n", "test", *words], cwd=ROOT, text=True).splitlines()[-1]
+        alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        make = ["make", "--no-print-directory", "-n", "test", *words]
+        return subprocess.check_output(make, cwd=ROOT, env=alone, text=True).splitlines()[-1]
 
     assert "--cov " in command() and "--no-cov" not in command()
     assert command("TESTS=tests/test_search.py").endswith("--no-cov tests/test_search.py")
