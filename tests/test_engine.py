@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint
+from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint, plan
 from peftsweep.engine.attention import ATTENTION, attend
 from peftsweep.engine.memory import planned
 from peftsweep.engine.packing import Packed
@@ -322,6 +322,44 @@ def test_a_plan_follows_from_what_was_measured(room: int, batch: float, most: in
     assert found.bytes <= room or found.slots == 1
     fewer = found.of(max(1, slots - 2))
     assert fewer.tokens >= found.tokens and fewer.limits.train_tokens == fewer.tokens
+
+
+class Card(Watched):
+    """A pack on a card with room for so many tokens at once, whose counters tell what a pass would take there."""
+
+    room = 1000
+
+    def backward(self, wave):  # type: ignore[no-untyped-def]
+        if (tokens := wave.rows.input_ids.numel()) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        self.measured = 10_000_000 + 100 * tokens
+        return super().backward(wave)
+
+
+@pytest.mark.parametrize("room", [1000, 10])
+def test_a_plan_is_measured_by_passes_that_fit(
+    base: Path, tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs: list[Watched] = []
+
+    def build(slots: int) -> Watched:
+        packs.append(pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], slots, kind=Card))
+        packs[-1].room = room  # type: ignore[attr-defined]
+        return packs[-1]
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: packs[-1].measured)  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100_000_000, 200_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    if room == 10:
+        with pytest.raises(ModelError, match="no room on the GPU to train with"):
+            plan(build, [ONE], 5)
+        return
+    found = plan(build, [ONE], 5)
+    slot = 4 * packs[0].stack.weights[0].numel() * 4  # weights, gradients and two moments, fp32
+    assert (found.slots, found.token, found.slot, found.room) == (5, 100, slot, 88_000_000)
+    assert found.fixed == 10_000_000 - 2 * slot
+    assert not packs[0].occupied() and not packs[0].stack.weights.any()
 
 
 def test_a_pack_that_does_not_fit_is_built_of_fewer_slots() -> None:
