@@ -193,10 +193,12 @@ def processes(name: str, batch: int, mean: float, seconds: float, count: int) ->
 class Timed:
     """A source of trials without end, that stops the pack when its time is up. The first steps do not count."""
 
-    def __init__(self, params: TrainConfig, folder: Path, seconds: float, warm: int) -> None:
-        self.params, self.folder, self.limit, self.warm = params, folder, seconds, warm
+    def __init__(self, params: TrainConfig, folder: Path, seconds: float, warm: int, profiled: int = 0) -> None:
+        self.params, self.folder, self.limit, self.warm, self.profiled = params, folder, seconds, warm, profiled
+        self.profile: Any = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
         self.given = self.steps = 0
         self.began = self.ended = 0.0
+        self.steps_profiled = -1
 
     def next(self) -> Trial:
         self.given += 1
@@ -209,15 +211,27 @@ class Timed:
         raise AssertionError(f"trial {trial.number} ended: {result.reason}")
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
-        self.steps += 1
+        self.steps += not self.ended
         if self.steps == self.warm:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             self.began = time.perf_counter()
-        if self.began and time.perf_counter() - self.began > self.limit:
+        if self.began and not self.ended and time.perf_counter() - self.began > self.limit:
             torch.cuda.synchronize()
             self.ended = time.perf_counter()
-        return not self.ended
+        return not self.ended if not self.profiled else self.watched()
+
+    def watched(self) -> bool:
+        """A few more steps under torch's profiler, when those that are timed are over."""
+        if not self.ended:
+            return True
+        if self.steps_profiled < 0:
+            self.profile.start()
+        self.steps_profiled += 1
+        if self.steps_profiled == self.profiled:
+            torch.cuda.synchronize()
+            self.profile.stop()
+        return self.steps_profiled < self.profiled
 
 
 def packed(
@@ -228,6 +242,7 @@ def packed(
     slots: int | None = None,
     rank: int = RANK,
     dropout: float = 0.0,
+    profiled: int = 0,
 ) -> dict[str, Any]:
     """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used."""
     params = TrainConfig(epochs=1000, batch_size=batch, rank=rank, dropout=dropout)
@@ -243,11 +258,13 @@ def packed(
     began = time.perf_counter()
     found: Plan = plan(build, [params], TRIALS)
     with tempfile.TemporaryDirectory() as folder:
-        source = Timed(params, Path(folder), seconds, warm=4)
+        source = Timed(params, Path(folder), seconds, warm=4, profiled=profiled)
         pack = build(slots or found.slots, found.limits)
         pack.save = lambda slot: None  # type: ignore[method-assign]
         started = time.perf_counter() - began
         pack.run(source)
+    if profiled:
+        by_kernel(source.profile, profiled)
     count, took = len(pack.slots), source.ended - source.began
     steps = source.steps - source.warm
     total = sum(
@@ -265,6 +282,16 @@ def packed(
         "start_seconds": round(started, 1),
         "step_ms": round(1000 * took / steps, 1),
     }
+
+
+def by_kernel(profile: Any, steps: int) -> None:
+    """Say which kernels the GPU's time goes to, in a step."""
+    rows = sorted(profile.key_averages(), key=lambda row: -row.self_device_time_total)
+    total = sum(row.self_device_time_total for row in rows)
+    say(f"  GPU busy for {total / steps / 1000:.1f} ms a step, in {sum(row.count for row in rows) // steps} launches")
+    for row in rows[:30]:
+        spent = row.self_device_time_total / steps / 1000
+        say(f"  {spent:8.2f} ms {spent * steps * 1000 / total:6.1%} {row.count // steps:6}x  {row.key[:110]}")
 
 
 def matmul_peak() -> float:
@@ -293,7 +320,9 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         sides = {"plain": lambda: plain_loop(shape, texts, options.batch, options.seconds)}  # noqa: B023
         if not options.no_processes:
             sides["8 processes"] = lambda: processes(name, options.batch, options.mean, options.seconds, 8)  # noqa: B023
-        sides["pack"] = lambda: packed(shape, texts, options.batch, options.seconds, options.slots, options.rank)  # noqa: B023
+        sides["pack"] = lambda: packed(
+            shape, texts, options.batch, options.seconds, options.slots, options.rank, profiled=options.profile
+        )  # noqa: B023
         rates = {}
         for side, measure in sides.items():
             if side not in options.sides:
@@ -328,6 +357,7 @@ def main() -> None:
     parser.add_argument("--mean", type=float, default=27.0, help="mean length of a text in tokens")
     parser.add_argument("--slots", type=int, help="K of the pack, in place of its own choice")
     parser.add_argument("--seconds", type=float, default=20.0, help="for which each side is timed")
+    parser.add_argument("--profile", type=int, default=0, metavar="STEPS", help="then list the GPU's kernels")
     parser.add_argument("--no-processes", action="store_true", help="without the eight processes")
     parser.add_argument("--worker", choices=SHAPES, help=argparse.SUPPRESS)
     parser.add_argument("--ready", type=Path, help=argparse.SUPPRESS)

@@ -404,33 +404,30 @@ def corpus(*texts: list[int]) -> Corpus:
 
 def test_rows_are_laid_back_to_back() -> None:
     split = corpus([9, 10], [5, 6, 7], [8])
-    rows = lay([3, 1], [np.array([1, 2]), np.array([0])], split, torch.device("cpu"), varlen=False)
+    rows = lay([3, 1], [np.array([1, 2]), np.array([0])], split, torch.device("cpu"), "padded")
     assert rows.input_ids[0].tolist() == [5, 6, 7, 8, 9, 10]
     assert rows.position_ids[0].tolist() == [2, 3, 4, 2, 2, 3]
-    assert rows.pooled.tolist() == [2, 3, 5]
-    assert (
-        rows.slots == (3, 1) and rows.tokens.bounds == ((0, 4), (4, 6)) and rows.pooled_texts.bounds == ((0, 2), (2, 3))
-    )
-    assert rows.texts.spread.tolist() == [[0, 1], [2, 2]] and rows.texts.real.tolist() == [[True, True], [True, False]]
-    assert rows.texts.gather.tolist() == [0, 1, 2]
+    assert rows.pooled.tolist() == [2, 3, 5, 5]
+    assert rows.slots == (3, 1) and rows.tokens.bounds == ((0, 4), (4, 6)) and rows.batch.bounds == ((0, 2), (2, 4))
+    assert rows.texts.slots.tolist() == [3, 1] and rows.texts.real.tolist() == [[1, 1], [1, 0]]
     assert rows.groups[0].spread[:, :3].tolist() == [[0, 1, 2], [3, 3, 3], [4, 5, 5]]
     assert rows.groups[0].real.sum(dim=1).tolist() == [3, 1, 2]
 
 
 def test_rows_for_texts_of_any_length_are_filled_up_by_texts_of_no_slot() -> None:
-    rows = lay([0], [np.array([0, 1])], corpus([9, 10], [5, 6, 7]), torch.device("cpu"), varlen=True)
+    rows = lay([0], [np.array([0, 1])], corpus([9, 10], [5, 6, 7]), torch.device("cpu"), "varlen")
     assert rows.ends is not None and rows.ends.tolist() == [0, 2, 5, 64] and rows.groups == ()
     assert rows.input_ids.shape == (1, 64) and not rows.input_ids[0, 5:].any()
     assert rows.tokens.bounds == ((0, 5),) and rows.longest == 64
     long = corpus(*[[1] * 65] * 20)
-    wide = lay([0], [np.arange(20)], long, torch.device("cpu"), varlen=True)
+    wide = lay([0], [np.arange(20)], long, torch.device("cpu"), "varlen")
     assert wide.ends is not None and wide.ends.dtype == torch.int32 and wide.ends[-1] == wide.input_ids.shape[1]
     assert int(wide.ends.diff().max()) <= wide.longest == 128 and wide.input_ids.shape[1] % 64 == 0
 
 
 def test_attention_groups_texts_of_like_length() -> None:
     split = corpus(*[list(range(1, n + 1)) for n in range(1, 65)])
-    rows = lay([0], [np.arange(64)], split, torch.device("cpu"), varlen=False)
+    rows = lay([0], [np.arange(64)], split, torch.device("cpu"), "padded")
     assert [group.real.shape for group in rows.groups] == [(16, 16), (16, 32), (16, 48), (16, 64)]
     flat = torch.cat([group.spread.flatten() for group in rows.groups])
     assert rows.gather is not None and torch.equal(flat[rows.gather], torch.arange(sum(range(65))))

@@ -53,7 +53,7 @@ ONLY = {
     "matplotlib": {"charts"},
     "filelock": {"storage"},
     "optuna": {"search", "storage", "report", "sweep"},
-    "triton": {"methods"},
+    "triton": {"engine", "methods"},
     "click": set(),
 }
 USED_BY_OTHERS = {"accelerate", "gguf"}  # named in pyproject.toml because transformers needs them

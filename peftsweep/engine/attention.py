@@ -1,7 +1,8 @@
 """Attention within each text of a row, registered with transformers under a name of its own.
 
-On a GPU by flash attention over texts of any length. Elsewhere, and where that has no kernel, the texts are laid out as
-padded batches of like length, so no text sees another, and the pads are taken away again.
+On a GPU over tiles of rows where texts are short (kernels.py), by flash attention over texts of any length where they
+are long. Elsewhere, and where those have no kernel, the texts are laid out as padded batches of like length, so no text
+sees another, and the pads are taken away again.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
     return hidden
 
 
-def has_varlen(model: Any) -> bool:
-    """Whether flash attention has a kernel for this model, where it lies."""
+def has_kernel(model: Any) -> bool:
+    """Whether there is a kernel for attention in this model, where it lies."""
     config, weights = model.config, next(model.parameters())
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = getattr(config, "dtype", None) or weights.dtype
@@ -66,22 +67,38 @@ def attend(
     if kwargs.get("softcap") is not None:
         raise ValueError("attention with a soft cap")
     rows = _now.rows
-    if rows.ends is not None:
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, d]
-        return _varlen(q, k, v, rows.ends, rows.longest, causal, sliding_window, scaling)[None], None
-    return _in_groups(module, query, key, value, rows, causal, sliding_window, scaling, kwargs), None
+    if rows.spans is None and rows.ends is None:
+        return _in_groups(module, query, key, value, rows, causal, sliding_window, scaling, kwargs), None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, d]
+    left = -1  # how far away a key may be, with transformers' bounds of a window; -1 is as far as a text goes
+    if sliding_window is not None and sliding_window < rows.longest:
+        left = sliding_window - 1 if causal else sliding_window
+    if rows.spans is not None:
+        return _in_tiles(q, k, v, rows, causal, left, scaling)[None], None
+    return _varlen(q, k, v, rows, causal, left, scaling)[None], None
 
 
-def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: bool, window: int | None, scale: float | None
-) -> Tensor:
+def _in_tiles(q: Tensor, k: Tensor, v: Tensor, rows: Rows, causal: bool, left: int, scale: float | None) -> Tensor:
+    from peftsweep.engine.kernels import attend_texts
+
+    spans, edges, tiles = rows.spans, rows.tokens.edges, rows.tokens.tiles
+    assert spans is not None and edges is not None and tiles is not None
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    out: Tensor
+    out, _ = attend_texts(
+        q, k, v, spans.begins, spans.stops, tiles, edges, scale, rows.longest if left < 0 else left, causal
+    )
+    return out
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, rows: Rows, causal: bool, left: int, scale: float | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    left = -1 if window is None or window >= longest else window - 1 if causal else window  # transformers' bounds
-    right = 0 if causal else left
+    ends, window = rows.ends, (left, 0 if causal else left)
+    assert ends is not None
     if q.shape[1] != k.shape[1]:  # grouped heads side by side, which torch before 2.12 asks for
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
-    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=(left, right))
+    out = varlen_attn(q, k, v, ends, ends, rows.longest, rows.longest, scale=scale, window_size=window)
     assert isinstance(out, Tensor)  # a tuple where more is asked for
     return out
 

@@ -43,30 +43,30 @@ class StackedLinear(PackedLayer):
 
 
 class _LinearBySlot(torch.autograd.Function):
-    """x [N, d_in] through its slot's own layer, as one batched product over the slots.
+    """x [k·n, d_in] through its slot's own layer, as one batched product over the slots.
 
     Gradients go straight to the stacked `.grad`, as the adapters' do.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, texts: Texts) -> Tensor:
-        wide = x[texts.spread]  # [k, n, d_in]
+        wide = x.view(*texts.real.shape, -1).masked_fill(texts.pads, 0)  # [k, n, d_in]
         ctx.save_for_backward(wide, weight, bias)
         ctx.texts = texts
         y = wide @ weight[texts.slots].mT  # [k, n, d_out]
         if bias is not None:
             y += bias[texts.slots, None]
-        return y.flatten(0, 1)[texts.gather]
+        return y.flatten(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide, weight, bias = ctx.saved_tensors
         texts: Texts = ctx.texts
-        g = grad[texts.spread].masked_fill_(~texts.real[:, :, None], 0)  # [k, n, d_out]
+        g = grad.view(*texts.real.shape, -1).masked_fill(texts.pads, 0)  # [k, n, d_out]
         weight.grad.index_add_(0, texts.slots, g.mT @ wide)
         if bias is not None:
             bias.grad.index_add_(0, texts.slots, g.sum(1))
-        to_x = (g @ weight[texts.slots]).flatten(0, 1)[texts.gather] if ctx.needs_input_grad[0] else None
+        to_x = (g @ weight[texts.slots]).flatten(0, 1) if ctx.needs_input_grad[0] else None
         return to_x, None, None, None
 
 
@@ -76,7 +76,7 @@ class PooledTexts(nn.Module):
     def __init__(self, pooler: nn.Module | None) -> None:
         super().__init__()
         self.pooler = pooler
-        self.hidden = torch.empty(0)  # [N, 1, d], set before each pass
+        self.hidden = torch.empty(0)  # [k·n, 1, d], set before each pass
 
     def forward(self, *args: object, **kwargs: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
         pooled = None if self.pooler is None else self.pooler(self.hidden)

@@ -30,24 +30,44 @@ PROBES = (2048, 8192)
 T = TypeVar("T")
 
 
-def in_halves(
-    work: Callable[[Sequence[Slot]], dict[int, T]], slots: Sequence[Slot], alone: Callable[[Slot, str], object]
-) -> dict[int, T]:
-    """What `work` makes of the slots, by slot; out of memory, of one half of them after the other.
+@dataclass
+class Share:
+    """How many slots go through the base at once: half as many for good, when they turn out not to fit."""
 
-    Args:
-        alone: told the slot that does not fit even by itself, and why; it has no result.
-    """
-    try:
-        return work(slots)
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-    torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
-    if len(slots) == 1:
-        alone(slots[0], reason)
-        return {}
-    half = len(slots) // 2
-    return in_halves(work, slots[:half], alone) | in_halves(work, slots[half:], alone)
+    slots: int
+
+    def of(
+        self,
+        work: Callable[[Sequence[Slot]], dict[int, T]],
+        slots: Sequence[Slot],
+        relieve: Callable[[Sequence[Slot]], bool],
+        alone: Callable[[Slot, str], object],
+    ) -> dict[int, T]:
+        """What `work` makes of the slots, by slot, in parts of as many as fit.
+
+        Args:
+            relieve: makes room after a try that ran out of memory, and undoes what it did; True where the same slots
+                may fit now.
+            alone: told the slot that does not fit even by itself, and why; it has no result.
+        """
+        found: dict[int, T] = {}
+        waiting, before = list(slots), self.slots
+        while waiting:
+            some = waiting[: self.slots]
+            try:
+                found |= work(some)
+                waiting = waiting[len(some) :]
+                continue
+            except torch.OutOfMemoryError as error:
+                reason = str(error).splitlines()[0]
+            torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
+            if len(some) > 1:
+                relieve(some)
+                self.slots = len(some) // 2
+            elif not relieve(some):
+                alone(some[0], reason)
+                waiting, self.slots = waiting[1:], before  # it was this one, not the others
+        return found
 
 
 def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from peftsweep.config import TrainConfig
 from peftsweep.engine import checkpoint, optimizer
 from peftsweep.engine.clock import Clock, TimedSource
+from peftsweep.engine.graphs import Graphs
 from peftsweep.engine.limits import Limits
-from peftsweep.engine.memory import in_halves
+from peftsweep.engine.memory import Share
 from peftsweep.engine.optimizer import Turn
 from peftsweep.engine.packing import Packed
-from peftsweep.engine.rows import Corpus, Places, Rows, Text
+from peftsweep.engine.rows import Corpus, Places, Text, batch_of
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.stack import Stack
 from peftsweep.engine.trial import Report, Result, Scores, SlotStatus, Trial, TrialSource
-from peftsweep.methods import Method, moved
+from peftsweep.engine.wave import Wave
+from peftsweep.methods import Method
 from peftsweep.task import Task
 
 
@@ -41,16 +43,6 @@ class Examples(Protocol):
     def labels(self) -> NDArray[np.generic]: ...
 
 
-@dataclass(frozen=True)
-class Wave:
-    """One pass of a step: the rows, the seeds of the slots' dropout, labels [N] or [N, C] and weights [N] of texts."""
-
-    rows: Rows
-    keys: dict[int, tuple[int, ...]]
-    labels: Tensor
-    weights: Tensor
-
-
 class Pack:
     """K slots over one frozen base.
 
@@ -59,8 +51,8 @@ class Pack:
         method: the adapters to train on it.
         candidates: hyperparameters that bound what trials may ask for (widest rank, every choice of layers).
         slots: K.
-        compiled: compile the backbone's blocks when it begins to run, where the adapters are kernels: half a minute
-            once, and faster steps.
+        compiled: compile the backbone's blocks when it begins to run, and make graphs of its passes, where adapters and
+            attention are kernels: half a minute once, and faster steps.
 
     Raises:
         ModelError: the architecture does not give the same logits packed as it gives text by text.
@@ -89,6 +81,8 @@ class Pack:
         self.lays_ahead = self.device.type == "cuda"
         self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom
         self.slots: list[Slot | None] = [None] * slots
+        self.share = Share(slots)
+        self.graphs = Graphs(self.backward) if compiled and self.packed.flash else None
         self.clock = Clock()
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -175,13 +169,25 @@ class Pack:
 
     def losses(self, slots: Sequence[Slot], source: TrialSource) -> dict[int, Tensor]:
         """Gradients of one batch of each slot, and its loss [] (the mean over the batch's texts) by slot."""
+        return self.share.of(self.gradients, slots, self.relieve, partial(self.does_not_fit, source=source))
 
-        def work(some: Sequence[Slot]) -> dict[int, Tensor]:
-            for slot in some:
-                self.stack.grads[slot.index].zero_()  # of a try that ran out of memory
-            return self.gradients(some)
+    def relieve(self, slots: Sequence[Slot]) -> bool:
+        """After a step of these slots that ran out of memory. The batch of a slot alone is cut, while it can be."""
+        for slot in slots:
+            self.stack.grads[slot.index].zero_()
+        self.forget_graphs()
+        if len(slots) > 1:
+            return False
+        batch = slots[0].schedule.batch(slots[0].step, slots[0].trial.seed)
+        sizes = self.corpus.lengths[batch]
+        if len(list(_cut(batch, sizes, self.limits.slot_tokens))) == len(batch):
+            return False
+        self.limits = self.limits.halved(int(sizes.sum()))
+        return True
 
-        return in_halves(work, slots, partial(self.does_not_fit, source=source))
+    def forget_graphs(self) -> None:
+        if self.graphs is not None:
+            self.graphs.drop()
 
     def does_not_fit(self, slot: Slot, reason: str, *, source: TrialSource) -> None:
         """End a trial that has no room even alone: pruned, so that the sampler learns to stay away."""
@@ -191,19 +197,19 @@ class Pack:
         """Add the gradients of one batch of each slot and return the losses."""
         losses: dict[int, list[Tensor]] = {slot.index: [] for slot in slots}
         for wave in self.planned(slots):
-            for slot, loss in zip(wave.rows.slots, self.backward(wave).unbind(), strict=True):
+            part = self.backward(wave) if self.graphs is None else self.graphs(wave)
+            for slot, loss in zip(wave.rows.slots, part.unbind(), strict=True):
                 losses[slot].append(loss)
         return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
 
     def backward(self, wave: Wave) -> Tensor:
         """Forward and backward of a pass: its part of each of its k slots' losses [k]."""
         with torch.enable_grad():
-            logits = self.packed.logits(wave.rows, wave.keys)  # [N, C]
-            per_text = self.task.row_loss(logits, wave.labels)  # [N]
+            logits = self.packed.logits(wave.rows, wave.masks)  # [k·n, C]
+            per_text = self.task.row_loss(logits, wave.labels)  # [k·n]
             per_text.backward(wave.weights)
-        texts = wave.rows.texts
-        weighted = (per_text.detach() * wave.weights)[texts.spread]  # [k, n]
-        return weighted.masked_fill_(~texts.real, 0).sum(1)
+        weighted = (per_text.detach() * wave.weights).view(wave.rows.texts.real.shape)  # [k, n]
+        return weighted.masked_fill_(wave.rows.texts.pads[:, :, 0], 0).sum(1)
 
     def planned(self, slots: Sequence[Slot]) -> list[Wave]:
         """The passes of the slots' next step; laid out ahead, if all went as foreseen."""
@@ -239,15 +245,16 @@ class Pack:
 
     def wave(self, parts: Sequence[tuple[Slot, int, int, Places]]) -> Wave:
         """Lay out some slots' texts. A text weighs one over its slot's whole batch."""
-        rows = self.packed.lay([slot.index for slot, *_ in parts], [part for *_, part in parts], self.corpus)
-        picked = np.concatenate([part for *_, part in parts])
-        weights = np.concatenate([np.full(len(part), 1 / size, np.float32) for _, _, size, part in parts])
-        return Wave(
-            rows,
-            {slot.index: (slot.trial.seed, slot.step, number) for slot, number, _, _ in parts},
-            moved(np.asarray(self.train.labels)[picked], self.device),
-            moved(weights, self.device),
-        )
+        keys = {slot.index: (slot.trial.seed, slot.step, number) for slot, number, _, _ in parts}
+        texts = [part for *_, part in parts]
+        spread, real = batch_of([len(part) for part in texts])  # [k, n]
+        sizes = np.array([size for _, _, size, _ in parts], np.float32)[:, None]
+        more = {
+            "labels": np.asarray(self.train.labels)[np.concatenate(texts)[spread.ravel()]],
+            "weights": np.where(real, 1 / sizes, 0).astype(np.float32).ravel(),
+            **self.packed.current.drawn(keys),
+        }
+        return Wave(self.packed.lay([slot.index for slot, *_ in parts], texts, self.corpus, more), keys)
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
@@ -260,7 +267,15 @@ class Pack:
             indices = [slot.index for slot in some]
             return dict(zip(indices, self.predict(indices, self.unseen), strict=True))
 
-        found = in_halves(work, slots, partial(self.does_not_fit, source=source))
+        def relieve(some: Sequence[Slot]) -> bool:
+            held = self.graphs is not None and bool(self.graphs.known)
+            self.forget_graphs()
+            if held or self.limits.eval_tokens < self.unseen.longest:
+                return held
+            self.limits = replace(self.limits, eval_tokens=self.limits.eval_tokens // 2)
+            return True
+
+        found = self.share.of(work, slots, relieve, partial(self.does_not_fit, source=source))
         scored = []
         for slot in (slot for slot in slots if slot.index in found):
             logits = found[slot.index]

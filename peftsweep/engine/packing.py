@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine.attention import ATTENTION, forward_rows, has_varlen
+from peftsweep.engine.attention import ATTENTION, forward_rows, has_kernel
 from peftsweep.engine.head import PooledTexts, StackedLinear, head_linears
-from peftsweep.engine.rows import Corpus, Pooling, Rows, Text, lay
+from peftsweep.engine.rows import Attention, Corpus, Pooling, Rows, Text, lay
 from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
-from peftsweep.methods import Method, PackedLayer, Pass
+from peftsweep.methods import Masks, Method, PackedLayer, Pass
 from peftsweep.models import head_names, is_4bit, nf4_parts
 
 ALIKE = {True: 2e-3, False: 0.1}  # by whether it computes in fp32: logits packed and text by text, of their largest
@@ -45,7 +45,7 @@ class Packed:
         expected = _plain_logits(model, samples, self.pooling.pad_token_id)
         fused = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
         self.current = Pass(slots, self.device, fused, may_drop=max(params.dropout for params in candidates) > 0)
-        self.varlen = has_varlen(model)
+        self.flash = fused and has_kernel(model)
         self.heads = head_linears(model, head_names(model))
         targets = {path for params in candidates for path in method.targets(params)}
         layers: list[PackedLayer] = []
@@ -94,19 +94,28 @@ class Packed:
     def corpus(self, texts: Sequence[Text]) -> Corpus:
         return Corpus(texts, self.pooling)
 
-    def lay(self, slots: Sequence[int], parts: Sequence[np.ndarray[Any, np.dtype[np.int64]]], corpus: Corpus) -> Rows:
-        return lay(slots, parts, corpus, self.device, self.varlen)
+    def lay(
+        self,
+        slots: Sequence[int],
+        parts: Sequence[np.ndarray[Any, np.dtype[np.int64]]],
+        corpus: Corpus,
+        more: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> Rows:
+        attention: Attention = "padded" if not self.flash else "tiles" if corpus.short else "varlen"
+        tiles_for = len(self.current.dropouts) if self.current.fused else 0
+        return lay(slots, parts, corpus, self.device, attention, tiles_for, more)
 
-    def logits(self, rows: Rows, keys: Mapping[int, tuple[int, ...]] | None) -> Tensor:
-        """Logits [N, C] in fp32. `keys` seed the slots' dropout; None drops nothing."""
-        self.current.begin(rows.tokens, rows.texts, keys)
+    def logits(self, rows: Rows, masks: Masks | None) -> Tensor:
+        """Logits [k·n, C] in fp32. Without masks nothing is dropped."""
+        self.current.begin(rows.tokens, rows.texts, masks)
         if self.hooks:
-            _of_any_length(self.backbone, None, (rows.ends, self.current.tiles), dim=0)
+            along = () if rows.spans is None else (rows.spans.begins, rows.spans.stops)
+            _of_any_length(self.backbone, None, (rows.ends, rows.tokens.tiles, *along), dim=0)
             _of_any_length(self.backbone, None, rows.position_ids)
         hidden = forward_rows(self.backbone, rows)  # [T, d]
-        self.current.turn_to(rows.pooled_texts)  # a pooler's linear layers are adapted too
-        self.pooled.hidden = hidden[rows.pooled][:, None]  # [N, 1, d]
-        some_token = rows.input_ids[0, rows.pooled][:, None]  # [N, 1]
+        self.current.turn_to(rows.batch)  # a pooler's linear layers are adapted too
+        self.pooled.hidden = hidden[rows.pooled][:, None]  # [k·n, 1, d]
+        some_token = rows.input_ids[0, rows.pooled][:, None]  # [k·n, 1]
         try:
             logits: Tensor = self.head(input_ids=some_token).logits
         finally:
@@ -120,7 +129,7 @@ class Packed:
         variants to compile, training and evaluation, each for rows of any length; what would make more of them, or
         leave more open than the length, is kept away.
         """
-        if not (self.current.fused and self.varlen) or self.hooks:
+        if not self.flash or self.hooks:
             return
         blocks = _blocks(self.backbone)
         # The first block's input would be the only one without a gradient.
@@ -175,7 +184,7 @@ class Packed:
         hook = self.model.get_input_embeddings().register_forward_hook(watch)
         try:
             rows = self.lay([0], [np.arange(len(samples))], self.corpus(samples))
-            logits = self.logits(rows, {0: (0,)})  # as in training; the slot's dropout is nought
+            logits = self.logits(rows, self.current.nothing)  # as in training, with no dropout
             (grad,) = torch.autograd.grad(logits[-1].sum(), embedded[0])  # [1, T, d]
         finally:
             hook.remove()

@@ -6,21 +6,27 @@ begin (attention.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peftsweep.methods import Segments, Texts, moved
+from peftsweep.methods import Segments, Texts, moved, tiled
 
 Text = NDArray[np.int64]
 Places = NDArray[np.int64]  # of texts in a split
 
 BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
+SHORT = 128  # tokens of a mean text, up to which attention takes tiles of several texts
+ALIGNED = 64  # words
+
+# Attention over padded batches of like length, over tiles of short texts, or over texts of any length by themselves.
+Attention = Literal["padded", "tiles", "varlen"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Corpus:
         tokens: [all] ids of all texts, one after another.
         lengths, starts, pooled: [n] of each text; `pooled` is the place of the pooled token within it.
         longest: no text has more tokens; a power of two, of which kernels see few.
+        short: whether most texts are.
     """
 
     def __init__(self, texts: Sequence[Text], pooling: Pooling) -> None:
@@ -55,6 +62,7 @@ class Corpus:
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.pooled = np.array([pooling.token(text) for text in texts])
         self.longest = max(64, 1 << (int(self.lengths.max()) - 1).bit_length())
+        self.short = float(self.lengths.mean()) <= SHORT
 
 
 @dataclass(frozen=True)
@@ -66,31 +74,111 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """Where the text of each row begins, and the row after its end: [T] int32."""
+
+    begins: Tensor
+    stops: Tensor
+
+
+class Cargo:
+    """Arrays that travel to a device in one copy and lie there in one buffer [words] int32, each aligned.
+
+    Attributes:
+        layout: name, type, shape and first word of each: equal for passes of equal shape.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        layout, at = [], 0
+        narrow = {name: array.astype(np.int32) if array.dtype == np.int64 else array for name, array in arrays.items()}
+        for name, array in narrow.items():
+            layout.append((name, torch.float32 if array.dtype == np.float32 else torch.int32, array.shape, at))
+            at += -(-array.size // ALIGNED) * ALIGNED
+        self.layout = tuple(layout)
+        self.words = np.zeros(at, np.int32)
+        for (_, _, _, start), array in zip(self.layout, narrow.values(), strict=True):
+            self.words[start : start + array.size] = array.ravel().view(np.int32)
+
+    def views(self, buffer: Tensor) -> dict[str, Tensor]:
+        """The arrays by name, in a buffer of this layout."""
+        storage = buffer.untyped_storage()  # no views to autograd and the compiler, which would follow the buffer
+        return {
+            name: torch.empty(0, dtype=dtype, device=buffer.device).set_(storage, start, shape, _strides(shape))
+            for name, dtype, shape, start in self.layout
+        }
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+@dataclass(frozen=True)
 class Rows:
-    """One forward pass: N texts of k slots, T rows in all."""
+    """One forward pass: texts of k slots in T rows, and as a batch [k, n] for the head."""
 
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T]
-    pooled: Tensor  # [N] the row of each text's pooled token
+    pooled: Tensor  # [k·n] the row of each text's pooled token; of the slot's last text where there are no more
     tokens: Segments  # the slots' stretches of the T rows
-    pooled_texts: Segments  # the slots' stretches of the N texts
-    texts: Texts  # the same as a batch
-    ends: Tensor | None  # [texts + 1] int32, for attention over texts of any length: where each begins, and the end
+    batch: Segments  # the slots' stretches of the k·n texts
+    texts: Texts
     longest: int  # no text has more tokens
+    spans: Spans | None  # for attention over tiles
+    ends: Tensor | None  # [texts + 1] int32, for attention over texts of any length: where each begins, and the end
     groups: tuple[Group, ...]  # for attention over padded batches
     gather: Tensor | None  # [T] the place of each row in the groups' spreads, flattened one after another
+    cargo: Cargo = field(repr=False)
+    buffer: Tensor = field(repr=False)  # of the cargo
+    more: dict[str, Tensor] = field(default_factory=dict)  # what the caller sent along
 
     @property
     def slots(self) -> tuple[int, ...]:
         return self.tokens.slots
 
+    def over(self, buffer: Tensor) -> Rows:
+        """The same rows, read from another buffer."""
+        views = self.cargo.views(buffer)
+        return replace(
+            self,
+            buffer=buffer,
+            input_ids=views.pop("input_ids")[None],
+            position_ids=views.pop("position_ids")[None],
+            pooled=views.pop("pooled"),
+            tokens=replace(self.tokens, edges=views.pop("tokens.edges", None), tiles=views.pop("tokens.tiles", None)),
+            batch=replace(self.batch, edges=views.pop("batch.edges", None), tiles=views.pop("batch.tiles", None)),
+            texts=Texts(views.pop("slots"), views.pop("real")),
+            spans=Spans(views.pop("begins"), views.pop("stops")) if "begins" in views else None,
+            ends=views.pop("ends", None),
+            more=views,
+        )
 
-def lay(slots: Sequence[int], parts: Sequence[Places], corpus: Corpus, device: torch.device, varlen: bool) -> Rows:
+
+def batch_of(counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """So many texts of each slot, one slot's after another's, as a batch: which of them stands where [k, n], a slot's
+    last again where it has no more; and whether it is no repetition."""
+    sizes = np.array(counts)[:, None]
+    column = np.arange(sizes.max())
+    starts = np.cumsum(sizes)[:, None] - sizes
+    return starts + np.minimum(column, sizes - 1), column < sizes
+
+
+def lay(
+    slots: Sequence[int],
+    parts: Sequence[Places],
+    corpus: Corpus,
+    device: torch.device,
+    attention: Attention,
+    tiles_for: int = 0,
+    more: Mapping[str, NDArray[Any]] | None = None,
+) -> Rows:
     """Lay out some texts of a split for each slot.
 
+    Where attention takes texts of any length, the rows are filled up to one of few lengths, so that memory, compiled
+    code and graphs serve again from one step to the next, by some more texts, of no slot, that nobody reads.
+
     Args:
-        varlen: attention takes texts of any length. Then the rows are filled up to one of few lengths, so that memory
-            is used again from one step to the next, by some more texts, of no slot, that nobody reads.
+        tiles_for: K where the adapters are kernels, which take segments in tiles.
+        more: arrays that travel along.
     """
     picked = np.concatenate(parts)
     lengths = corpus.lengths[picked]
@@ -98,47 +186,67 @@ def lay(slots: Sequence[int], parts: Sequence[Places], corpus: Corpus, device: t
     starts, total = stops - lengths, int(stops[-1])
     within = np.arange(total) - np.repeat(starts, lengths)  # [tokens] place in its text
     ids = corpus.tokens[np.repeat(corpus.starts[picked], lengths) + within]
-    counts = np.array([len(part) for part in parts])
-    text_stops = np.cumsum(counts)
-    text_starts = text_stops - counts
+    text_stops = np.cumsum([len(part) for part in parts])
+    text_starts = text_stops - [len(part) for part in parts]
+    spread, real = batch_of([len(part) for part in parts])
     tokens = Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]))
-    column = np.arange(counts.max())
-    spread = text_starts[:, None] + np.minimum(column, counts[:, None] - 1)  # [k, n]
-    real = column < counts[:, None]
-    gather = np.flatnonzero(real)  # texts stand in the batch in their own order
-    pooled = starts + corpus.pooled[picked]
-    attention: dict[str, Any] = {"ends": None, "groups": (), "gather": None}
-    if not varlen:
-        attention |= _padded(lengths, starts, total, device)
+    columns = real.shape[1]
+    batch = Segments(tuple(slots), tuple((i * columns, (i + 1) * columns) for i in range(len(slots))))
+    arrays: dict[str, NDArray[Any]] = {
+        "slots": np.array(slots),
+        "real": real.astype(np.int32),
+        "pooled": (starts + corpus.pooled[picked])[spread].ravel(),
+    }
+    groups: dict[str, Any] = {"groups": (), "gather": None}
+    if attention == "padded":
+        groups = _padded(lengths, starts, total, device)
     else:
-        fill = _bucket(total) - total
+        fill, step = _bucket(total) - total, corpus.longest
         ids = np.concatenate([ids, np.full(fill, corpus.pooling.pad_token_id)])
-        within = np.concatenate([within, np.arange(fill) % corpus.longest])
-        more = np.arange(
-            total + corpus.longest, total + fill, corpus.longest
-        )  # where the fillers after the first begin
-        ends = np.concatenate([[0], stops, more, [total + fill] if fill else []])
-        attention["ends"] = moved(ends.astype(np.int32), device)
-    return Rows(
-        input_ids=moved(ids, device)[None],
-        position_ids=moved(within + corpus.pooling.first_position, device)[None],
-        pooled=moved(pooled, device),
+        within = np.concatenate([within, np.arange(fill) % int(lengths.max())])  # positions that the base has
+        if attention == "varlen":  # always as many for so many rows: texts too many are empty
+            fillers = np.minimum(total + step * np.arange(1, _most_fillers(total + fill, step) + 1), total + fill)
+            arrays["ends"] = np.concatenate([[0], stops, fillers])
+        else:
+            arrays["begins"] = np.concatenate([np.repeat(starts, lengths), np.full(fill, total)])
+            arrays["stops"] = np.concatenate([np.repeat(stops, lengths), np.full(fill, total + fill)])
+    arrays |= {"input_ids": ids, "position_ids": within + corpus.pooling.first_position}
+    if tiles_for:
+        for name, segments, size in (("tokens", tokens, len(ids)), ("batch", batch, real.size)):
+            arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments, tiles_for, size)
+    cargo, nothing = Cargo(arrays | dict(more or {})), torch.empty(0)
+    rows = Rows(
+        *(nothing, nothing, nothing),
         tokens=tokens,
-        pooled_texts=Segments(tuple(slots), _pairs(text_starts, text_stops)),
-        texts=Texts(*(moved(array, device) for array in (np.array(slots), spread, real, gather))),
+        batch=batch,
+        texts=Texts(nothing, nothing),
         longest=corpus.longest,
-        **attention,
+        spans=None,
+        ends=None,
+        cargo=cargo,
+        buffer=nothing,
+        **groups,
     )
+    return rows.over(moved(cargo.words, device))
 
 
 def _pairs(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
+def _step(tokens: int) -> int:
+    """By how much the lengths that rows may have are apart: about 3 %, and multiples of 64."""
+    return max(64, 1 << max(0, tokens.bit_length() - 6))
+
+
 def _bucket(tokens: int) -> int:
-    """The next of the lengths that rows may have: about 3 % apart, and multiples of 64."""
-    step = max(64, 1 << max(0, tokens.bit_length() - 6))
-    return -(-tokens // step) * step
+    """The next of the lengths that rows may have."""
+    return -(-tokens // _step(tokens)) * _step(tokens)
+
+
+def _most_fillers(rows: int, longest: int) -> int:
+    """Texts of at most `longest` tokens that it takes to fill up to so many rows, whatever the rest."""
+    return -(-_step(rows) // longest)
 
 
 def _padded(lengths: Places, starts: Places, total: int, device: torch.device) -> dict[str, Any]:

@@ -25,80 +25,113 @@ from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
 
 TILE = 64  # rows of one slot that a GPU's kernels take at once
+FAR = 1 << 30  # a row that there is not
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Which rows of a flat activation `[rows, d]` belong to which slot: `bounds[i][0] : bounds[i][1]` to `slots[i]`."""
+    """Which rows of a flat activation `[rows, d]` belong to which slot: `bounds[i][0] : bounds[i][1]` to `slots[i]`.
+
+    Attributes:
+        edges: the bounds as kernels take them, of all K slots by index: [K, 2] int32, nought for a slot without rows.
+        tiles: the same cut into tiles of `TILE` rows: [n, 2] int32, each tile's slot and first row. There are always
+            as many for so many rows; those too many begin at `FAR`.
+    """
 
     slots: tuple[int, ...]
     bounds: tuple[tuple[int, int], ...]
+    edges: Tensor | None = None
+    tiles: Tensor | None = None
 
     def stretches(self) -> Iterable[tuple[int, int, int]]:
         """(slot, first row, row after the last)."""
         return ((slot, start, stop) for slot, (start, stop) in zip(self.slots, self.bounds, strict=True))
 
 
+def tiled(segments: Segments, slots: int, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The edges and tiles of segments of an activation of so many rows, in a pack of so many slots."""
+    edges, tiles = np.zeros((slots, 2), np.int32), np.full((rows // TILE + slots, 2), (0, FAR), np.int32)
+    at = 0
+    for slot, start, stop in segments.stretches():
+        edges[slot] = start, stop
+        firsts = np.arange(start, stop, TILE)
+        tiles[at : at + len(firsts), 0], tiles[at : at + len(firsts), 1] = slot, firsts
+        at += len(firsts)
+    return edges, tiles
+
+
 @dataclass(frozen=True)
 class Texts:
-    """The N texts of k slots as a batch [k, n], n being the most that a slot has; shorter ones repeat their last."""
+    """The texts of k slots as the head sees them: a batch [k, n], n being the most that a slot has."""
 
     slots: Tensor  # [k]
-    spread: Tensor  # [k, n] which of the N
-    real: Tensor  # [k, n] whether it is no repetition
-    gather: Tensor  # [N] each text's place in the batch, flattened
+    real: Tensor  # [k, n] nought where a slot has no more texts
+
+    @property
+    def pads(self) -> Tensor:
+        """[k, n, 1] where there is no text."""
+        return (self.real == 0)[:, :, None]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What dropout falls on in a pass.
+
+    Attributes:
+        keys: `keys[slot]` seeds the slot's masks.
+        keep, seeds: the same as kernels take it: the share that is kept [K] float32, and [K] int32.
+    """
+
+    keys: Mapping[int, tuple[int, ...]]
+    keep: Tensor
+    seeds: Tensor
 
 
 class Pass:
     """The forward pass under way, shared by all packed layers of a pack.
 
     Attributes:
-        fused: whether the adapters run as a GPU's kernels, which read what `segments` and `keys` say from tensors.
-        segments: of the tokens in the backbone, of the texts in the head.
+        fused: whether the adapters run as a GPU's kernels.
+        segments: of the tokens in the backbone, of the texts in the head; `edges` and `tiles` are its own.
         texts: the head's batch.
-        keys: `keys[slot]` seeds the slot's dropout for this pass; None where nothing is dropped (evaluation).
+        keys: see `Masks`; None where nothing is dropped (evaluation).
+        keep, seeds: see `Masks`.
         dropouts: [K] of the trials in the slots.
-        bounds: [K, 2] the segments as int32: each slot's first row and the row after its last.
-        tiles: [n, 2] the same cut into tiles of `TILE` rows: each tile's slot and first row, int32.
-        keep, seeds: [K] the share that dropout keeps, float32, and the masks' seeds, int64.
         may_drop: whether any trial has dropout.
         drops: whether there may be any in this pass. (Whether there is would be one more variant to compile.)
     """
 
     def __init__(self, slots: int, device: torch.device, fused: bool, may_drop: bool = True) -> None:
         self.device, self.fused, self.may_drop = device, fused, may_drop
+        self.dropouts = [0.0] * slots
         self.segments = Segments((), ())
+        self.edges = self.tiles = torch.empty(0)
         self.texts: Texts | None = None
         self.keys: Mapping[int, tuple[int, ...]] | None = None
-        self.dropouts = [0.0] * slots
-        self.tiles = self.bounds = torch.empty(0)
-        self.keep, self.seeds, self.drops = torch.ones(slots), torch.zeros(slots, dtype=torch.int64), False
+        self.nothing = Masks({}, torch.ones(slots, device=device), torch.zeros(slots, dtype=torch.int32, device=device))
+        self.keep, self.seeds, self.drops = self.nothing.keep, self.nothing.seeds, False
 
-    def begin(self, segments: Segments, texts: Texts, keys: Mapping[int, tuple[int, ...]] | None) -> None:
+    def begin(self, segments: Segments, texts: Texts, masks: Masks | None) -> None:
         """Set all of it for the next pass."""
-        self.texts, self.keys = texts, keys
+        self.texts = texts
+        self.keys, self.drops = None if masks is None else masks.keys, self.may_drop and masks is not None
+        masks = masks or self.nothing
+        self.keep, self.seeds = masks.keep, masks.seeds
         self.turn_to(segments)
-        if not self.fused:
-            return
-        keep, seeds = [1.0] * len(self.dropouts), [0] * len(self.dropouts)
-        for slot, key in (keys or {}).items():
-            keep[slot] = 1 - self.dropouts[slot]
-            seeds[slot] = int(np.random.SeedSequence(key).generate_state(1)[0])
-        self.drops = self.may_drop and keys is not None
-        self.keep = moved(np.array(keep, np.float32), self.device)
-        self.seeds = moved(np.array(seeds, np.int64), self.device)
 
     def turn_to(self, segments: Segments) -> None:
         """The rows that come next: tokens, then one row a text."""
         self.segments = segments
-        if not self.fused:
-            return
-        stretches = dict(zip(segments.slots, segments.bounds, strict=True))
-        bounds = np.array([stretches.get(slot, (0, 0)) for slot in range(len(self.dropouts))], np.int32)
-        starts = [np.arange(start, stop, TILE, dtype=np.int32) for start, stop in bounds.tolist()]
-        owners = np.repeat(np.arange(len(bounds), dtype=np.int32), [len(some) for some in starts])
-        self.bounds = moved(bounds, self.device)
-        self.tiles = moved(np.stack([owners, np.concatenate(starts)], axis=1), self.device)
+        if segments.edges is not None and segments.tiles is not None:
+            self.edges, self.tiles = segments.edges, segments.tiles
+
+    def drawn(self, keys: Mapping[int, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+        """`keep` and `seeds` of `Masks` for these keys."""
+        keep, seeds = np.ones(len(self.dropouts), np.float32), np.zeros(len(self.dropouts), np.uint32)
+        for slot, key in keys.items():
+            keep[slot] = 1 - self.dropouts[slot]
+            seeds[slot] = np.random.SeedSequence(key).generate_state(1)[0]
+        return {"keep": keep, "seeds": seeds.view(np.int32)}
 
 
 class PackedLayer(nn.Module):

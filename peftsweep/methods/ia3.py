@@ -50,7 +50,7 @@ class PackedIA3(PackedLayer):
 
             rows = x.reshape(-1, x.shape[-1]).contiguous()
             out: Tensor = kernels.scale_rows(
-                rows, self.stacked["scale"], self.adapts, self.current.tiles, self.current.bounds
+                rows, self.stacked["scale"], self.adapts, self.current.tiles, self.current.edges
             )
             return out.view_as(x)
         segments = self.current.segments

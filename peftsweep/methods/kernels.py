@@ -1,7 +1,7 @@
 """The adapters of all slots on a GPU: three Triton kernels, and the linear layers made of them.
 
 Rows of an activation [T, d] belong to slots in stretches of any length, cut into tiles of `TILE` rows of one slot
-(see `Pass`). So slots of different batch sizes lie side by side without padding, each kernel is one launch for all of
+(see `Segments`). So slots of different batch sizes lie side by side without padding, each kernel is one launch for all of
 them, and sums run in an order that is the slot's own. Dropout masks are never stored: they are hashed from the slot's
 seed and the element's place in its stretch, in forward and backward alike.
 
@@ -34,15 +34,18 @@ def _kept(seed, salt, place, keep):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _shrink(  # type: ignore[no-untyped-def]
-    x, matrix, out, factor, keep, seeds, salt, tiles, bounds,
+    x, matrix, out, factor, keep, seeds, salt, tiles, edges,
     WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """out[t, r] = factor[k] · Σ_d dropout(x)[t, d] · matrix[k, d, r] for the rows t of slot k."""
     tile = tl.program_id(0)
-    slot = tl.load(tiles + 2 * tile).to(tl.int64)
-    rows = tl.load(tiles + 2 * tile + 1) + tl.arange(0, TILE)
-    begin, real = tl.load(bounds + 2 * slot), rows < tl.load(bounds + 2 * slot + 1)
+    slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
+    begin, end = tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
+    if first >= end:
+        return
+    rows = first + tl.arange(0, TILE)
+    real = rows < end
     ranks = tl.arange(0, R)
     keeps, seed, grain = tl.load(keep + slot), tl.load(seeds + slot), tl.load(salt)
     total = tl.zeros((TILE, R), tl.float32)
@@ -62,15 +65,18 @@ def _shrink(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _expand(  # type: ignore[no-untyped-def]
-    hidden, matrix, y, keep, seeds, salt, tiles, bounds,
+    hidden, matrix, y, keep, seeds, salt, tiles, edges,
     WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """y[t, d] += mask[t, d] · Σ_r hidden[t, r] · matrix[k, d, r] for the rows t of slot k, in place."""
     tile, block = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(tiles + 2 * tile).to(tl.int64)
-    rows = tl.load(tiles + 2 * tile + 1) + tl.arange(0, TILE)
-    begin, real = tl.load(bounds + 2 * slot), rows < tl.load(bounds + 2 * slot + 1)
+    slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
+    begin, end = tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
+    if first >= end:
+        return
+    rows = first + tl.arange(0, TILE)
+    real = rows < end
     ranks = tl.arange(0, R)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     inside = real[:, None] & (columns < WIDTH)
@@ -88,13 +94,13 @@ def _expand(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _outer(  # type: ignore[no-untyped-def]
-    x, hidden, out, keep, seeds, salt, bounds,
+    x, hidden, out, keep, seeds, salt, edges,
     WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """out[k, d, r] = Σ_t dropout(x)[t, d] · hidden[t, r] over the rows t of slot k, from first to last."""
     slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    begin, end = tl.load(bounds + 2 * slot), tl.load(bounds + 2 * slot + 1)
+    begin, end = tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
     ranks = tl.arange(0, R)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     keeps, seed, grain = tl.load(keep + slot), tl.load(seeds + slot), tl.load(salt)
@@ -115,9 +121,9 @@ def _outer(  # type: ignore[no-untyped-def]
 class _Adapters:
     """The kernels over one layer's stacks, with what they share: tiles, dropout, and how wide a rank is laid out."""
 
-    def __init__(self, keep: Tensor, seeds: Tensor, salt: Tensor, tiles: Tensor, bounds: Tensor, rank: int) -> None:
+    def __init__(self, keep: Tensor, seeds: Tensor, salt: Tensor, tiles: Tensor, edges: Tensor, rank: int) -> None:
         self.dropout = (keep, seeds, salt)
-        self.tiles, self.bounds, self.rank = tiles, bounds, rank
+        self.tiles, self.edges, self.rank = tiles, edges, rank
         self.columns = max(NARROWEST, triton.next_power_of_2(rank))
 
     def _shape(self, matrix: Tensor, wide: int, like: Tensor, drops: bool) -> dict[str, Any]:
@@ -140,21 +146,21 @@ class _Adapters:
         out = x.new_empty(x.shape[0], self.columns)
         shape = self._shape(matrix, wide, x, drops)
         _shrink[(self.tiles.shape[0],)](
-            x, matrix, out, factor, *self.dropout, self.tiles, self.bounds, **shape, BLOCK=64
+            x, matrix, out, factor, *self.dropout, self.tiles, self.edges, **shape, BLOCK=64
         )
         return out
 
     def expand_into(self, y: Tensor, hidden: Tensor, matrix: Tensor, wide: int, drops: bool) -> None:
         shape = self._shape(matrix, wide, y, drops)
         grid = (self.tiles.shape[0], triton.cdiv(shape["WIDTH"], 128))
-        _expand[grid](hidden, matrix, y, *self.dropout, self.tiles, self.bounds, **shape, BLOCK=128)
+        _expand[grid](hidden, matrix, y, *self.dropout, self.tiles, self.edges, **shape, BLOCK=128)
 
     def outer(self, x: Tensor, hidden: Tensor, like: Tensor, wide: int, drops: bool) -> Tensor:
         """Of the shape of the stack `like`, fp32."""
         out = like.new_empty(like.shape)
         shape = self._shape(out, wide, x, drops)
         grid = (like.shape[0], triton.cdiv(shape["WIDTH"], 64))
-        _outer[grid](x, hidden, out, *self.dropout, self.bounds, **shape, BLOCK=64)
+        _outer[grid](x, hidden, out, *self.dropout, self.edges, **shape, BLOCK=64)
         return out
 
 
@@ -183,7 +189,7 @@ def linear_lora(
     seeds: Tensor,
     salt: Tensor,
     tiles: Tensor,
-    bounds: Tensor,
+    edges: Tensor,
     drops: bool,
 ) -> tuple[Tensor, Tensor]:
     """y = x Wᵀ + bias + factor·B A dropout(x), and the hidden rows factor·A dropout(x) for backward.
@@ -192,9 +198,9 @@ def linear_lora(
         x: [T, d_in]. weight: [d_out, d_in], or NF4 with absmax. a: [K, r, d_in]. b: [K, d_out, r].
         factor, keep: [K] α/r (nought where a slot does not adapt the layer), and the share that dropout keeps.
         seeds: [K] of the slots' masks; salt: [1] of the layer's.
-        tiles, bounds: see `Pass`.
+        tiles, edges: see `Segments`.
     """
-    adapters = _Adapters(keep, seeds, salt, tiles, bounds, a.shape[1])
+    adapters = _Adapters(keep, seeds, salt, tiles, edges, a.shape[1])
     y = torch.nn.functional.linear(x, plain_weight(weight, absmax, b.shape[1], x), bias)
     hidden = adapters.shrink(x, a, 2, factor, drops)
     adapters.expand_into(y, hidden, b, 1, drops=False)
@@ -202,7 +208,7 @@ def linear_lora(
 
 
 @linear_lora.register_fake
-def _(x, weight, absmax, bias, a, b, factor, keep, seeds, salt, tiles, bounds, drops):  # type: ignore[no-untyped-def]
+def _(x, weight, absmax, bias, a, b, factor, keep, seeds, salt, tiles, edges, drops):  # type: ignore[no-untyped-def]
     columns = max(NARROWEST, triton.next_power_of_2(int(a.shape[1])))
     return x.new_empty(x.shape[0], b.shape[1]), x.new_empty(x.shape[0], columns)
 
@@ -221,11 +227,11 @@ def linear_lora_backward(
     seeds: Tensor,
     salt: Tensor,
     tiles: Tensor,
-    bounds: Tensor,
+    edges: Tensor,
     drops: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x [T, d_in], a and b."""
-    adapters = _Adapters(keep, seeds, salt, tiles, bounds, a.shape[1])
+    adapters = _Adapters(keep, seeds, salt, tiles, edges, a.shape[1])
     to_b = adapters.outer(grad, hidden, b, 1, drops=False)
     to_hidden = adapters.shrink(grad, b, 1, factor, drops=False)
     to_a = adapters.outer(x, to_hidden, a, 2, drops)
@@ -235,21 +241,21 @@ def linear_lora_backward(
 
 
 @linear_lora_backward.register_fake
-def _(grad, x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, bounds, drops):  # type: ignore[no-untyped-def]
+def _(grad, x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, edges, drops):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), a.new_empty(a.shape), b.new_empty(b.shape)
 
 
 def _keep_for_lora(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, absmax, _, a, b, factor, keep, seeds, salt, tiles, bounds, drops = inputs
-    ctx.save_for_backward(x, output[1], weight, absmax, a, b, factor, keep, seeds, salt, tiles, bounds)
+    x, weight, absmax, _, a, b, factor, keep, seeds, salt, tiles, edges, drops = inputs
+    ctx.save_for_backward(x, output[1], weight, absmax, a, b, factor, keep, seeds, salt, tiles, edges)
     ctx.drops = drops
     ctx.mark_non_differentiable(output[1])
 
 
 def _back_through_lora(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, bounds = ctx.saved_tensors
+    x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, edges = ctx.saved_tensors
     to_x, to_a, to_b = linear_lora_backward(
-        grad.contiguous(), x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, bounds, ctx.drops
+        grad.contiguous(), x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, edges, ctx.drops
     )
     return to_x, None, None, None, to_a, to_b, *(None,) * 7
 
@@ -262,14 +268,17 @@ linear_lora.register_autograd(_back_through_lora, setup_context=_keep_for_lora)
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _scale(  # type: ignore[no-untyped-def]
-    x, scale, adapts, out, tiles, bounds, WIDTH, of_slot, TILE: tl.constexpr, BLOCK: tl.constexpr
+    x, scale, adapts, out, tiles, edges, WIDTH, of_slot, TILE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """out[t, d] = x[t, d] · scale[k, d] for the rows t of slot k, where it adapts the layer."""
     tile, block = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(tiles + 2 * tile).to(tl.int64)
-    rows = tl.load(tiles + 2 * tile + 1) + tl.arange(0, TILE)
+    slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
+    end = tl.load(edges + 2 * slot + 1)
+    if first >= end:
+        return
+    rows = first + tl.arange(0, TILE)
     columns = block * BLOCK + tl.arange(0, BLOCK)
-    inside = (rows < tl.load(bounds + 2 * slot + 1))[:, None] & (columns < WIDTH)
+    inside = (rows < end)[:, None] & (columns < WIDTH)
     place = rows.to(tl.int64)[:, None] * WIDTH + columns
     factor = tl.load(scale + slot * of_slot + columns, columns < WIDTH, 0.0)
     factor = tl.where(tl.load(adapts + slot) > 0, factor, 1.0)  # an idle slot's vector is nought
@@ -279,11 +288,11 @@ def _scale(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _inner(  # type: ignore[no-untyped-def]
-    x, grad, adapts, out, bounds, WIDTH, TILE: tl.constexpr, BLOCK: tl.constexpr
+    x, grad, adapts, out, edges, WIDTH, TILE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """out[k, d] = Σ_t grad[t, d] · x[t, d] over the rows t of slot k, from first to last."""
     slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    begin, end = tl.load(bounds + 2 * slot), tl.load(bounds + 2 * slot + 1)
+    begin, end = tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(begin, end, TILE):
@@ -296,32 +305,32 @@ def _inner(  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("peftsweep::scale_rows", mutates_args=())
-def scale_rows(x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, bounds: Tensor) -> Tensor:
+def scale_rows(x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, edges: Tensor) -> Tensor:
     """x [T, d] times its slot's vector of scale [K, d], where adapts [K] is above nought."""
     out = x.clone()  # rows of no slot
     grid = (tiles.shape[0], triton.cdiv(x.shape[1], 128))
-    _scale[grid](x, scale, adapts, out, tiles, bounds, x.shape[1], scale.stride(0), TILE=TILE, BLOCK=128)
+    _scale[grid](x, scale, adapts, out, tiles, edges, x.shape[1], scale.stride(0), TILE=TILE, BLOCK=128)
     return out
 
 
 @scale_rows.register_fake
-def _(x, scale, adapts, tiles, bounds):  # type: ignore[no-untyped-def]
+def _(x, scale, adapts, tiles, edges):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("peftsweep::scale_rows_backward", mutates_args=())
 def scale_rows_backward(
-    grad: Tensor, x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, bounds: Tensor
+    grad: Tensor, x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, edges: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x [T, d] and scale [K, d]."""
     to_scale = scale.new_empty(scale.shape)
     grid = (scale.shape[0], triton.cdiv(x.shape[1], 128))
-    _inner[grid](x, grad, adapts, to_scale, bounds, x.shape[1], TILE=32, BLOCK=128)
-    return scale_rows(grad, scale, adapts, tiles, bounds), to_scale
+    _inner[grid](x, grad, adapts, to_scale, edges, x.shape[1], TILE=32, BLOCK=128)
+    return scale_rows(grad, scale, adapts, tiles, edges), to_scale
 
 
 @scale_rows_backward.register_fake
-def _(grad, x, scale, adapts, tiles, bounds):  # type: ignore[no-untyped-def]
+def _(grad, x, scale, adapts, tiles, edges):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), scale.new_empty(scale.shape)
 
 

@@ -80,7 +80,7 @@ class PackedLora(PackedLayer):
             now.seeds,
             self.salt,
             now.tiles,
-            now.bounds,
+            now.edges,
             now.drops,
         )
         return y.view(*x.shape[:-1], -1)

@@ -1,0 +1,72 @@
+"""Passes as CUDA graphs: thousands of launches that a processor would make one by one, given to the GPU at once.
+
+A graph knows one shape of pass. Rows come in few shapes (rows.py), so a pass of a new one is captured, and those after
+it are replayed on other numbers. All graphs share one pool of memory, in which the largest captured pass has room: a
+larger one begins it anew, for a pool that grows would hold on to blocks of every size that it ever had.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftsweep.engine.wave import Wave
+
+MOST = 64  # shapes held at once
+
+
+@dataclass(frozen=True)
+class Graph:
+    graph: torch.cuda.CUDAGraph
+    buffer: Tensor  # what the graph reads
+    result: Tensor  # what it writes
+
+
+class Graphs:
+    """A function from a pass to a tensor, replayed where it can be.
+
+    The first call is made as it is, for in it kernels are still compiled and libraries make themselves at home.
+    """
+
+    def __init__(self, function: Callable[[Wave], Tensor]) -> None:
+        self.function = function
+        self.known: OrderedDict[Any, Graph] = OrderedDict()
+        self.warm = False
+        self.largest = 0
+        self.pool: Any = None
+
+    def __call__(self, wave: Wave) -> Tensor:
+        if not self.warm:
+            self.warm = True
+            return self.function(wave)
+        if wave.shape not in self.known:
+            self.capture(wave)
+        self.known.move_to_end(wave.shape)
+        graph = self.known[wave.shape]
+        graph.buffer.copy_(wave.rows.buffer, non_blocking=True)
+        graph.graph.replay()
+        return graph.result.clone()
+
+    def capture(self, wave: Wave) -> None:
+        if wave.size > self.largest:
+            self.drop()
+            self.largest = wave.size
+        while len(self.known) >= MOST:
+            self.known.popitem(last=False)
+        buffer, graph = wave.rows.buffer.clone(), torch.cuda.CUDAGraph()
+        if self.pool is None:
+            self.pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            result = self.function(wave.over(buffer))
+        self.known[wave.shape] = Graph(graph, buffer, result)
+
+    def drop(self) -> None:
+        """Give all of the memory back."""
+        self.known.clear()
+        self.largest, self.pool = 0, None
+        torch.cuda.empty_cache()
