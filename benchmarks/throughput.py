@@ -155,6 +155,7 @@ def plain_loop(shape: Shape, texts: Texts, batch: int, seconds: float, ready: Pa
     for number in range(5):
         step(number)
     torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
     if ready is not None:  # all processes are to be timed at the same time
         ready.touch()
         while not (ready.parent / "go").exists():
@@ -165,7 +166,11 @@ def plain_loop(shape: Shape, texts: Texts, batch: int, seconds: float, ready: Pa
         number += 1
     torch.cuda.synchronize()
     took = time.perf_counter() - began
-    return {"samples_per_second": (number - 5) * batch / took, "tokens_per_second": tokens / took}
+    return {
+        "samples_per_second": (number - 5) * batch / took,
+        "tokens_per_second": tokens / took,
+        "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
+    }
 
 
 def processes(name: str, batch: int, mean: float, seconds: float, count: int) -> dict[str, float]:
@@ -214,7 +219,6 @@ class Timed:
         self.steps += not self.ended
         if self.steps == self.warm:
             torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
             self.began = time.perf_counter()
         if self.began and not self.ended and time.perf_counter() - self.began > self.limit:
             torch.cuda.synchronize()
@@ -242,25 +246,40 @@ def packed(
     slots: int | None = None,
     rank: int = RANK,
     dropout: float = 0.0,
+    mean: float = 27.0,
     profiled: int = 0,
+    graphs: bool = True,
+    compiled: bool = True,
 ) -> dict[str, Any]:
     """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used."""
     params = TrainConfig(epochs=1000, batch_size=batch, rank=rank, dropout=dropout)
-    validation = Texts(32, shape.vocabulary, 27, 1)
+    validation = Texts(32, shape.vocabulary, mean, 1)
     model = base(shape)
     method = METHODS["qlora" if shape.four_bit else "lora"](model, linear_names(model))
 
     def build(count: int, limits: Limits | None = None) -> Pack:
         return Pack(
-            model, method, EMOTIONS, texts, validation, candidates=[params], slots=count, limits=limits, compiled=True
+            model,
+            method,
+            EMOTIONS,
+            texts,
+            validation,
+            candidates=[params],
+            slots=count,
+            limits=limits,
+            compiled=compiled,
         )
 
     began = time.perf_counter()
     found: Plan = plan(build, [params], TRIALS)
     with tempfile.TemporaryDirectory() as folder:
         source = Timed(params, Path(folder), seconds, warm=4, profiled=profiled)
-        pack = build(slots or found.slots, found.limits)
+        found = found.of(slots or found.slots)
+        pack = build(found.slots, found.limits)
         pack.save = lambda slot: None  # type: ignore[method-assign]
+        if not graphs:
+            pack.graphs = None
+        torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter() - began
         pack.run(source)
     if profiled:
@@ -278,9 +297,10 @@ def packed(
         "tokens_per_second": total / took,
         "slots": count,
         "planned_gb": round(found.bytes / 1e9, 1),
-        "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1),
+        "peak_gb": round(torch.cuda.max_memory_reserved() / 1e9, 1),
         "start_seconds": round(started, 1),
         "step_ms": round(1000 * took / steps, 1),
+        "warm_seconds": round(source.began - began - started, 1),
     }
 
 
@@ -321,8 +341,16 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if not options.no_processes:
             sides["8 processes"] = lambda: processes(name, options.batch, options.mean, options.seconds, 8)  # noqa: B023
         sides["pack"] = lambda: packed(
-            shape, texts, options.batch, options.seconds, options.slots, options.rank, profiled=options.profile
-        )  # noqa: B023
+            shape,  # noqa: B023
+            texts,  # noqa: B023
+            options.batch,
+            options.seconds,
+            options.slots,
+            options.rank,
+            mean=options.mean,
+            profiled=options.profile,
+            graphs=not options.no_graphs,
+        )
         rates = {}
         for side, measure in sides.items():
             if side not in options.sides:
@@ -358,6 +386,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, help="K of the pack, in place of its own choice")
     parser.add_argument("--seconds", type=float, default=20.0, help="for which each side is timed")
     parser.add_argument("--profile", type=int, default=0, metavar="STEPS", help="then list the GPU's kernels")
+    parser.add_argument("--no-graphs", action="store_true", help="the pack without CUDA graphs")
     parser.add_argument("--no-processes", action="store_true", help="without the eight processes")
     parser.add_argument("--worker", choices=SHAPES, help=argparse.SUPPRESS)
     parser.add_argument("--ready", type=Path, help=argparse.SUPPRESS)

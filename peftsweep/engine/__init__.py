@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from peftsweep.engine.limits import Limits
-from peftsweep.engine.memory import Plan, build_that_fits, plan
+from peftsweep.engine.memory import CEILING, Plan, build_that_fits, plan
 from peftsweep.engine.pack import Examples, Pack
 from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial, TrialSource
 
 __all__ = [
+    "CEILING",
     "Evaluation",
     "Examples",
     "Limits",

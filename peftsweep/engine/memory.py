@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine.limits import Limits
@@ -22,7 +23,9 @@ from peftsweep.errors import ModelError
 if TYPE_CHECKING:
     from peftsweep.engine.pack import Pack
 
-FILL = 0.88  # of what is free; the allocator loses a few percent, and 92 % are not to be exceeded
+FILL = 0.88  # of what is free; the allocator loses a few percent of it
+CEILING = 0.92  # of the card, above which the allocator is not to go
+EVALUATION = 0.04  # of the room, for a pass of an evaluation beside the memory that training's graphs hold
 BUSY = 32768  # tokens of a pass that keep any GPU busy
 MOST = 256
 PROBES = (2048, 8192)
@@ -87,28 +90,31 @@ def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a pack is to fill a GPU, in bytes: `fixed + slots · slot + tokens · token` are to stay under `room`."""
+    """How a pack is to fill a GPU, in bytes: `fixed + slots · slot + tokens · token + evaluated · evaluation` are to
+    stay under `room`."""
 
     slots: int
     tokens: int  # of a pass, of all slots together
+    evaluated: int  # tokens of an evaluation's pass
     fixed: int  # the base, and what a pass takes whatever its size
     slot: int  # a slot's weights, gradients and moments
-    token: int  # activations
+    token: int  # activations that wait for backward
+    evaluation: int  # activations of a token that do not
     room: int
 
     @property
     def bytes(self) -> int:
-        return self.fixed + self.slots * self.slot + self.tokens * self.token
+        taken = self.slots * self.slot + self.tokens * self.token + self.evaluated * self.evaluation
+        return self.fixed + taken
 
     def of(self, slots: int) -> Plan:
         """The same for another number of slots: what they do not take is for tokens."""
-        tokens = (self.room - self.fixed - slots * self.slot) // self.token
-        return replace(self, slots=slots, tokens=max(1, min(2 * BUSY, tokens)))
+        left = self.room - self.fixed - slots * self.slot - self.evaluated * self.evaluation
+        return replace(self, slots=slots, tokens=max(1, min(2 * BUSY, left // self.token)))
 
     @property
     def limits(self) -> Limits:
-        """Evaluation keeps no activations, so that its passes may be twice as long."""
-        return Limits(slot_tokens=self.tokens, train_tokens=self.tokens, eval_tokens=2 * self.tokens)
+        return Limits(slot_tokens=self.tokens, train_tokens=self.tokens, eval_tokens=self.evaluated)
 
 
 def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: int) -> Plan:
@@ -126,6 +132,7 @@ def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: 
     pack = build_that_fits(build, 2)
     try:
         few, many = _measured(pack, candidates[0])
+        evaluation = _of_an_evaluation(pack)
         matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
         slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
         free, _ = torch.cuda.mem_get_info(pack.device)
@@ -136,19 +143,20 @@ def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: 
         pack.release()
         torch.cuda.empty_cache()
     token = max(1, (many.bytes - few.bytes) // max(1, many.tokens - few.tokens))
-    return planned(few.bytes - few.tokens * token - held, slot, token, room, batch, most)
+    return planned(few.bytes - few.tokens * token - held, slot, token, evaluation, room, batch, most)
 
 
-def planned(fixed: int, slot: int, token: int, room: int, batch: float, most: int) -> Plan:
+def planned(fixed: int, slot: int, token: int, evaluation: int, room: int, batch: float, most: int) -> Plan:
     """The plan from what was measured.
 
     Args:
         batch: tokens of a slot in a step, on average.
     """
-    left = max(0, room - fixed)
+    evaluated = min(2 * BUSY, max(PROBES[0], int(EVALUATION * room / evaluation)))
+    left = max(0, room - fixed - evaluated * evaluation)
     wanted = min(most, MOST, math.ceil(BUSY / batch))
     slots = max(1, min(wanted, int(left // (slot + batch * token))))
-    return Plan(slots, 0, fixed, slot, token, room).of(slots)
+    return Plan(slots, 0, evaluated, fixed, slot, token, evaluation, room).of(slots)
 
 
 @dataclass(frozen=True)
@@ -172,11 +180,17 @@ def _measured(pack: Pack, params: TrainConfig) -> list[Probe]:
     raise ModelError("the base leaves no room on the GPU to train with; take a smaller one, or qlora")
 
 
+def _some(lengths: NDArray[np.int64], tokens: float) -> NDArray[np.int64]:
+    """Texts of about so many tokens together, evenly taken from short ones and long ones."""
+    count = max(1, round(tokens / float(lengths.mean())))
+    texts: NDArray[np.int64] = np.argsort(lengths)[np.linspace(0, len(lengths) - 1, count).astype(int)]
+    return texts
+
+
 def _peak(pack: Pack, params: TrainConfig, tokens: int) -> Probe:
-    """A pass over about so many tokens, evenly taken from short texts and long ones, in all slots of the pack."""
+    """A pass over about so many tokens in all slots of the pack."""
     lengths = pack.corpus.lengths
-    count = max(1, round(tokens / len(pack.slots) / float(lengths.mean())))
-    texts = np.argsort(lengths)[np.linspace(0, len(lengths) - 1, count).astype(int)]
+    texts = _some(lengths, tokens / len(pack.slots))
     with tempfile.TemporaryDirectory() as folder:
         running = [pack.start(i, Trial(i, 0, params, Path(folder))) for i in range(len(pack.slots))]
         try:
@@ -186,3 +200,13 @@ def _peak(pack: Pack, params: TrainConfig, tokens: int) -> Probe:
             for slot in running:
                 pack.vacate(slot)
     return Probe(len(running) * int(lengths[texts].sum()), torch.cuda.max_memory_allocated(pack.device))
+
+
+def _of_an_evaluation(pack: Pack) -> int:
+    """Bytes a token of a pass without backward. One that would not fit is not asked for: training's did."""
+    texts = _some(pack.unseen.lengths, PROBES[0])
+    before = torch.cuda.memory_allocated(pack.device)
+    torch.cuda.reset_peak_memory_stats(pack.device)
+    pack.logits([0], [texts], pack.unseen)
+    taken = torch.cuda.max_memory_allocated(pack.device) - before
+    return max(1, taken // int(pack.unseen.lengths[texts].sum()))

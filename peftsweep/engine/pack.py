@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -51,8 +52,8 @@ class Pack:
         method: the adapters to train on it.
         candidates: hyperparameters that bound what trials may ask for (widest rank, every choice of layers).
         slots: K.
-        compiled: compile the backbone's blocks when it begins to run, and make graphs of its passes, where adapters and
-            attention are kernels: half a minute once, and faster steps.
+        compiled: compile the backbone's blocks when it begins to run, where adapters and attention are kernels: half a
+            minute once, and faster steps.
 
     Raises:
         ModelError: the architecture does not give the same logits packed as it gives text by text.
@@ -82,7 +83,7 @@ class Pack:
         self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom
         self.slots: list[Slot | None] = [None] * slots
         self.share = Share(slots)
-        self.graphs = Graphs(self.backward) if compiled and self.packed.flash else None
+        self.graphs = Graphs(self.backward) if self.packed.flash else None
         self.clock = Clock()
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -207,7 +208,9 @@ class Pack:
         with torch.enable_grad():
             logits = self.packed.logits(wave.rows, wave.masks)  # [k·n, C]
             per_text = self.task.row_loss(logits, wave.labels)  # [k·n]
-            per_text.backward(wave.weights)
+            with warnings.catch_warnings():  # autograd would rather have gradients of another layout than the stack's
+                warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
+                per_text.backward(wave.weights)
         weighted = (per_text.detach() * wave.weights).view(wave.rows.texts.real.shape)  # [k, n]
         return weighted.masked_fill_(wave.rows.texts.pads[:, :, 0], 0).sum(1)
 
@@ -309,18 +312,19 @@ class Pack:
             elif not keep:
                 self.end(slot, source, "pruned", f"pruned at step {slot.step} of {slot.schedule.steps}")
 
-    @torch.no_grad()
     def predict(self, slots: Sequence[int], corpus: Corpus) -> NDArray[np.float32]:
         """Logits [k, n, C] of a split's texts by each of the k slots, in fp32."""
         order = np.argsort(corpus.lengths, kind="stable")  # neighbours of like length waste least in attention
-        parts = [
-            self.packed.logits(self.packed.lay(slots, [chunk] * len(slots), corpus), None).unflatten(
-                0, (len(slots), -1)
-            )
-            for chunk in _cut(order, corpus.lengths[order] * len(slots), self.limits.eval_tokens)
-        ]
+        chunks = _cut(order, corpus.lengths[order] * len(slots), self.limits.eval_tokens)
+        parts = [self.logits(slots, [chunk] * len(slots), corpus) for chunk in chunks]
         back = np.argsort(order, kind="stable")
         return torch.cat(parts, dim=1).cpu().numpy()[:, back]
+
+    @torch.no_grad()
+    def logits(self, slots: Sequence[int], parts: Sequence[Places], corpus: Corpus) -> Tensor:
+        """Logits [k, n, C] of some texts of a split, as many for each of the k slots."""
+        logits = self.packed.logits(self.packed.lay(slots, parts, corpus), None)
+        return logits.view(len(slots), len(parts[0]), -1)
 
     def score(self, trial: Trial, adapter: Path, split: Examples) -> Scores:
         """Scores of a trial that has ended on another split, by its exported adapter. Needs a free slot."""
@@ -353,7 +357,8 @@ class Pack:
         return SlotStatus(index) if slot is None else slot.status()
 
     def release(self) -> None:
-        """Give the base back as it was."""
+        """Give the base back as it was, and what graphs hold."""
+        self.forget_graphs()
         self.packed.release()
 
     def vacate(self, slot: Slot) -> None:

@@ -17,7 +17,7 @@ from peftsweep import report
 from peftsweep.config import StudyConfig, differences, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Limits, Pack, Plan, build_that_fits, plan
+from peftsweep.engine import CEILING, Limits, Pack, Plan, build_that_fits, plan
 from peftsweep.errors import ModelError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import (
@@ -36,6 +36,7 @@ from peftsweep.storage import Studies, guarded, masked, same_file
 from peftsweep.sweep.source import StudySource
 from peftsweep.tracking import Tracker
 
+WORTH_COMPILING = 5_000_000  # tokens to train on, below which half a minute of compiling is not won back
 CPU_SLOTS = 8  # one trial keeps a CPU busy already; eight share what every step costs
 
 
@@ -202,12 +203,19 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
     _check_base(base, source)
     method = kind(base.model, linear_names(base.model))
 
+    longest = max(params.epochs for params in bounds) * sum(map(len, data.train.input_ids))  # tokens of a trial
+    compiled = source.left() * longest > WORTH_COMPILING
+
     def build(count: int, limits: Limits | None = None) -> Pack:
+        splits = data.train, data.validation
         return Pack(
-            base.model, method, data.task, data.train, data.validation, candidates=bounds, slots=count, limits=limits
+            base.model, method, data.task, *splits, candidates=bounds, slots=count, limits=limits, compiled=compiled
         )
 
-    planned = plan(build, bounds, source.left()) if base.device.type == "cuda" else None
+    planned = None
+    if base.device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(CEILING, base.device)
+        planned = plan(build, bounds, source.left())
     count = slots if slots != "auto" else CPU_SLOTS if planned is None else planned.slots
 
     def planned_build(count: int) -> Pack:
@@ -246,7 +254,7 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
         source.seconds = dict(pack.clock.seconds)
         pack.release()
         if memory is not None:
-            source.took(memory, torch.cuda.max_memory_allocated(base.device))
+            source.took(memory, torch.cuda.max_memory_reserved(base.device))
 
 
 def _memory(planned: Plan, device: torch.device) -> Memory:

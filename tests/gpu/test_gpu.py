@@ -12,6 +12,8 @@ import torch
 
 from peftsweep.config import ModelConfig, TrainConfig
 from peftsweep.engine import Limits, Pack, Trial, plan
+from peftsweep.engine.schedule import Schedule
+from peftsweep.engine.slot import Slot
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base
 from peftsweep.task import Task
@@ -41,7 +43,7 @@ def pack_on_gpu(
     candidates = [trial.params for trial in trials]
     train, validation = Texts(task, 37, 1), Texts(task, 12, 2)
     pack = kind(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
-    assert pack.packed.current.fused and pack.packed.varlen == (dtype == "bfloat16")
+    assert pack.packed.current.fused and pack.packed.flash == (dtype == "bfloat16")
     return pack
 
 
@@ -148,10 +150,13 @@ def test_attention_over_texts_of_any_length_gives_the_logits_of_padded_batches(
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 1, dtype="bfloat16")
     slot = pack.start(0, trials[0])
     pack.stack.weights[0].normal_(0, 0.05)
+    tiles = pack.predict([slot.index], pack.corpus)
+    pack.corpus.short = False
     flash = pack.predict([slot.index], pack.corpus)
-    pack.packed.varlen = False
+    pack.packed.flash = False
     padded = pack.predict([slot.index], pack.corpus)
     assert np.abs(flash - padded).max() < 0.03 * np.abs(padded).max()
+    assert np.abs(tiles - padded).max() < 0.03 * np.abs(padded).max()
 
 
 def test_a_plan_fills_the_card_and_its_pack_trains(tmp_path: Path) -> None:
@@ -207,11 +212,58 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
     tight.gradients = scarce  # type: ignore[method-assign]
     queue = Queue(again)
     tight.run(queue)
-    assert sizes[:7] == [8, 4, 2, 2, 4, 2, 2]
+    assert sizes[:10] == [8, 4, 2, 2, 2, 2] + [2] * 4  # as many as fit, from the next step on at once
     assert {result.state for result in queue.results.values()} == {"complete"}
     for number in range(8):
         worst = max(float((tight.last[number][k] - free.last[number][k]).abs().max()) for k in free.last[number])
         assert worst < 1e-3
+
+
+def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=8, epochs=3, batch_size=8, dropout=0.2, learning_rate=2e-3)
+
+    def run(where: str, graphs: bool) -> Any:
+        sizes = (8, 8, 5, 8, 2, 8)  # slots come and go, and passes of several shapes with them
+        trials = [
+            Trial(i, i, params.model_copy(update={"batch_size": size}), tmp_path / where / str(i))
+            for i, size in enumerate(sizes)
+        ]
+        pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16")
+        if not graphs:
+            pack.graphs = None
+        pack.run(Queue(trials))
+        return pack
+
+    replayed, plain = run("a", True), run("b", False)
+    assert len(replayed.graphs.known) > 2
+    for number in range(6):
+        ours, theirs = replayed.last[number], plain.last[number]
+        apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
+        assert apart < 1e-2 * sum(float((theirs[key] - plain.first[number][key]).norm()) for key in theirs)
+
+
+def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> None:
+    """Texts of 2,048 tokens among short ones: passes stay within their tokens, and so within their memory."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=8, epochs=1, batch_size=4)
+    trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(6)]
+    limits = Limits(slot_tokens=2048, train_tokens=2048, eval_tokens=2048)
+    pack = pack_on_gpu(folder, SINGLE, "lora", trials, 6, dtype="bfloat16", limits=limits)
+    rng = np.random.default_rng(0)
+    texts = [*pack.train.input_ids[:30], *(rng.integers(5, 100, size=2048) for _ in range(7))]
+    pack.corpus = pack.packed.corpus(texts)
+    waves = [wave for step in range(9) for wave in pack.waves([step_of(pack, trial, step) for trial in trials])]
+    assert max(wave.size for wave in waves) <= 2112 and any(wave.size >= 2048 for wave in waves)
+    queue = Queue(trials)
+    pack.run(queue)
+    assert {result.state for result in queue.results.values()} == {"complete"}
+
+
+def step_of(pack: Any, trial: Trial, step: int) -> Slot:
+    """A slot that is about to take this step."""
+    schedule = Schedule(trial.params, len(pack.train.input_ids))
+    return Slot(trial.number, trial, schedule, parameters=0, step=step)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)

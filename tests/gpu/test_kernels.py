@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from peftsweep.methods.base import FAR
+
 pytestmark = pytest.mark.gpu
 SLOTS, RANK, WIDE_IN, WIDE_OUT = 4, 6, 80, 200
 LENGTHS, REST = (70, 0, 3, 130), 9
@@ -20,6 +22,7 @@ def stretches() -> list[tuple[int, int]]:
 def layout() -> tuple[torch.Tensor, torch.Tensor]:
     """Tiles [n, 2] and bounds [K, 2]."""
     tiles = [(slot, row) for slot, (start, stop) in enumerate(stretches()) for row in range(start, stop, 64)]
+    tiles.append((0, FAR))  # one too many
     return torch.tensor(tiles, dtype=torch.int32).cuda(), torch.tensor(stretches(), dtype=torch.int32).cuda()
 
 
@@ -35,7 +38,9 @@ def mask(slot: int) -> torch.Tensor:
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
-    return float((ours.float() - theirs).norm() / theirs.norm()) < (1e-5 if dtype == torch.float32 else 1e-2)
+    return float((ours.float() - theirs).detach().norm() / theirs.detach().norm()) < (
+        1e-5 if dtype == torch.float32 else 1e-2
+    )
 
 
 @pytest.mark.parametrize("drops", [False, True])
@@ -61,7 +66,7 @@ def test_lora_is_that_of_plain_torch(dtype: torch.dtype, drops: bool) -> None:
         b,
         factor,
         keep,
-        torch.tensor(SEEDS).cuda(),
+        torch.tensor(SEEDS, dtype=torch.int32).cuda(),
         torch.tensor([SALT]).cuda(),
         tiles,
         bounds,
@@ -82,6 +87,43 @@ def test_lora_is_that_of_plain_torch(dtype: torch.dtype, drops: bool) -> None:
 
 def test_a_mask_keeps_its_share() -> None:
     assert abs(float(mask(0).mean()) - 0.7) < 0.02 and abs(float(mask(3).mean()) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("heads", "groups", "width", "causal", "window"),
+    [(6, 2, 64, True, None), (4, 4, 24, False, None), (4, 1, 256, True, 17), (4, 2, 128, False, 9)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_in_tiles_is_that_within_each_text(
+    dtype: torch.dtype, heads: int, groups: int, width: int, causal: bool, window: int | None
+) -> None:
+    from peftsweep.engine.kernels import attend_texts
+
+    if dtype == torch.float32 and width > 128:
+        pytest.skip("fp32 has other attention, and so wide a tile of it would not fit")
+    texts = [[30, 5, 1, 34], [], [3], [100, 30]]  # of the slots in `LENGTHS`; then rows of no slot
+    lengths = torch.tensor([*(n for some in texts for n in some), REST])
+    ends = lengths.cumsum(0)
+    begins, stops = (x.repeat_interleave(lengths).int().cuda() for x in (ends - lengths, ends))
+    tiles, edges = layout()
+    rows, real = int(ends[-1]), int(ends[-1]) - REST
+    torch.manual_seed(0)
+    q = torch.randn(heads, rows, width, device="cuda").to(dtype).transpose(0, 1).requires_grad_()
+    k, v = (torch.randn(rows, groups, width, device="cuda").to(dtype).requires_grad_() for _ in range(2))
+    ours, _ = attend_texts(q, k, v, begins, stops, tiles, edges, 0.2, 1 << 20 if window is None else window, causal)
+    place = torch.arange(rows, device="cuda")
+    away = place[:, None] - place[None, :]
+    seen = (begins[:, None] == begins[None, :]) & (away.abs() <= (rows if window is None else window))
+    if causal:
+        seen &= away >= 0
+    wide = [x.float().transpose(0, 1).repeat_interleave(heads // x.shape[1], 0) for x in (q, k, v)]
+    theirs = torch.nn.functional.scaled_dot_product_attention(*(x[None] for x in wide), attn_mask=seen, scale=0.2)
+    theirs = theirs[0].transpose(0, 1)
+    assert close(ours[:real], theirs[:real], dtype) and not ours[real:].any()
+    grad = torch.randn_like(theirs)
+    grad[real:] = 0
+    got, want = (torch.autograd.grad(out, (q, k, v), grad.to(out.dtype)) for out in (ours, theirs))
+    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
