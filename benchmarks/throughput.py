@@ -250,11 +250,12 @@ def packed(
     profiled: int = 0,
     graphs: bool = True,
     compiled: bool = True,
+    model: Any = None,
 ) -> dict[str, Any]:
     """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used."""
     params = TrainConfig(epochs=1000, batch_size=batch, rank=rank, dropout=dropout)
     validation = Texts(32, shape.vocabulary, mean, 1)
-    model = base(shape)
+    model = base(shape) if model is None else model
     method = METHODS["qlora" if shape.four_bit else "lora"](model, linear_names(model))
 
     def build(count: int, limits: Limits | None = None) -> Pack:
@@ -273,7 +274,7 @@ def packed(
     began = time.perf_counter()
     found: Plan = plan(build, [params], TRIALS)
     with tempfile.TemporaryDirectory() as folder:
-        source = Timed(params, Path(folder), seconds, warm=4, profiled=profiled)
+        source = Timed(params, Path(folder), seconds, warm=12, profiled=profiled)
         found = found.of(slots or found.slots)
         pack = build(found.slots, found.limits)
         pack.save = lambda slot: None  # type: ignore[method-assign]
@@ -281,17 +282,16 @@ def packed(
             pack.graphs = None
         torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter() - began
-        pack.run(source)
+        try:
+            pack.run(source)
+            running = [(slot.schedule, slot.trial.seed) for slot in pack.occupied()]
+        finally:
+            pack.release()
     if profiled:
         by_kernel(source.profile, profiled)
-    count, took = len(pack.slots), source.ended - source.began
-    steps = source.steps - source.warm
-    total = sum(
-        int(pack.corpus.lengths[slot.schedule.batch(step, slot.trial.seed)].sum())
-        for slot in pack.occupied()
-        for step in range(source.warm, source.steps)
-    )
-    pack.release()
+    took, steps = source.ended - source.began, source.steps - source.warm
+    batches = [schedule.batch(step, seed) for schedule, seed in running for step in range(source.warm, source.steps)]
+    count, total = len(pack.slots), sum(int(pack.corpus.lengths[texts].sum()) for texts in batches)
     return {
         "samples_per_second": count * batch * steps / took,
         "tokens_per_second": total / took,
@@ -338,7 +338,7 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         shape = SHAPES[name]
         texts = Texts(ROWS, shape.vocabulary, options.mean, 0)
         sides = {"plain": lambda: plain_loop(shape, texts, options.batch, options.seconds)}  # noqa: B023
-        if not options.no_processes:
+        if not options.no_processes and name != "8b":  # eight of which are too many to build at once
             sides["8 processes"] = lambda: processes(name, options.batch, options.mean, options.seconds, 8)  # noqa: B023
         sides["pack"] = lambda: packed(
             shape,  # noqa: B023

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Schedule:
     def steps(self) -> int:
         return self.steps_per_epoch * self.params.epochs
 
-    @property
+    @cached_property  # asked for after each step
     def evaluations(self) -> tuple[int, ...]:
         """Steps after which the trial is evaluated, evenly spread; the last is the last step."""
         count = min(self.params.evals_per_epoch * self.params.epochs, self.steps)

@@ -1,0 +1,102 @@
+"""How the cost of a sweep grows on a GPU: samples per second against the number of trials at once, against their rank
+and against the length of their texts, for the shape of Llama 3.2 1B in NF4.
+
+    python benchmarks/scaling.py > scaling.jsonl
+    python benchmarks/scaling.py --draw scaling.jsonl     # to benchmarks/scaling.png; needs no GPU
+
+Figures go to stdout, a JSON object a line. One base serves them all, and its blocks are not compiled, which would take
+longer than to measure them; throughput.py has the rates with that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from throughput import ROWS, SHAPES, Texts, base, matmul_peak, packed, parameters, say
+from transformers import logging
+
+SHAPE = SHAPES["1b"]
+BATCH, RANK, MEAN = 16, 16, 27.0
+SLOTS = (1, 2, 4, 8, 16, 32, 64, 128)
+RANKS = (8, 16, 32, 64, 128)
+MEANS = (16, 64, 256, 1024)
+SECONDS = 2.5
+
+
+def points() -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each curve is measured at: its name, and what differs from the rest."""
+    yield from (("slots", {"slots": slots}) for slots in SLOTS)
+    yield from (("rank", {"rank": rank}) for rank in RANKS)
+    yield from (("length", {"mean": float(mean)}) for mean in MEANS)
+
+
+def measure() -> None:
+    print(json.dumps({"peak_tflops": round(matmul_peak()), "device": torch.cuda.get_device_name()}), flush=True)
+    model = base(SHAPE)
+    for curve, changed in points():
+        at = {"slots": None, "rank": RANK, "mean": MEAN} | changed
+        say(f"{curve}: {changed}")
+        texts = Texts(ROWS, SHAPE.vocabulary, at["mean"], 0)
+        try:
+            found = packed(SHAPE, texts, BATCH, SECONDS, model=model, compiled=False, **at)
+        except torch.OutOfMemoryError:
+            print(json.dumps({"curve": curve, **at, "out_of_memory": True}), flush=True)
+            continue
+        finally:
+            torch.cuda.empty_cache()
+        useful = 4 * parameters(SHAPE) * found["tokens_per_second"] / 1e12
+        print(json.dumps({"curve": curve, **at, **found, "useful_tflops": round(useful, 1)}), flush=True)
+
+
+def draw(file: Path, to: Path) -> None:
+    """One picture of three curves: samples per second, and useful TFLOP/s beside them."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import ScalarFormatter
+
+    peak, *rows = (json.loads(line) for line in file.read_text().splitlines())
+    rows = [row for row in rows if "out_of_memory" not in row]
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
+    what = {"slots": "trials at once (K)", "rank": "rank of every trial", "length": "mean length of a text, in tokens"}
+    for axis, (curve, label) in zip(axes, what.items(), strict=True):
+        of = sorted((row for row in rows if row["curve"] == curve), key=lambda row: float(row[key_of(curve)]))
+        x = [row[key_of(curve)] for row in of]
+        axis.plot(x, [row["samples_per_second"] for row in of], "o-", color="C0")
+        axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.set_ylabel("samples per second", color="C0")
+        axis.set_xticks(x, labels=[f"{value:g}" for value in x])
+        axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        share = axis.twinx()
+        share.plot(x, [100 * row["useful_tflops"] / peak["peak_tflops"] for row in of], "s--", color="C1")
+        share.set_ylim(0, 80)
+        share.set_ylabel("% of the matrix peak", color="C1")
+    figure.suptitle(f"Llama 3.2 1B in NF4, batch {BATCH}, rank {RANK}, tweets, unless said; {peak['device']}")
+    figure.savefig(to, dpi=110)
+
+
+def key_of(curve: str) -> str:
+    return {"length": "mean"}.get(curve, curve)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=" ".join(str(__doc__).split("\n\n")[0].split()))
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="draw the figures in this file instead")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    if options.draw:
+        draw(options.draw, Path(__file__).with_name("scaling.png"))
+        return
+    measure()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
