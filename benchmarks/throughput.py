@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, logging
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Limits, Pack, Plan, Report, Result, SlotStatus, Trial, plan
+from peftsweep.engine import Examples, Limits, Pack, Plan, Report, Result, SlotStatus, Trial, plan
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names
 from peftsweep.task import Task
@@ -127,15 +127,20 @@ def parameters(shape: Shape) -> int:
 # Rivals -------------------------------------------------------------------------------------------------------------
 
 
-def plain_loop(shape: Shape, texts: Texts, batch: int, seconds: float, ready: Path | None = None) -> dict[str, float]:
+def all_linear() -> LoraConfig:
+    return LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
+
+
+def plain_loop(
+    frozen: Any, adapter: PeftConfig, texts: Examples, batch: int, seconds: float, ready: Path | None = None
+) -> dict[str, float]:
     """Samples and real tokens per second of one trial by stock peft: bf16 autocast, padding per batch, fused AdamW."""
-    config = LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
-    model = get_peft_model(base(shape), config)
+    model = get_peft_model(frozen, adapter)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, fused=True)
     order = np.random.default_rng(0).permutation(len(texts.input_ids))
-    labels = torch.from_numpy(texts.labels)
+    labels = torch.from_numpy(np.asarray(texts.labels))
 
     def step(number: int) -> int:
         picked = order[np.arange(number * batch, (number + 1) * batch) % len(order)]
@@ -337,7 +342,7 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in options.base:
         shape = SHAPES[name]
         texts = Texts(ROWS, shape.vocabulary, options.mean, 0)
-        sides = {"plain": lambda: plain_loop(shape, texts, options.batch, options.seconds)}  # noqa: B023
+        sides = {"plain": lambda: plain_loop(base(shape), all_linear(), texts, options.batch, options.seconds)}  # noqa: B023
         if not options.no_processes and name != "8b":  # eight of which are too many to build at once
             sides["8 processes"] = lambda: processes(name, options.batch, options.mean, options.seconds, 8)  # noqa: B023
         sides["pack"] = lambda: packed(
@@ -395,7 +400,8 @@ def main() -> None:
     if options.worker:
         shape = SHAPES[options.worker]
         texts = Texts(ROWS, shape.vocabulary, options.mean, 0)
-        print(json.dumps(plain_loop(shape, texts, options.batch, options.seconds, options.ready)), flush=True)
+        found = plain_loop(base(shape), all_linear(), texts, options.batch, options.seconds, options.ready)
+        print(json.dumps(found), flush=True)
         return
     rows = []
     for row in figures(options):
