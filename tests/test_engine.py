@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint, plan
 from peftsweep.engine.attention import ATTENTION, attend
-from peftsweep.engine.memory import planned
+from peftsweep.engine.memory import Measured, planned
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Pooling, lay
 from peftsweep.engine.schedule import Schedule
@@ -308,18 +309,19 @@ def test_rows_laid_out_ahead_are_those_of_the_step_or_dropped(base: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("room", "batch", "most", "slots", "tokens"),
+    ("room", "batch", "wanted", "slots", "tokens"),
     [
-        (10_000_000, 400.0, 40, 40, 65_536),  # as many as there are trials for
-        (10_000_000, 4096.0, 40, 8, 65_536),  # as many as keep a GPU busy
-        (200_000, 400.0, 40, 3, 1_400),  # as many as there is room for
+        (10_000_000, 400.0, 40, 40, 65_536),  # as many as are wanted
+        (200_000, 400.0, 40, 3, 1_400),  # as many as there is room for, and some of it left for longer texts
         (1_000, 400.0, 40, 1, 1),  # at least one, come what may
     ],
 )
-def test_a_plan_follows_from_what_was_measured(room: int, batch: float, most: int, slots: int, tokens: int) -> None:
-    found = planned(fixed=50_000, slot=10_000, token=80, evaluation=1, room=room, batch=batch, most=most)
+def test_a_plan_follows_from_what_was_measured(room: int, batch: float, wanted: int, slots: int, tokens: int) -> None:
+    measured = Measured(fixed=50_000, slot=10_000, token=80, evaluation=1, room=room)
+    found = planned(measured, batch=batch, wanted=wanted)
     assert (found.slots, found.tokens) == (slots, tokens)
     assert found.bytes <= room or found.slots == 1
+    assert found.slots == 1 or found.tokens > found.slots * batch
     fewer = found.of(max(1, slots - 2))
     assert fewer.tokens >= found.tokens and fewer.limits.train_tokens == fewer.tokens
 
@@ -327,35 +329,39 @@ def test_a_plan_follows_from_what_was_measured(room: int, batch: float, most: in
 class Card(Watched):
     """A pack on a card with room for so many tokens at once, whose counters tell what a pass would take there."""
 
-    room = 1000
+    room, bytes, measured = 1000, 100, 0
 
     def backward(self, wave):  # type: ignore[no-untyped-def]
         if (tokens := wave.rows.input_ids.numel()) > self.room:
             raise torch.OutOfMemoryError("no room")
-        self.measured = 10_000_000 + 100 * tokens
+        self.measured = 10_000_000 + self.bytes * tokens
         return super().backward(wave)
 
 
-@pytest.mark.parametrize("room", [1000, 10])
-def test_a_plan_is_measured_by_passes_that_fit(
-    base: Path, tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    packs: list[Watched] = []
+@pytest.fixture
+def cards(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list[Any]]]:
+    """Makes a `build` of packs on such cards with so many bytes free, and the list of those it built."""
 
-    def build(slots: int) -> Watched:
-        packs.append(pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], slots, kind=Card))
-        packs[-1].room = room  # type: ignore[attr-defined]
-        return packs[-1]
+    def make(free: int, room: int = 1000, compiled: bool = False) -> tuple[Any, list[Any]]:
+        packs: list[Any] = []
 
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: packs[-1].measured)  # type: ignore[attr-defined]
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: packs[-1].measured - 2_000_000)  # type: ignore[attr-defined]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100_000_000, 200_000_000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
-    if room == 10:
-        with pytest.raises(ModelError, match="no room on the GPU to train with"):
-            plan(build, [ONE], 5)
-        return
+        def build(slots: int) -> Any:
+            packs.append(pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], slots, kind=Card, compiled=compiled))
+            packs[-1].room = room
+            return packs[-1]
+
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: packs[-1].measured)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: packs[-1].measured - 2_000_000)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+        return build, packs
+
+    return make
+
+
+def test_a_plan_is_measured_by_passes_that_fit(cards: Callable[..., tuple[Any, list[Any]]]) -> None:
+    build, packs = cards(100_000_000)
     found = plan(build, [ONE], 5)
     slot = 4 * packs[0].stack.weights[0].numel() * 4  # weights, gradients and two moments, fp32
     assert (found.slots, found.token, found.slot, found.room) == (5, 100, slot, 88_000_000)
@@ -363,6 +369,22 @@ def test_a_plan_is_measured_by_passes_that_fit(
     assert 900 < found.evaluation < 1100  # two million over about as many tokens as the smaller probe has
     assert found.evaluated == int(0.04 * found.room / found.evaluation)
     assert not packs[0].occupied() and not packs[0].stack.weights.any()
+
+
+def test_a_card_without_room_for_a_pass_is_refused(cards: Callable[..., tuple[Any, list[Any]]]) -> None:
+    with pytest.raises(ModelError, match="no room on the GPU to train with"):
+        plan(cards(100_000_000, room=10)[0], [ONE], 5)
+
+
+@pytest.mark.parametrize(("free", "token"), [(100_000_000, 100), (12_500_000, 10)])
+def test_a_plan_that_is_short_of_room_is_measured_again_with_compiled_blocks(
+    cards: Callable[..., tuple[Any, list[Any]]], monkeypatch: pytest.MonkeyPatch, free: int, token: int
+) -> None:
+    build, packs = cards(free, compiled=True)
+    monkeypatch.setattr(Packed, "compile", lambda self: setattr(packs[-1], "bytes", 10))
+    found = plan(build, [ONE], 20)
+    assert len(packs) == 1 and found.token == token
+    assert (found.slots == 20) == (token == 100)
 
 
 def test_a_pack_that_does_not_fit_is_built_of_fewer_slots() -> None:

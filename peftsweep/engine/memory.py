@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +28,7 @@ CEILING = 0.92  # of the card, above which the allocator is not to go
 EVALUATION = 0.04  # of the room, for a pass of an evaluation beside the memory that training's graphs hold
 BUSY = 32768  # tokens of a pass that keep any GPU busy
 MOST = 256
+SPREAD = 1.1  # steps have so many more tokens than their mean, at times
 PROBES = (2048, 8192)
 
 T = TypeVar("T")
@@ -120,7 +121,8 @@ class Plan:
 def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: int) -> Plan:
     """How many slots a GPU holds, and how many tokens at once, by measuring two passes.
 
-    They are measured before anything is compiled: compiled blocks keep less, so there is room to spare.
+    They are measured before anything is compiled, and again with compiled blocks, which keep less, where that would
+    make a difference.
 
     More slots than make a pass of `BUSY` tokens would only take turns; a pass that comes out longer all the same (a
     batch of long texts) is cut in two, so it is the mean text that counts here.
@@ -131,32 +133,41 @@ def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: 
     """
     pack = build_that_fits(build, 2)
     try:
-        few, many = _measured(pack, candidates[0])
-        evaluation = _of_an_evaluation(pack)
-        matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
-        slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
-        free, _ = torch.cuda.mem_get_info(pack.device)
-        room = int(FILL * (free + torch.cuda.memory_reserved(pack.device)))
         batch = max(params.batch_size for params in candidates) * float(pack.corpus.lengths.mean())
-        held = len(pack.slots) * slot
+        wanted = min(most, MOST, math.ceil(BUSY / batch))
+        found = planned(_measured(pack, candidates[0]), batch=batch, wanted=wanted)
+        if found.slots < wanted and pack.compiled:
+            pack.packed.compile()
+            _peak(pack, candidates[0], PROBES[0] // 16)  # in which they are
+            found = planned(_measured(pack, candidates[0]), batch=batch, wanted=wanted)
+        return found
     finally:
         pack.release()
         torch.cuda.empty_cache()
-    token = max(1, (many.bytes - few.bytes) // max(1, many.tokens - few.tokens))
-    return planned(few.bytes - few.tokens * token - held, slot, token, evaluation, room, batch, most)
 
 
-def planned(fixed: int, slot: int, token: int, evaluation: int, room: int, batch: float, most: int) -> Plan:
+@dataclass(frozen=True)
+class Measured:
+    """Bytes: see `Plan`."""
+
+    fixed: int
+    slot: int
+    token: int
+    evaluation: int
+    room: int
+
+
+def planned(measured: Measured, *, batch: float, wanted: int) -> Plan:
     """The plan from what was measured.
 
     Args:
         batch: tokens of a slot in a step, on average.
+        wanted: slots, if there is room.
     """
-    evaluated = min(2 * BUSY, max(PROBES[0], int(EVALUATION * room / evaluation)))
-    left = max(0, room - fixed - evaluated * evaluation)
-    wanted = min(most, MOST, math.ceil(BUSY / batch))
-    slots = max(1, min(wanted, int(left // (slot + batch * token))))
-    return Plan(slots, 0, evaluated, fixed, slot, token, evaluation, room).of(slots)
+    evaluated = min(2 * BUSY, max(PROBES[0], int(EVALUATION * measured.room / measured.evaluation)))
+    left = max(0, measured.room - measured.fixed - evaluated * measured.evaluation)
+    slots = max(1, min(wanted, int(left // (measured.slot + SPREAD * batch * measured.token))))
+    return Plan(slots, 0, evaluated, **asdict(measured)).of(slots)
 
 
 @dataclass(frozen=True)
@@ -165,7 +176,18 @@ class Probe:
     bytes: int  # at the peak
 
 
-def _measured(pack: Pack, params: TrainConfig) -> list[Probe]:
+def _measured(pack: Pack, params: TrainConfig) -> Measured:
+    few, many = _probes(pack, params)
+    evaluation = _of_an_evaluation(pack)
+    matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
+    slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
+    free, _ = torch.cuda.mem_get_info(pack.device)
+    room = int(FILL * (free + torch.cuda.memory_reserved(pack.device)))
+    token = max(1, (many.bytes - few.bytes) // max(1, many.tokens - few.tokens))
+    return Measured(few.bytes - few.tokens * token - len(pack.slots) * slot, slot, token, evaluation, room)
+
+
+def _probes(pack: Pack, params: TrainConfig) -> list[Probe]:
     """Two passes, as large as fit: a large base on a small card has room for few tokens.
 
     Raises:

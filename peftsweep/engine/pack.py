@@ -233,13 +233,15 @@ class Pack:
             for batch in (slot.schedule.batch(slot.step, slot.trial.seed),)
             for number, part in enumerate(_cut(batch, lengths[batch], self.limits.slot_tokens))
         ]
+        sizes = [int(lengths[part].sum()) for *_, part in parts]
+        passes = -(-sum(sizes) // self.limits.train_tokens)
+        enough = sum(sizes) / passes  # passes of like size, for a last one of a few tokens would take as many launches
         waves: list[Wave] = []
         here: list[tuple[Slot, int, int, Places]] = []
         tokens = 0
-        for entry in parts:
-            size = int(lengths[entry[3]].sum())
-            taken = {slot.index for slot, *_ in here}
-            if here and (tokens + size > self.limits.train_tokens or entry[0].index in taken):
+        for entry, size in zip(parts, sizes, strict=True):
+            full = tokens >= enough or tokens + size > self.limits.train_tokens
+            if here and (full or any(slot is entry[0] for slot, *_ in here)):
                 waves.append(self.wave(here))
                 here, tokens = [], 0
             here.append(entry)
@@ -304,8 +306,9 @@ class Pack:
         if not slots:
             return
         kept = source.report([Report(slot.trial, slot.evaluations[-1], slot.seconds) for slot in slots])
-        for slot in slots:
-            self.save(slot)
+        for slot, keep in zip(slots, kept, strict=True):
+            if keep or slot.step >= slot.schedule.steps:
+                self.save(slot)
         for slot, keep in zip(slots, kept, strict=True):
             if slot.step >= slot.schedule.steps:
                 self.end(slot, source, "complete", f"all {slot.schedule.steps} steps")
