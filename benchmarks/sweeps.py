@@ -34,7 +34,7 @@ SECONDS = 4.0  # for which the plain loop is timed
 
 def one_at_a_time(config: StudyConfig) -> float:
     """Samples per second of stock peft on this study's base, texts and method."""
-    data = load_data(config.data, load_tokenizer(config.model))
+    data = load_data(config.data, load_tokenizer(config.model), note=say, warn=say)
     kind = METHODS[config.method]
     base = load_base(config.model, data.task, four_bit=kind.four_bit, device=torch.device("cuda:0"))
     extra = {} if config.method == "ia3" else {"rank": 16}
