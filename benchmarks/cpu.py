@@ -5,9 +5,11 @@
 Figures go to stdout, a JSON object a line; what is under way goes to stderr.
 
 1. Samples per second of one fine-tune by `transformers.Trainer` and `peft`, and of eight in a pack, on the study
-   `demo`: its model, its tweets, batches of 16, rank 16 on all linear layers. Rounds take turns, so that a machine that
-   slows down slows all of them; the figures are medians.
-2. With the files of SemEval-2018 E-c: where a short run of the study `lora-minilm` spends its time.
+   `demo`: its model, its tweets, batches of 16, rank 16 on all linear layers. Each side runs in a process of its own,
+   as a person would run it. Rounds take turns, so that a machine that slows down slows all of them; the figures are
+   medians.
+2. Macro-F1 of the study `demo` with its base in float32 and in bfloat16, five seeds of each.
+3. With the files of SemEval-2018 E-c: where a short run of the study `lora-minilm` spends its time.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +51,7 @@ from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer
 from peftsweep.progress import for_stream
 
-SLOTS = 8
+SLOTS, SEEDS = 8, 5
 BATCH, RANK = 16, 16
 CPU = torch.device("cpu")
 
@@ -101,10 +105,13 @@ class OnStep(TrainerCallback):
         self.marks.step()
 
 
-def trainer_rate(ground: Ground, dropout: float, folder: Path, base_dropout: bool = True, bf16: bool = False) -> float:
+def trainer_rate(
+    ground: Ground, dropout: float, folder: Path, base_dropout: bool = True, bf16: bool = False, padded: bool = False
+) -> float:
     """Samples per second of one fine-tune, as a person would write it who has these two libraries.
 
     Args:
+        padded: all texts to 128 tokens, in place of each batch to its longest.
         base_dropout: leave the base's own dropout on in training, as `Trainer` does. A pack has none, so without it
             both sides do the same work.
         bf16: autocast to bfloat16, which a person would have to ask for; the pack's base is in it by itself where a
@@ -130,7 +137,7 @@ def trainer_rate(ground: Ground, dropout: float, folder: Path, base_dropout: boo
             disable_tqdm=True,
         ),
         train_dataset=examples(ground.data),
-        data_collator=DataCollatorWithPadding(ground.tokenizer),
+        data_collator=DataCollatorWithPadding(ground.tokenizer, "max_length" if padded else True, max_length=128),
         callbacks=[OnStep(marks)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -194,38 +201,87 @@ def pack_rate(ground: Ground, dropout: float, folder: Path) -> float:
 # Figures ------------------------------------------------------------------------------------------------------------
 
 
-def samples_per_second(plan: Plan) -> None:
+PACK = f"pack of {SLOTS}"
+SIDES: dict[str, Callable[[Ground, float, Path], float]] = {
+    "trainer+peft, padded to 128": partial(trainer_rate, padded=True),
+    "trainer+peft": trainer_rate,
+    "trainer+peft, no dropout in the base": partial(trainer_rate, base_dropout=False),
+    "trainer+peft, bf16 autocast": partial(trainer_rate, bf16=True),
+    PACK: pack_rate,
+}
+
+
+def one_side(side: str, dropout: float, plan: Plan) -> None:
+    """Print the rate of one side, in a process of its own."""
     config = load("demo")
     tokenizer = load_tokenizer(config.model)
     ground = Ground(config, tokenizer, load_data(config.data, tokenizer, note=say, warn=say), plan)
     if (plan.warmup + plan.steps) * BATCH >= len(ground.data.train):
         raise SystemExit("the steps must stay within an epoch: its last batch is smaller, and an evaluation follows")
-    for dropout in (0.0, 0.1):
-        compare(ground, dropout)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        rate = SIDES[side](ground, dropout, Path(folder))
+    print(rate, flush=True)
 
 
-def compare(ground: Ground, dropout: float) -> None:
+def compare(dropout: float, plan: Plan, quick: bool) -> None:
     """All sides by turns, then their medians and the ratios, round by round, of the pack to each rival."""
-    pack = f"pack of {SLOTS}"
-    sides: dict[str, Callable[[Path], float]] = {
-        "trainer+peft": lambda folder: trainer_rate(ground, dropout, folder),
-        "trainer+peft, no dropout in the base": lambda folder: trainer_rate(
-            ground, dropout, folder, base_dropout=False
-        ),
-        "trainer+peft, bf16 autocast": lambda folder: trainer_rate(ground, dropout, folder, bf16=True),
-        pack: lambda folder: pack_rate(ground, dropout, folder),
-    }
-    rates: dict[str, list[float]] = {what: [] for what in sides}
-    for turn in range(ground.plan.rounds):
-        for what, measure in sides.items():
-            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-                rates[what].append(measure(Path(folder)))
+    rates: dict[str, list[float]] = {what: [] for what in SIDES}
+    for turn in range(plan.rounds):
+        for what in SIDES:
+            command = [sys.executable, __file__, "--side", what, "--dropout", str(dropout), *(["--quick"] * quick)]
+            pages = {"THP_MEM_ALLOC_ENABLE": "1"} if what == PACK else {}  # as `peftsweep run` has it
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | pages)
+            rates[what].append(float(done.stdout))
             say(f"dropout {dropout}, round {turn + 1}, {what}: {rates[what][-1]:.1f} samples/s")
     for what, found in rates.items():
         show("samples_per_second", what=what, dropout=dropout, samples_per_second=middle(found), **spread(found))
-    for what in (what for what in sides if what != pack):
-        ratios = [ours / theirs for ours, theirs in zip(rates[pack], rates[what], strict=True)]
-        show("ratio", what=f"{pack} / {what}", dropout=dropout, ratio=middle(ratios), **spread(ratios))
+    for what in (what for what in SIDES if what != PACK):
+        ratios = [ours / theirs for ours, theirs in zip(rates[PACK], rates[what], strict=True)]
+        show("ratio", what=f"{PACK} / {what}", dropout=dropout, ratio=middle(ratios), **spread(ratios))
+
+
+def seeds() -> None:
+    """The study's fixed hyperparameters, five seeds side by side, in each precision."""
+    for dtype in ("float32", "bfloat16"):
+        config = load("demo", [f"model.dtype={dtype}", "train.rank=16", "train.learning_rate=2e-3"])
+        tokenizer = load_tokenizer(config.model)
+        data = load_data(config.data, tokenizer, note=say, warn=say)
+        base = load_base(config.model, data.task, four_bit=False, device=CPU)
+        method = METHODS[config.method](base.model, linear_names(base.model))
+        pack = Pack(base.model, method, data.task, data.train, data.validation, candidates=[config.train], slots=SEEDS)
+        with tempfile.TemporaryDirectory() as folder:
+            given = Scored([Trial(seed, seed, config.train, Path(folder) / str(seed)) for seed in range(SEEDS)])
+            pack.run(given)
+        scores = [given.scores[seed] for seed in range(SEEDS)]
+        mean, apart = statistics.mean(scores), statistics.stdev(scores)
+        show(
+            "seeds",
+            dtype=dtype,
+            macro_f1=[round(score, 4) for score in scores],
+            mean=round(mean, 4),
+            sd=round(apart, 4),
+        )
+
+
+class Scored:
+    """A source of the given trials that remembers the macro-F1 of each at its end."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self.waiting, self.scores = list(trials), dict[int, float]()
+
+    def next(self) -> Trial | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def report(self, reports: Sequence[Report]) -> Sequence[bool]:
+        for report in reports:
+            self.scores[report.trial.number] = report.evaluation.scores["macro_f1"]
+        return [True] * len(reports)
+
+    def finish(self, trial: Trial, result: Result) -> None:
+        say(f"seed {trial.number}: {result.state}, {self.scores[trial.number]:.4f}")
+
+    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
+        return True
 
 
 def overhead(train: Path, validation: Path, quick: bool) -> None:
@@ -267,15 +323,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Figures of a pack and of a sweep on a CPU.")
     parser.add_argument("--train", type=Path, help="SemEval-2018 E-c, training split; with --validation")
     parser.add_argument("--validation", type=Path, help="its validation split")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--dropout", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="fewer steps and rounds; one epoch")
     options = parser.parse_args()
     if (options.train is None) != (options.validation is None):
         parser.error("--train and --validation go together")
+    plan = Plan(3, 10, 1) if options.quick else Plan(5, 20, 3)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if options.side:
+        one_side(options.side, options.dropout, plan)
+        return
     machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "arch": platform.machine()}
     show("machine", **machine, torch=torch.__version__, load=round(os.getloadavg()[0], 2))  # idle: below a half
-    samples_per_second(Plan(3, 10, 1) if options.quick else Plan(5, 20, 3))
+    for dropout in (0.0, 0.1):
+        compare(dropout, plan, options.quick)
+    seeds()
     if options.train is not None:
         overhead(options.train, options.validation, options.quick)
 

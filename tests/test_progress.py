@@ -282,4 +282,4 @@ def test_a_study_ends_with_its_counts_and_its_best() -> None:
 
 def test_the_time_is_told_by_what_it_went_to() -> None:
     seconds = {"training": 90.0, "evaluation": 8.0, "checkpoints": 0.5, "source": 1.0, "other": 0.5}
-    assert spent(seconds) == "time: 1m40s · training 90.0% · evaluation 8.0% · everything else 2.0%"
+    assert spent(seconds) == "time: 1m40s · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"

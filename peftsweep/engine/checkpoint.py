@@ -46,11 +46,11 @@ def save(slot: Slot, stack: Stack) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        rows = {name: matrix[slot.index] for name, matrix in _matrices(stack).items()}
+        rows = {name: matrix[slot.index].cpu() for name, matrix in _matrices(stack).items()}
         save_file(_named(slot, stack, rows), aside / TENSORS)
         best = slot.best
         if best is not None and best.step == slot.step:
-            save_file(_named(slot, stack, {"": stack.weights[slot.index]}), aside / BEST)
+            save_file(_named(slot, stack, {"": rows["weights"]}), aside / BEST)
             save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, aside / LOGITS)
         elif best is not None and slot.saved is not None:
             for name in (BEST, LOGITS):
@@ -129,7 +129,7 @@ def _matrices(stack: Stack) -> dict[str, Tensor]:
 def _named(slot: Slot, stack: Stack, rows: dict[str, Tensor]) -> dict[str, Tensor]:
     """Unpadded copies of the row vectors, by `kind|path:parameter` (`path:parameter` where the kind is empty)."""
     return {
-        f"{kind}|{name}" if kind else name: part.detach().cpu().contiguous().clone()
+        f"{kind}|{name}" if kind else name: part.contiguous().clone()
         for kind, row in rows.items()
         for name, part in stack.split(slot.index, row, slot.trial.params).items()
     }

@@ -130,11 +130,12 @@ class StudySource:
     def report(self, reports: Sequence[Report]) -> list[bool]:
         at: dict[int, tuple[int, float]] = {}
         kept: set[int] = set()
+        known = self.trials()
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores["macro_f1"]
             asked = self.running[number]
-            if evaluation.index not in self.trials()[number].intermediate_values:  # it is when a judged trial goes on
+            if evaluation.index not in known[number].intermediate_values:  # it is when a judged trial goes on
                 asked.report(value, step=evaluation.index)
             before = asked.user_attrs.get("evaluations", [])
             asked.set_user_attr("evaluations", [*before[: evaluation.index - 1], asdict(evaluation)])
@@ -174,9 +175,10 @@ class StudySource:
             asked.set_user_attr(key, value)
         value = scores.get("macro_f1")
         self.study.tell(asked, value if result.state == "complete" else None, state=STATES[result.state])
-        self.projection.end(self.trials()[trial.number])
+        trials = self.trials()
+        self.projection.end(trials[trial.number])
         artifacts.drop_checkpoints(trial.folder)
-        artifacts.keep_best(self.folder, ranked(self.trials()), self.config.search.keep_adapters)
+        artifacts.keep_best(self.folder, ranked(trials), self.config.search.keep_adapters)
         self.progress.ended(
             trial.number, result.state, value, result.reason, self.sampled(trial.params), result.seconds
         )
