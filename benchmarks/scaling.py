@@ -14,19 +14,18 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import ROWS, SHAPES, Texts, base, matmul_peak, packed, parameters, say
+from throughput import Setup, base, matmul_peak, need_gpu, packed, rounded, say, tidy, useful_tflops
 from transformers import logging
 
-SHAPE = SHAPES["1b"]
-BATCH, RANK, MEAN = 16, 16, 27.0
+SETUP = Setup("1b", batch=16, rank=16, mean=27.0, seconds=1.5, compiled=False)
 SLOTS = (1, 2, 4, 8, 16, 32, 64, 128)
-RANKS = (8, 32, 64, 128)
-MEANS = (16, 64, 256, 1024)
-SECONDS = 1.5
+RANKS = (8, 16, 32, 64, 128)
+MEANS = (16, 27, 64, 256, 1024)
 
 
 def points() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -38,20 +37,18 @@ def points() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def measure() -> None:
     print(json.dumps({"peak_tflops": round(matmul_peak()), "device": torch.cuda.get_device_name()}), flush=True)
-    model = base(SHAPE)
+    model = base(SETUP.shape)
     for curve, changed in points():
-        at = {"slots": None, "rank": RANK, "mean": MEAN} | changed
+        setup = replace(SETUP, **changed)
+        row = {"curve": curve, "slots": setup.slots, "rank": setup.rank, "mean": setup.mean}
         say(f"{curve}: {changed}")
-        texts = Texts(ROWS, SHAPE.vocabulary, at["mean"], 0)
         try:
-            found = packed(SHAPE, texts, BATCH, SECONDS, model=model, compiled=False, **at)
+            found = packed(setup, model)
+            row |= {**rounded(found), "useful_tflops": round(useful_tflops(setup.shape, found), 1)}
         except torch.OutOfMemoryError:
-            print(json.dumps({"curve": curve, **at, "out_of_memory": True}), flush=True)
-            continue
-        finally:
-            torch.cuda.empty_cache()
-        useful = 4 * parameters(SHAPE) * found["tokens_per_second"] / 1e12
-        print(json.dumps({"curve": curve, **at, **found, "useful_tflops": round(useful, 1)}), flush=True)
+            row |= {"out_of_memory": True}
+        tidy()  # outside of `except`: its traceback holds on to the pack
+        print(json.dumps(row), flush=True)
 
 
 def draw(file: Path, to: Path) -> None:
@@ -79,7 +76,9 @@ def draw(file: Path, to: Path) -> None:
         share.plot(x, [100 * row["useful_tflops"] / peak["peak_tflops"] for row in of], "s--", color="C1")
         share.set_ylim(0, 80)
         share.set_ylabel("% of the matrix peak", color="C1")
-    figure.suptitle(f"Llama 3.2 1B in NF4, batch {BATCH}, rank {RANK}, tweets, unless said; {peak['device']}")
+    figure.suptitle(
+        f"Llama 3.2 1B in NF4, batch {SETUP.batch}, rank {SETUP.rank}, tweets, unless said; {peak['device']}"
+    )
     figure.savefig(to, dpi=110)
 
 
@@ -95,6 +94,7 @@ def main() -> None:
     if options.draw:
         draw(options.draw, Path(__file__).with_name("scaling.png"))
         return
+    need_gpu()
     measure()
 
 

@@ -1,12 +1,13 @@
 """What a pack is worth on a GPU: samples per second of all trials, beside a plain peft loop and eight of them at once.
 
-    python benchmarks/throughput.py [--base 135m 1b 8b] [--batch 16] [--seconds 20] [--no-processes]
+    python benchmarks/throughput.py [--base 135m 1b …] [--batch 16 …] [--sides plain pack] [--seconds 20]
 
 Figures go to stdout, a JSON object a line, and a table last; what is under way goes to stderr.
 
-The bases have the true shapes of SmolLM2-135M (bf16), Llama 3.2 1B and Llama 3.1 8B (NF4 with double quantisation) and
-random weights: speed does not ask what they are. Texts are as long as tweets, 27 tokens on average, the same lengths
-for all. Every trial: rank 16 on all linear layers of the backbone, AdamW, clipping, a head of eleven labels.
+The bases have the true shapes of SmolLM2-135M (bf16), Llama 3.2 1B (NF4 with double quantisation, and bf16) and
+Llama 3.1 8B (NF4), and random weights: speed does not ask what they are. Texts are as long as tweets, 27 tokens on
+average, the same lengths for all. Every trial: rank 16 on all linear layers of the backbone, AdamW, clipping, a head of
+eleven labels. Batches are of 16 texts; of 2, 8 and 64 with Llama 3.2 1B in bf16.
 
 Useful FLOPs are 4·N a token, N being the backbone's parameters without the embedding: a frozen weight takes part in
 forward and in the gradient of its input, and has none of its own.
@@ -15,14 +16,15 @@ forward and in the gradient of its input, and has none of its own.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, logging
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Examples, Limits, Pack, Plan, Report, Result, SlotStatus, Trial, plan
+from peftsweep.engine import Examples, Limits, Pack, Report, Result, SlotStatus, Trial, capped, plan
 from peftsweep.methods import METHODS
-from peftsweep.models import linear_names
+from peftsweep.models import default_device, linear_names
 from peftsweep.task import Task
 
 EMOTIONS = Task("multi-label", tuple(f"emotion {i}" for i in range(11)))
 RANK = 16
+MEAN = 27.0  # tokens of a text
 ROWS = 6838  # texts, as many as SemEval-2018 E-c has for training
 TRIALS = 256
 
@@ -63,6 +66,7 @@ SHAPES = {
     "1b-bf16": Shape(2048, 8192, 16, 32, 8, 128256, four_bit=False),
     "8b": Shape(4096, 14336, 32, 32, 8, 128256, four_bit=True),
 }
+BATCHES = {"135m": (16,), "1b": (16,), "8b": (16,), "1b-bf16": (2, 8, 64)}
 
 
 class Texts:
@@ -73,6 +77,28 @@ class Texts:
         lengths = np.clip(rng.gamma(9.0, mean / 9.0, rows).round().astype(int), 4, int(4 * mean))
         self.input_ids = [rng.integers(10, vocabulary - 10, size) for size in lengths]
         self.labels = (rng.random((rows, len(EMOTIONS.labels))) < 0.2).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured, the same for all sides; what comes after `seconds` is for the pack alone."""
+
+    base: str  # of SHAPES
+    batch: int = 16
+    rank: int = RANK
+    mean: float = MEAN
+    seconds: float = 20.0  # under the clock
+    slots: int | None = None  # K, in place of the pack's own choice
+    profiled: int = 0  # steps under torch's profiler, afterwards
+    graphs: bool = True
+    compiled: bool = True
+
+    @property
+    def shape(self) -> Shape:
+        return SHAPES[self.base]
+
+    def texts(self, rows: int = ROWS, seed: int = 0) -> Texts:
+        return Texts(rows, self.shape.vocabulary, self.mean, seed)
 
 
 def base(shape: Shape) -> Any:
@@ -127,8 +153,11 @@ def parameters(shape: Shape) -> int:
 # Rivals -------------------------------------------------------------------------------------------------------------
 
 
-def all_linear() -> LoraConfig:
-    return LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
+def plain(setup: Setup, ready: Path | None = None) -> dict[str, float]:
+    """One trial by stock peft."""
+    adapter = LoraConfig(task_type="SEQ_CLS", r=setup.rank, lora_alpha=2 * setup.rank, target_modules="all-linear")
+    found = plain_loop(base(setup.shape), adapter, setup.texts(), setup.batch, setup.seconds, ready)
+    return {"slots": 1, **found}
 
 
 def plain_loop(
@@ -178,22 +207,24 @@ def plain_loop(
     }
 
 
-def processes(name: str, batch: int, mean: float, seconds: float, count: int) -> dict[str, float]:
+def processes(setup: Setup, count: int = 8) -> dict[str, float]:
     """So many plain loops on the GPU at once, each in a process of its own; their rates together."""
+    command = [sys.executable, __file__, "--worker", json.dumps(asdict(setup))]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--worker", name, "--batch", str(batch), "--mean", str(mean)]
         running = [
-            subprocess.Popen(
-                [*command, "--seconds", str(seconds), "--ready", f"{folder}/{i}"], stdout=subprocess.PIPE, text=True
-            )
+            subprocess.Popen([*command, "--ready", f"{folder}/{i}"], stdout=subprocess.PIPE, text=True)
             for i in range(count)
         ]
-        while len(list(Path(folder).iterdir())) < count:
-            if any(process.poll() not in (None, 0) for process in running):
-                raise RuntimeError("a process ended before it was timed")
-            time.sleep(0.05)
-        (Path(folder) / "go").touch()
-        found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+        try:
+            while len(list(Path(folder).iterdir())) < count:
+                if any(process.poll() is not None for process in running):
+                    raise RuntimeError("a process ended before it was timed")
+                time.sleep(0.05)
+            (Path(folder) / "go").touch()
+            found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+        finally:
+            for process in running:  # if one failed, the others still wait for the word
+                process.kill()
     return {key: sum(each[key] for each in found) for key in found[0]}
 
 
@@ -243,47 +274,35 @@ class Timed:
         return self.steps_profiled < self.profiled
 
 
-def packed(
-    shape: Shape,
-    texts: Texts,
-    batch: int,
-    seconds: float,
-    slots: int | None = None,
-    rank: int = RANK,
-    dropout: float = 0.0,
-    mean: float = 27.0,
-    profiled: int = 0,
-    graphs: bool = True,
-    compiled: bool = True,
-    model: Any = None,
-) -> dict[str, Any]:
-    """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used."""
-    params = TrainConfig(epochs=1000, batch_size=batch, rank=rank, dropout=dropout)
-    validation = Texts(32, shape.vocabulary, mean, 1)
-    model = base(shape) if model is None else model
-    method = METHODS["qlora" if shape.four_bit else "lora"](model, linear_names(model))
+def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
+    """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used.
+
+    Args:
+        model: the base, where one stands already.
+
+    Raises:
+        torch.OutOfMemoryError: the given slots do not fit, or leave no room for the texts of one of them.
+    """
+    model = base(setup.shape) if model is None else model
+    texts, validation = setup.texts(), setup.texts(rows=32, seed=1)
+    params = TrainConfig(epochs=1000, batch_size=setup.batch, rank=setup.rank, dropout=0.0)
+    method = METHODS["qlora" if setup.shape.four_bit else "lora"](model, linear_names(model))
 
     def build(count: int, limits: Limits | None = None) -> Pack:
-        return Pack(
-            model,
-            method,
-            EMOTIONS,
-            texts,
-            validation,
-            candidates=[params],
-            slots=count,
-            limits=limits,
-            compiled=compiled,
-        )
+        limited: dict[str, Any] = {"candidates": [params], "slots": count, "limits": limits}
+        return Pack(model, method, EMOTIONS, texts, validation, compiled=setup.compiled, **limited)
 
-    began = time.perf_counter()
-    found: Plan = plan(build, [params], TRIALS)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Timed(params, Path(folder), seconds, warm=12, profiled=profiled)
-        found = found.of(slots or found.slots)
+    with capped(default_device()), tempfile.TemporaryDirectory() as folder:  # as `peftsweep run` has it
+        began = time.perf_counter()
+        found = plan(build, [params], TRIALS)
+        if setup.slots is not None:
+            found = found.of(setup.slots)
+            if found.slots < setup.slots or found.tokens < setup.batch * setup.mean:
+                raise torch.OutOfMemoryError(f"there is no room for {setup.slots} slots and the texts of one of them")
+        source = Timed(params, Path(folder), setup.seconds, warm=12, profiled=setup.profiled)
         pack = build(found.slots, found.limits)
         pack.save = lambda slot: None  # type: ignore[method-assign]
-        if not graphs:
+        if not setup.graphs:
             pack.graphs = None
         torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter() - began
@@ -292,20 +311,19 @@ def packed(
             running = [(slot.schedule, slot.trial.seed) for slot in pack.occupied()]
         finally:
             pack.release()
-    if profiled:
-        by_kernel(source.profile, profiled)
+    if setup.profiled:
+        by_kernel(source.profile, setup.profiled)
     took, steps = source.ended - source.began, source.steps - source.warm
     batches = [schedule.batch(step, seed) for schedule, seed in running for step in range(source.warm, source.steps)]
-    count, total = len(pack.slots), sum(int(pack.corpus.lengths[texts].sum()) for texts in batches)
     return {
-        "samples_per_second": count * batch * steps / took,
-        "tokens_per_second": total / took,
-        "slots": count,
-        "planned_gb": round(found.bytes / 1e9, 1),
-        "peak_gb": round(torch.cuda.max_memory_reserved() / 1e9, 1),
-        "start_seconds": round(started, 1),
-        "step_ms": round(1000 * took / steps, 1),
-        "warm_seconds": round(source.began - began - started, 1),
+        "slots": len(pack.slots),
+        "samples_per_second": sum(map(len, batches)) / took,
+        "tokens_per_second": sum(int(pack.corpus.lengths[batch].sum()) for batch in batches) / took,
+        "planned_gb": found.bytes / 1e9,
+        "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
+        "start_seconds": started,
+        "step_ms": 1000 * took / steps,
+        "warm_seconds": source.began - began - started,
     }
 
 
@@ -336,45 +354,80 @@ def matmul_peak() -> float:
 # Figures ------------------------------------------------------------------------------------------------------------
 
 
-def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+PACK, PROCESSES = "pack", "8 processes"
+SIDES: dict[str, Callable[[Setup], dict[str, Any]]] = {"plain": plain, PROCESSES: processes, PACK: packed}
+# Eight 8Bs are too many to build at once, for each is in bf16 before it is in 4 bits. The batches of 1b-bf16 are there
+# for what a batch's size does to the pack and to one loop; eight processes beside each would double the time.
+WITH_PROCESSES = ("135m", "1b")
+COLUMNS = {
+    "base": ("base", ""),
+    "batch": ("batch", ""),
+    "side": ("side", ""),
+    "slots": ("K", ""),
+    "samples_per_second": ("samples/s", ",.1f"),
+    "tokens_per_second": ("real tokens/s", ",.0f"),
+    "useful_tflops": ("useful TFLOP/s", ".1f"),
+    "share_of_peak": ("share of peak", ".1%"),
+    "peak_gb": ("peak GB", ".1f"),
+    "pack_over_plain": ("pack / plain", ".1f"),
+    "pack_over_8_processes": ("pack / 8 processes", ".1f"),
+}
+
+
+def figures(setups: Sequence[Setup], wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The card, then a row for each setup and side, the pack last, for it is compared with the others."""
     peak = matmul_peak()
+    tidy()
     yield {"figure": "peak", "tflops": round(peak), "device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    for name in options.base:
-        shape = SHAPES[name]
-        texts = Texts(ROWS, shape.vocabulary, options.mean, 0)
-        sides = {"plain": lambda: plain_loop(base(shape), all_linear(), texts, options.batch, options.seconds)}  # noqa: B023
-        if not options.no_processes and name != "8b":  # eight of which are too many to build at once
-            sides["8 processes"] = lambda: processes(name, options.batch, options.mean, options.seconds, 8)  # noqa: B023
-        sides["pack"] = lambda: packed(
-            shape,  # noqa: B023
-            texts,  # noqa: B023
-            options.batch,
-            options.seconds,
-            options.slots,
-            options.rank,
-            mean=options.mean,
-            profiled=options.profile,
-            graphs=not options.no_graphs,
-        )
-        rates = {}
-        for side, measure in sides.items():
-            if side not in options.sides:
+    for setup in setups:
+        rates: dict[str, float] = {}
+        for side in (side for side in SIDES if side in wanted):
+            if side == PROCESSES and setup.base not in WITH_PROCESSES:
                 continue
-            say(f"{name}: {side}")
-            found = measure()
-            torch.cuda.empty_cache()
+            say(f"{setup.base}, batch {setup.batch}: {side}")
+            found = SIDES[side](setup)
+            tidy()
             rates[side] = found["samples_per_second"]
-            useful = 4 * parameters(shape) * found["tokens_per_second"] / 1e12
-            rounded = {key: round(value, 1) if isinstance(value, float) else value for key, value in found.items()}
-            ratios = {f"pack_over_{side}": round(rates["pack"] / rates[side], 1) for side in rates if "pack" in rates}
-            yield (
-                {"figure": "throughput", "base": name, "side": side, "batch": options.batch, **rounded}
-                | {
-                    "useful_tflops": round(useful, 1),
-                    "share_of_peak": round(useful / peak, 3),
-                }
-                | ratios
-            )
+            useful = useful_tflops(setup.shape, found)
+            row = {"figure": "throughput", "base": setup.base, "batch": setup.batch, "side": side, **rounded(found)}
+            row |= {"useful_tflops": round(useful, 1), "share_of_peak": round(useful / peak, 3)}
+            yield row | (over_rivals(rates) if side == PACK else {})
+
+
+def useful_tflops(shape: Shape, found: Mapping[str, Any]) -> float:
+    return float(4 * parameters(shape) * found["tokens_per_second"] / 1e12)
+
+
+def over_rivals(rates: Mapping[str, float]) -> dict[str, float]:
+    rivals = (side for side in rates if side != PACK)
+    return {f"pack_over_{side.replace(' ', '_')}": round(rates[PACK] / rates[side], 1) for side in rivals}
+
+
+def rounded(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 1) if isinstance(value, float) else value for key, value in found.items()}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The rows as lines of text, under their headings."""
+    lines = [[heading for heading, _ in COLUMNS.values()]]
+    for row in rows:
+        lines.append([format(row[key], spec) if key in row else "" for key, (_, spec) in COLUMNS.items()])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+
+
+def tidy() -> None:
+    """Forget a side: a pack and its graphs know each other, and torch compiles the same code only so many times."""
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def need_gpu() -> None:
+    """Say in one line that there is none."""
+    if not torch.cuda.is_available():
+        raise SystemExit(f"error: {Path(sys.argv[0]).name} needs a GPU, and torch finds no CUDA device here")
 
 
 def say(text: str) -> None:
@@ -383,33 +436,45 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--base", nargs="+", choices=SHAPES, default=["135m", "1b", "8b"])
-    parser.add_argument("--sides", nargs="+", default=["plain", "8 processes", "pack"])
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--base", nargs="+", choices=SHAPES, default=list(BATCHES))
+    parser.add_argument("--batch", nargs="+", type=int, help="in place of each base's own: 16, or 2, 8, 64 for 1b-bf16")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--rank", type=int, default=RANK)
-    parser.add_argument("--mean", type=float, default=27.0, help="mean length of a text in tokens")
+    parser.add_argument("--mean", type=float, default=MEAN, help="mean length of a text in tokens")
     parser.add_argument("--slots", type=int, help="K of the pack, in place of its own choice")
     parser.add_argument("--seconds", type=float, default=20.0, help="for which each side is timed")
     parser.add_argument("--profile", type=int, default=0, metavar="STEPS", help="then list the GPU's kernels")
     parser.add_argument("--no-graphs", action="store_true", help="the pack without CUDA graphs")
     parser.add_argument("--no-processes", action="store_true", help="without the eight processes")
-    parser.add_argument("--worker", choices=SHAPES, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", metavar="SETUP", help=argparse.SUPPRESS)
     parser.add_argument("--ready", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    need_gpu()
     logging.set_verbosity_error()
     if options.worker:
-        shape = SHAPES[options.worker]
-        texts = Texts(ROWS, shape.vocabulary, options.mean, 0)
-        found = plain_loop(base(shape), all_linear(), texts, options.batch, options.seconds, options.ready)
-        print(json.dumps(found), flush=True)
+        print(json.dumps(plain(Setup(**json.loads(options.worker)), options.ready)), flush=True)
         return
+    setups = [
+        Setup(
+            base=name,
+            batch=batch,
+            rank=options.rank,
+            mean=options.mean,
+            seconds=options.seconds,
+            slots=options.slots,
+            profiled=options.profile,
+            graphs=not options.no_graphs,
+        )
+        for name in options.base
+        for batch in options.batch or BATCHES[name]
+    ]
+    sides = [side for side in options.sides if side != PROCESSES or not options.no_processes]
     rows = []
-    for row in figures(options):
+    for row in figures(setups, sides):
         print(json.dumps(row), flush=True)
         rows.append(row)
-    for row in rows[1:]:
-        what = f"{row['base']:8} {row['side']:12} {row['samples_per_second']:10,.0f} samples/s"
-        print(f"{what} {row['useful_tflops']:8.1f} TFLOP/s {row['share_of_peak']:7.1%} of peak")
+    for line in table(rows[1:]):
+        print(line)
 
 
 if __name__ == "__main__":

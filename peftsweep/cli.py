@@ -35,8 +35,6 @@ def main() -> None:
     debug = "--debug" in sys.argv or bool(os.environ.get("PEFTSWEEP_DEBUG"))
     if not debug:
         quiet()
-    # Torch reads it at its first tensor. Pages of 2 MB where Linux gives them to who asks: on a CPU, a tenth faster.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         app(prog_name="peftsweep")
     except Exception as error:

@@ -80,7 +80,8 @@ class Watched(Pack):
     def losses(self, slots, source):  # type: ignore[no-untyped-def]
         found = super().losses(slots, source)
         for slot in slots:
-            self.trace.setdefault(slot.trial.number, []).append(float(found[slot.index]))
+            if slot.index in found:
+                self.trace.setdefault(slot.trial.number, []).append(float(found[slot.index]))
         return found
 
     def end(self, slot, source, state, reason):  # type: ignore[no-untyped-def]

@@ -17,13 +17,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint, plan
 from peftsweep.engine.attention import ATTENTION, attend
-from peftsweep.engine.memory import Measured, planned
+from peftsweep.engine.memory import Measured, Share, planned
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Pooling, lay
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
-from peftsweep.methods import METHODS, Pass, Segments
+from peftsweep.methods import FAR, METHODS, Pass, Segments, tiled
 from peftsweep.methods.base import keep_mask
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
@@ -257,6 +257,108 @@ class Scarce(Watched):
         return super().predict(slots, split)
 
 
+class Asks:
+    """Work on numbered slots for which so many at once are too many; `room` says when trying again is worth it."""
+
+    def __init__(self, most: int, never: int | None = None, room: int = 0) -> None:
+        self.most, self.never, self.room = most, never, room
+        self.asked: list[list[int]] = []
+        self.gone: list[int] = []
+
+    def __call__(self, slots: Any) -> dict[int, int]:
+        self.asked.append(list(slots))
+        if len(slots) > self.most or self.never in slots:
+            raise torch.OutOfMemoryError("no room\nin detail")
+        return {slot: 10 * slot for slot in slots}
+
+    def relieve(self, slots: Any) -> bool:
+        self.room -= 1
+        return self.room >= 0
+
+    def alone(self, slot: Any, reason: str) -> None:
+        assert reason == "no room"
+        self.gone.append(slot)
+
+    def share(self, share: Share) -> dict[int, int]:
+        return share.of(self, [1, 2, 3, 4], self.relieve, self.alone)  # type: ignore[arg-type, list-item]
+
+
+def test_slots_go_in_halves_for_good_once_they_did_not_fit() -> None:
+    share, asks = Share(4), Asks(most=2)
+    assert asks.share(share) == {1: 10, 2: 20, 3: 30, 4: 40} and share.slots == 2
+    assert asks.asked == [[1, 2, 3, 4], [1, 2], [3, 4]]
+    asks.share(share)
+    assert asks.asked[3:] == [[1, 2], [3, 4]]
+
+
+def test_one_slot_that_never_fits_does_not_lower_what_the_others_get() -> None:
+    share, asks = Share(4), Asks(most=4, never=2)
+    assert asks.share(share) == {1: 10, 3: 30, 4: 40} and share.slots == 4 and asks.gone == [2]
+
+
+def test_slots_are_tried_again_whole_where_room_was_made() -> None:
+    share, asks = Share(4), Asks(most=4, never=2, room=1)
+    asks.share(share)
+    assert asks.asked[:3] == [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]]
+
+
+class Narrow(Watched):
+    """A pack in which so many tokens of slot 1 go through at once, and those of other slots as they like."""
+
+    most = 0
+    passes = 0
+
+    def backward(self, wave):  # type: ignore[no-untyped-def]
+        sizes = {slot: stop - start for slot, start, stop in wave.rows.tokens.stretches()}
+        if sizes.get(1, 0) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        self.passes += 1
+        return super().backward(wave)
+
+
+@pytest.mark.parametrize("most", [30, 0])
+def test_a_batch_that_does_not_fit_alone_is_cut_and_its_neighbours_stay_as_they_were(
+    base: Path, tmp_path: Path, most: int
+) -> None:
+    free = run(base, [trial(i, tmp_path / "a") for i in range(3)], 3)
+    trials = [trial(i, tmp_path / "b") for i in range(3)]
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 3, kind=Narrow), Queue(trials)
+    pack.most = most  # type: ignore[attr-defined]
+    pack.run(queue)
+    ended = ["complete", "complete" if most else "pruned", "complete"]
+    assert [queue.results[i].state for i in range(3)] == ended
+    assert max(worst(pack.last[i], free.last[i]) for i in (0, 2)) < 1e-4
+    if most:
+        assert pack.training.slots == 1  # the other slots wait their turn from now on
+    else:
+        assert pack.training.slots == 3 and queue.results[1].reason == "out of memory, even alone: out of memory"
+
+
+def test_passes_of_an_evaluation_are_as_short_as_they_are_to_be(base: Path, tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    class Measured(Watched):
+        def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
+            sizes.append(sum(int(corpus.lengths[part].sum()) for part in parts))
+            return super().logits(slots, parts, corpus)
+
+    trials = [trial(i, tmp_path / "b") for i in range(4)]
+    pack = pack_of(base, SINGLE, "lora", trials, 4, kind=Measured, limits=Limits(eval_tokens=24))
+    pack.run(Queue(trials))
+    free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
+    assert max(sizes) <= 24 and max(worst(pack.last[i], free.last[i]) for i in range(4)) < 1e-4
+
+
+def test_passes_of_a_step_are_of_like_size(base: Path, tmp_path: Path) -> None:
+    trials = [trial(i, tmp_path) for i in range(6)]
+    pack = pack_of(base, SINGLE, "lora", trials, 6)
+    slots = [pack.start(i, one) for i, one in enumerate(trials)]
+    (whole,) = pack.waves(slots)
+    pack.limits = Limits(train_tokens=whole.size - 10)
+    sizes = [wave.size for wave in pack.waves(slots)]
+    assert len(sizes) == 2 and sum(sizes) == whole.size and min(sizes) > whole.size / 3
+
+
 def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path) -> None:
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
@@ -322,6 +424,7 @@ def test_a_plan_follows_from_what_was_measured(room: int, batch: float, wanted: 
     assert (found.slots, found.tokens) == (slots, tokens)
     assert found.bytes <= room or found.slots == 1
     assert found.slots == 1 or found.tokens > found.slots * batch
+    assert (found.of(1000).slots < 1000 and found.of(1000).tokens >= batch) or found.slots == 1  # one batch at least
     fewer = found.of(max(1, slots - 2))
     assert fewer.tokens >= found.tokens and fewer.limits.train_tokens == fewer.tokens
 
@@ -336,6 +439,10 @@ class Card(Watched):
             raise torch.OutOfMemoryError("no room")
         self.measured = 10_000_000 + self.bytes * tokens
         return super().backward(wave)
+
+    def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
+        self.evaluated = sum(int(corpus.lengths[part].sum()) for part in parts)
+        return super().logits(slots, parts, corpus)
 
 
 @pytest.fixture
@@ -366,7 +473,7 @@ def test_a_plan_is_measured_by_passes_that_fit(cards: Callable[..., tuple[Any, l
     slot = 4 * packs[0].stack.weights[0].numel() * 4  # weights, gradients and two moments, fp32
     assert (found.slots, found.token, found.slot, found.room) == (5, 100, slot, 88_000_000)
     assert found.fixed == 10_000_000 - 2 * slot
-    assert 900 < found.evaluation < 1100  # two million over about as many tokens as the smaller probe has
+    assert found.evaluation == 2_000_000 // packs[0].evaluated
     assert found.evaluated == int(0.04 * found.room / found.evaluation)
     assert not packs[0].occupied() and not packs[0].stack.weights.any()
 
@@ -450,6 +557,33 @@ def test_rows_for_texts_of_any_length_are_filled_up_by_texts_of_no_slot() -> Non
     assert int(wide.ends.diff().max()) <= wide.longest == 128 and wide.input_ids.shape[1] % 64 == 0
 
 
+def test_rows_are_the_same_read_from_another_buffer() -> None:
+    split = corpus([9, 10], [5, 6, 7], [8], [1, 2])
+    device = torch.device("cpu")
+    more = {"weights": np.array([0.5, 0.25, 1.0, 0.0], np.float32)}
+    parts = [np.array([1, 2]), np.array([0])]
+    rows = lay([3, 1], parts, split, device, "tiles", tiles_for=4, more=more)
+    assert rows.spans is not None and rows.spans.begins[:6].tolist() == [0, 0, 0, 3, 4, 4]
+    assert rows.spans.stops[:6].tolist() == [3, 3, 3, 4, 6, 6]
+    assert rows.tokens.edges is not None and rows.tokens.edges.tolist() == [[0, 0], [4, 6], [0, 0], [0, 4]]
+    assert rows.tokens.tiles is not None and rows.tokens.tiles[:2].tolist() == [[3, 0], [1, 4]]
+    assert set(rows.tokens.tiles[2:, 1].tolist()) == {FAR} and len(rows.tokens.tiles) == 64 // 64 + 4
+    other = lay([3, 1], [np.array([1, 3]), np.array([2])], split, device, "tiles", tiles_for=4, more=more)
+    assert rows.cargo.layout == other.cargo.layout
+    read = rows.over(other.buffer)
+    assert torch.equal(read.input_ids, other.input_ids) and torch.equal(read.pooled, other.pooled)
+    assert torch.equal(read.more["weights"], torch.tensor(more["weights"])) and read.spans is not None
+    read.buffer.zero_()
+    assert not read.input_ids.any() and rows.input_ids.any()
+
+
+def test_tiles_cover_each_slot_and_nothing_else() -> None:
+    segments = Segments((2, 0), ((0, 130), (130, 131)))
+    edges, tiles = tiled(segments, 3, 131)
+    assert edges.tolist() == [[130, 131], [0, 0], [0, 130]]
+    assert tiles.tolist() == [[2, 0], [2, 64], [2, 128], [0, 130], [0, FAR]]
+
+
 def test_attention_groups_texts_of_like_length() -> None:
     split = corpus(*[list(range(1, n + 1)) for n in range(1, 65)])
     rows = lay([0], [np.arange(64)], split, torch.device("cpu"), "padded")
@@ -473,6 +607,18 @@ def test_other_architectures_give_the_same_logits_packed(tmp_path: Path, archite
     trials = [trial(0, tmp_path, epochs=1), trial(1, tmp_path, epochs=1, rank=2)]
     pack = run(folder, trials, 2)  # a pack compares itself with the plain model before it starts
     assert sorted(pack.last) == [0, 1]
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "gemma3", "gemma3-bidirectional"])
+def test_windows_are_the_model_s_own_in_texts_longer_than_they_are(tmp_path: Path, architecture: str) -> None:
+    """The windows are of 16 tokens. Packing compares the logits with the plain model's by itself."""
+    folder = tiny_model(tmp_path / "base", architecture)
+    model = base_of(folder, SINGLE, "lora").model
+    method = METHODS["lora"](model, linear_names(model))
+    samples = [np.arange(5, 5 + length) for length in (5, 9, 17, 18, 40, 48, 61)]
+    Packed(model, method, [ONE], 1, samples, mean=30.0).release()
+    far = attention._window(40, 16, architecture != "gemma3-bidirectional", torch.device("cpu"))
+    assert far[20, 5] and not far[20, 4]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -513,7 +659,7 @@ def test_short_texts_attend_as_transformers_own_call_does(
 ) -> None:
     folder = tiny_model(tmp_path / "base", architecture)
     plain = run(folder, [trial(0, tmp_path / "a")], 1)
-    monkeypatch.setattr(attention, "SHORT", 0)
+    monkeypatch.setattr(attention, "PLAIN", 0)
     called = run(folder, [trial(0, tmp_path / "b")], 1)
     assert worst(plain.last[0], called.last[0]) < 1e-4
 
@@ -530,7 +676,7 @@ def test_a_base_that_was_refused_is_as_it_was(tmp_path: Path) -> None:
     before = [type(part).__name__ for part in model.modules()]
     method = METHODS["lora"](model, linear_names(model))
     with pytest.raises(ModelError):
-        Packed(model, method, [ONE], 2, [np.arange(5, 9)])
+        Packed(model, method, [ONE], 2, [np.arange(5, 9)], mean=4.0)
     assert [type(part).__name__ for part in model.modules()] == before
 
 

@@ -59,6 +59,12 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"pad_token_id": 0, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
         | {"query_pre_attn_scalar": 32},
     ),
+    "gemma3-bidirectional": (
+        "gemma3_text",
+        DECODER
+        | {"pad_token_id": 0, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+        | {"query_pre_attn_scalar": 32, "use_bidirectional_attention": True},
+    ),
     "gemma2": ("gemma2", DECODER | {"pad_token_id": 0, "sliding_window": 16, "query_pre_attn_scalar": 32}),
     "falcon": (
         "falcon",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftsweep.engine.limits import Limits
-from peftsweep.engine.memory import CEILING, Plan, build_that_fits, plan
+from peftsweep.engine.memory import CEILING, Plan, build_that_fits, capped, plan
 from peftsweep.engine.pack import Examples, Pack
 from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial, TrialSource
 
@@ -21,5 +21,6 @@ __all__ = [
     "Trial",
     "TrialSource",
     "build_that_fits",
+    "capped",
     "plan",
 ]

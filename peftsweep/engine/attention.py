@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from peftsweep.engine.rows import Group, Rows
 
 ATTENTION = "peftsweep_rows"  # the name under which transformers finds `attend`
-SHORT = 128  # tokens
+PLAIN = 128  # tokens, up to which a CPU takes plain products
 _sdpa: Any = sdpa_attention_forward
 
 
@@ -70,9 +70,8 @@ def attend(
     if rows.spans is None and rows.ends is None:
         return _in_groups(module, query, key, value, rows, causal, sliding_window, scaling, kwargs), None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, d]
-    left = -1  # how far away a key may be, with transformers' bounds of a window; -1 is as far as a text goes
-    if sliding_window is not None and sliding_window < rows.longest:
-        left = sliding_window - 1 if causal else sliding_window
+    # How far away a key may be that is seen: transformers gives the first that is not. -1 is as far as a text goes.
+    left = -1 if sliding_window is None or sliding_window > rows.longest else sliding_window - 1
     if rows.spans is not None:
         return _in_tiles(q, k, v, rows, causal, left, scaling)[None], None
     return _varlen(q, k, v, rows, causal, left, scaling)[None], None
@@ -151,7 +150,7 @@ def _in_groups(
     for group, *parts in zip(rows.groups, q, k, v, strict=True):
         mask = _mask(group, window, causal)
         wide, keys, values = (part.transpose(1, 2) for part in parts)  # [n, heads, length, d]
-        if query.device.type == "cpu" and group.real.shape[1] <= SHORT:
+        if query.device.type == "cpu" and group.real.shape[1] <= PLAIN:
             batches.append(_plain(wide, keys, values, mask, causal, scaling))
         else:
             batches.append(_sdpa(module, wide, keys, values, mask, is_causal=causal, scaling=scaling, **kwargs)[0])
@@ -185,14 +184,16 @@ def _mask(group: Group, sliding_window: int | None, causal: bool) -> Tensor | No
     if not causal:  # a causal text never looks right, where its pads are
         keys = group.real[:, None, None, :]
         mask = keys.expand(-1, 1, length, -1) if mask is None else mask & keys
+        if sliding_window is not None:  # a pad may be too far from all of its text: without any key it would be NaN
+            mask = mask | torch.eye(length, dtype=torch.bool, device=keys.device)
     return mask
 
 
 def _window(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
-    """Which keys a query sees in a sliding window, with transformers' bounds (masking_utils)."""
+    """Which keys a query sees in a sliding window: those less far away than the window that transformers gives."""
     place = torch.arange(length, device=device)
     distance = place[:, None] - place[None, :]
-    return (distance >= 0) & (distance < window) if causal else distance.abs() <= window
+    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from peftsweep.engine.wave import Wave
 
-MOST = 64  # shapes held at once
+SHAPES = 64  # held at once
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,30 @@ class Graph:
 class Graphs:
     """A function from a pass to a tensor, replayed where it can be.
 
-    The first call is made as it is, for in it kernels are still compiled and libraries make themselves at home.
+    The first call is made as it is, for in it kernels are still compiled and libraries make themselves at home. So are
+    all calls where a base cannot be captured, because it looks at its numbers on the way.
     """
 
     def __init__(self, function: Callable[[Wave], Tensor]) -> None:
         self.function = function
         self.known: OrderedDict[Any, Graph] = OrderedDict()
-        self.warm = False
+        self.warm = self.refused = False
         self.largest = 0
         self.pool: Any = None
 
     def __call__(self, wave: Wave) -> Tensor:
-        if not self.warm:
+        if not self.warm or self.refused:
             self.warm = True
             return self.function(wave)
         if wave.shape not in self.known:
-            self.capture(wave)
+            try:
+                self.capture(wave)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # nothing has been computed yet
+                self.refused = True
+                self.drop()
+                return self.function(wave)
         self.known.move_to_end(wave.shape)
         graph = self.known[wave.shape]
         graph.buffer.copy_(wave.rows.buffer, non_blocking=True)
@@ -56,7 +64,7 @@ class Graphs:
         if wave.size > self.largest:
             self.drop()
             self.largest = wave.size
-        while len(self.known) >= MOST:
+        while len(self.known) >= SHAPES:
             self.known.popitem(last=False)
         buffer, graph = wave.rows.buffer.clone(), torch.cuda.CUDAGraph()
         if self.pool is None:

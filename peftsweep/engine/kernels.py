@@ -17,9 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from peftsweep.methods import FAR as NOWHERE
 from peftsweep.methods import TILE
 
-FAR = tl.constexpr(1 << 30)  # a row that no tile reaches
+FAR = tl.constexpr(NOWHERE)  # a row that no tile reaches
 
 
 @triton.jit  # type: ignore[untyped-decorator]

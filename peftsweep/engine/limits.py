@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,3 @@ class Limits:
     slot_tokens: int = 16384
     train_tokens: int = 32768
     eval_tokens: int = 8192
-
-    def halved(self, texts: int) -> Limits:
-        """For a slot whose texts, so many tokens together, do not fit at once."""
-        return replace(self, slot_tokens=max(1, min(self.slot_tokens, texts) // 2))

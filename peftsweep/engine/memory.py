@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,18 +17,18 @@ from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine.limits import Limits
-from peftsweep.engine.slot import Slot
+from peftsweep.engine.slot import Part, Slot
 from peftsweep.engine.trial import Trial
 from peftsweep.errors import ModelError
 
 if TYPE_CHECKING:
     from peftsweep.engine.pack import Pack
 
-FILL = 0.88  # of what is free; the allocator loses a few percent of it
+FILL = 0.88  # of what is free or this process's own; the allocator loses a few percent of it
 CEILING = 0.92  # of the card, above which the allocator is not to go
 EVALUATION = 0.04  # of the room, for a pass of an evaluation beside the memory that training's graphs hold
 BUSY = 32768  # tokens of a pass that keep any GPU busy
-MOST = 256
+MOST = 256  # slots: what a sweep does between steps takes its time for each
 SPREAD = 1.1  # steps have so many more tokens than their mean, at times
 PROBES = (2048, 8192)
 
@@ -50,8 +51,7 @@ class Share:
         """What `work` makes of the slots, by slot, in parts of as many as fit.
 
         Args:
-            relieve: makes room after a try that ran out of memory, and undoes what it did; True where the same slots
-                may fit now.
+            relieve: undoes a try that ran out of memory, and makes room; True where the same slots may fit now.
             alone: told the slot that does not fit even by itself, and why; it has no result.
         """
         found: dict[int, T] = {}
@@ -65,12 +65,13 @@ class Share:
             except torch.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
             torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
+            if relieve(some):
+                continue
             if len(some) > 1:
-                relieve(some)
                 self.slots = len(some) // 2
-            elif not relieve(some):
-                alone(some[0], reason)
-                waiting, self.slots = waiting[1:], before  # it was this one, not the others
+                continue
+            alone(some[0], reason)
+            waiting, self.slots = waiting[1:], before  # it was this one, not the others
         return found
 
 
@@ -102,16 +103,21 @@ class Plan:
     token: int  # activations that wait for backward
     evaluation: int  # activations of a token that do not
     room: int
+    batch: float  # tokens of a slot in a step, on average
 
     @property
     def bytes(self) -> int:
-        taken = self.slots * self.slot + self.tokens * self.token + self.evaluated * self.evaluation
-        return self.fixed + taken
+        """What a step takes, if it is none of the longest."""
+        tokens = min(self.tokens, int(SPREAD * self.slots * self.batch))
+        return self.fixed + self.slots * self.slot + tokens * self.token + self.evaluated * self.evaluation
 
     def of(self, slots: int) -> Plan:
-        """The same for another number of slots: what they do not take is for tokens."""
-        left = self.room - self.fixed - slots * self.slot - self.evaluated * self.evaluation
-        return replace(self, slots=slots, tokens=max(1, min(2 * BUSY, left // self.token)))
+        """The same for another number of slots: what they do not take is for tokens. Fewer slots, where they would not
+        leave room for one's batch."""
+        left = self.room - self.fixed - self.evaluated * self.evaluation
+        slots = max(1, min(slots, int((left - self.batch * self.token) // self.slot)))
+        tokens = (left - slots * self.slot) // self.token
+        return replace(self, slots=slots, tokens=max(1, min(2 * BUSY, tokens)))
 
     @property
     def limits(self) -> Limits:
@@ -138,7 +144,7 @@ def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: 
         found = planned(_measured(pack, candidates[0]), batch=batch, wanted=wanted)
         if found.slots < wanted and pack.compiled:
             pack.packed.compile()
-            _peak(pack, candidates[0], PROBES[0] // 16)  # in which they are
+            _peak(pack, candidates[0], 1)  # in which they are
             found = planned(_measured(pack, candidates[0]), batch=batch, wanted=wanted)
         return found
     finally:
@@ -164,10 +170,10 @@ def planned(measured: Measured, *, batch: float, wanted: int) -> Plan:
         batch: tokens of a slot in a step, on average.
         wanted: slots, if there is room.
     """
-    evaluated = min(2 * BUSY, max(PROBES[0], int(EVALUATION * measured.room / measured.evaluation)))
+    evaluated = min(2 * BUSY, max(1, int(EVALUATION * measured.room / measured.evaluation)))
     left = max(0, measured.room - measured.fixed - evaluated * measured.evaluation)
     slots = max(1, min(wanted, int(left // (measured.slot + SPREAD * batch * measured.token))))
-    return Plan(slots, 0, evaluated, **asdict(measured)).of(slots)
+    return Plan(slots, 0, evaluated, **asdict(measured), batch=batch).of(slots)
 
 
 @dataclass(frozen=True)
@@ -177,58 +183,78 @@ class Probe:
 
 
 def _measured(pack: Pack, params: TrainConfig) -> Measured:
-    few, many = _probes(pack, params)
-    evaluation = _of_an_evaluation(pack)
+    few, many, evaluation = _probes(pack, params)
     matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
     slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
     free, _ = torch.cuda.mem_get_info(pack.device)
     room = int(FILL * (free + torch.cuda.memory_reserved(pack.device)))
-    token = max(1, (many.bytes - few.bytes) // max(1, many.tokens - few.tokens))
+    token = max(1, (many.bytes - few.bytes) // (many.tokens - few.tokens))
     return Measured(few.bytes - few.tokens * token - len(pack.slots) * slot, slot, token, evaluation, room)
 
 
-def _probes(pack: Pack, params: TrainConfig) -> list[Probe]:
-    """Two passes, as large as fit: a large base on a small card has room for few tokens.
+def _probes(pack: Pack, params: TrainConfig) -> tuple[Probe, Probe, int]:
+    """Two passes of different sizes, as large as fit (a large base on a small card has room for few tokens), and the
+    bytes a token of one without backward.
 
     Raises:
-        ModelError: not even a handful.
+        ModelError: not even a handful of texts.
     """
     for smaller in (1, 4, 16):
+        few, many = (_texts(pack, tokens // smaller) for tokens in PROBES)
         try:
-            return [_peak(pack, params, tokens // smaller) for tokens in PROBES]
+            probes = _peak(pack, params, few), _peak(pack, params, max(many, few + 1))
+            return *probes, _of_an_evaluation(pack, few * len(pack.slots))
         except torch.OutOfMemoryError:
             pass
         torch.cuda.empty_cache()
     raise ModelError("the base leaves no room on the GPU to train with; take a smaller one, or qlora")
 
 
-def _some(lengths: NDArray[np.int64], tokens: float) -> NDArray[np.int64]:
-    """Texts of about so many tokens together, evenly taken from short ones and long ones."""
-    count = max(1, round(tokens / float(lengths.mean())))
-    texts: NDArray[np.int64] = np.argsort(lengths)[np.linspace(0, len(lengths) - 1, count).astype(int)]
+def _texts(pack: Pack, tokens: int) -> int:
+    """Texts of each slot that make so many tokens together."""
+    return max(1, round(tokens / len(pack.slots) / float(pack.corpus.lengths.mean())))
+
+
+def _some(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """So many texts, evenly taken from short ones and long ones; the middle one where it is one."""
+    places = (np.arange(count) + 0.5) / count * len(lengths)
+    texts: NDArray[np.int64] = np.argsort(lengths)[places.astype(int)]
     return texts
 
 
-def _peak(pack: Pack, params: TrainConfig, tokens: int) -> Probe:
-    """A pass over about so many tokens in all slots of the pack."""
+def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
+    """A pass over so many texts in each slot of the pack."""
     lengths = pack.corpus.lengths
-    texts = _some(lengths, tokens / len(pack.slots))
+    texts = _some(lengths, count)
     with tempfile.TemporaryDirectory() as folder:
         running = [pack.start(i, Trial(i, 0, params, Path(folder))) for i in range(len(pack.slots))]
         try:
             torch.cuda.reset_peak_memory_stats(pack.device)
-            pack.backward(pack.wave([(slot, 0, len(texts), texts) for slot in running]))
+            pack.backward(pack.wave([Part(slot, 0, len(texts), texts) for slot in running]))
         finally:
             for slot in running:
                 pack.vacate(slot)
     return Probe(len(running) * int(lengths[texts].sum()), torch.cuda.max_memory_allocated(pack.device))
 
 
-def _of_an_evaluation(pack: Pack) -> int:
-    """Bytes a token of a pass without backward. One that would not fit is not asked for: training's did."""
-    texts = _some(pack.unseen.lengths, PROBES[0])
+def _of_an_evaluation(pack: Pack, count: int) -> int:
+    """Bytes a token of a pass without backward."""
+    texts = _some(pack.unseen.lengths, count)
     before = torch.cuda.memory_allocated(pack.device)
     torch.cuda.reset_peak_memory_stats(pack.device)
     pack.logits([0], [texts], pack.unseen)
     taken = torch.cuda.max_memory_allocated(pack.device) - before
     return max(1, taken // int(pack.unseen.lengths[texts].sum()))
+
+
+@contextmanager
+def capped(device: torch.device) -> Iterator[None]:
+    """Let this process take no more of a GPU than `CEILING`, whatever its allocator would like to keep."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(CEILING, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)

@@ -26,7 +26,7 @@ from peftsweep.engine.optimizer import Turn
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Places, Text, batch_of
 from peftsweep.engine.schedule import Schedule
-from peftsweep.engine.slot import Slot
+from peftsweep.engine.slot import Part, Slot
 from peftsweep.engine.stack import Stack
 from peftsweep.engine.trial import Report, Result, Scores, SlotStatus, Trial, TrialSource
 from peftsweep.engine.wave import Wave
@@ -76,14 +76,15 @@ class Pack:
         self.limits, self.compiled = Limits() if limits is None else limits, compiled
         self.device = next(model.parameters()).device
         samples = sorted(validation.input_ids[:64], key=len)
-        self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 12)])
+        mean = float(np.mean([len(text) for text in train.input_ids]))
+        self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 12)], mean)
         self.stack: Stack = self.packed.stack
         self.corpus, self.unseen = (self.packed.corpus(split.input_ids) for split in (train, validation))
         self.lays_ahead = self.device.type == "cuda"
         self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom
         self.slots: list[Slot | None] = [None] * slots
-        self.share = Share(slots)
-        self.graphs = Graphs(self.backward) if self.packed.flash else None
+        self.training, self.evaluation = Share(slots), Share(slots)
+        self.graphs = Graphs(self.backward) if self.packed.attention != "padded" else None
         self.clock = Clock()
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ class Pack:
         for slot in slots:
             slot.step += 1
         if self.lays_ahead:  # the GPU is still at work on this step
-            going_on = [slot for slot in slots if slot.step < slot.schedule.steps]
+            going_on = [slot for slot in slots if slot.step < slot.schedule.steps][: self.training.slots]
             self.ahead = (_key(going_on), self.waves(going_on)) if going_on else None
         for slot, loss, norm in zip(slots, *found.tolist(), strict=True):
             if math.isfinite(loss) and math.isfinite(norm):
@@ -170,25 +171,29 @@ class Pack:
 
     def losses(self, slots: Sequence[Slot], source: TrialSource) -> dict[int, Tensor]:
         """Gradients of one batch of each slot, and its loss [] (the mean over the batch's texts) by slot."""
-        return self.share.of(self.gradients, slots, self.relieve, partial(self.does_not_fit, source=source))
+        return self.training.of(self.gradients, slots, self.make_room, partial(self.does_not_fit, source=source))
 
-    def relieve(self, slots: Sequence[Slot]) -> bool:
-        """After a step of these slots that ran out of memory. The batch of a slot alone is cut, while it can be."""
+    def make_room(self, slots: Sequence[Slot]) -> bool:
+        """After a step of these slots that ran out of memory: without the graphs' memory they may fit, and a slot alone
+        with its batch cut in two, while it can be."""
         for slot in slots:
             self.stack.grads[slot.index].zero_()
-        self.forget_graphs()
+        if self.forget_graphs():
+            return True
         if len(slots) > 1:
             return False
-        batch = slots[0].schedule.batch(slots[0].step, slots[0].trial.seed)
-        sizes = self.corpus.lengths[batch]
-        if len(list(_cut(batch, sizes, self.limits.slot_tokens))) == len(batch):
+        parts = self.parts(slots[0])
+        if len(parts) == parts[0].whole:
             return False
-        self.limits = self.limits.halved(int(sizes.sum()))
+        slots[0].fits = max(int(self.corpus.lengths[part.texts].sum()) for part in parts) // 2
         return True
 
-    def forget_graphs(self) -> None:
+    def forget_graphs(self) -> bool:
+        """Whether there were any."""
+        held = self.graphs is not None and bool(self.graphs.known)
         if self.graphs is not None:
             self.graphs.drop()
+        return held
 
     def does_not_fit(self, slot: Slot, reason: str, *, source: TrialSource) -> None:
         """End a trial that has no room even alone: pruned, so that the sampler learns to stay away."""
@@ -221,45 +226,45 @@ class Pack:
         return plan[1] if plan is not None and plan[0] == key else self.waves(slots)
 
     def waves(self, slots: Sequence[Slot]) -> list[Wave]:
-        """One batch of each slot, in passes of at most `train_tokens` tokens.
-
-        A batch is cut, where it is too long by itself, by its own texts' lengths alone; so neighbours cannot change
-        what a slot's dropout falls on.
-        """
-        lengths = self.corpus.lengths
-        parts = [
-            (slot, number, len(batch), part)
-            for slot in slots
-            for batch in (slot.schedule.batch(slot.step, slot.trial.seed),)
-            for number, part in enumerate(_cut(batch, lengths[batch], self.limits.slot_tokens))
-        ]
-        sizes = [int(lengths[part].sum()) for *_, part in parts]
+        """One batch of each slot, in passes of at most `train_tokens` tokens."""
+        parts = [part for slot in slots for part in self.parts(slot)]
+        sizes = [int(self.corpus.lengths[part.texts].sum()) for part in parts]
         passes = -(-sum(sizes) // self.limits.train_tokens)
         enough = sum(sizes) / passes  # passes of like size, for a last one of a few tokens would take as many launches
         waves: list[Wave] = []
-        here: list[tuple[Slot, int, int, Places]] = []
+        here: list[Part] = []
         tokens = 0
-        for entry, size in zip(parts, sizes, strict=True):
-            full = tokens >= enough or tokens + size > self.limits.train_tokens
-            if here and (full or any(slot is entry[0] for slot, *_ in here)):
+        for part, size in zip(parts, sizes, strict=True):
+            full = tokens + size / 2 > enough or tokens + size > self.limits.train_tokens
+            if here and (full or here[-1].slot is part.slot):
                 waves.append(self.wave(here))
                 here, tokens = [], 0
-            here.append(entry)
+            here.append(part)
             tokens += size
         return [*waves, self.wave(here)]
 
-    def wave(self, parts: Sequence[tuple[Slot, int, int, Places]]) -> Wave:
+    def parts(self, slot: Slot) -> list[Part]:
+        """The slot's next batch; in parts where it is too long by itself.
+
+        It is cut by its own texts' lengths alone, so that neighbours cannot change what its dropout falls on.
+        """
+        batch = slot.schedule.batch(slot.step, slot.trial.seed)
+        most = self.limits.slot_tokens if slot.fits is None else slot.fits
+        cut = _cut(batch, self.corpus.lengths[batch], most)
+        return [Part(slot, number, len(batch), texts) for number, texts in enumerate(cut)]
+
+    def wave(self, parts: Sequence[Part]) -> Wave:
         """Lay out some slots' texts. A text weighs one over its slot's whole batch."""
-        keys = {slot.index: (slot.trial.seed, slot.step, number) for slot, number, _, _ in parts}
-        texts = [part for *_, part in parts]
-        spread, real = batch_of([len(part) for part in texts])  # [k, n]
-        sizes = np.array([size for _, _, size, _ in parts], np.float32)[:, None]
+        keys = {part.slot.index: (part.slot.trial.seed, part.slot.step, part.number) for part in parts}
+        spread, real = batch_of([len(part.texts) for part in parts])  # [k, n]
+        whole = np.array([part.whole for part in parts], np.float32)[:, None]
+        texts = [part.texts for part in parts]
         more = {
             "labels": np.asarray(self.train.labels)[np.concatenate(texts)[spread.ravel()]],
-            "weights": np.where(real, 1 / sizes, 0).astype(np.float32).ravel(),
+            "weights": np.where(real, 1 / whole, 0).astype(np.float32).ravel(),
             **self.packed.current.drawn(keys),
         }
-        return Wave(self.packed.lay([slot.index for slot, *_ in parts], texts, self.corpus, more), keys)
+        return Wave(self.packed.lay([part.slot.index for part in parts], texts, self.corpus, more), keys)
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
@@ -268,19 +273,9 @@ class Pack:
         if not slots:
             return []
 
-        def work(some: Sequence[Slot]) -> dict[int, NDArray[np.float32]]:
-            indices = [slot.index for slot in some]
-            return dict(zip(indices, self.predict(indices, self.unseen), strict=True))
-
-        def relieve(some: Sequence[Slot]) -> bool:
-            held = self.graphs is not None and bool(self.graphs.known)
-            self.forget_graphs()
-            if held or self.limits.eval_tokens < self.unseen.longest:
-                return held
-            self.limits = replace(self.limits, eval_tokens=self.limits.eval_tokens // 2)
-            return True
-
-        found = self.share.of(work, slots, relieve, partial(self.does_not_fit, source=source))
+        found = self.evaluation.of(
+            self.predicted, slots, self.make_more_room, partial(self.does_not_fit, source=source)
+        )
         scored = []
         for slot in (slot for slot in slots if slot.index in found):
             logits = found[slot.index]
@@ -293,6 +288,21 @@ class Pack:
             scored.append(slot)
         return scored
 
+    def predicted(self, slots: Sequence[Slot]) -> dict[int, NDArray[np.float32]]:
+        """Logits [n, C] of the validation split, by slot."""
+        indices = [slot.index for slot in slots]
+        return dict(zip(indices, self.predict(indices, self.unseen), strict=True))
+
+    def make_more_room(self, slots: Sequence[Slot]) -> bool:
+        """After an evaluation that ran out of memory: the graphs', or shorter passes."""
+        if self.forget_graphs():
+            return True
+        shorter = self.limits.eval_tokens // 2
+        if shorter < int(self.unseen.lengths.max()):
+            return False
+        self.limits = replace(self.limits, eval_tokens=shorter)
+        return True
+
     def save(self, slot: Slot) -> None:
         with self.clock.at("checkpoints"):
             checkpoint.save(slot, self.stack)
@@ -301,7 +311,7 @@ class Pack:
         """Ask the source about all trials that were evaluated in this step, then let go of those that are over.
 
         Checkpoints come after its word: a process that dies before it finds all of them as they were before the
-        evaluation, to be judged together again.
+        evaluation, to be judged together again. Those that are let go of need none.
         """
         if not slots:
             return
@@ -316,7 +326,10 @@ class Pack:
                 self.end(slot, source, "pruned", f"pruned at step {slot.step} of {slot.schedule.steps}")
 
     def predict(self, slots: Sequence[int], corpus: Corpus) -> NDArray[np.float32]:
-        """Logits [k, n, C] of a split's texts by each of the k slots, in fp32."""
+        """Logits [k, n, C] of a split's texts by each of the k slots, in fp32, in passes of `eval_tokens` at most."""
+        fit = max(1, self.limits.eval_tokens // int(corpus.lengths.max()))  # slots with room for the longest text
+        if len(slots) > fit:
+            return np.concatenate([self.predict(slots[i : i + fit], corpus) for i in range(0, len(slots), fit)])
         order = np.argsort(corpus.lengths, kind="stable")  # neighbours of like length waste least in attention
         chunks = _cut(order, corpus.lengths[order] * len(slots), self.limits.eval_tokens)
         parts = [self.logits(slots, [chunk] * len(slots), corpus) for chunk in chunks]
@@ -327,7 +340,7 @@ class Pack:
     def logits(self, slots: Sequence[int], parts: Sequence[Places], corpus: Corpus) -> Tensor:
         """Logits [k, n, C] of some texts of a split, as many for each of the k slots."""
         logits = self.packed.logits(self.packed.lay(slots, parts, corpus), None)
-        return logits.view(len(slots), len(parts[0]), -1)
+        return logits.view(len(slots), -1, logits.shape[-1])[:, : len(parts[0])]
 
     def score(self, trial: Trial, adapter: Path, split: Examples) -> Scores:
         """Scores of a trial that has ended on another split, by its exported adapter. Needs a free slot."""
@@ -379,7 +392,7 @@ class Pack:
             step=slot.step,
             seconds=slot.seconds,
             best=best,
-            weights=slot.saved / checkpoint.BEST if best is not None and slot.saved is not None else None,
+            weights=slot.saved / checkpoint.BEST if state == "complete" and slot.saved is not None else None,
             logits=slot.best_logits,
             parameters=slot.parameters,
         )

@@ -23,6 +23,7 @@ from peftsweep.errors import ModelError
 from peftsweep.methods import Masks, Method, PackedLayer, Pass
 from peftsweep.models import head_names, is_4bit, nf4_parts
 
+SHORT = 128  # tokens of a mean text, up to which attention takes tiles of several texts
 ALIKE = {True: 2e-3, False: 0.1}  # by whether it computes in fp32: logits packed and text by text, of their largest
 
 
@@ -31,13 +32,20 @@ class Packed:
 
     Args:
         samples: a few texts of different lengths, on which the packed model is compared with the plain one.
+        mean: tokens of a training text.
 
     Raises:
         ModelError: the architecture does not give the same logits packed as it gives text by text.
     """
 
     def __init__(
-        self, model: Any, method: Method, candidates: Sequence[TrainConfig], slots: int, samples: Sequence[Text]
+        self,
+        model: Any,
+        method: Method,
+        candidates: Sequence[TrainConfig],
+        slots: int,
+        samples: Sequence[Text],
+        mean: float,
     ) -> None:
         self.model = model
         self.device = next(model.parameters()).device
@@ -45,7 +53,9 @@ class Packed:
         expected = _plain_logits(model, samples, self.pooling.pad_token_id)
         fused = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
         self.current = Pass(slots, self.device, fused, may_drop=max(params.dropout for params in candidates) > 0)
-        self.flash = fused and has_kernel(model)
+        # One for all of the pack's passes, so that it is the one that is proven.
+        kernel: Attention = "tiles" if mean <= SHORT else "varlen"
+        self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
         self.heads = head_linears(model, head_names(model))
         targets = {path for params in candidates for path in method.targets(params)}
         layers: list[PackedLayer] = []
@@ -70,7 +80,7 @@ class Packed:
         self.head: nn.Module = copy.copy(model)
         self.head._modules = dict(model._modules)
         setattr(self.head, prefix, self.pooled)
-        self.attention: str = model.config._attn_implementation
+        self.before: str = model.config._attn_implementation
         self.hooks: list[RemovableHandle] = []
         try:
             model.set_attn_implementation(ATTENTION)
@@ -89,7 +99,7 @@ class Packed:
             block._compiled_call_impl = None
         for hook in self.hooks:
             hook.remove()
-        self.model.set_attn_implementation(self.attention)
+        self.model.set_attn_implementation(self.before)
 
     def corpus(self, texts: Sequence[Text]) -> Corpus:
         return Corpus(texts, self.pooling)
@@ -101,9 +111,8 @@ class Packed:
         corpus: Corpus,
         more: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> Rows:
-        attention: Attention = "padded" if not self.flash else "tiles" if corpus.short else "varlen"
         tiles_for = len(self.current.dropouts) if self.current.fused else 0
-        return lay(slots, parts, corpus, self.device, attention, tiles_for, more)
+        return lay(slots, parts, corpus, self.device, self.attention, tiles_for, more)
 
     def logits(self, rows: Rows, masks: Masks | None) -> Tensor:
         """Logits [k·n, C] in fp32. Without masks nothing is dropped."""
@@ -125,11 +134,11 @@ class Packed:
     def compile(self) -> None:
         """Compile the backbone's blocks, one after another from the same code, where the adapters are kernels.
 
-        A block's small operations (norms, rotations, activations) become a few kernels of their own. There are two
-        variants to compile, training and evaluation, each for rows of any length; what would make more of them, or
-        leave more open than the length, is kept away.
+        A block's small operations (norms, rotations, activations) become a few kernels of their own. Each kind of block
+        (with another window, say) has a variant for training and one for evaluation, for rows of any length; what would
+        make more of them, or leave more open than the length, is kept away.
         """
-        if not self.flash or self.hooks:
+        if self.attention == "padded" or self.hooks:
             return
         blocks = _blocks(self.backbone)
         # The first block's input would be the only one without a gradient.
@@ -185,6 +194,7 @@ class Packed:
         try:
             rows = self.lay([0], [np.arange(len(samples))], self.corpus(samples))
             logits = self.logits(rows, self.current.nothing)  # as in training, with no dropout
+            logits = logits[: len(samples)]
             (grad,) = torch.autograd.grad(logits[-1].sum(), embedded[0])  # [1, T, d]
         finally:
             hook.remove()

@@ -22,7 +22,6 @@ Text = NDArray[np.int64]
 Places = NDArray[np.int64]  # of texts in a split
 
 BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
-SHORT = 128  # tokens of a mean text, up to which attention takes tiles of several texts
 ALIGNED = 64  # words
 
 # Attention over padded batches of like length, over tiles of short texts, or over texts of any length by themselves.
@@ -52,7 +51,6 @@ class Corpus:
         tokens: [all] ids of all texts, one after another.
         lengths, starts, pooled: [n] of each text; `pooled` is the place of the pooled token within it.
         longest: no text has more tokens; a power of two, of which kernels see few.
-        short: whether most texts are.
     """
 
     def __init__(self, texts: Sequence[Text], pooling: Pooling) -> None:
@@ -62,7 +60,6 @@ class Corpus:
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.pooled = np.array([pooling.token(text) for text in texts])
         self.longest = max(64, 1 << (int(self.lengths.max()) - 1).bit_length())
-        self.short = float(self.lengths.mean()) <= SHORT
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,9 @@ class Rows:
 
 def batch_of(counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """So many texts of each slot, one slot's after another's, as a batch: which of them stands where [k, n], a slot's
-    last again where it has no more; and whether it is no repetition."""
+    last again where it has no more; and whether it is no repetition. n is a power of two."""
     sizes = np.array(counts)[:, None]
-    column = np.arange(sizes.max())
+    column = np.arange(1 << (int(sizes.max()) - 1).bit_length())  # few shapes, whatever the slots' batch sizes
     starts = np.cumsum(sizes)[:, None] - sizes
     return starts + np.minimum(column, sizes - 1), column < sizes
 

@@ -12,6 +12,16 @@ from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.trial import Evaluation, SlotStatus, Trial
 
 
+@dataclass(frozen=True)
+class Part:
+    """Those texts of a slot's batch that go through the base together: all of them, where they fit."""
+
+    slot: Slot
+    number: int  # among the parts of the batch
+    whole: int  # texts of the batch
+    texts: NDArray[np.int64]  # rows of the training split
+
+
 @dataclass
 class Slot:
     """The state of a trial under way. What a checkpoint holds, and nothing else, decides how it goes on."""
@@ -28,6 +38,7 @@ class Slot:
     loss: float | None = None
     rate: float = 0.0
     saved: Path | None = None  # the newest checkpoint
+    fits: int | None = None  # tokens of its batch that go through at once, where the whole turned out not to fit
     best_logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation
 
     @property

@@ -53,7 +53,7 @@ class Result:
     step: int
     seconds: float  # its share of the pack's time
     best: Evaluation | None
-    weights: Path | None  # safetensors of the best evaluation: the adapter and the head by module path
+    weights: Path | None  # of a complete trial, safetensors of the best evaluation: adapter and head by module path
     parameters: int  # trained ones
     logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation
 

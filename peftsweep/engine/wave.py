@@ -16,7 +16,8 @@ from peftsweep.methods import Masks
 class Wave:
     """Some texts of k slots with their labels and weights, and the keys of the slots' dropout.
 
-    All its tensors lie in the rows' buffer, so that the same pass can read them from another one.
+    All its tensors lie in the rows' buffer (but what attention over padded batches takes), so that the same pass can
+    read them from another one.
     """
 
     rows: Rows

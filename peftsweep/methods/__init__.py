@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from peftsweep.methods.base import TILE, Masks, Method, PackedLayer, Pass, Segments, Texts, moved, tiled
+from peftsweep.methods.base import FAR, TILE, Masks, Method, PackedLayer, Pass, Segments, Texts, moved, tiled
 from peftsweep.methods.ia3 import IA3
 from peftsweep.methods.lora import Lora, QLora
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (Lora, QLora, IA3)}
 
-__all__ = ["METHODS", "TILE", "Masks", "Method", "PackedLayer", "Pass", "Segments", "Texts", "moved", "tiled"]
+__all__ = ["FAR", "METHODS", "TILE", "Masks", "Method", "PackedLayer", "Pass", "Segments", "Texts", "moved", "tiled"]

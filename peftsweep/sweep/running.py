@@ -17,7 +17,7 @@ from peftsweep import report
 from peftsweep.config import StudyConfig, differences, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import CEILING, Limits, Pack, Plan, build_that_fits, plan
+from peftsweep.engine import Limits, Pack, Plan, build_that_fits, capped, plan
 from peftsweep.errors import ModelError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import (
@@ -91,6 +91,7 @@ def run(
             leave.callback(source.close)
             leave.enter_context(shown)
             if source.has_work():
+                leave.enter_context(capped(default_device()))
                 _train(source, slots, masked(storage), masked(tracking_uri))
             elif source.projection.is_behind:
                 stop.patient = True
@@ -212,11 +213,11 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
             base.model, method, data.task, *splits, candidates=bounds, slots=count, limits=limits, compiled=compiled
         )
 
-    planned = None
-    if base.device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(CEILING, base.device)
-        planned = plan(build, bounds, source.left())
+    planned = plan(build, bounds, source.left()) if base.device.type == "cuda" else None
     count = slots if slots != "auto" else CPU_SLOTS if planned is None else planned.slots
+    if planned is not None and planned.of(count).slots < count:
+        count = planned.of(count).slots
+        source.progress.note(f"memory: the GPU has room for {count} slots; the others wait")
 
     def planned_build(count: int) -> Pack:
         return build(count, None if planned is None else planned.of(count).limits)

@@ -43,7 +43,7 @@ def pack_on_gpu(
     candidates = [trial.params for trial in trials]
     train, validation = Texts(task, 37, 1), Texts(task, 12, 2)
     pack = kind(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
-    assert pack.packed.current.fused and pack.packed.flash == (dtype == "bfloat16")
+    assert pack.packed.current.fused and pack.packed.attention == ("tiles" if dtype == "bfloat16" else "padded")
     return pack
 
 
@@ -151,9 +151,9 @@ def test_attention_over_texts_of_any_length_gives_the_logits_of_padded_batches(
     slot = pack.start(0, trials[0])
     pack.stack.weights[0].normal_(0, 0.05)
     tiles = pack.predict([slot.index], pack.corpus)
-    pack.corpus.short = False
+    pack.packed.attention = "varlen"
     flash = pack.predict([slot.index], pack.corpus)
-    pack.packed.flash = False
+    pack.packed.attention = "padded"
     padded = pack.predict([slot.index], pack.corpus)
     assert np.abs(flash - padded).max() < 0.03 * np.abs(padded).max()
     assert np.abs(tiles - padded).max() < 0.03 * np.abs(padded).max()
@@ -263,7 +263,7 @@ def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> Non
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 6, dtype="bfloat16", limits=limits)
     rng = np.random.default_rng(0)
     texts = [*pack.train.input_ids[:30], *(rng.integers(5, 100, size=2048) for _ in range(7))]
-    pack.corpus = pack.packed.corpus(texts)
+    pack.corpus, pack.packed.attention = pack.packed.corpus(texts), "varlen"
     waves = [wave for step in range(9) for wave in pack.waves([step_of(pack, trial, step) for trial in trials])]
     assert max(wave.size for wave in waves) <= 2112 and any(wave.size >= 2048 for wave in waves)
     queue = Queue(trials)

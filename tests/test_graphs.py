@@ -1,0 +1,120 @@
+"""Which passes are captured and which are replayed, with graphs that a CPU can replay: by doing the work again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from peftsweep.engine import graphs
+from peftsweep.engine.graphs import Graphs
+from peftsweep.engine.rows import Corpus, Pooling, lay
+from peftsweep.engine.wave import Wave
+
+CPU = torch.device("cpu")
+
+
+class Replay:
+    """A graph whose replay runs what was captured, into the same result."""
+
+    capturing: Replay | None = None
+
+    def __init__(self) -> None:
+        self.again: Callable[[], object] = lambda: None
+
+    def replay(self) -> None:
+        self.again()
+
+
+@pytest.fixture(autouse=True)
+def replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def capture(graph: Replay, **options: Any) -> Iterator[None]:
+        Replay.capturing = graph
+        try:
+            yield
+        finally:
+            Replay.capturing = None
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Replay)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+
+def wave(*lengths: int, first: int = 1) -> Wave:
+    """One slot's texts of these lengths, whose tokens count up."""
+    texts = [np.arange(first, first + length) for length in lengths]
+    corpus = Corpus(texts, Pooling(last=True, pad_token_id=0, first_position=0))
+    return Wave(lay([0], [np.arange(len(texts))], corpus, CPU, "tiles", tiles_for=1), {0: (0,)})
+
+
+class Sums:
+    """The sum of a pass's tokens, as a function that can be captured; and how often it was really worked out."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.worked, self.captured = error, 0, 0
+
+    def __call__(self, given: Wave) -> torch.Tensor:
+        graph = Replay.capturing
+        if graph is None:
+            self.worked += 1
+            return given.rows.input_ids.sum()[None]
+        if self.error is not None:
+            raise self.error
+        self.captured += 1
+        out = given.rows.input_ids.sum()[None]
+        graph.again = lambda: out.copy_(given.rows.input_ids.sum()[None])
+        return out
+
+
+def test_a_shape_is_captured_once_and_replayed_on_other_numbers() -> None:
+    sums = Sums()
+    passes = Graphs(sums)
+    assert passes(wave(3)).item() == 1 + 2 + 3 and sums.worked == 1  # the first as it is
+    assert passes(wave(4)).item() == 10 and sums.captured == 1
+    first = passes(wave(4, first=2))
+    assert first.item() == 14 and (sums.captured, sums.worked) == (1, 1)
+    passes(wave(4, first=3))
+    assert first.item() == 14  # nobody writes over a result that was given out
+
+
+def test_other_shapes_get_graphs_of_their_own_and_a_larger_one_begins_anew() -> None:
+    sums = Sums()
+    passes = Graphs(sums)
+    for lengths in ((3,), (60,), (20, 20), (60,), (20, 20)):
+        passes(wave(*lengths))
+    assert sums.captured == 2 and len(passes.known) == 2
+    pool = passes.pool
+    passes(wave(90))  # 128 rows
+    assert len(passes.known) == 1 and passes.pool is not pool and passes.largest == 128
+    passes(wave(60))
+    assert sums.captured == 4 and passes.largest == 128
+
+
+def test_the_oldest_shapes_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "SHAPES", 2)
+    sums = Sums()
+    passes = Graphs(sums)
+    for count in (1, 1, 2, 4, 1):  # batches of 1, 2 and 4 texts
+        passes(wave(*[5] * count))
+    assert len(passes.known) == 2 and sums.captured == 4
+
+
+def test_a_base_that_cannot_be_captured_is_run_as_it_is() -> None:
+    sums = Sums(RuntimeError("operation not permitted when stream is capturing"))
+    passes = Graphs(sums)
+    assert [passes(wave(n)).item() for n in (3, 4, 5)] == [6, 10, 15]
+    assert sums.worked == 3 and passes.refused and not passes.known
+
+
+def test_out_of_memory_in_a_capture_is_the_step_s_own() -> None:
+    passes = Graphs(Sums(torch.OutOfMemoryError("no room")))
+    passes(wave(3))
+    with pytest.raises(torch.OutOfMemoryError):
+        passes(wave(4))
+    assert not passes.refused and not passes.known
