@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from peftsweep.config import ModelConfig, TrainConfig
-from peftsweep.engine import Limits, Pack, Trial, plan
+from peftsweep.engine import Limits, Pack, Trial, capped, plan
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
 from peftsweep.methods import METHODS
@@ -140,16 +140,20 @@ def test_a_nan_leaves_the_others_bit_equal_to_a_run_with_that_slot_empty(tmp_pat
     assert not broken.stack.weights[1].any() and float(broken.stack.weights[0].abs().max()) > 0
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma", "gemma3", "mistral", "bert", "roberta"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gemma", "gemma3", "gemma3-bidirectional", "mistral", "bert", "roberta"]
+)
 def test_attention_over_texts_of_any_length_gives_the_logits_of_padded_batches(
     tmp_path: Path, architecture: str
 ) -> None:
-    """Sliding windows too: the windows of gemma3 and mistral are 16 tokens here, the texts up to 19."""
+    """Sliding windows too: the windows of gemma3 and mistral are 16 tokens here, the texts up to 61."""
     folder = tiny_model(tmp_path / "base", architecture)
     trials = [Trial(0, 0, TrainConfig(rank=4), tmp_path)]
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 1, dtype="bfloat16")
     slot = pack.start(0, trials[0])
     pack.stack.weights[0].normal_(0, 0.05)
+    rng = np.random.default_rng(0)
+    pack.corpus = pack.packed.corpus([rng.integers(5, 100, size=length) for length in (5, 17, 18, 33, 48, 61)])
     tiles = pack.predict([slot.index], pack.corpus)
     pack.packed.attention = "varlen"
     flash = pack.predict([slot.index], pack.corpus)
@@ -174,8 +178,11 @@ def test_a_plan_fills_the_card_and_its_pack_trains(tmp_path: Path) -> None:
     found = plan(build, bounds, 100)
     assert found.slots == 100 and found.bytes < found.room and found.token > 0
     queue = Queue(trials)
-    build(found.slots, found.limits).run(queue)
+    with capped(GPU):
+        torch.cuda.reset_peak_memory_stats()
+        build(found.slots, found.limits).run(queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
+    assert torch.cuda.max_memory_reserved() < 0.92 * torch.cuda.get_device_properties(GPU).total_memory
 
 
 @pytest.mark.parametrize("graphs", [False, True])
@@ -230,17 +237,22 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
         assert worst < 1e-3
 
 
-def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path, method: str) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=8, epochs=3, batch_size=8, dropout=0.2, learning_rate=2e-3)
+
+    def targets(number: int) -> dict[str, Any]:
+        """Every other LoRA adapts fewer layers than the rest, in slots that others had before."""
+        return {"target_modules": ("q_proj", "down_proj")} if method == "lora" and number % 2 else {}
 
     def run(where: str, graphs: bool) -> Any:
         sizes = (8, 8, 5, 8, 2, 8)  # slots come and go, and passes of several shapes with them
         trials = [
-            Trial(i, i, params.model_copy(update={"batch_size": size}), tmp_path / where / str(i))
+            Trial(i, i, params.model_copy(update={"batch_size": size} | targets(i)), tmp_path / where / str(i))
             for i, size in enumerate(sizes)
         ]
-        pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16")
+        pack = pack_on_gpu(folder, MULTI, method, trials, 3, dtype="bfloat16")
         if not graphs:
             pack.graphs = None
         pack.run(Queue(trials))

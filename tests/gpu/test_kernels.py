@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from peftsweep.methods.base import FAR
+from peftsweep.methods import FAR, Segments, tiled
 
 pytestmark = pytest.mark.gpu
 SLOTS, RANK, WIDE_IN, WIDE_OUT = 4, 6, 80, 200
@@ -20,10 +20,11 @@ def stretches() -> list[tuple[int, int]]:
 
 
 def layout() -> tuple[torch.Tensor, torch.Tensor]:
-    """Tiles [n, 2] and bounds [K, 2]."""
-    tiles = [(slot, row) for slot, (start, stop) in enumerate(stretches()) for row in range(start, stop, 64)]
-    tiles.append((0, FAR))  # one too many
-    return torch.tensor(tiles, dtype=torch.int32).cuda(), torch.tensor(stretches(), dtype=torch.int32).cuda()
+    """Tiles [n, 2] and edges [K, 2], as a pack makes them: with some tiles too many."""
+    segments = Segments(tuple(range(SLOTS)), tuple(stretches()))
+    edges, tiles = tiled(segments, SLOTS, sum(LENGTHS) + REST)
+    assert tiles[-1, 1] == FAR
+    return torch.from_numpy(tiles).cuda(), torch.from_numpy(edges).cuda()
 
 
 def mask(slot: int) -> torch.Tensor:
