@@ -229,8 +229,7 @@ def compare(dropout: float, plan: Plan, quick: bool) -> None:
     for turn in range(plan.rounds):
         for what in SIDES:
             command = [sys.executable, __file__, "--side", what, "--dropout", str(dropout), *(["--quick"] * quick)]
-            pages = {"THP_MEM_ALLOC_ENABLE": "1"} if what == PACK else {}  # as `peftsweep run` has it
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | pages)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             rates[what].append(float(done.stdout))
             say(f"dropout {dropout}, round {turn + 1}, {what}: {rates[what][-1]:.1f} samples/s")
     for what, found in rates.items():

@@ -57,9 +57,11 @@ class PackedLora(PackedLayer):
         if not any(self.active[slot] for slot in segments.slots):
             return self.inner(x)  # type: ignore[no-any-return]
         flat = x.reshape(-1, x.shape[-1])  # [rows, d_in]
-        y: Tensor = self.inner(flat)
-        if y._base is not None:  # autograd forbids custom in-place functions on views, and 4-bit layers return them
-            y = y.clone()
+        y: Tensor | None = None
+        if type(self.inner) is not nn.Linear:
+            y = self.inner(flat)
+            if y._base is not None:  # autograd forbids custom in-place functions on views, and 4-bit layers return them
+                y = y.clone()
         y = _AddLora.apply(y, flat, self.stacked["A"], self.stacked["B"], self, segments)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
@@ -96,32 +98,41 @@ class PackedLora(PackedLayer):
 class _AddLora(torch.autograd.Function):
     """y += scale·B A dropout(x), slot by slot.
 
-    Two habits keep memory low: the dropout mask is drawn again from its seed in backward instead of a masked copy of x
-    being kept, and gradients of A and B are added straight to the stacked `.grad`, which belongs to all slots.
+    Without y, the frozen layer's own product x Wᵀ + bias is made here too, so that the gradient of x is written once
+    instead of being added up from two. Gradients of A and B are added straight to the stacked `.grad`, which belongs to
+    all slots.
     """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments) -> Tensor:
-        hidden = _forward_by_slot(y, x, a, b, layer, segments)
+    def forward(
+        ctx: Any, y: Tensor | None, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments
+    ) -> Tensor:
+        ctx.weight = None
+        if y is None:
+            ctx.weight = layer.inner.weight
+            y = nn.functional.linear(x, ctx.weight, layer.inner.bias)  # type: ignore[arg-type]
+        else:
+            ctx.mark_dirty(y)
+        ctx.masks, hidden = _forward_by_slot(y, x, a, b, layer, segments)
         ctx.save_for_backward(x, *hidden)
-        ctx.layer, ctx.segments, ctx.keys = layer, segments, layer.current.keys
-        ctx.mark_dirty(y)
+        ctx.layer, ctx.segments = layer, segments
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *hidden = ctx.saved_tensors
-        layer, segments = ctx.layer, ctx.segments
-        if ctx.keys is not layer.current.keys:
-            raise RuntimeError("backward of a pass whose dropout keys are gone")
-        to_x = torch.empty_like(x) if ctx.needs_input_grad[1] else None  # the stretches cover every row
-        _backward_by_slot(grad, x, hidden, to_x, layer, segments)
-        return grad, to_x, None, None, None, None
+        to_x: Tensor | None = None
+        if ctx.needs_input_grad[1]:
+            to_x = torch.zeros_like(x) if ctx.weight is None else grad @ ctx.weight
+        _backward_by_slot(grad, x, hidden, ctx.masks, to_x, ctx.layer, ctx.segments)
+        return grad if ctx.weight is None else None, to_x, None, None, None, None
 
 
-def _forward_by_slot(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments) -> list[Tensor]:
-    """Each slot's stretch by itself, at its true rank. Returns scale·A·dropout(x) [n, r] of each stretch."""
-    saved = []
+def _forward_by_slot(
+    y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments
+) -> tuple[list[Tensor | None], list[Tensor]]:
+    """Each slot's stretch by itself, at its true rank. Returns dropout's mask and scale·A·dropout(x) [n, r] of each."""
+    masks, saved = [], []
     for slot, start, stop in segments.stretches():
         rank = layer.ranks[slot] if layer.active[slot] else 0
         rows = x[start:stop]
@@ -130,32 +141,39 @@ def _forward_by_slot(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLo
             rows, scale = rows * mask, scale / (1 - layer.current.dropouts[slot])
         hidden = (rows @ a[slot, :rank].T.to(x.dtype)).mul_(scale)  # [n, r]
         y[start:stop].addmm_(hidden, b[slot, :, :rank].T.to(x.dtype))
+        masks.append(mask)
         saved.append(hidden)
-    return saved
+    return masks, saved
 
 
 def _backward_by_slot(
-    grad: Tensor, x: Tensor, saved: Sequence[Tensor], to_x: Tensor | None, layer: PackedLora, segments: Segments
+    grad: Tensor,
+    x: Tensor,
+    saved: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    to_x: Tensor | None,
+    layer: PackedLora,
+    segments: Segments,
 ) -> None:
+    """Adds each slot's part to the gradients of A, B and x."""
     a, b = layer.stacked["A"], layer.stacked["B"]
     assert a.grad is not None and b.grad is not None
-    for (slot, start, stop), hidden in zip(segments.stretches(), saved, strict=True):
-        rank = hidden.shape[1]
+    for (slot, start, stop), hidden, mask in zip(segments.stretches(), saved, masks, strict=True):
+        rank, scale = hidden.shape[1], layer.scales[slot]
         if rank == 0:  # this trial does not adapt the layer
-            if to_x is not None:
-                to_x[start:stop] = 0
             continue
         rows, g = x[start:stop], grad[start:stop]
-        mask, scale = layer.mask(slot, rows), layer.scales[slot]
         if mask is not None:
             rows, scale = rows * mask, scale / (1 - layer.current.dropouts[slot])
         b.grad[slot, :, :rank] += g.T @ hidden  # [d_out, r]
         to_hidden = (g @ b[slot, :, :rank].to(g.dtype)).mul_(scale)  # [n, r]
         a.grad[slot, :rank] += to_hidden.T @ rows  # [r, d_in]
-        if to_x is not None:
-            back = torch.mm(to_hidden, a[slot, :rank].to(g.dtype), out=to_x[start:stop])  # [n, d_in]
-            if mask is not None:
-                back.mul_(mask)
+        if to_x is None:
+            continue
+        if mask is None:
+            to_x[start:stop].addmm_(to_hidden, a[slot, :rank].to(g.dtype))  # [n, d_in]
+        else:
+            to_x[start:stop].addcmul_(to_hidden @ a[slot, :rank].to(g.dtype), mask)
 
 
 class Lora(Method):
