@@ -19,8 +19,15 @@ from torch import Tensor
 
 from peftsweep.methods import FAR as NOWHERE
 from peftsweep.methods import TILE
+from peftsweep.methods.kernels import tile_of
 
 FAR = tl.constexpr(NOWHERE)  # a row that no tile reaches
+
+
+@triton.jit
+def _text_of(rows, real, begins, stops):  # type: ignore[no-untyped-def]
+    """Where the texts of these rows begin and stop; nowhere, for rows that are not real."""
+    return tl.load(begins + rows, real, FAR), tl.load(stops + rows, real, 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -43,13 +50,13 @@ def _forward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """out[t] = softmax(scale · q[t] kᵀ) v, and lse[t], the logarithm of the softmax's denominator."""
     tile, head = tl.program_id(0), tl.program_id(1)
-    first, end = tl.load(tiles + 2 * tile + 1), tl.load(edges + 2 * tl.load(tiles + 2 * tile) + 1)
+    _, first, _, end = tile_of(tile, tiles, edges)
     if first >= end:
         return
     precision: tl.constexpr = "ieee" if EXACT else "tf32"
     rows = first + tl.arange(0, TILE)
     real = rows < end
-    begin, stop = tl.load(begins + rows, real, FAR), tl.load(stops + rows, real, 0)
+    begin, stop = _text_of(rows, real, begins, stops)
     low, high = tl.min(begin), tl.max(stop)
     if CAUSAL:
         high = tl.minimum(high, first + TILE)
@@ -89,13 +96,13 @@ def _to_queries(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """The queries' gradient, laid out as `out`, and delta[t] = grad[t] · out[t] for the keys' and values'."""
     tile, head = tl.program_id(0), tl.program_id(1)
-    first, end = tl.load(tiles + 2 * tile + 1), tl.load(edges + 2 * tl.load(tiles + 2 * tile) + 1)
+    _, first, _, end = tile_of(tile, tiles, edges)
     if first >= end:
         return
     precision: tl.constexpr = "ieee" if EXACT else "tf32"
     rows = first + tl.arange(0, TILE)
     real = rows < end
-    begin, stop = tl.load(begins + rows, real, FAR), tl.load(stops + rows, real, 0)
+    begin, stop = _text_of(rows, real, begins, stops)
     low, high = tl.min(begin), tl.max(stop)
     if CAUSAL:
         high = tl.minimum(high, first + TILE)
@@ -135,13 +142,14 @@ def _to_keys(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """The keys' and values' gradients: a tile's rows are keys here, and look for the queries that see them."""
     tile, group = tl.program_id(0), tl.program_id(1)
-    first, end = tl.load(tiles + 2 * tile + 1), tl.load(edges + 2 * tl.load(tiles + 2 * tile) + 1)
+    _, first, _, end = tile_of(tile, tiles, edges)
     if first >= end:
         return
     precision: tl.constexpr = "ieee" if EXACT else "tf32"
     rows = first + tl.arange(0, TILE)
     real = rows < end
-    low, high = tl.min(tl.load(begins + rows, real, FAR)), tl.max(tl.load(stops + rows, real, 0))
+    begin, stop = _text_of(rows, real, begins, stops)
+    low, high = tl.min(begin), tl.max(stop)
     if CAUSAL:
         low = tl.maximum(low, first)
     dims = tl.arange(0, D)
@@ -153,8 +161,8 @@ def _to_keys(  # type: ignore[no-untyped-def]
     for start in range(low, high, BLOCK):
         others = start + tl.arange(0, BLOCK)
         there = others < end
-        begin, stop = tl.load(begins + others, there, FAR), tl.load(stops + others, there, 0)
-        seen = tl.trans(_seen(others, rows, begin, stop, left, CAUSAL))
+        opens, closes = _text_of(others, there, begins, stops)
+        seen = tl.trans(_seen(others, rows, opens, closes, left, CAUSAL))
         held, place = there[:, None] & inside, others.to(tl.int64)[:, None]
         for member in range(GROUP):
             head = group * GROUP + member

@@ -102,7 +102,7 @@ class Pass:
     """
 
     def __init__(self, slots: int, device: torch.device, fused: bool, may_drop: bool = True) -> None:
-        self.device, self.fused, self.may_drop = device, fused, may_drop
+        self.fused, self.may_drop = fused, may_drop
         self.dropouts = [0.0] * slots
         self.segments = Segments((), ())
         self.edges = self.tiles = torch.empty(0)

@@ -32,6 +32,14 @@ def _kept(seed, salt, place, keep):  # type: ignore[no-untyped-def]
     return (key >> 8).to(tl.float32) < keep * 16777216.0
 
 
+@triton.jit
+def tile_of(tile, tiles, edges):  # type: ignore[no-untyped-def]
+    """A tile's slot and first row, and the slot's own first row and the row after its last. It has no rows where its
+    first is not below the end."""
+    slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
+    return slot, first, tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _shrink(  # type: ignore[no-untyped-def]
     x, matrix, out, factor, keep, seeds, salt, tiles, edges,
@@ -40,8 +48,7 @@ def _shrink(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """out[t, r] = factor[k] · Σ_d dropout(x)[t, d] · matrix[k, d, r] for the rows t of slot k."""
     tile = tl.program_id(0)
-    slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
-    begin, end = tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
+    slot, first, begin, end = tile_of(tile, tiles, edges)
     if first >= end:
         return
     rows = first + tl.arange(0, TILE)
@@ -71,8 +78,7 @@ def _expand(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """y[t, d] += mask[t, d] · Σ_r hidden[t, r] · matrix[k, d, r] for the rows t of slot k, in place."""
     tile, block = tl.program_id(0), tl.program_id(1)
-    slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
-    begin, end = tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
+    slot, first, begin, end = tile_of(tile, tiles, edges)
     if first >= end:
         return
     rows = first + tl.arange(0, TILE)
@@ -272,8 +278,7 @@ def _scale(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """out[t, d] = x[t, d] · scale[k, d] for the rows t of slot k, where it adapts the layer."""
     tile, block = tl.program_id(0), tl.program_id(1)
-    slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
-    end = tl.load(edges + 2 * slot + 1)
+    slot, first, _, end = tile_of(tile, tiles, edges)
     if first >= end:
         return
     rows = first + tl.arange(0, TILE)
