@@ -547,6 +547,27 @@ def test_a_dead_tracking_server_costs_nothing_but_its_runs(here: Home) -> None:
 # What cannot be run -------------------------------------------------------------------------------------------------
 
 
+def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, steps = 0, 0
+    trials, stepped = StudySource.trials, StudySource.stepped
+
+    def counted(source: StudySource) -> list[optuna.trial.FrozenTrial]:
+        nonlocal reads
+        reads += 1
+        return trials(source)
+
+    def watched(source: StudySource, *args: Any) -> bool:
+        nonlocal steps
+        steps += 1
+        return stepped(source, *args)
+
+    monkeypatch.setattr(StudySource, "trials", counted)
+    monkeypatch.setattr(StudySource, "stepped", watched)
+    here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2)
+    # two of the three trials, then one beside a free slot; 20 evaluations each time, which read
+    assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

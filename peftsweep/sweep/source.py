@@ -64,6 +64,7 @@ class StudySource:
         self.orphans = deque(trial.number for trial in studies.orphans(study))
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
+        self.all_given = False  # no trial is left to ask for; a free slot asks before every step
         self.shown: list[FrozenTrial] | None = None  # trials as `stepped` knows them; None when they have changed
         self.base: Base | None = None
         self.method: Method | None = None
@@ -103,7 +104,7 @@ class StudySource:
     # TrialSource ----------------------------------------------------------------------------------------------------
 
     def next(self) -> Trial | None:
-        if self.stop.asked:
+        if self.stop.asked or self.all_given:
             return None
         if self.orphans:
             number = self.orphans.popleft()
@@ -111,6 +112,7 @@ class StudySource:
             asked = self.studies.adopt(self.study, number)
             search.complete(asked, self.distributions)
         elif self._begun() >= self.total or time.monotonic() >= self.deadline or self._exhausted():
+            self.all_given = True
             return None
         else:
             # anew for each trial: what it draws does not depend on how often the study was stopped before
