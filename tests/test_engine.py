@@ -126,7 +126,7 @@ def test_a_nan_fails_its_trial_and_leaves_the_others_bit_equal(base: Path, tmp_p
 
 def test_dropout_is_that_of_lora_in_forward_and_backward() -> None:
     """y = W x + α/r · B A (x · mask / (1 - p)), by autograd, for two slots of other ranks and rates."""
-    current = Pass(2, torch.device("cpu"), fused=False)
+    current = Pass([0.0] * 2, torch.device("cpu"), fused=False)
     layer = PackedLora(nn.Linear(6, 5).requires_grad_(False), "layer", 3, current, 2, rank=4)
     stack = Stack([layer], 2, torch.device("cpu"))
     stack.weights.normal_(generator=torch.Generator().manual_seed(0))

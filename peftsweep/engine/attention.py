@@ -22,20 +22,19 @@ PLAIN = 128  # tokens, up to which a CPU takes plain products
 _sdpa: Any = sdpa_attention_forward
 
 
-class _UnderWay:
-    """The pass whose layers call `attend`, which transformers tells nothing of it. One at a time in a process."""
+class _UnderWay(threading.local):
+    """The pass whose layers call `attend` in a thread, for transformers tells them nothing of it."""
 
     rows: Rows
 
 
-_now, _lock = _UnderWay(), threading.Lock()
+_now = _UnderWay()
 
 
 def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
     """The backbone's last hidden state [T, d]."""
-    with _lock:
-        _now.rows = rows
-        out = backbone(input_ids=rows.input_ids, position_ids=rows.position_ids)
+    _now.rows = rows
+    out = backbone(input_ids=rows.input_ids, position_ids=rows.position_ids)
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
 

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
-from peftsweep.methods import PackedLayer, Texts
+from peftsweep.methods import PackedLayer, Pass, Texts
 
 
 class StackedLinear(PackedLayer):
@@ -73,14 +73,14 @@ class _LinearBySlot(torch.autograd.Function):
 class PooledTexts(nn.Module):
     """Stands where the backbone was: gives the head the pooled tokens, through the model's own pooler if it has one."""
 
-    def __init__(self, pooler: nn.Module | None) -> None:
+    def __init__(self, pooler: nn.Module | None, current: Pass) -> None:
         super().__init__()
-        self.pooler = pooler
-        self.hidden = torch.empty(0)  # [k·n, 1, d], set before each pass
+        self.pooler, self.current = pooler, current
 
     def forward(self, *args: object, **kwargs: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        pooled = None if self.pooler is None else self.pooler(self.hidden)
-        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=self.hidden, pooler_output=pooled)
+        hidden = self.current.pooled
+        pooled = None if self.pooler is None else self.pooler(hidden)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=pooled)
 
 
 def head_linears(model: nn.Module, names: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from peftsweep.config import TrainConfig
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.slot import Part, Slot
+from peftsweep.engine.stack import any_layout
 from peftsweep.engine.trial import Trial
 from peftsweep.errors import ModelError
 
@@ -230,7 +231,8 @@ def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
         running = [pack.start(i, Trial(i, 0, params, Path(folder))) for i in range(len(pack.slots))]
         try:
             torch.cuda.reset_peak_memory_stats(pack.device)
-            pack.backward(pack.wave([Part(slot, 0, len(texts), texts) for slot in running]))
+            with any_layout():
+                pack.backward(pack.wave([Part(slot, 0, len(texts), texts) for slot in running]))
         finally:
             for slot in running:
                 pack.vacate(slot)

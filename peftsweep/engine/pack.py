@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from peftsweep.config import TrainConfig
 from peftsweep.engine import checkpoint, optimizer
 from peftsweep.engine.clock import Clock, TimedSource
 from peftsweep.engine.graphs import Graphs
+from peftsweep.engine.lanes import Lanes
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.memory import Share
 from peftsweep.engine.optimizer import Turn
@@ -27,7 +27,7 @@ from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Places, Text, batch_of
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Part, Slot
-from peftsweep.engine.stack import Stack
+from peftsweep.engine.stack import Stack, any_layout
 from peftsweep.engine.trial import Report, Result, Scores, SlotStatus, Trial, TrialSource
 from peftsweep.engine.wave import Wave
 from peftsweep.methods import Method
@@ -85,6 +85,7 @@ class Pack:
         self.slots: list[Slot | None] = [None] * slots
         self.training, self.evaluation = Share(slots), Share(slots)
         self.graphs = Graphs(self.backward) if self.packed.attention != "padded" else None
+        self.lanes = Lanes(slots if self.device.type == "cpu" else 1)
         self.clock = Clock()
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -173,6 +174,12 @@ class Pack:
         """Gradients of one batch of each slot, and its loss [] (the mean over the batch's texts) by slot."""
         return self.training.of(self.gradients, slots, self.make_room, partial(self.does_not_fit, source=source))
 
+    def gradients(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
+        """Add the gradients of one batch of each slot and return the losses."""
+        tokens = [int(self.corpus.lengths[slot.schedule.batch(slot.step, slot.trial.seed)].sum()) for slot in slots]
+        with any_layout():
+            return self.lanes(self.by_waves, slots, tokens)
+
     def make_room(self, slots: Sequence[Slot]) -> bool:
         """After a step of these slots that ran out of memory: without the graphs' memory they may fit, and a slot alone
         with its batch cut in two, while it can be."""
@@ -199,8 +206,8 @@ class Pack:
         """End a trial that has no room even alone: pruned, so that the sampler learns to stay away."""
         self.end(slot, source, "pruned", f"out of memory, even alone: {reason}")
 
-    def gradients(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
-        """Add the gradients of one batch of each slot and return the losses."""
+    def by_waves(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
+        """The same, pass by pass."""
         losses: dict[int, list[Tensor]] = {slot.index: [] for slot in slots}
         for wave in self.planned(slots):
             part = self.backward(wave) if self.graphs is None else self.graphs(wave)
@@ -213,9 +220,7 @@ class Pack:
         with torch.enable_grad():
             logits = self.packed.logits(wave.rows, wave.masks)  # [k·n, C]
             per_text = self.task.row_loss(logits, wave.labels)  # [k·n]
-            with warnings.catch_warnings():  # autograd would rather have gradients of another layout than the stack's
-                warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
-                per_text.backward(wave.weights)
+            per_text.backward(wave.weights)
         weighted = (per_text.detach() * wave.weights).view(wave.rows.texts.real.shape)  # [k, n]
         return weighted.masked_fill_(wave.rows.texts.pads[:, :, 0], 0).sum(1)
 
@@ -290,8 +295,12 @@ class Pack:
 
     def predicted(self, slots: Sequence[Slot]) -> dict[int, NDArray[np.float32]]:
         """Logits [n, C] of the validation split, by slot."""
-        indices = [slot.index for slot in slots]
-        return dict(zip(indices, self.predict(indices, self.unseen), strict=True))
+
+        def work(some: Sequence[Slot]) -> dict[int, NDArray[np.float32]]:
+            indices = [slot.index for slot in some]
+            return dict(zip(indices, self.predict(indices, self.unseen), strict=True))
+
+        return self.lanes(work, slots, [1] * len(slots))
 
     def make_more_room(self, slots: Sequence[Slot]) -> bool:
         """After an evaluation that ran out of memory: the graphs', or shorter passes."""
@@ -373,7 +382,8 @@ class Pack:
         return SlotStatus(index) if slot is None else slot.status()
 
     def release(self) -> None:
-        """Give the base back as it was, and what graphs hold."""
+        """Give the base back as it was, what graphs hold, and threads."""
+        self.lanes.close()
         self.forget_graphs()
         self.packed.release()
 

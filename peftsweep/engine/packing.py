@@ -52,7 +52,8 @@ class Packed:
         self.pooling = _pooling(model)
         expected = _plain_logits(model, samples, self.pooling.pad_token_id)
         fused = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
-        self.current = Pass(slots, self.device, fused, may_drop=max(params.dropout for params in candidates) > 0)
+        may_drop = any(params.dropout > 0 for params in candidates)
+        self.current = Pass([0.0] * slots, self.device, fused, may_drop)
         # One for all of the pack's passes, so that it is the one that is proven.
         kernel: Attention = "tiles" if mean <= SHORT else "varlen"
         self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
@@ -73,7 +74,7 @@ class Packed:
             model.set_submodule(layer.name, layer)
         prefix = model.base_model_prefix
         self.backbone: nn.Module = getattr(model, prefix)
-        self.pooled = PooledTexts(getattr(self.backbone, "pooler", None))
+        self.pooled = PooledTexts(getattr(self.backbone, "pooler", None), self.current)
         if self.pooled.pooler is not None:
             self.backbone.pooler = None
         # The head is the whole model's own forward with the backbone taken out; a shallow copy leaves `model` intact.
@@ -123,12 +124,12 @@ class Packed:
             _of_any_length(self.backbone, None, rows.position_ids)
         hidden = forward_rows(self.backbone, rows)  # [T, d]
         self.current.turn_to(rows.batch)  # a pooler's linear layers are adapted too
-        self.pooled.hidden = hidden[rows.pooled][:, None]  # [k·n, 1, d]
+        self.current.pooled = hidden[rows.pooled][:, None]  # [k·n, 1, d]
         some_token = rows.input_ids[0, rows.pooled][:, None]  # [k·n, 1]
         try:
             logits: Tensor = self.head(input_ids=some_token).logits
         finally:
-            self.pooled.hidden = torch.empty(0)
+            self.current.pooled = torch.empty(0)
         return logits.float()
 
     def compile(self) -> None:

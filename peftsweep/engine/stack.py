@@ -8,7 +8,9 @@ vector, and whatever belongs to another slot cannot be touched by mistake.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -97,3 +99,14 @@ class Stack:
             for place in self.places
             if place.layer.active[slot]
         }
+
+
+@contextmanager
+def any_layout() -> Iterator[None]:
+    """Without autograd's warning that it would rather have gradients of another layout than the stack's.
+
+    For the thread that all others wait for: Python's filters are of all threads.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
+        yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,26 +88,28 @@ class Masks:
     seeds: Tensor
 
 
-class Pass:
-    """The forward pass under way, shared by all packed layers of a pack.
+class Pass(threading.local):
+    """The forward pass under way in a thread, shared by all packed layers of a pack.
 
     Attributes:
         fused: whether the adapters run as a GPU's kernels.
         segments: of the tokens in the backbone, of the texts in the head; `edges` and `tiles` are its own.
         texts: the head's batch.
+        pooled: the hidden states that the head reads [k·n, 1, d].
         keys: see `Masks`; None where nothing is dropped (evaluation).
         keep, seeds: see `Masks`.
-        dropouts: [K] of the trials in the slots.
+        dropouts: [K] of the trials in the slots, one list for all threads.
         may_drop: whether any trial has dropout.
         drops: whether there may be any in this pass. (Whether there is would be one more variant to compile.)
     """
 
-    def __init__(self, slots: int, device: torch.device, fused: bool, may_drop: bool = True) -> None:
-        self.fused, self.may_drop = fused, may_drop
-        self.dropouts = [0.0] * slots
+    def __init__(self, dropouts: list[float], device: torch.device, fused: bool, may_drop: bool = True) -> None:
+        slots = len(dropouts)
+        self.fused, self.may_drop, self.dropouts = fused, may_drop, dropouts
         self.segments = Segments((), ())
         self.edges = self.tiles = torch.empty(0)
         self.texts: Texts | None = None
+        self.pooled = torch.empty(0)
         self.keys: Mapping[int, tuple[int, ...]] | None = None
         self.nothing = Masks({}, torch.ones(slots, device=device), torch.zeros(slots, dtype=torch.int32, device=device))
         self.keep, self.seeds, self.drops = self.nothing.keep, self.nothing.seeds, False
