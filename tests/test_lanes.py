@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from peftsweep.config import TrainConfig
-from peftsweep.engine import Trial, lanes
+from peftsweep.engine import lanes
 from peftsweep.engine.lanes import Lanes, dealt
-from tests.packs import MULTI, Queue, pack_of
+from peftsweep.task import Task
+from tests.packs import MULTI, SINGLE, Queue, Watched, pack_of
+from tests.test_parity import mixed, peft_alone
 from tests.tiny import tiny_model
+
+ALL = [
+    ("lora", "llama", MULTI, "float32"),
+    ("lora", "bert", SINGLE, "bfloat16"),
+    ("ia3", "bert", MULTI, "float32"),
+    ("qlora", "llama", SINGLE, "float32"),
+]
 
 
 @pytest.fixture
@@ -20,63 +33,217 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
-def trained(folder: Path, base: Path, dropout: float) -> tuple[dict[int, list[float]], set[str]]:
-    """Losses of five trials of different lengths in three slots, and the threads that their passes ran in."""
-    trials = [
-        Trial(i, 10 + i, TrainConfig(epochs=1 + i % 2, batch_size=4 + i, rank=2 + i, dropout=dropout), folder / str(i))
-        for i in range(5)
-    ]
-    pack = pack_of(base, MULTI, "lora", trials, slots=3)
-    seen: set[str] = set()
-    backward = pack.backward
+class Seen(Watched):
+    """A pack that writes down which threads its passes ran in."""
 
-    def watched(wave):  # type: ignore[no-untyped-def]
-        seen.add(threading.current_thread().name)
-        return backward(wave)
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.threads: dict[str, set[str]] = {"backward": set(), "logits": set()}
 
-    pack.backward = watched  # type: ignore[method-assign]
-    pack.run(Queue(trials))
+    def backward(self, wave):  # type: ignore[no-untyped-def]
+        self.threads["backward"].add(threading.current_thread().name)
+        return super().backward(wave)
+
+    def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
+        self.threads["logits"].add(threading.current_thread().name)
+        return super().logits(slots, parts, corpus)
+
+
+def trained(folder: Path, kind: tuple[str, str, Task, str], watched: type[Seen] = Seen) -> tuple[Seen, Queue]:
+    """Five trials, of which one is a refill, in four slots."""
+    method, architecture, task, dtype = kind
+    base = tiny_model(folder / "base", architecture)
+    trials = mixed(folder, method)
+    pack, queue = pack_of(base, task, method, trials, slots=4, kind=watched, dtype=dtype), Queue(trials)
+    pack.run(queue)
     pack.release()
-    return pack.trace, seen
+    assert isinstance(pack, Seen)
+    return pack, queue
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("architecture", ["llama", "bert"])
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind[0]}-{kind[1]}-{kind[3]}")
 def test_lanes_make_no_difference_to_any_trial(
-    tmp_path: Path, architecture: str, dropout: float, two_cores: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: tuple[str, str, Task, str], two_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = tiny_model(tmp_path / "base", architecture)
-    ours, threads = trained(tmp_path / "a", base, dropout)
-    assert len({name for name in threads if name.startswith("lane")}) == 2
+    ours, told = trained(tmp_path / "lanes", kind)
+    assert all(sum(name.startswith("lane") for name in names) == 2 for names in ours.threads.values())
     monkeypatch.setattr(lanes, "MOST", 1)
-    alone, threads = trained(tmp_path / "b", base, dropout)
-    assert threads == {threading.current_thread().name}
-    assert sorted(ours) == sorted(alone) == [0, 1, 2, 3, 4]
-    for number, losses in alone.items():
-        assert ours[number] == pytest.approx(losses, abs=1e-6)
+    alone, expected = trained(tmp_path / "alone", kind)
+    assert alone.threads["backward"] == alone.threads["logits"] == {threading.current_thread().name}
+    assert sorted(ours.last) == sorted(alone.last) == [0, 1, 2, 3, 4]
+    tolerance = 1e-5 if kind[3] == "float32" else 2e-2
+    for number, losses in alone.trace.items():
+        np.testing.assert_allclose(ours.trace[number], losses, atol=tolerance, rtol=0)
+        for mine, theirs in zip(ours.last[number].values(), alone.last[number].values(), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=0)
+        for mine, theirs in zip(told.evaluations[number], expected.evaluations[number], strict=True):
+            assert mine.scores == pytest.approx(theirs.scores, abs=tolerance)
 
 
-def test_an_error_in_a_lane_is_everybodys(two_cores: None) -> None:
-    def work(slots: object) -> dict[int, int]:
-        raise torch.OutOfMemoryError("out of memory")
+@pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
+def test_every_slot_of_a_lane_trains_as_stock_peft_alone(tmp_path: Path, method: str, two_cores: None) -> None:
+    folder = tiny_model(tmp_path / "base", "llama")
+    trials = mixed(tmp_path, method)
+    pack = pack_of(folder, MULTI, method, trials, slots=4, kind=Seen)
+    pack.run(Queue(trials))
+    tolerance = 1e-3 if method == "qlora" else 1e-4
+    for trial in trials:
+        losses, _ = peft_alone(folder, MULTI, method, trial, pack.first[trial.number])
+        np.testing.assert_allclose(pack.trace[trial.number], losses, atol=tolerance, rtol=0)
+
+
+def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, two_cores: None) -> None:
+    class Tight(Seen):
+        failed = False
+
+        def backward(self, wave):  # type: ignore[no-untyped-def]
+            if not self.failed and 1 in wave.rows.slots:
+                self.failed = True
+                raise torch.OutOfMemoryError("out of memory")
+            time.sleep(0 if self.failed else 0.1)  # the other lane goes on for a while
+            return super().backward(wave)
+
+    free, _ = trained(tmp_path / "free", ALL[0])
+    tight, _ = trained(tmp_path / "tight", ALL[0], Tight)
+    assert tight.failed  # type: ignore[attr-defined]
+    for number, losses in free.trace.items():
+        np.testing.assert_allclose(tight.trace[number], losses, atol=1e-5, rtol=0)
+
+
+# Lanes by themselves ------------------------------------------------------------------------------------------------
+
+
+def even(slot: object) -> int:
+    return 1
+
+
+def test_an_error_in_a_lane_is_told_when_the_others_are_done_and_keeps_nothing_alive(two_cores: None) -> None:
+    done: list[str] = []
+    held: list[Any] = []
+
+    def work(slots: list[str]) -> dict[int, int]:
+        tensor = torch.zeros(1)
+        held.append(weakref.ref(tensor))
+        if slots == ["a"]:
+            raise torch.OutOfMemoryError("out of memory")
+        time.sleep(0.2)
+        done.extend(slots)
+        return {}
 
     both = Lanes(2)
-    with pytest.raises(torch.OutOfMemoryError):
-        both(work, ["a", "b"], [1, 1])  # type: ignore[list-item]
+    gc.disable()
+    try:
+        try:
+            both(work, ["a", "b"], even)  # type: ignore[arg-type,list-item]
+        except torch.OutOfMemoryError:
+            pass
+        else:
+            raise AssertionError("nothing was said")
+        assert done == ["b"] and [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
     both.close()
 
 
-def test_each_lane_has_its_share_of_the_cores_and_the_caller_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_does_not_hide_another_error(two_cores: None) -> None:
+    def work(slots: list[str]) -> dict[int, int]:
+        raise torch.OutOfMemoryError("out of memory") if slots == ["a"] else KeyError("a mistake")
+
+    both = Lanes(2)
+    with pytest.raises(KeyError):
+        both(work, ["a", "b"], even)  # type: ignore[arg-type,list-item]
+    both.close()
+
+
+def test_who_is_interrupted_waits_for_a_pass_at_most(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, passes = Lanes(2), []
+
+    def work(slots: list[str]) -> dict[int, int]:
+        for _ in range(100):
+            both.check()
+            passes.append(slots)
+            time.sleep(0.05)
+        return {}
+
+    waited = lanes.wait
+
+    def interrupted(parts: Any) -> Any:
+        monkeypatch.setattr(lanes, "wait", waited)
+        time.sleep(0.1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lanes, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        both(work, ["a", "b"], even)  # type: ignore[arg-type,list-item]
+    assert 2 <= len(passes) < 20
+    both.close()
+
+
+def test_each_lane_has_its_share_of_the_cores_and_all_other_threads_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before, threads = torch.get_num_threads(), torch.get_num_threads
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    four = Lanes(16)
-    found = four(lambda some: {i: threads() for i in some}, list(range(8)), [1] * 8)  # type: ignore[call-overload]
-    four.close()
-    assert found == dict.fromkeys(range(8), 2) and threads() == before
+    found: list[int] = []
+
+    def ask() -> None:
+        found.append(threads())
+
+    def asked_anew() -> int:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+        return found[-1]
+
+    torch.set_num_threads(8)
+    try:
+        four = Lanes(16)
+        shares = four(lambda some: {i: threads() for i in some}, list(range(8)), even)  # type: ignore[call-overload]
+        assert shares == dict.fromkeys(range(8), 2) and threads() == 8 and asked_anew() == 8
+        four.close()
+        assert threads() == 8 and asked_anew() == 8
+    finally:
+        torch.set_num_threads(before)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+
+
+@pytest.mark.parametrize(
+    ("cores", "slots", "count"), [(1, 8, 1), (2, 8, 2), (2, 1, 1), (16, 8, 4), (16, 3, 2), (6, 8, 3), (7, 8, 1)]
+)
+def test_cores_are_divided_without_a_rest(cores: int, slots: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    some = Lanes(slots)
+    assert some.count == count
+    some.close()
 
 
 def test_slots_are_dealt_by_their_size_in_their_own_order() -> None:
     slots = ["a", "b", "c", "d", "e"]
-    assert dealt(slots, [5, 1, 4, 2, 2], 2) == [["a", "e"], ["b", "c", "d"]]  # type: ignore[arg-type,comparison-overlap]
-    assert dealt(slots[:2], [1, 1], 4) == [["a"], ["b"]]  # type: ignore[arg-type,comparison-overlap]
+    assert dealt(slots, [5, 1, 4, 2, 2], 2) == ([["a", "e"], ["b", "c", "d"]], 7)  # type: ignore[arg-type,comparison-overlap]
+    assert dealt(slots[:2], [1, 1], 4) == ([["a"], ["b"]], 1)  # type: ignore[arg-type,comparison-overlap]
+
+
+@pytest.mark.parametrize(("sizes", "aside"), [([1, 1, 1, 1], True), ([9, 1, 1, 1], False), ([1, 1, 1], False)])
+def test_slots_that_cannot_be_dealt_evenly_stay_with_the_caller(sizes: list[int], aside: bool, two_cores: None) -> None:
+    both = Lanes(4)
+    ran = both(
+        lambda some: {i: threading.current_thread().name for i in some}, list(range(len(sizes))), sizes.__getitem__
+    )  # type: ignore[call-overload]
+    assert all(name.startswith("lane") == aside for name in ran.values()) and len(ran) == len(sizes)
+    both.close()
+
+
+def test_a_base_that_keeps_state_has_one_pass_at_a_time(
+    tmp_path: Path, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    base, trials = tiny_model(tmp_path / "base", "llama"), mixed(tmp_path, "lora")
+    assert pack_of(base, MULTI, "lora", trials, slots=4).lanes.count == 2
+    forward = LlamaRotaryEmbedding.forward
+
+    def moving(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        self.inv_freq.copy_(self.inv_freq.clone())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaRotaryEmbedding, "forward", moving)
+    assert pack_of(base, MULTI, "lora", trials, slots=4).lanes.count == 1

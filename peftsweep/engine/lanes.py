@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -11,15 +12,20 @@ import torch
 from peftsweep.engine.slot import Slot
 
 MOST = 4  # lanes: Python itself is in one of them at a time
+UNEVEN = 1.25  # times the mean load, from which a lane is too long for the others to wait for it
 
 T = TypeVar("T")
+
+
+class AbandonedError(Exception):
+    """The thread that waited for a lane's work does so no more."""
 
 
 class Lanes:
     """Work on slots, dealt to a few threads, each with its share of the cores.
 
     A product over one slot's rows is too small to be worth dividing between cores: two lanes of one core each took four
-    fifths of the time of one lane of two. Which lane a slot is in makes no difference to its numbers.
+    fifths of the time of one lane of two. Which lane a slot is in makes no difference to its numbers beyond rounding.
 
     Args:
         slots: at most so many are worked on at once.
@@ -27,37 +33,79 @@ class Lanes:
 
     def __init__(self, slots: int) -> None:
         cores = torch.get_num_threads()
-        self.count = max(1, min(cores, slots, MOST))
+        self.count = max(n for n in range(1, MOST + 1) if n == 1 or (cores % n == 0 and n <= slots))
+        self.abandoned = threading.Event()
         self.threads: ThreadPoolExecutor | None = None
-        if self.count > 1:
-            self.threads = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (cores // self.count,))
+        if self.count == 1:
+            return
+        self.threads = ThreadPoolExecutor(self.count, "lane")
+        together = threading.Barrier(self.count)
+
+        def begin() -> None:
+            torch.set_num_threads(cores // self.count)
+            torch.get_num_threads()  # settles it for this thread
+            together.wait()
+
+        wait([self.threads.submit(begin) for _ in range(self.count)])
+        torch.set_num_threads(cores)  # for the threads to come, which take over what was set last
 
     def __call__(
-        self, work: Callable[[Sequence[Slot]], dict[int, T]], slots: Sequence[Slot], sizes: Sequence[int]
+        self, work: Callable[[Sequence[Slot]], dict[int, T]], slots: Sequence[Slot], size: Callable[[Slot], int]
     ) -> dict[int, T]:
         """What `work` makes of the slots, by slot.
 
+        Slots that cannot be dealt evenly stay in the caller's thread, which has all the cores.
+
         Args:
-            sizes: how much work each slot is, in any unit.
+            size: how much work a slot is, in any unit.
         """
         if self.threads is None or len(slots) < self.count:
             return work(slots)
-        found: dict[int, T] = {}
-        for part in self.threads.map(work, dealt(slots, sizes, self.count)):
-            found |= part
-        return found
+        sizes = [size(slot) for slot in slots]
+        parts, load = dealt(slots, sizes, self.count)
+        if load * self.count > UNEVEN * sum(sizes):
+            return work(slots)
+        return self._joined([self.threads.submit(work, part) for part in parts])
+
+    def _joined(self, parts: list[Future[dict[int, T]]]) -> dict[int, T]:
+        """What all lanes found, when all of them are done: then what one could not do may be undone."""
+        try:
+            try:
+                wait(parts)
+            except BaseException:  # a signal
+                self.abandoned.set()
+                wait(parts)
+                self.abandoned.clear()
+                raise
+            errors = [error for part in parts if (error := part.exception()) is not None]
+            errors.sort(key=lambda error: isinstance(error, torch.OutOfMemoryError))  # last, for that is tried again
+            if errors:
+                raise errors[0]
+            return {slot: found for part in parts for slot, found in part.result().items()}
+        finally:  # an error's traceback holds on to this frame, and that would hold on to the step's tensors
+            errors = []
+            parts.clear()
+
+    def check(self) -> None:
+        """To be called before each pass.
+
+        Raises:
+            AbandonedError: nobody waits for it any more.
+        """
+        if self.abandoned.is_set():
+            raise AbandonedError
 
     def close(self) -> None:
         if self.threads is not None:
             self.threads.shutdown()
 
 
-def dealt(slots: Sequence[Slot], sizes: Sequence[int], lanes: int) -> list[list[Slot]]:
-    """The slots in as many parts of about the same size, each in the slots' own order."""
+def dealt(slots: Sequence[Slot], sizes: Sequence[int], lanes: int) -> tuple[list[list[Slot]], int]:
+    """The slots in as many parts of about the same size, each in the slots' own order; and the largest part's size."""
     parts: list[list[int]] = [[] for _ in range(lanes)]
     loads = [0] * lanes
     for i in sorted(range(len(slots)), key=lambda i: -sizes[i]):
         least = loads.index(min(loads))
         parts[least].append(i)
         loads[least] += sizes[i]
-    return [[slots[i] for i in sorted(part)] for part in parts if part]
+    return [[slots[i] for i in sorted(part)] for part in parts if part], max(loads)

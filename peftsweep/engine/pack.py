@@ -85,7 +85,13 @@ class Pack:
         self.slots: list[Slot | None] = [None] * slots
         self.training, self.evaluation = Share(slots), Share(slots)
         self.graphs = Graphs(self.backward) if self.packed.attention != "padded" else None
-        self.lanes = Lanes(slots if self.device.type == "cpu" else 1)
+        self.lanes = Lanes(slots if self.device.type == "cpu" and not self.packed.keeps_state else 1)
+        if (lanes := self.lanes.count) > 1:  # so many passes at once
+            shares = {
+                "train_tokens": self.limits.train_tokens // lanes,
+                "eval_tokens": self.limits.eval_tokens // lanes,
+            }
+            self.limits = replace(self.limits, **shares)
         self.clock = Clock()
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -176,9 +182,22 @@ class Pack:
 
     def gradients(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
         """Add the gradients of one batch of each slot and return the losses."""
-        tokens = [int(self.corpus.lengths[slot.schedule.batch(slot.step, slot.trial.seed)].sum()) for slot in slots]
+
+        def tokens(slot: Slot) -> int:
+            return int(self.corpus.lengths[slot.schedule.batch(slot.step, slot.trial.seed)].sum())
+
         with any_layout():
             return self.lanes(self.by_waves, slots, tokens)
+
+    def by_waves(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
+        """The gradients and losses of some slots, pass by pass."""
+        losses: dict[int, list[Tensor]] = {slot.index: [] for slot in slots}
+        for wave in self.planned(slots):
+            self.lanes.check()
+            part = self.backward(wave) if self.graphs is None else self.graphs(wave)
+            for slot, loss in zip(wave.rows.slots, part.unbind(), strict=True):
+                losses[slot].append(loss)
+        return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
 
     def make_room(self, slots: Sequence[Slot]) -> bool:
         """After a step of these slots that ran out of memory: without the graphs' memory they may fit, and a slot alone
@@ -205,15 +224,6 @@ class Pack:
     def does_not_fit(self, slot: Slot, reason: str, *, source: TrialSource) -> None:
         """End a trial that has no room even alone: pruned, so that the sampler learns to stay away."""
         self.end(slot, source, "pruned", f"out of memory, even alone: {reason}")
-
-    def by_waves(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
-        """The same, pass by pass."""
-        losses: dict[int, list[Tensor]] = {slot.index: [] for slot in slots}
-        for wave in self.planned(slots):
-            part = self.backward(wave) if self.graphs is None else self.graphs(wave)
-            for slot, loss in zip(wave.rows.slots, part.unbind(), strict=True):
-                losses[slot].append(loss)
-        return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
 
     def backward(self, wave: Wave) -> Tensor:
         """Forward and backward of a pass: its part of each of its k slots' losses [k]."""
@@ -300,7 +310,7 @@ class Pack:
             indices = [slot.index for slot in some]
             return dict(zip(indices, self.predict(indices, self.unseen), strict=True))
 
-        return self.lanes(work, slots, [1] * len(slots))
+        return self.lanes(work, slots, lambda slot: 1)
 
     def make_more_room(self, slots: Sequence[Slot]) -> bool:
         """After an evaluation that ran out of memory: the graphs', or shorter passes."""
@@ -348,6 +358,7 @@ class Pack:
     @torch.no_grad()
     def logits(self, slots: Sequence[int], parts: Sequence[Places], corpus: Corpus) -> Tensor:
         """Logits [k, n, C] of some texts of a split, as many for each of the k slots."""
+        self.lanes.check()
         logits = self.packed.logits(self.packed.lay(slots, parts, corpus), None)
         return logits.view(len(slots), -1, logits.shape[-1])[:, : len(parts[0])]
 

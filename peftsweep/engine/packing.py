@@ -34,6 +34,9 @@ class Packed:
         samples: a few texts of different lengths, on which the packed model is compared with the plain one.
         mean: tokens of a training text.
 
+    Attributes:
+        keeps_state: whether the base changes something of its own in a pass, so that there can be one at a time.
+
     Raises:
         ModelError: the architecture does not give the same logits packed as it gives text by text.
     """
@@ -85,7 +88,9 @@ class Packed:
         self.hooks: list[RemovableHandle] = []
         try:
             model.set_attn_implementation(ATTENTION)
+            before = _state(model)
             self._prove(samples, expected)
+            self.keeps_state = _state(model) != before
         except BaseException:
             self.release()
             raise
@@ -201,6 +206,11 @@ class Packed:
             hook.remove()
         others = grad[0, : sum(map(len, samples[:-1]))]
         return logits.detach(), float(others.abs().max()) if others.numel() else 0.0
+
+
+def _state(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Which buffers the model has, and how often each was written."""
+    return {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}
 
 
 def _with_gradient(module: nn.Module, inputs: Any, output: Tensor) -> None:

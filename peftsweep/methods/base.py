@@ -89,7 +89,8 @@ class Masks:
 
 
 class Pass(threading.local):
-    """The forward pass under way in a thread, shared by all packed layers of a pack.
+    """The forward pass under way in a thread, shared by all packed layers of a pack. What threads have in common is
+    what they are made of.
 
     Attributes:
         fused: whether the adapters run as a GPU's kernels.

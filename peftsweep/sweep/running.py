@@ -37,7 +37,7 @@ from peftsweep.sweep.source import StudySource
 from peftsweep.tracking import Tracker
 
 WORTH_COMPILING = 5_000_000  # tokens to train on, below which half a minute of compiling is not won back
-CPU_SLOTS = 8  # one trial keeps a CPU busy already; eight share what every step costs
+CPU_SLOTS = 8  # enough for a CPU's cores; what every step costs is shared by eight
 
 
 @dataclass(frozen=True)
