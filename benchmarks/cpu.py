@@ -284,7 +284,7 @@ class Scored:
 
 
 def overhead(train: Path, validation: Path, quick: bool) -> None:
-    """A real run of eight trials: asking, telling, reporting, MLflow and checkpoints beside training steps."""
+    """A real run of twelve trials: asking, telling, reporting, MLflow and checkpoints beside training steps."""
     overrides = {"data.train": str(train.resolve()), "data.validation": str(validation.resolve())}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
         result = peftsweep.run(
@@ -328,6 +328,9 @@ def main() -> None:
     options = parser.parse_args()
     if (options.train is None) != (options.validation is None):
         parser.error("--train and --validation go together")
+    for file in (options.train, options.validation):
+        if file is not None and not file.is_file():
+            parser.error(f"{file} is not there")
     plan = Plan(3, 10, 1) if options.quick else Plan(5, 20, 3)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -1,11 +1,12 @@
 """How the cost of a sweep grows on a GPU: samples per second against the number of trials at once, against their rank
-and against the length of their texts, for the shape of Llama 3.2 1B in NF4.
+and against the length of their texts, for the shape of Llama 3.2 1B in NF4, beside a plain peft loop of one trial.
 
     python benchmarks/scaling.py > scaling.jsonl
     python benchmarks/scaling.py --draw scaling.jsonl     # to benchmarks/scaling.png; needs no GPU
 
-Figures go to stdout, a JSON object a line. One base serves them all, and its blocks are not compiled, which would take
-longer than to measure them; throughput.py has the rates with that.
+Figures go to stdout, a JSON object a line. One base serves all packs, and its blocks are not compiled, which would take
+longer than to measure them; throughput.py has the rates with that. The number of trials is doubled until one has no
+room; rank and length are at the pack's own choice of it, which stands beside the points of the picture.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import Setup, base, matmul_peak, need_gpu, packed, rounded, say, tidy, useful_tflops
+from throughput import Setup, base, machine, matmul_peak, need_gpu, packed, plain, rounded, say, tidy, useful_tflops
 from transformers import logging
 
-SETUP = Setup("1b", batch=16, rank=16, mean=27.0, seconds=1.5, compiled=False)
-SLOTS = (1, 2, 4, 8, 16, 32, 64, 128)
+SETUP = Setup("1b", batch=16, rank=16, mean=27.0, seconds=3.0, compiled=False)
+SLOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 RANKS = (8, 16, 32, 64, 128)
 MEANS = (16, 27, 64, 256, 1024)
 
@@ -33,20 +34,28 @@ def points() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from (("slots", {"slots": slots}) for slots in SLOTS)
     yield from (("rank", {"rank": rank}) for rank in RANKS)
     yield from (("length", {"mean": float(mean)}) for mean in MEANS)
+    yield from (("plain", {"mean": float(mean)}) for mean in MEANS)
 
 
 def measure() -> None:
-    print(json.dumps({"peak_tflops": round(matmul_peak()), "device": torch.cuda.get_device_name()}), flush=True)
-    model = base(SETUP.shape)
+    print(json.dumps({"peak_tflops": round(matmul_peak()), **machine()}), flush=True)
+    model: Any = base(SETUP.shape)
+    full = False
     for curve, changed in points():
         setup = replace(SETUP, **changed)
         row = {"curve": curve, "slots": setup.slots, "rank": setup.rank, "mean": setup.mean}
+        if curve == "slots" and full:
+            continue
         say(f"{curve}: {changed}")
+        if curve == "plain":
+            model = None  # it has a base of its own
+            tidy()
         try:
-            found = packed(setup, model)
+            found = plain(setup) if curve == "plain" else packed(setup, model)
             row |= {**rounded(found), "useful_tflops": round(useful_tflops(setup.shape, found), 1)}
         except torch.OutOfMemoryError:
             row |= {"out_of_memory": True}
+            full = full or curve == "slots"
         tidy()  # outside of `except`: its traceback holds on to the pack
         print(json.dumps(row), flush=True)
 
@@ -63,19 +72,27 @@ def draw(file: Path, to: Path) -> None:
     rows = [row for row in rows if "out_of_memory" not in row]
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
     what = {"slots": "trials at once (K)", "rank": "rank of every trial", "length": "mean length of a text, in tokens"}
+    loops = {row["mean"]: row["samples_per_second"] for row in rows if row["curve"] == "plain"}
     for axis, (curve, label) in zip(axes, what.items(), strict=True):
         of = sorted((row for row in rows if row["curve"] == curve), key=lambda row: float(row[key_of(curve)]))
         x = [row[key_of(curve)] for row in of]
-        axis.plot(x, [row["samples_per_second"] for row in of], "o-", color="C0")
+        axis.plot(x, [row["samples_per_second"] for row in of], "o-", color="C0", label="pack")
         axis.set(xscale="log", yscale="log", xlabel=label)
         axis.set_ylabel("samples per second", color="C0")
         axis.set_xticks(x, labels=[f"{value:g}" for value in x])
         axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         axis.yaxis.set_major_formatter(ScalarFormatter())
+        alone = [loops.get(row["mean"] if curve == "length" else SETUP.mean, float("nan")) for row in of]
+        axis.plot(x, alone, "^:", color="C2", label="plain loop of one trial")
+        if curve != "slots":
+            for row in of:
+                place = (row[key_of(curve)], row["samples_per_second"])
+                axis.annotate(f"K={row['slots']}", place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
         share = axis.twinx()
         share.plot(x, [100 * row["useful_tflops"] / peak["peak_tflops"] for row in of], "s--", color="C1")
         share.set_ylim(0, 80)
         share.set_ylabel("% of the matrix peak", color="C1")
+    axes[0].legend(loc="lower right")
     figure.suptitle(
         f"Llama 3.2 1B in NF4, batch {SETUP.batch}, rank {SETUP.rank}, tweets, unless said; {peak['device']}"
     )
@@ -92,6 +109,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.set_verbosity_error()
     if options.draw:
+        if not options.draw.is_file():
+            parser.error(f"{options.draw} is not there")
         draw(options.draw, Path(__file__).with_name("scaling.png"))
         return
     need_gpu()

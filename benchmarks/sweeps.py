@@ -2,10 +2,11 @@
 
     python benchmarks/sweeps.py --train train.tsv --validation dev.tsv [--study lora-smollm2 …] [--model STUDY=PLACE …]
 
-For each study a JSON object goes to stdout: seconds of the whole command, its trials, the best of them; and from the
-rate of a plain loop of stock peft on the same base, texts and method, measured first, the seconds that the trials'
-training (without evaluation) would take by itself, one trial at a time. A study that fails, such as one whose base is
-not installed, has its error there instead, and the others go on.
+For each study a JSON object goes to stdout: seconds of the whole command, which begins anew in a folder of its own, and
+of the pack's; its trials, the best of them; and from the rate of a plain loop of stock peft on the same base, texts and
+method, measured first, the seconds that the trials' training (without evaluation) would take by itself, one trial at a
+time. A study that fails, such as one whose base is not installed, has its error there instead, and the others go on;
+the exit status is 1 then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -22,7 +24,7 @@ from typing import Any
 
 import optuna
 import torch
-from throughput import need_gpu, plain_loop, say, tidy
+from throughput import WARM, machine, need_gpu, plain_loop, say, tidy
 from transformers import logging
 
 from peftsweep.config import StudyConfig, load
@@ -43,25 +45,46 @@ def one_at_a_time(config: StudyConfig) -> tuple[float, int]:
     extra = {} if config.method == "ia3" else {"rank": 16}
     params = config.train.model_copy(update=extra)
     adapter = kind(base.model, linear_names(base.model)).peft_config(params, task_type="SEQ_CLS")
-    found = plain_loop(base.model, adapter, data.train, config.train.batch_size, SECONDS)
+    found = plain_loop(base.model, adapter, data.train, config.train.batch_size, SECONDS, warm=WARM)
     return found["samples_per_second"], len(data.train)
 
 
 def sweep(config: StudyConfig, file: Path, overrides: list[str], trials: int | None) -> dict[str, Any]:
-    """Run it by the command line, in the folder where this was started."""
-    command = [sys.executable, "-m", "peftsweep", "run", "--study", str(file)]
-    command += [part for override in overrides for part in ("--set", override)]
-    command += [] if trials is None else ["--trials", str(trials)]
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    took = time.perf_counter() - began
-    study = optuna.load_study(study_name=config.name, storage="sqlite:///studies.db")
+    """Run it by the command line, from the beginning."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = f"sqlite:///{folder}/studies.db"
+        command = [sys.executable, "-m", "peftsweep", "run", "--study", str(file), "--storage", storage]
+        command += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
+        command += [part for override in overrides for part in ("--set", override)]
+        command += [] if trials is None else ["--trials", str(trials)]
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+            assert running.stdout is not None
+            said = []
+            for line in running.stdout:
+                said.append(line.strip())
+                say(said[-1])
+        took = time.perf_counter() - began
+        if running.returncode != 0:
+            raise RuntimeError(said[-1] if said else f"exit status {running.returncode}")
+        pack = next((line for line in said if line.startswith("time:")), "")
+        return row_of(optuna.load_study(study_name=config.name, storage=storage), took, pack)
+
+
+def row_of(study: optuna.Study, took: float, pack: str) -> dict[str, Any]:
+    """What a study came to.
+
+    Args:
+        took: seconds of the whole command.
+        pack: the line in which it said where the pack's time went.
+    """
     epochs = [
         trial.user_attrs["evaluations"][-1]["epoch"] for trial in study.trials if "evaluations" in trial.user_attrs
     ]
     row = {
-        "study": config.name,
+        "study": study.study_name,
         "seconds": round(took, 1),
+        "pack": pack,
         **Counter(trial.state.name.lower() for trial in study.trials),
         "epochs": round(sum(epochs), 1),  # of all trials together
     }
@@ -94,9 +117,16 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--model", action="append", default=[], metavar="STUDY=PLACE", help="a base in another place")
     options = parser.parse_args()
+    for file in (options.train, options.validation):
+        if not file.is_file():
+            parser.error(f"{file} is not there")
+    if wrong := [entry for entry in options.model if "=" not in entry]:
+        parser.error(f"--model {wrong[0]}: expected STUDY=PLACE")
     need_gpu()
     logging.set_verbosity_error()
     places = dict(entry.split("=", 1) for entry in options.model)
+    print(json.dumps(machine()), flush=True)
+    failed = False
     for name in options.study:
         overrides = [f"data.train={options.train.resolve()}", f"data.validation={options.validation.resolve()}"]
         overrides += [f"model.id={places[name]}"] if name in places else []
@@ -104,9 +134,10 @@ def main() -> None:
             row = compared(name, overrides, options.trials)
         except Exception as error:
             traceback.print_exc()
-            row = {"study": name, "error": f"{type(error).__name__}: {error}"}
+            row, failed = {"study": name, "error": f"{type(error).__name__}: {error}"}, True
         tidy()
         print(json.dumps(row), flush=True)
+    raise SystemExit(failed)
 
 
 if __name__ == "__main__":

@@ -18,24 +18,30 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, logging
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Examples, Limits, Pack, Report, Result, SlotStatus, Trial, capped, plan
+from peftsweep.engine.graphs import Graphs
 from peftsweep.methods import METHODS
 from peftsweep.models import default_device, linear_names
 from peftsweep.task import Task
@@ -43,6 +49,7 @@ from peftsweep.task import Task
 EMOTIONS = Task("multi-label", tuple(f"emotion {i}" for i in range(11)))
 RANK = 16
 MEAN = 27.0  # tokens of a text
+WARM = 20  # steps of a plain loop that do not count
 ROWS = 6838  # texts, as many as SemEval-2018 E-c has for training
 TRIALS = 256
 
@@ -156,12 +163,20 @@ def parameters(shape: Shape) -> int:
 def plain(setup: Setup, ready: Path | None = None) -> dict[str, float]:
     """One trial by stock peft."""
     adapter = LoraConfig(task_type="SEQ_CLS", r=setup.rank, lora_alpha=2 * setup.rank, target_modules="all-linear")
-    found = plain_loop(base(setup.shape), adapter, setup.texts(), setup.batch, setup.seconds, ready)
-    return {"slots": 1, **found}
+    # One of eight after another, for before a base is in 4 bits it is in bf16.
+    with nullcontext() if ready is None else FileLock(ready.parent / "building.lock"):
+        frozen = base(setup.shape)
+    return {"slots": 1, **plain_loop(frozen, adapter, setup.texts(), setup.batch, setup.seconds, ready)}
 
 
 def plain_loop(
-    frozen: Any, adapter: PeftConfig, texts: Examples, batch: int, seconds: float, ready: Path | None = None
+    frozen: Any,
+    adapter: PeftConfig,
+    texts: Examples,
+    batch: int,
+    seconds: float,
+    ready: Path | None = None,
+    warm: int = WARM,
 ) -> dict[str, float]:
     """Samples and real tokens per second of one trial by stock peft: bf16 autocast, padding per batch, fused AdamW."""
     model = get_peft_model(frozen, adapter)
@@ -186,7 +201,7 @@ def plain_loop(
         optimizer.zero_grad()
         return int(mask.sum())
 
-    for number in range(5):
+    for number in range(warm):
         step(number)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -194,15 +209,16 @@ def plain_loop(
         ready.touch()
         while not (ready.parent / "go").exists():
             time.sleep(0.05)
-    began, number, tokens = time.perf_counter(), 5, 0
+    began, number, tokens = time.perf_counter(), warm, 0
     while time.perf_counter() - began < seconds:
         tokens += step(number)
         number += 1
     torch.cuda.synchronize()
     took = time.perf_counter() - began
     return {
-        "samples_per_second": (number - 5) * batch / took,
+        "samples_per_second": (number - warm) * batch / took,
         "tokens_per_second": tokens / took,
+        "step_ms": 1000 * took / (number - warm),
         "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
     }
 
@@ -216,7 +232,7 @@ def processes(setup: Setup, count: int = 8) -> dict[str, float]:
             for i in range(count)
         ]
         try:
-            while len(list(Path(folder).iterdir())) < count:
+            while len(list(Path(folder).glob("[0-9]*"))) < count:
                 if any(process.poll() is not None for process in running):
                     raise RuntimeError("a process ended before it was timed")
                 time.sleep(0.05)
@@ -225,7 +241,7 @@ def processes(setup: Setup, count: int = 8) -> dict[str, float]:
         finally:
             for process in running:  # if one failed, the others still wait for the word
                 process.kill()
-    return {key: sum(each[key] for each in found) for key in found[0]}
+    return {key: sum(each[key] for each in found) for key in found[0]} | {"step_ms": max(f["step_ms"] for f in found)}
 
 
 # The pack -----------------------------------------------------------------------------------------------------------
@@ -238,6 +254,8 @@ class Timed:
         self.params, self.folder, self.limit, self.warm, self.profiled = params, folder, seconds, warm, profiled
         self.profile: Any = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
         self.given = self.steps = 0
+        self.graphs: Graphs | None = None
+        self.captures = 0  # passes that became graphs under the clock
         self.began = self.ended = 0.0
         self.steps_profiled = -1
 
@@ -255,11 +273,16 @@ class Timed:
         self.steps += not self.ended
         if self.steps == self.warm:
             torch.cuda.synchronize()
+            self.captures = -self.captured()
             self.began = time.perf_counter()
         if self.began and not self.ended and time.perf_counter() - self.began > self.limit:
             torch.cuda.synchronize()
             self.ended = time.perf_counter()
+            self.captures += self.captured()
         return not self.ended if not self.profiled else self.watched()
+
+    def captured(self) -> int:
+        return 0 if self.graphs is None else self.graphs.captured
 
     def watched(self) -> bool:
         """A few more steps under torch's profiler, when those that are timed are over."""
@@ -307,6 +330,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter() - began
         try:
+            source.graphs = pack.graphs
             pack.run(source)
             running = [(slot.schedule, slot.trial.seed) for slot in pack.occupied()]
         finally:
@@ -323,6 +347,8 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
         "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
         "start_seconds": started,
         "step_ms": 1000 * took / steps,
+        "steps": steps,
+        "captures": source.captures,
         "warm_seconds": source.began - began - started,
     }
 
@@ -356,9 +382,9 @@ def matmul_peak() -> float:
 
 PACK, PROCESSES = "pack", "8 processes"
 SIDES: dict[str, Callable[[Setup], dict[str, Any]]] = {"plain": plain, PROCESSES: processes, PACK: packed}
-# Eight 8Bs are too many to build at once, for each is in bf16 before it is in 4 bits. The batches of 1b-bf16 are there
-# for what a batch's size does to the pack and to one loop; eight processes beside each would double the time.
-WITH_PROCESSES = ("135m", "1b")
+# The batches of 1b-bf16 are there for what a batch's size does to the pack and to one loop; eight processes beside each
+# would double the time.
+WITH_PROCESSES = ("135m", "1b", "8b")
 COLUMNS = {
     "base": ("base", ""),
     "batch": ("batch", ""),
@@ -378,20 +404,35 @@ def figures(setups: Sequence[Setup], wanted: Sequence[str]) -> Iterator[dict[str
     """The card, then a row for each setup and side, the pack last, for it is compared with the others."""
     peak = matmul_peak()
     tidy()
-    yield {"figure": "peak", "tflops": round(peak), "device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    yield {"figure": "peak", "tflops": round(peak), **machine()}
     for setup in setups:
         rates: dict[str, float] = {}
         for side in (side for side in SIDES if side in wanted):
             if side == PROCESSES and setup.base not in WITH_PROCESSES:
                 continue
             say(f"{setup.base}, batch {setup.batch}: {side}")
-            found = SIDES[side](setup)
-            tidy()
+            what = {"figure": "throughput", "base": setup.base, "batch": setup.batch, "side": side}
+            try:
+                found = SIDES[side](setup)
+            except Exception as error:  # the others go on
+                traceback.print_exc()
+                yield {**what, "error": f"{type(error).__name__}: {error}"}
+                continue
+            finally:
+                tidy()
             rates[side] = found["samples_per_second"]
             useful = useful_tflops(setup.shape, found)
-            row = {"figure": "throughput", "base": setup.base, "batch": setup.batch, "side": side, **rounded(found)}
+            row = {**what, **rounded(found)}
             row |= {"useful_tflops": round(useful, 1), "share_of_peak": round(useful / peak, 3)}
             yield row | (over_rivals(rates) if side == PACK else {})
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on. A plain loop waits for the processor more than for the GPU."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    versions = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+    return {"device": torch.cuda.get_device_name(), "cpu": next(names, ""), "cores": os.cpu_count(), **versions}
 
 
 def useful_tflops(shape: Shape, found: Mapping[str, Any]) -> float:
@@ -449,6 +490,11 @@ def main() -> None:
     parser.add_argument("--worker", metavar="SETUP", help=argparse.SUPPRESS)
     parser.add_argument("--ready", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    for name in ("rank", "mean", "slots", "seconds"):
+        if getattr(options, name) is not None and getattr(options, name) <= 0:
+            parser.error(f"--{name}: expected a number above 0")
+    if any(size < 1 for size in options.batch or ()):
+        parser.error("--batch: expected whole numbers above 0")
     need_gpu()
     logging.set_verbosity_error()
     if options.worker:
@@ -475,6 +521,7 @@ def main() -> None:
         rows.append(row)
     for line in table(rows[1:]):
         print(line)
+    raise SystemExit(any("error" in row for row in rows))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 import peftsweep
 from peftsweep.config import available, load
 from peftsweep.errors import ModelError, StudyMismatchError, UsageError
+from peftsweep.progress import Silent
 from peftsweep.sweep.source import StudySource
 from tests.studies import LABELS, ROOT, Home, home, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
@@ -545,6 +546,22 @@ def test_a_dead_tracking_server_costs_nothing_but_its_runs(here: Home) -> None:
 
 
 # What cannot be run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slots", "sampler", "said"), [(12, "tpe", True), (3, "tpe", False), (12, "random", False)])
+def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
+    here: Home, slots: int, sampler: str, said: bool
+) -> None:
+    notes: list[str] = []
+
+    class Noted(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    study = here.study(search={"sampler": sampler, "trials": 12}, train={"epochs": 1, "evals_per_epoch": 1})
+    here.run(study, slots=slots, progress=Noted())
+    assert [note for note in notes if note.startswith("search: all 12 trials begin at once")] == notes
+    assert bool(notes) == said
 
 
 def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:

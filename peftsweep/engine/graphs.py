@@ -30,6 +30,8 @@ class Graph:
 class Graphs:
     """A function from a pass to a tensor, replayed where it can be.
 
+    `captured` counts the passes that became graphs.
+
     The first call is made as it is, for in it kernels are still compiled and libraries make themselves at home. So are
     all calls where a base cannot be captured, because it looks at its numbers on the way.
     """
@@ -38,7 +40,7 @@ class Graphs:
         self.function = function
         self.known: OrderedDict[Any, Graph] = OrderedDict()
         self.warm = self.refused = False
-        self.largest = 0
+        self.largest = self.captured = 0
         self.pool: Any = None
 
     def __call__(self, wave: Wave) -> Tensor:
@@ -72,6 +74,7 @@ class Graphs:
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             result = self.function(wave.over(buffer))
         self.known[wave.shape] = Graph(graph, buffer, result)
+        self.captured += 1
 
     def drop(self) -> None:
         """Give all of the memory back."""

@@ -37,6 +37,7 @@ from peftsweep.sweep.source import StudySource
 from peftsweep.tracking import Tracker
 
 WORTH_COMPILING = 5_000_000  # tokens to train on, below which half a minute of compiling is not won back
+MANY = 10  # trials, beyond which TPE would not draw all of them at random anyway
 CPU_SLOTS = 8  # enough for a CPU's cores; what every step costs is shared by eight
 
 
@@ -223,6 +224,7 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
         return build(count, None if planned is None else planned.of(count).limits)
 
     pack = build_that_fits(planned_build, max(1, min(count, source.left())))
+    _say_if_uninformed(source, len(pack.slots))
     memory = None if planned is None else _memory(planned.of(len(pack.slots)), base.device)
     trained = [pack.parameters(params) for params in bounds]
     source.stop.patient = True  # from here on there is something to finish: MLflow's runs, a step
@@ -256,6 +258,16 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
         pack.release()
         if memory is not None:
             source.took(memory, torch.cuda.max_memory_reserved(base.device))
+
+
+def _say_if_uninformed(source: StudySource, slots: int) -> None:
+    """TPE learns from results, and trials that begin together have none."""
+    left = source.left()
+    if source.config.search.sampler == "tpe" and not source.done() and slots >= left > MANY:
+        source.progress.note(
+            f"search: all {left} trials begin at once, so none is drawn by the results of others (as with sampler: "
+            f"random); with --slots {left // 4}, say, or more trials, later ones are"
+        )
 
 
 def _memory(planned: Plan, device: torch.device) -> Memory:
