@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint, plan
 from peftsweep.engine.attention import ATTENTION, attend
+from peftsweep.engine.graphs import Graphs
 from peftsweep.engine.memory import Measured, Share, planned
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Pooling, lay
@@ -271,7 +274,7 @@ class Asks:
             raise torch.OutOfMemoryError("no room\nin detail")
         return {slot: 10 * slot for slot in slots}
 
-    def relieve(self, slots: Any) -> bool:
+    def relieve(self, slots: Any, again: bool) -> bool:
         self.room -= 1
         return self.room >= 0
 
@@ -300,6 +303,39 @@ def test_slots_are_tried_again_whole_where_room_was_made() -> None:
     share, asks = Share(4), Asks(most=4, never=2, room=1)
     asks.share(share)
     assert asks.asked[:3] == [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]]
+
+
+def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(base: Path, tmp_path: Path) -> None:
+    class Refilling(Watched):  # graphs of a step's first pass, which are there again when its second has no room
+        def forget_graphs(self) -> bool:
+            return True
+
+        def backward(self, wave):  # type: ignore[no-untyped-def]
+            if len(wave.rows.slots) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().backward(wave)
+
+    free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
+    trials = [trial(i, tmp_path / "b") for i in range(4)]
+    pack = pack_of(base, SINGLE, "lora", trials, 4, kind=Refilling)
+    pack.run(Queue(trials))
+    assert pack.training.slots == 2 and max(worst(pack.last[i], free.last[i]) for i in range(4)) < 1e-4
+
+
+def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Path) -> None:
+    trials = [trial(i, tmp_path, epochs=1) for i in range(2)]
+    pack = pack_of(base, SINGLE, "lora", trials, 2)
+    pack.graphs = Graphs()
+    gc.collect()
+    gc.disable()
+    try:
+        pack.run(Queue(trials))
+        weights, whole = weakref.ref(pack.stack.weights), weakref.ref(pack)
+        pack.release()
+        del pack
+        assert whole() is None and weights() is None
+    finally:
+        gc.enable()
 
 
 class Narrow(Watched):

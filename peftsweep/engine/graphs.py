@@ -27,8 +27,12 @@ class Graph:
     result: Tensor  # what it writes
 
 
+Work = Callable[[Wave], Tensor]
+
+
 class Graphs:
-    """A function from a pass to a tensor, replayed where it can be.
+    """One function from a pass to a tensor, replayed where it can be. It comes with each call: kept here, a pack's own
+    would keep the pack, and all of its memory.
 
     `captured` counts the passes that became graphs.
 
@@ -36,33 +40,32 @@ class Graphs:
     all calls where a base cannot be captured, because it looks at its numbers on the way.
     """
 
-    def __init__(self, function: Callable[[Wave], Tensor]) -> None:
-        self.function = function
+    def __init__(self) -> None:
         self.known: OrderedDict[Any, Graph] = OrderedDict()
         self.warm = self.refused = False
         self.largest = self.captured = 0
         self.pool: Any = None
 
-    def __call__(self, wave: Wave) -> Tensor:
+    def __call__(self, function: Work, wave: Wave) -> Tensor:
         if not self.warm or self.refused:
             self.warm = True
-            return self.function(wave)
+            return function(wave)
         if wave.shape not in self.known:
             try:
-                self.capture(wave)
+                self.capture(function, wave)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:  # nothing has been computed yet
                 self.refused = True
                 self.drop()
-                return self.function(wave)
+                return function(wave)
         self.known.move_to_end(wave.shape)
         graph = self.known[wave.shape]
         graph.buffer.copy_(wave.rows.buffer, non_blocking=True)
         graph.graph.replay()
         return graph.result.clone()
 
-    def capture(self, wave: Wave) -> None:
+    def capture(self, function: Work, wave: Wave) -> None:
         if wave.size > self.largest:
             self.drop()
             self.largest = wave.size
@@ -72,7 +75,7 @@ class Graphs:
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            result = self.function(wave.over(buffer))
+            result = function(wave.over(buffer))
         self.known[wave.shape] = Graph(graph, buffer, result)
         self.captured += 1
 

@@ -4,6 +4,7 @@ it holds fewer after all."""
 from __future__ import annotations
 
 import math
+import operator
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,19 +47,21 @@ class Share:
         self,
         work: Callable[[Sequence[Slot]], dict[int, T]],
         slots: Sequence[Slot],
-        relieve: Callable[[Sequence[Slot]], bool],
+        relieve: Callable[[Sequence[Slot], bool], bool],
         alone: Callable[[Slot, str], object],
     ) -> dict[int, T]:
         """What `work` makes of the slots, by slot, in parts of as many as fit.
 
         Args:
-            relieve: undoes a try that ran out of memory, and makes room; True where the same slots may fit now.
+            relieve: undoes a try that ran out of memory, and makes room; True where the same slots may fit now. Told
+                whether they ran out of it just before, too.
             alone: told the slot that does not fit even by itself, and why; it has no result.
         """
         found: dict[int, T] = {}
         waiting, before = list(slots), self.slots
+        some: list[Slot] = []
         while waiting:
-            some = waiting[: self.slots]
+            tried, some = some, waiting[: self.slots]
             try:
                 found |= work(some)
                 waiting = waiting[len(some) :]
@@ -66,7 +69,7 @@ class Share:
             except torch.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
             torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
-            if relieve(some):
+            if relieve(some, len(some) == len(tried) and all(map(operator.is_, some, tried))):
                 continue
             if len(some) > 1:
                 self.slots = len(some) // 2

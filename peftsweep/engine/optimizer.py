@@ -88,5 +88,6 @@ def _update(matrices: Sequence[Tensor], clip: Tensor, columns: Tensor, decays: b
 
 @cache
 def _compiled() -> Any:
-    """One pass over memory instead of a dozen."""
-    return torch.compile(_update, dynamic=False)
+    """One pass over memory instead of a dozen. To choose among ways to launch it, the compiler would copy all matrices
+    that it writes, which is most of what the slots take."""
+    return torch.compile(_update, dynamic=False, options={"triton.autotune_pointwise": False})

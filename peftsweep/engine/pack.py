@@ -84,7 +84,7 @@ class Pack:
         self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom
         self.slots: list[Slot | None] = [None] * slots
         self.training, self.evaluation = Share(slots), Share(slots)
-        self.graphs = Graphs(self.backward) if self.packed.attention != "padded" else None
+        self.graphs = Graphs() if self.packed.attention != "padded" else None
         self.lanes = Lanes(slots if self.device.type == "cpu" and not self.packed.keeps_state else 1)
         if (lanes := self.lanes.count) > 1:  # so many passes at once
             shares = {
@@ -157,13 +157,15 @@ class Pack:
         turns = [Turn(s.index, s.step, s.schedule.learning_rate(s.step), s.trial.params) for s in slots]
         optimizer.step(self.stack, turns, norms)
         self.stack.grads.zero_()
-        found = torch.stack([torch.stack([losses[slot.index] for slot in slots]), norms[[s.index for s in slots]]])
+        found = torch.cat([torch.stack([losses[slot.index] for slot in slots]), norms])  # [k + K]
         for slot in slots:
             slot.step += 1
         if self.lays_ahead:  # the GPU is still at work on this step
             going_on = [slot for slot in slots if slot.step < slot.schedule.steps][: self.training.slots]
             self.ahead = (_key(going_on), self.waves(going_on)) if going_on else None
-        for slot, loss, norm in zip(slots, *found.tolist(), strict=True):
+        numbers = found.tolist()  # here, and not before, a GPU is waited for
+        for slot, loss in zip(slots, numbers[: len(slots)], strict=True):
+            norm = numbers[len(slots) + slot.index]
             if math.isfinite(loss) and math.isfinite(norm):
                 slot.count(loss)
                 continue
@@ -194,17 +196,17 @@ class Pack:
         losses: dict[int, list[Tensor]] = {slot.index: [] for slot in slots}
         for wave in self.planned(slots):
             self.lanes.check()
-            part = self.backward(wave) if self.graphs is None else self.graphs(wave)
+            part = self.backward(wave) if self.graphs is None else self.graphs(self.backward, wave)
             for slot, loss in zip(wave.rows.slots, part.unbind(), strict=True):
                 losses[slot].append(loss)
         return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
 
-    def make_room(self, slots: Sequence[Slot]) -> bool:
+    def make_room(self, slots: Sequence[Slot], again: bool) -> bool:
         """After a step of these slots that ran out of memory: without the graphs' memory they may fit, and a slot alone
         with its batch cut in two, while it can be."""
         for slot in slots:
             self.stack.grads[slot.index].zero_()
-        if self.forget_graphs():
+        if self.forget_graphs() and not again:
             return True
         if len(slots) > 1:
             return False
@@ -312,9 +314,9 @@ class Pack:
 
         return self.lanes(work, slots, lambda slot: 1)
 
-    def make_more_room(self, slots: Sequence[Slot]) -> bool:
+    def make_more_room(self, slots: Sequence[Slot], again: bool) -> bool:
         """After an evaluation that ran out of memory: the graphs', or shorter passes."""
-        if self.forget_graphs():
+        if self.forget_graphs() and not again:
             return True
         shorter = self.limits.eval_tokens // 2
         if shorter < int(self.unseen.lengths.max()):

@@ -54,7 +54,7 @@ class Packed:
         self.device = next(model.parameters()).device
         self.pooling = _pooling(model)
         expected = _plain_logits(model, samples, self.pooling.pad_token_id)
-        fused = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
+        fused = _runs_triton(self.device)
         may_drop = any(params.dropout > 0 for params in candidates)
         self.current = Pass([0.0] * slots, self.device, fused, may_drop)
         # One for all of the pack's passes, so that it is the one that is proven.
@@ -206,6 +206,13 @@ class Packed:
             hook.remove()
         others = grad[0, : sum(map(len, samples[:-1]))]
         return logits.detach(), float(others.abs().max()) if others.numel() else 0.0
+
+
+def _runs_triton(device: torch.device) -> bool:
+    """Whether kernels of Triton run there: on GPUs since Ampere."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _state(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from peftsweep.config import ModelConfig, TrainConfig
-from peftsweep.engine import Limits, Pack, Trial, capped, plan
+from peftsweep.engine import Limits, Pack, Trial, capped, optimizer, plan
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
 from peftsweep.methods import METHODS
@@ -264,6 +264,26 @@ def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path,
         ours, theirs = replayed.last[number], plain.last[number]
         apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
         assert apart < 1e-2 * sum(float((theirs[key] - plain.first[number][key]).norm()) for key in theirs)
+
+
+def test_the_next_step_is_laid_out_while_the_gpu_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_model(tmp_path / "base", "llama")
+    trials = [Trial(i, i, TrainConfig(rank=4, epochs=2, batch_size=8), tmp_path / str(i)) for i in range(3)]
+    pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", kind=Pack)
+    update, waves, busy = optimizer.step, pack.waves, []
+
+    def slow(*given: Any) -> None:
+        update(*given)
+        torch.cuda._sleep(200_000_000)  # cycles: a tenth of a second
+
+    def watched(slots: Any) -> Any:
+        busy.append(not torch.cuda.current_stream().query())
+        return waves(slots)
+
+    monkeypatch.setattr(optimizer, "step", slow)
+    pack.waves = watched  # type: ignore[method-assign]
+    pack.run(Queue(trials))
+    assert len(busy) > 5 and sum(busy) >= len(busy) - 3  # what was not laid out ahead is laid out when it is due
 
 
 def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> None:
