@@ -287,16 +287,20 @@ class Asks:
 
 
 def test_slots_go_in_halves_for_good_once_they_did_not_fit() -> None:
-    share, asks = Share(4), Asks(most=2)
+    notes: list[str] = []
+    share, asks = Share(4, "step", notes.append), Asks(most=2)
     assert asks.share(share) == {1: 10, 2: 20, 3: 30, 4: 40} and share.slots == 2
     assert asks.asked == [[1, 2, 3, 4], [1, 2], [3, 4]]
     asks.share(share)
     assert asks.asked[3:] == [[1, 2], [3, 4]]
+    assert notes == ["memory: a step of 4 slots had no room; from now on 2 go at once"]
 
 
 def test_one_slot_that_never_fits_does_not_lower_what_the_others_get() -> None:
-    share, asks = Share(4), Asks(most=4, never=2)
+    notes: list[str] = []
+    share, asks = Share(4, "step", notes.append), Asks(most=4, never=2)
     assert asks.share(share) == {1: 10, 3: 30, 4: 40} and share.slots == 4 and asks.gone == [2]
+    assert not notes
 
 
 def test_slots_are_tried_again_whole_where_room_was_made() -> None:

@@ -30,10 +30,10 @@ class StackedLinear(PackedLayer):
     def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         return (slice(None),)
 
-    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> None:
+    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Normal weights of the model's own initializer range, zero bias: what transformers gives a new head."""
-        first = torch.empty(self.out_features, self.in_features).normal_(0.0, self.std, generator=generator)
-        self.stacked["weight"].data[slot].copy_(first)
+        weight = torch.empty(self.out_features, self.in_features)
+        return {"weight": weight.normal_(0.0, self.std, generator=generator)}
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).float()

@@ -37,11 +37,22 @@ PROBES = (2048, 8192)
 T = TypeVar("T")
 
 
+def silent(text: str) -> None:
+    """Nobody is told."""
+
+
 @dataclass
 class Share:
-    """How many slots go through the base at once: half as many for good, when they turn out not to fit."""
+    """How many slots go through the base at once: half as many for good, when they turn out not to fit.
+
+    Attributes:
+        what: they do there.
+        note: told when they become fewer.
+    """
 
     slots: int
+    what: str = "step"
+    note: Callable[[str], object] = silent
 
     def of(
         self,
@@ -76,6 +87,8 @@ class Share:
                 continue
             alone(some[0], reason)
             waiting, self.slots = waiting[1:], before  # it was this one, not the others
+        if self.slots < before:
+            self.note(f"memory: a {self.what} of {len(slots)} slots had no room; from now on {self.slots} go at once")
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from peftsweep.engine.clock import Clock, TimedSource
 from peftsweep.engine.graphs import Graphs
 from peftsweep.engine.lanes import Lanes
 from peftsweep.engine.limits import Limits
-from peftsweep.engine.memory import Share
+from peftsweep.engine.memory import Share, silent
 from peftsweep.engine.optimizer import Turn
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Places, Text, batch_of
@@ -52,6 +52,7 @@ class Pack:
         method: the adapters to train on it.
         candidates: hyperparameters that bound what trials may ask for (widest rank, every choice of layers).
         slots: K.
+        note: told what a person should know of, in a line.
         compiled: compile the backbone's blocks when it begins to run, where adapters and attention are kernels: half a
             minute once, and faster steps.
 
@@ -71,6 +72,7 @@ class Pack:
         slots: int,
         limits: Limits | None = None,
         compiled: bool = False,
+        note: Callable[[str], object] = silent,
     ) -> None:
         self.task, self.method, self.train, self.validation = task, method, train, validation
         self.limits, self.compiled = Limits() if limits is None else limits, compiled
@@ -83,7 +85,7 @@ class Pack:
         self.lays_ahead = self.device.type == "cuda"
         self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom
         self.slots: list[Slot | None] = [None] * slots
-        self.training, self.evaluation = Share(slots), Share(slots)
+        self.training, self.evaluation = Share(slots, "step", note), Share(slots, "evaluation", note)
         self.graphs = Graphs() if self.packed.attention != "padded" else None
         self.lanes = Lanes(slots if self.device.type == "cpu" and not self.packed.keeps_state else 1)
         if (lanes := self.lanes.count) > 1:  # so many passes at once

@@ -86,11 +86,19 @@ class Stack:
             layer.clear(slot)
 
     def start(self, slot: int, params: TrainConfig, adapted: frozenset[str], generator: torch.Generator) -> None:
-        """A new trial's first values in a cleared slot, drawn layer by layer from its own generator."""
+        """A new trial's first values in a cleared slot, drawn layer by layer from its own generator. They travel as one
+        vector, for each copy to a GPU waits for all work under way there."""
+        first: dict[str, dict[str, Tensor]] = {}
         for layer in self.layers:
             if layer.name in adapted:
                 layer.active[slot] = True
-                layer.start(slot, params, generator)
+                first[layer.name] = layer.start(slot, params, generator)
+        row = torch.zeros(self.weights.shape[1])
+        for place in self.places:
+            values = first.get(place.layer.name, {}).get(place.name)
+            if values is not None:
+                place.of(row)[place.layer.shape_of(place.name, params)].copy_(values)
+        self.weights[slot].copy_(row)
 
     def split(self, slot: int, row: Tensor, params: TrainConfig) -> dict[str, Tensor]:
         """A vector of row `slot` as named tensors of the trial's true shapes: views, by `path:parameter`."""

@@ -169,8 +169,9 @@ class PackedLayer(nn.Module):
         """The part of a slot's padded parameter that a trial with these hyperparameters uses."""
 
     @abstractmethod
-    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> None:
-        """Fill the slot's parameters (zero until now) with a new trial's first values."""
+    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
+        """Take a new trial into the slot. Its parameters' first values, on the CPU, of the trial's own shapes; those
+        that are not named begin at zero."""
 
     def place(self, stacked: Mapping[str, Tensor]) -> None:
         """Take the stacked parameters, on their device."""

@@ -30,10 +30,10 @@ class PackedIA3(PackedLayer):
         super().place(stacked)
         self.adapts = torch.zeros(len(self.active), device=stacked["scale"].device)  # [K] `active` for kernels
 
-    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> None:
+    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Ones, as in the paper: the first step sees the bare base."""
-        self.stacked["scale"].data[slot].fill_(1.0)
         self.adapts[slot] = 1.0
+        return {"scale": torch.ones(self.shapes()["scale"])}
 
     def clear(self, slot: int) -> None:
         super().clear(slot)

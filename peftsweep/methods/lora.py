@@ -30,15 +30,14 @@ class PackedLora(PackedLayer):
     def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         return (slice(params.rank), slice(None)) if name == "A" else (slice(None), slice(params.rank))
 
-    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> None:
+    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """As peft starts it: A Kaiming-uniform with a = √5, B zero, so that the first step sees the bare base."""
         alpha = 2 * params.rank if params.alpha is None else params.alpha
         self.ranks[slot], self.scales[slot] = params.rank, alpha / params.rank
         self.factor[slot] = self.scales[slot]
         self.current.dropouts[slot] = params.dropout
         bound = 1 / math.sqrt(self.in_features)
-        first = torch.empty(params.rank, self.in_features).uniform_(-bound, bound, generator=generator)
-        self.stacked["A"].data[slot, : params.rank].copy_(first)
+        return {"A": torch.empty(params.rank, self.in_features).uniform_(-bound, bound, generator=generator)}
 
     def place(self, stacked: Mapping[str, Tensor]) -> None:
         super().place(stacked)

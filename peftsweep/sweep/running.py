@@ -209,9 +209,17 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
     compiled = source.left() * longest > WORTH_COMPILING
 
     def build(count: int, limits: Limits | None = None) -> Pack:
-        splits = data.train, data.validation
         return Pack(
-            base.model, method, data.task, *splits, candidates=bounds, slots=count, limits=limits, compiled=compiled
+            base.model,
+            method,
+            data.task,
+            data.train,
+            data.validation,
+            candidates=bounds,
+            slots=count,
+            limits=limits,
+            compiled=compiled,
+            note=source.progress.note,
         )
 
     planned = plan(build, bounds, source.left()) if base.device.type == "cuda" else None
