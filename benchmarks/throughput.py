@@ -108,9 +108,9 @@ class Setup:
         return Texts(rows, self.shape.vocabulary, self.mean, seed)
 
 
-def base(shape: Shape) -> Any:
-    """A frozen random base on the GPU."""
-    config = AutoConfig.for_model(
+def llama(shape: Shape) -> Any:
+    """The config of a classifier of this shape."""
+    return AutoConfig.for_model(
         "llama",
         hidden_size=shape.hidden,
         intermediate_size=shape.inner,
@@ -124,9 +124,13 @@ def base(shape: Shape) -> Any:
         dtype=torch.bfloat16,
         use_cache=False,
     )
+
+
+def base(shape: Shape) -> Any:
+    """A frozen random base on the GPU."""
     torch.manual_seed(0)
     with torch.device("cuda"):
-        model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
+        model: Any = AutoModelForSequenceClassification.from_config(llama(shape), dtype=torch.bfloat16)
     model = model.to(torch.bfloat16)
     if shape.four_bit:
         for name in linear_names(model):
