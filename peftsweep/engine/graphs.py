@@ -48,8 +48,9 @@ class Graphs:
 
     def __call__(self, function: Work, wave: Wave) -> Tensor:
         if not self.warm or self.refused:
-            self.warm = True
-            return function(wave)
+            result = function(wave)
+            self.warm = True  # not before: half of it would run for the first time in a capture
+            return result
         if wave.shape not in self.known:
             try:
                 self.capture(function, wave)

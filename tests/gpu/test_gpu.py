@@ -20,7 +20,7 @@ from peftsweep.task import Task
 from tests.packs import MULTI, SINGLE, Queue, Texts, Watched
 from tests.studies import Home, home
 from tests.test_parity import mixed, peft_alone
-from tests.tiny import tiny_model
+from tests.tiny import ARCHITECTURES, DECODER, tiny_model
 
 pytestmark = pytest.mark.gpu
 METHOD_NAMES = ["lora", "ia3", "qlora"]
@@ -35,13 +35,14 @@ def pack_on_gpu(
     slots: int,
     dtype: str = "float32",
     kind: Any = Watched,
+    train: Texts | None = None,
     **options: Any,
 ) -> Any:
     config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
     base = load_base(config, task, four_bit=METHODS[method].four_bit, device=GPU)
     adapters = METHODS[method](base.model, linear_names(base.model))
     candidates = [trial.params for trial in trials]
-    train, validation = Texts(task, 37, 1), Texts(task, 12, 2)
+    train, validation = train or Texts(task, 37, 1), Texts(task, 12, 2)
     pack = kind(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
     assert pack.packed.current.fused and pack.packed.attention == ("tiles" if dtype == "bfloat16" else "padded")
     return pack
@@ -74,14 +75,28 @@ def test_the_gpu_trains_as_stock_peft_does_on_a_cpu(tmp_path: Path, method: str,
         assert sum(apart) < 0.1 * sum(moved), f"trial {trial.number}: {sum(apart)} of {sum(moved)}"
 
 
-@pytest.mark.parametrize(("method", "compiled"), [("lora", False), ("ia3", False), ("qlora", False), ("lora", True)])
-def test_a_hundred_steps_in_bf16_follow_stock_peft(tmp_path: Path, method: str, compiled: bool) -> None:
-    folder = tiny_model(tmp_path / "base", "llama")
+@pytest.mark.parametrize(
+    ("architecture", "method", "compiled"),
+    [("llama", method, compiled) for method in METHOD_NAMES for compiled in (False, True)]
+    + [("bert", "lora", True), ("gemma3", "lora", True), ("gemma3", "qlora", True)],
+)
+def test_a_hundred_steps_in_bf16_follow_stock_peft(
+    tmp_path: Path, architecture: str, method: str, compiled: bool
+) -> None:
+    folder = tiny_model(tmp_path / "base", architecture)
     extra = {} if method == "ia3" else {"rank": 8}
     params = TrainConfig(epochs=20, batch_size=8, learning_rate=1e-3, **extra)  # type: ignore[arg-type]
     trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(3)]
     pack = pack_on_gpu(folder, MULTI, method, trials, 3, dtype="bfloat16", compiled=compiled)
-    pack.run(Queue(trials))
+    known: list[int] = []
+
+    class Counting(Queue):
+        def stepped(self, slots: Any, seconds: float) -> bool:
+            known.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+            return super().stepped(slots, seconds)
+
+    pack.run(Counting(trials))
+    assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), known  # none in mid-sweep
     first = on_cpu(pack.first[1])
     losses, _ = peft_alone(folder, MULTI, method, trials[1], first, dtype="bfloat16", device=GPU)
     ours = pack.trace[1]
@@ -114,28 +129,47 @@ def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: s
         assert apart < 0.25 * sum(float((last[key] - first[key]).norm()) for key in last)
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_a_nan_leaves_the_others_bit_equal_to_a_run_with_that_slot_empty(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "before", "compiled"),
+    [
+        ("lora", 0, False),
+        ("ia3", 0, False),
+        ("lora", 3, False),
+        ("qlora", 3, False),
+        ("lora", 3, True),
+        ("qlora", 3, True),
+    ],
+)
+def test_a_nan_leaves_the_others_bit_equal_to_a_run_with_that_slot_empty(
+    tmp_path: Path, method: str, before: int, compiled: bool
+) -> None:
+    """It comes with the first step, or after some, when passes are replayed as graphs."""
     folder = tiny_model(tmp_path / "base", "llama")
-    params = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2)
+    params = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=4)
     trials = [
         Trial(i, i, params if i != 1 else params.model_copy(update={"batch_size": 1}), tmp_path / str(i))
         for i in range(3)
     ]
     broken, empty = (pack_on_gpu(folder, SINGLE, method, trials, 3, dtype="bfloat16") for _ in range(2))
-    for i, one in enumerate(trials):
-        broken.start(i, one)
-        if i != 1:
-            empty.start(i, one)
+    queue = Queue(trials)
+    for pack in (broken, empty):
+        for i, one in enumerate(trials):
+            pack.start(i, one)
+        if compiled:
+            pack.packed.compile()
+        for _ in range(before):
+            pack.step(queue)
+    assert torch.equal(broken.stack.weights, empty.stack.weights)
+    assert bool(broken.graphs.known) == (before > 1)
+    empty.vacate(empty.slots[1])
     broken.stack.weights[1].fill_(float("nan"))
     assert (
         broken.waves(broken.occupied())[0].rows.input_ids.shape == empty.waves(empty.occupied())[0].rows.input_ids.shape
     )
-    queue = Queue(trials)
     for _ in range(5):
         broken.step(queue)
         empty.step(queue)
-    assert queue.results[1].reason == "loss is nan at step 1"
+    assert queue.results[1].reason == f"loss is nan at step {before + 1}"
     assert torch.equal(broken.stack.weights[[0, 2]], empty.stack.weights[[0, 2]])
     assert not broken.stack.weights[1].any() and float(broken.stack.weights[0].abs().max()) > 0
 
@@ -185,12 +219,56 @@ def test_a_plan_fills_the_card_and_its_pack_trains(tmp_path: Path) -> None:
     assert torch.cuda.max_memory_reserved() < 0.92 * torch.cuda.get_device_properties(GPU).total_memory
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_plan_without_room_for_all_trials_is_kept_to(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base with real work to do, on a card most of which is taken: memory is what K is bounded by."""
+    wide = DECODER | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "num_attention_heads": 16}
+    monkeypatch.setitem(ARCHITECTURES, "wide", ("llama", wide))
+    folder = tiny_model(tmp_path / "base", "wide")
+    params = TrainConfig(rank=64, epochs=2, batch_size=32, dropout=0.1)
+    base = load_base(ModelConfig(id=str(folder)), SINGLE, four_bit=METHODS[method].four_bit, device=GPU)
+    adapters = METHODS[method](base.model, linear_names(base.model))
+    train, validation = Texts(SINGLE, 320, 1), Texts(SINGLE, 100, 2)
+    said: list[str] = []
+
+    def build(slots: int, limits: Limits | None = None) -> Pack:
+        given: dict[str, Any] = {"candidates": [params], "slots": slots, "limits": limits}
+        return Pack(base.model, adapters, SINGLE, train, validation, compiled=True, note=said.append, **given)
+
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    taken = int(0.88 * total) - 6 * 2**30
+    ballast = torch.empty(taken, dtype=torch.uint8, device=GPU)
+    with capped(GPU):
+        found = plan(build, [params], 100)
+        assert 4 < found.slots < 93 and 0.9 * found.room < found.bytes < found.room
+        trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(found.slots + 3)]
+        queue = Queue(trials)
+        pack = build(found.slots, found.limits)
+        torch.cuda.reset_peak_memory_stats()
+        pack.run(queue)
+        peak = torch.cuda.max_memory_reserved()
+        pack.release()
+    assert {result.state for result in queue.results.values()} == {"complete"}
+    assert not said and peak < 0.92 * total
+    assert 0.7 < (peak - taken) / (found.bytes - taken) < 1.3  # what was foreseen, without what was there before
+    del ballast
+
+
 @pytest.mark.parametrize("graphs", [False, True])
-def test_memory_after_fifty_refills_is_that_after_five(tmp_path: Path, graphs: bool) -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_memory_after_fifty_refills_is_that_after_five(tmp_path: Path, graphs: bool, mixed: bool) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=8, epochs=1, batch_size=32, dropout=0.1)
-    trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(52)]
+
+    def of(number: int) -> TrainConfig:
+        changed = {"batch_size": (32, 8, 16)[number % 3], "rank": (8, 2)[number % 2], "epochs": 1 + number % 2}
+        return params.model_copy(update=changed) if mixed else params
+
+    trials = [Trial(i, i, of(i), tmp_path / str(i)) for i in range(52)]
     used: dict[int, int] = {}
+    reserved: dict[int, int] = {}
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 2, dtype="bfloat16", kind=Pack)
     if not graphs:
         pack.graphs = None
@@ -198,13 +276,16 @@ def test_memory_after_fifty_refills_is_that_after_five(tmp_path: Path, graphs: b
     class Watching(Queue):
         def finish(self, trial: Trial, result: Any) -> None:
             super().finish(trial, result)
+            pack.ahead = None  # the other slot's next texts, as many as they are
             torch.cuda.synchronize()
             # what a graph reads and writes is its own; there are so many of them at the most
             held = [graph.buffer for graph in pack.graphs.known.values()] if graphs else []
             used[len(self.results)] = torch.cuda.memory_allocated() - sum(rounded(x.nbytes) + 512 for x in held)
+            reserved[len(self.results)] = torch.cuda.memory_reserved()
 
     pack.run(Watching(trials))
     assert used[50] == used[6]
+    assert reserved[50] == reserved[25 if mixed else 6]
 
 
 def rounded(size: int) -> int:
@@ -237,6 +318,47 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
         assert worst < 1e-3
 
 
+@pytest.mark.parametrize("where", ["backward", "capture"])
+def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Path, where: str) -> None:
+    """The allocator's own error: in the middle of backward, when half of the gradients are written, or of a capture."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=4, epochs=3, batch_size=8, learning_rate=2e-3)
+
+    def pack_of(run: str) -> Any:
+        trials = [Trial(i, i, params, tmp_path / run / str(i)) for i in range(8)]
+        return trials, pack_on_gpu(folder, SINGLE, "lora", trials, 8, dtype="bfloat16", note=said.append)
+
+    said: list[str] = []
+    trials, free = pack_of("free")
+    free.run(Queue(trials))
+    trials, tight = pack_of("tight")
+    gradients, sizes, failed = tight.gradients, [0], []
+
+    def sized(slots: Any) -> dict[int, torch.Tensor]:
+        sizes.append(len(slots))
+        return gradients(slots)
+
+    def scarce(grad: torch.Tensor) -> None:
+        capturing = torch.cuda.is_current_stream_capturing()
+        if sizes[-1] > 2 and capturing == (where == "capture"):
+            failed.append(sizes[-1])
+            torch.empty(1 << 50, dtype=torch.uint8, device=GPU)
+
+    tight.gradients = sized
+    tight.packed.backbone.layers[0].register_forward_hook(
+        lambda module, given, out: out.register_hook(scarce) and None if out.requires_grad else None
+    )
+    queue = Queue(trials)
+    tight.run(queue)
+    assert failed == [8, 4] and {result.state for result in queue.results.values()} == {"complete"}
+    assert said == ["memory: a step of 8 slots had no room; from now on 2 go at once"]
+    assert tight.graphs.known and not tight.graphs.refused
+    for number in range(8):
+        ours, theirs = tight.last[number], free.last[number]
+        apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
+        assert apart < 1e-2 * sum(float((theirs[key] - free.first[number][key]).norm()) for key in theirs)
+
+
 @pytest.mark.parametrize("method", ["lora", "ia3"])
 def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path, method: str) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
@@ -264,6 +386,27 @@ def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path,
         ours, theirs = replayed.last[number], plain.last[number]
         apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
         assert apart < 1e-2 * sum(float((theirs[key] - plain.first[number][key]).norm()) for key in theirs)
+
+
+def test_a_sweep_of_mixed_batches_captures_few_passes(tmp_path: Path) -> None:
+    """Shapes are few, so most passes are replayed; and none is captured any more when all shapes were seen."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=4, epochs=6, learning_rate=1e-3)
+    sizes = (8, 32, 16, 8, 4, 16, 32, 8)
+    trials = [
+        Trial(i, i, params.model_copy(update={"batch_size": size}), tmp_path / str(i)) for i, size in enumerate(sizes)
+    ]
+    pack = pack_on_gpu(folder, MULTI, "lora", trials, 4, dtype="bfloat16", kind=Pack, train=Texts(MULTI, 370, 1))
+    captured: list[int] = []
+
+    class Counting(Queue):
+        def stepped(self, slots: Any, seconds: float) -> bool:
+            captured.append(pack.graphs.captured)
+            return super().stepped(slots, seconds)
+
+    pack.run(Counting(trials))
+    assert len(captured) > 400 and captured[-1] < len(captured) / 8, (len(captured), captured[-1])
+    assert not pack.graphs.refused
 
 
 def test_the_next_step_is_laid_out_while_the_gpu_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +444,31 @@ def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> Non
     queue = Queue(trials)
     pack.run(queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
+
+
+def test_one_long_text_among_a_hundred_short_ones_is_read_as_it_is_alone(tmp_path: Path) -> None:
+    """The attention that the pack chooses, by the mean text, which is short."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=8, epochs=2, batch_size=8, learning_rate=2e-3)
+    trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(4)]
+    train = Texts(SINGLE, 100, 1)
+    train.input_ids[40] = np.random.default_rng(0).integers(5, 100, size=2048)
+    limits = Limits(slot_tokens=4096, train_tokens=4096, eval_tokens=4096)
+    pack = pack_on_gpu(folder, SINGLE, "lora", trials, 4, dtype="bfloat16", train=train, limits=limits)
+    slot = pack.start(0, trials[0])
+    pack.stack.weights[0].normal_(0, 0.05)
+    tiles = pack.predict([slot.index], pack.corpus)
+    pack.packed.attention = "padded"
+    padded = pack.predict([slot.index], pack.corpus)
+    pack.packed.attention = "tiles"
+    assert np.abs(tiles - padded).max() < 0.03 * np.abs(padded).max()
+    pack.vacate(slot)
+    queue, before = Queue(trials), torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    pack.run(queue)
+    assert {result.state for result in queue.results.values()} == {"complete"}
+    # scores of 2,048 by 2,048 in four heads and two layers, kept for backward, would be that much by themselves
+    assert torch.cuda.max_memory_allocated() - before < 2 * 4 * 2048**2 * 4
 
 
 def step_of(pack: Any, trial: Trial, step: int) -> Slot:
