@@ -5,8 +5,9 @@ and against the length of their texts, for the shape of Llama 3.2 1B in NF4, bes
     python benchmarks/scaling.py --draw scaling.jsonl     # to benchmarks/scaling.png; needs no GPU
 
 Figures go to stdout, a JSON object a line. One base serves all packs, and its blocks are not compiled, which would take
-longer than to measure them; throughput.py has the rates with that. The number of trials is doubled until one has no
-room; rank and length are at the pack's own choice of it, which stands beside the points of the picture.
+longer than to measure them; throughput.py has the rates with that. The pack's rates are of the steps in which no pass
+was captured, as most of a sweep's are. The number of trials is doubled until one has no room; rank and length are at
+the pack's own choice of it, which stands beside the points of the picture.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import torch
 from throughput import Setup, base, machine, matmul_peak, need_gpu, packed, plain, rounded, say, tidy, useful_tflops
 from transformers import logging
 
-SETUP = Setup("1b", batch=16, rank=16, mean=27.0, seconds=3.0, compiled=False)
-SLOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SETUP = Setup("1b", batch=16, rank=16, mean=27.0, seconds=4.0, warm=4, compiled=False)
+SLOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 RANKS = (8, 16, 32, 64, 128)
 MEANS = (16, 27, 64, 256, 1024)
 
@@ -52,6 +53,7 @@ def measure() -> None:
             tidy()
         try:
             found = plain(setup) if curve == "plain" else packed(setup, model)
+            found |= {name.removeprefix("steady_"): found[name] for name in found if name.startswith("steady_")}
             row |= {**rounded(found), "useful_tflops": round(useful_tflops(setup.shape, found), 1)}
         except torch.OutOfMemoryError:
             row |= {"out_of_memory": True}

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -95,6 +95,7 @@ class Setup:
     rank: int = RANK
     mean: float = MEAN
     seconds: float = 20.0  # under the clock
+    warm: int = 12  # steps before that
     slots: int | None = None  # K, in place of the pack's own choice
     profiled: int = 0  # steps under torch's profiler, afterwards
     graphs: bool = True
@@ -260,6 +261,8 @@ class Timed:
         self.given = self.steps = 0
         self.graphs: Graphs | None = None
         self.captures = 0  # passes that became graphs under the clock
+        self.seen = 0  # of those that ever did
+        self.steady: dict[int, float] = {}  # seconds of each step under the clock in which none did
         self.began = self.ended = 0.0
         self.steps_profiled = -1
 
@@ -275,6 +278,9 @@ class Timed:
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
         self.steps += not self.ended
+        if self.began and not self.ended and self.captured() == self.seen:
+            self.steady[self.steps - 1] = seconds
+        self.seen = self.captured()
         if self.steps == self.warm:
             torch.cuda.synchronize()
             self.captures = -self.captured()
@@ -302,7 +308,8 @@ class Timed:
 
 
 def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
-    """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used.
+    """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used. Those
+    that are steady are of the steps in which no pass was captured, as most of a sweep's are.
 
     Args:
         model: the base, where one stands already.
@@ -326,7 +333,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
             found = found.of(setup.slots)
             if found.slots < setup.slots or found.tokens < setup.batch * setup.mean:
                 raise torch.OutOfMemoryError(f"there is no room for {setup.slots} slots and the texts of one of them")
-        source = Timed(params, Path(folder), setup.seconds, warm=12, profiled=setup.profiled)
+        source = Timed(params, Path(folder), setup.seconds, warm=setup.warm, profiled=setup.profiled)
         pack = build(found.slots, found.limits)
         pack.save = lambda slot: None  # type: ignore[method-assign]
         if not setup.graphs:
@@ -341,17 +348,23 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
             pack.release()
     if setup.profiled:
         by_kernel(source.profile, setup.profiled)
-    took, steps = source.ended - source.began, source.steps - source.warm
-    batches = [schedule.batch(step, seed) for schedule, seed in running for step in range(source.warm, source.steps)]
+    took, steps = source.ended - source.began, range(source.warm, source.steps)
+
+    def rates(some: Collection[int], seconds: float) -> dict[str, float]:
+        batches = [schedule.batch(step, seed) for schedule, seed in running for step in some]
+        tokens = sum(int(pack.corpus.lengths[batch].sum()) for batch in batches)
+        return {"samples_per_second": sum(map(len, batches)) / seconds, "tokens_per_second": tokens / seconds}
+
+    steady = rates(source.steady, sum(source.steady.values())) if source.steady else rates(steps, took)
     return {
         "slots": len(pack.slots),
-        "samples_per_second": sum(map(len, batches)) / took,
-        "tokens_per_second": sum(int(pack.corpus.lengths[batch].sum()) for batch in batches) / took,
+        **rates(steps, took),
+        **{f"steady_{name}": value for name, value in steady.items()},
         "planned_gb": found.bytes / 1e9,
         "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
         "start_seconds": started,
-        "step_ms": 1000 * took / steps,
-        "steps": steps,
+        "step_ms": 1000 * took / len(steps),
+        "steps": len(steps),
         "captures": source.captures,
         "warm_seconds": source.began - began - started,
     }

@@ -230,7 +230,7 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
     params = TrainConfig(rank=64, epochs=2, batch_size=32, dropout=0.1)
     base = load_base(ModelConfig(id=str(folder)), SINGLE, four_bit=METHODS[method].four_bit, device=GPU)
     adapters = METHODS[method](base.model, linear_names(base.model))
-    train, validation = Texts(SINGLE, 320, 1), Texts(SINGLE, 100, 2)
+    train, validation = Texts(SINGLE, 320, 1), Texts(SINGLE, 400, 2)
     said: list[str] = []
 
     def build(slots: int, limits: Limits | None = None) -> Pack:
