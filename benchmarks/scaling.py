@@ -1,8 +1,8 @@
 """How the cost of a sweep grows on a GPU: samples per second against the number of trials at once, against their rank
 and against the length of their texts, for the shape of Llama 3.2 1B in NF4, beside a plain peft loop of one trial.
 
-    python benchmarks/scaling.py > scaling.jsonl
-    python benchmarks/scaling.py --draw scaling.jsonl     # to benchmarks/scaling.png; needs no GPU
+    python benchmarks/scaling.py [--curves slots rank length plain] > scaling.jsonl
+    python benchmarks/scaling.py --draw scaling.jsonl …   # to benchmarks/scaling.png; needs no GPU
 
 Figures go to stdout, a JSON object a line. One base serves all packs, and its blocks are not compiled, which would take
 longer than to measure them; throughput.py has the rates with that. The pack's rates are of the steps in which no pass
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,53 +30,70 @@ RANKS = (8, 16, 32, 64, 128)
 MEANS = (16, 27, 64, 256, 1024)
 
 
-def points() -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each curve is measured at: its name, and what differs from the rest."""
-    yield from (("slots", {"slots": slots}) for slots in SLOTS)
-    yield from (("rank", {"rank": rank}) for rank in RANKS)
-    yield from (("length", {"mean": float(mean)}) for mean in MEANS)
-    yield from (("plain", {"mean": float(mean)}) for mean in MEANS)
+# What each curve is measured at: what differs from the rest.
+CURVES: dict[str, list[dict[str, Any]]] = {
+    "slots": [{"slots": slots} for slots in SLOTS],
+    "rank": [{"rank": rank} for rank in RANKS],
+    "length": [{"mean": float(mean)} for mean in MEANS],
+    "plain": [{"mean": float(mean)} for mean in MEANS],
+}
 
 
-def measure() -> None:
+def measure(curves: Collection[str]) -> None:
+    """Every curve's points, one after another."""
     print(json.dumps({"peak_tflops": round(matmul_peak()), **machine()}), flush=True)
-    model: Any = base(SETUP.shape)
-    full = False
-    for curve, changed in points():
-        setup = replace(SETUP, **changed)
-        row = {"curve": curve, "slots": setup.slots, "rank": setup.rank, "mean": setup.mean}
-        if curve == "slots" and full:
-            continue
-        say(f"{curve}: {changed}")
-        if curve == "plain":
-            model = None  # it has a base of its own
-            tidy()
-        try:
-            found = plain(setup) if curve == "plain" else packed(setup, model)
-            found |= {name.removeprefix("steady_"): found[name] for name in found if name.startswith("steady_")}
-            row |= {**rounded(found), "useful_tflops": round(useful_tflops(setup.shape, found), 1)}
-        except torch.OutOfMemoryError:
-            row |= {"out_of_memory": True}
-            full = full or curve == "slots"
-        tidy()  # outside of `except`: its traceback holds on to the pack
-        print(json.dumps(row), flush=True)
+    frozen: Any = None
+    for curve in (curve for curve in CURVES if curve in curves):
+        # A plain loop has a base of its own; the packs take turns on one.
+        frozen = None if curve == "plain" else frozen or base(SETUP.shape)
+        for changed in CURVES[curve]:
+            say(f"{curve}: {changed}")
+            setup = replace(SETUP, **changed)
+            row = {"curve": curve, "slots": setup.slots, "rank": setup.rank, "mean": setup.mean}
+            tidy()  # here, and not in `except`: its traceback holds on to the pack
+            try:
+                row |= figures(setup, plain(setup) if frozen is None else packed(setup, frozen))
+            except torch.OutOfMemoryError:
+                row |= {"out_of_memory": True}
+            print(json.dumps(row), flush=True)
+            if curve == "slots" and "out_of_memory" in row:
+                break
 
 
-def draw(file: Path, to: Path) -> None:
-    """One picture of three curves: samples per second, and useful TFLOP/s beside them."""
+def figures(setup: Setup, found: dict[str, Any]) -> dict[str, Any]:
+    """A side's row; a pack's rates are the steady ones."""
+    steady = {name.removeprefix("steady_"): value for name, value in found.items() if name.startswith("steady_")}
+    found = {name: value for name, value in found.items() if not name.startswith("steady_")} | steady
+    return {**rounded(found), "useful_tflops": round(useful_tflops(setup.shape, found), 1)}
+
+
+def draw(files: Sequence[Path], to: Path) -> None:
+    """One picture of three curves: samples per second, and their share of the matrix peak beside them.
+
+    Args:
+        files: each of a run of its own, with the peak that was measured in it; a later one's curves replace those of
+            an earlier one.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import ScalarFormatter
 
-    peak, *rows = (json.loads(line) for line in file.read_text().splitlines())
-    rows = [row for row in rows if "out_of_memory" not in row]
+    curves: dict[str, list[dict[str, Any]]] = {}
+    cards = set()
+    for file in files:
+        header, *found = (json.loads(line) for line in file.read_text().splitlines())
+        cards.add(header["device"])
+        of_run = {row["curve"]: [] for row in found}
+        for row in (row for row in found if "out_of_memory" not in row):
+            of_run[row["curve"]].append(row | {"share": 100 * row["useful_tflops"] / header["peak_tflops"]})
+        curves |= of_run
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
     what = {"slots": "trials at once (K)", "rank": "rank of every trial", "length": "mean length of a text, in tokens"}
-    loops = {row["mean"]: row["samples_per_second"] for row in rows if row["curve"] == "plain"}
+    loops = {row["mean"]: row["samples_per_second"] for row in curves["plain"]}
     for axis, (curve, label) in zip(axes, what.items(), strict=True):
-        of = sorted((row for row in rows if row["curve"] == curve), key=lambda row: float(row[key_of(curve)]))
+        of = sorted(curves[curve], key=lambda row: float(row[key_of(curve)]))
         x = [row[key_of(curve)] for row in of]
         axis.plot(x, [row["samples_per_second"] for row in of], "o-", color="C0", label="pack")
         axis.set(xscale="log", yscale="log", xlabel=label)
@@ -91,12 +108,12 @@ def draw(file: Path, to: Path) -> None:
                 place = (row[key_of(curve)], row["samples_per_second"])
                 axis.annotate(f"K={row['slots']}", place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
         share = axis.twinx()
-        share.plot(x, [100 * row["useful_tflops"] / peak["peak_tflops"] for row in of], "s--", color="C1")
+        share.plot(x, [row["share"] for row in of], "s--", color="C1")
         share.set_ylim(0, 80)
         share.set_ylabel("% of the matrix peak", color="C1")
     axes[0].legend(loc="lower right")
     figure.suptitle(
-        f"Llama 3.2 1B in NF4, batch {SETUP.batch}, rank {SETUP.rank}, tweets, unless said; {peak['device']}"
+        f"Llama 3.2 1B in NF4, batch {SETUP.batch}, rank {SETUP.rank}, tweets, unless said; {', '.join(sorted(cards))}"
     )
     figure.savefig(to, dpi=110)
 
@@ -107,16 +124,18 @@ def key_of(curve: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=" ".join(str(__doc__).split("\n\n")[0].split()))
-    parser.add_argument("--draw", type=Path, metavar="FILE", help="draw the figures in this file instead")
+    parser.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES), help="all, if not given")
+    parser.add_argument("--draw", type=Path, nargs="+", metavar="FILE", help="draw the figures in these files instead")
     options = parser.parse_args()
     logging.set_verbosity_error()
     if options.draw:
-        if not options.draw.is_file():
-            parser.error(f"{options.draw} is not there")
+        for file in options.draw:
+            if not file.is_file():
+                parser.error(f"{file} is not there")
         draw(options.draw, Path(__file__).with_name("scaling.png"))
         return
     need_gpu()
-    measure()
+    measure(options.curves)
 
 
 if __name__ == "__main__":

@@ -285,11 +285,15 @@ class Timed:
             torch.cuda.synchronize()
             self.captures = -self.captured()
             self.began = time.perf_counter()
-        if self.began and not self.ended and time.perf_counter() - self.began > self.limit:
+        if self.began and not self.ended and self.enough(time.perf_counter() - self.began):
             torch.cuda.synchronize()
             self.ended = time.perf_counter()
             self.captures += self.captured()
         return not self.ended if not self.profiled else self.watched()
+
+    def enough(self, seconds: float) -> bool:
+        """Whether the time is up; not while most of it went to captures, but for three times as long at most."""
+        return seconds > self.limit and (sum(self.steady.values()) > self.limit / 2 or seconds > 3 * self.limit)
 
     def captured(self) -> int:
         return 0 if self.graphs is None else self.graphs.captured

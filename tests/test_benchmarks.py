@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import optuna
 import pytest
@@ -16,6 +16,7 @@ import torch
 from optuna.trial import TrialState, create_trial
 from torch import nn
 
+from peftsweep.config import TrainConfig
 from tests.studies import ROOT
 
 FOLDER = ROOT / "benchmarks"
@@ -77,14 +78,44 @@ def test_a_sweep_is_compared_by_the_epochs_that_its_trials_trained(modules: dict
 def test_the_picture_shows_every_curve(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     scaling, figures = modules["scaling"], tmp_path / "scaling.jsonl"
     rows = [{"peak_tflops": 800, "device": "some GPU"}]
-    for curve, changed in scaling.points():
-        row = {"curve": curve, "slots": 4, "rank": 16, "mean": 27.0, "samples_per_second": 10.0, "useful_tflops": 80.0}
-        rows.append(row | changed)
-    rows.append({"curve": "slots", "slots": 512, "rank": 16, "mean": 27.0, "out_of_memory": True})
+    row = {"slots": 4, "rank": 16, "mean": 27.0, "samples_per_second": 10.0, "useful_tflops": 80.0}
+    for curve, changes in scaling.CURVES.items():
+        rows += [{"curve": curve} | row | changed for changed in changes]
+    rows.append({"curve": "slots", "slots": 1024, "rank": 16, "mean": 27.0, "out_of_memory": True})
     figures.write_text("\n".join(map(json.dumps, rows)))
-    scaling.draw(figures, tmp_path / "scaling.png")
-    assert (tmp_path / "scaling.png").stat().st_size > 10_000
-    assert {row[0] for row in scaling.points()} == {"slots", "rank", "length", "plain"}
+    scaling.draw([figures], tmp_path / "scaling.png")
+    once = (tmp_path / "scaling.png").read_bytes()
+    assert len(once) > 10_000 and set(scaling.CURVES) == {"slots", "rank", "length", "plain"}
+    again = tmp_path / "again.jsonl"  # one curve, measured anew
+    faster = [{"curve": "rank"} | row | changed | {"samples_per_second": 99.0} for changed in scaling.CURVES["rank"]]
+    again.write_text("\n".join(map(json.dumps, [rows[0], *faster])))
+    scaling.draw([figures, again], tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").read_bytes() != once
+
+
+def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
+    modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    throughput, clock = modules["throughput"], [0.0]
+    monkeypatch.setattr(throughput.torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: clock[0])
+    source = throughput.Timed(TrainConfig(), tmp_path, seconds=5.0, warm=2)
+    source.graphs = SimpleNamespace(captured=1)
+    going_on, took = True, [9, 9, 1, 4, 1, 4, 1, 4]  # seconds; what takes four captures
+    steps = iter(took)
+    while going_on:
+        seconds = next(steps)
+        source.graphs.captured += seconds > 1
+        clock[0] += seconds
+        going_on = source.stepped((), seconds)
+    assert source.steady == {2: 1, 4: 1, 6: 1} and source.ended - source.began == 11  # not 5: too little was steady
+    assert (source.steps, source.captures) == (7, 2)
+    setup = throughput.Setup("1b")
+    rates = {"samples_per_second": 2.0, "steady_samples_per_second": 3.0, "slots": 4}
+    rates |= {"tokens_per_second": 1e6, "steady_tokens_per_second": 2e6}
+    row = modules["scaling"].figures(setup, rates)
+    useful = round(throughput.useful_tflops(setup.shape, {"tokens_per_second": 2e6}), 1)
+    assert row == {"samples_per_second": 3.0, "slots": 4, "tokens_per_second": 2e6, "useful_tflops": useful}
 
 
 @pytest.mark.parametrize(
