@@ -1,4 +1,4 @@
-"""The command line: `run`, `best`, `status`, `ui`. It computes nothing; it asks, prints and sets the exit status."""
+"""The command line: sweep, look, export, predict. It computes nothing; it asks, prints and sets the exit status."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
 import typer
@@ -187,6 +190,58 @@ def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = F
     from peftsweep import progress, report
 
     _print(report.status(storage), as_json, progress.status_table)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make.")],
+    study: Annotated[str, typer.Option(help="The study; a name.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="A trial of it, in place of the best one.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="A plain model, the adapter in its weights (no qlora).")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder that an earlier export made.")] = False,
+    storage: Storage = STORAGE,
+    debug: Debug = False,
+) -> None:
+    """Write an adapter with all that it takes to use it, after scoring it again by stock peft."""
+    from peftsweep import exported, progress
+
+    shown = progress.for_stream(sys.stderr)
+    exported.export(study, folder, trial=trial, storage=storage, merge=merge, force=force, note=shown.note)
+    shown.note(f"{folder} is there; to use it: peftsweep predict {shlex.quote(str(folder))} --text '…'")
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DEST", help="A folder that `export` made.")],
+    text: Annotated[list[str] | None, typer.Option(help="A text. Repeatable.")] = None,
+    source: Annotated[Path | None, typer.Option("--input", help="A file of texts: CSV, TSV, JSONL, Parquet.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write; lines of JSON are printed otherwise.")] = None,
+    column: Annotated[str | None, typer.Option(help="The column of texts, if it is not the one trained on.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Label texts by an exported adapter."""
+    if (source is None) == (not text):
+        raise typer.BadParameter("give either --text, once or several times, or --input")
+    if source is None and (output or column):
+        raise typer.BadParameter("--output and --column go with --input")
+    from peftsweep import exported, progress
+
+    if source is None:
+        found = exported.Classifier(folder).predict(text or [])
+        if as_json:
+            rows = zip(text or [], found, strict=True)
+            print(json.dumps([{"text": text, **asdict(each)} for text, each in rows], indent=2, ensure_ascii=False))
+        else:
+            print("\n".join(progress.prediction(each.labels, each.probabilities) for each in found))
+        return
+    for path, option in ((source, "--input"), (output or source, "--output")):
+        exported.check_format(path, option)
+    bar = partial(progress.bar, sys.stderr)
+    for line in exported.predict_file(exported.Classifier(folder), source, output, column, bar):
+        print(line)
 
 
 @app.command()

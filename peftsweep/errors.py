@@ -7,6 +7,7 @@
     ├── ModelError              the base: not there, gated, broken, not to be packed
     ├── StorageError            studies.db: locked, unreachable, full
     │   └── StudyMismatchError  the study in the storage has another space or other data
+    ├── ExportError             an exported adapter: not what it was, changed, cannot be written
     └── TrackingError           MLflow, where the user asked for it (`peftsweep ui`)
 
 Each message says what was wrong, where (file, key, row) and what to do about it.
@@ -45,6 +46,10 @@ class StorageError(PeftsweepError):
 
 class StudyMismatchError(StorageError):
     """A study of this name exists with another space or other data."""
+
+
+class ExportError(PeftsweepError):
+    """An exported adapter does not score as it did, was changed afterwards, or cannot be written."""
 
 
 class TrackingError(PeftsweepError):

@@ -6,15 +6,24 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.errors import UsageError
 from peftsweep.storage import Studies, exists, guarded
 
+if TYPE_CHECKING:
+    from peftsweep.task import Labels, Logits, Task
+
 STORAGE = "sqlite:///studies.db"
+PREDICTIONS = "predictions.safetensors"  # in a complete trial's folder: logits [n, C] and labels of the validation rows
+VALIDATION = "validation.safetensors"  # in a study's folder: those rows' token ids
 
 
 @dataclass(frozen=True)
@@ -22,12 +31,14 @@ class Best:
     """The best complete trial of a study. The scores are those of its best evaluation, whose adapter is kept.
 
     Attributes:
+        objective: the score by which it is the best: `macro_f1`, or `macro_f1_tuned`.
         data: what the study's data is called, and its kind of task: `tweets · single-label`.
         fingerprint: of the data. Scores on other data cannot be compared.
         overall: whether it is the best of all these studies on the same data, the first among equals.
         params: all its hyperparameters, sampled and fixed.
         sampled: the names of those that the search chose.
         adapter: the folder that stock `peft` loads.
+        macro_f1_tuned: with thresholds tuned on rows that were not scored; None where classes exclude each other.
         test: scores on the test split, if the study has one and is done.
     """
 
@@ -47,6 +58,8 @@ class Best:
     mlflow_run_id: str | None
     adapter: str | None
     test: dict[str, float] | None
+    objective: str = "macro_f1"
+    macro_f1_tuned: float | None = None
     overall: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,6 +92,84 @@ def status(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list
     with guarded(storage):
         opened = _opened(storage, studies)
         return [] if opened is None else [_status(study) for study in opened[1]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete trial whose adapter is there.
+
+    Attributes:
+        folder: of its artifacts.
+        own, shared: what the storage has of the trial, and of its study.
+    """
+
+    study: str
+    number: int
+    folder: Path
+    own: dict[str, Any]
+    shared: dict[str, Any]
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def task(self) -> Task:
+        from peftsweep.task import Task
+
+        several = not isinstance(self.shared["config"]["data"]["labels"], str) and len(self.shared["labels"]) > 1
+        return Task("multi-label" if several else "single-label", tuple(self.shared["labels"]))
+
+    def predictions(self) -> tuple[Logits, Labels]:
+        """Logits [n, C] of the validation rows at the best evaluation, and their labels."""
+        from safetensors.numpy import load_file
+
+        found = load_file(self.folder / PREDICTIONS)
+        return found["logits"], found["labels"]
+
+    def texts(self) -> list[NDArray[np.int64]]:
+        """Token ids of the validation rows."""
+        from safetensors.numpy import load_file
+
+        found = load_file(self.folder.parent / VALIDATION)
+        return [text.astype(np.int64) for text in np.split(found["tokens"], found["lengths"].cumsum()[:-1])]
+
+
+def finished(storage: str, study: str, trial: int | None = None) -> Finished:
+    """A complete trial of the study, the best one unless it is named.
+
+    Raises:
+        UsageError: no such study or trial, one that is not complete, or whose adapter was not kept.
+        StorageError: the storage does not answer.
+    """
+    with guarded(storage):
+        opened = _opened(storage, [study])
+        assert opened is not None  # a study was asked for
+        studies, (found,) = opened
+        trials = {each.number: each for each in found.get_trials(deepcopy=False)}
+        complete = ranked(list(trials.values()))
+        folders = {each.number: studies.artifacts / study / f"trial-{each.number:04d}" for each in complete}
+        kept = [number for number, folder in folders.items() if (folder / "adapter").is_dir()]
+        have = f"trials with an adapter: {', '.join(map(str, kept))}, best first" if kept else "none has an adapter now"
+        if not complete:
+            raise UsageError(f"study {study!r} has no complete trial yet; go on with: peftsweep run --study {study}")
+        number = complete[0].number if trial is None else trial
+        if number not in trials:
+            raise UsageError(f"study {study!r} has no trial {number}; {have}")
+        if number not in folders:
+            raise UsageError(
+                f"trial {number} of study {study!r} is {_word(trials[number].state)}, not complete; {have}"
+            )
+        if number not in kept:
+            raise UsageError(
+                f"the adapter of trial {number} of study {study!r} is not in {folders[number]} (search.keep_adapters "
+                f"says how many of the best are kept); {have}"
+            )
+        return Finished(study, number, folders[number], trials[number].user_attrs, found.user_attrs)
+
+
+def _word(state: TrialState) -> str:
+    return "failed" if state == TrialState.FAIL else state.name.lower()
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -124,15 +215,20 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
         mlflow_run_id=attrs.get("mlflow_runs", {}).get(str(first.number)),
         adapter=None if adapter is None else str(studies.artifacts / adapter),
         test=test.get("scores") if test.get("trial") == first.number else None,
+        objective=attrs.get("metric", "macro_f1"),
+        macro_f1_tuned=own["scores"].get("macro_f1_tuned"),
     )
 
 
 def _with_overall(rows: Sequence[Best]) -> list[Best]:
-    """The rows, the best one of each data marked."""
-    first: dict[str | None, Best] = {}
+    """The rows, the best one of each data marked, by its studies' objective if they have one in common."""
+    by_data: dict[str | None, list[Best]] = {}
     for row in rows:
-        if row.fingerprint not in first or row.macro_f1 > first[row.fingerprint].macro_f1:
-            first[row.fingerprint] = row
+        by_data.setdefault(row.fingerprint, []).append(row)
+    first = {}
+    for data, same in by_data.items():
+        objectives = {row.objective for row in same}
+        first[data] = max(same, key=attrgetter(objectives.pop() if len(objectives) == 1 else "macro_f1"))
     return [replace(row, overall=first[row.fingerprint] is row) for row in rows]
 
 

@@ -139,6 +139,12 @@ def test_each_mistake_has_its_own_message(tmp_path: Path, old: str, new: str, li
     assert [each for each in found if each.startswith(line)], found
 
 
+def test_one_column_of_classes_has_no_thresholds_to_tune(tmp_path: Path) -> None:
+    for labels in ("mood", "[mood]"):
+        found = complaints(tmp_path, ("[joy, anger]", labels), ("trials: 12", "objective: macro_f1_tuned"))
+        assert [line for line in found if line.startswith("14: search.objective: only several labels")], found
+
+
 def test_one_broken_section_does_not_hide_the_mistakes_of_others(tmp_path: Path) -> None:
     lines = complaints(
         tmp_path, ("{id: some/base, revision: abc}", "[1]"), ("high: 64", "high: 1"), ("[linear, ", "[1, ")

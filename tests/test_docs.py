@@ -40,7 +40,7 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 
 
 def test_every_command_stands_in_the_readme_and_no_other() -> None:
-    table = re.findall(r"^\| `peftsweep (\w+)` \|", README, re.MULTILINE)
+    table = re.findall(r"^\| `peftsweep (\w+)[A-Z ]*` \|", README, re.MULTILINE)
     assert table == list(COMMANDS)
     assert set(re.findall(r"peftsweep ([a-z]+)\b(?=[` ]|$)", "\n".join(commands_shown()))) <= set(COMMANDS)
 
@@ -52,7 +52,8 @@ def commands_shown() -> list[str]:
 @pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda value: getattr(value, "name", value))
 def test_every_option_has_help_and_stands_in_the_readme(command: str, option: Any) -> None:
     assert option.help, f"{command} {option.opts}"
-    assert f"`{option.opts[0]}`" in README
+    shown = f"`peftsweep {command} {option.metavar}`" if option.param_type_name == "argument" else f"`{option.opts[0]}`"
+    assert shown in README
 
 
 @pytest.mark.parametrize("command", COMMANDS)

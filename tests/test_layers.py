@@ -31,6 +31,7 @@ FLOORS = {
     "data": 4,
     "engine": 4,
     "report": 4,
+    "exported": 5,
     "charts": 5,
     "dashboard": 5,
     "progress": 5,

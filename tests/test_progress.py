@@ -191,7 +191,7 @@ def test_a_terminal_gets_the_table_and_everything_else_plain_lines(
 
 def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
     """A row of `best`."""
-    scores = {"macro_f1": 0.8116, "micro_f1": 0.81, "accuracy": 0.79, "loss": 0.52}
+    scores = {"macro_f1": 0.8116, "macro_f1_tuned": None, "micro_f1": 0.81, "accuracy": 0.79, "loss": 0.52}
     found = {"study": study, "data": "tweets · single-label", "fingerprint": fingerprint, "overall": False}
     found |= {"model": "owner/base", "method": "lora", "trial": 7, "params": PARAMS | {"epochs": 3}}
     return found | scores | {"sampled": list(PARAMS), "adapter": f"/{'long/' * 20}{study}/adapter"} | more
@@ -283,3 +283,9 @@ def test_a_study_ends_with_its_counts_and_its_best() -> None:
 def test_the_time_is_told_by_what_it_went_to() -> None:
     seconds = {"training": 90.0, "evaluation": 8.0, "checkpoints": 0.5, "source": 1.0, "other": 0.5}
     assert spent(seconds) == "time: 1m40s · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"
+
+
+def test_tuned_scores_stand_beside_the_others_where_there_are_any() -> None:
+    assert "tuned" not in shown([row("a")])[0]
+    first, second = shown([row("a", macro_f1_tuned=0.8466), row("b")])[:2]
+    assert first.split()[3:5] == ["macro-F1", "tuned"] and "0.847" in second

@@ -32,15 +32,15 @@ KEYS = [
 KEYS += ["mlflow_run_id", "adapter"]
 
 
-def study(storage: str, name: str, fingerprint: str, values: Sequence[float]) -> optuna.Study:
-    """A study with a complete trial for each value."""
+def study(storage: str, name: str, fingerprint: str, values: Sequence[float], **more: float) -> optuna.Study:
+    """A study with a complete trial for each value, with these scores besides."""
     one = Studies(storage).create(name)
     config = {"model": {"id": "base"}, "method": "lora", "space": {"rank": [8]}}
     for key, attr in {"config": config, "experiment": "tweets · single-label", "fingerprint": fingerprint}.items():
         one.set_user_attr(key, attr)
     for number, value in enumerate(values):
         trial = one.ask()
-        scores = {"macro_f1": value, "micro_f1": 0.8, "accuracy": 0.6, "jaccard": 0.5, "loss": 0.3}
+        scores = {"macro_f1": value, "micro_f1": 0.8, "accuracy": 0.6, "jaccard": 0.5, "loss": 0.3} | more
         attrs = {"scores": scores, "step": 10 * number, "params": {"rank": 8}, "seconds": 2.0}
         for key, attr in (attrs | {"adapter": f"{name}/trial-{number:04d}/adapter"}).items():
             trial.set_user_attr(key, attr)
@@ -87,7 +87,7 @@ def test_python_asks_no_environment(storage: str, tmp_path: Path, monkeypatch: p
 
 def test_a_row_has_the_documented_keys_and_is_json(storage: str) -> None:
     (row,) = report.best(storage)
-    assert [*KEYS, "test", "overall"] == list(row.as_dict())
+    assert [*KEYS, "test", "objective", "macro_f1_tuned", "overall"] == list(row.as_dict())
     assert json.loads(json.dumps(row.as_dict())) == row.as_dict()
 
 
@@ -131,3 +131,13 @@ def test_a_test_score_belongs_to_the_trial_it_was_made_for(storage: str) -> None
     assert report.best(storage)[0].test == {"macro_f1": 0.6}
     study.set_user_attr("test", {"trial": 0, "scores": {"macro_f1": 0.6}})
     assert report.best(storage)[0].test is None
+
+
+def test_studies_with_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/tuned.db"
+    for name, plain, tuned in (("a", 0.6, 0.61), ("b", 0.5, 0.65)):
+        one = study(url, name, "f1", (tuned,), macro_f1=plain, macro_f1_tuned=tuned)
+        one.set_user_attr("metric", "macro_f1_tuned")
+    assert [(row.study, row.macro_f1_tuned) for row in report.best(url) if row.overall] == [("b", 0.65)]
+    study(url, "c", "f1", (0.55,))  # one that was not: then by the score that all have
+    assert [row.study for row in report.best(url) if row.overall] == ["a"]

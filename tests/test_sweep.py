@@ -23,6 +23,7 @@ from peftsweep.config import available, load
 from peftsweep.errors import ModelError, StudyMismatchError, UsageError
 from peftsweep.progress import Silent
 from peftsweep.sweep.source import StudySource
+from peftsweep.task import Task
 from tests.studies import LABELS, ROOT, Home, home, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
 
@@ -197,7 +198,7 @@ def test_mlflow_gets_what_a_killed_process_had_not_told_it_yet(here: Home) -> No
     assert {"learning_rate", "rank", "seed", "model", "rows_train"} <= first.data.params.keys()
 
 
-ARTIFACTS = {"adapter", "confusion_matrix.png", "per_class.json", "study.yaml"}
+ARTIFACTS = {"adapter", "confusion_matrix.png", "per_class.json", "predictions.safetensors", "study.yaml"}
 
 
 def evaluations_and_artifacts(place: Home, trial: int) -> tuple[list[int], set[str]]:
@@ -307,6 +308,37 @@ def test_a_study_that_was_refused_may_be_corrected(here: Home) -> None:
     with pytest.raises(ModelError, match="rank: 128"):
         here.run(here.study(space={"rank": [4, 128]}))
     assert here.run(here.study(space={"rank": [4, 8]}), trials=1).counts == {"complete": 1}
+
+
+def test_another_objective_under_the_same_name_is_refused(here: Home) -> None:
+    changes = multi_label(here)
+    here.run(here.study(**changes), trials=1)
+    with pytest.raises(StudyMismatchError, match=r"search\.objective: macro_f1 in the storage, macro_f1_tuned now"):
+        here.run(here.study(**changes, search={"objective": "macro_f1_tuned"}), trials=2)
+
+
+def test_trials_are_compared_by_the_objective_and_their_best_evaluation_is_chosen_by_it(here: Home) -> None:
+    study = here.study(**multi_label(here), train={"epochs": 6}, search={"objective": "macro_f1_tuned", "trials": 3})
+    result = here.run(study)
+    assert result.best is not None and result.best.objective == "macro_f1_tuned"
+    for trial in result.study.trials:
+        scores = [evaluation["scores"] for evaluation in trial.user_attrs["evaluations"]]
+        best = max(scores, key=lambda found: found["macro_f1_tuned"])
+        assert trial.value == best["macro_f1_tuned"] == trial.user_attrs["scores"]["macro_f1_tuned"]
+        assert list(trial.intermediate_values.values()) == [found["macro_f1_tuned"] for found in scores]
+    tuned = [found["macro_f1_tuned"] for found in scores]
+    assert tuned != [found["macro_f1"] for found in scores]
+    kept = load_file(here.folder / "artifacts" / "small" / f"trial-{trial.number:04d}" / "predictions.safetensors")
+    task = Task("multi-label", tuple(LABELS))
+    logits, labels = kept["logits"].numpy(), kept["labels"].numpy()
+    assert task.scores(logits, labels) == pytest.approx(trial.user_attrs["scores"])
+
+
+def multi_label(place: Home) -> dict[str, Any]:
+    """Texts with several labels at once, and what the study file says of them."""
+    for name, rows, seed in (("train", 48, 1), ("dev", 24, 2)):
+        write(place.folder / f"{name}.csv", tiny_rows(LABELS, rows, seed))
+    return {"data": {"labels": LABELS}}
 
 
 def test_another_base_under_the_same_name_is_refused(here: Home) -> None:
@@ -521,7 +553,7 @@ def test_a_child_run_holds_everything_one_may_ask_later(here: Home) -> None:
     assert [point.step for point in history] == [3, 6, 9, 12]
     assert max(point.value for point in history) == pytest.approx(result.study.best_value)
     there = {file.path for file in client.list_artifacts(child.info.run_id)}
-    assert there == {"adapter", "confusion_matrix.png", "per_class.json", "study.yaml"}
+    assert there == ARTIFACTS
     assert "adapter/adapter_model.safetensors" in {f.path for f in client.list_artifacts(child.info.run_id, "adapter")}
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from peftsweep.task import Task, stratified
+from peftsweep.task import Task, probabilities, stratified, tuned
 
 MULTI = Task("multi-label", ("a", "b", "c"))
 SINGLE = Task("single-label", ("x", "y", "z"))
@@ -84,3 +84,64 @@ def test_rare_classes_leave_the_others_stratified() -> None:
 
 def test_fewer_rows_than_classes_can_still_be_drawn() -> None:
     assert len(stratified(np.arange(20) % 7, 3, seed=0)) == 3
+
+
+def test_tuned_cuts_are_those_of_the_highest_f1() -> None:
+    """Against every cut there is, with equal logits among them, and a label that no row has."""
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(0)
+    labels = (rng.random((60, 5)) < [0.5, 0.3, 0.1, 0.03, 0.0]).astype(np.float32)
+    labels[0, 3] = 1
+    logits = (rng.normal(size=(60, 5)) + labels - 0.5).round(1).astype(np.float32)
+    cuts = tuned(logits, labels)
+    for label in range(4):
+        ours = f1_score(labels[:, label], logits[:, label] > cuts[label])
+        every = [f1_score(labels[:, label], logits[:, label] > cut) for cut in np.arange(-5.05, 5, 0.1)]
+        assert ours == pytest.approx(max(every)), label
+    assert cuts[4] == 0
+
+
+def test_among_equal_cuts_the_one_nearest_to_one_half_is_taken() -> None:
+    labels = np.array([[1, 1, 1], [0, 0, 0]], np.float32)
+    logits = np.array([[2.0, 5.0, -1.0], [-1.0, 3.0, -3.0]], np.float32)
+    assert tuned(logits, labels).tolist() == [0.0, 4.0, -2.0]
+
+
+def test_the_tuned_score_is_not_that_of_rows_that_were_tuned_on() -> None:
+    """Of logits that know nothing, tuning on the rows that are scored would make something; here it does not."""
+    task, gains = Task("multi-label", ("a", "b", "c", "d")), []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels, logits = (rng.random((80, 4)) < 0.2).astype(np.float32), rng.normal(size=(80, 4)).astype(np.float32)
+        best_constant = task.scores(np.ones_like(logits), labels)["macro_f1"]  # every label on in every row
+        seen = task.scores(np.where(logits > tuned(logits, labels), 1, -1).astype(np.float32), labels)["macro_f1"]
+        gains.append((task.scores(logits, labels)["macro_f1_tuned"] - best_constant, seen - best_constant))
+    unseen, seen = np.mean(gains, axis=0)
+    assert seen > 0.02 and unseen < 0.0
+
+
+def test_labels_that_are_told_by_another_cut_are_told_when_it_is_tuned() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((200, 3)) < 0.2).astype(np.float32)
+    logits = (4 * labels - 4 + rng.normal(size=(200, 3)) / 4).astype(np.float32)  # all below one half
+    scores = MULTI.scores(logits, labels)
+    assert scores["macro_f1"] < 0.8 and scores["macro_f1_tuned"] > 0.99
+    assert "macro_f1_tuned" not in SINGLE.scores(logits, np.zeros(200, np.int64))
+    assert 0 <= MULTI.scores(logits[:1], labels[:1])["macro_f1_tuned"] <= 1  # a row by itself has no halves
+
+
+def test_halves_have_as_many_rows_of_each_label() -> None:
+    from peftsweep.task.thresholds import halves
+
+    rng = np.random.default_rng(1)
+    labels = (rng.random((300, 4)) < [0.5, 0.2, 0.05, 0.02]).astype(np.float32)
+    first = halves(labels)
+    assert abs(int(first.sum()) - 150) <= 1
+    assert np.abs(labels[first].sum(axis=0) - labels[~first].sum(axis=0)).tolist() <= [12, 12, 12, 12]
+    assert abs(labels[first, 3].sum() - labels[~first, 3].sum()) <= 1  # the rarest
+
+
+def test_probabilities_are_those_of_the_logistic_function() -> None:
+    logits = np.array([-1000.0, -2.0, 0.0, 3.0, 1000.0])
+    assert probabilities(logits).tolist() == pytest.approx([0, 1 / (1 + np.exp(2)), 0.5, 1 / (1 + np.exp(-3)), 1])

@@ -117,6 +117,11 @@ class DataConfig(Frozen):
     split: SplitConfig | None = None
 
     @property
+    def single_label(self) -> bool:
+        """Whether each text has one of the classes of one column."""
+        return isinstance(self.labels, str) or len(self.labels) == 1
+
+    @property
     def name(self) -> str:
         """What a person would call this data: the hub dataset's name, or the file's."""
         where = self.source or self.train or ""
@@ -250,7 +255,11 @@ class PrunerConfig(Frozen):
     min_evals: int = Field(default=1, ge=1)
 
 
+Objective = Literal["macro_f1", "macro_f1_tuned"]
+
+
 class SearchConfig(Frozen):
+    objective: Objective = "macro_f1"  # at 0.5, or with a threshold of its own for each label
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     trials: int = Field(default=40, ge=1)
     pruner: PrunerConfig | None = PrunerConfig()
@@ -271,6 +280,8 @@ class StudyConfig(Frozen):
 
     def _mistakes(self) -> Iterator[Mistake]:
         pruned = self.search.pruner is not None
+        if self.search.objective == "macro_f1_tuned" and self.data.single_label:
+            yield ("search", "objective"), "only several labels have thresholds to tune; one column of classes has none"
         yield from search_mistakes(self.method, self.train.model_fields_set, self.space, self.search.sampler, pruned)
 
     def hyperparameters(self, sampled: dict[str, Any]) -> TrainConfig:

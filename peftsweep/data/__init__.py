@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from peftsweep.data.dataset import Dataset, Split, load
+from peftsweep.data.table import missing_columns
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["Dataset", "Split", "load", "missing_columns"]

@@ -52,6 +52,7 @@ class Pack:
         method: the adapters to train on it.
         candidates: hyperparameters that bound what trials may ask for (widest rank, every choice of layers).
         slots: K.
+        objective: the score by which a trial's evaluations are compared; see `Task.scores`.
         note: told what a person should know of, in a line.
         compiled: compile the backbone's blocks when it begins to run, where adapters and attention are kernels: half a
             minute once, and faster steps.
@@ -72,10 +73,12 @@ class Pack:
         slots: int,
         limits: Limits | None = None,
         compiled: bool = False,
+        objective: str = "macro_f1",
         note: Callable[[str], object] = silent,
     ) -> None:
         self.task, self.method, self.train, self.validation = task, method, train, validation
         self.limits, self.compiled = Limits() if limits is None else limits, compiled
+        self.objective = objective
         self.device = next(model.parameters()).device
         samples = sorted(validation.input_ids[:64], key=len)
         mean = float(np.mean([len(text) for text in train.input_ids]))
@@ -140,6 +143,7 @@ class Pack:
             trial=trial,
             schedule=Schedule(trial.params, len(self.train.input_ids)),
             parameters=self.parameters(trial.params),
+            objective=self.objective,
         )
         folder = checkpoint.newest(trial.folder)
         if folder is not None:

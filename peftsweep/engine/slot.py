@@ -30,6 +30,7 @@ class Slot:
     trial: Trial
     schedule: Schedule
     parameters: int  # trained ones
+    objective: str = "macro_f1"  # the score by which evaluations are compared
     step: int = 0
     loss_sum: float = 0.0  # of the steps since the last evaluation
     loss_count: int = 0
@@ -44,7 +45,7 @@ class Slot:
     @property
     def best(self) -> Evaluation | None:
         """The best evaluation so far, the earliest among equals."""
-        return max(self.evaluations, key=lambda e: (e.scores["macro_f1"], -e.index), default=None)
+        return max(self.evaluations, key=lambda e: (e.scores[self.objective], -e.index), default=None)
 
     @property
     def due(self) -> bool:
@@ -85,7 +86,7 @@ class Slot:
             step=self.step,
             steps=self.schedule.steps,
             loss=self.loss,
-            last=self.evaluations[-1].scores["macro_f1"] if self.evaluations else None,
-            best=best.scores["macro_f1"] if best else None,
+            last=self.evaluations[-1].scores[self.objective] if self.evaluations else None,
+            best=best.scores[self.objective] if best else None,
             rate=self.rate,
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
 
-Scores = dict[str, float]  # macro_f1, micro_f1, accuracy, jaccard, loss
+Scores = dict[str, float]  # see Task.scores
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SlotStatus:
     step: int = 0
     steps: int = 0
     loss: float | None = None
-    last: float | None = None  # macro-F1 of the last evaluation
+    last: float | None = None  # the objective at the last evaluation
     best: float | None = None
     rate: float = 0.0  # samples per second
 

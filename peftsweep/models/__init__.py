@@ -13,6 +13,7 @@ from peftsweep.models.base import (
     revision_of,
 )
 from peftsweep.models.loading import load_base, load_tokenizer
+from peftsweep.models.quiet import quiet
 
 __all__ = [
     "Base",
@@ -24,5 +25,6 @@ __all__ = [
     "load_tokenizer",
     "longest_text",
     "nf4_parts",
+    "quiet",
     "revision_of",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TextIO
 
+from peftsweep.progress.bar import bar
 from peftsweep.progress.contract import Memory, Opened, Progress, Silent
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.tables import best_table, status_table
-from peftsweep.progress.wording import finished, peak, spent
+from peftsweep.progress.wording import finished, peak, prediction, spent
 
 __all__ = [
     "LiveProgress",
@@ -18,10 +19,12 @@ __all__ = [
     "PlainProgress",
     "Progress",
     "Silent",
+    "bar",
     "best_table",
     "finished",
     "for_stream",
     "peak",
+    "prediction",
     "spent",
     "status_table",
 ]

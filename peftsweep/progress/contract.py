@@ -37,6 +37,7 @@ class Opened:
     total: int  # trials of the study
     storage: str
     tracking: str
+    objective: str = "macro_f1"  # what the trials are compared by
     memory: Memory | None = None  # of a CPU nothing is planned
 
 

@@ -35,9 +35,13 @@ def best_table(rows: Rows, stream: TextIO) -> None:
 
 
 def _scores(rows: Rows) -> Table:
-    table = _table("", "study", "method", "trial", "macro-F1", "micro-F1", "accuracy", "loss")
+    names = {"macro_f1": "macro-F1", "macro_f1_tuned": "tuned", "micro_f1": "micro-F1", "accuracy": "accuracy"}
+    if all(row["macro_f1_tuned"] is None for row in rows):
+        del names["macro_f1_tuned"]
+    names["loss"] = "loss"
+    table = _table("", "study", "method", "trial", *names.values())
     for row in rows:
-        scores = [wording.score(row[name]) for name in ("macro_f1", "micro_f1", "accuracy", "loss")]
+        scores = [wording.score(row[name]) for name in names]
         mark, style = ("*", "bold") if row["overall"] else ("", "")
         table.add_row(mark, row["study"], row["method"], str(row["trial"]), *scores, style=style)
     return table

@@ -11,6 +11,7 @@ from peftsweep.progress.contract import Memory, Opened
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
+TUNED = "macro-F1 with a threshold of its own for each label"
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "batch_size": "batch", "scheduler": "", "optimizer": ""}
 
 
@@ -45,6 +46,7 @@ def header(what: Opened) -> list[tuple[str, str]]:
         ("rows", rows),
         ("trials", f"{what.done} of {what.total} done · {what.slots} at a time"),
         *memory,
+        *([("by", TUNED)] if what.objective == "macro_f1_tuned" else []),
         ("kept in", f"{what.storage} · MLflow: {what.tracking}"),
     ]
 
@@ -160,3 +162,10 @@ def finished(study: str, counts: Mapping[str, int], best: tuple[int, float] | No
     if best is not None:
         parts.append(f"best macro-F1 {score(best[1])} (trial {best[0]})")
     return " · ".join([*parts, *filter(None, [adapter])])
+
+
+def prediction(labels: Sequence[str], probabilities: Mapping[str, float]) -> str:
+    """`joy, love (joy 0.98 · love 0.61 · anger 0.02)`, the likeliest first."""
+    likeliest = sorted(probabilities.items(), key=lambda entry: -entry[1])
+    shares = " · ".join(f"{label} {share:.2f}" for label, share in likeliest)
+    return f"{', '.join(labels) or '(none)'} ({shares})"

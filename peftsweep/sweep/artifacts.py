@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from optuna.trial import FrozenTrial
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from peftsweep.charts import confusion_png
@@ -18,6 +19,7 @@ from peftsweep.data import Dataset
 from peftsweep.engine import Result, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
+from peftsweep.report import PREDICTIONS, VALIDATION
 
 ADAPTER, CLASSES, PICTURE, STUDY = "adapter", "per_class.json", "confusion_matrix.png", "study.yaml"
 
@@ -37,11 +39,23 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
     shutil.rmtree(adapter, ignore_errors=True)
     aside.rename(adapter)
     labels = np.asarray(data.validation.labels)
+    kept = {"logits": result.logits, "labels": labels}
+    save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, trial.folder / PREDICTIONS)
     per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
     (trial.folder / CLASSES).write_text(per_class + "\n")
     confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
     (trial.folder / STUDY).write_text(config.text())
     return adapter
+
+
+def keep_rows(study: Path, data: Dataset) -> None:
+    """Keep the validation rows' token ids, so that an export can be scored again wherever the data is by then."""
+    study.mkdir(parents=True, exist_ok=True)
+    texts = data.validation.input_ids
+    rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
+    aside = study / f".{VALIDATION}.{os.getpid()}"
+    save_file(rows, aside, {"fingerprint": data.fingerprint})
+    aside.replace(study / VALIDATION)
 
 
 def trial_folder(study: Path, number: int) -> Path:
@@ -51,7 +65,7 @@ def trial_folder(study: Path, number: int) -> Path:
 def files(study: Path, number: int) -> dict[str, Path]:
     """What is there of a complete trial, by its place in MLflow."""
     folder = trial_folder(study, number)
-    return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, STUDY) if (folder / name).exists()}
+    return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, PREDICTIONS, STUDY) if (folder / name).exists()}
 
 
 def drop_checkpoints(folder: Path) -> None:

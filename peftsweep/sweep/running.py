@@ -158,7 +158,7 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
             "splits": splits(data),
             "key": uuid4().hex,  # tells it from a study of the same name in another storage
             "experiment": _experiment(studies, config, data),
-            "metric": "macro_f1",
+            "metric": config.search.objective,
             "labels": list(data.task.labels),
             "config": config.identity(),  # last: whoever finds it finds the rest
         }
@@ -166,6 +166,8 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
             study.set_user_attr(key, value)
         return study
     lines = differences(attrs["config"], config.identity())
+    if attrs["metric"] != config.search.objective:
+        lines.append(f"search.objective: {attrs['metric']} in the storage, {config.search.objective} now")
     if attrs["fingerprint"] == data.fingerprint:  # the same rows, wherever they lie and however written
         where = ("source", "train", "validation", "test", "subset", "revision", "encoding", "quoting")
         lines = [line for line in lines if not line.startswith(tuple(f"data.{key}:" for key in where))]
@@ -219,6 +221,7 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
             slots=count,
             limits=limits,
             compiled=compiled,
+            objective=config.search.objective,
             note=source.progress.note,
         )
 
@@ -253,6 +256,7 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
             total=source.total,
             storage=storage,
             tracking=tracking_uri,
+            objective=config.search.objective,
             memory=memory,
         ),
     )

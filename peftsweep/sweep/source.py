@@ -97,6 +97,7 @@ class StudySource:
     def opened(self, base: Base, method: Method, summary: Opened) -> None:
         """The base is loaded and the pack stands: say so, to the person and to MLflow."""
         self.base, self.method = base, method
+        artifacts.keep_rows(self.folder, self.data)
         self.study.set_user_attr("described", study_params(self.config, base, self.data))
         self.projection.open({} if summary.memory is None else {"planned_bytes": summary.memory.planned})
         self.progress.opened(summary)
@@ -135,7 +136,7 @@ class StudySource:
         known = self.trials()
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
-            value = evaluation.scores["macro_f1"]
+            value = evaluation.scores[self.config.search.objective]
             asked = self.running[number]
             if evaluation.index not in known[number].intermediate_values:  # it is when a judged trial goes on
                 asked.report(value, step=evaluation.index)
@@ -175,7 +176,7 @@ class StudySource:
         }
         for key, value in attrs.items():
             asked.set_user_attr(key, value)
-        value = scores.get("macro_f1")
+        value = scores.get(self.config.search.objective)
         self.study.tell(asked, value if result.state == "complete" else None, state=STATES[result.state])
         trials = self.trials()
         self.projection.end(trials[trial.number])

@@ -1,0 +1,92 @@
+"""peftsweep.json: what an exported folder is, for programs; and whether it still is what was exported."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from peftsweep.config import Method, ModelConfig
+from peftsweep.errors import ExportError
+from peftsweep.task import Task
+
+NAME = "peftsweep.json"
+WEIGHTS = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
+
+
+class Manifest(BaseModel):
+    """What an exported folder holds.
+
+    Attributes:
+        base: the hub's commit of the base, or a fingerprint of its files.
+        thresholds: the probability above which each label is on; None where classes exclude each other.
+        text: the data's column of texts.
+        fingerprint: of the data.
+        scores: of the validation rows, at the best evaluation.
+        merged: a plain model, the adapter being part of its weights.
+        files: the weights' digests (SHA-256) by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    version: str
+    study: str
+    trial: int
+    method: Method
+    model: ModelConfig
+    base: str
+    kind: Literal["multi-label", "single-label"]
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...] | None
+    text: str
+    max_length: int
+    fingerprint: str
+    scores: dict[str, float]
+    merged: bool
+    files: dict[str, str]
+
+    @property
+    def task(self) -> Task:
+        return Task(self.kind, self.labels)
+
+    def write(self, folder: Path) -> None:
+        (folder / NAME).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of an exported folder whose weights are those that were exported.
+
+    Raises:
+        ExportError: it is no such folder, or something in it was changed or is gone.
+    """
+    file = folder / NAME
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is not there; make it with: peftsweep export --study NAME {folder}")
+    if not file.is_file():
+        raise ExportError(f"{folder} has no {NAME}: give a folder that `peftsweep export` made")
+    try:
+        found = Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ExportError(f"{file}: {where}: {first['msg']}; export it again") from error
+    for name, digest in found.files.items():
+        if not (folder / name).is_file():
+            raise ExportError(f"{folder}: {name} is gone; export it again")
+        if digest_of(folder / name) != digest:
+            raise ExportError(f"{folder}: {name} is not the file that was exported; export it again")
+    return found
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of the weights and their configs, by name."""
+    sharded = sorted(file.name for file in folder.glob("model*.safetensors*"))
+    return {name: digest_of(folder / name) for name in sorted({*WEIGHTS, *sharded}) if (folder / name).is_file()}
+
+
+def digest_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,122 @@
+"""Texts to labels, by an exported adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peftsweep.errors import ExportError
+from peftsweep.exported.manifest import Manifest, read
+from peftsweep.methods import METHODS, attached
+from peftsweep.models import default_device, load_base, load_tokenizer, revision_of
+from peftsweep.task import probabilities
+
+Text = NDArray[np.int64]
+TOKENS = 4096  # of a batch, its padding too: enough to keep a GPU busy, and no more than a CPU's caches like
+CHUNK = 4096  # texts tokenised at once
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one text: the labels that are on (one, where classes exclude each other), and each label's probability."""
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+class Classifier:
+    """An exported folder, loaded.
+
+    Args:
+        folder: as `export` wrote it.
+
+    Raises:
+        ExportError: no such folder, one that was changed, or one whose base is another by now.
+        ModelError: the base cannot be loaded.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest: Manifest = read(folder)
+        found, device = self.manifest, default_device()
+        place = found.model.model_copy(update={"id": str(folder), "revision": None} if found.merged else {})
+        self.tokenizer = load_tokenizer(place)
+        four_bit = METHODS[found.method].four_bit and not found.merged
+        base = load_base(place, found.task, four_bit=four_bit, device=device)
+        if not found.merged and revision_of(base) != found.base:
+            raise ExportError(
+                f"{folder}: it was trained on {found.model.id} at {found.base}, which is now {revision_of(base)}; its "
+                "predictions would mean nothing on another base"
+            )
+        self.model = base.model if found.merged else attached(base.model, folder)
+
+    def predict(self, texts: Sequence[str], done: Callable[[int], object] = lambda count: None) -> list[Prediction]:
+        """Labels and probabilities of each text, in their order.
+
+        Args:
+            done: told how many texts have been read, batch by batch.
+        """
+        found = self.manifest
+        if not texts:
+            return []
+        scored = logits(self.model, self._tokens(texts), done)
+        if found.thresholds is None:
+            shares = np.exp(scored - scored.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+            on = scored.argmax(axis=1)[:, None] == np.arange(len(found.labels))
+        else:
+            shares = probabilities(scored)
+            on = shares > np.array(found.thresholds)
+        return [
+            Prediction(
+                tuple(label for label, here in zip(found.labels, row, strict=True) if here),
+                dict(zip(found.labels, map(float, share), strict=True)),
+            )
+            for row, share in zip(on, shares, strict=True)
+        ]
+
+    def _tokens(self, texts: Sequence[str]) -> list[Text]:
+        found: list[Text] = []
+        for start in range(0, len(texts), CHUNK):
+            chunk = list(texts[start : start + CHUNK])
+            ids = self.tokenizer(chunk, truncation=True, max_length=self.manifest.max_length)["input_ids"]
+            found += [np.array(text or [self.model.config.pad_token_id], dtype=np.int64) for text in ids]
+        return found
+
+
+@torch.inference_mode()
+def logits(
+    model: Any, texts: Sequence[Text], done: Callable[[int], object] = lambda count: None
+) -> NDArray[np.float32]:
+    """Logits [n, C] in fp32 by a stock model, in padded batches of texts of like length.
+
+    Args:
+        texts: token ids.
+    """
+    device, pad = next(model.parameters()).device, int(model.config.pad_token_id)
+    found: list[torch.Tensor] = []
+    order = np.argsort([-len(text) for text in texts], kind="stable")  # the longest first: if it does not fit, at once
+    for batch in _batches([texts[i] for i in order]):
+        ids = torch.full((len(batch), len(batch[0])), pad)
+        mask = torch.zeros_like(ids)
+        for row, text in enumerate(batch):
+            ids[row, : len(text)] = torch.from_numpy(text)
+            mask[row, : len(text)] = 1
+        found.append(model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float())
+        done(len(batch))
+    back = np.argsort(order, kind="stable")
+    return np.asarray(torch.cat(found).cpu().numpy()[back])
+
+
+def _batches(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
+    """The texts, longest first, in batches of at most `TOKENS` tokens when padded."""
+    start = 0
+    while start < len(texts):
+        count = max(1, TOKENS // max(1, len(texts[start])))
+        yield texts[start : start + count]
+        start += count

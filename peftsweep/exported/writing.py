@@ -1,0 +1,189 @@
+"""From a complete trial to a folder that works by itself; scored again before it counts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from peftsweep import __version__, report
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ExportError, UsageError
+from peftsweep.exported import manifest as manifests
+from peftsweep.exported.card import card
+from peftsweep.exported.manifest import Manifest
+from peftsweep.exported.predicting import logits
+from peftsweep.methods import METHODS, attached, merged
+from peftsweep.models import Base, default_device, head_names, load_base, load_tokenizer, quiet, revision_of
+from peftsweep.task import probabilities, tuned
+
+# Logits again, apart by their root mean square: what rounding makes of them, in fp32 and in bf16 or 4 bits.
+ALIKE = {True: 2e-3, False: 5e-2}
+
+
+def export(
+    study: str,
+    folder: str | Path,
+    *,
+    trial: int | None = None,
+    storage: str = report.STORAGE,
+    force: bool = False,
+    merge: bool = False,
+    note: Callable[[str], object] = lambda text: None,
+) -> Manifest:
+    """Write a trial's adapter with its head, tokenizer, labels, thresholds and a model card.
+
+    The folder is written aside, loaded again by stock `peft` and scored on the study's validation rows; only if it
+    scores as it did, it takes its place.
+
+    Args:
+        trial: the best one, unless it is named.
+        force: replace a folder that an earlier export made.
+        merge: a plain model in place of an adapter, for LoRA and IA³.
+        note: told what is under way, in a line.
+
+    Raises:
+        UsageError: no such study or trial, none that is complete, or a folder that is there already.
+        ExportError: it does not score as it did, or cannot be written. Nothing is left behind.
+        ModelError: the base cannot be loaded.
+    """
+    to = Path(folder)
+    chosen = report.finished(storage, study, trial)
+    method = chosen.shared["config"]["method"]
+    if merge and METHODS[method].four_bit:
+        raise UsageError(
+            f"study {study!r} is {method}: its base is held in 4 bits, into which nothing can be merged; export the "
+            "adapter, without --merge"
+        )
+    _check_place(to, force=force)
+    aside = to.with_name(f".{to.name}.{os.getpid()}")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        written = _write(chosen, aside, to.name, merge=merge, note=note)
+        _put(aside, to)
+        return written
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"{to}: {_reason(error)}; nothing is left there") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_place(to: Path, *, force: bool) -> None:
+    if not to.exists() and not to.is_symlink():
+        return
+    if to.is_dir() and not any(to.iterdir()):
+        return
+    if not force:
+        raise UsageError(f"{to} is there already; --force replaces it, or give another folder")
+    if not (to / manifests.NAME).is_file():
+        raise UsageError(f"{to} was not made by `peftsweep export`, and is not replaced; give another folder")
+
+
+def _put(aside: Path, to: Path) -> None:
+    """In place of what is there, which stays until the new folder stands."""
+    if not to.exists():
+        aside.rename(to)
+        return
+    old = to.with_name(f".{to.name}.{os.getpid()}.old")
+    to.rename(old)
+    try:
+        aside.rename(to)
+    except BaseException:
+        old.rename(to)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(chosen: report.Finished, aside: Path, name: str, *, merge: bool, note: Callable[[str], object]) -> Manifest:
+    config = chosen.shared["config"]
+    four_bit, task = METHODS[config["method"]].four_bit, chosen.task
+    given = ModelConfig.model_validate(config["model"])
+    before, labels = chosen.predictions()
+    note(f"export: trial {chosen.number} of {chosen.study}; loading {given.id}")
+    tokenizer = load_tokenizer(given)
+    base = load_base(given, task, four_bit=four_bit, device=default_device())
+    if revision_of(base) != chosen.shared.get("base"):
+        raise ExportError(
+            f"study {chosen.study!r} was trained on {given.id} at {chosen.shared.get('base')}, which is now "
+            f"{revision_of(base)}; the adapter would mean nothing on it"
+        )
+    heads = head_names(base.model)  # before peft wraps them
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(int(base.model.config.pad_token_id))
+    tokenizer.save_pretrained(str(aside))
+    if merge:
+        model = _merge(chosen, given, aside)
+    else:
+        for file in chosen.adapter.iterdir():
+            shutil.copyfile(file, aside / file.name)
+        model = attached(base.model, aside)
+    exact = base.dtype == torch.float32 and not four_bit
+    note("export: scoring the validation rows again")
+    _check(before, logits(model, chosen.texts()), exact=exact and chosen.shared["described"]["dtype"] == "float32")
+    cuts = probabilities(tuned(before, labels)) if task.multi_label else None
+    described = Manifest(
+        version=__version__,
+        study=chosen.study,
+        trial=chosen.number,
+        method=config["method"],
+        model=given,
+        base=chosen.shared["base"],
+        kind=task.kind,
+        labels=task.labels,
+        thresholds=None if cuts is None else tuple(map(float, cuts)),
+        text=config["data"]["text"],
+        max_length=config["data"]["max_length"],
+        fingerprint=chosen.shared["fingerprint"],
+        scores=chosen.own["scores"],
+        merged=merge,
+        files=manifests.digests(aside),
+    )
+    described.write(aside)
+    (aside / "README.md").write_text(_card(described, chosen, name, base, heads), encoding="utf-8")
+    return described
+
+
+def _merge(chosen: report.Finished, given: ModelConfig, aside: Path) -> Any:
+    """Merge in fp32, save in the precision in which the base computed, and load it as its users will."""
+    exact = given.model_copy(update={"dtype": "float32"})
+    base = load_base(exact, chosen.task, four_bit=False, device=torch.device("cpu"))
+    dtype = getattr(torch, chosen.shared["described"]["dtype"])
+    plain = merged(attached(base.model, chosen.adapter)).to(dtype)
+    with quiet():
+        plain.save_pretrained(str(aside))
+    own = ModelConfig(id=str(aside), dtype="float32" if dtype == torch.float32 else "bfloat16")
+    return load_base(own, chosen.task, four_bit=False, device=default_device()).model
+
+
+def _check(before: NDArray[np.float32], after: NDArray[np.float32], *, exact: bool) -> None:
+    """Raises:
+    ExportError: other logits than in training.
+    """
+    apart = float(np.sqrt(np.mean((after - before) ** 2)) / max(1e-12, np.sqrt(np.mean(before**2))))
+    if not apart <= ALIKE[exact]:
+        raise ExportError(
+            f"the exported model does not give the logits that it gave in training (apart by {apart:.1%} of them): it "
+            "is not kept. The adapter's files may have been changed; another trial: --trial N"
+        )
+
+
+def _card(manifest: Manifest, chosen: report.Finished, name: str, base: Base, heads: list[str]) -> str:
+    params = chosen.own["params"]
+    sampled = sorted(chosen.shared["config"]["space"].keys() & params.keys())
+    pad = int(base.model.config.pad_token_id)
+    return card(manifest, folder=name, source=base.source, pad=pad, heads=heads, params=params, sampled=sampled)
+
+
+def _reason(error: BaseException) -> str:
+    if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+        return "the disk is full"
+    return f"cannot be written: {getattr(error, 'strerror', None) or error}"

@@ -1,0 +1,343 @@
+"""Export and predict: adapters that real sweeps made, loaded by stock peft."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow.parquet
+import pytest
+from optuna.trial import TrialState
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import f1_score
+
+from peftsweep import exported, report
+from peftsweep.errors import DataError, ExportError, UsageError
+from peftsweep.exported import Classifier, predict_file
+from peftsweep.exported.writing import ALIKE
+from tests.studies import LABELS, Home, home
+from tests.tiny import tiny_rows, write
+
+STUDIES = {"lora": "llama", "ia3": "bert", "qlora": "llama"}
+TEXTS = ["the joy and anger of it", "sadness", "was it for them", "joy", "and when there were words of anger " * 9]
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Home]:
+    """A finished study of several labels by each method; of one label a text by `single`."""
+    made = {}
+    for method, architecture in STUDIES.items():
+        place = made[method] = home(tmp_path_factory.mktemp(method), architecture)
+        for name, rows, seed in (("train", 48, 1), ("dev", 24, 2)):
+            write(place.folder / f"{name}.csv", tiny_rows(LABELS, rows, seed))
+        changes: dict[str, Any] = {"space": {"learning_rate": [1e-2, 5e-3]}, "data": {"labels": LABELS}}
+        study = place.study(method=method, train={"epochs": 8}, search={"trials": 2, "keep_adapters": 1}, **changes)
+        assert place.run(study).counts == {"complete": 2}
+    single = made["single"] = home(tmp_path_factory.mktemp("single"), "bert")
+    assert single.run(single.study(train={"epochs": 8}), trials=2).counts == {"complete": 2}
+    return made
+
+
+@pytest.fixture
+def lora(homes: dict[str, Home], tmp_path: Path) -> Home:
+    """A copy of the LoRA study's folder, to be spoilt."""
+    shutil.copytree(homes["lora"].folder, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def out(homes: dict[str, Home]) -> dict[str, Path]:
+    """What `export` makes of each study."""
+    folders = {}
+    for method, place in homes.items():
+        folders[method] = place.folder / "exports" / "mine"
+        exported.export("small", folders[method], storage=place.storage)
+        assert [path.name for path in folders[method].parent.iterdir()] == ["mine"]
+    return folders
+
+
+@pytest.mark.parametrize("method", [*STUDIES, "single"])
+def test_the_card_says_how_stock_libraries_load_it_and_get_the_labels_that_predict_gets(
+    out: dict[str, Path], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (out[method] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 2 and len(blocks[0].strip().splitlines()) <= 6
+    monkeypatch.chdir(out[method].parent)
+    names: dict[str, Any] = {"texts": TEXTS}
+    for block in blocks:
+        exec(block, names)
+    ours = Classifier(out[method]).predict(TEXTS)
+    found = [[label] if isinstance(label, str) else label for label in names["found"]]
+    assert found == [list(each.labels) for each in ours]
+    assert len({tuple(labels) for labels in found}) > 1  # it tells texts apart
+
+
+@pytest.mark.parametrize("method", [*STUDIES, "single"])
+def test_it_scores_as_the_trial_did(homes: dict[str, Home], out: dict[str, Path], method: str) -> None:
+    rows = tiny_rows(LABELS, 24, 2, single="label" if method == "single" else None)
+    found = Classifier(out[method]).predict([row["text"] for row in rows])
+    best = report.best(homes[method].storage)[0]
+    if method == "single":
+        true, guess = [row["label"] for row in rows], [each.labels[0] for each in found]
+    else:  # the trial's own score is that at one half
+        true = np.array([[row[label] for label in LABELS] for row in rows])
+        guess = np.array([[each.probabilities[label] > 0.5 for label in LABELS] for each in found])
+    assert f1_score(true, guess, average="macro", zero_division=0) == pytest.approx(best.macro_f1, abs=1e-6)
+    manifest = exported.read(out[method])
+    assert (manifest.study, manifest.trial, manifest.scores["macro_f1"]) == ("small", best.trial, best.macro_f1)
+
+
+def test_predictions_use_the_thresholds_tuned_on_all_validation_rows(
+    homes: dict[str, Home], out: dict[str, Path]
+) -> None:
+    rows = tiny_rows(LABELS, 24, 2)
+    found = Classifier(out["ia3"]).predict([row["text"] for row in rows])
+    true = np.array([[row[label] for label in LABELS] for row in rows])
+    at_half = np.array([[each.probabilities[label] > 0.5 for label in LABELS] for each in found])
+    tuned = np.array([[label in each.labels for label in LABELS] for each in found])
+    thresholds = exported.read(out["ia3"]).thresholds
+    assert thresholds is not None and set(thresholds) != {0.5}
+    assert f1_score(true, tuned, average="macro") > f1_score(true, at_half, average="macro", zero_division=0) + 0.02
+    assert exported.read(out["single"]).thresholds is None
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_a_merged_model_is_plain_and_predicts_the_same(
+    homes: dict[str, Home], out: dict[str, Path], method: str, tmp_path: Path
+) -> None:
+    exported.export("small", tmp_path / "plain", storage=homes[method].storage, merge=True)
+    assert not (tmp_path / "plain" / "adapter_config.json").exists()
+    plain, adapter = Classifier(tmp_path / "plain").predict(TEXTS), Classifier(out[method]).predict(TEXTS)
+    for ours, theirs in zip(plain, adapter, strict=True):
+        assert ours.labels == theirs.labels and ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+    (load,) = re.findall(r"```python\n(.*?)```", (tmp_path / "plain" / "README.md").read_text(), re.DOTALL)[:1]
+    assert "peft" not in load
+
+
+def test_a_base_in_4_bits_is_not_merged(homes: dict[str, Home], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="held in 4 bits"):
+        exported.export("small", tmp_path / "plain", storage=homes["qlora"].storage, merge=True)
+    assert not list(tmp_path.iterdir())
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_that_does_not_score_as_it_did_is_not_exported(lora: Home) -> None:
+    weights = lora.adapter(report.best(lora.storage)[0].trial)
+    tensors = load_file(weights)
+    for spoilt in (0.5, float("nan")):
+        save_file({name: tensor * spoilt for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+        with pytest.raises(ExportError, match="does not give the logits that it gave in training"):
+            exported.export("small", lora.folder / "out", storage=lora.storage)
+    assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
+    assert max(ALIKE.values()) < 0.1
+
+
+def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
+    study = optuna.load_study(study_name="small", storage=lora.storage)
+    study.tell(study.ask(), state=TrialState.PRUNED)
+    best = report.best(lora.storage)[0].trial
+    wrong = {
+        best + 10: f"has no trial {best + 10}; trials with an adapter: {best}, best first",
+        2: f"trial 2 of study 'small' is pruned, not complete; trials with an adapter: {best}",
+        1 - best: f"the adapter of trial {1 - best} of study 'small' is not in ",
+    }
+    for trial, said in wrong.items():
+        with pytest.raises(UsageError) as error:
+            exported.export("small", lora.folder / "out", trial=trial, storage=lora.storage)
+        assert said in str(error.value)
+    with pytest.raises(UsageError, match="did you mean small"):
+        exported.export("smal", lora.folder / "out", storage=lora.storage)
+    optuna.create_study(study_name="empty", storage=lora.storage)
+    with pytest.raises(UsageError, match="'empty' has no complete trial yet; go on with: peftsweep run --study empty"):
+        exported.export("empty", lora.folder / "out", storage=lora.storage)
+
+
+def test_a_folder_that_is_there_is_replaced_only_when_told_and_only_if_an_export_made_it(lora: Home) -> None:
+    to, own = lora.folder / "out", lora.folder / "own"
+    exported.export("small", to, storage=lora.storage)
+    (to / "note.txt").write_text("old")
+    with pytest.raises(UsageError, match="is there already; --force replaces it"):
+        exported.export("small", to, storage=lora.storage)
+    assert (to / "note.txt").exists()
+    exported.export("small", to, storage=lora.storage, force=True)
+    assert not (to / "note.txt").exists() and (to / "README.md").exists()
+    own.mkdir()
+    (own / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="was not made by `peftsweep export`, and is not replaced"):
+        exported.export("small", own, storage=lora.storage, force=True)
+    assert (own / "thesis.txt").read_text() == "mine"
+    (lora.folder / "void").mkdir()
+    exported.export("small", lora.folder / "void", storage=lora.storage)  # an empty one has nothing to lose
+    assert not [path.name for path in lora.folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_full_disk_leaves_nothing_and_what_was_there_before(
+    lora: Home, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    to = lora.folder / "out"
+    if again:
+        exported.export("small", to, storage=lora.storage)
+    before = {path.name: path.read_bytes() for path in to.iterdir()} if again else {}
+
+    def full(source: Any, target: Any) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr("peftsweep.exported.writing.shutil.copyfile", full)
+    with pytest.raises(ExportError, match="the disk is full; nothing is left there"):
+        exported.export("small", to, storage=lora.storage, force=True)
+    assert ({path.name: path.read_bytes() for path in to.iterdir()} if again else to.exists()) == (before or False)
+    assert not [path.name for path in lora.folder.iterdir() if path.name.startswith(".out")]
+
+
+def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) -> None:
+    to = lora.folder / "out"
+    exported.export("small", to, storage=lora.storage)
+    weights = to / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(ExportError, match=r"adapter_model\.safetensors is not the file that was exported"):
+        Classifier(to)
+    weights.unlink()
+    with pytest.raises(ExportError, match=r"adapter_model\.safetensors is gone"):
+        Classifier(to)
+    weights.write_bytes(good)
+    manifest = json.loads((to / "peftsweep.json").read_text())
+    (to / "peftsweep.json").write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(ExportError, match=r"peftsweep\.json: format: "):
+        Classifier(to)
+    (to / "peftsweep.json").unlink()
+    with pytest.raises(ExportError, match=r"has no peftsweep\.json: give a folder that `peftsweep export` made"):
+        Classifier(to)
+    with pytest.raises(ExportError, match="nosuch is not there; make it with: peftsweep export"):
+        Classifier(lora.folder / "nosuch")
+    (to / "peftsweep.json").write_text(json.dumps(manifest))
+    base = lora.folder / "base" / "model.safetensors"
+    spoilt = {name: tensor + 1 for name, tensor in load_file(base).items()}
+    moved = manifest["model"] | {"id": str(lora.folder / "base")}
+    (to / "peftsweep.json").write_text(json.dumps(manifest | {"model": moved}))
+    Classifier(to)  # the same base in another place
+    save_file(spoilt, base, metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=r"was trained on .* its predictions would mean nothing on another base"):
+        Classifier(to)
+
+
+# Predicting ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_gets_the_same_alone_and_among_others_of_any_length(out: dict[str, Path]) -> None:
+    classifier, seen = Classifier(out["lora"]), []
+    many = [" ".join(TEXTS[i % 5].split()[: 1 + i % 13]) for i in range(700)]
+    together = classifier.predict(many, seen.append)
+    assert sum(seen) == 700 and len(seen) > 1
+    for i in (0, 12, 345, 699):
+        (alone,) = classifier.predict([many[i]])
+        assert together[i].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+    assert classifier.predict([]) == [] and len(classifier.predict([""])) == 1
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    rows = [{"id": f"00{i}", "text": text + (' "x", y' if i == 0 else "")} for i, text in enumerate(TEXTS)]
+    for ending in ("csv", "jsonl", "parquet"):
+        write(tmp_path / f"texts.{ending}", rows)
+    write(tmp_path / "texts.tsv", [row | {"text": row["text"].replace('"', "'")} for row in rows])
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_files_are_written_again_with_labels_and_probabilities(out: dict[str, Path], files: Path, ending: str) -> None:
+    classifier, target = Classifier(out["lora"]), files / "found.jsonl"
+    assert predict_file(classifier, files / f"texts.{ending}", target) == []
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    direct = classifier.predict([row["text"] for row in rows])
+    assert [row["id"] for row in rows] == [f"00{i}" for i in range(5)]  # as text, noughts and all
+    assert rows[0]["text"].startswith("the joy and anger of it ") and rows[0]["text"].endswith("y")
+    assert [row["predicted"] for row in rows] == [list(each.labels) for each in direct]
+    assert [row["probability_joy"] for row in rows] == pytest.approx([each.probabilities["joy"] for each in direct])
+    assert list(rows[0]) == ["id", "text", "predicted", *(f"probability_{label}" for label in LABELS)]
+    again = files / f"again.{ending}"
+    predict_file(classifier, files / "texts.jsonl", again)
+    assert [json.loads(line)["text"] for line in predict_file(classifier, files / "texts.jsonl", None)] == [
+        row["text"]
+        for row in (pyarrow.parquet.read_table(again).to_pylist() if ending == "parquet" else read_again(again))
+    ]
+
+
+def read_again(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file that was just written."""
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in file.read_text().splitlines()]
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines, delimiter="," if file.suffix == ".csv" else "\t"))
+
+
+def test_what_is_wrong_with_a_file_is_told_and_the_other_is_left_as_it_is(out: dict[str, Path], files: Path) -> None:
+    classifier, target = Classifier(out["single"]), files / "target.csv"
+    target.write_text("before")
+    (files / "ragged.csv").write_text("text,id\njoy,1\nanger\n")
+    (files / "empty.csv").write_text("text,id\n")
+    (files / "nulls.jsonl").write_text('{"text": "joy"}\n{"text": null}\n')
+    (files / "numbers.jsonl").write_text('{"text": 1}\n')
+    (files / "broken.jsonl").write_text('{"text": "joy"\n')
+    (files / "broken.parquet").write_text("no")
+    (files / "done.csv").write_text("text,predicted\njoy,joy\n")
+    wrong = {
+        "nosuch.csv": "nosuch.csv is not there",
+        "ragged.csv": "cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1",
+        "empty.csv": "no rows",
+        "nulls.jsonl": "column text: no text in row 2",
+        "numbers.jsonl": "column text: no text in row 1",
+        "broken.jsonl": "cannot be read: ",
+        "broken.parquet": "cannot be read: ",
+        "done.csv": "has a column predicted already; rename it",
+    }
+    for name, said in wrong.items():
+        with pytest.raises(DataError) as error:
+            predict_file(classifier, files / name, target)
+        assert name in str(error.value) and said in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(DataError, match="no column tweet; it has id, text"):
+        predict_file(classifier, files / "texts.csv", target, "tweet")
+    assert target.read_text() == "before"
+    with pytest.raises(DataError, match="cannot be written"):
+        predict_file(classifier, files / "texts.csv", files / "nosuch" / "target.csv")
+    assert not [path.name for path in files.iterdir() if path.name.startswith(".")]
+
+
+def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path: Path) -> None:
+    place, to = homes["lora"], str(tmp_path / "cli")
+    (place.folder / "texts.csv").write_text("text\njoy\nsadness\n")
+    commands = [
+        ["export", "--study", "small", to],
+        ["predict", to, "--text", TEXTS[0], "--text", "joy"],
+        ["predict", to, "--text", TEXTS[0], "--json"],
+        ["predict", to, "--input", "texts.csv"],
+        ["predict", to, "--input", "texts.csv", "--output", str(tmp_path / "found.parquet")],
+        ["export", "--study", "small", to],
+        ["predict", to],
+        ["predict", to, "--text", "a", "--output", "b.csv"],
+        ["predict", to, "--input", "texts.txt"],
+    ]
+    done = place.call_each(commands)
+    assert [each.returncode for each in done] == [0, 0, 0, 0, 0, 2, 2, 2, 2]
+    assert done[0].stdout == "" and "peftsweep predict" in done[0].stderr
+    lines = done[1].stdout.splitlines()
+    assert len(lines) == 2 and re.fullmatch(r"joy.* \(joy 0\.\d\d · .*\)", lines[1])
+    (row,) = json.loads(done[2].stdout)
+    assert row["text"] == TEXTS[0] and set(row["probabilities"]) == set(LABELS) and ", ".join(row["labels"]) in lines[0]
+    assert [json.loads(line)["text"] for line in done[3].stdout.splitlines()] == ["joy", "sadness"]
+    assert pyarrow.parquet.read_table(tmp_path / "found.parquet").num_rows == 2 and done[4].stdout == ""
+    assert "--force replaces it" in done[5].stderr and "either --text" in done[6].stderr
+    assert "go with --input" in done[7].stderr and "texts.txt is no file of a format" in done[8].stderr
