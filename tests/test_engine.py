@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint, plan
+from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint, lanes, plan
 from peftsweep.engine.attention import ATTENTION, attend
 from peftsweep.engine.graphs import Graphs
 from peftsweep.engine.memory import Measured, Share, planned
@@ -26,11 +27,11 @@ from peftsweep.engine.rows import Corpus, Pooling, lay
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
-from peftsweep.methods import FAR, METHODS, Pass, Segments, tiled
+from peftsweep.methods import FAR, METHODS, Pass, Segments, moved, tiled
 from peftsweep.methods.base import keep_mask
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
-from tests.packs import MULTI, SINGLE, Queue, Watched, base_of, pack_of
+from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, base_of, pack_of
 from tests.tiny import tiny_model
 
 ONE = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2, evals_per_epoch=2)
@@ -326,6 +327,62 @@ def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(b
     assert pack.training.slots == 2 and max(worst(pack.last[i], free.last[i]) for i in range(4)) < 1e-4
 
 
+@pytest.mark.parametrize("what", ["optimizer", "ahead"])
+def test_a_full_memory_between_the_passes_costs_no_trial_anything(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """In the update, before it has written anything; and where the next step is laid out ahead, which can wait."""
+    free = run(base, [trial(i, tmp_path / "a") for i in range(3)], 3)
+    trials = [trial(i, tmp_path / "b") for i in range(3)]
+    pack, calls = pack_of(base, SINGLE, "lora", trials, 3), []
+    pack.lays_ahead = True
+
+    def scarce(work: Callable[..., Any], every: int) -> Callable[..., Any]:
+        def tried(*given: Any) -> Any:
+            calls.append(len(calls))
+            if len(calls) % every == 2:
+                raise torch.OutOfMemoryError("no room")
+            return work(*given)
+
+        return tried
+
+    if what == "optimizer":
+        monkeypatch.setattr("peftsweep.engine.optimizer.moved", scarce(moved, 3))
+    else:
+        pack.waves = scarce(pack.waves, 4)  # type: ignore[method-assign]
+    queue = Queue(trials)
+    pack.run(queue)
+    assert len(calls) > 6 and {result.state for result in queue.results.values()} == {"complete"}
+    assert max(worst(pack.last[i], free.last[i]) for i in range(3)) < 1e-6
+
+
+def test_a_test_split_that_does_not_fit_is_scored_in_shorter_passes(base: Path, tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    class Small(Watched):
+        def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
+            sizes.append(sum(int(corpus.lengths[part].sum()) for part in parts))
+            if corpus is not self.unseen and sizes[-1] > 100:
+                raise torch.OutOfMemoryError("no room")
+            return super().logits(slots, parts, corpus)
+
+    (one,) = trials = [trial(0, tmp_path)]
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 1, kind=Small), Queue(trials)
+    pack.run(queue)
+    adapter = tmp_path / "adapter"
+    weights = load_file(queue.results[0].weights)  # type: ignore[arg-type]
+    pack.method.export(adapter, weights=weights, params=one.params, source="base", revision=None)
+    split = Texts(SINGLE, 60, 3)
+    narrow = pack.score(one, adapter, split)
+    assert max(sizes) > 100 >= sizes[-1]
+    wide = pack_of(base, SINGLE, "lora", trials, 1).score(one, adapter, split)
+    assert narrow == pytest.approx(wide, rel=1e-4)
+
+
+def test_the_lanes_of_a_cpu_keep_to_the_limit_of_all_together() -> None:
+    assert lanes.MOST * Limits().slot_tokens <= Limits().train_tokens
+
+
 def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path, epochs=1) for i in range(2)]
     pack = pack_of(base, SINGLE, "lora", trials, 2)
@@ -489,7 +546,7 @@ class Card(Watched):
 def cards(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list[Any]]]:
     """Makes a `build` of packs on such cards with so many bytes free, and the list of those it built."""
 
-    def make(free: int, room: int = 1000, compiled: bool = False) -> tuple[Any, list[Any]]:
+    def make(free: int, room: int = 1000, compiled: bool = False, others: int = 0) -> tuple[Any, list[Any]]:
         packs: list[Any] = []
 
         def build(slots: int) -> Any:
@@ -500,7 +557,7 @@ def cards(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: packs[-1].measured)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: packs[-1].measured - 2_000_000)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free + others))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
         return build, packs
 
@@ -516,6 +573,11 @@ def test_a_plan_is_measured_by_passes_that_fit(cards: Callable[..., tuple[Any, l
     assert found.evaluation == 2_000_000 // packs[0].evaluated
     assert found.evaluated == int(0.04 * found.room / found.evaluation)
     assert not packs[0].occupied() and not packs[0].stack.weights.any()
+
+
+def test_a_plan_leaves_of_the_whole_card_what_nobody_is_to_fill(cards: Callable[..., tuple[Any, list[Any]]]) -> None:
+    build, _ = cards(50_000_000, others=50_000_000)  # of another program
+    assert plan(build, [ONE], 1).room == 88_000_000 - 50_000_000
 
 
 def test_a_card_without_room_for_a_pass_is_refused(cards: Callable[..., tuple[Any, list[Any]]]) -> None:
@@ -672,9 +734,13 @@ def test_an_architecture_whose_texts_would_see_each_other_is_refused(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_attention_that_leaks_is_noticed(base: Path, tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_attention_that_leaks_is_noticed(base: Path, tmp_path: Path, dtype: str, whole: bool) -> None:
     def leaks(module, query, key, value, mask, **kwargs):  # type: ignore[no-untyped-def]
-        return sdpa_attention_forward(module, query, key, value, None, is_causal=kwargs.get("is_causal"))
+        rows = query.shape[2]
+        seen = torch.ones(rows, rows, dtype=torch.bool)
+        seen = seen if whole else seen.triu()  # or only what comes after
+        return sdpa_attention_forward(module, query, key, value, seen[None, None], is_causal=False)
 
     AttentionInterface.register(ATTENTION, leaks)
     try:

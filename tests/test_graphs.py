@@ -107,13 +107,25 @@ def test_the_oldest_shapes_go_when_there_are_too_many(monkeypatch: pytest.Monkey
 
 def test_a_base_that_cannot_be_captured_is_run_as_it_is() -> None:
     sums = Sums(RuntimeError("operation not permitted when stream is capturing"))
-    passes = Graphs()
+    said: list[str] = []
+    passes = Graphs(said.append)
     assert [passes(sums, wave(n)).item() for n in (3, 4, 5)] == [6, 10, 15]
     assert sums.worked == 3 and passes.refused and not passes.known
+    assert said == [
+        "graphs: the base cannot be captured, and is slower for it: operation not permitted when stream is capturing"
+    ]
 
 
-def test_out_of_memory_in_a_capture_is_the_step_s_own() -> None:
-    passes, sums = Graphs(), Sums(torch.OutOfMemoryError("no room"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no room"),
+        RuntimeError("CUDA error: out of memory"),  # of the driver
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_out_of_memory_in_a_capture_is_the_step_s_own(error: Exception) -> None:
+    passes, sums = Graphs(), Sums(error)
     passes(sums, wave(3))
     with pytest.raises(torch.OutOfMemoryError):
         passes(sums, wave(4))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftsweep.engine.limits import Note, silent
 from peftsweep.engine.wave import Wave
 
 SHAPES = 64  # held at once
@@ -36,11 +37,15 @@ class Graphs:
 
     `captured` counts the passes that became graphs.
 
+    Args:
+        note: told why a base cannot be captured.
+
     The first call is made as it is, for in it kernels are still compiled and libraries make themselves at home. So are
     all calls where a base cannot be captured, because it looks at its numbers on the way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Note = silent) -> None:
+        self.note = note
         self.known: OrderedDict[Any, Graph] = OrderedDict()
         self.warm = self.refused = False
         self.largest = self.captured = 0
@@ -56,9 +61,12 @@ class Graphs:
                 self.capture(function, wave)
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:  # nothing has been computed yet
-                self.refused = True
+            except RuntimeError as error:  # nothing has been computed yet
                 self.drop()
+                if _says_memory(error):
+                    raise torch.OutOfMemoryError(str(error)) from error
+                self.refused = True
+                self.note(f"graphs: the base cannot be captured, and is slower for it: {str(error).splitlines()[0]}")
                 return function(wave)
         self.known.move_to_end(wave.shape)
         graph = self.known[wave.shape]
@@ -85,3 +93,8 @@ class Graphs:
         self.known.clear()
         self.largest, self.pool = 0, None
         torch.cuda.empty_cache()
+
+
+def _says_memory(error: RuntimeError) -> bool:
+    """Whether it is a full memory that CUDA's driver or its libraries found, and not torch's allocator."""
+    return any(word in str(error) for word in ("out of memory", "ALLOC_FAILED"))

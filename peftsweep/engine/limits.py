@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Note = Callable[[str], object]  # told, in a line, what a person should know of
+
+
+def silent(text: str) -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many tokens go through the base at once: of one slot in training, of all in training, in evaluation."""
+    """How many tokens go through the base at once: of one slot in training, of all in training, in evaluation.
 
-    slot_tokens: int = 16384
+    A slot's own are few enough that all lanes of a CPU together keep to the limit of all.
+    """
+
+    slot_tokens: int = 8192
     train_tokens: int = 32768
     eval_tokens: int = 8192

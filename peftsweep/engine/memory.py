@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine.limits import Limits
+from peftsweep.engine.limits import Limits, Note, silent
 from peftsweep.engine.slot import Part, Slot
 from peftsweep.engine.stack import any_layout
 from peftsweep.engine.trial import Trial
@@ -26,7 +26,7 @@ from peftsweep.errors import ModelError
 if TYPE_CHECKING:
     from peftsweep.engine.pack import Pack
 
-FILL = 0.88  # of what is free or this process's own; the allocator loses a few percent of it
+FILL = 0.88  # of the card, what others have of it included; the allocator loses a few percent
 CEILING = 0.92  # of the card, above which the allocator is not to go
 EVALUATION = 0.04  # of the room, for a pass of an evaluation beside the memory that training's graphs hold
 BUSY = 32768  # tokens of a pass that keep any GPU busy
@@ -35,10 +35,6 @@ SPREAD = 1.1  # steps have so many more tokens than their mean, at times
 PROBES = (2048, 8192)
 
 T = TypeVar("T")
-
-
-def silent(text: str) -> None:
-    """Nobody is told."""
 
 
 @dataclass
@@ -52,7 +48,7 @@ class Share:
 
     slots: int
     what: str = "step"
-    note: Callable[[str], object] = silent
+    note: Note = silent
 
     def of(
         self,
@@ -203,8 +199,9 @@ def _measured(pack: Pack, params: TrainConfig) -> Measured:
     few, many, evaluation = _probes(pack, params)
     matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
     slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
-    free, _ = torch.cuda.mem_get_info(pack.device)
-    room = int(FILL * (free + torch.cuda.memory_reserved(pack.device)))
+    free, whole = torch.cuda.mem_get_info(pack.device)
+    others = whole - free - torch.cuda.memory_reserved(pack.device)  # other programs, and CUDA's own
+    room = max(0, int(FILL * whole) - others)
     token = max(1, (many.bytes - few.bytes) // (many.tokens - few.tokens))
     return Measured(few.bytes - few.tokens * token - len(pack.slots) * slot, slot, token, evaluation, room)
 

@@ -38,14 +38,13 @@ class Turn:
 
 
 @torch.no_grad()
-def step(stack: Stack, turns: Sequence[Turn], norms: Tensor) -> None:
-    """Clip and update the rows of some slots; the others' stay as they are.
+def step(stack: Stack, turns: Sequence[Turn]) -> Tensor:
+    """Clip and update the rows of some slots; the others' stay as they are. Returns the norms of all gradients [K].
 
-    A gradient that is not finite spoils its own row alone.
-
-    Args:
-        norms: of all slots' gradients [K].
+    A gradient that is not finite spoils its own row alone. All memory is asked for before anything is written, so that
+    a step that finds none can be taken again.
     """
+    norms: Tensor = stack.grads.norm(dim=1)
     values = np.zeros((len(COLUMNS), len(stack.weights), 1), np.float32)
     for turn in turns:
         values[:, turn.index, 0] = turn.column()
@@ -60,6 +59,7 @@ def step(stack: Stack, turns: Sequence[Turn], norms: Tensor) -> None:
         for cut, decays in stack.cuts:
             matrices = (stack.weights, stack.grads, *stack.moments.values())
             update([matrix[row, cut] for matrix in matrices], clip[row], columns[:, row], decays)
+    return norms
 
 
 def _update(matrices: Sequence[Tensor], clip: Tensor, columns: Tensor, decays: bool) -> None:

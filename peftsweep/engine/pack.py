@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from peftsweep.engine import checkpoint, optimizer
 from peftsweep.engine.clock import Clock, TimedSource
 from peftsweep.engine.graphs import Graphs
 from peftsweep.engine.lanes import Lanes
-from peftsweep.engine.limits import Limits
-from peftsweep.engine.memory import Share, silent
+from peftsweep.engine.limits import Limits, Note, silent
+from peftsweep.engine.memory import Share
 from peftsweep.engine.optimizer import Turn
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Places, Text, batch_of
@@ -32,6 +32,8 @@ from peftsweep.engine.trial import Report, Result, Scores, SlotStatus, Trial, Tr
 from peftsweep.engine.wave import Wave
 from peftsweep.methods import Method
 from peftsweep.task import Task
+
+T = TypeVar("T")
 
 
 class Examples(Protocol):
@@ -74,7 +76,7 @@ class Pack:
         limits: Limits | None = None,
         compiled: bool = False,
         objective: str = "macro_f1",
-        note: Callable[[str], object] = silent,
+        note: Note = silent,
     ) -> None:
         self.task, self.method, self.train, self.validation = task, method, train, validation
         self.limits, self.compiled = Limits() if limits is None else limits, compiled
@@ -89,7 +91,7 @@ class Pack:
         self.ahead: tuple[tuple[tuple[int, int, int], ...], list[Wave]] | None = None  # the next step's, and for whom
         self.slots: list[Slot | None] = [None] * slots
         self.training, self.evaluation = Share(slots, "step", note), Share(slots, "evaluation", note)
-        self.graphs = Graphs() if self.packed.attention != "padded" else None
+        self.graphs = Graphs(note) if self.packed.attention != "padded" else None
         self.lanes = Lanes(slots if self.device.type == "cpu" and not self.packed.keeps_state else 1)
         if (lanes := self.lanes.count) > 1:  # so many passes at once
             shares = {
@@ -159,16 +161,14 @@ class Pack:
         slots = [slot for slot in self.occupied() if slot.index in losses]
         if not slots:
             return
-        norms = self.stack.grads.norm(dim=1)  # [K]
         turns = [Turn(s.index, s.step, s.schedule.learning_rate(s.step), s.trial.params) for s in slots]
-        optimizer.step(self.stack, turns, norms)
+        norms = self.with_room(lambda: optimizer.step(self.stack, turns))  # [K]
         self.stack.grads.zero_()
         found = torch.cat([torch.stack([losses[slot.index] for slot in slots]), norms])  # [k + K]
         for slot in slots:
             slot.step += 1
         if self.lays_ahead:  # the GPU is still at work on this step
-            going_on = [slot for slot in slots if slot.step < slot.schedule.steps][: self.training.slots]
-            self.ahead = (_key(going_on), self.waves(going_on)) if going_on else None
+            self.lay_ahead([slot for slot in slots if slot.step < slot.schedule.steps][: self.training.slots])
         numbers = found.tolist()  # here, and not before, a GPU is waited for
         for slot, loss in zip(slots, numbers[: len(slots)], strict=True):
             norm = numbers[len(slots) + slot.index]
@@ -181,6 +181,22 @@ class Pack:
         for slot in slots:
             rate = slot.trial.params.batch_size / seconds
             slot.rate = rate if slot.rate == 0 else 0.9 * slot.rate + 0.1 * rate
+
+    def lay_ahead(self, slots: Sequence[Slot]) -> None:
+        """Lay out these slots' next step, unless memory is full: then it is done when it is due, where that is met."""
+        try:
+            self.ahead = (_key(slots), self.waves(slots)) if slots else None
+        except torch.OutOfMemoryError:
+            self.ahead = None
+
+    def with_room(self, work: Callable[[], T]) -> T:
+        """What `work` returns, for which the graphs' memory is given up where there is no other."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            pass
+        self.forget_graphs()
+        return work()
 
     # Forward and backward -------------------------------------------------------------------------------------------
 
@@ -320,12 +336,12 @@ class Pack:
 
         return self.lanes(work, slots, lambda slot: 1)
 
-    def make_more_room(self, slots: Sequence[Slot], again: bool) -> bool:
+    def make_more_room(self, slots: Sequence[Slot], again: bool, corpus: Corpus | None = None) -> bool:
         """After an evaluation that ran out of memory: the graphs', or shorter passes."""
         if self.forget_graphs() and not again:
             return True
         shorter = self.limits.eval_tokens // 2
-        if shorter < int(self.unseen.lengths.max()):
+        if shorter < int((corpus or self.unseen).lengths.max()):
             return False
         self.limits = replace(self.limits, eval_tokens=shorter)
         return True
@@ -376,8 +392,14 @@ class Pack:
         try:
             parts = self.stack.split(slot.index, self.stack.weights[slot.index], trial.params)
             self.method.read(adapter, parts, trial.params)
-            (logits,) = self.predict([slot.index], self.packed.corpus(split.input_ids))
-            return self.task.scores(logits, np.asarray(split.labels))
+            corpus = self.packed.corpus(split.input_ids)
+            found = self.evaluation.of(
+                lambda some: {slot.index: self.predict([slot.index], corpus)[0]},
+                [slot],
+                partial(self.make_more_room, corpus=corpus),
+                _raise,
+            )
+            return self.task.scores(found[slot.index], np.asarray(split.labels))
         finally:
             self.vacate(slot)
 
@@ -437,6 +459,10 @@ def _cut(texts: Places, tokens: Places, most: int) -> Iterator[Places]:
             start, total = i, 0
         total += size
     yield texts[start:]
+
+
+def _raise(slot: Slot, reason: str) -> None:
+    raise torch.OutOfMemoryError(reason)
 
 
 def _key(slots: Sequence[Slot]) -> tuple[tuple[int, int, int], ...]:

@@ -57,7 +57,7 @@ class Packed:
         fused = _runs_triton(self.device)
         may_drop = any(params.dropout > 0 for params in candidates)
         self.current = Pass([0.0] * slots, self.device, fused, may_drop)
-        # One for all of the pack's passes, so that it is the one that is proven.
+        # One for all of the pack's passes, so that it is the one that is proven (before anything is compiled).
         kernel: Attention = "tiles" if mean <= SHORT else "varlen"
         self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
         self.heads = head_linears(model, head_names(model))
@@ -189,7 +189,7 @@ class Packed:
             )
 
     def _tried(self, samples: Sequence[Text]) -> tuple[Tensor, float]:
-        """Logits of some texts in one row, and how much the last text's depend on the tokens of those before it: not
+        """Logits of some texts in one row, and how much those of the middle one depend on the tokens of the others: not
         at all, to the last bit, in any precision."""
         embedded: list[Tensor] = []
 
@@ -201,10 +201,12 @@ class Packed:
             rows = self.lay([0], [np.arange(len(samples))], self.corpus(samples))
             logits = self.logits(rows, self.current.nothing)  # as in training, with no dropout
             logits = logits[: len(samples)]
-            (grad,) = torch.autograd.grad(logits[-1].sum(), embedded[0])  # [1, T, d]
+            middle = len(samples) // 2
+            (grad,) = torch.autograd.grad(logits[middle].sum(), embedded[0])  # [1, T, d]
         finally:
             hook.remove()
-        others = grad[0, : sum(map(len, samples[:-1]))]
+        start, stop = (sum(map(len, samples[:count])) for count in (middle, middle + 1))
+        others = torch.cat([grad[0, :start], grad[0, stop : sum(map(len, samples))]])
         return logits.detach(), float(others.abs().max()) if others.numel() else 0.0
 
 

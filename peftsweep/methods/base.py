@@ -138,7 +138,7 @@ class Pass(threading.local):
         return {"keep": keep, "seeds": seeds.view(np.int32)}
 
 
-class PackedLayer(nn.Module):
+class PackedLayer(nn.Module, ABC):
     """One frozen layer with the adapters of all slots. Subclasses say which, how they start and act."""
 
     def __init__(self, inner: nn.Module, name: str, index: int, current: Pass, slots: int) -> None:

@@ -1,4 +1,4 @@
-"""The adapters of all slots on a GPU: three Triton kernels, and the linear layers made of them.
+"""The adapters of all slots on a GPU: five Triton kernels, and the linear layers made of them.
 
 Rows of an activation [T, d] belong to slots in stretches of any length, cut into tiles of `TILE` rows of one slot
 (see `Segments`). So slots of different batch sizes lie side by side without padding, each kernel is one launch for all of

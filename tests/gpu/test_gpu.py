@@ -415,9 +415,10 @@ def test_the_next_step_is_laid_out_while_the_gpu_is_at_work(tmp_path: Path, monk
     pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", kind=Pack)
     update, waves, busy = optimizer.step, pack.waves, []
 
-    def slow(*given: Any) -> None:
-        update(*given)
+    def slow(*given: Any) -> torch.Tensor:
+        norms = update(*given)
         torch.cuda._sleep(200_000_000)  # cycles: a tenth of a second
+        return norms
 
     def watched(slots: Any) -> Any:
         busy.append(not torch.cuda.current_stream().query())
