@@ -21,9 +21,9 @@ SINGLE = Task("single-label", ("a", "b", "c"))
 class Texts:
     """A tokenised split of random token ids: the engine needs no more."""
 
-    def __init__(self, task: Task, n: int, seed: int) -> None:
+    def __init__(self, task: Task, n: int, seed: int, shortest: int = 3, longest: int = 19) -> None:
         rng = np.random.default_rng(seed)
-        self.input_ids = [rng.integers(5, 100, size=rng.integers(3, 20)) for _ in range(n)]
+        self.input_ids = [rng.integers(5, 100, size=rng.integers(shortest, longest + 1)) for _ in range(n)]
         if task.kind == "multi-label":
             self.labels = (rng.random((n, 3)) < 0.4).astype(np.float32)
         else:

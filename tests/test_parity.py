@@ -28,11 +28,17 @@ def peft_alone(
     first: dict[str, torch.Tensor],
     dtype: str = "float32",
     device: torch.device = CPU,
+    train: Texts | None = None,
+    head_only: bool = False,
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The trial by stock peft and a plain loop from the same first weights: losses, and final weights by name."""
+    """The trial by stock peft and a plain loop from the same first weights: losses, and final weights by name.
+
+    Args:
+        head_only: leave the adapters as they are.
+    """
     model = base_of(folder, task, method, dtype, device).model
     adapters = METHODS[method](model, linear_names(model))
-    train, schedule = Texts(task, 37, 1), Schedule(trial.params, 37)
+    train, schedule = train or Texts(task, 37, 1), Schedule(trial.params, 37)
     heads = sorted({key.split(":")[0] for key in first} - set(adapters.targets(trial.params)))
     config = adapters.peft_config(
         trial.params, task_type="SEQ_CLS", modules_to_save=sorted({head.split(".")[0] for head in heads})
@@ -54,6 +60,7 @@ def peft_alone(
     assert set(trained) == set(named)
     for name, parameter in trained.items():
         parameter.data = named[name].to(device, copy=True)  # in fp32, a head in bf16 too
+        parameter.requires_grad_("modules_to_save" in name or not head_only)
     groups = [
         {
             "params": [p for n, p in trained.items() if not n.endswith("bias")],

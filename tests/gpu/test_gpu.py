@@ -44,7 +44,8 @@ def pack_on_gpu(
     candidates = [trial.params for trial in trials]
     train, validation = train or Texts(task, 37, 1), Texts(task, 12, 2)
     pack = kind(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
-    assert pack.packed.current.fused and pack.packed.attention == ("tiles" if dtype == "bfloat16" else "padded")
+    kernel = "tiles" if np.mean([len(text) for text in train.input_ids]) <= 128 else "varlen"
+    assert pack.packed.current.fused and pack.packed.attention == (kernel if dtype == "bfloat16" else "padded")
     return pack
 
 
@@ -76,18 +77,22 @@ def test_the_gpu_trains_as_stock_peft_does_on_a_cpu(tmp_path: Path, method: str,
 
 
 @pytest.mark.parametrize(
-    ("architecture", "method", "compiled"),
-    [("llama", method, compiled) for method in METHOD_NAMES for compiled in (False, True)]
-    + [("bert", "lora", True), ("gemma3", "lora", True), ("gemma3", "qlora", True)],
+    ("architecture", "method", "compiled", "long"),
+    [("llama", method, compiled, False) for method in METHOD_NAMES for compiled in (False, True)]
+    + [("bert", "lora", True, False), ("gemma3", "lora", True, False), ("gemma3", "qlora", True, False)]
+    + [("llama", "lora", False, True), ("llama", "qlora", True, True), ("gemma3", "ia3", True, True)]
+    + [("bert", "lora", False, True)],
 )
 def test_a_hundred_steps_in_bf16_follow_stock_peft(
-    tmp_path: Path, architecture: str, method: str, compiled: bool
+    tmp_path: Path, architecture: str, method: str, compiled: bool, long: bool
 ) -> None:
+    """Where texts are long, by attention over texts of any length, with windows of 16 tokens in gemma3."""
     folder = tiny_model(tmp_path / "base", architecture)
-    extra = {} if method == "ia3" else {"rank": 8}
-    params = TrainConfig(epochs=20, batch_size=8, learning_rate=1e-3, **extra)  # type: ignore[arg-type]
+    changes: dict[str, Any] = {"learning_rate": 5e-3} if method == "ia3" else {"learning_rate": 1e-3, "rank": 8}
+    params = TrainConfig(epochs=20, batch_size=8, **changes)
     trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(3)]
-    pack = pack_on_gpu(folder, MULTI, method, trials, 3, dtype="bfloat16", compiled=compiled)
+    train = Texts(MULTI, 37, 1, 150, 250) if long else Texts(MULTI, 37, 1)
+    pack = pack_on_gpu(folder, MULTI, method, trials, 3, dtype="bfloat16", compiled=compiled, train=train)
     known: list[int] = []
 
     class Counting(Queue):
@@ -97,36 +102,69 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
 
     pack.run(Counting(trials))
     assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), known  # none in mid-sweep
-    first = on_cpu(pack.first[1])
-    losses, _ = peft_alone(folder, MULTI, method, trials[1], first, dtype="bfloat16", device=GPU)
-    ours = pack.trace[1]
-    assert len(ours) == 100 and ours[-1] < 0.98 * ours[0]
-    worst = max(abs(a - b) / b for a, b in zip(ours, losses, strict=True))
-    assert worst < 2e-2, worst
+    assert pack.graphs.captured and not pack.graphs.refused
+    first, last, ours = on_cpu(pack.first[1]), on_cpu(pack.last[1]), pack.trace[1]
+    alone: dict[str, Any] = {"dtype": "bfloat16", "device": GPU, "train": train}
+    losses, weights = peft_alone(folder, MULTI, method, trials[1], first, **alone)
+    idle, _ = peft_alone(folder, MULTI, method, trials[1], first, **alone, head_only=True)
+    assert len(ours) == 100 and apart(ours, losses) < 2e-2
+    assert apart(idle, losses) > 4e-2  # adapters that are not trained would be noticed
+    theirs = dict(zip(last, weights.values(), strict=True))
+    wrong = sum(float((last[key].reshape(theirs[key].shape) - theirs[key]).norm()) for key in last)
+    assert wrong < 0.1 * sum(float((last[key] - first[key]).norm()) for key in last)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def apart(ours: list[float], theirs: list[float]) -> float:
+    """By how much losses differ at most, relative to theirs."""
+    return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_a_slot_s_gradients_in_bf16_are_those_that_it_has_alone(tmp_path: Path, method: str, long: bool) -> None:
+    """Before an optimizer blows rounding up."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=4, dropout=0.0 if method == "ia3" else 0.3, batch_size=8)
+    train = Texts(SINGLE, 60, 1, 150, 250) if long else Texts(SINGLE, 60, 1)
+
+    def one(number: int, **changes: Any) -> Trial:
+        return Trial(number, 100 + number, params.model_copy(update=changes), tmp_path / str(number))
+
+    def gradients(last: Trial, others: list[Trial]) -> torch.Tensor:
+        """Of the last of these trials, when all have taken a step's forward and backward."""
+        bounds = [one(9, rank=9), last]
+        pack = pack_on_gpu(folder, SINGLE, method, bounds, 4, dtype="bfloat16", train=train, kind=Pack)
+        for index, other in enumerate(others):
+            pack.start(index, other)
+        slot = pack.start(3, last)
+        for part in pack.stack.split(slot.index, pack.stack.weights[slot.index], last.params).values():
+            part.add_(0.01)  # so that no factor of a gradient is nought
+        pack.gradients(pack.occupied())
+        parts = pack.stack.split(slot.index, pack.stack.grads[slot.index], last.params)
+        return torch.cat([part.reshape(-1) for part in parts.values()])
+
+    alone = gradients(one(0), [])
+    crowd = gradients(one(0), [one(i, rank=1 + 2 * i, batch_size=3 + 4 * i) for i in range(1, 4)])
+    other = gradients(one(0, batch_size=7), [])
+    assert float((crowd - alone).norm() / alone.norm()) < 1e-2
+    assert float((other - alone).norm() / alone.norm()) > 5e-2  # one text less would be noticed
+
+
 @pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: str) -> None:
+def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2)
 
     def trial(number: int, where: str, **changes: Any) -> Trial:
         return Trial(number, 100 + number, params.model_copy(update=changes), tmp_path / where / str(number))
 
-    alone = pack_on_gpu(folder, SINGLE, method, [trial(0, "a")], 1, dtype=dtype)
+    alone = pack_on_gpu(folder, SINGLE, method, [trial(0, "a")], 1)
     alone.run(Queue([trial(0, "a")]))
     others = [trial(i, "b", rank=1 + 2 * i, batch_size=3 + 4 * i, dropout=0.1 * i) for i in range(1, 5)]
     crowd = [*others, trial(0, "b")]
-    packed = pack_on_gpu(folder, SINGLE, method, crowd, 4, dtype=dtype)
+    packed = pack_on_gpu(folder, SINGLE, method, crowd, 4)
     packed.run(Queue(crowd))
-    last, first = packed.last[0], packed.first[0]
-    worst = max(float((last[key] - alone.last[0][key]).abs().max()) for key in last)
-    if dtype == "float32":
-        assert worst < 1e-4
-    else:  # rounding to eight bits, under Adam
-        apart = sum(float((last[key] - alone.last[0][key]).norm()) for key in last)
-        assert apart < 0.25 * sum(float((last[key] - first[key]).norm()) for key in last)
+    assert max(float((packed.last[0][key] - alone.last[0][key]).abs().max()) for key in packed.last[0]) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -197,7 +235,7 @@ def test_attention_over_texts_of_any_length_gives_the_logits_of_padded_batches(
     assert np.abs(tiles - padded).max() < 0.03 * np.abs(padded).max()
 
 
-def test_a_plan_fills_the_card_and_its_pack_trains(tmp_path: Path) -> None:
+def test_a_plan_has_room_for_all_of_few_small_trials_and_its_pack_trains(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     trials = [Trial(i, i, TrainConfig(rank=8, epochs=1), tmp_path / str(i)) for i in range(4)]
     bounds = [trial.params for trial in trials]
@@ -213,10 +251,8 @@ def test_a_plan_fills_the_card_and_its_pack_trains(tmp_path: Path) -> None:
     assert found.slots == 100 and found.bytes < found.room and found.token > 0
     queue = Queue(trials)
     with capped(GPU):
-        torch.cuda.reset_peak_memory_stats()
         build(found.slots, found.limits).run(queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
-    assert torch.cuda.max_memory_reserved() < 0.92 * torch.cuda.get_device_properties(GPU).total_memory
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -256,9 +292,15 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
     del ballast
 
 
-@pytest.mark.parametrize("graphs", [False, True])
-@pytest.mark.parametrize("mixed", [False, True])
-def test_memory_after_fifty_refills_is_that_after_five(tmp_path: Path, graphs: bool, mixed: bool) -> None:
+@pytest.mark.parametrize(
+    ("method", "graphs", "compiled", "mixed"),
+    [(method, True, False, False) for method in METHOD_NAMES]
+    + [("lora", False, False, False), ("lora", True, True, False), ("lora", True, False, True)],
+)
+def test_memory_after_fifty_refills_is_that_after_five(
+    tmp_path: Path, method: str, graphs: bool, compiled: bool, mixed: bool
+) -> None:
+    """Of trials of one size, and of trials of all sizes, of whose passes new shapes come up for a while."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=8, epochs=1, batch_size=32, dropout=0.1)
 
@@ -269,7 +311,7 @@ def test_memory_after_fifty_refills_is_that_after_five(tmp_path: Path, graphs: b
     trials = [Trial(i, i, of(i), tmp_path / str(i)) for i in range(52)]
     used: dict[int, int] = {}
     reserved: dict[int, int] = {}
-    pack = pack_on_gpu(folder, SINGLE, "lora", trials, 2, dtype="bfloat16", kind=Pack)
+    pack = pack_on_gpu(folder, SINGLE, method, trials, 2, dtype="bfloat16", kind=Pack, compiled=compiled)
     if not graphs:
         pack.graphs = None
 
@@ -284,8 +326,8 @@ def test_memory_after_fifty_refills_is_that_after_five(tmp_path: Path, graphs: b
             reserved[len(self.results)] = torch.cuda.memory_reserved()
 
     pack.run(Watching(trials))
-    assert used[50] == used[6]
-    assert reserved[50] == reserved[25 if mixed else 6]
+    assert (used[49], used[50]) == (used[5], used[6])  # of each slot's
+    assert reserved[50] == reserved[25 if mixed else 5]
 
 
 def rounded(size: int) -> int:
