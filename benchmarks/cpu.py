@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -234,9 +234,14 @@ def compare(dropout: float, plan: Plan, quick: bool) -> None:
             say(f"dropout {dropout}, round {turn + 1}, {what}: {rates[what][-1]:.1f} samples/s")
     for what, found in rates.items():
         show("samples_per_second", what=what, dropout=dropout, samples_per_second=middle(found), **spread(found))
-    for what in (what for what in SIDES if what != PACK):
-        ratios = [ours / theirs for ours, theirs in zip(rates[PACK], rates[what], strict=True)]
-        show("ratio", what=f"{PACK} / {what}", dropout=dropout, ratio=middle(ratios), **spread(ratios))
+    for what, found in ratios(rates).items():
+        show("ratio", what=f"{PACK} / {what}", dropout=dropout, ratio=middle(found), **spread(found))
+
+
+def ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Of the pack to each rival, round by round."""
+    rivals = {what: found for what, found in rates.items() if what != PACK}
+    return {what: [a / b for a, b in zip(rates[PACK], found, strict=True)] for what, found in rivals.items()}
 
 
 def seeds() -> None:

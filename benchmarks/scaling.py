@@ -67,19 +67,13 @@ def figures(setup: Setup, found: dict[str, Any]) -> dict[str, Any]:
     return {**rounded(found), "useful_tflops": round(useful_tflops(setup.shape, found), 1)}
 
 
-def draw(files: Sequence[Path], to: Path) -> None:
-    """One picture of three curves: samples per second, and their share of the matrix peak beside them.
+def curves_of(files: Sequence[Path]) -> tuple[dict[str, list[dict[str, Any]]], str]:
+    """The points of each curve, with their share of the matrix peak in percent, and on which cards they were measured.
 
     Args:
         files: each of a run of its own, with the peak that was measured in it; a later one's curves replace those of
             an earlier one.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import ScalarFormatter
-
     curves: dict[str, list[dict[str, Any]]] = {}
     cards = set()
     for file in files:
@@ -89,18 +83,37 @@ def draw(files: Sequence[Path], to: Path) -> None:
         for row in (row for row in found if "out_of_memory" not in row):
             of_run[row["curve"]].append(row | {"share": 100 * row["useful_tflops"] / header["peak_tflops"]})
         curves |= of_run
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
+    return curves, ", ".join(sorted(cards))
+
+
+def drawn(files: Sequence[Path]) -> Any:
+    """One picture of three curves: samples per second, and their share of the matrix peak beside them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator, ScalarFormatter
+
+    curves, cards = curves_of(files)
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3)
     what = {"slots": "trials at once (K)", "rank": "rank of every trial", "length": "mean length of a text, in tokens"}
-    loops = {row["mean"]: row["samples_per_second"] for row in curves["plain"]}
+    loops = {row["mean"]: row["samples_per_second"] for row in curves.get("plain", [])}
     for axis, (curve, label) in zip(axes, what.items(), strict=True):
-        of = sorted(curves[curve], key=lambda row: float(row[key_of(curve)]))
+        of = sorted(curves.get(curve, []), key=lambda row: float(row[key_of(curve)]))
+        if not of:  # not measured
+            axis.set_axis_off()
+            continue
         x = [row[key_of(curve)] for row in of]
         axis.plot(x, [row["samples_per_second"] for row in of], "o-", color="C0", label="pack")
-        axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.set(xscale="log", xlabel=label)
+        if curve == "length":
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+        else:
+            axis.set_ylim(0, 1.15 * max(row["samples_per_second"] for row in of))
         axis.set_ylabel("samples per second", color="C0")
         axis.set_xticks(x, labels=[f"{value:g}" for value in x])
-        axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
         alone = [loops.get(row["mean"] if curve == "length" else SETUP.mean, float("nan")) for row in of]
         axis.plot(x, alone, "^:", color="C2", label="plain loop of one trial")
         if curve != "slots":
@@ -111,11 +124,10 @@ def draw(files: Sequence[Path], to: Path) -> None:
         share.plot(x, [row["share"] for row in of], "s--", color="C1")
         share.set_ylim(0, 80)
         share.set_ylabel("% of the matrix peak", color="C1")
-    axes[0].legend(loc="lower right")
-    figure.suptitle(
-        f"Llama 3.2 1B in NF4, batch {SETUP.batch}, rank {SETUP.rank}, tweets, unless said; {', '.join(sorted(cards))}"
-    )
-    figure.savefig(to, dpi=110)
+    handles, labels = next(axis for axis in axes if axis.lines).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower right", ncols=2)
+    figure.suptitle(f"Llama 3.2 1B in NF4, batch {SETUP.batch}, rank {SETUP.rank}, tweets, unless said; {cards}")
+    return figure
 
 
 def key_of(curve: str) -> str:
@@ -132,7 +144,7 @@ def main() -> None:
         for file in options.draw:
             if not file.is_file():
                 parser.error(f"{file} is not there")
-        draw(options.draw, Path(__file__).with_name("scaling.png"))
+        drawn(options.draw).savefig(Path(__file__).with_name("scaling.png"), dpi=110)
         return
     need_gpu()
     measure(options.curves)

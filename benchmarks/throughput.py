@@ -50,6 +50,7 @@ EMOTIONS = Task("multi-label", tuple(f"emotion {i}" for i in range(11)))
 RANK = 16
 MEAN = 27.0  # tokens of a text
 WARM = 20  # steps of a plain loop that do not count
+STRETCHES = 3  # into which its time is divided
 ROWS = 6838  # texts, as many as SemEval-2018 E-c has for training
 TRIALS = 256
 
@@ -214,18 +215,42 @@ def plain_loop(
         ready.touch()
         while not (ready.parent / "go").exists():
             time.sleep(0.05)
-    began, number, tokens = time.perf_counter(), warm, 0
-    while time.perf_counter() - began < seconds:
-        tokens += step(number)
-        number += 1
-    torch.cuda.synchronize()
-    took = time.perf_counter() - began
+    number, stretches = warm, []
+    for _ in range(STRETCHES):
+        began, tokens, before = time.perf_counter(), 0, number
+        while time.perf_counter() - began < seconds / STRETCHES:
+            tokens += step(number)
+            number += 1
+        torch.cuda.synchronize()
+        stretches.append(((number - before) * batch, tokens, time.perf_counter() - began))
     return {
-        "samples_per_second": (number - warm) * batch / took,
-        "tokens_per_second": tokens / took,
-        "step_ms": 1000 * took / (number - warm),
+        **of_stretches(stretches),
+        "step_ms": 1000 * sum(took for _, _, took in stretches) / (number - warm),
         "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
     }
+
+
+def of_stretches(stretches: Sequence[tuple[int, int, float]]) -> dict[str, float]:
+    """The rates of the fastest stretch, for the loop waits for a processor that others may share; and of all of them.
+
+    Args:
+        stretches: samples, tokens and seconds of each.
+    """
+    samples, tokens, took = max(stretches, key=lambda stretch: stretch[0] / stretch[2])
+    whole = [sum(column) for column in zip(*stretches, strict=True)]
+    return {
+        "samples_per_second": samples / took,
+        "tokens_per_second": tokens / took,
+        "mean_samples_per_second": whole[0] / whole[2],
+        "mean_tokens_per_second": whole[1] / whole[2],
+    }
+
+
+def together(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Processes side by side: their rates and memory add up, over the whole time, for stretches differ."""
+    row = {name: sum(each[f"mean_{name}"] for each in found) for name in ("samples_per_second", "tokens_per_second")}
+    row |= {name: sum(each[name] for each in found) for name in ("slots", "peak_gb")}
+    return row | {"step_ms": max(each["step_ms"] for each in found)}
 
 
 def processes(setup: Setup, count: int = 8) -> dict[str, float]:
@@ -246,7 +271,7 @@ def processes(setup: Setup, count: int = 8) -> dict[str, float]:
         finally:
             for process in running:  # if one failed, the others still wait for the word
                 process.kill()
-    return {key: sum(each[key] for each in found) for key in found[0]} | {"step_ms": max(f["step_ms"] for f in found)}
+    return together(found)
 
 
 # The pack -----------------------------------------------------------------------------------------------------------
@@ -263,7 +288,7 @@ class Timed:
         self.captures = 0  # passes that became graphs under the clock
         self.seen = 0  # of those that ever did
         self.steady: dict[int, float] = {}  # seconds of each step under the clock in which none did
-        self.began = self.ended = 0.0
+        self.began = self.ended = self.last = 0.0
         self.steps_profiled = -1
 
     def next(self) -> Trial:
@@ -278,9 +303,10 @@ class Timed:
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
         self.steps += not self.ended
+        now = time.perf_counter()
         if self.began and not self.ended and self.captured() == self.seen:
-            self.steady[self.steps - 1] = seconds
-        self.seen = self.captured()
+            self.steady[self.steps - 1] = now - self.last  # all that lies between two steps, too
+        self.seen, self.last = self.captured(), now
         if self.steps == self.warm:
             torch.cuda.synchronize()
             self.captures = -self.captured()
@@ -354,24 +380,34 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
         by_kernel(source.profile, setup.profiled)
     took, steps = source.ended - source.began, range(source.warm, source.steps)
 
-    def rates(some: Collection[int], seconds: float) -> dict[str, float]:
+    def rates_of(some: Collection[int], seconds: float) -> dict[str, float]:
         batches = [schedule.batch(step, seed) for schedule, seed in running for step in some]
-        tokens = sum(int(pack.corpus.lengths[batch].sum()) for batch in batches)
-        return {"samples_per_second": sum(map(len, batches)) / seconds, "tokens_per_second": tokens / seconds}
+        return {**rates(batches, pack.corpus.lengths, seconds), "step_ms": 1000 * seconds / len(some)}
 
-    steady = rates(source.steady, sum(source.steady.values())) if source.steady else rates(steps, took)
+    steady = rates_of(source.steady, sum(source.steady.values())) if source.steady else rates_of(steps, took)
     return {
         "slots": len(pack.slots),
-        **rates(steps, took),
+        **rates_of(steps, took),
         **{f"steady_{name}": value for name, value in steady.items()},
         "planned_gb": found.bytes / 1e9,
         "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
         "start_seconds": started,
-        "step_ms": 1000 * took / len(steps),
         "steps": len(steps),
+        "graphs": pack.graphs is not None and not pack.graphs.refused,
         "captures": source.captures,
         "warm_seconds": source.began - began - started,
     }
+
+
+def rates(batches: Sequence[Any], lengths: Any, seconds: float) -> dict[str, float]:
+    """Samples and real tokens per second.
+
+    Args:
+        batches: rows of a split, those of a slot's step each.
+        lengths: of the split's texts, in tokens.
+    """
+    tokens = sum(int(lengths[batch].sum()) for batch in batches)
+    return {"samples_per_second": sum(map(len, batches)) / seconds, "tokens_per_second": tokens / seconds}
 
 
 def by_kernel(profile: Any, steps: int) -> None:
@@ -507,6 +543,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="for which each side is timed")
     parser.add_argument("--profile", type=int, default=0, metavar="STEPS", help="then list the GPU's kernels")
     parser.add_argument("--no-graphs", action="store_true", help="the pack without CUDA graphs")
+    parser.add_argument("--no-compile", action="store_true", help="the pack without compiled blocks")
     parser.add_argument("--no-processes", action="store_true", help="without the eight processes")
     parser.add_argument("--worker", metavar="SETUP", help=argparse.SUPPRESS)
     parser.add_argument("--ready", type=Path, help=argparse.SUPPRESS)
@@ -531,6 +568,7 @@ def main() -> None:
             slots=options.slots,
             profiled=options.profile,
             graphs=not options.no_graphs,
+            compiled=not options.no_compile,
         )
         for name in options.base
         for batch in options.batch or BATCHES[name]

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -70,27 +72,113 @@ def test_a_sweep_is_compared_by_the_epochs_that_its_trials_trained(modules: dict
         attrs = {"evaluations": [{"epoch": 0.5}, {"epoch": epochs}], "scores": scores}
         value = 0.5 if state is TrialState.COMPLETE else None
         study.add_trial(create_trial(state=state, value=value, user_attrs=attrs))
-    row = modules["sweeps"].row_of(study, 12.34, "time: 10s")
+    said = "time: 1m40s · training 50.0% · evaluation 10.0% · checkpoints 15.0% · everything else 25.0%"
+    row = modules["sweeps"].row_of(study, 120.04, said)
     assert row["epochs"] == 3.5 and row["complete"] == row["pruned"] == 1
-    assert row["seconds"] == 12.3 and row["best"] == scores and row["study"] == "some"
+    assert row["seconds"] == 120.0 and row["best"] == scores and row["study"] == "some"
+    assert (row["training_seconds"], row["gpu_seconds"]) == (50, 60)
+    beside = modules["sweeps"].beside_one_at_a_time(row, rows=1000, rate=10.0)  # 3,500 texts
+    assert (beside["one_at_a_time_seconds"], beside["times"]) == (350, 2.9)
+    assert (beside["one_at_a_time_rate"], beside["samples_per_second"]) == (10.0, 70.0)
+    assert modules["sweeps"].training_seconds("time: 1h00m10s · training 10% · evaluation 0%")[0] == pytest.approx(361)
 
 
 def test_the_picture_shows_every_curve(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     scaling, figures = modules["scaling"], tmp_path / "scaling.jsonl"
+    assert set(scaling.CURVES) == {"slots", "rank", "length", "plain"}
     rows = [{"peak_tflops": 800, "device": "some GPU"}]
-    row = {"slots": 4, "rank": 16, "mean": 27.0, "samples_per_second": 10.0, "useful_tflops": 80.0}
     for curve, changes in scaling.CURVES.items():
-        rows += [{"curve": curve} | row | changed for changed in changes]
+        for number, changed in enumerate(changes, start=2 if curve == "plain" else 10):
+            row = {"curve": curve, "slots": 4, "rank": 16, "mean": 27.0}
+            rows.append(row | {"samples_per_second": float(number), "useful_tflops": 8.0 * number} | changed)
     rows.append({"curve": "slots", "slots": 1024, "rank": 16, "mean": 27.0, "out_of_memory": True})
     figures.write_text("\n".join(map(json.dumps, rows)))
-    scaling.draw([figures], tmp_path / "scaling.png")
-    once = (tmp_path / "scaling.png").read_bytes()
-    assert len(once) > 10_000 and set(scaling.CURVES) == {"slots", "rank", "length", "plain"}
-    again = tmp_path / "again.jsonl"  # one curve, measured anew
-    faster = [{"curve": "rank"} | row | changed | {"samples_per_second": 99.0} for changed in scaling.CURVES["rank"]]
-    again.write_text("\n".join(map(json.dumps, [rows[0], *faster])))
-    scaling.draw([figures, again], tmp_path / "scaling.png")
-    assert (tmp_path / "scaling.png").read_bytes() != once
+    axes = scaling.drawn([figures]).axes
+    for axis, curve in zip(axes[:3], ("slots", "rank", "length"), strict=True):
+        ours, loop = (line.get_ydata().tolist() for line in axis.lines)
+        assert ours == [10.0 + i for i in range(len(scaling.CURVES[curve]))]
+        assert loop == (
+            [2.0, 3.0, 4.0, 5.0, 6.0] if curve == "length" else [3.0] * len(ours)
+        )  # of 27 tokens: the second
+    shares = axes[3].lines[0].get_ydata().tolist()
+    assert shares == [100 * 8.0 * (10 + i) / 800 for i in range(len(shares))]
+    assert axes[0].lines[0].get_xdata().tolist() == [change["slots"] for change in scaling.CURVES["slots"]]
+    again = tmp_path / "again.jsonl"  # one curve by itself, measured anew
+    anew = [{"curve": "rank", "slots": 4, "rank": 8, "mean": 27.0, "samples_per_second": 99.0, "useful_tflops": 50.0}]
+    again.write_text("\n".join(map(json.dumps, [{"peak_tflops": 500, "device": "another"}, *anew])))
+    curves, cards = scaling.curves_of([figures, again])
+    assert [(row["samples_per_second"], row["share"]) for row in curves["rank"]] == [(99.0, 10.0)]
+    assert len(curves["slots"]) == len(scaling.CURVES["slots"]) and cards == "another, some GPU"
+    scaling.drawn([again]).savefig(tmp_path / "scaling.png")  # and of one curve alone
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_a_loop_is_taken_at_its_fastest_and_processes_over_the_same_time(modules: dict[str, ModuleType]) -> None:
+    throughput = modules["throughput"]
+    loop = throughput.of_stretches([(10, 270, 2.0), (30, 810, 3.0), (20, 540, 5.0)])
+    assert loop == {
+        "samples_per_second": 10.0,
+        "tokens_per_second": 270.0,
+        "mean_samples_per_second": 6.0,
+        "mean_tokens_per_second": 162.0,
+    }
+    one = loop | {"slots": 1, "peak_gb": 3.0, "step_ms": 7.0}
+    assert throughput.together([one, one | {"step_ms": 9.0}]) == {
+        "samples_per_second": 12.0,
+        "tokens_per_second": 324.0,
+        "slots": 2,
+        "peak_gb": 6.0,
+        "step_ms": 9.0,
+    }
+
+
+def test_rates_count_the_texts_and_tokens_of_every_slot_s_step(modules: dict[str, ModuleType]) -> None:
+    found = modules["throughput"].rates([np.array([0, 2]), np.array([1, 1, 1])], np.array([10, 20, 40]), 2.0)
+    assert found == {"samples_per_second": 2.5, "tokens_per_second": (10 + 40 + 3 * 20) / 2}
+
+
+def test_each_side_is_a_row_and_one_that_fails_leaves_the_others(
+    modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throughput = modules["throughput"]
+    seen = []
+
+    def side(rate: float | None) -> Any:
+        def measured(setup: Any) -> dict[str, float]:
+            seen.append([len(text) for text in setup.texts().input_ids])
+            if rate is None:
+                raise RuntimeError("no room")
+            return {"samples_per_second": rate, "tokens_per_second": 27 * rate}
+
+        return measured
+
+    sides = {"plain": side(10.0), "8 processes": side(None), "pack": side(400.0)}
+    monkeypatch.setattr(throughput, "SIDES", sides)
+    monkeypatch.setattr(throughput, "matmul_peak", lambda: 500.0)
+    monkeypatch.setattr(throughput, "machine", lambda: {"device": "some GPU"})
+    setup = throughput.Setup("1b")
+    peak, plain, failed, pack = throughput.figures([setup], list(sides))
+    assert (peak["tflops"], peak["device"]) == (500, "some GPU") and seen[0] == seen[1] == seen[2]
+    assert failed["error"] == "RuntimeError: no room" and plain["samples_per_second"] == 10.0
+    useful = 4 * throughput.parameters(setup.shape) * 27 * 400 / 1e12
+    assert pack["useful_tflops"] == round(useful, 1) and pack["share_of_peak"] == round(useful / 500, 3)
+    assert pack["pack_over_plain"] == 40.0 and "pack_over_8_processes" not in pack
+    (row,) = list(throughput.figures([throughput.Setup("1b-bf16")], ["8 processes"]))[1:] or [None]
+    assert row is None  # that base has none
+
+
+def test_rates_on_a_cpu_are_those_of_the_steps_after_the_warm_up(
+    modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, clock = modules["cpu"], [0.0]
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: clock[0])
+    marks = cpu.Marks(SimpleNamespace(warmup=2, steps=3))
+    for seconds in (9.0, 9.0, 1.0, 2.0, 3.0):
+        clock[0] += seconds
+        going_on = marks.step()
+    assert not going_on and marks.rate(16) == 16 * 3 / 6
+    found = cpu.ratios({cpu.PACK: [30.0, 40.0], "loop": [10.0, 20.0]})
+    assert found == {"loop": [3.0, 2.0]}
 
 
 def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
@@ -111,11 +199,17 @@ def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
     assert source.steady == {2: 1, 4: 1, 6: 1} and source.ended - source.began == 11  # not 5: too little was steady
     assert (source.steps, source.captures) == (7, 2)
     setup = throughput.Setup("1b")
-    rates = {"samples_per_second": 2.0, "steady_samples_per_second": 3.0, "slots": 4}
-    rates |= {"tokens_per_second": 1e6, "steady_tokens_per_second": 2e6}
+    rates = {"samples_per_second": 2.0, "steady_samples_per_second": 3.0, "slots": 4, "step_ms": 8.0}
+    rates |= {"tokens_per_second": 1e6, "steady_tokens_per_second": 2e6, "steady_step_ms": 7.0}
     row = modules["scaling"].figures(setup, rates)
     useful = round(throughput.useful_tflops(setup.shape, {"tokens_per_second": 2e6}), 1)
-    assert row == {"samples_per_second": 3.0, "slots": 4, "tokens_per_second": 2e6, "useful_tflops": useful}
+    assert row == {
+        "samples_per_second": 3.0,
+        "slots": 4,
+        "tokens_per_second": 2e6,
+        "step_ms": 7.0,
+        "useful_tflops": useful,
+    }
 
 
 @pytest.mark.parametrize(
