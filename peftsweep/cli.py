@@ -245,6 +245,16 @@ def predict(
 
 
 @app.command()
+def sync(
+    study: Studies = None, storage: Storage = STORAGE, tracking_uri: Tracking = TRACKING, debug: Debug = False
+) -> None:
+    """Write to MLflow what it lacks of the studies, after it was down or wiped."""
+    from peftsweep import progress, sweep
+
+    sweep.sync(studies=study, storage=storage, tracking_uri=tracking_uri, note=progress.for_stream(sys.stderr).note)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 5000,
     host: Annotated[str, typer.Option(help="The address to listen on. The server asks nobody for a password.")] = (

@@ -6,7 +6,8 @@
     ├── DataError               a file, column or row of the data
     ├── ModelError              the base: not there, gated, broken, not to be packed
     ├── StorageError            studies.db: locked, unreachable, full
-    │   └── StudyMismatchError  the study in the storage has another space or other data
+    │   ├── StudyMismatchError  the study in the storage has another space or other data
+    │   └── StudyBusyError      another process runs the study
     ├── ExportError             an exported adapter: not what it was, changed, cannot be written
     └── TrackingError           MLflow, where the user asked for it (`peftsweep ui`)
 
@@ -50,6 +51,10 @@ class StudyMismatchError(StorageError):
 
 class ExportError(PeftsweepError):
     """An exported adapter does not score as it did, was changed afterwards, or cannot be written."""
+
+
+class StudyBusyError(StorageError):
+    """Another process runs the study."""
 
 
 class TrackingError(PeftsweepError):

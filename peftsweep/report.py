@@ -178,6 +178,18 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
 
 
+def opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[optuna.Study]]:
+    """The storage and its studies, or those that are wanted of them.
+
+    Raises:
+        UsageError: nothing is stored there, or not this study.
+    """
+    found = _opened(storage, wanted)
+    if found is None:
+        raise UsageError(f"nothing is stored in {storage} yet; to begin: peftsweep run --study demo")
+    return found
+
+
 def _opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[optuna.Study]] | None:
     if not exists(storage):
         if wanted:

@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
-from peftsweep.errors import StorageError
+from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.masking import masked as masked
 
 PATIENCE = 30  # seconds that a call waits for another process's write
@@ -69,7 +69,7 @@ class Studies:
         """Be the one process that runs this study; the lock is gone when the process is, however it ends.
 
         Raises:
-            StorageError: another process runs it.
+            StudyBusyError: another process runs it.
         """
         lock = FileLock(f"{self.file}.{quote(name, safe='')}.lock")
         note = Path(f"{lock.lock_file}.holder")
@@ -77,7 +77,7 @@ class Studies:
             lock.acquire(timeout=0)
         except Timeout as error:
             holder = note.read_text().strip() if note.is_file() else "another process"
-            raise StorageError(
+            raise StudyBusyError(
                 f"study {name!r} in {masked(self.url)} is being run by {holder}; wait for it to end, or stop it"
             ) from error
         try:

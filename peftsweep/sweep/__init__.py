@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from peftsweep.sweep.running import SweepResult, run
+from peftsweep.sweep.syncing import sync
 
-__all__ = ["SweepResult", "run"]
+__all__ = ["SweepResult", "run", "sync"]

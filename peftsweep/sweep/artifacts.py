@@ -48,9 +48,11 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
     return adapter
 
 
-def keep_rows(study: Path, data: Dataset) -> None:
-    """Keep the validation rows' token ids, so that an export can be scored again wherever the data is by then."""
+def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
+    """Keep the study file, and the validation rows' token ids: so an export can be scored again wherever the data is by
+    then."""
     study.mkdir(parents=True, exist_ok=True)
+    (study / STUDY).write_text(config.text(), encoding="utf-8")
     texts = data.validation.input_ids
     rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
     aside = study / f".{VALIDATION}.{os.getpid()}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from peftsweep.config import StudyConfig
 from peftsweep.engine import Evaluation
 from peftsweep.report import ranked
 from peftsweep.sweep import artifacts
@@ -29,8 +29,8 @@ class Projection:
         final: metrics of the study's own run, besides its best scores.
     """
 
-    def __init__(self, config: StudyConfig, study: optuna.Study, tracker: Tracker, folder: Path) -> None:
-        self.config, self.study, self.tracker, self.folder = config, study, tracker, folder
+    def __init__(self, study: optuna.Study, tracker: Tracker, folder: Path) -> None:
+        self.study, self.tracker, self.folder = study, tracker, folder
         self.opened = False
         self.final: dict[str, float] = {}
 
@@ -45,17 +45,29 @@ class Projection:
         Args:
             params: of this process alone.
         """
-        attrs = self.study.user_attrs
         self.opened = True
         self.study.set_user_attr("mlflow_level", False)
-        self.tracker.open_study(
-            self.config.name,
-            experiment=attrs["experiment"],
-            params={**attrs.get("described", {}), **(params or {})},
-            tags=self._tags() | {"peftsweep.study_key": attrs["key"]},
-            known=attrs.get("mlflow_runs", {}),
-        )
-        self.tracker.settle({t.number: self._past(t) for t in self._trials() if t.state != TrialState.WAITING})
+        self.tracker.open_study(**self._own(params or {}))
+        self.tracker.settle(self._pasts())
+
+    def is_there(self) -> bool:
+        """Whether MLflow holds all of it, as the study says; it is asked, and told nothing.
+
+        Raises:
+            TrackingError: it does not answer.
+        """
+        return not self.is_behind and self.tracker.holds(self._pasts(), **self._own({}))
+
+    def _own(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The study's own run."""
+        attrs = self.study.user_attrs
+        return {
+            "name": self.study.study_name,
+            "experiment": attrs["experiment"],
+            "params": {**attrs.get("described", {}), **params},
+            "tags": self._tags() | {"peftsweep.study_key": attrs["key"]},
+            "known": attrs.get("mlflow_runs", {}),
+        }
 
     def begin(self, number: int, own: Mapping[str, Any]) -> None:
         """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
@@ -75,18 +87,19 @@ class Projection:
         if ids and ids != self.study.user_attrs.get("mlflow_runs"):
             self.study.set_user_attr("mlflow_runs", ids)
 
-    def close(self, running: Iterable[int], total: int) -> None:
+    def close(self, running: Iterable[int], total: int, timeout: float = 60) -> None:
         """End what MLflow still believes to be running, and remember its run ids.
 
         Args:
             running: trials that go on with the next run.
             total: trials that the study is to have in all.
+            timeout: seconds to wait until all is written.
         """
         try:
             if self.opened:
                 self._end(running, total)
         finally:
-            self.tracker.close()
+            self.tracker.close(timeout)
         self.note_runs()
         if self.opened and self.tracker.level:
             self.study.set_user_attr("mlflow_level", True)
@@ -103,17 +116,21 @@ class Projection:
             Outcome(
                 "complete" if over else "interrupted",
                 metrics=scores | {f"test_{name}": score for name, score in test.items()} | self.final,
-                artifacts={} if self.config.path is None else {self.config.path.name: self.config.path},
+                artifacts={f"{self.study.study_name}.yaml": self.folder / artifacts.STUDY},
             )
         )
 
     def _params(self, own: Mapping[str, Any]) -> dict[str, Any]:
         return {**own.get("params", {}), "seed": own.get("seed"), **self.study.user_attrs.get("described", {})}
 
+    def _pasts(self) -> dict[int, Past]:
+        return {t.number: self._past(t) for t in self._trials() if t.state != TrialState.WAITING}
+
     def _past(self, trial: FrozenTrial) -> Past:
         evaluations = [Evaluation(**evaluation) for evaluation in trial.user_attrs.get("evaluations", [])]
         curves = [(metrics(evaluation), evaluation.step) for evaluation in evaluations]
-        return Past(self._params(trial.user_attrs), self._tags(), curves, self._outcome(trial))
+        times = (_milliseconds(trial.datetime_start), _milliseconds(trial.datetime_complete))
+        return Past(self._params(trial.user_attrs), self._tags(), curves, self._outcome(trial), *times)
 
     def _outcome(self, trial: FrozenTrial) -> Outcome:
         """Of a trial that is over, or was when its process died."""
@@ -132,7 +149,12 @@ class Projection:
         return self.study.get_trials(deepcopy=False)
 
     def _tags(self) -> dict[str, str]:
-        return {"peftsweep.method": self.config.method, "peftsweep.model": self.config.model.id}
+        config = self.study.user_attrs["config"]
+        return {"peftsweep.method": config["method"], "peftsweep.model": config["model"]["id"]}
+
+
+def _milliseconds(time: datetime | None) -> int | None:
+    return None if time is None else int(1000 * time.timestamp())
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -60,7 +60,7 @@ class StudySource:
         pruner = config.search.pruner
         self.halving = None if pruner is None else search.Halving(pruner.reduction, pruner.min_evals)
         self.folder = studies.artifacts / config.name
-        self.projection = Projection(config, study, tracker, self.folder)
+        self.projection = Projection(study, tracker, self.folder)
         self.orphans = deque(trial.number for trial in studies.orphans(study))
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
@@ -97,8 +97,9 @@ class StudySource:
     def opened(self, base: Base, method: Method, summary: Opened) -> None:
         """The base is loaded and the pack stands: say so, to the person and to MLflow."""
         self.base, self.method = base, method
-        artifacts.keep_rows(self.folder, self.data)
+        artifacts.keep_study(self.folder, self.config, self.data)
         self.study.set_user_attr("described", study_params(self.config, base, self.data))
+        self.study.set_user_attr("total", self.total)
         self.projection.open({} if summary.memory is None else {"planned_bytes": summary.memory.planned})
         self.progress.opened(summary)
 

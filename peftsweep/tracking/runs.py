@@ -62,12 +62,15 @@ class Past:
     Attributes:
         curves: the metrics of each evaluation, and its step.
         outcome: "interrupted" for a trial that goes on.
+        began, ended: in milliseconds since 1970; None where it is not known.
     """
 
     params: Mapping[str, Any]
     tags: Mapping[str, str]
     curves: Sequence[tuple[Mapping[str, float], int]]
     outcome: Outcome
+    began: int | None = None
+    ended: int | None = None
 
 
 class Runs:
@@ -95,17 +98,30 @@ class Runs:
         """Make the runs of trials of earlier processes what the study says they are; those that are, stay."""
         self._begin(self._runs[PARENT])
         for number, past in trials.items():
-            child, state = self._children.get(str(number)), past.outcome.state
-            told = child is not None and child.data.tags.get("peftsweep.state") == state
-            if told and child is not None and child.info.status != "RUNNING":
+            child = self._children.get(str(number))
+            if _is_level(child, past):
                 continue
-            if state != "interrupted":
-                self.start(StudyRun(str(number), f"trial-{number:04d}", dict(past.params), dict(past.tags), at))
+            if past.outcome.state != "interrupted":
+                began, ended = past.began or at, past.ended or at
+                self.start(StudyRun(str(number), f"trial-{number:04d}", dict(past.params), dict(past.tags), began))
                 for metrics, step in past.curves:
-                    self.log(str(number), metrics, step, at)
-                self.end(str(number), past.outcome, at)
+                    self.log(str(number), metrics, step, ended)
+                self.end(str(number), past.outcome, ended)
             elif child is not None:
                 self._end(child, past.outcome, at)
+
+    def holds(self, run: StudyRun, experiment: str, trials: Mapping[int, Past]) -> bool:
+        """Whether all that `open` and `settle` would make is there; nothing is made."""
+        self._experiment, self._runs[PARENT] = experiment, run
+        found = self._client().get_experiment_by_name(experiment)
+        if found is None or found.lifecycle_stage == "deleted":
+            return False
+        self._experiment_known = found.experiment_id
+        parent = self._find(PARENT)
+        if parent is None or parent.info.status == "RUNNING":
+            return False
+        children = self._search_children(parent)
+        return all(_is_level(children.get(str(number)), past) for number, past in trials.items())
 
     def start(self, run: StudyRun) -> None:
         self._runs[run.key] = run
@@ -274,6 +290,13 @@ class Runs:
         tags = {"peftsweep.state": state} | ({"peftsweep.reason": reason[:TAG_LIMIT]} if reason else {})
         self._client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client().set_terminated(run_id, STATUS[state], at)
+
+
+def _is_level(child: Run | None, past: Past) -> bool:
+    """Whether a trial's run is what it should be. One that goes on may have none yet."""
+    if child is None:
+        return past.outcome.state == "interrupted"
+    return child.info.status != "RUNNING" and child.data.tags.get("peftsweep.state") == past.outcome.state
 
 
 def refused(error: BaseException) -> bool:

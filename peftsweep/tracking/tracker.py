@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
 from peftsweep.tracking.runs import PARENT, Outcome, Past, Runs, StudyRun, now, refused
 
@@ -63,6 +64,27 @@ class Tracker:
         run = StudyRun(PARENT, name, dict(params), dict(tags), now())
         self._runs.ids.update(known)
         self._put(partial(self._runs.open, run, experiment))
+
+    def holds(
+        self,
+        trials: Mapping[int, Past],
+        name: str,
+        *,
+        experiment: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        known: Mapping[str, str],
+    ) -> bool:
+        """Whether MLflow has all that `open_study` and `settle` would write. This alone waits for its answer.
+
+        Raises:
+            TrackingError: there is none.
+        """
+        self._runs.ids.update(known)
+        try:
+            return self._runs.holds(StudyRun(PARENT, name, dict(params), dict(tags), now()), experiment, trials)
+        except Exception as error:
+            raise TrackingError(f"MLflow at {masked(self._uri)} does not answer ({self._because(error)})") from error
 
     def settle(self, trials: Mapping[int, Past]) -> None:
         """Bring level the runs of trials of earlier processes, by number: left running, left out, or told in part."""

@@ -1,0 +1,65 @@
+"""MLflow made level with the studies, after it was down or wiped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import optuna
+
+from peftsweep import report
+from peftsweep.errors import StudyBusyError, TrackingError
+from peftsweep.storage import Studies, guarded
+from peftsweep.sweep.projection import Projection
+from peftsweep.tracking import Tracker
+
+PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take minutes
+
+
+def sync(
+    *,
+    studies: Sequence[str] | None = None,
+    storage: str = report.STORAGE,
+    tracking_uri: str = "sqlite:///mlflow.db",
+    note: Callable[[str], object] = lambda text: None,
+) -> dict[str, str]:
+    """Write to MLflow what it lacks of the studies. What is there already is left as it is.
+
+    Args:
+        studies: only these.
+        note: told what was done with each study, in a line.
+
+    Returns:
+        By study: "level" (nothing was lacking), "written", or "running" (a sweep is at it, and tells MLflow itself).
+
+    Raises:
+        UsageError: a study that is not in the storage.
+        StorageError: the storage does not answer.
+        TrackingError: MLflow does not, or refused something. The studies are as they were.
+    """
+    done: dict[str, str] = {}
+    with guarded(storage):
+        opened, found = report.opened(storage, studies)
+        for study in found:
+            if "config" not in study.user_attrs:  # made, and stopped before anything was known of it
+                continue
+            done[study.study_name] = _sync(opened, study, tracking_uri, note)
+            note(f"{study.study_name}: {done[study.study_name]}")
+    return done
+
+
+def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, note: Callable[[str], object]) -> str:
+    name = study.study_name
+    try:
+        with studies.lease(name):
+            warned: list[str] = []
+            projection = Projection(study, Tracker(tracking_uri, note=warned.append), studies.artifacts / name)
+            if projection.is_there():
+                return "level"
+            projection.open()
+            total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
+            projection.close([], total, PATIENCE)
+            if not projection.tracker.level:
+                raise TrackingError(f"study {name!r} is not level: {'; '.join(warned)}. Try again: peftsweep sync")
+            return "written"
+    except StudyBusyError:
+        return "running"
