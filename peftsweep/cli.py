@@ -240,7 +240,7 @@ def predict(
     for path, option in ((source, "--input"), (output or source, "--output")):
         exported.check_format(path, option)
     bar = partial(progress.bar, sys.stderr)
-    for line in exported.predict_file(exported.Classifier(folder), source, output, column, bar):
+    for line in exported.predict_file(folder, source, output, column, bar):
         print(line)
 
 

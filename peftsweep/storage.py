@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
-from peftsweep.errors import StorageError, StudyBusyError
+from peftsweep.errors import StorageError, StudyBusyError, UsageError
 from peftsweep.masking import masked as masked
 
 PATIENCE = 30  # seconds that a call waits for another process's write
@@ -112,6 +112,17 @@ def same_file(a: str, b: str) -> bool:
     """Whether two URLs name one SQLite file; False where one of them names none."""
     first, second = _file(a), _file(b)
     return first is not None and second is not None and first.resolve() == second.resolve()
+
+
+def check_apart(url: str, tracking_uri: str) -> None:
+    """Raises:
+    UsageError: MLflow would make its tables in the studies' file, which nobody could read any more.
+    """
+    if same_file(url, tracking_uri):
+        raise UsageError(
+            f"storage and tracking_uri are one file, {masked(url)}: Optuna and MLflow need one each, such as "
+            "sqlite:///studies.db and sqlite:///mlflow.db"
+        )
 
 
 def sqlite_file(url: str) -> Path:

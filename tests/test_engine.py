@@ -31,6 +31,7 @@ from peftsweep.methods import FAR, METHODS, Pass, Segments, moved, tiled
 from peftsweep.methods.base import keep_mask
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
+from peftsweep.task import tuned
 from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, base_of, pack_of
 from tests.tiny import tiny_model
 
@@ -377,6 +378,24 @@ def test_a_test_split_that_does_not_fit_is_scored_in_shorter_passes(base: Path, 
     assert max(sizes) > 100 >= sizes[-1]
     wide = pack_of(base, SINGLE, "lora", trials, 1).score(one, adapter, split)
     assert narrow == pytest.approx(wide, rel=1e-4)
+
+
+def test_the_test_split_is_scored_by_thresholds_of_the_validation_rows(base: Path, tmp_path: Path) -> None:
+    (one,) = trials = [trial(0, tmp_path)]
+    pack, queue = pack_of(base, MULTI, "lora", trials, 1), Queue(trials)
+    pack.run(queue)
+    weights = load_file(queue.results[0].weights)  # type: ignore[arg-type]
+    pack.method.export(tmp_path / "adapter", weights=weights, params=one.params, source="base", revision=None)
+    split = Texts(MULTI, 60, 3)
+    split.labels = (np.random.default_rng(0).random((60, 3)) < 0.9).astype(np.float32)  # other shares than there
+    scores, seen = pack.score(one, tmp_path / "adapter", split), queue.results[0].logits
+    slot = pack.start(0, one)
+    parts = pack.stack.split(slot.index, pack.stack.weights[slot.index], one.params)
+    pack.method.read(tmp_path / "adapter", parts, one.params)
+    (logits,) = pack.predict([slot.index], pack.packed.corpus(split.input_ids))
+    cuts = tuned(seen, np.asarray(pack.validation.labels))  # type: ignore[arg-type]
+    assert scores["macro_f1_tuned"] == pytest.approx(MULTI.macro_f1(split.labels, MULTI.predictions(logits, cuts)))
+    assert abs(scores["macro_f1_tuned"] - MULTI.scores(logits, split.labels)["macro_f1_tuned"]) > 0.01  # another one
 
 
 def test_the_lanes_of_a_cpu_keep_to_the_limit_of_all_together() -> None:

@@ -182,24 +182,42 @@ def test_a_folder_that_is_there_is_replaced_only_when_told_and_only_if_an_export
     assert not [path.name for path in lora.folder.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("where", ["shutil.copyfile", "manifests.digests", "_check_tokenizer", "Manifest.write"])
 @pytest.mark.parametrize("again", [False, True])
 def test_a_full_disk_leaves_nothing_and_what_was_there_before(
-    lora: Home, monkeypatch: pytest.MonkeyPatch, again: bool
+    lora: Home, monkeypatch: pytest.MonkeyPatch, again: bool, where: str
 ) -> None:
-    to = lora.folder / "out"
+    to = lora.folder / "new" / "out"
     if again:
         exported.export("small", to, storage=lora.storage)
     before = {path.name: path.read_bytes() for path in to.iterdir()} if again else {}
 
-    def full(source: Any, target: Any) -> None:
-        Path(target).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    def full(*given: Any) -> None:
+        if where == "_check_tokenizer":
+            raise Exception("No space left on device (os error 28)")  # as tokenizers has it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
 
-    monkeypatch.setattr("peftsweep.exported.writing.shutil.copyfile", full)
+    monkeypatch.setattr(f"peftsweep.exported.writing.{where}", full)
     with pytest.raises(ExportError, match="the disk is full; nothing is left there"):
         exported.export("small", to, storage=lora.storage, force=True)
     assert ({path.name: path.read_bytes() for path in to.iterdir()} if again else to.exists()) == (before or False)
-    assert not [path.name for path in lora.folder.iterdir() if path.name.startswith(".out")]
+    left = [path.name for path in to.parent.iterdir()] if again else to.parent.exists()
+    assert left == (["out"] if again else False)
+
+
+def test_an_adapter_without_what_its_sweep_kept_is_not_exported(lora: Home) -> None:
+    (lora.folder / "artifacts" / "small" / "validation.safetensors").unlink()
+    with pytest.raises(ExportError, match=r"cannot be scored again, .* or was kept by an older version"):
+        exported.export("small", lora.folder / "out", storage=lora.storage)
+
+
+def test_a_linked_folder_keeps_its_link_and_a_name_with_spaces_is_quoted(lora: Home) -> None:
+    exported.export("small", lora.folder / "my out", storage=lora.storage)
+    assert "peftsweep predict 'my out' --text" in (lora.folder / "my out" / "README.md").read_text()
+    (lora.folder / "link").symlink_to("my out")
+    (lora.folder / "my out" / "note.txt").write_text("old")
+    exported.export("small", lora.folder / "link", storage=lora.storage, force=True)
+    assert (lora.folder / "link").is_symlink() and not (lora.folder / "my out" / "note.txt").exists()
 
 
 def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) -> None:
@@ -214,6 +232,12 @@ def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) 
     with pytest.raises(ExportError, match=r"adapter_model\.safetensors is gone"):
         Classifier(to)
     weights.write_bytes(good)
+    tokenizer = (to / "tokenizer.json").read_text()
+    (to / "tokenizer.json").write_text(tokenizer.replace("joy", "yoj"))
+    with pytest.raises(ExportError, match=r"tokenizer\.json is not the file that was exported"):
+        Classifier(to)
+    (to / "tokenizer.json").write_text(tokenizer)
+    (to / "README.md").write_text("my own words")  # nothing depends on them
     manifest = json.loads((to / "peftsweep.json").read_text())
     (to / "peftsweep.json").write_text(json.dumps(manifest | {"format": 2}))
     with pytest.raises(ExportError, match=r"peftsweep\.json: format: "):
@@ -251,68 +275,92 @@ def test_a_text_gets_the_same_alone_and_among_others_of_any_length(out: dict[str
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     rows = [{"id": f"00{i}", "text": text + (' "x", y' if i == 0 else "")} for i, text in enumerate(TEXTS)]
-    for ending in ("csv", "jsonl", "parquet"):
+    for ending in ("csv", "jsonl", "parquet", "tsv"):
         write(tmp_path / f"texts.{ending}", rows)
-    write(tmp_path / "texts.tsv", [row | {"text": row["text"].replace('"', "'")} for row in rows])
     return tmp_path
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_files_are_written_again_with_labels_and_probabilities(out: dict[str, Path], files: Path, ending: str) -> None:
-    classifier, target = Classifier(out["lora"]), files / "found.jsonl"
-    assert predict_file(classifier, files / f"texts.{ending}", target) == []
-    rows = [json.loads(line) for line in target.read_text().splitlines()]
-    direct = classifier.predict([row["text"] for row in rows])
+    target = files / "found.jsonl"
+    assert predict_file(out["lora"], files / f"texts.{ending}", target) == []
+    rows = read_again(target)
+    direct = Classifier(out["lora"]).predict([row["text"] for row in rows])
     assert [row["id"] for row in rows] == [f"00{i}" for i in range(5)]  # as text, noughts and all
-    assert rows[0]["text"].startswith("the joy and anger of it ") and rows[0]["text"].endswith("y")
+    assert rows[0]["text"] == TEXTS[0] + ' "x", y'
     assert [row["predicted"] for row in rows] == [list(each.labels) for each in direct]
     assert [row["probability_joy"] for row in rows] == pytest.approx([each.probabilities["joy"] for each in direct])
     assert list(rows[0]) == ["id", "text", "predicted", *(f"probability_{label}" for label in LABELS)]
     again = files / f"again.{ending}"
-    predict_file(classifier, files / "texts.jsonl", again)
-    assert [json.loads(line)["text"] for line in predict_file(classifier, files / "texts.jsonl", None)] == [
-        row["text"]
-        for row in (pyarrow.parquet.read_table(again).to_pylist() if ending == "parquet" else read_again(again))
+    predict_file(out["lora"], files / "texts.jsonl", again)
+    assert [row["text"] for row in read_again(again)] == [row["text"] for row in rows]
+    assert [json.loads(line) for line in predict_file(out["lora"], files / f"texts.{ending}", None)] == rows
+
+
+def test_what_is_in_a_row_besides_stays_as_it_is(out: dict[str, Path], tmp_path: Path) -> None:
+    own = [
+        {"id": 1, "text": "joy", "at": "2024-05-01T10:00:00Z", "big": 9007199254740993, "list": [1, 2]},
+        {"id": "a", "text": "2024-05-01", "at": None, "big": 2, "list": []},
     ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    predict_file(out["single"], tmp_path / "own.jsonl", tmp_path / "found.jsonl")
+    found = read_again(tmp_path / "found.jsonl")
+    assert [{name: row[name] for name in own[0]} for row in found] == own
+    predict_file(out["single"], tmp_path / "own.jsonl", tmp_path / "found.csv")
+    assert [row["list"] for row in read_again(tmp_path / "found.csv")] == ["[1, 2]", "[]"]
+    with pytest.raises(DataError, match=r"found\.parquet: these rows cannot be written so: .*another format"):
+        predict_file(out["single"], tmp_path / "own.jsonl", tmp_path / "found.parquet")
 
 
 def read_again(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file that was just written."""
+    """The rows of a file that was just written, by other means."""
     if file.suffix == ".jsonl":
         return [json.loads(line) for line in file.read_text().splitlines()]
+    if file.suffix == ".parquet":
+        return list(pyarrow.parquet.read_table(file).to_pylist())
+    if file.suffix == ".tsv":
+        header, *lines = (line.split("\t") for line in file.read_text().splitlines())
+        return [dict(zip(header, line, strict=True)) for line in lines]
     with file.open(newline="") as lines:
-        return list(csv.DictReader(lines, delimiter="," if file.suffix == ".csv" else "\t"))
+        return list(csv.DictReader(lines))
 
 
-def test_what_is_wrong_with_a_file_is_told_and_the_other_is_left_as_it_is(out: dict[str, Path], files: Path) -> None:
-    classifier, target = Classifier(out["single"]), files / "target.csv"
+def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_other_is_left_as_it_is(
+    out: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("peftsweep.exported.files.Classifier")
+    single, target = out["single"], files / "target.csv"
     target.write_text("before")
     (files / "ragged.csv").write_text("text,id\njoy,1\nanger\n")
     (files / "empty.csv").write_text("text,id\n")
     (files / "nulls.jsonl").write_text('{"text": "joy"}\n{"text": null}\n')
     (files / "numbers.jsonl").write_text('{"text": 1}\n')
     (files / "broken.jsonl").write_text('{"text": "joy"\n')
+    (files / "list.jsonl").write_text("[1]\n")
+    (files / "twice.csv").write_text("text,a,a\nx,1,2\n")
     (files / "broken.parquet").write_text("no")
     (files / "done.csv").write_text("text,predicted\njoy,joy\n")
     wrong = {
         "nosuch.csv": "nosuch.csv is not there",
-        "ragged.csv": "cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1",
+        "ragged.csv": "cannot be read: row 2 has 1 fields, the header 2",
         "empty.csv": "no rows",
         "nulls.jsonl": "column text: no text in row 2",
         "numbers.jsonl": "column text: no text in row 1",
-        "broken.jsonl": "cannot be read: ",
+        "broken.jsonl": "cannot be read: line 1 is no JSON: ",
+        "list.jsonl": "cannot be read: line 1 is no object",
+        "twice.csv": "cannot be read: two columns are called a",
         "broken.parquet": "cannot be read: ",
         "done.csv": "has a column predicted already; rename it",
     }
     for name, said in wrong.items():
         with pytest.raises(DataError) as error:
-            predict_file(classifier, files / name, target)
+            predict_file(single, files / name, target)
         assert name in str(error.value) and said in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(DataError, match="no column tweet; it has id, text"):
-        predict_file(classifier, files / "texts.csv", target, "tweet")
+        predict_file(single, files / "texts.csv", target, "tweet")
     assert target.read_text() == "before"
     with pytest.raises(DataError, match="cannot be written"):
-        predict_file(classifier, files / "texts.csv", files / "nosuch" / "target.csv")
+        predict_file(single, files / "texts.csv", files / "nosuch" / "target.csv")
     assert not [path.name for path in files.iterdir() if path.name.startswith(".")]
 
 

@@ -105,6 +105,25 @@ def test_a_run_that_was_deleted_comes_back(here: Home) -> None:
     assert told(here) == before
 
 
+def test_points_that_were_lost_are_written(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that was full: curves without points, in runs that have ended as they should."""
+    monkeypatch.setattr("peftsweep.tracking.tracker.WAITING", 0)
+    here.run(here.study(), trials=1)
+    monkeypatch.undo()
+    assert "macro_f1" not in told(here)["0"][3]
+    assert sync(here) == {"small": "written"}
+    assert len(told(here)["0"][3]["macro_f1"]) == 4
+    assert sync(here) == {"small": "level"}
+
+
+def test_one_file_for_studies_and_mlflow_is_refused_and_stays_as_it_is(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    before = (here.folder / "studies.db").read_bytes()
+    with pytest.raises(UsageError, match="are one file"):
+        sync(here, tracking_uri=here.storage)
+    assert (here.folder / "studies.db").read_bytes() == before and report.best(here.storage)
+
+
 def test_a_server_that_does_not_answer_is_told_and_the_study_is_as_it_was(here: Home) -> None:
     study = here.run(here.study(), trials=1).study
     before = study.user_attrs

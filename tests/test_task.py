@@ -138,7 +138,7 @@ def test_halves_have_as_many_rows_of_each_label() -> None:
     labels = (rng.random((300, 4)) < [0.5, 0.2, 0.05, 0.02]).astype(np.float32)
     first = halves(labels)
     assert abs(int(first.sum()) - 150) <= 1
-    assert np.abs(labels[first].sum(axis=0) - labels[~first].sum(axis=0)).tolist() <= [12, 12, 12, 12]
+    assert (np.abs(labels[first].sum(axis=0) - labels[~first].sum(axis=0)) <= 8).all()  # of 150, 60, 15 and 6
     assert abs(labels[first, 3].sum() - labels[~first, 3].sum()) <= 1  # the rarest
 
 

@@ -31,7 +31,7 @@ from peftsweep.engine.stack import Stack, any_layout
 from peftsweep.engine.trial import Report, Result, Scores, SlotStatus, Trial, TrialSource
 from peftsweep.engine.wave import Wave
 from peftsweep.methods import Method
-from peftsweep.task import Task
+from peftsweep.task import Task, tuned
 
 T = TypeVar("T")
 
@@ -399,7 +399,13 @@ class Pack:
                 partial(self.make_more_room, corpus=corpus),
                 _raise,
             )
-            return self.task.scores(found[slot.index], np.asarray(split.labels))
+            logits, labels = found[slot.index], np.asarray(split.labels)
+            scores = self.task.scores(logits, labels)
+            if self.task.multi_label:  # by the validation rows' cuts: those of the test would be tuned on the test
+                seen = self.predicted([slot])[slot.index]
+                cuts = tuned(seen, np.asarray(self.validation.labels))
+                scores["macro_f1_tuned"] = self.task.macro_f1(labels, self.task.predictions(logits, cuts))
+            return scores
         finally:
             self.vacate(slot)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ Data fingerprint: `{manifest.fingerprint}`. Texts are cut at {manifest.max_lengt
 
 ## Use it
 
-    peftsweep predict {folder} --text "…"
+    peftsweep predict {shlex.quote(folder)} --text "…"
 
 or by stock libraries:
 

@@ -13,7 +13,7 @@ from peftsweep.errors import ExportError
 from peftsweep.task import Task
 
 NAME = "peftsweep.json"
-WEIGHTS = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
+FREE = (NAME, "README.md")  # which may change
 
 
 class Manifest(BaseModel):
@@ -26,7 +26,7 @@ class Manifest(BaseModel):
         fingerprint: of the data.
         scores: of the validation rows, at the best evaluation.
         merged: a plain model, the adapter being part of its weights.
-        files: the weights' digests (SHA-256) by name.
+        files: digests (SHA-256) by name, of all but this file and the card.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +57,7 @@ class Manifest(BaseModel):
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of an exported folder whose weights are those that were exported.
+    """The manifest of an exported folder whose files are those that were exported.
 
     Raises:
         ExportError: it is no such folder, or something in it was changed or is gone.
@@ -82,9 +82,8 @@ def read(folder: Path) -> Manifest:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of the weights and their configs, by name."""
-    sharded = sorted(file.name for file in folder.glob("model*.safetensors*"))
-    return {name: digest_of(folder / name) for name in sorted({*WEIGHTS, *sharded}) if (folder / name).is_file()}
+    """Of all that a prediction depends on, by name."""
+    return {file.name: digest_of(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name not in FREE}
 
 
 def digest_of(file: Path) -> str:

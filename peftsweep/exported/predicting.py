@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from peftsweep.errors import ExportError
 from peftsweep.exported.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
-from peftsweep.models import default_device, load_base, load_tokenizer, revision_of
+from peftsweep.models import default_device, load_base, revision_of, saved_tokenizer
 from peftsweep.task import probabilities
 
 Text = NDArray[np.int64]
@@ -42,10 +42,11 @@ class Classifier:
     """
 
     def __init__(self, folder: Path) -> None:
+        folder = folder.expanduser().absolute()
         self.manifest: Manifest = read(folder)
         found, device = self.manifest, default_device()
         place = found.model.model_copy(update={"id": str(folder), "revision": None} if found.merged else {})
-        self.tokenizer = load_tokenizer(place)
+        self.tokenizer = saved_tokenizer(folder)
         four_bit = METHODS[found.method].four_bit and not found.merged
         base = load_base(place, found.task, four_bit=four_bit, device=device)
         if not found.merged and revision_of(base) != found.base:

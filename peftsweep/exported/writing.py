@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,17 @@ from peftsweep.exported.card import card
 from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.predicting import logits
 from peftsweep.methods import METHODS, attached, merged
-from peftsweep.models import Base, default_device, head_names, load_base, load_tokenizer, quiet, revision_of
-from peftsweep.task import probabilities, tuned
+from peftsweep.models import (
+    Base,
+    default_device,
+    head_names,
+    load_base,
+    load_tokenizer,
+    quiet,
+    revision_of,
+    saved_tokenizer,
+)
+from peftsweep.task import Labels, probabilities, tuned
 
 # Logits again, apart by their root mean square: what rounding makes of them, in fp32 and in bf16 or 4 bits.
 ALIKE = {True: 2e-3, False: 5e-2}
@@ -55,7 +64,7 @@ def export(
         ExportError: it does not score as it did, or cannot be written. Nothing is left behind.
         ModelError: the base cannot be loaded.
     """
-    to = Path(folder)
+    to = Path(folder).expanduser().resolve()
     chosen = report.finished(storage, study, trial)
     method = chosen.shared["config"]["method"]
     if merge and METHODS[method].four_bit:
@@ -65,16 +74,38 @@ def export(
         )
     _check_place(to, force=force)
     aside = to.with_name(f".{to.name}.{os.getpid()}")
+    rows = _rows(chosen)
+    made = [parent for parent in to.parents if not parent.exists()]  # the innermost first
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        written = _write(chosen, aside, to.name, merge=merge, note=note)
+        written = _write(chosen, rows, aside, to.name, merge=merge, note=note)
         _put(aside, to)
         return written
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # tokenizers has none of its own for a full disk
+        if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
+            raise
         raise ExportError(f"{to}: {_reason(error)}; nothing is left there") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        for parent in made:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _rows(chosen: report.Finished) -> tuple[NDArray[np.float32], Labels, list[NDArray[np.int64]]]:
+    """Logits, labels and token ids of the validation rows, as the sweep kept them.
+
+    Raises:
+        ExportError: it did not, or they are gone.
+    """
+    try:
+        return *chosen.predictions(), chosen.texts()
+    except (OSError, SafetensorError) as error:
+        raise ExportError(
+            f"trial {chosen.number} of study {chosen.study!r} cannot be scored again, for what its sweep kept of it is "
+            f"gone, or was kept by an older version: {getattr(error, 'filename', None) or error}"
+        ) from error
 
 
 def _check_place(to: Path, *, force: bool) -> None:
@@ -103,11 +134,19 @@ def _put(aside: Path, to: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(chosen: report.Finished, aside: Path, name: str, *, merge: bool, note: Callable[[str], object]) -> Manifest:
+def _write(
+    chosen: report.Finished,
+    rows: tuple[NDArray[np.float32], Labels, list[NDArray[np.int64]]],
+    aside: Path,
+    name: str,
+    *,
+    merge: bool,
+    note: Callable[[str], object],
+) -> Manifest:
     config = chosen.shared["config"]
     four_bit, task = METHODS[config["method"]].four_bit, chosen.task
     given = ModelConfig.model_validate(config["model"])
-    before, labels = chosen.predictions()
+    before, labels, texts = rows
     note(f"export: trial {chosen.number} of {chosen.study}; loading {given.id}")
     tokenizer = load_tokenizer(given)
     base = load_base(given, task, four_bit=four_bit, device=default_device())
@@ -120,6 +159,7 @@ def _write(chosen: report.Finished, aside: Path, name: str, *, merge: bool, note
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(int(base.model.config.pad_token_id))
     tokenizer.save_pretrained(str(aside))
+    _check_tokenizer(tokenizer, saved_tokenizer(aside), texts)
     if merge:
         model = _merge(chosen, given, aside)
     else:
@@ -128,7 +168,7 @@ def _write(chosen: report.Finished, aside: Path, name: str, *, merge: bool, note
         model = attached(base.model, aside)
     exact = base.dtype == torch.float32 and not four_bit
     note("export: scoring the validation rows again")
-    _check(before, logits(model, chosen.texts()), exact=exact and chosen.shared["described"]["dtype"] == "float32")
+    _check(before, logits(model, texts), exact=exact and chosen.shared["described"]["dtype"] == "float32")
     cuts = probabilities(tuned(before, labels)) if task.multi_label else None
     described = Manifest(
         version=__version__,
@@ -173,6 +213,17 @@ def _check(before: NDArray[np.float32], after: NDArray[np.float32], *, exact: bo
         raise ExportError(
             f"the exported model does not give the logits that it gave in training (apart by {apart:.1%} of them): it "
             "is not kept. The adapter's files may have been changed; another trial: --trial N"
+        )
+
+
+def _check_tokenizer(before: Any, after: Any, texts: Sequence[NDArray[np.int64]]) -> None:
+    """Raises:
+    ExportError: it makes other tokens of texts once it is saved and loaded.
+    """
+    some = [before.decode(text, skip_special_tokens=True) for text in texts[:64]]
+    if before(some)["input_ids"] != after(some)["input_ids"]:
+        raise ExportError(
+            "the base's tokenizer is another one once it is saved and loaded again; it cannot be exported"
         )
 
 

@@ -12,7 +12,7 @@ from peftsweep.models.base import (
     nf4_parts,
     revision_of,
 )
-from peftsweep.models.loading import load_base, load_tokenizer
+from peftsweep.models.loading import load_base, load_tokenizer, saved_tokenizer
 from peftsweep.models.quiet import quiet
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "nf4_parts",
     "quiet",
     "revision_of",
+    "saved_tokenizer",
 ]

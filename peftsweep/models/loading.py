@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,17 @@ def load_tokenizer(config: ModelConfig) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # where there are no files, transformers makes it up
         raise ModelError(f"model.id: {config.id}: {NO_TOKENIZER}")
     return tokenizer
+
+
+def saved_tokenizer(folder: Path) -> Any:
+    """A tokenizer that lies in a folder by itself.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    place = ModelConfig(id=str(folder))
+    with _told(place, Source(str(folder), None, hub=False)):
+        return AutoTokenizer.from_pretrained(str(folder))
 
 
 def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.device) -> Base:

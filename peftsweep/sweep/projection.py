@@ -39,16 +39,17 @@ class Projection:
         """Whether the last process died, or lost sight of MLflow, before everything was written there."""
         return self.study.user_attrs.get("mlflow_level") is False
 
-    def open(self, params: Mapping[str, Any] | None = None) -> None:
+    def open(self, params: Mapping[str, Any] | None = None, *, whole: bool = False) -> None:
         """Begin or go on with the study's runs, and end those that a killed process left running.
 
         Args:
             params: of this process alone.
+            whole: look through trials point by point that have ended there as they did here, too.
         """
         self.opened = True
         self.study.set_user_attr("mlflow_level", False)
         self.tracker.open_study(**self._own(params or {}))
-        self.tracker.settle(self._pasts())
+        self.tracker.settle(self._pasts(), whole=whole)
 
     def is_there(self) -> bool:
         """Whether MLflow holds all of it, as the study says; it is asked, and told nothing.

@@ -32,7 +32,7 @@ from peftsweep.models import (
 from peftsweep.progress import Memory, Opened, Progress, Silent
 from peftsweep.search import candidates
 from peftsweep.stopping import stopped_by_signals
-from peftsweep.storage import Studies, guarded, masked, same_file
+from peftsweep.storage import Studies, check_apart, guarded, masked
 from peftsweep.sweep.source import StudySource
 from peftsweep.tracking import Tracker
 
@@ -119,11 +119,7 @@ def _check(
         raise UsageError(f"timeout: expected seconds, such as 7200, got {timeout!r}")
     if slots != "auto" and not _at_least_one(slots):
         raise UsageError(f"slots: expected 'auto' or a whole number of at least 1, got {slots!r}")
-    if same_file(storage, tracking_uri):
-        raise UsageError(
-            f"storage and tracking_uri are one file, {masked(storage)}: Optuna and MLflow need one each, such as "
-            "sqlite:///studies.db and sqlite:///mlflow.db"
-        )
+    check_apart(storage, tracking_uri)
 
 
 def _at_least_one(value: object) -> bool:

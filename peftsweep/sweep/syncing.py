@@ -8,7 +8,7 @@ import optuna
 
 from peftsweep import report
 from peftsweep.errors import StudyBusyError, TrackingError
-from peftsweep.storage import Studies, guarded
+from peftsweep.storage import Studies, check_apart, guarded
 from peftsweep.sweep.projection import Projection
 from peftsweep.tracking import Tracker
 
@@ -32,10 +32,11 @@ def sync(
         By study: "level" (nothing was lacking), "written", or "running" (a sweep is at it, and tells MLflow itself).
 
     Raises:
-        UsageError: a study that is not in the storage.
+        UsageError: a study that is not in the storage, or one file for both.
         StorageError: the storage does not answer.
         TrackingError: MLflow does not, or refused something. The studies are as they were.
     """
+    check_apart(storage, tracking_uri)
     done: dict[str, str] = {}
     with guarded(storage):
         opened, found = report.opened(storage, studies)
@@ -55,7 +56,7 @@ def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, note: Callab
             projection = Projection(study, Tracker(tracking_uri, note=warned.append), studies.artifacts / name)
             if projection.is_there():
                 return "level"
-            projection.open()
+            projection.open(whole=True)
             total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
             projection.close([], total, PATIENCE)
             if not projection.tracker.level:

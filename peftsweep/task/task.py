@@ -80,6 +80,15 @@ class Task:
         loss = self.row_loss(torch.from_numpy(logits), torch.from_numpy(np.asarray(labels))).double().mean()
         return {name: float(value) for name, value in scores.items()} | {"loss": float(loss)}
 
+    def macro_f1(self, labels: Labels, guess: NDArray[np.int64]) -> float:
+        """Of predictions as `predictions` makes them."""
+        from sklearn.metrics import f1_score
+
+        every = np.arange(len(self.labels))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(f1_score(labels, guess, labels=every, average="macro", zero_division=0))
+
     def per_class(self, logits: Logits, labels: Labels) -> list[dict[str, Any]]:
         """One row for each label: label, precision, recall, f1, support."""
         from sklearn.metrics import precision_recall_fscore_support

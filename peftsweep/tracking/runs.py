@@ -94,12 +94,12 @@ class Runs:
         self._runs[PARENT] = run
         self._begin(run)
 
-    def settle(self, trials: Mapping[int, Past], at: int) -> None:
+    def settle(self, trials: Mapping[int, Past], at: int, whole: bool = False) -> None:
         """Make the runs of trials of earlier processes what the study says they are; those that are, stay."""
         self._begin(self._runs[PARENT])
         for number, past in trials.items():
             child = self._children.get(str(number))
-            if _is_level(child, past):
+            if _is_level(child, past) and not (whole and child is not None):
                 continue
             if past.outcome.state != "interrupted":
                 began, ended = past.began or at, past.ended or at
@@ -296,7 +296,12 @@ def _is_level(child: Run | None, past: Past) -> bool:
     """Whether a trial's run is what it should be. One that goes on may have none yet."""
     if child is None:
         return past.outcome.state == "interrupted"
-    return child.info.status != "RUNNING" and child.data.tags.get("peftsweep.state") == past.outcome.state
+    ended = child.info.status != "RUNNING" and child.data.tags.get("peftsweep.state") == past.outcome.state
+    last = {name: value for metrics, _ in past.curves[-1:] for name, value in metrics.items()} | dict(
+        past.outcome.metrics
+    )
+    there = child.data.metrics
+    return ended and all(there.get(name) == value for name, value in last.items() if math.isfinite(value))
 
 
 def refused(error: BaseException) -> bool:

@@ -86,9 +86,13 @@ class Tracker:
         except Exception as error:
             raise TrackingError(f"MLflow at {masked(self._uri)} does not answer ({self._because(error)})") from error
 
-    def settle(self, trials: Mapping[int, Past]) -> None:
-        """Bring level the runs of trials of earlier processes, by number: left running, left out, or told in part."""
-        self._put(partial(self._runs.settle, dict(trials), now()))
+    def settle(self, trials: Mapping[int, Past], *, whole: bool = False) -> None:
+        """Bring level the runs of trials of earlier processes, by number: left running, left out, or told in part.
+
+        Args:
+            whole: those that seem to be level, too.
+        """
+        self._put(partial(self._runs.settle, dict(trials), now(), whole))
 
     def start_trial(self, number: int, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Begin a trial's run under its parent, or go on with it."""
