@@ -221,6 +221,8 @@ def test_a_run_told_in_part_is_made_whole_and_one_that_is_whole_stays(uri: str, 
     first.log(0, {"loss": 0.5}, 10)
     first.end_trial(0, Outcome("interrupted", "stopped"))
     first.start_trial(1, params={}, tags={})
+    for value, step in ((0.5, 10), (0.25, 20)):
+        first.log(1, {"loss": value}, step)
     first.end_trial(1, Outcome("pruned", "below the median"))
     first.close()
     before = fetch(uri, first)["1"].info.end_time
@@ -235,7 +237,7 @@ def test_a_run_told_in_part_is_made_whole_and_one_that_is_whole_stays(uri: str, 
     assert [runs[n].data.tags["peftsweep.state"] for n in ("0", "1", "2")] == ["complete", "pruned", "failed"]
     assert curve(uri, runs["0"], "loss") == curve(uri, runs["2"], "loss") == [(10, 0.5), (20, 0.25)]
     assert runs["0"].data.metrics["best_macro_f1"] == 0.7 and runs["2"].data.params == {"rank": "4"}
-    assert runs["1"].info.end_time == before and "loss" not in runs["1"].data.metrics
+    assert runs["1"].info.end_time == before and curve(uri, runs["1"], "loss") == [(10, 0.5), (20, 0.25)]
 
 
 def test_a_trial_whose_run_id_was_not_kept_is_found_by_its_parent(uri: str, notes: list[str]) -> None:
