@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits, Task
 
 STORAGE = "sqlite:///studies.db"
+ADAPTER = "adapter"  # in a complete trial's folder
 PREDICTIONS = "predictions.safetensors"  # in a complete trial's folder: logits [n, C] and labels of the validation rows
 VALIDATION = "validation.safetensors"  # in a study's folder: those rows' token ids
 
@@ -111,7 +112,7 @@ class Finished:
 
     @property
     def adapter(self) -> Path:
-        return self.folder / "adapter"
+        return self.folder / ADAPTER
 
     @property
     def task(self) -> Task:
@@ -148,8 +149,8 @@ def finished(storage: str, study: str, trial: int | None = None) -> Finished:
         studies, (found,) = opened
         trials = {each.number: each for each in found.get_trials(deepcopy=False)}
         complete = ranked(list(trials.values()))
-        folders = {each.number: studies.artifacts / study / f"trial-{each.number:04d}" for each in complete}
-        kept = [number for number, folder in folders.items() if (folder / "adapter").is_dir()]
+        folders = {each.number: trial_folder(studies.artifacts / study, each.number) for each in complete}
+        kept = [number for number, folder in folders.items() if (folder / ADAPTER).is_dir()]
         have = f"trials with an adapter: {', '.join(map(str, kept))}, best first" if kept else "none has an adapter now"
         if not complete:
             raise UsageError(f"study {study!r} has no complete trial yet; go on with: peftsweep run --study {study}")
@@ -170,6 +171,11 @@ def finished(storage: str, study: str, trial: int | None = None) -> Finished:
 
 def _word(state: TrialState) -> str:
     return "failed" if state == TrialState.FAIL else state.name.lower()
+
+
+def trial_folder(study: Path, number: int) -> Path:
+    """Of a trial's artifacts, in those of its study."""
+    return study / f"trial-{number:04d}"
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

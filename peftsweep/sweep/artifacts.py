@@ -19,9 +19,10 @@ from peftsweep.data import Dataset
 from peftsweep.engine import Result, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
-from peftsweep.report import PREDICTIONS, VALIDATION
+from peftsweep.report import ADAPTER, PREDICTIONS, VALIDATION
+from peftsweep.report import trial_folder as trial_folder
 
-ADAPTER, CLASSES, PICTURE, STUDY = "adapter", "per_class.json", "confusion_matrix.png", "study.yaml"
+CLASSES, PICTURE, STUDY = "per_class.json", "confusion_matrix.png", "study.yaml"
 
 
 def write(trial: Trial, result: Result, config: StudyConfig, method: Method, base: Base, data: Dataset) -> Path:
@@ -58,10 +59,6 @@ def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
     aside = study / f".{VALIDATION}.{os.getpid()}"
     save_file(rows, aside, {"fingerprint": data.fingerprint})
     aside.replace(study / VALIDATION)
-
-
-def trial_folder(study: Path, number: int) -> Path:
-    return study / f"trial-{number:04d}"
 
 
 def files(study: Path, number: int) -> dict[str, Path]:
