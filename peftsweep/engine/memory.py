@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FILL = 0.88  # of the card, what others have of it included; the allocator loses a few percent
 CEILING = 0.92  # of the card, above which the allocator is not to go
-EVALUATION = 0.04  # of the room, for a pass of an evaluation beside the memory that training's graphs hold
+EVALUATION = 0.04  # of the room beside the base, for a pass of an evaluation beside the memory that training's graphs hold
 BUSY = 32768  # tokens of a pass that keep any GPU busy
 MOST = 256  # slots: what a sweep does between steps takes its time for each
 SPREAD = 1.1  # steps have so many more tokens than their mean, at times
@@ -183,8 +183,9 @@ def planned(measured: Measured, *, batch: float, wanted: int) -> Plan:
         batch: tokens of a slot in a step, on average.
         wanted: slots, if there is room.
     """
-    evaluated = min(2 * BUSY, max(1, int(EVALUATION * measured.room / measured.evaluation)))
-    left = max(0, measured.room - measured.fixed - evaluated * measured.evaluation)
+    beside = max(0, measured.room - measured.fixed)
+    evaluated = min(2 * BUSY, max(1, int(EVALUATION * beside / measured.evaluation)))
+    left = max(0, beside - evaluated * measured.evaluation)
     slots = max(1, min(wanted, int(left // (measured.slot + SPREAD * batch * measured.token))))
     return Plan(slots, 0, evaluated, **asdict(measured), batch=batch).of(slots)
 

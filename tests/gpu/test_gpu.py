@@ -327,7 +327,7 @@ def test_memory_after_fifty_refills_is_that_after_five(
 
     pack.run(Watching(trials))
     assert (used[49], used[50]) == (used[5], used[6])  # of each slot's
-    assert reserved[50] == reserved[25 if mixed else 5]
+    assert reserved[50] <= reserved[25 if mixed else 5]  # less where a capture gave back what lay idle
 
 
 def rounded(size: int) -> int:
