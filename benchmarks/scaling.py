@@ -104,10 +104,12 @@ def drawn(files: Sequence[Path]) -> Any:
             axis.set_axis_off()
             continue
         x = [row[key_of(curve)] for row in of]
+        axis.margins(x=0.1)  # K stands above its point
         axis.plot(x, [row["samples_per_second"] for row in of], "o-", color="C0", label="pack")
         axis.set(xscale="log", xlabel=label)
         if curve == "length":
             axis.set_yscale("log")
+            axis.margins(y=0.12)
             axis.yaxis.set_major_formatter(ScalarFormatter())
         else:
             axis.set_ylim(0, 1.15 * max(row["samples_per_second"] for row in of))
@@ -121,6 +123,7 @@ def drawn(files: Sequence[Path]) -> Any:
                 place = (row[key_of(curve)], row["samples_per_second"])
                 axis.annotate(f"K={row['slots']}", place, (0, 7), textcoords="offset points", ha="center", fontsize=8)
         share = axis.twinx()
+        share.margins(x=0.1)
         share.plot(x, [row["share"] for row in of], "s--", color="C1")
         share.set_ylim(0, 80)
         share.set_ylabel("% of the matrix peak", color="C1")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FILL = 0.88  # of the card, what others have of it included; the allocator loses a few percent
 CEILING = 0.92  # of the card, above which the allocator is not to go
-EVALUATION = 0.04  # of the room beside the base, for a pass of an evaluation beside the memory that training's graphs hold
+EVALUATION = 0.04  # of the room beside the base, for a pass of an evaluation while training's graphs hold theirs
 BUSY = 32768  # tokens of a pass that keep any GPU busy
 MOST = 256  # slots: what a sweep does between steps takes its time for each
 SPREAD = 1.1  # steps have so many more tokens than their mean, at times
