@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from peftsweep.errors import TrackingError
-from peftsweep.tracking import Outcome, Past, Tracker, serve
+from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker, serve
 from peftsweep.tracking.addresses import sqlite_file
 from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
 from peftsweep.tracking.store import _put
@@ -57,9 +57,7 @@ def notes() -> Iterator[list[str]]:
 
 def opened(uri: str, notes: list[str], known: dict[str, str] | None = None, **params: Any) -> Tracker:
     tracker = Tracker(uri, note=notes.append)
-    tracker.open_study(
-        "demo", experiment=EXPERIMENT, params=params, tags={"peftsweep.method": "lora"}, known=known or {}
-    )
+    tracker.open_study(Parent("demo", EXPERIMENT, params, {"peftsweep.method": "lora"}, known or {}))
     return tracker
 
 
@@ -226,10 +224,10 @@ def test_a_run_told_in_part_is_made_whole_and_one_that_is_whole_stays(uri: str, 
     first.end_trial(1, Outcome("pruned", "below the median"))
     first.close()
     before = fetch(uri, first)["1"].info.end_time
-    curves = [({"loss": 0.5}, 10), ({"loss": 0.25}, 20)]
-    pasts = {0: Past({"rank": 8}, {}, curves, Outcome("complete", metrics={"best_macro_f1": 0.7}))}
-    pasts[1] = Past({}, {}, curves, Outcome("pruned", "below the median"))
-    pasts[2] = Past({"rank": 4}, {}, curves, Outcome("failed", "loss is nan"))
+    curve_told = [Point({"loss": 0.5}, 10), Point({"loss": 0.25}, 20)]
+    pasts = {0: Past({"rank": 8}, {}, curve_told, Outcome("complete", metrics={"best_macro_f1": 0.7}))}
+    pasts[1] = Past({}, {}, curve_told, Outcome("pruned", "below the median"))
+    pasts[2] = Past({"rank": 4}, {}, curve_told, Outcome("failed", "loss is nan"))
     second = opened(uri, notes, first.run_ids)
     second.settle(pasts)
     second.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from peftsweep.engine import Evaluation
 from peftsweep.report import ranked
 from peftsweep.sweep import artifacts
-from peftsweep.tracking import Outcome, Past, Tracker
+from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker
 
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -26,99 +27,109 @@ class Projection:
 
     Attributes:
         opened: whether MLflow has been told of this run.
-        final: metrics of the study's own run, besides its best scores.
     """
 
     def __init__(self, study: optuna.Study, tracker: Tracker, folder: Path) -> None:
         self.study, self.tracker, self.folder = study, tracker, folder
         self.opened = False
-        self.final: dict[str, float] = {}
 
     @property
     def is_behind(self) -> bool:
         """Whether the last process died, or lost sight of MLflow, before everything was written there."""
         return self.study.user_attrs.get("mlflow_level") is False
 
-    def open(self, params: Mapping[str, Any] | None = None, *, whole: bool = False) -> None:
+    def open(self, *, whole: bool = False) -> None:
         """Begin or go on with the study's runs, and end those that a killed process left running.
 
         Args:
-            params: of this process alone.
-            whole: look through trials point by point that have ended there as they did here, too.
+            whole: look at every point and artifact of trials that have ended there as they did here, too; as is done
+                anyway after an update was lost for good.
         """
         self.opened = True
         self.study.set_user_attr("mlflow_level", False)
-        self.tracker.open_study(**self._own(params or {}))
-        self.tracker.settle(self._pasts(), whole=whole)
+        self.tracker.open_study(self._parent())
+        self.tracker.settle(self._pasts(), whole=whole or self.study.user_attrs.get("mlflow_lost", False))
 
-    def is_there(self) -> bool:
+    def is_there(self, total: int) -> bool:
         """Whether MLflow holds all of it, as the study says; it is asked, and told nothing.
+
+        Args:
+            total: trials that the study is to have in all.
 
         Raises:
             TrackingError: it does not answer.
         """
-        return not self.is_behind and self.tracker.holds(self._pasts(), **self._own({}))
+        return self.tracker.holds(self._parent(), self._whole(total), self._pasts()) and not self.is_behind
 
-    def _own(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The study's own run."""
+    def _parent(self) -> Parent:
         attrs = self.study.user_attrs
-        return {
-            "name": self.study.study_name,
-            "experiment": attrs["experiment"],
-            "params": {**attrs.get("described", {}), **params},
-            "tags": self._tags() | {"peftsweep.study_key": attrs["key"]},
-            "known": attrs.get("mlflow_runs", {}),
-        }
+        planned = {key: value for key, value in attrs.get("memory", {}).items() if key == "planned_bytes"}
+        return Parent(
+            self.study.study_name,
+            attrs["experiment"],
+            params=attrs.get("described", {}) | planned,
+            tags=self._tags() | {"peftsweep.study_key": attrs["key"]},
+            known=attrs.get("mlflow_runs", {}),
+        )
 
-    def begin(self, number: int, own: Mapping[str, Any]) -> None:
+    def begin(self, trial: FrozenTrial) -> None:
         """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
-        self.tracker.start_trial(number, params=self._params(own), tags=self._tags())
+        own = trial.user_attrs
+        began = _milliseconds(trial.datetime_start)
+        self.tracker.start_trial(trial.number, params=self._params(own), tags=self._tags(), at=began)
         for evaluation in own.get("evaluations", []):
-            self.evaluated(number, Evaluation(**evaluation))
+            self.evaluated(trial.number, evaluation)
 
-    def evaluated(self, number: int, evaluation: Evaluation) -> None:
-        self.tracker.log(number, metrics(evaluation), evaluation.step)
+    def evaluated(self, number: int, evaluation: Mapping[str, Any]) -> None:
+        """An evaluation as the study has it."""
+        point = _point(evaluation)
+        self.tracker.log(number, point.metrics, point.step, point.at)
 
     def end(self, trial: FrozenTrial) -> None:
-        self.tracker.end_trial(trial.number, self._outcome(trial))
+        self.tracker.end_trial(trial.number, self._outcome(trial), _milliseconds(trial.datetime_complete))
 
-    def note_runs(self) -> None:
-        """Keep MLflow's run ids in the study, as far as the writer has made them."""
+    def note(self) -> None:
+        """Keep in the study how far the writer is: MLflow's run ids, and whether an update was lost for good."""
         ids = self.tracker.run_ids
         if ids and ids != self.study.user_attrs.get("mlflow_runs"):
             self.study.set_user_attr("mlflow_runs", ids)
+        if self.tracker.lost and not self.study.user_attrs.get("mlflow_lost"):
+            self.study.set_user_attr("mlflow_lost", True)
 
-    def close(self, running: Iterable[int], total: int, timeout: float = 60) -> None:
+    def close(self, running: Iterable[int], total: int, **limits: float) -> None:
         """End what MLflow still believes to be running, and remember its run ids.
 
         Args:
             running: trials that go on with the next run.
             total: trials that the study is to have in all.
-            timeout: seconds to wait until all is written.
+            limits: of `Tracker.close`.
         """
         try:
             if self.opened:
-                self._end(running, total)
+                for number in running:
+                    self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"))
+                self.tracker.end_study(self._whole(total))
         finally:
-            self.tracker.close(timeout)
-        self.note_runs()
+            self.tracker.close(**limits)
+        self.note()
         if self.opened and self.tracker.level:
-            self.study.set_user_attr("mlflow_level", True)
+            for key, value in {"mlflow_lost": False, "mlflow_level": True}.items():
+                if self.study.user_attrs.get(key, False) is not value:
+                    self.study.set_user_attr(key, value)
 
-    def _end(self, running: Iterable[int], total: int) -> None:
-        for number in running:
-            self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"))
-        test = self.study.user_attrs.get("test", {}).get("scores", {})
+    def _whole(self, total: int) -> Outcome:
+        """The study's own outcome, as it is now."""
+        attrs = self.study.user_attrs
         begun = [trial for trial in self._trials() if trial.state != TrialState.WAITING]
         over = len(begun) >= total and all(trial.state.is_finished() for trial in begun)
         best = ranked(begun)[:1]
         scores = {} if not best else {f"best_{name}": score for name, score in best[0].user_attrs["scores"].items()}
-        self.tracker.end_study(
-            Outcome(
-                "complete" if over else "interrupted",
-                metrics=scores | {f"test_{name}": score for name, score in test.items()} | self.final,
-                artifacts={f"{self.study.study_name}.yaml": self.folder / artifacts.STUDY},
-            )
+        test = {f"test_{name}": score for name, score in attrs.get("test", {}).get("scores", {}).items()}
+        peak = {key: float(value) for key, value in attrs.get("memory", {}).items() if key == "peak_bytes"}
+        return Outcome(
+            "complete" if over else "interrupted",
+            metrics=scores | test | peak,
+            artifacts={f"{self.study.study_name}.yaml": self.folder / artifacts.STUDY},
         )
 
     def _params(self, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,10 +139,9 @@ class Projection:
         return {t.number: self._past(t) for t in self._trials() if t.state != TrialState.WAITING}
 
     def _past(self, trial: FrozenTrial) -> Past:
-        evaluations = [Evaluation(**evaluation) for evaluation in trial.user_attrs.get("evaluations", [])]
-        curves = [(metrics(evaluation), evaluation.step) for evaluation in evaluations]
+        curve = [_point(evaluation) for evaluation in trial.user_attrs.get("evaluations", [])]
         times = (_milliseconds(trial.datetime_start), _milliseconds(trial.datetime_complete))
-        return Past(self._params(trial.user_attrs), self._tags(), curves, self._outcome(trial), *times)
+        return Past(self._params(trial.user_attrs), self._tags(), curve, self._outcome(trial), *times)
 
     def _outcome(self, trial: FrozenTrial) -> Outcome:
         """Of a trial that is over, or was when its process died."""
@@ -158,11 +168,18 @@ def _milliseconds(time: datetime | None) -> int | None:
     return None if time is None else int(1000 * time.timestamp())
 
 
-def metrics(evaluation: Evaluation) -> dict[str, float]:
-    """An evaluation as MLflow's metrics."""
-    scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation.scores.items()}
-    return scores | {
-        "train_loss": evaluation.train_loss,
-        "learning_rate": evaluation.learning_rate,
-        "epoch": evaluation.epoch,
-    }
+def stored(evaluation: Evaluation, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An evaluation as the study keeps it: with the time it was made at, in milliseconds since 1970.
+
+    Args:
+        before: those that the study has. One made again, after a process died, keeps the time of the first.
+    """
+    first = before[evaluation.index - 1].get("at") if evaluation.index <= len(before) else _milliseconds(datetime.now())
+    return {**asdict(evaluation), "at": first}
+
+
+def _point(evaluation: Mapping[str, Any]) -> Point:
+    """A stored evaluation as MLflow's metrics."""
+    scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation["scores"].items()}
+    own = {name: evaluation[name] for name in ("train_loss", "learning_rate", "epoch")}
+    return Point(scores | own, evaluation["step"], evaluation.get("at"))

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.describe import study_params
-from peftsweep.sweep.projection import Projection
+from peftsweep.sweep.projection import Projection, stored
 from peftsweep.tracking import Tracker
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -100,7 +99,9 @@ class StudySource:
         artifacts.keep_study(self.folder, self.config, self.data)
         self.study.set_user_attr("described", study_params(self.config, base, self.data))
         self.study.set_user_attr("total", self.total)
-        self.projection.open({} if summary.memory is None else {"planned_bytes": summary.memory.planned})
+        if summary.memory is not None:
+            self.study.set_user_attr("memory", {"planned_bytes": summary.memory.planned})
+        self.projection.open()
         self.progress.opened(summary)
 
     # TrialSource ----------------------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ class StudySource:
         asked.set_user_attr("seed", seed)
         self.running[asked.number] = asked
         self.shown = None
-        self.projection.begin(asked.number, asked.user_attrs)
+        self.projection.begin(self.trials()[asked.number])
         return Trial(asked.number, seed, params, self.trial_folder(asked.number))
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
@@ -142,10 +143,11 @@ class StudySource:
             if evaluation.index not in known[number].intermediate_values:  # it is when a judged trial goes on
                 asked.report(value, step=evaluation.index)
             before = asked.user_attrs.get("evaluations", [])
-            asked.set_user_attr("evaluations", [*before[: evaluation.index - 1], asdict(evaluation)])
+            evaluations = [*before[: evaluation.index - 1], stored(evaluation, before)]
+            asked.set_user_attr("evaluations", evaluations)
             asked.set_user_attr("seconds", entry.seconds)  # so that `status` counts a trial that is stopped
             if len(before) < evaluation.index:  # else MLflow was told when the trial went on
-                self.projection.evaluated(number, evaluation)
+                self.projection.evaluated(number, evaluations[-1])
             judged = asked.user_attrs  # maybe before the process died; others have come to the rung since
             if judged.get("kept", 0) >= evaluation.index:
                 kept.add(number)
@@ -186,7 +188,7 @@ class StudySource:
         self.progress.ended(
             trial.number, result.state, value, result.reason, self.sampled(trial.params), result.seconds
         )
-        self.projection.note_runs()
+        self.projection.note()
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
         trials = self.shown = self.trials() if self.shown is None else self.shown  # a query a step would show on a GPU
@@ -230,7 +232,7 @@ class StudySource:
 
     def took(self, memory: Memory, taken: int) -> None:
         """What the pack took of the GPU's memory at most, in bytes: say so, to the person and to MLflow."""
-        self.projection.final["peak_bytes"] = float(taken)
+        self.study.set_user_attr("memory", self.study.user_attrs.get("memory", {}) | {"peak_bytes": taken})
         self.progress.note(peak(memory, taken))
 
     def close(self) -> None:

@@ -52,15 +52,16 @@ def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, note: Callab
     name = study.study_name
     try:
         with studies.lease(name):
-            warned: list[str] = []
-            projection = Projection(study, Tracker(tracking_uri, note=warned.append), studies.artifacts / name)
-            if projection.is_there():
+            tracker = Tracker(tracking_uri, note=lambda text: None)
+            projection = Projection(study, tracker, studies.artifacts / name)
+            total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
+            if projection.is_there(total):
                 return "level"
             projection.open(whole=True)
-            total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
-            projection.close([], total, PATIENCE)
-            if not projection.tracker.level:
-                raise TrackingError(f"study {name!r} is not level: {'; '.join(warned)}. Try again: peftsweep sync")
+            projection.close([], total, timeout=PATIENCE, patience=PATIENCE)
+            if not tracker.level:
+                why = tracker.trouble or "it took too long"
+                raise TrackingError(f"study {name!r}: {why}. Nothing is lost; try again: peftsweep sync")
             return "written"
     except StudyBusyError:
         return "running"

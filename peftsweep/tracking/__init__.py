@@ -6,8 +6,8 @@ that is slow, down or wiped never slows or fails a trial.
 
 from __future__ import annotations
 
-from peftsweep.tracking.runs import Outcome, Past
+from peftsweep.tracking.contract import Outcome, Parent, Past, Point
 from peftsweep.tracking.server import serve
 from peftsweep.tracking.tracker import Tracker
 
-__all__ = ["Outcome", "Past", "Tracker", "serve"]
+__all__ = ["Outcome", "Parent", "Past", "Point", "Tracker", "serve"]

@@ -6,12 +6,14 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
+from peftsweep.tracking.contract import Outcome, Parent, Past
+from peftsweep.tracking.level import is_level
 from peftsweep.tracking.store import make_store
 
 if TYPE_CHECKING:
@@ -35,93 +37,71 @@ class StudyRun:
     tags: dict[str, str]
     started: int
     begun: Run | None = None  # as MLflow had it when this process began it or went on with it
+    asked_for: bool = False  # MLflow was asked to make it; the answer may have been lost on the way
     resumed: bool = False
     steps: dict[str, set[int]] = field(default_factory=dict)  # that the run has already, by metric
     over: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial or a study ended.
-
-    Attributes:
-        state: "complete", "pruned", "failed" or "interrupted".
-        artifacts: a file or a folder by its place in the run.
-    """
-
-    state: str
-    reason: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    artifacts: Mapping[str, Path] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Past:
-    """A trial as the study holds it: all that its run is to have.
-
-    Attributes:
-        curves: the metrics of each evaluation, and its step.
-        outcome: "interrupted" for a trial that goes on.
-        began, ended: in milliseconds since 1970; None where it is not known.
-    """
-
-    params: Mapping[str, Any]
-    tags: Mapping[str, str]
-    curves: Sequence[tuple[Mapping[str, float], int]]
-    outcome: Outcome
-    began: int | None = None
-    ended: int | None = None
 
 
 class Runs:
     """The runs in MLflow. Used by the writer's thread alone, save for `ids`.
 
     Every method may be called again after it failed half-way: what is there already is found, not made twice.
+
+    Attributes:
+        asked: when MLflow was last asked for something, by the monotonic clock; infinite while a file goes there.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = absolute(uri)  # a process may change its folder later
         self.artifacts = None if is_server(uri) else artifact_root(uri)
         self.ids: dict[str, str] = {}
+        self.asked = -math.inf
         self._runs: dict[str, StudyRun] = {}
         self._children: dict[str, Run] = {}  # of an earlier process
         self._experiment = ""
         self._connected: MlflowClient | None = None
         self._experiment_known: str | None = None
 
-    def open(self, run: StudyRun, experiment: str) -> None:
-        self._experiment = experiment
-        self._runs[PARENT] = run
-        self._begin(run)
+    def open(self, parent: Parent, at: int) -> None:
+        self._know(parent, at)
+        self._begin(self._runs[PARENT])
 
     def settle(self, trials: Mapping[int, Past], at: int, whole: bool = False) -> None:
         """Make the runs of trials of earlier processes what the study says they are; those that are, stay."""
         self._begin(self._runs[PARENT])
         for number, past in trials.items():
             child = self._children.get(str(number))
-            if _is_level(child, past) and not (whole and child is not None):
+            if is_level(self._client(), child, past, files=whole, points=whole):
                 continue
             if past.outcome.state != "interrupted":
                 began, ended = past.began or at, past.ended or at
                 self.start(StudyRun(str(number), f"trial-{number:04d}", dict(past.params), dict(past.tags), began))
-                for metrics, step in past.curves:
-                    self.log(str(number), metrics, step, ended)
+                for point in past.curve:
+                    self.log(str(number), point.metrics, point.step, point.at or ended)
                 self.end(str(number), past.outcome, ended)
             elif child is not None:
                 self._end(child, past.outcome, at)
 
-    def holds(self, run: StudyRun, experiment: str, trials: Mapping[int, Past]) -> bool:
-        """Whether all that `open` and `settle` would make is there; nothing is made."""
-        self._experiment, self._runs[PARENT] = experiment, run
-        found = self._client().get_experiment_by_name(experiment)
+    def holds(self, parent: Parent, outcome: Outcome, trials: Mapping[int, Past]) -> bool:
+        """Whether all that `open`, `settle` and `end` would write is there; nothing is written."""
+        self._know(parent, now())
+        found = self._client().get_experiment_by_name(parent.experiment)
         if found is None or found.lifecycle_stage == "deleted":
             return False
         self._experiment_known = found.experiment_id
-        parent = self._find(PARENT)
-        if parent is None or parent.info.status == "RUNNING":
+        run = self._find(PARENT)
+        if run is None or not is_level(self._client(), run, Past({}, {}, [], outcome), files=True):
             return False
-        children = self._search_children(parent)
-        return all(_is_level(children.get(str(number)), past) for number, past in trials.items())
+        children = self._search_children(run)
+        return all(
+            is_level(self._client(), children.get(str(number)), past, files=True) for number, past in trials.items()
+        )
+
+    def _know(self, parent: Parent, at: int) -> None:
+        self._experiment = parent.experiment
+        self.ids.update(parent.known)
+        self._runs[PARENT] = StudyRun(PARENT, parent.name, dict(parent.params), dict(parent.tags), at)
 
     def start(self, run: StudyRun) -> None:
         self._runs[run.key] = run
@@ -153,11 +133,13 @@ class Runs:
 
     def _upload(self, run_id: str, place: str, source: Path) -> None:
         """A file or a folder, or nothing where it has gone meanwhile."""
+        client = self._client()
+        self.asked = math.inf
         if source.is_dir():
-            self._client().log_artifacts(run_id, str(source), place)
+            client.log_artifacts(run_id, str(source), place)
         elif source.is_file():
             folder = Path(place).parent.as_posix()
-            self._client().log_artifact(run_id, str(source), None if folder == "." else folder)
+            client.log_artifact(run_id, str(source), None if folder == "." else folder)
 
     def end_rest(self) -> None:
         """End what this process began and nobody ended; the parent last."""
@@ -166,13 +148,19 @@ class Runs:
                 self.end(key, Outcome("interrupted"), now())
 
     def ping(self) -> None:
-        self._client().get_experiment_by_name(self._experiment)
+        self._connect().get_experiment_by_name(self._experiment)
 
     def _client(self) -> MlflowClient:
+        self.asked = time.monotonic()
+        return self._connect()
+
+    def _connect(self) -> MlflowClient:
         if self._connected is None:
             os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its news would tear the live table
-            if is_server(self.uri):  # by default a call to a dead server takes four minutes
-                os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+            if is_server(self.uri):
+                # by default a call to a dead server takes four minutes; and a request whose answer was lost must not be
+                # made again before it is looked up what became of it
+                os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
                 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
             elif (file := sqlite_file(self.uri)) is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -208,6 +196,7 @@ class Runs:
         if found is None:
             if run.key == PARENT:  # a wiped store: the children went with it
                 self.ids.clear()
+            run.asked_for = True
             found = client.create_run(self._experiment_id(), run.started, tags, run.name)
             self.ids[run.key] = found.info.run_id
         else:
@@ -226,7 +215,7 @@ class Runs:
         if key in self._children:
             self.ids[key] = self._children[key].info.run_id
         if key not in self.ids:
-            return self._by_key() if key == PARENT else None
+            return self._by_key() if key == PARENT else self._by_parent(key)
         try:
             found = self._client().get_run(self.ids[key])
         except Exception as error:
@@ -245,6 +234,16 @@ class Runs:
         if page:
             self.ids[PARENT] = page[0].info.run_id
         return page[0] if page else None
+
+    def _by_parent(self, key: str) -> Run | None:
+        """A trial's run that this process asked for and got no answer."""
+        parent = self._runs[PARENT].begun
+        if parent is None or not self._runs[key].asked_for:
+            return None
+        found = self._search_children(parent).get(key)
+        if found is not None:
+            self.ids[key] = found.info.run_id
+        return found
 
     def _search_children(self, parent: Run) -> dict[str, Run]:
         found: dict[str, Run] = {}
@@ -290,18 +289,6 @@ class Runs:
         tags = {"peftsweep.state": state} | ({"peftsweep.reason": reason[:TAG_LIMIT]} if reason else {})
         self._client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client().set_terminated(run_id, STATUS[state], at)
-
-
-def _is_level(child: Run | None, past: Past) -> bool:
-    """Whether a trial's run is what it should be. One that goes on may have none yet."""
-    if child is None:
-        return past.outcome.state == "interrupted"
-    ended = child.info.status != "RUNNING" and child.data.tags.get("peftsweep.state") == past.outcome.state
-    last = {name: value for metrics, _ in past.curves[-1:] for name, value in metrics.items()} | dict(
-        past.outcome.metrics
-    )
-    there = child.data.metrics
-    return ended and all(there.get(name) == value for name, value in last.items() if math.isfinite(value))
 
 
 def refused(error: BaseException) -> bool:

@@ -15,10 +15,11 @@ from typing import Any
 
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
-from peftsweep.tracking.runs import PARENT, Outcome, Past, Runs, StudyRun, now, refused
+from peftsweep.tracking.contract import Outcome, Parent, Past
+from peftsweep.tracking.runs import PARENT, Runs, StudyRun, now, refused
 
 PAUSE = 60.0  # seconds before a server that did not answer is asked again
-PATIENCE = 10.0  # seconds that `close` waits for a server that did not answer before
+PATIENCE = 10.0  # seconds that `close` waits for an answer
 WAITING = 20_000  # updates kept for a server that does not answer; beyond them curves lose points
 NOTES = 3  # warnings at most, the summary at the end apart
 
@@ -30,7 +31,11 @@ class Tracker:
 
     Args:
         uri: an SQLite URL, or the address of an MLflow server.
-        note: told, from any thread, a warning of one line: once per cause, and once at the end if anything was lost.
+        note: told, from any thread, a warning of one line: once per cause, and at the end if anything is not written.
+
+    Attributes:
+        lost: updates that MLflow refused, and points for which there was no room: they are not tried again.
+        trouble: the last that there was with MLflow, in a line.
     """
 
     def __init__(self, uri: str, *, note: Callable[[str], None]) -> None:
@@ -39,50 +44,29 @@ class Tracker:
         self._changed = threading.Condition()
         self._waiting: deque[Callable[[], None]] = deque()
         self._writer: threading.Thread | None = None
-        self._closing = self._given_up = self._down = False
+        self._closing = self._given_up = False
         self._retry_at = 0.0
-        self._lost, self._reason = 0, ""
+        self.lost, self._reason = 0, ""
+        self.trouble = ""
         self._noted: set[str] = set()
         self._spool: Path | None = None
 
     # What the sweep says ----------------------------------------------------------------------------------------------
 
-    def open_study(
-        self,
-        name: str,
-        *,
-        experiment: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        known: Mapping[str, str],
-    ) -> None:
-        """Begin the parent run, or go on with the one of an earlier process.
+    def open_study(self, parent: Parent) -> None:
+        """Begin the study's own run, or go on with the one of an earlier process."""
+        self._runs.ids.update(parent.known)
+        self._put(partial(self._runs.open, parent, now()))
 
-        Args:
-            known: `run_ids` of an earlier tracker; those that the store does not have any more are made anew.
-        """
-        run = StudyRun(PARENT, name, dict(params), dict(tags), now())
-        self._runs.ids.update(known)
-        self._put(partial(self._runs.open, run, experiment))
-
-    def holds(
-        self,
-        trials: Mapping[int, Past],
-        name: str,
-        *,
-        experiment: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        known: Mapping[str, str],
-    ) -> bool:
-        """Whether MLflow has all that `open_study` and `settle` would write. This alone waits for its answer.
+    def holds(self, parent: Parent, outcome: Outcome, trials: Mapping[int, Past]) -> bool:
+        """Whether MLflow has all that `open_study`, `settle` and `end_study` would write, artifacts too. This alone
+        waits for its answer.
 
         Raises:
             TrackingError: there is none.
         """
-        self._runs.ids.update(known)
         try:
-            return self._runs.holds(StudyRun(PARENT, name, dict(params), dict(tags), now()), experiment, trials)
+            return self._runs.holds(parent, outcome, trials)
         except Exception as error:
             raise TrackingError(f"MLflow at {masked(self._uri)} does not answer ({self._because(error)})") from error
 
@@ -90,29 +74,33 @@ class Tracker:
         """Bring level the runs of trials of earlier processes, by number: left running, left out, or told in part.
 
         Args:
-            whole: those that seem to be level, too.
+            whole: look at every point and artifact of those that ended there as they should, too.
         """
         self._put(partial(self._runs.settle, dict(trials), now(), whole))
 
-    def start_trial(self, number: int, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    # `at` is when it happened, in milliseconds since 1970; now where it is not given.
+
+    def start_trial(
+        self, number: int, *, params: Mapping[str, Any], tags: Mapping[str, str], at: int | None = None
+    ) -> None:
         """Begin a trial's run under its parent, or go on with it."""
-        run = StudyRun(str(number), f"trial-{number:04d}", dict(params), dict(tags), now())
+        run = StudyRun(str(number), f"trial-{number:04d}", dict(params), dict(tags), at or now())
         self._put(partial(self._runs.start, run))
 
-    def log(self, number: int, metrics: Mapping[str, float], step: int) -> None:
+    def log(self, number: int, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
         """A point of each of a trial's curves; a step that is there from an earlier process is left as it is."""
         if len(self._waiting) < WAITING:
-            self._put(partial(self._runs.log, str(number), dict(metrics), step, now()))
+            self._put(partial(self._runs.log, str(number), dict(metrics), step, at or now()))
         else:
-            self._lost += 1
+            self.lost += 1
 
-    def end_trial(self, number: int, outcome: Outcome) -> None:
+    def end_trial(self, number: int, outcome: Outcome, at: int | None = None) -> None:
         """End a trial's run. The files and folders of the outcome may go as soon as this returns."""
-        self._end(str(number), outcome)
+        self._end(str(number), outcome, at or now())
 
     def end_study(self, outcome: Outcome) -> None:
         """End the parent run."""
-        self._end(PARENT, outcome)
+        self._end(PARENT, outcome, now())
 
     @property
     def run_ids(self) -> dict[str, str]:
@@ -122,26 +110,41 @@ class Tracker:
     @property
     def level(self) -> bool:
         """Whether everything that was said has been written; to be asked after `close`."""
-        return self._lost == 0 and not self._waiting
+        return self.lost == 0 and not self._waiting and not self._given_up
 
-    def close(self, timeout: float = 60) -> None:
-        """Write what waits, end what still runs, and say what was lost. Gives up after `timeout` seconds."""
+    def close(self, timeout: float = 60, patience: float | None = None) -> None:
+        """Write what waits, end what still runs, and say what was not written.
+
+        Args:
+            timeout: seconds after which it gives up, however much MLflow takes meanwhile.
+            patience: seconds after which it gives up if MLflow does not answer; `PATIENCE` if it is not given. A file
+                on its way has all the time there is.
+        """
         with self._changed:
             if self._closing:
                 return
             self._closing = True
             self._retry_at = 0.0  # one more try
             self._changed.notify()
-        if self._writer is not None:
-            self._writer.join(min(timeout, PATIENCE) if self._down else timeout)
-            if self._writer.is_alive():
-                self._given_up = True
-                self._reason = self._reason or f"not written within {timeout:.0f} s"
-        lost = self._lost + len(self._waiting)
+        if self._writer is not None and not self._ended(self._writer, timeout, patience or PATIENCE):
+            self._given_up = True
+            self._reason = self._reason or "it took too long"
+        lost = self.lost + len(self._waiting)
         if lost:
-            self._note(f"MLflow: {lost} update{'s were' if lost > 1 else ' was'} lost ({self._reason})")
+            what = f"{lost} update{'s were' if lost > 1 else ' was'} not written ({self._reason})"
+            self._note(f"MLflow: {what}. The study has it all; peftsweep sync writes it")
         if self._spool is not None:
             shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _ended(self, writer: threading.Thread, timeout: float, patience: float) -> bool:
+        """Wait for the writer as long as there is hope."""
+        began = time.monotonic()
+        while writer.is_alive():
+            until = min(began + timeout, max(began, self._runs.asked) + patience)
+            if time.monotonic() >= until:
+                return False
+            writer.join(min(0.1, until - time.monotonic()))
+        return True
 
     # The queue --------------------------------------------------------------------------------------------------------
 
@@ -155,9 +158,9 @@ class Tracker:
             self._waiting.append(update)
             self._changed.notify()
 
-    def _end(self, key: str, outcome: Outcome) -> None:
+    def _end(self, key: str, outcome: Outcome, at: int) -> None:
         kept = replace(outcome, artifacts=self._copied(outcome.artifacts))
-        self._put(partial(self._runs.end, key, kept, now()))
+        self._put(partial(self._runs.end, key, kept, at))
 
     def _copied(self, artifacts: Mapping[str, Path]) -> dict[str, Path]:
         """Copies that stay until they have been written, by place."""
@@ -182,7 +185,7 @@ class Tracker:
             if self._done(self._waiting[0]):
                 self._waiting.popleft()
         if not self._waiting and not self._given_up and not self._done(self._runs.end_rest):
-            self._lost += 1
+            self.lost += 1
 
     def _ready(self) -> bool:
         """Wait until there is something to try; False when all is over."""
@@ -209,7 +212,6 @@ class Tracker:
                     return False
             else:
                 break
-        self._down = False
         return True
 
     def _answers(self) -> bool:
@@ -220,14 +222,16 @@ class Tracker:
         return True
 
     def _pause(self, error: Exception) -> None:
-        self._down, self._reason = True, self._because(error)
+        self._reason = self._because(error)
         self._retry_at = time.monotonic() + PAUSE
-        self._say(f"MLflow at {masked(self._uri)} does not answer ({self._reason}); the study goes on without it")
+        self.trouble = f"MLflow at {masked(self._uri)} does not answer ({self._reason})"
+        self._say(f"{self.trouble}; the study goes on without it")
 
     def _lose(self, error: Exception) -> None:
-        self._lost += 1
+        self.lost += 1
         self._reason = self._because(error)
-        self._say(f"MLflow at {masked(self._uri)} did not take an update ({self._reason})")
+        self.trouble = f"MLflow at {masked(self._uri)} did not take an update ({self._reason})"
+        self._say(self.trouble)
 
     def _say(self, text: str) -> None:
         if not self._given_up and text not in self._noted and len(self._noted) < NOTES:
