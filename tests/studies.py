@@ -125,6 +125,36 @@ class Home:
         return sorted((self.folder / "artifacts" / study / f"trial-{trial:04d}").glob("checkpoint-*"))
 
 
+def all_of(uri: str, key: str | None = None) -> dict[str, Any]:
+    """All that MLflow holds, by trial ("parent" for the study), but for the runs' own ids and the parent's times.
+
+    Args:
+        key: of the one study to look at.
+    """
+    client, found = mlflow.MlflowClient(tracking_uri=uri), dict[str, Any]()
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    parents = {run.info.run_id: run.data.tags for run in runs if "mlflow.parentRunId" not in run.data.tags}
+    for run in runs:
+        where, child = run.info.run_id, run.data.tags.get("mlflow.parentRunId")
+        if key not in (None, parents[child or where]["peftsweep.study_key"]):
+            continue
+        own = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
+        curves = {
+            k: [(p.step, p.value, p.timestamp if child else None) for p in client.get_metric_history(where, k)]
+            for k in run.data.metrics
+        }
+        files = {
+            (inner.path, inner.file_size)
+            for file in client.list_artifacts(where)
+            for inner in (client.list_artifacts(where, file.path) if file.is_dir else [file])
+        }
+        times = (run.info.start_time, run.info.end_time) if child else None
+        name = own.get("peftsweep.trial", "parent")
+        assert name not in found, f"two runs of {name}"
+        found[name] = [run.info.status, run.data.params, own, curves, files, times]
+    return found
+
+
 @cache
 def empty_mlflow() -> bytes:
     """MLflow's database as it is made; it takes a second or two, once for all tests."""

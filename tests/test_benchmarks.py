@@ -19,6 +19,7 @@ from optuna.trial import TrialState, create_trial
 from torch import nn
 
 from peftsweep.config import TrainConfig
+from peftsweep.tracking import Outcome, Parent
 from tests.studies import ROOT
 
 FOLDER = ROOT / "benchmarks"
@@ -29,7 +30,7 @@ def modules() -> Iterator[dict[str, ModuleType]]:
     """The benchmarks, which import each other as scripts do."""
     sys.path.insert(0, str(FOLDER))
     try:
-        yield {name: __import__(name) for name in ("throughput", "scaling", "sweeps", "cpu")}
+        yield {name: __import__(name) for name in ("throughput", "scaling", "sweeps", "cpu", "tracking")}
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -212,6 +213,44 @@ def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
     }
 
 
+def test_a_tracker_is_compared_with_none_round_by_round(modules: dict[str, ModuleType]) -> None:
+    tracking = modules["tracking"]
+
+    def took(seconds: float, writer: float, start: float) -> dict[str, Any]:
+        costs = {"writer_cpu": writer, "start_cpu": start, "caller_cpu": 0.5, "end_seconds": 2.0}
+        return costs | {"seconds": seconds, "pack_seconds": seconds / 2, "cpu": 101.0, "level": True}
+
+    usual = [took(seconds, 0.0, 0.0) for seconds in (10.0, 20.0, 40.0)]
+    file = [took(seconds, 2.5, 1.0) for seconds in (11.0, 21.0, 48.0)]  # a machine that slows down slows both
+    nothing, tracked = tracking.figures({tracking.NOTHING: usual, "a file": file})
+    assert "added" not in nothing and nothing["seconds"] == 20.0 and nothing["rounds"] == 3
+    assert (tracked["added"], tracked["added_to_pack"], tracked["added_range"]) == (0.1, 0.1, [0.05, 0.2])
+    assert (tracked["cpu_share"], tracked["cpu_share_after_start"]) == (round(3 / 101, 5), 0.02)
+    assert tracked["level"] and tracked["end_seconds"] == 2.0
+
+
+def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    tracking = modules["tracking"]
+    uri, costs = f"sqlite:///{tmp_path}/mlflow.db", {}
+    for kind in (tracking.Untold, tracking.Timed):
+        before = {name: getattr(tracking.Timed, name) for name in ("writer_cpu", "caller_cpu", "end_seconds")}
+        tracker = kind(uri, note=print)
+        tracker.open_study(Parent("demo", "tweets"))
+        tracker.start_trial(0, params={}, tags={})
+        for step in range(50):
+            tracker.log(0, {"loss": 0.5}, step)
+        tracker.end_trial(0, Outcome("complete"))
+        tracker.close()
+        assert (tmp_path / "mlflow.db").exists() == (kind is tracking.Timed)
+        costs[kind] = {name: getattr(tracking.Timed, name) - value for name, value in before.items()}
+    untold, told = costs[tracking.Untold], costs[tracking.Timed]
+    assert untold["writer_cpu"] == 0
+    assert told["writer_cpu"] > 0.05 and 0 < told["caller_cpu"] < told["writer_cpu"] and told["end_seconds"] > 0.05
+    assert 0 < tracking.Timed.start_cpu < tracking.Timed.writer_cpu
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -220,6 +259,7 @@ def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
         (["throughput.py", "--slots", "0"], "--slots: expected a number above 0"),
         (["throughput.py", "--batch", "0"], "--batch: expected whole numbers above 0"),
         (["scaling.py", "--draw", "nosuch.jsonl"], "nosuch.jsonl is not there"),
+        (["tracking.py", "--rounds", "0"], "--rounds: expected a whole number of at least 1"),
         (["cpu.py", "--train", "nosuch.tsv", "--validation", "nosuch.tsv"], "nosuch.tsv is not there"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from peftsweep import report, sweep
 from peftsweep.errors import TrackingError, UsageError
 from peftsweep.storage import Studies
-from tests.studies import Home, home
+from tests.studies import Home, all_of, home
 
 DEAD = "http://127.0.0.1:9"
 
@@ -23,28 +23,12 @@ def here(tmp_path: Path) -> Home:
 
 
 def told(place: Home, copy: str = "") -> dict[str, Any]:
-    """All that MLflow holds, by trial ("parent" for the study), but for the runs' own ids.
+    """All that MLflow holds.
 
     Args:
         copy: read a copy of this name, for MLflow keeps a file open that was deleted.
     """
-    client, found = mlflow.MlflowClient(tracking_uri=copied(place, copy)), {}
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    parents = {run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags}
-    for run in runs:
-        where = run.info.run_id
-        child = run.data.tags.get("mlflow.parentRunId")
-        assert child is None or child in parents
-        own = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
-        curves = {k: [(p.step, p.value) for p in client.get_metric_history(where, k)] for k in run.data.metrics}
-        files = {
-            inner.path
-            for file in client.list_artifacts(where)
-            for inner in (client.list_artifacts(where, file.path) if file.is_dir else [file])
-        }
-        times = (run.info.start_time // 5000, run.info.end_time // 5000) if child else None
-        found[own.get("peftsweep.trial", "parent")] = [run.info.status, run.data.params, own, curves, files, times]
-    return found
+    return all_of(copied(place, copy))
 
 
 def copied(place: Home, copy: str) -> str:
@@ -70,15 +54,15 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
         "0": "pruned",
         "1": "complete",
     }
-    assert before["parent"][4] == {"small.yaml"} and "adapter/adapter_model.safetensors" in before["1"][4]
+    assert {file for file, _ in before["parent"][4]} == {"small.yaml"}
+    assert "adapter/adapter_model.safetensors" in {file for file, _ in before["1"][4]}
     (here.folder / "mlflow.db").unlink()
     shutil.rmtree(here.folder / "mlartifacts")
     again, nothing = here.call("sync"), here.call("sync")
     assert (again.stderr.strip(), nothing.stderr.strip()) == ("small: written", "small: level")
     after = told(here, "after.db")
-    for key, run in after.items():
-        assert run[:5] == before[key][:5], key
-        assert key == "parent" or all(abs(a - b) <= 1 for a, b in zip(run[5], before[key][5], strict=True))  # 5 s
+    assert after == before  # the times of all trials and of their evaluations, too
+    assert len({at for _, _, at in after["1"][3]["macro_f1"]}) == 6
     wiped = (here.folder / "mlflow.db").read_bytes()
     assert here.call("sync").stderr.strip() == "small: level" and (here.folder / "mlflow.db").read_bytes() == wiped
     (best,) = report.best(here.storage)
@@ -105,6 +89,14 @@ def test_a_run_that_was_deleted_comes_back(here: Home) -> None:
     assert told(here) == before
 
 
+def test_a_study_in_two_mlflows_is_once_in_each(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    before, other = told(here), f"sqlite:///{here.folder}/other.db"
+    assert sync(here, tracking_uri=other) == {"small": "written"}
+    assert sync(here) == sync(here, tracking_uri=other) == {"small": "level"}
+    assert told(here) == all_of(other) == before
+
+
 def test_points_that_were_lost_are_written(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that was full: curves without points, in runs that have ended as they should."""
     monkeypatch.setattr("peftsweep.tracking.tracker.WAITING", 0)
@@ -113,6 +105,38 @@ def test_points_that_were_lost_are_written(here: Home, monkeypatch: pytest.Monke
     assert "macro_f1" not in told(here)["0"][3]
     assert sync(here) == {"small": "written"}
     assert len(told(here)["0"][3]["macro_f1"]) == 4
+    assert sync(here) == {"small": "level"}
+
+
+def test_points_that_were_lost_are_written_by_the_next_run_too(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peftsweep.tracking.tracker.WAITING", 0)
+    here.run(here.study(), trials=1)
+    monkeypatch.undo()
+    here.run(here.study(), trials=2)
+    assert [len(told(here)[trial][3]["macro_f1"]) for trial in "01"] == [4, 4]
+    assert sync(here) == {"small": "level"}
+
+
+@pytest.mark.parametrize("gone", ["mlartifacts", "mlartifacts/*/*/artifacts/adapter", "mlartifacts/**/small.yaml"])
+def test_artifacts_that_went_by_themselves_come_back(here: Home, gone: str) -> None:
+    here.run(here.study(), trials=1)
+    before = told(here)
+    lost = list(here.folder.glob(gone))
+    for path in lost:
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    assert lost and told(here) != before
+    assert sync(here) == {"small": "written"}
+    assert told(here) == before
+    assert sync(here) == {"small": "level"}
+
+
+def test_what_a_pack_took_of_the_memory_is_the_study_s(here: Home) -> None:
+    """A GPU's figures, which `run` keeps in the study."""
+    study = here.run(here.study(), trials=1).study
+    study.set_user_attr("memory", {"planned_bytes": 3 * 2**30, "peak_bytes": 2 * 2**30})
+    assert sync(here) == {"small": "written"}
+    _, params, _, metrics, *_ = told(here)["parent"]
+    assert params["planned_bytes"] == str(3 * 2**30) and metrics["peak_bytes"] == [(0, 2.0 * 2**30, None)]
     assert sync(here) == {"small": "level"}
 
 

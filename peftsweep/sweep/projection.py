@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -164,8 +165,8 @@ class Projection:
         return {"peftsweep.method": config["method"], "peftsweep.model": config["model"]["id"]}
 
 
-def _milliseconds(time: datetime | None) -> int | None:
-    return None if time is None else int(1000 * time.timestamp())
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(1000 * moment.timestamp())
 
 
 def stored(evaluation: Evaluation, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -174,8 +175,8 @@ def stored(evaluation: Evaluation, before: Sequence[Mapping[str, Any]]) -> dict[
     Args:
         before: those that the study has. One made again, after a process died, keeps the time of the first.
     """
-    first = before[evaluation.index - 1].get("at") if evaluation.index <= len(before) else _milliseconds(datetime.now())
-    return {**asdict(evaluation), "at": first}
+    at = before[evaluation.index - 1].get("at") if evaluation.index <= len(before) else int(1000 * time.time())
+    return {**asdict(evaluation), "at": at}
 
 
 def _point(evaluation: Mapping[str, Any]) -> Point:

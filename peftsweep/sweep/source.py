@@ -231,7 +231,7 @@ class StudySource:
         return None if known.get("trial") == first[0].number else first[0]
 
     def took(self, memory: Memory, taken: int) -> None:
-        """What the pack took of the GPU's memory at most, in bytes: say so, to the person and to MLflow."""
+        """What the pack took of the GPU's memory at most, in bytes: the study keeps it, and the person is told."""
         self.study.set_user_attr("memory", self.study.user_attrs.get("memory", {}) | {"peak_bytes": taken})
         self.progress.note(peak(memory, taken))
 

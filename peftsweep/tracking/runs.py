@@ -100,7 +100,6 @@ class Runs:
 
     def _know(self, parent: Parent, at: int) -> None:
         self._experiment = parent.experiment
-        self.ids.update(parent.known)
         self._runs[PARENT] = StudyRun(PARENT, parent.name, dict(parent.params), dict(parent.tags), at)
 
     def start(self, run: StudyRun) -> None:
@@ -219,14 +218,15 @@ class Runs:
         try:
             found = self._client().get_run(self.ids[key])
         except Exception as error:
-            if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-        here = found.info.lifecycle_stage == "active" and found.info.experiment_id == self._experiment_id()
-        return found if here else None
+            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        else:
+            if found.info.lifecycle_stage == "active" and found.info.experiment_id == self._experiment_id():
+                return found
+        return self._by_key() if key == PARENT else None  # the id may be one of another store
 
     def _by_key(self) -> Run | None:
-        """The parent run of a process that was killed before anybody noted its id."""
+        """The parent run whose id nobody noted, such as that of a process that was killed."""
         key = self._runs[PARENT].tags.get(KEY)
         if key is None:
             return None

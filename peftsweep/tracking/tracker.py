@@ -20,6 +20,7 @@ from peftsweep.tracking.runs import PARENT, Runs, StudyRun, now, refused
 
 PAUSE = 60.0  # seconds before a server that did not answer is asked again
 PATIENCE = 10.0  # seconds that `close` waits for an answer
+TIMEOUT = 60.0  # seconds that `close` waits in all, for a server that answers slowly
 WAITING = 20_000  # updates kept for a server that does not answer; beyond them curves lose points
 NOTES = 3  # warnings at most, the summary at the end apart
 
@@ -65,6 +66,7 @@ class Tracker:
         Raises:
             TrackingError: there is none.
         """
+        self._runs.ids.update(parent.known)
         try:
             return self._runs.holds(parent, outcome, trials)
         except Exception as error:
@@ -112,13 +114,13 @@ class Tracker:
         """Whether everything that was said has been written; to be asked after `close`."""
         return self.lost == 0 and not self._waiting and not self._given_up
 
-    def close(self, timeout: float = 60, patience: float | None = None) -> None:
+    def close(self, timeout: float | None = None, patience: float | None = None) -> None:
         """Write what waits, end what still runs, and say what was not written.
 
         Args:
-            timeout: seconds after which it gives up, however much MLflow takes meanwhile.
-            patience: seconds after which it gives up if MLflow does not answer; `PATIENCE` if it is not given. A file
-                on its way has all the time there is.
+            timeout: seconds after which it gives up, however much MLflow takes meanwhile; by default `TIMEOUT`.
+            patience: seconds after which it gives up if MLflow does not answer; by default `PATIENCE`. A file on its
+                way has all the time there is.
         """
         with self._changed:
             if self._closing:
@@ -126,13 +128,13 @@ class Tracker:
             self._closing = True
             self._retry_at = 0.0  # one more try
             self._changed.notify()
-        if self._writer is not None and not self._ended(self._writer, timeout, patience or PATIENCE):
+        if self._writer is not None and not self._ended(self._writer, timeout or TIMEOUT, patience or PATIENCE):
             self._given_up = True
             self._reason = self._reason or "it took too long"
         lost = self.lost + len(self._waiting)
         if lost:
             what = f"{lost} update{'s were' if lost > 1 else ' was'} not written ({self._reason})"
-            self._note(f"MLflow: {what}. The study has it all; peftsweep sync writes it")
+            self._note(f"MLflow: {what}; peftsweep sync writes what is missing")
         if self._spool is not None:
             shutil.rmtree(self._spool, ignore_errors=True)
 

@@ -1,0 +1,270 @@
+"""Whole sweeps beside MLflow servers in trouble: no trial notices, and MLflow has it all in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from peftsweep import sweep
+from peftsweep.progress import Silent
+from peftsweep.storage import Studies
+from peftsweep.sweep import SweepResult
+from peftsweep.tracking.server import server_command, server_environment
+from peftsweep.tracking.tracker import PATIENCE
+from tests.studies import Home, all_of, empty_mlflow, home
+
+SLACK = 5.0  # seconds by which two sweeps of a second or two may differ on a busy machine
+
+
+class Server:
+    """MLflow's own server, as `peftsweep ui` starts it."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        (folder / "mlflow.db").write_bytes(empty_mlflow())
+        self.store, self.uri = f"sqlite:///{folder}/mlflow.db", f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            server_command(self.store, "127.0.0.1", self.port),
+            env=os.environ | server_environment(self.store),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until = time.monotonic() + 60
+        while not self.answers():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+    def answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+class Between(ThreadingHTTPServer):
+    """A way to the server that can be blocked. It counts the requests that came.
+
+    Attributes:
+        trouble: called with each request's number before it is passed on; False if its answer is to be lost.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, server: Server, trouble: Callable[[int], bool]) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.server, self.trouble, self.count = server, trouble, 0
+        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Passing(BaseHTTPRequestHandler):
+    server: Between
+    protocol_version = "HTTP/1.1"
+
+    def pass_on(self) -> None:
+        self.server.count += 1
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        answered = self.server.trouble(self.server.count)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.server.port, timeout=60)
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection", "accept-encoding")}
+        connection.request(self.command, self.path, body, kept)
+        answer = connection.getresponse()
+        found = answer.read()
+        connection.close()
+        if not answered:
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.headers["Content-Type"] or "text/plain")
+        self.send_header("Content-Length", str(len(found)))
+        self.end_headers()
+        self.wfile.write(found)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+    setattr(Passing, f"do_{method}", Passing.pass_on)
+
+
+@contextlib.contextmanager
+def between(server: Server, trouble: Callable[[int], bool]) -> Iterator[Between]:
+    with Between(server, trouble) as way:
+        threading.Thread(target=way.serve_forever, daemon=True).start()
+        yield way
+        way.shutdown()
+
+
+class After(Silent):
+    """Does something when so many trials have ended, and remembers what it was warned of."""
+
+    def __init__(self, events: Mapping[int, Callable[[], None]]) -> None:
+        self.events, self.count, self.warned = events, 0, list[str]()
+
+    def ended(self, *args: Any) -> None:
+        self.count += 1
+        self.events.get(self.count, lambda: None)()
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("server"))
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, float]:
+    """Seconds of a small sweep that is tracked in a file: of its pack, and of all."""
+    place = home(tmp_path_factory.mktemp("usual"))
+    result, whole = timed(place, place.tracking_uri, After({}))
+    return sum(result.seconds.values()), whole
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Home:
+    return home(tmp_path / "home", mlflow=False)
+
+
+def timed(place: Home, uri: str, progress: After) -> tuple[SweepResult, float]:
+    began = time.monotonic()
+    result = place.run(place.study(search={"trials": 4}), tracking_uri=uri, slots=1, progress=progress)
+    return result, time.monotonic() - began
+
+
+def check_unhurt(result: SweepResult, usual: tuple[float, float]) -> None:
+    """All trials complete, at the usual pace."""
+    assert result.counts == {"complete": 4}
+    assert sum(result.seconds.values()) < 1.5 * usual[0] + SLACK
+
+
+def check_level(place: Home, study: optuna.Study, uri: str) -> None:
+    """MLflow has all that a new one gets of this study, once; and syncing it changes nothing."""
+    key = study.user_attrs["key"]
+    there = all_of(uri, key)
+    assert set(there) == {"parent", "0", "1", "2", "3"}
+    assert sweep.sync(storage=place.storage, tracking_uri=uri) == {"small": "level"}
+    assert all_of(uri, key) == there
+    (place.folder / "mlflow.db").write_bytes(empty_mlflow())
+    assert sweep.sync(storage=place.storage, tracking_uri=place.tracking_uri) == {"small": "written"}
+    assert all_of(place.tracking_uri, key) == there
+
+
+def test_a_server_killed_and_restarted_in_mid_sweep_has_it_all_at_the_end(
+    here: Home, server: Server, usual: tuple[float, float]
+) -> None:
+    progress = After({1: server.kill, 3: server.start})
+    result, _ = timed(here, server.uri, progress)
+    check_unhurt(result, usual)
+    check_level(here, result.study, server.uri)
+
+
+def test_what_a_server_killed_in_mid_sweep_missed_is_written_by_the_next_command(
+    here: Home, server: Server, usual: tuple[float, float]
+) -> None:
+    progress = After({2: server.kill})
+    result, whole = timed(here, server.uri, progress)
+    check_unhurt(result, usual)
+    assert whole < usual[1] + SLACK  # it is known to be dead: nothing to wait for
+    assert "not written" in progress.warned[-1] and "peftsweep sync" in progress.warned[-1]
+    server.start()
+    assert all_of(server.uri, result.study.user_attrs["key"])["2"]
+    again, _ = timed(here, server.uri, After({}))  # nothing is left to train
+    assert again.counts == {"complete": 4}
+    check_level(here, result.study, server.uri)
+
+
+def test_a_server_that_accepts_and_never_answers_delays_the_end_by_ten_seconds(
+    here: Home, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real program: nothing that MLflow's client leaves behind may hold it at its exit either."""
+    answers = threading.Event()
+    study = str(here.study(search={"trials": 4}))
+    with between(server, lambda count: answers.wait(120)) as way:
+        usual, _ = commanded(here, "run", "--study", study, "--slots", "1", "--storage", "sqlite:///usual.db")
+        took, done = commanded(here, "run", "--study", study, "--slots", "1", "--tracking-uri", way.uri)
+        assert done.returncode == 0 and "4 complete" in done.stderr
+        assert took < usual + PATIENCE + SLACK
+        assert "not written" in done.stderr and "peftsweep sync" in done.stderr
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        _, refused = commanded(here, "sync", "--tracking-uri", way.uri)
+        assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+        assert f"MLflow at {way.uri} does not answer" in refused.stderr and "Traceback" not in refused.stderr
+        monkeypatch.undo()
+        answers.set()
+        _, synced = commanded(here, "sync", "--tracking-uri", way.uri)
+        assert (synced.returncode, synced.stderr.strip()) == (0, "small: written")
+        check_level(here, Studies(here.storage).load("small"), way.uri)
+
+
+def commanded(place: Home, *words: str) -> tuple[float, subprocess.CompletedProcess[str]]:
+    began = time.monotonic()
+    done = place.call(*words)
+    return time.monotonic() - began, done
+
+
+def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
+    here: Home, server: Server, usual: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = threading.Event()
+    slow.set()
+
+    def slowly(count: int) -> bool:
+        if slow.is_set():
+            time.sleep(1)
+        return True
+
+    monkeypatch.setattr("peftsweep.tracking.tracker.TIMEOUT", 3.0)
+    with between(server, slowly) as way:
+        progress = After({})
+        result, whole = timed(here, way.uri, progress)
+        check_unhurt(result, usual)
+        assert whole < usual[1] + 3 + SLACK
+        assert "not written (it took too long)" in progress.warned[-1]
+        slow.clear()
+        assert sweep.sync(storage=here.storage, tracking_uri=way.uri) == {"small": "written"}
+        check_level(here, result.study, way.uri)
+
+
+def test_answers_that_are_lost_on_the_way_make_no_run_twice(
+    here: Home, server: Server, usual: tuple[float, float]
+) -> None:
+    """The server did what it was asked; nobody heard of it."""
+    with between(server, lambda count: count % 5 > 0) as way:
+        result, _ = timed(here, way.uri, After({}))
+        check_unhurt(result, usual)
+    if result.study.user_attrs["mlflow_level"] is False:
+        sweep.sync(storage=here.storage, tracking_uri=server.uri)
+    check_level(here, result.study, server.uri)
