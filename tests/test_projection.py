@@ -19,6 +19,7 @@ import optuna
 import pytest
 
 from peftsweep import sweep
+from peftsweep.errors import TrackingError
 from peftsweep.progress import Silent
 from peftsweep.storage import Studies
 from peftsweep.sweep import SweepResult
@@ -160,13 +161,13 @@ def here(tmp_path: Path) -> Home:
 
 def timed(place: Home, uri: str, progress: After) -> tuple[SweepResult, float]:
     began = time.monotonic()
-    result = place.run(place.study(search={"trials": 4}), tracking_uri=uri, slots=1, progress=progress)
+    result = place.run(place.study(search={"trials": 3}), tracking_uri=uri, slots=1, progress=progress)
     return result, time.monotonic() - began
 
 
 def check_unhurt(result: SweepResult, usual: tuple[float, float]) -> None:
     """All trials complete, at the usual pace."""
-    assert result.counts == {"complete": 4}
+    assert result.counts == {"complete": 3}
     assert sum(result.seconds.values()) < 1.5 * usual[0] + SLACK
 
 
@@ -174,20 +175,24 @@ def check_level(place: Home, study: optuna.Study, uri: str) -> None:
     """MLflow has all that a new one gets of this study, once; and syncing it changes nothing."""
     key = study.user_attrs["key"]
     there = all_of(uri, key)
-    assert set(there) == {"parent", "0", "1", "2", "3"}
+    assert set(there) == {"parent", "0", "1", "2"}
     assert sweep.sync(storage=place.storage, tracking_uri=uri) == {"small": "level"}
     assert all_of(uri, key) == there
     (place.folder / "mlflow.db").write_bytes(empty_mlflow())
     assert sweep.sync(storage=place.storage, tracking_uri=place.tracking_uri) == {"small": "written"}
-    assert all_of(place.tracking_uri, key) == there
+    anew = all_of(place.tracking_uri, key)
+    for name in there:
+        for mine, theirs in zip(there[name], anew[name], strict=True):
+            assert mine == theirs, name
 
 
 def test_a_server_killed_and_restarted_in_mid_sweep_has_it_all_at_the_end(
-    here: Home, server: Server, usual: tuple[float, float]
+    here: Home, server: Server, usual: tuple[float, float], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    progress = After({1: server.kill, 3: server.start})
+    progress = After({1: server.kill, 2: server.start})
     result, _ = timed(here, server.uri, progress)
     check_unhurt(result, usual)
+    assert capfd.readouterr().out == ""  # MLflow's client is talkative with servers
     check_level(here, result.study, server.uri)
 
 
@@ -200,9 +205,9 @@ def test_what_a_server_killed_in_mid_sweep_missed_is_written_by_the_next_command
     assert whole < usual[1] + SLACK  # it is known to be dead: nothing to wait for
     assert "not written" in progress.warned[-1] and "peftsweep sync" in progress.warned[-1]
     server.start()
-    assert all_of(server.uri, result.study.user_attrs["key"])["2"]
+    assert "2" not in all_of(server.uri, result.study.user_attrs["key"])
     again, _ = timed(here, server.uri, After({}))  # nothing is left to train
-    assert again.counts == {"complete": 4}
+    assert again.counts == {"complete": 3}
     check_level(here, result.study, server.uri)
 
 
@@ -211,21 +216,19 @@ def test_a_server_that_accepts_and_never_answers_delays_the_end_by_ten_seconds(
 ) -> None:
     """The real program: nothing that MLflow's client leaves behind may hold it at its exit either."""
     answers = threading.Event()
-    study = str(here.study(search={"trials": 4}))
+    study = str(here.study(search={"trials": 3}))
     with between(server, lambda count: answers.wait(120)) as way:
         usual, _ = commanded(here, "run", "--study", study, "--slots", "1", "--storage", "sqlite:///usual.db")
         took, done = commanded(here, "run", "--study", study, "--slots", "1", "--tracking-uri", way.uri)
-        assert done.returncode == 0 and "4 complete" in done.stderr
+        assert done.returncode == 0 and done.stdout == "" and "3 complete" in done.stderr
         assert took < usual + PATIENCE + SLACK
         assert "not written" in done.stderr and "peftsweep sync" in done.stderr
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        _, refused = commanded(here, "sync", "--tracking-uri", way.uri)
-        assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
-        assert f"MLflow at {way.uri} does not answer" in refused.stderr and "Traceback" not in refused.stderr
-        monkeypatch.undo()
+        with pytest.raises(TrackingError, match=f"^MLflow at {way.uri} does not answer .*timed out"):
+            sweep.sync(storage=here.storage, tracking_uri=way.uri)
         answers.set()
-        _, synced = commanded(here, "sync", "--tracking-uri", way.uri)
-        assert (synced.returncode, synced.stderr.strip()) == (0, "small: written")
+        monkeypatch.undo()
+        assert sweep.sync(storage=here.storage, tracking_uri=way.uri) == {"small": "written"}
         check_level(here, Studies(here.storage).load("small"), way.uri)
 
 
@@ -265,6 +268,8 @@ def test_answers_that_are_lost_on_the_way_make_no_run_twice(
     with between(server, lambda count: count % 5 > 0) as way:
         result, _ = timed(here, way.uri, After({}))
         check_unhurt(result, usual)
-    if result.study.user_attrs["mlflow_level"] is False:
-        sweep.sync(storage=here.storage, tracking_uri=server.uri)
-    check_level(here, result.study, server.uri)
+        assert way.count > 40
+        way.trouble = lambda count: True
+        if not result.study.user_attrs["mlflow_level"]:  # an answer that was lost twice
+            sweep.sync(storage=here.storage, tracking_uri=way.uri)
+        check_level(here, result.study, way.uri)

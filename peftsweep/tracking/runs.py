@@ -156,6 +156,7 @@ class Runs:
     def _connect(self) -> MlflowClient:
         if self._connected is None:
             os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its news would tear the live table
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run that ends
             if is_server(self.uri):
                 # by default a call to a dead server takes four minutes; and a request whose answer was lost must not be
                 # made again before it is looked up what became of it
