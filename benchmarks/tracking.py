@@ -67,7 +67,7 @@ class Timed(Tracker):
 
     def _write(self) -> None:
         super()._write()
-        if not self._given_up:
+        if not self._runs.abandoned:
             Timed.writer_cpu += time.thread_time()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftsweep.errors import TrackingError
 from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
 from peftsweep.tracking.contract import Outcome, Parent, Past
 from peftsweep.tracking.level import is_level
@@ -50,6 +51,7 @@ class Runs:
 
     Attributes:
         asked: when MLflow was last asked for something, by the monotonic clock; infinite while a file goes there.
+        abandoned: ask for nothing more, in the middle of an update too: the next process may be at it.
     """
 
     def __init__(self, uri: str) -> None:
@@ -57,6 +59,7 @@ class Runs:
         self.artifacts = None if is_server(uri) else artifact_root(uri)
         self.ids: dict[str, str] = {}
         self.asked = -math.inf
+        self.abandoned = False
         self._runs: dict[str, StudyRun] = {}
         self._children: dict[str, Run] = {}  # of an earlier process
         self._experiment = ""
@@ -150,6 +153,8 @@ class Runs:
         self._connect().get_experiment_by_name(self._experiment)
 
     def _client(self) -> MlflowClient:
+        if self.abandoned:
+            raise TrackingError("given up")
         self.asked = time.monotonic()
         return self._connect()
 

@@ -45,7 +45,7 @@ class Tracker:
         self._changed = threading.Condition()
         self._waiting: deque[Callable[[], None]] = deque()
         self._writer: threading.Thread | None = None
-        self._closing = self._given_up = False
+        self._closing = False
         self._retry_at = 0.0
         self.lost, self._reason = 0, ""
         self.trouble = ""
@@ -112,7 +112,7 @@ class Tracker:
     @property
     def level(self) -> bool:
         """Whether everything that was said has been written; to be asked after `close`."""
-        return self.lost == 0 and not self._waiting and not self._given_up
+        return self.lost == 0 and not self._waiting and not self._runs.abandoned
 
     def close(self, timeout: float | None = None, patience: float | None = None) -> None:
         """Write what waits, end what still runs, and say what was not written.
@@ -129,7 +129,7 @@ class Tracker:
             self._retry_at = 0.0  # one more try
             self._changed.notify()
         if self._writer is not None and not self._ended(self._writer, timeout or TIMEOUT, patience or PATIENCE):
-            self._given_up = True
+            self._runs.abandoned = True
             self._reason = self._reason or "it took too long"
         lost = self.lost + len(self._waiting)
         if lost:
@@ -186,7 +186,7 @@ class Tracker:
         while self._ready():
             if self._done(self._waiting[0]):
                 self._waiting.popleft()
-        if not self._waiting and not self._given_up and not self._done(self._runs.end_rest):
+        if not self._waiting and not self._runs.abandoned and not self._done(self._runs.end_rest):
             self.lost += 1
 
     def _ready(self) -> bool:
@@ -194,7 +194,7 @@ class Tracker:
         with self._changed:
             while True:
                 pause = self._retry_at - time.monotonic()
-                if self._given_up or (self._closing and (pause > 0 or not self._waiting)):
+                if self._runs.abandoned or (self._closing and (pause > 0 or not self._waiting)):
                     return False
                 if self._waiting and pause <= 0:
                     return True
@@ -206,6 +206,8 @@ class Tracker:
             try:
                 update()
             except Exception as error:
+                if self._runs.abandoned:
+                    return False
                 if last or refused(error):  # it would be the same the next time
                     self._lose(error)
                     break
@@ -236,7 +238,7 @@ class Tracker:
         self._say(self.trouble)
 
     def _say(self, text: str) -> None:
-        if not self._given_up and text not in self._noted and len(self._noted) < NOTES:
+        if not self._runs.abandoned and text not in self._noted and len(self._noted) < NOTES:
             self._noted.add(text)
             self._note(text)
 
