@@ -106,7 +106,7 @@ def server(folder: Path) -> Iterator[str]:
     """MLflow's own, as `peftsweep ui` starts it; on the same machine, whose cores it shares with the sweep."""
     port = free_port()
     with (folder / "server.log").open("wb") as log:
-        running = subprocess.Popen(
+        process = subprocess.Popen(
             server_command(f"sqlite:///{folder}/mlflow.db", "127.0.0.1", port),
             env=os.environ | server_environment(f"sqlite:///{folder}/mlflow.db"),
             stdout=log,
@@ -117,8 +117,8 @@ def server(folder: Path) -> Iterator[str]:
         await_health(port)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(running.pid, 9)
-        running.wait()
+        os.killpg(process.pid, 9)
+        process.wait()
 
 
 def await_health(port: int) -> None:
@@ -160,7 +160,7 @@ SIDES: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
 
 def one_side(what: str, trials: int, overrides: Sequence[str]) -> dict[str, Any]:
     """A sweep in this process and in a new folder."""
-    running.Tracker = Untold if what == NOTHING else Timed  # type: ignore[misc,assignment]
+    running.Tracker = Untold if what == NOTHING else Timed
     with tempfile.TemporaryDirectory() as temporary, SIDES[what](Path(temporary)) as uri:
         began, cpu = time.perf_counter(), time.process_time()
         result = peftsweep.run(
