@@ -148,7 +148,7 @@ def run(
                 progress=shown,
             )
             best = result.best
-            score = None if best is None else (best.trial, best.macro_f1)
+            score = None if best is None else (best.trial, getattr(best, best.objective))
             shown.note(progress.finished(config.name, result.counts, score, None if best is None else best.adapter))
             if result.seconds:
                 shown.note(progress.spent(result.seconds))
@@ -157,7 +157,7 @@ def run(
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def _ended_by_signals(said: str = "everything is kept. To go on") -> Iterator[None]:
     """After a signal, say how to go on, and leave as a process does that it has ended. Heard from here on: the imports
     of a sweep alone take seconds."""
     with stopped_by_signals() as stop:
@@ -171,7 +171,7 @@ def _ended_by_signals() -> Iterator[None]:
                 raise
             number = stop.number  # a library, interrupted in its import, makes another error of it
     command = masked(shlex.join(["peftsweep", *sys.argv[1:]]))
-    print(f"stopped; everything is kept. To go on: {command}", file=sys.stderr)
+    print(f"stopped; {said}: {command}", file=sys.stderr)
     raise typer.Exit(128 + number)
 
 
@@ -205,10 +205,11 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write an adapter with all that it takes to use it, after scoring it again by stock peft."""
-    from peftsweep import exported, progress
+    with _ended_by_signals("nothing is left. To do it again"):
+        from peftsweep import exported, progress
 
-    shown = progress.for_stream(sys.stderr)
-    exported.export(study, folder, trial=trial, storage=storage, merge=merge, force=force, note=shown.note)
+        shown = progress.for_stream(sys.stderr)
+        exported.export(study, folder, trial=trial, storage=storage, merge=merge, force=force, note=shown.note)
     shown.note(f"{folder} is there; to use it: peftsweep predict {shlex.quote(str(folder))} --text '…'")
 
 
@@ -219,6 +220,7 @@ def predict(
     source: Annotated[Path | None, typer.Option("--input", help="A file of texts: CSV, TSV, JSONL, Parquet.")] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; lines of JSON are printed otherwise.")] = None,
     column: Annotated[str | None, typer.Option(help="The column of texts, if it is not the one trained on.")] = None,
+    encoding: Annotated[str, typer.Option(help="The encoding of --input, if it is CSV, TSV or JSONL.")] = "utf-8",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -227,21 +229,41 @@ def predict(
         raise typer.BadParameter("give either --text, once or several times, or --input")
     if source is None and (output or column):
         raise typer.BadParameter("--output and --column go with --input")
+    if output and as_json:
+        raise typer.BadParameter("--json is for stdout; --output writes a file")
+    if not all(each.strip() for each in text or []):
+        raise typer.BadParameter("--text: there is nothing in it")
+    with _ended_by_signals("nothing is left. To do it again"):
+        _predict(folder, text or [], source, output, column, encoding, as_json)
+
+
+def _predict(
+    folder: Path,
+    text: list[str],
+    source: Path | None,
+    output: Path | None,
+    column: str | None,
+    encoding: str,
+    as_json: bool,
+) -> None:
     from peftsweep import exported, progress
 
     if source is None:
-        found = exported.Classifier(folder).predict(text or [])
+        found = exported.Classifier(folder).predict(text)
         if as_json:
-            rows = zip(text or [], found, strict=True)
+            rows = zip(text, found, strict=True)
             print(json.dumps([{"text": text, **asdict(each)} for text, each in rows], indent=2, ensure_ascii=False))
         else:
             print("\n".join(progress.prediction(each.labels, each.probabilities) for each in found))
         return
     for path, option in ((source, "--input"), (output or source, "--output")):
         exported.check_format(path, option)
-    bar = partial(progress.bar, sys.stderr)
-    for line in exported.predict_file(folder, source, output, column, bar):
-        print(line)
+    bar, warn = partial(progress.bar, sys.stderr), progress.for_stream(sys.stderr).warn
+    lines = exported.predict_file(folder, source, output, column=column, encoding=encoding, bar=bar, warn=warn)
+    if as_json:
+        print("[\n" + ",\n".join(lines) + "\n]")
+    elif lines:
+        print("\n".join(lines))
 
 
 @app.command()

@@ -15,6 +15,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from peftsweep.config import DataConfig
 from peftsweep.errors import UsageError
 from peftsweep.storage import Studies, exists, guarded
 
@@ -118,8 +119,8 @@ class Finished:
     def task(self) -> Task:
         from peftsweep.task import Task
 
-        several = not isinstance(self.shared["config"]["data"]["labels"], str) and len(self.shared["labels"]) > 1
-        return Task("multi-label" if several else "single-label", tuple(self.shared["labels"]))
+        single = DataConfig.model_validate(self.shared["config"]["data"]).single_label
+        return Task("single-label" if single else "multi-label", tuple(self.shared["labels"]))
 
     def predictions(self) -> tuple[Logits, Labels]:
         """Logits [n, C] of the validation rows at the best evaluation, and their labels."""

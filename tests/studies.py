@@ -155,6 +155,50 @@ def all_of(uri: str, key: str | None = None) -> dict[str, Any]:
     return found
 
 
+# The real program, which sends itself signals as soon as the n-th call of one function is done.
+STRUCK = """
+import os, sys
+from importlib import import_module
+
+place, nth, *numbers = sys.argv.pop(1).split()
+module, path = place.split(":")
+*owners, name = path.split(".")
+owner = import_module(module)
+for part in owners:
+    owner = getattr(owner, part)
+original, left = getattr(owner, name), int(nth)
+
+
+def struck(*args, **kwargs):
+    global left
+    result = original(*args, **kwargs)
+    left -= 1
+    for number in numbers if left == 0 else ():
+        os.kill(os.getpid(), int(number))
+    return result
+
+
+setattr(owner, name, struck)
+
+from peftsweep.cli import main
+
+main()
+"""
+
+
+def struck(place: Home, moment: str, numbers: list[int], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the program with that `module:function n`; `numbers` are the signals."""
+    given = " ".join([moment, *(str(int(number)) for number in numbers)])
+    return subprocess.run(
+        [sys.executable, "-c", STRUCK, given, *words],
+        cwd=place.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
 @cache
 def empty_mlflow() -> bytes:
     """MLflow's database as it is made; it takes a second or two, once for all tests."""
@@ -182,3 +226,10 @@ def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: f
             raise AssertionError(f"it ended too early: {process.communicate()}")
         assert time.monotonic() < end, "it takes too long"
         time.sleep(0.01)
+
+
+def mounted(folder: Path, size: str) -> bool:
+    """Make a disk of that size; False without the right to."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    return done.returncode == 0

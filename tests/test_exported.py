@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import errno
+import gc
+import hashlib
 import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +20,17 @@ import numpy as np
 import optuna
 import pyarrow.parquet
 import pytest
+import yaml
 from optuna.trial import TrialState
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
 from peftsweep import exported, report
 from peftsweep.errors import DataError, ExportError, UsageError
-from peftsweep.exported import Classifier, predict_file
+from peftsweep.exported import Classifier, predict_file, writing
+from peftsweep.exported.card import Origin, card
 from peftsweep.exported.writing import ALIKE
-from tests.studies import LABELS, Home, home
+from tests.studies import LABELS, Home, home, mounted, struck
 from tests.tiny import tiny_rows, write
 
 STUDIES = {"lora": "llama", "ia3": "bert", "qlora": "llama"}
@@ -182,7 +189,7 @@ def test_a_folder_that_is_there_is_replaced_only_when_told_and_only_if_an_export
     assert not [path.name for path in lora.folder.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("where", ["shutil.copyfile", "manifests.digests", "_check_tokenizer", "Manifest.write"])
+@pytest.mark.parametrize("where", ["shutil.copyfile", "manifests.digests", "_save_tokenizer", "Manifest.write"])
 @pytest.mark.parametrize("again", [False, True])
 def test_a_full_disk_leaves_nothing_and_what_was_there_before(
     lora: Home, monkeypatch: pytest.MonkeyPatch, again: bool, where: str
@@ -193,7 +200,7 @@ def test_a_full_disk_leaves_nothing_and_what_was_there_before(
     before = {path.name: path.read_bytes() for path in to.iterdir()} if again else {}
 
     def full(*given: Any) -> None:
-        if where == "_check_tokenizer":
+        if where == "_save_tokenizer":
             raise Exception("No space left on device (os error 28)")  # as tokenizers has it
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
 
@@ -203,6 +210,111 @@ def test_a_full_disk_leaves_nothing_and_what_was_there_before(
     assert ({path.name: path.read_bytes() for path in to.iterdir()} if again else to.exists()) == (before or False)
     left = [path.name for path in to.parent.iterdir()] if again else to.parent.exists()
     assert left == (["out"] if again else False)
+
+
+def test_a_disk_that_fills_up_at_any_moment_of_an_export_leaves_nothing(lora: Home, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    exported.export("small", whole, storage=lora.storage)
+    kilobytes = sum(-(-path.stat().st_size // 4096) * 4 for path in whole.iterdir())
+    for merge, size in [(False, kilobytes * part // 10) for part in (1, 5, 8, 9)] + [(True, 40), (True, 200)]:
+        small = tmp_path / f"{size}-{merge}"
+        if not mounted(small, f"{max(4, size)}k"):
+            pytest.skip("a disk small enough to be filled needs the right to mount one")
+        try:
+            with pytest.raises(ExportError, match="the disk is full; nothing is left there"):
+                exported.export("small", small / "new" / "out", storage=lora.storage, merge=merge)
+            assert not list(small.iterdir())
+        finally:
+            subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "status"),
+    [
+        ("exported.writing:_copy 1", signal.SIGTERM, 143),
+        ("exported.writing:load_base 1", signal.SIGINT, 130),
+        ("exported.manifest:Manifest.write 1", signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_in_mid_export_leaves_nothing(lora: Home, moment: str, number: int, status: int) -> None:
+    before = sorted(lora.folder.iterdir())
+    done = struck(lora, f"peftsweep.{moment}", [number], "export", "--study", "small", "new/out")
+    assert done.returncode == status and done.stdout == "" and sorted(lora.folder.iterdir()) == before
+    assert done.stderr.endswith("stopped; nothing is left. To do it again: peftsweep export --study small new/out\n")
+
+
+@pytest.mark.parametrize(("nth", "new"), [(1, False), (2, True)])
+def test_a_signal_while_a_folder_is_replaced_leaves_the_one_or_the_other(lora: Home, nth: int, new: bool) -> None:
+    kept, before = lora.folder / "kept", sorted(lora.folder.iterdir())
+    kept.mkdir()
+    (kept / "peftsweep.json").write_text("{}")
+    words = ["export", "--study", "small", "kept", "--force"]
+    assert struck(lora, f"pathlib:Path.rename {nth}", [signal.SIGTERM], *words).returncode == 143
+    assert sorted(lora.folder.iterdir()) == sorted([*before, kept])
+    assert ((kept / "peftsweep.json").read_text() != "{}") == new
+
+
+def test_a_signal_while_an_output_is_written_leaves_what_was_there(out: dict[str, Path], files: Path) -> None:
+    target, before = files / "found.csv", sorted(files.iterdir())
+    target.write_text("before")
+    words = ["predict", str(out["single"]), "--input", "texts.csv", "--output", target.name]
+    done = struck(Home(files), "peftsweep.exported.files:_cell 9", [signal.SIGTERM], *words)
+    assert done.returncode == 143 and "stopped; nothing is left" in done.stderr
+    assert sorted(files.iterdir()) == sorted([*before, target]) and target.read_text() == "before"
+
+
+def test_an_adapter_that_a_sweep_removes_meanwhile_is_one_message(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = lora.adapter(report.best(lora.storage)[0].trial).parent
+    copyfile, said = shutil.copyfile, "was removed while it was copied, as better trials came; export again"
+
+    def removed(file: Path, to: Path) -> None:
+        copyfile(file, to)
+        shutil.rmtree(adapter, ignore_errors=True)  # as the sweep does when better trials came
+
+    shutil.copytree(adapter, lora.folder / "spare")
+    with monkeypatch.context() as patch:
+        patch.setattr("peftsweep.exported.writing.shutil.copyfile", removed)
+        with pytest.raises(ExportError, match=said):
+            exported.export("small", lora.folder / "out", storage=lora.storage)
+    shutil.copytree(lora.folder / "spare", adapter)
+    (adapter / "adapter_config.json").unlink()  # by then a part of it is gone
+    with pytest.raises(ExportError, match=said):
+        exported.export("small", lora.folder / "out", storage=lora.storage)
+    assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
+
+
+def test_a_merge_has_one_base_in_memory_at_a_time(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    load = writing.load_base
+
+    def counted(*given: Any, **options: Any) -> Any:
+        gc.collect()
+        assert [model for model in alive if model() is not None] == []
+        base = load(*given, **options)
+        alive.append(weakref.ref(base.model))
+        return base
+
+    monkeypatch.setattr(writing, "load_base", counted)
+    exported.export("small", lora.folder / "plain", storage=lora.storage, merge=True)
+    assert len(alive) == 2
+
+
+def test_the_card_names_a_base_of_the_hub_to_the_hub_and_says_where_another_comes_from(out: dict[str, Path]) -> None:
+    manifest = exported.read(out["lora"])
+
+    def made(place: str, origin: Origin) -> tuple[dict[str, Any], str]:
+        model = manifest.model.model_copy(update={"id": place})
+        params = {"learning_rate": 0.01}
+        text = card(manifest.model_copy(update={"model": model}), origin, folder="out", params=params, sampled=[])
+        (header, body) = text.removeprefix("---\n").split("\n---\n", 1)
+        return yaml.safe_load(header), body
+
+    hub, said = made("owner/name", Origin("owner/name", True, 0, ["score"]))
+    assert hub["base_model"] == "owner/name" and f"https://huggingface.co/owner/name, at {manifest.base}" in said
+    package, said = made("package://gt_some/model", Origin("/lib/gt_some/model", False, 0, ["score"]))
+    assert "base_model" not in package and "pip install gt-some" in said
+    header, body = (out["lora"] / "README.md").read_text().removeprefix("---\n").split("\n---\n", 1)
+    assert "base_model" not in yaml.safe_load(header) and f"lay in {manifest.model.id}" in body
 
 
 def test_an_adapter_without_what_its_sweep_kept_is_not_exported(lora: Home) -> None:
@@ -332,6 +444,14 @@ def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_ot
     single, target = out["single"], files / "target.csv"
     target.write_text("before")
     (files / "ragged.csv").write_text("text,id\njoy,1\nanger\n")
+    (files / "void.csv").write_text("")
+    (files / "blank.csv").write_text("text,id\njoy,1\n  ,2\n,3\n")
+    (files / "latin.csv").write_bytes("text\njoy\nänger\n".encode("latin-1"))
+    (files / "latin.jsonl").write_bytes('{"text": "joy"}\n{"text": "änger"}\n'.encode("latin-1"))
+    (files / "open.csv").write_text('text\n"joy\n')
+    (files / "quoted.tsv").write_text('"text"\t"id"\n"joy"\t"1"\n')
+    (files / "bars.csv").write_text("text;id\njoy;1\n")
+    write(files / "numbers.parquet", [{"text": 1}, {"text": 2}])
     (files / "empty.csv").write_text("text,id\n")
     (files / "nulls.jsonl").write_text('{"text": "joy"}\n{"text": null}\n')
     (files / "numbers.jsonl").write_text('{"text": 1}\n')
@@ -342,26 +462,100 @@ def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_ot
     (files / "done.csv").write_text("text,predicted\njoy,joy\n")
     wrong = {
         "nosuch.csv": "nosuch.csv is not there",
-        "ragged.csv": "cannot be read: row 2 has 1 fields, the header 2",
+        "void.csv": "no column text; it has none",
+        "blank.csv": "column text: empty in rows 2, 3; remove these rows",
+        "latin.csv": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
+        "latin.jsonl": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
+        "open.csv": "row 1 is not CSV: unexpected end of data",
+        "quoted.tsv": "its header stands in quotation marks, which mean nothing in TSV; write it as CSV",
+        "bars.csv": "its fields are not parted by commas but by semicolons",
+        "numbers.parquet": "column text: int instead of text in rows 1, 2",
+        "ragged.csv": "row 2 has 1 fields, the header 2",
         "empty.csv": "no rows",
-        "nulls.jsonl": "column text: no text in row 2",
-        "numbers.jsonl": "column text: no text in row 1",
-        "broken.jsonl": "cannot be read: line 1 is no JSON: ",
-        "list.jsonl": "cannot be read: line 1 is no object",
-        "twice.csv": "cannot be read: two columns are called a",
-        "broken.parquet": "cannot be read: ",
+        "nulls.jsonl": "column text: empty in row 2",
+        "numbers.jsonl": "column text: int instead of text in row 1",
+        "broken.jsonl": "row 1 is not JSON: ",
+        "list.jsonl": "row 1 is not a JSON object",
+        "twice.csv": "two columns are called a",
+        "broken.parquet": "is not a whole Parquet file: ",
         "done.csv": "has a column predicted already; rename it",
     }
     for name, said in wrong.items():
         with pytest.raises(DataError) as error:
             predict_file(single, files / name, target)
-        assert name in str(error.value) and said in str(error.value) and "\n" not in str(error.value)
+        assert name in str(error.value) and "data." not in str(error.value)  # which is of study files
+        assert said in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(DataError, match="no column tweet; it has id, text"):
-        predict_file(single, files / "texts.csv", target, "tweet")
+        predict_file(single, files / "texts.csv", target, column="tweet")
     assert target.read_text() == "before"
-    with pytest.raises(DataError, match="cannot be written"):
-        predict_file(single, files / "texts.csv", files / "nosuch" / "target.csv")
+
+
+def test_where_nothing_can_be_written_is_told_before_the_model_is_loaded(
+    out: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("peftsweep.exported.files.Classifier")
+    texts, before = files / "texts.csv", (files / "texts.csv").read_bytes()
+    (files / "folder.csv").mkdir()
+    (files / "link.csv").symlink_to("texts.csv")
+    with pytest.raises(DataError, match=r"cannot be written: the folder .*nosuch is not there"):
+        predict_file(out["single"], texts, files / "nosuch" / "target.csv")
+    with pytest.raises(DataError, match=r"folder\.csv: cannot be written: a folder is there"):
+        predict_file(out["single"], texts, files / "folder.csv")
+    for same in (texts, files / "link.csv"):
+        with pytest.raises(UsageError, match=r"--output: .*\.csv is the input; give another file"):
+            predict_file(out["single"], texts, same)
+    for codec in ("klingon", "hex"):
+        with pytest.raises(UsageError, match=f"--encoding: '{codec}' is no encoding of text"):
+            predict_file(out["single"], texts, None, encoding=codec)
+    assert texts.read_bytes() == before
     assert not [path.name for path in files.iterdir() if path.name.startswith(".")]
+
+
+def test_a_file_in_another_encoding_is_read_and_written_in_utf_8(out: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "mac.csv").write_bytes("text,who\njoy,Zoë\n".encode("mac_roman"))
+    (tmp_path / "found.csv").symlink_to("kept.csv")
+    predict_file(out["single"], tmp_path / "mac.csv", tmp_path / "found.csv", encoding="mac_roman")
+    (row,) = read_again(tmp_path / "kept.csv")
+    assert row["who"] == "Zoë" and row["predicted"] in LABELS and (tmp_path / "found.csv").is_symlink()
+
+
+def test_quotation_marks_around_all_texts_of_a_tsv_are_warned_of(out: dict[str, Path], tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "marks.tsv").write_text('text\n"joy"\n"anger"\n')
+    predict_file(out["single"], tmp_path / "marks.tsv", None, warn=said.append)
+    assert len(said) == 1 and "quotation marks" in said[0] and said[0].endswith("write it as CSV")
+
+
+def test_a_number_that_is_none_is_null_in_lines_of_json(out: dict[str, Path], tmp_path: Path) -> None:
+    write(tmp_path / "own.parquet", [{"text": "joy", "score": float("nan")}])
+    (line,) = predict_file(out["single"], tmp_path / "own.parquet", None)
+    assert json.loads(line, parse_constant=pytest.fail)["score"] is None
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_an_output(out: dict[str, Path], tmp_path: Path) -> None:
+    small, texts = tmp_path / "small", tmp_path / "texts.csv"
+    rows = [f"joy and sadness,{hashlib.sha256(bytes([i % 256, i // 256])).hexdigest()}\n" for i in range(3000)]
+    texts.write_text("".join(["text,id\n", *rows]))
+    if not mounted(small, "64k"):
+        pytest.skip("a disk small enough to be filled needs the right to mount one")
+    try:
+        for ending in ("csv", "tsv", "jsonl", "parquet"):
+            target = small / f"found.{ending}"
+            target.write_text("before")
+            with pytest.raises(DataError, match=rf"found\.{ending}: cannot be written: .*No space left on device"):
+                predict_file(out["lora"], texts, target)
+            assert [path.name for path in small.iterdir()] == [target.name] and target.read_text() == "before"
+            target.unlink()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_reader_that_leaves_early_is_no_failure_that_anyone_is_told_of(out: dict[str, Path], files: Path) -> None:
+    for words in (["--input", str(files / "texts.csv")], ["--text", "joy", "--json"]):
+        with Home(files).start("predict", str(out["single"]), *words) as process:
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.close()  # as `head` does
+            assert process.stderr.read() == "" and process.wait(timeout=240) == 1
 
 
 def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path: Path) -> None:
@@ -377,9 +571,14 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
         ["predict", to],
         ["predict", to, "--text", "a", "--output", "b.csv"],
         ["predict", to, "--input", "texts.txt"],
+        ["predict", to, "--input", "texts.csv", "--json"],
+        ["predict", to, "--input", "texts.csv", "--json", "--output", "found.csv"],
+        ["predict", to, "--text", " "],
+        ["predict", to, "--input", "texts.csv", "--output", "texts.csv"],
+        ["predict", to, "--input", "textz.csv"],
     ]
     done = place.call_each(commands)
-    assert [each.returncode for each in done] == [0, 0, 0, 0, 0, 2, 2, 2, 2]
+    assert [each.returncode for each in done] == [0, 0, 0, 0, 0, 2, 2, 2, 2, 0, 2, 2, 2, 1]
     assert done[0].stdout == "" and "peftsweep predict" in done[0].stderr
     lines = done[1].stdout.splitlines()
     assert len(lines) == 2 and re.fullmatch(r"joy.* \(joy 0\.\d\d · .*\)", lines[1])
@@ -389,3 +588,8 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
     assert pyarrow.parquet.read_table(tmp_path / "found.parquet").num_rows == 2 and done[4].stdout == ""
     assert "--force replaces it" in done[5].stderr and "either --text" in done[6].stderr
     assert "go with --input" in done[7].stderr and "texts.txt is no file of a format" in done[8].stderr
+    assert json.loads(done[9].stdout) == [json.loads(line) for line in done[3].stdout.splitlines()]
+    assert "--json is for stdout" in done[10].stderr and "--text: there is nothing in it" in done[11].stderr
+    assert "texts.csv is the input" in done[12].stderr
+    assert done[13].stderr == "error: --input: textz.csv is not there; did you mean texts.csv, dev.csv?\n"
+    assert all(not each.stdout for each in done[10:])

@@ -24,7 +24,7 @@ from peftsweep.errors import ModelError, StudyMismatchError, UsageError
 from peftsweep.progress import Silent
 from peftsweep.sweep.source import StudySource
 from peftsweep.task import Task
-from tests.studies import LABELS, ROOT, Home, home, until
+from tests.studies import LABELS, ROOT, Home, home, mounted, struck, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
 
 ARCHITECTURES = {"gemma3": "gemma3", "gemma": "gemma", "llama": "llama", "smollm2": "llama", "mistral": "mistral"}
@@ -66,49 +66,6 @@ def test_every_study_that_comes_along_runs_to_its_end(tmp_path: Path, name: str)
 # Resumption ---------------------------------------------------------------------------------------------------------
 
 LONG = {"epochs": 30, "evals_per_epoch": 1, "batch_size": 4}
-
-# The real program, which sends itself signals as soon as the n-th call of one function is done.
-STRUCK = """
-import os, sys
-from importlib import import_module
-
-place, nth, *numbers = sys.argv.pop(1).split()
-module, path = place.split(":")
-*owners, name = path.split(".")
-owner = import_module(module)
-for part in owners:
-    owner = getattr(owner, part)
-original, left = getattr(owner, name), int(nth)
-
-
-def struck(*args, **kwargs):
-    global left
-    result = original(*args, **kwargs)
-    left -= 1
-    for number in numbers if left == 0 else ():
-        os.kill(os.getpid(), int(number))
-    return result
-
-
-setattr(owner, name, struck)
-
-from peftsweep.cli import main
-
-main()
-"""
-
-
-def struck(place: Home, moment: str, numbers: list[int], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the program with that `module:function n`; `numbers` are the signals."""
-    given = " ".join([moment, *(str(int(number)) for number in numbers)])
-    return subprocess.run(
-        [sys.executable, "-c", STRUCK, given, *words],
-        cwd=place.folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
 
 
 def killed_at(place: Home, moment: str, study: Path, *words: str, slots: int = 1) -> None:
@@ -655,12 +612,6 @@ def test_a_rank_above_the_width_is_refused_before_any_trial(here: Home) -> None:
 def test_texts_longer_than_the_base_reads_are_refused(here: Home) -> None:
     with pytest.raises(ModelError, match="256 positions"):
         here.run(here.study(data={"max_length": 300}))
-
-
-def mounted(folder: Path, size: str) -> bool:
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
-    return done.returncode == 0
 
 
 def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from peftsweep.config import DataConfig, SplitConfig
 from peftsweep.data.hub import HUB, read_hub
 from peftsweep.data.labels import doubts, label_array, label_columns, task_of
-from peftsweep.data.reading import read
+from peftsweep.data.reading import Form, read
 from peftsweep.data.rows import deduplicated, filtered, with_texts, without_leaks
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
@@ -73,7 +73,7 @@ def _tables(config: DataConfig, note: Say, warn: Say) -> dict[str, Table]:
     wanted = list(dict.fromkeys([config.text, *label_columns(config), *config.filter]))
 
     def local(key: str, place: str) -> Table:
-        return read(place, f"data.{key}", wanted, config, warn)
+        return read(place, f"data.{key}", wanted, Form(config.encoding, config.quoting), warn)
 
     if config.source is not None and config.source.startswith(HUB):
         tables = read_hub(config, wanted, note)

@@ -6,29 +6,51 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftsweep.config import DataConfig
 from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
 from peftsweep.places import PACKAGE, did_you_mean, packaged
 
 FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
-UNQUOTE = "to take them off: data.quoting: true; to keep them: data.quoting: false"
 PARTED = {";": "semicolons; write it with commas", "|": "bars; write it with commas"}
 PARTED |= {"\t": "tabs; let its name end in .tsv", ",": "commas; let its name end in .csv"}
 csv.field_size_limit(1 << 30)  # texts are long at times
 
 
-def read(place: str, key: str, wanted: Sequence[str], config: DataConfig, warn: Callable[[str], object]) -> Table:
+@dataclass(frozen=True)
+class Form:
+    """How CSV, TSV and JSONL files are written, and how a person would say that it is another way.
+
+    Attributes:
+        quoting: whether "…" holds a field together; None: in CSV it does, in TSV it means nothing.
+        decode, unquote: what messages advise against bytes of another encoding, and against quotation marks in TSV.
+    """
+
+    encoding: str = "utf-8"
+    quoting: bool | None = None
+    decode: str = "data.encoding: latin-1"
+    unquote: str = "to take them off: data.quoting: true; to keep them: data.quoting: false"
+
+
+def read(
+    place: str,
+    key: str,
+    wanted: Sequence[str],
+    form: Form,
+    warn: Callable[[str], object],
+    *,
+    whole: bool = False,
+) -> Table:
     """Read the wanted columns of a file.
 
     Args:
         place: a path, or `package://module/path`.
-        key: of the study file, for messages.
-        config: for its encoding and quoting.
+        key: of the study file, or an option, for messages.
         warn: told that quotation marks of a TSV file seem to hold its fields together.
+        whole: all its columns; None where a row of JSONL has not the column of another.
 
     Raises:
         DataError: no such file or column, a broken file, broken bytes (with the row), or no rows at all.
@@ -36,13 +58,13 @@ def read(place: str, key: str, wanted: Sequence[str], config: DataConfig, warn: 
     try:
         path = _path(place, key)
         if _ending(path) == ".parquet":
-            table = _parquet(path, place, wanted)
+            table = _parquet(path, place, wanted, whole)
         elif _ending(path) == ".jsonl":
-            table = _jsonl(path, place, wanted, config.encoding)
+            table = _jsonl(path, place, wanted, whole, form)
         else:
-            table = _delimited(path, place, wanted, config)
-            if config.quoting is None and _ending(path) == ".tsv" and _quoted(table):
-                warn(f"{place}: its fields seem to stand in quotation marks, which mean nothing in TSV; {UNQUOTE}")
+            table = _delimited(path, place, wanted, whole, form)
+            if form.quoting is None and _ending(path) == ".tsv" and _quoted(table):
+                warn(f"{place}: its fields seem to stand in quotation marks, which mean nothing in TSV; {form.unquote}")
     except OSError as error:
         raise DataError(f"{key}: {place} cannot be read: {error.strerror or error}") from error
     if not table.rows:
@@ -63,26 +85,26 @@ def _ending(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _delimited(path: Path, name: str, wanted: Sequence[str], config: DataConfig) -> Table:
+def _delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form) -> Table:
     """CSV, or TSV as it is exchanged: tabs, and quotation marks that mean nothing."""
-    tabs, encoding = _ending(path) == ".tsv", config.encoding
-    quoting = not tabs if config.quoting is None else config.quoting
+    tabs = _ending(path) == ".tsv"
+    quoting = not tabs if form.quoting is None else form.quoting
     options: dict[str, Any] = {"delimiter": "\t"} if tabs else {}
     options |= {"strict": True} if quoting else {"quoting": csv.QUOTE_NONE}
     try:
-        text = _decoded(path, encoding)
+        text = _decoded(path, form.encoding)
     except UnicodeDecodeError as error:
-        before = io.StringIO(_before(error, encoding), newline="")
+        before = io.StringIO(_before(error, form.encoding), newline="")
         row = sum(1 for record in csv.reader(before, **options | {"strict": False}) if record) - 1
-        raise _broken_bytes(name, row, encoding, error) from error
-    _check_header(name, wanted, text, tabs=tabs, quoting=quoting)
+        raise _broken_bytes(name, row, form, error) from error
+    _check_header(name, wanted, text, form, tabs=tabs, quoting=quoting)
     records = csv.reader(io.StringIO(text, newline=""), **options)
     try:
         header = next(records, [])
     except csv.Error as error:
         raise DataError(f"{name}: the header is not CSV: {error}") from error
-    places = _places(name, wanted, header)
-    columns: dict[str, list[Any]] = {column: [] for column in wanted}
+    places = _places(name, wanted, header, whole)
+    columns: dict[str, list[Any]] = {column: [] for column in places}
     rows = []
     for number, record in enumerate(_records(records, name), start=1):
         if len(record) != len(header):
@@ -90,7 +112,7 @@ def _delimited(path: Path, name: str, wanted: Sequence[str], config: DataConfig)
             marks = any(field.startswith('"') for field in record) and not quoting
             raise DataError(
                 f"{name}: row {number} has {len(record)} fields, the header {len(header)}: a stray {stray}"
-                + (f"; if quotation marks hold its fields together, {UNQUOTE}" if marks else "")
+                + (f"; if quotation marks hold its fields together, {form.unquote}" if marks else "")
             )
         for column, place in places.items():
             columns[column].append(record[place])
@@ -98,7 +120,7 @@ def _delimited(path: Path, name: str, wanted: Sequence[str], config: DataConfig)
     return Table(name, columns, rows)
 
 
-def _check_header(name: str, wanted: Sequence[str], text: str, *, tabs: bool, quoting: bool) -> None:
+def _check_header(name: str, wanted: Sequence[str], text: str, form: Form, *, tabs: bool, quoting: bool) -> None:
     """Raises:
     DataError: the wanted columns are there, but parted by something else, or in quotation marks that mean nothing.
     """
@@ -108,7 +130,7 @@ def _check_header(name: str, wanted: Sequence[str], text: str, *, tabs: bool, qu
         return
     if set(wanted) <= set(_bare(line, mark)):
         if not quoting:
-            raise DataError(f"{name}: its header stands in quotation marks, which mean nothing in TSV; {UNQUOTE}")
+            raise DataError(f"{name}: its header stands in quotation marks, which mean nothing in TSV; {form.unquote}")
         return
     for theirs, advice in PARTED.items():
         if set(wanted) <= set(_bare(line, theirs)):
@@ -145,22 +167,22 @@ def _records(records: Iterator[list[str]], name: str) -> Iterator[list[str]]:
             yield record
 
 
-def _places(name: str, wanted: Sequence[str], header: Sequence[str]) -> dict[str, int]:
+def _places(name: str, wanted: Sequence[str], header: Sequence[str], whole: bool) -> dict[str, int]:
     if any(column not in header for column in wanted):
         raise missing_columns(name, wanted, header)
-    for column in wanted:
+    columns = header if whole else wanted
+    for column in columns:
         if header.count(column) > 1:
             raise DataError(f"{name}: two columns are called {column}")
-    return {column: header.index(column) for column in wanted}
+    return {column: header.index(column) for column in columns}
 
 
-def _jsonl(path: Path, name: str, wanted: Sequence[str], encoding: str) -> Table:
-    columns: dict[str, list[Any]] = {column: [] for column in wanted}
-    rows = []
+def _jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form) -> Table:
+    records: dict[int, dict[str, Any]] = {}
     try:
-        text = _decoded(path, encoding)
+        text = _decoded(path, form.encoding)
     except UnicodeDecodeError as error:
-        raise _broken_bytes(name, _before(error, encoding).count("\n") + 1, encoding, error) from error
+        raise _broken_bytes(name, _before(error, form.encoding).count("\n") + 1, form, error) from error
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -174,22 +196,22 @@ def _jsonl(path: Path, name: str, wanted: Sequence[str], encoding: str) -> Table
             raise DataError(f"{name}: row {number} is not a JSON object")
         if any(column not in record for column in wanted):
             raise DataError(f"row {number}: {missing_columns(name, wanted, list(record))}")
-        for column in wanted:
-            columns[column].append(record[column])
-        rows.append(number)
-    return Table(name, columns, rows)
+        records[number] = record if whole else {column: record[column] for column in wanted}
+    names = dict.fromkeys(column for record in records.values() for column in record)
+    columns = {column: [record.get(column) for record in records.values()] for column in names}
+    return Table(name, columns, list(records))
 
 
-def _parquet(path: Path, name: str, wanted: Sequence[str]) -> Table:
+def _parquet(path: Path, name: str, wanted: Sequence[str], whole: bool) -> Table:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        _places(name, wanted, parquet.read_schema(path).names)
-        table = parquet.read_table(path, columns=list(wanted))
+        names = list(_places(name, wanted, parquet.read_schema(path).names, whole))
+        table = parquet.read_table(path, columns=names)
     except pyarrow.ArrowException as error:
         raise DataError(f"{name} is not a whole Parquet file: {str(error).splitlines()[0]}") from error
-    columns = {column: list(_values(table.column(column), name)) for column in wanted}
+    columns = {column: list(_values(table.column(column), name)) for column in names}
     return Table(name, columns, list(range(1, table.num_rows + 1)))
 
 
@@ -214,10 +236,10 @@ def _before(error: UnicodeDecodeError, encoding: str) -> str:
     return bytes(error.object[: error.start]).decode(encoding, "replace") + "\ufffd"
 
 
-def _broken_bytes(name: str, row: int, encoding: str, error: UnicodeDecodeError) -> DataError:
+def _broken_bytes(name: str, row: int, form: Form, error: UnicodeDecodeError) -> DataError:
     broken = error.object[error.start : error.start + 1].hex()
     where = f"row {row}" if row else "the header"
     return DataError(
-        f"{name}: {where} has bytes that are not {encoding} (0x{broken}); if the file is in another encoding, name it: "
-        "data.encoding: latin-1"
+        f"{name}: {where} has bytes that are not {form.encoding} (0x{broken}); if the file is in another encoding, "
+        f"name it: {form.decode}"
     )

@@ -35,15 +35,16 @@ class Classifier:
 
     Args:
         folder: as `export` wrote it.
+        manifest: of that folder, if it has been read already.
 
     Raises:
         ExportError: no such folder, one that was changed, or one whose base is another by now.
         ModelError: the base cannot be loaded.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
         folder = folder.expanduser().absolute()
-        self.manifest: Manifest = read(folder)
+        self.manifest = manifest or read(folder)
         found, device = self.manifest, default_device()
         place = found.model.model_copy(update={"id": str(folder), "revision": None} if found.merged else {})
         self.tokenizer = saved_tokenizer(folder)

@@ -18,7 +18,7 @@ from peftsweep import __version__, report
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported import manifest as manifests
-from peftsweep.exported.card import card
+from peftsweep.exported.card import Origin, card
 from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.predicting import logits
 from peftsweep.methods import METHODS, attached, merged
@@ -34,6 +34,7 @@ from peftsweep.models import (
 )
 from peftsweep.task import Labels, probabilities, tuned
 
+WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 # Logits again, apart by their root mean square: what rounding makes of them, in fp32 and in bf16 or 4 bits.
 ALIKE = {True: 2e-3, False: 5e-2}
 
@@ -125,13 +126,14 @@ def _put(aside: Path, to: Path) -> None:
         aside.rename(to)
         return
     old = to.with_name(f".{to.name}.{os.getpid()}.old")
-    to.rename(old)
     try:
+        to.rename(old)
         aside.rename(to)
-    except BaseException:
-        old.rename(to)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:  # a signal may come between any two of these
+        if to.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(to)
 
 
 def _write(
@@ -143,30 +145,23 @@ def _write(
     merge: bool,
     note: Callable[[str], object],
 ) -> Manifest:
-    config = chosen.shared["config"]
-    four_bit, task = METHODS[config["method"]].four_bit, chosen.task
+    config, task = chosen.shared["config"], chosen.task
     given = ModelConfig.model_validate(config["model"])
     before, labels, texts = rows
     note(f"export: trial {chosen.number} of {chosen.study}; loading {given.id}")
-    tokenizer = load_tokenizer(given)
-    base = load_base(given, task, four_bit=four_bit, device=default_device())
-    if revision_of(base) != chosen.shared.get("base"):
-        raise ExportError(
-            f"study {chosen.study!r} was trained on {given.id} at {chosen.shared.get('base')}, which is now "
-            f"{revision_of(base)}; the adapter would mean nothing on it"
-        )
-    heads = head_names(base.model)  # before peft wraps them
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(int(base.model.config.pad_token_id))
-    tokenizer.save_pretrained(str(aside))
-    _check_tokenizer(tokenizer, saved_tokenizer(aside), texts)
+    adapter = aside / report.ADAPTER if merge else aside
+    _copy(chosen, adapter)
+    base = _base(chosen, given, merge=merge)
+    origin = Origin(base.source, base.hub, int(base.model.config.pad_token_id), head_names(base.model))
+    _save_tokenizer(load_tokenizer(given), origin.pad, texts, aside)
+    model, exact = attached(base.model, adapter), base.dtype == torch.float32 and not base.four_bit
     if merge:
-        model = _merge(chosen, given, aside)
-    else:
-        for file in chosen.adapter.iterdir():
-            shutil.copyfile(file, aside / file.name)
-        model = attached(base.model, aside)
-    exact = base.dtype == torch.float32 and not four_bit
+        dtype = chosen.shared["described"]["dtype"]
+        _save_merged(model, getattr(torch, dtype), aside)
+        shutil.rmtree(adapter)
+        del base, model  # there is room for one at a time
+        own = ModelConfig(id=str(aside), dtype=dtype)
+        model = load_base(own, task, four_bit=False, device=default_device()).model
     note("export: scoring the validation rows again")
     _check(before, logits(model, texts), exact=exact and chosen.shared["described"]["dtype"] == "float32")
     cuts = probabilities(tuned(before, labels)) if task.multi_label else None
@@ -188,20 +183,57 @@ def _write(
         files=manifests.digests(aside),
     )
     described.write(aside)
-    (aside / "README.md").write_text(_card(described, chosen, name, base, heads), encoding="utf-8")
+    params = chosen.own["params"]
+    sampled = sorted(config["space"].keys() & params.keys())
+    text = card(described, origin, folder=name, params=params, sampled=sampled)
+    (aside / "README.md").write_text(text, encoding="utf-8")
     return described
 
 
-def _merge(chosen: report.Finished, given: ModelConfig, aside: Path) -> Any:
-    """Merge in fp32, save in the precision in which the base computed, and load it as its users will."""
-    exact = given.model_copy(update={"dtype": "float32"})
-    base = load_base(exact, chosen.task, four_bit=False, device=torch.device("cpu"))
-    dtype = getattr(torch, chosen.shared["described"]["dtype"])
-    plain = merged(attached(base.model, chosen.adapter)).to(dtype)
+def _copy(chosen: report.Finished, to: Path) -> None:
+    """Copy the adapter, before anything that takes long.
+
+    Raises:
+        ExportError: a sweep that goes on has removed it meanwhile, or a part of it.
+    """
+    to.mkdir(exist_ok=True)
+    gone = ExportError(
+        f"the adapter of trial {chosen.number} of study {chosen.study!r} was removed while it was copied, as better "
+        "trials came; export again, or give the study more search.keep_adapters"
+    )
+    try:
+        for file in sorted(chosen.adapter.iterdir()):
+            shutil.copyfile(file, to / file.name)
+    except FileNotFoundError as error:
+        raise gone from error
+    if not all((chosen.adapter / name).exists() for name in WEIGHTS):  # else it was whole until now
+        raise gone
+
+
+def _base(chosen: report.Finished, given: ModelConfig, *, merge: bool) -> Base:
+    """The base on which the trial was trained; to be merged, in fp32 on the CPU.
+
+    Raises:
+        ExportError: it is another one by now.
+    """
+    if merge:
+        given = given.model_copy(update={"dtype": "float32"})
+    four_bit = METHODS[chosen.shared["config"]["method"]].four_bit
+    device = torch.device("cpu") if merge else default_device()
+    base = load_base(given, chosen.task, four_bit=four_bit, device=device)
+    if revision_of(base) != chosen.shared.get("base"):
+        raise ExportError(
+            f"study {chosen.study!r} was trained on {given.id} at {chosen.shared.get('base')}, which is now "
+            f"{revision_of(base)}; the adapter would mean nothing on it"
+        )
+    return base
+
+
+def _save_merged(model: Any, dtype: torch.dtype, aside: Path) -> None:
+    """In the precision in which the base computed."""
+    plain = merged(model).to(dtype)
     with quiet():
         plain.save_pretrained(str(aside))
-    own = ModelConfig(id=str(aside), dtype="float32" if dtype == torch.float32 else "bfloat16")
-    return load_base(own, chosen.task, four_bit=False, device=default_device()).model
 
 
 def _check(before: NDArray[np.float32], after: NDArray[np.float32], *, exact: bool) -> None:
@@ -216,22 +248,18 @@ def _check(before: NDArray[np.float32], after: NDArray[np.float32], *, exact: bo
         )
 
 
-def _check_tokenizer(before: Any, after: Any, texts: Sequence[NDArray[np.int64]]) -> None:
+def _save_tokenizer(tokenizer: Any, pad: int, texts: Sequence[NDArray[np.int64]], aside: Path) -> None:
     """Raises:
     ExportError: it makes other tokens of texts once it is saved and loaded.
     """
-    some = [before.decode(text, skip_special_tokens=True) for text in texts[:64]]
-    if before(some)["input_ids"] != after(some)["input_ids"]:
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    tokenizer.save_pretrained(str(aside))
+    some = [tokenizer.decode(text, skip_special_tokens=True) for text in texts[:64]]
+    if tokenizer(some)["input_ids"] != saved_tokenizer(aside)(some)["input_ids"]:
         raise ExportError(
             "the base's tokenizer is another one once it is saved and loaded again; it cannot be exported"
         )
-
-
-def _card(manifest: Manifest, chosen: report.Finished, name: str, base: Base, heads: list[str]) -> str:
-    params = chosen.own["params"]
-    sampled = sorted(chosen.shared["config"]["space"].keys() & params.keys())
-    pad = int(base.model.config.pad_token_id)
-    return card(manifest, folder=name, source=base.source, pad=pad, heads=heads, params=params, sampled=sampled)
 
 
 def _reason(error: BaseException) -> str:

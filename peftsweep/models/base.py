@@ -30,6 +30,11 @@ class Base:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def hub(self) -> bool:
+        """Whether the hub has it, in place of this machine: folders are absolute."""
+        return not Path(self.source).is_absolute()
+
 
 def default_device() -> torch.device:
     """The first GPU, or the CPU."""

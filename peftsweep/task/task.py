@@ -70,13 +70,13 @@ class Task:
             warnings.simplefilter("ignore")  # labels without a true row: counted as nought, by zero_division
             options: dict[str, Any] = {"labels": every, "zero_division": 0}
             scores = {
-                "macro_f1": f1_score(labels, guess, average="macro", **options),
+                "macro_f1": self.macro_f1(labels, guess),
                 "micro_f1": f1_score(labels, guess, average="micro", **options),
                 "accuracy": accuracy_score(labels, guess),
                 "jaccard": jaccard_score(labels, guess, average="samples" if self.multi_label else "macro", **options),
             }
             if self.multi_label:
-                scores["macro_f1_tuned"] = f1_score(labels, cross_fitted(logits, labels), average="macro", **options)
+                scores["macro_f1_tuned"] = self.macro_f1(labels, cross_fitted(logits, labels))
         loss = self.row_loss(torch.from_numpy(logits), torch.from_numpy(np.asarray(labels))).double().mean()
         return {name: float(value) for name, value in scores.items()} | {"loss": float(loss)}
 
