@@ -18,9 +18,11 @@ import torch
 from optuna.trial import TrialState, create_trial
 from torch import nn
 
+from peftsweep import exported
 from peftsweep.config import TrainConfig
 from peftsweep.tracking import Outcome, Parent
-from tests.studies import ROOT
+from tests.studies import LABELS, ROOT, home
+from tests.tiny import tiny_rows, write
 
 FOLDER = ROOT / "benchmarks"
 
@@ -30,7 +32,7 @@ def modules() -> Iterator[dict[str, ModuleType]]:
     """The benchmarks, which import each other as scripts do."""
     sys.path.insert(0, str(FOLDER))
     try:
-        yield {name: __import__(name) for name in ("throughput", "scaling", "sweeps", "cpu", "tracking")}
+        yield {name: __import__(name) for name in ("throughput", "scaling", "sweeps", "cpu", "tracking", "predict")}
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -182,6 +184,33 @@ def test_rates_on_a_cpu_are_those_of_the_steps_after_the_warm_up(
     assert found == {"loop": [3.0, 2.0]}
 
 
+def test_predictions_are_compared_round_by_round_and_padding_is_counted(modules: dict[str, ModuleType]) -> None:
+    predict = modules["predict"]
+    rates = {"ours": [30.0, 40.0, 50.0], "plain": [10.0, 20.0, 10.0], "pipeline": [15.0, 10.0, 50.0]}
+    assert predict.ratios(rates) == {"plain": [3.0, 2.0, 5.0], "pipeline": [2.0, 4.0, 1.0]}
+    assert predict.summary([3.0, 2.0, 5.0]) == {"median": 3.0, "min": 2.0, "max": 5.0}
+    assert predict.padding([4, 2, 6, 3, 5], 2) == round(1 - 20 / (2 * 4 + 2 * 6 + 5), 3)
+    ours, plain, pipeline = np.array([[0.1, 0.9]]), np.array([[0.12, 0.9]]), np.array([[0.1, 0.85]])
+    assert predict.apart({"ours": ours, "plain": plain, "pipeline": pipeline}) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_every_side_of_the_prediction_benchmark_gives_the_same_probabilities(
+    modules: dict[str, ModuleType], tmp_path: Path, single: bool
+) -> None:
+    place, texts = home(tmp_path / "home"), ["joy and anger", "sadness", "and when there were words of anger " * 9] * 3
+    several: dict[str, Any] = {} if single else {"labels": LABELS}
+    for name, rows, seed in () if single else (("train", 48, 1), ("dev", 24, 2)):
+        write(place.folder / f"{name}.csv", tiny_rows(LABELS, rows, seed))
+    place.run(place.study(data=several), trials=1)
+    exported.export("small", tmp_path / "out", storage=place.storage)
+    predict, classifier = modules["predict"], exported.Classifier(tmp_path / "out")
+    shares = {side: found(classifier, texts, 2) for side, found in predict.SIDES.items()}
+    assert len(shares) == 3 and {found.shape for found in shares.values()} == {(9, 3)}
+    assert predict.apart(shares) < 1e-5
+    assert (shares["ours"][0] != shares["ours"][1]).any()
+
+
 def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
     modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -260,6 +289,9 @@ def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
         (["throughput.py", "--batch", "0"], "--batch: expected whole numbers above 0"),
         (["scaling.py", "--draw", "nosuch.jsonl"], "nosuch.jsonl is not there"),
         (["tracking.py", "--rounds", "0"], "--rounds: expected a whole number of at least 1"),
+        (["predict.py", "--rows", "0"], "--rows: expected a number above 0, got 0"),
+        (["predict.py", "--adapter", "nosuch"], "nosuch is not there"),
+        (["predict.py", "--input", __file__], "--input goes with --adapter"),
         (["cpu.py", "--train", "nosuch.tsv", "--validation", "nosuch.tsv"], "nosuch.tsv is not there"),
     ],
 )
