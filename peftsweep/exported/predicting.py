@@ -18,7 +18,8 @@ from peftsweep.models import default_device, load_base, revision_of, saved_token
 from peftsweep.task import probabilities
 
 Text = NDArray[np.int64]
-TOKENS = 4096  # of a batch, its padding too: enough to keep a GPU busy, and no more than a CPU's caches like
+# Of a batch, its padding too: a GPU is to be kept busy, and what a layer of a CPU's batch makes to stay in its caches.
+TOKENS = {"cuda": 4096, "cpu": 1024}
 CHUNK = 4096  # texts tokenised at once
 
 
@@ -103,7 +104,7 @@ def logits(
     device, pad = next(model.parameters()).device, int(model.config.pad_token_id)
     found: list[torch.Tensor] = []
     order = np.argsort([-len(text) for text in texts], kind="stable")  # the longest first: if it does not fit, at once
-    for batch in _batches([texts[i] for i in order]):
+    for batch in _batches([texts[i] for i in order], TOKENS[device.type]):
         ids = torch.full((len(batch), len(batch[0])), pad)
         mask = torch.zeros_like(ids)
         for row, text in enumerate(batch):
@@ -115,10 +116,10 @@ def logits(
     return np.asarray(torch.cat(found).cpu().numpy()[back])
 
 
-def _batches(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
-    """The texts, longest first, in batches of at most `TOKENS` tokens when padded."""
+def _batches(texts: Sequence[Text], tokens: int) -> Iterator[Sequence[Text]]:
+    """The texts, longest first, in batches of at most that many tokens when padded."""
     start = 0
     while start < len(texts):
-        count = max(1, TOKENS // max(1, len(texts[start])))
+        count = max(1, tokens // max(1, len(texts[start])))
         yield texts[start : start + count]
         start += count
