@@ -16,11 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from peftsweep import search
 from peftsweep.config import METHOD_KEYS, StudyConfig, TrainConfig
 from peftsweep.data import Dataset
-from peftsweep.engine import Pack, Report, Result, SlotStatus, Trial
+from peftsweep.engine import Pack, Report, Result, Scores, SlotStatus, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.progress import Memory, Opened, Progress, peak
-from peftsweep.report import ranked
+from peftsweep.report import ADAPTER, ranked
 from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
@@ -88,7 +88,11 @@ class StudySource:
         return sum(trial.state != TrialState.WAITING for trial in self.trials())
 
     def has_work(self) -> bool:
-        return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or self._test_due() is not None
+        return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or bool(self.test_due())
+
+    def bounds(self) -> list[TrainConfig]:
+        """Hyperparameters that bound what the trials may ask for."""
+        return search.candidates(self.config)
 
     def _exhausted(self) -> bool:
         return search.exhausted(self.config, self.study)
@@ -124,7 +128,7 @@ class StudySource:
             # a database that was deleted may have left a trial of this number here
             shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
         params = self.config.hyperparameters(search.decode(self.config, asked.params))
-        seed = search.trial_seed(self.config.train.seed, asked.number)
+        seed = asked.user_attrs.get("seed", search.trial_seed(self.config.train.seed, asked.number))
         asked.set_user_attr("params", self.hyperparameters(params))
         asked.set_user_attr("seed", seed)
         self.running[asked.number] = asked
@@ -184,10 +188,8 @@ class StudySource:
         trials = self.trials()
         self.projection.end(trials[trial.number])
         artifacts.drop_checkpoints(trial.folder)
-        artifacts.keep_best(self.folder, ranked(trials), self.config.search.keep_adapters)
-        self.progress.ended(
-            trial.number, result.state, value, result.reason, self.sampled(trial.params), result.seconds
-        )
+        self.tidy(trials)
+        self.progress.ended(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
         self.projection.note()
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
@@ -210,25 +212,33 @@ class StudySource:
         return {"failed" if name == "fail" else name: count for name, count in sorted(found.items())}
 
     def score_test(self, pack: Pack) -> None:
-        """Score the test split, once, for the best trial of a study that is done."""
-        best = self._test_due()
-        if best is None or self.method is None or self.data.test is None or self.stop.asked:
-            return
-        params = self.config.hyperparameters(search.decode(self.config, best.params))
-        trial = Trial(best.number, int(best.user_attrs["seed"]), params, self.trial_folder(best.number))
-        scores = pack.score(trial, trial.folder / "adapter", self.data.test)
-        self.study.set_user_attr("test", {"trial": best.number, "scores": scores})
-        self.progress.note(f"test split, trial {best.number}: macro-F1 {scores['macro_f1']:.3f}")
+        """Score the test split, once, for those trials that are to be."""
+        scored: list[tuple[FrozenTrial, Scores]] = []
+        for ended in self.test_due():
+            if self.stop.asked:
+                return
+            assert self.data.test is not None
+            params = self.config.hyperparameters(search.decode(self.config, ended.params))
+            trial = Trial(ended.number, int(ended.user_attrs["seed"]), params, self.trial_folder(ended.number))
+            scored.append((ended, pack.score(trial, trial.folder / ADAPTER, self.data.test)))
+        if scored:
+            self.tested(scored)
 
-    def _test_due(self) -> FrozenTrial | None:
+    def test_due(self) -> list[FrozenTrial]:
         """The best trial, if the study is done and its test score is not there yet."""
         trials = self.trials()
         first = ranked(trials)[:1]
         over = all(trial.state.is_finished() for trial in trials) and (len(trials) >= self.total or self._exhausted())
         if self.data.test is None or not first or not over:
-            return None
+            return []
         known = self.study.user_attrs.get("test", {})
-        return None if known.get("trial") == first[0].number else first[0]
+        return [] if known.get("trial") == first[0].number else first
+
+    def tested(self, scored: Sequence[tuple[FrozenTrial, Scores]]) -> None:
+        """Keep the scores on the test split."""
+        ((best, scores),) = scored
+        self.study.set_user_attr("test", {"trial": best.number, "scores": scores})
+        self.progress.note(f"test split, trial {best.number}: macro-F1 {scores['macro_f1']:.3f}")
 
     def took(self, memory: Memory, taken: int) -> None:
         """What the pack took of the GPU's memory at most, in bytes: the study keeps it, and the person is told."""
@@ -238,7 +248,11 @@ class StudySource:
     def close(self) -> None:
         """End what MLflow still believes to be running, and tidy up after a process that died before it could."""
         self.projection.close(self.running, self.total)
-        artifacts.keep_best(self.folder, ranked(self.trials()), self.config.search.keep_adapters)
+        self.tidy(self.trials())
+
+    def tidy(self, trials: Sequence[FrozenTrial]) -> None:
+        """Remove the adapters that nobody wants any more."""
+        artifacts.keep_best(self.folder, ranked(trials), self.config.search.keep_adapters)
 
     # Small things ---------------------------------------------------------------------------------------------------
 
@@ -253,9 +267,9 @@ class StudySource:
             named["alpha"] = 2.0 * params.rank
         return named
 
-    def sampled(self, params: TrainConfig) -> dict[str, Any]:
+    def sampled(self, trial: Trial) -> dict[str, Any]:
         """Those that the search chose."""
-        return {key: value for key, value in self.hyperparameters(params).items() if key in self.config.space}
+        return {key: value for key, value in self.hyperparameters(trial.params).items() if key in self.config.space}
 
     def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[FrozenTrial]) -> float | None:
         """Seconds until the study is done, if coming trials take as long as those that ended."""

@@ -1,0 +1,78 @@
+"""A study in the storage: made if it is new, held to its file and its rows if it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import optuna
+
+from peftsweep.config import StudyConfig, differences
+from peftsweep.data import Dataset
+from peftsweep.errors import StudyMismatchError
+from peftsweep.storage import Studies, masked
+
+
+def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.Study:
+    """The study in the storage, made if it is new.
+
+    Raises:
+        StudyMismatchError: one of that name is there with another space or other data.
+    """
+    study = studies.create(config.name)
+    attrs = study.user_attrs
+    if "config" not in attrs or not study.get_trials(deepcopy=False):  # a study without trials may still be corrected
+        described: dict[str, Any] = {
+            "fingerprint": data.fingerprint,
+            "splits": splits(data),
+            "key": uuid4().hex,  # tells it from a study of the same name in another storage
+            "experiment": _experiment(studies, config, data),
+            "metric": config.search.objective,
+            "labels": list(data.task.labels),
+            "config": config.identity(),  # last: whoever finds it finds the rest
+        }
+        for key, value in described.items():
+            study.set_user_attr(key, value)
+        return study
+    check_same(studies, study, config, data)
+    study.set_user_attr("config", config.identity())  # a widened range is kept
+    return study
+
+
+def check_same(studies: Studies, study: optuna.Study, config: StudyConfig, data: Dataset) -> None:
+    """Whether the study in the storage is the one of the file, on the same rows.
+
+    Raises:
+        StudyMismatchError: it has another space or other data.
+    """
+    attrs = study.user_attrs
+    lines = differences(attrs["config"], config.identity())
+    if attrs["metric"] != config.search.objective:
+        lines.append(f"search.objective: {attrs['metric']} in the storage, {config.search.objective} now")
+    if attrs["fingerprint"] == data.fingerprint:  # the same rows, wherever they lie and however written
+        where = ("source", "train", "validation", "test", "subset", "revision", "encoding", "quoting")
+        lines = [line for line in lines if not line.startswith(tuple(f"data.{key}:" for key in where))]
+    else:
+        lines.append(f"the data's rows: fingerprint {attrs['fingerprint']} in the storage, {data.fingerprint} now")
+    if lines:
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise StudyMismatchError(
+            f"study {config.name!r} exists in {masked(studies.url)} and is another one:\n{listed}\n"
+            "To go on with it, restore these in the study file; to begin anew, save the study file under another name "
+            "or use another --storage"
+        )
+
+
+def _experiment(studies: Studies, config: StudyConfig, data: Dataset) -> str:
+    """A name that a person reads. Studies of the same rows share one, wherever the rows lie; no others do."""
+    for name in studies.names():
+        known = studies.load(name).user_attrs
+        if known.get("fingerprint") == data.fingerprint and "experiment" in known:
+            return str(known["experiment"])
+    return f"{config.data.name} · {data.task.kind} · {data.fingerprint[:6]}"
+
+
+def splits(data: Dataset) -> dict[str, int]:
+    """Rows of each split."""
+    sizes = {"train": len(data.train), "validation": len(data.validation)}
+    return sizes if data.test is None else sizes | {"test": len(data.test)}
