@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftsweep.report import best, status
-    from peftsweep.sweep import run
+    from peftsweep.sweep import retrain, run
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "best", "run", "status"]
+__all__ = ["__version__", "best", "retrain", "run", "status"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, not before: torch and its friends take seconds, `peftsweep --help` should not."""
-    if name == "run":
-        from peftsweep.sweep import run
+    if name in ("retrain", "run"):
+        from peftsweep import sweep
 
-        return run
+        return getattr(sweep, name)
     if name in ("best", "status"):
         from peftsweep import report
 

@@ -86,6 +86,13 @@ Study = Annotated[list[str], typer.Option("--study", help="A name in sweeps/, or
 Studies = Annotated[
     list[str] | None, typer.Option("--study", help="Only this study; a name. Repeatable. All of them otherwise.")
 ]
+Slots = Annotated[
+    Any, typer.Option(parser=_slots, metavar="K|auto", help="Trials at once. auto: as many as the GPU holds.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study file: train.epochs=5. Repeatable."),
+]
 Storage = Annotated[
     str, typer.Option(envvar="PEFTSWEEP_STORAGE", help="Where the studies are: the URL of an SQLite file.")
 ]
@@ -117,13 +124,8 @@ def run(
         float | None,
         typer.Option(parser=_duration, metavar="TIME", help="Begin no trial after this time: 2h, 30m, 90s, 1h30m."),
     ] = None,
-    slots: Annotated[
-        Any, typer.Option(parser=_slots, metavar="K|auto", help="Trials at once. auto: as many as the GPU holds.")
-    ] = "auto",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study file: train.epochs=5. Repeatable."),
-    ] = None,
+    slots: Slots = "auto",
+    settings: Settings = None,
     storage: Storage = STORAGE,
     tracking_uri: Tracking = TRACKING,
     debug: Debug = False,
@@ -154,6 +156,37 @@ def run(
                 shown.note(progress.spent(result.seconds))
             if result.interrupted is not None:
                 raise Stopped(result.interrupted)
+
+
+@app.command()
+def retrain(
+    study: Annotated[str, typer.Option(help="A name in sweeps/, or a path to a study file; it has been run.")],
+    seeds: Annotated[int, typer.Option(min=2, help="Seeds of each configuration in all, earlier ones included.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="How many of the study's best configurations.")] = 3,
+    slots: Slots = "auto",
+    settings: Settings = None,
+    storage: Storage = STORAGE,
+    tracking_uri: Tracking = TRACKING,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a study's best configurations again with fresh seeds: mean ± standard deviation, and the test split."""
+    with _ended_by_signals():
+        from peftsweep.config import load
+
+        config = load(study, settings or ())
+
+        from peftsweep import progress, sweep
+
+        shown = progress.for_stream(sys.stderr)
+        result = sweep.retrain(
+            config, seeds=seeds, top=top, slots=slots, storage=storage, tracking_uri=tracking_uri, progress=shown
+        )
+        if result.seconds:
+            shown.note(progress.spent(result.seconds))
+        if result.interrupted is not None:
+            raise Stopped(result.interrupted)
+        _print(result.rows, as_json, progress.retrained_table)
 
 
 @contextmanager

@@ -42,6 +42,7 @@ class Best:
         adapter: the folder that stock `peft` loads.
         macro_f1_tuned: with thresholds tuned on rows that were not scored; None where classes exclude each other.
         test: scores on the test split, if the study has one and is done.
+        retrained: the study's best configurations over several seeds, as `retrain` left them; None before.
     """
 
     study: str
@@ -62,6 +63,7 @@ class Best:
     test: dict[str, float] | None
     objective: str = "macro_f1"
     macro_f1_tuned: float | None = None
+    retrained: list[dict[str, Any]] | None = None
     overall: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -236,6 +238,7 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
         test=test.get("scores") if test.get("trial") == first.number else None,
         objective=attrs.get("metric", "macro_f1"),
         macro_f1_tuned=own["scores"].get("macro_f1_tuned"),
+        retrained=attrs.get("retrained"),
     )
 
 

@@ -60,6 +60,15 @@ def trial_seed(study_seed: int, number: int) -> int:
     return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])
 
 
+def replicate_seed(study_seed: int, replicate: int) -> int:
+    """The seed of a configuration that is trained again, below 2³²: the same for all of them, and no trial's own.
+
+    Args:
+        replicate: counts from 1.
+    """
+    return int(np.random.SeedSequence([study_seed, replicate, 2]).generate_state(1)[0])
+
+
 def sampler(study: StudyConfig, seen: int) -> BaseSampler:
     """The sampler of the study file.
 
@@ -69,7 +78,7 @@ def sampler(study: StudyConfig, seen: int) -> BaseSampler:
     """
     if study.search.sampler == "grid":
         return GridSampler(study)
-    # a stream of its own: trial seeds take [seed, number]
+    # a stream of its own: trial seeds take [seed, number], those of `replicate_seed` end in 2
     seed = int(np.random.SeedSequence([study.train.seed, seen, 1]).generate_state(1)[0])
     if study.search.sampler == "random":
         return RandomSampler(seed=seed)

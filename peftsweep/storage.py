@@ -22,6 +22,7 @@ from sqlalchemy.engine import make_url
 from peftsweep.errors import StorageError, StudyBusyError, UsageError
 from peftsweep.masking import masked as masked
 
+RETRAINED = "/retrain"  # a study's seeds are a study of their own, of this ending: no study file's name has a slash
 PATIENCE = 30  # seconds that a call waits for another process's write
 
 
@@ -50,10 +51,18 @@ class Studies:
         return self.file.parent / ("artifacts" if self.file.name == "studies.db" else f"{self.file.name}-artifacts")
 
     def names(self) -> list[str]:
+        """Those that have a study file."""
+        return [name for name in self._names() if not name.endswith(RETRAINED)]
+
+    def _names(self) -> list[str]:
         return sorted(optuna.study.get_all_study_names(self.storage))
 
     def load(self, name: str) -> optuna.Study:
         return optuna.load_study(study_name=name, storage=self.storage)
+
+    def retrained(self, name: str) -> optuna.Study | None:
+        """The study of this one's best configurations over several seeds, if there is one."""
+        return self.load(name + RETRAINED) if name + RETRAINED in self._names() else None
 
     def create(self, name: str) -> optuna.Study:
         """The study of this name, made if it is new; macro-F1 is to be as large as it can be."""

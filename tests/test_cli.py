@@ -122,8 +122,8 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
 
 
 def test_the_exported_names() -> None:
-    assert sorted(peftsweep.__all__) == ["__version__", "best", "run", "status"]
-    assert all(callable(getattr(peftsweep, name)) for name in ("best", "run", "status"))
+    assert sorted(peftsweep.__all__) == ["__version__", "best", "retrain", "run", "status"]
+    assert all(callable(getattr(peftsweep, name)) for name in ("best", "retrain", "run", "status"))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = peftsweep.nothing
 

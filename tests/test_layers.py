@@ -55,6 +55,7 @@ ONLY = {
     "filelock": {"storage"},
     "optuna": {"search", "storage", "report", "sweep"},
     "triton": {"engine", "methods"},
+    "scipy": {"sweep"},
     "click": set(),
 }
 USED_BY_OTHERS = {"accelerate", "gguf"}  # named in pyproject.toml because transformers needs them

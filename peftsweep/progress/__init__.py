@@ -9,7 +9,7 @@ from peftsweep.progress.bar import bar
 from peftsweep.progress.contract import Memory, Opened, Progress, Silent
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
-from peftsweep.progress.tables import best_table, status_table
+from peftsweep.progress.tables import best_table, retrained_table, status_table
 from peftsweep.progress.wording import finished, peak, prediction, spent
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "for_stream",
     "peak",
     "prediction",
+    "retrained_table",
     "spent",
     "status_table",
 ]

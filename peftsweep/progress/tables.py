@@ -30,7 +30,8 @@ def best_table(rows: Rows, stream: TextIO) -> None:
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
         console.print(f"{row['study']}: trial {row['trial']} on {row['model']}", soft_wrap=True)
-        for line in filter(None, (wording.hyperparameters(chosen), row["adapter"])):
+        lines = (wording.hyperparameters(chosen), row["adapter"], wording.retrained(row["trial"], row["retrained"]))
+        for line in filter(None, lines):
             console.print(f"  {line}", soft_wrap=True)
 
 
@@ -62,6 +63,26 @@ def status_table(rows: Rows, stream: TextIO) -> None:
         counts = [str(row[state]) for state in states]
         table.add_row(row["study"], *counts, wording.score(row["best"]) or "-", wording.duration(row["seconds"]))
     _console(stream).print(table)
+
+
+def retrained_table(rows: Rows, stream: TextIO) -> None:
+    """One row per configuration, the best mean first, and what to make of it below."""
+    names = {"macro_f1": "macro-F1", "macro_f1_tuned": "tuned", "micro_f1": "micro-F1", "accuracy": "accuracy"}
+    names |= {"loss": "loss"}
+    shown = {name: title for name, title in names.items() if any(f"{name}_mean" in row for row in rows)}
+    table = _table("trial", "picked by", "seeds", *shown.values(), "behind")
+    for row in rows:
+        seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")
+        scores = [wording.spread(row, name) for name in shown]
+        table.add_row(str(row["trial"]), wording.score(row["picked"]), seeds, *scores, wording.interval(row["behind"]))
+    console = _console(stream)
+    console.print(table)
+    console.print()
+    for row in rows:
+        chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
+        console.print(f"trial {row['trial']}: {wording.hyperparameters(chosen)}", soft_wrap=True)
+    for line in wording.verdict(rows):
+        console.print(line, soft_wrap=True)
 
 
 def _console(stream: TextIO) -> Console:

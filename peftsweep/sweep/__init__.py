@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from peftsweep.sweep.retraining import RetrainResult, retrain
 from peftsweep.sweep.running import SweepResult, run
 from peftsweep.sweep.syncing import sync
 
-__all__ = ["SweepResult", "run", "sync"]
+__all__ = ["RetrainResult", "SweepResult", "retrain", "run", "sync"]

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from peftsweep.engine import Evaluation
 from peftsweep.report import ranked
 from peftsweep.sweep import artifacts
-from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker
+from peftsweep.sweep.seeds import OF, REPLICATE
+from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker
 
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -65,11 +66,12 @@ class Projection:
     def _parent(self) -> Parent:
         attrs = self.study.user_attrs
         planned = {key: value for key, value in attrs.get("memory", {}).items() if key == "planned_bytes"}
+        above = {ABOVE: attrs["retrain_of"]} if "retrain_of" in attrs else {}
         return Parent(
             self.study.study_name,
             attrs["experiment"],
             params=attrs.get("described", {}) | planned,
-            tags=self._tags() | {"peftsweep.study_key": attrs["key"]},
+            tags=self._tags({}) | {KEY: attrs["key"]} | above,
             known=attrs.get("mlflow_runs", {}),
         )
 
@@ -77,7 +79,7 @@ class Projection:
         """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
         own = trial.user_attrs
         began = _milliseconds(trial.datetime_start)
-        self.tracker.start_trial(trial.number, params=self._params(own), tags=self._tags(), at=began)
+        self.tracker.start_trial(trial.number, params=self._params(own), tags=self._tags(own), at=began)
         for evaluation in own.get("evaluations", []):
             self.evaluated(trial.number, evaluation)
 
@@ -125,6 +127,7 @@ class Projection:
         over = len(begun) >= total and all(trial.state.is_finished() for trial in begun)
         best = ranked(begun)[:1]
         scores = {} if not best else {f"best_{name}": score for name, score in best[0].user_attrs["scores"].items()}
+        scores = attrs.get("summary", scores)  # of seeds, the best one says nothing
         test = {f"test_{name}": score for name, score in attrs.get("test", {}).get("scores", {}).items()}
         peak = {key: float(value) for key, value in attrs.get("memory", {}).items() if key == "peak_bytes"}
         return Outcome(
@@ -142,7 +145,8 @@ class Projection:
     def _past(self, trial: FrozenTrial) -> Past:
         curve = [_point(evaluation) for evaluation in trial.user_attrs.get("evaluations", [])]
         times = (_milliseconds(trial.datetime_start), _milliseconds(trial.datetime_complete))
-        return Past(self._params(trial.user_attrs), self._tags(), curve, self._outcome(trial), *times)
+        own = trial.user_attrs
+        return Past(self._params(own), self._tags(own), curve, self._outcome(trial), *times)
 
     def _outcome(self, trial: FrozenTrial) -> Outcome:
         """Of a trial that is over, or was when its process died."""
@@ -160,9 +164,11 @@ class Projection:
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _tags(self) -> dict[str, str]:
+    def _tags(self, own: Mapping[str, Any]) -> dict[str, str]:
+        """Of the study's own run, or of a trial with these attributes."""
         config = self.study.user_attrs["config"]
-        return {"peftsweep.method": config["method"], "peftsweep.model": config["model"]["id"]}
+        tags = {"peftsweep.method": config["method"], "peftsweep.model": config["model"]["id"]}
+        return tags | {f"peftsweep.{name}": str(own[name]) for name in (OF, REPLICATE) if name in own}
 
 
 def _milliseconds(moment: datetime | None) -> int | None:

@@ -43,25 +43,33 @@ def sync(
         for study in found:
             if "config" not in study.user_attrs:  # made, and stopped before anything was known of it
                 continue
-            done[study.study_name] = _sync(opened, study, tracking_uri, note)
+            done[study.study_name] = _sync(opened, study, tracking_uri)
             note(f"{study.study_name}: {done[study.study_name]}")
     return done
 
 
-def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, note: Callable[[str], object]) -> str:
+def _sync(studies: Studies, study: optuna.Study, tracking_uri: str) -> str:
     name = study.study_name
     try:
         with studies.lease(name):
-            tracker = Tracker(tracking_uri, note=lambda text: None)
-            projection = Projection(study, tracker, studies.artifacts / name)
-            total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
-            if projection.is_there(total):
-                return "level"
-            projection.open(whole=True)
-            projection.close([], total, timeout=PATIENCE, patience=PATIENCE)
-            if not tracker.level:
-                why = tracker.trouble or "it took too long"
-                raise TrackingError(f"study {name!r}: {why}. Nothing is lost; try again: peftsweep sync")
-            return "written"
+            both = [study, studies.retrained(name)]  # the seeds' run is nested under the study's
+            written = [_write(studies, each, tracking_uri) for each in both if each and "config" in each.user_attrs]
+            return "written" if any(written) else "level"
     except StudyBusyError:
         return "running"
+
+
+def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> bool:
+    """Whether anything was lacking."""
+    name = study.study_name
+    tracker = Tracker(tracking_uri, note=lambda text: None)
+    projection = Projection(study, tracker, studies.artifacts / name)
+    total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
+    if projection.is_there(total):
+        return False
+    projection.open(whole=True)
+    projection.close([], total, timeout=PATIENCE, patience=PATIENCE)
+    if not tracker.level:
+        why = tracker.trouble or "it took too long"
+        raise TrackingError(f"study {name!r}: {why}. Nothing is lost; try again: peftsweep sync")
+    return True

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 PARENT = "parent"
 KEY = "peftsweep.study_key"  # the tag by which a parent run is found whose id was never stored
+ABOVE = "peftsweep.retrain_of"  # the tag with the key of the study under whose run this study's parent run is nested
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows training runs, not traces of chats
 PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT = 6000, 8000, 100  # MLflow's own
 
@@ -95,6 +96,8 @@ class Runs:
         self._experiment_known = found.experiment_id
         run = self._find(PARENT)
         if run is None or not is_level(self._client(), run, Past({}, {}, [], outcome), files=True):
+            return False
+        if run.data.tags.get("mlflow.parentRunId") != self._above(self._runs[PARENT]):
             return False
         children = self._search_children(run)
         return all(
@@ -197,6 +200,8 @@ class Runs:
         tags = run.tags | {"peftsweep.state": "running"}
         if run.key != PARENT:
             tags |= {"mlflow.parentRunId": self._begin(self._runs[PARENT]), "peftsweep.trial": run.key}
+        elif (above := self._above(run)) is not None:
+            tags |= {"mlflow.parentRunId": above}
         client, found = self._client(), self._find(run.key)
         if found is None:
             if run.key == PARENT:  # a wiped store: the children went with it
@@ -233,12 +238,21 @@ class Runs:
 
     def _by_key(self) -> Run | None:
         """The parent run whose id nobody noted, such as that of a process that was killed."""
-        key = self._runs[PARENT].tags.get(KEY)
+        found = self._with_key(self._runs[PARENT].tags.get(KEY))
+        if found is not None:
+            self.ids[PARENT] = found.info.run_id
+        return found
+
+    def _above(self, run: StudyRun) -> str | None:
+        """The id of the run under which a study's own run is nested: that of a study which was there before."""
+        found = self._with_key(run.tags.get(ABOVE))
+        return None if found is None else str(found.info.run_id)
+
+    def _with_key(self, key: str | None) -> Run | None:
+        """A study's own run."""
         if key is None:
             return None
         page = self._client().search_runs([self._experiment_id()], f"tags.`{KEY}` = '{key}'", max_results=1)
-        if page:
-            self.ids[PARENT] = page[0].info.run_id
         return page[0] if page else None
 
     def _by_parent(self, key: str) -> Run | None:

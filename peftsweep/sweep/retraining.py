@@ -1,0 +1,226 @@
+"""The best configurations of a study trained again with fresh seeds: how good they are, and which is the best, surely.
+
+A study's best score is the highest of many, and so too high. Its configurations' seeds are trials of a second Optuna
+study, `NAME/retrain`: the search does not learn from them, and they stop and go on as all trials do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from peftsweep import report, search
+from peftsweep.config import StudyConfig, TrainConfig, load
+from peftsweep.data import Dataset
+from peftsweep.data import load as load_data
+from peftsweep.engine import Scores, Trial
+from peftsweep.errors import StudyMismatchError, UsageError
+from peftsweep.models import load_tokenizer
+from peftsweep.progress import Progress, Silent
+from peftsweep.report import ranked
+from peftsweep.stopping import Stop, stopped_by_signals
+from peftsweep.storage import RETRAINED, Studies, guarded
+from peftsweep.sweep import artifacts
+from peftsweep.sweep.opening import check_same, open_study
+from peftsweep.sweep.running import at_least, check, hushed
+from peftsweep.sweep.seeds import OF, REPLICATE, complete, means, summarised
+from peftsweep.sweep.source import StudySource
+from peftsweep.sweep.training import train
+from peftsweep.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """What came of the configurations: a row for each, the best mean first (see `seeds.summarised`)."""
+
+    rows: list[dict[str, Any]]
+    seconds: dict[str, float]  # where the time went; empty when nothing was left to train
+    interrupted: int | None = None  # the signal that stopped it
+
+
+def retrain(
+    study: str | Path | StudyConfig,
+    *,
+    seeds: int = 5,
+    top: int = 3,
+    slots: int | Literal["auto"] = "auto",
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    storage: str = report.STORAGE,
+    tracking_uri: str = "sqlite:///mlflow.db",
+    progress: Progress | None = None,
+) -> RetrainResult:
+    """Train the best configurations of a study with several seeds each, or go on with that.
+
+    A seed stands for first weights, order of batches and dropout. The study's own trials do not count: they were picked
+    by their scores. Seeds are the same for each configuration and each time: what is there already is not trained
+    again. Nothing is pruned; a seed's score is that of its best evaluation, as in the sweep. Of a study that is done,
+    the test split is scored once, for the configuration with the best mean, and never again.
+
+    Args:
+        study: a name in `sweeps/`, a path to a study file, or a study built in Python; one that has been run.
+        seeds: for each configuration in all, those of earlier calls included.
+        top: configurations, the best of the study.
+        slots, overrides, storage, tracking_uri, progress: as in `run`.
+
+    Raises:
+        PeftsweepError: one clear message; whatever was finished is kept.
+    """
+    check(study, slots, overrides, storage, tracking_uri)
+    at_least(2, "seeds", seeds)
+    at_least(1, "top", top)
+    shown: Progress = Silent() if progress is None else progress
+    with stopped_by_signals() as stop, guarded(storage), hushed():
+        config = study if isinstance(study, StudyConfig) else load(study, overrides)
+        studies, (found,) = report.opened(storage, [config.name])
+        _best(found, top)  # nothing is loaded for a study that has none
+        data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn)
+        with studies.lease(config.name):
+            check_same(studies, found, config, data)
+            best = _best(found, top)
+            again = _companion(studies, found, config, data)
+            _enqueue(again, config, best, seeds)
+            source = SeedSource(
+                config, found, again, studies, data, Tracker(tracking_uri, note=shown.warn), shown, stop
+            )
+            _say(shown, found, best, top, seeds)
+            train(source, slots, tracking_uri)
+            return RetrainResult(summarised(found, again), source.seconds, stop.number)
+
+
+def _best(study: optuna.Study, top: int) -> list[FrozenTrial]:
+    """The best trials, at most so many.
+
+    Raises:
+        UsageError: none is complete.
+    """
+    best = ranked(study.get_trials(deepcopy=False))[:top]
+    if not best:
+        name = study.study_name
+        raise UsageError(f"study {name!r} has no complete trial yet; go on with: peftsweep run --study {name}")
+    return best
+
+
+def _say(shown: Progress, study: optuna.Study, best: Sequence[FrozenTrial], top: int, seeds: int) -> None:
+    numbers = ", ".join(str(trial.number) for trial in best)
+    fewer = f" (the study has {len(best)} complete, not {top})" if len(best) < top else ""
+    shown.note(f"retrain: trial {numbers}{fewer}, {seeds} fresh seeds each; the trials that were picked do not count")
+    if not is_over(study):
+        trials = study.get_trials(deepcopy=False)
+        done = sum(trial.state.is_finished() for trial in trials)
+        shown.note(
+            f"retrain: study {study.study_name!r} is not done ({done} of {study.user_attrs.get('total', len(trials))} "
+            "trials): its best may change, and the test split is not scored before"
+        )
+
+
+def is_over(study: optuna.Study) -> bool:
+    """Whether the study has all the trials that it was to have at its last run."""
+    trials = study.get_trials(deepcopy=False)
+    return all(trial.state.is_finished() for trial in trials) and len(trials) >= study.user_attrs.get("total", 0)
+
+
+def _companion(studies: Studies, study: optuna.Study, config: StudyConfig, data: Dataset) -> optuna.Study:
+    """The study of the seeds, made if it is new.
+
+    Raises:
+        StudyMismatchError: its seeds are those of another study, which had the same name and is gone.
+    """
+    again = open_study(studies, config.model_copy(update={"name": config.name + RETRAINED}), data)
+    key = study.user_attrs["key"]
+    if not again.get_trials(deepcopy=False):
+        again.set_user_attr("base", study.user_attrs.get("base"))  # the seeds are to be trained on that one too
+        again.set_user_attr("retrain_of", key)
+    if again.user_attrs["retrain_of"] != key:
+        raise StudyMismatchError(
+            f"study {again.study_name!r} has seeds of an earlier study {config.name!r}, which is gone; delete both"
+        )
+    return again
+
+
+def _enqueue(again: optuna.Study, config: StudyConfig, best: Sequence[FrozenTrial], seeds: int) -> None:
+    """Enqueue the seeds that are not there yet, one of each configuration after the other."""
+    there = {(t.user_attrs[OF], t.user_attrs[REPLICATE]) for t in again.get_trials(deepcopy=False)}
+    for replicate in range(1, seeds + 1):
+        seed = search.replicate_seed(config.train.seed, replicate)
+        for trial in best:
+            if (trial.number, replicate) not in there:
+                own = {OF: trial.number, REPLICATE: replicate, "seed": seed}
+                again.enqueue_trial(dict(trial.params), user_attrs=own)
+
+
+class SeedSource(StudySource):
+    """A source of the seeds that were enqueued, and of no other trials; nothing is pruned.
+
+    Args:
+        main: the study whose configurations they have.
+        again: the study of the seeds.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        main: optuna.Study,
+        again: optuna.Study,
+        studies: Studies,
+        data: Dataset,
+        tracker: Tracker,
+        progress: Progress,
+        stop: Stop,
+    ) -> None:
+        self.main = main
+        total = len(again.get_trials(deepcopy=False))
+        fixed = config.search.model_copy(update={"sampler": "random", "pruner": None, "trials": total})
+        renamed = config.model_copy(update={"name": again.study_name, "search": fixed})
+        super().__init__(renamed, again, studies, data, tracker, progress, total, None, stop)
+
+    def bounds(self) -> list[TrainConfig]:
+        """The configurations themselves."""
+        picked = {trial.user_attrs[OF] for trial in self.trials()}
+        trials = [trial for trial in self.main.get_trials(deepcopy=False) if trial.number in picked]
+        return [self.config.hyperparameters(search.decode(self.config, trial.params)) for trial in trials]
+
+    def sampled(self, trial: Trial) -> dict[str, Any]:
+        own = self.trials()[trial.number].user_attrs
+        return {"of trial": own[OF], "seed": own[REPLICATE], **super().sampled(trial)}
+
+    def test_due(self) -> list[FrozenTrial]:
+        """The seeds of the configuration with the best mean, if the study and its seeds are done and the test split was
+        never scored: one that is looked at twice is a validation split."""
+        known = self.data.test is None or "test" in self.study.user_attrs
+        return [] if known or not self.is_done() or not is_over(self.main) else self.leading()
+
+    def tested(self, scored: Sequence[tuple[FrozenTrial, Scores]]) -> None:
+        each = [scores for _, scores in scored]
+        first = scored[0][0].user_attrs[OF]
+        self.study.set_user_attr("test", {"trial": first, "each": each, "scores": means(each)})
+
+    def is_done(self) -> bool:
+        return all(trial.state.is_finished() for trial in self.trials())
+
+    def leading(self) -> list[FrozenTrial]:
+        """The complete seeds of the first configuration."""
+        first = summarised(self.main, self.study)[0]["trial"]
+        return complete([trial for trial in self.trials() if trial.user_attrs[OF] == first])
+
+    def close(self) -> None:
+        """Keep what came of it, too, once all seeds are done: in the study for those who read it, and for MLflow."""
+        if self.is_done():
+            rows = summarised(self.main, self.study)
+            figures = {name: rows[0][name] for name in rows[0] if name.endswith(("_mean", "_std"))}
+            for study, name, value in ((self.study, "summary", figures), (self.main, "retrained", rows)):
+                if study.user_attrs.get(name) != value:
+                    study.set_user_attr(name, value)
+        super().close()
+
+    def tidy(self, trials: Sequence[FrozenTrial]) -> None:
+        """Adapters stay until all seeds are done and the test split has been scored; then the best seeds' of the first
+        configuration."""
+        if self.is_done() and (self.data.test is None or "test" in self.study.user_attrs):
+            wanted = ranked(self.leading())
+            others = [trial for trial in trials if trial not in wanted]
+            artifacts.keep_best(self.folder, wanted + others, min(len(wanted), self.config.search.keep_adapters))

@@ -1,0 +1,85 @@
+"""Configurations over several seeds: mean and standard deviation of each score, and how surely the first leads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import stdtrit
+
+OF, REPLICATE = "retrains", "replicate"  # of a seed's trial: the study's trial, and a count from 1
+CONFIDENCE = 0.95
+
+
+def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]:
+    """A row for each configuration, the best mean first; one of which a seed failed comes after those without.
+
+    Args:
+        study: whose trials the configurations are.
+        seeds: whose trials each have one of these configurations and a seed.
+
+    Returns:
+        Rows of plain values. `trial` is the study's, `picked` the score by which it was picked there; `seeds` counts
+        those that are complete, over which `macro_f1_mean`, `macro_f1_std` and so on are; `behind` says how far it is
+        behind the first, seed by seed; `test` has the same figures on the test split.
+    """
+    picked = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    groups: dict[int, list[FrozenTrial]] = {}
+    for trial in seeds.get_trials(deepcopy=False):
+        groups.setdefault(trial.user_attrs[OF], []).append(trial)
+    objective, tested = study.user_attrs["metric"], seeds.user_attrs.get("test", {})
+    space = study.user_attrs["config"]["space"]
+    rows = [
+        {
+            "trial": number,
+            "params": (own := picked[number].user_attrs["params"]),
+            "sampled": sorted(space.keys() & own.keys()),
+            "objective": objective,
+            "picked": picked[number].values[0],
+            "seeds": len(done := complete(group)),
+            "failed": sum(trial.state.is_finished() for trial in group) - len(done),
+            **means([trial.user_attrs["scores"] for trial in done]),
+            "behind": None,
+            "test": tested["scores"] | {"seeds": len(tested["each"])} if tested.get("trial") == number else None,
+        }
+        for number, group in groups.items()
+    ]
+    name = f"{objective}_mean"
+    rows.sort(key=lambda row: (row["failed"] > 0, -row.get(name, -math.inf), row["trial"]))
+    by_seed = {number: _by_seed(group, objective) for number, group in groups.items()}
+    for row in rows[1:]:
+        row["behind"] = behind(by_seed[rows[0]["trial"]], by_seed[row["trial"]])
+    return rows
+
+
+def complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.state == TrialState.COMPLETE]
+
+
+def _by_seed(trials: Sequence[FrozenTrial], objective: str) -> dict[int, float]:
+    return {trial.user_attrs[REPLICATE]: trial.user_attrs["scores"][objective] for trial in complete(trials)}
+
+
+def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """`macro_f1_mean` and `macro_f1_std` of the scores' `macro_f1`, and so on. The deviation is the sample's, None of
+    one."""
+    found: dict[str, float | None] = {}
+    for name in scores[0] if scores else ():
+        values = [each[name] for each in scores]
+        found |= {f"{name}_mean": fmean(values), f"{name}_std": stdev(values) if len(values) > 1 else None}
+    return found
+
+
+def behind(first: Mapping[int, float], other: Mapping[int, float]) -> dict[str, float] | None:
+    """How far one is behind the other: the mean over the seeds of both, and its 95 % interval by Student's t of paired
+    differences; None where they do not have two seeds in common."""
+    differences = [first[seed] - other[seed] for seed in sorted(first.keys() & other.keys())]
+    if len(differences) < 2:
+        return None
+    mean = fmean(differences)
+    half = float(stdtrit(len(differences) - 1, (1 + CONFIDENCE) / 2)) * stdev(differences) / math.sqrt(len(differences))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(differences)}
