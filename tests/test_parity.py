@@ -11,7 +11,7 @@ from peft import get_peft_model
 from transformers import get_scheduler
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Trial
+from peftsweep.engine import Examples, Trial
 from peftsweep.engine.schedule import Schedule
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names
@@ -28,7 +28,7 @@ def peft_alone(
     first: dict[str, torch.Tensor],
     dtype: str = "float32",
     device: torch.device = CPU,
-    train: Texts | None = None,
+    train: Examples | None = None,
     head_only: bool = False,
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The trial by stock peft and a plain loop from the same first weights: losses, and final weights by name.
@@ -38,7 +38,8 @@ def peft_alone(
     """
     model = base_of(folder, task, method, dtype, device).model
     adapters = METHODS[method](model, linear_names(model))
-    train, schedule = train or Texts(task, 37, 1), Schedule(trial.params, 37)
+    train = train or Texts(task, 37, 1)
+    schedule = Schedule(trial.params, len(train.input_ids))
     heads = sorted({key.split(":")[0] for key in first} - set(adapters.targets(trial.params)))
     config = adapters.peft_config(
         trial.params, task_type="SEQ_CLS", modules_to_save=sorted({head.split(".")[0] for head in heads})

@@ -192,7 +192,13 @@ def test_a_terminal_gets_the_table_and_everything_else_plain_lines(
 def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
     """A row of `best`."""
     scores = {"macro_f1": 0.8116, "macro_f1_tuned": None, "micro_f1": 0.81, "accuracy": 0.79, "loss": 0.52}
-    found = {"study": study, "data": "tweets · single-label", "fingerprint": fingerprint, "overall": False}
+    found = {
+        "study": study,
+        "data": "tweets · single-label",
+        "fingerprint": fingerprint,
+        "overall": False,
+        "retrained": None,
+    }
     found |= {"model": "owner/base", "method": "lora", "trial": 7, "params": PARAMS | {"epochs": 3}}
     return found | scores | {"sampled": list(PARAMS), "adapter": f"/{'long/' * 20}{study}/adapter"} | more
 

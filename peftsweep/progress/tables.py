@@ -70,7 +70,7 @@ def retrained_table(rows: Rows, stream: TextIO) -> None:
     names = {"macro_f1": "macro-F1", "macro_f1_tuned": "tuned", "micro_f1": "micro-F1", "accuracy": "accuracy"}
     names |= {"loss": "loss"}
     shown = {name: title for name, title in names.items() if any(f"{name}_mean" in row for row in rows)}
-    table = _table("trial", "picked by", "seeds", *shown.values(), "behind")
+    table = _table("trial", "in the sweep", "seeds", *shown.values(), "behind")
     for row in rows:
         seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")
         scores = [wording.spread(row, name) for name in shown]

@@ -176,11 +176,11 @@ def interval(behind: Mapping[str, float] | None) -> str:
 
 
 def retrained(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
-    """`over 5 seeds: macro-F1 0.705 ± 0.011; trial 3 has 0.712 ± 0.008`; nothing of a study that was not retrained."""
-    if not rows:
+    """`over 5 seeds: macro-F1 0.705 ± 0.011; trial 3 has 0.712 ± 0.008`; nothing where no seed is complete."""
+    if not rows or not rows[0]["seeds"]:
         return ""
     first, own = rows[0], next((row for row in rows if row["trial"] == trial), None)
-    parts = [] if own is None else [f"macro-F1 {spread(own, own['objective'])}"]
+    parts = [f"macro-F1 {spread(own, own['objective'])}"] if own else []
     if own is not first:
         parts.append(f"trial {first['trial']} has {spread(first, first['objective'])}")
     return f"over {first['seeds']} seeds: {'; '.join(parts)}"
@@ -188,33 +188,28 @@ def retrained(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the rows of configurations over seeds come to: whether the first is surely the first, whether it was before,
-    how much too high its picked score was, and the test split."""
+    how far its picked score is from its mean, and the test split."""
     first = rows[0]
     lines = []
+    if first["seeds"]:
+        mean, picked = first[f"{first['objective']}_mean"], first["picked"]
+        was = (
+            f"the sweep picked it by {score(picked)}, {abs(picked - mean):.3f} {'above' if picked > mean else 'below'}"
+        )
+        lines.append(f"trial {first['trial']} has the best mean, {spread(first, first['objective'])}; {was} that")
     if len(rows) > 1 and (behind := rows[1]["behind"]) is not None:
-        sure = (
-            "more than the seeds' noise" if behind["low"] > 0 else "within the seeds' noise: either may be the better"
-        )
-        lines.append(
-            f"trial {first['trial']} leads trial {rows[1]['trial']} by {interval(behind)}, 95 % interval over "
-            f"{behind['seeds']} seeds: {sure}"
-        )
+        noise = "more than the noise of the seeds" if behind["low"] > 0 else "within the noise of the seeds"
+        how = f"{interval(behind)}, the 95 % interval over {behind['seeds']} seeds: {noise}"
+        lines.append(f"trial {rows[1]['trial']} is behind by {how}")
     before = [row["trial"] for row in sorted(rows, key=lambda row: (-row["picked"], row["trial"]))]
-    now = [row["trial"] for row in rows]
     if len(rows) > 1:
-        order = ", ".join(map(str, before))
-        lines.append(f"the order is that of the sweep: {order}" if now == before else f"the sweep's order was {order}")
-    mean = first.get(f"{first['objective']}_mean")
-    if mean is not None:
+        same = before == [row["trial"] for row in rows]
         lines.append(
-            f"trial {first['trial']} was picked by {score(first['picked'])}, {first['picked'] - mean:+.3f} to its mean"
+            "the order is that of the sweep" if same else f"the order was {', '.join(map(str, before))} in the sweep"
         )
-    for row in rows:
-        if (test := row["test"]) is not None:
-            lines.append(
-                f"test split, trial {row['trial']}, {test['seeds']} seeds: macro-F1 {spread(test, 'macro_f1')}; scored "
-                "once, and never again"
-            )
+    for row in (row for row in rows if row["test"]):
+        figures = f"macro-F1 {spread(row['test'], row['objective'])} over {row['test']['seeds']} seeds"
+        lines.append(f"test split: trial {row['trial']}, {figures}; scored once, and never again")
     return lines
 
 

@@ -106,15 +106,16 @@ def _best(study: optuna.Study, top: int) -> list[FrozenTrial]:
 
 
 def _say(shown: Progress, study: optuna.Study, best: Sequence[FrozenTrial], top: int, seeds: int) -> None:
+    name = study.study_name
     numbers = ", ".join(str(trial.number) for trial in best)
-    fewer = f" (the study has {len(best)} complete, not {top})" if len(best) < top else ""
-    shown.note(f"retrain: trial {numbers}{fewer}, {seeds} fresh seeds each; the trials that were picked do not count")
+    fewer = f" (only {len(best)} of its trials are complete)" if len(best) < top else ""
+    shown.note(f"retrain: {seeds} fresh seeds for each of the best of {name!r}: trial {numbers}{fewer}")
     if not is_over(study):
         trials = study.get_trials(deepcopy=False)
         done = sum(trial.state.is_finished() for trial in trials)
         shown.note(
-            f"retrain: study {study.study_name!r} is not done ({done} of {study.user_attrs.get('total', len(trials))} "
-            "trials): its best may change, and the test split is not scored before"
+            f"retrain: {name!r} is not done ({done} of {study.user_attrs.get('total', len(trials))} trials): its best "
+            "may change, and the test split is not scored before"
         )
 
 

@@ -1,0 +1,507 @@
+"""`peftsweep retrain`: configurations over fresh seeds, what stays as it was, and a test split that is scored once."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import signal
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import mlflow
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from peft import PeftModel
+from safetensors.torch import load_file
+from scipy.stats import ttest_rel
+from sklearn.metrics import f1_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import peftsweep
+from peftsweep import data as datasets
+from peftsweep import progress, report, search, sweep
+from peftsweep.config import load
+from peftsweep.engine import Pack, Trial
+from peftsweep.errors import StudyBusyError, StudyMismatchError, UsageError
+from peftsweep.methods import METHODS
+from peftsweep.models import load_tokenizer
+from peftsweep.storage import Studies
+from peftsweep.sweep import RetrainResult
+from peftsweep.sweep.seeds import behind, summarised
+from tests.packs import Watched, base_of
+from tests.studies import LABELS, Home, home, until
+from tests.test_parity import peft_alone
+from tests.test_sweep import struck
+from tests.tiny import tiny_rows, write
+
+QUICK: dict[str, Any] = {
+    "train": {"epochs": 4, "batch_size": 4, "evals_per_epoch": 1},
+    "space": {"learning_rate": {"low": 1e-2, "high": 3e-2, "log": True}, "rank": [2, 4]},
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Home:
+    return home(tmp_path / "home")
+
+
+def with_test(place: Home, **changes: Any) -> Path:
+    """A quick study that has a test split."""
+    test = write(place.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
+    return place.study(**{**QUICK, **changes, "data": {"test": str(test)}})
+
+
+def retrained(place: Home, study: Path, **options: Any) -> RetrainResult:
+    options = {"storage": place.storage, "tracking_uri": place.tracking_uri, "seeds": 2, "top": 2} | options
+    return peftsweep.retrain(study, **options)
+
+
+def seeds_of(place: Home, study: str = "small") -> optuna.Study:
+    found = Studies(place.storage).retrained(study)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path, dict[str, Any]]:
+    """A study that was run and retrained, and what was there of it in between."""
+    place = home(tmp_path_factory.mktemp("once") / "home")
+    file = with_test(place)
+    study = place.run(file).study
+    before = {
+        "trials": study.trials,
+        "attrs": study.user_attrs,
+        "best": peftsweep.best(place.storage),
+        "status": peftsweep.status(place.storage),
+    }
+    retrained(place, file)
+    return place, file, before
+
+
+# What it trains -----------------------------------------------------------------------------------------------------
+
+
+def test_each_of_the_best_gets_the_same_fresh_seeds(once: tuple[Home, Path, dict[str, Any]]) -> None:
+    place, _, before = once
+    best = report.ranked(before["trials"])[:2]
+    again = seeds_of(place).trials
+    assert [t.state for t in again] == [TrialState.COMPLETE] * 4
+    found = [(t.user_attrs["retrains"], t.user_attrs["replicate"], t.params) for t in again]
+    assert found == [(t.number, replicate, t.params) for replicate in (1, 2) for t in best]
+    seeds = {t.user_attrs["replicate"]: t.user_attrs["seed"] for t in again}
+    assert {t.user_attrs["seed"] for t in again} == set(seeds.values()) and len(set(seeds.values())) == 2
+    assert not set(seeds.values()) & {t.user_attrs["seed"] for t in before["trials"]}
+    scores = [t.value for t in again]
+    assert len(set(scores)) > 1  # seeds do change something
+
+
+def test_rows_are_means_over_the_fresh_seeds_alone_the_best_first(once: tuple[Home, Path, dict[str, Any]]) -> None:
+    place, file, before = once
+    rows = retrained(place, file).rows
+    for row in rows:
+        scores = [t.user_attrs["scores"] for t in seeds_of(place).trials if t.user_attrs["retrains"] == row["trial"]]
+        for name in ("macro_f1", "micro_f1", "accuracy", "loss"):
+            values = [each[name] for each in scores]
+            assert row[f"{name}_mean"] == pytest.approx(fmean(values))
+            assert row[f"{name}_std"] == pytest.approx(stdev(values))
+        assert (row["seeds"], row["failed"], row["picked"]) == (2, 0, before["trials"][row["trial"]].value)
+    assert rows[0]["macro_f1_mean"] >= rows[1]["macro_f1_mean"] and rows[0]["behind"] is None
+
+
+def test_a_seed_is_trained_as_stock_peft_trains_it_alone(here: Home) -> None:
+    file = here.study(**QUICK | {"train": {"epochs": 1, "batch_size": 8, "evals_per_epoch": 1, "weight_decay": 0.1}})
+    here.run(file)
+    retrained(here, file, top=1)
+    config, ended = load(file), seeds_of(here).trials[1]
+    params = config.hyperparameters(search.decode(config, ended.params))
+    trial = Trial(0, ended.user_attrs["seed"], params, here.folder / "nothing")
+    data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
+    base = base_of(here.folder / "base", data.task, "lora")
+    method = METHODS["lora"](base.model, sweep.training.linear_names(base.model))
+    pack = Watched(base.model, method, data.task, data.train, data.validation, candidates=[params], slots=1)
+    pack.start(0, trial)
+    pack.release()
+    _, weights = peft_alone(here.folder / "base", data.task, "lora", trial, pack.first[0], train=data.train)
+    exported = load_file(here.adapter(1, "small/retrain"))
+    assert len(exported) == len(weights)
+    for name, theirs in weights.items():
+        ours = exported[name.replace(".modules_to_save.default", "").replace(".default", "")]
+        torch.testing.assert_close(ours.reshape(theirs.shape), theirs, atol=1e-4, rtol=0)
+
+
+def test_the_same_command_again_trains_nothing_and_more_seeds_are_added(here: Home) -> None:
+    file = here.study(**QUICK)
+    here.run(file)
+    first = retrained(here, file)
+    trials = seeds_of(here).trials
+    again = retrained(here, file)
+    assert first.seconds and again.seconds == {} and again.rows == first.rows
+    assert seeds_of(here).trials == trials
+    more = retrained(here, file, seeds=4)
+    assert seeds_of(here).trials[:4] == trials and len(seeds_of(here).trials) == 8
+    assert {row["seeds"] for row in more.rows} == {4}
+    fewer = retrained(here, file, seeds=2, top=1)
+    assert fewer.rows == more.rows and fewer.seconds == {}  # what was trained stays in the table
+
+
+def test_every_seed_of_a_grid_of_few_points_is_trained_and_nothing_is_pruned(here: Home) -> None:
+    grid = {"sampler": "grid", "trials": 9, "pruner": {"reduction": 2, "min_evals": 1}}
+    file = here.study(**QUICK | {"space": {"learning_rate": [1e-2, 2e-2]}, "search": grid})
+    complete = here.run(file).counts["complete"]
+    retrained(here, file, seeds=3, slots=1)
+    assert [trial.state for trial in seeds_of(here).trials] == [TrialState.COMPLETE] * 3 * complete
+
+
+class Noted(progress.Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_fewer_complete_trials_than_asked_for_are_taken_and_said(here: Home) -> None:
+    file = here.study(**QUICK)
+    here.run(file, trials=1)
+    shown = Noted()
+    assert len(retrained(here, file, top=3, progress=shown).rows) == 1
+    assert shown.notes[0] == (
+        "retrain: 2 fresh seeds for each of the best of 'small': trial 0 (only 1 of its trials are complete)"
+    )
+
+
+# What stays as it was -----------------------------------------------------------------------------------------------
+
+
+def test_the_study_and_all_that_is_said_of_it_stay_as_they_were(once: tuple[Home, Path, dict[str, Any]]) -> None:
+    place, _, before = once
+    study = Studies(place.storage).load("small")
+    assert study.trials == before["trials"]
+    attrs = study.user_attrs
+    assert attrs.pop("retrained")[0]["seeds"] == 2
+    assert attrs == before["attrs"]
+    assert peftsweep.status(place.storage) == before["status"]
+    (best,), (was,) = peftsweep.best(place.storage), before["best"]
+    assert best.as_dict() | {"retrained": None} == was.as_dict() and best.retrained is not None
+    with pytest.raises(UsageError, match="did you mean small"):
+        peftsweep.best(place.storage, ["small/retrain"])
+
+
+def test_the_search_learns_nothing_from_seeds(tmp_path: Path) -> None:
+    sampled = []
+    for again in (False, True):
+        place = home(tmp_path / str(again))
+        file = place.study(**QUICK, search={"sampler": "tpe", "trials": 5})
+        place.run(file, slots=1)
+        if again:
+            retrained(place, file, seeds=3)
+        sampled.append([trial.params for trial in place.run(file, trials=7, slots=1).study.trials])
+    assert sampled[0] == sampled[1] and len(sampled[0]) == 7
+
+
+# Stopping and going on ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "optuna:Study.enqueue_trial 3",
+        "optuna:Study.ask 2",
+        "peftsweep.engine.checkpoint:save 6",
+        "optuna:Study.tell 3",
+        "peftsweep.engine.pack:Pack.score 1",
+    ],
+)
+def test_one_that_was_killed_goes_on_and_ends_with_the_same_adapters_byte_for_byte(
+    once: tuple[Home, Path, dict[str, Any]], tmp_path: Path, moment: str
+) -> None:
+    never, killed = (home(tmp_path / name, mlflow=name == "never") for name in ("never", "killed"))
+    for place in (never, killed):
+        place.run(with_test(place, model={"id": str(never.folder / "base")}), slots=1, trials=2)
+    file = never.folder / "small.yaml"
+    rows = retrained(never, file, slots=1).rows
+    words = ("retrain", "--study", str(killed.folder / "small.yaml"), "--seeds", "2", "--top", "2", "--slots", "1")
+    done = struck(killed, moment, [signal.SIGKILL], *words)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert retrained(killed, killed.folder / "small.yaml", slots=1).rows == rows
+    ours, theirs = seeds_of(killed).trials, seeds_of(never).trials
+    assert [(t.state, t.params, t.values) for t in ours] == [(t.state, t.params, t.values) for t in theirs]
+    kept = [n for n in range(4) if never.adapter(n, "small/retrain").is_file()]
+    assert len(kept) == 2
+    for number in kept:
+        ours_, theirs_ = (place.adapter(number, "small/retrain") for place in (killed, never))
+        assert ours_.read_bytes() == theirs_.read_bytes()
+
+
+def test_ctrl_c_keeps_all_and_says_how_to_go_on(here: Home) -> None:
+    file = here.study(**QUICK | {"train": {"epochs": 30, "batch_size": 4, "evals_per_epoch": 1}})
+    here.run(file, trials=2)
+    words = ("retrain", "--study", str(file), "--seeds", "2", "--slots", "2")
+    process = here.start(*words)
+    until(lambda: here.checkpoints(0, "small/retrain"), process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == f"stopped; everything is kept. To go on: peftsweep {' '.join(words)}"
+    assert "retrained" not in Studies(here.storage).load("small").user_attrs
+    assert not [run for run in here.runs() if run.info.status == "RUNNING"]
+    assert [row["seeds"] for row in retrained(here, file).rows] == [2, 2]
+
+
+# The test split -----------------------------------------------------------------------------------------------------
+
+
+def test_the_test_split_is_scored_by_the_seeds_of_the_first_as_stock_peft_scores_it(
+    once: tuple[Home, Path, dict[str, Any]],
+) -> None:
+    place, file, before = once
+    first, second = retrained(place, file).rows
+    assert second["test"] is None and first["test"]["seeds"] == 2
+    numbers = [t.number for t in seeds_of(place).trials if t.user_attrs["retrains"] == first["trial"]]
+    scores = [stock_macro_f1(place, place.adapter(number, "small/retrain").parent) for number in numbers]
+    assert first["test"]["macro_f1_mean"] == pytest.approx(fmean(scores))
+    assert first["test"]["macro_f1_std"] == pytest.approx(stdev(scores))
+    assert peftsweep.best(place.storage)[0].test == before["best"][0].test is not None  # the sweep's own is kept
+
+
+def stock_macro_f1(place: Home, adapter: Path) -> float:
+    """Of the test split, by plain transformers and peft."""
+    tokenizer = AutoTokenizer.from_pretrained(place.folder / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(place.folder / "base", num_labels=len(LABELS))
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    rows = tiny_rows(LABELS, 24, 3, single="label")
+    with torch.inference_mode():
+        found = [LABELS[int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax())] for row in rows]
+    return float(f1_score([row["label"] for row in rows], found, average="macro", labels=LABELS))
+
+
+def test_the_test_split_is_never_scored_again(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, score = [], Pack.score
+
+    def counted(pack: Pack, trial: Trial, *rest: Any) -> dict[str, float]:
+        looks.append(trial.number)
+        return score(pack, trial, *rest)
+
+    file = with_test(here)
+    here.run(file)
+    monkeypatch.setattr(Pack, "score", counted)
+    first = retrained(here, file).rows
+    assert len(looks) == 2
+    more = retrained(here, file, seeds=3, top=3).rows
+    assert len(looks) == 2
+    (scored,) = [row for row in more if row["test"]]
+    assert (scored["trial"], scored["seeds"], scored["test"]) == (first[0]["trial"], 3, first[0]["test"])
+
+
+def test_the_test_split_waits_until_the_study_is_done(here: Home) -> None:
+    file, shown = with_test(here), Noted()
+    here.run(file, trials=1)
+    Studies(here.storage).load("small").set_user_attr("total", 3)  # as `run --timeout` leaves it
+    assert [row["test"] for row in retrained(here, file, progress=shown).rows] == [None]
+    assert "'small' is not done (1 of 3 trials)" in shown.notes[1]
+    here.run(file, trials=2)
+    rows = retrained(here, file).rows
+    assert rows[0]["test"]["seeds"] == 2 and [row["test"] for row in rows[1:]] == [None]
+
+
+def test_adapters_that_stay_are_the_best_seeds_of_the_first(here: Home) -> None:
+    file = here.study(**QUICK, search={"keep_adapters": 1})
+    here.run(file)
+    first, _ = retrained(here, file).rows
+    ours = [t for t in seeds_of(here).trials if t.user_attrs["retrains"] == first["trial"]]
+    kept = [t.number for t in seeds_of(here).trials if here.adapter(t.number, "small/retrain").is_file()]
+    assert kept == [report.ranked(ours)[0].number]
+    assert here.adapter(report.ranked(Studies(here.storage).load("small").trials)[0].number).is_file()
+
+
+# MLflow -------------------------------------------------------------------------------------------------------------
+
+
+def tree(place: Home) -> dict[str, set[str]]:
+    """Names of runs, each with those nested under it."""
+    runs = {run.info.run_id: run for run in place.runs()}
+    found: dict[str, set[str]] = {}
+    for run in runs.values():
+        above = runs.get(run.data.tags.get("mlflow.parentRunId", ""))
+        found.setdefault(above.info.run_name if above else "", set()).add(run.info.run_name)
+    return found
+
+
+TREE = {
+    "": {"small"},
+    "small": {"small/retrain", "trial-0000", "trial-0001", "trial-0002"},
+    "small/retrain": {f"trial-000{number}" for number in range(4)},
+}
+
+
+def test_seeds_are_runs_nested_under_the_study_tagged_and_rebuilt(once: tuple[Home, Path, dict[str, Any]]) -> None:
+    place, file, _ = once
+    first, _ = retrained(place, file).rows
+    assert tree(place) == TREE
+
+    def said() -> tuple[Any, ...]:
+        (own,) = [run for run in place.runs() if run.info.run_name == "small/retrain"]
+        tagged = [{k: v for k, v in run.data.tags.items() if "retrain" in k} for run in place.runs()]
+        return own.data.metrics, own.info.status, sorted(map(str, tagged))
+
+    metrics, status, tags = before = said()
+    assert status == "FINISHED" and sum("'peftsweep.retrains': '" in each for each in tags) == 4
+    assert metrics["macro_f1_mean"] == pytest.approx(first["macro_f1_mean"])
+    assert metrics["test_macro_f1_std"] == pytest.approx(first["test"]["macro_f1_std"])
+    assert not any(name.startswith("best_") for name in metrics)
+    client = mlflow.MlflowClient(tracking_uri=place.tracking_uri)
+    for run in place.runs():
+        client.delete_run(run.info.run_id)
+    told = {"storage": place.storage, "tracking_uri": place.tracking_uri}
+    assert sweep.sync(**told) == {"small": "written"}
+    assert tree(place) == TREE and said() == before
+    assert sweep.sync(**told) == {"small": "level"}
+
+
+def test_seeds_that_mlflow_heard_of_before_the_study_are_nested_by_sync(here: Home) -> None:
+    file = here.study(**QUICK)
+    here.run(file, tracking_uri="http://127.0.0.1:9")
+    retrained(here, file)
+    assert tree(here)[""] == {"small/retrain"}
+    assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "written"}
+    assert tree(here) == TREE
+    assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "level"}
+
+
+# What cannot be retrained -------------------------------------------------------------------------------------------
+
+
+def test_what_has_not_been_run_is_refused_and_nothing_is_made(here: Home) -> None:
+    file = here.study(**QUICK)
+    with pytest.raises(UsageError, match="nothing is stored in"):
+        retrained(here, file)
+    assert not (here.folder / "studies.db").exists()
+    here.run(file, timeout=0.0)
+    with pytest.raises(UsageError, match=r"has no complete trial yet; go on with: peftsweep run --study small"):
+        retrained(here, file)
+    with pytest.raises(UsageError, match=r"no study 'smal' in .*; did you mean small"):
+        retrained(here, here.study("smal", **QUICK))
+    assert Studies(here.storage).retrained("small") is None
+
+
+def test_another_file_other_rows_or_a_study_that_runs_are_refused(here: Home) -> None:
+    file = here.study(**QUICK)
+    here.run(file, trials=1)
+    with pytest.raises(StudyMismatchError, match=r"train\.epochs: 4 in the storage, 5 in the file"):
+        retrained(here, file, overrides={"train.epochs": 5})
+    with Studies(here.storage).lease("small"), pytest.raises(StudyBusyError, match="is being run by process"):
+        retrained(here, file)
+    write(here.folder / "train.csv", tiny_rows(LABELS, 48, 7, single="label"))
+    with pytest.raises(StudyMismatchError, match="fingerprint"):
+        retrained(here, file)
+    assert Studies(here.storage).retrained("small") is None
+
+
+def test_seeds_of_a_study_that_was_deleted_are_not_mixed_with_those_of_a_new_one(here: Home) -> None:
+    file = here.study(**QUICK)
+    here.run(file, trials=1)
+    retrained(here, file)
+    optuna.delete_study(study_name="small", storage=here.storage)
+    shutil.rmtree(here.folder / "artifacts")
+    here.run(file, trials=1)
+    with pytest.raises(StudyMismatchError, match="seeds of an earlier study 'small', which is gone"):
+        retrained(here, file)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seeds": 1}, "seeds: expected a whole number of at least 2, got 1"),
+        ({"seeds": 2.5}, "got 2.5"),
+        ({"top": 0}, "top: expected a whole number of at least 1, got 0"),
+        ({"slots": 0}, "slots: expected 'auto' or a whole number of at least 1, got 0"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        peftsweep.retrain("demo", **options)
+    assert said in str(error.value)
+
+
+# Rows, and what is made of them -------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
+    first, other = [0.71, 0.74, 0.69, 0.73, 0.72], [0.70, 0.71, 0.70, 0.69, 0.71]
+    found = behind(dict(enumerate(first)), dict(enumerate([*other, 0.1])))  # the sixth has no partner
+    interval = ttest_rel(first, other).confidence_interval(0.95)
+    assert found is not None and (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
+    assert (found["mean"], found["seeds"]) == (pytest.approx(fmean(first) - fmean(other)), 5)
+    assert behind({1: 0.5, 2: 0.6}, {2: 0.4, 3: 0.3}) is None
+
+
+def drawn(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[dict[str, Any]]:
+    """Rows of a study that picked configurations by these scores, whose seeds came to those (None: it failed)."""
+    studies = Studies(f"sqlite:///{folder}/studies.db")
+    main, again = studies.create("a"), studies.create("a/retrain")
+    main.set_user_attr("metric", "macro_f1")
+    main.set_user_attr("config", {"space": {"rank": [4, 8]}})
+    for number, (picked, scores) in enumerate(configurations):
+        trial = main.ask()
+        trial.set_user_attr("params", {"rank": 4 * number, "epochs": 3})
+        main.tell(trial, picked)
+        for replicate, score in enumerate(scores, 1):
+            again.enqueue_trial({}, user_attrs={"retrains": number, "replicate": replicate})
+            trial = again.ask()
+            trial.set_user_attr("scores", {} if score is None else {"macro_f1": score, "loss": 1 - score})
+            again.tell(trial, score, state=TrialState.FAIL if score is None else None)
+    return summarised(main, again)
+
+
+def test_a_configuration_of_which_a_seed_failed_comes_last(tmp_path: Path) -> None:
+    rows = drawn(tmp_path, (0.9, [0.9, 0.9, None]), (0.8, [0.6, 0.7, 0.8]), (0.7, [None, None, None]))
+    assert [(row["trial"], row["seeds"], row["failed"]) for row in rows] == [(1, 3, 0), (0, 2, 1), (2, 0, 3)]
+    assert rows[0]["macro_f1_mean"] == pytest.approx(0.7) and rows[0]["macro_f1_std"] == pytest.approx(0.1)
+    assert rows[1]["behind"]["seeds"] == 2 and rows[2]["behind"] is None
+    text = io.StringIO()
+    progress.retrained_table(json.loads(json.dumps(rows)), text)
+    assert "2, 1 failed" in text.getvalue() and "0, 3 failed" in text.getvalue()
+
+
+def lines(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[str]:
+    text = io.StringIO()
+    progress.retrained_table(drawn(folder, *configurations), text)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def test_a_winner_within_the_noise_is_not_called_sure_and_a_changed_order_is_told(tmp_path: Path) -> None:
+    found = lines(tmp_path, (0.80, [0.70, 0.74, 0.72]), (0.79, [0.74, 0.72, 0.73]))
+    assert found[0].split() == ["trial", "in", "the", "sweep", "seeds", "macro-F1", "loss", "behind"]
+    assert found[1].split()[:6] == ["1", "0.790", "3", "0.730", "±", "0.010"]
+    assert found[-5:] == [
+        "trial 1: rank 4",
+        "trial 0: rank 0",
+        "trial 1 has the best mean, 0.730 ± 0.010; the sweep picked it by 0.790, 0.060 above that",
+        "trial 0 is behind by 0.010 (-0.065 to 0.085), the 95 % interval over 3 seeds: within the noise of the seeds",
+        "the order was 0, 1 in the sweep",
+    ]
+
+
+def test_a_winner_by_more_than_the_noise_is_called_so(tmp_path: Path) -> None:
+    found = lines(tmp_path, (0.72, [0.74, 0.75, 0.76]), (0.71, [0.70, 0.70, 0.71]))
+    assert "0.020 below that" not in found[-3] and "0.030 below that" in found[-3]
+    assert found[-2].endswith("over 3 seeds: more than the noise of the seeds")
+    assert found[-1] == "the order is that of the sweep"
+
+
+def test_the_command_prints_a_table_or_json_and_best_has_the_means(once: tuple[Home, Path, dict[str, Any]]) -> None:
+    place, file, _ = once
+    words = ["retrain", "--study", str(file), "--seeds", "2", "--top", "2"]
+    table, as_json, best, one = place.call_each([words, [*words, "--json"], ["best"], [*words, "--seeds", "1"]])
+    rows = json.loads(as_json.stdout)
+    assert rows == Studies(place.storage).load("small").user_attrs["retrained"]
+    first = rows[0]
+    mean = f"{first['macro_f1_mean']:.3f} ± {first['macro_f1_std']:.3f}"
+    assert mean in table.stdout.splitlines()[1]
+    assert table.stdout.splitlines()[-1].startswith(f"test split: trial {first['trial']}, macro-F1 ")
+    assert "over 2 seeds: macro-F1" in best.stdout and mean in best.stdout
+    assert one.returncode == 2 and "--seeds" in one.stderr and "x>=2" in one.stderr
