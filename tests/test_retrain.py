@@ -187,7 +187,7 @@ def test_the_study_and_all_that_is_said_of_it_stay_as_they_were(once: tuple[Home
     assert peftsweep.status(place.storage) == before["status"]
     (best,), (was,) = peftsweep.best(place.storage), before["best"]
     assert best.as_dict() | {"retrained": None} == was.as_dict() and best.retrained is not None
-    with pytest.raises(UsageError, match="did you mean small"):
+    with pytest.raises(UsageError, match="it has small"):
         peftsweep.best(place.storage, ["small/retrain"])
 
 
@@ -408,7 +408,9 @@ def test_seeds_of_a_study_that_was_deleted_are_not_mixed_with_those_of_a_new_one
     optuna.delete_study(study_name="small", storage=here.storage)
     shutil.rmtree(here.folder / "artifacts")
     here.run(file, trials=1)
-    with pytest.raises(StudyMismatchError, match="seeds of an earlier study 'small', which is gone"):
+    with pytest.raises(
+        StudyMismatchError, match="seeds of an earlier study 'small', which is gone; delete it too: optuna"
+    ):
         retrained(here, file)
 
 

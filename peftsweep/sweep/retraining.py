@@ -24,7 +24,7 @@ from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
 from peftsweep.report import ranked
 from peftsweep.stopping import Stop, stopped_by_signals
-from peftsweep.storage import RETRAINED, Studies, guarded
+from peftsweep.storage import RETRAINED, Studies, guarded, masked
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.opening import check_same, open_study
 from peftsweep.sweep.running import at_least, check, hushed
@@ -107,9 +107,9 @@ def _best(study: optuna.Study, top: int) -> list[FrozenTrial]:
 
 def _say(shown: Progress, study: optuna.Study, best: Sequence[FrozenTrial], top: int, seeds: int) -> None:
     name = study.study_name
-    numbers = ", ".join(str(trial.number) for trial in best)
+    numbers = f"trial{'s' * (len(best) > 1)} {', '.join(str(trial.number) for trial in best)}"
     fewer = f" (only {len(best)} of its trials are complete)" if len(best) < top else ""
-    shown.note(f"retrain: {seeds} fresh seeds for each of the best of {name!r}: trial {numbers}{fewer}")
+    shown.note(f"retrain: {seeds} fresh seeds for each of the best of {name!r}: {numbers}{fewer}")
     if not is_over(study):
         trials = study.get_trials(deepcopy=False)
         done = sum(trial.state.is_finished() for trial in trials)
@@ -138,7 +138,8 @@ def _companion(studies: Studies, study: optuna.Study, config: StudyConfig, data:
         again.set_user_attr("retrain_of", key)
     if again.user_attrs["retrain_of"] != key:
         raise StudyMismatchError(
-            f"study {again.study_name!r} has seeds of an earlier study {config.name!r}, which is gone; delete both"
+            f"study {again.study_name!r} in {masked(studies.url)} has seeds of an earlier study {config.name!r}, which "
+            f"is gone; delete it too: optuna delete-study --storage … --study-name {again.study_name}"
         )
     return again
 
