@@ -94,7 +94,8 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study file: train.epochs=5. Repeatable."),
 ]
 Storage = Annotated[
-    str, typer.Option(envvar="PEFTSWEEP_STORAGE", help="Where the studies are: the URL of an SQLite file.")
+    str,
+    typer.Option(envvar="PEFTSWEEP_STORAGE", help="Where the studies are: an SQLite file or a PostgreSQL database."),
 ]
 Tracking = Annotated[
     str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Where MLflow keeps its runs: an SQLite file or a server.")

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.config import DataConfig
 from peftsweep.errors import UsageError
-from peftsweep.storage import Studies, exists, guarded
+from peftsweep.storage import Studies, exists, guarded, masked
 
 if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits, Task
@@ -74,7 +74,7 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[B
     """The best trial of each study that has a complete one, by the studies' names.
 
     Args:
-        storage: the URL of an SQLite file. The command's environment variable is not asked.
+        storage: the URL of an SQLite file or a PostgreSQL database. The command's environment variable is not asked.
         studies: only these.
 
     Raises:
@@ -195,14 +195,14 @@ def opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[op
     """
     found = _opened(storage, wanted)
     if found is None:
-        raise UsageError(f"nothing is stored in {storage} yet; to begin: peftsweep run --study demo")
+        raise UsageError(f"nothing is stored in {masked(storage)} yet; to begin: peftsweep run --study demo")
     return found
 
 
 def _opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[optuna.Study]] | None:
     if not exists(storage):
         if wanted:
-            raise UsageError(f"no study {wanted[0]!r}: nothing is stored in {storage} yet")
+            raise UsageError(f"no study {wanted[0]!r}: nothing is stored in {masked(storage)} yet")
         return None
     studies = Studies(storage)
     names = studies.names()
@@ -210,7 +210,7 @@ def _opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[o
         if name not in names:
             near = difflib.get_close_matches(name, names, n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else f"; it has {', '.join(names) or 'none'}"
-            raise UsageError(f"no study {name!r} in {storage}{hint}")
+            raise UsageError(f"no study {name!r} in {masked(storage)}{hint}")
     return studies, [studies.load(name) for name in (list(dict.fromkeys(wanted)) if wanted else names)]
 
 

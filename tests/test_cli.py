@@ -95,7 +95,7 @@ def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
     assert "to begin: peftsweep run --study demo" in status.stderr and best.stdout == "[]\n"
     (line,) = errors(wrong)
-    assert "MLflow's database; the studies are in another file" in line
+    assert "MLflow's database; the studies are in another one" in line
     assert (here.folder / "mlflow.db").read_bytes() == before
 
 

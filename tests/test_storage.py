@@ -1,25 +1,56 @@
-"""The studies' database: leases, orphans, locks, and what is said when it cannot be used."""
+"""The studies' database: one contract of both kinds, and what is said when one cannot be used."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import gc
+import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
-from peftsweep.errors import StorageError
-from peftsweep.storage import Studies, exists, guarded, same_file
+from peftsweep.errors import StorageError, StudyBusyError, UsageError
+from peftsweep.storage import Studies, check_apart, exists, guarded, same_place
+from tests.postgresql import PASSWORD, USER, Server
+
+# The contract ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty place for studies, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/studies.db"
+    server: Server = request.getfixturevalue("postgresql")
+    return server.database()
 
 
 @pytest.fixture
-def studies(tmp_path: Path) -> Studies:
-    return Studies(f"sqlite:///{tmp_path}/studies.db")
+def studies(url: str) -> Studies:
+    return Studies(url)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[sqlalchemy.Connection]:
+    """To the database itself."""
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def tables(url: str) -> set[str]:
+    with connected(url) as connection:
+        return set(sqlalchemy.inspect(connection).get_table_names())
 
 
 def test_a_study_is_made_once_and_found_again(studies: Studies) -> None:
@@ -37,9 +68,44 @@ def test_making_a_study_prints_nothing(studies: Studies, capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "") and optuna.logging.get_verbosity() == before
 
 
-def test_artifacts_lie_beside_the_database(studies: Studies, tmp_path: Path) -> None:
-    assert studies.artifacts == tmp_path / "artifacts"
-    assert exists(studies.url) and not exists(f"sqlite:///{tmp_path}/other.db")
+def test_looking_makes_nothing_and_the_first_study_all(url: str) -> None:
+    assert not exists(url) and tables(url) == set()
+    Studies(url).create("one")
+    assert exists(url) and {"studies", "trials", "alembic_version"} <= tables(url)
+
+
+def test_an_address_may_name_the_folder_of_artifacts(url: str, tmp_path: Path) -> None:
+    plain, other = Studies(url), Studies(f"{url}?artifacts={tmp_path}/elsewhere")
+    plain.create("one")
+    assert other.names() == ["one"]  # the same database
+    assert other.artifacts == tmp_path / "elsewhere" and plain.artifacts.name.endswith("artifacts")
+    assert same_place(plain.url, other.url)
+    with pytest.raises(StorageError, match="expected one folder"):
+        Studies(f"{url}?artifacts=a&artifacts=b")
+
+
+MAKE = """
+import sys
+from peftsweep.storage import Studies
+print("ready", flush=True)
+sys.stdin.readline()
+Studies(sys.argv[1]).create(sys.argv[2])
+"""
+
+
+def test_processes_that_make_the_database_at_once_share_it(url: str) -> None:
+    makers = [
+        subprocess.Popen([sys.executable, "-c", MAKE, url, name], stdin=-1, stdout=-1, stderr=-1, text=True)
+        for name in "abcd"
+    ]
+    for maker in makers:
+        assert maker.stdout is not None and maker.stdout.readline() == "ready\n"
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write("\n")
+        maker.stdin.flush()
+    assert [maker.communicate()[1] for maker in makers] == [""] * 4
+    assert Studies(url).names() == list("abcd")
 
 
 HOLD = """
@@ -57,12 +123,14 @@ def test_one_process_runs_a_study_and_its_death_frees_it(studies: Studies) -> No
     ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(StorageError, match=rf"study 'one' .* is being run by process {holder.pid} on"),
+            pytest.raises(
+                StudyBusyError, match=rf"study 'one' .* is being run by process {holder.pid} on \S+ since 20"
+            ),
             studies.lease("one"),
         ):
             pass
         with studies.lease("two"):
-            pass  # another study of the same file is free
+            pass  # another study of the same database is free
         holder.kill()
         holder.wait()
     with studies.lease("one"):
@@ -89,13 +157,76 @@ def test_an_orphan_is_gone_on_with_under_its_own_number(studies: Studies) -> Non
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
 
 
+OTHERS = {
+    "birds": ("another program's database", "CREATE TABLE birds (x INTEGER)"),
+    "MLflow": ("MLflow's database; the studies are in another one", "CREATE TABLE experiments (x INTEGER)"),
+}
+
+
+@pytest.mark.parametrize(("said", "statement"), OTHERS.values(), ids=OTHERS.keys())
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(url: str, said: str, statement: str) -> None:
+    with connected(url) as connection:
+        for each in (statement, "CREATE TABLE alembic_version (version_num VARCHAR(9))"):
+            connection.execute(sqlalchemy.text(each))
+    before = tables(url)
+    for use in (Studies, exists):
+        with pytest.raises(StorageError, match=said) as error:
+            use(url)
+        assert "%2F" not in str(error.value)
+    assert tables(url) == before
+
+
+def test_mlflow_may_not_have_the_same_place(url: str) -> None:
+    kind = "file" if url.startswith("sqlite") else "database"
+    with pytest.raises(UsageError, match=f"storage and tracking_uri are one {kind}, .*need one each"):
+        check_apart(f"{url}?artifacts=/elsewhere", url)
+    check_apart(url, "http://127.0.0.1:5000")
+    assert tables(url) == set()
+
+
+def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
+    studies.create("one")
+    del studies
+    gc.collect()  # the driver warns of those that are open, and a warning is an error here
+
+
+# Addresses ------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    "url", ["studies.db", "sqlite://", "sqlite:///:memory:", "postgresql://u:secret@h/d", "no://x"]
+    ("url", "said"),
+    [
+        ("studies.db", r"such as sqlite:///studies\.db, or .* such as postgresql://user@host/studies"),
+        ("sqlite://", r"such as sqlite:///studies\.db"),
+        ("sqlite:///:memory:", r"such as sqlite:///studies\.db"),
+        ("mysql://u:secret@h/d", r"such as sqlite:///studies\.db"),
+        ("postgresql://u:secret@h:port/d", r"such as sqlite:///studies\.db"),
+        ("postgresql://u:secret@h", "names no database"),
+        ("postgresql+psycopg2://u:secret@h/d", "the driver is psycopg: write postgresql://"),
+        ("postgresql://u:s3@cret@h/d", "write %40 for @"),
+    ],
 )
-def test_other_urls_are_refused_with_an_example(url: str) -> None:
-    with pytest.raises(StorageError, match=r"such as sqlite:///studies\.db") as error:
-        Studies(url)
-    assert "secret" not in str(error.value)
+def test_other_urls_are_refused_with_what_to_write(url: str, said: str) -> None:
+    for use in (Studies, exists):
+        with pytest.raises(StorageError, match=said) as error:
+            use(url)
+        assert "cret" not in str(error.value)
+
+
+def test_two_urls_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.db").symlink_to("a.db")  # neither needs to be there yet
+    for other in (f"sqlite:///{tmp_path}/a.db", "sqlite:///./a.db?timeout=9", "sqlite:///link.db"):
+        assert same_place("sqlite:///a.db", other)
+    for other in ("sqlite:///b.db", "sqlite://", "http://host:5000", "http://host:port", "a.db"):
+        assert not same_place("sqlite:///a.db", other)
+    for other in ("postgresql+psycopg2://a:b@127.0.0.1/x", "postgres:///x", "postgresql:///x?host=/run/postgresql"):
+        assert same_place("postgresql://localhost:5432/x", other)
+    for other in ("postgresql://localhost/y", "postgresql://localhost:5433/x", "postgresql://other/x", "sqlite:///x"):
+        assert not same_place("postgresql://localhost/x", other)
+
+
+# SQLite ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -109,18 +240,6 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         Studies(f"sqlite:///{tmp_path}/studies.db")
 
 
-@pytest.mark.parametrize(("table", "said"), [("experiments", "MLflow's database"), ("birds", "another program's")])
-def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path, table: str, said: str) -> None:
-    file = tmp_path / "mlflow.db"
-    with contextlib.closing(sqlite3.connect(file)) as other:
-        other.executescript(f"CREATE TABLE {table} (x); CREATE TABLE alembic_version (version_num TEXT)")
-    before = file.read_bytes()
-    for use in (Studies, exists):
-        with pytest.raises(StorageError, match=said):
-            use(f"sqlite:///{file}")
-    assert file.read_bytes() == before
-
-
 def test_an_empty_file_has_no_studies_until_one_is_made(tmp_path: Path) -> None:
     file = tmp_path / "studies.db"
     file.touch()
@@ -129,18 +248,10 @@ def test_an_empty_file_has_no_studies_until_one_is_made(tmp_path: Path) -> None:
     assert exists(f"sqlite:///{file}")
 
 
-def test_two_urls_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "link.db").symlink_to("a.db")  # neither needs to be there yet
-    for other in (f"sqlite:///{tmp_path}/a.db", "sqlite:///./a.db?timeout=9", "sqlite:///link.db"):
-        assert same_file("sqlite:///a.db", other)
-    for other in ("sqlite:///b.db", "sqlite://", "http://host:5000", "http://host:port", "a.db"):
-        assert not same_file("sqlite:///a.db", other)
-
-
-def test_a_locked_database_is_said_to_be_locked(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftsweep.storage.PATIENCE", 0.1)
-    other = sqlite3.connect(studies.file)
+def test_a_locked_database_is_said_to_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peftsweep.storage.faults.PATIENCE", 0.1)
+    studies = Studies(f"sqlite:///{tmp_path}/studies.db")
+    other = sqlite3.connect(tmp_path / "studies.db")
     other.execute("BEGIN EXCLUSIVE")
     try:
         with pytest.raises(StorageError, match="locked by another process"), guarded(studies.url):
@@ -149,16 +260,138 @@ def test_a_locked_database_is_said_to_be_locked(studies: Studies, monkeypatch: p
         other.close()
 
 
-def test_a_full_disk_is_one_message(studies: Studies) -> None:
+def test_a_full_disk_is_one_message() -> None:
     with (
         pytest.raises(StorageError, match=r"the disk is full \(file\). What was finished is kept"),
-        guarded(studies.url),
+        guarded("sqlite:///studies.db"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device", "file")
-    with pytest.raises(FileNotFoundError), guarded(studies.url):
+    with pytest.raises(FileNotFoundError), guarded("sqlite:///studies.db"):
         raise FileNotFoundError("something else")
 
 
-def test_each_database_has_its_own_artifacts(tmp_path: Path) -> None:
-    for name in ("x.db", "x.sqlite", "studies.sqlite"):
-        assert Studies(f"sqlite:///{tmp_path}/{name}").artifacts == tmp_path / f"{name}-artifacts"
+def test_each_file_has_its_own_artifacts_beside_it(tmp_path: Path) -> None:
+    folders = {"studies.db": "artifacts"} | {name: f"{name}-artifacts" for name in ("x.db", "studies.sqlite")}
+    for name, folder in folders.items():
+        assert Studies(f"sqlite:///{tmp_path}/{name}").artifacts == tmp_path / folder
+
+
+# PostgreSQL -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
+def test_a_database_is_named_as_people_do_and_its_artifacts_by_it(postgresql: Server, scheme: str) -> None:
+    url = postgresql.database().replace("postgresql", scheme, 1)
+    name = url.rpartition("/")[2]
+    studies = Studies(url)
+    studies.create("one")
+    assert studies.names() == ["one"] and studies.artifacts == Path(f"{name}-artifacts")
+
+
+def test_the_password_may_be_in_the_environment(postgresql: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = postgresql.database()
+    bare = re.sub(r":[^:@]*@", "@", url)
+    assert unquote(url).replace(f":{PASSWORD}", "") == bare
+    with pytest.raises(StorageError, match="PGPASSWORD"):
+        exists(bare)
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    assert not exists(bare)
+
+
+def test_what_a_server_refuses_is_one_message(postgresql: Server) -> None:
+    url = postgresql.database()
+    said = {
+        postgresql.url("nowhere"): "has no such database; its owner makes one with createdb",
+        postgresql.url("postgres", password="wrong"): "refuses this user and password",
+        postgresql.url("postgres", user="stranger"): "refuses this user and password",
+        url.replace(f":{postgresql.port}/", ":1/"): "nobody answers at this address",
+        url.replace("127.0.0.1", "nowhere.invalid"): "there is no machine of this name",
+        f"{url}?host=/nowhere": "nobody answers at this address",
+        f"{url}?sslmode=require": "server does not support SSL",
+        f"{url}?nonsense=1": "nonsense",
+    }
+    for bad, words in said.items():
+        for use in (exists, Studies):
+            with pytest.raises(StorageError, match=words) as error:
+                use(bad)
+            text = str(error.value)
+            assert ":wrong" not in text and quote(PASSWORD, safe="") not in text and len(text.splitlines()) == 1
+
+
+def test_a_user_who_may_not_make_tables_is_told(postgresql: Server) -> None:
+    url = postgresql.database()
+    name = url.rpartition("/")[2]
+    postgresql.execute(f"ALTER DATABASE {name} OWNER TO postgres")
+    with pytest.raises(StorageError, match=r"may not write here; .* GRANT ALL ON SCHEMA public"):
+        Studies(url)
+
+
+def test_a_schema_keeps_studies_apart_from_what_else_is_in_the_database(postgresql: Server) -> None:
+    url = postgresql.database()
+    with connected(url) as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE experiments (x INTEGER)"))
+        connection.execute(sqlalchemy.text("CREATE SCHEMA mine"))
+    own = f"{url}?options=-csearch_path%3Dmine"
+    Studies(own).create("one")
+    assert exists(own) and tables(url) == {"experiments"}
+    check_apart(own, url)
+
+
+def test_a_lease_that_was_lost_is_taken_again_or_ends_the_sweep_before_it_writes(postgresql: Server) -> None:
+    ours, theirs = Studies(url := postgresql.database()), Studies(url)
+    study = ours.create("one")
+    with ours.lease("one"):
+        hang_up(postgresql, url)
+        study.set_user_attr("key", 1)
+        with pytest.raises(StudyBusyError), theirs.lease("one"):
+            pass  # ours again
+        hang_up(postgresql, url)
+        with theirs.lease("one"), pytest.raises(StudyBusyError, match="is being run by process"):
+            study.set_user_attr("key", 2)
+    assert theirs.load("one").user_attrs == {"key": 1}
+    with theirs.lease("one"):
+        pass
+
+
+def hang_up(server: Server, url: str, only: str = "process %") -> None:
+    """As a server that is started again, or a network that fails: the sessions of that name end."""
+    server.execute(
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{url.rpartition('/')[2]}' "
+        f"AND usename = '{USER}' AND application_name LIKE '{only}'"
+    )
+
+
+def test_a_server_that_was_started_again_between_two_calls_is_not_noticed(postgresql: Server) -> None:
+    studies = Studies(postgresql.database())
+    study = studies.create("one")
+    with studies.lease("one"):
+        postgresql.stop()
+        with pytest.raises(StorageError, match="nobody answers at this address"), guarded(studies.url):
+            study.set_user_attr("key", 1)
+        postgresql.start()
+        study.set_user_attr("key", 2)
+    assert Studies(studies.url).load("one").user_attrs == {"key": 2}
+
+
+def test_a_connection_that_is_lost_in_a_statement_is_one_message(postgresql: Server) -> None:
+    studies = Studies(postgresql.database())
+    lost = pytest.raises(StorageError, match=r"the connection was lost\. What was finished is kept")
+    with studies.storage.engine.connect() as connection:
+        hang_up(postgresql, studies.url, "peftsweep")
+        with lost, guarded(studies.url):
+            connection.execute(sqlalchemy.text("SELECT 1"))
+
+
+def test_without_the_driver_one_message_says_what_to_install(tmp_path: Path) -> None:
+    code = """
+import sys
+
+sys.modules["psycopg"] = None  # as if it were not installed
+from peftsweep.cli import main
+
+sys.argv = ["peftsweep", "best", "--storage", "postgresql://me:secret@host/studies"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "pip install 'peftsweep[postgres]'" in done.stderr and "secret" not in done.stderr

@@ -1,0 +1,10 @@
+"""The studies' database: an SQLite file or a PostgreSQL database that one sweep per study writes and anybody reads."""
+
+from __future__ import annotations
+
+from peftsweep.masking import masked
+from peftsweep.storage.addresses import check_apart, same_place
+from peftsweep.storage.faults import guarded
+from peftsweep.storage.studies import RETRAINED, Studies, exists
+
+__all__ = ["RETRAINED", "Studies", "check_apart", "exists", "guarded", "masked", "same_place"]

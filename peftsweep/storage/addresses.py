@@ -1,0 +1,107 @@
+"""Where the studies are: what a URL says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from peftsweep.errors import StorageError, UsageError
+from peftsweep.masking import masked
+
+ARTIFACTS = "artifacts"  # the one part of a URL that is ours, and not the database's
+LOCAL = ("", "localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a URL says.
+
+    Attributes:
+        url: for the database's driver.
+        artifacts: the folder that `?artifacts=` names, if it does.
+    """
+
+    url: URL
+    artifacts: Path | None
+
+    @property
+    def is_file(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+
+def address(text: str) -> Address:
+    """Read the URL of an SQLite file or a PostgreSQL database.
+
+    Raises:
+        StorageError: it is neither, or cannot be understood.
+    """
+    url = _parsed(text)
+    if url is None:
+        raise StorageError(
+            f"storage {masked(text)!r}: expected the URL of an SQLite file, such as sqlite:///studies.db, or of a "
+            "PostgreSQL database, such as postgresql://user@host/studies"
+        )
+    if url.get_backend_name() == "postgresql":
+        _check_postgresql(text, url)
+    folder = url.query.get(ARTIFACTS)
+    if folder is not None and not isinstance(folder, str):
+        raise StorageError(f"storage {masked(text)!r}: expected one folder, such as {ARTIFACTS}=/data/artifacts")
+    return Address(url.difference_update_query([ARTIFACTS]), None if folder is None else Path(folder).expanduser())
+
+
+def _parsed(text: str) -> URL | None:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # the latter: a port that is no number
+        return None
+    if url.drivername == "postgres":  # as several hosts of databases write it
+        url = url.set(drivername="postgresql")
+    if url.get_backend_name() == "sqlite":
+        return url if url.database not in (None, "", ":memory:") else None
+    return url if url.get_backend_name() == "postgresql" else None
+
+
+def _check_postgresql(text: str, url: URL) -> None:
+    if text.count("@") > 1:
+        raise StorageError(
+            f"storage {masked(text)!r}: more than one @; in a password write %40 for @, %2F for /, %3F for ?, "
+            "or leave the password to PGPASSWORD or ~/.pgpass"
+        )
+    if not url.database:
+        raise StorageError(f"storage {masked(text)!r}: names no database: postgresql://user@host/studies")
+    if url.drivername not in ("postgresql", "postgresql+psycopg"):
+        raise StorageError(f"storage {masked(text)!r}: the driver is psycopg: write postgresql:// and nothing more")
+
+
+def same_place(a: str, b: str) -> bool:
+    """Whether two URLs name one SQLite file or one PostgreSQL database, as far as URLs can tell."""
+    first, second = _place(a), _place(b)
+    return first is not None and first == second
+
+
+def _place(text: str) -> tuple[object, ...] | None:
+    url = _parsed(text)
+    if url is None:
+        return None
+    if url.get_backend_name() == "sqlite":
+        return (Path(str(url.database)).resolve(),)
+    host = str(url.host or url.query.get("host") or "").lower()
+    if host in LOCAL or host.startswith("/"):  # a folder of sockets
+        host = "localhost"
+    port = str(url.port or url.query.get("port") or 5432)
+    return (host, port, url.database, url.query.get("options"))  # the last: a schema of its own in the same database
+
+
+def check_apart(url: str, tracking_uri: str) -> None:
+    """Raises:
+    UsageError: MLflow would make its tables among the studies', which nobody could read any more.
+    """
+    if same_place(url, tracking_uri):
+        kind = "file" if address(url).is_file else "database"
+        raise UsageError(
+            f"storage and tracking_uri are one {kind}, {masked(url)}: Optuna and MLflow need one each, such as "
+            "sqlite:///studies.db and sqlite:///mlflow.db"
+        )

@@ -1,0 +1,152 @@
+"""Studies in a PostgreSQL database."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from peftsweep.errors import StorageError
+from peftsweep.storage.database import Database
+from peftsweep.storage.holder import busy, note
+
+# Seconds (the last: milliseconds): a machine that is gone is noticed within a minute. A URL may say otherwise.
+CONNECT = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+# The same for the server, which frees a dead machine's lease then. A setting that it does not know is left out.
+SESSION = """
+SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES
+    ('tcp_keepalives_idle', '30'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3'),
+    ('idle_session_timeout', '0')
+) AS lease (name, wanted) USING (name)
+"""
+KEY = "hashtextextended('peftsweep/' || current_schema() || '/' || :name, 0)"
+HOLDER = f"""
+SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND datname = current_database() AND objsubid = 1
+    AND (classid::bigint << 32 | objid::bigint) = {KEY}
+"""
+
+
+class Postgresql(Database):
+    """A database of a PostgreSQL server, through psycopg.
+
+    Args:
+        url: `postgresql://user@host/studies`; a password may stand in it, in PGPASSWORD or in ~/.pgpass.
+
+    Raises:
+        StorageError: the driver is not installed.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.url = url.set(drivername="postgresql+psycopg")
+        self.leases: list[Lease] = []
+        self._engine("peftsweep")  # whether the driver is there
+
+    @property
+    def artifacts(self) -> Path:
+        """In the working folder."""
+        return Path(f"{quote(str(self.url.database), safe=' ')}-artifacts")
+
+    def tables(self) -> set[str]:
+        with self._engine("peftsweep").connect() as connection:
+            return set(sqlalchemy.inspect(connection).get_table_names())
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._engine("peftsweep").connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({KEY})"), {"name": "/tables"})
+            yield
+
+    def open(self) -> RDBStorage:
+        # a pool that pings: a server that was started again between two evaluations costs nothing
+        kwargs = {"connect_args": self._connect("peftsweep"), "pool_pre_ping": True}
+        storage = RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs=kwargs)
+        sqlalchemy.event.listen(storage.engine, "begin", self._renew)
+        weakref.finalize(storage, storage.engine.dispose)  # the driver warns of connections that nobody closed
+        return storage
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[None]:
+        lease = Lease(self._engine(note()), name)
+        self.leases.append(lease)
+        try:
+            lease.take()
+            yield
+        finally:
+            self.leases.remove(lease)
+            lease.end()
+
+    def _renew(self, _: Connection) -> None:
+        """Before every transaction: nothing is written by a process that is not the only one any more."""
+        for lease in self.leases:
+            lease.renew()
+
+    def _engine(self, application: str) -> Engine:
+        """Connections that are closed when they are given back, each statement by itself."""
+        try:
+            return sqlalchemy.create_engine(
+                self.url,
+                poolclass=NullPool,
+                pool_reset_on_return=None,
+                isolation_level="AUTOCOMMIT",
+                connect_args=self._connect(application),
+            )
+        except ImportError as error:
+            raise StorageError(
+                f"storage {self.url!r}: PostgreSQL needs its driver: pip install 'peftsweep[postgres]' ({error})"
+            ) from error
+
+    def _connect(self, application: str) -> dict[str, Any]:
+        own = {key: value for key, value in CONNECT.items() if key not in self.url.query}
+        return own | {"application_name": application}
+
+
+class Lease:
+    """An advisory lock, held by a connection of its own: it is gone as soon as the process is.
+
+    A pooler that deals the statements of one session to several connections (PgBouncer by transaction) breaks it.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine, self.name = engine, name
+        self.connection: Connection | None = None
+
+    def take(self) -> None:
+        self.connection = self.engine.connect()
+        self.connection.execute(sqlalchemy.text(SESSION))
+        named = {"name": self.name}
+        if not self.connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({KEY})"), named):
+            holder = self.connection.scalar(sqlalchemy.text(HOLDER), named)
+            raise busy(self.name, self.engine.url.render_as_string(), holder or "")
+
+    def renew(self) -> None:
+        """Take it again if the connection was lost, as by a server that was started again.
+
+        Raises:
+            StudyBusyError: another process took it meanwhile.
+        """
+        try:
+            assert self.connection is not None
+            self.connection.execute(sqlalchemy.text("SELECT 1"))
+        except DBAPIError:
+            self.end()
+            self.take()
+
+    def end(self) -> None:
+        if self.connection is not None:
+            self.connection.close()

@@ -1,0 +1,68 @@
+"""Studies in an SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL
+
+from peftsweep.errors import StorageError
+from peftsweep.storage import faults
+from peftsweep.storage.database import Database
+from peftsweep.storage.holder import busy, note
+
+
+class Sqlite(Database):
+    """An SQLite file.
+
+    Args:
+        url: `sqlite:///studies.db` (relative to the working folder) or `sqlite:////absolute/studies.db`.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.url = url.render_as_string(hide_password=False)
+        self.file = Path(str(url.database))
+
+    @property
+    def artifacts(self) -> Path:
+        """Beside the file."""
+        return self.file.parent / ("artifacts" if self.file.name == "studies.db" else f"{self.file.name}-artifacts")
+
+    def tables(self) -> set[str]:
+        if not self.file.is_file():
+            return set()
+        # mode rw makes no file, and reads what a killed process left half-written, as mode ro cannot
+        place = f"file:{quote(str(self.file))}?mode=rw"
+        with closing(sqlite3.connect(place, uri=True, timeout=faults.PATIENCE)) as database:
+            return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        if not self.file.parent.is_dir():
+            raise StorageError(f"{self.url}: the folder {self.file.parent} is not there; make it, or name another")
+        with FileLock(f"{self.file}.lock"):
+            yield
+
+    def open(self) -> RDBStorage:
+        return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[None]:
+        lock = FileLock(f"{self.file}.{quote(name, safe='')}.lock")
+        holder = Path(f"{lock.lock_file}.holder")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise busy(name, self.url, holder.read_text().strip() if holder.is_file() else "") from error
+        try:
+            holder.write_text(f"{note()}\n")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
