@@ -79,20 +79,22 @@ class Server:
 
     def _control(self, *words: str) -> None:
         log = str(self.folder / "log")
-        run("pg_ctl", "--pgdata", str(self.folder), "--log", log, "--wait", *words, cwd=self.folder)
+        run(str(needed() / "pg_ctl"), "--pgdata", str(self.folder), "--log", log, "--wait", *words, cwd=self.folder)
 
 
-def run(program: str, *words: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
-    """One of the server's programs, which refuse to be root's."""
+def run(program: str, *words: str, cwd: Path, env: Mapping[str, str] | None = None, given: str = "") -> None:
+    """A program by the server's own account, for the server's refuse to be root's.
+
+    Args:
+        given: to the program's standard input.
+    """
     account: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
     done = subprocess.run(
-        [str(needed() / program), *words],
+        [program, *words],
         cwd=cwd,
-        env=os.environ | dict(env or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE
-        if program != "pg_ctl"
-        else subprocess.DEVNULL,  # a server that it starts keeps a pipe open
+        env=dict(env or os.environ),
+        input=given,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=60,
@@ -120,8 +122,9 @@ def served(password: str = "superuser") -> Iterator[Server]:
         if os.getuid() == 0:
             for path in (folder, folder / "password"):
                 shutil.chown(path, "postgres", "postgres")
-        made = ("--pgdata", str(server.folder), "--username", "postgres", "--pwfile", str(folder / "password"))
-        run("initdb", *made, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync", cwd=folder)
+        whose = ("--username", "postgres", "--pwfile", str(folder / "password"), "--auth", "scram-sha-256")
+        kind = ("--encoding", "UTF8", "--locale", "C", "--no-sync")
+        run(str(needed() / "initdb"), "--pgdata", str(server.folder), *whose, *kind, cwd=folder)
         server.start()
         yield server
     finally:

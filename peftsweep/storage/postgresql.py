@@ -63,26 +63,30 @@ class Postgresql(Database):
         return Path(f"{quote(str(self.url.database), safe=' ')}-artifacts")
 
     def tables(self) -> set[str]:
-        with self._engine("peftsweep").connect() as connection:
+        with self._session("peftsweep").connect() as connection:
             return set(sqlalchemy.inspect(connection).get_table_names())
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        with self._engine("peftsweep").connect() as connection:
+        with self._session("peftsweep").connect() as connection:
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({KEY})"), {"name": "/tables"})
             yield
 
     def open(self) -> RDBStorage:
-        # a pool that pings: a server that was started again between two evaluations costs nothing
-        kwargs = {"connect_args": self._connect("peftsweep"), "pool_pre_ping": True}
-        storage = RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs=kwargs)
+        # it pings: a server that was started again between two evaluations costs nothing
+        pool = self._engine("peftsweep", pool_pre_ping=True).pool
+        try:
+            storage = RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs={"pool": pool})
+        except BaseException:
+            pool.dispose()  # the driver warns of connections that nobody closed
+            raise
         sqlalchemy.event.listen(storage.engine, "begin", self._renew)
-        weakref.finalize(storage, storage.engine.dispose)  # the driver warns of connections that nobody closed
+        weakref.finalize(storage, pool.dispose)
         return storage
 
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
-        lease = Lease(self._engine(note()), name)
+        lease = Lease(self._session(note()), name)
         self.leases.append(lease)
         try:
             lease.take()
@@ -96,24 +100,20 @@ class Postgresql(Database):
         for lease in self.leases:
             lease.renew()
 
-    def _engine(self, application: str) -> Engine:
+    def _session(self, application: str) -> Engine:
         """Connections that are closed when they are given back, each statement by itself."""
+        return self._engine(application, poolclass=NullPool, pool_reset_on_return=None, isolation_level="AUTOCOMMIT")
+
+    def _engine(self, application: str, **options: Any) -> Engine:
+        connect = {key: value for key, value in CONNECT.items() if key not in self.url.query}
         try:
             return sqlalchemy.create_engine(
-                self.url,
-                poolclass=NullPool,
-                pool_reset_on_return=None,
-                isolation_level="AUTOCOMMIT",
-                connect_args=self._connect(application),
+                self.url, connect_args=connect | {"application_name": application}, **options
             )
         except ImportError as error:
             raise StorageError(
                 f"storage {self.url!r}: PostgreSQL needs its driver: pip install 'peftsweep[postgres]' ({error})"
             ) from error
-
-    def _connect(self, application: str) -> dict[str, Any]:
-        own = {key: value for key, value in CONNECT.items() if key not in self.url.query}
-        return own | {"application_name": application}
 
 
 class Lease:

@@ -1,0 +1,16 @@
+#!/bin/bash
+# Two databases, each with a user of its own: the studies, and MLflow's, which may not share one. PostgreSQL's image runs
+# this once, when its volume is empty.
+set -euo pipefail
+
+make() { # NAME PASSWORD
+    psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
+        --set name="$1" --set password="$2" <<'SQL'
+CREATE ROLE :"name" LOGIN PASSWORD :'password';
+CREATE DATABASE :"name" OWNER :"name";
+REVOKE CONNECT ON DATABASE :"name" FROM PUBLIC;
+SQL
+}
+
+make studies "${STUDIES_PASSWORD:?}"
+make mlflow "${MLFLOW_PASSWORD:?}"

@@ -1,0 +1,231 @@
+"""docker/: its files as far as they can be held without Docker, and the same services without it, under a sweep."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.services import COMPOSE, ROOT, SECRETS, Services, compose, started
+from tests.studies import home, until
+
+DOCKER = ROOT / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+PINNED = re.compile(r"[\w./-]+:[\w.-]*\d[\w.-]*@sha256:[0-9a-f]{64}")
+
+
+def instructions(name: str) -> list[str]:
+    """Of the Dockerfile: what follows a word, lines joined."""
+    joined = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE))
+    return re.findall(rf"^{name} (.*)$", joined, re.MULTILINE)
+
+
+# The files ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_compose_file_is_one_by_its_schema(tmp_path: Path) -> None:
+    def check(file: Path) -> subprocess.CompletedProcess[str]:
+        words = [str(BIN / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(file)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+    done = check(COMPOSE)
+    assert done.returncode == 0, done.stdout
+    (tmp_path / "wrong.yaml").write_text(COMPOSE.read_text(encoding="utf-8").replace("depends_on:", "depend_on:"))
+    assert check(tmp_path / "wrong.yaml").returncode == 1
+
+
+def test_the_linter_of_dockerfiles_finds_nothing() -> None:
+    done = subprocess.run([str(BIN / "hadolint"), str(DOCKER / "Dockerfile")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_images_are_pinned_and_no_container_is_roots() -> None:
+    stages = {name for _, name in re.findall(r"^FROM (\S+) AS (\w+)", DOCKERFILE, re.MULTILINE)}
+    bases = {line.split()[0] for line in instructions("FROM")} - stages
+    images = {service["image"] for service in compose(SECRETS)["services"].values() if "build" not in service}
+    assert len(bases | images) == 2 and all(PINNED.fullmatch(image) for image in bases | images)
+    assert all("nvidia/cuda" in base for base in bases)
+    last = DOCKERFILE.rpartition("FROM ")[2]
+    assert re.search(r"^USER (\d+):(\d+)$", last, re.MULTILINE) and "0:0" not in instructions("USER")
+
+
+def test_what_is_copied_is_there_and_in_the_builds_context() -> None:
+    rules = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    copied = {source for line in instructions("COPY") for source in line.split()[:-1]}
+    assert {"peftsweep", "sweeps", "pyproject.toml", "constraints.txt"} <= copied
+    for source in copied:
+        assert (ROOT / source).exists() and f"!{source}" in rules, source
+    assert rules[1] == "*" and {rule[1:] for rule in rules if rule.startswith("!")} == copied
+    assert not any(fnmatch(".env", rule) for rule in rules if rule.startswith("!"))
+
+
+def test_the_layer_of_packages_is_what_the_project_asks_for() -> None:
+    (command,) = [line for line in instructions("RUN") if "requirements.py" in line]
+    assert "--constraint constraints.txt --requirement requirements.txt" in command
+    words = shlex.split(command.partition(">")[0])
+    assert words[:2] == ["python", "requirements.py"]
+    listed = subprocess.check_output([sys.executable, str(DOCKER / words[1]), *words[2:]], cwd=ROOT, text=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert listed.splitlines() == project["dependencies"] + extras["demo"] + extras["postgres"]
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in listed.splitlines()}  # type: ignore[index]
+    assert names <= {name.lower().replace("_", "-") for name in pinned}
+
+
+def test_the_commands_in_containers_exist() -> None:
+    services = compose(SECRETS)["services"]
+    checks = [json.loads(line[line.index("[") :]) for line in instructions("HEALTHCHECK")]
+    assert len(checks) == 1
+    for program, name, *words in [services["mlflow"]["command"], services["worker"]["command"], *checks]:
+        known = subprocess.check_output([str(BIN / program), name, "--help"], text=True, timeout=60)
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert given and given <= set(re.findall(r"--[a-z-]+", known)), f"{program} {name}"
+
+
+def test_secrets_come_from_the_environment_and_have_no_default() -> None:
+    for name in SECRETS:
+        with pytest.raises(KeyError, match=f"{name}: see docker/.env.example"):
+            compose({key: value for key, value in SECRETS.items() if key != name})
+    example = (DOCKER / ".env.example").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE))
+    assert set(re.findall(r"\$\{(\w+)", COMPOSE.read_text(encoding="utf-8"))) == set(shown)
+    assert all(shown[name] == "" for name in SECRETS)
+    assert compose(SECRETS) == compose(SECRETS | {name: value for name, value in shown.items() if value})
+
+
+def test_nothing_listens_to_other_machines_and_everybody_waits_for_what_they_need() -> None:
+    services = compose(SECRETS)["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert len(ports) == 2 and all(port.startswith("127.0.0.1:") for port in ports)
+    needs = {name: set(service.get("depends_on", {})) for name, service in services.items()}
+    assert needs == {"postgres": set(), "mlflow": {"postgres"}, "worker": {"postgres", "mlflow"}}
+    conditions = [each for service in services.values() for each in service.get("depends_on", {}).values()]
+    assert {each["condition"] for each in conditions} == {"service_healthy"}
+    assert all("healthcheck" in services[name] for name in ("postgres", "mlflow"))
+    (gpu,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (gpu["driver"], gpu["capabilities"]) == ("nvidia", ["gpu"])
+
+
+# The services ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """PostgreSQL and MLflow as the compose file has them; in the worker's folder, studies named demo and killed."""
+    place = tmp_path_factory.mktemp("docker")
+    here = home(place / "work", mlflow=False)
+    (here.folder / "sweeps").mkdir()
+    here.study("sweeps/demo", search={"trials": 2})
+    here.study("sweeps/killed", train={"epochs": 40, "evals_per_epoch": 1}, search={"trials": 2})
+    with started(place) as services:
+        yield services
+
+
+def mlflow(services: Services, path: str, **body: Any) -> Any:
+    """MLflow's REST API, by the server's own address."""
+    data = json.dumps(body).encode() if body else None
+    request = Request(f"{services.mlflow}/api/2.0/mlflow/{path}", data, {"Content-Type": "application/json"})
+    with urlopen(request) as answer:
+        return json.load(answer)
+
+
+def runs(services: Services, study: str) -> dict[str, dict[str, Any]]:
+    """MLflow's runs of a study's trials, by number, and "parent"."""
+    experiments = mlflow(services, "experiments/search", max_results=9)["experiments"]
+    found = mlflow(services, "runs/search", experiment_ids=[each["experiment_id"] for each in experiments])["runs"]
+    tags = {run["info"]["run_id"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in found}
+    (parent,) = [run for run in found if run["info"]["run_name"] == study]
+    own = [run for run in found if tags[run["info"]["run_id"]].get("mlflow.parentRunId") == parent["info"]["run_id"]]
+    return {"parent": parent} | {tags[run["info"]["run_id"]]["peftsweep.trial"]: run for run in own}
+
+
+def test_the_worker_runs_its_study_on_the_services(services: Services) -> None:
+    before = sorted(services.work.rglob("*"))
+    done = services.call()
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "demo: 2 complete · best macro-F1" in done.stderr
+    assert sorted(services.work.rglob("*")) == before  # which is read-only there
+    found = runs(services, "demo")
+    assert found.keys() == {"parent", "0", "1"} and {run["info"]["status"] for run in found.values()} == {"FINISHED"}
+    run_id = found["1"]["info"]["run_id"]
+    history = mlflow(services, f"metrics/get-history?run_id={run_id}&metric_key=macro_f1")["metrics"]
+    assert len(history) == 4
+    listed = {file["path"] for file in mlflow(services, f"artifacts/list?run_id={run_id}")["files"]}
+    assert {"adapter", "per_class.json", "confusion_matrix.png"} <= listed
+    with urlopen(f"{services.mlflow}/get-artifact?path=per_class.json&run_uuid={run_id}") as answer:
+        (kept,) = (services.folder / "data" / "artifacts" / "demo" / "trial-0001").glob("per_class.json")
+        assert answer.read() == kept.read_bytes()
+    assert list((services.folder / "data" / "mlflow").rglob("per_class.json"))
+
+
+def test_commands_read_the_study_in_postgresql(services: Services, tmp_path: Path) -> None:
+    commands = (("best", "--json"), ("status",), ("sync", "--study", "demo"))
+    best, status, sync = (services.call("peftsweep", *words) for words in commands)
+    (row,) = [row for row in json.loads(best.stdout) if row["study"] == "demo"]
+    assert Path(row["adapter"]).is_relative_to(services.folder / "data" / "artifacts") and Path(row["adapter"]).is_dir()
+    assert row["mlflow_run_id"] == runs(services, "demo")[str(row["trial"])]["info"]["run_id"]
+    assert re.search(r"^demo +2 +0 +0 +0 +0 ", status.stdout, re.MULTILINE)
+    assert "demo: level" in sync.stderr
+    exported = services.call("peftsweep", "export", "--study", "demo", str(tmp_path / "adapter"))
+    assert exported.returncode == 0 and (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_worker_that_is_killed_goes_on(services: Services) -> None:
+    words = ("peftsweep", "run", "--study", "killed", "--slots", "1")
+    folder = services.folder / "data" / "artifacts" / "killed"
+    first = services.start_worker(*words)
+    until(lambda: list(folder.glob("trial-0001/checkpoint-*-03")), first)
+    first.send_signal(signal.SIGSTOP)  # it would be done before the second one has begun
+    busy = services.call(*words)
+    assert busy.returncode == 1 and f"is being run by process {first.pid} on" in busy.stderr
+    first.kill()
+    first.communicate()
+    finished = (folder / "trial-0000" / "adapter" / "adapter_model.safetensors").stat()
+    again = services.call(*words)
+    assert again.returncode == 0 and "1 of 2 done" in again.stderr and "killed: 2 complete" in again.stderr
+    assert (folder / "trial-0000" / "adapter" / "adapter_model.safetensors").stat() == finished
+    found = runs(services, "killed")
+    assert found.keys() == {"parent", "0", "1"} and {run["info"]["status"] for run in found.values()} == {"FINISHED"}
+
+
+def test_mlflow_answers_to_its_own_names_alone(services: Services) -> None:
+    def status(host: str) -> int:
+        address = f"{services.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
+        try:
+            with urlopen(Request(address, headers={"Host": host})) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            error.close()
+            return error.code
+
+    assert status(f"mlflow:{services.mlflow_port}") == status("localhost:5001") == 200
+    assert status("elsewhere.example") == 403
+
+
+def test_each_user_has_its_own_database(services: Services) -> None:
+    env = services.environment("worker")
+    for database, said in {"studies": "1\n", "mlflow": "permission denied for database"}.items():
+        words = ["psql", "-tA", "-h", "127.0.0.1", "-p", str(services.server.port), "-U", "studies", "-c", "SELECT 1"]
+        done = subprocess.run([*words, database], env=env, capture_output=True, text=True, timeout=30)
+        assert said in done.stdout + done.stderr
+
+
+def test_passwords_are_in_no_process_and_no_log(services: Services) -> None:
+    shown = services.call("peftsweep", "run", "--study", "nothing").stderr
+    shown += (services.folder / "mlflow.log").read_text() + (services.server.folder / "log").read_text()
+    shown += subprocess.check_output(["ps", "-eo", "args"], text=True)
+    assert "mlflow" in shown and not [name for name, secret in SECRETS.items() if secret in shown]
