@@ -12,7 +12,7 @@ from urllib.parse import quote
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from peftsweep.errors import StorageError
@@ -143,7 +143,7 @@ class Lease:
         try:
             assert self.connection is not None
             self.connection.execute(sqlalchemy.text("SELECT 1"))
-        except DBAPIError:
+        except SQLAlchemyError:
             self.end()
             self.take()
 
