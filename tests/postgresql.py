@@ -29,7 +29,9 @@ def programs() -> Path | None:
     """The folder of `initdb` and `postgres`: the newest of Debian's, which are not in PATH."""
     found = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "initdb").exists()]
     on_path = shutil.which("initdb")
-    return max(found, key=lambda path: int(path.parent.name), default=Path(on_path).resolve().parent if on_path else None)
+    return max(
+        found, key=lambda path: int(path.parent.name), default=Path(on_path).resolve().parent if on_path else None
+    )
 
 
 def needed() -> Path:

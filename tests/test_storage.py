@@ -353,6 +353,22 @@ def test_a_lease_that_was_lost_is_taken_again_or_ends_the_sweep_before_it_writes
         pass
 
 
+def test_a_lease_that_cannot_be_taken_again_is_tried_at_the_next_call(postgresql: Server) -> None:
+    studies = Studies(postgresql.database())
+    study = studies.create("one")
+    with studies.lease("one"):
+        hang_up(postgresql, studies.url)
+        postgresql.execute(f"ALTER ROLE {USER} NOLOGIN")
+        try:
+            for _ in range(2):
+                with pytest.raises(StorageError, match="not permitted to log in"), guarded(studies.url):
+                    study.set_user_attr("key", 1)
+        finally:
+            postgresql.execute(f"ALTER ROLE {USER} LOGIN")
+        study.set_user_attr("key", 2)
+    assert studies.load("one").user_attrs == {"key": 2}
+
+
 def hang_up(server: Server, url: str, only: str = "process %") -> None:
     """As a server that is started again, or a network that fails: the sessions of that name end."""
     server.execute(
