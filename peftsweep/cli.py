@@ -227,6 +227,30 @@ def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = F
 
 
 @app.command()
+def compare(
+    study: Studies = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The page; among the artifacts otherwise.")
+    ] = None,
+    storage: Storage = STORAGE,
+    tracking_uri: Tracking = TRACKING,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw all studies side by side, one HTML page, and keep it in MLflow too."""
+    from peftsweep import progress, sweep
+
+    found = sweep.compare(
+        studies=study,
+        storage=storage,
+        tracking_uri=tracking_uri,
+        output=output,
+        note=progress.for_stream(sys.stderr).warn,
+    )
+    print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if as_json else found.page)
+
+
+@app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make.")],
     study: Annotated[str, typer.Option(help="The study; a name.")],

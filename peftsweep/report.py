@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STORAGE = "sqlite:///studies.db"
 ADAPTER = "adapter"  # in a complete trial's folder
 PREDICTIONS = "predictions.safetensors"  # in a complete trial's folder: logits [n, C] and labels of the validation rows
+CLASSES = "per_class.json"  # in a complete trial's folder: precision, recall, F1 of each label
 VALIDATION = "validation.safetensors"  # in a study's folder: those rows' token ids
 
 
@@ -119,17 +120,11 @@ class Finished:
 
     @property
     def task(self) -> Task:
-        from peftsweep.task import Task
-
-        single = DataConfig.model_validate(self.shared["config"]["data"]).single_label
-        return Task("single-label" if single else "multi-label", tuple(self.shared["labels"]))
+        return task_of(self.shared)
 
     def predictions(self) -> tuple[Logits, Labels]:
         """Logits [n, C] of the validation rows at the best evaluation, and their labels."""
-        from safetensors.numpy import load_file
-
-        found = load_file(self.folder / PREDICTIONS)
-        return found["logits"], found["labels"]
+        return predictions(self.folder)
 
     def texts(self) -> list[NDArray[np.int64]]:
         """Token ids of the validation rows."""
@@ -179,6 +174,22 @@ def _word(state: TrialState) -> str:
 def trial_folder(study: Path, number: int) -> Path:
     """Of a trial's artifacts, in those of its study."""
     return study / f"trial-{number:04d}"
+
+
+def task_of(shared: Mapping[str, Any]) -> Task:
+    """What a study predicts, by what the storage has of it."""
+    from peftsweep.task import Task
+
+    single = DataConfig.model_validate(shared["config"]["data"]).single_label
+    return Task("single-label" if single else "multi-label", tuple(shared["labels"]))
+
+
+def predictions(folder: Path) -> tuple[Logits, Labels]:
+    """Logits [n, C] of the validation rows at a trial's best evaluation, and their labels, from its folder."""
+    from safetensors.numpy import load_file
+
+    found = load_file(folder / PREDICTIONS)
+    return found["logits"], found["labels"]
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -114,9 +114,10 @@ class Home:
         return [subprocess.CompletedProcess(words, *answer) for words, answer in zip(commands, answers, strict=True)]
 
     def runs(self) -> list[mlflow.entities.Run]:
-        """All of MLflow's runs, parents too."""
+        """MLflow's runs of studies and trials."""
         client = mlflow.MlflowClient(tracking_uri=self.tracking_uri)
-        return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+        found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+        return [run for run in found if "peftsweep.kind" not in run.data.tags]
 
     def adapter(self, trial: int, study: str = "small") -> Path:
         return self.folder / "artifacts" / study / f"trial-{trial:04d}" / "adapter" / "adapter_model.safetensors"
@@ -133,6 +134,7 @@ def all_of(uri: str, key: str | None = None) -> dict[str, Any]:
     """
     client, found = mlflow.MlflowClient(tracking_uri=uri), dict[str, Any]()
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    runs = [run for run in runs if "peftsweep.kind" not in run.data.tags]
     parents = {run.info.run_id: run.data.tags for run in runs if "mlflow.parentRunId" not in run.data.tags}
     for run in runs:
         where, child = run.info.run_id, run.data.tags.get("mlflow.parentRunId")

@@ -19,10 +19,10 @@ from peftsweep.data import Dataset
 from peftsweep.engine import Result, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
-from peftsweep.report import ADAPTER, PREDICTIONS, VALIDATION
+from peftsweep.report import ADAPTER, CLASSES, PREDICTIONS, VALIDATION
 from peftsweep.report import trial_folder as trial_folder
 
-CLASSES, PICTURE, STUDY = "per_class.json", "confusion_matrix.png", "study.yaml"
+PICTURE, STUDY = "confusion_matrix.png", "study.yaml"
 
 
 def write(trial: Trial, result: Result, config: StudyConfig, method: Method, base: Base, data: Dataset) -> Path:

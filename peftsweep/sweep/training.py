@@ -13,6 +13,7 @@ from peftsweep.methods import METHODS
 from peftsweep.models import Base, default_device, linear_names, load_base, longest_text, revision_of
 from peftsweep.progress import Memory, Opened
 from peftsweep.storage import masked
+from peftsweep.sweep.comparing import refresh
 from peftsweep.sweep.opening import splits
 from peftsweep.sweep.source import StudySource
 
@@ -29,6 +30,9 @@ def train(source: StudySource, slots: int | Literal["auto"], tracking_uri: str) 
         if source.has_work():
             leave.enter_context(capped(default_device()))
             _train(source, slots, masked(source.studies.url), masked(tracking_uri))
+            if not source.stop.asked:
+                experiment = source.study.user_attrs["experiment"]
+                refresh(source.studies.url, source.projection.tracker, experiment, source.progress.warn)
         elif source.projection.is_behind:
             source.stop.patient = True
             source.projection.open()

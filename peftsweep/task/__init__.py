@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from peftsweep.task.bootstrap import resampled_macro_f1
 from peftsweep.task.strata import stratified
 from peftsweep.task.task import Labels, Task
 from peftsweep.task.thresholds import Logits, cross_fitted, probabilities, tuned
 
-__all__ = ["Labels", "Logits", "Task", "cross_fitted", "probabilities", "stratified", "tuned"]
+__all__ = [
+    "Labels",
+    "Logits",
+    "Task",
+    "cross_fitted",
+    "probabilities",
+    "resampled_macro_f1",
+    "stratified",
+    "tuned",
+]

@@ -51,6 +51,12 @@ class Task:
             return np.asarray(logits > cuts, dtype=np.int64)
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
+    def one_hot(self, labels: Labels) -> NDArray[np.int64]:
+        """Labels or predictions as noughts and ones [n, C]."""
+        if self.multi_label:
+            return np.asarray(labels, dtype=np.int64)
+        return np.asarray(np.asarray(labels)[:, None] == np.arange(len(self.labels)), dtype=np.int64)
+
     def scores(self, logits: Logits, labels: Labels) -> dict[str, float]:
         """macro_f1, micro_f1, accuracy, jaccard, loss and (multi-label) macro_f1_tuned; all nan when a logit is not
         finite.

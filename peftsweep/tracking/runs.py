@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import TrackingError
+from peftsweep.tracking import comparison
 from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
 from peftsweep.tracking.contract import Outcome, Parent, Past
 from peftsweep.tracking.level import is_level
@@ -145,6 +146,11 @@ class Runs:
         elif source.is_file():
             folder = Path(place).parent.as_posix()
             client.log_artifact(run_id, str(source), None if folder == "." else folder)
+
+    def compare(self, experiment: str, page: Path, at: int) -> None:
+        """Keep the page that compares the experiment's studies."""
+        self._experiment = experiment
+        comparison.keep(self._client(), self._experiment_id(), page, at)
 
     def end_rest(self) -> None:
         """End what this process began and nobody ended; the parent last."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
+from peftsweep.tracking.comparison import COMPARISON
 from peftsweep.tracking.contract import Outcome, Parent, Past
 from peftsweep.tracking.runs import PARENT, Runs, StudyRun, now, refused
 
@@ -103,6 +104,10 @@ class Tracker:
     def end_study(self, outcome: Outcome) -> None:
         """End the parent run."""
         self._end(PARENT, outcome, now())
+
+    def keep_comparison(self, experiment: str, page: Path) -> None:
+        """Show a page among the experiment's runs, in place of an earlier one. Its file may go once this returns."""
+        self._put(partial(self._runs.compare, experiment, self._copied({COMPARISON: page})[COMPARISON], now()))
 
     @property
     def run_ids(self) -> dict[str, str]:

@@ -1,0 +1,10 @@
+"""Which method on which model won, by how much, how surely, at what cost: plain rows, for `compare` to draw."""
+
+from __future__ import annotations
+
+from peftsweep.comparison.groups import Group, Pair
+from peftsweep.comparison.history import History
+from peftsweep.comparison.leaders import Leader
+from peftsweep.comparison.rows import Comparison, compare
+
+__all__ = ["Comparison", "Group", "History", "Leader", "Pair", "compare"]

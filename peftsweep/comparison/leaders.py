@@ -1,0 +1,102 @@
+"""The leaderboard: a row for each study."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import TrialState
+
+from peftsweep.comparison.reading import Held
+
+
+@dataclass(frozen=True)
+class Leader:
+    """A study and its best trial; what needs a complete trial is None before there is one.
+
+    Attributes:
+        trial: the best one's number.
+        interval: of `macro_f1`, 95 % by the bootstrap over the validation rows; None without predictions.
+        macro_f1_tuned: with thresholds tuned on rows that were not scored (multi-label).
+        parameters: trainable ones of the best trial.
+        adapter_bytes: of its files.
+        seconds: of all trials together, of the device in `device`, each with its share of the pack's time.
+        retrained: mean and standard deviation over seeds, if its best configurations were retrained.
+        test: scores on the test split, if they are of this trial.
+        lacking: what could not be shown, and why.
+    """
+
+    study: str
+    data: str | None
+    fingerprint: str | None
+    model: str | None
+    method: str | None
+    objective: str
+    trial: int | None
+    macro_f1: float | None
+    interval: tuple[float, float] | None
+    macro_f1_tuned: float | None
+    micro_f1: float | None
+    accuracy: float | None
+    loss: float | None
+    parameters: int | None
+    adapter_bytes: int | None
+    seconds: float
+    seconds_per_trial: float | None
+    device: str | None
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+    retrained: Any
+    test: dict[str, float] | None
+    params: dict[str, Any]
+    lacking: list[str]
+
+
+def leader(held: Held, interval: tuple[float, float] | None) -> Leader:
+    best, config = held.best, held.attrs.get("config", {})
+    own: Mapping[str, Any] = {} if best is None else best.user_attrs
+    scores, test = own.get("scores", {}), held.attrs.get("test", {})
+    counts = Counter(trial.state for trial in held.trials)
+    seconds = [float(trial.user_attrs["seconds"]) for trial in held.trials if "seconds" in trial.user_attrs]
+    device = held.attrs.get("described", {}).get("device")
+    return Leader(
+        study=held.name,
+        data=held.attrs.get("experiment"),
+        fingerprint=held.fingerprint,
+        model=config.get("model", {}).get("id"),
+        method=config.get("method"),
+        objective=held.objective,
+        trial=None if best is None else best.number,
+        interval=interval,
+        **{name: scores.get(name) for name in ("macro_f1", "macro_f1_tuned", "micro_f1", "accuracy", "loss")},
+        parameters=own.get("parameters"),
+        adapter_bytes=held.adapter_bytes,
+        seconds=sum(seconds),
+        seconds_per_trial=sum(seconds) / len(seconds) if seconds else None,
+        device=None if device is None else "GPU" if str(device).startswith("cuda") else str(device).upper(),
+        complete=counts[TrialState.COMPLETE],
+        pruned=counts[TrialState.PRUNED],
+        failed=counts[TrialState.FAIL],
+        running=counts[TrialState.RUNNING],
+        retrained=held.attrs.get("retrained"),
+        test=test.get("scores") if best is not None and test.get("trial") == best.number else None,
+        params={key: value for key, value in own.get("params", {}).items() if key in held.space},
+        lacking=_lacking(held),
+    )
+
+
+def _lacking(held: Held) -> list[str]:
+    if held.best is None:
+        return ["no trial is complete yet"]
+    found = []
+    if isinstance(held.predicted, str):
+        found.append(f"{held.predicted}: no interval and no significance test")
+    if held.per_class is None:
+        found.append("the scores of each class are gone: not in the heat map")
+    if held.adapter_bytes is None:
+        found.append("the best trial's adapter is gone: its size is not known")
+    return found

@@ -1,0 +1,109 @@
+"""A study as its storage and its folder hold it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
+from safetensors import SafetensorError
+
+from peftsweep.report import ADAPTER, CLASSES, predictions, ranked, task_of, trial_folder
+from peftsweep.task import cross_fitted
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a trial predicted of the validation rows.
+
+    Attributes:
+        truth: noughts and ones [n, C].
+        guesses: the same of the predictions, by score: at a probability of one half (`macro_f1`), and multi-label with
+            thresholds tuned on rows that were not scored (`macro_f1_tuned`).
+    """
+
+    truth: NDArray[np.int64]
+    guesses: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A study, read once.
+
+    Attributes:
+        attrs: the study's own, without which (`config` is the last to be written) nothing is known of it yet.
+        folder: of its artifacts.
+    """
+
+    name: str
+    study: optuna.Study
+    attrs: Mapping[str, Any]
+    trials: Sequence[FrozenTrial]
+    folder: Path
+
+    @cached_property
+    def best(self) -> FrozenTrial | None:
+        return next(iter(ranked(self.trials)), None) if self.known else None
+
+    @property
+    def known(self) -> bool:
+        return "config" in self.attrs
+
+    @property
+    def objective(self) -> str:
+        return str(self.attrs.get("metric", "macro_f1"))
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.attrs.get("fingerprint")
+
+    @cached_property
+    def space(self) -> dict[str, Any]:
+        return dict(self.attrs["config"]["space"]) if self.known else {}
+
+    @cached_property
+    def predicted(self) -> Predicted | str:
+        """Of the best trial; or what is wrong with its file, in a few words."""
+        if self.best is None:
+            return "no trial is complete yet"
+        task = task_of(self.attrs)
+        try:
+            logits, labels = predictions(trial_folder(self.folder, self.best.number))
+            guesses = {"macro_f1": task.one_hot(task.predictions(logits))}
+            if task.multi_label:
+                guesses["macro_f1_tuned"] = cross_fitted(logits, labels)
+            found = Predicted(task.one_hot(labels), guesses)
+        except (OSError, SafetensorError, KeyError, ValueError, IndexError):
+            return f"the predictions of its best trial ({self.best.number}) are gone or cannot be read"
+        if not len(labels) or any(guess.shape != found.truth.shape for guess in guesses.values()):
+            return f"the predictions of its best trial ({self.best.number}) are not those of its labels"
+        return found
+
+    @cached_property
+    def per_class(self) -> dict[str, float] | None:
+        """F1 of each label at the best trial, if the file is there."""
+        if self.best is None:
+            return None
+        try:
+            rows = json.loads((trial_folder(self.folder, self.best.number) / CLASSES).read_text(encoding="utf-8"))
+            return {str(row["label"]): float(row["f1"]) for row in rows}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @cached_property
+    def adapter_bytes(self) -> int | None:
+        """Of all files in the best trial's adapter folder, if it is there."""
+        if self.best is None:
+            return None
+        try:
+            sizes = [file.stat().st_size for file in (trial_folder(self.folder, self.best.number) / ADAPTER).iterdir()]
+        except OSError:
+            return None
+        return sum(sizes)

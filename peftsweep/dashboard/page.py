@@ -1,0 +1,77 @@
+"""The page. The only room that imports plotly, and of that its JavaScript alone; the browser draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from peftsweep import __version__
+from peftsweep.dashboard import wording
+
+HERE = Path(__file__).parent
+SHOWN = 12  # trials of a study in its table
+
+
+def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
+    """The page of a comparison.
+
+    Args:
+        rows: `Comparison.as_dict()`: leaders, groups, histories.
+        made: when; now, unless it is given.
+    """
+    from plotly.offline import get_plotlyjs
+
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            **rows,
+            version=__version__,
+            made=(made or datetime.now().astimezone()).replace(microsecond=0),
+            by_study={row["study"]: row for row in rows["leaders"]},
+            names=wording.SCORES,
+            sortable=wording.sortable,
+            share=share,
+            top=top,
+            loop_index=[history["study"] for history in rows["histories"]].index,
+            data=embedded(rows),
+            plotly=get_plotlyjs(),
+            script=(HERE / "page.js").read_text(encoding="utf-8"),
+        )
+    )
+
+
+def embedded(rows: Mapping[str, Any]) -> str:
+    """JSON that may stand in a page's script element, whatever text is in it."""
+    text = json.dumps(rows, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def share(value: float, lows: Sequence[float], highs: Sequence[float]) -> float:
+    """Where a value stands between the lowest and the highest, in percent."""
+    low, high = min(lows), max(highs)
+    return round(100 * (value - low) / (high - low), 1) if high > low else 50.0
+
+
+def top(history: Mapping[str, Any]) -> list[int]:
+    """The places of the best trials, complete ones first; as many as a table may have."""
+    values, states = history["values"], history["states"]
+    told = [place for place, value in enumerate(values) if value is not None]
+    return sorted(told, key=lambda place: (states[place] != "complete", -values[place]))[:SHOWN]
+
+
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters |= wording.FILTERS
+    return found

@@ -1,0 +1,97 @@
+"""The comparison as a page: in a file, and in MLflow where its artifacts are looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from peftsweep import dashboard, report
+from peftsweep.comparison import Comparison
+from peftsweep.comparison import compare as gathered
+from peftsweep.errors import UsageError
+from peftsweep.storage import Studies, check_apart, guarded
+from peftsweep.tracking import COMPARISON, Tracker
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `compare` left behind: the page, and the rows that it was drawn from."""
+
+    page: Path
+    rows: Comparison
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON, without the trials' own points: those are on the page."""
+        return {
+            "page": str(self.page),
+            "leaders": [asdict(leader) for leader in self.rows.leaders],
+            "groups": [asdict(group) for group in self.rows.groups],
+            "importance": {history.study: history.importance for history in self.rows.histories},
+        }
+
+
+def compare(
+    *,
+    studies: Sequence[str] | None = None,
+    storage: str = report.STORAGE,
+    tracking_uri: str = "sqlite:///mlflow.db",
+    output: str | Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Compared:
+    """Draw the studies side by side: one HTML page that needs no network.
+
+    MLflow gets a copy, in a run of its own beside the studies' in each of their experiments; what was there of an
+    earlier page is replaced. If MLflow does not answer, `note` is told and the file is there all the same.
+
+    Args:
+        studies: only these.
+        output: the file to write, in place of `comparison.html` among the artifacts.
+
+    Raises:
+        UsageError: a study that is not in the storage, nothing in it, or a file that cannot be there.
+        StorageError: the storage does not answer, or the disk is full. A page that was there stays as it was.
+    """
+    check_apart(storage, tracking_uri)
+    if output is not None:
+        _check_place(Path(output))
+    rows = gathered(storage, studies)
+    page = _write(rows, storage, output)
+    for experiment in sorted({group.data for group in rows.groups if group.data is not None}):
+        tracker = Tracker(tracking_uri, note=note)
+        tracker.keep_comparison(experiment, page)
+        tracker.close()
+    return Compared(page, rows)
+
+
+def refresh(storage: str, tracker: Tracker, experiment: str, note: Callable[[str], None]) -> None:
+    """Draw the page anew when a study has ended. Whatever goes wrong is a note: the study is what counts."""
+    try:
+        tracker.keep_comparison(experiment, _write(gathered(storage), storage, None))
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        note(f"the comparison was not drawn ({first}); to try again: peftsweep compare")
+
+
+def _check_place(output: Path) -> None:
+    """Before seconds are spent on it."""
+    if output.is_dir():
+        raise UsageError(f"-o {output}: a folder; name a file, such as {output / COMPARISON}")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"-o {output}: the folder {output.absolute().parent} is not there; make it, or name another")
+
+
+def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
+    """Aside, then renamed: nobody sees half a page."""
+    with guarded(storage):
+        page = Studies(storage).artifacts / COMPARISON if output is None else Path(output).absolute()
+        page.parent.mkdir(parents=True, exist_ok=True)
+        aside = page.with_name(f".{page.name}.{os.getpid()}")
+        try:
+            aside.write_text(dashboard.page(rows.as_dict()), encoding="utf-8")
+            aside.replace(page)
+        finally:
+            aside.unlink(missing_ok=True)
+    return page
