@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -24,11 +24,14 @@ class Axis:
     """A hyperparameter: `linear` or `log` for numbers, `log2` for powers of two, `choice` for anything else.
 
     Attributes:
+        low, high: of the numbers, as the study file has them; of the trials' own where those go beyond.
         values: of each trial; None for one that does not have it. For a choice, its place in `choices`.
     """
 
     name: str
     scale: str
+    low: float
+    high: float
     choices: list[str]
     values: list[float | None]
 
@@ -39,11 +42,12 @@ class History:
 
     Attributes:
         numbers, states, values, seconds: one entry a trial; the value of one that was pruned is its last.
+        ended: seconds after which each trial ended, pauses between runs left out.
         ladders: the epochs at which trials were evaluated, once for all trials with the same ones.
         ladder: which of them a trial has.
         curves: its values at those epochs.
         best_by_trial: (number of the trial, best value so far) at each new best, and at the end.
-        best_by_time: the same over seconds in which trials were running; pauses are left out.
+        best_by_time: the same over `ended`.
         importance: of each hyperparameter, by PED-ANOVA over the complete trials, adding up to 1, highest first.
         unimportant: why there is none.
     """
@@ -53,6 +57,7 @@ class History:
     numbers: list[int]
     states: list[str]
     values: list[float | None]
+    ended: list[float | None]
     seconds: list[float | None]
     ladders: list[list[float]]
     ladder: list[int]
@@ -73,6 +78,7 @@ def history(held: Held) -> History:
         epochs = tuple(round(float(evaluation["epoch"]), 3) for evaluation in evaluations)
         ladder.append(ladders.setdefault(epochs, len(ladders)))
         curves.append([short(evaluation["scores"].get(held.objective)) for evaluation in evaluations])
+    ended = ends(trials)
     importance, reason = importances(held)
     return History(
         study=held.name,
@@ -80,36 +86,39 @@ def history(held: Held) -> History:
         numbers=[trial.number for trial in trials],
         states=[WORDS.get(trial.state, "running") for trial in trials],
         values=[_value(trial, curve) for trial, curve in zip(trials, curves, strict=True)],
+        ended=ended,
         seconds=[short(trial.user_attrs.get("seconds")) for trial in trials],
         ladders=[list(epochs) for epochs in ladders],
         ladder=ladder,
         curves=curves,
-        best_by_trial=[(number, round(value, 5)) for number, value in best_so_far(trials)],
-        best_by_time=[(round(at, 1), round(value, 5)) for at, value in best_over_time(trials)],
+        best_by_trial=best_so_far((trial.number, trial) for trial in trials),
+        best_by_time=best_so_far(
+            sorted(((at, t) for at, t in zip(ended, trials, strict=True) if at is not None), key=itemgetter(0))
+        ),
         axes=[axis(name, entry, trials) for name, entry in held.space.items()],
         importance=importance,
         unimportant=reason,
     )
 
 
-def best_so_far(trials: Sequence[FrozenTrial]) -> list[tuple[int, float]]:
-    """The best value up to each trial by number: a point at each new best, and one at the last trial."""
-    found: list[tuple[int, float]] = []
-    for trial in trials:
+def best_so_far(points: Iterable[tuple[Any, FrozenTrial]]) -> list[tuple[Any, float]]:
+    """The best value of complete trials in that order, each with its place on the axis: a point at each new best, and
+    one at the end."""
+    found: list[tuple[Any, float]] = []
+    last = None
+    for last, trial in points:
         if trial.state == TrialState.COMPLETE and (not found or trial.values[0] > found[-1][1]):
-            found.append((trial.number, trial.values[0]))
-    return [*found, (trials[-1].number, found[-1][1])] if found else []
+            found.append((last, round(trial.values[0], 5)))
+    return [*found, (last, found[-1][1])] if found else []
 
 
-def best_over_time(trials: Sequence[FrozenTrial]) -> list[tuple[float, float]]:
-    """The same over seconds, by when trials ended."""
+def ends(trials: Sequence[FrozenTrial]) -> list[float | None]:
+    """After how many seconds each trial ended, of those in which at least one was under way: pauses are left out."""
     spans = busy([(trial.datetime_start, trial.datetime_complete) for trial in trials])
-    ended = [(trial.datetime_complete, trial) for trial in trials if trial.datetime_complete is not None]
-    found: list[tuple[float, float]] = []
-    for moment, trial in sorted(ended, key=itemgetter(0)):
-        if trial.state == TrialState.COMPLETE and (not found or trial.values[0] > found[-1][1]):
-            found.append((_busy_until(spans, moment), trial.values[0]))
-    return [*found, (_busy_until(spans, max(ended, key=itemgetter(0))[0]), found[-1][1])] if found else []
+    return [
+        None if trial.datetime_complete is None else round(_busy_until(spans, trial.datetime_complete), 1)
+        for trial in trials
+    ]
 
 
 def busy(spans: Sequence[tuple[datetime | None, datetime | None]]) -> list[tuple[datetime, datetime]]:
@@ -131,11 +140,13 @@ def axis(name: str, entry: Any, trials: Sequence[FrozenTrial]) -> Axis:
     values = [trial.user_attrs.get("params", {}).get(name) for trial in trials]
     if isinstance(entry, dict):
         scale = "log2" if entry.get("log2") else "log" if entry.get("log") else "linear"
-        return Axis(name, scale, [], [short(value) for value in values])
+        known = [float(value) for value in (entry["low"], entry["high"], *values) if value is not None]
+        return Axis(name, scale, min(known), max(known), [], [short(value) for value in values])
     choices = [_text(choice) for choice in entry]
     choices += sorted({_text(value) for value in values if value is not None} - set(choices))
     places = {choice: place for place, choice in enumerate(choices)}
-    return Axis(name, "choice", choices, [None if value is None else places[_text(value)] for value in values])
+    at = [None if value is None else float(places[_text(value)]) for value in values]
+    return Axis(name, "choice", 0.0, len(choices) - 1.0, choices, at)
 
 
 def _text(choice: Any) -> str:

@@ -28,11 +28,10 @@
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("soft") },
-      margin: { l: 8, r: 12, t: 12, b: 8, ...more.margin },
       hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("text"), size: 12 }, align: "left" },
       hovermode: "closest", showlegend: false, dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: colour("text") }, itemclick: "toggle" },
-      ...more, xaxis: axis(more.xaxis), yaxis: axis(more.yaxis),
+      legend: { orientation: "h", x: 0, xref: "container", y: 1, yref: "container", yanchor: "top", font: { color: colour("text") }, itemclick: "toggle" },
+      ...more, margin: { l: 8, r: 14, t: 12, b: 8, ...more.margin }, xaxis: axis(more.xaxis), yaxis: axis(more.yaxis),
     };
   }
 
@@ -59,7 +58,7 @@
           line: { width: 2, color: colour("card") }, opacity: own.map((row) => (on.has(row.study) ? 1 : 0.65)),
         },
         text: own.map((row) => (told.length <= 8 || on.has(row.study) ? plain(short(row.study, narrow() ? 16 : 26)) : "")),
-        textposition: own.map((row) => (row[field] > middle(told.map((other) => other[field]), log) ? "middle left" : "middle right")),
+        textposition: own.map((row) => (row[field] > middle(told.map((other) => other[field]), log) ? "top left" : "top right")),
         textfont: { color: colour("text"), size: 12 }, cliponaxis: false,
         error_y: score === "macro_f1" && own.some((row) => row.interval) ? {
           type: "data", symmetric: false, thickness: 1, width: 0, color: colour("grey"),
@@ -81,14 +80,16 @@
   function classes(index) {
     const group = rows.groups[index], names = Object.keys(group.per_class);
     const z = names.map((name) => group.per_class[name]);
+    const known = z.flat().filter((value) => value !== null);
+    const floor = Math.floor(10 * Math.min(...known, 0.9)) / 10, ceiling = Math.max(Math.ceil(10 * Math.max(...known)) / 10, floor + 0.1);
     const few = group.labels.length <= 40;
     return [[{
-      type: "heatmap", z, x: group.labels.map((_, i) => i), y: names.map((_, i) => i), zmin: 0, zmax: 1, xgap: 2, ygap: 2,
+      type: "heatmap", z, x: group.labels.map((_, i) => i), y: names.map((_, i) => i), zmin: floor, zmax: ceiling, xgap: 2, ygap: 2,
       colorscale: [[0, colour("low")], [1, colour("high")]],
       text: z.map((row) => row.map((value) => (value === null ? "" : value.toFixed(2)))), texttemplate: few ? "%{text}" : undefined,
       customdata: names.map((name) => group.labels.map((label) => [plain(name), plain(label)])),
       hovertemplate: "<b>%{customdata[0]}</b><br>%{customdata[1]}: F1 %{text}<extra></extra>",
-      colorbar: { title: { text: "F1", side: "top" }, thickness: 10, outlinewidth: 0, len: 1, tickvals: [0, 0.5, 1] },
+      colorbar: { title: { text: "F1", side: "top" }, thickness: 10, outlinewidth: 0, len: 1, tickvals: [floor, ceiling], tickformat: ".1f" },
     }], layout({
       xaxis: { tickvals: group.labels.map((_, i) => i), ticktext: group.labels.map((label) => plain(short(label, 20))), side: "bottom", showgrid: false },
       yaxis: { tickvals: names.map((_, i) => i), ticktext: names.map((name) => plain(short(name, narrow() ? 16 : 30))), autorange: "reversed", showgrid: false },
@@ -115,7 +116,7 @@
     }).filter((trace) => trace.x.length);
     return [traces, layout({
       showlegend: true, shapes: [{ type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: colour("soft"), width: 1 } }],
-      xaxis: { title: `difference in ${NAMES[group.score]}`, tickformat: "+.2f" },
+      xaxis: { title: `difference in ${NAMES[group.score]}`, tickformat: "+.3~f", nticks: narrow() ? 4 : 8 },
       yaxis: { tickvals: own.map((_, i) => i), ticktext: own.map((pair) => plain(short(pair.second, narrow() ? 16 : 30))), range: [own.length - 0.4, -0.6], showgrid: false },
     })];
   }
@@ -151,11 +152,11 @@
   }
 
   function time(index) {
-    const study = rows.histories[index], end = Math.max(0, ...study.best_by_time.map((point) => point[0]));
+    const study = rows.histories[index], end = Math.max(0, ...study.ended);
     const [unit, size] = end > 7200 ? ["hours", 3600] : end > 180 ? ["minutes", 60] : ["seconds", 1];
     const points = study.best_by_time.map(([at, value]) => [at / size, value]);
-    return [[stairs(points), { ...stairs(points.slice(0, -1)), mode: "markers", marker: { color: colour("orange"), size: 8 } }],
-      layout({ xaxis: { title: `${unit} in which trials ran`, rangemode: "tozero" }, yaxis: { title: NAMES[study.objective] } })];
+    return [[...dots(study, (i) => study.ended[i] === null ? null : study.ended[i] / size), stairs(points)],
+      layout({ showlegend: true, xaxis: { title: `${unit} in which trials ran`, rangemode: "tozero" }, yaxis: { title: NAMES[study.objective] } })];
   }
 
   function curves(index) {
@@ -179,23 +180,23 @@
     const many = study.curves.length > 60;
     const look = LOOKS[state] || LOOKS.complete;
     return {
-      x, y, customdata: numbers, mode: many ? "lines" : "lines+markers", name: state, opacity: state === "best" ? 1 : many ? 0.35 : 0.75,
+      x, y, customdata: numbers, mode: "lines+markers", name: state, opacity: state === "best" ? 1 : many ? 0.35 : 0.75,
       line: { color: colour(look.colour), width: state === "pruned" ? 1.2 : 1.6, ...own },
-      marker: { size: 5, symbol: look.symbol === "x-thin-open" ? "x" : look.symbol }, hovertemplate: `trial %{customdata}: %{y:.3f}<extra>${state}</extra>`,
+      marker: { size: many ? 3 : 5, symbol: look.symbol === "x-thin-open" ? "x" : look.symbol }, hovertemplate: `trial %{customdata}: %{y:.3f}<extra>${state}</extra>`,
     };
   }
 
   function ticks(axis) {
-    const values = axis.values.filter((value) => value !== null);
     if (axis.scale === "choice") return { tickvals: axis.choices.map((_, i) => i), ticktext: axis.choices.map((choice) => plain(short(choice, 16))) };
     if (axis.scale === "linear") return {};
     const base = axis.scale === "log2" ? 2 : 10, exponent = (value) => Math.log(value) / Math.log(base);
-    const low = Math.floor(exponent(Math.min(...values)) + 1e-9), high = Math.ceil(exponent(Math.max(...values)) - 1e-9);
+    const low = Math.floor(exponent(axis.low) + 1e-9), high = Math.ceil(exponent(axis.high) - 1e-9);
+    const close = base === 10 && exponent(axis.high) - exponent(axis.low) < 1.6;
     const marks = [];
     for (let power = low; power <= high; power++) {
-      for (const step of base === 10 && high - low < 4 ? [1, 2, 5] : [1]) {
+      for (const step of close ? [1, 2, 5] : [1]) {
         const mark = Number((step * base ** power).toPrecision(3));
-        if (mark >= Math.min(...values) * 0.999 && mark <= Math.max(...values) * 1.001) marks.push(mark);
+        if (mark >= axis.low * 0.999 && mark <= axis.high * 1.001) marks.push(mark);
       }
     }
     return { tickvals: marks, ticktext: marks.map((mark) => (mark < 1e-3 ? mark.toExponential(0) : String(mark))) };
@@ -207,7 +208,7 @@
     const dimensions = study.axes.filter((axis) => own.length).map((axis) => {
       const scaled = axis.scale === "log" || axis.scale === "log2" ? Math.log10 : Number, marks = ticks(axis);
       return {
-        label: plain(short(axis.name, 18)), values: own.map((i) => scaled(axis.values[i])),
+        label: plain(short(axis.name, 18)), range: [scaled(axis.low), scaled(axis.high)], values: own.map((i) => scaled(axis.values[i])),
         ...(marks.tickvals ? { tickvals: marks.tickvals.map(scaled), ticktext: marks.ticktext } : {}),
       };
     });
@@ -238,7 +239,8 @@
     const jitter = axis.scale === "choice" ? (i) => ((study.numbers[i] * 0.618034) % 1 - 0.5) * 0.35 : () => 0;
     const traces = dots(study, (i) => (axis.values[i] === null ? null : axis.values[i] + jitter(i)), axis.scale === "choice" ? "" : plain(axis.name));
     const type = axis.scale === "log" || axis.scale === "log2" ? "log" : "linear";
-    const range = axis.scale === "choice" ? { range: [-0.6, axis.choices.length - 0.4] } : {};
+    const scaled = type === "log" ? Math.log10 : Number, room = axis.scale === "choice" ? 0.6 : 0.06 * (scaled(axis.high) - scaled(axis.low)) || 0.5;
+    const range = { range: [scaled(axis.low) - room, scaled(axis.high) + room] };
     return [traces, layout({ xaxis: { title: plain(axis.name), type, ...marks, ...range }, yaxis: { title: NAMES[study.objective] } })];
   }
 
