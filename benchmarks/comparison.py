@@ -162,16 +162,26 @@ def main() -> None:
         for i in range(given.studies):
             print(f"study {i + 1} of {given.studies}", file=sys.stderr)
             fill(storage, f"study-{i:02d}", trials=given.trials, rows=given.rows, seed=i, skill=0.7 + 0.02 * i)
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         (home / "page.html").write_text(dashboard.page(comparison.compare(storage).as_dict()), encoding="utf-8")
-        drawn = time.perf_counter() - began
+        drawn, busy = time.perf_counter() - began, time.process_time() - busy
         began = time.perf_counter()
         command = [sys.executable, "-m", "peftsweep", "compare", "--storage", storage]
         subprocess.run([*command, "--tracking-uri", f"sqlite:///{home}/mlflow.db"], check=True, stdout=sys.stderr)
         seconds = time.perf_counter() - began
         size = (home / "artifacts" / "comparison.html").stat().st_size
     row = {"studies": given.studies, "trials": given.trials, "rows": given.rows}
-    print(json.dumps(row | {"drawn": round(drawn, 1), "command": round(seconds, 1), "megabytes": round(size / 1e6, 2)}))
+    print(
+        json.dumps(
+            row
+            | {
+                "drawn": round(drawn, 1),
+                "of_it_cpu": round(busy, 1),
+                "command": round(seconds, 1),
+                "megabytes": round(size / 1e6, 2),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

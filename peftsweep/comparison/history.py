@@ -10,6 +10,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
@@ -115,9 +116,12 @@ def best_so_far(points: Iterable[tuple[Any, FrozenTrial]]) -> list[tuple[Any, fl
 def ends(trials: Sequence[FrozenTrial]) -> list[float | None]:
     """After how many seconds each trial ended, of those in which at least one was under way: pauses are left out."""
     spans = busy([(trial.datetime_start, trial.datetime_complete) for trial in trials])
+    starts = np.array([start.timestamp() for start, _ in spans])
+    lengths = np.array([(end - start).total_seconds() for start, end in spans])
+    moments = [trial.datetime_complete for trial in trials]
     return [
-        None if trial.datetime_complete is None else round(_busy_until(spans, trial.datetime_complete), 1)
-        for trial in trials
+        None if moment is None else round(float(np.clip(moment.timestamp() - starts, 0, lengths).sum()), 1)
+        for moment in moments
     ]
 
 
@@ -130,10 +134,6 @@ def busy(spans: Sequence[tuple[datetime | None, datetime | None]]) -> list[tuple
         else:
             joined.append((start, end))
     return joined
-
-
-def _busy_until(spans: Sequence[tuple[datetime, datetime]], moment: datetime) -> float:
-    return sum(max(0.0, (min(end, moment) - start).total_seconds()) for start, end in spans)
 
 
 def axis(name: str, entry: Any, trials: Sequence[FrozenTrial]) -> Axis:

@@ -23,7 +23,8 @@ class Leader:
         parameters: trainable ones of the best trial.
         adapter_bytes: of its files.
         seconds: of all trials together, of the device in `device`, each with its share of the pack's time.
-        retrained: mean and standard deviation over seeds, if its best configurations were retrained.
+        retrained: trial, seeds, mean and standard deviation (`sd`) of `macro_f1`, if its best configurations were
+            retrained: of the best trial's, or of the one that was the best then.
         test: scores on the test split, if they are of this trial.
         lacking: what could not be shown, and why.
     """
@@ -50,13 +51,18 @@ class Leader:
     pruned: int
     failed: int
     running: int
-    retrained: Any
+    retrained: dict[str, Any] | None
     test: dict[str, float] | None
     params: dict[str, Any]
     lacking: list[str]
 
 
-def leader(held: Held, interval: tuple[float, float] | None) -> Leader:
+def leader(held: Held, interval: tuple[float, float] | None, untested: str | None) -> Leader:
+    """The row of a study.
+
+    Args:
+        untested: why its predictions could not be compared, if they could not.
+    """
     best, config = held.best, held.attrs.get("config", {})
     own: Mapping[str, Any] = {} if best is None else best.user_attrs
     scores, test = own.get("scores", {}), held.attrs.get("test", {})
@@ -82,19 +88,28 @@ def leader(held: Held, interval: tuple[float, float] | None) -> Leader:
         pruned=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAIL],
         running=counts[TrialState.RUNNING],
-        retrained=held.attrs.get("retrained"),
+        retrained=_retrained(held),
         test=test.get("scores") if best is not None and test.get("trial") == best.number else None,
         params={key: value for key, value in own.get("params", {}).items() if key in held.space},
-        lacking=_lacking(held),
+        lacking=_lacking(held, untested),
     )
 
 
-def _lacking(held: Held) -> list[str]:
+def _retrained(held: Held) -> dict[str, Any] | None:
+    rows = [row for row in held.attrs.get("retrained") or () if row.get("macro_f1_mean") is not None]
+    own = [row for row in rows if held.best is not None and row["trial"] == held.best.number]
+    row = next(iter(own or rows), None)
+    if row is None:
+        return None
+    return {"trial": row["trial"], "seeds": row["seeds"], "mean": row["macro_f1_mean"], "sd": row.get("macro_f1_std")}
+
+
+def _lacking(held: Held, untested: str | None) -> list[str]:
     if held.best is None:
         return ["no trial is complete yet"]
     found = []
-    if isinstance(held.predicted, str):
-        found.append(f"{held.predicted}: no interval and no significance test")
+    if untested is not None:
+        found.append(f"{untested}: no interval and no significance test")
     if held.per_class is None:
         found.append("the scores of each class are gone: not in the heat map")
     if held.adapter_bytes is None:

@@ -1,0 +1,36 @@
+"""Studies as sweeps leave them, many trials in no time: the benchmark makes them, the tests look at them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from peftsweep import report
+from peftsweep.storage import Studies
+
+_FILE = Path(__file__).parents[1] / "benchmarks" / "comparison.py"
+_spec = importlib.util.spec_from_file_location("comparison_benchmark", _FILE)
+assert _spec is not None and _spec.loader is not None
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+fill: Any = _module.fill
+
+
+def storage(folder: Path) -> str:
+    return f"sqlite:///{folder}/studies.db"
+
+
+def best_folder(url: str, name: str) -> Path:
+    """Of the artifacts of the study's best trial."""
+    studies = Studies(url)
+    best = report.ranked(studies.load(name).get_trials(deepcopy=False))[0]
+    return report.trial_folder(studies.artifacts / name, best.number)
+
+
+def with_predictions(url: str, name: str, logits: np.ndarray, labels: np.ndarray) -> None:
+    """Let the best trial have predicted this."""
+    save_file({"logits": logits.astype(np.float32), "labels": labels}, best_folder(url, name) / report.PREDICTIONS)

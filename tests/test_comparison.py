@@ -1,0 +1,279 @@
+"""The rows of the comparison, each number against another way to have it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from sklearn.metrics import f1_score
+
+from peftsweep import report
+from peftsweep.comparison import compare
+from peftsweep.comparison.groups import front, holm, interval, p_value, resamples
+from peftsweep.comparison.history import busy
+from peftsweep.errors import UsageError
+from peftsweep.storage import Studies
+from peftsweep.task import Task, resampled_macro_f1
+from tests.compared import best_folder, fill, storage, with_predictions
+
+THREE = Task("single-label", ("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three studies on the same rows, `good` far above the others."""
+    url = storage(tmp_path_factory.mktemp("compared"))
+    for seed, (name, skill) in enumerate((("good", 1.2), ("fair", 0.7), ("same", 0.7))):
+        fill(url, name, trials=30, rows=300, seed=seed, skill=skill)
+    return url
+
+
+# The bootstrap ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["single-label", "multi-label"])
+def test_each_resample_scores_as_scikit_learn_scores_its_rows(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    several = kind == "multi-label"
+    labels = rng.integers(0, 2, (40, 3)) if several else rng.integers(0, 2, 40)  # the third class is in no single row
+    guesses = [rng.integers(0, 2, (40, 3)) if several else rng.integers(0, 3, 40) for _ in range(2)]
+    task = Task("multi-label", THREE.labels) if several else THREE
+    found = resampled_macro_f1(task.one_hot(labels), [task.one_hot(guess) for guess in guesses], 50, seed=7)
+    drawn = np.random.default_rng(7).integers(40, size=(50, 40))  # the same rows, row by row
+    wanted = [[task.macro_f1(labels[rows], guess[rows]) for rows in drawn] for guess in guesses]
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = THREE.one_hot(np.arange(30) % 3)
+    guess = THREE.one_hot(np.arange(30) % 2)
+    whole = resampled_macro_f1(truth, [guess], 100)
+    monkeypatch.setattr("peftsweep.task.bootstrap.CHUNK", 7 * 30)
+    np.testing.assert_array_equal(resampled_macro_f1(truth, [guess], 100), whole)
+
+
+def guessed(rng: np.random.Generator, labels: np.ndarray, right: float) -> np.ndarray:
+    return np.where(rng.random(len(labels)) < right, labels, (labels + rng.integers(1, 3, len(labels))) % 3)
+
+
+def test_the_interval_covers_the_true_score_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    covered = []
+    for _ in range(300):
+        labels = rng.integers(0, 3, 200)
+        drawn = resampled_macro_f1(THREE.one_hot(labels), [THREE.one_hot(guessed(rng, labels, 0.7))], 400)
+        low, high = interval(drawn[0])
+        covered.append(low <= 0.7 <= high)  # classes and mistakes are equally frequent: macro-F1 is the share of hits
+    assert 0.91 <= np.mean(covered) <= 0.98
+
+
+def test_chance_alone_is_called_a_difference_one_time_in_twenty() -> None:
+    rng = np.random.default_rng(6)
+    ps = []
+    for _ in range(300):
+        labels = rng.integers(0, 3, 200)
+        two = [THREE.one_hot(guessed(rng, labels, 0.7)) for _ in range(2)]
+        first, second = resampled_macro_f1(THREE.one_hot(labels), two, 400)
+        ps.append(p_value(first - second))
+    assert 0.02 <= np.mean(np.array(ps) < 0.05) <= 0.09
+    assert 0.4 <= np.mean(np.array(ps) < 0.5) <= 0.6
+
+
+def test_the_same_predictions_have_p_1_and_far_better_ones_a_small_p() -> None:
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 3, 300)
+    some, better = THREE.one_hot(guessed(rng, labels, 0.6)), THREE.one_hot(guessed(rng, labels, 0.8))
+    first, again, best = resampled_macro_f1(THREE.one_hot(labels), [some, some, better], 2000)
+    assert p_value(first - again) == 1.0
+    assert p_value(best - first) == p_value(first - best) == pytest.approx(2 / 2001)
+
+
+def test_holm_corrects_as_in_the_text_book() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_few_resamples_where_rows_are_many() -> None:
+    assert [resamples(rows) for rows in (500, 5000, 20_000, 10**7)] == [10_000, 10_000, 2500, 1000]
+
+
+def test_the_pareto_front_is_what_nothing_beats() -> None:
+    costs = {"a": 1.0, "b": 2.0, "c": 2.0, "d": 3.0, "e": 4.0}
+    assert front(costs, {"a": 0.5, "b": 0.6, "c": 0.6, "d": 0.6, "e": 0.7}) == ["a", "b", "c", "e"]
+    assert front({}, {}) == []
+
+
+# Studies ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_leaderboard_has_the_best_trial_of_each_study_best_first(url: str) -> None:
+    rows = {row.study: row for row in compare(url).leaders}
+    assert next(iter(rows)) == "good"
+    for best in report.best(url):
+        row = rows[best.study]
+        assert (row.trial, row.macro_f1, row.micro_f1, row.loss) == (
+            best.trial,
+            best.macro_f1,
+            best.micro_f1,
+            best.loss,
+        )
+        assert row.macro_f1_tuned == best.macro_f1_tuned is not None
+        assert row.interval is not None and row.interval[0] < best.macro_f1 < row.interval[1]
+    trials = Studies(url).load("good").trials
+    assert rows["good"].seconds == sum(trial.user_attrs["seconds"] for trial in trials)
+    assert rows["good"].seconds_per_trial == pytest.approx(rows["good"].seconds / 30)
+    assert rows["good"].complete + rows["good"].pruned == 30 and rows["good"].device == "GPU"
+
+
+def test_pairs_are_tested_on_the_same_rows(url: str) -> None:
+    group, *others = compare(url).groups
+    assert others == [] and group.studies[0] == "good" and group.rows == 300
+    assert len(group.pairs) == 3 and group.untested == {}
+    first = group.pairs[0]
+    scores = {row.study: row.macro_f1 for row in report.best(url)}
+    assert first.first == "good" and first.difference == pytest.approx(scores["good"] - scores[first.second])
+    assert 0 < first.low < first.difference < first.high and first.p_holm < 0.001
+    assert group.pairs[-1].p_holm > 0.05 and {group.pairs[-1].first, group.pairs[-1].second} == {"fair", "same"}
+
+
+def test_the_interval_is_that_of_scikit_learn_on_resamples(url: str) -> None:
+    logits, labels = report.predictions(best_folder(url, "good"))
+    rng = np.random.default_rng(1)
+    scores = [
+        f1_score(labels[rows], logits[rows] > 0, average="macro", zero_division=0)
+        for rows in rng.integers(300, size=(1500, 300))
+    ]
+    assert compare(url, ["good"]).leaders[0].interval == pytest.approx(np.percentile(scores, (2.5, 97.5)), abs=0.004)
+
+
+def test_importance_is_optunas(url: str) -> None:
+    study = Studies(url).load("good")
+    wanted = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    found = compare(url, ["good"]).histories[0].importance
+    assert {name.replace("log2_", ""): round(value, 4) for name, value in wanted.items()} == found
+    assert list(found) == sorted(found, key=lambda name: -found[name])
+
+
+def test_classes_have_the_f1_of_the_best_trial(url: str) -> None:
+    (group,) = compare(url).groups
+    logits, labels = report.predictions(best_folder(url, "fair"))
+    assert group.per_class["fair"] == pytest.approx(f1_score(labels, logits > 0, average=None))
+
+
+def test_a_history_has_every_trial_and_the_best_so_far(url: str) -> None:
+    history = next(history for history in compare(url).histories if history.study == "good")
+    trials = Studies(url).load("good").trials
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert history.states == [{"COMPLETE": "complete", "PRUNED": "pruned"}[trial.state.name] for trial in trials]
+    for number, value in history.best_by_trial:
+        assert value == pytest.approx(max(t.values[0] for t in complete if t.number <= number), abs=1e-5)
+    assert history.best_by_trial[-1][0] == 29
+    assert history.best_by_time[-1] == (
+        max(end for end in history.ended if end is not None),
+        history.best_by_trial[-1][1],
+    )
+    for trial, place, curve in zip(trials, history.ladder, history.curves, strict=True):
+        assert history.ladders[place] == [e["epoch"] for e in trial.user_attrs["evaluations"]]
+        assert curve == pytest.approx([e["scores"]["macro_f1"] for e in trial.user_attrs["evaluations"]], rel=1e-4)
+    rank = next(axis for axis in history.axes if axis.name == "rank")
+    assert (rank.scale, rank.low, rank.high) == ("log2", 4, 64) and set(rank.values) <= {4, 8, 16, 32, 64}
+
+
+def test_pauses_between_runs_are_not_time() -> None:
+    at = [datetime(2026, 1, 1) + timedelta(hours=hours) for hours in (0, 1, 2, 30, 31)]
+    assert busy([(at[0], at[2]), (at[1], at[2]), (at[3], at[4]), (None, at[4])]) == [(at[0], at[2]), (at[3], at[4])]
+
+
+def test_everything_is_json(url: str) -> None:
+    json.dumps(compare(url).as_dict(), allow_nan=False)
+
+
+# What lacks -------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_without_a_complete_trial_has_a_row(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    study = fill(url, "one", trials=4, rows=50)
+    empty = Studies(url).create("empty")  # made, and stopped before anything was known of it
+    begun = Studies(url).create("begun")
+    for key, value in study.user_attrs.items():
+        begun.set_user_attr(key, value)
+    trial = begun.ask()
+    trial.set_user_attr("evaluations", [{"index": 1, "step": 1, "epoch": 0.5, "scores": {"macro_f1": float("nan")}}])
+    begun.tell(trial, state=TrialState.FAIL)
+    begun.ask()
+    found = compare(url)
+    rows = {row.study: row for row in found.leaders}
+    assert list(rows) == ["one", "begun", "empty"]
+    for name in (empty.study_name, "begun"):
+        assert rows[name].trial is None and rows[name].lacking == ["no trial is complete yet"]
+    assert (rows["begun"].failed, rows["begun"].running) == (1, 1)
+    history = next(history for history in found.histories if history.study == "begun")
+    assert history.values == [None, None] and history.curves == [[None], []] and history.best_by_trial == []
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("how", ["gone", "broken", "of other rows"])
+def test_without_its_predictions_a_study_shows_the_rest(tmp_path: Path, how: str) -> None:
+    url = storage(tmp_path)
+    for seed, name in enumerate(("one", "two")):
+        fill(url, name, trials=6, rows=60, seed=seed)
+    file = best_folder(url, "two") / report.PREDICTIONS
+    logits, labels = report.predictions(file.parent)
+    if how == "gone":
+        file.unlink()
+    elif how == "broken":
+        file.write_bytes(file.read_bytes()[:50])
+    else:
+        with_predictions(url, "two", logits, 1 - labels)
+    found = compare(url)
+    row = next(row for row in found.leaders if row.study == "two")
+    assert row.macro_f1 is not None and row.interval is None
+    (group,) = found.groups
+    assert group.pairs == [] and list(group.untested) == ["two"] and "two" in group.per_class
+    assert group.untested["two"] == row.lacking[0].partition(": no interval")[0]
+
+
+def test_studies_of_other_data_are_other_groups(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    for seed, name in enumerate(("one", "two")):
+        fill(url, name, trials=6, rows=60, seed=seed).set_user_attr("fingerprint", name)
+    assert [(group.fingerprint, group.pairs) for group in compare(url).groups] == [("one", []), ("two", [])]
+
+
+def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    for seed, name in enumerate(("one", "two")):
+        fill(url, name, trials=3, rows=200, seed=seed).set_user_attr("metric", "macro_f1_tuned")
+    found = compare(url)
+    (pair,) = found.groups[0].pairs
+    rows = {row.study: row for row in found.leaders}
+    first, second = rows[pair.first].macro_f1_tuned, rows[pair.second].macro_f1_tuned
+    assert first is not None and second is not None
+    assert pair.score == "macro_f1_tuned" and pair.difference == pytest.approx(first - second)
+    assert pair.low < pair.difference < pair.high
+
+
+def test_seeds_are_told_of_the_best_trial_if_it_was_retrained(url: str) -> None:
+    study = Studies(url).load("good")
+    best = report.best(url, ["good"])[0].trial
+    rows = [{"trial": 0, "seeds": 3, "macro_f1_mean": 0.7, "macro_f1_std": 0.01}]
+    study.set_user_attr("retrained", rows)
+    assert compare(url, ["good"]).leaders[0].retrained == {"trial": 0, "seeds": 3, "mean": 0.7, "sd": 0.01}
+    study.set_user_attr("retrained", [*rows, {"trial": best, "seeds": 3, "macro_f1_mean": 0.6, "macro_f1_std": None}])
+    assert compare(url, ["good"]).leaders[0].retrained == {"trial": best, "seeds": 3, "mean": 0.6, "sd": None}
+
+
+def test_nothing_stored_and_an_unknown_study_are_said(url: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing is stored in"):
+        compare(storage(tmp_path))
+    with pytest.raises(UsageError, match="did you mean good"):
+        compare(url, ["goood"])
+    Studies(storage(tmp_path))  # a database without a study
+    with pytest.raises(UsageError, match="nothing is stored in"):
+        compare(storage(tmp_path))

@@ -1,0 +1,278 @@
+"""`peftsweep compare`: the page, where it is kept, and what goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import html
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from peftsweep import comparison, dashboard, sweep
+from peftsweep.errors import StorageError, UsageError
+from peftsweep.storage import Studies
+from peftsweep.sweep import comparing
+from tests.compared import best_folder, fill, storage
+from tests.studies import Home, home
+
+DEAD = "http://127.0.0.1:9"
+EVIL = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>&amp;\u2028'
+
+
+class Elements(HTMLParser):
+    """A page's elements, and the text of those that a reader sees."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self.inside not in ("script", "style"):
+            self.text += " ".join(data.split()) + " "
+
+    def ids(self) -> list[str]:
+        return [attrs["id"] for _, attrs in self.found if attrs.get("id")]  # type: ignore[misc]
+
+    def plots(self) -> list[str]:
+        return [attrs["data-plot"] for _, attrs in self.found if attrs.get("data-plot")]  # type: ignore[misc]
+
+
+def drawn(url: str) -> str:
+    return dashboard.page(comparison.compare(url).as_dict())
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = storage(tmp_path_factory.mktemp("dashboard"))
+    for seed in range(3):
+        fill(url, f"study-{seed}", trials=20, rows=100, seed=seed, skill=0.7 + 0.2 * seed)
+    return url
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Home:
+    return home(tmp_path / "home")
+
+
+# The page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_its_sections_and_a_plot_for_everything(url: str) -> None:
+    page = Elements(drawn(url))
+    sections = {"leaderboard", "cost", "parameters", "classes", "significance", "studies"}
+    assert sections <= set(page.ids()) and len(page.ids()) == len(set(page.ids()))
+    across = ["cost", "parameters", "classes", "significance"]
+    study = ["trials", "time", "curves", "parallel", "importance", *["slice"] * 5]
+    assert page.plots() == across + 3 * study
+
+
+def test_the_table_says_what_the_rows_say(url: str) -> None:
+    text, found = Elements(drawn(url)).text, comparison.compare(url)
+    for row in found.leaders:
+        assert row.macro_f1 is not None and row.interval is not None
+        assert f"{row.macro_f1:.3f}" in text and f"{row.interval[0]:.3f} to {row.interval[1]:.3f}" in text
+        assert f"{row.complete} / {row.pruned} / {row.failed}" in text
+    for pair in found.groups[0].pairs:
+        assert f"{pair.difference:+.3f}".replace("-", "−") in text
+
+
+def test_the_page_asks_no_network_for_anything(url: str) -> None:
+    page = Elements(drawn(url))
+    fetched = [
+        value
+        for tag, attrs in page.found
+        for key, value in attrs.items()
+        if key in ("src", "srcset", "data", "action", "poster") or (key == "href" and tag != "a")
+    ]
+    assert fetched == []
+    assert all(str(attrs["href"]).startswith("#") for tag, attrs in page.found if tag == "a")
+    (policy,) = [attrs["content"] for _, attrs in page.found if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None and "default-src 'none'" in policy and "http" not in policy  # the browser sees to it
+
+
+def test_every_plot_has_words_and_every_table_can_be_scrolled_by_keyboard(url: str) -> None:
+    page = Elements(drawn(url))
+    plots = [attrs for _, attrs in page.found if attrs.get("data-plot")]
+    assert all(attrs["role"] == "img" and len(str(attrs["aria-label"])) > 15 for attrs in plots)
+    boxes = [attrs for _, attrs in page.found if str(attrs.get("class", "")).startswith("scroll")]
+    assert len(boxes) == sum(tag == "table" for tag, _ in page.found)
+    assert all(attrs["tabindex"] == "0" and attrs["aria-label"] for attrs in boxes)
+    links = {str(attrs["href"])[1:] for tag, attrs in page.found if tag == "a"}
+    assert links <= set(page.ids())
+
+
+def test_the_rows_in_the_page_are_the_rows(url: str) -> None:
+    found = comparison.compare(url).as_dict()
+    (text,) = re.findall(r'<script type="application/json" id="rows">(.*?)</script>', dashboard.page(found), re.DOTALL)
+    assert json.loads(text) == json.loads(json.dumps(found))
+
+
+def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    plain = len(Elements(_of(url, "plain")).found)
+    url = storage(tmp_path / "evil")
+    (tmp_path / "evil").mkdir()
+    study = fill(url, "evil", trials=6, rows=60)
+    config = study.user_attrs["config"]
+    config["model"]["id"] = config["method"] = EVIL
+    for key, value in {"config": config, "experiment": EVIL, "labels": [EVIL, *study.user_attrs["labels"][1:]]}.items():
+        study.set_user_attr(key, value)
+    rows = comparison.compare(url).as_dict()
+    for each in (*rows["leaders"], *rows["histories"]):  # a name that a file cannot have
+        each["study"] = EVIL
+    rows["groups"][0]["studies"] = rows["groups"][0]["cheapest"] = rows["groups"][0]["smallest"] = [EVIL]
+    page = dashboard.page(rows)
+    assert EVIL not in page and "<img" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    elements = Elements(page)
+    assert len(elements.found) == plain and "onerror" not in {key for _, attrs in elements.found for key in attrs}
+    assert html.escape(EVIL, quote=False)[:20] in page
+
+
+def _of(url: str, name: str) -> str:
+    fill(url, name, trials=6, rows=60)
+    return drawn(url)
+
+
+def test_one_study_and_none_complete_are_drawn(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    study = Studies(url).create("new")
+    page = Elements(drawn(url))
+    assert "No trial is complete yet" in page.text and "No trial has begun yet" in page.text and page.plots() == []
+    known = fill(storage(tmp_path), "one", trials=3, rows=50)
+    for key, value in known.user_attrs.items():
+        study.set_user_attr(key, value)
+    study.ask()
+    page = Elements(drawn(url))
+    assert "The only study with a complete trial on this data" in page.text and "1 running" in page.text
+    assert "there are 2 complete" in page.text or "importance is worth a look from 4 on" in page.text
+
+
+def test_what_lacks_is_said(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    for seed, name in enumerate(("one", "two")):
+        fill(url, name, trials=6, rows=60, seed=seed)
+    (best_folder(url, "two") / "predictions.safetensors").unlink()
+    text = Elements(drawn(url)).text
+    assert "two : the predictions of its best trial (3) are gone or cannot be read" in text
+    assert "There are no two studies on this data whose predictions can be compared" in text
+
+
+def test_an_ordinary_page_is_below_6_mb_and_a_thousand_trials_add_half_a_megabyte(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    fill(url, "one", trials=100, rows=500)
+    one = len(drawn(url).encode())
+    fill(url, "two", trials=100, rows=500, seed=1)
+    two = len(drawn(url).encode())
+    assert one < 6_000_000
+    assert 20 * 10 * (two - one) + one < 15_000_000  # twenty studies of a thousand
+
+
+# The command ------------------------------------------------------------------------------------------------------
+
+
+def compared_runs(place: Home) -> list[Any]:
+    client = mlflow.MlflowClient(tracking_uri=place.tracking_uri)
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return [run for run in runs if run.data.tags.get("peftsweep.kind") == "comparison"]
+
+
+def artifact(place: Home, run: Any) -> str:
+    client = mlflow.MlflowClient(tracking_uri=place.tracking_uri)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["comparison.html"]
+    return Path(client.download_artifacts(run.info.run_id, "comparison.html")).read_text(encoding="utf-8")
+
+
+def test_run_draws_the_page_and_compare_replaces_it(here: Home) -> None:
+    here.run(here.study(), trials=2)
+    page = here.folder / "artifacts" / "comparison.html"
+    (run,) = compared_runs(here)
+    assert artifact(here, run) == page.read_text(encoding="utf-8") and run.info.status == "FINISHED"
+    assert "small" in Elements(page.read_text(encoding="utf-8")).text
+    here.run(here.study("other", method="ia3", space={"learning_rate": {"low": 1e-3, "high": 1e-2}}), trials=2)
+    found = sweep.compare(storage=here.storage, tracking_uri=here.tracking_uri)
+    assert found.page == page and {row.study for row in found.rows.leaders} == {"small", "other"}
+    (again,) = compared_runs(here)
+    assert again.info.run_id == run.info.run_id and "other" in Elements(artifact(here, again)).text
+    assert [file.name for file in (here.folder / "artifacts").iterdir() if file.is_file()] == ["comparison.html"]
+
+
+def test_a_drawing_that_fails_and_a_tracker_that_is_dead_harm_no_run(
+    here: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert here.run(here.study(), trials=1, tracking_uri=DEAD).counts == {"complete": 1}
+    page = here.folder / "artifacts" / "comparison.html"
+    assert page.is_file()
+    page.unlink()
+
+    def broken(*given: Any) -> str:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(comparing.dashboard, "page", broken)
+    assert here.run(here.study(), trials=2).counts == {"complete": 2}
+    assert not page.exists() and compared_runs(here) == []
+
+
+def test_a_dead_tracker_is_a_note_and_the_page_is_there(url: str, tmp_path: Path) -> None:
+    notes: list[str] = []
+    page = tmp_path / "page.html"
+    found = sweep.compare(storage=url, tracking_uri=DEAD, output=page, note=notes.append)
+    assert found.page == page and "study-1" in page.read_text(encoding="utf-8")
+    assert any("does not answer" in note for note in notes)
+
+
+def test_a_file_that_cannot_be_there_is_told_before_anything_is_drawn(url: str, tmp_path: Path) -> None:
+    for output, said in ((tmp_path, "a folder; name a file"), (tmp_path / "no" / "page.html", "is not there; make it")):
+        with pytest.raises(UsageError, match=said):
+            sweep.compare(storage=url, tracking_uri=DEAD, output=output)
+    with pytest.raises(UsageError, match="did you mean study-1"):
+        sweep.compare(storage=url, tracking_uri=DEAD, studies=["study1"])
+    with pytest.raises(UsageError, match="are one file"):
+        sweep.compare(storage=url, tracking_uri=url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_page_that_was_there(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("before")
+    write = Path.write_text
+
+    def full(to: Path, text: str, **options: Any) -> int:
+        write(to, text[:100], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        sweep.compare(storage=url, tracking_uri=DEAD, output=page)
+    monkeypatch.undo()
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"] and page.read_text() == "before"
+
+
+def test_the_command_prints_the_place_or_the_rows(here: Home) -> None:
+    here.run(here.study(), trials=2)
+    place, rows, nowhere, nothing = here.call_each(
+        [
+            ["compare", "-o", "here.html"],
+            ["compare", "--json", "--study", "small"],
+            ["compare", "-o", "no/here.html"],
+            ["compare", "--storage", "sqlite:///none.db"],
+        ]
+    )
+    assert (place.returncode, place.stdout.strip()) == (0, str(here.folder / "here.html"))
+    found = json.loads(rows.stdout)
+    assert rows.returncode == 0 and found["leaders"][0]["study"] == "small" and Path(found["page"]).name
+    assert (nowhere.returncode, nothing.returncode) == (2, 2)
+    assert "is not there" in nowhere.stderr and "nothing is stored" in nothing.stderr
+    assert "Traceback" not in nowhere.stderr + nothing.stderr
