@@ -58,6 +58,7 @@ DISTRIBUTIONS = {
     "scheduler": CategoricalDistribution(["linear", "cosine", "constant_with_warmup"]),
 }
 EVALUATIONS = 6
+DATA = {"train": "train.tsv", "validation": "dev.tsv", "text": "text", "labels": list(LABELS)}
 
 
 def fill(storage: str, name: str, *, trials: int, rows: int = 1000, seed: int = 0, skill: float = 1.0) -> optuna.Study:
@@ -73,7 +74,7 @@ def fill(storage: str, name: str, *, trials: int, rows: int = 1000, seed: int = 
     config = {
         "model": {"id": f"org/base-{seed % 5}"},
         "method": method,
-        "data": {"labels": list(LABELS)},
+        "data": DATA,
         "space": SPACE,
     }
     attrs = {
