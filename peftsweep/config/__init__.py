@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peftsweep.config.comparing import differences
 from peftsweep.config.reading import available, find, folders_of_studies, load
-from peftsweep.config.study import (
+from peftsweep.config.sections import (
     METHOD_KEYS,
     DataConfig,
     Filter,
@@ -16,10 +16,10 @@ from peftsweep.config.study import (
     Scheduler,
     SearchConfig,
     SplitConfig,
-    StudyConfig,
     TrainConfig,
     number_type,
 )
+from peftsweep.config.study import StudyConfig
 
 __all__ = [
     "METHOD_KEYS",

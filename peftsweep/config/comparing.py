@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from peftsweep.config.study import Range
+from peftsweep.config.sections import Range
 from peftsweep.config.yamlfile import Key, dotted
 
 

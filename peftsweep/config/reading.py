@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from peftsweep.config.study import (
+from peftsweep.config.sections import (
     DataConfig,
     Filter,
     ModelConfig,
@@ -19,11 +19,9 @@ from peftsweep.config.study import (
     SearchConfig,
     SpaceEntry,
     SplitConfig,
-    StudyConfig,
     TrainConfig,
-    search_mistakes,
-    strangers,
 )
+from peftsweep.config.study import StudyConfig, search_mistakes, strangers
 from peftsweep.config.wording import Mistake, explained, nearest
 from peftsweep.config.yamlfile import Key, YamlFile, dotted, parse, parse_value, problem
 from peftsweep.errors import StudyFileError, UsageError
