@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import os
 import re
+import shlex
 import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import optuna
 import pytest
 import torch
 import typer.main
+import yaml
 from transformers import AutoTokenizer
 
 import peftsweep
@@ -24,10 +29,25 @@ from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+DOCUMENTS = {"README.md": README, **PAGES}
+OWN = {"topics", "messages", "NAME"}  # studies that a reader writes
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 OPTIONS = [(name, option) for name, command in COMMANDS.items() for option in command.params]
+
+
+def module(name: str) -> Any:
+    """A file of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+hooks = module("hooks")
 
 
 def examples(language: str, text: str = README) -> list[str]:
@@ -42,11 +62,72 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 def test_every_command_stands_in_the_readme_and_no_other() -> None:
     table = re.findall(r"^\| `peftsweep (\w+)[A-Z ]*` \|", README, re.MULTILINE)
     assert table == list(COMMANDS)
-    assert set(re.findall(r"peftsweep ([a-z]+)\b(?=[` ]|$)", "\n".join(commands_shown()))) <= set(COMMANDS)
 
 
-def commands_shown() -> list[str]:
-    return re.findall(r"^    (peftsweep .*)$", README, re.MULTILINE) + re.findall(r"`(peftsweep [^`]*)`", README)
+def commands_shown(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The command and the words after it, wherever one is shown: in a block, or in a sentence."""
+    blocks = re.findall(r"^(?:    )?(?:[A-Z_]+=\S+ )*(peftsweep .*?)(?:  #.*)?$", text, re.MULTILINE)
+    for line in blocks + re.findall(r"`(peftsweep [^`]*)`", text):
+        words = shlex.split(line)
+        if words[1] in ("--help", "--version"):
+            continue
+        yield words[1], words[2:]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_commands_and_options_shown_exist(document: str) -> None:
+    for command, words in commands_shown(DOCUMENTS[document]):
+        assert command in COMMANDS
+        known = {name for option in COMMANDS[command].params for name in option.opts} | {"--help"}
+        assert {word for word in words if word.startswith("-")} <= known, f"peftsweep {command} {' '.join(words)}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_studies_shown_exist(document: str) -> None:
+    known = OWN | set(available([ROOT / "sweeps"]))
+    for command, words in commands_shown(DOCUMENTS[document]):
+        named = {after for word, after in pairwise(words) if word == "--study"}
+        assert named <= known, f"peftsweep {command}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_options_named_in_a_sentence_exist(document: str) -> None:
+    known = {name for _, option in OPTIONS for name in option.opts} | {"--help", "--version"}
+    assert set(re.findall(r"`(--[a-z][a-z-]*)", DOCUMENTS[document])) <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_keys_named_exist(document: str) -> None:
+    text = DOCUMENTS[document]
+    for name in re.findall(r"(?:`|--set )((?:model|data|train|space|search)(?:\.[a-z_0-9]+)+)", text):
+        if name not in ("train.csv", "train.tsv"):
+            assert is_key(name), name
+
+
+def is_key(name: str) -> bool:
+    section, _, key = name.rpartition(".")
+    known = hooks.sections()
+    return name in known or (section in known and key in known[section].model_fields)
+
+
+@pytest.mark.parametrize("document", PAGES)
+def test_the_study_files_shown_load(document: str, tmp_path: Path) -> None:
+    """Those that are shown in part, with the rest of the one in the README."""
+    (whole,) = map(yaml.safe_load, examples("yaml"))
+    for number, text in enumerate(examples("yaml", PAGES[document])):
+        part = yaml.safe_load(text)
+        fixed = {key: value for key, value in whole.get("train", {}).items() if key not in part.get("space", {})}
+        file = tmp_path / f"study-{number}.yaml"
+        several = part.get("search", {}).get("objective") == "macro_f1_tuned"
+        labels = {"data": whole["data"] | {"labels": ["anger", "joy"]}} if several else {}
+        file.write_text(yaml.safe_dump(whole | {"train": fixed} | labels | part), encoding="utf-8")
+        load(file)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_variables_of_the_environment_that_are_named_are_read(document: str) -> None:
+    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "peftsweep").rglob("*.py"))
+    assert {name for name in re.findall(r"PEFTSWEEP_[A-Z_]+", DOCUMENTS[document]) if name not in code} == set()
 
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda value: getattr(value, "name", value))
@@ -61,12 +142,6 @@ def test_every_command_has_help(command: str) -> None:
     assert len(COMMANDS[command].help.split()) > 3
 
 
-def test_the_options_shown_exist() -> None:
-    known = {name for _, option in OPTIONS for name in option.opts} | {"--help", "--version"}
-    shown = re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(commands_shown()))
-    assert set(shown) <= known
-
-
 def test_the_study_of_ones_own_is_ten_lines_and_loads(tmp_path: Path) -> None:
     (text,) = examples("yaml")
     file = tmp_path / "topics.yaml"
@@ -75,12 +150,6 @@ def test_the_study_of_ones_own_is_ten_lines_and_loads(tmp_path: Path) -> None:
     assert len(text.splitlines()) <= 10
     assert study.search.trials == 20
     assert study.space.keys() == {"learning_rate", "rank", "dropout", "scheduler"}
-
-
-def test_the_studies_shown_exist() -> None:
-    shown = set(re.findall(r"--study ([\w-]+)", README))
-    assert shown - {"topics"} <= set(available([ROOT / "sweeps"]))
-    assert "topics" in shown
 
 
 PYTHON, ADAPTER, FOUR_BITS = examples("python")
@@ -140,9 +209,9 @@ def test_links_lead_somewhere() -> None:
 
 def test_make_has_the_targets_that_the_documents_name() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    documents = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    documents = "".join(DOCUMENTS.values()) + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^    |`)make ([a-z]+)", documents, re.MULTILINE))
-    assert {"demo", "test", "check"} <= named <= targets
+    assert {"demo", "test", "check", "docs", "links"} <= named <= targets
 
 
 def test_coverage_is_asked_of_all_tests_and_not_of_one_file() -> None:

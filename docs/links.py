@@ -1,0 +1,49 @@
+"""Ask every address that the documents link to whether it is still there. Needs a network: make links."""
+
+from __future__ import annotations
+
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 20  # seconds
+GONE = (404, 410)  # others, such as 403 and 429, are a server's ways with programs, not with readers
+
+
+def addresses(files: Iterable[Path]) -> list[str]:
+    """All of them but those of the reader's own machine and of no machine, sorted."""
+    found = {
+        url.rstrip(".,:;") for file in files for url in re.findall(r"https?://[^\s)>`\"'\]]+", file.read_text("utf-8"))
+    }
+    return sorted(url for url in found if not re.match(r"https?://(127\.0\.0\.1|localhost|[\w.-]+\.example)\b", url))
+
+
+def answer(url: str) -> str | None:
+    """What is wrong with an address, or None."""
+    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (a check of links)"})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"{error.code} {error.reason}" if error.code in GONE else None
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def main(files: list[Path]) -> int:
+    urls = addresses(files)
+    with ThreadPoolExecutor(8) as threads:
+        wrong = [(url, said) for url, said in zip(urls, threads.map(answer, urls), strict=True) if said is not None]
+    for url, said in wrong:
+        print(f"{url}: {said}")
+    print(f"{len(urls)} addresses, {len(wrong)} wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main([Path(name) for name in sys.argv[1:]] or [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))

@@ -1,0 +1,213 @@
+"""The pages of docs/: built strictly, from the code, fetching nothing, and true as they are written."""
+
+from __future__ import annotations
+
+import html
+import http.server
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_docs import COMMANDS, OPTIONS, PAGES, ROOT, examples, hooks, module
+
+links = module("links")
+
+
+def build(source: Path, to: Path) -> subprocess.CompletedProcess[str]:
+    """The build of `make docs`, into another folder."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(to)]
+    alone = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=source, env=alone, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("site")
+    built = build(ROOT, to)
+    assert built.returncode == 0, built.stderr
+    return to
+
+
+def text_of(page: Path) -> str:
+    """What a reader sees of it, on one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))).split())
+
+
+def test_every_page_is_built_and_can_be_searched(site: Path) -> None:
+    index = (site / "search" / "search_index.json").read_text(encoding="utf-8")
+    for page in PAGES:
+        assert (site / page).with_suffix(".html").is_file()
+        assert page.replace(".md", ".html") in index
+
+
+@pytest.mark.parametrize("broken", ["[a page](nowhere.md)", "[a heading](study-file.md#nowhere)", "![](images/no.png)"])
+def test_a_link_to_nowhere_ends_the_build(tmp_path: Path, broken: str) -> None:
+    for name in ("docs", "benchmarks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    with (tmp_path / "docs" / "index.md").open("a", encoding="utf-8") as page:
+        page.write(f"\n{broken}\n")
+    built = build(tmp_path, tmp_path / "site")
+    assert built.returncode == 1
+    assert "WARNING -  Doc file 'index.md' contains a link" in built.stderr
+
+
+# From the code ------------------------------------------------------------------------------------------------------
+
+
+def test_every_section_of_a_study_file_has_its_table() -> None:
+    shown = re.findall(r"^<!-- keys: (\S+) -->$", PAGES["study-file.md"], re.MULTILINE)
+    assert sorted(shown) == sorted(hooks.sections())
+
+
+@pytest.mark.parametrize("section", hooks.sections())
+def test_every_key_has_a_description_and_stands_on_its_page(site: Path, section: str) -> None:
+    seen = text_of(site / "study-file.html")
+    for name, field in hooks.sections()[section].model_fields.items():
+        assert field.description, f"{section}.{name} has no docstring"
+        if name not in hooks.NOT_KEYS:
+            assert " ".join(field.description.replace("`", "").split()) in seen, f"{section}.{name}"
+
+
+def test_a_table_says_what_may_stand_there_and_what_stands_there_by_itself() -> None:
+    train, data = hooks.keys("train"), hooks.keys("data")
+    assert "| `warmup` | number, at least 0, less than 1 | `0.06` |" in train
+    assert "| `optimizer` | `adamw`, `sgd` | `adamw` |" in train
+    assert re.search(r"\| `rank` \| whole number, at least 1 \| `16` \| .* Only for lora and qlora\. \|", train)
+    assert "| `labels` | text or list of names | must be given |" in data
+    assert "| `drop_duplicates` | true or false | `false` |" in data
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda value: getattr(value, "name", value))
+def test_every_option_stands_on_the_page_of_commands(site: Path, command: str, option: Any) -> None:
+    seen = text_of(site / "command-line.html")
+    part = seen[seen.index(f"{COMMANDS[command].help} Usage:") :].split("Usage:")[1]
+    assert (option.metavar if option.param_type_name == "argument" else option.opts[0]) in part
+    assert " ".join(option.help.replace("`", "").split()) in part
+
+
+# True ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_figures_that_are_measured_are_those_of_the_benchmarks() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*×.*\|$", PAGES["pack.md"], re.MULTILINE)
+    assert len(rows) == 3
+    assert [row for row in rows if row not in measured] == []
+    (rates,) = re.findall(r"^849, .*\.$", PAGES["pack.md"], re.MULTILINE)
+    assert f"K of 1 to 512: {rates}" in measured
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which all of the first sweep's page was done, and what its commands said."""
+    folder, page = tmp_path_factory.mktemp("first") / "home", PAGES["first-sweep.md"]
+    (folder / "sweeps").mkdir(parents=True)
+    ((data,), (study,)) = examples("python", page), examples("yaml", page)
+    here = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+    }
+    subprocess.run([sys.executable, "-c", data], cwd=folder, env=here, check=True)
+    (folder / "sweeps" / "messages.yaml").write_text(study, encoding="utf-8")
+    install, *blocks = examples("sh", page)
+    assert "pip install -c constraints.txt '.[demo]'" in install
+    script = f'set -e\npeftsweep() {{ {shlex.quote(sys.executable)} -m peftsweep "$@"; }}\n{"".join(blocks)}'
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=here | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return folder, done.stdout
+
+
+@pytest.mark.timeout(900)  # a minute; more on a busy machine
+def test_the_first_sweep_is_as_its_page_says(swept: tuple[Path, str]) -> None:
+    folder, said = swept
+    assert "rows:    180 train · 60 validation" in said
+    assert "677 k trained per trial" in said  # as the pack's page works out
+    assert "trials:  8 of 10 done" in said
+    assert {"adapter_config.json", "adapter_model.safetensors", "peftsweep.json", "README.md", "tokenizer.json"} <= {
+        file.name for file in (folder / "best-messages").iterdir()
+    }
+    labelled = (folder / "labelled.csv").read_text(encoding="utf-8").splitlines()
+    assert labelled[0] == "text,label,predicted,probability_negative,probability_neutral,probability_positive"
+
+
+# Fetching nothing ---------------------------------------------------------------------------------------------------
+
+
+class Fetched(HTMLParser):
+    """The addresses that a browser would fetch by itself to show a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        at = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video"):
+            self.found.append(at.get("src") or "")
+        if tag == "link" and at.get("rel") not in ("prev", "next", "canonical"):
+            self.found.append(at.get("href") or "")
+
+
+def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        fetched = Fetched()
+        fetched.feed(page.read_text(encoding="utf-8"))
+        assert fetched.found
+        assert [address for address in fetched.found if re.match(r"(https?:)?//", address)] == [], page.name
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+# Links that lead elsewhere ------------------------------------------------------------------------------------------
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error({"/there": 200, "/gone": 404, "/not-for-programs": 403}[self.path])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as found:
+        threading.Thread(target=partial(found.serve_forever, poll_interval=0.05)).start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+
+
+def test_addresses_that_are_gone_or_do_not_answer_are_told(server: str) -> None:
+    assert links.answer(f"{server}/there") is None
+    assert links.answer(f"{server}/not-for-programs") is None
+    assert links.answer(f"{server}/gone") == "404 Not Found"
+    assert "refused" in links.answer("http://127.0.0.1:9/")
+
+
+def test_addresses_are_found_in_the_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "See [it](https://example.invalid/a#b), <https://example.invalid>. Not http://127.0.0.1:5000, http://a.example:1."
+    )
+    assert links.addresses([page]) == ["https://example.invalid", "https://example.invalid/a#b"]
+    assert links.main([page]) == 1
+    assert "2 addresses, 2 wrong" in capsys.readouterr().out
