@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import IO
+from urllib.parse import urlencode
 
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
@@ -41,6 +43,7 @@ def server_environment(uri: str) -> dict[str, str]:
     return {
         "MLFLOW_BACKEND_STORE_URI": absolute(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three processes more, for what is not used
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # its pages would tell their makers what is clicked
     }
 
 
@@ -55,7 +58,7 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000, note: Callable[[s
     try:
         with _stopped_by_signals(), tempfile.TemporaryFile() as chatter, _server(uri, host, port, chatter) as server:
             _await_health(server, host, port, chatter)
-            note(f"MLflow: http://{in_url(host)}:{port} (Ctrl-C ends it)")
+            note(f"MLflow: http://{in_url(host)}:{port}{_newest_runs(host, port)} (Ctrl-C ends it)")
             if not is_loopback(host):
                 note(f"warning: the server asks nobody for a password, and {host} is open to other machines")
             server.wait()
@@ -143,15 +146,29 @@ def _await_health(server: subprocess.Popen[bytes], host: str, port: int, chatter
         if server.poll() is not None:
             raise TrackingError(f"the MLflow server did not start{_last_words(chatter)}")
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection(reachable(host), port, timeout=2)
-            try:
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    return
-            finally:
-                connection.close()
+            if _get(host, port, "/health")[0] == 200:
+                return
         time.sleep(0.1)
     raise TrackingError(f"the MLflow server does not answer on port {port}{_last_words(chatter)}")
+
+
+def _newest_runs(host: str, port: int) -> str:
+    """The page of the newest experiment's runs, or nothing: MLflow's first page is about chats, and hides them."""
+    newest = {"max_results": 1, "order_by": "creation_time DESC", "filter": "name != 'Default'"}
+    try:
+        status, answer = _get(host, port, f"/api/2.0/mlflow/experiments/search?{urlencode(newest)}")
+    except (OSError, http.client.HTTPException):
+        return ""
+    found = json.loads(answer).get("experiments", []) if status == 200 else []
+    return f"/#/experiments/{found[0]['experiment_id']}?workflowType=machine_learning" if found else ""
+
+
+def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """The server's status and answer. No proxy is asked, whatever the environment names."""
+    with contextlib.closing(http.client.HTTPConnection(reachable(host), port, timeout=2)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 def _last_words(chatter: IO[bytes]) -> str:

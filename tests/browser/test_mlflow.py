@@ -1,0 +1,71 @@
+"""What a person sees who types `peftsweep ui` and opens the address."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+import peftsweep
+from peftsweep.report import Best
+from tests.browser.watching import watched
+from tests.studies import Home
+
+STUDIES = ["small-ia3", "small-lora"]
+
+
+def open_runs(page: Page, ui: str) -> None:
+    page.goto(ui)
+    expect(page.get_by_role("link", name=re.compile("^small-"))).to_have_text(STUDIES)
+
+
+def open_run(page: Page, ui: str, best: Best) -> None:
+    """By hand, from the list."""
+    open_runs(page, ui)
+    unfold(page, best.study)
+    page.get_by_role("link", name=f"trial-{best.trial:04d}").click()
+
+
+def unfold(page: Page, study: str) -> None:
+    page.get_by_role("row").filter(has=page.get_by_role("link", name=study)).get_by_role("button").click()
+
+
+def names(page: Page) -> Locator:
+    return page.get_by_role("row").get_by_role("link", name=re.compile("^(small|trial)-"))
+
+
+def best_of(swept: Home, study: str) -> Best:
+    (row,) = peftsweep.best(swept.storage, [study])
+    return row
+
+
+def test_the_address_opens_at_the_runs_and_the_trials_are_nested_under_their_study(browser: Browser, ui: str) -> None:
+    with watched(browser) as page:
+        open_runs(page, ui)
+        expect(names(page)).to_have_text(STUDIES)
+        unfold(page, "small-lora")
+        expect(names(page)).to_have_text([*STUDIES, *(f"trial-{number:04d}" for number in (3, 2, 1, 0))])
+        expect(page.get_by_text("10 matching runs")).to_be_visible()
+
+
+def test_a_trial_shows_its_scores_and_its_curve(browser: Browser, ui: str, swept: Home) -> None:
+    best = best_of(swept, "small-lora")
+    with watched(browser) as page:
+        open_run(page, ui, best)
+        expect(page.get_by_role("row", name=f"best_macro_f1 {best.macro_f1}", exact=True)).to_be_visible()
+        expect(page.get_by_role("row", name=f"rank {best.params['rank']}", exact=True)).to_be_visible()
+        page.get_by_role("tab", name="Model metrics").click()
+        page.get_by_placeholder("Search metric charts").fill("^macro_f1")
+        expect(page.locator(".js-plotly-plot")).to_have_count(1)
+        expect(page.locator(".js-plotly-plot path.point")).to_have_count(4)  # of its evaluations
+        expect(page.get_by_text(f"trial-{best.trial:04d} (macro_f1)")).to_be_visible()
+
+
+def test_a_trial_shows_its_confusion_matrix(browser: Browser, ui: str, swept: Home) -> None:
+    with watched(browser) as page:
+        open_run(page, ui, best_of(swept, "small-ia3"))
+        page.get_by_role("tab", name="Artifacts").click()
+        page.get_by_text("confusion_matrix.png").click()
+        picture = page.get_by_role("img", name="confusion_matrix.png")
+        picture.wait_for()
+        assert picture.evaluate("picture => picture.naturalWidth") > 300
