@@ -5,12 +5,27 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.programs import program
 from tests.studies import Home, free_port, home
+
+expect.set_options(timeout=30_000)  # milliseconds; a busy machine draws slowly
+
+# A decoder, for it learns in seconds; rates at which some trials do and some do not
+TRAIN = {"epochs": 8, "evals_per_epoch": 1}
+RATE = {"low": 1e-3, "high": 3e-2, "log": True}
+STUDIES: dict[str, dict[str, Any]] = {
+    "small-lora": {"method": "lora", "space": {"learning_rate": RATE, "rank": [2, 4]}, "search": {"trials": 6}},
+    "small-ia3": {
+        "method": "ia3",
+        "space": {"learning_rate": RATE, "warmup": [0.0, 0.1]},
+        "search": {"trials": 6, "pruner": {"reduction": 2, "min_evals": 1}},
+    },
+}
 
 
 @pytest.fixture(scope="session")
@@ -26,11 +41,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def swept(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """After the browser: where there is none, nothing is swept."""
-    place = home(tmp_path_factory.mktemp("browser") / "home")
-    rate = {"low": 1e-3, "high": 2e-2, "log": True}
-    spaces = {"lora": {"learning_rate": rate, "rank": [2, 4]}, "ia3": {"learning_rate": rate, "warmup": [0.0, 0.1]}}
-    for method, space in spaces.items():
-        place.run(place.study(f"small-{method}", method=method, space=space, search={"trials": 4}))
+    place = home(tmp_path_factory.mktemp("browser") / "home", "llama", rows=96)
+    for name, study in STUDIES.items():
+        place.run(place.study(name, train=TRAIN, **study))
     return place
 
 

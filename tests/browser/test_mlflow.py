@@ -11,12 +11,12 @@ from peftsweep.report import Best
 from tests.browser.watching import watched
 from tests.studies import Home
 
-STUDIES = ["small-ia3", "small-lora"]
+PARENTS = ["small-ia3", "small-lora"]
 
 
 def open_runs(page: Page, ui: str) -> None:
     page.goto(ui)
-    expect(page.get_by_role("link", name=re.compile("^small-"))).to_have_text(STUDIES)
+    expect(page.get_by_role("link", name=re.compile("^small-"))).to_have_text(PARENTS)
 
 
 def open_run(page: Page, ui: str, best: Best) -> None:
@@ -42,22 +42,23 @@ def best_of(swept: Home, study: str) -> Best:
 def test_the_address_opens_at_the_runs_and_the_trials_are_nested_under_their_study(browser: Browser, ui: str) -> None:
     with watched(browser) as page:
         open_runs(page, ui)
-        expect(names(page)).to_have_text(STUDIES)
+        expect(names(page)).to_have_text(PARENTS)
         unfold(page, "small-lora")
-        expect(names(page)).to_have_text([*STUDIES, *(f"trial-{number:04d}" for number in (3, 2, 1, 0))])
-        expect(page.get_by_text("10 matching runs")).to_be_visible()
+        expect(names(page)).to_have_text([*PARENTS, *(f"trial-{number:04d}" for number in range(5, -1, -1))])
+        expect(page.get_by_text("15 matching runs")).to_be_visible()
 
 
 def test_a_trial_shows_its_scores_and_its_curve(browser: Browser, ui: str, swept: Home) -> None:
     best = best_of(swept, "small-lora")
     with watched(browser) as page:
         open_run(page, ui, best)
-        expect(page.get_by_role("row", name=f"best_macro_f1 {best.macro_f1}", exact=True)).to_be_visible()
+        score = str(best.macro_f1).removesuffix(".0")
+        expect(page.get_by_role("row", name=f"best_macro_f1 {score}", exact=True)).to_be_visible()
         expect(page.get_by_role("row", name=f"rank {best.params['rank']}", exact=True)).to_be_visible()
         page.get_by_role("tab", name="Model metrics").click()
         page.get_by_placeholder("Search metric charts").fill("^macro_f1")
         expect(page.locator(".js-plotly-plot")).to_have_count(1)
-        expect(page.locator(".js-plotly-plot path.point")).to_have_count(4)  # of its evaluations
+        expect(page.locator(".js-plotly-plot path.point")).to_have_count(8)  # of its evaluations
         expect(page.get_by_text(f"trial-{best.trial:04d} (macro_f1)")).to_be_visible()
 
 
@@ -69,3 +70,20 @@ def test_a_trial_shows_its_confusion_matrix(browser: Browser, ui: str, swept: Ho
         picture = page.get_by_role("img", name="confusion_matrix.png")
         picture.wait_for()
         assert picture.evaluate("picture => picture.naturalWidth") > 300
+
+
+def test_the_dashboard_is_drawn_in_the_artifact_view(browser: Browser, ui: str) -> None:
+    with watched(browser) as page:
+        open_runs(page, ui)
+        page.get_by_role("link", name="comparison").click()
+        page.get_by_role("tab", name="Artifacts").click()
+        page.get_by_text("comparison.html").first.click()
+        frame = page.frame_locator("iframe[sandbox='allow-scripts']")
+        expect(frame.get_by_role("heading", name="Leaderboard")).to_be_visible()
+        expect(frame.locator("html[data-ready]")).to_be_attached()
+        expect(frame.locator("#leaderboard tbody tr")).to_have_count(2)
+        frame.get_by_role("link", name="Cost").click()  # a link inside stays inside
+        expect(frame.locator("#cost path.point")).to_have_count(2)
+        frame.get_by_role("button", name="Dark").click()  # nothing can be kept here
+        expect(frame.locator("#theme")).to_have_attribute("aria-pressed", "true")
+        expect(page.get_by_role("tab", name="Artifacts")).to_be_visible()

@@ -1,0 +1,196 @@
+"""The page of `peftsweep compare`, opened as a file: what is drawn, and what mouse, keyboard and phone do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, expect
+
+import peftsweep
+from tests.browser.conftest import STUDIES
+from tests.browser.watching import watched
+from tests.studies import Home, home
+
+SECTIONS = ("leaderboard", "cost", "parameters", "classes", "significance", "studies")
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+
+@contextmanager
+def opened(browser: Browser, swept: Home, **options: Any) -> Iterator[Page]:
+    """The page that `run` left among the artifacts."""
+    with watched(browser, **options) as page:
+        page.goto((swept.folder / "artifacts" / "comparison.html").as_uri())
+        expect(page.locator("html[data-ready]")).to_be_attached()
+        yield page
+
+
+def draw(page: Page) -> dict[str, Locator]:
+    """All plots that are not folded away, by name. They are drawn when they come near the screen."""
+    plots = {}
+    for plot in page.locator("[data-plot]:visible").all():
+        plot.scroll_into_view_if_needed()
+        expect(plot.locator(".main-svg").first).to_be_visible()
+        plots[f"{plot.get_attribute('data-plot')} {plot.get_attribute('data-index')}"] = plot
+    return plots
+
+
+def texts(found: Locator) -> list[str]:
+    return [text.strip() for text in found.all_inner_texts()]
+
+
+def test_every_section_is_drawn(browser: Browser, swept: Home) -> None:
+    with opened(browser, swept) as page:
+        for section in SECTIONS:
+            expect(page.locator(f"#{section}").get_by_role("heading").first).to_be_visible()
+        plots = draw(page)
+        for plot in ("cost 0", "parameters 0"):
+            expect(plots[plot].locator("path.point")).to_have_count(len(STUDIES))
+        expect(plots["significance 0"].locator("path.point")).to_have_count(1)  # the second, less the best
+        expect(plots["classes 0"].locator(".heatmaplayer image")).to_have_count(1)
+        expect(plots["classes 0"].locator(".xtick")).to_have_text(["anger", "joy", "sadness"])
+
+
+def test_the_leaderboard_has_the_scores_of_the_best_trials(browser: Browser, swept: Home) -> None:
+    best = {row.study: row for row in peftsweep.best(swept.storage)}
+    with opened(browser, swept) as page:
+        for study, row in best.items():
+            line = page.locator("#leaderboard tbody tr").filter(has=page.get_by_role("link", name=study))
+            shown = texts(line.get_by_role("cell"))
+            assert {f"{score:.3f}" for score in (row.macro_f1, row.micro_f1, row.accuracy, row.loss)} <= set(shown)
+        (won,) = (name for name, row in best.items() if row.overall)
+        expect(page.locator("#leaderboard tbody tr").first).to_contain_text(won)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_has_a_mark_for_each_of_its_trials(browser: Browser, swept: Home, name: str) -> None:
+    study = optuna.load_study(study_name=name, storage=swept.storage)
+    with opened(browser, swept) as page:
+        details = page.locator("details.study").filter(has=page.locator("summary", has_text=name))
+        if details.get_attribute("open") is None:
+            details.locator("summary").first.click()
+        index = (details.get_attribute("id") or "").removeprefix("study-")
+        plots = draw(page)
+        expect(plots[f"trials {index}"].locator("path.point")).to_have_count(len(study.trials))
+        evaluations = sum(len(trial.intermediate_values) for trial in study.trials)
+        expect(plots[f"curves {index}"].locator("path.point")).to_have_count(evaluations)
+        for place in range(2):  # its hyperparameters
+            expect(plots[f"slice {index}.{place}"].locator("path.point")).to_have_count(len(study.trials))
+        expect(plots[f"parallel {index}"].locator(".parcoords .y-axis")).to_have_count(3)  # and the value
+        complete = len([trial for trial in study.trials if trial.state is optuna.trial.TrialState.COMPLETE])
+        if complete >= 4:
+            expect(plots[f"importance {index}"].locator(".bars path")).to_have_count(2)
+        else:
+            expect(details.get_by_text("importance is worth a look from 4 on")).to_be_visible()
+
+
+def test_a_header_sorts_by_mouse_and_by_keyboard(browser: Browser, swept: Home) -> None:
+    with opened(browser, swept) as page:
+        table = page.locator("#leaderboard table")
+        header = table.get_by_role("columnheader", name="Macro-F1").first
+        scores = texts(table.locator("tbody tr").locator("td[data-sort] strong"))
+        header.get_by_role("button").click()
+        expect(header).to_have_attribute("aria-sort", "descending")
+        assert texts(table.locator("td[data-sort] strong")) == sorted(scores, reverse=True)
+        page.keyboard.press("Enter")
+        expect(header).to_have_attribute("aria-sort", "ascending")
+        assert texts(table.locator("td[data-sort] strong")) == sorted(scores)
+        table.get_by_role("columnheader", name="Method").get_by_role("button").press("Space")
+        assert texts(table.locator("tbody tr td:nth-child(2)")) == ["ia3", "lora"]
+        assert table.locator("[aria-sort]").count() == 1
+
+
+# What has the focus, and whether a person sees that: by an outline
+FOCUSED = """() => {
+    const at = document.activeElement, style = getComputedStyle(at);
+    return at === document.body ? null : [at.outerHTML.slice(0, 200), style.outlineStyle !== "none"];
+}"""
+FOCUSABLE = """() => [...document.querySelectorAll("a[href], button, summary, [tabindex='0']")]
+    .filter((one) => one.checkVisibility()).map((one) => one.outerHTML.slice(0, 200))"""
+
+
+def tabbed(page: Page) -> Iterator[tuple[str, bool]]:
+    """What the tabulator key reaches, from the top to the end."""
+    while True:
+        page.keyboard.press("Tab")
+        found = page.evaluate(FOCUSED)
+        if found is None:
+            return
+        yield tuple(found)
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Browser, swept: Home) -> None:
+    with opened(browser, swept) as page:
+        reached = list(islice(tabbed(page), 500))
+        assert [element for element, _ in reached] == page.evaluate(FOCUSABLE)
+        assert [element for element, seen in reached if not seen] == []
+
+
+def test_the_keyboard_opens_a_study(browser: Browser, swept: Home) -> None:
+    with opened(browser, swept) as page:
+        name = texts(page.locator("#leaderboard tbody a"))[1]
+        page.get_by_role("link", name=name).first.press("Enter")
+        study = page.locator("details.study[open]")
+        expect(study.locator(".title")).to_have_text([name])  # and no other
+        expect(study.locator("summary").first).to_be_focused()
+        expect(study.locator("[data-plot='trials'] .main-svg").first).to_be_visible()
+
+
+WIDER = """() => [...document.querySelectorAll("main *")]
+    .filter((one) => one.checkVisibility() && !one.closest(".scroll, .wide, svg"))
+    .filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.outerHTML)"""
+
+
+@pytest.mark.parametrize("options", [PHONE, {}], ids=["phone", "laptop"])
+def test_nothing_is_wider_than_the_screen(browser: Browser, swept: Home, options: dict[str, Any]) -> None:
+    with opened(browser, swept, **options) as page:
+        draw(page)
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(wide) == 0
+        assert page.evaluate(WIDER) == []
+
+
+def test_axe_finds_nothing_that_keeps_people_out(browser: Browser, swept: Home) -> None:
+    """Among it: the contrast of texts, names of controls, headings in order."""
+    with opened(browser, swept, color_scheme="light") as page:
+        draw(page)
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+
+
+def brightness(place: Locator, of: str) -> float:
+    """From 0 to 255."""
+    colour = place.evaluate(f"place => getComputedStyle(place).{of}")
+    numbers = [float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    return sum(numbers) / 3
+
+
+def test_the_page_is_dark_where_the_system_is_and_a_button_changes_it(browser: Browser, swept: Home) -> None:
+    with opened(browser, swept, color_scheme="dark") as page:
+        body, tick = page.locator("body"), page.locator("#cost .xtick text").first
+        page.locator("#cost [data-plot]").scroll_into_view_if_needed()
+        assert brightness(body, "backgroundColor") < 60 and brightness(tick, "fill") > 120
+        theme = page.locator("#theme")
+        expect(theme).to_have_attribute("aria-pressed", "true")
+        theme.click()
+        expect(theme).to_have_attribute("aria-pressed", "false")
+        assert brightness(body, "backgroundColor") > 200
+        assert brightness(tick, "fill") < 130
+        page.reload()
+        expect(theme).to_have_attribute("aria-pressed", "false")  # it is remembered
+
+
+def test_a_study_without_a_trial_has_a_page_too(browser: Browser, tmp_path: Path) -> None:
+    place = home(tmp_path / "home", rows=24)
+    place.run(place.study(), timeout=0.0)
+    with opened(browser, place) as page:
+        expect(page.get_by_text("No trial is complete yet").first).to_be_visible()
+        expect(page.get_by_text("No trial has begun yet")).to_be_visible()
