@@ -380,6 +380,26 @@ def test_importing_tracking_does_not_import_mlflow() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+TELEMETRY = """
+import sys
+from peftsweep.tracking import Tracker
+
+tracker = Tracker(sys.argv[1], note=print)
+assert "mlflow" not in sys.modules, "it decides when it is imported"
+tracker.open_study("demo", experiment="tweets", params={}, tags={}, known={})
+tracker.close()
+from mlflow.telemetry import utils
+assert not utils._IS_IN_CI_ENV_OR_TESTING, "it would be silent for that alone"
+assert utils.is_telemetry_disabled()
+"""
+
+
+def test_mlflows_makers_hear_nothing_of_a_sweep(uri: str) -> None:
+    alone = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    root = str(Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", TELEMETRY, uri], env=alone | {"PYTHONPATH": root}, check=True)
+
+
 # Addresses ------------------------------------------------------------------------------------------------------------
 
 

@@ -170,6 +170,7 @@ class Runs:
     def _connect(self) -> MlflowClient:
         if self._connected is None:
             os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its news would tear the live table
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its makers would hear of each run
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run that ends
             if is_server(self.uri):
                 # by default a call to a dead server takes four minutes; and a request whose answer was lost must not be

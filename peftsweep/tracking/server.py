@@ -43,7 +43,8 @@ def server_environment(uri: str) -> dict[str, str]:
     return {
         "MLFLOW_BACKEND_STORE_URI": absolute(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three processes more, for what is not used
-        "MLFLOW_DISABLE_TELEMETRY": "true",  # its pages would tell their makers what is clicked
+        # MLflow's pages would tell their makers what is clicked
+        "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
     }
 
 

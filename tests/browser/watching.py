@@ -51,6 +51,9 @@ def watched(browser: Browser, **options: Any) -> Iterator[Page]:
     try:
         yield page
         page.evaluate("0")  # what happened before it has been told by now
+    except BaseException as error:
+        error.add_note("\n".join(wrong))
+        raise
     finally:
         context.close()
     own = _server(asked[0])
