@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check docs links format clean
+.PHONY: demo test check docs links screenshots format clean
 
 demo: $(VENV)/.demo
 	HF_HUB_OFFLINE=1 $(BIN)/peftsweep run --study demo
@@ -30,6 +30,9 @@ links: $(VENV)/.docs
 format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+screenshots: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python tools/screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist site .coverage .mypy_cache .pytest_cache .ruff_cache
