@@ -17,8 +17,9 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import psycopg
-import pytest
 from psycopg import sql
+
+from tests.programs import lacking
 
 PASSWORD = "s3/c@r?e:t '%"  # all that must be escaped in a URL or a statement
 USER = "sweeper"
@@ -35,12 +36,8 @@ def programs() -> Path | None:
 
 
 def needed() -> Path:
-    """The same, or the test is skipped; it fails where nothing may be skipped."""
-    where = programs()
-    if where is None:
-        say = pytest.fail if os.environ.get("PEFTSWEEP_ALL_TESTS") else pytest.skip
-        say("needs PostgreSQL's own programs: apt-get install postgresql")
-    return where
+    """The same; without it the test is `lacking`."""
+    return programs() or lacking("PostgreSQL's own programs", "postgresql")
 
 
 @dataclass(frozen=True)
