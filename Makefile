@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test check docs links screenshots format clean
@@ -12,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/peftsweep best
 
 test: $(VENV)/.test
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(TESTS),--no-cov $(TESTS),--cov --cov-report=term)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(TESTS),--no-cov $(TESTS),$(ALL))
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
