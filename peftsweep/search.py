@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -256,15 +256,17 @@ def _taken(study: Study, names: Sequence[str]) -> set[tuple[Any, ...]]:
     return {tuple(t.params[name] for name in names) for t in trials if all(name in t.params for name in names)}
 
 
-def candidates(study: StudyConfig) -> list[TrainConfig]:
-    """Hyperparameters that bound what trials may ask for: the high end of every range, with every choice once."""
-    highs: dict[str, Any] = {}
+def candidates(study: StudyConfig, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
+    """Hyperparameters that bound what trials may ask for: one end of every range, with every choice once."""
+    ends: dict[str, Any] = {}
     for name, entry in study.space.items():
         kind = number_type(name)
-        if isinstance(entry, Range) and kind is not None:
-            highs[name] = kind(entry.high)
-    bounds = [study.hyperparameters(highs)]
+        if not isinstance(entry, Range):
+            ends[name] = entry[0]
+        elif kind is not None:
+            ends[name] = kind(getattr(entry, end))
+    bounds = [study.hyperparameters(ends)]
     for name, entry in study.space.items():
         if not isinstance(entry, Range):
-            bounds += [study.hyperparameters(highs | {name: choice}) for choice in entry]
+            bounds += [study.hyperparameters(ends | {name: choice}) for choice in entry[1:]]
     return bounds

@@ -50,6 +50,13 @@ def ask(trials: optuna.Study, config: StudyConfig) -> optuna.Trial:
     return trials.ask(fixed_distributions=distributions(config))
 
 
+def test_bounds_are_the_ends_of_ranges_and_every_choice_and_nothing_else() -> None:
+    config = study({"rank": SPACE["rank"], "epochs": SPACE["epochs"], "batch_size": [4, 8]})  # not the default's 16
+    for end, ends in (("low", (4, 1)), ("high", (64, 9))):
+        found = search.candidates(config, end)  # type: ignore[arg-type]
+        assert [(c.rank, c.epochs, c.batch_size) for c in found] == [(*ends, 4), (*ends, 8)]
+
+
 def test_the_space_in_optunas_terms() -> None:
     assert distributions(study(SPACE)) == {
         "learning_rate": FloatDistribution(1e-5, 2e-3, log=True),

@@ -180,7 +180,7 @@ class SeedSource(StudySource):
         renamed = config.model_copy(update={"name": again.study_name, "search": fixed})
         super().__init__(renamed, again, studies, data, tracker, progress, total, None, stop)
 
-    def bounds(self) -> list[TrainConfig]:
+    def bounds(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
         """The configurations themselves."""
         picked = {trial.user_attrs[OF] for trial in self.trials()}
         trials = [trial for trial in self.main.get_trials(deepcopy=False) if trial.number in picked]

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -90,9 +90,9 @@ class StudySource:
     def has_work(self) -> bool:
         return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or bool(self.test_due())
 
-    def bounds(self) -> list[TrainConfig]:
+    def bounds(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
         """Hyperparameters that bound what the trials may ask for."""
-        return search.candidates(self.config)
+        return search.candidates(self.config, end)
 
     def _exhausted(self) -> bool:
         return search.exhausted(self.config, self.study)

@@ -76,7 +76,7 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
     pack = build_that_fits(planned_build, max(1, min(count, source.left())))
     _say_if_uninformed(source, len(pack.slots))
     memory = None if planned is None else _memory(planned.of(len(pack.slots)), base.device)
-    trained = [pack.parameters(params) for params in bounds]
+    trained = [pack.parameters(params) for params in (*bounds, *source.bounds("low"))]
     source.stop.patient = True  # from here on there is something to finish: MLflow's runs, a step
     source.opened(
         base,
