@@ -6,8 +6,8 @@ and against the length of their texts, for the shape of Llama 3.2 1B in NF4, bes
 
 Figures go to stdout, a JSON object a line. One base serves all packs, and its blocks are not compiled, which would take
 longer than to measure them; throughput.py has the rates with that. The pack's rates are of the steps in which no pass
-was captured, as most of a sweep's are. The number of trials is doubled until one has no room; rank and length are at
-the pack's own choice of it, which stands beside the points of the picture.
+was captured, as most of a sweep's are. The number of trials is doubled up to 512, or until one has no room; rank and
+length are at the pack's own choice of it, which stands beside the points of the picture.
 """
 
 from __future__ import annotations

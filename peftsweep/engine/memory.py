@@ -65,24 +65,27 @@ class Share:
             alone: told the slot that does not fit even by itself, and why; it has no result.
         """
         found: dict[int, T] = {}
-        waiting, before = list(slots), self.slots
+        waiting, before, cut = list(slots), self.slots, False
         some: list[Slot] = []
         while waiting:
             tried, some = some, waiting[: self.slots]
             try:
                 found |= work(some)
                 waiting = waiting[len(some) :]
+                if cut:  # it was this one's batch, not the others
+                    self.slots, cut = before, False
                 continue
             except torch.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
             torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
             if relieve(some, len(some) == len(tried) and all(map(operator.is_, some, tried))):
+                cut = len(some) == 1
                 continue
             if len(some) > 1:
                 self.slots = len(some) // 2
                 continue
             alone(some[0], reason)
-            waiting, self.slots = waiting[1:], before  # it was this one, not the others
+            waiting, self.slots, cut = waiting[1:], before, False  # it was this one, not the others
         if self.slots < before:
             self.note(f"memory: a {self.what} of {len(slots)} slots had no room; from now on {self.slots} go at once")
         return found

@@ -71,7 +71,7 @@ class PackedLora(PackedLayer):
         now = self.current
         y: Tensor
         y, _ = kernels.linear_lora(
-            x.reshape(-1, x.shape[-1]),
+            x.reshape(-1, x.shape[-1]).contiguous(),  # as the kernels find their rows
             *self.frozen,
             self.inner.bias,
             self.stacked["A"],
