@@ -382,11 +382,11 @@ def test_importing_tracking_does_not_import_mlflow() -> None:
 
 TELEMETRY = """
 import sys
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import Parent, Tracker
 
 tracker = Tracker(sys.argv[1], note=print)
 assert "mlflow" not in sys.modules, "it decides when it is imported"
-tracker.open_study("demo", experiment="tweets", params={}, tags={}, known={})
+tracker.open_study(Parent("demo", "tweets"))
 tracker.close()
 from mlflow.telemetry import utils
 assert not utils._IS_IN_CI_ENV_OR_TESTING, "it would be silent for that alone"
