@@ -89,6 +89,50 @@ def test_a_run_that_was_deleted_comes_back(here: Home) -> None:
     assert told(here) == before
 
 
+def comparison(uri: str) -> tuple[str, str]:
+    """The one comparison run, and its page."""
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    kept = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(kept, "tags.`peftsweep.kind` = 'comparison'")
+    return run.info.run_id, Path(client.download_artifacts(run.info.run_id, "comparison.html")).read_text()
+
+
+def test_the_comparison_comes_back_drawn_anew_if_its_file_is_gone(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    client, page = mlflow.MlflowClient(tracking_uri=here.tracking_uri), here.folder / "artifacts" / "comparison.html"
+    for gone in (False, True):
+        run, kept = comparison(here.tracking_uri)
+        assert kept == page.read_text()
+        client.delete_run(run)
+        if gone:
+            page.unlink()
+        assert sync(here) == {"small": "written"}
+        again = comparison(here.tracking_uri)
+        assert again[0] != run and again[1] == page.read_text()
+        assert sync(here) == {"small": "level"} and comparison(here.tracking_uri) == again
+
+
+def test_a_page_that_mlflow_missed_replaces_the_older_one_there(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    run, before = comparison(here.tracking_uri)
+    sweep.compare(storage=here.storage, tracking_uri=DEAD)
+    page = here.folder / "artifacts" / "comparison.html"
+    page.write_text(page.read_text() + "<!-- newer -->")
+    assert sync(here) == {"small": "written"}
+    assert comparison(here.tracking_uri) == (run, page.read_text()) and page.read_text() != before
+    assert sync(here) == {"small": "level"}
+
+
+def test_of_two_comparisons_that_two_sweeps_began_at_once_the_older_stays(here: Home) -> None:
+    study = here.run(here.study(), trials=1).study
+    run, page = comparison(here.tracking_uri)
+    client = mlflow.MlflowClient(tracking_uri=here.tracking_uri)
+    experiment = client.get_experiment_by_name(study.user_attrs["experiment"])
+    client.create_run(experiment.experiment_id, tags={"peftsweep.kind": "comparison"}, run_name="comparison")
+    assert sync(here) == {"small": "written"}
+    assert comparison(here.tracking_uri) == (run, page)
+
+
 def test_a_study_in_two_mlflows_is_once_in_each(here: Home) -> None:
     here.run(here.study(), trials=1)
     before, other = told(here), f"sqlite:///{here.folder}/other.db"

@@ -156,6 +156,23 @@ def test_artifacts_may_go_as_soon_as_they_are_handed_over(uri: str, notes: list[
     assert spool is not None and not spool.exists()
 
 
+def test_a_page_on_its_way_has_all_the_time_there_is(
+    uri: str, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page").write_text("p")
+    send = MlflowClient.log_artifact
+
+    def slowly(*given: Any) -> None:
+        time.sleep(3)
+        send(*given)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", slowly)
+    tracker = Tracker(uri, note=notes.append)
+    tracker.keep_comparison(EXPERIMENT, tmp_path / "page")
+    tracker.close(patience=2)
+    assert tracker.level
+
+
 def test_calls_return_at_once(uri: str, notes: list[str]) -> None:
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})

@@ -75,6 +75,12 @@ def refresh(storage: str, tracker: Tracker, experiment: str, note: Callable[[str
         note(f"the comparison was not drawn ({first}); to try again: peftsweep compare")
 
 
+def drawn(storage: str) -> Path:
+    """The page among the artifacts, drawn if it is not there."""
+    page = Studies(storage).artifacts / COMPARISON
+    return page if page.is_file() else _write(gathered(storage), storage, None)
+
+
 def _check_place(output: Path) -> None:
     """Before seconds are spent on it."""
     if output.is_dir():

@@ -9,6 +9,7 @@ import optuna
 from peftsweep import report
 from peftsweep.errors import StudyBusyError, TrackingError
 from peftsweep.storage import Studies, check_apart, guarded
+from peftsweep.sweep.comparing import drawn
 from peftsweep.sweep.projection import Projection
 from peftsweep.tracking import Tracker
 
@@ -54,6 +55,7 @@ def _sync(studies: Studies, study: optuna.Study, tracking_uri: str) -> str:
         with studies.lease(name):
             both = [study, studies.retrained(name)]  # the seeds' run is nested under the study's
             written = [_write(studies, each, tracking_uri) for each in both if each and "config" in each.user_attrs]
+            written.append(_write_page(studies, study, tracking_uri))
             return "written" if any(written) else "level"
     except StudyBusyError:
         return "running"
@@ -69,7 +71,26 @@ def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> bool:
         return False
     projection.open(whole=True)
     projection.close([], total, timeout=PATIENCE, patience=PATIENCE)
+    _check_level(tracker, name)
+    return True
+
+
+def _write_page(studies: Studies, study: optuna.Study, tracking_uri: str) -> bool:
+    """Whether the comparison of the studies on this data was lacking."""
+    tracker = Tracker(tracking_uri, note=lambda text: None)
+    experiment, page = study.user_attrs["experiment"], drawn(studies.url)
+    if tracker.compares(experiment, page):
+        return False
+    tracker.keep_comparison(experiment, page)
+    tracker.close(timeout=PATIENCE, patience=PATIENCE)
+    _check_level(tracker, study.study_name)
+    return True
+
+
+def _check_level(tracker: Tracker, name: str) -> None:
+    """Raises:
+    TrackingError: something was not written.
+    """
     if not tracker.level:
         why = tracker.trouble or "it took too long"
         raise TrackingError(f"study {name!r}: {why}. Nothing is lost; try again: peftsweep sync")
-    return True

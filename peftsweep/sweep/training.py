@@ -30,12 +30,12 @@ def train(source: StudySource, slots: int | Literal["auto"], tracking_uri: str) 
         if source.has_work():
             leave.enter_context(capped(default_device()))
             _train(source, slots, masked(source.studies.url), masked(tracking_uri))
-            if not source.stop.asked:
-                experiment = source.study.user_attrs["experiment"]
-                refresh(source.studies.url, source.projection.tracker, experiment, source.progress.warn)
         elif source.projection.is_behind:
             source.stop.patient = True
             source.projection.open()
+        if source.projection.opened and not source.stop.asked:
+            experiment = source.study.user_attrs["experiment"]
+            refresh(source.studies.url, source.projection.tracker, experiment, source.progress.warn)
 
 
 def _train(source: StudySource, slots: int | Literal["auto"], storage: str, tracking_uri: str) -> None:

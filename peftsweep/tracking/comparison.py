@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 COMPARISON = "comparison.html"
 KIND = "peftsweep.kind"
 TOLD = f"All studies of this data side by side: open **{COMPARISON}** under *Artifacts*."
 
 
-def keep(client: MlflowClient, experiment_id: str, page: Path, at: int) -> None:
-    """Put the page in the experiment's comparison run, in place of an earlier one; the run is made if it is not there.
+def only(client: MlflowClient, experiment_id: str, at: int) -> str:
+    """The id of the experiment's comparison run. It is made if it is not there; of two, which two sweeps made at one
+    moment, the older stays.
 
     Args:
-        at: when it was drawn, in milliseconds since 1970.
+        at: when it begins, if it is new, in milliseconds since 1970.
     """
-    found = client.search_runs([experiment_id], f"tags.`{KIND}` = 'comparison'", max_results=1)
-    if found:
-        run_id = found[0].info.run_id
-    else:
-        tags = {KIND: "comparison", "mlflow.note.content": TOLD}
-        run_id = client.create_run(experiment_id, at, tags, "comparison").info.run_id
-    client.log_artifact(run_id, str(page))
-    client.set_terminated(run_id, "FINISHED", at)
+    if not runs(client, experiment_id):
+        client.create_run(experiment_id, at, {KIND: "comparison", "mlflow.note.content": TOLD}, "comparison")
+    first, *others = runs(client, experiment_id)
+    for other in others:
+        client.delete_run(other.info.run_id)
+    return str(first.info.run_id)
+
+
+def runs(client: MlflowClient, experiment_id: str) -> list[Run]:
+    """The comparison runs, the oldest first."""
+    found = client.search_runs([experiment_id], f"tags.`{KIND}` = 'comparison'")
+    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def is_level(client: MlflowClient, run: Run, drawn: int) -> bool:
+    """Whether the run holds a page that is no older than one of this moment, in milliseconds since 1970."""
+    files = client.list_artifacts(run.info.run_id)
+    return any(file.path == COMPARISON for file in files) and (run.info.end_time or 0) >= drawn

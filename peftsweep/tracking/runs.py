@@ -91,10 +91,8 @@ class Runs:
     def holds(self, parent: Parent, outcome: Outcome, trials: Mapping[int, Past]) -> bool:
         """Whether all that `open`, `settle` and `end` would write is there; nothing is written."""
         self._know(parent, now())
-        found = self._client().get_experiment_by_name(parent.experiment)
-        if found is None or found.lifecycle_stage == "deleted":
+        if not self._has_experiment():
             return False
-        self._experiment_known = found.experiment_id
         run = self._find(PARENT)
         if run is None or not is_level(self._client(), run, Past({}, {}, [], outcome), files=True):
             return False
@@ -148,9 +146,23 @@ class Runs:
             client.log_artifact(run_id, str(source), None if folder == "." else folder)
 
     def compare(self, experiment: str, page: Path, at: int) -> None:
-        """Keep the page that compares the experiment's studies."""
+        """Keep the page that compares the experiment's studies.
+
+        Args:
+            at: when it was drawn.
+        """
         self._experiment = experiment
-        comparison.keep(self._client(), self._experiment_id(), page, at)
+        run_id = comparison.only(self._client(), self._experiment_id(), at)
+        self._upload(run_id, comparison.COMPARISON, page)
+        self._client().set_terminated(run_id, "FINISHED", at)
+
+    def compares(self, experiment: str, drawn: int) -> bool:
+        """Whether the experiment's only comparison run holds a page no older than that; nothing is written."""
+        self._experiment = experiment
+        if not self._has_experiment():
+            return False
+        found = comparison.runs(self._client(), self._experiment_id())
+        return len(found) == 1 and comparison.is_level(self._client(), found[0], drawn)
 
     def end_rest(self) -> None:
         """End what this process began and nobody ended; the parent last."""
@@ -185,6 +197,14 @@ class Runs:
 
             self._connected = MlflowClient(tracking_uri=self.uri)
         return self._connected
+
+    def _has_experiment(self) -> bool:
+        """Whether the experiment is there; it is not made."""
+        found = self._client().get_experiment_by_name(self._experiment)
+        if found is None or found.lifecycle_stage == "deleted":
+            return False
+        self._experiment_known = found.experiment_id
+        return True
 
     def _experiment_id(self) -> str:
         if self._experiment_known is None:

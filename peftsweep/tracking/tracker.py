@@ -61,17 +61,23 @@ class Tracker:
         self._put(partial(self._runs.open, parent, now()))
 
     def holds(self, parent: Parent, outcome: Outcome, trials: Mapping[int, Past]) -> bool:
-        """Whether MLflow has all that `open_study`, `settle` and `end_study` would write, artifacts too. This alone
-        waits for its answer.
+        """Whether MLflow has all that `open_study`, `settle` and `end_study` would write, artifacts too. It waits
+        for the answer.
 
         Raises:
             TrackingError: there is none.
         """
         self._runs.ids.update(parent.known)
-        try:
-            return self._runs.holds(parent, outcome, trials)
-        except Exception as error:
-            raise TrackingError(f"MLflow at {masked(self._uri)} does not answer ({self._because(error)})") from error
+        return self._asked(partial(self._runs.holds, parent, outcome, trials))
+
+    def compares(self, experiment: str, page: Path) -> bool:
+        """Whether MLflow has this page, or a newer one, in the experiment's comparison run. It waits for the answer.
+
+        Raises:
+            TrackingError: there is none.
+        """
+        drawn = int(1000 * page.stat().st_mtime)
+        return self._asked(partial(self._runs.compares, experiment, drawn))
 
     def settle(self, trials: Mapping[int, Past], *, whole: bool = False) -> None:
         """Bring level the runs of trials of earlier processes, by number: left running, left out, or told in part.
@@ -152,6 +158,12 @@ class Tracker:
                 return False
             writer.join(min(0.1, until - time.monotonic()))
         return True
+
+    def _asked(self, question: Callable[[], bool]) -> bool:
+        try:
+            return question()
+        except Exception as error:
+            raise TrackingError(f"MLflow at {masked(self._uri)} does not answer ({self._because(error)})") from error
 
     # The queue --------------------------------------------------------------------------------------------------------
 
