@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,18 @@ def test_points_that_were_lost_are_written(here: Home, monkeypatch: pytest.Monke
     assert sync(here) == {"small": "level"}
 
 
+def test_a_point_that_was_lost_in_the_middle_of_a_curve_comes_back(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    before = told(here)
+    with contextlib.closing(sqlite3.connect(here.folder / "mlflow.db")) as database:
+        (lost,) = database.execute("select step from metrics where key = 'macro_f1' order by step limit 1 offset 1")
+        assert database.execute("delete from metrics where key = 'macro_f1' and step = ?", lost).rowcount == 1
+        database.commit()
+    assert told(here) != before
+    assert sync(here) == {"small": "written"}
+    assert told(here) == before
+
+
 def test_points_that_were_lost_are_written_by_the_next_run_too(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peftsweep.tracking.tracker.WAITING", 0)
     here.run(here.study(), trials=1)
@@ -198,6 +212,18 @@ def test_a_server_that_does_not_answer_is_told_and_the_study_is_as_it_was(here: 
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
         sync(here, tracking_uri=DEAD)
     assert study.user_attrs == before
+
+
+def test_a_study_that_mlflow_refuses_does_not_keep_the_others_waiting(here: Home) -> None:
+    for name in ("first", "second"):
+        here.run(here.study(name), trials=1, tracking_uri=DEAD)
+    first = Studies(here.storage).load("first")
+    first.set_user_attr("described", {"no such; name?": 1})
+    notes: list[str] = []
+    with pytest.raises(TrackingError, match=r"^study 'first': MLflow at .* did not take an update .*\n.*try again"):
+        sync(here, note=notes.append)
+    assert notes == ["first: not written", "second: written"]
+    assert sync(here, studies=["second"]) == {"second": "level"}
 
 
 def test_a_study_that_is_being_run_is_left_to_its_sweep(here: Home) -> None:

@@ -375,6 +375,16 @@ def test_an_update_that_mlflow_refuses_is_lost_alone(uri: str, notes: list[str])
     notes.clear()
 
 
+def test_a_trial_that_mlflow_refuses_leaves_those_after_it_alone(uri: str, notes: list[str]) -> None:
+    tracker = opened(uri, notes)
+    curves = [{"loss": 0.5}, {"no such; name?": 0.5}, {"loss": 0.25}]
+    tracker.settle({n: Past({}, {}, [Point(curve, 1)], Outcome("complete")) for n, curve in enumerate(curves)})
+    tracker.close()
+    runs = fetch(uri, tracker)
+    assert [runs[number].data.metrics for number in "02"] == [{"loss": 0.5}, {"loss": 0.25}]
+    assert notes.pop().startswith("MLflow: 1 update was not written") and "did not take" in notes.pop()
+
+
 def test_an_artifact_that_is_not_there_is_lost_alone(uri: str, notes: list[str], tmp_path: Path) -> None:
     (tmp_path / "there").write_text("t")
     tracker = opened(uri, notes)

@@ -27,7 +27,7 @@ def sync(
 
     Args:
         studies: only these.
-        note: told what was done with each study, in a line.
+        note: told what was done with each study, in a line; "not written", too, of which the error says more.
 
     Returns:
         By study: "level" (nothing was lacking), "written", or "running" (a sweep is at it, and tells MLflow itself).
@@ -35,62 +35,63 @@ def sync(
     Raises:
         UsageError: a study that is not in the storage, or one file for both.
         StorageError: the storage does not answer.
-        TrackingError: MLflow does not, or refused something. The studies are as they were.
+        TrackingError: MLflow does not; or, when all studies have had their turn, it refused something. The studies are
+            as they were.
     """
     check_apart(storage, tracking_uri)
     done: dict[str, str] = {}
+    lacking: list[str] = []
     with guarded(storage):
         opened, found = report.opened(storage, studies)
         for study in found:
             if "config" not in study.user_attrs:  # made, and stopped before anything was known of it
                 continue
-            done[study.study_name] = _sync(opened, study, tracking_uri)
+            done[study.study_name] = _sync(opened, study, tracking_uri, lacking)
             note(f"{study.study_name}: {done[study.study_name]}")
+    if lacking:
+        raise TrackingError("\n".join([*lacking, "Nothing is lost; try again: peftsweep sync"]))
     return done
 
 
-def _sync(studies: Studies, study: optuna.Study, tracking_uri: str) -> str:
+def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, lacking: list[str]) -> str:
+    """What `sync` says of a study.
+
+    Args:
+        lacking: gets a line of what MLflow did not take; other studies are not to wait for that.
+    """
     name = study.study_name
     try:
         with studies.lease(name):
             both = [study, studies.retrained(name)]  # the seeds' run is nested under the study's
-            written = [_write(studies, each, tracking_uri) for each in both if each and "config" in each.user_attrs]
-            written.append(_write_page(studies, study, tracking_uri))
-            return "written" if any(written) else "level"
+            trackers = [_write(studies, each, tracking_uri) for each in both if each and "config" in each.user_attrs]
+            trackers.append(_write_page(studies, study, tracking_uri))
     except StudyBusyError:
         return "running"
+    told = [tracker for tracker in trackers if tracker is not None]
+    refused = [tracker.trouble or "it took too long" for tracker in told if not tracker.level]
+    lacking += [f"study {name!r}: {why}" for why in dict.fromkeys(refused)]
+    return "not written" if refused else "written" if told else "level"
 
 
-def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> bool:
-    """Whether anything was lacking."""
+def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker | None:
+    """Write what is lacking; returns the tracker that was told, if anything was."""
     name = study.study_name
     tracker = Tracker(tracking_uri, note=lambda text: None)
     projection = Projection(study, tracker, studies.artifacts / name)
     total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
     if projection.is_there(total):
-        return False
+        return None
     projection.open(whole=True)
     projection.close([], total, timeout=PATIENCE, patience=PATIENCE)
-    _check_level(tracker, name)
-    return True
+    return tracker
 
 
-def _write_page(studies: Studies, study: optuna.Study, tracking_uri: str) -> bool:
-    """Whether the comparison of the studies on this data was lacking."""
+def _write_page(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker | None:
+    """The same for the comparison of the studies on this data."""
     tracker = Tracker(tracking_uri, note=lambda text: None)
     experiment, page = study.user_attrs["experiment"], drawn(studies.url)
     if tracker.compares(experiment, page):
-        return False
+        return None
     tracker.keep_comparison(experiment, page)
     tracker.close(timeout=PATIENCE, patience=PATIENCE)
-    _check_level(tracker, study.study_name)
-    return True
-
-
-def _check_level(tracker: Tracker, name: str) -> None:
-    """Raises:
-    TrackingError: something was not written.
-    """
-    if not tracker.level:
-        why = tracker.trouble or "it took too long"
-        raise TrackingError(f"study {name!r}: {why}. Nothing is lost; try again: peftsweep sync")
+    return tracker

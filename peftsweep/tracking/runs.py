@@ -72,21 +72,21 @@ class Runs:
         self._know(parent, at)
         self._begin(self._runs[PARENT])
 
-    def settle(self, trials: Mapping[int, Past], at: int, whole: bool = False) -> None:
-        """Make the runs of trials of earlier processes what the study says they are; those that are, stay."""
+    def settle(self, number: int, past: Past, at: int, whole: bool = False) -> None:
+        """Make the run of a trial of an earlier process what the study says it is; one that is that stays."""
         self._begin(self._runs[PARENT])
-        for number, past in trials.items():
-            child = self._children.get(str(number))
-            if is_level(self._client(), child, past, files=whole, points=whole):
-                continue
-            if past.outcome.state != "interrupted":
-                began, ended = past.began or at, past.ended or at
-                self.start(StudyRun(str(number), f"trial-{number:04d}", dict(past.params), dict(past.tags), began))
-                for point in past.curve:
-                    self.log(str(number), point.metrics, point.step, point.at or ended)
-                self.end(str(number), past.outcome, ended)
-            elif child is not None:
-                self._end(child, past.outcome, at)
+        key = str(number)
+        child = self._children.get(key)
+        if is_level(self._client(), child, past, files=whole, points=whole):
+            return
+        if past.outcome.state != "interrupted":
+            began, ended = past.began or at, past.ended or at
+            self.start(StudyRun(key, f"trial-{number:04d}", dict(past.params), dict(past.tags), began))
+            for point in past.curve:
+                self.log(key, point.metrics, point.step, point.at or ended)
+            self.end(key, past.outcome, ended)
+        elif child is not None:
+            self._end(child, past.outcome, at)
 
     def holds(self, parent: Parent, outcome: Outcome, trials: Mapping[int, Past]) -> bool:
         """Whether all that `open`, `settle` and `end` would write is there; nothing is written."""
@@ -100,7 +100,8 @@ class Runs:
             return False
         children = self._search_children(run)
         return all(
-            is_level(self._client(), children.get(str(number)), past, files=True) for number, past in trials.items()
+            is_level(self._client(), children.get(str(number)), past, files=True, points=True)
+            for number, past in trials.items()
         )
 
     def _know(self, parent: Parent, at: int) -> None:

@@ -85,7 +85,9 @@ class Tracker:
         Args:
             whole: look at every point and artifact of those that ended there as they should, too.
         """
-        self._put(partial(self._runs.settle, dict(trials), now(), whole))
+        at = now()
+        for number, past in trials.items():  # an update each: one that is refused is lost alone
+            self._put(partial(self._runs.settle, number, past, at, whole))
 
     # `at` is when it happened, in milliseconds since 1970; now where it is not given.
 
