@@ -145,10 +145,18 @@ def test_a_sweep_killed_at_that_moment_ends_as_one_never_killed(never: Home, tmp
     assert [run.info.status for run in here.runs()] == ["FINISHED"] * 3
 
 
-def test_mlflow_gets_what_a_killed_process_had_not_told_it_yet(here: Home) -> None:
-    study = here.study(**GRID)
+def test_mlflow_gets_what_a_killed_process_had_not_told_it_yet(
+    here: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, temporary, waiting = here.study(**GRID), tmp_path / "tmp", here.folder / "artifacts" / "small" / ".mlflow"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     killed_at(here, "peftsweep.sweep.source:StudySource.report 6", study, "--tracking-uri", "http://127.0.0.1:9")
+    assert list(temporary.rglob("*.safetensors")) == []
+    (copy,) = waiting.rglob("adapter_model.safetensors")
+    assert copy.samefile(here.adapter(0))  # it waits without taking any room
     assert here.run(study, slots=1).counts == {"complete": 2}
+    assert not waiting.exists()
     for trial in (0, 1):
         assert evaluations_and_artifacts(here, trial) == ([3, 6, 9, 12], ARTIFACTS)
     (first,) = [run for run in here.runs() if run.data.tags.get("peftsweep.trial") == "0"]

@@ -18,6 +18,7 @@ from peftsweep.sweep import artifacts
 from peftsweep.sweep.seeds import OF, REPLICATE
 from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker
 
+SPOOL = ".mlflow"  # in the folder of the study's artifacts
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
@@ -25,7 +26,7 @@ class Projection:
     """The study is the truth: what is told comes from it, so that any process can tell what another one could not.
 
     Args:
-        folder: of the study's artifacts.
+        folder: of the study's artifacts. This process has the study's lease: what waits for MLflow in there is its own.
 
     Attributes:
         opened: whether MLflow has been told of this run.
@@ -33,6 +34,7 @@ class Projection:
 
     def __init__(self, study: optuna.Study, tracker: Tracker, folder: Path) -> None:
         self.study, self.tracker, self.folder = study, tracker, folder
+        tracker.spool_to(folder / SPOOL)
         self.opened = False
 
     @property

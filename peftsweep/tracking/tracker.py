@@ -53,6 +53,12 @@ class Tracker:
         self._noted: set[str] = set()
         self._spool: Path | None = None
 
+    def spool_to(self, folder: Path) -> None:
+        """Keep copies of artifacts that wait in this folder, beside them: links, where the system's own folder may be
+        another disk, or memory. It is this process's alone; what a killed one left there is removed."""
+        shutil.rmtree(folder, ignore_errors=True)
+        self._spool = folder
+
     # What the sweep says ----------------------------------------------------------------------------------------------
 
     def open_study(self, parent: Parent) -> None:
@@ -189,6 +195,7 @@ class Tracker:
             return {}
         try:
             self._spool = self._spool or Path(tempfile.mkdtemp(prefix="peftsweep-mlflow-"))
+            self._spool.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(dir=self._spool))
         except OSError as error:
             self._lose(error)
