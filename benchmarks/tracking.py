@@ -1,15 +1,17 @@
-"""What MLflow costs a sweep: in a file, on a server, on one that is dead, and on one that never answers.
+"""What MLflow costs a sweep: in a file, on a server, on one that is slow or dead, and on one that never answers.
 
-    python benchmarks/tracking.py [--quick] [--rounds 5] [--trials 8]
+    python benchmarks/tracking.py [--quick] [--rounds 5] [--trials 4] [--epochs 1] [--minutes 8]
 
 The sweep is the study `demo` (all-MiniLM-L6-v2, real tweets) with a fixed length: no trial is pruned, and the same
-seeds give the same trials on every side. Each side runs in a process and a folder of its own, as a person would run
-it; one has a tracker that writes nothing, with which the others are compared, round by round. Rounds take turns, so
-that a machine that slows down slows all of them; the figures are medians.
+seeds give the same trials on every side. By default trials are few and short, and no round begins that would, by those
+before it, end after the eighth minute; a long sweep has the smaller shares. Each side runs in a process and a
+folder of its own, as a person would run it; one has a tracker that writes nothing, with which the others are compared,
+round by round. Rounds take turns, so that a machine that slows down slows all of them; the figures are medians.
 
 Figures go to stdout, a JSON object a line:
 
-- `seconds` of the sweep, from the loaded libraries to the end, `end_seconds` of waiting for the tracker at its end;
+- `seconds` of the sweep, from the loaded libraries to the end, `end_seconds` of waiting for the tracker at its end.
+  `drawing_seconds`, in which every side draws the page of the comparison, are not among them, nor is their `cpu`;
   `added` is the share that tracking added to the seconds, `added_to_pack` that added to the pack's, without that
   wait.
 - `writer_cpu` is the processor's seconds that the tracker's own thread took, `start_cpu` those of them that went
@@ -32,6 +34,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,17 +43,18 @@ from typing import Any
 import torch
 
 import peftsweep
-from peftsweep.sweep import running
+from peftsweep.sweep import running, training
 from peftsweep.tracking import Tracker
 from peftsweep.tracking.server import server_command, server_environment
 
 NOTHING = "nothing"
+DELAY = 0.2  # seconds for each piece of a request on its way to the slow server
 
 
 class Timed(Tracker):
     """A tracker that counts what it costs."""
 
-    writer_cpu = start_cpu = caller_cpu = end_seconds = 0.0
+    writer_cpu = start_cpu = caller_cpu = end_seconds = drawing_seconds = drawing_cpu = 0.0
 
     def close(self, *args: Any, **kwargs: Any) -> None:
         began = time.perf_counter()
@@ -89,8 +93,20 @@ def counted(method: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-for name in ("open_study", "settle", "start_trial", "log", "end_trial", "end_study"):
+for name in ("open_study", "settle", "start_trial", "log", "end_trial", "end_study", "keep_comparison"):
     setattr(Timed, name, counted(getattr(Tracker, name)))
+
+
+def set_aside(refresh: Callable[..., None]) -> Callable[..., None]:
+    """The page of the comparison is drawn with a tracker and without: what it takes is counted by itself."""
+
+    def called(*args: Any) -> None:
+        began, cpu, told = time.perf_counter(), time.thread_time(), Timed.caller_cpu
+        refresh(*args)
+        Timed.drawing_seconds += time.perf_counter() - began
+        Timed.drawing_cpu += time.thread_time() - cpu - (Timed.caller_cpu - told)
+
+    return called
 
 
 # Sides --------------------------------------------------------------------------------------------------------------
@@ -134,6 +150,32 @@ def await_health(port: int) -> None:
 
 
 @contextlib.contextmanager
+def slow(folder: Path) -> Iterator[str]:
+    """A server behind a line on which every request takes so long."""
+    with server(folder) as uri, socket.create_server(("127.0.0.1", 0)) as listening:
+        behind = int(uri.rpartition(":")[2])
+        threading.Thread(target=relay, args=(listening, behind), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def relay(listening: socket.socket, port: int) -> None:
+    with contextlib.suppress(OSError):  # closed: it is over
+        while True:
+            client, _ = listening.accept()
+            far = socket.create_connection(("127.0.0.1", port))
+            for source, target, delay in ((client, far, DELAY), (far, client, 0.0)):
+                threading.Thread(target=pass_on, args=(source, target, delay), daemon=True).start()
+
+
+def pass_on(source: socket.socket, target: socket.socket, delay: float) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            time.sleep(delay)
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
 def dead(folder: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{free_port()}"
 
@@ -153,6 +195,7 @@ SIDES: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
     NOTHING: file,
     "a file": file,
     "a server": server,
+    "a slow server": slow,
     "a closed port": dead,
     "a server that never answers": mute,
 }
@@ -161,6 +204,7 @@ SIDES: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
 def one_side(what: str, trials: int, overrides: Sequence[str]) -> dict[str, Any]:
     """A sweep in this process and in a new folder."""
     running.Tracker = Untold if what == NOTHING else Timed
+    training.refresh = set_aside(training.refresh)
     with tempfile.TemporaryDirectory() as temporary, SIDES[what](Path(temporary)) as uri:
         began, cpu = time.perf_counter(), time.process_time()
         result = peftsweep.run(
@@ -171,22 +215,31 @@ def one_side(what: str, trials: int, overrides: Sequence[str]) -> dict[str, Any]
             tracking_uri=uri,
         )
         took = {
-            "seconds": time.perf_counter() - began,
+            "seconds": time.perf_counter() - began - Timed.drawing_seconds,
             "pack_seconds": sum(result.seconds.values()),
-            "cpu": time.process_time() - cpu,
+            "cpu": time.process_time() - cpu - Timed.drawing_cpu,
         }
     assert result.counts == {"complete": trials}, result.counts
-    costs = {name: getattr(Timed, name) for name in ("writer_cpu", "start_cpu", "caller_cpu", "end_seconds")}
+    names = ("writer_cpu", "start_cpu", "caller_cpu", "end_seconds", "drawing_seconds")
+    costs = {name: getattr(Timed, name) for name in names}
     return took | costs | {"level": bool(result.study.user_attrs["mlflow_level"])}
 
 
 # Figures ------------------------------------------------------------------------------------------------------------
 
 
-def measured(rounds: int, trials: int, overrides: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """What each side took, round by round."""
+def measured(rounds: int, trials: int, overrides: Sequence[str], minutes: float) -> dict[str, list[dict[str, Any]]]:
+    """What each side took, round by round.
+
+    Args:
+        rounds: at most.
+        minutes: after which none may end, by the mean of those before it; the first one is made whatever it takes.
+    """
     found: dict[str, list[dict[str, Any]]] = {what: [] for what in SIDES}
+    began = time.monotonic()
     for turn in range(rounds):
+        if turn and (time.monotonic() - began) * (turn + 1) / turn > 60 * minutes:
+            break
         for what in SIDES:
             command = [sys.executable, __file__, "--side", what, "--trials", str(trials)]
             command += [part for override in overrides for part in ("--set", override)]
@@ -200,7 +253,9 @@ def figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[dict[s
     """Medians of each side, and of the rounds' ratios to the side that tracks nothing."""
     for what, rounds in found.items():
         row: dict[str, Any] = {"tracking": what, "rounds": len(rounds), "level": all(each["level"] for each in rounds)}
-        for key in ("seconds", "pack_seconds", "end_seconds", "cpu", "writer_cpu", "start_cpu", "caller_cpu"):
+        for key in ("seconds", "pack_seconds", "end_seconds", "drawing_seconds"):
+            row[key] = round(statistics.median(each[key] for each in rounds), 3)
+        for key in ("cpu", "writer_cpu", "start_cpu", "caller_cpu"):
             row[key] = round(statistics.median(each[key] for each in rounds), 3)
         for key, once in (("cpu_share", 0.0), ("cpu_share_after_start", 1.0)):
             row[key] = round(statistics.median(cpu_share(each, once) for each in rounds), 5)
@@ -225,26 +280,28 @@ def cpu_share(took: Mapping[str, float], left_out: float = 0.0) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=8, help="no further round begins that would end later")
     parser.add_argument("--quick", action="store_true", help="one round of two short trials: to see that it works")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    for option in ("rounds", "trials"):
+    for option in ("rounds", "trials", "epochs"):
         if getattr(options, option) < 1:
             parser.error(f"--{option}: expected a whole number of at least 1")
     if options.side:
         print(json.dumps(one_side(options.side, options.trials, options.set)), flush=True)
         return
-    overrides = ["search.pruner=null", "search.sampler=random"]
+    overrides = ["search.pruner=null", "search.sampler=random", f"train.epochs={options.epochs}"]
     rounds, trials = options.rounds, options.trials
     if options.quick:
         rounds, trials = 1, 2
-        overrides += ["train.epochs=1", "data.split.train=128", "data.split.validation=64"]
+        overrides += ["data.split.train=128", "data.split.validation=64"]
     machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "arch": platform.machine()}
     show(figure="machine", **machine, torch=torch.__version__, load=round(os.getloadavg()[0], 2))  # idle: below a half
-    for row in figures(measured(rounds, trials, overrides)):
-        show(figure="tracking", trials=trials, **row)
+    for row in figures(measured(rounds, trials, overrides, options.minutes)):
+        show(figure="tracking", trials=trials, epochs=options.epochs, **row)
 
 
 def show(**values: Any) -> None:

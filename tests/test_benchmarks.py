@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -246,7 +247,13 @@ def test_a_tracker_is_compared_with_none_round_by_round(modules: dict[str, Modul
     tracking = modules["tracking"]
 
     def took(seconds: float, writer: float, start: float) -> dict[str, Any]:
-        costs = {"writer_cpu": writer, "start_cpu": start, "caller_cpu": 0.5, "end_seconds": 2.0}
+        costs = {
+            "writer_cpu": writer,
+            "start_cpu": start,
+            "caller_cpu": 0.5,
+            "end_seconds": 2.0,
+            "drawing_seconds": 0.25,
+        }
         return costs | {"seconds": seconds, "pack_seconds": seconds / 2, "cpu": 101.0, "level": True}
 
     usual = [took(seconds, 0.0, 0.0) for seconds in (10.0, 20.0, 40.0)]
@@ -255,7 +262,25 @@ def test_a_tracker_is_compared_with_none_round_by_round(modules: dict[str, Modul
     assert "added" not in nothing and nothing["seconds"] == 20.0 and nothing["rounds"] == 3
     assert (tracked["added"], tracked["added_to_pack"], tracked["added_range"]) == (0.1, 0.1, [0.05, 0.2])
     assert (tracked["cpu_share"], tracked["cpu_share_after_start"]) == (round(3 / 101, 5), 0.02)
-    assert tracked["level"] and tracked["end_seconds"] == 2.0
+    assert tracked["level"] and (tracked["end_seconds"], tracked["drawing_seconds"]) == (2.0, 0.25)
+
+
+def test_the_comparison_s_drawing_is_counted_apart_from_telling_the_tracker(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    timed, (page, told) = modules["tracking"].Timed, (tmp_path / "page.html", [])
+    page.write_text("p")
+    tracker = timed("http://127.0.0.1:9", note=told.append)
+    before = timed.caller_cpu, timed.drawing_seconds
+
+    def draw(tracker: Any) -> None:
+        time.sleep(0.2)
+        tracker.keep_comparison("tweets", page)
+
+    modules["tracking"].set_aside(draw)(tracker)
+    tracker.close()
+    assert timed.caller_cpu > before[0] and timed.drawing_seconds - before[1] >= 0.2
+    assert timed.drawing_cpu < 0.1 and len(told) == 2
 
 
 def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
