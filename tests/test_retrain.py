@@ -203,6 +203,22 @@ def test_the_search_learns_nothing_from_seeds(tmp_path: Path) -> None:
     assert sampled[0] == sampled[1] and len(sampled[0]) == 7
 
 
+def test_the_page_has_the_means_at_once_and_is_drawn_again_after_mlflow_was_down(
+    once: tuple[Home, Path, dict[str, Any]], here: Home
+) -> None:
+    place, _, before = once
+    page = (place.folder / "artifacts" / "comparison.html").read_text()
+    (best,) = before["best"]
+    assert f"trial {best.trial}, 2 seeds" in page
+    file = here.study(**QUICK)
+    here.run(file)
+    retrained(here, file, tracking_uri="http://127.0.0.1:9")
+    page_file = here.folder / "artifacts" / "comparison.html"
+    page_file.unlink()
+    assert retrained(here, file).seconds == {}  # nothing but MLflow to be told
+    assert ", 2 seeds" in page_file.read_text()
+
+
 # Stopping and going on ----------------------------------------------------------------------------------------------
 
 

@@ -39,8 +39,13 @@ class Projection:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the last process died, or lost sight of MLflow, before everything was written there."""
+        """Whether the last process died, or lost sight of MLflow, before everything was written there; or the study has
+        changed since."""
         return self.study.user_attrs.get("mlflow_level") is False
+
+    def outdate(self) -> None:
+        """The study has changed: what MLflow was told of it as a whole is to be told anew."""
+        self.study.set_user_attr("mlflow_level", False)
 
     def open(self, *, whole: bool = False) -> None:
         """Begin or go on with the study's runs, and end those that a killed process left running.

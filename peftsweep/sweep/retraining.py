@@ -209,15 +209,15 @@ class SeedSource(StudySource):
         first = summarised(self.main, self.study)[0]["trial"]
         return complete([trial for trial in self.trials() if trial.user_attrs[OF] == first])
 
-    def close(self) -> None:
-        """Keep what came of it, too, once all seeds are done: in the study for those who read it, and for MLflow."""
+    def conclude(self) -> None:
+        """In the study for those who read it, and for MLflow."""
         if self.is_done():
             rows = summarised(self.main, self.study)
             figures = {name: rows[0][name] for name in rows[0] if name.endswith(("_mean", "_std"))}
             for study, name, value in ((self.study, "summary", figures), (self.main, "retrained", rows)):
                 if study.user_attrs.get(name) != value:
                     study.set_user_attr(name, value)
-        super().close()
+                    self.projection.outdate()
 
     def tidy(self, trials: Sequence[FrozenTrial]) -> None:
         """Adapters stay until all seeds are done and the test split has been scored; then the best seeds' of the first

@@ -245,6 +245,10 @@ class StudySource:
         self.study.set_user_attr("memory", self.study.user_attrs.get("memory", {}) | {"peak_bytes": taken})
         self.progress.note(peak(memory, taken))
 
+    def conclude(self) -> None:
+        """Keep what came of the trials together, if they are done: the page and MLflow tell it. Of a sweep, there is
+        nothing but its trials."""
+
     def close(self) -> None:
         """End what MLflow still believes to be running, and tidy up after a process that died before it could."""
         self.projection.close(self.running, self.total)

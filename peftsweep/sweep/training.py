@@ -30,7 +30,8 @@ def train(source: StudySource, slots: int | Literal["auto"], tracking_uri: str) 
         if source.has_work():
             leave.enter_context(capped(default_device()))
             _train(source, slots, masked(source.studies.url), masked(tracking_uri))
-        elif source.projection.is_behind:
+        source.conclude()
+        if source.projection.is_behind and not source.projection.opened:
             source.stop.patient = True
             source.projection.open()
         if source.projection.opened and not source.stop.asked:
