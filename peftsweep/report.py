@@ -42,7 +42,9 @@ class Best:
         sampled: the names of those that the search chose.
         adapter: the folder that stock `peft` loads.
         macro_f1_tuned: with thresholds tuned on rows that were not scored; None where classes exclude each other.
-        test: scores on the test split, if the study has one and is done.
+        test: scores on the test split, if the data has one, of the trial that was the best when the study was done for
+            the first time.
+        tested: that trial's number.
         retrained: the study's best configurations over several seeds, as `retrain` left them; None before.
     """
 
@@ -64,6 +66,7 @@ class Best:
     test: dict[str, float] | None
     objective: str = "macro_f1"
     macro_f1_tuned: float | None = None
+    tested: int | None = None
     retrained: list[dict[str, Any]] | None = None
     overall: bool = False
 
@@ -198,6 +201,12 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
 
 
+def is_over(trials: Sequence[FrozenTrial], total: int) -> bool:
+    """Whether so many trials have begun, and all that have are finished. Enqueued ones wait to begin."""
+    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+    return len(begun) >= total and all(trial.state.is_finished() for trial in begun)
+
+
 def opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[optuna.Study]]:
     """The storage and its studies, or those that are wanted of them.
 
@@ -246,9 +255,10 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
         sampled=sorted(config["space"].keys() & own["params"].keys()),
         mlflow_run_id=attrs.get("mlflow_runs", {}).get(str(first.number)),
         adapter=None if adapter is None else str(studies.artifacts / adapter),
-        test=test.get("scores") if test.get("trial") == first.number else None,
+        test=test.get("scores"),
         objective=attrs.get("metric", "macro_f1"),
         macro_f1_tuned=own["scores"].get("macro_f1_tuned"),
+        tested=test.get("trial"),
         retrained=attrs.get("retrained"),
     )
 

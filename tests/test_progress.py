@@ -198,6 +198,9 @@ def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
         "fingerprint": fingerprint,
         "overall": False,
         "retrained": None,
+        "objective": "macro_f1",
+        "test": None,
+        "tested": None,
     }
     found |= {"model": "owner/base", "method": "lora", "trial": 7, "params": PARAMS | {"epochs": 3}}
     return found | scores | {"sampled": list(PARAMS), "adapter": f"/{'long/' * 20}{study}/adapter"} | more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from peftsweep import report
+from peftsweep import progress, report
 from peftsweep.errors import UsageError
 from peftsweep.storage import Studies
 
@@ -87,7 +88,7 @@ def test_python_asks_no_environment(storage: str, tmp_path: Path, monkeypatch: p
 
 def test_a_row_has_the_documented_keys_and_is_json(storage: str) -> None:
     (row,) = report.best(storage)
-    assert [*KEYS, "test", "objective", "macro_f1_tuned", "retrained", "overall"] == list(row.as_dict())
+    assert [*KEYS, "test", "objective", "macro_f1_tuned", "tested", "retrained", "overall"] == list(row.as_dict())
     assert json.loads(json.dumps(row.as_dict())) == row.as_dict()
 
 
@@ -126,11 +127,14 @@ def test_an_empty_file_is_left_empty(tmp_path: Path) -> None:
 
 
 def test_a_test_score_belongs_to_the_trial_it_was_made_for(storage: str) -> None:
+    assert (report.best(storage)[0].test, report.best(storage)[0].tested) == (None, None)
     study = optuna.load_study(study_name="a", storage=storage)
-    study.set_user_attr("test", {"trial": 1, "scores": {"macro_f1": 0.6}})
-    assert report.best(storage)[0].test == {"macro_f1": 0.6}
-    study.set_user_attr("test", {"trial": 0, "scores": {"macro_f1": 0.6}})
-    assert report.best(storage)[0].test is None
+    study.set_user_attr("test", {"trial": 0, "scores": {"macro_f1": 0.6}})  # the best one then
+    first = report.best(storage)[0]
+    assert (first.trial, first.test, first.tested) == (1, {"macro_f1": 0.6}, 0)
+    text = io.StringIO()
+    progress.best_table([first.as_dict()], text)
+    assert text.getvalue().splitlines()[-1] == "  test split: trial 0, macro-F1 0.600"
 
 
 def test_studies_with_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> None:

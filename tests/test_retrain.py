@@ -311,6 +311,9 @@ def test_the_test_split_is_never_scored_again(here: Home, monkeypatch: pytest.Mo
     assert len(looks) == 2
     (scored,) = [row for row in more if row["test"]]
     assert (scored["trial"], scored["seeds"], scored["test"]) == (first[0]["trial"], 3, first[0]["test"])
+    optuna.delete_study(study_name="small/retrain", storage=here.storage)  # as if it had not been moved along
+    anew = retrained(here, file, seeds=2, top=3).rows
+    assert len(looks) == 2 and [row["test"] for row in anew if row["test"]] == [scored["test"]]
 
 
 def test_the_test_split_waits_until_the_study_is_done(here: Home) -> None:
@@ -319,6 +322,7 @@ def test_the_test_split_waits_until_the_study_is_done(here: Home) -> None:
     Studies(here.storage).load("small").set_user_attr("total", 3)  # as `run --timeout` leaves it
     assert [row["test"] for row in retrained(here, file, progress=shown).rows] == [None]
     assert "'small' is not done (1 of 3 trials)" in shown.notes[1]
+    assert shown.notes[1].endswith("; go on with: peftsweep run --study small")
     here.run(file, trials=2)
     rows = retrained(here, file).rows
     assert rows[0]["test"]["seeds"] == 2 and [row["test"] for row in rows[1:]] == [None]

@@ -480,6 +480,19 @@ def test_the_test_split_is_scored_once_for_the_best_trial_alone(here: Home) -> N
     assert here.run(study, trials=2).seconds == {}  # not a second time
 
 
+def test_the_test_split_is_not_scored_again_when_more_trials_change_the_best(here: Home) -> None:
+    test = write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
+    study = here.study(data={"test": str(test)}, train={"epochs": 4, "batch_size": 4})
+    first, total = here.run(study, trials=1).best, 4
+    best = here.run(study, trials=total).best
+    while best is not None and best.trial == 0:
+        total += 4
+        best = here.run(study, trials=total).best
+    assert first is not None and best is not None and first.test is not None
+    assert (best.tested, best.test) == (0, first.test)
+    assert here.run(study, trials=total).seconds == {}
+
+
 def test_a_trial_keeps_its_seed_and_hyperparameters(here: Home) -> None:
     result = here.run(here.study(train={"seed": 7}), trials=2)
     seeds = [trial.user_attrs["seed"] for trial in result.study.trials]

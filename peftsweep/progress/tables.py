@@ -30,8 +30,9 @@ def best_table(rows: Rows, stream: TextIO) -> None:
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
         console.print(f"{row['study']}: trial {row['trial']} on {row['model']}", soft_wrap=True)
-        lines = (wording.hyperparameters(chosen), row["adapter"], wording.retrained(row["trial"], row["retrained"]))
-        for line in filter(None, lines):
+        seeds = wording.retrained(row["trial"], row["retrained"])
+        tested = wording.tested(row["tested"], row["test"], row["objective"])
+        for line in filter(None, (wording.hyperparameters(chosen), row["adapter"], seeds, tested)):
             console.print(f"  {line}", soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ from peftsweep.engine import Scores, Trial
 from peftsweep.errors import StudyMismatchError, UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
-from peftsweep.report import ranked
+from peftsweep.report import is_over, ranked
 from peftsweep.stopping import Stop, stopped_by_signals
 from peftsweep.storage import RETRAINED, Studies, guarded, masked
 from peftsweep.sweep import artifacts
@@ -110,19 +110,17 @@ def _say(shown: Progress, study: optuna.Study, best: Sequence[FrozenTrial], top:
     numbers = f"trial{'s' * (len(best) > 1)} {', '.join(str(trial.number) for trial in best)}"
     fewer = f" (only {len(best)} of its trials are complete)" if len(best) < top else ""
     shown.note(f"retrain: {seeds} fresh seeds for each of the best of {name!r}: {numbers}{fewer}")
-    if not is_over(study):
-        trials = study.get_trials(deepcopy=False)
-        done = sum(trial.state.is_finished() for trial in trials)
+    if not _is_done(study):
+        done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
         shown.note(
-            f"retrain: {name!r} is not done ({done} of {study.user_attrs.get('total', len(trials))} trials): its best "
-            "may change, and the test split is not scored before"
+            f"retrain: {name!r} is not done ({done} of {study.user_attrs['total']} trials): its best may change, and "
+            f"the test split is not scored before; go on with: peftsweep run --study {name}"
         )
 
 
-def is_over(study: optuna.Study) -> bool:
+def _is_done(study: optuna.Study) -> bool:
     """Whether the study has all the trials that it was to have at its last run."""
-    trials = study.get_trials(deepcopy=False)
-    return all(trial.state.is_finished() for trial in trials) and len(trials) >= study.user_attrs.get("total", 0)
+    return is_over(study.get_trials(deepcopy=False), study.user_attrs["total"])
 
 
 def _companion(studies: Studies, study: optuna.Study, config: StudyConfig, data: Dataset) -> optuna.Study:
@@ -136,6 +134,10 @@ def _companion(studies: Studies, study: optuna.Study, config: StudyConfig, data:
     if not again.get_trials(deepcopy=False):
         again.set_user_attr("base", study.user_attrs.get("base"))  # the seeds are to be trained on that one too
         again.set_user_attr("retrain_of", key)
+        for row in study.user_attrs.get("retrained", ()):
+            if row["test"]:  # scored by seeds that are gone, as when a database was moved without them
+                scores = {name: score for name, score in row["test"].items() if name != "seeds"}
+                again.set_user_attr("test", {"trial": row["trial"], "seeds": row["test"]["seeds"], "scores": scores})
     if again.user_attrs["retrain_of"] != key:
         raise StudyMismatchError(
             f"study {again.study_name!r} in {masked(studies.url)} has seeds of an earlier study {config.name!r}, which "
@@ -194,12 +196,12 @@ class SeedSource(StudySource):
         """The seeds of the configuration with the best mean, if the study and its seeds are done and the test split was
         never scored: one that is looked at twice is a validation split."""
         known = self.data.test is None or "test" in self.study.user_attrs
-        return [] if known or not self.is_done() or not is_over(self.main) else self.leading()
+        return [] if known or not self.is_done() or not _is_done(self.main) else self.leading()
 
     def tested(self, scored: Sequence[tuple[FrozenTrial, Scores]]) -> None:
         each = [scores for _, scores in scored]
         first = scored[0][0].user_attrs[OF]
-        self.study.set_user_attr("test", {"trial": first, "each": each, "scores": means(each)})
+        self.study.set_user_attr("test", {"trial": first, "seeds": len(each), "scores": means(each)})
 
     def is_done(self) -> bool:
         return all(trial.state.is_finished() for trial in self.trials())

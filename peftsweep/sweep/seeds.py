@@ -44,7 +44,7 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
             "failed": sum(trial.state.is_finished() for trial in group) - len(done),
             **means([trial.user_attrs["scores"] for trial in done]),
             "behind": None,
-            "test": tested["scores"] | {"seeds": len(tested["each"])} if tested.get("trial") == number else None,
+            "test": tested["scores"] | {"seeds": tested["seeds"]} if tested.get("trial") == number else None,
         }
         for number, group in groups.items()
     ]

@@ -20,7 +20,7 @@ from peftsweep.engine import Pack, Report, Result, Scores, SlotStatus, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.progress import Memory, Opened, Progress, peak
-from peftsweep.report import ADAPTER, ranked
+from peftsweep.report import ADAPTER, is_over, ranked
 from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
@@ -225,14 +225,11 @@ class StudySource:
             self.tested(scored)
 
     def test_due(self) -> list[FrozenTrial]:
-        """The best trial, if the study is done and its test score is not there yet."""
+        """The best trial, if the study is done and the test split was never scored: one that is looked at twice is a
+        validation split."""
+        known = self.data.test is None or "test" in self.study.user_attrs
         trials = self.trials()
-        first = ranked(trials)[:1]
-        over = all(trial.state.is_finished() for trial in trials) and (len(trials) >= self.total or self._exhausted())
-        if self.data.test is None or not first or not over:
-            return []
-        known = self.study.user_attrs.get("test", {})
-        return [] if known.get("trial") == first[0].number else first
+        return [] if known or not is_over(trials, self.total) else ranked(trials)[:1]
 
     def tested(self, scored: Sequence[tuple[FrozenTrial, Scores]]) -> None:
         """Keep the scores on the test split."""
