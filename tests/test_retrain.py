@@ -31,7 +31,7 @@ from peftsweep.methods import METHODS
 from peftsweep.models import load_tokenizer
 from peftsweep.storage import Studies
 from peftsweep.sweep import RetrainResult
-from peftsweep.sweep.seeds import behind, summarised
+from peftsweep.sweep.seeds import behind, means, summarised
 from tests.packs import Watched, base_of
 from tests.studies import LABELS, Home, home, until
 from tests.test_parity import peft_alone
@@ -389,6 +389,18 @@ def test_seeds_that_mlflow_heard_of_before_the_study_are_nested_by_sync(here: Ho
     assert tree(here)[""] == {"small/retrain"}
     assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "written"}
     assert tree(here) == TREE
+    assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "level"}
+
+
+def test_one_complete_seed_has_no_deviation_and_sync_writes_the_rest(here: Home) -> None:
+    file = here.study(**QUICK)
+    here.run(file, trials=1)
+    retrained(here, file)
+    again = seeds_of(here)
+    again.set_user_attr("summary", means([again.trials[0].user_attrs["scores"]]))  # as if the other had diverged
+    again.set_user_attr("mlflow_level", False)
+    assert again.user_attrs["summary"]["macro_f1_std"] is None
+    assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "written"}
     assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "level"}
 
 

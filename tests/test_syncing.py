@@ -167,6 +167,14 @@ def test_a_point_that_was_lost_in_the_middle_of_a_curve_comes_back(here: Home) -
     assert told(here) == before
 
 
+def test_a_tracker_that_answers_with_an_error_is_not_said_to_be_silent(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    with sqlite3.connect(here.folder / "mlflow.db") as database:
+        database.execute("DROP TABLE latest_metrics")
+    with pytest.raises(TrackingError, match=r"gave an answer that cannot be used \(.*no such table: latest_metrics"):
+        sync(here)
+
+
 def test_points_that_were_lost_are_written_by_the_next_run_too(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peftsweep.tracking.tracker.WAITING", 0)
     here.run(here.study(), trials=1)

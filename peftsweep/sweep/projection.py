@@ -137,9 +137,10 @@ class Projection:
         scores = attrs.get("summary", scores)  # of seeds, the best one says nothing
         test = {f"test_{name}": score for name, score in attrs.get("test", {}).get("scores", {}).items()}
         peak = {key: float(value) for key, value in attrs.get("memory", {}).items() if key == "peak_bytes"}
+        metrics = scores | test | peak
         return Outcome(
             "complete" if over else "interrupted",
-            metrics=scores | test | peak,
+            metrics={name: value for name, value in metrics.items() if value is not None},  # one seed has no deviation
             artifacts={f"{self.study.study_name}.yaml": self.folder / artifacts.STUDY},
         )
 

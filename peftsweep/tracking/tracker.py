@@ -71,7 +71,7 @@ class Tracker:
         for the answer.
 
         Raises:
-            TrackingError: there is none.
+            TrackingError: there is none, or none that can be used.
         """
         self._runs.ids.update(parent.known)
         return self._asked(partial(self._runs.holds, parent, outcome, trials))
@@ -171,7 +171,8 @@ class Tracker:
         try:
             return question()
         except Exception as error:
-            raise TrackingError(f"MLflow at {masked(self._uri)} does not answer ({self._because(error)})") from error
+            what = "gave an answer that cannot be used" if self._answers() else "does not answer"
+            raise TrackingError(f"MLflow at {masked(self._uri)} {what} ({self._because(error)})") from error
 
     # The queue --------------------------------------------------------------------------------------------------------
 
