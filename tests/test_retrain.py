@@ -29,9 +29,12 @@ from peftsweep.engine import Pack, Trial
 from peftsweep.errors import StudyBusyError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import load_tokenizer
+from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
 from peftsweep.sweep import RetrainResult
+from peftsweep.sweep.retraining import SeedSource
 from peftsweep.sweep.seeds import behind, means, summarised
+from peftsweep.tracking import Tracker
 from tests.packs import Watched, base_of
 from tests.studies import LABELS, Home, home, until
 from tests.test_parity import peft_alone
@@ -336,6 +339,31 @@ def test_adapters_that_stay_are_the_best_seeds_of_the_first(here: Home) -> None:
     kept = [t.number for t in seeds_of(here).trials if here.adapter(t.number, "small/retrain").is_file()]
     assert kept == [report.ranked(ours)[0].number]
     assert here.adapter(report.ranked(Studies(here.storage).load("small").trials)[0].number).is_file()
+
+
+def source_of(place: Home, file: Path, again: optuna.Study) -> SeedSource:
+    config, studies = load(file), Studies(place.storage)
+    data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
+    main, tracker = studies.load("small"), Tracker(place.tracking_uri, note=print)
+    return SeedSource(config, main, again, studies, data, tracker, progress.Silent(), Stop())
+
+
+def test_adapters_outlive_a_change_of_the_first_those_that_were_tested_too(here: Home) -> None:
+    file = with_test(here, search={"keep_adapters": 2})
+    here.run(file, trials=2)
+    again = Studies(here.storage).create("small/retrain")
+    for replicate, scores in enumerate([(0.7, 0.6), (0.7, 0.6), (0.7, 0.6), (0.1, 0.5), (0.1, 0.4), (0.1, 0.3)], 1):
+        for number, score in enumerate(scores):
+            again.enqueue_trial({}, user_attrs={"retrains": number, "replicate": replicate})
+            trial = again.ask()
+            trial.set_user_attr("scores", {"macro_f1": score})
+            again.tell(trial, score)
+            if (number == 0 and replicate > 1) or replicate > 3:  # the others went when trial 0 was the first
+                here.adapter(trial.number, "small/retrain").parent.mkdir(parents=True)
+    again.set_user_attr("test", {"trial": 0, "seeds": 3, "scores": {}})
+    source_of(here, file, again).close()
+    kept = [t.number for t in again.trials if here.adapter(t.number, "small/retrain").parent.is_dir()]
+    assert kept == [2, 4, 7, 9]  # trial 0 by its second and third seed, trial 1 by its fourth and fifth
 
 
 # MLflow -------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from peftsweep.engine import Scores, Trial
 from peftsweep.errors import StudyMismatchError, UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
-from peftsweep.report import is_over, ranked
+from peftsweep.report import ADAPTER, is_over, ranked
 from peftsweep.stopping import Stop, stopped_by_signals
 from peftsweep.storage import RETRAINED, Studies, guarded, masked
 from peftsweep.sweep import artifacts
@@ -208,8 +208,11 @@ class SeedSource(StudySource):
 
     def leading(self) -> list[FrozenTrial]:
         """The complete seeds of the first configuration."""
-        first = summarised(self.main, self.study)[0]["trial"]
-        return complete([trial for trial in self.trials() if trial.user_attrs[OF] == first])
+        return self.seeds_of(summarised(self.main, self.study)[0]["trial"])
+
+    def seeds_of(self, number: int | None) -> list[FrozenTrial]:
+        """The complete seeds of a configuration, the study's trial of this number."""
+        return complete([trial for trial in self.trials() if trial.user_attrs[OF] == number])
 
     def conclude(self) -> None:
         """In the study for those who read it, and for MLflow."""
@@ -223,8 +226,12 @@ class SeedSource(StudySource):
 
     def tidy(self, trials: Sequence[FrozenTrial]) -> None:
         """Adapters stay until all seeds are done and the test split has been scored; then the best seeds' of the first
-        configuration."""
-        if self.is_done() and (self.data.test is None or "test" in self.study.user_attrs):
-            wanted = ranked(self.leading())
-            others = [trial for trial in trials if trial not in wanted]
-            artifacts.keep_best(self.folder, wanted + others, min(len(wanted), self.config.search.keep_adapters))
+        configuration and of the one that was scored, as far as earlier seeds' are still there."""
+        tested = self.study.user_attrs.get("test")
+        if self.is_done() and (self.data.test is None or tested is not None):
+            kept: list[FrozenTrial] = []
+            for group in (self.leading(), self.seeds_of(None if tested is None else tested["trial"])):
+                there = [trial for trial in ranked(group) if (self.trial_folder(trial.number) / ADAPTER).is_dir()]
+                kept += [trial for trial in there[: self.config.search.keep_adapters] if trial not in kept]
+            others = [trial for trial in trials if trial not in kept]
+            artifacts.keep_best(self.folder, kept + others, len(kept))
