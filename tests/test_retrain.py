@@ -173,8 +173,18 @@ def test_fewer_complete_trials_than_asked_for_are_taken_and_said(here: Home) -> 
     shown = Noted()
     assert len(retrained(here, file, top=3, progress=shown).rows) == 1
     assert shown.notes[0] == (
-        "retrain: 2 fresh seeds for each of the best of 'small': trial 0 (only 1 of its trials are complete)"
+        "retrain: 2 fresh seeds for each of the best of 'small': trial 0 "
+        "(no other configuration of its trials is complete)"
     )
+
+
+def test_trials_with_the_same_hyperparameters_are_one_configuration(here: Home) -> None:
+    file, shown = here.study(**QUICK | {"space": {"rank": [2]}}), Noted()
+    trials = here.run(file, trials=2).study.trials
+    assert trials[0].params == trials[1].params
+    (row,) = retrained(here, file, progress=shown).rows
+    assert row["trial"] == report.ranked(trials)[0].number
+    assert shown.notes[0].endswith("(no other configuration of its trials is complete)")
 
 
 # What stays as it was -----------------------------------------------------------------------------------------------

@@ -93,12 +93,15 @@ def retrain(
 
 
 def _best(study: optuna.Study, top: int) -> list[FrozenTrial]:
-    """The best trials, at most so many.
+    """The best trials, at most so many; of those with the same hyperparameters, the best one alone.
 
     Raises:
         UsageError: none is complete.
     """
-    best = ranked(study.get_trials(deepcopy=False))[:top]
+    best: list[FrozenTrial] = []
+    for trial in ranked(study.get_trials(deepcopy=False)):
+        if len(best) < top and all(trial.params != other.params for other in best):
+            best.append(trial)
     if not best:
         name = study.study_name
         raise UsageError(f"study {name!r} has no complete trial yet; go on with: peftsweep run --study {name}")
@@ -108,7 +111,7 @@ def _best(study: optuna.Study, top: int) -> list[FrozenTrial]:
 def _say(shown: Progress, study: optuna.Study, best: Sequence[FrozenTrial], top: int, seeds: int) -> None:
     name = study.study_name
     numbers = f"trial{'s' * (len(best) > 1)} {', '.join(str(trial.number) for trial in best)}"
-    fewer = f" (only {len(best)} of its trials are complete)" if len(best) < top else ""
+    fewer = " (no other configuration of its trials is complete)" if len(best) < top else ""
     shown.note(f"retrain: {seeds} fresh seeds for each of the best of {name!r}: {numbers}{fewer}")
     if not _is_done(study):
         done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
