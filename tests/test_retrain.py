@@ -238,8 +238,8 @@ def test_the_page_has_the_means_at_once_and_is_drawn_again_after_mlflow_was_down
 @pytest.mark.parametrize(
     "moment",
     [
-        "optuna:Study.enqueue_trial 3",
-        "optuna:Study.ask 2",
+        "optuna:Study.add_trial 3",
+        "peftsweep.storage:Studies.adopt 2",
         "peftsweep.engine.checkpoint:save 6",
         "optuna:Study.tell 3",
         "peftsweep.engine.pack:Pack.score 1",
@@ -279,6 +279,27 @@ def test_ctrl_c_keeps_all_and_says_how_to_go_on(here: Home) -> None:
     assert "retrained" not in Studies(here.storage).load("small").user_attrs
     assert not [run for run in here.runs() if run.info.status == "RUNNING"]
     assert [row["seeds"] for row in retrained(here, file).rows] == [2, 2]
+
+
+def test_seeds_that_were_asked_for_by_mistake_are_not_trained_by_a_call_for_fewer(here: Home) -> None:
+    file = here.study(**QUICK)
+    here.run(file)
+    words = ("retrain", "--study", str(file), "--seeds", "9", "--top", "3", "--slots", "1")
+    assert struck(here, "optuna:Study.tell 4", [signal.SIGINT], *words).returncode == 130
+    begun = seeds_of(here).trials
+    seeds_of(here).enqueue_trial({}, user_attrs={"retrains": 0, "replicate": 9})  # as an earlier version left them
+    rows = retrained(here, file, seeds=2, top=2).rows
+    states = [t.state for t in seeds_of(here).trials]
+    assert states.count(TrialState.WAITING) == 1 and states.count(TrialState.RUNNING) == 0
+    begun_now = [t for t in seeds_of(here).trials if t.state != TrialState.WAITING]
+    found = [(t.user_attrs["retrains"], t.user_attrs["replicate"]) for t in begun_now]
+    first, second, third = (t.number for t in report.ranked(Studies(here.storage).load("small").trials))
+    assert found[:3] == [(first, 1), (second, 1), (third, 1)] and len(begun) in (4, 5)
+    assert set(found) == {(t.user_attrs["retrains"], t.user_attrs["replicate"]) for t in begun} | {
+        (number, replicate) for number in (first, second) for replicate in (1, 2)
+    }
+    assert {row["trial"]: row["seeds"] for row in rows} == {first: 2, second: 2, third: 1}
+    assert Studies(here.storage).load("small").user_attrs["retrained"] == rows
 
 
 # The test split -----------------------------------------------------------------------------------------------------
@@ -355,7 +376,8 @@ def source_of(place: Home, file: Path, again: optuna.Study) -> SeedSource:
     config, studies = load(file), Studies(place.storage)
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
     main, tracker = studies.load("small"), Tracker(place.tracking_uri, note=print)
-    return SeedSource(config, main, again, studies, data, tracker, progress.Silent(), Stop())
+    best = report.ranked(main.trials)
+    return SeedSource(config, main, again, best, 2, studies, data, tracker, progress.Silent(), Stop())
 
 
 def test_adapters_outlive_a_change_of_the_first_those_that_were_tested_too(here: Home) -> None:

@@ -6,13 +6,14 @@ study, `NAME/retrain`: the search does not learn from them, and they stop and go
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from peftsweep import report, search
 from peftsweep.config import StudyConfig, TrainConfig, load
@@ -28,7 +29,7 @@ from peftsweep.storage import RETRAINED, Studies, guarded, masked
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.opening import check_same, open_study
 from peftsweep.sweep.running import at_least, check, hushed
-from peftsweep.sweep.seeds import OF, REPLICATE, complete, means, summarised
+from peftsweep.sweep.seeds import OF, REPLICATE, complete, means, seeds_begun, summarised
 from peftsweep.sweep.source import StudySource
 from peftsweep.sweep.training import train
 from peftsweep.tracking import Tracker
@@ -83,10 +84,8 @@ def retrain(
             check_same(studies, found, config, data)
             best = _best(found, top)
             again = _companion(studies, found, config, data)
-            _enqueue(again, config, best, seeds)
-            source = SeedSource(
-                config, found, again, studies, data, Tracker(tracking_uri, note=shown.warn), shown, stop
-            )
+            tracker = Tracker(tracking_uri, note=shown.warn)
+            source = SeedSource(config, found, again, best, seeds, studies, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)
             train(source, slots, tracking_uri)
             return RetrainResult(summarised(found, again), source.seconds, stop.number)
@@ -149,23 +148,18 @@ def _companion(studies: Studies, study: optuna.Study, config: StudyConfig, data:
     return again
 
 
-def _enqueue(again: optuna.Study, config: StudyConfig, best: Sequence[FrozenTrial], seeds: int) -> None:
-    """Enqueue the seeds that are not there yet, one of each configuration after the other."""
-    there = {(t.user_attrs[OF], t.user_attrs[REPLICATE]) for t in again.get_trials(deepcopy=False)}
-    for replicate in range(1, seeds + 1):
-        seed = search.replicate_seed(config.train.seed, replicate)
-        for trial in best:
-            if (trial.number, replicate) not in there:
-                own = {OF: trial.number, REPLICATE: replicate, "seed": seed}
-                again.enqueue_trial(dict(trial.params), user_attrs=own)
-
-
 class SeedSource(StudySource):
-    """A source of the seeds that were enqueued, and of no other trials; nothing is pruned.
+    """A source of the seeds that are wanted, and of no other trials; nothing is pruned. A seed is in the study from its
+    beginning on: what was wanted once and never begun leaves no trace.
 
     Args:
         main: the study whose configurations they have.
         again: the study of the seeds.
+        best: trials of the former, whose configurations are to have so many `seeds` in all.
+
+    Attributes:
+        wanted: the seeds that have not begun, one of each configuration after the other: the configuration, and which
+            of its seeds it is.
     """
 
     def __init__(
@@ -173,6 +167,8 @@ class SeedSource(StudySource):
         config: StudyConfig,
         main: optuna.Study,
         again: optuna.Study,
+        best: Sequence[FrozenTrial],
+        seeds: int,
         studies: Studies,
         data: Dataset,
         tracker: Tracker,
@@ -180,16 +176,34 @@ class SeedSource(StudySource):
         stop: Stop,
     ) -> None:
         self.main = main
-        total = len(again.get_trials(deepcopy=False))
+        begun = {(trial.user_attrs[OF], trial.user_attrs[REPLICATE]) for trial in seeds_begun(again)}
+        wanted = [(trial, replicate) for replicate in range(1, seeds + 1) for trial in best]
+        self.wanted = deque(each for each in wanted if (each[0].number, each[1]) not in begun)
+        total = len(begun) + len(self.wanted)
         fixed = config.search.model_copy(update={"sampler": "random", "pruner": None, "trials": total})
         renamed = config.model_copy(update={"name": again.study_name, "search": fixed})
         super().__init__(renamed, again, studies, data, tracker, progress, total, None, stop)
 
     def bounds(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
         """The configurations themselves."""
-        picked = {trial.user_attrs[OF] for trial in self.trials()}
+        picked = {trial.user_attrs[OF] for trial in seeds_begun(self.study)} | {
+            trial.number for trial, _ in self.wanted
+        }
         trials = [trial for trial in self.main.get_trials(deepcopy=False) if trial.number in picked]
         return [self.config.hyperparameters(search.decode(self.config, trial.params)) for trial in trials]
+
+    def ask(self) -> optuna.Trial:
+        """The next one that is wanted, made with all its hyperparameters at once."""
+        picked, replicate = self.wanted.popleft()
+        seed = search.replicate_seed(self.config.train.seed, replicate)
+        begun = create_trial(
+            state=TrialState.RUNNING,
+            params=picked.params,
+            distributions=picked.distributions,
+            user_attrs={OF: picked.number, REPLICATE: replicate, "seed": seed},
+        )
+        self.study.add_trial(begun)
+        return self.studies.adopt(self.study, len(self.trials()) - 1)
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         own = self.trials()[trial.number].user_attrs
@@ -207,7 +221,7 @@ class SeedSource(StudySource):
         self.study.set_user_attr("test", {"trial": first, "seeds": len(each), "scores": means(each)})
 
     def is_done(self) -> bool:
-        return all(trial.state.is_finished() for trial in self.trials())
+        return is_over(self.trials(), self.total)
 
     def leading(self) -> list[FrozenTrial]:
         """The complete seeds of the first configuration."""

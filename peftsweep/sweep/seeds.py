@@ -29,7 +29,7 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
     """
     picked = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     groups: dict[int, list[FrozenTrial]] = {}
-    for trial in seeds.get_trials(deepcopy=False):
+    for trial in seeds_begun(seeds):
         groups.setdefault(trial.user_attrs[OF], []).append(trial)
     objective, tested = study.user_attrs["metric"], seeds.user_attrs.get("test", {})
     space = study.user_attrs["config"]["space"]
@@ -54,6 +54,11 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
     for row in rows[1:]:
         row["behind"] = behind(by_seed[rows[0]["trial"]], by_seed[row["trial"]])
     return rows
+
+
+def seeds_begun(seeds: optuna.Study) -> list[FrozenTrial]:
+    """Those that wait were wanted by an earlier call."""
+    return [trial for trial in seeds.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
 
 def complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

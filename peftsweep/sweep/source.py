@@ -124,7 +124,7 @@ class StudySource:
         else:
             # anew for each trial: what it draws does not depend on how often the study was stopped before
             self.study.sampler = search.sampler(self.config, len(self.trials()))
-            asked = self.study.ask(fixed_distributions=self.distributions)
+            asked = self.ask()
             # a database that was deleted may have left a trial of this number here
             shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
         params = self.config.hyperparameters(search.decode(self.config, asked.params))
@@ -135,6 +135,10 @@ class StudySource:
         self.shown = None
         self.projection.begin(self.trials()[asked.number])
         return Trial(asked.number, seed, params, self.trial_folder(asked.number))
+
+    def ask(self) -> optuna.Trial:
+        """A new trial."""
+        return self.study.ask(fixed_distributions=self.distributions)
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
         at: dict[int, tuple[int, float]] = {}
