@@ -587,6 +587,32 @@ def test_a_winner_by_more_than_the_noise_is_called_so(tmp_path: Path) -> None:
     assert found[-1] == "the order is that of the sweep"
 
 
+def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) -> None:
+    more = [0.70, 0.70, 0.71, 0.90, 0.90, 0.90]
+    rows = drawn(tmp_path, (0.8, more), (0.7, [0.74, 0.75, 0.76]), (0.6, [0.99]))
+    assert [(row["trial"], row["seeds"], row["shared"]) for row in rows] == [(1, 3, 3), (0, 6, 3), (2, 1, 3)]
+    assert rows[1]["macro_f1_mean"] == pytest.approx(fmean(more)) and rows[1]["behind"]["mean"] > 0
+    text = progress.wording.verdict(rows)
+    assert text[1].endswith("over 3 seeds: more than the noise of the seeds; too few seeds to tell of trial 2")
+    (tmp_path / "other").mkdir()
+    (first, *_) = lines(tmp_path / "other", (0.8, [0.74, 0.75, 0.76, 0.9]), (0.7, [0.70, 0.70, 0.71]))[-3:]
+    assert first.startswith("trial 0 has the best mean, by the 3 seeds that all have; over its 4: 0.787 ± 0.075; the")
+
+
+def test_the_first_is_sure_only_against_all_and_one_that_is_ahead_is_said_to_be(tmp_path: Path) -> None:
+    for name in ("all", "one", "ahead"):
+        (tmp_path / name).mkdir()
+    clear, wide = [0.70, 0.70, 0.71], [0.76, 0.60, 0.75]
+    found = lines(tmp_path / "all", (0.8, [0.74, 0.75, 0.76]), (0.7, clear), (0.6, [0.50, 0.51, 0.52]))
+    assert found[-2].endswith("over 3 seeds: more than the noise of the seeds, and so for the others")
+    found = lines(tmp_path / "one", (0.8, [0.74, 0.75, 0.76]), (0.7, clear), (0.6, wide))
+    assert found[-2].startswith("trial 2 is behind by 0.047 (-0.") and "within the noise" in found[-2]
+    found = lines(tmp_path / "ahead", (0.8, [0.70, 0.71, 0.72]), (0.7, [0.73, 0.742, 0.75, None]))
+    assert found[-2].startswith("trial 1 is ahead by 0.031 (0.0") and found[-2].endswith(
+        "more than the noise of the seeds"
+    )
+
+
 def test_the_command_prints_a_table_or_json_and_best_has_the_means(once: tuple[Home, Path, dict[str, Any]]) -> None:
     place, file, _ = once
     words = ["retrain", "--study", str(file), "--seeds", "2", "--top", "2"]

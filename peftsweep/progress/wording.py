@@ -170,6 +170,26 @@ def spread(figures: Mapping[str, Any], name: str) -> str:
     return score(mean) + ("" if deviation is None else f" ± {deviation:.3f}")
 
 
+def compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How far the first is from the one that it is the least surely ahead of, and so from all."""
+    others = [row for row in rows[1:] if row["behind"] is not None]
+    if not others:
+        return []
+    closest = min(others, key=lambda row: row["behind"]["low"])
+    behind, word = closest["behind"], "behind"
+    if behind["mean"] < 0:
+        word = "ahead"
+        behind = behind | {"mean": -behind["mean"], "low": -behind["high"], "high": -behind["low"]}
+    sure = "more than the noise of the seeds" if behind["low"] > 0 else "within the noise of the seeds"
+    if word == "behind" and behind["low"] > 0 and len(others) > 1:
+        sure += ", and so for the others"
+    untold = [str(row["trial"]) for row in rows[1:] if row["behind"] is None]
+    if untold:
+        sure += f"; too few seeds to tell of trial{'s' * (len(untold) > 1)} {', '.join(untold)}"
+    how = f"{interval(behind)}, the 95 % interval over {behind['seeds']} seeds: {sure}"
+    return [f"trial {closest['trial']} is {word} by {how}"]
+
+
 def interval(behind: Mapping[str, float] | None) -> str:
     """`0.007 (-0.004 to 0.018)`: a mean difference and its 95 % interval."""
     return "" if behind is None else f"{behind['mean']:.3f} ({behind['low']:.3f} to {behind['high']:.3f})"
@@ -201,11 +221,11 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         was = (
             f"the sweep picked it by {score(picked)}, {abs(picked - mean):.3f} {'above' if picked > mean else 'below'}"
         )
-        lines.append(f"trial {first['trial']} has the best mean, {spread(first, first['objective'])}; {was} that")
-    if len(rows) > 1 and (behind := rows[1]["behind"]) is not None:
-        noise = "more than the noise of the seeds" if behind["low"] > 0 else "within the noise of the seeds"
-        how = f"{interval(behind)}, the 95 % interval over {behind['seeds']} seeds: {noise}"
-        lines.append(f"trial {rows[1]['trial']} is behind by {how}")
+        own = spread(first, first["objective"])
+        if first["seeds"] > first["shared"] > 0:
+            own = f"by the {first['shared']} seeds that all have; over its {first['seeds']}: {own}"
+        lines.append(f"trial {first['trial']} has the best mean, {own}; {was} that")
+    lines += compared(rows)
     before = [row["trial"] for row in sorted(rows, key=lambda row: (-row["picked"], row["trial"]))]
     if len(rows) > 1:
         same = before == [row["trial"] for row in rows]

@@ -16,7 +16,8 @@ CONFIDENCE = 0.95
 
 
 def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]:
-    """A row for each configuration, the best mean first; one of which a seed failed comes after those without.
+    """A row for each configuration, the best mean over the seeds that all have first. Those of which a seed failed, or
+    fewer than two are complete, come after the others.
 
     Args:
         study: whose trials the configurations are.
@@ -24,8 +25,9 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
 
     Returns:
         Rows of plain values. `trial` is the study's, `picked` the score by which it was picked there; `seeds` counts
-        those that are complete, over which `macro_f1_mean`, `macro_f1_std` and so on are; `behind` says how far it is
-        behind the first, seed by seed; `test` has the same figures on the test split.
+        those that are complete, over which `macro_f1_mean`, `macro_f1_std` and so on are; `shared` those by which the
+        first was found; `behind` says how far it is behind the first, seed by seed; `test` has the same figures on the
+        test split.
     """
     picked = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     groups: dict[int, list[FrozenTrial]] = {}
@@ -43,14 +45,24 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
             "seeds": len(done := complete(group)),
             "failed": sum(trial.state.is_finished() for trial in group) - len(done),
             **means([trial.user_attrs["scores"] for trial in done]),
+            "shared": 0,
             "behind": None,
             "test": tested["scores"] | {"seeds": tested["seeds"]} if tested.get("trial") == number else None,
         }
         for number, group in groups.items()
     ]
-    name = f"{objective}_mean"
-    rows.sort(key=lambda row: (row["failed"] > 0, -row.get(name, -math.inf), row["trial"]))
     by_seed = {number: _by_seed(group, objective) for number, group in groups.items()}
+    late = {row["trial"]: row["failed"] > 0 or row["seeds"] < 2 for row in rows}
+    own = [by_seed[number].keys() for number in by_seed if not late[number]]
+    shared = set(own[0]).intersection(*own) if own else set()
+
+    def mean(number: int) -> float:
+        values = [value for seed, value in by_seed[number].items() if late[number] or seed in shared]
+        return fmean(values) if values else -math.inf
+
+    rows.sort(key=lambda row: (late[row["trial"]], -mean(row["trial"]), row["trial"]))
+    for row in rows:
+        row["shared"] = len(shared)
     for row in rows[1:]:
         row["behind"] = behind(by_seed[rows[0]["trial"]], by_seed[row["trial"]])
     return rows
