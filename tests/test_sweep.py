@@ -480,6 +480,18 @@ def test_the_test_split_is_scored_once_for_the_best_trial_alone(here: Home) -> N
     assert here.run(study, trials=2).seconds == {}  # not a second time
 
 
+def test_a_study_that_is_wanted_smaller_than_it_was_is_done(here: Home) -> None:
+    study = here.study()
+    here.run(study, trials=2)
+    here.run(study, trials=9, timeout=0.0)
+    (parent,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.data.tags["peftsweep.state"] == "interrupted"
+    result = here.run(study, trials=2)
+    assert result.seconds == {} and result.study.user_attrs["total"] == 2
+    (parent,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.data.tags["peftsweep.state"] == "complete"
+
+
 def test_the_test_split_is_not_scored_again_when_more_trials_change_the_best(here: Home) -> None:
     test = write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
     study = here.study(data={"test": str(test)}, train={"epochs": 4, "batch_size": 4})

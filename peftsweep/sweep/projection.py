@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.engine import Evaluation
-from peftsweep.report import ranked
+from peftsweep.report import is_over, ranked
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.seeds import OF, REPLICATE
 from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker
@@ -130,16 +130,15 @@ class Projection:
     def _whole(self, total: int) -> Outcome:
         """The study's own outcome, as it is now."""
         attrs = self.study.user_attrs
-        begun = [trial for trial in self._trials() if trial.state != TrialState.WAITING]
-        over = len(begun) >= total and all(trial.state.is_finished() for trial in begun)
-        best = ranked(begun)[:1]
+        trials = self._trials()
+        best = ranked(trials)[:1]
         scores = {} if not best else {f"best_{name}": score for name, score in best[0].user_attrs["scores"].items()}
         scores = attrs.get("summary", scores)  # of seeds, the best one says nothing
         test = {f"test_{name}": score for name, score in attrs.get("test", {}).get("scores", {}).items()}
         peak = {key: float(value) for key, value in attrs.get("memory", {}).items() if key == "peak_bytes"}
         metrics = scores | test | peak
         return Outcome(
-            "complete" if over else "interrupted",
+            "complete" if is_over(trials, total) else "interrupted",
             metrics={name: value for name, value in metrics.items() if value is not None},  # one seed has no deviation
             artifacts={f"{self.study.study_name}.yaml": self.folder / artifacts.STUDY},
         )

@@ -60,6 +60,9 @@ class StudySource:
         self.halving = None if pruner is None else search.Halving(pruner.reduction, pruner.min_evals)
         self.folder = studies.artifacts / config.name
         self.projection = Projection(study, tracker, self.folder)
+        if study.user_attrs.get("total") != self.total:
+            study.set_user_attr("total", self.total)
+            self.projection.outdate()
         self.orphans = deque(trial.number for trial in studies.orphans(study))
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
@@ -102,7 +105,6 @@ class StudySource:
         self.base, self.method = base, method
         artifacts.keep_study(self.folder, self.config, self.data)
         self.study.set_user_attr("described", study_params(self.config, base, self.data))
-        self.study.set_user_attr("total", self.total)
         if summary.memory is not None:
             self.study.set_user_attr("memory", {"planned_bytes": summary.memory.planned})
         self.projection.open()
