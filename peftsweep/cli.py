@@ -279,6 +279,9 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="The file to write; lines of JSON are printed otherwise.")] = None,
     column: Annotated[str | None, typer.Option(help="The column of texts, if it is not the one trained on.")] = None,
     encoding: Annotated[str, typer.Option(help="The encoding of --input, if it is CSV, TSV or JSONL.")] = "utf-8",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that the base brings along. Read it first.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -292,7 +295,7 @@ def predict(
     if not all(each.strip() for each in text or []):
         raise typer.BadParameter("--text: there is nothing in it")
     with _ended_by_signals("nothing is left. To do it again"):
-        _predict(folder, text or [], source, output, column, encoding, as_json)
+        _predict(folder, text or [], source, output, column, encoding, trust_remote_code, as_json)
 
 
 def _predict(
@@ -302,12 +305,13 @@ def _predict(
     output: Path | None,
     column: str | None,
     encoding: str,
+    trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     from peftsweep import exported, progress
 
     if source is None:
-        found = exported.Classifier(folder).predict(text)
+        found = exported.Classifier(folder, trust_remote_code=trust_remote_code).predict(text)
         if as_json:
             rows = zip(text, found, strict=True)
             print(json.dumps([{"text": text, **asdict(each)} for text, each in rows], indent=2, ensure_ascii=False))
@@ -317,7 +321,16 @@ def _predict(
     for path, option in ((source, "--input"), (output or source, "--output")):
         exported.check_format(path, option)
     bar, warn = partial(progress.bar, sys.stderr), progress.for_stream(sys.stderr).warn
-    lines = exported.predict_file(folder, source, output, column=column, encoding=encoding, bar=bar, warn=warn)
+    lines = exported.predict_file(
+        folder,
+        source,
+        output,
+        column=column,
+        encoding=encoding,
+        trust_remote_code=trust_remote_code,
+        bar=bar,
+        warn=warn,
+    )
     if as_json:
         print("[\n" + ",\n".join(lines) + "\n]")
     elif lines:

@@ -370,6 +370,62 @@ def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) 
         Classifier(to)
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_export_with_a_file_that_a_loader_might_read_besides_is_not_used(lora: Home, merge: bool) -> None:
+    to, adapter = lora.folder / "out", lora.adapter(report.best(lora.storage)[0].trial).parent
+    exported.export("small", to, storage=lora.storage, merge=merge)
+    for name in (".gitattributes", "notes.md", "labelled.csv"):
+        (to / name).write_text("mine")
+    exported.read(to)
+    strays = ["adapter_config.json", "adapter_model.safetensors"] if merge else ["model.safetensors", "vocab.txt"]
+    for name in strays:
+        shutil.copyfile(adapter / name if merge else to / "adapter_model.safetensors", to / name)
+        with pytest.raises(ExportError, match=rf"out: {name} was not exported, but added; remove it"):
+            Classifier(to)
+        (to / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ("lora", {"thresholds": [0.5]}, "the file: thresholds: expected one for each label if they are multi-label"),
+        ("lora", {"thresholds": None}, "the file: thresholds: expected one for each label if they are multi-label"),
+        ("single", {"thresholds": []}, "else null; export it again"),
+        ("lora", {"thresholds": [0.5, 1.5, 0.5]}, "thresholds.1: "),
+        ("single", {"labels": ["joy", "joy"]}, "the file: two labels are the same"),
+        ("single", {"labels": []}, "labels: "),
+        ("single", {"max_length": -1}, "max_length: "),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(
+    out: dict[str, Path], tmp_path: Path, method: str, changes: dict[str, Any], said: str
+) -> None:
+    manifest = json.loads((out[method] / "peftsweep.json").read_text())
+    (tmp_path / "peftsweep.json").write_text(json.dumps(manifest | {"files": {}} | changes))
+    with pytest.raises(ExportError) as error:
+        exported.read(tmp_path)
+    assert f"peftsweep.json: {said}" in str(error.value) or str(error.value).endswith(said)
+
+
+def test_code_that_a_base_brings_along_runs_only_when_told(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    to, base = lora.folder / "out", lora.folder / "base"
+    exported.export("small", to, storage=lora.storage)
+    described = json.loads((base / "config.json").read_text()) | {"auto_map": {"AutoConfig": "own.LlamaConfig"}}
+    (base / "config.json").write_text(json.dumps(described))
+    (base / "own.py").write_text(
+        f"from pathlib import Path\nfrom transformers import LlamaConfig\nPath({str(lora.folder / 'ran')!r}).touch()\n"
+    )
+    manifest = json.loads((to / "peftsweep.json").read_text())
+    manifest["model"] |= {"id": str(base), "trust_remote_code": True}
+    (to / "peftsweep.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(lora.folder / "modules"))
+    refused = lora.call("predict", "out", "--text", "joy")
+    assert refused.returncode == 2 and not (lora.folder / "ran").exists()
+    assert "brings code of its own. If you trust it" in refused.stderr and "give --trust-remote-code" in refused.stderr
+    done = lora.call("predict", "out", "--text", "joy", "--trust-remote-code")
+    assert done.returncode == 0 and (lora.folder / "ran").exists(), done.stderr
+
+
 # Predicting ---------------------------------------------------------------------------------------------------------
 
 

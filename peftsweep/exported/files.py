@@ -45,6 +45,7 @@ def predict_file(
     *,
     column: str | None = None,
     encoding: str = "utf-8",
+    trust_remote_code: bool = False,
     bar: Callable[[str, int], AbstractContextManager[Callable[[int], object]]] = silent_bar,
     warn: Callable[[str], object] = lambda text: None,
 ) -> list[str]:
@@ -59,6 +60,7 @@ def predict_file(
         target: replaced, once all is written, if it is there.
         column: of the texts; by default the one that the adapter was trained on.
         encoding: of CSV, TSV and JSONL. What is written is in UTF-8.
+        trust_remote_code: see `Classifier`.
         bar: shows how many texts have been read; see `progress.bar`.
         warn: told what may spoil the predictions.
 
@@ -75,7 +77,7 @@ def predict_file(
     if taken := sorted(new & table.columns.keys()):
         raise DataError(f"{source}: has a column {taken[0]} already; rename it")
     with bar("texts", len(texts)) as done:
-        found = Classifier(folder, manifest).predict(texts, done)
+        found = Classifier(folder, manifest, trust_remote_code=trust_remote_code).predict(texts, done)
     columns = table.columns | predicted(found, manifest.labels, several=manifest.task.multi_label)
     if to is None:
         return list(_lines(columns))

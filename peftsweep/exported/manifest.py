@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from peftsweep.config import Method, ModelConfig
+from peftsweep.data import FORMATS
 from peftsweep.errors import ExportError
 from peftsweep.task import Task
 
 NAME = "peftsweep.json"
 FREE = (NAME, "README.md")  # which may change
+UNREAD = (".md", *FORMATS)  # endings that no loader looks for
 
 
 class Manifest(BaseModel):
@@ -39,14 +41,23 @@ class Manifest(BaseModel):
     model: ModelConfig
     base: str
     kind: Literal["multi-label", "single-label"]
-    labels: tuple[str, ...]
-    thresholds: tuple[float, ...] | None
+    labels: tuple[str, ...] = Field(min_length=1)
+    thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None
     text: str
-    max_length: int
+    max_length: int = Field(ge=1)
     fingerprint: str
     scores: dict[str, float]
     merged: bool
     files: dict[str, str]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Manifest:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("two labels are the same")
+        given = None if self.thresholds is None else len(self.thresholds)
+        if given != (len(self.labels) if self.kind == "multi-label" else None):
+            raise ValueError("thresholds: expected one for each label if they are multi-label, else null")
+        return self
 
     @property
     def task(self) -> Task:
@@ -60,7 +71,7 @@ def read(folder: Path) -> Manifest:
     """The manifest of an exported folder whose files are those that were exported.
 
     Raises:
-        ExportError: it is no such folder, or something in it was changed or is gone.
+        ExportError: it is no such folder, or something in it was changed, is gone or was added.
     """
     file = folder / NAME
     if not folder.is_dir():
@@ -72,18 +83,26 @@ def read(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise ExportError(f"{file}: {where}: {first['msg']}; export it again") from error
+        raise ExportError(f"{file}: {where}: {first['msg'].removeprefix('Value error, ')}; export it again") from error
     for name, digest in found.files.items():
         if not (folder / name).is_file():
             raise ExportError(f"{folder}: {name} is gone; export it again")
         if digest_of(folder / name) != digest:
             raise ExportError(f"{folder}: {name} is not the file that was exported; export it again")
+    if added := sorted(name for name in _read_by_loaders(folder) if name not in found.files):
+        raise ExportError(f"{folder}: {added[0]} was not exported, but added; remove it")
     return found
 
 
 def digests(folder: Path) -> dict[str, str]:
     """Of all that a prediction depends on, by name."""
     return {file.name: digest_of(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name not in FREE}
+
+
+def _read_by_loaders(folder: Path) -> list[str]:
+    """Names of files that a model, a tokenizer or an adapter may be made of: all but hidden files, texts and tables."""
+    files = [file for file in folder.iterdir() if file.is_file() and file.name not in FREE]
+    return [file.name for file in files if file.suffix.lower() not in UNREAD and not file.name.startswith(".")]
 
 
 def digest_of(file: Path) -> str:

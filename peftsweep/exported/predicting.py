@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peftsweep.errors import ExportError
+from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
 from peftsweep.models import default_device, load_base, revision_of, saved_tokenizer
@@ -37,16 +37,23 @@ class Classifier:
     Args:
         folder: as `export` wrote it.
         manifest: of that folder, if it has been read already.
+        trust_remote_code: run the Python code that its base brings along, if it was trained with that.
 
     Raises:
+        UsageError: its base brings code along, and `trust_remote_code` was not given.
         ExportError: no such folder, one that was changed, or one whose base is another by now.
         ModelError: the base cannot be loaded.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
+    def __init__(self, folder: Path, manifest: Manifest | None = None, *, trust_remote_code: bool = False) -> None:
         folder = folder.expanduser().absolute()
         self.manifest = manifest or read(folder)
         found, device = self.manifest, default_device()
+        if found.model.trust_remote_code and not trust_remote_code:
+            raise UsageError(
+                f"{folder}: its base, {found.model.id}, brings code of its own. If you trust it, and whom the folder "
+                "is from, give --trust-remote-code"
+            )
         place = found.model.model_copy(update={"id": str(folder), "revision": None} if found.merged else {})
         self.tokenizer = saved_tokenizer(folder)
         four_bit = METHODS[found.method].four_bit and not found.merged
