@@ -318,8 +318,6 @@ def _predict(
         else:
             print("\n".join(progress.prediction(each.labels, each.probabilities) for each in found))
         return
-    for path, option in ((source, "--input"), (output or source, "--output")):
-        exported.check_format(path, option)
     bar, warn = partial(progress.bar, sys.stderr), progress.for_stream(sys.stderr).warn
     lines = exported.predict_file(
         folder,

@@ -501,6 +501,7 @@ def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_ot
     target.write_text("before")
     (files / "ragged.csv").write_text("text,id\njoy,1\nanger\n")
     (files / "void.csv").write_text("")
+    (files / "texts.txt").write_text("joy")
     (files / "blank.csv").write_text("text,id\njoy,1\n  ,2\n,3\n")
     (files / "latin.csv").write_bytes("text\njoy\nänger\n".encode("latin-1"))
     (files / "latin.jsonl").write_bytes('{"text": "joy"}\n{"text": "änger"}\n'.encode("latin-1"))
@@ -518,6 +519,7 @@ def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_ot
     (files / "done.csv").write_text("text,predicted\njoy,joy\n")
     wrong = {
         "nosuch.csv": "nosuch.csv is not there",
+        "texts.txt": "is no file of a format that is read: .csv, .tsv, .parquet, .jsonl",
         "void.csv": "no column text; it has none",
         "blank.csv": "column text: empty in rows 2, 3; remove these rows",
         "latin.csv": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
@@ -560,6 +562,10 @@ def test_where_nothing_can_be_written_is_told_before_the_model_is_loaded(
     for same in (texts, files / "link.csv"):
         with pytest.raises(UsageError, match=r"--output: .*\.csv is the input; give another file"):
             predict_file(out["single"], texts, same)
+    with pytest.raises(
+        UsageError, match=r"--output: .*target\.txt is no file of a format that is written: \.csv, \.tsv"
+    ):
+        predict_file(out["single"], texts, files / "target.txt")
     for codec in ("klingon", "hex"):
         with pytest.raises(UsageError, match=f"--encoding: '{codec}' is no encoding of text"):
             predict_file(out["single"], texts, None, encoding=codec)
@@ -626,7 +632,7 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
         ["export", "--study", "small", to],
         ["predict", to],
         ["predict", to, "--text", "a", "--output", "b.csv"],
-        ["predict", to, "--input", "texts.txt"],
+        ["predict", to, "--input", "texts.csv", "--output", "texts.txt"],
         ["predict", to, "--input", "texts.csv", "--json"],
         ["predict", to, "--input", "texts.csv", "--json", "--output", "found.csv"],
         ["predict", to, "--text", " "],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peftsweep.exported.files import check_format, predict_file
+from peftsweep.exported.files import predict_file
 from peftsweep.exported.manifest import Manifest, read
 from peftsweep.exported.predicting import Classifier, Prediction
 from peftsweep.exported.writing import export
 
-__all__ = ["Classifier", "Manifest", "Prediction", "check_format", "export", "predict_file", "read"]
+__all__ = ["Classifier", "Manifest", "Prediction", "export", "predict_file", "read"]

@@ -14,7 +14,6 @@ import pyarrow
 import pyarrow.parquet
 
 from peftsweep import data
-from peftsweep.data import FORMATS
 from peftsweep.errors import DataError, UsageError
 from peftsweep.exported import manifest as manifests
 from peftsweep.exported.predicting import Classifier, Prediction
@@ -28,14 +27,6 @@ Columns = Mapping[str, Sequence[Any]]
 def silent_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
     """Nobody is told."""
     yield lambda count: None
-
-
-def check_format(path: Path, option: str) -> None:
-    """Raises:
-    UsageError: its ending is that of no format.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{option}: {path} is no file of a format that is known: {', '.join(FORMATS)}")
 
 
 def predict_file(
@@ -66,7 +57,7 @@ def predict_file(
 
     Raises:
         DataError: the one file cannot be read, or the other not be written.
-        UsageError: no such encoding, or the two are one file.
+        UsageError: no such encoding or output format, or the two are one file.
         ExportError, ModelError: see `Classifier`.
     """
     manifest = manifests.read(folder.expanduser())
@@ -104,8 +95,10 @@ def _checked(to: Path, source: Path) -> Path:
 
     Raises:
         DataError: nothing can be written there.
-        UsageError: it is the input.
+        UsageError: it is the input, or its ending is that of no format.
     """
+    if to.suffix.lower() not in _WRITE:
+        raise UsageError(f"--output: {to} is no file of a format that is written: {', '.join(_WRITE)}")
     if to.is_dir():
         raise DataError(f"{to}: cannot be written: a folder is there")
     if not os.access(to.parent, os.W_OK | os.X_OK):
