@@ -258,7 +258,7 @@ def test_a_signal_while_an_output_is_written_leaves_what_was_there(out: dict[str
     target, before = files / "found.csv", sorted(files.iterdir())
     target.write_text("before")
     words = ["predict", str(out["single"]), "--input", "texts.csv", "--output", target.name]
-    done = struck(Home(files), "peftsweep.exported.files:_cell 9", [signal.SIGTERM], *words)
+    done = struck(Home(files), "peftsweep.exported.files:_cell 19", [signal.SIGTERM], *words)
     assert done.returncode == 143 and "stopped; nothing is left" in done.stderr
     assert sorted(files.iterdir()) == sorted([*before, target]) and target.read_text() == "before"
 
@@ -476,8 +476,40 @@ def test_what_is_in_a_row_besides_stays_as_it_is(out: dict[str, Path], tmp_path:
     assert [{name: row[name] for name in own[0]} for row in found] == own
     predict_file(out["single"], tmp_path / "own.jsonl", tmp_path / "found.csv")
     assert [row["list"] for row in read_again(tmp_path / "found.csv")] == ["[1, 2]", "[]"]
-    with pytest.raises(DataError, match=r"found\.parquet: these rows cannot be written so: .*another format"):
-        predict_file(out["single"], tmp_path / "own.jsonl", tmp_path / "found.parquet")
+
+
+def test_from_parquet_to_parquet_every_column_keeps_its_type(out: dict[str, Path], tmp_path: Path) -> None:
+    count = len(TEXTS)
+    types = {"small": pyarrow.int8(), "half": pyarrow.float32(), "at": pyarrow.timestamp("ns", "Europe/Rome")}
+    columns = {name: pyarrow.array([1] * count).cast(kind) for name, kind in types.items()}
+    columns |= {"text": pyarrow.array(TEXTS), "kind": pyarrow.array(["a"] * count).dictionary_encode()}
+    columns |= {"big": pyarrow.array([2**64 - 1] * count, pyarrow.uint64())}
+    columns |= {"map": pyarrow.array([[("a", 1)]] * count, pyarrow.map_(pyarrow.string(), pyarrow.int64()))}
+    pyarrow.parquet.write_table(pyarrow.table(columns, metadata={"by": "hand"}), tmp_path / "own.parquet")
+    predict_file(out["lora"], tmp_path / "own.parquet", tmp_path / "found.parquet")
+    own, found = (pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("own", "found"))
+    assert found.select(list(columns)).equals(own, check_metadata=True)
+    new = ["predicted", *(f"probability_{label}" for label in LABELS)]
+    assert found.column_names == [*columns, *new] and set(found["predicted"].combine_chunks().flatten().to_pylist())
+
+
+def test_rows_that_cannot_be_written_are_told_before_the_model_is_loaded(
+    out: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("peftsweep.exported.files.Classifier")
+    wrong = [
+        ("parquet", {"id": 1}, {"id": "a"}),
+        ("parquet", {"meta": {}}, {"meta": {}}),
+        ("parquet", {"big": 2**70}, {"big": 1}),
+        ("csv", {"id": "\ud800"}, {"id": "a"}),
+    ]
+    for ending, *rows in wrong:
+        target = tmp_path / f"found.{ending}"
+        target.write_text("before")
+        (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": "joy"} | row) + "\n" for row in rows))
+        with pytest.raises(DataError, match=rf"found\.{ending}: these rows cannot be written so: .*another format"):
+            predict_file(out["single"], tmp_path / "own.jsonl", target)
+        assert target.read_text() == "before" and not list(tmp_path.glob(".*"))
 
 
 def read_again(file: Path) -> list[dict[str, Any]]:

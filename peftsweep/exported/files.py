@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow
 import pyarrow.parquet
@@ -21,6 +21,7 @@ from peftsweep.exported.predicting import Classifier, Prediction
 PREDICTED, PROBABILITY = "predicted", "probability_"
 
 Columns = Mapping[str, Sequence[Any]]
+Rows: TypeAlias = Columns | pyarrow.Table  # the latter from Parquet to Parquet, which has types that Python has not
 
 
 @contextmanager
@@ -42,9 +43,9 @@ def predict_file(
 ) -> list[str]:
     """Predict a file's texts into another file; into lines of JSON where there is none.
 
-    Each row keeps what it has (every field of CSV and TSV as text) and gets `predicted` (a list, where a text has
-    several labels) and `probability_…` of each label. What can be wrong with the files is found out before the model is
-    loaded.
+    Each row keeps what it has (every field of CSV and TSV as text; from Parquet to Parquet its types too) and gets
+    `predicted` (a list, where a text has several labels) and `probability_…` of each label. What can be wrong with the
+    files is found out before the model is loaded.
 
     Args:
         folder: that `export` made.
@@ -62,17 +63,21 @@ def predict_file(
     """
     manifest = manifests.read(folder.expanduser())
     to = None if target is None else _checked(target.expanduser(), source.expanduser())
-    table = data.read(str(source), "--input", [column or manifest.text], _form(encoding), warn, whole=True)
+    kept = to is not None and to.suffix.lower() == source.suffix.lower() == ".parquet"
+    table = data.read(str(source), "--input", [column or manifest.text], _form(encoding), warn, whole=not kept)
     texts = data.with_texts(table, column or manifest.text).column(column or manifest.text)
+    rows: Rows = _arrow(source.expanduser()) if kept else table.columns
     new = {PREDICTED, *(PROBABILITY + label for label in manifest.labels)}
-    if taken := sorted(new & table.columns.keys()):
+    if taken := sorted(new.intersection(rows.column_names if isinstance(rows, pyarrow.Table) else rows)):
         raise DataError(f"{source}: has a column {taken[0]} already; rename it")
+    if to is not None:
+        check_writable(rows, to)
     with bar("texts", len(texts)) as done:
         found = Classifier(folder, manifest, trust_remote_code=trust_remote_code).predict(texts, done)
-    columns = table.columns | predicted(found, manifest.labels, several=manifest.task.multi_label)
+    beside = predicted(found, manifest.labels, several=manifest.task.multi_label)
     if to is None:
-        return list(_lines(columns))
-    write(columns, to)
+        return list(_lines(table.columns | beside))
+    write(_extended(rows, beside), to)
     return []
 
 
@@ -108,20 +113,52 @@ def _checked(to: Path, source: Path) -> Path:
     return to.resolve()
 
 
+def _arrow(source: Path) -> pyarrow.Table:
+    """Raises:
+    DataError: a part of it cannot be read.
+    """
+    try:
+        return pyarrow.parquet.ParquetFile(source).read()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{source} is not a whole Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _extended(rows: Rows, beside: Columns) -> Rows:
+    if not isinstance(rows, pyarrow.Table):
+        return {**rows, **beside}
+    for name, values in beside.items():
+        rows = rows.append_column(name, pyarrow.array(values))
+    return rows
+
+
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def write(columns: Columns, path: Path) -> None:
+def write(rows: Rows, path: Path) -> None:
     """Written aside and renamed.
 
     Raises:
         DataError: it cannot be written; what was there before is as it was.
     """
+    with _written(rows, path) as aside:
+        aside.replace(path)
+
+
+def check_writable(rows: Rows, path: Path) -> None:
+    """Raises:
+    DataError: they cannot be written there, by having been written aside.
+    """
+    with _written(rows, path):
+        pass
+
+
+@contextmanager
+def _written(rows: Rows, path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        _WRITE[path.suffix.lower()](columns, aside, path)
-        aside.replace(path)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, csv.Error, OverflowError, UnicodeError) as error:
+        _WRITE[path.suffix.lower()](rows, aside, path)
+        yield aside
+    except (pyarrow.ArrowException, csv.Error, OverflowError, UnicodeError) as error:
         raise DataError(f"{path}: these rows cannot be written so: {error}; another format may take them") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -161,11 +198,11 @@ def _write_lines(columns: Columns, aside: Path, path: Path) -> None:
         file.writelines(f"{line}\n" for line in _lines(columns))
 
 
-def _write_parquet(columns: Columns, aside: Path, path: Path) -> None:
-    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), aside)
+def _write_parquet(rows: Rows, aside: Path, path: Path) -> None:
+    pyarrow.parquet.write_table(rows if isinstance(rows, pyarrow.Table) else pyarrow.table(dict(rows)), aside)
 
 
-_WRITE: dict[str, Callable[[Columns, Path, Path], None]] = {
+_WRITE: dict[str, Callable[[Any, Path, Path], None]] = {
     ".csv": _write_delimited,
     ".tsv": _write_delimited,
     ".jsonl": _write_lines,
