@@ -620,10 +620,16 @@ def test_quotation_marks_around_all_texts_of_a_tsv_are_warned_of(out: dict[str, 
     assert len(said) == 1 and "quotation marks" in said[0] and said[0].endswith("write it as CSV")
 
 
-def test_a_number_that_is_none_is_null_in_lines_of_json(out: dict[str, Path], tmp_path: Path) -> None:
-    write(tmp_path / "own.parquet", [{"text": "joy", "score": float("nan")}])
+def test_numbers_that_are_none_or_infinite_are_null_in_json_however_deep(out: dict[str, Path], tmp_path: Path) -> None:
+    none, endless = float("nan"), float("inf")
+    write(
+        tmp_path / "own.parquet", [{"text": "joy", "score": none, "most": endless, "deep": [{"x": [none, -endless]}]}]
+    )
     (line,) = predict_file(out["single"], tmp_path / "own.parquet", None)
-    assert json.loads(line, parse_constant=pytest.fail)["score"] is None
+    row = json.loads(line, parse_constant=pytest.fail)
+    assert (row["score"], row["most"], row["deep"]) == (None, None, [{"x": [None, None]}])
+    predict_file(out["single"], tmp_path / "own.parquet", tmp_path / "found.csv")
+    assert read_again(tmp_path / "found.csv")[0]["deep"] == '[{"x": [null, null]}]'
 
 
 def test_a_disk_that_fills_up_leaves_no_half_of_an_output(out: dict[str, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -180,7 +181,7 @@ def _cell(value: Any, name: str, *, tabs: bool) -> Any:
     if isinstance(value, list) and name == PREDICTED:
         value = ", ".join(value)
     if isinstance(value, list | dict):
-        value = json.dumps(value, ensure_ascii=False, default=str)
+        value = _json(value)
     if isinstance(value, str) and tabs:  # which has no way to write them
         value = " ".join(value.split("\t")).replace("\r", " ").replace("\n", " ")
     return value
@@ -188,9 +189,20 @@ def _cell(value: Any, name: str, *, tabs: bool) -> Any:
 
 def _lines(columns: Columns) -> Iterator[str]:
     for row in zip(*columns.values(), strict=True):
-        # a number that is none equals not even itself, and JSON has no word for it
-        known = {name: value if value == value else None for name, value in zip(columns, row, strict=True)}
-        yield json.dumps(known, ensure_ascii=False, default=str)
+        yield _json(dict(zip(columns, row, strict=True)))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_with_nulls(value), ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _with_nulls(value: Any) -> Any:
+    """In place of numbers that are infinite or none at all, for which JSON has no word."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _with_nulls(each) for name, each in value.items()}
+    return [_with_nulls(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _write_lines(columns: Columns, aside: Path, path: Path) -> None:
