@@ -140,10 +140,9 @@ batch = tokenizer(texts, truncation=True, max_length={manifest.max_length}, padd
 """
     if manifest.thresholds is None:
         return first + "found = [labels[i] for i in model(**batch).logits.argmax(dim=1)]"
-    thresholds = ", ".join(f"{value:.6g}" for value in manifest.thresholds)
     return (
         first
-        + f"""thresholds = [{thresholds}]
-shares = model(**batch).logits.sigmoid().tolist()
+        + f"""thresholds = {json.dumps(manifest.thresholds)}
+shares = model(**batch).logits.double().sigmoid().tolist()
 found = [[name for name, share, least in zip(labels, row, thresholds) if share > least] for row in shares]"""
     )

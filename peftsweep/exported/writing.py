@@ -164,7 +164,6 @@ def _write(
         model = load_base(own, task, four_bit=False, device=default_device()).model
     note("export: scoring the validation rows again")
     _check(before, logits(model, texts), exact=exact and chosen.shared["described"]["dtype"] == "float32")
-    cuts = probabilities(tuned(before, labels)) if task.multi_label else None
     described = Manifest(
         version=__version__,
         study=chosen.study,
@@ -174,7 +173,7 @@ def _write(
         base=chosen.shared["base"],
         kind=task.kind,
         labels=task.labels,
-        thresholds=None if cuts is None else tuple(map(float, cuts)),
+        thresholds=thresholds(before, labels) if task.multi_label else None,
         text=config["data"]["text"],
         max_length=config["data"]["max_length"],
         fingerprint=chosen.shared["fingerprint"],
@@ -227,6 +226,11 @@ def _base(chosen: report.Finished, given: ModelConfig, *, merge: bool) -> Base:
             f"{revision_of(base)}; the adapter would mean nothing on it"
         )
     return base
+
+
+def thresholds(logits: NDArray[np.float32], labels: Labels) -> tuple[float, ...]:
+    """The probability above which each label is on. Of a large logit it rounds to one, which none is above."""
+    return tuple(map(float, np.minimum(probabilities(tuned(logits, labels)), np.nextafter(1.0, 0.0))))
 
 
 def _save_merged(model: Any, dtype: torch.dtype, aside: Path) -> None:
