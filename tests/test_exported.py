@@ -13,6 +13,8 @@ import shutil
 import signal
 import subprocess
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -481,6 +483,18 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_bar_is_told_of_every_text_of_a_file(out: dict[str, Path], files: Path) -> None:
+    told: list[int] = []
+
+    @contextmanager
+    def bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
+        assert (what, total, told) == ("texts", len(TEXTS), [])
+        yield told.append
+
+    predict_file(out["single"], files / "texts.csv", None, bar=bar)
+    assert sum(told) == len(TEXTS)
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_files_are_written_again_with_labels_and_probabilities(out: dict[str, Path], files: Path, ending: str) -> None:
     target = files / "found.jsonl"
@@ -717,7 +731,9 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
     assert len(lines) == 2 and re.fullmatch(r"joy.* \(joy 0\.\d\d · .*\)", lines[1])
     (row,) = json.loads(done[2].stdout)
     assert row["text"] == TEXTS[0] and set(row["probabilities"]) == set(LABELS) and ", ".join(row["labels"]) in lines[0]
-    assert [json.loads(line)["text"] for line in done[3].stdout.splitlines()] == ["joy", "sadness"]
+    assert [json.loads(line)["text"] for line in done[3].stdout.splitlines()] == ["joy", "sadness"] and done[
+        3
+    ].stderr == ""
     assert pyarrow.parquet.read_table(tmp_path / "found.parquet").num_rows == 2 and done[4].stdout == ""
     assert "--force replaces it" in done[5].stderr and "either --text" in done[6].stderr
     assert "go with --input" in done[7].stderr and "texts.txt is no file of a format" in done[8].stderr

@@ -19,6 +19,7 @@ from peftsweep.progress import (
     PlainProgress,
     Progress,
     Silent,
+    bar,
     best_table,
     finished,
     for_stream,
@@ -298,3 +299,18 @@ def test_tuned_scores_stand_beside_the_others_where_there_are_any() -> None:
     assert "tuned" not in shown([row("a")])[0]
     first, second = shown([row("a", macro_f1_tuned=0.8466), row("b")])[:2]
     assert first.split()[3:5] == ["macro-F1", "tuned"] and "0.847" in second
+
+
+def test_a_bar_counts_on_a_terminal_and_goes_when_all_is_done(terminal: Terminal) -> None:
+    with bar(terminal, "texts", 1200) as done:
+        done(700)
+        done(500)
+    assert "texts" in terminal.getvalue() and "1200/1200" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[2K")  # its line is cleared
+
+
+def test_a_bar_writes_nothing_to_a_pipe_or_a_file() -> None:
+    pipe = io.StringIO()
+    with bar(pipe, "texts", 2) as done:
+        done(2)
+    assert pipe.getvalue() == ""
