@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from sqlalchemy.exc import SQLAlchemyError
 
 from peftsweep.errors import StorageError
@@ -56,13 +56,15 @@ def guarded(url: str) -> Iterator[None]:
     """What the database or the disk cannot do becomes one message. Whatever was written before is kept.
 
     Raises:
-        StorageError: locked, read-only, full, unreachable, no database of this kind.
+        StorageError: locked, read-only, full, unreachable, no database of this kind, or somebody else ended a trial.
     """
     where = masked(url)
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
         raise StorageError(f"{where}: {_explained(error)}") from error
+    except UpdateFinishedTrialError as error:
+        raise StorageError(f"{where}: a trial was ended by another process while it ran here. {AGAIN}") from error
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EROFS):
             raise StorageError(f"{error.filename} cannot be written: {error.strerror}") from error
