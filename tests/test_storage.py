@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError, StudyBusyError, UsageError
 from peftsweep.storage import Studies, check_apart, exists, guarded, same_place
+from peftsweep.storage.postgresql import Postgresql
 from tests.postgresql import PASSWORD, USER, Server
 
 # The contract ---------------------------------------------------------------------------------------------------------
@@ -346,11 +349,58 @@ def test_a_lease_that_was_lost_is_taken_again_or_ends_the_sweep_before_it_writes
         with pytest.raises(StudyBusyError), theirs.lease("one"):
             pass  # ours again
         hang_up(postgresql, url)
-        with theirs.lease("one"), pytest.raises(StudyBusyError, match="is being run by process"):
-            study.set_user_attr("key", 2)
+        with theirs.lease("one"):
+            for _ in range(2):
+                with pytest.raises(StudyBusyError, match="is being run by process"):
+                    study.set_user_attr("key", 2)
+        with pytest.raises(StudyBusyError, match="is being run by process"):
+            study.set_user_attr("key", 3)  # the other one has ended, and what was known here is old
     assert theirs.load("one").user_attrs == {"key": 1}
     with theirs.lease("one"):
         pass
+
+
+def test_a_study_that_another_process_had_meanwhile_is_not_gone_on_with(postgresql: Server) -> None:
+    ours, theirs = Studies(url := postgresql.database()), Studies(url)
+    with ours.lease("one"):
+        study = ours.create("one")
+        study.set_user_attr("key", 1)
+        hang_up(postgresql, url)
+        with theirs.lease("one"):
+            theirs.load("one").set_user_attr("key", 2)
+        for _ in range(2):
+            with pytest.raises(StudyBusyError, match=r"'one' .* was run by another process while this one"):
+                study.set_user_attr("key", 3)
+    assert theirs.load("one").user_attrs == {"key": 2}
+    with ours.lease("one"):
+        ours.load("one").set_user_attr("key", 4)
+
+
+def test_a_connection_that_the_server_still_believes_in_does_not_keep_its_own_process_out(postgresql: Server) -> None:
+    studies = Studies(postgresql.database())
+    study = studies.create("one")
+    with studies.lease("one"):
+        study.set_user_attr("key", 1)
+        assert isinstance(studies.database, Postgresql) and studies.database.leases[0].connection is not None
+        ours = studies.database.leases[0].connection.connection.driver_connection.fileno()
+        kept = os.dup(ours)  # the server's end stays open, as behind a router that forgot us
+        here, there = socket.socketpair()
+        there.close()
+        os.dup2(here.fileno(), ours)
+        study.set_user_attr("key", 2)
+        os.close(kept)
+        here.close()
+        with pytest.raises(StudyBusyError), Studies(studies.url).lease("one"):
+            pass  # ours again
+    assert studies.load("one").user_attrs == {"key": 2}
+
+
+def test_a_trial_that_somebody_else_ended_is_one_message(studies: Studies) -> None:
+    study = studies.create("one")
+    asked = study.ask()
+    studies.load("one").tell(0, 0.5)
+    with pytest.raises(StorageError, match="a trial was ended by another process while it ran here"), guarded("x://"):
+        asked.report(0.1, step=1)
 
 
 def test_a_lease_that_cannot_be_taken_again_is_tried_at_the_next_call(postgresql: Server) -> None:
@@ -371,8 +421,9 @@ def test_a_lease_that_cannot_be_taken_again_is_tried_at_the_next_call(postgresql
 
 def hang_up(server: Server, url: str, only: str = "process %") -> None:
     """As a server that is started again, or a network that fails: the sessions of that name end."""
+    name = url.partition("?")[0].rpartition("/")[2]
     server.execute(
-        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{url.rpartition('/')[2]}' "
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}' "
         f"AND usename = '{USER}' AND application_name LIKE '{only}'"
     )
 

@@ -20,3 +20,10 @@ def busy(name: str, url: str, holder: str) -> StudyBusyError:
     return StudyBusyError(
         f"study {name!r} in {masked(url)} is being run by {holder or 'another process'}; wait for it to end, or stop it"
     )
+
+
+def overtaken(name: str, url: str) -> StudyBusyError:
+    return StudyBusyError(
+        f"study {name!r} in {masked(url)} was run by another process while this one had lost the connection. What was "
+        "finished is kept; give the same command again to go on with what there is now"
+    )

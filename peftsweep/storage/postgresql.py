@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import sqlalchemy
 from optuna.storages import RDBStorage
@@ -15,9 +17,9 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from peftsweep.errors import StorageError
+from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.storage.database import Database
-from peftsweep.storage.holder import busy, note
+from peftsweep.storage.holder import busy, note, overtaken
 
 # Seconds (the last: milliseconds): a machine that is gone is noticed within a minute. A URL may say otherwise.
 CONNECT = {
@@ -39,6 +41,20 @@ HOLDER = f"""
 SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND datname = current_database() AND objsubid = 1
     AND (classid::bigint << 32 | objid::bigint) = {KEY}
+"""
+BACKEND = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+# A network may fail on our side alone: the server then still believes in the old connection, and in its lock.
+END = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = :pid AND backend_start = :backend_start
+"""
+TOKEN = """
+SELECT value_json FROM study_system_attributes JOIN studies USING (study_id)
+WHERE study_name = :name AND key = 'peftsweep:lease'
+"""
+MARK = """
+INSERT INTO study_system_attributes (study_id, key, value_json)
+SELECT study_id, 'peftsweep:lease', :token FROM studies WHERE study_name = :name
+ON CONFLICT (study_id, key) DO UPDATE SET value_json = excluded.value_json
 """
 
 
@@ -119,34 +135,74 @@ class Postgresql(Database):
 class Lease:
     """An advisory lock, held by a connection of its own: it is gone as soon as the process is.
 
-    A pooler that deals the statements of one session to several connections (PgBouncer by transaction) breaks it.
+    The study keeps a token of the lease that wrote last: who takes a lost one again sees by it whether another process
+    had the study meanwhile. A pooler that deals the statements of one session to several connections (PgBouncer by
+    transaction) breaks it.
+
+    Attributes:
+        lost: why nothing is read or written any more, once another process has had the study.
     """
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name
+        self.url = engine.url.render_as_string()
+        self.named = {"name": name, "token": json.dumps(uuid4().hex)}
         self.connection: Connection | None = None
+        self.backend: dict[str, Any] | None = None  # the server's own process of the connection
+        self.marked = False  # whether the study has the token
+        self.lost: StudyBusyError | None = None
 
     def take(self) -> None:
-        self.connection = self.engine.connect()
-        self.connection.execute(sqlalchemy.text(SESSION))
-        named = {"name": self.name}
-        if not self.connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({KEY})"), named):
-            holder = self.connection.scalar(sqlalchemy.text(HOLDER), named)
-            raise busy(self.name, self.engine.url.render_as_string(), holder or "")
+        """Raises:
+        StudyBusyError: another process has it, or had it since this one did.
+        """
+        connection = self.engine.connect()
+        try:
+            connection.execute(sqlalchemy.text(SESSION))
+            if self.backend is not None:
+                connection.execute(sqlalchemy.text(END), self.backend)
+            if not connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({KEY})"), self.named):
+                holder = connection.scalar(sqlalchemy.text(HOLDER), self.named)
+                raise busy(self.name, self.url, holder or "")
+            if self.marked and connection.scalar(sqlalchemy.text(TOKEN), self.named) != self.named["token"]:
+                raise overtaken(self.name, self.url)
+            pid, start = connection.execute(sqlalchemy.text(BACKEND)).one()
+            self.backend = {"pid": pid, "backend_start": start}
+        except BaseException:
+            connection.close()
+            raise
+        self.connection = connection
 
     def renew(self) -> None:
         """Take it again if the connection was lost, as by a server that was started again.
 
         Raises:
-            StudyBusyError: another process took it meanwhile.
+            StudyBusyError: another process took it meanwhile; for good, whatever becomes of that one.
         """
-        try:
-            assert self.connection is not None
-            self.connection.execute(sqlalchemy.text("SELECT 1"))
-        except SQLAlchemyError:
+        if self.lost is not None:
+            raise self.lost
+        if not self._answers():
             self.end()
-            self.take()
+            try:
+                self.take()
+            except StudyBusyError as error:
+                self.lost = error
+                raise
+
+    def _answers(self) -> bool:
+        """Whether the connection is there. It leaves the token as soon as the study is, too."""
+        if self.connection is None:
+            return False
+        try:
+            if self.marked:
+                self.connection.execute(sqlalchemy.text("SELECT 1"))
+            else:
+                self.marked = self.connection.execute(sqlalchemy.text(MARK), self.named).rowcount > 0
+        except SQLAlchemyError:
+            return False
+        return True
 
     def end(self) -> None:
         if self.connection is not None:
             self.connection.close()
+        self.connection = None
