@@ -6,6 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from peftsweep.errors import StorageError
+import peftsweep
+from peftsweep.errors import StorageError, StudyBusyError
+from peftsweep.progress import Silent
 from peftsweep.storage import Studies
 from tests.postgresql import Server
 from tests.studies import ROOT, Home, home
@@ -75,6 +81,45 @@ def test_a_sweep_whose_server_goes_away_ends_with_one_message_and_goes_on(here: 
     finally:
         postgresql.execute("ALTER ROLE sweeper LOGIN")
     assert here.run(study, storage=url).counts == {"complete": 2}
+
+
+class Overtaken(Silent):
+    """Another process takes the study as soon as MLflow knows of the trial that runs."""
+
+    def __init__(self, server: Server, url: str, place: Home) -> None:
+        self.server, self.url, self.place = server, url, place
+        self.other: AbstractContextManager[None] = nullcontext()
+
+    def step(self, *_: Any, **__: Any) -> None:
+        if isinstance(self.other, nullcontext):
+            end = time.monotonic() + 60
+            while [run.info.status for run in self.place.runs()].count("RUNNING") < 2:  # the study's own, its trial's
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            hang_up(self.server, self.url)
+            self.other = Studies(self.url).lease("small")
+            self.other.__enter__()
+
+
+@pytest.mark.parametrize("how", ["run", "retrain"])
+def test_a_sweep_whose_study_was_taken_over_leaves_mlflow_and_the_adapters_to_the_other_one(
+    here: Home, postgresql: Server, how: str
+) -> None:
+    url, file = storage(postgresql, here), here.folder / "small.yaml"
+    options: dict[str, Any] = {"storage": url, "tracking_uri": here.tracking_uri, "slots": 1}
+    if how == "run":
+        again = partial(peftsweep.run, file, **options)
+    else:
+        peftsweep.run(file, **options)
+        again = partial(peftsweep.retrain, file, seeds=2, top=1, **options)
+    watched = Overtaken(postgresql, url, here)
+    with pytest.raises(StudyBusyError, match="is being run by process"):
+        again(progress=watched)
+    assert [run.info.status for run in here.runs()].count("RUNNING") == 2
+    assert not [thread for thread in threading.enumerate() if thread.name == "mlflow"]
+    watched.other.__exit__(None, None, None)
+    again()
+    assert {run.info.status for run in here.runs()} == {"FINISHED"}
 
 
 def test_a_study_moves_from_sqlite_as_the_documents_say(never: Home, here: Home, postgresql: Server) -> None:

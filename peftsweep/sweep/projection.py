@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.engine import Evaluation
+from peftsweep.errors import StudyBusyError
 from peftsweep.report import is_over, ranked
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.seeds import OF, REPLICATE
@@ -113,12 +114,19 @@ class Projection:
             running: trials that go on with the next run.
             total: trials that the study is to have in all.
             limits: of `Tracker.close`.
+
+        Raises:
+            StudyBusyError: another process has taken the study over, and MLflow's runs with it: they are left to it.
         """
         try:
             if self.opened:
+                whole = self._whole(total)  # first: it asks the study, which may be another process's by now
                 for number in running:
                     self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"))
-                self.tracker.end_study(self._whole(total))
+                self.tracker.end_study(whole)
+        except StudyBusyError:
+            self.tracker.abandon()
+            raise
         finally:
             self.tracker.close(**limits)
         self.note()

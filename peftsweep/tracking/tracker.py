@@ -157,6 +157,14 @@ class Tracker:
         if self._spool is not None:
             shutil.rmtree(self._spool, ignore_errors=True)
 
+    def abandon(self) -> None:
+        """Write nothing more and end nothing: the runs are another process's by now."""
+        with self._changed:
+            self._closing = self._runs.abandoned = True
+            self._changed.notify()
+        if self._spool is not None:
+            shutil.rmtree(self._spool, ignore_errors=True)
+
     def _ended(self, writer: threading.Thread, timeout: float, patience: float) -> bool:
         """Wait for the writer as long as there is hope."""
         began = time.monotonic()
