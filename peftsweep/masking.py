@@ -6,7 +6,7 @@ import re
 
 # A password may hold `/`, `?` and `@` that nobody escaped: all up to the last `@` of the word is taken for it.
 _IN_ADDRESS = re.compile(r"(://[^/@\s:]*):\S*@")
-_IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token)=)[^&\s'\"]+", re.IGNORECASE)
+_IN_QUERY = re.compile(r"([?&]\w*(?:password|passwd|pwd|token)=)[^&\s'\"]+", re.IGNORECASE)
 
 
 def masked(text: str) -> str:

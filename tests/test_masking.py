@@ -15,8 +15,9 @@ def test_a_password_is_hidden_whatever_it_is_made_of(password: str) -> None:
     assert masked(f"no driver for 'foo://:{password}@host:5432/db'") == "no driver for 'foo://:***@host:5432/db'"
 
 
-def test_a_password_behind_a_question_mark_is_hidden() -> None:
-    assert masked("postgresql://host/db?user=me&password=s3cret&x=1") == "postgresql://host/db?user=me&password=***&x=1"
+@pytest.mark.parametrize("key", ["password", "sslpassword", "PWD", "access_token"])
+def test_a_password_behind_a_question_mark_is_hidden(key: str) -> None:
+    assert masked(f"postgresql://host/db?user=me&{key}=s3cret&x=1") == f"postgresql://host/db?user=me&{key}=***&x=1"
 
 
 def test_each_address_of_a_text_is_masked_by_itself() -> None:
