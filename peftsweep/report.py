@@ -214,7 +214,7 @@ def opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[op
         UsageError: nothing is stored there, or not this study.
     """
     found = _opened(storage, wanted)
-    if found is None:
+    if found is None or not found[1]:
         raise UsageError(f"nothing is stored in {masked(storage)} yet; to begin: peftsweep run --study demo")
     return found
 

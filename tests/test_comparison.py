@@ -20,6 +20,7 @@ from peftsweep.errors import UsageError
 from peftsweep.storage import Studies
 from peftsweep.task import Task, resampled_macro_f1
 from tests.compared import best_folder, fill, storage, with_predictions
+from tests.postgresql import Server
 
 THREE = Task("single-label", ("a", "b", "c"))
 
@@ -277,3 +278,10 @@ def test_nothing_stored_and_an_unknown_study_are_said(url: str, tmp_path: Path) 
     Studies(storage(tmp_path))  # a database without a study
     with pytest.raises(UsageError, match="nothing is stored in"):
         compare(storage(tmp_path))
+
+
+def test_an_empty_database_is_said_without_its_password(postgresql: Server) -> None:
+    url = postgresql.database()
+    Studies(url)
+    with pytest.raises(UsageError, match=r"nothing is stored in postgresql://sweeper:\*\*\*@127"):
+        compare(url)

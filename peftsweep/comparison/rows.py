@@ -13,7 +13,6 @@ from peftsweep.comparison.groups import Group, group
 from peftsweep.comparison.history import History, history
 from peftsweep.comparison.leaders import Leader, leader
 from peftsweep.comparison.reading import Held
-from peftsweep.errors import UsageError
 from peftsweep.storage import guarded
 
 
@@ -48,8 +47,6 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
             Held(s.study_name, s, s.user_attrs, s.get_trials(deepcopy=False), opened.artifacts / s.study_name)
             for s in found
         ]
-        if not helds:
-            raise UsageError(f"nothing is stored in {storage} yet; to begin: peftsweep run --study demo")
         by_data: dict[str | None, list[Held]] = {}
         for held in helds:
             by_data.setdefault(held.fingerprint, []).append(held)
