@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError, StudyBusyError, UsageError
 from peftsweep.storage import Studies, check_apart, exists, guarded, same_place
+from peftsweep.storage.addresses import address
 from peftsweep.storage.postgresql import Postgresql
 from tests.postgresql import PASSWORD, USER, Server
 
@@ -207,6 +208,8 @@ def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
         ("postgresql://u:secret@h", "names no database"),
         ("postgresql+psycopg2://u:secret@h/d", "the driver is psycopg: write postgresql://"),
         ("postgresql://u:s3@cret@h/d", "write %40 for @"),
+        ("postgresql://u:s3@c/cret@h/d", "write %40 for @"),
+        ("postgresql://u:s3@c?cret@h/d", "write %40 for @"),
     ],
 )
 def test_other_urls_are_refused_with_what_to_write(url: str, said: str) -> None:
@@ -225,8 +228,15 @@ def test_two_urls_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert not same_place("sqlite:///a.db", other)
     for other in ("postgresql+psycopg2://a:b@127.0.0.1/x", "postgres:///x", "postgresql:///x?host=/run/postgresql"):
         assert same_place("postgresql://localhost:5432/x", other)
+    assert same_place("postgresql://me@h/", "postgresql://you@h/me") and not same_place(
+        "postgresql://me@h", "postgresql://h/x"
+    )
     for other in ("postgresql://localhost/y", "postgresql://localhost:5433/x", "postgresql://other/x", "sqlite:///x"):
         assert not same_place("postgresql://localhost/x", other)
+
+
+def test_a_folder_of_artifacts_may_have_an_at_in_its_name() -> None:
+    assert address("postgresql://me@h/d?artifacts=/data/me@home").artifacts == Path("/data/me@home")
 
 
 # SQLite ---------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,9 @@ def _parsed(text: str) -> URL | None:
 
 
 def _check_postgresql(text: str, url: URL) -> None:
-    if text.count("@") > 1:
+    # one in ?artifacts=/data/me@home is no harm
+    parts = (url.host or "", url.database or "", text.partition("?")[2].partition("=")[0])
+    if text.count("@") > 1 and any("@" in part for part in parts):
         raise StorageError(
             f"storage {masked(text)!r}: more than one @; in a password write %40 for @, %2F for /, %3F for ?, "
             "or leave the password to PGPASSWORD or ~/.pgpass"
@@ -92,7 +94,13 @@ def _place(text: str) -> tuple[object, ...] | None:
     if host in LOCAL or host.startswith("/"):  # a folder of sockets
         host = "localhost"
     port = str(url.port or url.query.get("port") or 5432)
-    return (host, port, url.database, url.query.get("options"))  # the last: a schema of its own in the same database
+    user = url.username or url.query.get("user")
+    return (
+        host,
+        port,
+        url.database or url.query.get("dbname") or user,
+        url.query.get("options"),
+    )  # the last: a schema of its own in the same database
 
 
 def check_apart(url: str, tracking_uri: str) -> None:
