@@ -21,7 +21,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError, StudyBusyError, UsageError
-from peftsweep.storage import Studies, check_apart, exists, guarded, same_place
+from peftsweep.storage import Studies, check_apart, exists, guarded, lasting, same_place
 from peftsweep.storage.addresses import address
 from peftsweep.storage.postgresql import Postgresql
 from tests.postgresql import PASSWORD, USER, Server
@@ -237,6 +237,11 @@ def test_two_urls_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_folder_of_artifacts_may_have_an_at_in_its_name() -> None:
     assert address("postgresql://me@h/d?artifacts=/data/me@home").artifacts == Path("/data/me@home")
+
+
+def test_an_address_is_kept_without_its_password_and_without_the_working_folder(tmp_path: Path) -> None:
+    assert lasting("postgresql://u:s3cret@h/d?artifacts=x") == "postgresql://u:***@h/d"
+    assert lasting("sqlite:///a.db") == f"sqlite:///{Path('a.db').resolve()}"
 
 
 # SQLite ---------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import peftsweep
 from peftsweep.config import available, load
-from peftsweep.errors import ModelError, StudyMismatchError, UsageError
+from peftsweep.errors import ModelError, StorageError, StudyMismatchError, UsageError
 from peftsweep.progress import Silent
 from peftsweep.sweep.source import StudySource
 from peftsweep.task import Task
@@ -325,6 +325,23 @@ def test_a_deleted_database_begins_anew_and_two_databases_do_not_mix(here: Home)
     other = here.run(here.study(), trials=1, storage=f"sqlite:///{here.folder}/other.db")
     assert other.best is not None and other.best.adapter != again.best.adapter
     assert Path(str(again.best.adapter)).is_dir() and Path(str(other.best.adapter)).is_dir()
+
+
+def test_two_databases_may_not_share_a_study_s_artifacts(here: Home, tmp_path: Path) -> None:
+    """But what was moved goes on, and a study that was deleted makes room."""
+    shared = f"?artifacts={here.folder}/artifacts"
+    here.run(here.study(), trials=1)
+    before = here.adapter(0).read_bytes()
+    with pytest.raises(
+        StorageError, match=r"artifacts of a study of the same name in sqlite:///.*/studies\.db; name another folder"
+    ):
+        here.run(here.study(), trials=1, storage=f"sqlite:///{here.folder}/other.db{shared}")
+    assert here.adapter(0).read_bytes() == before
+    (here.folder / "studies.db").rename(tmp_path / "moved.db")
+    moved = f"sqlite:///{tmp_path}/moved.db{shared}"
+    assert here.run(here.study(), trials=2, storage=moved).counts == {"complete": 2}
+    optuna.delete_study(study_name="small", storage=moved.partition("?")[0])
+    assert here.run(here.study(), trials=1, storage=moved).counts == {"complete": 1}
 
 
 HALVES = {"trials": 2, "sampler": "grid", "pruner": {"reduction": 2, "min_evals": 3}}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from peftsweep.masking import masked
-from peftsweep.storage.addresses import check_apart, same_place
+from peftsweep.storage.addresses import check_apart, lasting, same_place
 from peftsweep.storage.faults import guarded
 from peftsweep.storage.studies import RETRAINED, Studies, exists
 
-__all__ = ["RETRAINED", "Studies", "check_apart", "exists", "guarded", "masked", "same_place"]
+__all__ = ["RETRAINED", "Studies", "check_apart", "exists", "guarded", "lasting", "masked", "same_place"]

@@ -78,6 +78,14 @@ def _check_postgresql(text: str, url: URL) -> None:
         raise StorageError(f"storage {masked(text)!r}: the driver is psycopg: write postgresql:// and nothing more")
 
 
+def lasting(text: str) -> str:
+    """The URL as it can be kept: without a password, and not by the working folder."""
+    url = address(text).url
+    if url.get_backend_name() == "sqlite":
+        url = url.set(database=str(Path(str(url.database)).resolve()))
+    return masked(url.render_as_string())
+
+
 def same_place(a: str, b: str) -> bool:
     """Whether two URLs name one SQLite file or one PostgreSQL database, as far as URLs can tell."""
     first, second = _place(a), _place(b)

@@ -15,7 +15,7 @@ class Database(ABC):
     @property
     @abstractmethod
     def artifacts(self) -> Path:
-        """The folder of its studies' artifacts, unless the URL names one. No two databases share it."""
+        """The folder of its studies' artifacts, unless the URL names one. Databases of one name may share it."""
 
     @abstractmethod
     def tables(self) -> set[str]:

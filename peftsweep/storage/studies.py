@@ -27,7 +27,7 @@ class Studies:
             place of `Database.artifacts`.
 
     Attributes:
-        artifacts: the folder of adapters, checkpoints and reports; each database has its own.
+        artifacts: the folder of adapters, checkpoints and reports, of each study in a folder by its name.
 
     Raises:
         StorageError: another URL, no such place, a server that does not answer, a database that is another program's

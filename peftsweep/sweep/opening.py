@@ -11,6 +11,7 @@ from peftsweep.config import StudyConfig, differences
 from peftsweep.data import Dataset
 from peftsweep.errors import StudyMismatchError
 from peftsweep.storage import Studies, masked
+from peftsweep.sweep import artifacts
 
 
 def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.Study:
@@ -18,6 +19,7 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
 
     Raises:
         StudyMismatchError: one of that name is there with another space or other data.
+        StorageError: its folder of artifacts is that of a study in another storage.
     """
     study = studies.create(config.name)
     attrs = study.user_attrs
@@ -31,10 +33,12 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
             "labels": list(data.task.labels),
             "config": config.identity(),  # last: whoever finds it finds the rest
         }
+        artifacts.claim(studies.artifacts / config.name, described["key"], studies.url)
         for key, value in described.items():
             study.set_user_attr(key, value)
         return study
     check_same(studies, study, config, data)
+    artifacts.claim(studies.artifacts / config.name, attrs["key"], studies.url)
     study.set_user_attr("config", config.identity())  # a widened range is kept
     return study
 
