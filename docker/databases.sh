@@ -4,8 +4,10 @@
 set -euo pipefail
 
 make() { # NAME PASSWORD
-    psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
-        --set name="$1" --set password="$2" <<'SQL'
+    # the password by the environment: psql's words are in the list of processes
+    PASSWORD="$2" psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
+        --set name="$1" <<'SQL'
+\getenv password PASSWORD
 CREATE ROLE :"name" LOGIN PASSWORD :'password';
 CREATE DATABASE :"name" OWNER :"name";
 REVOKE CONNECT ON DATABASE :"name" FROM PUBLIC;
