@@ -14,5 +14,5 @@ REVOKE CONNECT ON DATABASE :"name" FROM PUBLIC;
 SQL
 }
 
-make studies "${STUDIES_PASSWORD:?}"
 make mlflow "${MLFLOW_PASSWORD:?}"
+make studies "${STUDIES_PASSWORD:?}" # the last: the service is healthy when it is there

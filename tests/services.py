@@ -100,7 +100,9 @@ class Services:
         kind, *command = self.compose["services"][service]["healthcheck"]["test"]
         assert kind == "CMD"
         words = [self.here(word) for word in command]
-        env = self.environment(service) | {"PGPORT": str(self.server.port)}
+        # PostgreSQL's image asks nobody on its own 127.0.0.1 for a password; this server asks everybody.
+        place = {"PGPORT": str(self.server.port), "PGPASSWORD": SECRETS["STUDIES_PASSWORD"]}
+        env = place | self.environment(service)
         return subprocess.run(words, env=env, capture_output=True, timeout=30).returncode == 0
 
     def start_worker(self, *words: str) -> subprocess.Popen[str]:
@@ -126,13 +128,13 @@ def started(folder: Path, study: str = "demo") -> Iterator[Services]:
     written = compose(SECRETS | {"STUDY": study})
     with served(SECRETS["POSTGRES_PASSWORD"]) as server:
         services = Services(folder, folder / "work", server, free_port(), written)
-        _make_databases(services)
+        make_databases(services)
         _until(lambda: services.is_healthy("postgres"))
         with _mlflow(services):
             yield services
 
 
-def _make_databases(services: Services) -> None:
+def make_databases(services: Services) -> None:
     """As PostgreSQL's image does at its first start: over the socket, by the superuser, who needs no password there."""
     place = {"PGHOST": str(services.server.folder), "PGPORT": str(services.server.port)}
     env = services.environment("postgres") | place | {"PGPASSWORD": services.server.password}

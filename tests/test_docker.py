@@ -19,7 +19,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.services import COMPOSE, ROOT, SECRETS, Services, compose, started
+from peftsweep.models.source import cache_folder
+from tests.postgresql import free_port, served
+from tests.services import COMPOSE, ROOT, SECRETS, Services, compose, make_databases, started
 from tests.studies import home, until
 
 DOCKER = ROOT / "docker"
@@ -64,7 +66,9 @@ def test_images_are_pinned_and_no_container_is_roots() -> None:
     assert len(bases | images) == 2 and all(PINNED.fullmatch(image) for image in bases | images)
     assert all("nvidia/cuda" in base for base in bases)
     last = DOCKERFILE.rpartition("FROM ")[2]
-    assert re.search(r"^USER (\d+):(\d+)$", last, re.MULTILINE) and "0:0" not in instructions("USER")
+    assert "\nUSER " in last and instructions("USER")[-1] == "1000:1000"
+    for name, service in compose(SECRETS)["services"].items():
+        assert not service.keys() & {"user", "privileged", "network_mode", "pid", "cap_add"}, name
 
 
 def test_what_is_copied_is_there_and_in_the_builds_context() -> None:
@@ -88,17 +92,43 @@ def test_the_layer_of_packages_is_what_the_project_asks_for() -> None:
     assert listed.splitlines() == project["dependencies"] + extras["demo"] + extras["postgres"]
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in listed.splitlines()}  # type: ignore[index]
-    assert names <= {name.lower().replace("_", "-") for name in pinned}
+    assert names | {"setuptools"} <= {name.lower().replace("_", "-") for name in pinned}  # PyTorch asks for that
+
+
+def image_check() -> list[str]:
+    (line,) = instructions("HEALTHCHECK")
+    command: list[str] = json.loads(line[line.index("[") :])
+    return command
 
 
 def test_the_commands_in_containers_exist() -> None:
     services = compose(SECRETS)["services"]
-    checks = [json.loads(line[line.index("[") :]) for line in instructions("HEALTHCHECK")]
-    assert len(checks) == 1
-    for program, name, *words in [services["mlflow"]["command"], services["worker"]["command"], *checks]:
+    for program, name, *words in [services["mlflow"]["command"], services["worker"]["command"], image_check()]:
         known = subprocess.check_output([str(BIN / program), name, "--help"], text=True, timeout=60)
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert given and given <= set(re.findall(r"--[a-z-]+", known)), f"{program} {name}"
+
+
+def test_the_image_is_built_and_never_pulled() -> None:
+    built = [service for service in compose(SECRETS)["services"].values() if "build" in service]
+    assert len(built) == 2 and all(service["pull_policy"] == "build" for service in built)
+
+
+def test_what_a_worker_downloads_and_converts_outlives_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/peftsweep")
+    monkeypatch.delenv("PEFTSWEEP_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    places = [Path(volume.split(":")[1]) for volume in compose(SECRETS)["services"]["worker"]["volumes"]]
+    for folder in (cache_folder(), Path("~/.cache/huggingface").expanduser()):
+        assert any(folder.is_relative_to(place) for place in places), folder
+    owned = " ".join(line for line in instructions("RUN") if "mkdir --parents" in line)
+    assert all(f"{place} " in owned for place in places)
+
+
+def test_no_command_that_is_shown_needs_a_worker_that_still_runs() -> None:
+    readme = (DOCKER / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    docker compose \S+ \S+ ([\s\S]*?[^\\])$", readme, re.MULTILINE)
+    assert {command.split()[0] for command in commands} == {"up", "logs", "run"}
 
 
 def test_secrets_come_from_the_environment_and_have_no_default() -> None:
@@ -125,11 +155,15 @@ def test_nothing_listens_to_other_machines_and_everybody_waits_for_what_they_nee
     services = compose(SECRETS)["services"]
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert len(ports) == 2 and all(port.startswith("127.0.0.1:") for port in ports)
-    needs = {name: set(service.get("depends_on", {})) for name, service in services.items()}
-    assert needs == {"postgres": set(), "mlflow": {"postgres"}, "worker": {"postgres", "mlflow"}}
-    conditions = [each for service in services.values() for each in service.get("depends_on", {}).values()]
-    assert {each["condition"] for each in conditions} == {"service_healthy"}
+    needs = {name: service.get("depends_on", {}) for name, service in services.items()}
+    healthy, begun = {"condition": "service_healthy"}, {"condition": "service_started"}
+    assert needs == {
+        "postgres": {},
+        "mlflow": {"postgres": healthy},
+        "worker": {"postgres": healthy, "mlflow": begun},  # a tracker that is down stops nothing
+    }
     assert all("healthcheck" in services[name] for name in ("postgres", "mlflow"))
+    assert services["worker"]["restart"] == "on-failure"  # however often, and not when it is done
     (gpu,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert (gpu["driver"], gpu["capabilities"]) == ("nvidia", ["gpu"])
 
@@ -196,6 +230,26 @@ def test_commands_read_the_study_in_postgresql(services: Services, tmp_path: Pat
     assert "demo: level" in sync.stderr
     exported = services.call("peftsweep", "export", "--study", "demo", str(tmp_path / "adapter"))
     assert exported.returncode == 0 and (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_the_images_own_check_asks_the_storage(services: Services) -> None:
+    done = services.call(*image_check())
+    assert done.returncode == 0 and isinstance(json.loads(done.stdout), list)
+    services.server.execute("ALTER ROLE studies NOLOGIN")
+    try:
+        assert services.call(*image_check()).returncode == 1 and not services.is_healthy("postgres")
+    finally:
+        services.server.execute("ALTER ROLE studies LOGIN")
+    assert services.is_healthy("postgres")
+
+
+def test_postgresql_is_not_healthy_if_its_databases_could_not_be_made(tmp_path: Path) -> None:
+    with served(SECRETS["POSTGRES_PASSWORD"]) as server:
+        services = Services(tmp_path, tmp_path, server, free_port(), compose(SECRETS))
+        server.execute("CREATE ROLE mlflow")
+        with pytest.raises(AssertionError, match='role "mlflow" already exists'):
+            make_databases(services)
+        assert not services.is_healthy("postgres")
 
 
 def test_a_worker_that_is_killed_goes_on(services: Services) -> None:
