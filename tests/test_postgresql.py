@@ -21,6 +21,7 @@ import peftsweep
 from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.progress import Silent
 from peftsweep.storage import Studies
+from peftsweep.sweep import retrain
 from tests.postgresql import Server
 from tests.studies import ROOT, Home, home
 from tests.test_storage import hang_up
@@ -49,17 +50,20 @@ def storage(server: Server, place: Home) -> str:
 
 
 @pytest.mark.parametrize(
-    "moment",
-    ["peftsweep.engine.checkpoint:save 6", "peftsweep.sweep.artifacts:write 1"],
+    ("moment", "left"),
+    [
+        ("peftsweep.engine.checkpoint:save 6", [TrialState.COMPLETE, TrialState.RUNNING]),
+        ("peftsweep.sweep.artifacts:write 1", [TrialState.RUNNING]),
+    ],
     ids=["in its second trial", "before tell"],
 )
 def test_a_killed_sweep_goes_on_in_postgresql_as_in_sqlite(
-    never: Home, here: Home, postgresql: Server, moment: str
+    never: Home, here: Home, postgresql: Server, moment: str, left: list[TrialState]
 ) -> None:
     url, study = storage(postgresql, here), here.folder / "small.yaml"
     killed_at(here, moment, study, "--storage", url)
     before = Studies(url).load("small").get_trials()
-    assert TrialState.RUNNING in {trial.state for trial in before} or len(before) == 1
+    assert [trial.state for trial in before] == left
     ours = here.run(study, slots=1, storage=url).study.trials
     theirs = optuna.load_study(study_name="small", storage=never.storage).trials
     assert [(t.state, t.params, t.values) for t in ours] == [(t.state, t.params, t.values) for t in theirs]
@@ -122,21 +126,43 @@ def test_a_sweep_whose_study_was_taken_over_leaves_mlflow_and_the_adapters_to_th
     assert {run.info.status for run in here.runs()} == {"FINISHED"}
 
 
+def move_as_shown(place: Home, url: str) -> None:
+    """The study `small` to PostgreSQL, by what the questions and answers have for `topics`."""
+    page = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    there = url.replace("postgresql:", "postgresql+psycopg:")
+    for shown, own in {
+        "sqlite:///studies.db": place.storage,
+        "postgresql+psycopg://studies:password@db.example/studies": there,
+        '"topics': '"small',
+    }.items():
+        assert shown in snippet
+        snippet = snippet.replace(shown, own)
+    subprocess.run([sys.executable, "-c", snippet], check=True, timeout=120)
+
+
+def test_a_study_that_was_retrained_moves_with_its_seeds(never: Home, tmp_path: Path, postgresql: Server) -> None:
+    here = home(tmp_path / "home")
+    study = here.study(**GRID, model={"id": str(never.folder / "base")})
+    here.run(study)
+    options = {"seeds": 2, "top": 1, "tracking_uri": here.tracking_uri}
+    rows = retrain(study, storage=here.storage, **options).rows
+    seeds = Studies(here.storage).load("small/retrain").trials
+    url = postgresql.database()
+    move_as_shown(here, url)
+    again = retrain(study, storage=f"{url}?artifacts={here.folder}/artifacts", **options)
+    assert again.rows == rows
+    moved = Studies(url).load("small/retrain").trials
+    assert [(t.datetime_start, t.values) for t in moved] == [(t.datetime_start, t.values) for t in seeds]
+
+
 def test_a_study_moves_from_sqlite_as_the_documents_say(never: Home, here: Home, postgresql: Server) -> None:
     """With a finished trial and one in the middle, which goes on from its checkpoint."""
     study = here.folder / "small.yaml"
     killed_at(here, "peftsweep.engine.checkpoint:save 6", study)
     before = optuna.load_study(study_name="small", storage=here.storage)
     url = postgresql.database()
-    (snippet,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docker" / "README.md").read_text(encoding="utf-8"), re.DOTALL
-    )
-    places = {"sqlite:///studies.db": here.storage, "postgresql+psycopg://studies@localhost/studies": url}
-    for shown, there in places.items():
-        assert shown in snippet
-        snippet = snippet.replace(shown, there.replace("postgresql:", "postgresql+psycopg:"))
-    assert '"topics"' in snippet
-    subprocess.run([sys.executable, "-c", snippet.replace('"topics"', '"small"')], check=True, timeout=120)
+    move_as_shown(here, url)
     moved = Studies(url).load("small")
     assert moved.user_attrs == before.user_attrs
     assert [t.state for t in moved.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
