@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
@@ -12,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 20  # seconds
-GONE = (404, 410)  # others, such as 403 and 429, are a server's ways with programs, not with readers
+GONE = (404, 410)  # others below 500, such as 403 and 429, are a server's ways with programs, not with readers
+PAUSE = 1  # seconds before a server that failed is asked once more
 
 
 def addresses(files: Iterable[Path]) -> list[str]:
@@ -23,14 +25,22 @@ def addresses(files: Iterable[Path]) -> list[str]:
     return sorted(url for url in found if not re.match(r"https?://(127\.0\.0\.1|localhost|[\w.-]+\.example)\b", url))
 
 
-def answer(url: str) -> str | None:
-    """What is wrong with an address, or None."""
+def answer(url: str, again: bool = True) -> str | None:
+    """What is wrong with an address, or None.
+
+    Args:
+        again: whether a server that fails (5xx) is asked a second time.
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (a check of links)"})
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE):
             return None
     except urllib.error.HTTPError as error:
-        return f"{error.code} {error.reason}" if error.code in GONE else None
+        failed = error.code >= 500
+        if failed and again:
+            time.sleep(PAUSE)
+            return answer(url, again=False)
+        return f"{error.code} {error.reason}" if failed or error.code in GONE else None
     except (OSError, ValueError) as error:
         return str(error)
 

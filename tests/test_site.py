@@ -182,7 +182,10 @@ def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
 
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_error({"/there": 200, "/gone": 404, "/not-for-programs": 403}[self.path])
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        late = 200 if self.server.asked.count(self.path) > 1 else 502  # type: ignore[attr-defined]
+        codes = {"/there": 200, "/gone": 404, "/not-for-programs": 403, "/broken": 500, "/shaken": late}
+        self.send_error(codes[self.path])
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -191,6 +194,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as found:
+        found.asked = []  # type: ignore[attr-defined]
         threading.Thread(target=partial(found.serve_forever, poll_interval=0.05)).start()
         yield f"http://127.0.0.1:{found.server_port}"
         found.shutdown()
@@ -200,6 +204,8 @@ def test_addresses_that_are_gone_or_do_not_answer_are_told(server: str) -> None:
     assert links.answer(f"{server}/there") is None
     assert links.answer(f"{server}/not-for-programs") is None
     assert links.answer(f"{server}/gone") == "404 Not Found"
+    assert links.answer(f"{server}/broken") == "500 Internal Server Error"
+    assert links.answer(f"{server}/shaken") is None  # a second time
     assert "refused" in links.answer("http://127.0.0.1:9/")
 
 
