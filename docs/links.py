@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = [file for place in (".", "docs", "docker", "benchmarks") for file in (ROOT / place).glob("*.md")]
 PATIENCE = 20  # seconds
 GONE = (404, 410)  # others below 500, such as 403 and 429, are a server's ways with programs, not with readers
 PAUSE = 1  # seconds before a server that failed is asked once more
@@ -56,4 +57,4 @@ def main(files: list[Path]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main([Path(name) for name in sys.argv[1:]] or [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+    sys.exit(main([Path(name) for name in sys.argv[1:]] or DOCUMENTS))

@@ -30,7 +30,8 @@ from tests.test_layers import FLOORS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
-DOCUMENTS = {"README.md": README, **PAGES}
+BESIDE = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("docker/README.md", "benchmarks/README.md")}
+DOCUMENTS = {"README.md": README, **PAGES, **BESIDE}
 OWN = {"topics", "messages", "NAME"}  # studies that a reader writes
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -66,7 +67,8 @@ def test_every_command_stands_in_the_readme_and_no_other() -> None:
 
 def commands_shown(text: str) -> Iterator[tuple[str, list[str]]]:
     """The command and the words after it, wherever one is shown: in a block, or in a sentence."""
-    blocks = re.findall(r"^(?:    )?(?:[A-Z_]+=\S+ )*(peftsweep .*?)(?:  #.*)?$", text, re.MULTILINE)
+    text = text.replace("\\\n", " ")
+    blocks = re.findall(r"^(?: {4})?(?:[A-Z_]+=\S+ |docker .* worker )*(peftsweep .*?)(?:  #.*)?$", text, re.MULTILINE)
     for line in blocks + re.findall(r"`(peftsweep [^`]*)`", text):
         words = shlex.split(line)
         if words[1] in ("--help", "--version"):
@@ -202,9 +204,9 @@ def test_a_qlora_adapter_is_loaded_as_shown_and_scores_as_reported(played: Home)
 
 
 def test_links_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *BESIDE):
         targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
-        assert [target for target in targets if not (ROOT / target).exists()] == []
+        assert [target for target in targets if not ((ROOT / name).parent / target).exists()] == []
 
 
 def test_make_has_the_targets_that_the_documents_name() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_docs import COMMANDS, OPTIONS, PAGES, ROOT, examples, hooks, module
+from tests.test_docs import BESIDE, COMMANDS, OPTIONS, PAGES, ROOT, examples, hooks, module
 
 links = module("links")
 
@@ -217,3 +217,6 @@ def test_addresses_are_found_in_the_documents(tmp_path: Path, capsys: pytest.Cap
     assert links.addresses([page]) == ["https://example.invalid", "https://example.invalid/a#b"]
     assert links.main([page]) == 1
     assert "2 addresses, 2 wrong" in capsys.readouterr().out
+    assert set(links.DOCUMENTS) == {
+        ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "README.md", *BESIDE)
+    } | {ROOT / "docs" / name for name in PAGES}
