@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from optuna.trial import create_trial
 from safetensors.numpy import save_file
 
 from peftsweep import report
 from peftsweep.storage import Studies
+from peftsweep.task import Task
 
 _FILE = Path(__file__).parents[1] / "benchmarks" / "comparison.py"
 _spec = importlib.util.spec_from_file_location("comparison_benchmark", _FILE)
@@ -34,3 +36,20 @@ def best_folder(url: str, name: str) -> Path:
 def with_predictions(url: str, name: str, logits: np.ndarray, labels: np.ndarray) -> None:
     """Let the best trial have predicted this."""
     save_file({"logits": logits.astype(np.float32), "labels": labels}, best_folder(url, name) / report.PREDICTIONS)
+
+
+def predicted(url: str, name: str, task: Task, logits: np.ndarray, labels: np.ndarray) -> None:
+    """A study of one trial, which predicted this."""
+    studies = Studies(url)
+    study = studies.create(name)
+    columns = list(task.labels) if task.multi_label else "topic"
+    data = {"train": "train.csv", "validation": "dev.csv", "text": "text", "labels": columns}
+    config = {"model": {"id": "base"}, "method": "lora", "data": data, "space": {}}
+    attrs = {"experiment": "rows", "fingerprint": "rows", "metric": "macro_f1", "labels": list(task.labels)}
+    for key, value in {**attrs, "config": config}.items():
+        study.set_user_attr(key, value)
+    scores = task.scores(logits, labels)
+    study.add_trial(create_trial(value=scores["macro_f1"], user_attrs={"scores": scores, "parameters": 1}))
+    folder = report.trial_folder(studies.artifacts / name, 0)
+    folder.mkdir(parents=True)
+    save_file({"logits": logits.astype(np.float32), "labels": labels}, folder / report.PREDICTIONS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import tracemalloc
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from peftsweep.comparison.history import busy
 from peftsweep.errors import UsageError
 from peftsweep.storage import Studies
 from peftsweep.task import Task, resampled_macro_f1
-from tests.compared import best_folder, fill, storage, with_predictions
+from tests.compared import best_folder, fill, predicted, storage, with_predictions
 from tests.postgresql import Server
 
 THREE = Task("single-label", ("a", "b", "c"))
@@ -58,6 +60,11 @@ def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytes
     np.testing.assert_array_equal(resampled_macro_f1(truth, [guess], 100), whole)
 
 
+def task_score(labels: np.ndarray, guess: np.ndarray) -> float:
+    """Macro-F1 of classes, guesses as noughts and ones."""
+    return float(f1_score(labels, guess.argmax(axis=1), average="macro"))
+
+
 def guessed(rng: np.random.Generator, labels: np.ndarray, right: float) -> np.ndarray:
     return np.where(rng.random(len(labels)) < right, labels, (labels + rng.integers(1, 3, len(labels))) % 3)
 
@@ -67,10 +74,29 @@ def test_the_interval_covers_the_true_score_as_often_as_it_says() -> None:
     covered = []
     for _ in range(300):
         labels = rng.integers(0, 3, 200)
-        drawn = resampled_macro_f1(THREE.one_hot(labels), [THREE.one_hot(guessed(rng, labels, 0.7))], 400)
-        low, high = interval(drawn[0])
+        guess = guessed(rng, labels, 0.7)
+        drawn = resampled_macro_f1(THREE.one_hot(labels), [THREE.one_hot(guess)], 400)
+        low, high = interval(drawn[0], f1_score(labels, guess, average="macro"))
         covered.append(low <= 0.7 <= high)  # classes and mistakes are equally frequent: macro-F1 is the share of hits
     assert 0.91 <= np.mean(covered) <= 0.98
+
+
+@pytest.mark.parametrize(("classes", "rows", "at_least"), [(77, 154, 0.85), (77, 770, 0.9), (30, 200, 0.9)])
+def test_rare_classes_move_the_resamples_but_not_the_interval(classes: int, rows: int, at_least: float) -> None:
+    """Of 77 classes with two rows each a resample lacks a seventh, which count as nought."""
+    rng, covered, percentiles = np.random.default_rng(8), [], []
+    for _ in range(100):
+        labels = rng.integers(0, classes, rows)
+        guess = np.where(rng.random(rows) < 0.85, labels, rng.integers(0, classes, rows))
+        each = np.arange(classes)
+        (drawn,) = resampled_macro_f1(labels[:, None] == each, [guess[:, None] == each], 300)
+        score = f1_score(labels, guess, labels=each, average="macro", zero_division=0)
+        low, high = interval(drawn, score)
+        true = 0.85 + 0.15 / classes  # classes and mistakes are equally frequent
+        covered.append(low <= true <= high)
+        percentiles.append(np.percentile(drawn, 2.5) <= true <= np.percentile(drawn, 97.5))
+        assert 0 <= low <= score <= high <= 1
+    assert np.mean(covered) >= at_least and np.mean(covered) > np.mean(percentiles)
 
 
 def test_chance_alone_is_called_a_difference_one_time_in_twenty() -> None:
@@ -80,7 +106,8 @@ def test_chance_alone_is_called_a_difference_one_time_in_twenty() -> None:
         labels = rng.integers(0, 3, 200)
         two = [THREE.one_hot(guessed(rng, labels, 0.7)) for _ in range(2)]
         first, second = resampled_macro_f1(THREE.one_hot(labels), two, 400)
-        ps.append(p_value(first - second))
+        scores = [task_score(labels, guess) for guess in two]
+        ps.append(p_value(first - second, scores[0] - scores[1]))
     assert 0.02 <= np.mean(np.array(ps) < 0.05) <= 0.09
     assert 0.4 <= np.mean(np.array(ps) < 0.5) <= 0.6
 
@@ -90,8 +117,58 @@ def test_the_same_predictions_have_p_1_and_far_better_ones_a_small_p() -> None:
     labels = rng.integers(0, 3, 300)
     some, better = THREE.one_hot(guessed(rng, labels, 0.6)), THREE.one_hot(guessed(rng, labels, 0.8))
     first, again, best = resampled_macro_f1(THREE.one_hot(labels), [some, some, better], 2000)
-    assert p_value(first - again) == 1.0
-    assert p_value(best - first) == p_value(first - best) == pytest.approx(2 / 2001)
+    assert p_value(first - again, 0.0) == 1.0
+    difference = task_score(labels, better) - task_score(labels, some)
+    assert p_value(best - first, difference) == p_value(first - best, -difference) < 2 / 2001
+
+
+def test_where_no_resample_is_on_the_other_side_p_is_the_normal_tail() -> None:
+    drawn = np.random.default_rng(9).normal(0.05, 0.01, 1000)
+    tail = math.erfc(0.05 / drawn.std() / math.sqrt(2))
+    assert p_value(drawn, 0.05) == pytest.approx(tail, rel=1e-9) and tail < 1e-5
+    assert p_value(np.full(1000, 0.5), 0.5) == pytest.approx(2 / 1001)  # no spread, no tail
+
+
+@pytest.mark.parametrize(("studies", "rows"), [(20, 20_000), (30, 2_000)])
+def test_among_many_studies_a_clear_difference_stays_clear(tmp_path: Path, studies: int, rows: int) -> None:
+    rng = np.random.default_rng(10)
+    labels = rng.integers(0, 3, rows)
+    for i in range(studies):
+        guess = guessed(rng, labels, 0.9 if i == 0 else 0.7)
+        predicted(storage(tmp_path), f"study-{i:02d}", THREE, np.eye(3)[guess], labels)
+    (group,) = compare(storage(tmp_path)).groups
+    clear = [pair for pair in group.pairs if pair.first == "study-00"]
+    assert group.studies[0] == "study-00" and len(group.pairs) == studies * (studies - 1) // 2
+    assert len(clear) == studies - 1 and all(pair.p_holm < 0.001 for pair in clear)
+    others = [pair for pair in group.pairs if pair.first != "study-00"]
+    assert np.mean([pair.p_holm < 0.05 for pair in others]) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["single-label", "multi-label"])
+def test_every_interval_holds_its_own_score_and_rare_labels_are_named(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(11)
+    names = tuple(f"label-{i}" for i in range(77))
+    task = Task("multi-label", names) if kind == "multi-label" else Task("single-label", names)
+    labels = np.arange(200) % 77 if kind == "single-label" else (rng.random((200, 77)) < 0.02).astype(np.float32)
+    for seed, noise in enumerate((0.2, 0.4, 0.45)):
+        logits = 2.0 * task.one_hot(labels) - 1 + noise * rng.normal(size=(200, 77))
+        predicted(storage(tmp_path), f"study-{seed}", task, logits.astype(np.float32), labels)
+    found = compare(storage(tmp_path))
+    for row in found.leaders:
+        assert row.interval is not None and row.macro_f1 is not None
+        assert row.interval[0] <= row.macro_f1 <= row.interval[1]
+        assert (row.interval_tuned is not None) == task.multi_label
+    assert len(found.groups[0].pairs) == 3 and len(found.groups[0].rare) > 70
+    assert all(pair.low <= pair.difference <= pair.high for pair in found.groups[0].pairs)
+
+
+def test_many_models_of_many_classes_take_little_memory() -> None:
+    rng = np.random.default_rng(12)
+    truth = np.eye(150, dtype=np.int64)[rng.integers(0, 150, 500)]
+    tracemalloc.start()
+    resampled_macro_f1(truth, [truth] * 20, 10_000)
+    assert tracemalloc.get_traced_memory()[1] < 250e6
+    tracemalloc.stop()
 
 
 def test_holm_corrects_as_in_the_text_book() -> None:
@@ -149,7 +226,9 @@ def test_the_interval_is_that_of_scikit_learn_on_resamples(url: str) -> None:
         f1_score(labels[rows], logits[rows] > 0, average="macro", zero_division=0)
         for rows in rng.integers(300, size=(1500, 300))
     ]
-    assert compare(url, ["good"]).leaders[0].interval == pytest.approx(np.percentile(scores, (2.5, 97.5)), abs=0.004)
+    (row,) = compare(url, ["good"]).leaders
+    assert row.macro_f1 is not None
+    assert row.interval == pytest.approx(2 * row.macro_f1 - np.percentile(scores, (97.5, 2.5)), abs=0.004)
 
 
 def test_importance_is_optunas(url: str) -> None:

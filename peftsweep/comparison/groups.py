@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -16,6 +17,7 @@ from peftsweep.task import resampled_macro_f1
 SEED = 20260101  # the same page for the same studies
 DRAWS = 50_000_000  # of rows at most: seconds
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
+FEW = 10  # rows of a class, below which a resample often has none
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Pair:
 
     Attributes:
         difference: of `score`, the first study's less the second's; `low` and `high` bound its 95 % interval.
-        p: that they differ by chance, two-sided: twice the share of resamples in which the sign is the other one.
+        p: that they differ by chance, two-sided: see `p_value`.
         p_holm: corrected by Holm's method for all pairs of these studies.
     """
 
@@ -47,7 +49,8 @@ class Group:
         studies: with a complete trial, best first.
         rows: validation rows.
         resamples: that the intervals and tests are made of.
-        intervals: of `macro_f1`, 95 %, by study.
+        intervals: 95 %, by score and study.
+        rare: labels that fewer than ten validation rows have: the resamples say little of those.
         pairs: all tested ones, the better study first, the best ones first.
         untested: why a study with a complete trial is in no pair.
         per_class: F1 of each label, by study.
@@ -61,7 +64,8 @@ class Group:
     studies: list[str]
     rows: int | None
     resamples: int
-    intervals: dict[str, tuple[float, float]]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    rare: list[str]
     pairs: list[Pair]
     untested: dict[str, str]
     labels: list[str]
@@ -74,14 +78,16 @@ def group(helds: Sequence[Held]) -> Group:
     """What there is to say of studies with one fingerprint."""
     objectives = {held.objective for held in helds}
     score = objectives.pop() if len(objectives) == 1 else "macro_f1"
-    best = {held.name: own.user_attrs["scores"][score] for held in helds if (own := held.best) is not None}
+    scores = {held.name: own.user_attrs["scores"] for held in helds if (own := held.best) is not None}
+    best = {name: own[score] for name, own in scores.items()}
     ranks = sorted(best, key=lambda name: (-best[name], name))
     by_name = {held.name: held for held in helds}
     ranked = [by_name[name] for name in ranks]
     usable, untested = _usable(ranked)
-    intervals, pairs, count = _tested(usable, score, best)
+    intervals, pairs, count = _tested(usable, score, scores)
     known = next((held for held in helds if held.known), None)
     labels = [] if known is None else list(known.attrs["labels"])
+    truth = next((predicted.truth for predicted in usable.values()), None)
     per_class = {held.name: held.per_class for held in ranked}
     seconds = {held.name: sum(float(t.user_attrs.get("seconds", 0)) for t in held.trials) for held in ranked}
     sizes = {held.name: float(held.best.user_attrs["parameters"]) for held in ranked if held.best is not None}
@@ -91,9 +97,10 @@ def group(helds: Sequence[Held]) -> Group:
         kind=None if known is None else task_of(known.attrs).kind,
         score=score,
         studies=ranks,
-        rows=next((len(predicted.truth) for predicted in usable.values()), None),
+        rows=None if truth is None else len(truth),
         resamples=count,
         intervals=intervals,
+        rare=[] if truth is None else [label for label, n in zip(labels, truth.sum(axis=0), strict=True) if n < FEW],
         pairs=pairs,
         untested=untested,
         labels=labels,
@@ -131,30 +138,29 @@ def _usable(ranked: Sequence[Held]) -> tuple[dict[str, Predicted], dict[str, str
 
 
 def _tested(
-    usable: Mapping[str, Predicted], score: str, best: Mapping[str, float]
-) -> tuple[dict[str, tuple[float, float]], list[Pair], int]:
+    usable: Mapping[str, Predicted], score: str, scores: Mapping[str, Mapping[str, float]]
+) -> tuple[dict[str, dict[str, tuple[float, float]]], list[Pair], int]:
     if not usable:
         return {}, [], 0
     truth = next(iter(usable.values())).truth
     count = resamples(len(truth))
-    plain = resampled_macro_f1(truth, [found.guesses["macro_f1"] for found in usable.values()], count, SEED)
-    intervals = {name: interval(scores) for name, scores in zip(usable, plain, strict=True)}
-    if len(usable) < 2:
-        return intervals, [], count
-    drawn = plain
-    if score != "macro_f1":
-        drawn = resampled_macro_f1(truth, [found.guesses[score] for found in usable.values()], count, SEED)
+    drawn: dict[str, dict[str, NDArray[np.float64]]] = {}
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    for each in next(iter(usable.values())).guesses:
+        guesses = [found.guesses[each] for found in usable.values()]
+        drawn[each] = dict(zip(usable, resampled_macro_f1(truth, guesses, count, SEED), strict=True))
+        intervals[each] = {name: interval(drawn[each][name], scores[name][each]) for name in usable}
     pairs = [
-        _pair(first, second, score, best[first] - best[second], one - other)
-        for (first, one), (second, other) in combinations(zip(usable, drawn, strict=True), 2)
+        _pair(one, other, score, scores[one][score] - scores[other][score], drawn[score][one] - drawn[score][other])
+        for one, other in combinations(usable, 2)
     ]
     corrected = holm([pair.p for pair in pairs])
     return intervals, [replace(pair, p_holm=p) for pair, p in zip(pairs, corrected, strict=True)], count
 
 
 def _pair(first: str, second: str, score: str, difference: float, drawn: NDArray[np.float64]) -> Pair:
-    low, high = interval(drawn)
-    p = p_value(drawn)
+    low, high = interval(drawn, difference, bounds=(-1, 1))
+    p = p_value(drawn, difference)
     return Pair(first, second, score, float(difference), low, high, p, p)
 
 
@@ -163,15 +169,26 @@ def resamples(rows: int) -> int:
     return int(min(10_000, max(1_000, DRAWS // rows)))
 
 
-def interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(drawn, LEVEL)
-    return float(low), float(high)
+def interval(drawn: NDArray[np.float64], found: float, bounds: tuple[float, float] = (0, 1)) -> tuple[float, float]:
+    """The basic bootstrap interval (Davison and Hinkley, 1997, section 5.2), widened to hold what was found.
+
+    A class that is in no row of a resample counts as nought there, so with rare classes all resamples score too low.
+    Percentiles of them would be as much too low; mirrored at what was found, they allow for it.
+    """
+    low, high = 2 * found - np.percentile(drawn, LEVEL[::-1])
+    return float(max(bounds[0], min(low, found))), float(min(bounds[1], max(high, found)))
 
 
-def p_value(differences: NDArray[np.float64]) -> float:
-    """Two-sided, of differences over resamples. Never nought: the sample itself counts as one more resample."""
-    below, above = int((differences <= 0).sum()), int((differences >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(differences) + 1))
+def p_value(drawn: NDArray[np.float64], found: float) -> float:
+    """Two-sided, of a difference, from its resamples less itself: the same mirror as that of the interval.
+
+    Where no resample is as far from it as nought, their number alone would bound p, too high to be corrected for many
+    pairs; the tail of a normal distribution with their spread takes its place. Without a spread, the bound stays.
+    """
+    below, above = int((drawn <= 2 * found).sum()), int((drawn >= 2 * found).sum())
+    beyond, error = min(below, above), float(drawn.std())
+    bound = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))
+    return bound if beyond or not error else min(bound, math.erfc(abs(found) / error / math.sqrt(2)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

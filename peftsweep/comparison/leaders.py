@@ -19,7 +19,7 @@ class Leader:
     Attributes:
         trial: the best one's number.
         interval: of `macro_f1`, 95 % by the bootstrap over the validation rows; None without predictions.
-        macro_f1_tuned: with thresholds tuned on rows that were not scored (multi-label).
+        macro_f1_tuned: with thresholds tuned on rows that were not scored (multi-label); `interval_tuned` is its own.
         parameters: trainable ones of the best trial.
         adapter_bytes: of its files.
         seconds: of all trials together, of the device in `device`, each with its share of the pack's time.
@@ -39,6 +39,7 @@ class Leader:
     macro_f1: float | None
     interval: tuple[float, float] | None
     macro_f1_tuned: float | None
+    interval_tuned: tuple[float, float] | None
     micro_f1: float | None
     accuracy: float | None
     loss: float | None
@@ -57,10 +58,11 @@ class Leader:
     lacking: list[str]
 
 
-def leader(held: Held, interval: tuple[float, float] | None, untested: str | None) -> Leader:
+def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]], untested: str | None) -> Leader:
     """The row of a study.
 
     Args:
+        intervals: by score and study.
         untested: why its predictions could not be compared, if they could not.
     """
     best, config = held.best, held.attrs.get("config", {})
@@ -77,7 +79,8 @@ def leader(held: Held, interval: tuple[float, float] | None, untested: str | Non
         method=config.get("method"),
         objective=held.objective,
         trial=None if best is None else best.number,
-        interval=interval,
+        interval=intervals.get("macro_f1", {}).get(held.name),
+        interval_tuned=intervals.get("macro_f1_tuned", {}).get(held.name),
         **{name: scores.get(name) for name in ("macro_f1", "macro_f1_tuned", "micro_f1", "accuracy", "loss")},
         parameters=own.get("parameters"),
         adapter_bytes=held.adapter_bytes,

@@ -53,7 +53,7 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
         groups = sorted(map(group, by_data.values()), key=lambda group: not group.studies)  # else by the first's name
         ordered = [(group, held) for group in groups for held in _ordered(group, by_data[group.fingerprint])]
         return Comparison(
-            [leader(held, group.intervals.get(held.name), group.untested.get(held.name)) for group, held in ordered],
+            [leader(held, group.intervals, group.untested.get(held.name)) for group, held in ordered],
             groups,
             [history(held) for _, held in ordered],
         )

@@ -26,15 +26,17 @@ def resampled_macro_f1(
         [G, resamples].
     """
     rows, classes = truth.shape
-    parts = [truth, *guesses, *(truth * guess for guess in guesses)]
-    counted = np.concatenate(parts, axis=1).astype(np.float32)  # [n, (1 + 2G) · C]; whole numbers, exact below 2²⁴
     rng = np.random.default_rng(seed)
-    at_once = max(1, CHUNK // rows)
-    found = [
-        _macro_f1(_weights(rng, rows, min(at_once, resamples - first)) @ counted, classes)
-        for first in range(0, resamples, at_once)
-    ]
-    return np.concatenate(found, axis=1)
+    at_once = max(1, CHUNK // max(rows, classes))
+    found = np.empty((len(guesses), resamples))
+    true = truth.astype(np.float32)  # products are whole numbers, exact below 2²⁴
+    for first in range(0, resamples, at_once):
+        weights = _weights(rng, rows, min(at_once, resamples - first))
+        sums = weights @ true
+        for scores, guess in zip(found, guesses, strict=True):  # one by one: many classes are much memory
+            on = guess.astype(np.float32)
+            scores[first : first + at_once] = _macro_f1(sums, weights @ on, weights @ (on * true))
+    return found
 
 
 def _weights(rng: np.random.Generator, rows: int, count: int) -> NDArray[np.float32]:
@@ -43,11 +45,7 @@ def _weights(rng: np.random.Generator, rows: int, count: int) -> NDArray[np.floa
     return np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float32)
 
 
-def _macro_f1(sums: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
-    """[G, resamples] from [resamples, (1 + 2G) · C]. A class that is nowhere counts as nought, as in `Task.scores`."""
-    per_class = sums.reshape(len(sums), -1, classes).astype(np.float64)
-    models = per_class.shape[1] // 2
-    true, on, hits = per_class[:, :1], per_class[:, 1 : 1 + models], per_class[:, 1 + models :]
-    total = true + on
-    f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(f1.mean(axis=2).T)
+def _macro_f1(true: NDArray[Any], on: NDArray[Any], hits: NDArray[Any]) -> NDArray[np.float64]:
+    """[resamples] from counts [resamples, C]. A class that is nowhere counts as nought, as in `Task.scores`."""
+    total = (true + on).astype(np.float64)
+    return np.asarray(np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0).mean(axis=1))
