@@ -95,6 +95,11 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_adapters_byte_for_byte(tm
         assert killed.adapter(trial).read_bytes() == never.adapter(trial).read_bytes()
     study = optuna.load_study(study_name="small", storage=killed.storage)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    (pause,), resumed = study.trials[1].user_attrs["pauses"], study.trials[1]
+    assert resumed.datetime_start is not None and resumed.datetime_complete is not None
+    began, ended = (1000 * at.timestamp() for at in (resumed.datetime_start, resumed.datetime_complete))
+    third = resumed.user_attrs["evaluations"][2]["at"]
+    assert began < third <= pause[0] < pause[1] < ended and "pauses" not in study.trials[0].user_attrs
     # one parent and two children; the killed process's runs were gone on with, and none is left running
     assert [run.info.status for run in killed.runs()] == ["FINISHED"] * 3
 

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from peftsweep.comparison.reading import Held
 
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-ENOUGH = 4  # complete trials, below which importance would be noise
+ENOUGH = 4  # complete trials, below which there is no best tenth to speak of
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def best_so_far(points: Iterable[tuple[Any, FrozenTrial]]) -> list[tuple[Any, fl
 
 def ends(trials: Sequence[FrozenTrial]) -> list[float | None]:
     """After how many seconds each trial ended, of those in which at least one was under way: pauses are left out."""
-    spans = busy([(trial.datetime_start, trial.datetime_complete) for trial in trials])
-    starts = np.array([start.timestamp() for start, _ in spans])
-    lengths = np.array([(end - start).total_seconds() for start, end in spans])
+    joined = busy([span for trial in trials for span in spans(trial)])
+    starts = np.array([start.timestamp() for start, _ in joined])
+    lengths = np.array([(end - start).total_seconds() for start, end in joined])
     moments = [trial.datetime_complete for trial in trials]
     return [
         None if moment is None else round(float(np.clip(moment.timestamp() - starts, 0, lengths).sum()), 1)
@@ -125,10 +125,18 @@ def ends(trials: Sequence[FrozenTrial]) -> list[float | None]:
     ]
 
 
-def busy(spans: Sequence[tuple[datetime | None, datetime | None]]) -> list[tuple[datetime, datetime]]:
+def spans(trial: FrozenTrial) -> list[tuple[datetime, datetime]]:
+    """When it was under way: from its start to its end, without the pauses in which nothing ran, from the last that was
+    kept of it to when it went on."""
+    paused = [datetime.fromtimestamp(at / 1000) for pause in trial.user_attrs.get("pauses", ()) for at in pause]
+    marks = [at for at in (trial.datetime_start, *paused, trial.datetime_complete) if at is not None]
+    return list(zip(marks[::2], marks[1::2], strict=False))  # what still runs has no end
+
+
+def busy(spans: Sequence[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
     """When at least one of them was under way: their union, in order."""
     joined: list[tuple[datetime, datetime]] = []
-    for start, end in sorted((start, end) for start, end in spans if start is not None and end is not None):
+    for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
@@ -155,9 +163,11 @@ def _text(choice: Any) -> str:
 
 def importances(held: Held) -> tuple[dict[str, float], str]:
     """How much each hyperparameter had to do with the best tenth of the complete trials; or none, and why."""
-    complete = sum(trial.state == TrialState.COMPLETE for trial in held.trials)
-    if complete < ENOUGH:
-        return {}, f"there are {complete} complete trials; importance is worth a look from {ENOUGH} on"
+    values = [trial.values[0] for trial in held.trials if trial.state == TrialState.COMPLETE]
+    if len(values) < ENOUGH:
+        return {}, f"complete trials so far: {len(values)}; importance is worth a look from {ENOUGH} on"
+    if len(set(values)) == 1:  # all would be the best tenth, and all shares alike
+        return {}, "the complete trials do not differ"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where the best tenth is all there is
         found = get_param_importances(held.study, evaluator=PedAnovaImportanceEvaluator())

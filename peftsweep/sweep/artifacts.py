@@ -91,6 +91,11 @@ def files(study: Path, number: int) -> dict[str, Path]:
     return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, PREDICTIONS, STUDY) if (folder / name).exists()}
 
 
+def checkpointed(folder: Path) -> float:
+    """When the last whole checkpoint of a trial was written, in seconds since 1970; 0 if there is none."""
+    return max((checkpoint.stat().st_mtime for checkpoint in folder.glob("checkpoint-*")), default=0.0)
+
+
 def drop_checkpoints(folder: Path) -> None:
     """Remove the checkpoints, whole and half, of a trial that has ended."""
     for old in [*folder.glob("checkpoint-*"), *folder.glob(".*")]:

@@ -97,6 +97,13 @@ class StudySource:
         """Hyperparameters that bound what the trials may ask for."""
         return search.candidates(self.config, end)
 
+    def _pause(self, asked: optuna.Trial) -> tuple[int, int]:
+        """From the last that was kept of a trial to this moment, at which it goes on, in milliseconds since 1970."""
+        started = 0.0 if asked.datetime_start is None else asked.datetime_start.timestamp()
+        evaluated = [evaluation.get("at") or 0 for evaluation in asked.user_attrs.get("evaluations", ())]
+        kept = max(started, artifacts.checkpointed(self.trial_folder(asked.number)))
+        return max(int(1000 * kept), *evaluated, 0), int(1000 * time.time())
+
     def _exhausted(self) -> bool:
         return search.exhausted(self.config, self.study)
 
@@ -120,6 +127,7 @@ class StudySource:
             self.study.sampler = search.sampler(self.config, number)
             asked = self.studies.adopt(self.study, number)
             search.complete(asked, self.distributions)
+            asked.set_user_attr("pauses", [*asked.user_attrs.get("pauses", ()), self._pause(asked)])
         elif self._begun() >= self.total or time.monotonic() >= self.deadline or self._exhausted():
             self.all_given = True
             return None
