@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,11 +22,13 @@ class Comparison:
         leaders: data by data, best first; studies without a complete trial last.
         groups: one for each data.
         histories: of each study, in the order of `leaders`.
+        only: the studies that were asked for; None where all were.
     """
 
     leaders: list[Leader]
     groups: list[Group]
     histories: list[History]
+    only: list[str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,7 +41,7 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
         UsageError: nothing is stored there, or not this study.
         StorageError: the storage does not answer.
     """
-    with guarded(storage), _no_collector():
+    with guarded(storage):
         opened, found = report.opened(storage, studies)
         helds = [
             Held(s.study_name, s, s.user_attrs, s.get_trials(deepcopy=False), opened.artifacts / s.study_name)
@@ -56,20 +56,8 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
             [leader(held, group.intervals, group.untested.get(held.name)) for group, held in ordered],
             groups,
             [history(held) for _, held in ordered],
+            None if studies is None else list(studies),
         )
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Twenty thousand trials are a million objects, none of them garbage: looking for it takes longer than to read
-    them."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def _ordered(group: Group, helds: Sequence[Held]) -> list[Held]:

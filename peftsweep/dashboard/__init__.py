@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from peftsweep.dashboard.page import page
+from peftsweep.dashboard.page import is_page, page
 
-__all__ = ["page"]
+__all__ = ["is_page", "page"]

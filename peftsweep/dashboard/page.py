@@ -15,6 +15,7 @@ from peftsweep import __version__
 from peftsweep.dashboard import wording
 
 HERE = Path(__file__).parent
+TITLE = "<title>peftsweep · comparison</title>"
 SHOWN = 12  # trials of a study in its table
 
 
@@ -32,10 +33,12 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
         .get_template("page.html.jinja")
         .render(
             **rows,
+            title=TITLE,
             version=__version__,
             made=(made or datetime.now().astimezone()).replace(microsecond=0),
             by_study={row["study"]: row for row in rows["leaders"]},
             names=wording.SCORES,
+            bounds={"macro_f1": "interval", "macro_f1_tuned": "interval_tuned"},
             sortable=wording.sortable,
             share=share,
             top=top,
@@ -45,6 +48,15 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
             script=(HERE / "page.js").read_text(encoding="utf-8"),
         )
     )
+
+
+def is_page(file: Path) -> bool:
+    """Whether a file is a page that was drawn here."""
+    try:
+        with file.open("rb") as opened:
+            return TITLE.encode() in opened.read(2000)
+    except OSError:
+        return False
 
 
 def embedded(rows: Mapping[str, Any]) -> str:

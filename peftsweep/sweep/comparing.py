@@ -47,8 +47,9 @@ def compare(
     earlier page is replaced. If MLflow does not answer, `note` is told and the file is there all the same.
 
     Args:
-        studies: only these.
-        output: the file to write, in place of `comparison.html` among the artifacts.
+        studies: only these, and the page says so.
+        output: the file to write, in place of `comparison.html` among the artifacts. If it is there, it must be an
+            earlier page.
 
     Raises:
         UsageError: a study that is not in the storage, nothing in it, or a file that cannot be there.
@@ -59,10 +60,10 @@ def compare(
         _check_place(Path(output))
     rows = gathered(storage, studies)
     page = _write(rows, storage, output)
+    tracker = Tracker(tracking_uri, note=note)
     for experiment in sorted({group.data for group in rows.groups if group.data is not None}):
-        tracker = Tracker(tracking_uri, note=note)
         tracker.keep_comparison(experiment, page)
-        tracker.close()
+    tracker.close()
     return Compared(page, rows)
 
 
@@ -87,6 +88,8 @@ def _check_place(output: Path) -> None:
         raise UsageError(f"-o {output}: a folder; name a file, such as {output / COMPARISON}")
     if not output.absolute().parent.is_dir():
         raise UsageError(f"-o {output}: the folder {output.absolute().parent} is not there; make it, or name another")
+    if os.path.lexists(output) and not dashboard.is_page(output):
+        raise UsageError(f"-o {output}: a file that is no earlier page; it is left as it is: name another")
 
 
 def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
