@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import tracemalloc
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from sklearn.metrics import f1_score
 
 from peftsweep import report
 from peftsweep.comparison import compare
 from peftsweep.comparison.groups import front, holm, interval, p_value, resamples
-from peftsweep.comparison.history import busy
+from peftsweep.comparison.history import busy, ends, importances, spans
+from peftsweep.comparison.reading import Held
 from peftsweep.errors import UsageError
 from peftsweep.storage import Studies
 from peftsweep.task import Task, resampled_macro_f1
@@ -266,7 +268,29 @@ def test_a_history_has_every_trial_and_the_best_so_far(url: str) -> None:
 
 def test_pauses_between_runs_are_not_time() -> None:
     at = [datetime(2026, 1, 1) + timedelta(hours=hours) for hours in (0, 1, 2, 30, 31)]
-    assert busy([(at[0], at[2]), (at[1], at[2]), (at[3], at[4]), (None, at[4])]) == [(at[0], at[2]), (at[3], at[4])]
+    assert busy([(at[0], at[2]), (at[1], at[2]), (at[3], at[4])]) == [(at[0], at[2]), (at[3], at[4])]
+
+
+def test_a_trial_that_went_on_after_a_pause_did_not_run_in_it() -> None:
+    at = [datetime(2026, 1, 1) + timedelta(seconds=seconds) for seconds in (0, 10, 30_000, 30_005)]
+    pauses = [[int(1000 * at[1].timestamp()), int(1000 * at[2].timestamp())]]
+    trial = create_trial(value=0.5, user_attrs={"pauses": pauses})
+    trial.datetime_start, trial.datetime_complete = at[0], at[3]
+    assert ends([trial]) == [15.0]
+    trial.datetime_complete = None  # it went on, and runs
+    assert spans(trial) == [(at[0], at[1])]
+
+
+def test_equal_values_have_no_importance(tmp_path: Path) -> None:
+    study = fill(storage(tmp_path), "one", trials=3, rows=50)
+    (held,) = [Held("one", study, study.user_attrs, study.get_trials(), tmp_path)]
+    best = next(trial for trial in held.trials if trial.state == TrialState.COMPLETE)
+    equal = optuna.create_study(direction="maximize")
+    for rate in range(20):
+        params = {**best.params, "learning_rate": 10 ** -(2 + rate / 10)}
+        equal.add_trial(create_trial(value=0.5, params=params, distributions=best.distributions))
+    found = importances(replace(held, study=equal, trials=equal.trials))
+    assert found == ({}, "the complete trials do not differ")
 
 
 def test_everything_is_json(url: str) -> None:
@@ -332,6 +356,7 @@ def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> No
         fill(url, name, trials=3, rows=200, seed=seed).set_user_attr("metric", "macro_f1_tuned")
     found = compare(url)
     (pair,) = found.groups[0].pairs
+    assert all(row.interval_tuned[0] <= row.macro_f1_tuned <= row.interval_tuned[1] for row in found.leaders)  # type: ignore[index, operator]
     rows = {row.study: row for row in found.leaders}
     first, second = rows[pair.first].macro_f1_tuned, rows[pair.second].macro_f1_tuned
     assert first is not None and second is not None

@@ -3,7 +3,7 @@
   const rows = JSON.parse(document.getElementById("rows").textContent);
   const root = document.documentElement;
   const NAMES = { macro_f1: "macro-F1", macro_f1_tuned: "macro-F1, tuned thresholds" };
-  // Okabe and Ito's colours, as the page has them for light and dark; each goes with a shape of its own
+  // after Okabe and Ito's colours, moved apart for those who see two primaries; each goes with a shape of its own
   const COLOURS = ["blue", "orange", "green", "red", "pink", "sky", "yellow"];
   const SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon"];
   const byStudy = Object.fromEntries(rows.leaders.map((row) => [row.study, row]));
@@ -41,6 +41,7 @@
 
   function trade(index, field, front, title) {
     const group = rows.groups[index], on = new Set(group[front]), score = group.score;
+    const bounds = score === "macro_f1" ? "interval" : "interval_tuned";
     const told = group.studies.map((name) => byStudy[name]);
     const log = spread(told.map((row) => row[field])) > 8;
     const line = group[front].map((name) => byStudy[name]);
@@ -60,10 +61,10 @@
         text: own.map((row) => (told.length <= 8 || on.has(row.study) ? plain(short(row.study, narrow() ? 16 : 26)) : "")),
         textposition: own.map((row) => (row[field] > middle(told.map((other) => other[field]), log) ? "top left" : "top right")),
         textfont: { color: colour("text"), size: 12 }, cliponaxis: false,
-        error_y: score === "macro_f1" && own.some((row) => row.interval) ? {
+        error_y: own.some((row) => row[bounds]) ? {
           type: "data", symmetric: false, thickness: 1, width: 0, color: colour("grey"),
-          array: own.map((row) => (row.interval ? row.interval[1] - row[score] : 0)),
-          arrayminus: own.map((row) => (row.interval ? row[score] - row.interval[0] : 0)),
+          array: own.map((row) => (row[bounds] ? row[bounds][1] - row[score] : 0)),
+          arrayminus: own.map((row) => (row[bounds] ? row[score] - row[bounds][0] : 0)),
         } : undefined,
         customdata: own.map((row) => [plain(row.study), plain(row.model), figure(row[score]), Number(row[field]).toLocaleString("en", { maximumFractionDigits: 1 })]),
         hovertemplate: `<b>%{customdata[0]}</b><br>%{customdata[1]}<br>${NAMES[score]} %{customdata[2]}<br>${title} %{customdata[3]}<extra></extra>`,
@@ -124,15 +125,15 @@
   // A study ----------------------------------------------------------------------------------------------------------
 
   const LOOKS = {
-    complete: { colour: "blue", symbol: "circle" }, pruned: { colour: "grey", symbol: "x-thin-open" },
-    failed: { colour: "red", symbol: "triangle-down" }, running: { colour: "green", symbol: "circle-open" },
+    complete: { colour: "blue", symbol: "circle", dash: "solid" }, pruned: { colour: "grey", symbol: "x-thin-open", dash: "dot" },
+    failed: { colour: "red", symbol: "triangle-down", dash: "dash" }, running: { colour: "green", symbol: "circle-open", dash: "dashdot" },
   };
 
   function dots(study, x, title = "") {
     return Object.entries(LOOKS).map(([state, look]) => {
       const own = study.numbers.map((_, i) => i).filter((i) => study.states[i] === state && study.values[i] !== null && x(i) !== null);
       return {
-        x: own.map(x), y: own.map((i) => study.values[i]), mode: "markers", name: state,
+        x: own.map(x), y: own.map((i) => study.values[i]), mode: "markers", name: state, cliponaxis: false,
         marker: { color: colour(look.colour), symbol: look.symbol, size: 7, opacity: own.length > 200 ? 0.5 : 0.85, line: { width: look.symbol === "x-thin-open" ? 1.5 : 1 } },
         customdata: own.map((i) => [study.numbers[i], figure(study.values[i]), title && figure(x(i))]),
         hovertemplate: `trial %{customdata[0]}: %{customdata[1]}${title ? "<br>" + title + " %{customdata[2]}" : ""}<extra>${state}</extra>`,
@@ -181,13 +182,13 @@
     const look = LOOKS[state] || LOOKS.complete;
     return {
       x, y, customdata: numbers, mode: "lines+markers", name: state, opacity: state === "best" ? 1 : many ? 0.35 : 0.75,
-      line: { color: colour(look.colour), width: state === "pruned" ? 1.2 : 1.6, ...own },
+      line: { color: colour(look.colour), dash: look.dash, width: state === "pruned" ? 1.2 : 1.6, ...own },
       marker: { size: many ? 3 : 5, symbol: look.symbol === "x-thin-open" ? "x" : look.symbol }, hovertemplate: `trial %{customdata}: %{y:.3f}<extra>${state}</extra>`,
     };
   }
 
-  function ticks(axis) {
-    if (axis.scale === "choice") return { tickvals: axis.choices.map((_, i) => i), ticktext: axis.choices.map((choice) => plain(short(choice, 16))) };
+  function ticks(axis, written = plain) {
+    if (axis.scale === "choice") return { tickvals: axis.choices.map((_, i) => i), ticktext: axis.choices.map((choice) => written(short(choice, 16))) };
     if (axis.scale === "linear") return {};
     const base = axis.scale === "log2" ? 2 : 10, exponent = (value) => Math.log(value) / Math.log(base);
     const low = Math.floor(exponent(axis.low) + 1e-9), high = Math.ceil(exponent(axis.high) - 1e-9);
@@ -206,7 +207,8 @@
     const study = rows.histories[index];
     const own = study.numbers.map((_, i) => i).filter((i) => study.values[i] !== null && study.axes.every((axis) => axis.values[i] !== null));
     const dimensions = study.axes.filter((axis) => own.length).map((axis) => {
-      const scaled = axis.scale === "log" || axis.scale === "log2" ? Math.log10 : Number, marks = ticks(axis);
+      const scaled = axis.scale === "log" || axis.scale === "log2" ? Math.log10 : Number;
+      const marks = ticks(axis, String); // these it takes as they are
       return {
         label: plain(short(axis.name, 18)), range: [scaled(axis.low), scaled(axis.high)], values: own.map((i) => scaled(axis.values[i])),
         ...(marks.tickvals ? { tickvals: marks.tickvals.map(scaled), ticktext: marks.ticktext } : {}),
@@ -241,7 +243,8 @@
     const type = axis.scale === "log" || axis.scale === "log2" ? "log" : "linear";
     const scaled = type === "log" ? Math.log10 : Number, room = axis.scale === "choice" ? 0.6 : 0.06 * (scaled(axis.high) - scaled(axis.low)) || 0.5;
     const range = { range: [scaled(axis.low) - room, scaled(axis.high) + room] };
-    return [traces, layout({ xaxis: { title: plain(axis.name), type, ...marks, ...range }, yaxis: { title: NAMES[study.objective] } })];
+    if (axis.scale === "choice") marks.ticktext = marks.ticktext.map((text) => text.replaceAll("_", "_<br>"));
+    return [traces, layout({ xaxis: { title: plain(axis.name), type, ticklabeloverflow: "allow", ...marks, ...range }, yaxis: { title: NAMES[study.objective] } })];
   }
 
   const PLOTS = {
@@ -263,8 +266,14 @@
       return;
     }
     drawn.add(place);
-    const [traces, look] = PLOTS[place.dataset.plot](place.dataset.index);
-    await Plotly.react(place, traces, look, { responsive: true, displayModeBar: false, displaylogo: false, doubleClick: "reset", plotlyServerURL: "" });
+    try {
+      const [traces, look] = PLOTS[place.dataset.plot](place.dataset.index);
+      await Plotly.react(place, traces, look, { responsive: true, displayModeBar: false, displaylogo: false, doubleClick: "reset", plotlyServerURL: "" });
+    } catch (error) {
+      drawn.delete(place);
+      place.textContent = `This plot could not be drawn (${error.message}); the tables have its figures.`;
+      place.style.height = "auto";
+    }
   }
 
   let begun = false;

@@ -21,10 +21,15 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def p_is(value: float) -> str:
+    return f"p {p_value(value)}" if value < 0.001 else f"p = {p_value(value)}"
+
+
 def count(value: float | None) -> str:
     """1234567 as 1.23 M."""
     if value is None:
         return NONE
+    value = float(f"{value:.3g}") if value >= 1000 else value  # 999,999 is a million by then
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -61,6 +66,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "score": score,
     "signed": signed,
     "p_value": p_value,
+    "p_is": p_is,
     "count": count,
     "size": size,
     "seconds": seconds,

@@ -14,8 +14,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import peftsweep
+from peftsweep import comparison, dashboard
 from tests.browser.conftest import STUDIES
 from tests.browser.watching import watched
+from tests.compared import fill, storage
 from tests.studies import Home, home
 
 SECTIONS = ("leaderboard", "cost", "parameters", "classes", "significance", "studies")
@@ -186,6 +188,38 @@ def test_the_page_is_dark_where_the_system_is_and_a_button_changes_it(browser: B
         assert brightness(tick, "fill") < 130
         page.reload()
         expect(theme).to_have_attribute("aria-pressed", "false")  # it is remembered
+
+
+def test_a_plot_that_cannot_be_drawn_says_so_and_stops_no_other(browser: Browser, tmp_path: Path) -> None:
+    fill(storage(tmp_path), "one", trials=6, rows=60)
+    rows = comparison.compare(storage(tmp_path)).as_dict()
+    broken = rows | {"groups": [{**rows["groups"][0], "cheapest": ["nobody"]}]}
+    file = tmp_path / "page.html"
+    file.write_text(dashboard.page(broken), encoding="utf-8")
+    with watched(browser) as page:
+        page.goto(file.as_uri())
+        expect(page.locator("html[data-ready]")).to_be_attached()
+        expect(page.locator("#cost [data-plot]")).to_contain_text("This plot could not be drawn")
+        plot = page.locator("[data-plot='parameters']")
+        plot.scroll_into_view_if_needed()
+        expect(plot.locator(".main-svg").first).to_be_visible()
+
+
+def test_choices_are_told_as_they_are_and_all_of_them(browser: Browser, tmp_path: Path) -> None:
+    fill(storage(tmp_path), "one", trials=12, rows=60)
+    rows = comparison.compare(storage(tmp_path)).as_dict()
+    place = next(i for i, axis in enumerate(rows["histories"][0]["axes"]) if axis["scale"] == "choice")
+    rows["histories"][0]["axes"][place]["choices"][0] = "a & b"
+    file = tmp_path / "page.html"
+    file.write_text(dashboard.page(rows), encoding="utf-8")
+    with watched(browser, viewport={"width": 1440, "height": 900}) as page:
+        page.goto(file.as_uri())
+        parallel, one = page.locator("[data-plot='parallel']"), page.locator(f"[data-index='0.{place}']")
+        parallel.scroll_into_view_if_needed()
+        expect(parallel.locator(".parcoords text", has_text="a & b")).to_have_count(1)
+        one.scroll_into_view_if_needed()
+        expect(one.locator(".xtick text")).to_have_text(["a & b", "cosine", "constan…h_warmup"])
+        assert all(tick.is_visible() for tick in one.locator(".xtick text").all())
 
 
 def test_a_study_without_a_trial_has_a_page_too(browser: Browser, tmp_path: Path) -> None:
