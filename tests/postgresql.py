@@ -37,7 +37,7 @@ def programs() -> Path | None:
 
 def needed() -> Path:
     """The same; without it the test is `lacking`."""
-    return programs() or lacking("PostgreSQL's own programs", "postgresql")
+    return programs() or lacking("PostgreSQL's own programs", "apt-get install postgresql")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import yaml
 import peftsweep
 from peftsweep.sweep import SweepResult
 from peftsweep.tracking.store import make_store
+from tests.programs import lacking
 from tests.tiny import tiny_model, tiny_rows, write
 
 ROOT = Path(__file__).parents[1]
@@ -236,8 +237,19 @@ def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: f
         time.sleep(0.01)
 
 
-def mounted(folder: Path, size: str) -> bool:
-    """Make a disk of that size; False without the right to."""
+def mount(folder: Path, size: str) -> None:
+    """Make a disk of that size; without the right to, the test is `lacking`."""
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
-    return done.returncode == 0
+    if done.returncode != 0:
+        lacking("a disk small enough to be filled", "run as root")
+
+
+GRID: dict[str, Any] = {"space": {"learning_rate": [2e-3, 1e-2]}, "search": {"sampler": "grid", "trials": 2}}
+
+
+def never_stopped(folder: Path) -> Home:
+    """A sweep of `GRID` in SQLite, which nothing ever stopped."""
+    place = home(folder)
+    assert place.run(place.study(**GRID), slots=1).counts == {"complete": 2}
+    return place

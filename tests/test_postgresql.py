@@ -23,19 +23,15 @@ from peftsweep.progress import Silent
 from peftsweep.storage import Studies
 from peftsweep.sweep import retrain
 from tests.postgresql import Server
-from tests.studies import ROOT, Home, home
+from tests.studies import GRID, ROOT, Home, home, never_stopped
 from tests.test_storage import hang_up
 from tests.test_sweep import killed_at
-
-GRID: dict[str, Any] = {"space": {"learning_rate": [2e-3, 1e-2]}, "search": {"sampler": "grid", "trials": 2}}
 
 
 @pytest.fixture(scope="module")
 def never(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A sweep in SQLite that nothing ever stopped."""
-    place = home(tmp_path_factory.mktemp("never"))
-    assert place.run(place.study(**GRID), slots=1).counts == {"complete": 2}
-    return place
+    return never_stopped(tmp_path_factory.mktemp("never"))
 
 
 @pytest.fixture

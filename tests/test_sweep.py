@@ -24,7 +24,7 @@ from peftsweep.errors import ModelError, StorageError, StudyMismatchError, Usage
 from peftsweep.progress import Silent
 from peftsweep.sweep.source import StudySource
 from peftsweep.task import Task
-from tests.studies import LABELS, ROOT, Home, home, mounted, struck, until
+from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
 
 ARCHITECTURES = {"gemma3": "gemma3", "gemma": "gemma", "llama": "llama", "smollm2": "llama", "mistral": "mistral"}
@@ -115,15 +115,10 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -
         assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-4
 
 
-GRID: dict[str, Any] = {"space": {"learning_rate": [2e-3, 1e-2]}, "search": {"sampler": "grid", "trials": 2}}
-
-
 @pytest.fixture(scope="module")
 def never(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A sweep that nothing ever stopped."""
-    place = home(tmp_path_factory.mktemp("never"))
-    assert place.run(place.study(**GRID), slots=1).counts == {"complete": 2}
-    return place
+    return never_stopped(tmp_path_factory.mktemp("never"))
 
 
 MOMENTS = {
@@ -671,8 +666,7 @@ def test_texts_longer_than_the_base_reads_are_refused(here: Home) -> None:
 
 def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
     small = tmp_path / "small"
-    if not mounted(small, "3m"):
-        pytest.skip("a disk small enough to be filled needs the right to mount one")
+    mount(small, "3m")
     try:
         place = home(tmp_path / "home")
         study = place.study()
