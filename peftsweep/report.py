@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -270,9 +270,14 @@ def _with_overall(rows: Sequence[Best]) -> list[Best]:
         by_data.setdefault(row.fingerprint, []).append(row)
     first = {}
     for data, same in by_data.items():
-        objectives = {row.objective for row in same}
-        first[data] = max(same, key=attrgetter(objectives.pop() if len(objectives) == 1 else "macro_f1"))
+        first[data] = max(same, key=attrgetter(common_objective(row.objective for row in same)))
     return [replace(row, overall=first[row.fingerprint] is row) for row in rows]
+
+
+def common_objective(objectives: Iterable[str]) -> str:
+    """What studies are compared by: their objective, or macro-F1 where they have different ones."""
+    different = set(objectives)
+    return different.pop() if len(different) == 1 else "macro_f1"
 
 
 def _status(study: optuna.Study) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.comparison.reading import Held, Predicted
-from peftsweep.report import task_of
+from peftsweep.report import common_objective, task_of
 from peftsweep.task import resampled_macro_f1
 
 SEED = 20260101  # the same page for the same studies
@@ -76,8 +76,7 @@ class Group:
 
 def group(helds: Sequence[Held]) -> Group:
     """What there is to say of studies with one fingerprint."""
-    objectives = {held.objective for held in helds}
-    score = objectives.pop() if len(objectives) == 1 else "macro_f1"
+    score = common_objective(held.objective for held in helds)
     scores = {held.name: own.user_attrs["scores"] for held in helds if (own := held.best) is not None}
     best = {name: own[score] for name, own in scores.items()}
     ranks = sorted(best, key=lambda name: (-best[name], name))
