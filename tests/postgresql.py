@@ -76,6 +76,14 @@ class Server:
     def stop(self) -> None:
         self._control("stop", "--mode", "immediate")
 
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
     def _control(self, *words: str) -> None:
         log = str(self.folder / "log")
         run(str(needed() / "pg_ctl"), "--pgdata", str(self.folder), "--log", log, "--wait", *words, cwd=self.folder)

@@ -258,7 +258,7 @@ def test_a_worker_that_is_killed_goes_on(services: Services) -> None:
     first = services.start_worker(*words)
     until(lambda: list(folder.glob("trial-0001/checkpoint-*-03")), first)
     first.send_signal(signal.SIGSTOP)  # it would be done before the second one has begun
-    listed = subprocess.check_output(["ps", "-eo", "args"], text=True)
+    listed = subprocess.check_output(["ps", "-ewwo", "args"], text=True)  # whole lines, whatever COLUMNS says
     assert "--study killed" in listed and "mlflow server" in listed and secrets_in(listed) == []
     busy = services.call(*words)
     assert busy.returncode == 1 and f"is being run by process {first.pid} on" in busy.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ from peftsweep.tracking.tracker import PATIENCE
 from tests.studies import Home, all_of, empty_mlflow, home, until
 
 SLACK = 10.0  # seconds for the program's own end on a busy machine
+CREATE = "/api/2.0/mlflow/runs/create"
+Trouble = Callable[[int, str], bool]
 CALLS = ("open_study", "settle", "start_trial", "log", "end_trial", "end_study", "keep_comparison", "close")
 
 
@@ -73,17 +76,20 @@ class Server:
 
 
 class Between(ThreadingHTTPServer):
-    """A way to the server that can be blocked. It counts the requests that came.
+    """A way to the server that can be blocked.
 
     Attributes:
-        trouble: called with each request's number before it is passed on; False if its answer is to be lost.
+        count: requests that came.
+        under_way: those that the server has not answered yet.
+        trouble: called with each request's number and path before it is passed on; False if its answer is to be lost.
     """
 
     daemon_threads = True
 
-    def __init__(self, server: Server, trouble: Callable[[int], bool]) -> None:
+    def __init__(self, server: Server, trouble: Trouble) -> None:
         super().__init__(("127.0.0.1", 0), Passing)
-        self.server, self.trouble, self.count = server, trouble, 0
+        self.server, self.trouble, self.count, self.under_way = server, trouble, 0, 0
+        self.lock = threading.Lock()
         self.uri = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -92,9 +98,18 @@ class Passing(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def pass_on(self) -> None:
-        self.server.count += 1
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        answered = self.server.trouble(self.server.count)
+        with self.server.lock:
+            self.server.count += 1
+            self.server.under_way += 1
+            number = self.server.count
+        try:
+            self.answer(body, self.server.trouble(number, self.path))
+        finally:
+            with self.server.lock:
+                self.server.under_way -= 1
+
+    def answer(self, body: bytes, answered: bool) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.server.port, timeout=60)
         kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection", "accept-encoding")}
         connection.request(self.command, self.path, body, kept)
@@ -119,7 +134,7 @@ for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
 
 
 @contextlib.contextmanager
-def between(server: Server, trouble: Callable[[int], bool]) -> Iterator[Between]:
+def between(server: Server, trouble: Trouble) -> Iterator[Between]:
     with Between(server, trouble) as way:
         threading.Thread(target=way.serve_forever, daemon=True).start()
         yield way
@@ -229,7 +244,7 @@ def test_a_server_that_accepts_and_never_answers_delays_the_end_by_ten_seconds(
     """The real program: nothing that MLflow's client leaves behind may hold it at its exit either."""
     answers = threading.Event()
     study = str(here.study(search={"trials": 3}))
-    with between(server, lambda count: answers.wait(120)) as way:
+    with between(server, lambda *_: answers.wait(120)) as way:
         with here.start("run", "--study", study, "--slots", "1", "--tracking-uri", way.uri) as program:
             assert program.stderr is not None and program.stdout is not None
             until(lambda: "trial 2" in program.stderr.readline(), program)
@@ -253,7 +268,7 @@ def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
     slow = threading.Event()
     slow.set()
 
-    def slowly(count: int) -> bool:
+    def slowly(*_: object) -> bool:
         if slow.is_set():
             time.sleep(1)
         return True
@@ -266,19 +281,43 @@ def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
         assert spent["close"] < 3 + PATIENCE / 2
         assert "not written (it took too long)" in progress.warned[-1]
         slow.clear()
+        while way.under_way:  # what `run` gave up on may be done yet
+            time.sleep(0.1)
         assert sweep.sync(storage=here.storage, tracking_uri=way.uri) == {"small": "written"}
         check_level(here, result.study, way.uri)
+
+
+@pytest.mark.parametrize("nth", [1, 2], ids=["the study's", "a trial's"])
+def test_a_run_that_a_server_makes_after_sync_made_it_is_removed_by_the_next_sync(
+    here: Home, server: Server, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """A request may lie on its way for as long as it likes; MLflow cannot tell it from a new one."""
+    late = threading.Event()
+    monkeypatch.setattr("peftsweep.tracking.tracker.TIMEOUT", 1.0)
+    made = itertools.count(1)
+    with between(server, lambda _, path: path != CREATE or next(made) != nth or late.wait(120)) as way:
+        result = swept(here, way.uri, After({}))
+        assert result.counts == {"complete": 3}
+        assert sweep.sync(storage=here.storage, tracking_uri=server.uri) == {"small": "written"}
+        late.set()
+        while way.under_way:
+            time.sleep(0.1)
+    key = result.study.user_attrs["key"]
+    with pytest.raises(AssertionError, match="two runs of (parent|0)"):
+        all_of(server.uri, key)
+    assert sweep.sync(storage=here.storage, tracking_uri=server.uri) == {"small": "written"}
+    check_level(here, result.study, server.uri)
 
 
 def test_answers_that_are_lost_on_the_way_make_no_run_twice(
     here: Home, server: Server, spent: dict[str, float]
 ) -> None:
     """The server did what it was asked; nobody heard of it."""
-    with between(server, lambda count: count % 5 > 0) as way:
+    with between(server, lambda count, _: count % 5 > 0) as way:
         result = swept(here, way.uri, After({}))
         check_unhurt(result, spent)
         assert way.count > 40
-        way.trouble = lambda count: True
+        way.trouble = lambda *_: True
         if not result.study.user_attrs["mlflow_level"]:  # an answer that was lost twice
             sweep.sync(storage=here.storage, tracking_uri=way.uri)
         check_level(here, result.study, way.uri)

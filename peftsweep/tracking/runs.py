@@ -94,13 +94,15 @@ class Runs:
         if not self._has_experiment():
             return False
         run = self._find(PARENT)
+        if len(self._with_key(self._runs[PARENT].tags.get(KEY))) > 1:
+            return False
         if run is None or not is_level(self._client(), run, Past({}, {}, [], outcome), files=True):
             return False
         if run.data.tags.get("mlflow.parentRunId") != self._above(self._runs[PARENT]):
             return False
         children = self._search_children(run)
-        return all(
-            is_level(self._client(), children.get(str(number)), past, files=True, points=True)
+        return all(len(same) == 1 for same in children.values()) and all(
+            is_level(self._client(), next(iter(children.get(str(number), ())), None), past, files=True, points=True)
             for number, past in trials.items()
         )
 
@@ -243,7 +245,8 @@ class Runs:
             if "peftsweep.reason" in found.data.tags:
                 client.delete_tag(found.info.run_id, "peftsweep.reason")
             if run.key == PARENT:
-                self._children = self._search_children(found)
+                self._only(self._with_key(run.tags.get(KEY)), found)
+                self._children = {key: self._only(same) for key, same in self._search_children(found).items()}
         self._describe(found, run.params, tags)
         run.begun = found
         return self.ids[run.key]
@@ -267,42 +270,61 @@ class Runs:
     def _by_key(self) -> Run | None:
         """The parent run whose id nobody noted, such as that of a process that was killed."""
         found = self._with_key(self._runs[PARENT].tags.get(KEY))
-        if found is not None:
-            self.ids[PARENT] = found.info.run_id
-        return found
+        if not found:
+            return None
+        self.ids[PARENT] = found[0].info.run_id
+        return found[0]
 
     def _above(self, run: StudyRun) -> str | None:
         """The id of the run under which a study's own run is nested: that of a study which was there before."""
         found = self._with_key(run.tags.get(ABOVE))
-        return None if found is None else str(found.info.run_id)
+        return str(found[0].info.run_id) if found else None
 
-    def _with_key(self, key: str | None) -> Run | None:
-        """A study's own run."""
+    def _with_key(self, key: str | None) -> list[Run]:
+        """A study's own run; see `_only`."""
         if key is None:
-            return None
-        page = self._client().search_runs([self._experiment_id()], f"tags.`{KEY}` = '{key}'", max_results=1)
-        return page[0] if page else None
+            return []
+        return sorted(
+            self._client().search_runs([self._experiment_id()], f"tags.`{KEY}` = '{key}'"), key=_told, reverse=True
+        )
 
     def _by_parent(self, key: str) -> Run | None:
         """A trial's run that this process asked for and got no answer."""
         parent = self._runs[PARENT].begun
         if parent is None or not self._runs[key].asked_for:
             return None
-        found = self._search_children(parent).get(key)
-        if found is not None:
-            self.ids[key] = found.info.run_id
-        return found
+        same = self._search_children(parent).get(key)
+        if same is None:
+            return None
+        self.ids[key] = same[0].info.run_id
+        return same[0]
 
-    def _search_children(self, parent: Run) -> dict[str, Run]:
-        found: dict[str, Run] = {}
+    def _search_children(self, parent: Run) -> dict[str, list[Run]]:
+        """Trials' runs by number; see `_only`."""
+        found: dict[str, list[Run]] = {}
         token: str | None = None
         query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
         while True:
             page = self._client().search_runs([parent.info.experiment_id], query, page_token=token)
-            found |= {run.data.tags["peftsweep.trial"]: run for run in page if "peftsweep.trial" in run.data.tags}
+            for run in page:
+                if "peftsweep.trial" in run.data.tags:
+                    found.setdefault(run.data.tags["peftsweep.trial"], []).append(run)
             token = page.token
             if not token:
-                return found
+                return {key: sorted(same, key=_told, reverse=True) for key, same in found.items()}
+
+    def _only(self, same: list[Run], kept: Run | None = None) -> Run:
+        """Of runs of one study or trial, the one that was told most stays: another is what a server made that did what
+        it was asked only after nobody waited for it any more.
+
+        Args:
+            kept: stays in its place.
+        """
+        kept = kept or same[0]
+        for run in same:
+            if run.info.run_id != kept.info.run_id:
+                self._client().delete_run(run.info.run_id)
+        return kept
 
     def _describe(self, found: Run, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Params and tags. A param cannot change in MLflow: another value becomes a tag."""
@@ -337,6 +359,11 @@ class Runs:
         tags = {"peftsweep.state": state} | ({"peftsweep.reason": reason[:TAG_LIMIT]} if reason else {})
         self._client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client().set_terminated(run_id, STATUS[state], at)
+
+
+def _told(run: Run) -> tuple[int, int]:
+    """How much a run holds."""
+    return len(run.data.metrics), len(run.data.params)
 
 
 def refused(error: BaseException) -> bool:
