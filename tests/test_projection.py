@@ -303,7 +303,7 @@ def test_a_run_that_a_server_makes_after_sync_made_it_is_removed_by_the_next_syn
         while way.under_way:
             time.sleep(0.1)
     key = result.study.user_attrs["key"]
-    with pytest.raises(AssertionError, match="two runs of (parent|0)"):
+    with pytest.raises(AssertionError, match=r"two runs of (parent|0)"):
         all_of(server.uri, key)
     assert sweep.sync(storage=here.storage, tracking_uri=server.uri) == {"small": "written"}
     check_level(here, result.study, server.uri)

@@ -451,7 +451,7 @@ def test_a_server_that_was_started_again_between_two_calls_is_not_noticed(postgr
             pass
         study.set_user_attr("key", 1)
         # by which call the server's end is noticed is the network's affair
-        gone = pytest.raises(StorageError, match="nobody answers at this address|the connection was lost")
+        gone = pytest.raises(StorageError, match=r"nobody answers at this address|the connection was lost")
         with postgresql.down(), gone, guarded(studies.url):
             study.set_user_attr("key", 3)
         study.set_user_attr("key", 2)

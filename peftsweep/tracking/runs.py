@@ -94,15 +94,15 @@ class Runs:
         if not self._has_experiment():
             return False
         run = self._find(PARENT)
-        if len(self._with_key(self._runs[PARENT].tags.get(KEY))) > 1:
-            return False
         if run is None or not is_level(self._client(), run, Past({}, {}, [], outcome), files=True):
             return False
         if run.data.tags.get("mlflow.parentRunId") != self._above(self._runs[PARENT]):
             return False
         children = self._search_children(run)
-        return all(len(same) == 1 for same in children.values()) and all(
-            is_level(self._client(), next(iter(children.get(str(number), ())), None), past, files=True, points=True)
+        if any(len(same) > 1 for same in [self._with_key(self._runs[PARENT].tags.get(KEY)), *children.values()]):
+            return False
+        return all(
+            is_level(self._client(), children.get(str(number), [None])[0], past, files=True, points=True)
             for number, past in trials.items()
         )
 
