@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
-from tests.programs import lacking
+from tests.programs import free_port, lacking
 
 PASSWORD = "s3/c@r?e:t '%"  # all that must be escaped in a URL or a statement
 USER = "sweeper"
@@ -108,11 +107,6 @@ def run(program: str, *words: str, cwd: Path, env: Mapping[str, str] | None = No
         **account,
     )
     assert done.returncode == 0, done.stdout
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Programs that tests start, and Debian's packages that bring them."""
+"""Programs that tests start: where they are, the Debian packages that bring them, ports for servers."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 from typing import NoReturn
 
 import pytest
@@ -20,3 +21,9 @@ def lacking(what: str, remedy: str) -> NoReturn:
     if os.environ.get("PEFTSWEEP_ALL_TESTS"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens to."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])

@@ -23,7 +23,8 @@ from typing import Any
 
 import yaml
 
-from tests.postgresql import PASSWORD, Server, free_port, needed, run, served
+from tests.postgresql import PASSWORD, Server, needed, run, served
+from tests.programs import free_port
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker" / "compose.yaml"

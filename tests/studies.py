@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -220,11 +219,6 @@ def home(folder: Path, architecture: str = "bert", rows: int = 48, *, mlflow: bo
     write(folder / "train.csv", tiny_rows(LABELS, rows, 1, single="label"))
     write(folder / "dev.csv", tiny_rows(LABELS, 24, 2, single="label"))
     return Home(folder)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: float = 180) -> None:

@@ -20,7 +20,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from peftsweep.models.source import cache_folder
-from tests.postgresql import free_port, served
+from tests.postgresql import served
+from tests.programs import free_port
 from tests.services import COMPOSE, ROOT, SECRETS, Services, compose, make_databases, started
 from tests.studies import home, until
 

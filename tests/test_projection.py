@@ -7,7 +7,6 @@ import http.client
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -27,6 +26,7 @@ from peftsweep.sweep import SweepResult
 from peftsweep.tracking import Tracker
 from peftsweep.tracking.server import server_command, server_environment
 from peftsweep.tracking.tracker import PATIENCE
+from tests.programs import free_port
 from tests.studies import Home, all_of, empty_mlflow, home, until
 
 SLACK = 10.0  # seconds for the program's own end on a busy machine
@@ -39,8 +39,7 @@ class Server:
     """MLflow's own server, as `peftsweep ui` starts it."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         (folder / "mlflow.db").write_bytes(empty_mlflow())
         self.store, self.uri = f"sqlite:///{folder}/mlflow.db", f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -285,6 +284,16 @@ def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
             time.sleep(0.1)
         assert sweep.sync(storage=here.storage, tracking_uri=way.uri) == {"small": "written"}
         check_level(here, result.study, way.uri)
+
+
+@pytest.mark.parametrize("nth", [1, 2], ids=["the study's", "a trial's"])
+def test_sync_makes_no_run_twice_whose_answer_was_lost(here: Home, server: Server, nth: int) -> None:
+    result = here.run(here.study(search={"trials": 3}), slots=1)
+    made = itertools.count(1)
+    with between(server, lambda _, path: path != CREATE or next(made) != nth) as way:
+        assert sweep.sync(storage=here.storage, tracking_uri=way.uri) == {"small": "written"}
+    assert next(made) > nth
+    check_level(here, result.study, server.uri)
 
 
 @pytest.mark.parametrize("nth", [1, 2], ids=["the study's", "a trial's"])

@@ -27,6 +27,7 @@ from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker, serve
 from peftsweep.tracking.addresses import sqlite_file
 from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
 from peftsweep.tracking.store import _put
+from tests.programs import free_port
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -286,9 +287,10 @@ def test_a_deleted_experiment_comes_back(uri: str, notes: list[str]) -> None:
 # Trouble --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_dead_server_costs_no_time_and_one_warning(free_port: int, notes: list[str]) -> None:
+def test_a_dead_server_costs_no_time_and_one_warning(notes: list[str]) -> None:
+    port = free_port()
     known = {"parent": "0" * 32}
-    tracker = opened(f"http://me:secret@127.0.0.1:{free_port}", notes, known)
+    tracker = opened(f"http://me:secret@127.0.0.1:{port}", notes, known)
     tracker.start_trial(0, params={}, tags={})
     for step in range(50):
         tracker.log(0, {"loss": 0.5}, step)
@@ -298,7 +300,7 @@ def test_a_dead_server_costs_no_time_and_one_warning(free_port: int, notes: list
     tracker.close()
     assert time.monotonic() - began < 5
     warning, summary = notes
-    assert f"http://me:***@127.0.0.1:{free_port} does not answer (Connection refused)" in warning
+    assert f"http://me:***@127.0.0.1:{port} does not answer (Connection refused)" in warning
     assert summary == "MLflow: 53 updates were not written (Connection refused); peftsweep sync writes what is missing"
     assert tracker.run_ids == known
     notes.clear()
@@ -445,12 +447,6 @@ def test_the_command_of_the_server_which_all_users_can_read_has_no_password() ->
 # The server -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 def test_ui_says_when_nothing_is_tracked_yet(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match=r"nothing is tracked in .*mlflow\.db yet: run a study first"):
         serve(f"sqlite:///{tmp_path}/mlflow.db")
@@ -481,18 +477,18 @@ def test_ui_keeps_out_of_the_studies_database(tmp_path: Path) -> None:
         serve(f"sqlite:///{tmp_path}/studies.db")
 
 
-def test_ui_says_why_the_server_did_not_start(tmp_path: Path, free_port: int) -> None:
+def test_ui_says_why_the_server_did_not_start(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         database.executescript(
             "create table alembic_version (version_num text); insert into alembic_version values (9)"
         )
     with pytest.raises(TrackingError, match=r"the MLflow server did not start: .*'9'"):
-        serve(f"sqlite:///{tmp_path}/mlflow.db", port=free_port)
+        serve(f"sqlite:///{tmp_path}/mlflow.db", port=free_port())
 
 
-def test_ui_hides_the_password_in_what_the_server_says(free_port: int) -> None:
+def test_ui_hides_the_password_in_what_the_server_says() -> None:
     with pytest.raises(TrackingError, match=r"did not start: .*foo://me:\*\*\*@host/db") as error:
-        serve("foo://me:s3/c?r@et@host/db", port=free_port)
+        serve("foo://me:s3/c?r@et@host/db", port=free_port())
     assert "et@host" not in str(error.value)
 
 
@@ -508,9 +504,7 @@ def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before[signal.SIGHUP])
 
 
-def test_ui_serves_what_was_tracked_until_it_is_interrupted(
-    uri: str, notes: list[str], tmp_path: Path, free_port: int
-) -> None:
+def test_ui_serves_what_was_tracked_until_it_is_interrupted(uri: str, notes: list[str], tmp_path: Path) -> None:
     (tmp_path / "picture").write_text("p")
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
@@ -518,11 +512,12 @@ def test_ui_serves_what_was_tracked_until_it_is_interrupted(
     tracker.close()
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("artifact_location: mlruns/0\nexperiment_id: '0'\nname: old\n")
-    code = f"import sys; from peftsweep.tracking import serve; sys.exit(serve({uri!r}, '0.0.0.0', {free_port}))"
+    port = free_port()
+    code = f"import sys; from peftsweep.tracking import serve; sys.exit(serve({uri!r}, '0.0.0.0', {port}))"
     run = tracker.run_ids["0"]
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=-1, stderr=-1, text=True) as ui:
         assert ui.stdout is not None and ui.stderr is not None
-        base = f"http://127.0.0.1:{free_port}"
+        base = f"http://127.0.0.1:{port}"
         assert base in ui.stdout.readline() and "nobody for a password" in ui.stdout.readline()
         with urlopen(f"{base}/api/2.0/mlflow/artifacts/list?run_id={run}") as answer:
             assert [file["path"] for file in json.load(answer)["files"]] == ["confusion_matrix.png"]

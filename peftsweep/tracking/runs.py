@@ -111,8 +111,10 @@ class Runs:
         self._runs[PARENT] = StudyRun(PARENT, parent.name, dict(parent.params), dict(parent.tags), at)
 
     def start(self, run: StudyRun) -> None:
-        self._runs[run.key] = run
-        self._begin(run)
+        before = self._runs.get(run.key)
+        if before is None or before.over:  # else it is tried again: what it was asked for must not be forgotten
+            self._runs[run.key] = before = run
+        self._begin(before)
 
     def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
         run = self._runs[key]

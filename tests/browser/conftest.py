@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.programs import program
-from tests.studies import Home, free_port, home
+from tests.programs import free_port, program
+from tests.studies import Home, home
 
 expect.set_options(timeout=30_000)  # milliseconds; a busy machine draws slowly
 
