@@ -154,15 +154,18 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=20)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=1000, help="validation rows")
-    parser.add_argument("--keep", type=Path, help="a folder that is to keep the storage and the page")
+    parser.add_argument("--keep", type=Path, help="a folder that keeps storage and page; studies that are there stay")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = given.keep or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
         storage = f"sqlite:///{home}/studies.db"
         for i in range(given.studies):
+            name = f"study-{i:02d}"
+            if given.keep and name in Studies(storage).names():
+                continue
             print(f"study {i + 1} of {given.studies}", file=sys.stderr)
-            fill(storage, f"study-{i:02d}", trials=given.trials, rows=given.rows, seed=i, skill=0.7 + 0.02 * i)
+            fill(storage, name, trials=given.trials, rows=given.rows, seed=i, skill=0.7 + 0.02 * i)
         began, busy = time.perf_counter(), time.process_time()
         (home / "page.html").write_text(dashboard.page(comparison.compare(storage).as_dict()), encoding="utf-8")
         drawn, busy = time.perf_counter() - began, time.process_time() - busy

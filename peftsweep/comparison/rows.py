@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,7 +43,7 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
         UsageError: nothing is stored there, or not this study.
         StorageError: the storage does not answer.
     """
-    with guarded(storage):
+    with guarded(storage), _collecting_seldom():
         opened, found = report.opened(storage, studies)
         helds = [
             Held(s.study_name, s, s.user_attrs, s.get_trials(deepcopy=False), opened.artifacts / s.study_name)
@@ -58,6 +60,18 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
             [history(held) for _, held in ordered],
             None if studies is None else list(studies),
         )
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Tens of thousands of trials come as objects that stay. At Python's usual pace, to look through them for garbage
+    takes as long as to read them."""
+    usual = gc.get_threshold()
+    gc.set_threshold(max(usual[0], 50_000) if usual[0] else 0, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _ordered(group: Group, helds: Sequence[Held]) -> list[Held]:
