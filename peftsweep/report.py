@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,21 @@ def predictions(folder: Path) -> tuple[Logits, Labels]:
 
     found = load_file(folder / PREDICTIONS)
     return found["logits"], found["labels"]
+
+
+def moments(trial: FrozenTrial) -> tuple[int | None, int | None]:
+    """When a trial began and ended, in milliseconds since 1970; None for what was not yet.
+
+    The sweep keeps them beside Optuna's own times, which say nothing of their zone: who reads them may live in another
+    than the machine that wrote them. Trials of earlier versions have those alone.
+    """
+    own = trial.user_attrs
+    began = own.get("began", _milliseconds(trial.datetime_start))
+    return began, None if trial.datetime_complete is None else own.get("ended", _milliseconds(trial.datetime_complete))
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(1000 * moment.timestamp())
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import tracemalloc
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from sklearn.metrics import f1_score
 from peftsweep import report
 from peftsweep.comparison import compare
 from peftsweep.comparison.groups import front, holm, interval, p_value, resamples
-from peftsweep.comparison.history import busy, ends, importances, spans
+from peftsweep.comparison.history import best_so_far, busy, ends, importances, spans
 from peftsweep.comparison.reading import Held
 from peftsweep.errors import UsageError
+from peftsweep.report import moments
 from peftsweep.storage import Studies
 from peftsweep.task import Task, resampled_macro_f1
 from tests.compared import best_folder, fill, predicted, storage, with_predictions
@@ -210,6 +212,28 @@ def test_the_leaderboard_has_the_best_trial_of_each_study_best_first(url: str) -
     assert rows["good"].complete + rows["good"].pruned == 30 and rows["good"].device == "GPU"
 
 
+def test_a_test_score_of_another_trial_than_the_best_is_not_its(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    study = fill(url, "one", trials=8, rows=50)
+    (best,) = report.best(url)
+    for trial, shown in ((best.trial, {"macro_f1": 0.8}), (best.trial + 1, None)):
+        study.set_user_attr("test", {"trial": trial, "scores": {"macro_f1": 0.8}})
+        assert compare(url).leaders[0].test == shown
+
+
+def test_each_front_is_of_its_own_cost(tmp_path: Path) -> None:
+    """`quick` takes less time and has more parameters than `small`, which is better."""
+    url = storage(tmp_path)
+    for name, trials, seed, skill in (("quick", 4, 0, 0.3), ("small", 40, 5, 1.5)):
+        fill(url, name, trials=trials, rows=50, seed=seed, skill=skill)
+    (group,) = compare(url).groups
+    rows = {row.study: row for row in compare(url).leaders}
+    for found, cost in ((group.cheapest, "seconds"), (group.smallest, "parameters")):
+        costs = {name: float(getattr(row, cost)) for name, row in rows.items()}
+        assert found == front(costs, {name: row.macro_f1 or 0.0 for name, row in rows.items()})
+    assert (group.cheapest, group.smallest) == (["quick", "small"], ["small"])
+
+
 def test_pairs_are_tested_on_the_same_rows(url: str) -> None:
     group, *others = compare(url).groups
     assert others == [] and group.studies[0] == "good" and group.rows == 300
@@ -252,6 +276,9 @@ def test_a_history_has_every_trial_and_the_best_so_far(url: str) -> None:
     trials = Studies(url).load("good").trials
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert history.states == [{"COMPLETE": "complete", "PRUNED": "pruned"}[trial.state.name] for trial in trials]
+    for trial, value in zip(trials, history.values, strict=True):
+        last = trial.user_attrs["evaluations"][-1]["scores"]["macro_f1"]
+        assert value == pytest.approx(trial.values[0] if trial.state == TrialState.COMPLETE else last, rel=1e-4)
     for number, value in history.best_by_trial:
         assert value == pytest.approx(max(t.values[0] for t in complete if t.number <= number), abs=1e-5)
     assert history.best_by_trial[-1][0] == 29
@@ -267,18 +294,38 @@ def test_a_history_has_every_trial_and_the_best_so_far(url: str) -> None:
 
 
 def test_pauses_between_runs_are_not_time() -> None:
-    at = [datetime(2026, 1, 1) + timedelta(hours=hours) for hours in (0, 1, 2, 30, 31)]
-    assert busy([(at[0], at[2]), (at[1], at[2]), (at[3], at[4])]) == [(at[0], at[2]), (at[3], at[4])]
+    assert busy([(0, 20), (10, 20), (300, 310)]) == [(0, 20), (300, 310)]
 
 
 def test_a_trial_that_went_on_after_a_pause_did_not_run_in_it() -> None:
-    at = [datetime(2026, 1, 1) + timedelta(seconds=seconds) for seconds in (0, 10, 30_000, 30_005)]
-    pauses = [[int(1000 * at[1].timestamp()), int(1000 * at[2].timestamp())]]
-    trial = create_trial(value=0.5, user_attrs={"pauses": pauses})
-    trial.datetime_start, trial.datetime_complete = at[0], at[3]
+    trial = create_trial(value=0.5, user_attrs={"began": 1000, "pauses": [[11_000, 30_000]], "ended": 35_000})
     assert ends([trial]) == [15.0]
     trial.datetime_complete = None  # it went on, and runs
-    assert spans(trial) == [(at[0], at[1])]
+    assert spans(trial) == [(1000, 11_000)]
+
+
+def test_times_are_what_they_were_whatever_zone_they_are_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna's times are those of the writer's clock, and name no zone."""
+    written = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    trial = create_trial(value=0.5, user_attrs={"pauses": []})
+    trial.datetime_start, trial.datetime_complete = datetime(2026, 7, 1, 12), datetime(2026, 7, 1, 12, 2)
+    at = int(1000 * written.timestamp())
+    trial.user_attrs |= {"began": at, "ended": at + 120_000}
+    for zone in ("UTC", "Europe/Berlin", "America/New_York"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert moments(trial) == (at, at + 120_000) and ends([trial]) == [120.0]
+    earlier = create_trial(value=0.5)  # of a version that kept no times of its own
+    earlier.datetime_start = datetime(2026, 7, 1, 8)
+    earlier.datetime_complete = None
+    assert moments(earlier) == (at, None)
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_a_new_best_is_better_than_the_best_not_than_its_rounded_value() -> None:
+    trials = [create_trial(value=value) for value in (0.812344, 0.812342, 0.9)]
+    assert best_so_far(enumerate(trials)) == [(0, 0.81234), (2, 0.9), (2, 0.9)]
 
 
 def test_equal_values_have_no_importance(tmp_path: Path) -> None:

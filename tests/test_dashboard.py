@@ -18,11 +18,13 @@ import pytest
 
 from peftsweep import comparison, dashboard, sweep
 from peftsweep.dashboard import wording
+from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies
 from peftsweep.sweep import comparing
+from peftsweep.tracking import Tracker
 from tests.compared import best_folder, fill, storage
-from tests.studies import Home, home
+from tests.studies import Home, empty_mlflow, home
 
 DEAD = "http://127.0.0.1:9"
 EVIL = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>&amp;\u2028'
@@ -333,6 +335,38 @@ def test_a_dead_tracker_is_waited_for_once_however_many_data_there_are(tmp_path:
         study.set_user_attr("experiment", name)
     sweep.compare(storage=url, tracking_uri=DEAD, note=notes.append)
     assert len([note for note in notes if "not written" in note]) == 1 and "3 updates" in " ".join(notes)
+
+
+def test_each_experiment_gets_the_page_and_that_of_some_studies_is_another(tmp_path: Path) -> None:
+    url, uri = storage(tmp_path), f"sqlite:///{tmp_path}/mlflow.db"
+    (tmp_path / "mlflow.db").write_bytes(empty_mlflow())
+    for name in ("one", "two"):
+        study = fill(url, name, trials=3, rows=50)
+        study.set_user_attr("fingerprint", name)
+        study.set_user_attr("experiment", name)
+    whole = sweep.compare(storage=url, tracking_uri=uri).page
+    text = whole.read_text()
+    some = sweep.compare(storage=url, tracking_uri=uri, studies=["one"]).page
+    assert (whole.name, some.name) == ("comparison.html", "selection.html") and whole.read_text() == text
+    client, found = mlflow.MlflowClient(tracking_uri=uri), {}
+    for experiment in client.search_experiments(filter_string="name != 'Default'"):
+        (run,) = client.search_runs([experiment.experiment_id])
+        found[experiment.name] = {file.path: file.file_size for file in client.list_artifacts(run.info.run_id)}
+    size = len(text.encode())
+    assert found == {
+        "one": {"comparison.html": size, "selection.html": some.stat().st_size},
+        "two": {"comparison.html": size},
+    }
+    tracker = Tracker(uri, note=lambda _: None)
+    assert all(tracker.compares(name, whole) for name in ("one", "two"))
+    whole.touch()  # drawn anew, and not delivered: that a selection was told since does not hide it
+    sweep.compare(storage=url, tracking_uri=uri, studies=["one"])
+    assert not tracker.compares("one", whole)
+
+
+def test_the_best_trials_come_first_and_complete_ones_before_others() -> None:
+    history = {"values": [0.1, 0.9, None, 0.3, 0.2], "states": ["complete", "pruned", "failed", "complete", "complete"]}
+    assert top(history) == [3, 4, 0, 1]
 
 
 def test_a_full_disk_leaves_the_page_that_was_there(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

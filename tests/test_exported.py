@@ -33,6 +33,7 @@ from peftsweep import exported, report
 from peftsweep.errors import DataError, ExportError, UsageError
 from peftsweep.exported import Classifier, predict_file, writing
 from peftsweep.exported.card import Origin, card, loading, using
+from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.writing import ALIKE
 from tests.studies import LABELS, Home, home, mount, struck
 from tests.tiny import tiny_rows, write
@@ -388,6 +389,11 @@ def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) 
     (to / "peftsweep.json").write_text(json.dumps(manifest | {"format": 2}))
     with pytest.raises(ExportError, match=r"peftsweep\.json: format: "):
         Classifier(to)
+    turned = {"labels": [*manifest["labels"][1:], manifest["labels"][0]]}
+    for changed in (turned, {"max_length": 4}, {"model": manifest["model"] | {"dtype": "bfloat16"}}):
+        (to / "peftsweep.json").write_text(json.dumps(manifest | changed))
+        with pytest.raises(ExportError, match=r"peftsweep\.json is not the file that was exported"):
+            Classifier(to)
     (to / "peftsweep.json").unlink()
     with pytest.raises(ExportError, match=r"has no peftsweep\.json: give a folder that `peftsweep export` made"):
         Classifier(to)
@@ -451,7 +457,7 @@ def test_code_that_a_base_brings_along_runs_only_when_told(lora: Home, monkeypat
     )
     manifest = json.loads((to / "peftsweep.json").read_text())
     manifest["model"] |= {"id": str(base), "trust_remote_code": True}
-    (to / "peftsweep.json").write_text(json.dumps(manifest))
+    Manifest.model_validate(manifest).write(to)
     monkeypatch.setenv("HF_MODULES_CACHE", str(lora.folder / "modules"))
     refused = lora.call("predict", "out", "--text", "joy")
     assert refused.returncode == 2 and not (lora.folder / "ran").exists()

@@ -250,3 +250,11 @@ def test_the_command_says_what_it_did(here: Home) -> None:
     good, bad = here.call_each([["sync"], ["sync", "--tracking-uri", DEAD]])
     assert (good.returncode, good.stdout) == (0, "") and good.stderr.strip() == "small: level"
     assert bad.returncode == 1 and "does not answer" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_a_study_whose_base_was_never_loaded_is_level_too(here: Home) -> None:
+    study = str(here.study(data={"max_length": 100_000}))
+    failed = here.call("run", "--study", study)
+    assert failed.returncode != 0 and "positions" in failed.stderr
+    found = [sync(here), sync(here)]
+    assert found[1] == {"small": "level"}

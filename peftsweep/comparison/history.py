@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
@@ -15,6 +14,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.comparison.reading import Held
+from peftsweep.report import moments
 
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 ENOUGH = 4  # complete trials, below which there is no best tenth to speak of
@@ -109,33 +109,32 @@ def best_so_far(points: Iterable[tuple[Any, FrozenTrial]]) -> list[tuple[Any, fl
     last = None
     for last, trial in points:
         if trial.state == TrialState.COMPLETE and (not found or trial.values[0] > found[-1][1]):
-            found.append((last, round(trial.values[0], 5)))
-    return [*found, (last, found[-1][1])] if found else []
+            found.append((last, trial.values[0]))
+    shown = [(place, round(value, 5)) for place, value in found]
+    return [*shown, (last, shown[-1][1])] if shown else []
 
 
 def ends(trials: Sequence[FrozenTrial]) -> list[float | None]:
     """After how many seconds each trial ended, of those in which at least one was under way: pauses are left out."""
     joined = busy([span for trial in trials for span in spans(trial)])
-    starts = np.array([start.timestamp() for start, _ in joined])
-    lengths = np.array([(end - start).total_seconds() for start, end in joined])
-    moments = [trial.datetime_complete for trial in trials]
-    return [
-        None if moment is None else round(float(np.clip(moment.timestamp() - starts, 0, lengths).sum()), 1)
-        for moment in moments
-    ]
+    starts = np.array([start for start, _ in joined])
+    lengths = np.array([end - start for start, end in joined])
+    ended = [moments(trial)[1] for trial in trials]
+    return [None if at is None else round(float(np.clip(at - starts, 0, lengths).sum()) / 1000, 1) for at in ended]
 
 
-def spans(trial: FrozenTrial) -> list[tuple[datetime, datetime]]:
-    """When it was under way: from its start to its end, without the pauses in which nothing ran, from the last that was
-    kept of it to when it went on."""
-    paused = [datetime.fromtimestamp(at / 1000) for pause in trial.user_attrs.get("pauses", ()) for at in pause]
-    marks = [at for at in (trial.datetime_start, *paused, trial.datetime_complete) if at is not None]
+def spans(trial: FrozenTrial) -> list[tuple[int, int]]:
+    """When it was under way, in milliseconds since 1970: from its start to its end, without the pauses in which nothing
+    ran, from the last that was kept of it to when it went on."""
+    began, ended = moments(trial)
+    paused = [at for pause in trial.user_attrs.get("pauses", ()) for at in pause]
+    marks = [at for at in (began, *paused, ended) if at is not None]
     return list(zip(marks[::2], marks[1::2], strict=False))  # what still runs has no end
 
 
-def busy(spans: Sequence[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
+def busy(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """When at least one of them was under way: their union, in order."""
-    joined: list[tuple[datetime, datetime]] = []
+    joined: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))

@@ -29,6 +29,7 @@ class Manifest(BaseModel):
         scores: of the validation rows, at the best evaluation.
         merged: a plain model, the adapter being part of its weights.
         files: digests (SHA-256) by name, of all but this file and the card.
+        digest: of all that is said here, but for where the base is: that may move.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class Manifest(BaseModel):
     scores: dict[str, float]
     merged: bool
     files: dict[str, str]
+    digest: str = ""
 
     @model_validator(mode="after")
     def _fits(self) -> Manifest:
@@ -64,7 +66,12 @@ class Manifest(BaseModel):
         return Task(self.kind, self.labels)
 
     def write(self, folder: Path) -> None:
-        (folder / NAME).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        whole = self.model_copy(update={"digest": self.own_digest()})
+        (folder / NAME).write_text(whole.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    def own_digest(self) -> str:
+        said = self.model_dump_json(exclude={"digest": True, "model": {"id"}})
+        return hashlib.sha256(said.encode()).hexdigest()
 
 
 def read(folder: Path) -> Manifest:
@@ -84,6 +91,8 @@ def read(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ExportError(f"{file}: {where}: {first['msg'].removeprefix('Value error, ')}; export it again") from error
+    if found.digest != found.own_digest():
+        raise ExportError(f"{file} is not the file that was exported (model.id alone may change); export it again")
     for name, digest in found.files.items():
         if not (folder / name).is_file():
             raise ExportError(f"{folder}: {name} is gone; export it again")

@@ -13,7 +13,7 @@ from peftsweep.comparison import Comparison
 from peftsweep.comparison import compare as gathered
 from peftsweep.errors import UsageError
 from peftsweep.storage import Studies, check_apart, guarded
-from peftsweep.tracking import COMPARISON, Tracker
+from peftsweep.tracking import COMPARISON, SELECTION, Tracker
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ def compare(
     """Draw the studies side by side: one HTML page that needs no network.
 
     MLflow gets a copy, in a run of its own beside the studies' in each of their experiments; what was there of an
-    earlier page is replaced. If MLflow does not answer, `note` is told and the file is there all the same.
+    earlier page is replaced. A page of some studies stands beside that of all. If MLflow does not answer, `note` is
+    told and the file is there all the same.
 
     Args:
         studies: only these, and the page says so.
-        output: the file to write, in place of `comparison.html` among the artifacts. If it is there, it must be an
-            earlier page.
+        output: the file to write, in place of `comparison.html` (of some studies `selection.html`) among the artifacts.
+            If it is there, it must be an earlier page.
 
     Raises:
         UsageError: a study that is not in the storage, nothing in it, or a file that cannot be there.
@@ -62,7 +63,7 @@ def compare(
     page = _write(rows, storage, output)
     tracker = Tracker(tracking_uri, note=note)
     for experiment in sorted({group.data for group in rows.groups if group.data is not None}):
-        tracker.keep_comparison(experiment, page)
+        tracker.keep_comparison(experiment, page, of_all=studies is None)
     tracker.close()
     return Compared(page, rows)
 
@@ -95,7 +96,8 @@ def _check_place(output: Path) -> None:
 def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
     """Aside, then renamed: nobody sees half a page."""
     with guarded(storage):
-        page = Studies(storage).artifacts / COMPARISON if output is None else Path(output).absolute()
+        name = COMPARISON if rows.only is None else SELECTION
+        page = Studies(storage).artifacts / name if output is None else Path(output).absolute()
         page.parent.mkdir(parents=True, exist_ok=True)
         aside = page.with_name(f".{page.name}.{os.getpid()}")
         try:

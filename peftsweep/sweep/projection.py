@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.engine import Evaluation
 from peftsweep.errors import StudyBusyError
-from peftsweep.report import is_over, ranked
+from peftsweep.report import is_over, moments, ranked
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.seeds import OF, REPLICATE
 from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker
@@ -86,7 +85,7 @@ class Projection:
     def begin(self, trial: FrozenTrial) -> None:
         """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
         own = trial.user_attrs
-        began = _milliseconds(trial.datetime_start)
+        began, _ = moments(trial)
         self.tracker.start_trial(trial.number, params=self._params(own), tags=self._tags(own), at=began)
         for evaluation in own.get("evaluations", []):
             self.evaluated(trial.number, evaluation)
@@ -97,7 +96,7 @@ class Projection:
         self.tracker.log(number, point.metrics, point.step, point.at)
 
     def end(self, trial: FrozenTrial) -> None:
-        self.tracker.end_trial(trial.number, self._outcome(trial), _milliseconds(trial.datetime_complete))
+        self.tracker.end_trial(trial.number, self._outcome(trial), moments(trial)[1])
 
     def note(self) -> None:
         """Keep in the study how far the writer is: MLflow's run ids, and whether an update was lost for good."""
@@ -145,10 +144,11 @@ class Projection:
         test = {f"test_{name}": score for name, score in attrs.get("test", {}).get("scores", {}).items()}
         peak = {key: float(value) for key, value in attrs.get("memory", {}).items() if key == "peak_bytes"}
         metrics = scores | test | peak
+        file = self.folder / artifacts.STUDY
         return Outcome(
             "complete" if is_over(trials, total) else "interrupted",
             metrics={name: value for name, value in metrics.items() if value is not None},  # one seed has no deviation
-            artifacts={f"{self.study.study_name}.yaml": self.folder / artifacts.STUDY},
+            artifacts={f"{self.study.study_name}.yaml": file} if file.is_file() else {},  # no base, no file yet
         )
 
     def _params(self, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,9 +159,8 @@ class Projection:
 
     def _past(self, trial: FrozenTrial) -> Past:
         curve = [_point(evaluation) for evaluation in trial.user_attrs.get("evaluations", [])]
-        times = (_milliseconds(trial.datetime_start), _milliseconds(trial.datetime_complete))
         own = trial.user_attrs
-        return Past(self._params(own), self._tags(own), curve, self._outcome(trial), *times)
+        return Past(self._params(own), self._tags(own), curve, self._outcome(trial), *moments(trial))
 
     def _outcome(self, trial: FrozenTrial) -> Outcome:
         """Of a trial that is over, or was when its process died."""
@@ -186,8 +185,9 @@ class Projection:
         return tags | {f"peftsweep.{name}": str(own[name]) for name in (OF, REPLICATE) if name in own}
 
 
-def _milliseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(1000 * moment.timestamp())
+def now() -> int:
+    """Milliseconds since 1970."""
+    return int(1000 * time.time())
 
 
 def stored(evaluation: Evaluation, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def stored(evaluation: Evaluation, before: Sequence[Mapping[str, Any]]) -> dict[
     Args:
         before: those that the study has. One made again, after a process died, keeps the time of the first.
     """
-    at = before[evaluation.index - 1].get("at") if evaluation.index <= len(before) else int(1000 * time.time())
+    at = before[evaluation.index - 1].get("at") if evaluation.index <= len(before) else now()
     return {**asdict(evaluation), "at": at}
 
 

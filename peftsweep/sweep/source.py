@@ -20,12 +20,12 @@ from peftsweep.engine import Pack, Report, Result, Scores, SlotStatus, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.progress import Memory, Opened, Progress, peak
-from peftsweep.report import ADAPTER, is_over, ranked
+from peftsweep.report import ADAPTER, is_over, moments, ranked
 from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.describe import study_params
-from peftsweep.sweep.projection import Projection, stored
+from peftsweep.sweep.projection import Projection, now, stored
 from peftsweep.tracking import Tracker
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -99,10 +99,10 @@ class StudySource:
 
     def _pause(self, asked: optuna.Trial) -> tuple[int, int]:
         """From the last that was kept of a trial to this moment, at which it goes on, in milliseconds since 1970."""
-        started = 0.0 if asked.datetime_start is None else asked.datetime_start.timestamp()
+        began, _ = moments(self.trials()[asked.number])
         evaluated = [evaluation.get("at") or 0 for evaluation in asked.user_attrs.get("evaluations", ())]
-        kept = max(started, artifacts.checkpointed(self.trial_folder(asked.number)))
-        return max(int(1000 * kept), *evaluated, 0), int(1000 * time.time())
+        kept = int(1000 * artifacts.checkpointed(self.trial_folder(asked.number)))
+        return max(began or 0, kept, *evaluated), now()
 
     def _exhausted(self) -> bool:
         return search.exhausted(self.config, self.study)
@@ -135,6 +135,7 @@ class StudySource:
             # anew for each trial: what it draws does not depend on how often the study was stopped before
             self.study.sampler = search.sampler(self.config, len(self.trials()))
             asked = self.ask()
+            asked.set_user_attr("began", now())
             # a database that was deleted may have left a trial of this number here
             shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
         params = self.config.hyperparameters(search.decode(self.config, asked.params))
@@ -194,6 +195,7 @@ class StudySource:
             "reason": result.reason,
             "seconds": result.seconds,
             "adapter": None if adapter is None else str(adapter.relative_to(self.studies.artifacts)),
+            "ended": now(),
         }
         for key, value in attrs.items():
             asked.set_user_attr(key, value)

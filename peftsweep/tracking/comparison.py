@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 COMPARISON = "comparison.html"
+SELECTION = "selection.html"  # of some of the studies: the last that was asked for
+DRAWN = "peftsweep.drawn"  # the tag that says of which moment the comparison is, in milliseconds since 1970
 KIND = "peftsweep.kind"
 TOLD = f"All studies of this data side by side: open **{COMPARISON}** under *Artifacts*."
 
@@ -37,4 +39,4 @@ def runs(client: MlflowClient, experiment_id: str) -> list[Run]:
 def is_level(client: MlflowClient, run: Run, drawn: int) -> bool:
     """Whether the run holds a page that is no older than one of this moment, in milliseconds since 1970."""
     files = client.list_artifacts(run.info.run_id)
-    return any(file.path == COMPARISON for file in files) and (run.info.end_time or 0) >= drawn
+    return any(file.path == COMPARISON for file in files) and int(run.data.tags.get(DRAWN, 0)) >= drawn

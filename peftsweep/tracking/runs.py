@@ -66,7 +66,7 @@ class Runs:
         self._children: dict[str, Run] = {}  # of an earlier process
         self._experiment = ""
         self._connected: MlflowClient | None = None
-        self._experiment_known: str | None = None
+        self._experiments: dict[str, str] = {}  # ids by name
 
     def open(self, parent: Parent, at: int) -> None:
         self._know(parent, at)
@@ -151,14 +151,16 @@ class Runs:
             client.log_artifact(run_id, str(source), None if folder == "." else folder)
 
     def compare(self, experiment: str, page: Path, at: int) -> None:
-        """Keep the page that compares the experiment's studies.
+        """Keep a page that compares the experiment's studies, under its file's name.
 
         Args:
             at: when it was drawn.
         """
         self._experiment = experiment
         run_id = comparison.only(self._client(), self._experiment_id(), at)
-        self._upload(run_id, comparison.COMPARISON, page)
+        self._upload(run_id, page.name, page)
+        if page.name == comparison.COMPARISON:
+            self._client().set_tag(run_id, comparison.DRAWN, str(at))
         self._client().set_terminated(run_id, "FINISHED", at)
 
     def compares(self, experiment: str, drawn: int) -> bool:
@@ -208,22 +210,24 @@ class Runs:
         found = self._client().get_experiment_by_name(self._experiment)
         if found is None or found.lifecycle_stage == "deleted":
             return False
-        self._experiment_known = found.experiment_id
+        self._experiments[self._experiment] = found.experiment_id
         return True
 
     def _experiment_id(self) -> str:
-        if self._experiment_known is None:
-            client, name = self._client(), self._experiment
+        """Of the experiment, which is made if it is not there."""
+        name = self._experiment
+        if name not in self._experiments:
+            client = self._client()
             found = client.get_experiment_by_name(name)
             if found is None:
                 folder = re.sub(r"\W+", "-", name).strip("-") or "study"
                 location = None if self.artifacts is None else (self.artifacts / folder).as_uri()
-                self._experiment_known = client.create_experiment(name, location, KIND)
+                self._experiments[name] = client.create_experiment(name, location, KIND)
             else:
                 if found.lifecycle_stage == "deleted":
                     client.restore_experiment(found.experiment_id)
-                self._experiment_known = found.experiment_id
-        return self._experiment_known
+                self._experiments[name] = found.experiment_id
+        return self._experiments[name]
 
     def _begin(self, run: StudyRun) -> str:
         """The run's id; a run that is not there yet is made, one of an earlier process goes on."""

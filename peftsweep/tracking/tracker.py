@@ -15,7 +15,7 @@ from typing import Any
 
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
-from peftsweep.tracking.comparison import COMPARISON
+from peftsweep.tracking.comparison import COMPARISON, SELECTION
 from peftsweep.tracking.contract import Outcome, Parent, Past
 from peftsweep.tracking.runs import PARENT, Runs, StudyRun, now, refused
 
@@ -82,8 +82,7 @@ class Tracker:
         Raises:
             TrackingError: there is none.
         """
-        drawn = int(1000 * page.stat().st_mtime)
-        return self._asked(partial(self._runs.compares, experiment, drawn))
+        return self._asked(partial(self._runs.compares, experiment, _drawn(page)))
 
     def settle(self, trials: Mapping[int, Past], *, whole: bool = False) -> None:
         """Bring level the runs of trials of earlier processes, by number: left running, left out, or told in part.
@@ -119,9 +118,15 @@ class Tracker:
         """End the parent run."""
         self._end(PARENT, outcome, now())
 
-    def keep_comparison(self, experiment: str, page: Path) -> None:
-        """Show a page among the experiment's runs, in place of an earlier one. Its file may go once this returns."""
-        self._put(partial(self._runs.compare, experiment, self._copied({COMPARISON: page})[COMPARISON], now()))
+    def keep_comparison(self, experiment: str, page: Path, *, of_all: bool = True) -> None:
+        """Show a page among the experiment's runs, in place of an earlier one. Its file may go once this returns.
+
+        Args:
+            of_all: or of some of the studies, which is another page.
+        """
+        drawn, name = _drawn(page), COMPARISON if of_all else SELECTION
+        for copied in self._copied({name: page}).values():
+            self._put(partial(self._runs.compare, experiment, copied, drawn))
 
     @property
     def run_ids(self) -> dict[str, str]:
@@ -284,6 +289,11 @@ class Tracker:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
         return masked(first)[:200]
+
+
+def _drawn(page: Path) -> int:
+    """When it was, in milliseconds since 1970."""
+    return int(1000 * page.stat().st_mtime)
 
 
 def copy(source: Path, target: Path) -> None:
