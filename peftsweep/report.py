@@ -94,7 +94,8 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[B
 
 
 def status(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """For each study: trials by state, the best macro-F1 (None before a trial is complete), and seconds of training.
+    """For each study: trials by state, the best value of its objective (None before a trial is complete), and seconds
+    of training.
 
     The arguments and errors are those of `best`.
     """

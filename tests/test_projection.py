@@ -314,7 +314,9 @@ def test_a_run_that_a_server_makes_after_sync_made_it_is_removed_by_the_next_syn
     key = result.study.user_attrs["key"]
     with pytest.raises(AssertionError, match=r"two runs of (parent|0)"):
         all_of(server.uri, key)
+    ids = set(Studies(here.storage).load("small").user_attrs["mlflow_runs"].values())
     assert sweep.sync(storage=here.storage, tracking_uri=server.uri) == {"small": "written"}
+    assert set(Studies(here.storage).load("small").user_attrs["mlflow_runs"].values()) == ids  # the one that has it all
     check_level(here, result.study, server.uri)
 
 

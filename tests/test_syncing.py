@@ -258,3 +258,21 @@ def test_a_study_whose_base_was_never_loaded_is_level_too(here: Home) -> None:
     assert failed.returncode != 0 and "positions" in failed.stderr
     found = [sync(here), sync(here)]
     assert found[1] == {"small": "level"}
+
+
+def test_an_artifact_that_was_cut_short_is_written_again(here: Home) -> None:
+    here.run(here.study(search={"trials": 1}))
+    (file,) = here.folder.glob("mlartifacts/*/*/artifacts/per_class.json")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert (sync(here), file.read_bytes()) == ({"small": "written"}, whole)
+
+
+def test_more_trials_than_mlflow_lists_at_once_are_all_found(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peftsweep.tracking.runs.PAGE", 1)
+    here.run(here.study(search={"trials": 3}))
+    before = told(here, "before.db")
+    assert set(before) == {"parent", "0", "1", "2"}
+    Studies(here.storage).load("small").set_user_attr("mlflow_runs", {})  # so that they have to be searched for
+    found = [sync(here), sync(here)]
+    assert found[1] == {"small": "level"} and told(here, "after.db") == before

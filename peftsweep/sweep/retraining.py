@@ -210,8 +210,8 @@ class SeedSource(StudySource):
         return {"of trial": own[OF], "seed": own[REPLICATE], **super().sampled(trial)}
 
     def test_due(self) -> list[FrozenTrial]:
-        """The seeds of the configuration with the best mean, if the study and its seeds are done and the test split was
-        never scored: one that is looked at twice is a validation split."""
+        """The seeds of the configuration with the best mean, if the study and its seeds are done and no seeds of it
+        were scored on the test split before: one that is looked at twice is a validation split."""
         known = self.data.test is None or "test" in self.study.user_attrs
         return [] if known or not self.is_done() or not _is_done(self.main) else self.leading()
 

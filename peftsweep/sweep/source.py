@@ -241,8 +241,8 @@ class StudySource:
             self.tested(scored)
 
     def test_due(self) -> list[FrozenTrial]:
-        """The best trial, if the study is done and the test split was never scored: one that is looked at twice is a
-        validation split."""
+        """The best trial, if the study is done and no trial of it was scored on the test split before: one that is
+        looked at twice is a validation split."""
         known = self.data.test is None or "test" in self.study.user_attrs
         trials = self.trials()
         return [] if known or not is_over(trials, self.total) else ranked(trials)[:1]

@@ -27,7 +27,7 @@ PARENT = "parent"
 KEY = "peftsweep.study_key"  # the tag by which a parent run is found whose id was never stored
 ABOVE = "peftsweep.retrain_of"  # the tag with the key of the study under whose run this study's parent run is nested
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows training runs, not traces of chats
-PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT = 6000, 8000, 100  # MLflow's own
+PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT, PAGE = 6000, 8000, 100, 1000  # MLflow's own
 
 
 @dataclass
@@ -311,7 +311,7 @@ class Runs:
         token: str | None = None
         query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
         while True:
-            page = self._client().search_runs([parent.info.experiment_id], query, page_token=token)
+            page = self._client().search_runs([parent.info.experiment_id], query, max_results=PAGE, page_token=token)
             for run in page:
                 if "peftsweep.trial" in run.data.tags:
                     found.setdefault(run.data.tags["peftsweep.trial"], []).append(run)
