@@ -147,12 +147,21 @@ def test_a_base_in_4_bits_is_not_merged(homes: dict[str, Home], tmp_path: Path) 
 def test_an_adapter_that_does_not_score_as_it_did_is_not_exported(lora: Home) -> None:
     weights = lora.adapter(report.best(lora.storage)[0].trial)
     tensors = load_file(weights)
-    for spoilt in (0.5, float("nan")):
+    for spoilt in (0.5, 0.99, float("nan")):
         save_file({name: tensor * spoilt for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
         with pytest.raises(ExportError, match="does not give the logits that it gave in training"):
             exported.export("small", lora.folder / "out", storage=lora.storage)
     assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
     assert max(ALIKE.values()) < 0.1
+
+
+def test_a_merged_model_has_the_precision_in_which_the_base_computed(tmp_path: Path) -> None:
+    place = home(tmp_path / "home", "llama")
+    for dtype in ("float32", "bfloat16"):
+        place.run(place.study(dtype, model={"dtype": dtype}, search={"trials": 1}))
+        exported.export(dtype, place.folder / dtype, storage=place.storage, merge=True)
+        stored = load_file(place.folder / dtype / "model.safetensors")
+        assert {str(tensor.dtype) for tensor in stored.values()} == {f"torch.{dtype}"}
 
 
 def test_which_trials_can_be_exported_is_told(lora: Home) -> None:

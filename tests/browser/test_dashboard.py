@@ -59,6 +59,32 @@ def test_every_section_is_drawn(browser: Browser, swept: Home) -> None:
         expect(plots["classes 0"].locator(".xtick")).to_have_text(["anger", "joy", "sadness"])
 
 
+ERRORS = "plot => plot.data.map((trace) => ['x', 'y'].map((axis) => [trace[axis], trace[`error_${axis}`]]))"
+
+
+def test_marks_and_their_intervals_stand_where_the_rows_say(browser: Browser, swept: Home) -> None:
+    rows = comparison.compare(swept.storage)
+    (pair,), score = rows.groups[0].pairs, {row.study: row for row in rows.leaders}
+    with opened(browser, swept) as page:
+        plots = draw(page)
+        (trace,) = plots["significance 0"].evaluate(ERRORS)
+        (x,), bars = trace[0]
+        assert x == pytest.approx(-pair.difference) and x <= 0  # the second, less the best
+        assert (x - bars["arrayminus"][0], x + bars["array"][0]) == pytest.approx((-pair.high, -pair.low))
+        for plot in ("cost 0", "parameters 0"):
+            found = [mark for _, (y, bars) in plots[plot].evaluate(ERRORS) if bars for mark in marks(y, bars)]
+            wanted = [(row.macro_f1, *row.interval) for row in score.values() if row.interval is not None]
+            assert sorted(found) == [pytest.approx(mark) for mark in sorted(wanted)]
+
+
+def marks(values: list[float], bars: dict[str, list[float]]) -> list[tuple[float, float, float]]:
+    """Each value and its bounds."""
+    return [
+        (value, value - minus, value + plus)
+        for value, minus, plus in zip(values, bars["arrayminus"], bars["array"], strict=True)
+    ]
+
+
 def test_the_leaderboard_has_the_scores_of_the_best_trials(browser: Browser, swept: Home) -> None:
     best = {row.study: row for row in peftsweep.best(swept.storage)}
     with opened(browser, swept) as page:
