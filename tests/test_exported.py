@@ -33,6 +33,7 @@ from peftsweep import exported, report
 from peftsweep.errors import DataError, ExportError, UsageError
 from peftsweep.exported import Classifier, predict_file, writing
 from peftsweep.exported.card import Origin, card, loading, using
+from peftsweep.exported.files import _write_delimited
 from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.writing import ALIKE
 from tests.studies import LABELS, Home, home, mount, struck
@@ -153,6 +154,13 @@ def test_an_adapter_that_does_not_score_as_it_did_is_not_exported(lora: Home) ->
             exported.export("small", lora.folder / "out", storage=lora.storage)
     assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
     assert max(ALIKE.values()) < 0.1
+
+
+def test_a_carriage_return_in_a_text_is_in_one_cell_of_the_csv_file(tmp_path: Path) -> None:
+    texts = ["hello\rworld", "two\nlines", "both\r\n", "plain"]
+    _write_delimited({"id": [1, 2, 3, 4], "text": texts}, tmp_path / "out.csv", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["id", "text"], *([str(i + 1), text] for i, text in enumerate(texts))]
 
 
 def test_a_merged_model_has_the_precision_in_which_the_base_computed(tmp_path: Path) -> None:

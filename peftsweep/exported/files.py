@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import pyarrow
 import pyarrow.parquet
@@ -171,10 +171,21 @@ def _write_delimited(columns: Columns, aside: Path, path: Path) -> None:
     tabs = path.suffix.lower() == ".tsv"
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if tabs else {}
     with aside.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n", **dialect)
+        lines = csv.writer(_Lines(file), **dialect)
         lines.writerow(columns)
         cells = [[_cell(value, name, tabs=tabs) for value in values] for name, values in columns.items()]
         lines.writerows(zip(*cells, strict=True))
+
+
+class _Lines:
+    """A file that gets rows of `csv`, one a call, and ends them by a newline alone. The writer itself is to end them by
+    both characters: it quotes what has an ending in it, and a carriage return is one to who reads the file."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, row: str) -> int:
+        return self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 def _cell(value: Any, name: str, *, tabs: bool) -> Any:
