@@ -103,6 +103,7 @@ Tracking = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 Debug = Annotated[bool, typer.Option("--debug", envvar="PEFTSWEEP_DEBUG", help="Show tracebacks and all warnings.")]
 STORAGE, TRACKING = "sqlite:///studies.db", "sqlite:///mlflow.db"
+NO_STUDIES = "no studies there yet; to begin: peftsweep run --study demo"
 
 
 @app.callback()
@@ -152,7 +153,8 @@ def run(
             )
             best = result.best
             score = None if best is None else (best.trial, getattr(best, best.objective))
-            shown.note(progress.finished(config.name, result.counts, score, None if best is None else best.adapter))
+            adapter = None if best is None else best.adapter
+            shown.note(progress.finished(config.name, result.counts, score, adapter, config.search.objective))
             if result.seconds:
                 shown.note(progress.spent(result.seconds))
             if result.interrupted is not None:
@@ -215,7 +217,9 @@ def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = Fa
     from peftsweep import progress, report
 
     rows = [row.as_dict() for row in report.best(storage, study)]
-    _print(rows, as_json, progress.best_table)
+    begun = bool(rows) or bool(report.status(storage, study))
+    nothing = "no trial is complete yet; peftsweep status shows how far they are" if begun else NO_STUDIES
+    _print(rows, as_json, progress.best_table, nothing)
 
 
 @app.command()
@@ -360,10 +364,15 @@ def ui(
     tracking.serve(tracking_uri, host=host, port=port)
 
 
-def _print(rows: list[dict[str, Any]], as_json: bool, table: Callable[[list[dict[str, Any]], TextIO], None]) -> None:
+def _print(
+    rows: list[dict[str, Any]],
+    as_json: bool,
+    table: Callable[[list[dict[str, Any]], TextIO], None],
+    nothing: str = NO_STUDIES,
+) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif rows:
         table(rows, sys.stdout)
     else:
-        print("no studies there yet; to begin: peftsweep run --study demo", file=sys.stderr)
+        print(nothing, file=sys.stderr)

@@ -37,8 +37,9 @@ class Best:
     Attributes:
         objective: the score by which it is the best: `macro_f1`, or `macro_f1_tuned`.
         data: what the study's data is called, and its kind of task: `tweets · single-label`.
-        fingerprint: of the data. Scores on other data cannot be compared.
-        overall: whether it is the best of all these studies on the same data, the first among equals.
+        fingerprint: of the data, all splits of it.
+        validation_fingerprint: of the validation rows alone. Scores on other rows cannot be compared.
+        overall: whether it is the best of all these studies on the same validation rows, the first among equals.
         params: all its hyperparameters, sampled and fixed.
         sampled: the names of those that the search chose.
         adapter: the folder that stock `peft` loads.
@@ -52,6 +53,7 @@ class Best:
     study: str
     data: str | None
     fingerprint: str | None
+    validation_fingerprint: str | None
     model: str
     method: str
     trial: int
@@ -189,6 +191,12 @@ def task_of(shared: Mapping[str, Any]) -> Task:
     return Task("single-label" if single else "multi-label", tuple(shared["labels"]))
 
 
+def scored_on(shared: Mapping[str, Any]) -> str | None:
+    """Fingerprint of a study's validation rows, or of all its rows where an earlier version kept only that."""
+    found: str | None = shared.get("validation_fingerprint", shared.get("fingerprint"))
+    return found
+
+
 def predictions(folder: Path) -> tuple[Logits, Labels]:
     """Logits [n, C] of the validation rows at a trial's best evaluation, and their labels, from its folder."""
     from safetensors.numpy import load_file
@@ -263,6 +271,7 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
         study=study.study_name,
         data=attrs.get("experiment"),
         fingerprint=attrs.get("fingerprint"),
+        validation_fingerprint=scored_on(attrs),
         model=config["model"]["id"],
         method=config["method"],
         trial=first.number,
@@ -281,14 +290,14 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
 
 
 def _with_overall(rows: Sequence[Best]) -> list[Best]:
-    """The rows, the best one of each data marked, by its studies' objective if they have one in common."""
-    by_data: dict[str | None, list[Best]] = {}
+    """The rows, the best on the same validation rows marked, by its studies' objective if they have one in common."""
+    by_rows: dict[str | None, list[Best]] = {}
     for row in rows:
-        by_data.setdefault(row.fingerprint, []).append(row)
+        by_rows.setdefault(row.validation_fingerprint, []).append(row)
     first = {}
-    for data, same in by_data.items():
-        first[data] = max(same, key=attrgetter(common_objective(row.objective for row in same)))
-    return [replace(row, overall=first[row.fingerprint] is row) for row in rows]
+    for scored, same in by_rows.items():
+        first[scored] = max(same, key=attrgetter(common_objective(row.objective for row in same)))
+    return [replace(row, overall=first[row.validation_fingerprint] is row) for row in rows]
 
 
 def common_objective(objectives: Iterable[str]) -> str:
@@ -308,6 +317,7 @@ def _status(study: optuna.Study) -> dict[str, Any]:
         "failed": counts[TrialState.FAIL],
         "running": counts[TrialState.RUNNING],
         "waiting": counts[TrialState.WAITING],
+        "objective": study.user_attrs.get("metric", "macro_f1"),
         "best": best[0].values[0] if best else None,
         "seconds": round(sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in trials), 1),
     }

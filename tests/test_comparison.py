@@ -394,7 +394,7 @@ def test_studies_of_other_data_are_other_groups(tmp_path: Path) -> None:
     url = storage(tmp_path)
     for seed, name in enumerate(("one", "two")):
         fill(url, name, trials=6, rows=60, seed=seed).set_user_attr("fingerprint", name)
-    assert [(group.fingerprint, group.pairs) for group in compare(url).groups] == [("one", []), ("two", [])]
+    assert [(group.validation_fingerprint, group.pairs) for group in compare(url).groups] == [("one", []), ("two", [])]
 
 
 def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from peftsweep import comparison, dashboard, sweep
+from peftsweep import comparison, dashboard, report, sweep
 from peftsweep.dashboard import wording
 from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
@@ -24,7 +24,8 @@ from peftsweep.storage import Studies
 from peftsweep.sweep import comparing
 from peftsweep.tracking import Tracker
 from tests.compared import best_folder, fill, storage
-from tests.studies import Home, empty_mlflow, home
+from tests.studies import LABELS, Home, empty_mlflow, home
+from tests.tiny import tiny_rows, write
 
 DEAD = "http://127.0.0.1:9"
 EVIL = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>&amp;\u2028'
@@ -151,6 +152,21 @@ def _of(url: str, name: str) -> str:
     return drawn(url)
 
 
+def test_studies_trained_on_different_rows_are_compared_on_the_same_validation_rows(tmp_path: Path) -> None:
+    here = home(tmp_path)
+    write(tmp_path / "fewer.csv", tiny_rows(LABELS, 30, 1, single="label"))
+    here.run(here.study("all", search={"trials": 1}))
+    here.run(here.study("fewer", search={"trials": 1}, data={"train": str(tmp_path / "fewer.csv")}))
+    found = comparison.compare(here.storage)
+    (group,) = found.groups
+    assert len(group.pairs) == 1 and group.untested == {} and set(group.studies) == {"all", "fewer"}
+    assert group.data == sorted({leader.data for leader in found.leaders}) and len(group.data) == 2
+    assert [row.overall for row in report.best(here.storage)].count(True) == 1
+    page = Elements(dashboard.page(found.as_dict())).text
+    assert "the same validation rows, but were trained, or are tested, on different ones" in page
+    assert f"Best on {group.data[0]} and {group.data[1]}" in page
+
+
 def test_one_study_and_none_complete_are_drawn(tmp_path: Path) -> None:
     url = storage(tmp_path)
     study = Studies(url).create("new")
@@ -161,7 +177,7 @@ def test_one_study_and_none_complete_are_drawn(tmp_path: Path) -> None:
         study.set_user_attr(key, value)
     study.ask()
     page = Elements(drawn(url))
-    assert "The only study with a complete trial on this data" in page.text and "1 running" in page.text
+    assert "The only study with a complete trial on these rows" in page.text and "1 running" in page.text
     complete = sum(trial.state.name == "COMPLETE" for trial in known.trials)
     assert f"complete trials so far: {complete}; importance is worth a look from 4 on" in page.text
 
@@ -238,7 +254,7 @@ def test_what_lacks_is_said(tmp_path: Path) -> None:
     (best_folder(url, "two") / "predictions.safetensors").unlink()
     text = Elements(drawn(url)).text
     assert "two : the predictions of its best trial (3) are gone or cannot be read" in text
-    assert "There are no two studies on this data whose predictions can be compared" in text
+    assert "There are no two studies on these rows whose predictions can be compared" in text
 
 
 def test_an_ordinary_page_is_below_6_mb_and_a_thousand_trials_add_half_of_one(tmp_path: Path) -> None:

@@ -91,6 +91,17 @@ def test_one_text_or_label_changes_the_fingerprint(tmp_path: Path, change: str) 
     assert before.fingerprint != after.fingerprint
 
 
+def test_validation_rows_have_a_fingerprint_of_their_own(tmp_path: Path) -> None:
+    dev = write(tmp_path / "dev.csv", rows(9, 1))
+    first = loaded(train=write(tmp_path / "a.csv", rows()), validation=dev)
+    fewer = loaded(
+        train=write(tmp_path / "b.csv", rows(30)), validation=dev, test=write(tmp_path / "c.csv", rows(9, 3))
+    )
+    other = loaded(train=tmp_path / "a.csv", validation=write(tmp_path / "dev2.csv", rows(8, 1)))
+    assert first.fingerprint != fewer.fingerprint
+    assert first.validation_fingerprint == fewer.validation_fingerprint != other.validation_fingerprint
+
+
 def test_a_moved_file_keeps_its_fingerprint(tmp_path: Path) -> None:
     before = loaded(source=write(tmp_path / "a.csv", rows()))
     (tmp_path / "elsewhere").mkdir()

@@ -25,6 +25,7 @@ from peftsweep.progress import (
     for_stream,
     peak,
     spent,
+    status_table,
     wording,
 )
 
@@ -197,6 +198,7 @@ def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
         "study": study,
         "data": "tweets · single-label",
         "fingerprint": fingerprint,
+        "validation_fingerprint": fingerprint,
         "overall": False,
         "retrained": None,
         "objective": "macro_f1",
@@ -298,7 +300,30 @@ def test_the_time_is_told_by_what_it_went_to() -> None:
 def test_tuned_scores_stand_beside_the_others_where_there_are_any() -> None:
     assert "tuned" not in shown([row("a")])[0]
     first, second = shown([row("a", macro_f1_tuned=0.8466), row("b")])[:2]
-    assert first.split()[3:5] == ["macro-F1", "tuned"] and "0.847" in second
+    assert first.split()[3:6] == ["macro-F1", "tuned", "macro-F1"] and "0.847" in second
+
+
+def test_a_tuned_score_is_called_so_wherever_it_is_the_objective(
+    kind: Callable[..., Progress], terminal: Terminal
+) -> None:
+    with kind(terminal) as progress:
+        progress.opened(replace(OPENED, objective="macro_f1_tuned"))
+        progress.ended(8, "complete", 0.6123, "all 189 steps", {}, 1.0)
+        line = wording.summary(SLOTS, 5, 12, (3, 0.8116), None, "macro_f1_tuned")
+        draw(progress)
+    lines = [line, *terminal.getvalue().splitlines()]
+    lines += [finished("a", {"complete": 1}, (7, 0.8), None, "macro_f1_tuned")]
+    lines += [wording.tested(7, {"macro_f1": 0.1, "macro_f1_tuned": 0.2}, "macro_f1_tuned")]
+    table = io.StringIO()
+    counts = dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
+    for objectives in (["macro_f1_tuned"], ["macro_f1_tuned", "macro_f1"]):
+        status_table([counts | {"study": o, "objective": o, "best": 0.7, "seconds": 1} for o in objectives], table)
+    lines += table.getvalue().splitlines()
+    told = [line for line in lines if "macro-F1" in line]
+    assert len(told) >= 6 and all("tuned macro-F1" in line for line in told), told
+    both = [line.split() for line in table.getvalue().splitlines()][-3:]
+    assert both[0][6:10] == ["tuned", "macro-F1", "macro-F1", "time"]
+    assert both[1][-2:] == both[2][-2:] == ["0.700", "1s"]
 
 
 def test_a_bar_counts_on_a_terminal_and_goes_when_all_is_done(terminal: Terminal) -> None:

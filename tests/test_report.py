@@ -19,6 +19,7 @@ KEYS = [
     "study",
     "data",
     "fingerprint",
+    "validation_fingerprint",
     "model",
     "method",
     "trial",
@@ -77,6 +78,19 @@ def test_the_first_best_on_each_data_is_marked(storage: str) -> None:
         study(storage, name, fingerprint, [value])
     assert [(row.study, row.fingerprint) for row in report.best(storage) if row.overall] == [("a", "f1"), ("e", "f2")]
     assert [row.overall for row in report.best(storage, ["d"])] == [True]
+
+
+def test_the_best_is_told_by_validation_rows_whatever_the_studies_were_trained_on(storage: str) -> None:
+    for name, rows, value in (("c", "v1", 0.7), ("d", "v1", 0.8), ("e", "v2", 0.6)):
+        study(storage, name, f"data of {name}", [value]).set_user_attr("validation_fingerprint", rows)
+    found = report.best(storage, ["c", "d", "e"])
+    assert [row.study for row in found if row.overall] == ["d", "e"]
+    text = io.StringIO()
+    progress.best_table([row.as_dict() for row in found], text)
+    tables = [line.split() for line in text.getvalue().split("c: trial")[0].splitlines()]
+    assert [
+        words[1] if words[0] == "*" else words[0] for words in tables if len(words) > 4 and words[0] != "study"
+    ] == ["tweets", "c", "d", "tweets", "e"]
 
 
 def test_python_asks_no_environment(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

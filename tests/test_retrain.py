@@ -569,12 +569,12 @@ def lines(folder: Path, *configurations: tuple[float, list[float | None]]) -> li
 
 def test_a_winner_within_the_noise_is_not_called_sure_and_a_changed_order_is_told(tmp_path: Path) -> None:
     found = lines(tmp_path, (0.80, [0.70, 0.74, 0.72]), (0.79, [0.74, 0.72, 0.73]))
-    assert found[0].split() == ["trial", "in", "the", "sweep", "seeds", "macro-F1", "loss", "behind"]
+    assert found[0].split() == ["trial", "macro-F1", "in", "the", "sweep", "seeds", "macro-F1", "loss", "behind"]
     assert found[1].split()[:6] == ["1", "0.790", "3", "0.730", "±", "0.010"]
     assert found[-5:] == [
         "trial 1: rank 4",
         "trial 0: rank 0",
-        "trial 1 has the best mean, 0.730 ± 0.010; the sweep picked it by 0.790, 0.060 above that",
+        "trial 1 has the best mean macro-F1, 0.730 ± 0.010; the sweep picked it by 0.790, 0.060 above that",
         "trial 0 is behind by 0.010 (-0.065 to 0.085), the 95 % interval over 3 seeds: within the noise of the seeds",
         "the order was 0, 1 in the sweep",
     ]
@@ -596,7 +596,9 @@ def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) ->
     assert text[1].endswith("over 3 seeds: more than the noise of the seeds; too few seeds to tell of trial 2")
     (tmp_path / "other").mkdir()
     (first, *_) = lines(tmp_path / "other", (0.8, [0.74, 0.75, 0.76, 0.9]), (0.7, [0.70, 0.70, 0.71]))[-3:]
-    assert first.startswith("trial 0 has the best mean, by the 3 seeds that all have; over its 4: 0.787 ± 0.075; the")
+    assert first.startswith(
+        "trial 0 has the best mean macro-F1, by the 3 seeds that all have; over its 4: 0.787 ± 0.075; "
+    )
 
 
 def test_the_first_is_sure_only_against_all_and_one_that_is_ahead_is_said_to_be(tmp_path: Path) -> None:

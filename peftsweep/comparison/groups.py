@@ -1,4 +1,4 @@
-"""Studies of the same data, which alone can be compared: how surely, class by class, at what cost."""
+"""Studies with the same validation rows, which alone can be compared: how surely, class by class, at what cost."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Group:
-    """Studies on the same rows.
+    """Studies on the same validation rows.
 
     Attributes:
+        data: what their data is called: several names where they were trained, or tested, on different rows.
         score: by which they are compared: `macro_f1`, or `macro_f1_tuned` where it is the objective of all.
         studies: with a complete trial, best first.
         rows: validation rows.
@@ -57,8 +58,8 @@ class Group:
         cheapest, smallest: studies that no other beats in both score and seconds, or score and trainable parameters.
     """
 
-    data: str | None
-    fingerprint: str | None
+    data: list[str]
+    validation_fingerprint: str | None
     kind: str | None
     score: str
     studies: list[str]
@@ -75,7 +76,7 @@ class Group:
 
 
 def group(helds: Sequence[Held]) -> Group:
-    """What there is to say of studies with one fingerprint."""
+    """What there is to say of studies whose validation rows have one fingerprint."""
     score = common_objective(held.objective for held in helds)
     scores = {held.name: own.user_attrs["scores"] for held in helds if (own := held.best) is not None}
     best = {name: own[score] for name, own in scores.items()}
@@ -91,8 +92,8 @@ def group(helds: Sequence[Held]) -> Group:
     seconds = {held.name: sum(float(t.user_attrs.get("seconds", 0)) for t in held.trials) for held in ranked}
     sizes = {held.name: float(held.best.user_attrs["parameters"]) for held in ranked if held.best is not None}
     return Group(
-        data=None if known is None else known.attrs.get("experiment"),
-        fingerprint=None if known is None else known.fingerprint,
+        data=sorted({held.attrs["experiment"] for held in helds if "experiment" in held.attrs}),
+        validation_fingerprint=helds[0].validation_fingerprint,
         kind=None if known is None else task_of(known.attrs).kind,
         score=score,
         studies=ranks,

@@ -31,7 +31,7 @@ class Leader:
 
     study: str
     data: str | None
-    fingerprint: str | None
+    validation_fingerprint: str | None
     model: str | None
     method: str | None
     objective: str
@@ -74,7 +74,7 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
     return Leader(
         study=held.name,
         data=held.attrs.get("experiment"),
-        fingerprint=held.fingerprint,
+        validation_fingerprint=held.validation_fingerprint,
         model=config.get("model", {}).get("id"),
         method=config.get("method"),
         objective=held.objective,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 from safetensors import SafetensorError
 
-from peftsweep.report import ADAPTER, CLASSES, predictions, ranked, task_of, trial_folder
+from peftsweep.report import ADAPTER, CLASSES, predictions, ranked, scored_on, task_of, trial_folder
 from peftsweep.task import cross_fitted
 
 
@@ -61,8 +61,8 @@ class Held:
         return str(self.attrs.get("metric", "macro_f1"))
 
     @property
-    def fingerprint(self) -> str | None:
-        return self.attrs.get("fingerprint")
+    def validation_fingerprint(self) -> str | None:
+        return scored_on(self.attrs)
 
     @cached_property
     def space(self) -> dict[str, Any]:

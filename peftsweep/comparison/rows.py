@@ -21,8 +21,8 @@ class Comparison:
     """The studies of a storage, side by side.
 
     Attributes:
-        leaders: data by data, best first; studies without a complete trial last.
-        groups: one for each data.
+        leaders: group by group, best first; studies without a complete trial last.
+        groups: one for each set of validation rows.
         histories: of each study, in the order of `leaders`.
         only: the studies that were asked for; None where all were.
     """
@@ -49,11 +49,11 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
             Held(s.study_name, s, s.user_attrs, s.get_trials(deepcopy=False), opened.artifacts / s.study_name)
             for s in found
         ]
-        by_data: dict[str | None, list[Held]] = {}
+        by_rows: dict[str | None, list[Held]] = {}
         for held in helds:
-            by_data.setdefault(held.fingerprint, []).append(held)
-        groups = sorted(map(group, by_data.values()), key=lambda group: not group.studies)  # else by the first's name
-        ordered = [(group, held) for group in groups for held in _ordered(group, by_data[group.fingerprint])]
+            by_rows.setdefault(held.validation_fingerprint, []).append(held)
+        groups = sorted(map(group, by_rows.values()), key=lambda group: not group.studies)  # else by the first's name
+        ordered = [(group, held) for group in groups for held in _ordered(group, by_rows[group.validation_fingerprint])]
         return Comparison(
             [leader(held, group.intervals, group.untested.get(held.name)) for group, held in ordered],
             groups,

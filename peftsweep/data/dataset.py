@@ -38,13 +38,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Splits for training and validation, maybe one for the test; `fingerprint` stands for their texts and labels."""
+    """Splits for training and validation, maybe one for the test.
+
+    Attributes:
+        fingerprint: stands for the texts and labels of all of them.
+        validation_fingerprint: of the validation rows alone, on which scores are compared.
+    """
 
     task: Task
     train: Split
     validation: Split
     test: Split | None
     fingerprint: str
+    validation_fingerprint: str
 
 
 def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say) -> Dataset:
@@ -65,7 +71,14 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say) -> Dataset
     labels = {name: label_array(config, table, task) for name, table in tables.items()}
     _check_classes(task, tables, labels, warn)
     splits = {name: _tokenised(config, table, labels[name], tokenizer, note) for name, table in tables.items()}
-    return Dataset(task, splits["train"], splits["validation"], splits.get("test"), _fingerprint(task, splits))
+    return Dataset(
+        task,
+        splits["train"],
+        splits["validation"],
+        splits.get("test"),
+        _fingerprint(task, splits),
+        _fingerprint(task, {"validation": splits["validation"]}),
+    )
 
 
 def _tables(config: DataConfig, note: Say, warn: Say) -> dict[str, Table]:

@@ -10,7 +10,7 @@ from peftsweep.progress.contract import Memory, Opened, Progress, Silent
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.tables import best_table, retrained_table, status_table
-from peftsweep.progress.wording import finished, peak, prediction, spent
+from peftsweep.progress.wording import finished, peak, prediction, spent, tested
 
 __all__ = [
     "LiveProgress",
@@ -28,6 +28,7 @@ __all__ = [
     "retrained_table",
     "spent",
     "status_table",
+    "tested",
 ]
 
 

@@ -71,7 +71,7 @@ class Progress(Protocol):
         Args:
             done: trials that have ended.
             total: trials of the study.
-            best: number and macro-F1 of the best trial so far, of earlier runs too.
+            best: number and score, by the objective, of the best trial so far, of earlier runs too.
             eta: seconds left, when there is something to estimate them from.
         """
 
@@ -81,7 +81,7 @@ class Progress(Protocol):
         """A trial has left its slot, complete, pruned or failed.
 
         Args:
-            value: macro-F1 of its best evaluation, None when it had none.
+            value: score of its best evaluation by the objective, None when it had none.
             params: what the search sampled for it.
         """
 

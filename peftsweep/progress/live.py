@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 EVERY = 0.25  # seconds between two drawings: one takes a millisecond or two of the training's thread
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
-_COLUMNS = ("slot", "trial", "step", "loss", "macro-F1", "best", "samples/s")
 _AROUND = 7  # lines of the screen that are not slots
 
 
@@ -41,6 +40,7 @@ class LiveProgress:
     def opened(self, what: Opened) -> None:
         """Print what was loaded and begin to draw; the libraries' own bars (a base that downloads) came before."""
         self._live.start()
+        self._leader.objective = what.objective
         for name, text in wording.header(what):
             self._print(Text.assemble((f"{name:<9}", "bold"), text))
 
@@ -62,14 +62,16 @@ class LiveProgress:
         self._leader.sees(best)
         if self._clock() >= self._next:
             self._next = self._clock() + EVERY
-            line = wording.summary(slots, done, total, best, eta)
-            self._live.update(_screen(slots, line, self._console.height), refresh=True)
+            objective = self._leader.objective
+            line = wording.summary(slots, done, total, best, eta, objective)
+            self._live.update(_screen(slots, line, self._console.height, wording.SCORES[objective]), refresh=True)
 
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
     ) -> None:
         is_best = self._leader.takes(state, value)
-        line = wording.ended(trial, state, value, reason, params, seconds, best=is_best)
+        objective = self._leader.objective
+        line = wording.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
         self._print(Text(line, style=_STYLES.get(state, "") + (" bold" if is_best else "")))
 
     def closed(self) -> None:
@@ -79,10 +81,11 @@ class LiveProgress:
         self._console.print(text, soft_wrap=True)
 
 
-def _screen(slots: Sequence[SlotStatus], line: str, height: int) -> Text:
+def _screen(slots: Sequence[SlotStatus], line: str, height: int, score: str) -> Text:
     """The table of the slots, as many as the terminal has lines for, and a summary below it."""
     shown = sorted(slots, key=lambda slot: (slot.trial is None, slot.slot))[: max(1, height - _AROUND)]
-    rows = [_COLUMNS, *map(wording.slot_row, shown)]
+    columns = ("slot", "trial", "step", "loss", score, "best", "samples/s")
+    rows = [columns, *map(wording.slot_row, shown)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["   ".join(map(str.rjust, row, widths)) for row in rows]
     more = [f"and {len(slots) - len(shown)} more slots"] if len(shown) < len(slots) else []

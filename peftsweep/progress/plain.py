@@ -30,6 +30,7 @@ class PlainProgress:
         self.closed()
 
     def opened(self, what: Opened) -> None:
+        self._leader.objective = what.objective
         for name, text in wording.header(what):
             self._print(f"{name + ':':<9}{text}")
 
@@ -51,13 +52,14 @@ class PlainProgress:
         self._leader.sees(best)
         if self._clock() >= self._next:
             self._next = self._clock() + EVERY
-            self._print(wording.summary(slots, done, total, best, eta))
+            self._print(wording.summary(slots, done, total, best, eta, self._leader.objective))
 
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
     ) -> None:
         is_best = self._leader.takes(state, value)
-        self._print(wording.ended(trial, state, value, reason, params, seconds, best=is_best))
+        objective = self._leader.objective
+        self._print(wording.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best))
 
     def closed(self) -> None:
         pass

@@ -16,15 +16,15 @@ NARROW = 80  # on a screen below this, lines are left to the terminal: it loses 
 
 
 def best_table(rows: Rows, stream: TextIO) -> None:
-    """One row per study, a table for each data, in which the best is marked. Below, each study's base, hyperparameters
-    and adapter: in lines of their own, never folded, so that they can be copied."""
+    """One row per study, a table for each set of validation rows, the best marked. Below, each study's base,
+    hyperparameters and adapter: in lines of their own, never folded, so that they can be copied."""
     console = _console(stream)
-    by_data: dict[str | None, list[Mapping[str, Any]]] = {}
+    by_rows: dict[str | None, list[Mapping[str, Any]]] = {}
     for row in rows:
-        by_data.setdefault(row["fingerprint"], []).append(row)
-    for same in by_data.values():
-        if len(by_data) > 1:
-            console.print(_data(same[0], rows), soft_wrap=True)
+        by_rows.setdefault(row["validation_fingerprint"], []).append(row)
+    for same in by_rows.values():
+        if len(by_rows) > 1:
+            console.print(_data(same, rows), soft_wrap=True)
         console.print(_scores(same))
         console.print()
     for row in rows:
@@ -37,10 +37,7 @@ def best_table(rows: Rows, stream: TextIO) -> None:
 
 
 def _scores(rows: Rows) -> Table:
-    names = {"macro_f1": "macro-F1", "macro_f1_tuned": "tuned", "micro_f1": "micro-F1", "accuracy": "accuracy"}
-    if all(row["macro_f1_tuned"] is None for row in rows):
-        del names["macro_f1_tuned"]
-    names["loss"] = "loss"
+    names = {name: title for name, title in wording.SCORES.items() if any(row[name] is not None for row in rows)}
     table = _table("", "study", "method", "trial", *names.values())
     for row in rows:
         scores = [wording.score(row[name]) for name in names]
@@ -49,29 +46,32 @@ def _scores(rows: Rows) -> Table:
     return table
 
 
-def _data(row: Mapping[str, Any], rows: Rows) -> str:
-    """The data's name, and some of its fingerprint where other data has the same name."""
-    name = row["data"] or "data without a name"
-    same = {other["fingerprint"] for other in rows if other["data"] == row["data"]}
-    return f"{name} · {row['fingerprint'][:4]}" if len(same) > 1 and row["fingerprint"] else name
+def _data(same: Rows, rows: Rows) -> str:
+    """The names of the data of studies on the same validation rows, and some of these rows' fingerprint where others
+    have the same names."""
+    names, own = {row["data"] for row in same}, same[0]["validation_fingerprint"]
+    title = " and ".join(sorted(name or "data without a name" for name in names))
+    shared = any(row["data"] in names and row["validation_fingerprint"] != own for row in rows)
+    return f"{title} · {own[:4]}" if shared and own else title
 
 
 def status_table(rows: Rows, stream: TextIO) -> None:
-    """One row per study: how many trials are in which state, the best value, the time spent."""
+    """One row per study: how many trials are in which state, the best value by its objective, the time spent."""
     states = ("complete", "pruned", "failed", "running", "waiting")
-    table = _table("study", *states, "macro-F1", "time")
+    objectives = list(dict.fromkeys(row["objective"] for row in rows))
+    table = _table("study", *states, *(wording.SCORES[objective] for objective in objectives), "time")
     for row in rows:
         counts = [str(row[state]) for state in states]
-        table.add_row(row["study"], *counts, wording.score(row["best"]) or "-", wording.duration(row["seconds"]))
+        best = wording.score(row["best"]) or "-"
+        scores = [best if objective == row["objective"] else "" for objective in objectives]
+        table.add_row(row["study"], *counts, *scores, wording.duration(row["seconds"]))
     _console(stream).print(table)
 
 
 def retrained_table(rows: Rows, stream: TextIO) -> None:
     """One row per configuration, the best mean first, and what to make of it below."""
-    names = {"macro_f1": "macro-F1", "macro_f1_tuned": "tuned", "micro_f1": "micro-F1", "accuracy": "accuracy"}
-    names |= {"loss": "loss"}
-    shown = {name: title for name, title in names.items() if any(f"{name}_mean" in row for row in rows)}
-    table = _table("trial", "in the sweep", "seeds", *shown.values(), "behind")
+    shown = {name: title for name, title in wording.SCORES.items() if any(f"{name}_mean" in row for row in rows)}
+    table = _table("trial", f"{wording.SCORES[rows[0]['objective']]} in the sweep", "seeds", *shown.values(), "behind")
     for row in rows:
         seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")
         scores = [wording.spread(row, name) for name in shown]

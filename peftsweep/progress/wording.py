@@ -11,15 +11,26 @@ from peftsweep.progress.contract import Memory, Opened
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
-TUNED = "macro-F1 with a threshold of its own for each label"
+SCORES = {
+    "macro_f1": "macro-F1",
+    "macro_f1_tuned": "tuned macro-F1",  # a threshold of its own for each label
+    "micro_f1": "micro-F1",
+    "accuracy": "accuracy",
+    "loss": "loss",
+}
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "batch_size": "batch", "scheduler": "", "optimizer": ""}
 
 
 class Leader:
-    """The best score seen so far, by which a trial that ends is told to be the best."""
+    """The best score seen so far, by which a trial that ends is told to be the best.
+
+    Attributes:
+        objective: which score it is.
+    """
 
     def __init__(self) -> None:
         self.value = -math.inf
+        self.objective = "macro_f1"
 
     def sees(self, best: tuple[int, float] | None) -> None:
         """Take note of a best trial, maybe of an earlier run."""
@@ -46,7 +57,7 @@ def header(what: Opened) -> list[tuple[str, str]]:
         ("rows", rows),
         ("trials", f"{what.done} of {what.total} done · {what.slots} at a time"),
         *memory,
-        *([("by", TUNED)] if what.objective == "macro_f1_tuned" else []),
+        *([("by", f"{SCORES[what.objective]}: a threshold for each label")] if "tuned" in what.objective else []),
         ("kept in", f"{what.storage} · MLflow: {what.tracking}"),
     ]
 
@@ -70,16 +81,22 @@ def ended(
     params: Mapping[str, Any],
     seconds: float,
     *,
+    objective: str = "macro_f1",
     best: bool = False,
 ) -> str:
     """`trial 7 complete · macro-F1 0.812 (best) · all 189 steps · 14s · lr 3.1e-4 rank 16`"""
-    scored = "" if value is None else f"macro-F1 {score(value)}" + (" (best)" if best else "")
+    scored = "" if value is None else f"{SCORES[objective]} {score(value)}" + (" (best)" if best else "")
     parts = [scored, reason.removeprefix(f"{state} "), duration(seconds), hyperparameters(params)]
     return " · ".join([f"trial {trial} {state}", *filter(None, parts)])
 
 
 def summary(
-    slots: Sequence[SlotStatus], done: int, total: int, best: tuple[int, float] | None, eta: float | None
+    slots: Sequence[SlotStatus],
+    done: int,
+    total: int,
+    best: tuple[int, float] | None,
+    eta: float | None,
+    objective: str = "macro_f1",
 ) -> str:
     """`5 of 12 trials done · 4 running · 412 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left`"""
     running = [slot for slot in slots if slot.trial is not None]
@@ -87,14 +104,14 @@ def summary(
     if rate := sum(slot.rate for slot in running):
         parts.append(f"{rate:,.0f} samples/s")
     if best is not None:
-        parts.append(f"best macro-F1 {score(best[1])} (trial {best[0]})")
+        parts.append(f"best {SCORES[objective]} {score(best[1])} (trial {best[0]})")
     if eta is not None and math.isfinite(eta):
         parts.append(f"{duration(eta)} left")
     return " · ".join(parts)
 
 
 def slot_row(slot: SlotStatus) -> tuple[str, ...]:
-    """A slot's cells: slot, trial, step, loss, last and best macro-F1, samples per second."""
+    """A slot's cells: slot, trial, step, loss, last and best score, samples per second."""
     if slot.trial is None:
         return (str(slot.slot), "-", "", "", "", "", "")
     step, loss = f"{slot.step:,} of {slot.steps:,}", "" if slot.loss is None else f"{slot.loss:.3f}"
@@ -156,11 +173,17 @@ def spent(seconds: Mapping[str, float]) -> str:
     return " · ".join([f"time: {duration(whole)}", *(f"{name} {share:.1%}" for name, share in shares.items())])
 
 
-def finished(study: str, counts: Mapping[str, int], best: tuple[int, float] | None, adapter: str | None) -> str:
+def finished(
+    study: str,
+    counts: Mapping[str, int],
+    best: tuple[int, float] | None,
+    adapter: str | None,
+    objective: str = "macro_f1",
+) -> str:
     """`demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter`"""
     parts = [f"{study}: " + (", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials")]
     if best is not None:
-        parts.append(f"best macro-F1 {score(best[1])} (trial {best[0]})")
+        parts.append(f"best {SCORES[objective]} {score(best[1])} (trial {best[0]})")
     return " · ".join([*parts, *filter(None, [adapter])])
 
 
@@ -200,7 +223,7 @@ def retrained(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
     if not rows or not rows[0]["seeds"]:
         return ""
     first, own = rows[0], next((row for row in rows if row["trial"] == trial), None)
-    parts = [f"macro-F1 {spread(own, own['objective'])}"] if own else []
+    parts = [f"{SCORES[own['objective']]} {spread(own, own['objective'])}"] if own else []
     if own is not first:
         parts.append(f"trial {first['trial']} has {spread(first, first['objective'])}")
     return f"over {first['seeds']} seeds: {'; '.join(parts)}"
@@ -208,7 +231,7 @@ def retrained(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
 
 def tested(trial: int | None, scores: Mapping[str, float] | None, objective: str) -> str:
     """`test split: trial 3, macro-F1 0.705`; nothing where it was not scored."""
-    return "" if scores is None else f"test split: trial {trial}, macro-F1 {score(scores[objective])}"
+    return "" if scores is None else f"test split: trial {trial}, {SCORES[objective]} {score(scores[objective])}"
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -224,7 +247,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         own = spread(first, first["objective"])
         if first["seeds"] > first["shared"] > 0:
             own = f"by the {first['shared']} seeds that all have; over its {first['seeds']}: {own}"
-        lines.append(f"trial {first['trial']} has the best mean, {own}; {was} that")
+        name = SCORES[first["objective"]]
+        lines.append(f"trial {first['trial']} has the best mean {name}, {own}; {was} that")
     lines += compared(rows)
     before = [row["trial"] for row in sorted(rows, key=lambda row: (-row["picked"], row["trial"]))]
     if len(rows) > 1:
@@ -233,7 +257,9 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "the order is that of the sweep" if same else f"the order was {', '.join(map(str, before))} in the sweep"
         )
     for row in (row for row in rows if row["test"]):
-        figures = f"macro-F1 {spread(row['test'], row['objective'])} over {row['test']['seeds']} seeds"
+        figures = (
+            f"{SCORES[row['objective']]} {spread(row['test'], row['objective'])} over {row['test']['seeds']} seeds"
+        )
         lines.append(f"test split: trial {row['trial']}, {figures}; scored once, and never again")
     return lines
 

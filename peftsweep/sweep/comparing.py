@@ -62,7 +62,7 @@ def compare(
     rows = gathered(storage, studies)
     page = _write(rows, storage, output)
     tracker = Tracker(tracking_uri, note=note)
-    for experiment in sorted({group.data for group in rows.groups if group.data is not None}):
+    for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):
         tracker.keep_comparison(experiment, page, of_all=studies is None)
     tracker.close()
     return Compared(page, rows)

@@ -26,6 +26,7 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
     if "config" not in attrs or not study.get_trials(deepcopy=False):  # a study without trials may still be corrected
         described: dict[str, Any] = {
             "fingerprint": data.fingerprint,
+            "validation_fingerprint": data.validation_fingerprint,
             "splits": splits(data),
             "key": uuid4().hex,  # tells it from a study of the same name in another storage
             "experiment": _experiment(studies, config, data),

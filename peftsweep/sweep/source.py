@@ -19,7 +19,7 @@ from peftsweep.data import Dataset
 from peftsweep.engine import Pack, Report, Result, Scores, SlotStatus, Trial
 from peftsweep.methods import Method
 from peftsweep.models import Base
-from peftsweep.progress import Memory, Opened, Progress, peak
+from peftsweep.progress import Memory, Opened, Progress, peak, tested
 from peftsweep.report import ADAPTER, is_over, moments, ranked
 from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
@@ -251,7 +251,7 @@ class StudySource:
         """Keep the scores on the test split."""
         ((best, scores),) = scored
         self.study.set_user_attr("test", {"trial": best.number, "scores": scores})
-        self.progress.note(f"test split, trial {best.number}: macro-F1 {scores['macro_f1']:.3f}")
+        self.progress.note(tested(best.number, scores, self.config.search.objective))
 
     def took(self, memory: Memory, taken: int) -> None:
         """What the pack took of the GPU's memory at most, in bytes: the study keeps it, and the person is told."""

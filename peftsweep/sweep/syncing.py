@@ -87,7 +87,7 @@ def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker 
 
 
 def _write_page(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker | None:
-    """The same for the comparison of the studies on this data."""
+    """The same for the comparison of the studies in its experiment."""
     tracker = Tracker(tracking_uri, note=lambda text: None)
     experiment, page = study.user_attrs["experiment"], drawn(studies.url)
     if tracker.compares(experiment, page):
