@@ -128,7 +128,7 @@ class Home:
 
 
 def all_of(uri: str, key: str | None = None) -> dict[str, Any]:
-    """All that MLflow holds, by trial ("parent" for the study), but for the runs' own ids and the parent's times.
+    """All that MLflow holds, by trial ("parent" for the study), but for the runs' own ids.
 
     Args:
         key: of the one study to look at.
@@ -143,15 +143,14 @@ def all_of(uri: str, key: str | None = None) -> dict[str, Any]:
             continue
         own = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
         curves = {
-            k: [(p.step, p.value, p.timestamp if child else None) for p in client.get_metric_history(where, k)]
-            for k in run.data.metrics
+            k: [(p.step, p.value, p.timestamp) for p in client.get_metric_history(where, k)] for k in run.data.metrics
         }
         files = {
             (inner.path, inner.file_size)
             for file in client.list_artifacts(where)
             for inner in (client.list_artifacts(where, file.path) if file.is_dir else [file])
         }
-        times = (run.info.start_time, run.info.end_time) if child else None
+        times = (run.info.start_time, run.info.end_time)
         name = own.get("peftsweep.trial", "parent")
         assert name not in found, f"two runs of {name}"
         found[name] = [run.info.status, run.data.params, own, curves, files, times]

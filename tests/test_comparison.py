@@ -277,8 +277,8 @@ def test_a_history_has_every_trial_and_the_best_so_far(url: str) -> None:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert history.states == [{"COMPLETE": "complete", "PRUNED": "pruned"}[trial.state.name] for trial in trials]
     for trial, value in zip(trials, history.values, strict=True):
-        last = trial.user_attrs["evaluations"][-1]["scores"]["macro_f1"]
-        assert value == pytest.approx(trial.values[0] if trial.state == TrialState.COMPLETE else last, rel=1e-4)
+        highest = max(evaluation["scores"]["macro_f1"] for evaluation in trial.user_attrs["evaluations"])
+        assert value == pytest.approx(trial.values[0] if trial.state == TrialState.COMPLETE else highest, rel=1e-4)
     for number, value in history.best_by_trial:
         assert value == pytest.approx(max(t.values[0] for t in complete if t.number <= number), abs=1e-5)
     assert history.best_by_trial[-1][0] == 29
@@ -291,6 +291,15 @@ def test_a_history_has_every_trial_and_the_best_so_far(url: str) -> None:
         assert curve == pytest.approx([e["scores"]["macro_f1"] for e in trial.user_attrs["evaluations"]], rel=1e-4)
     rank = next(axis for axis in history.axes if axis.name == "rank")
     assert (rank.scale, rank.low, rank.high) == ("log2", 4, 64) and set(rank.values) <= {4, 8, 16, 32, 64}
+
+
+def test_a_trial_that_is_not_complete_has_the_score_of_its_best_evaluation(tmp_path: Path) -> None:
+    study = fill(storage(tmp_path), "one", trials=4, rows=50)
+    for scores in ([0.5, 0.7, 0.6], [0.5, float("nan")], [float("nan")], []):
+        evaluations = [{"epoch": i + 1, "scores": {"macro_f1": score}} for i, score in enumerate(scores)]
+        study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"evaluations": evaluations}))
+    (history,) = compare(storage(tmp_path)).histories
+    assert history.values[4:] == [0.7, 0.5, None, None]
 
 
 def test_pauses_between_runs_are_not_time() -> None:

@@ -31,7 +31,7 @@ from sklearn.metrics import f1_score
 
 from peftsweep import exported, report
 from peftsweep.errors import DataError, ExportError, UsageError
-from peftsweep.exported import Classifier, predict_file, writing
+from peftsweep.exported import Classifier, predict_file, predicting, writing
 from peftsweep.exported.card import Origin, card, loading, using
 from peftsweep.exported.files import _write_delimited
 from peftsweep.exported.manifest import Manifest
@@ -134,6 +134,44 @@ def test_a_merged_model_is_plain_and_predicts_the_same(
         assert ours.labels == theirs.labels and ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
     (load,) = re.findall(r"```python\n(.*?)```", (tmp_path / "plain" / "README.md").read_text(), re.DOTALL)[:1]
     assert "peft" not in load
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_export_can_be_read_by_all_whom_the_umask_lets(lora: Home, merge: bool) -> None:
+    before = os.umask(0o027)
+    try:
+        exported.export("small", lora.folder / "out", storage=lora.storage, merge=merge)
+    finally:
+        os.umask(before)
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (lora.folder / "out").iterdir()}
+    assert modes == dict.fromkeys(modes, "0o640") and {"README.md", "peftsweep.json"} < modes.keys()
+
+
+def test_the_card_has_the_score_on_the_test_split_of_this_trial_and_of_no_other(lora: Home) -> None:
+    study, best = optuna.load_study(study_name="small", storage=lora.storage), report.best(lora.storage)[0]
+    scores = {"macro_f1": 0.625, "loss": 1.5}
+    for trial, kept in ((best.trial, scores), (1 - best.trial, None)):
+        study.set_user_attr("test", {"trial": trial, "scores": scores})
+        exported.export("small", lora.folder / "out", storage=lora.storage, force=True)
+        assert exported.read(lora.folder / "out").test == kept
+        card = (lora.folder / "out" / "README.md").read_text()
+        row = f"| macro-F1 | {best.macro_f1:.4f} |"
+        assert (f"{row} 0.6250 |\n" if kept else f"{row}\n") in card and ("on the test split" in card) == bool(kept)
+
+
+# As 0.1.0 wrote it before it kept scores on the test split
+EARLIER = """{"format": 1, "version": "0.1.0", "study": "small", "trial": 1, "method": "ia3", "model": {"id": "base",
+"revision": null, "dtype": "auto", "trust_remote_code": false}, "base": "0123", "kind": "single-label", "labels":
+["joy", "fear"], "thresholds": null, "text": "text", "max_length": 32, "fingerprint": "4567", "scores": {"macro_f1":
+0.5}, "merged": false, "files": {}, "digest": "0fb5c862f2c4fdb80238cc3acbc3924b5dbaddf35eec0798c15dd53dbc90caca"}"""
+
+
+def test_a_folder_of_an_earlier_version_is_still_read(tmp_path: Path) -> None:
+    (tmp_path / "peftsweep.json").write_text(EARLIER)
+    assert exported.read(tmp_path).test is None
+    (tmp_path / "peftsweep.json").write_text(EARLIER.replace('"scores"', '"test": {"macro_f1": 0.9}, "scores"'))
+    with pytest.raises(ExportError, match="is not the file that was exported"):
+        exported.read(tmp_path)
 
 
 def test_a_base_in_4_bits_is_not_merged(homes: dict[str, Home], tmp_path: Path) -> None:
@@ -763,3 +801,28 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
     assert "texts.csv is the input" in done[12].stderr
     assert done[13].stderr == "error: --input: textz.csv is not there; did you mean texts.csv, dev.csv?\n"
     assert all(not each.stdout for each in done[10:])
+
+
+def test_on_a_gpu_batches_have_few_shapes_and_no_text_is_padded_beyond_the_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(predicting.STEPS, "cpu", 8)  # as a GPU has it
+    monkeypatch.setitem(predicting.TOKENS, "cpu", 256)
+    texts = [np.arange(1, 1 + length) for length in np.random.default_rng(3).integers(1, 38, size=400)]
+    shapes: list[tuple[int, int]] = []
+
+    class Sums:
+        """A model whose logit is the sum of a text's tokens."""
+
+        config = SimpleNamespace(pad_token_id=99)
+
+        def parameters(self) -> Iterator[torch.Tensor]:
+            return iter([torch.zeros(1)])
+
+        def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            shapes.append((len(input_ids), input_ids.shape[1]))
+            return SimpleNamespace(logits=(input_ids * attention_mask).sum(dim=1, keepdim=True))
+
+    assert predicting.logits(Sums(), texts)[:, 0].tolist() == [text.sum() for text in texts]
+    assert {width for _, width in shapes} == {8, 16, 24, 32, max(map(len, texts))}
+    assert len(set(shapes)) <= 2 * 5 < len(shapes) and all(count * width <= 256 + 8 for count, width in shapes)

@@ -121,6 +121,14 @@ def never(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return never_stopped(tmp_path_factory.mktemp("never"))
 
 
+def test_what_a_sweep_leaves_can_be_read_by_all_whom_the_umask_lets(never: Home) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    files = [file for file in (never.folder / "artifacts").rglob("*") if file.is_file()]
+    assert {"adapter_model.safetensors", "predictions.safetensors", "validation.safetensors"} < {f.name for f in files}
+    assert {file: oct(file.stat().st_mode & 0o777) for file in files} == dict.fromkeys(files, oct(0o666 & ~umask))
+
+
 MOMENTS = {
     "between asking and the first step": "optuna:Study.ask 2",
     "after a decision and its checkpoint": "peftsweep.engine.checkpoint:save 6",

@@ -14,7 +14,8 @@ import pytest
 from peftsweep import report, sweep
 from peftsweep.errors import TrackingError, UsageError
 from peftsweep.storage import Studies
-from tests.studies import Home, all_of, home
+from tests.compared import fill
+from tests.studies import Home, all_of, empty_mlflow, home
 
 DEAD = "http://127.0.0.1:9"
 
@@ -66,11 +67,61 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
     assert (here.folder / "mlflow.db").read_bytes() == wiped
     assert (again.stderr.strip(), nothing.stderr.strip()) == ("small: written", "small: level")
     after = told(here, "after.db")
-    assert after == before  # the times of all trials and of their evaluations, too
+    assert after == before  # the times of all runs and of their evaluations, too
     assert len({at for _, _, at in after["1"][3]["macro_f1"]}) == 6
     (best,) = report.best(here.storage)
     client = mlflow.MlflowClient(tracking_uri=copied(here, "last.db"))
     assert best.mlflow_run_id is not None and client.get_run(best.mlflow_run_id).info.run_name == "trial-0001"
+
+
+def times(place: Home) -> dict[str, tuple[int, int]]:
+    """When each run began and ended; the name of one that is nested says under which."""
+    names = {run.info.run_id: run.info.run_name for run in place.runs()}
+    nested = {run.info.run_id: names.get(run.data.tags.get("mlflow.parentRunId")) for run in place.runs()}
+    return {
+        f"{nested[run.info.run_id]}: {run.info.run_name}": (run.info.start_time, run.info.end_time)
+        for run in place.runs()
+    }
+
+
+def delete_runs(place: Home) -> None:
+    client = mlflow.MlflowClient(tracking_uri=place.tracking_uri)
+    for run in place.runs():
+        client.delete_run(run.info.run_id)
+
+
+def test_a_study_that_was_run_twice_and_its_seeds_keep_their_times(here: Home) -> None:
+    for trials in (1, 2):
+        here.run(here.study(), trials=trials)
+    sweep.retrain(here.study(), seeds=2, top=1, storage=here.storage, tracking_uri=here.tracking_uri)
+    before = times(here)
+    assert {"None: small", "small: small/retrain"} < before.keys() and len(before) == 6
+    delete_runs(here)
+    assert sync(here) == {"small": "written"}
+    assert times(here) == before
+
+
+def test_a_study_with_a_trial_that_goes_on_ends_with_its_last_evaluation(here: Home) -> None:
+    study = here.run(here.study(), trials=1).study
+    began, ended = times(here)["None: small"]
+    going = study.ask()
+    going.set_user_attr("began", ended + 1)
+    going.set_user_attr("evaluations", [study.trials[0].user_attrs["evaluations"][0] | {"at": ended + 5}])
+    for _ in range(2):
+        assert sync(here) == {"small": "written"}
+        assert times(here)["None: small"] == (began, ended + 5)
+        delete_runs(here)
+
+
+def test_a_study_of_an_earlier_version_began_with_its_first_trial(here: Home) -> None:
+    here.run(here.study(), trials=1)
+    with contextlib.closing(sqlite3.connect(here.folder / "studies.db")) as database:
+        assert database.execute("delete from study_user_attributes where key = 'began'").rowcount == 1
+        database.commit()
+    delete_runs(here)
+    assert sync(here) == {"small": "written"}
+    found = told(here)
+    assert found["parent"][5] == found["0"][5]
 
 
 def test_what_a_tracker_that_was_down_missed_is_written(here: Home) -> None:
@@ -113,6 +164,40 @@ def test_the_comparison_comes_back_drawn_anew_if_its_file_is_gone(here: Home) ->
         again = comparison(here.tracking_uri)
         assert again[0] != run and again[1] == page.read_text()
         assert sync(here) == {"small": "level"} and comparison(here.tracking_uri) == again
+
+
+def pages(uri: str) -> dict[str, dict[str, str]]:
+    """The pages in each experiment's comparison run, by name."""
+    client, found = mlflow.MlflowClient(tracking_uri=uri), dict[str, dict[str, str]]()
+    for experiment in client.search_experiments(filter_string="name != 'Default'"):
+        (run,) = client.search_runs([experiment.experiment_id], "tags.`peftsweep.kind` = 'comparison'")
+        files = [file.path for file in client.list_artifacts(run.info.run_id)]
+        found[experiment.name] = {
+            file: Path(client.download_artifacts(run.info.run_id, file)).read_text() for file in files
+        }
+    return found
+
+
+def test_the_page_of_some_studies_comes_back_in_their_experiments_alone(tmp_path: Path) -> None:
+    place, other = Home(tmp_path), f"sqlite:///{tmp_path}/other.db"
+    for name in ("mlflow.db", "other.db"):
+        (tmp_path / name).write_bytes(empty_mlflow())
+    for name in ("one", "two"):
+        study = fill(place.storage, name, trials=3, rows=50)
+        for key in ("experiment", "fingerprint", "key"):
+            study.set_user_attr(key, name)
+    for chosen in (None, ["one"]):
+        sweep.compare(storage=place.storage, tracking_uri=place.tracking_uri, studies=chosen)
+    before = pages(place.tracking_uri)
+    assert {name: set(found) for name, found in before.items()} == {
+        "one": {"comparison.html", "selection.html"},
+        "two": {"comparison.html"},
+    }
+    assert sync(place, tracking_uri=other) == {"one": "written", "two": "written"}
+    wiped = (tmp_path / "other.db").read_bytes()
+    assert pages(other) == before
+    assert sync(place, tracking_uri=other) == {"one": "level", "two": "level"}
+    assert (tmp_path / "other.db").read_bytes() == wiped
 
 
 def test_a_page_that_mlflow_missed_replaces_the_older_one_there(here: Home) -> None:
@@ -202,8 +287,8 @@ def test_what_a_pack_took_of_the_memory_is_the_study_s(here: Home) -> None:
     study = here.run(here.study(), trials=1).study
     study.set_user_attr("memory", {"planned_bytes": 3 * 2**30, "peak_bytes": 2 * 2**30})
     assert sync(here) == {"small": "written"}
-    _, params, _, metrics, *_ = told(here)["parent"]
-    assert params["planned_bytes"] == str(3 * 2**30) and metrics["peak_bytes"] == [(0, 2.0 * 2**30, None)]
+    _, params, _, metrics, _, (_, ended) = told(here)["parent"]
+    assert params["planned_bytes"] == str(3 * 2**30) and metrics["peak_bytes"] == [(0, 2.0 * 2**30, ended)]
     assert sync(here) == {"small": "level"}
 
 

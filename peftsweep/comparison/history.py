@@ -42,7 +42,8 @@ class History:
     """A study's trials, in the order of their numbers. `value` is that of the objective.
 
     Attributes:
-        numbers, states, values, seconds: one entry a trial; the value of one that was pruned is its last.
+        numbers, states, values, seconds: one entry a trial; the value of one that is not complete is the best
+            of its curve.
         ended: seconds after which each trial ended, pauses between runs left out.
         ladders: the epochs at which trials were evaluated, once for all trials with the same ones.
         ladder: which of them a trial has.
@@ -179,7 +180,7 @@ def importances(held: Held) -> tuple[dict[str, float], str]:
 def _value(trial: FrozenTrial, curve: Sequence[float | None]) -> float | None:
     if trial.state == TrialState.COMPLETE:
         return short(trial.values[0])
-    return next((value for value in reversed(curve) if value is not None), None)
+    return max((value for value in curve if value is not None), default=None)
 
 
 def short(value: Any) -> float | None:

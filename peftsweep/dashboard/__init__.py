@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from peftsweep.dashboard.page import is_page, page
+from peftsweep.dashboard.page import is_page, only_of, page
 
-__all__ = ["is_page", "page"]
+__all__ = ["is_page", "only_of", "page"]

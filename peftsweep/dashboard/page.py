@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -57,6 +58,13 @@ def is_page(file: Path) -> bool:
             return TITLE.encode() in opened.read(2000)
     except OSError:
         return False
+
+
+def only_of(file: Path) -> list[str]:
+    """The studies that a page was asked for; none where that was all, or where it is no page."""
+    text = file.read_text(encoding="utf-8") if is_page(file) else ""
+    rows = re.search(r'<script type="application/json" id="rows">(.*?)</script>', text, re.DOTALL)
+    return [] if rows is None else json.loads(rows[1])["only"] or []
 
 
 def embedded(rows: Mapping[str, Any]) -> str:

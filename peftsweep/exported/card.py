@@ -49,7 +49,6 @@ def card(manifest: Manifest, origin: Origin, *, folder: str, params: Mapping[str
     chosen = ", ".join(
         f"{name} {params[name]:g}" if isinstance(params[name], float) else f"{name} {params[name]}" for name in sampled
     )
-    scores = "\n".join(f"| {NAMES.get(name, name)} | {value:.4f} |" for name, value in manifest.scores.items())
     header = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
     return f"""---
 {header}---
@@ -60,9 +59,7 @@ def card(manifest: Manifest, origin: Origin, *, folder: str, params: Mapping[str
 Labels: {", ".join(manifest.labels)}. Chosen by the search: {chosen or "nothing"}.
 {whence(manifest, origin)}
 
-| on the validation rows | |
-|---|---|
-{scores}
+{scores(manifest)}
 
 Data fingerprint: `{manifest.fingerprint}`. Texts are cut at {manifest.max_length} tokens.
 
@@ -82,6 +79,18 @@ Then, for a list of texts:
 {using(manifest)}
 ```
 """
+
+
+def scores(manifest: Manifest) -> str:
+    """A table of the scores, those on the test split beside those on the validation rows."""
+    columns = {"on the validation rows": manifest.scores}
+    if manifest.test is not None:
+        columns["on the test split"] = manifest.test
+    lines = [["score", *columns], ["---"] * (1 + len(columns))]
+    for name in manifest.scores:
+        shown = [f"{column[name]:.4f}" if name in column else "–" for column in columns.values()]
+        lines.append([NAMES.get(name, name), *shown])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def whence(manifest: Manifest, origin: Origin) -> str:

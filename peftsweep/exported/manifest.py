@@ -27,6 +27,8 @@ class Manifest(BaseModel):
         text: the data's column of texts.
         fingerprint: of the data.
         scores: of the validation rows, at the best evaluation.
+        test: of the test split, if that was scored by this trial. Left out where there are none, as in folders of
+            earlier versions, whose digest knows nothing of it.
         merged: a plain model, the adapter being part of its weights.
         files: digests (SHA-256) by name, of all but this file and the card.
         digest: of all that is said here, but for where the base is: that may move.
@@ -48,6 +50,7 @@ class Manifest(BaseModel):
     max_length: int = Field(ge=1)
     fingerprint: str
     scores: dict[str, float]
+    test: dict[str, float] | None = Field(default=None, exclude_if=lambda test: test is None)
     merged: bool
     files: dict[str, str]
     digest: str = ""

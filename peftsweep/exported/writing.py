@@ -145,7 +145,7 @@ def _write(
     merge: bool,
     note: Callable[[str], object],
 ) -> Manifest:
-    config, task = chosen.shared["config"], chosen.task
+    config, task, tested = chosen.shared["config"], chosen.task, chosen.shared.get("test", {})
     given = ModelConfig.model_validate(config["model"])
     before, labels, texts = rows
     note(f"export: trial {chosen.number} of {chosen.study}; loading {given.id}")
@@ -178,6 +178,7 @@ def _write(
         max_length=config["data"]["max_length"],
         fingerprint=chosen.shared["fingerprint"],
         scores=chosen.own["scores"],
+        test=tested["scores"] if tested.get("trial") == chosen.number else None,
         merged=merge,
         files=manifests.digests(aside),
     )
@@ -238,6 +239,9 @@ def _save_merged(model: Any, dtype: torch.dtype, aside: Path) -> None:
     plain = merged(model).to(dtype)
     with quiet():
         plain.save_pretrained(str(aside))
+    mode = (aside / "config.json").stat().st_mode & 0o777
+    for file in aside.glob("*.safetensors"):  # which only their owner can read, whatever the umask
+        file.chmod(mode)
 
 
 def _check(before: NDArray[np.float32], after: NDArray[np.float32], *, exact: bool) -> None:

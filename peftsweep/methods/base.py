@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
@@ -238,7 +238,8 @@ class Method(ABC):
             modules_to_save=sorted({path.split(".")[0] for path in heads}),
         )
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        # save_file would make it readable by its owner alone, whatever the umask
+        (folder / "adapter_model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
         config.save_pretrained(str(folder))
         # peft writes sets in an order that changes from run to run; equal adapters shall be equal files
         file = folder / "adapter_config.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from optuna.trial import FrozenTrial
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from safetensors.torch import load_file
 
 from peftsweep.charts import confusion_png
@@ -44,7 +44,8 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
     aside.rename(adapter)
     labels = np.asarray(data.validation.labels)
     kept = {"logits": result.logits, "labels": labels}
-    save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, trial.folder / PREDICTIONS)
+    # save_file would make files that only their owner can read, whatever the umask
+    (trial.folder / PREDICTIONS).write_bytes(save({name: np.ascontiguousarray(array) for name, array in kept.items()}))
     per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
     (trial.folder / CLASSES).write_text(per_class + "\n")
     confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
@@ -81,7 +82,7 @@ def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
     texts = data.validation.input_ids
     rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
     aside = study / f".{VALIDATION}.{os.getpid()}"
-    save_file(rows, aside, {"fingerprint": data.fingerprint})
+    aside.write_bytes(save(rows, {"fingerprint": data.fingerprint}))
     aside.replace(study / VALIDATION)
 
 

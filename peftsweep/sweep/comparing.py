@@ -63,7 +63,7 @@ def compare(
     page = _write(rows, storage, output)
     tracker = Tracker(tracking_uri, note=note)
     for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):
-        tracker.keep_comparison(experiment, page, of_all=studies is None)
+        tracker.keep_comparison(experiment, page, _name(rows))
     tracker.close()
     return Compared(page, rows)
 
@@ -77,10 +77,11 @@ def refresh(storage: str, tracker: Tracker, experiment: str, note: Callable[[str
         note(f"the comparison was not drawn ({first}); to try again: peftsweep compare")
 
 
-def drawn(storage: str) -> Path:
-    """The page among the artifacts, drawn if it is not there."""
-    page = Studies(storage).artifacts / COMPARISON
-    return page if page.is_file() else _write(gathered(storage), storage, None)
+def drawn(storage: str, study: str) -> list[Path]:
+    """The pages among the artifacts that a study is on: that of all, drawn if it is not there; that of some."""
+    page, some = (Studies(storage).artifacts / name for name in (COMPARISON, SELECTION))
+    whole = page if page.is_file() else _write(gathered(storage), storage, None)
+    return [whole, some] if study in dashboard.only_of(some) else [whole]
 
 
 def _check_place(output: Path) -> None:
@@ -96,8 +97,7 @@ def _check_place(output: Path) -> None:
 def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
     """Aside, then renamed: nobody sees half a page."""
     with guarded(storage):
-        name = COMPARISON if rows.only is None else SELECTION
-        page = Studies(storage).artifacts / name if output is None else Path(output).absolute()
+        page = Studies(storage).artifacts / _name(rows) if output is None else Path(output).absolute()
         page.parent.mkdir(parents=True, exist_ok=True)
         aside = page.with_name(f".{page.name}.{os.getpid()}")
         try:
@@ -106,3 +106,8 @@ def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
         finally:
             aside.unlink(missing_ok=True)
     return page
+
+
+def _name(rows: Comparison) -> str:
+    """Of the page, among the artifacts and in MLflow."""
+    return COMPARISON if rows.only is None else SELECTION

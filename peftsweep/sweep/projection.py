@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from peftsweep.errors import StudyBusyError
 from peftsweep.report import is_over, moments, ranked
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.seeds import OF, REPLICATE
-from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker
+from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker, now
 
 SPOOL = ".mlflow"  # in the folder of the study's artifacts
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -54,6 +53,9 @@ class Projection:
             whole: look at every point and artifact of trials that have ended there as they did here, too; as is done
                 anyway after an update was lost for good.
         """
+        if "began" not in self.study.user_attrs:  # a study of an earlier version did with its first trial
+            known = [began for began, _ in map(moments, self._trials()) if began is not None]
+            self.study.set_user_attr("began", min(known, default=now()))
         self.opened = True
         self.study.set_user_attr("mlflow_level", False)
         self.tracker.open_study(self._parent())
@@ -80,6 +82,7 @@ class Projection:
             params=attrs.get("described", {}) | planned,
             tags=self._tags({}) | {KEY: attrs["key"]} | above,
             known=attrs.get("mlflow_runs", {}),
+            began=attrs.get("began"),
         )
 
     def begin(self, trial: FrozenTrial) -> None:
@@ -119,10 +122,11 @@ class Projection:
         """
         try:
             if self.opened:
-                whole = self._whole(total)  # first: it asks the study, which may be another process's by now
+                # first: they ask the study, which may be another process's by now
+                whole, at = self._whole(total), self._latest()
                 for number in running:
                     self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"))
-                self.tracker.end_study(whole)
+                self.tracker.end_study(whole, at)
         except StudyBusyError:
             self.tracker.abandon()
             raise
@@ -150,6 +154,14 @@ class Projection:
             metrics={name: value for name, value in metrics.items() if value is not None},  # one seed has no deviation
             artifacts={f"{self.study.study_name}.yaml": file} if file.is_file() else {},  # no base, no file yet
         )
+
+    def _latest(self) -> int:
+        """The latest moment that the study knows of. Its own run ends then, so that one made anew ends no later."""
+        latest = int(self.study.user_attrs["began"])
+        for trial in self._trials():
+            evaluated = [evaluation.get("at") for evaluation in trial.user_attrs.get("evaluations", [])]
+            latest = max(latest, *(at or 0 for at in (*moments(trial), *evaluated)))
+        return latest
 
     def _params(self, own: Mapping[str, Any]) -> dict[str, Any]:
         return {**own.get("params", {}), "seed": own.get("seed"), **self.study.user_attrs.get("described", {})}
@@ -183,11 +195,6 @@ class Projection:
         config = self.study.user_attrs["config"]
         tags = {"peftsweep.method": config["method"], "peftsweep.model": config["model"]["id"]}
         return tags | {f"peftsweep.{name}": str(own[name]) for name in (OF, REPLICATE) if name in own}
-
-
-def now() -> int:
-    """Milliseconds since 1970."""
-    return int(1000 * time.time())
 
 
 def stored(evaluation: Evaluation, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.describe import study_params
-from peftsweep.sweep.projection import Projection, now, stored
-from peftsweep.tracking import Tracker
+from peftsweep.sweep.projection import Projection, stored
+from peftsweep.tracking import Tracker, now
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 

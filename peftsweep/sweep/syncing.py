@@ -64,7 +64,7 @@ def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, lacking: lis
         with studies.lease(name):
             both = [study, studies.retrained(name)]  # the seeds' run is nested under the study's
             trackers = [_write(studies, each, tracking_uri) for each in both if each and "config" in each.user_attrs]
-            trackers.append(_write_page(studies, study, tracking_uri))
+            trackers.append(_write_pages(studies, study, tracking_uri))
     except StudyBusyError:
         return "running"
     told = [tracker for tracker in trackers if tracker is not None]
@@ -86,12 +86,14 @@ def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker 
     return tracker
 
 
-def _write_page(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker | None:
-    """The same for the comparison of the studies in its experiment."""
+def _write_pages(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker | None:
+    """The same for the comparisons that it is on, in its experiment."""
     tracker = Tracker(tracking_uri, note=lambda text: None)
-    experiment, page = study.user_attrs["experiment"], drawn(studies.url)
-    if tracker.compares(experiment, page):
+    experiment, pages = study.user_attrs["experiment"], drawn(studies.url, study.study_name)
+    missing = [page for page in pages if not tracker.compares(experiment, page, page.name)]
+    if not missing:
         return None
-    tracker.keep_comparison(experiment, page)
+    for page in missing:
+        tracker.keep_comparison(experiment, page, page.name)
     tracker.close(timeout=PATIENCE, patience=PATIENCE)
     return tracker

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from peftsweep.tracking.comparison import COMPARISON, SELECTION
 from peftsweep.tracking.contract import Outcome, Parent, Past, Point
-from peftsweep.tracking.runs import ABOVE, KEY
+from peftsweep.tracking.runs import ABOVE, KEY, now
 from peftsweep.tracking.server import serve
 from peftsweep.tracking.tracker import Tracker
 
-__all__ = ["ABOVE", "COMPARISON", "KEY", "SELECTION", "Outcome", "Parent", "Past", "Point", "Tracker", "serve"]
+__all__ = ["ABOVE", "COMPARISON", "KEY", "SELECTION", "Outcome", "Parent", "Past", "Point", "Tracker", "now", "serve"]

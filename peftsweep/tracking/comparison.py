@@ -1,4 +1,4 @@
-"""The run that holds the comparison of an experiment's studies, where the UI shows it."""
+"""The run that holds the pages that compare an experiment's studies, where the UI shows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 COMPARISON = "comparison.html"
 SELECTION = "selection.html"  # of some of the studies: the last that was asked for
-DRAWN = "peftsweep.drawn"  # the tag that says of which moment the comparison is, in milliseconds since 1970
 KIND = "peftsweep.kind"
 TOLD = f"All studies of this data side by side: open **{COMPARISON}** under *Artifacts*."
 
@@ -36,7 +35,12 @@ def runs(client: MlflowClient, experiment_id: str) -> list[Run]:
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def is_level(client: MlflowClient, run: Run, drawn: int) -> bool:
-    """Whether the run holds a page that is no older than one of this moment, in milliseconds since 1970."""
+def drawn(name: str) -> str:
+    """The tag that says of which moment the page of this name is, in milliseconds since 1970."""
+    return f"peftsweep.drawn.{name}"
+
+
+def is_level(client: MlflowClient, run: Run, name: str, at: int) -> bool:
+    """Whether the run holds a page of this name that is no older than one of this moment."""
     files = client.list_artifacts(run.info.run_id)
-    return any(file.path == COMPARISON for file in files) and int(run.data.tags.get(DRAWN, 0)) >= drawn
+    return any(file.path == name for file in files) and int(run.data.tags.get(drawn(name), 0)) >= at

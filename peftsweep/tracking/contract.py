@@ -29,6 +29,7 @@ class Parent:
 
     Attributes:
         known: `Tracker.run_ids` of an earlier process; those that the store does not have any more are made anew.
+        began: in milliseconds since 1970; now, where it is not given. A run that is there keeps its own.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Parent:
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     known: Mapping[str, str] = field(default_factory=dict)
+    began: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,7 +133,9 @@ class Runs:
 
     def _end(self, found: Run, outcome: Outcome, at: int) -> None:
         run_id, before = found.info.run_id, found.data.metrics
-        self._points(run_id, {k: v for k, v in outcome.metrics.items() if before.get(k) != v}, 0, at)
+        self._points(run_id, {k: v for k, v in outcome.metrics.items() if k not in before}, 0, at)
+        changed = {k: v for k, v in outcome.metrics.items() if before.get(k, v) != v}
+        self._points(run_id, changed, 0, now())  # of two values of one moment, MLflow would show the higher
         try:
             for place, source in outcome.artifacts.items():
                 self._upload(run_id, place, source)
@@ -159,17 +161,17 @@ class Runs:
         self._experiment = experiment
         run_id = comparison.only(self._client(), self._experiment_id(), at)
         self._upload(run_id, page.name, page)
-        if page.name == comparison.COMPARISON:
-            self._client().set_tag(run_id, comparison.DRAWN, str(at))
+        self._client().set_tag(run_id, comparison.drawn(page.name), str(at))
         self._client().set_terminated(run_id, "FINISHED", at)
 
-    def compares(self, experiment: str, drawn: int) -> bool:
-        """Whether the experiment's only comparison run holds a page no older than that; nothing is written."""
+    def compares(self, experiment: str, name: str, at: int) -> bool:
+        """Whether the experiment's only comparison run holds a page of this name no older than that; nothing is
+        written."""
         self._experiment = experiment
         if not self._has_experiment():
             return False
         found = comparison.runs(self._client(), self._experiment_id())
-        return len(found) == 1 and comparison.is_level(self._client(), found[0], drawn)
+        return len(found) == 1 and comparison.is_level(self._client(), found[0], name, at)
 
     def end_rest(self) -> None:
         """End what this process began and nobody ended; the parent last."""
@@ -290,9 +292,7 @@ class Runs:
         """A study's own run; see `_only`."""
         if key is None:
             return []
-        return sorted(
-            self._client().search_runs([self._experiment_id()], f"tags.`{KEY}` = '{key}'"), key=_told, reverse=True
-        )
+        return _told_most_first(self._client().search_runs([self._experiment_id()], f"tags.`{KEY}` = '{key}'"))
 
     def _by_parent(self, key: str) -> Run | None:
         """A trial's run that this process asked for and got no answer."""
@@ -317,7 +317,7 @@ class Runs:
                     found.setdefault(run.data.tags["peftsweep.trial"], []).append(run)
             token = page.token
             if not token:
-                return {key: sorted(same, key=_told, reverse=True) for key, same in found.items()}
+                return {key: _told_most_first(same) for key, same in found.items()}
 
     def _only(self, same: list[Run], kept: Run | None = None) -> Run:
         """Of runs of one study or trial, the one that was told most stays: another is what a server made that did what
@@ -367,9 +367,8 @@ class Runs:
         self._client().set_terminated(run_id, STATUS[state], at)
 
 
-def _told(run: Run) -> tuple[int, int]:
-    """How much a run holds."""
-    return len(run.data.metrics), len(run.data.params)
+def _told_most_first(same: Iterable[Run]) -> list[Run]:
+    return sorted(same, key=lambda run: (len(run.data.metrics), len(run.data.params)), reverse=True)
 
 
 def refused(error: BaseException) -> bool:
@@ -379,4 +378,5 @@ def refused(error: BaseException) -> bool:
 
 
 def now() -> int:
+    """Milliseconds since 1970."""
     return int(time.time() * 1000)

@@ -15,7 +15,7 @@ from typing import Any
 
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
-from peftsweep.tracking.comparison import COMPARISON, SELECTION
+from peftsweep.tracking.comparison import COMPARISON
 from peftsweep.tracking.contract import Outcome, Parent, Past
 from peftsweep.tracking.runs import PARENT, Runs, StudyRun, now, refused
 
@@ -64,7 +64,7 @@ class Tracker:
     def open_study(self, parent: Parent) -> None:
         """Begin the study's own run, or go on with the one of an earlier process."""
         self._runs.ids.update(parent.known)
-        self._put(partial(self._runs.open, parent, now()))
+        self._put(partial(self._runs.open, parent, parent.began or now()))
 
     def holds(self, parent: Parent, outcome: Outcome, trials: Mapping[int, Past]) -> bool:
         """Whether MLflow has all that `open_study`, `settle` and `end_study` would write, artifacts too. It waits
@@ -76,13 +76,14 @@ class Tracker:
         self._runs.ids.update(parent.known)
         return self._asked(partial(self._runs.holds, parent, outcome, trials))
 
-    def compares(self, experiment: str, page: Path) -> bool:
-        """Whether MLflow has this page, or a newer one, in the experiment's comparison run. It waits for the answer.
+    def compares(self, experiment: str, page: Path, name: str = COMPARISON) -> bool:
+        """Whether MLflow has this page, or a newer one of this name, in the experiment's comparison run. It waits for
+        the answer.
 
         Raises:
             TrackingError: there is none.
         """
-        return self._asked(partial(self._runs.compares, experiment, _drawn(page)))
+        return self._asked(partial(self._runs.compares, experiment, name, _drawn(page)))
 
     def settle(self, trials: Mapping[int, Past], *, whole: bool = False) -> None:
         """Bring level the runs of trials of earlier processes, by number: left running, left out, or told in part.
@@ -114,17 +115,14 @@ class Tracker:
         """End a trial's run. The files and folders of the outcome may go as soon as this returns."""
         self._end(str(number), outcome, at or now())
 
-    def end_study(self, outcome: Outcome) -> None:
+    def end_study(self, outcome: Outcome, at: int | None = None) -> None:
         """End the parent run."""
-        self._end(PARENT, outcome, now())
+        self._end(PARENT, outcome, at or now())
 
-    def keep_comparison(self, experiment: str, page: Path, *, of_all: bool = True) -> None:
-        """Show a page among the experiment's runs, in place of an earlier one. Its file may go once this returns.
-
-        Args:
-            of_all: or of some of the studies, which is another page.
-        """
-        drawn, name = _drawn(page), COMPARISON if of_all else SELECTION
+    def keep_comparison(self, experiment: str, page: Path, name: str = COMPARISON) -> None:
+        """Show a page among the experiment's runs, in place of an earlier one of this name. Its file may go once this
+        returns."""
+        drawn = _drawn(page)
         for copied in self._copied({name: page}).values():
             self._put(partial(self._runs.compare, experiment, copied, drawn))
 

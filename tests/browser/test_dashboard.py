@@ -186,6 +186,40 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, swept: Home, options
         assert page.evaluate(WIDER) == []
 
 
+MODELS = {
+    "qlora-mistral-7b": "mistralai/Mistral-7B-Instruct-v0.3",
+    "lora-gemma-3-270m": "google/gemma-3-270m",
+    "ia3-smollm2-1.7b": "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+}
+COLUMNS = {"Macro-F1, tuned thresholds", "Retrained, mean ± sd", "Macro-F1, test split", "Complete / pruned / failed"}
+LONG = {"parameters": 20_900_000, "adapter_bytes": 123_000_000, "seconds_per_trial": 3599.0, "seconds": 446_340.0}
+LONG |= {"complete": 118, "pruned": 882, "failed": 12}
+
+
+@pytest.fixture
+def crowded(tmp_path: Path) -> Path:
+    """A page whose leaderboard has every column there is, with long names and figures."""
+    for seed, (name, model) in enumerate(MODELS.items()):
+        study = fill(storage(tmp_path), name, trials=8, rows=60, seed=seed)
+        study.set_user_attr("config", study.user_attrs["config"] | {"model": {"id": model}})
+        study.set_user_attr("test", {"trial": 4, "scores": {"macro_f1": 0.7}})
+        again = {"trial": 4, "seeds": 10, "macro_f1_mean": 0.69, "macro_f1_std": 0.012}
+        study.set_user_attr("retrained", [again])
+    rows = comparison.compare(storage(tmp_path)).as_dict()
+    rows["leaders"] = [row | LONG for row in rows["leaders"]]
+    (tmp_path / "page.html").write_text(dashboard.page(rows), encoding="utf-8")
+    return tmp_path / "page.html"
+
+
+def test_a_leaderboard_of_all_columns_is_seen_whole_on_a_laptop(browser: Browser, crowded: Path) -> None:
+    with watched(browser, viewport={"width": 1440, "height": 900}) as page:
+        page.goto(crowded.as_uri())
+        board = page.get_by_role("region", name="Leaderboard, tweets")
+        headers = {" ".join(text.split()) for text in texts(board.get_by_role("columnheader"))}
+        assert headers >= COLUMNS and len(headers) == 14
+        assert board.evaluate("board => board.scrollWidth - board.clientWidth") <= 0
+
+
 def test_axe_finds_nothing_that_keeps_people_out(browser: Browser, swept: Home) -> None:
     """Among it: the contrast of texts, names of controls, headings in order."""
     with opened(browser, swept, color_scheme="light") as page:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,17 @@ def test_a_plan_has_room_for_all_of_few_small_trials_and_its_pack_trains(tmp_pat
     assert {result.state for result in queue.results.values()} == {"complete"}
 
 
+@contextmanager
+def occupied(size: int) -> Iterator[None]:
+    """Other programs have so many bytes of the card."""
+    ballast = torch.empty(size, dtype=torch.uint8, device=GPU)
+    try:
+        yield
+    finally:
+        ballast.untyped_storage().resize_(0)  # what has failed holds on to the tensor itself
+        torch.cuda.empty_cache()
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_plan_without_room_for_all_trials_is_kept_to(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -275,8 +288,7 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
 
     total = torch.cuda.get_device_properties(GPU).total_memory
     taken = int(0.88 * total) - 6 * 2**30
-    ballast = torch.empty(taken, dtype=torch.uint8, device=GPU)
-    with capped(GPU):
+    with occupied(taken), capped(GPU):
         found = plan(build, [params], 100)
         assert 4 < found.slots < 93 and 0.9 * found.room < found.bytes < found.room
         trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(found.slots + 3)]
@@ -284,12 +296,12 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
         pack = build(found.slots, found.limits)
         torch.cuda.reset_peak_memory_stats()
         pack.run(queue)
-        peak = torch.cuda.max_memory_reserved()
+        peak, used = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
         pack.release()
     assert {result.state for result in queue.results.values()} == {"complete"}
     assert not said and peak < 0.92 * total
-    assert 0.7 < (peak - taken) / (found.bytes - taken) < 1.3  # what was foreseen, without what was there before
-    del ballast
+    # what was foreseen, without what was there before
+    assert 0.7 < (peak - taken) / (found.bytes - taken) < 1.3, f"{peak - taken:,} kept, {used - taken:,} of it used"
 
 
 @pytest.mark.parametrize(
