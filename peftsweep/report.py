@@ -38,7 +38,7 @@ class Best:
         objective: the score by which it is the best: `macro_f1`, or `macro_f1_tuned`.
         data: what the study's data is called, and its kind of task: `tweets · single-label`.
         fingerprint: of the data, all splits of it.
-        validation_fingerprint: of the validation rows alone. Scores on other rows cannot be compared.
+        validation_fingerprint: of the validation rows and labels alone. Scores on others cannot be compared.
         overall: whether it is the best of all these studies on the same validation rows, the first among equals.
         params: all its hyperparameters, sampled and fixed.
         sampled: the names of those that the search chose.
@@ -92,7 +92,9 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[B
         opened = _opened(storage, studies)
         if opened is None:
             return []
-        return _with_overall([row for study in opened[1] if (row := _best(opened[0], study)) is not None])
+        rows = validation_fingerprints(opened[1])
+        found = (_best(opened[0], study, rows[study.study_name]) for study in opened[1])
+        return _with_overall([row for row in found if row is not None])
 
 
 def status(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -191,10 +193,20 @@ def task_of(shared: Mapping[str, Any]) -> Task:
     return Task("single-label" if single else "multi-label", tuple(shared["labels"]))
 
 
-def scored_on(shared: Mapping[str, Any]) -> str | None:
-    """Fingerprint of a study's validation rows, or of all its rows where an earlier version kept only that."""
-    found: str | None = shared.get("validation_fingerprint", shared.get("fingerprint"))
-    return found
+def validation_fingerprints(studies: Iterable[optuna.Study]) -> dict[str, str | None]:
+    """By which each study's validation rows are told from others, by its name.
+
+    An earlier version kept a fingerprint of all rows alone: such a study has that of another one on the same data, if
+    there is one, or else stays by itself.
+    """
+    shared = {study.study_name: study.user_attrs for study in studies}
+    known = {
+        own["fingerprint"]: own["validation_fingerprint"] for own in shared.values() if "validation_fingerprint" in own
+    }
+    return {
+        name: known.get(own.get("fingerprint"), own.get("validation_fingerprint", own.get("fingerprint")))
+        for name, own in shared.items()
+    }
 
 
 def predictions(folder: Path) -> tuple[Logits, Labels]:
@@ -259,7 +271,7 @@ def _opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[o
     return studies, [studies.load(name) for name in (list(dict.fromkeys(wanted)) if wanted else names)]
 
 
-def _best(studies: Studies, study: optuna.Study) -> Best | None:
+def _best(studies: Studies, study: optuna.Study, rows: str | None) -> Best | None:
     trials = ranked(study.get_trials(deepcopy=False))
     attrs = study.user_attrs
     if not trials or "config" not in attrs:
@@ -271,7 +283,7 @@ def _best(studies: Studies, study: optuna.Study) -> Best | None:
         study=study.study_name,
         data=attrs.get("experiment"),
         fingerprint=attrs.get("fingerprint"),
-        validation_fingerprint=scored_on(attrs),
+        validation_fingerprint=rows,
         model=config["model"]["id"],
         method=config["method"],
         trial=first.number,

@@ -339,7 +339,7 @@ def test_a_new_best_is_better_than_the_best_not_than_its_rounded_value() -> None
 
 def test_equal_values_have_no_importance(tmp_path: Path) -> None:
     study = fill(storage(tmp_path), "one", trials=3, rows=50)
-    (held,) = [Held("one", study, study.user_attrs, study.get_trials(), tmp_path)]
+    (held,) = [Held("one", study, study.user_attrs, study.get_trials(), tmp_path, None)]
     best = next(trial for trial in held.trials if trial.state == TrialState.COMPLETE)
     equal = optuna.create_study(direction="maximize")
     for rate in range(20):
@@ -397,6 +397,18 @@ def test_without_its_predictions_a_study_shows_the_rest(tmp_path: Path, how: str
     (group,) = found.groups
     assert group.pairs == [] and list(group.untested) == ["two"] and "two" in group.per_class
     assert group.untested["two"] == row.lacking[0].partition(": no interval")[0]
+
+
+def test_a_study_of_an_earlier_version_is_compared_with_those_on_its_data(tmp_path: Path) -> None:
+    url = storage(tmp_path)
+    for seed, (name, data, rows) in enumerate((("old", "d1", None), ("new", "d1", "v1"), ("other", "d2", "v1"))):
+        study = fill(url, name, trials=6, rows=60, seed=seed)
+        study.set_user_attr("fingerprint", data)
+        if rows is not None:
+            study.set_user_attr("validation_fingerprint", rows)
+    (group,) = compare(url).groups
+    assert set(group.studies) == {"old", "new", "other"} and len(group.pairs) == 3
+    assert [group.validation_fingerprint for group in compare(url, ["old"]).groups] == ["d1"]
 
 
 def test_studies_of_other_data_are_other_groups(tmp_path: Path) -> None:

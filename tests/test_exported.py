@@ -803,26 +803,41 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
     assert all(not each.stdout for each in done[10:])
 
 
+class Sums:
+    """A model whose logit is the sum of a text's tokens, with memory for so many at once."""
+
+    config = SimpleNamespace(pad_token_id=99)
+
+    def __init__(self, room: int = 1000) -> None:
+        self.room, self.shapes = room, list[tuple[int, int]]()
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        return iter([torch.zeros(1)])
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        if input_ids.numel() > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.shapes.append((len(input_ids), input_ids.shape[1]))
+        return SimpleNamespace(logits=(input_ids * attention_mask).sum(dim=1, keepdim=True))
+
+
 def test_on_a_gpu_batches_have_few_shapes_and_no_text_is_padded_beyond_the_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(predicting.STEPS, "cpu", 8)  # as a GPU has it
     monkeypatch.setitem(predicting.TOKENS, "cpu", 256)
     texts = [np.arange(1, 1 + length) for length in np.random.default_rng(3).integers(1, 38, size=400)]
-    shapes: list[tuple[int, int]] = []
-
-    class Sums:
-        """A model whose logit is the sum of a text's tokens."""
-
-        config = SimpleNamespace(pad_token_id=99)
-
-        def parameters(self) -> Iterator[torch.Tensor]:
-            return iter([torch.zeros(1)])
-
-        def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-            shapes.append((len(input_ids), input_ids.shape[1]))
-            return SimpleNamespace(logits=(input_ids * attention_mask).sum(dim=1, keepdim=True))
-
-    assert predicting.logits(Sums(), texts)[:, 0].tolist() == [text.sum() for text in texts]
+    model = Sums()
+    assert predicting.logits(model, texts)[:, 0].tolist() == [text.sum() for text in texts]
+    shapes = model.shapes
     assert {width for _, width in shapes} == {8, 16, 24, 32, max(map(len, texts))}
     assert len(set(shapes)) <= 2 * 5 < len(shapes) and all(count * width <= 256 + 8 for count, width in shapes)
+
+
+def test_where_memory_ends_batches_are_smaller_and_a_text_that_does_not_fit_alone_is_an_error() -> None:
+    texts = [np.arange(1, 1 + length) for length in np.random.default_rng(3).integers(1, 38, size=400)]
+    tight, told = Sums(room=200), list[int]()
+    assert predicting.logits(tight, texts, told.append)[:, 0].tolist() == [text.sum() for text in texts]
+    assert sum(told) == 400 and max(count * width for count, width in tight.shapes) > 100
+    with pytest.raises(torch.OutOfMemoryError):
+        predicting.logits(Sums(room=20), texts)

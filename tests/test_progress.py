@@ -277,7 +277,7 @@ def test_amounts_carry_their_unit() -> None:
 
 def test_an_unknown_time_left_is_not_told() -> None:
     for eta in (None, math.inf):
-        assert wording.summary([], 0, 12, None, eta) == "0 of 12 trials done · 0 running"
+        assert wording.summary([], 0, 12, None, eta, "macro_f1") == "0 of 12 trials done · 0 running"
 
 
 def test_lists_of_modules_read_as_one_word() -> None:
@@ -287,9 +287,10 @@ def test_lists_of_modules_read_as_one_word() -> None:
 
 
 def test_a_study_ends_with_its_counts_and_its_best() -> None:
-    line = finished("demo", {"complete": 8, "pruned": 4, "failed": 0}, (7, 0.8123), "artifacts/demo/trial-0007/adapter")
+    counts, adapter = {"complete": 8, "pruned": 4, "failed": 0}, "artifacts/demo/trial-0007/adapter"
+    line = finished("demo", counts, (7, 0.8123), adapter, "macro_f1")
     assert line == "demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter"
-    assert finished("demo", {}, None, None) == "demo: no trials"
+    assert finished("demo", {}, None, None, "macro_f1") == "demo: no trials"
 
 
 def test_the_time_is_told_by_what_it_went_to() -> None:

@@ -93,6 +93,23 @@ def test_the_best_is_told_by_validation_rows_whatever_the_studies_were_trained_o
     ] == ["tweets", "c", "d", "tweets", "e"]
 
 
+def test_a_study_of_an_earlier_version_is_on_the_rows_of_one_with_its_data(storage: str) -> None:
+    study(storage, "new", "f1", [0.9]).set_user_attr("validation_fingerprint", "v1")
+    assert [(row.study, row.validation_fingerprint, row.overall) for row in report.best(storage)] == [
+        ("a", "v1", False),
+        ("new", "v1", True),
+    ]
+
+
+def test_status_says_by_which_score_a_study_goes(storage: str) -> None:
+    study(storage, "c", "f1", [0.9]).set_user_attr("metric", "macro_f1_tuned")
+    assert {row["study"]: row["objective"] for row in report.status(storage)} == {
+        "a": "macro_f1",
+        "b": "macro_f1",
+        "c": "macro_f1_tuned",
+    }
+
+
 def test_python_asks_no_environment(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTSWEEP_STORAGE", "sqlite:///elsewhere.db")
     monkeypatch.chdir(tmp_path)

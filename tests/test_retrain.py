@@ -586,6 +586,17 @@ def test_a_winner_within_the_noise_is_not_called_sure_and_a_changed_order_is_tol
     ]
 
 
+def test_tuned_scores_of_seeds_are_called_so(tmp_path: Path) -> None:
+    rows = drawn(tmp_path, (0.80, [0.70, 0.74, 0.72]), (0.79, [0.74, 0.72, 0.73]))
+    for row in rows:
+        row |= {"objective": "macro_f1_tuned", "macro_f1_tuned_mean": 0.9, "macro_f1_tuned_std": 0.01}
+    text = io.StringIO()
+    progress.retrained_table(rows, text)
+    header = text.getvalue().splitlines()[0].split()
+    assert header[1:6] == ["tuned", "macro-F1", "in", "the", "sweep"]
+    assert "has the best mean tuned macro-F1, 0.900 ± 0.010" in text.getvalue()
+
+
 def test_a_winner_by_more_than_the_noise_is_called_so(tmp_path: Path) -> None:
     found = lines(tmp_path, (0.72, [0.74, 0.75, 0.76]), (0.71, [0.70, 0.70, 0.71]))
     assert "0.020 below that" not in found[-3] and "0.030 below that" in found[-3]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +196,8 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
     assert err.splitlines()[-1] == (f"stopped; everything is kept. To go on: peftsweep run --study {study} --slots 2")
     assert "Traceback" not in err
     assert not [run for run in here.runs() if run.info.status == "RUNNING"]
+    ends = {run.info.run_name: run.info.end_time for run in here.runs()}
+    assert max(ends.values()) == ends["small"]  # no trial ends after its study
     (shown,) = peftsweep.status(here.storage)
     assert shown["running"] == 2 and shown["seconds"] > 0 and here.checkpoints(0)
     result = here.run(study, slots=3)
@@ -305,6 +309,31 @@ def test_trials_are_compared_by_the_objective_and_their_best_evaluation_is_chose
     task = Task("multi-label", tuple(LABELS))
     logits, labels = kept["logits"].numpy(), kept["labels"].numpy()
     assert task.scores(logits, labels) == pytest.approx(trial.user_attrs["scores"])
+
+
+def test_the_command_calls_tuned_scores_so_from_the_first_line_to_the_last(here: Home) -> None:
+    changes = multi_label(here)
+    write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3))
+    changes["data"]["test"] = str(here.folder / "test.csv")
+    study = here.study(**changes, search={"objective": "macro_f1_tuned", "trials": 2})
+    done = here.call("run", "--study", str(study))
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "macro-F1" in line]
+    assert any(line.startswith("trial 0 complete · tuned macro-F1 ") for line in told)
+    assert any(re.match(r"test split: trial \d, tuned macro-F1 0\.\d+$", line) for line in told)
+    assert any(line.startswith("small: 2 complete · best tuned macro-F1 ") for line in told)
+    assert all("tuned macro-F1" in line for line in told)
+    status = here.call("status").stdout.splitlines()[0]
+    assert status.split()[-3:] == ["tuned", "macro-F1", "time"]
+
+
+def test_a_study_of_an_earlier_version_gets_its_validation_rows_fingerprint_when_it_goes_on(here: Home) -> None:
+    first = here.run(here.study(), trials=1).study.user_attrs["validation_fingerprint"]
+    with contextlib.closing(sqlite3.connect(here.folder / "studies.db")) as database:
+        gone = "delete from study_user_attributes where key = 'validation_fingerprint'"
+        assert database.execute(gone).rowcount == 1
+        database.commit()
+    assert here.run(here.study(), trials=2).study.user_attrs["validation_fingerprint"] == first
 
 
 def multi_label(place: Home) -> dict[str, Any]:

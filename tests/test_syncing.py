@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from peftsweep import report, sweep
 from peftsweep.errors import TrackingError, UsageError
 from peftsweep.storage import Studies
+from peftsweep.tracking import Tracker
 from tests.compared import fill
 from tests.studies import Home, all_of, empty_mlflow, home
 
@@ -198,6 +201,48 @@ def test_the_page_of_some_studies_comes_back_in_their_experiments_alone(tmp_path
     assert pages(other) == before
     assert sync(place, tracking_uri=other) == {"one": "level", "two": "level"}
     assert (tmp_path / "other.db").read_bytes() == wiped
+
+
+def test_a_comparison_that_comes_back_ends_no_earlier_than_it_begins(tmp_path: Path) -> None:
+    place = Home(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(empty_mlflow())
+    fill(place.storage, "one", trials=3, rows=50).set_user_attr("key", "one")
+    for chosen in (["one"], None):
+        sweep.compare(storage=place.storage, tracking_uri=DEAD, studies=chosen)
+    some, whole = (tmp_path / "artifacts" / f"{name}.html" for name in ("selection", "comparison"))
+    for page, age in ((some, 3600), (whole, 60)):
+        os.utime(page, (time.time() - age,) * 2)
+    assert sync(place) == {"one": "written"}
+    run_id, _ = comparison(place.tracking_uri)
+    run = mlflow.MlflowClient(tracking_uri=place.tracking_uri).get_run(run_id)
+    drawn = [int(1000 * page.stat().st_mtime) for page in (some, whole)]
+    assert [run.info.start_time, run.info.end_time] == drawn
+    os.utime(some, (time.time() - 7200,) * 2)  # one that is older than the run itself
+    tracker = Tracker(place.tracking_uri, note=lambda _: None)
+    tracker.keep_comparison("tweets · multi-label · f00d00", some, some.name)
+    tracker.close()
+    run = mlflow.MlflowClient(tracking_uri=place.tracking_uri).get_run(run_id)
+    assert run.info.start_time <= run.info.end_time
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"\xff\xfe", b"<html>", b"a page cut short"])
+def test_a_page_of_some_studies_that_cannot_be_read_stops_nothing(tmp_path: Path, spoilt: bytes) -> None:
+    place = Home(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(empty_mlflow())
+    fill(place.storage, "one", trials=3, rows=50).set_user_attr("key", "one")
+    page = sweep.compare(storage=place.storage, tracking_uri=DEAD, studies=["one"]).page
+    page.write_bytes(page.read_bytes()[:150] if spoilt.startswith(b"a page") else spoilt)
+    assert sync(place) == {"one": "written"} and sync(place) == {"one": "level"}
+
+
+def test_a_score_of_the_study_that_falls_is_the_one_that_is_shown(here: Home) -> None:
+    study = here.run(here.study(), trials=1).study
+    for peak in (2e9, 1e9):
+        study.set_user_attr("memory", {"peak_bytes": peak})
+        study.set_user_attr("mlflow_level", False)
+        assert sync(here) == {"small": "written"}
+        (parent,) = [run for run in here.runs() if run.info.run_name == "small"]
+        assert parent.data.metrics["peak_bytes"] == peak
 
 
 def test_a_page_that_mlflow_missed_replaces_the_older_one_there(here: Home) -> None:

@@ -31,6 +31,7 @@ class Leader:
 
     study: str
     data: str | None
+    fingerprint: str | None
     validation_fingerprint: str | None
     model: str | None
     method: str | None
@@ -74,6 +75,7 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
     return Leader(
         study=held.name,
         data=held.attrs.get("experiment"),
+        fingerprint=held.attrs.get("fingerprint"),
         validation_fingerprint=held.validation_fingerprint,
         model=config.get("model", {}).get("id"),
         method=config.get("method"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 from safetensors import SafetensorError
 
-from peftsweep.report import ADAPTER, CLASSES, predictions, ranked, scored_on, task_of, trial_folder
+from peftsweep.report import ADAPTER, CLASSES, predictions, ranked, task_of, trial_folder
 from peftsweep.task import cross_fitted
 
 
@@ -40,6 +40,7 @@ class Held:
     Attributes:
         attrs: the study's own, without which (`config` is the last to be written) nothing is known of it yet.
         folder: of its artifacts.
+        validation_fingerprint: studies with the same one can be compared.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Held:
     attrs: Mapping[str, Any]
     trials: Sequence[FrozenTrial]
     folder: Path
+    validation_fingerprint: str | None
 
     @cached_property
     def best(self) -> FrozenTrial | None:
@@ -59,10 +61,6 @@ class Held:
     @property
     def objective(self) -> str:
         return str(self.attrs.get("metric", "macro_f1"))
-
-    @property
-    def validation_fingerprint(self) -> str | None:
-        return scored_on(self.attrs)
 
     @cached_property
     def space(self) -> dict[str, Any]:

@@ -45,9 +45,11 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
     """
     with guarded(storage), _collecting_seldom():
         opened, found = report.opened(storage, studies)
+        scored = report.validation_fingerprints(found)
         helds = [
-            Held(s.study_name, s, s.user_attrs, s.get_trials(deepcopy=False), opened.artifacts / s.study_name)
-            for s in found
+            Held(name, study, study.user_attrs, study.get_trials(deepcopy=False), opened.artifacts / name, scored[name])
+            for study in found
+            for name in [study.study_name]
         ]
         by_rows: dict[str | None, list[Held]] = {}
         for held in helds:

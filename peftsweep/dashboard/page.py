@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from peftsweep.dashboard import wording
 
 HERE = Path(__file__).parent
 TITLE = "<title>peftsweep · comparison</title>"
+ONLY = re.compile(r'<meta name="peftsweep:only" content="([^"]*)">')
+HEAD = 100_000  # characters, in which it is: the names of a thousand studies
 SHOWN = 12  # trials of a study in its table
 
 
@@ -62,9 +65,11 @@ def is_page(file: Path) -> bool:
 
 def only_of(file: Path) -> list[str]:
     """The studies that a page was asked for; none where that was all, or where it is no page."""
-    text = file.read_text(encoding="utf-8") if is_page(file) else ""
-    rows = re.search(r'<script type="application/json" id="rows">(.*?)</script>', text, re.DOTALL)
-    return [] if rows is None else json.loads(rows[1])["only"] or []
+    if not is_page(file):
+        return []
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        told = ONLY.search(opened.read(HEAD))
+    return [] if told is None else [name for name in html.unescape(told[1]).split("\n") if name]
 
 
 def embedded(rows: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ class Dataset:
 
     Attributes:
         fingerprint: stands for the texts and labels of all of them.
-        validation_fingerprint: of the validation rows alone, on which scores are compared.
+        validation_fingerprint: of the validation rows alone, and of all labels: on those, scores are compared.
     """
 
     task: Task

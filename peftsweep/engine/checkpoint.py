@@ -26,6 +26,7 @@ from torch import Tensor
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.stack import Stack
 from peftsweep.engine.trial import Evaluation
+from peftsweep.permissions import of_umask
 
 STATE = "state.json"
 TENSORS = "state.safetensors"
@@ -47,11 +48,14 @@ def save(slot: Slot, stack: Stack) -> None:
     aside.mkdir(parents=True)
     try:
         rows = {name: matrix[slot.index].cpu() for name, matrix in _matrices(stack).items()}
-        save_file(_named(slot, stack, rows), aside / TENSORS)
+        with of_umask(aside / TENSORS) as file:
+            save_file(_named(slot, stack, rows), file)
         best = slot.best
         if best is not None and best.step == slot.step:
-            save_file(_named(slot, stack, {"": rows["weights"]}), aside / BEST)
-            save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, aside / LOGITS)
+            with of_umask(aside / BEST) as file:
+                save_file(_named(slot, stack, {"": rows["weights"]}), file)
+            with of_umask(aside / LOGITS) as file:
+                save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, file)
         elif best is not None and slot.saved is not None:
             for name in (BEST, LOGITS):
                 _share(slot.saved / name, aside / name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,36 +105,34 @@ class Classifier:
 def logits(
     model: Any, texts: Sequence[Text], done: Callable[[int], object] = lambda count: None
 ) -> NDArray[np.float32]:
-    """Logits [n, C] in fp32 by a stock model, in padded batches of texts of like length.
+    """Logits [n, C] in fp32 by a stock model, in padded batches of texts of like length, smaller ones if memory ends.
 
     Args:
         texts: token ids.
     """
     device, pad = next(model.parameters()).device, int(model.config.pad_token_id)
-    found: list[torch.Tensor] = []
+    tokens, step = TOKENS[device.type], STEPS[device.type]
     order = np.argsort([-len(text) for text in texts], kind="stable")  # the longest first: if it does not fit, at once
-    longest = len(texts[order[0]])  # the base may have no position beyond it
-    for batch in _batches([texts[i] for i in order], TOKENS[device.type], STEPS[device.type]):
-        width = min(longest, _up(len(batch[0]), STEPS[device.type]))
+    ordered = [texts[i] for i in order]
+    longest = len(ordered[0])  # the base may have no position beyond it
+    found: list[torch.Tensor] = []
+    start = 0
+    while start < len(ordered):
+        width = min(longest, -(-len(ordered[start]) // step) * step)
+        batch = ordered[start : start + max(1, tokens // max(1, width))]
         ids = torch.full((len(batch), width), pad)
         mask = torch.zeros_like(ids)
         for row, text in enumerate(batch):
             ids[row, : len(text)] = torch.from_numpy(text)
             mask[row, : len(text)] = 1
-        found.append(model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float())
+        try:
+            found.append(model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float())
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            tokens = len(batch) * width // 2
+            continue
+        start += len(batch)
         done(len(batch))
     back = np.argsort(order, kind="stable")
     return np.asarray(torch.cat(found).cpu().numpy()[back])
-
-
-def _up(length: int, step: int) -> int:
-    return -(-max(1, length) // step) * step
-
-
-def _batches(texts: Sequence[Text], tokens: int, step: int = 1) -> Iterator[Sequence[Text]]:
-    """The texts, longest first, in batches of at most that many tokens when padded to a multiple of `step`."""
-    start = 0
-    while start < len(texts):
-        count = max(1, tokens // _up(len(texts[start]), step))
-        yield texts[start : start + count]
-        start += count

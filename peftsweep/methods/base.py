@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
+from peftsweep.permissions import of_umask
 
 TILE = 64  # rows of one slot that a GPU's kernels take at once
 FAR = 1 << 30  # a row that there is not
@@ -238,8 +239,8 @@ class Method(ABC):
             modules_to_save=sorted({path.split(".")[0] for path in heads}),
         )
         folder.mkdir(parents=True, exist_ok=True)
-        # save_file would make it readable by its owner alone, whatever the umask
-        (folder / "adapter_model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
+        with of_umask(folder / "adapter_model.safetensors") as file:
+            save_file(tensors, file, metadata={"format": "pt"})
         config.save_pretrained(str(folder))
         # peft writes sets in an order that changes from run to run; equal adapters shall be equal files
         file = folder / "adapter_config.json"

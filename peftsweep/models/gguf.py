@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from peftsweep.errors import ModelError
 from peftsweep.models.base import fingerprint
 from peftsweep.models.quiet import quiet
+from peftsweep.permissions import of_umask
 
 
 def converted(file: Path, cache: Path) -> Path:
@@ -39,7 +40,8 @@ def converted(file: Path, cache: Path) -> Path:
             del model.config.quantization_config
         model.config.save_pretrained(aside)
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
+        with of_umask(aside / "model.safetensors") as whole:
+            save_file(weights, whole, metadata={"format": "pt"})
         if not folder.is_dir():  # another process may have been faster
             aside.rename(folder)
     except Exception as error:  # transformers and gguf raise what they like on a broken file

@@ -81,7 +81,7 @@ def ended(
     params: Mapping[str, Any],
     seconds: float,
     *,
-    objective: str = "macro_f1",
+    objective: str,
     best: bool = False,
 ) -> str:
     """`trial 7 complete · macro-F1 0.812 (best) · all 189 steps · 14s · lr 3.1e-4 rank 16`"""
@@ -96,7 +96,7 @@ def summary(
     total: int,
     best: tuple[int, float] | None,
     eta: float | None,
-    objective: str = "macro_f1",
+    objective: str,
 ) -> str:
     """`5 of 12 trials done · 4 running · 412 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left`"""
     running = [slot for slot in slots if slot.trial is not None]
@@ -178,7 +178,7 @@ def finished(
     counts: Mapping[str, int],
     best: tuple[int, float] | None,
     adapter: str | None,
-    objective: str = "macro_f1",
+    objective: str,
 ) -> str:
     """`demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter`"""
     parts = [f"{study}: " + (", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from optuna.trial import FrozenTrial
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from peftsweep.charts import confusion_png
@@ -20,6 +20,7 @@ from peftsweep.engine import Result, Trial
 from peftsweep.errors import StorageError
 from peftsweep.methods import Method
 from peftsweep.models import Base
+from peftsweep.permissions import of_umask
 from peftsweep.report import ADAPTER, CLASSES, PREDICTIONS, VALIDATION
 from peftsweep.report import trial_folder as trial_folder
 from peftsweep.storage import lasting, same_place
@@ -44,8 +45,8 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
     aside.rename(adapter)
     labels = np.asarray(data.validation.labels)
     kept = {"logits": result.logits, "labels": labels}
-    # save_file would make files that only their owner can read, whatever the umask
-    (trial.folder / PREDICTIONS).write_bytes(save({name: np.ascontiguousarray(array) for name, array in kept.items()}))
+    with of_umask(trial.folder / PREDICTIONS) as file:
+        save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, file)
     per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
     (trial.folder / CLASSES).write_text(per_class + "\n")
     confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
@@ -82,7 +83,8 @@ def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
     texts = data.validation.input_ids
     rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
     aside = study / f".{VALIDATION}.{os.getpid()}"
-    aside.write_bytes(save(rows, {"fingerprint": data.fingerprint}))
+    with of_umask(aside):
+        save_file(rows, aside, {"fingerprint": data.fingerprint})
     aside.replace(study / VALIDATION)
 
 

@@ -41,6 +41,8 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
     check_same(studies, study, config, data)
     artifacts.claim(studies.artifacts / config.name, attrs["key"], studies.url)
     study.set_user_attr("config", config.identity())  # a widened range is kept
+    if "validation_fingerprint" not in attrs:  # a study of an earlier version
+        study.set_user_attr("validation_fingerprint", data.validation_fingerprint)
     return study
 
 

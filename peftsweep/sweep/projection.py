@@ -125,7 +125,7 @@ class Projection:
                 # first: they ask the study, which may be another process's by now
                 whole, at = self._whole(total), self._latest()
                 for number in running:
-                    self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"))
+                    self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"), at)
                 self.tracker.end_study(whole, at)
         except StudyBusyError:
             self.tracker.abandon()

@@ -93,7 +93,7 @@ def _write_pages(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tr
     missing = [page for page in pages if not tracker.compares(experiment, page, page.name)]
     if not missing:
         return None
-    for page in missing:
+    for page in sorted(missing, key=lambda page: page.stat().st_mtime):  # the run begins with the first
         tracker.keep_comparison(experiment, page, page.name)
     tracker.close(timeout=PATIENCE, patience=PATIENCE)
     return tracker

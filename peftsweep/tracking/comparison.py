@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 COMPARISON = "comparison.html"
 SELECTION = "selection.html"  # of some of the studies: the last that was asked for
 KIND = "peftsweep.kind"
-TOLD = f"All studies of this data side by side: open **{COMPARISON}** under *Artifacts*."
+TOLD = f"All studies side by side: open **{COMPARISON}** under *Artifacts*."
 
 
-def only(client: MlflowClient, experiment_id: str, at: int) -> str:
-    """The id of the experiment's comparison run. It is made if it is not there; of two, which two sweeps made at one
+def only(client: MlflowClient, experiment_id: str, at: int) -> Run:
+    """The experiment's comparison run. It is made if it is not there; of two, which two sweeps made at one
     moment, the older stays.
 
     Args:
@@ -26,7 +26,7 @@ def only(client: MlflowClient, experiment_id: str, at: int) -> str:
     first, *others = runs(client, experiment_id)
     for other in others:
         client.delete_run(other.info.run_id)
-    return str(first.info.run_id)
+    return first
 
 
 def runs(client: MlflowClient, experiment_id: str) -> list[Run]:

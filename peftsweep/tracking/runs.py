@@ -159,10 +159,11 @@ class Runs:
             at: when it was drawn.
         """
         self._experiment = experiment
-        run_id = comparison.only(self._client(), self._experiment_id(), at)
+        run = comparison.only(self._client(), self._experiment_id(), at)
+        run_id = run.info.run_id
         self._upload(run_id, page.name, page)
         self._client().set_tag(run_id, comparison.drawn(page.name), str(at))
-        self._client().set_terminated(run_id, "FINISHED", at)
+        self._client().set_terminated(run_id, "FINISHED", max(at, run.info.start_time))
 
     def compares(self, experiment: str, name: str, at: int) -> bool:
         """Whether the experiment's only comparison run holds a page of this name no older than that; nothing is

@@ -24,7 +24,12 @@ from tests.studies import Home, home
 from tests.test_parity import mixed, peft_alone
 from tests.tiny import ARCHITECTURES, DECODER, tiny_model
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # torch 2.11 compiles by what it calls deprecated itself, and looks at `.grad` of any tensor
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 METHOD_NAMES = ["lora", "ia3", "qlora"]
 GPU = torch.device("cuda:0")
 

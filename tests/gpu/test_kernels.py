@@ -8,7 +8,12 @@ import torch
 
 from peftsweep.methods import FAR, Segments, tiled
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # torch 2.11 compiles by what it calls deprecated itself, and looks at `.grad` of any tensor
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 SLOTS, RANK, WIDE_IN, WIDE_OUT = 4, 6, 80, 200
 LENGTHS, REST = (70, 0, 3, 130), 9
 KEEP, SEEDS, SALT = (0.7, 1.0, 1.0, 0.5), (123456789, 5, 7, 987654321), 1234567
