@@ -45,11 +45,10 @@ def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None)
     """
     with guarded(storage), _collecting_seldom():
         opened, found = report.opened(storage, studies)
-        scored = report.validation_fingerprints(found)
+        studied, scored = {study.study_name: study for study in found}, report.validation_fingerprints(found)
         helds = [
             Held(name, study, study.user_attrs, study.get_trials(deepcopy=False), opened.artifacts / name, scored[name])
-            for study in found
-            for name in [study.study_name]
+            for name, study in studied.items()
         ]
         by_rows: dict[str | None, list[Held]] = {}
         for held in helds:
