@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,13 @@ pytestmark = [
 ]
 METHOD_NAMES = ["lora", "ia3", "qlora"]
 GPU = torch.device("cuda:0")
+
+
+@pytest.fixture(autouse=True)
+def emptied() -> None:
+    """The card is given back by the test before: its pack hangs in cycles, and its graphs on it."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def pack_on_gpu(
@@ -294,6 +302,7 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
     total = torch.cuda.get_device_properties(GPU).total_memory
     taken = int(0.88 * total) - 6 * 2**30
     with occupied(taken), capped(GPU):
+        before = torch.cuda.memory_reserved()
         found = plan(build, [params], 100)
         assert 4 < found.slots < 93 and 0.9 * found.room < found.bytes < found.room
         trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(found.slots + 3)]
@@ -306,7 +315,8 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
     assert {result.state for result in queue.results.values()} == {"complete"}
     assert not said and peak < 0.92 * total
     # what was foreseen, without what was there before
-    assert 0.7 < (peak - taken) / (found.bytes - taken) < 1.3, f"{peak - taken:,} kept, {used - taken:,} of it used"
+    kept = f"{peak - taken:,} kept, {used - taken:,} of it used, {before - taken:,} of them by the base and before it"
+    assert 0.7 < (peak - taken) / (found.bytes - taken) < 1.3, kept
 
 
 @pytest.mark.parametrize(
