@@ -37,7 +37,9 @@ GPU = torch.device("cuda:0")
 
 @pytest.fixture(autouse=True)
 def emptied() -> None:
-    """The card is given back by the test before: its pack hangs in cycles, and its graphs on it."""
+    """As in a new process: the pack of the test before hangs in cycles, and its graphs on it; and the same code is
+    compiled for so many packs of a process, and then no more."""
+    torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()
 
