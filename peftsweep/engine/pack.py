@@ -82,6 +82,8 @@ class Pack:
         self.limits, self.compiled = Limits() if limits is None else limits, compiled
         self.objective = objective
         self.device = next(model.parameters()).device
+        if self.device.type == "cuda":
+            torch.compiler.reset()  # a process compiles so many variants of one code, and those of earlier packs count
         samples = sorted(validation.input_ids[:64], key=len)
         mean = float(np.mean([len(text) for text in train.input_ids]))
         self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 12)], mean)

@@ -109,7 +109,6 @@ def _train(source: StudySource, slots: int | Literal["auto"], storage: str, trac
         source.seconds = dict(pack.clock.seconds)
         pack.release()
         if memory is not None:
-            torch.compiler.reset()  # the same code is compiled for so many packs of a process, and then no more
             source.took(memory, torch.cuda.max_memory_reserved(base.device))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 
 from peftsweep.config import ModelConfig, TrainConfig
 from peftsweep.engine import Limits, Pack, Trial, capped, optimizer, plan
@@ -36,12 +37,12 @@ GPU = torch.device("cuda:0")
 
 
 @pytest.fixture(autouse=True)
-def emptied() -> None:
-    """As in a new process: the pack of the test before hangs in cycles, and its graphs on it; and the same code is
-    compiled for so many packs of a process, and then no more."""
-    torch.compiler.reset()
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test finds the card given back: the pack of the one before hangs in cycles, and its graphs on it. And a block
+    that has been compiled in so many variants that it is compiled no more is an error, not a slower pack."""
     gc.collect()
     torch.cuda.empty_cache()
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
 
 
 def pack_on_gpu(
