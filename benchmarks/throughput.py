@@ -516,7 +516,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def tidy() -> None:
-    """Forget a side: a pack and its graphs know each other, and torch compiles the same code only so many times."""
+    """Forget a side: an unreleased pack hangs in cycles, and torch compiles the same code only so many times."""
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import hashlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from peftsweep.config import TrainConfig
 from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint, lanes, plan
 from peftsweep.engine.attention import ATTENTION, attend
 from peftsweep.engine.graphs import Graphs
-from peftsweep.engine.memory import Measured, Share, planned
+from peftsweep.engine.memory import Measured, Relief, Share, planned
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Pooling, lay
 from peftsweep.engine.schedule import Schedule
@@ -81,9 +82,12 @@ def test_neighbours_do_not_matter(base: Path, tmp_path: Path, method: str) -> No
     assert worst(other, alone) > 1e-3  # the measure sees a difference where there is one
 
 
-def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path) -> None:
-    whole = run(base, [trial(0, tmp_path / "a", dropout=0.0)], 1)
-    parts = run(base, [trial(0, tmp_path / "b", dropout=0.0)], 1, limits=Limits(slot_tokens=25, eval_tokens=40))
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path, dropout: float) -> None:
+    """Where a batch is cut is a matter of memory, and so must not change what dropout falls on."""
+    whole = run(base, [trial(0, tmp_path / "a", dropout=dropout)], 1)
+    limits = Limits(slot_tokens=25, eval_tokens=40)
+    parts = run(base, [trial(0, tmp_path / "b", dropout=dropout)], 1, limits=limits)
     assert len(parts.waves([parts.start(0, trial(1, tmp_path))])) > 2
     assert worst(parts.last[0], whole.last[0]) < 1e-4
     np.testing.assert_allclose(parts.trace[0], whole.trace[0], atol=1e-5)
@@ -138,15 +142,16 @@ def test_dropout_is_that_of_lora_in_forward_and_backward() -> None:
     for slot, params in enumerate((TrainConfig(rank=4, dropout=0.5), TrainConfig(rank=2, alpha=3.0, dropout=0.25))):
         layer.active[slot] = True
         layer.start(slot, params, torch.Generator())
-    current.segments, current.keys = Segments((1, 0), ((0, 7), (7, 11))), {0: (1, 2, 0), 1: (9, 2, 0)}
+    current.segments, current.keys = Segments((1, 0), ((0, 7), (7, 11)), (0, 3)), {0: (1, 2), 1: (9, 2)}
     x = torch.randn(11, 6, requires_grad=True)
     ours = layer(x)
     grad = torch.randn_like(ours)
     (to_x,) = torch.autograd.grad(ours, x, grad)
     a, b = (layer.stacked[name].detach().requires_grad_() for name in ("A", "B"))
     parts = []
-    for slot, rows, p, scale, rank in ((1, slice(0, 7), 0.25, 1.5, 2), (0, slice(7, 11), 0.5, 2.0, 4)):
-        mask = keep_mask((rows.stop - rows.start, 6), x.device, (*current.keys[slot], 3), p, x.dtype)
+    for slot, rows, skipped, p, scale, rank in ((1, slice(0, 7), 0, 0.25, 1.5, 2), (0, slice(7, 11), 3, 0.5, 2.0, 4)):
+        whole = skipped + rows.stop - rows.start, 6
+        mask = keep_mask(whole, x.device, (*current.keys[slot], 0, 3), p, x.dtype)[skipped:]
         parts.append(scale * (x[rows] * mask / (1 - p)) @ a[slot, :rank].T @ b[slot, :, :rank].T)
     theirs = layer.inner(x) + torch.cat(parts)
     torch.testing.assert_close(ours, theirs)
@@ -276,16 +281,16 @@ class Asks:
             raise torch.OutOfMemoryError("no room\nin detail")
         return {slot: 10 * slot for slot in slots}
 
-    def relieve(self, slots: Any, again: bool) -> bool:
+    def relieve(self, slots: Any, again: bool) -> Relief:
         self.room -= 1
-        return self.room >= 0
+        return "freed" if self.room >= 0 else "none"
 
     def alone(self, slot: Any, reason: str) -> None:
         assert reason == "no room"
         self.gone.append(slot)
 
-    def share(self, share: Share) -> dict[int, int]:
-        return share.of(self, [1, 2, 3, 4], self.relieve, self.alone)  # type: ignore[arg-type, list-item]
+    def share(self, share: Share, slots: Sequence[int] = (1, 2, 3, 4)) -> dict[int, int]:
+        return share.of(self, slots, self.relieve, self.alone)  # type: ignore[arg-type]
 
 
 def test_slots_go_in_halves_for_good_once_they_did_not_fit() -> None:
@@ -309,6 +314,28 @@ def test_slots_are_tried_again_whole_where_room_was_made() -> None:
     share, asks = Share(4), Asks(most=4, never=2, room=1)
     asks.share(share)
     assert asks.asked[:3] == [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]]
+
+
+def test_a_last_slot_that_fits_once_graphs_are_gone_does_not_make_all_go_at_once_again() -> None:
+    class Refilling(Asks):  # the passes before it left graphs
+        def __call__(self, slots: Any) -> dict[int, int]:
+            if list(slots) == [5] and self.asked[-1] != [5]:
+                self.asked.append([5])
+                raise torch.OutOfMemoryError("no room")
+            return super().__call__(slots)
+
+        def relieve(self, slots: Any, again: bool) -> Relief:
+            return "freed" if len(slots) == 1 else "none"
+
+    share, asks = Share(5), Refilling(most=2)
+    for _ in range(2):
+        assert asks.share(share, (1, 2, 3, 4, 5)) == {slot: 10 * slot for slot in range(1, 6)} and share.slots == 2
+    assert asks.asked == [[1, 2, 3, 4, 5], *2 * [[1, 2], [3, 4], [5], [5]]]
+
+
+def test_what_had_no_room_without_the_slot_that_never_fits_still_counts() -> None:
+    share, asks = Share(4), Asks(most=1, never=4)
+    assert asks.share(share) == {1: 10, 2: 20, 3: 30} and share.slots == 1 and asks.gone == [4]
 
 
 def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(base: Path, tmp_path: Path) -> None:
@@ -483,14 +510,18 @@ def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path) 
     assert max(worst(pack.last[i], free.last[i]) for i in range(3)) < 1e-4
 
 
+@pytest.mark.parametrize("driver", [False, True], ids=["allocator", "driver"])
 def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_first_try(
-    base: Path, tmp_path: Path
+    base: Path, tmp_path: Path, driver: bool
 ) -> None:
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if driver else torch.OutOfMemoryError("no room")
+
     class Tight(Watched):
         def backward(self, wave):  # type: ignore[no-untyped-def]
             if len(self.occupied()) == 4 and len(wave.rows.slots) < 4 and wave.rows.slots[-1] == 3 and not self.failed:
-                self.failed = True
-                raise torch.OutOfMemoryError("out of memory")  # the first wave's gradients are there already
+                self.failed = True  # the first wave's gradients are there already
+                with patch.object(self.packed, "logits", side_effect=error):
+                    return super().backward(wave)
             return super().backward(wave)
 
         failed = False
@@ -681,10 +712,11 @@ def test_rows_are_the_same_read_from_another_buffer() -> None:
     device = torch.device("cpu")
     more = {"weights": np.array([0.5, 0.25, 1.0, 0.0], np.float32)}
     parts = [np.array([1, 2]), np.array([0])]
-    rows = lay([3, 1], parts, split, device, "tiles", tiles_for=4, more=more)
+    rows = lay([3, 1], parts, split, device, "tiles", tiles_for=4, skipped=[(0, 0), (2, 9)], more=more)
     assert rows.spans is not None and rows.spans.begins[:6].tolist() == [0, 0, 0, 3, 4, 4]
     assert rows.spans.stops[:6].tolist() == [3, 3, 3, 4, 6, 6]
-    assert rows.tokens.edges is not None and rows.tokens.edges.tolist() == [[0, 0], [4, 6], [0, 0], [0, 4]]
+    assert rows.tokens.edges is not None and rows.tokens.edges.tolist() == [[0, 0, 0], [4, 6, 9], [0, 0, 0], [0, 4, 0]]
+    assert rows.batch.edges is not None and rows.batch.edges.tolist() == [[0, 0, 0], [2, 4, 2], [0, 0, 0], [0, 2, 0]]
     assert rows.tokens.tiles is not None and rows.tokens.tiles[:2].tolist() == [[3, 0], [1, 4]]
     assert set(rows.tokens.tiles[2:, 1].tolist()) == {FAR} and len(rows.tokens.tiles) == 64 // 64 + 4
     other = lay([3, 1], [np.array([1, 3]), np.array([2])], split, device, "tiles", tiles_for=4, more=more)
@@ -697,9 +729,9 @@ def test_rows_are_the_same_read_from_another_buffer() -> None:
 
 
 def test_tiles_cover_each_slot_and_nothing_else() -> None:
-    segments = Segments((2, 0), ((0, 130), (130, 131)))
+    segments = Segments((2, 0), ((0, 130), (130, 131)), skipped=(7, 0))
     edges, tiles = tiled(segments, 3, 131)
-    assert edges.tolist() == [[130, 131], [0, 0], [0, 130]]
+    assert edges.tolist() == [[130, 131, 0], [0, 0, 0], [0, 130, 7]]
     assert tiles.tolist() == [[2, 0], [2, 64], [2, 128], [0, 130], [0, FAR]]
 
 

@@ -34,7 +34,10 @@ _now = _UnderWay()
 def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
     """The backbone's last hidden state [T, d]."""
     _now.rows = rows
-    out = backbone(input_ids=rows.input_ids, position_ids=rows.position_ids)
+    try:
+        out = backbone(input_ids=rows.input_ids, position_ids=rows.position_ids)
+    finally:
+        del _now.rows  # they would stay as long as the thread
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
 

@@ -112,12 +112,15 @@ def _to_disk(paths: Iterable[Path]) -> None:
 
 
 def restore(slot: Slot, stack: Stack, folder: Path) -> None:
-    """Put a checkpoint into a slot whose trial has been started there."""
+    """Put a checkpoint into a slot whose trial has been started there. It takes no memory of a GPU, which the other
+    slots may have filled."""
     state = json.loads((folder / STATE).read_text())
-    tensors = load_file(folder / TENSORS, device=str(stack.weights.device))
+    tensors = load_file(folder / TENSORS)
     for kind, matrix in _matrices(stack).items():
-        for name, part in stack.split(slot.index, matrix[slot.index], slot.trial.params).items():
+        row = torch.zeros(matrix.shape[1])
+        for name, part in stack.split(slot.index, row, slot.trial.params).items():
             part.copy_(tensors[f"{kind}|{name}"])
+        matrix[slot.index].copy_(row)
     slot.step, slot.seconds = state["step"], state["seconds"]
     slot.loss_sum, slot.loss_count = state["loss_sum"], state["loss_count"]
     slot.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]

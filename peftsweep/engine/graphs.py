@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftsweep.engine.limits import Note, silent
+from peftsweep.engine.limits import Note, silent, telling_full_memory
 from peftsweep.engine.wave import Wave
 
 SHAPES = 64  # held at once
@@ -58,13 +58,12 @@ class Graphs:
             return result
         if wave.shape not in self.known:
             try:
-                self.capture(function, wave)
+                with telling_full_memory():
+                    self.capture(function, wave)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # nothing has been computed yet
                 self.drop()
-                if _says_memory(error):
-                    raise torch.OutOfMemoryError(str(error)) from error
                 self.refused = True
                 self.note(f"graphs: the base cannot be captured, and is slower for it: {str(error).splitlines()[0]}")
                 return function(wave)
@@ -93,8 +92,3 @@ class Graphs:
         self.known.clear()
         self.largest, self.pool = 0, None
         torch.cuda.empty_cache()
-
-
-def _says_memory(error: RuntimeError) -> bool:
-    """Whether it is a full memory that CUDA's driver or its libraries found, and not torch's allocator."""
-    return any(word in str(error) for word in ("out of memory", "ALLOC_FAILED"))

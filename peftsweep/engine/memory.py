@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ SPREAD = 1.1  # steps have so many more tokens than their mean, at times
 PROBES = (2048, 8192)
 
 T = TypeVar("T")
+# What a part without room was given: memory, in which it may fit now; a shorter pass for its only slot; or nothing.
+Relief = Literal["freed", "cut", "none"]
 
 
 @dataclass
@@ -54,41 +56,57 @@ class Share:
         self,
         work: Callable[[Sequence[Slot]], dict[int, T]],
         slots: Sequence[Slot],
-        relieve: Callable[[Sequence[Slot], bool], bool],
+        relieve: Callable[[Sequence[Slot], bool], Relief],
         alone: Callable[[Slot, str], object],
     ) -> dict[int, T]:
         """What `work` makes of the slots, by slot, in parts of as many as fit.
 
+        A part without room goes in halves. Where one of its slots turns out not to fit by itself, that slot was why,
+        and the others need not go fewer at once for it.
+
         Args:
-            relieve: undoes a try that ran out of memory, and makes room; True where the same slots may fit now. Told
-                whether they ran out of it just before, too.
+            relieve: undoes a try that ran out of memory, and makes room, if it can. Told whether the same slots ran out
+                of it just before, too.
             alone: told the slot that does not fit even by itself, and why; it has no result.
         """
         found: dict[int, T] = {}
-        waiting, before, cut = list(slots), self.slots, False
-        some: list[Slot] = []
+        waiting, before = list(slots), self.slots
+        tight: list[Sequence[Slot]] = []  # parts that had no room
+        tried: Sequence[Slot] = ()
         while waiting:
-            tried, some = some, waiting[: self.slots]
-            try:
-                found |= work(some)
+            some = waiting[: self.slots]
+            done, reason = _tried(work, some)
+            if done is not None:
+                found |= done
                 waiting = waiting[len(some) :]
-                if cut:  # it was this one's batch, not the others
-                    self.slots, cut = before, False
                 continue
-            except torch.OutOfMemoryError as error:
-                reason = str(error).splitlines()[0]
-            torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
-            if relieve(some, len(some) == len(tried) and all(map(operator.is_, some, tried))):
-                cut = len(some) == 1
-                continue
-            if len(some) > 1:
-                self.slots = len(some) // 2
-                continue
-            alone(some[0], reason)
-            waiting, self.slots, cut = waiting[1:], before, False  # it was this one, not the others
+            again, tried = _same(some, tried), some
+            relief = relieve(some, again)
+            if relief == "none" and len(some) > 1:
+                tight.append(some)
+            if relief == "none" and len(some) == 1:
+                alone(some[0], reason)
+                waiting = waiting[1:]
+            if len(some) == 1 and relief != "freed":
+                tight = [part for part in tight if not any(_same([slot], some) for slot in part)]
+            self.slots = min([before, *(len(part) // 2 for part in tight)])
         if self.slots < before:
             self.note(f"memory: a {self.what} of {len(slots)} slots had no room; from now on {self.slots} go at once")
         return found
+
+
+def _tried(work: Callable[[Sequence[Slot]], T], some: Sequence[Slot]) -> tuple[T | None, str]:
+    """What `work` makes of some slots; None where memory is full, and what it says then."""
+    try:
+        return work(some), ""
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+    torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
+    return None, reason
+
+
+def _same(some: Sequence[Slot], others: Sequence[Slot]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:
@@ -249,7 +267,7 @@ def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
         try:
             torch.cuda.reset_peak_memory_stats(pack.device)
             with any_layout():
-                pack.backward(pack.wave([Part(slot, 0, len(texts), texts) for slot in running]))
+                pack.backward(pack.wave([Part(slot, len(texts), (0, 0), texts) for slot in running]))
         finally:
             for slot in running:
                 pack.vacate(slot)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
+from peftsweep.engine.limits import telling_full_memory
 from peftsweep.engine.stack import Stack
 from peftsweep.methods import moved
 
@@ -37,6 +38,7 @@ class Turn:
         return (1.0, self.params.max_grad_norm, self.rate, *decays, float(sgd), *first, BETA2, 1 - BETA2, *corrections)
 
 
+@telling_full_memory()
 @torch.no_grad()
 def step(stack: Stack, turns: Sequence[Turn]) -> Tensor:
     """Clip and update the rows of some slots; the others' stay as they are. Returns the norms of all gradients [K].

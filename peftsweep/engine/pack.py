@@ -20,8 +20,8 @@ from peftsweep.engine import checkpoint, optimizer
 from peftsweep.engine.clock import Clock, TimedSource
 from peftsweep.engine.graphs import Graphs
 from peftsweep.engine.lanes import Lanes
-from peftsweep.engine.limits import Limits, Note, silent
-from peftsweep.engine.memory import Share
+from peftsweep.engine.limits import Limits, Note, silent, telling_full_memory
+from peftsweep.engine.memory import Relief, Share
 from peftsweep.engine.optimizer import Turn
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Places, Text, batch_of
@@ -82,8 +82,6 @@ class Pack:
         self.limits, self.compiled = Limits() if limits is None else limits, compiled
         self.objective = objective
         self.device = next(model.parameters()).device
-        if self.device.type == "cuda":
-            torch.compiler.reset()  # a process compiles so many variants of one code, and those of earlier packs count
         samples = sorted(validation.input_ids[:64], key=len)
         mean = float(np.mean([len(text) for text in train.input_ids]))
         self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 12)], mean)
@@ -225,20 +223,20 @@ class Pack:
                 losses[slot].append(loss)
         return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
 
-    def make_room(self, slots: Sequence[Slot], again: bool) -> bool:
+    def make_room(self, slots: Sequence[Slot], again: bool) -> Relief:
         """After a step of these slots that ran out of memory: without the graphs' memory they may fit, and a slot alone
         with its batch cut in two, while it can be."""
         for slot in slots:
             self.stack.grads[slot.index].zero_()
         if self.forget_graphs() and not again:
-            return True
+            return "freed"
         if len(slots) > 1:
-            return False
+            return "none"
         parts = self.parts(slots[0])
         if len(parts) == parts[0].whole:
-            return False
+            return "none"
         slots[0].fits = max(int(self.corpus.lengths[part.texts].sum()) for part in parts) // 2
-        return True
+        return "cut"
 
     def forget_graphs(self) -> bool:
         """Whether there were any."""
@@ -251,6 +249,7 @@ class Pack:
         """End a trial that has no room even alone: pruned, so that the sampler learns to stay away."""
         self.end(slot, source, "pruned", f"out of memory, even alone: {reason}")
 
+    @telling_full_memory()
     def backward(self, wave: Wave) -> Tensor:
         """Forward and backward of a pass: its part of each of its k slots' losses [k]."""
         with torch.enable_grad():
@@ -287,16 +286,19 @@ class Pack:
     def parts(self, slot: Slot) -> list[Part]:
         """The slot's next batch; in parts where it is too long by itself.
 
-        It is cut by its own texts' lengths alone, so that neighbours cannot change what its dropout falls on.
+        It is cut by its own texts' lengths alone, so that neighbours cannot change even its rounding.
         """
         batch = slot.schedule.batch(slot.step, slot.trial.seed)
         most = self.limits.slot_tokens if slot.fits is None else slot.fits
-        cut = _cut(batch, self.corpus.lengths[batch], most)
-        return [Part(slot, number, len(batch), texts) for number, texts in enumerate(cut)]
+        parts, texts, tokens = [], 0, 0
+        for some in _cut(batch, self.corpus.lengths[batch], most):
+            parts.append(Part(slot, len(batch), (texts, tokens), some))
+            texts, tokens = texts + len(some), tokens + int(self.corpus.lengths[some].sum())
+        return parts
 
     def wave(self, parts: Sequence[Part]) -> Wave:
         """Lay out some slots' texts. A text weighs one over its slot's whole batch."""
-        keys = {part.slot.index: (part.slot.trial.seed, part.slot.step, part.number) for part in parts}
+        keys = {part.slot.index: (part.slot.trial.seed, part.slot.step) for part in parts}
         spread, real = batch_of([len(part.texts) for part in parts])  # [k, n]
         whole = np.array([part.whole for part in parts], np.float32)[:, None]
         texts = [part.texts for part in parts]
@@ -305,7 +307,8 @@ class Pack:
             "weights": np.where(real, 1 / whole, 0).astype(np.float32).ravel(),
             **self.packed.current.drawn(keys),
         }
-        return Wave(self.packed.lay([part.slot.index for part in parts], texts, self.corpus, more), keys)
+        before = [part.before for part in parts]
+        return Wave(self.packed.lay([part.slot.index for part in parts], texts, self.corpus, before, more), keys)
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
@@ -338,15 +341,15 @@ class Pack:
 
         return self.lanes(work, slots, lambda slot: 1)
 
-    def make_more_room(self, slots: Sequence[Slot], again: bool, corpus: Corpus | None = None) -> bool:
-        """After an evaluation that ran out of memory: the graphs', or shorter passes."""
+    def make_more_room(self, slots: Sequence[Slot], again: bool, corpus: Corpus | None = None) -> Relief:
+        """After an evaluation that ran out of memory: the graphs', or shorter passes of all."""
         if self.forget_graphs() and not again:
-            return True
+            return "freed"
         shorter = self.limits.eval_tokens // 2
         if shorter < int((corpus or self.unseen).lengths.max()):
-            return False
+            return "none"
         self.limits = replace(self.limits, eval_tokens=shorter)
-        return True
+        return "freed"
 
     def save(self, slot: Slot) -> None:
         with self.clock.at("checkpoints"):
@@ -381,6 +384,7 @@ class Pack:
         back = np.argsort(order, kind="stable")
         return torch.cat(parts, dim=1).cpu().numpy()[:, back]
 
+    @telling_full_memory()
     @torch.no_grad()
     def logits(self, slots: Sequence[int], parts: Sequence[Places], corpus: Corpus) -> Tensor:
         """Logits [k, n, C] of some texts of a split, as many for each of the k slots."""
@@ -431,10 +435,13 @@ class Pack:
         return SlotStatus(index) if slot is None else slot.status()
 
     def release(self) -> None:
-        """Give the base back as it was, what graphs hold, and threads."""
+        """Give the base back as it was, what graphs hold, and threads; and forget what was compiled for this pack, for
+        a process compiles so many variants of one code, and then no more."""
         self.lanes.close()
         self.forget_graphs()
         self.packed.release()
+        if self.device.type == "cuda":
+            torch.compiler.reset()
 
     def vacate(self, slot: Slot) -> None:
         """Clear the slot for the next trial."""

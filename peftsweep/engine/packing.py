@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from peftsweep.config import TrainConfig
 from peftsweep.engine.attention import ATTENTION, forward_rows, has_kernel
 from peftsweep.engine.head import PooledTexts, StackedLinear, head_linears
+from peftsweep.engine.limits import telling_full_memory
 from peftsweep.engine.rows import Attention, Corpus, Pooling, Rows, Text, lay
 from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
@@ -115,10 +116,11 @@ class Packed:
         slots: Sequence[int],
         parts: Sequence[np.ndarray[Any, np.dtype[np.int64]]],
         corpus: Corpus,
+        skipped: Sequence[tuple[int, int]] = (),
         more: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> Rows:
         tiles_for = len(self.current.dropouts) if self.current.fused else 0
-        return lay(slots, parts, corpus, self.device, self.attention, tiles_for, more)
+        return lay(slots, parts, corpus, self.device, self.attention, tiles_for, skipped, more)
 
     def logits(self, rows: Rows, masks: Masks | None) -> Tensor:
         """Logits [k·n, C] in fp32. Without masks nothing is dropped."""
@@ -129,9 +131,9 @@ class Packed:
             _of_any_length(self.backbone, None, rows.position_ids)
         hidden = forward_rows(self.backbone, rows)  # [T, d]
         self.current.turn_to(rows.batch)  # a pooler's linear layers are adapted too
-        self.current.pooled = hidden[rows.pooled][:, None]  # [k·n, 1, d]
-        some_token = rows.input_ids[0, rows.pooled][:, None]  # [k·n, 1]
         try:
+            self.current.pooled = hidden[rows.pooled][:, None]  # [k·n, 1, d]
+            some_token = rows.input_ids[0, rows.pooled][:, None]  # [k·n, 1]
             logits: Tensor = self.head(input_ids=some_token).logits
         finally:
             self.current.pooled = torch.empty(0)
@@ -167,7 +169,8 @@ class Packed:
             if place.layer.name in self.heads:
                 place.layer.stacked[place.name].data[0].copy_(getattr(place.layer.inner, place.name))
         try:
-            got, leak = self._tried(samples)
+            with telling_full_memory():
+                got, leak = self._tried(samples)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:

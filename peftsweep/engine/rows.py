@@ -166,6 +166,7 @@ def lay(
     device: torch.device,
     attention: Attention,
     tiles_for: int = 0,
+    skipped: Sequence[tuple[int, int]] = (),
     more: Mapping[str, NDArray[Any]] | None = None,
 ) -> Rows:
     """Lay out some texts of a split for each slot.
@@ -175,6 +176,7 @@ def lay(
 
     Args:
         tiles_for: K where the adapters are kernels, which take segments in tiles.
+        skipped: texts and tokens of each slot's batch that went through before; none of any, where it is empty.
         more: arrays that travel along.
     """
     picked = np.concatenate(parts)
@@ -186,9 +188,10 @@ def lay(
     text_stops = np.cumsum([len(part) for part in parts])
     text_starts = text_stops - [len(part) for part in parts]
     spread, real = batch_of([len(part) for part in parts])
-    tokens = Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]))
     columns = real.shape[1]
-    batch = Segments(tuple(slots), tuple((i * columns, (i + 1) * columns) for i in range(len(slots))))
+    texts_before, tokens_before = zip(*skipped, strict=True) if skipped else ((), ())
+    tokens = Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]), tokens_before)
+    batch = Segments(tuple(slots), tuple((i * columns, (i + 1) * columns) for i in range(len(slots))), texts_before)
     arrays: dict[str, NDArray[Any]] = {
         "slots": np.array(slots),
         "real": real.astype(np.int32),

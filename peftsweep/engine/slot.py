@@ -17,8 +17,8 @@ class Part:
     """Those texts of a slot's batch that go through the base together: all of them, where they fit."""
 
     slot: Slot
-    number: int  # among the parts of the batch
     whole: int  # texts of the batch
+    before: tuple[int, int]  # texts and tokens of the batch's earlier parts
     texts: NDArray[np.int64]  # rows of the training split
 
 

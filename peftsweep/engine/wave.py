@@ -21,7 +21,7 @@ class Wave:
     """
 
     rows: Rows
-    keys: Mapping[int, tuple[int, ...]]
+    keys: Mapping[int, tuple[int, int]]
 
     @property
     def labels(self) -> Tensor:

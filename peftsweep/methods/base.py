@@ -35,13 +35,17 @@ class Segments:
     """Which rows of a flat activation `[rows, d]` belong to which slot: `bounds[i][0] : bounds[i][1]` to `slots[i]`.
 
     Attributes:
-        edges: the bounds as kernels take them, of all K slots by index: [K, 2] int32, nought for a slot without rows.
+        skipped: of each of the slots, rows of its batch that went through before, where that goes in parts: dropout
+            falls on an element by its place in the whole batch, so that it does not matter where that is cut.
+        edges: the bounds as kernels take them, of all K slots by index, and what is skipped: [K, 3] int32, nought for a
+            slot without rows.
         tiles: the same cut into tiles of `TILE` rows: [n, 2] int32, each tile's slot and first row. There are always
             as many for so many rows; those too many begin at `FAR`.
     """
 
     slots: tuple[int, ...]
     bounds: tuple[tuple[int, int], ...]
+    skipped: tuple[int, ...] = ()  # none of any, where it is empty
     edges: Tensor | None = None
     tiles: Tensor | None = None
 
@@ -49,13 +53,17 @@ class Segments:
         """(slot, first row, row after the last)."""
         return ((slot, start, stop) for slot, (start, stop) in zip(self.slots, self.bounds, strict=True))
 
+    def before(self, slot: int) -> int:
+        """What is skipped of a slot's batch."""
+        return self.skipped[self.slots.index(slot)] if self.skipped else 0
+
 
 def tiled(segments: Segments, slots: int, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The edges and tiles of segments of an activation of so many rows, in a pack of so many slots."""
-    edges, tiles = np.zeros((slots, 2), np.int32), np.full((rows // TILE + slots, 2), (0, FAR), np.int32)
+    edges, tiles = np.zeros((slots, 3), np.int32), np.full((rows // TILE + slots, 2), (0, FAR), np.int32)
     at = 0
     for slot, start, stop in segments.stretches():
-        edges[slot] = start, stop
+        edges[slot] = start, stop, segments.before(slot)
         firsts = np.arange(start, stop, TILE)
         tiles[at : at + len(firsts), 0], tiles[at : at + len(firsts), 1] = slot, firsts
         at += len(firsts)
@@ -80,11 +88,11 @@ class Masks:
     """What dropout falls on in a pass.
 
     Attributes:
-        keys: `keys[slot]` seeds the slot's masks.
+        keys: `keys[slot]`, the trial's seed and its step, seeds the slot's masks.
         keep, seeds: the same as kernels take it: the share that is kept [K] float32, and [K] int32.
     """
 
-    keys: Mapping[int, tuple[int, ...]]
+    keys: Mapping[int, tuple[int, int]]
     keep: Tensor
     seeds: Tensor
 
@@ -112,7 +120,7 @@ class Pass(threading.local):
         self.edges = self.tiles = torch.empty(0)
         self.texts: Texts | None = None
         self.pooled = torch.empty(0)
-        self.keys: Mapping[int, tuple[int, ...]] | None = None
+        self.keys: Mapping[int, tuple[int, int]] | None = None
         self.nothing = Masks({}, torch.ones(slots, device=device), torch.zeros(slots, dtype=torch.int32, device=device))
         self.keep, self.seeds, self.drops = self.nothing.keep, self.nothing.seeds, False
 
@@ -130,7 +138,7 @@ class Pass(threading.local):
         if segments.edges is not None and segments.tiles is not None:
             self.edges, self.tiles = segments.edges, segments.tiles
 
-    def drawn(self, keys: Mapping[int, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    def drawn(self, keys: Mapping[int, tuple[int, int]]) -> dict[str, NDArray[Any]]:
         """`keep` and `seeds` of `Masks` for these keys."""
         keep, seeds = np.ones(len(self.dropouts), np.float32), np.zeros(len(self.dropouts), np.uint32)
         for slot, key in keys.items():

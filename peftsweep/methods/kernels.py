@@ -3,7 +3,7 @@
 Rows of an activation [T, d] belong to slots in stretches of any length, cut into tiles of `TILE` rows of one slot
 (see `Segments`). So slots of different batch sizes lie side by side without padding, each kernel is one launch for all of
 them, and sums run in an order that is the slot's own. Dropout masks are never stored: they are hashed from the slot's
-seed and the element's place in its stretch, in forward and backward alike.
+seed and the element's place in its batch, in forward and backward alike.
 
 `linear_lora` and `scale_rows` are custom operators, so that `torch.compile` sees through the layers around them.
 """
@@ -33,11 +33,18 @@ def _kept(seed, salt, place, keep):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def edges_of(slot, edges):  # type: ignore[no-untyped-def]
+    """A slot's first row, the row after its last, and how many rows of its batch went through before."""
+    return tl.load(edges + 3 * slot), tl.load(edges + 3 * slot + 1), tl.load(edges + 3 * slot + 2)
+
+
+@triton.jit
 def tile_of(tile, tiles, edges):  # type: ignore[no-untyped-def]
-    """A tile's slot and first row, and the slot's own first row and the row after its last. It has no rows where its
-    first is not below the end."""
+    """A tile's slot and first row, where the slot's batch would begin if nothing of it were skipped, and the row after
+    its last. It has no rows where its first is not below the end."""
     slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
-    return slot, first, tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
+    begin, end, skipped = edges_of(slot, edges)
+    return slot, first, begin - skipped, end
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -48,7 +55,7 @@ def _shrink(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """out[t, r] = factor[k] · Σ_d dropout(x)[t, d] · matrix[k, d, r] for the rows t of slot k."""
     tile = tl.program_id(0)
-    slot, first, begin, end = tile_of(tile, tiles, edges)
+    slot, first, origin, end = tile_of(tile, tiles, edges)
     if first >= end:
         return
     rows = first + tl.arange(0, TILE)
@@ -61,7 +68,7 @@ def _shrink(  # type: ignore[no-untyped-def]
         inside = columns < WIDTH
         part = tl.load(x + rows.to(tl.int64)[:, None] * WIDTH + columns, real[:, None] & inside, 0.0)
         if DROPS:
-            place = (rows - begin)[:, None] * WIDTH + columns
+            place = (rows - origin)[:, None] * WIDTH + columns
             part = tl.where(_kept(seed, grain, place, keeps), part, 0.0).to(x.dtype.element_ty)
         held = (ranks < RANK) & inside[:, None]
         some = tl.load(matrix + slot * of_slot + columns[:, None] * of_width + ranks * of_rank, held, 0.0)
@@ -78,7 +85,7 @@ def _expand(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """y[t, d] += mask[t, d] · Σ_r hidden[t, r] · matrix[k, d, r] for the rows t of slot k, in place."""
     tile, block = tl.program_id(0), tl.program_id(1)
-    slot, first, begin, end = tile_of(tile, tiles, edges)
+    slot, first, origin, end = tile_of(tile, tiles, edges)
     if first >= end:
         return
     rows = first + tl.arange(0, TILE)
@@ -91,7 +98,7 @@ def _expand(  # type: ignore[no-untyped-def]
     some = tl.load(matrix + slot * of_slot + columns * of_width + ranks[:, None] * of_rank, held, 0.0)
     added = tl.dot(part, some.to(part.dtype), input_precision="ieee" if EXACT else "tf32")
     if DROPS:
-        place = (rows - begin)[:, None] * WIDTH + columns
+        place = (rows - origin)[:, None] * WIDTH + columns
         added = tl.where(_kept(tl.load(seeds + slot), tl.load(salt), place, tl.load(keep + slot)), added, 0.0)
     where = y + rows.to(tl.int64)[:, None] * WIDTH + columns
     before = tl.load(where, inside, 0.0)
@@ -106,7 +113,7 @@ def _outer(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """out[k, d, r] = Σ_t dropout(x)[t, d] · hidden[t, r] over the rows t of slot k, from first to last."""
     slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    begin, end = tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
+    begin, end, skipped = edges_of(slot, edges)
     ranks = tl.arange(0, R)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     keeps, seed, grain = tl.load(keep + slot), tl.load(seeds + slot), tl.load(salt)
@@ -116,7 +123,7 @@ def _outer(  # type: ignore[no-untyped-def]
         real = rows < end
         part = tl.load(x + rows.to(tl.int64) * WIDTH + columns[:, None], real & (columns < WIDTH)[:, None], 0.0)
         if DROPS:
-            place = (rows - begin) * WIDTH + columns[:, None]
+            place = (rows - begin + skipped) * WIDTH + columns[:, None]
             part = tl.where(_kept(seed, grain, place, keeps), part, 0.0).to(x.dtype.element_ty)
         some = tl.load(hidden + rows.to(tl.int64)[:, None] * R + ranks, real[:, None], 0.0)
         total = tl.dot(part, some, total, input_precision="ieee" if EXACT else "tf32")
@@ -297,7 +304,7 @@ def _inner(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """out[k, d] = Σ_t grad[t, d] · x[t, d] over the rows t of slot k, from first to last."""
     slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    begin, end = tl.load(edges + 2 * slot), tl.load(edges + 2 * slot + 1)
+    begin, end, _ = edges_of(slot, edges)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(begin, end, TILE):

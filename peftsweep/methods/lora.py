@@ -91,7 +91,9 @@ class PackedLora(PackedLayer):
         keys, dropout = self.current.keys, self.current.dropouts[slot]
         if keys is None or dropout == 0.0:
             return None
-        return keep_mask(tuple(x.shape), x.device, (*keys[slot], self.index), dropout, x.dtype)
+        before = self.current.segments.before(slot)
+        whole = before + x.shape[0], x.shape[1]
+        return keep_mask(whole, x.device, (*keys[slot], 0, self.index), dropout, x.dtype)[before:]
 
 
 class _AddLora(torch.autograd.Function):
