@@ -80,15 +80,17 @@ class Share:
                 found |= done
                 waiting = waiting[len(some) :]
                 continue
-            again, tried = _same(some, tried), some
-            relief = relieve(some, again)
-            if relief == "none" and len(some) > 1:
+            again = len(some) == len(tried) and all(map(operator.is_, some, tried))
+            tried, relief = some, relieve(some, again)
+            if relief == "freed":
+                continue
+            if len(some) > 1:
                 tight.append(some)
-            if relief == "none" and len(some) == 1:
-                alone(some[0], reason)
-                waiting = waiting[1:]
-            if len(some) == 1 and relief != "freed":
-                tight = [part for part in tight if not any(_same([slot], some) for slot in part)]
+            else:
+                tight = [part for part in tight if all(slot is not some[0] for slot in part)]
+                if relief == "none":
+                    alone(some[0], reason)
+                    waiting = waiting[1:]
             self.slots = min([before, *(len(part) // 2 for part in tight)])
         if self.slots < before:
             self.note(f"memory: a {self.what} of {len(slots)} slots had no room; from now on {self.slots} go at once")
@@ -103,10 +105,6 @@ def _tried(work: Callable[[Sequence[Slot]], T], some: Sequence[Slot]) -> tuple[T
         reason = str(error).splitlines()[0]
     torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
     return None, reason
-
-
-def _same(some: Sequence[Slot], others: Sequence[Slot]) -> bool:
-    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:
