@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,8 @@ def _draw_one(figure: Figure, heat: HeatMap) -> None:
     figure.set_size_inches(side, side)
     axes = figure.add_axes((0, 0, 1, 1))
     _draw_cells(axes, heat, cell)
+    axes.set_frame_on(False)
+    axes.tick_params(length=0, colors=DARK)
     size = min(10.0, 55 * cell * 0.5)
     flat = count <= 6 and max(map(len, heat.names)) * size * 0.6 < cell * 72
     axes.set_xticks(range(count), heat.names, fontsize=size, parse_math=False)
@@ -127,37 +129,45 @@ def _draw_one(figure: Figure, heat: HeatMap) -> None:
 
 
 def _draw_grid(figure: Figure, maps: Sequence[HeatMap]) -> None:
-    """A small map for each label, row by row."""
+    """A small map for each label, row by row; all on one pair of axes, for each pair costs as much as what stands on
+    it, and a sweep waits."""
     columns = min(len(maps), max(3, math.ceil(math.sqrt(len(maps) * 1.3))))
     rows = math.ceil(len(maps) / columns)
-    cell, gap, head = 0.56, 0.3, 0.42  # inches
-    wide, high = columns * (2 * cell + gap) - gap, rows * (2 * cell + head) - head
-    figure.set_size_inches(wide, high)
+    cell = 0.56  # inches; all else is in cells
+    gap, head, near, far = 0.3 / cell, 0.42 / cell, 0.06 / cell, 0.37 / cell
+    wide, high = columns * (2 + gap) - gap, rows * (2 + head) - head
+    figure.set_size_inches(cell * wide, cell * high)
+    axes = figure.add_axes((0, 0, 1, 1))
     for i, heat in enumerate(maps):
         row, column = divmod(i, columns)
-        left, bottom = column * (2 * cell + gap), high - row * (2 * cell + head) - 2 * cell
-        axes = figure.add_axes((left / wide, bottom / high, 2 * cell / wide, 2 * cell / high))
-        _draw_cells(axes, heat, cell)
-        axes.set_title(heat.title, fontsize=9, color=DARK, pad=4, parse_math=False)
-        lowest = i + columns >= len(maps)  # nothing stands below
-        axes.set_xticks((0, 1), heat.names if lowest else ("", ""), fontsize=8)
-        axes.set_yticks((0, 1), heat.names if column == 0 else ("", ""), fontsize=8, rotation=90, va="center")
-    # in inches from the grid's edges, beyond the ticks' names
-    figure.text(0.5, -0.36 / high, "predicted", ha="center", va="center", fontsize=10, color=DARK)
-    figure.text(-0.38 / wide, 0.5, "true", ha="center", va="center", fontsize=10, color=DARK, rotation=90)
-    _draw_key(figure, figure.axes[0], 1 + 0.2 / wide, 0.14 / wide)
+        left, top = column * (2 + gap), row * (2 + head)
+        _draw_cells(axes, heat, cell, left, top)
+        middle: dict[str, Any] = {"color": DARK, "ha": "center", "va": "center"}
+        axes.text(left + 0.5, top - 0.5 - 2.5 * near, heat.title, **middle, fontsize=9, parse_math=False)
+        for j, name in enumerate(heat.names):
+            if i + columns >= len(maps):  # nothing stands below
+                axes.text(left + j, top + 1.5 + 2 * near, name, **middle, fontsize=8)
+            if column == 0:
+                axes.text(-0.5 - 2 * near, top + j, name, **middle, fontsize=8, rotation=90)
+    axes.text(wide / 2 - 0.5, high - 0.5 + far, "predicted", **middle, fontsize=10)
+    axes.text(-0.5 - far, high / 2 - 0.5, "true", **middle, fontsize=10, rotation=90)
+    axes.set(xlim=(-0.5, wide - 0.5), ylim=(high - 0.5, -0.5))
+    axes.axis("off")
+    _draw_key(figure, axes, 1 + 0.2 / (cell * wide), 0.14 / (cell * wide))
 
 
-def _draw_cells(axes: Axes, heat: HeatMap, cell: float) -> None:
+def _draw_cells(axes: Axes, heat: HeatMap, cell: float, left: float = 0.0, top: float = 0.0) -> None:
+    """A map's cells, the first one's middle at (left, top) in cells."""
+    from matplotlib.patches import Rectangle
+
     count = len(heat.names)
-    axes.imshow(heat.shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    axes.set_xticks([edge - 0.5 for edge in range(1, count)], minor=True)
-    axes.set_yticks([edge - 0.5 for edge in range(1, count)], minor=True)
-    axes.grid(which="minor", color="#dde3e9", linewidth=0.6)
-    axes.tick_params(which="both", length=0, colors=DARK)
-    for spine in axes.spines.values():
-        spine.set_color("#b5bfca")
-        spine.set_linewidth(0.6)
+    begin, end = np.array((left, top)) - 0.5, np.array((left, top)) + count - 0.5
+    extent = (begin[0], end[0], end[1], begin[1])
+    axes.imshow(heat.shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest", extent=extent)
+    lines: dict[str, Any] = {"colors": "#dde3e9", "linewidth": 0.6}
+    axes.vlines(begin[0] + np.arange(1, count), begin[1], end[1], **lines)
+    axes.hlines(begin[1] + np.arange(1, count), begin[0], end[0], **lines)
+    axes.add_patch(Rectangle(tuple(begin), count, count, fill=False, edgecolor="#b5bfca", linewidth=0.6, clip_on=False))
     longest = max(len(text) for row in heat.texts for text in row)
     size = min(11.0, cell * 72 * 0.82 / (0.64 * max(2, longest)))  # a digit is 0.64 of the font's size wide
     if cell < 0.3:
@@ -165,7 +175,7 @@ def _draw_cells(axes: Axes, heat: HeatMap, cell: float) -> None:
     for (row, column), share in np.ndenumerate(heat.shares):
         text = heat.texts[row][column]
         colour = LIGHT if share > 0.55 else MUTED if text == "0" else DARK
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+        axes.text(left + column, top + row, text, ha="center", va="center", fontsize=size, color=colour)
 
 
 def _draw_key(figure: Figure, axes: Axes, left: float, width: float) -> None:
