@@ -138,11 +138,11 @@ def _draw_grid(figure: Figure, maps: Sequence[HeatMap]) -> None:
     wide, high = columns * (2 + gap) - gap, rows * (2 + head) - head
     figure.set_size_inches(cell * wide, cell * high)
     axes = figure.add_axes((0, 0, 1, 1))
+    middle: dict[str, Any] = {"color": DARK, "ha": "center", "va": "center"}
     for i, heat in enumerate(maps):
         row, column = divmod(i, columns)
         left, top = column * (2 + gap), row * (2 + head)
         _draw_cells(axes, heat, cell, left, top)
-        middle: dict[str, Any] = {"color": DARK, "ha": "center", "va": "center"}
         axes.text(left + 0.5, top - 0.5 - 2.5 * near, heat.title, **middle, fontsize=9, parse_math=False)
         for j, name in enumerate(heat.names):
             if i + columns >= len(maps):  # nothing stands below

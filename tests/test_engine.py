@@ -142,7 +142,7 @@ def test_dropout_is_that_of_lora_in_forward_and_backward() -> None:
     for slot, params in enumerate((TrainConfig(rank=4, dropout=0.5), TrainConfig(rank=2, alpha=3.0, dropout=0.25))):
         layer.active[slot] = True
         layer.start(slot, params, torch.Generator())
-    current.segments, current.keys = Segments((1, 0), ((0, 7), (7, 11)), (0, 3)), {0: (1, 2), 1: (9, 2)}
+    current.segments, current.keys = Segments((1, 0), ((0, 7), (7, 11)), {0: 3}), {0: (1, 2), 1: (9, 2)}
     x = torch.randn(11, 6, requires_grad=True)
     ours = layer(x)
     grad = torch.randn_like(ours)
@@ -712,7 +712,7 @@ def test_rows_are_the_same_read_from_another_buffer() -> None:
     device = torch.device("cpu")
     more = {"weights": np.array([0.5, 0.25, 1.0, 0.0], np.float32)}
     parts = [np.array([1, 2]), np.array([0])]
-    rows = lay([3, 1], parts, split, device, "tiles", tiles_for=4, skipped=[(0, 0), (2, 9)], more=more)
+    rows = lay([3, 1], parts, split, device, "tiles", tiles_for=4, skipped={1: (2, 9)}, more=more)
     assert rows.spans is not None and rows.spans.begins[:6].tolist() == [0, 0, 0, 3, 4, 4]
     assert rows.spans.stops[:6].tolist() == [3, 3, 3, 4, 6, 6]
     assert rows.tokens.edges is not None and rows.tokens.edges.tolist() == [[0, 0, 0], [4, 6, 9], [0, 0, 0], [0, 4, 0]]
@@ -729,7 +729,7 @@ def test_rows_are_the_same_read_from_another_buffer() -> None:
 
 
 def test_tiles_cover_each_slot_and_nothing_else() -> None:
-    segments = Segments((2, 0), ((0, 130), (130, 131)), skipped=(7, 0))
+    segments = Segments((2, 0), ((0, 130), (130, 131)), skipped={2: 7})
     edges, tiles = tiled(segments, 3, 131)
     assert edges.tolist() == [[130, 131, 0], [0, 0, 0], [0, 130, 7]]
     assert tiles.tolist() == [[2, 0], [2, 64], [2, 128], [0, 130], [0, FAR]]

@@ -50,7 +50,7 @@ def wave(*lengths: int, first: int = 1) -> Wave:
     """One slot's texts of these lengths, whose tokens count up."""
     texts = [np.arange(first, first + length) for length in lengths]
     corpus = Corpus(texts, Pooling(last=True, pad_token_id=0, first_position=0))
-    return Wave(lay([0], [np.arange(len(texts))], corpus, CPU, "tiles", tiles_for=1), {0: (0,)})
+    return Wave(lay([0], [np.arange(len(texts))], corpus, CPU, "tiles", tiles_for=1), {0: (0, 0)})
 
 
 class Sums:

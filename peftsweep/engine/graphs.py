@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftsweep.engine.limits import Note, silent, telling_full_memory
+from peftsweep.engine.limits import Note, silent
+from peftsweep.engine.memory import telling_full_memory
 from peftsweep.engine.wave import Wave
 
 SHAPES = 64  # held at once

@@ -1,12 +1,9 @@
-"""How much of a step goes through the base at once, and how it is told that this was too much."""
+"""How much of a step goes through the base at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
 
 Note = Callable[[str], object]  # told, in a line, what a person should know of
 
@@ -25,20 +22,3 @@ class Limits:
     slot_tokens: int = 8192
     train_tokens: int = 32768
     eval_tokens: int = 8192
-
-
-@contextmanager
-def telling_full_memory() -> Iterator[None]:
-    """A full memory that CUDA's driver or its libraries found is told as torch's allocator tells it.
-
-    Raises:
-        torch.OutOfMemoryError: memory is full.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        if not any(word in str(error) for word in ("out of memory", "ALLOC_FAILED")):
-            raise
-        raise torch.OutOfMemoryError(str(error)) from error

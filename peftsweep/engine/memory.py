@@ -97,6 +97,23 @@ class Share:
         return found
 
 
+@contextmanager
+def telling_full_memory() -> Iterator[None]:
+    """A full memory that CUDA's driver or its libraries found is told as torch's allocator tells it.
+
+    Raises:
+        torch.OutOfMemoryError: memory is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("out of memory", "ALLOC_FAILED")):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
+
+
 def _tried(work: Callable[[Sequence[Slot]], T], some: Sequence[Slot]) -> tuple[T | None, str]:
     """What `work` makes of some slots; None where memory is full, and what it says then."""
     try:
@@ -260,16 +277,17 @@ def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
     """A pass over so many texts in each slot of the pack."""
     lengths = pack.corpus.lengths
     texts = _some(lengths, count)
+    tokens = int(lengths[texts].sum())
     with tempfile.TemporaryDirectory() as folder:
         running = [pack.start(i, Trial(i, 0, params, Path(folder))) for i in range(len(pack.slots))]
         try:
             torch.cuda.reset_peak_memory_stats(pack.device)
             with any_layout():
-                pack.backward(pack.wave([Part(slot, len(texts), (0, 0), texts) for slot in running]))
+                pack.backward(pack.wave([Part(slot, len(texts), (0, 0), texts, tokens) for slot in running]))
         finally:
             for slot in running:
                 pack.vacate(slot)
-    return Probe(len(running) * int(lengths[texts].sum()), torch.cuda.max_memory_allocated(pack.device))
+    return Probe(len(running) * tokens, torch.cuda.max_memory_allocated(pack.device))
 
 
 def _of_an_evaluation(pack: Pack, count: int) -> int:

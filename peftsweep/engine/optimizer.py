@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine.limits import telling_full_memory
+from peftsweep.engine.memory import telling_full_memory
 from peftsweep.engine.stack import Stack
 from peftsweep.methods import moved
 

@@ -20,8 +20,8 @@ from peftsweep.engine import checkpoint, optimizer
 from peftsweep.engine.clock import Clock, TimedSource
 from peftsweep.engine.graphs import Graphs
 from peftsweep.engine.lanes import Lanes
-from peftsweep.engine.limits import Limits, Note, silent, telling_full_memory
-from peftsweep.engine.memory import Relief, Share
+from peftsweep.engine.limits import Limits, Note, silent
+from peftsweep.engine.memory import Relief, Share, telling_full_memory
 from peftsweep.engine.optimizer import Turn
 from peftsweep.engine.packing import Packed
 from peftsweep.engine.rows import Corpus, Places, Text, batch_of
@@ -235,7 +235,7 @@ class Pack:
         parts = self.parts(slots[0])
         if len(parts) == parts[0].whole:
             return "none"
-        slots[0].fits = max(int(self.corpus.lengths[part.texts].sum()) for part in parts) // 2
+        slots[0].fits = max(part.tokens for part in parts) // 2
         return "cut"
 
     def forget_graphs(self) -> bool:
@@ -268,19 +268,20 @@ class Pack:
     def waves(self, slots: Sequence[Slot]) -> list[Wave]:
         """One batch of each slot, in passes of at most `train_tokens` tokens."""
         parts = [part for slot in slots for part in self.parts(slot)]
-        sizes = [int(self.corpus.lengths[part.texts].sum()) for part in parts]
-        passes = -(-sum(sizes) // self.limits.train_tokens)
-        enough = sum(sizes) / passes  # passes of like size, for a last one of a few tokens would take as many launches
+        whole = sum(part.tokens for part in parts)
+        enough = whole / -(
+            -whole // self.limits.train_tokens
+        )  # passes of like size, for a last one of a few tokens would take as many launches
         waves: list[Wave] = []
         here: list[Part] = []
         tokens = 0
-        for part, size in zip(parts, sizes, strict=True):
-            full = tokens + size / 2 > enough or tokens + size > self.limits.train_tokens
+        for part in parts:
+            full = tokens + part.tokens / 2 > enough or tokens + part.tokens > self.limits.train_tokens
             if here and (full or here[-1].slot is part.slot):
                 waves.append(self.wave(here))
                 here, tokens = [], 0
             here.append(part)
-            tokens += size
+            tokens += part.tokens
         return [*waves, self.wave(here)]
 
     def parts(self, slot: Slot) -> list[Part]:
@@ -292,8 +293,9 @@ class Pack:
         most = self.limits.slot_tokens if slot.fits is None else slot.fits
         parts, texts, tokens = [], 0, 0
         for some in _cut(batch, self.corpus.lengths[batch], most):
-            parts.append(Part(slot, len(batch), (texts, tokens), some))
-            texts, tokens = texts + len(some), tokens + int(self.corpus.lengths[some].sum())
+            size = int(self.corpus.lengths[some].sum())
+            parts.append(Part(slot, len(batch), (texts, tokens), some, size))
+            texts, tokens = texts + len(some), tokens + size
         return parts
 
     def wave(self, parts: Sequence[Part]) -> Wave:
@@ -307,8 +309,8 @@ class Pack:
             "weights": np.where(real, 1 / whole, 0).astype(np.float32).ravel(),
             **self.packed.current.drawn(keys),
         }
-        before = [part.before for part in parts]
-        return Wave(self.packed.lay([part.slot.index for part in parts], texts, self.corpus, before, more), keys)
+        skipped = {part.slot.index: part.before for part in parts}
+        return Wave(self.packed.lay([part.slot.index for part in parts], texts, self.corpus, skipped, more), keys)
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 

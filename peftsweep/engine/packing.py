@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from peftsweep.config import TrainConfig
 from peftsweep.engine.attention import ATTENTION, forward_rows, has_kernel
 from peftsweep.engine.head import PooledTexts, StackedLinear, head_linears
-from peftsweep.engine.limits import telling_full_memory
+from peftsweep.engine.memory import telling_full_memory
 from peftsweep.engine.rows import Attention, Corpus, Pooling, Rows, Text, lay
 from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
@@ -116,7 +116,7 @@ class Packed:
         slots: Sequence[int],
         parts: Sequence[np.ndarray[Any, np.dtype[np.int64]]],
         corpus: Corpus,
-        skipped: Sequence[tuple[int, int]] = (),
+        skipped: Mapping[int, tuple[int, int]] | None = None,
         more: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> Rows:
         tiles_for = len(self.current.dropouts) if self.current.fused else 0

@@ -166,7 +166,7 @@ def lay(
     device: torch.device,
     attention: Attention,
     tiles_for: int = 0,
-    skipped: Sequence[tuple[int, int]] = (),
+    skipped: Mapping[int, tuple[int, int]] | None = None,
     more: Mapping[str, NDArray[Any]] | None = None,
 ) -> Rows:
     """Lay out some texts of a split for each slot.
@@ -176,7 +176,7 @@ def lay(
 
     Args:
         tiles_for: K where the adapters are kernels, which take segments in tiles.
-        skipped: texts and tokens of each slot's batch that went through before; none of any, where it is empty.
+        skipped: by slot, texts and tokens of its batch that went through before.
         more: arrays that travel along.
     """
     picked = np.concatenate(parts)
@@ -189,7 +189,8 @@ def lay(
     text_starts = text_stops - [len(part) for part in parts]
     spread, real = batch_of([len(part) for part in parts])
     columns = real.shape[1]
-    texts_before, tokens_before = zip(*skipped, strict=True) if skipped else ((), ())
+    texts_before = {slot: texts for slot, (texts, _) in (skipped or {}).items()}
+    tokens_before = {slot: tokens for slot, (_, tokens) in (skipped or {}).items()}
     tokens = Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]), tokens_before)
     batch = Segments(tuple(slots), tuple((i * columns, (i + 1) * columns) for i in range(len(slots))), texts_before)
     arrays: dict[str, NDArray[Any]] = {

@@ -20,6 +20,7 @@ class Part:
     whole: int  # texts of the batch
     before: tuple[int, int]  # texts and tokens of the batch's earlier parts
     texts: NDArray[np.int64]  # rows of the training split
+    tokens: int  # of these texts
 
 
 @dataclass

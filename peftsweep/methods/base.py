@@ -12,7 +12,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,8 +35,8 @@ class Segments:
     """Which rows of a flat activation `[rows, d]` belong to which slot: `bounds[i][0] : bounds[i][1]` to `slots[i]`.
 
     Attributes:
-        skipped: of each of the slots, rows of its batch that went through before, where that goes in parts: dropout
-            falls on an element by its place in the whole batch, so that it does not matter where that is cut.
+        skipped: by slot, rows of its batch that went through before, where that goes in parts: dropout falls on an
+            element by its place in the whole batch, so that it does not matter where that is cut.
         edges: the bounds as kernels take them, of all K slots by index, and what is skipped: [K, 3] int32, nought for a
             slot without rows.
         tiles: the same cut into tiles of `TILE` rows: [n, 2] int32, each tile's slot and first row. There are always
@@ -45,7 +45,7 @@ class Segments:
 
     slots: tuple[int, ...]
     bounds: tuple[tuple[int, int], ...]
-    skipped: tuple[int, ...] = ()  # none of any, where it is empty
+    skipped: Mapping[int, int] = field(default_factory=dict)
     edges: Tensor | None = None
     tiles: Tensor | None = None
 
@@ -53,17 +53,13 @@ class Segments:
         """(slot, first row, row after the last)."""
         return ((slot, start, stop) for slot, (start, stop) in zip(self.slots, self.bounds, strict=True))
 
-    def before(self, slot: int) -> int:
-        """What is skipped of a slot's batch."""
-        return self.skipped[self.slots.index(slot)] if self.skipped else 0
-
 
 def tiled(segments: Segments, slots: int, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The edges and tiles of segments of an activation of so many rows, in a pack of so many slots."""
     edges, tiles = np.zeros((slots, 3), np.int32), np.full((rows // TILE + slots, 2), (0, FAR), np.int32)
     at = 0
     for slot, start, stop in segments.stretches():
-        edges[slot] = start, stop, segments.before(slot)
+        edges[slot] = start, stop, segments.skipped.get(slot, 0)
         firsts = np.arange(start, stop, TILE)
         tiles[at : at + len(firsts), 0], tiles[at : at + len(firsts), 1] = slot, firsts
         at += len(firsts)

@@ -91,7 +91,7 @@ class PackedLora(PackedLayer):
         keys, dropout = self.current.keys, self.current.dropouts[slot]
         if keys is None or dropout == 0.0:
             return None
-        before = self.current.segments.before(slot)
+        before = self.current.segments.skipped.get(slot, 0)
         whole = before + x.shape[0], x.shape[1]
         return keep_mask(whole, x.device, (*keys[slot], 0, self.index), dropout, x.dtype)[before:]
 

@@ -21,17 +21,13 @@ from peftsweep.engine.slot import Slot
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base
 from peftsweep.task import Task
+from tests.gpu import MARKS
 from tests.packs import MULTI, SINGLE, Queue, Texts, Watched
 from tests.studies import Home, home
 from tests.test_parity import mixed, peft_alone
 from tests.tiny import ARCHITECTURES, DECODER, tiny_model
 
-pytestmark = [
-    pytest.mark.gpu,
-    # torch 2.11 compiles by what it calls deprecated itself, and looks at `.grad` of any tensor
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
-]
+pytestmark = MARKS
 METHOD_NAMES = ["lora", "ia3", "qlora"]
 GPU = torch.device("cuda:0")
 

@@ -7,13 +7,9 @@ import pytest
 import torch
 
 from peftsweep.methods import FAR, Segments, tiled
+from tests.gpu import MARKS
 
-pytestmark = [
-    pytest.mark.gpu,
-    # torch 2.11 compiles by what it calls deprecated itself, and looks at `.grad` of any tensor
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
-]
+pytestmark = MARKS
 SLOTS, RANK, WIDE_IN, WIDE_OUT = 4, 6, 80, 200
 LENGTHS, REST = (70, 0, 3, 130), 9
 KEEP, SEEDS, SALT = (0.7, 1.0, 1.0, 0.5), (123456789, 5, 7, 987654321), 1234567
@@ -26,7 +22,7 @@ def stretches() -> list[tuple[int, int]]:
 
 def layout(skipped: tuple[int, ...] = ()) -> tuple[torch.Tensor, torch.Tensor]:
     """Tiles [n, 2] and edges [K, 3], as a pack makes them: with some tiles too many."""
-    segments = Segments(tuple(range(SLOTS)), tuple(stretches()), skipped)
+    segments = Segments(tuple(range(SLOTS)), tuple(stretches()), dict(enumerate(skipped)))
     edges, tiles = tiled(segments, SLOTS, sum(LENGTHS) + REST)
     assert tiles[-1, 1] == FAR
     return torch.from_numpy(tiles).cuda(), torch.from_numpy(edges).cuda()
