@@ -269,9 +269,8 @@ class Pack:
         """One batch of each slot, in passes of at most `train_tokens` tokens."""
         parts = [part for slot in slots for part in self.parts(slot)]
         whole = sum(part.tokens for part in parts)
-        enough = whole / -(
-            -whole // self.limits.train_tokens
-        )  # passes of like size, for a last one of a few tokens would take as many launches
+        passes = -(-whole // self.limits.train_tokens)
+        enough = whole / passes  # passes of like size, for a last one of a few tokens would take as many launches
         waves: list[Wave] = []
         here: list[Part] = []
         tokens = 0
