@@ -355,14 +355,22 @@ def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(b
     assert pack.training.slots == 2 and max(worst(pack.last[i], free.last[i]) for i in range(4)) < 1e-4
 
 
-@pytest.mark.parametrize("what", ["optimizer", "ahead"])
+@pytest.mark.parametrize("what", ["optimizer", "ahead", "capture"])
 def test_a_full_memory_between_the_passes_costs_no_trial_anything(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """In the update, before it has written anything; and where the next step is laid out ahead, which can wait."""
-    free = run(base, [trial(i, tmp_path / "a") for i in range(3)], 3)
-    trials = [trial(i, tmp_path / "b") for i in range(3)]
-    pack, calls = pack_of(base, SINGLE, "lora", trials, 3), []
+    """In the update, before it has written anything; and where the next step is laid out or captured ahead, which can
+    wait."""
+
+    def pack_in(run: str) -> tuple[Any, Queue]:
+        trials = [trial(i, tmp_path / run) for i in range(3)]
+        pack = pack_of(base, SINGLE, "lora", trials, 3)
+        pack.lanes.close()
+        pack.lanes = lanes.Lanes(1)  # of two, either might be the one that calls when it is time to fail
+        return pack, Queue(trials)
+
+    (free, all_trials), (pack, queue), calls = pack_in("a"), pack_in("b"), []
+    free.run(all_trials)
     pack.lays_ahead = True
 
     def scarce(work: Callable[..., Any], every: int) -> Callable[..., Any]:
@@ -376,9 +384,12 @@ def test_a_full_memory_between_the_passes_costs_no_trial_anything(
 
     if what == "optimizer":
         monkeypatch.setattr("peftsweep.engine.optimizer.moved", scarce(moved, 3))
+    elif what == "ahead":
+        pack.waves = scarce(pack.waves, 4)
     else:
-        pack.waves = scarce(pack.waves, 4)  # type: ignore[method-assign]
-    queue = Queue(trials)
+        pack.graphs = Graphs()  # as a base has them that cannot be captured, but for what is done ahead
+        pack.graphs.refused = True
+        pack.graphs.prepare = scarce(lambda function, wave: None, 4)
     pack.run(queue)
     assert len(calls) > 6 and {result.state for result in queue.results.values()} == {"complete"}
     assert max(worst(pack.last[i], free.last[i]) for i in range(3)) < 1e-6

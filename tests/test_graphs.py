@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,22 +26,21 @@ class Replay:
     def __init__(self) -> None:
         self.again: Callable[[], object] = lambda: None
 
+    def capture_begin(self, **options: Any) -> None:
+        Replay.capturing = self
+
+    def capture_end(self) -> None:
+        Replay.capturing = None
+
     def replay(self) -> None:
         self.again()
 
 
 @pytest.fixture(autouse=True)
 def replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def capture(graph: Replay, **options: Any) -> Iterator[None]:
-        Replay.capturing = graph
-        try:
-            yield
-        finally:
-            Replay.capturing = None
-
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Replay)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
@@ -94,6 +93,37 @@ def test_other_shapes_get_graphs_of_their_own_and_a_larger_one_begins_anew() -> 
     assert len(passes.known) == 1 and passes.pool is not pool and passes.largest == 128
     passes(sums, wave(60))
     assert sums.captured == 4 and passes.largest == 128
+
+
+def test_a_pass_to_come_is_captured_ahead_if_it_is_not_the_largest() -> None:
+    sums = Sums()
+    passes = Graphs()
+    passes.prepare(sums, wave(60))
+    assert (sums.captured, sums.worked) == (0, 0)  # the first call is to be made as it is
+    passes(sums, wave(60))
+    passes.prepare(sums, wave(60))
+    assert sums.captured == 0  # it would begin the pool
+    passes(sums, wave(60))
+    for _ in range(2):
+        passes.prepare(sums, wave(20, 20))
+        passes.prepare(sums, wave(90))  # 128 rows, for which the pool begins anew
+    assert sums.captured == passes.captured == 2 and len(passes.known) == 2
+    assert passes(sums, wave(20, 20, first=3)).item() == 2 * sum(range(3, 23)) and sums.captured == 2
+    assert sums.worked == 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("not permitted")])
+def test_a_capture_ahead_that_fails_leaves_the_pass_to_be_made_when_it_is_due(error: Exception) -> None:
+    sums = Sums()
+    passes = Graphs()
+    for _ in range(2):
+        passes(sums, wave(60))
+    sums.error = error
+    with pytest.raises(torch.OutOfMemoryError) if isinstance(error, torch.OutOfMemoryError) else nullcontext():
+        passes.prepare(sums, wave(20, 20))
+    sums.error = None
+    assert passes(sums, wave(20, 20)).item() == 420
+    assert passes.refused == (not isinstance(error, torch.OutOfMemoryError)) == (sums.worked == 2)
 
 
 def test_the_oldest_shapes_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,43 +54,71 @@ class Graphs:
         self.pool: Any = None
 
     def __call__(self, function: Work, wave: Wave) -> Tensor:
-        if not self.warm or self.refused:
+        if not self.warm:
             result = function(wave)
             self.warm = True  # not before: half of it would run for the first time in a capture
             return result
-        if wave.shape not in self.known:
-            try:
-                with telling_full_memory():
-                    self.capture(function, wave)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:  # nothing has been computed yet
-                self.drop()
-                self.refused = True
-                self.note(f"graphs: the base cannot be captured, and is slower for it: {str(error).splitlines()[0]}")
-                return function(wave)
+        if wave.shape not in self.known and not self.refused:
+            torch.cuda.empty_cache()  # what the pool needs may lie idle elsewhere; the GPU is waited for
+            self.capture(function, wave)
+        if self.refused:
+            return function(wave)
         self.known.move_to_end(wave.shape)
         graph = self.known[wave.shape]
         graph.buffer.copy_(wave.rows.buffer, non_blocking=True)
         graph.graph.replay()
         return graph.result.clone()
 
+    def prepare(self, function: Work, wave: Wave) -> None:
+        """Capture a pass to come, if it is of a new shape: all of it is the processor's work, for which a GPU that is
+        busy with the passes before need not wait. Not the largest pass so far, whose pool is to take their place."""
+        if self.warm and not self.refused and wave.shape not in self.known and wave.size <= self.largest:
+            self.capture(function, wave)
+
     def capture(self, function: Work, wave: Wave) -> None:
+        """Make a graph of a pass, or settle that this base has none.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for it.
+        """
         if wave.size > self.largest:
             self.drop()
             self.largest = wave.size
         while len(self.known) >= SHAPES:
             self.known.popitem(last=False)
+        try:
+            with telling_full_memory():
+                self.known[wave.shape] = self.recorded(function, wave)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # nothing has been computed yet
+            self.drop()
+            self.refused = True
+            self.note(f"graphs: the base cannot be captured, and is slower for it: {str(error).splitlines()[0]}")
+        else:
+            self.captured += 1
+
+    def recorded(self, function: Work, wave: Wave) -> Graph:
+        # `torch.cuda.graph` would wait until the GPU has nothing more to do.
         buffer, graph = wave.rows.buffer.clone(), torch.cuda.CUDAGraph()
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            result = function(wave.over(buffer))
-        self.known[wave.shape] = Graph(graph, buffer, result)
-        self.captured += 1
+        with torch.cuda.stream(_stream()):
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                result = function(wave.over(buffer))
+            finally:
+                graph.capture_end()
+        return Graph(graph, buffer, result)
 
     def drop(self) -> None:
         """Give all of the memory back."""
         self.known.clear()
         self.largest, self.pool = 0, None
         torch.cuda.empty_cache()
+
+
+@cache
+def _stream() -> torch.cuda.Stream:
+    """The process's own for captures: libraries keep memory for every stream that they ever worked on."""
+    return torch.cuda.Stream()

@@ -183,11 +183,20 @@ class Pack:
             slot.rate = rate if slot.rate == 0 else 0.9 * slot.rate + 0.1 * rate
 
     def lay_ahead(self, slots: Sequence[Slot]) -> None:
-        """Lay out these slots' next step, unless memory is full: then it is done when it is due, where that is met."""
+        """Lay out these slots' next step and capture what is new in it, unless memory is full: then it is done when it
+        is due, where that is met."""
+        self.ahead = None
+        if not slots:
+            return
         try:
-            self.ahead = (_key(slots), self.waves(slots)) if slots else None
+            waves = self.waves(slots)
+            if self.graphs is not None:
+                with any_layout():
+                    for wave in waves:
+                        self.graphs.prepare(self.backward, wave)
+            self.ahead = (_key(slots), waves)
         except torch.OutOfMemoryError:
-            self.ahead = None
+            pass
 
     def with_room(self, work: Callable[[], T]) -> T:
         """What `work` returns, for which the graphs' memory is given up where there is no other."""
