@@ -22,6 +22,7 @@ class Replay:
     """A graph whose replay runs what was captured, into the same result."""
 
     capturing: Replay | None = None
+    broken = False
 
     def __init__(self) -> None:
         self.again: Callable[[], object] = lambda: None
@@ -31,6 +32,8 @@ class Replay:
 
     def capture_end(self) -> None:
         Replay.capturing = None
+        if Replay.broken:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     def replay(self) -> None:
         self.again()
@@ -39,7 +42,7 @@ class Replay:
 @pytest.fixture(autouse=True)
 def replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Replay)
-    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(graphs, "_stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -55,7 +58,7 @@ def wave(*lengths: int, first: int = 1) -> Wave:
 class Sums:
     """The sum of a pass's tokens, as a function that can be captured; and how often it was really worked out."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.error, self.worked, self.captured = error, 0, 0
 
     def __call__(self, given: Wave) -> torch.Tensor:
@@ -95,18 +98,19 @@ def test_other_shapes_get_graphs_of_their_own_and_a_larger_one_begins_anew() -> 
     assert sums.captured == 4 and passes.largest == 128
 
 
-def test_a_pass_to_come_is_captured_ahead_if_it_is_not_the_largest() -> None:
+def test_passes_to_come_are_captured_ahead_unless_one_of_them_is_the_largest() -> None:
     sums = Sums()
     passes = Graphs()
-    passes.prepare(sums, wave(60))
+    passes.prepare(sums, [wave(60)])
     assert (sums.captured, sums.worked) == (0, 0)  # the first call is to be made as it is
     passes(sums, wave(60))
-    passes.prepare(sums, wave(60))
+    passes.prepare(sums, [wave(60)])
     assert sums.captured == 0  # it would begin the pool
     passes(sums, wave(60))
+    passes.prepare(sums, [wave(20, 20), wave(90)])  # 128 rows, for which the pool begins anew
+    assert sums.captured == 1
     for _ in range(2):
-        passes.prepare(sums, wave(20, 20))
-        passes.prepare(sums, wave(90))  # 128 rows, for which the pool begins anew
+        passes.prepare(sums, [wave(20, 20), wave(60)])
     assert sums.captured == passes.captured == 2 and len(passes.known) == 2
     assert passes(sums, wave(20, 20, first=3)).item() == 2 * sum(range(3, 23)) and sums.captured == 2
     assert sums.worked == 1
@@ -120,10 +124,22 @@ def test_a_capture_ahead_that_fails_leaves_the_pass_to_be_made_when_it_is_due(er
         passes(sums, wave(60))
     sums.error = error
     with pytest.raises(torch.OutOfMemoryError) if isinstance(error, torch.OutOfMemoryError) else nullcontext():
-        passes.prepare(sums, wave(20, 20))
+        passes.prepare(sums, [wave(20, 20)])
     sums.error = None
     assert passes(sums, wave(20, 20)).item() == 420
     assert passes.refused == (not isinstance(error, torch.OutOfMemoryError)) == (sums.worked == 2)
+
+
+def test_what_is_to_come_is_not_what_makes_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "SHAPES", 2)
+    sums = Sums()
+    passes = Graphs()
+    for lengths in ((60,), (60,), (20, 20)):
+        passes(sums, wave(*lengths))
+    passes.prepare(sums, [wave(60), wave(5, 5, 5, 5)])
+    passes(sums, wave(60))
+    passes(sums, wave(5, 5, 5, 5))
+    assert sums.captured == 3
 
 
 def test_the_oldest_shapes_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +151,9 @@ def test_the_oldest_shapes_go_when_there_are_too_many(monkeypatch: pytest.Monkey
     assert len(passes.known) == 2 and sums.captured == 4
 
 
-def test_a_base_that_cannot_be_captured_is_run_as_it_is() -> None:
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_base_that_cannot_be_captured_is_run_as_it_is(monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
+    monkeypatch.setattr(Replay, "broken", broken)
     sums = Sums(RuntimeError("operation not permitted when stream is capturing"))
     said: list[str] = []
     passes = Graphs(said.append)
@@ -154,9 +172,23 @@ def test_a_base_that_cannot_be_captured_is_run_as_it_is() -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_out_of_memory_in_a_capture_is_the_step_s_own(error: Exception) -> None:
+@pytest.mark.parametrize("broken", [False, True])
+def test_out_of_memory_in_a_capture_is_the_step_s_own(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, broken: bool
+) -> None:
+    """Also where the capture cannot be ended any more, which would be another error."""
+    monkeypatch.setattr(Replay, "broken", broken)
     passes, sums = Graphs(), Sums(error)
     passes(sums, wave(3))
     with pytest.raises(torch.OutOfMemoryError):
+        passes(sums, wave(4))
+    assert not passes.refused and not passes.known
+
+
+def test_a_signal_in_a_capture_is_no_fault_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replay, "broken", True)
+    passes, sums = Graphs(), Sums(KeyboardInterrupt())
+    passes(sums, wave(3))
+    with pytest.raises(KeyboardInterrupt):
         passes(sums, wave(4))
     assert not passes.refused and not passes.known

@@ -8,7 +8,8 @@ larger one begins it anew, for a pool that grows would hold on to blocks of ever
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -69,11 +70,16 @@ class Graphs:
         graph.graph.replay()
         return graph.result.clone()
 
-    def prepare(self, function: Work, wave: Wave) -> None:
-        """Capture a pass to come, if it is of a new shape: all of it is the processor's work, for which a GPU that is
-        busy with the passes before need not wait. Not the largest pass so far, whose pool is to take their place."""
-        if self.warm and not self.refused and wave.shape not in self.known and wave.size <= self.largest:
-            self.capture(function, wave)
+    def prepare(self, function: Work, waves: Sequence[Wave]) -> None:
+        """Capture what is of a new shape in a step to come: it is all the processor's work, and the GPU may still be at
+        the step before. Not with a pass larger than all so far: when that is due, memory begins anew with it."""
+        if any(wave.size > self.largest for wave in waves):  # so it is, too, before the first call and where refused
+            return
+        for wave in waves:
+            if wave.shape in self.known:
+                self.known.move_to_end(wave.shape)
+            else:
+                self.capture(function, wave)
 
     def capture(self, function: Work, wave: Wave) -> None:
         """Make a graph of a pass, or settle that this base has none.
@@ -92,23 +98,27 @@ class Graphs:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # nothing has been computed yet
-            self.drop()
             self.refused = True
             self.note(f"graphs: the base cannot be captured, and is slower for it: {str(error).splitlines()[0]}")
+            self.drop()
         else:
             self.captured += 1
 
     def recorded(self, function: Work, wave: Wave) -> Graph:
-        # `torch.cuda.graph` would wait until the GPU has nothing more to do.
+        """A graph of a pass. Nothing runs meanwhile, and all graphs are replayed on one stream, so that memory of the
+        pool may be given to this one while another is at work in it; `torch.cuda.graph` would wait for the GPU."""
         buffer, graph = wave.rows.buffer.clone(), torch.cuda.CUDAGraph()
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.stream(_stream()):
+        with torch.cuda.stream(_stream(buffer.device)):
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
                 result = function(wave.over(buffer))
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # it would only say that there was an error
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         return Graph(graph, buffer, result)
 
     def drop(self) -> None:
@@ -119,6 +129,6 @@ class Graphs:
 
 
 @cache
-def _stream() -> torch.cuda.Stream:
-    """The process's own for captures: libraries keep memory for every stream that they ever worked on."""
-    return torch.cuda.Stream()
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """That of all captures: libraries keep memory for every stream that they ever worked on."""
+    return torch.cuda.Stream(device)

@@ -189,12 +189,10 @@ class Pack:
         if not slots:
             return
         try:
-            waves = self.waves(slots)
+            self.ahead = (_key(slots), self.waves(slots))
             if self.graphs is not None:
                 with any_layout():
-                    for wave in waves:
-                        self.graphs.prepare(self.backward, wave)
-            self.ahead = (_key(slots), waves)
+                    self.graphs.prepare(self.backward, self.ahead[1])
         except torch.OutOfMemoryError:
             pass
 

@@ -6,6 +6,8 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -465,6 +467,76 @@ def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Pat
         ours, theirs = tight.last[number], free.last[number]
         apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
         assert apart < 1e-2 * sum(float((theirs[key] - free.first[number][key]).norm()) for key in theirs)
+
+
+def test_running_out_of_memory_in_a_capture_ahead_costs_nothing(tmp_path: Path) -> None:
+    """Of the next step's pass, while the GPU is at work: it is captured when it is due."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=4, epochs=3, batch_size=8, dropout=0.1, learning_rate=2e-3)
+    said: list[str] = []
+
+    def pack_of(run: str) -> Any:
+        trials = [Trial(i, i, params, tmp_path / run / str(i)) for i in range(4)]
+        return Queue(trials), pack_on_gpu(folder, SINGLE, "lora", trials, 4, dtype="bfloat16", note=said.append)
+
+    queue, free = pack_of("free")
+    free.run(queue)
+    queue, tight = pack_of("tight")
+    gradients, due, failed, held = tight.gradients, [False], [], []
+
+    def watched(slots: Any) -> dict[int, torch.Tensor]:
+        held.append(torch.cuda.memory_allocated())
+        due[0] = True
+        try:
+            return gradients(slots)
+        finally:
+            due[0] = False
+
+    def scarce(grad: torch.Tensor) -> None:
+        if torch.cuda.is_current_stream_capturing() and not due[0] and len(failed) < 2:
+            failed.append(len(held))
+            torch.empty(1 << 50, dtype=torch.uint8, device=GPU)
+
+    tight.gradients = watched
+    tight.packed.backbone.layers[0].register_forward_hook(
+        lambda module, given, out: out.register_hook(scarce) and None if out.requires_grad else None
+    )
+    tight.run(queue)
+    assert len(failed) == 2 and {result.state for result in queue.results.values()} == {"complete"}
+    assert said == [] and not tight.graphs.refused
+    assert max(held[i] - held[i - 1] for i in failed) < 2**20  # nothing of a failed one is kept
+    for number in range(4):
+        assert all(torch.equal(tight.last[number][key], value) for key, value in free.last[number].items())
+
+
+def looks_at_its_numbers(folder: Path, trials: list[Trial]) -> None:
+    """Two runs of a base that waits for the GPU in its forward: where graphs are tried, and where they are not."""
+    said: list[str] = []
+    packs = [pack_on_gpu(folder, SINGLE, "lora", trials, 2, dtype="bfloat16", note=said.append) for _ in range(2)]
+    packs[1].graphs = None
+    for run, pack in enumerate(packs):
+        pack.packed.backbone.layers[0].register_forward_hook(
+            lambda module, given, out: bool(out.isnan().any()) and None
+        )
+        there = [replace(trial, folder=trial.folder / str(run)) for trial in trials]
+        queue = Queue(there)
+        pack.run(queue)
+        assert {result.state for result in queue.results.values()} == {"complete"}
+    assert packs[0].graphs.refused and len(said) == 1 and said[0].startswith("graphs: the base cannot be captured")
+    assert all(
+        torch.equal(packs[0].last[n][key], value) for n in packs[1].last for key, value in packs[1].last[n].items()
+    )
+
+
+def test_a_base_that_cannot_be_captured_is_run_as_it_is(tmp_path: Path) -> None:
+    """In a process of its own: after a capture that could not be ended, torch before 2.12 goes on as if in it."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(rank=4, epochs=2, batch_size=8, dropout=0.1, learning_rate=2e-3)
+    trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(3)]
+    child = get_context("spawn").Process(target=looks_at_its_numbers, args=(folder, trials))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])
