@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -188,13 +189,11 @@ class Pack:
         self.ahead = None
         if not slots:
             return
-        try:
-            self.ahead = (_key(slots), self.waves(slots))
+        with suppress(torch.OutOfMemoryError), any_layout():
+            waves = self.waves(slots)
+            self.ahead = (_key(slots), waves)
             if self.graphs is not None:
-                with any_layout():
-                    self.graphs.prepare(self.backward, self.ahead[1])
-        except torch.OutOfMemoryError:
-            pass
+                self.graphs.prepare(self.backward, waves)
 
     def with_room(self, work: Callable[[], T]) -> T:
         """What `work` returns, for which the graphs' memory is given up where there is no other."""

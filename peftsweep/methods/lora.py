@@ -93,7 +93,12 @@ class PackedLora(PackedLayer):
             return None
         before = self.current.segments.skipped.get(slot, 0)
         whole = before + x.shape[0], x.shape[1]
-        return keep_mask(whole, x.device, (*keys[slot], 0, self.index), dropout, x.dtype)[before:]
+        key = (
+            *keys[slot],
+            0,
+            self.index,
+        )  # nought as for the first part of a batch, when each part had draws of its own
+        return keep_mask(whole, x.device, key, dropout, x.dtype)[before:]
 
 
 class _AddLora(torch.autograd.Function):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -425,43 +425,77 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
         assert worst < 1e-3
 
 
-@pytest.mark.parametrize("where", ["backward", "capture"])
-def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Path, where: str) -> None:
-    """The allocator's own error: in the middle of backward, when half of the gradients are written, or of a capture."""
-    folder = tiny_model(tmp_path / "base", "llama")
-    params = TrainConfig(rank=4, epochs=3, batch_size=8, learning_rate=2e-3)
+@dataclass
+class Tries:
+    """Of a pack's gradients.
 
-    def pack_of(run: str) -> Any:
-        trials = [Trial(i, i, params, tmp_path / run / str(i)) for i in range(8)]
-        return trials, pack_on_gpu(folder, SINGLE, "lora", trials, 8, dtype="bfloat16", note=said.append)
+    Attributes:
+        sizes, held: slots of each, and the memory that was allocated when it began.
+        failed: how many had begun when memory was full, so that it is the number of the next.
+        under_way: whether one is.
+    """
 
-    said: list[str] = []
-    trials, free = pack_of("free")
-    free.run(Queue(trials))
-    trials, tight = pack_of("tight")
-    gradients, sizes, failed, held = tight.gradients, [0], [], [0]
+    sizes: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    under_way: bool = False
 
-    def sized(slots: Any) -> dict[int, torch.Tensor]:
-        sizes.append(len(slots))
-        held.append(torch.cuda.memory_allocated())
-        return gradients(slots)
+    def kept(self) -> int:
+        """The most memory that one which failed did not give back."""
+        return max(self.held[number] - self.held[number - 1] for number in self.failed)
+
+
+def with_and_without_room(
+    folder: Path, slots: int, params: TrainConfig, full: Callable[[Tries], bool]
+) -> tuple[Any, Any, Tries, list[str]]:
+    """Two packs that have trained the same trials, all at once. Amid the backward of the second, when half of the
+    gradients are written, the allocator finds memory full where `full` says so; with its tries and what it noted."""
+    base, tries, said = tiny_model(folder / "base", "llama"), Tries(), list[str]()
+
+    def pack_of(run: str) -> tuple[Any, Queue]:
+        trials = [Trial(i, i, params, folder / run / str(i)) for i in range(slots)]
+        return pack_on_gpu(base, SINGLE, "lora", trials, slots, dtype="bfloat16", note=said.append), Queue(trials)
+
+    free, queue = pack_of("free")
+    free.run(queue)
+    tight, queue = pack_of("tight")
+    gradients = tight.gradients
+
+    def watched(some: Any) -> dict[int, torch.Tensor]:
+        tries.sizes.append(len(some))
+        tries.held.append(torch.cuda.memory_allocated())
+        tries.under_way = True
+        try:
+            return gradients(some)
+        finally:
+            tries.under_way = False
 
     def scarce(grad: torch.Tensor) -> None:
-        capturing = torch.cuda.is_current_stream_capturing()
-        if sizes[-1] > 2 and capturing == (where == "capture"):
-            failed.append(sizes[-1])
+        if full(tries):
+            tries.failed.append(len(tries.sizes))
             torch.empty(1 << 50, dtype=torch.uint8, device=GPU)
 
-    tight.gradients = sized
-    tight.packed.backbone.layers[0].register_forward_hook(
-        lambda module, given, out: out.register_hook(scarce) and None if out.requires_grad else None
-    )
-    queue = Queue(trials)
+    def seen(module: Any, given: Any, out: torch.Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(scarce)
+
+    tight.gradients = watched
+    tight.packed.backbone.layers[0].register_forward_hook(seen)
     tight.run(queue)
-    assert failed == [8, 4] and {result.state for result in queue.results.values()} == {"complete"}
+    assert {result.state for result in queue.results.values()} == {"complete"}
+    return free, tight, tries, said
+
+
+@pytest.mark.parametrize("where", ["backward", "capture"])
+def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Path, where: str) -> None:
+    def full(tries: Tries) -> bool:
+        return tries.sizes[-1] > 2 and torch.cuda.is_current_stream_capturing() == (where == "capture")
+
+    params = TrainConfig(rank=4, epochs=3, batch_size=8, learning_rate=2e-3)
+    free, tight, tries, said = with_and_without_room(tmp_path, 8, params, full)
+    assert [tries.sizes[number - 1] for number in tries.failed] == [8, 4]
     assert said == ["memory: a step of 8 slots had no room; from now on 2 go at once"]
-    tries = [held[i] - held[i - 1] for i in range(2, len(held)) if sizes[i] < sizes[i - 1]]
-    assert len(tries) == 2 and max(tries) < 2**20  # nothing of a failed one is kept
+    assert tries.kept() < 2**20
     assert tight.graphs.known and not tight.graphs.refused
     for number in range(8):
         ours, theirs = tight.last[number], free.last[number]
@@ -471,40 +505,14 @@ def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Pat
 
 def test_running_out_of_memory_in_a_capture_ahead_costs_nothing(tmp_path: Path) -> None:
     """Of the next step's pass, while the GPU is at work: it is captured when it is due."""
-    folder = tiny_model(tmp_path / "base", "llama")
+
+    def full(tries: Tries) -> bool:
+        return torch.cuda.is_current_stream_capturing() and not tries.under_way and len(tries.failed) < 2
+
     params = TrainConfig(rank=4, epochs=3, batch_size=8, dropout=0.1, learning_rate=2e-3)
-    said: list[str] = []
-
-    def pack_of(run: str) -> Any:
-        trials = [Trial(i, i, params, tmp_path / run / str(i)) for i in range(4)]
-        return Queue(trials), pack_on_gpu(folder, SINGLE, "lora", trials, 4, dtype="bfloat16", note=said.append)
-
-    queue, free = pack_of("free")
-    free.run(queue)
-    queue, tight = pack_of("tight")
-    gradients, due, failed, held = tight.gradients, [False], [], []
-
-    def watched(slots: Any) -> dict[int, torch.Tensor]:
-        held.append(torch.cuda.memory_allocated())
-        due[0] = True
-        try:
-            return gradients(slots)
-        finally:
-            due[0] = False
-
-    def scarce(grad: torch.Tensor) -> None:
-        if torch.cuda.is_current_stream_capturing() and not due[0] and len(failed) < 2:
-            failed.append(len(held))
-            torch.empty(1 << 50, dtype=torch.uint8, device=GPU)
-
-    tight.gradients = watched
-    tight.packed.backbone.layers[0].register_forward_hook(
-        lambda module, given, out: out.register_hook(scarce) and None if out.requires_grad else None
-    )
-    tight.run(queue)
-    assert len(failed) == 2 and {result.state for result in queue.results.values()} == {"complete"}
-    assert said == [] and not tight.graphs.refused
-    assert max(held[i] - held[i - 1] for i in failed) < 2**20  # nothing of a failed one is kept
+    free, tight, tries, said = with_and_without_room(tmp_path, 4, params, full)
+    assert len(tries.failed) == 2 and tries.kept() < 2**20
+    assert said == [] and set(tries.sizes) == {4} and not tight.graphs.refused
     for number in range(4):
         assert all(torch.equal(tight.last[number][key], value) for key, value in free.last[number].items())
 
@@ -512,12 +520,14 @@ def test_running_out_of_memory_in_a_capture_ahead_costs_nothing(tmp_path: Path) 
 def looks_at_its_numbers(folder: Path, trials: list[Trial]) -> None:
     """Two runs of a base that waits for the GPU in its forward: where graphs are tried, and where they are not."""
     said: list[str] = []
+
+    def looks(module: Any, given: Any, out: torch.Tensor) -> None:
+        assert out.isfinite().all()
+
     packs = [pack_on_gpu(folder, SINGLE, "lora", trials, 2, dtype="bfloat16", note=said.append) for _ in range(2)]
     packs[1].graphs = None
     for run, pack in enumerate(packs):
-        pack.packed.backbone.layers[0].register_forward_hook(
-            lambda module, given, out: bool(out.isnan().any()) and None
-        )
+        pack.packed.backbone.layers[0].register_forward_hook(looks)
         there = [replace(trial, folder=trial.folder / str(run)) for trial in trials]
         queue = Queue(there)
         pack.run(queue)
