@@ -10,7 +10,8 @@ average, the same lengths for all. Every trial: rank 16 on all linear layers of 
 eleven labels. Batches are of 16 texts; of 2, 8 and 64 with Llama 3.2 1B in bf16.
 
 Useful FLOPs are 4·N a token, N being the backbone's parameters without the embedding: a frozen weight takes part in
-forward and in the gradient of its input, and has none of its own.
+forward and in the gradient of its input, and has none of its own. Those of the last block behind attention count for
+one token of each text alone, on all sides: nothing depends on the others, though a plain loop computes them too.
 """
 
 from __future__ import annotations
@@ -156,11 +157,12 @@ def in_4bit(linear: nn.Linear) -> nn.Module:
     return layer
 
 
-def parameters(shape: Shape) -> int:
-    """Of the backbone's linear layers."""
+def parameters(shape: Shape) -> tuple[int, int]:
+    """Of the backbone's linear layers, and of those of them that are behind attention in the last block."""
     head = shape.hidden // shape.heads
-    attention = shape.hidden * head * (2 * shape.heads + 2 * shape.groups)
-    return shape.layers * (attention + 3 * shape.hidden * shape.inner)
+    asked = shape.hidden * head * (shape.heads + 2 * shape.groups)  # queries, keys, values
+    behind = shape.hidden * head * shape.heads + 3 * shape.hidden * shape.inner
+    return shape.layers * (asked + behind), behind
 
 
 # Rivals -------------------------------------------------------------------------------------------------------------
@@ -493,7 +495,8 @@ def machine() -> dict[str, Any]:
 
 
 def useful_tflops(shape: Shape, found: Mapping[str, Any]) -> float:
-    return float(4 * parameters(shape) * found["tokens_per_second"] / 1e12)
+    whole, behind = parameters(shape)
+    return float(4 * ((whole - behind) * found["tokens_per_second"] + behind * found["samples_per_second"]) / 1e12)
 
 
 def over_rivals(rates: Mapping[str, float]) -> dict[str, float]:

@@ -46,9 +46,13 @@ def test_useful_work_counts_the_linear_layers_of_the_backbone(modules: dict[str,
     shape = throughput.SHAPES[name]
     with torch.device("meta"):
         model = AutoModel.from_config(throughput.llama(shape))
-    linear = sum(part.weight.numel() for part in model.modules() if isinstance(part, nn.Linear))
-    assert throughput.parameters(shape) == linear
-    assert throughput.useful_tflops(shape, {"tokens_per_second": 1e6}) == pytest.approx(4 * linear / 1e6)
+    sizes = {name: part.weight.numel() for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    last = {name: size for name, size in sizes.items() if name.startswith(f"layers.{shape.layers - 1}.")}
+    behind = sum(size for name, size in last.items() if name.rpartition(".")[2] not in ("q_proj", "k_proj", "v_proj"))
+    assert throughput.parameters(shape) == (sum(sizes.values()), behind)
+    rates = {"tokens_per_second": 1e6, "samples_per_second": 4e4}
+    needed = 4 * (sum(sizes.values()) - behind * 24 / 25) / 1e6
+    assert throughput.useful_tflops(shape, rates) == pytest.approx(needed)
 
 
 def test_texts_are_as_long_as_tweets_and_the_same_for_all_sides(modules: dict[str, ModuleType]) -> None:
@@ -164,7 +168,7 @@ def test_each_side_is_a_row_and_one_that_fails_leaves_the_others(
     peak, plain, failed, pack = throughput.figures([setup], list(sides))
     assert (peak["tflops"], peak["device"]) == (500, "some GPU") and seen[0] == seen[1] == seen[2]
     assert failed["error"] == "RuntimeError: no room" and plain["samples_per_second"] == 10.0
-    useful = 4 * throughput.parameters(setup.shape) * 27 * 400 / 1e12
+    useful = throughput.useful_tflops(setup.shape, {"tokens_per_second": 27 * 400, "samples_per_second": 400})
     assert pack["useful_tflops"] == round(useful, 1) and pack["share_of_peak"] == round(useful / 500, 3)
     assert pack["pack_over_plain"] == 40.0 and "pack_over_8_processes" not in pack
     (row,) = list(throughput.figures([throughput.Setup("1b-bf16")], ["8 processes"]))[1:] or [None]
@@ -233,7 +237,7 @@ def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
     rates = {"samples_per_second": 2.0, "steady_samples_per_second": 3.0, "slots": 4, "step_ms": 8.0}
     rates |= {"tokens_per_second": 1e6, "steady_tokens_per_second": 2e6, "steady_step_ms": 7.0}
     row = modules["scaling"].figures(setup, rates)
-    useful = round(throughput.useful_tflops(setup.shape, {"tokens_per_second": 2e6}), 1)
+    useful = round(throughput.useful_tflops(setup.shape, {"tokens_per_second": 2e6, "samples_per_second": 3.0}), 1)
     assert row == {
         "samples_per_second": 3.0,
         "slots": 4,

@@ -712,6 +712,7 @@ def test_rows_for_texts_of_any_length_are_filled_up_by_texts_of_no_slot() -> Non
     assert rows.ends is not None and rows.ends.tolist() == [0, 2, 5, 64] and rows.groups == ()
     assert rows.input_ids.shape == (1, 64) and not rows.input_ids[0, 5:].any()
     assert rows.tokens.bounds == ((0, 5),) and rows.longest == 64
+    assert rows.pooled.tolist() == [1, 4] + [63] * 62
     long = corpus(*[[1] * 65] * 20)
     wide = lay([0], [np.arange(20)], long, torch.device("cpu"), "varlen")
     assert wide.ends is not None and wide.ends.dtype == torch.int32 and wide.ends[-1] == wide.input_ids.shape[1]

@@ -8,6 +8,8 @@ sees another, and the pads are taken away again.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,9 +28,15 @@ class _UnderWay(threading.local):
     """The pass whose layers call `attend` in a thread, for transformers tells them nothing of it."""
 
     rows: Rows
+    stops = False  # at what attention gives
+    given: Tensor | None = None  # what attention gives, whatever it is asked
 
 
 _now = _UnderWay()
+
+
+class _ReachedError(Exception):
+    """Attention's result on its way out of a block."""
 
 
 def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
@@ -40,6 +48,38 @@ def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
         del _now.rows  # they would stay as long as the thread
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
+
+
+def rows_under_way() -> Rows:
+    """Those of the pass in this thread."""
+    return _now.rows
+
+
+def attended(block: Callable[[], object]) -> Tensor:
+    """What attention gives in a block, [1, T, heads, d], without what the block does then.
+
+    Raises:
+        ValueError: the block does not call `attend`.
+    """
+    _now.stops = True
+    try:
+        block()
+    except _ReachedError as reached:
+        result: Tensor = reached.args[0]
+        return result
+    finally:
+        _now.stops = False
+    raise ValueError("a block without attention")
+
+
+@contextmanager
+def giving(result: Tensor) -> Iterator[None]:
+    """Within it, attention gives this."""
+    _now.given = result
+    try:
+        yield
+    finally:
+        _now.given = None
 
 
 def has_kernel(model: Any) -> bool:
@@ -65,18 +105,36 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention within each text: query [1, heads, T, d] → [1, T, heads, d]."""
+    if _now.given is not None:
+        return _now.given, None
+    result = _within_texts(module, query, key, value, sliding_window, is_causal, scaling, kwargs)
+    if _now.stops:
+        raise _ReachedError(result)
+    return result, None
+
+
+def _within_texts(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sliding_window: int | None,
+    is_causal: bool | None,
+    scaling: float | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     if kwargs.get("softcap") is not None:
         raise ValueError("attention with a soft cap")
     rows = _now.rows
     if rows.spans is None and rows.ends is None:
-        return _in_groups(module, query, key, value, rows, causal, sliding_window, scaling, kwargs), None
+        return _in_groups(module, query, key, value, rows, causal, sliding_window, scaling, kwargs)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, d]
     # How far away a key may be that is seen: transformers gives the first that is not. -1 is as far as a text goes.
     left = -1 if sliding_window is None or sliding_window > rows.longest else sliding_window - 1
     if rows.spans is not None:
-        return _in_tiles(q, k, v, rows, causal, left, scaling)[None], None
-    return _varlen(q, k, v, rows, causal, left, scaling)[None], None
+        return _in_tiles(q, k, v, rows, causal, left, scaling)[None]
+    return _varlen(q, k, v, rows, causal, left, scaling)[None]
 
 
 def _in_tiles(q: Tensor, k: Tensor, v: Tensor, rows: Rows, causal: bool, left: int, scale: float | None) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from peftsweep.config import TrainConfig
 from peftsweep.engine.attention import ATTENTION, forward_rows, has_kernel
 from peftsweep.engine.head import PooledTexts, StackedLinear, head_linears
+from peftsweep.engine.last_block import PooledForward
 from peftsweep.engine.memory import telling_full_memory
 from peftsweep.engine.rows import Attention, Corpus, Pooling, Rows, Text, lay
 from peftsweep.engine.stack import Stack
@@ -36,6 +37,7 @@ class Packed:
         mean: tokens of a training text.
 
     Attributes:
+        last: the last block, if it is run for the pooled tokens alone.
         keeps_state: whether the base changes something of its own in a pass, so that there can be one at a time.
 
     Raises:
@@ -87,10 +89,11 @@ class Packed:
         setattr(self.head, prefix, self.pooled)
         self.before: str = model.config._attn_implementation
         self.hooks: list[RemovableHandle] = []
+        self.last: PooledForward | None = None
         try:
             model.set_attn_implementation(ATTENTION)
             before = _state(model)
-            self._prove(samples, expected)
+            self._settle_last_block(samples, expected)
             self.keeps_state = _state(model) != before
         except BaseException:
             self.release()
@@ -104,6 +107,8 @@ class Packed:
             self.model.set_submodule(layer.name, layer.inner)
         for block in _blocks(self.backbone):
             block._compiled_call_impl = None
+        if self.last is not None:
+            self.last.remove()
         for hook in self.hooks:
             hook.remove()
         self.model.set_attn_implementation(self.before)
@@ -127,13 +132,17 @@ class Packed:
         self.current.begin(rows.tokens, rows.texts, masks)
         if self.hooks:
             along = () if rows.spans is None else (rows.spans.begins, rows.spans.stops)
-            _of_any_length(self.backbone, None, (rows.ends, rows.tokens.tiles, *along), dim=0)
+            pooled = (rows.pooled, rows.batch.tiles)
+            _of_any_length(self.backbone, None, (rows.ends, rows.tokens.tiles, *pooled, *along), dim=0)
             _of_any_length(self.backbone, None, rows.position_ids)
-        hidden = forward_rows(self.backbone, rows)  # [T, d]
+        hidden = forward_rows(self.backbone, rows)  # [m, d], or [T, d]
+        if self.last is None:
+            hidden = hidden[rows.pooled]  # [m, d]
+        texts = rows.texts.real.numel()  # k·n of them
         self.current.turn_to(rows.batch)  # a pooler's linear layers are adapted too
         try:
-            self.current.pooled = hidden[rows.pooled][:, None]  # [k·n, 1, d]
-            some_token = rows.input_ids[0, rows.pooled][:, None]  # [k·n, 1]
+            self.current.pooled = hidden[:texts, None]  # [k·n, 1, d]
+            some_token = rows.input_ids[0, rows.pooled[:texts], None]  # [k·n, 1]
             logits: Tensor = self.head(input_ids=some_token).logits
         finally:
             self.current.pooled = torch.empty(0)
@@ -154,10 +163,27 @@ class Packed:
         for part in self.backbone.children():  # embeddings, rotations
             if not set(part.modules()) & set(blocks):
                 self.hooks.append(part.register_forward_hook(_of_any_length))
+        if self.last is not None:
+            block = blocks.pop()
+            self.hooks.append(block.register_forward_pre_hook(lambda block, args: _of_any_length(block, None, args)))
+            self.last.compile()
         for block in blocks:
             block.compile()
 
     # Proof ----------------------------------------------------------------------------------------------------------
+
+    def _settle_last_block(self, samples: Sequence[Text], expected: Tensor) -> None:
+        """Run the last block for the pooled tokens alone, unless that gives other logits: where one block is run more
+        than once, say."""
+        for block in _blocks(self.backbone)[-1:]:
+            self.last = PooledForward(block, self.current)
+            try:
+                self._prove(samples, expected)
+            except ModelError:
+                self.last.remove()
+                self.last = None
+        if self.last is None:
+            self._prove(samples, expected)
 
     def _prove(self, samples: Sequence[Text], expected: Tensor) -> None:
         """The packed model with the plain model's own head and no adapter must give the plain model's logits, and no

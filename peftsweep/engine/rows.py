@@ -115,7 +115,7 @@ class Rows:
 
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T]
-    pooled: Tensor  # [k·n] the row of each text's pooled token; of the slot's last text where there are no more
+    pooled: Tensor  # [m ≥ k·n] the row of each text's pooled token; of the slot's last text where there are no more
     tokens: Segments  # the slots' stretches of the T rows
     batch: Segments  # the slots' stretches of the k·n texts
     texts: Texts
@@ -172,7 +172,8 @@ def lay(
     """Lay out some texts of a split for each slot.
 
     Where attention takes texts of any length, the rows are filled up to one of few lengths, so that memory, compiled
-    code and graphs serve again from one step to the next, by some more texts, of no slot, that nobody reads.
+    code and graphs serve again from one step to the next, by some more texts, of no slot, that nobody reads. So are the
+    pooled rows, by the last row.
 
     Args:
         tiles_for: K where the adapters are kernels, which take segments in tiles.
@@ -203,6 +204,8 @@ def lay(
         groups = _padded(lengths, starts, total, device)
     else:
         fill, step = _bucket(total) - total, corpus.longest
+        pooled = arrays["pooled"]
+        arrays["pooled"] = np.concatenate([pooled, np.full(_bucket(len(pooled)) - len(pooled), total + fill - 1)])
         ids = np.concatenate([ids, np.full(fill, corpus.pooling.pad_token_id)])
         within = np.concatenate([within, np.arange(fill) % int(lengths.max())])  # positions that the base has
         if attention == "varlen":  # always as many for so many rows: texts too many are empty
@@ -213,7 +216,7 @@ def lay(
             arrays["stops"] = np.concatenate([np.repeat(stops, lengths), np.full(fill, total + fill)])
     arrays |= {"input_ids": ids, "position_ids": within + corpus.pooling.first_position}
     if tiles_for:
-        for name, segments, size in (("tokens", tokens, len(ids)), ("batch", batch, real.size)):
+        for name, segments, size in (("tokens", tokens, len(ids)), ("batch", batch, len(arrays["pooled"]))):
             arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments, tiles_for, size)
     cargo, nothing = Cargo(arrays | dict(more or {})), torch.empty(0)
     rows = Rows(

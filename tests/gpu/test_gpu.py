@@ -62,6 +62,7 @@ def pack_on_gpu(
     train, validation = train or Texts(task, 37, 1), Texts(task, 12, 2)
     pack = kind(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
     kernel = "tiles" if np.mean([len(text) for text in train.input_ids]) <= 128 else "varlen"
+    assert pack.packed.last is not None  # run for the pooled tokens alone
     assert pack.packed.current.fused and pack.packed.attention == (kernel if dtype == "bfloat16" else "padded")
     return pack
 

@@ -1,0 +1,153 @@
+"""The last block for the pooled tokens alone: so many rows, and the numbers of the whole block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from peftsweep.config import TrainConfig
+from peftsweep.engine import Trial, attention
+from peftsweep.methods import METHODS, PackedLayer
+from peftsweep.models import linear_names
+from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, base_of, pack_of
+from tests.test_parity import peft_alone
+from tests.tiny import tiny_model
+
+SUPPORTED = ["llama", "mistral", "gemma", "gemma3", "gemma3-bidirectional", "bert", "roberta", "xlm-roberta"]
+SUPPORTED += ["distilbert"]
+ASKED = {"q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin"}  # before attention
+
+
+def trials(folder: Path, **changes: Any) -> list[Trial]:
+    """Two, of which the second has fewer texts in a batch."""
+    plans = [TrainConfig(epochs=1, batch_size=size, learning_rate=5e-3, **changes) for size in (8, 3)]
+    return [Trial(i, 100 + i, params, folder / f"trial-{i}") for i, params in enumerate(plans)]
+
+
+def with_the_whole_block(pack: Watched) -> Watched:
+    assert pack.packed.last is not None
+    pack.packed.last.remove()
+    pack.packed.last = None
+    return pack
+
+
+def worst(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
+
+
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_behind_attention_the_last_block_sees_one_row_a_text(tmp_path: Path, architecture: str) -> None:
+    pack = pack_of(tiny_model(tmp_path / "base", architecture), MULTI, "lora", trials(tmp_path), 2)
+    seen: dict[str, list[int]] = {}
+
+    def watch(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        assert isinstance(layer, PackedLayer)
+        seen.setdefault(layer.name, []).append(output.shape[-2])
+
+    for layer in pack.stack.layers:
+        if layer.name not in pack.packed.heads and "pooler" not in layer.name:
+            layer.register_forward_hook(watch)
+    slots = [pack.start(trial.number, trial) for trial in trials(tmp_path)]
+    (wave,) = pack.waves(slots)
+    pack.backward(wave)
+    tokens, texts = wave.rows.input_ids.shape[1], 2 * 8
+    assert len(wave.rows.pooled) == texts < tokens
+    last = [name for name in seen if ".1." in name]
+    asked = [name for name in last if name.rpartition(".")[2] in ASKED]
+    assert len(asked) == 3 and len(last) - len(asked) >= 3 and len(seen) == 2 * len(last)
+    for name, rows in seen.items():
+        assert rows == ([tokens] if name not in last else [tokens, texts] if name in asked else [texts]), name
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert"])
+def test_it_gives_what_the_whole_block_gives(tmp_path: Path, architecture: str, method: str) -> None:
+    folder = tiny_model(tmp_path / "base", architecture)
+    pack = pack_of(folder, SINGLE, method, trials(tmp_path / "a"), 2)
+    whole = with_the_whole_block(pack_of(folder, SINGLE, method, trials(tmp_path / "b"), 2))
+    for some, where in ((pack, "a"), (whole, "b")):
+        some.run(Queue(trials(tmp_path / where)))
+    for number in (0, 1):
+        np.testing.assert_allclose(pack.trace[number], whole.trace[number], atol=1e-5)
+        assert worst(pack.last[number], whole.last[number]) < 1e-4
+        assert worst(pack.last[number], pack.first[number]) > 1e-2  # it did learn something
+
+
+def test_a_text_that_ends_in_pads_is_read_where_it_ends_for_the_head(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base", "gemma")
+    split = Texts(SINGLE, 12, 5)
+    split.input_ids = [np.append(text, np.zeros(i % 3, np.int64)) for i, text in enumerate(split.input_ids)]
+    found = []
+    for whole in (False, True):
+        pack = pack_of(folder, SINGLE, "lora", trials(tmp_path), 2)
+        pack.start(0, trials(tmp_path)[0])
+        if whole:
+            with_the_whole_block(pack)
+        found.append(pack.predict([0], pack.packed.corpus(split.input_ids)))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path) -> None:
+    """Its second run takes the rows of all tokens from the first."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    trial = trials(tmp_path)[0]
+
+    def looped() -> Any:
+        model = base_of(folder, MULTI, "lora").model
+        model.model.layers.append(model.model.layers[-1])
+        model.config.num_hidden_layers = 3
+        return model
+
+    model = looped()
+    expected = model(input_ids=torch.tensor([[5, 6, 7]])).logits
+    method = METHODS["lora"](model, linear_names(model))
+    train, validation = Texts(MULTI, 37, 1), Texts(MULTI, 12, 2)
+    pack = Watched(model, method, MULTI, train, validation, candidates=[trial.params], slots=1)
+    assert pack.packed.last is None
+    pack.run(Queue([trial]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.test_parity.base_of", lambda *args: type("Base", (), {"model": looped()}))
+        losses, _ = peft_alone(folder, MULTI, "lora", trial, pack.first[0])
+    np.testing.assert_allclose(pack.trace[0], losses, atol=1e-4)
+    pack.release()
+    assert torch.equal(model(input_ids=torch.tensor([[5, 6, 7]])).logits, expected)
+
+
+@pytest.mark.parametrize("part", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])
+def test_after_an_error_in_the_last_block_the_next_pass_is_as_any(tmp_path: Path, part: str) -> None:
+    pack = pack_of(tiny_model(tmp_path / "base", "llama"), MULTI, "lora", trials(tmp_path), 2)
+    slot = pack.start(0, trials(tmp_path)[0])
+    pack.backward(pack.waves([slot])[0])
+    expected = pack.stack.grads.clone()
+
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    pack.stack.grads.zero_()
+    hook = pack.packed.model.get_submodule(f"model.layers.1.{part}").register_forward_hook(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        pack.backward(pack.waves([slot])[0])
+    hook.remove()
+    pack.stack.grads.zero_()
+    pack.backward(pack.waves([slot])[0])
+    assert expected.any() and torch.equal(pack.stack.grads, expected)
+
+
+def test_a_released_base_has_its_own_last_block(tmp_path: Path) -> None:
+    pack = pack_of(tiny_model(tmp_path / "base", "bert"), MULTI, "lora", trials(tmp_path), 2)
+    block = pack.packed.backbone.encoder.layer[-1]  # type: ignore[union-attr,index]
+    assert "forward" in vars(block)
+    pack.release()
+    assert "forward" not in vars(block)
+
+
+def test_a_block_without_attention_is_said_to_have_none() -> None:
+    with pytest.raises(ValueError, match="without attention"):
+        attention.attended(lambda: None)
+    assert not attention._now.stops
