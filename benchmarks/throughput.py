@@ -10,8 +10,8 @@ average, the same lengths for all. Every trial: rank 16 on all linear layers of 
 eleven labels. Batches are of 16 texts; of 2, 8 and 64 with Llama 3.2 1B in bf16.
 
 Useful FLOPs are 4·N a token, N being the backbone's parameters without the embedding: a frozen weight takes part in
-forward and in the gradient of its input, and has none of its own. Those of the last block behind attention count for
-one token of each text alone, on all sides: nothing depends on the others, though a plain loop computes them too.
+forward and in the gradient of its input, and has none of its own. What comes after attention in the last block counts
+for the token that the head reads alone, on all sides: nothing depends on the others, though a loop computes them too.
 """
 
 from __future__ import annotations

@@ -700,8 +700,9 @@ def test_rows_are_laid_back_to_back() -> None:
     rows = lay([3, 1], [np.array([1, 2]), np.array([0])], split, torch.device("cpu"), "padded")
     assert rows.input_ids[0].tolist() == [5, 6, 7, 8, 9, 10]
     assert rows.position_ids[0].tolist() == [2, 3, 4, 2, 2, 3]
-    assert rows.pooled.tolist() == [2, 3, 5, 5]
-    assert rows.slots == (3, 1) and rows.tokens.bounds == ((0, 4), (4, 6)) and rows.batch.bounds == ((0, 2), (2, 4))
+    assert rows.pooled.tolist() == [2, 3, 5] and rows.spread.tolist() == [0, 1, 2, 2]
+    assert rows.slots == (3, 1) and rows.tokens.bounds == ((0, 4), (4, 6))
+    assert rows.reads.bounds == ((0, 2), (2, 3)) and rows.batch.bounds == ((0, 2), (2, 4))
     assert rows.texts.slots.tolist() == [3, 1] and rows.texts.real.tolist() == [[1, 1], [1, 0]]
     assert rows.groups[0].spread[:, :3].tolist() == [[0, 1, 2], [3, 3, 3], [4, 5, 5]]
     assert rows.groups[0].real.sum(dim=1).tolist() == [3, 1, 2]
@@ -728,6 +729,9 @@ def test_rows_are_the_same_read_from_another_buffer() -> None:
     assert rows.spans is not None and rows.spans.begins[:6].tolist() == [0, 0, 0, 3, 4, 4]
     assert rows.spans.stops[:6].tolist() == [3, 3, 3, 4, 6, 6]
     assert rows.tokens.edges is not None and rows.tokens.edges.tolist() == [[0, 0, 0], [4, 6, 9], [0, 0, 0], [0, 4, 0]]
+    assert rows.reads.edges is not None and rows.reads.edges.tolist() == [[0, 0, 0], [2, 3, 2], [0, 0, 0], [0, 2, 0]]
+    assert rows.reads.tiles is not None and rows.reads.tiles[:2].tolist() == [[3, 0], [1, 2]]
+    assert len(rows.reads.tiles) == len(rows.pooled) // 64 + 4 == 64 // 64 + 4
     assert rows.batch.edges is not None and rows.batch.edges.tolist() == [[0, 0, 0], [2, 4, 2], [0, 0, 0], [0, 2, 0]]
     assert rows.tokens.tiles is not None and rows.tokens.tiles[:2].tolist() == [[3, 0], [1, 4]]
     assert set(rows.tokens.tiles[2:, 1].tolist()) == {FAR} and len(rows.tokens.tiles) == 64 // 64 + 4
@@ -735,6 +739,7 @@ def test_rows_are_the_same_read_from_another_buffer() -> None:
     assert rows.cargo.layout == other.cargo.layout
     read = rows.over(other.buffer)
     assert torch.equal(read.input_ids, other.input_ids) and torch.equal(read.pooled, other.pooled)
+    assert torch.equal(read.spread, other.spread)
     assert torch.equal(read.more["weights"], torch.tensor(more["weights"])) and read.spans is not None
     read.buffer.zero_()
     assert not read.input_ids.any() and rows.input_ids.any()

@@ -71,6 +71,11 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         {name: DECODER[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
         | {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
     ),
+    "qwen3": ("qwen3", DECODER),
+    "phi3": ("phi3", DECODER | {"pad_token_id": 0}),
+    "olmo2": ("olmo2", DECODER | {"pad_token_id": 0}),
+    "gpt-neox": ("gpt_neox", DECODER | {"pad_token_id": 0}),
+    "electra": ("electra", ENCODER | {"embedding_size": 64}),
     "mpnet": ("mpnet", ENCODER | {"pad_token_id": 1}),
     "deberta-v2": ("deberta-v2", ENCODER | {"type_vocab_size": 0, "relative_attention": True}),
     "bert": ("bert", ENCODER),

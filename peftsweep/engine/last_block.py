@@ -24,6 +24,7 @@ class PooledForward:
 
     def __init__(self, block: nn.Module, current: Pass) -> None:
         self.block, self.forward, self.current = block, block.forward, current
+        self.own = vars(block).get("forward")  # most blocks have that of their class
         self.run: Callable[..., Any] = self._run
         block.forward = self
 
@@ -36,18 +37,21 @@ class PooledForward:
     def remove(self) -> None:
         """Put the block's own back."""
         del self.block.forward, self.run
+        if self.own is not None:
+            self.block.forward = self.own
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         rows = rows_under_way()
         result = attended(lambda: self.forward(*args, **kwargs))  # [1, T, heads, d]
-        self.current.turn_to(rows.batch)
+        self.current.turn_to(rows.reads)
         some_args, some_kwargs = _of_pooled(args, rows), _of_pooled(kwargs, rows)
         with giving(result[:, rows.pooled]):
             return self.forward(*some_args, **some_kwargs)
 
 
 def _of_pooled(value: Any, rows: Rows) -> Any:
-    """What a block is given, of the pooled rows: hidden states, position ids, and the positions' sines and cosines."""
+    """What a block is given, of the pooled rows. That is the hidden states; and what goes with the positions, of which
+    only queries and keys are made, that nobody uses here: it must be as long."""
     if isinstance(value, dict):
         return {name: _of_pooled(part, rows) for name, part in value.items()}
     if isinstance(value, tuple):

@@ -81,7 +81,7 @@ class Pack:
     ) -> None:
         self.task, self.method, self.train, self.validation = task, method, train, validation
         self.limits, self.compiled = Limits() if limits is None else limits, compiled
-        self.objective = objective
+        self.objective, self.note = objective, note
         self.device = next(model.parameters()).device
         samples = sorted(validation.input_ids[:64], key=len)
         mean = float(np.mean([len(text) for text in train.input_ids]))
@@ -107,6 +107,8 @@ class Pack:
     def run(self, source: TrialSource) -> None:
         """Train the source's trials until it has no more, or says stop."""
         source = TimedSource(source, self.clock)
+        if self.packed.last is None:
+            self.note("last block: run for all tokens, and slower for it, as the base needs them all there")
         if self.compiled:
             self.packed.compile()
         while self.fill(source):

@@ -109,6 +109,7 @@ class Packed:
             block._compiled_call_impl = None
         if self.last is not None:
             self.last.remove()
+            self.last = None
         for hook in self.hooks:
             hook.remove()
         self.model.set_attn_implementation(self.before)
@@ -132,17 +133,18 @@ class Packed:
         self.current.begin(rows.tokens, rows.texts, masks)
         if self.hooks:
             along = () if rows.spans is None else (rows.spans.begins, rows.spans.stops)
-            pooled = (rows.pooled, rows.batch.tiles)
-            _of_any_length(self.backbone, None, (rows.ends, rows.tokens.tiles, *pooled, *along), dim=0)
+            read = (rows.pooled, rows.reads.tiles)
+            _of_any_length(self.backbone, None, (rows.ends, rows.tokens.tiles, *read, *along), dim=0)
             _of_any_length(self.backbone, None, rows.position_ids)
         hidden = forward_rows(self.backbone, rows)  # [m, d], or [T, d]
         if self.last is None:
             hidden = hidden[rows.pooled]  # [m, d]
-        texts = rows.texts.real.numel()  # k·n of them
+        if len(hidden) != len(rows.pooled):
+            raise ValueError(f"{len(hidden)} rows for {len(rows.pooled)} pooled tokens")
         self.current.turn_to(rows.batch)  # a pooler's linear layers are adapted too
         try:
-            self.current.pooled = hidden[:texts, None]  # [k·n, 1, d]
-            some_token = rows.input_ids[0, rows.pooled[:texts], None]  # [k·n, 1]
+            self.current.pooled = hidden[rows.spread, None]  # [k·n, 1, d]
+            some_token = rows.input_ids[0, rows.pooled[rows.spread], None]  # [k·n, 1]
             logits: Tensor = self.head(input_ids=some_token).logits
         finally:
             self.current.pooled = torch.empty(0)
@@ -175,11 +177,13 @@ class Packed:
     def _settle_last_block(self, samples: Sequence[Text], expected: Tensor) -> None:
         """Run the last block for the pooled tokens alone, unless that gives other logits: where one block is run more
         than once, say."""
-        for block in _blocks(self.backbone)[-1:]:
-            self.last = PooledForward(block, self.current)
+        if blocks := _blocks(self.backbone):
+            self.last = PooledForward(blocks[-1], self.current)
             try:
                 self._prove(samples, expected)
-            except ModelError:
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # whatever a base's own code makes of fewer rows
                 self.last.remove()
                 self.last = None
         if self.last is None:

@@ -115,8 +115,10 @@ class Rows:
 
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T]
-    pooled: Tensor  # [m ≥ k·n] the row of each text's pooled token; of the slot's last text where there are no more
+    pooled: Tensor  # [m ≥ texts] the row of each text's pooled token
+    spread: Tensor  # [k·n] each text's place among the pooled; a slot's last one again where it has no more
     tokens: Segments  # the slots' stretches of the T rows
+    reads: Segments  # the slots' stretches of the m pooled rows
     batch: Segments  # the slots' stretches of the k·n texts
     texts: Texts
     longest: int  # no text has more tokens
@@ -141,7 +143,9 @@ class Rows:
             input_ids=views.pop("input_ids")[None],
             position_ids=views.pop("position_ids")[None],
             pooled=views.pop("pooled"),
+            spread=views.pop("spread"),
             tokens=replace(self.tokens, edges=views.pop("tokens.edges", None), tiles=views.pop("tokens.tiles", None)),
+            reads=replace(self.reads, edges=views.pop("reads.edges", None), tiles=views.pop("reads.tiles", None)),
             batch=replace(self.batch, edges=views.pop("batch.edges", None), tiles=views.pop("batch.tiles", None)),
             texts=Texts(views.pop("slots"), views.pop("real")),
             spans=Spans(views.pop("begins"), views.pop("stops")) if "begins" in views else None,
@@ -193,11 +197,13 @@ def lay(
     texts_before = {slot: texts for slot, (texts, _) in (skipped or {}).items()}
     tokens_before = {slot: tokens for slot, (_, tokens) in (skipped or {}).items()}
     tokens = Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]), tokens_before)
+    reads = Segments(tuple(slots), _pairs(text_starts, text_stops), texts_before)
     batch = Segments(tuple(slots), tuple((i * columns, (i + 1) * columns) for i in range(len(slots))), texts_before)
     arrays: dict[str, NDArray[Any]] = {
         "slots": np.array(slots),
         "real": real.astype(np.int32),
-        "pooled": (starts + corpus.pooled[picked])[spread].ravel(),
+        "pooled": starts + corpus.pooled[picked],
+        "spread": spread.ravel(),
     }
     groups: dict[str, Any] = {"groups": (), "gather": None}
     if attention == "padded":
@@ -216,12 +222,14 @@ def lay(
             arrays["stops"] = np.concatenate([np.repeat(stops, lengths), np.full(fill, total + fill)])
     arrays |= {"input_ids": ids, "position_ids": within + corpus.pooling.first_position}
     if tiles_for:
-        for name, segments, size in (("tokens", tokens, len(ids)), ("batch", batch, len(arrays["pooled"]))):
+        sizes = (("tokens", tokens, len(ids)), ("reads", reads, len(arrays["pooled"])), ("batch", batch, real.size))
+        for name, segments, size in sizes:
             arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments, tiles_for, size)
     cargo, nothing = Cargo(arrays | dict(more or {})), torch.empty(0)
     rows = Rows(
-        *(nothing, nothing, nothing),
+        *(nothing, nothing, nothing, nothing),
         tokens=tokens,
+        reads=reads,
         batch=batch,
         texts=Texts(nothing, nothing),
         longest=corpus.longest,

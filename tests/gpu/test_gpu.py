@@ -120,6 +120,7 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
 
     pack.run(Counting(trials))
     assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), known  # none in mid-sweep
+    assert (pack.packed.last.run != pack.packed.last._run) == compiled
     assert pack.graphs.captured and not pack.graphs.refused
     first, last, ours = on_cpu(pack.first[1]), on_cpu(pack.last[1]), pack.trace[1]
     alone: dict[str, Any] = {"dtype": "bfloat16", "device": GPU, "train": train}
@@ -130,6 +131,23 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
     theirs = dict(zip(last, weights.values(), strict=True))
     wrong = sum(float((last[key].reshape(theirs[key].shape) - theirs[key]).norm()) for key in last)
     assert wrong < 0.1 * sum(float((last[key] - first[key]).norm()) for key in last)
+
+
+def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(epochs=4, batch_size=8, learning_rate=1e-3)
+    traces = []
+    for whole in (False, True):
+        trials = [Trial(i, i, params, tmp_path / f"{whole}-{i}") for i in range(3)]
+        pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", compiled=True)
+        if whole:
+            pack.packed.last.remove()
+            pack.packed.last = None
+        pack.run(Queue(trials))
+        assert pack.graphs.captured and not pack.graphs.refused
+        assert ("forward" in vars(pack.packed.backbone.layers[-1])) != whole
+        traces.append(pack.trace[1])
+    assert len(traces[0]) == 20 and apart(*traces) < 2e-2
 
 
 def apart(ours: list[float], theirs: list[float]) -> float:
