@@ -40,7 +40,7 @@ class _ReachedError(Exception):
 
 
 def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
-    """The backbone's last hidden state [T, d]."""
+    """The backbone's last hidden state: [T, d], or [m, d] where its last block gives the pooled rows alone."""
     _now.rows = rows
     try:
         out = backbone(input_ids=rows.input_ids, position_ids=rows.position_ids)

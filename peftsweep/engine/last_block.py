@@ -26,9 +26,11 @@ class PooledForward:
         self.block, self.forward, self.current = block, block.forward, current
         self.own = vars(block).get("forward")  # most blocks have that of their class
         self.run: Callable[..., Any] = self._run
+        self.reached = False  # whether it ever ran
         block.forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.reached = True
         return self.run(*args, **kwargs)
 
     def compile(self) -> None:

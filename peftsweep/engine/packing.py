@@ -139,8 +139,6 @@ class Packed:
         hidden = forward_rows(self.backbone, rows)  # [m, d], or [T, d]
         if self.last is None:
             hidden = hidden[rows.pooled]  # [m, d]
-        if len(hidden) != len(rows.pooled):
-            raise ValueError(f"{len(hidden)} rows for {len(rows.pooled)} pooled tokens")
         self.current.turn_to(rows.batch)  # a pooler's linear layers are adapted too
         try:
             self.current.pooled = hidden[rows.spread, None]  # [k·n, 1, d]
@@ -179,11 +177,14 @@ class Packed:
         than once, say."""
         if blocks := _blocks(self.backbone):
             self.last = PooledForward(blocks[-1], self.current)
+            alike = True
             try:
                 self._prove(samples, expected)
             except torch.OutOfMemoryError:
                 raise
             except Exception:  # whatever a base's own code makes of fewer rows
+                alike = False
+            if not (alike and self.last.reached):
                 self.last.remove()
                 self.last = None
         if self.last is None:

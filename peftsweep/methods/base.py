@@ -99,7 +99,8 @@ class Pass(threading.local):
 
     Attributes:
         fused: whether the adapters run as a GPU's kernels.
-        segments: of the tokens in the backbone, of the texts in the head; `edges` and `tiles` are its own.
+        segments: of the tokens in the backbone, of the pooled ones at its end, of the texts in the head; `edges` and
+            `tiles` are its own.
         texts: the head's batch.
         pooled: the hidden states that the head reads [k·n, 1, d].
         keys: see `Masks`; None where nothing is dropped (evaluation).
@@ -129,7 +130,7 @@ class Pass(threading.local):
         self.turn_to(segments)
 
     def turn_to(self, segments: Segments) -> None:
-        """The rows that come next: tokens, then one row a text."""
+        """The rows that come next: tokens, then one row a text, then the head's batch."""
         self.segments = segments
         if segments.edges is not None and segments.tiles is not None:
             self.edges, self.tiles = segments.edges, segments.tiles

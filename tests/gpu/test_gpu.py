@@ -136,7 +136,7 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
 def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(epochs=4, batch_size=8, learning_rate=1e-3)
-    traces = []
+    traces, weights = [], []
     for whole in (False, True):
         trials = [Trial(i, i, params, tmp_path / f"{whole}-{i}") for i in range(3)]
         pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", compiled=True)
@@ -145,9 +145,13 @@ def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path:
             pack.packed.last = None
         pack.run(Queue(trials))
         assert pack.graphs.captured and not pack.graphs.refused
-        assert ("forward" in vars(pack.packed.backbone.layers[-1])) != whole
+        block = pack.packed.backbone.layers[-1]
+        assert ("forward" in vars(block)) != whole and (block._compiled_call_impl is not None) == whole
         traces.append(pack.trace[1])
+        weights.append(pack.last[1])
+        moved = sum(float((pack.last[1][key] - pack.first[1][key]).norm()) for key in pack.last[1])
     assert len(traces[0]) == 20 and apart(*traces) < 2e-2
+    assert sum(float((weights[0][key] - weights[1][key]).norm()) for key in weights[0]) < 0.1 * moved
 
 
 def apart(ours: list[float], theirs: list[float]) -> float:
