@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,8 +105,35 @@ def pack_of(
     dtype: str = "float32",
     **kwargs: object,
 ) -> Watched:
-    model = base_of(folder, task, method, dtype).model
+    return pack_on(base_of(folder, task, method, dtype).model, task, method, trials, slots, kind, **kwargs)
+
+
+def pack_on(
+    model: Any,
+    task: Task,
+    method: str,
+    trials: list[Trial],
+    slots: int,
+    kind: type[Watched] = Watched,
+    validation: Texts | None = None,
+    **kwargs: object,
+) -> Watched:
+    """On a base that is loaded."""
     adapters = METHODS[method](model, linear_names(model))
-    train, validation = Texts(task, 37, 1), Texts(task, 12, 2)
+    train, validation = Texts(task, 37, 1), validation or Texts(task, 12, 2)
     candidates = [trial.params for trial in trials]
     return kind(model, adapters, task, train, validation, candidates=candidates, slots=slots, **kwargs)  # type: ignore[arg-type]
+
+
+def with_the_whole_block(pack: Watched) -> Watched:
+    """The pack, whose last block is run for all tokens."""
+    assert pack.packed.last is not None
+    pack.packed.last.remove()
+    pack.packed.last = None
+    return pack
+
+
+def worst(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """By how much any of the weights differs at most."""
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[key] - theirs[key]).abs().max()) for key in ours)

@@ -33,7 +33,7 @@ from peftsweep.methods.base import keep_mask
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
 from peftsweep.task import tuned
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, base_of, pack_of
+from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, base_of, pack_of, worst
 from tests.tiny import tiny_model
 
 ONE = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2, evals_per_epoch=2)
@@ -49,11 +49,6 @@ def neighbours(folder: Path) -> list[Trial]:
         trial(i, folder, rank=1 + i, batch_size=3 + 2 * i, epochs=1 + i // 3, learning_rate=1e-2 / i, dropout=0.1 * i)
         for i in range(1, 8)
     ]
-
-
-def worst(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
 
 
 @pytest.fixture(scope="module", params=["llama", "bert"])

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Pack, Trial, attention
+from peftsweep.engine import Trial, attention
 from peftsweep.engine.last_block import PooledForward
-from peftsweep.methods import METHODS, PackedLayer
-from peftsweep.models import linear_names
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, base_of, pack_of
+from peftsweep.methods import PackedLayer
+from tests.packs import MULTI, SINGLE, Queue, Texts, base_of, pack_of, pack_on, with_the_whole_block, worst
 from tests.test_parity import peft_alone
 from tests.tiny import tiny_model
 
@@ -31,18 +30,6 @@ def trials(folder: Path, **changes: Any) -> list[Trial]:
     """Two, of which the second has fewer texts in a batch."""
     plans = [TrainConfig(epochs=1, batch_size=size, learning_rate=5e-3, **changes) for size in (8, 3)]
     return [Trial(i, 100 + i, params, folder / f"trial-{i}") for i, params in enumerate(plans)]
-
-
-def with_the_whole_block(pack: Watched) -> Watched:
-    assert pack.packed.last is not None
-    pack.packed.last.remove()
-    pack.packed.last = None
-    return pack
-
-
-def worst(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
@@ -148,13 +135,11 @@ def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path) -> None:
 
     model = looped()
     expected = model(input_ids=torch.tensor([[5, 6, 7]])).logits
-    method = METHODS["lora"](model, linear_names(model))
-    train, validation = Texts(MULTI, 37, 1), Texts(MULTI, 12, 2)
     said: list[str] = []
-    pack = Watched(model, method, MULTI, train, validation, candidates=[trial.params], slots=1, note=said.append)
+    pack = pack_on(model, MULTI, "lora", [trial], 1, note=said.append)
     assert pack.packed.last is None
     pack.run(Queue([trial]))
-    assert said == ["last block: run for all tokens, and slower for it: with fewer the base gives other numbers"]
+    assert said == ["last block: run for all tokens, and slower for it: with fewer the base errs"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.test_parity.base_of", lambda *args: type("Base", (), {"model": looped()}))
         losses, _ = peft_alone(folder, MULTI, "lora", trial, pack.first[0])
@@ -191,7 +176,7 @@ def test_a_released_base_has_its_own_last_block(tmp_path: Path, own: bool) -> No
     if own:
         block.forward = partial(block.forward)
     before = vars(block).get("forward")
-    pack = pack_on(base.model, tmp_path)
+    pack = pack_on(base.model, MULTI, "lora", trials(tmp_path), 2)
     assert isinstance(vars(block)["forward"], PooledForward)
     pack.release()
     pack.release()
@@ -208,7 +193,7 @@ def test_a_block_that_takes_no_fewer_rows_stays_whole(tmp_path: Path, error: typ
             raise error("too few")
 
     base.model.bert.encoder.layer[-1].intermediate.register_forward_pre_hook(strict)
-    pack = pack_on(base.model, tmp_path)
+    pack = pack_on(base.model, MULTI, "lora", trials(tmp_path), 2)
     assert pack.packed.last is None
 
 
@@ -216,15 +201,8 @@ def test_a_block_that_is_not_run_is_not_taken_for_the_last(tmp_path: Path) -> No
     """With one text of an encoder, whose pooled token is its first, and its only one."""
     base = base_of(tiny_model(tmp_path / "base", "bert"), MULTI, "lora")
     base.model.bert.idle = nn.ModuleList(nn.Identity() for _ in range(5))
-    validation = Texts(MULTI, 1, 2, 1, 1)
-    assert pack_on(base.model, tmp_path, validation).packed.last is None
-
-
-def pack_on(model: Any, folder: Path, validation: Texts | None = None) -> Pack:
-    method = METHODS["lora"](model, linear_names(model))
-    train, validation = Texts(MULTI, 37, 1), validation or Texts(MULTI, 12, 2)
-    candidates = [trial.params for trial in trials(folder)]
-    return Pack(model, method, MULTI, train, validation, candidates=candidates, slots=2)
+    one = Texts(MULTI, 1, 2, 1, 1)
+    assert pack_on(base.model, MULTI, "lora", trials(tmp_path), 2, validation=one).packed.last is None
 
 
 def test_a_block_without_attention_is_said_to_have_none() -> None:

@@ -108,7 +108,7 @@ class Pack:
         """Train the source's trials until it has no more, or says stop."""
         source = TimedSource(source, self.clock)
         if self.packed.last is None:
-            self.note("last block: run for all tokens, and slower for it: with fewer the base gives other numbers")
+            self.note("last block: run for all tokens, and slower for it: with fewer the base errs")
         if self.compiled:
             self.packed.compile()
         while self.fill(source):

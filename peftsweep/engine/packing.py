@@ -173,8 +173,8 @@ class Packed:
     # Proof ----------------------------------------------------------------------------------------------------------
 
     def _settle_last_block(self, samples: Sequence[Text], expected: Tensor) -> None:
-        """Run the last block for the pooled tokens alone, unless that gives other logits: where one block is run more
-        than once, say."""
+        """Run the last block for the pooled tokens alone, unless that gives other logits or an error: where one block
+        is run more than once, say."""
         if blocks := _blocks(self.backbone):
             self.last = PooledForward(blocks[-1], self.current)
             alike = True

@@ -97,7 +97,7 @@ class PackedLora(PackedLayer):
             *keys[slot],
             0,
             self.index,
-        )  # nought as for the first part of a batch, when each part had draws of its own
+        )  # nought: once each part of a batch had draws of its own, and it was the first
         return keep_mask(whole, x.device, key, dropout, x.dtype)[before:]
 
 

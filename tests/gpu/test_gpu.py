@@ -24,7 +24,7 @@ from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base
 from peftsweep.task import Task
 from tests.gpu import MARKS
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched
+from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, with_the_whole_block
 from tests.studies import Home, home
 from tests.test_parity import mixed, peft_alone
 from tests.tiny import ARCHITECTURES, DECODER, tiny_model
@@ -141,8 +141,7 @@ def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path:
         trials = [Trial(i, i, params, tmp_path / f"{whole}-{i}") for i in range(3)]
         pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", compiled=True)
         if whole:
-            pack.packed.last.remove()
-            pack.packed.last = None
+            with_the_whole_block(pack)
         pack.run(Queue(trials))
         assert pack.graphs.captured and not pack.graphs.refused
         block = pack.packed.backbone.layers[-1]
