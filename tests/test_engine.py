@@ -762,6 +762,7 @@ def test_a_schedule_evaluates_evenly_and_at_the_end() -> None:
     seen = np.concatenate([schedule.batch(step, seed=3) for step in range(7)])
     assert sorted(seen) == list(range(100))
     assert not np.array_equal(schedule.batch(0, 3), schedule.batch(7, 3))
+    assert list(schedule.orders) == [(3, 1)]  # an epoch's rows are kept no longer than it
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma", "gemma3", "roberta", "xlm-roberta", "distilbert"])

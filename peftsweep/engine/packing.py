@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,8 +134,8 @@ class Packed:
         if self.hooks:
             along = () if rows.spans is None else (rows.spans.begins, rows.spans.stops)
             read = (rows.pooled, rows.reads.tiles)
-            _of_any_length(self.backbone, None, (rows.ends, rows.tokens.tiles, *read, *along), dim=0)
-            _of_any_length(self.backbone, None, rows.position_ids)
+            _of_any_length((rows.ends, rows.tokens.tiles, *read, *along), dim=0)
+            _of_any_length((rows.position_ids,))
         hidden = forward_rows(self.backbone, rows)  # [m, d], or [T, d]
         if self.last is None:
             hidden = hidden[rows.pooled]  # [m, d]
@@ -162,10 +162,10 @@ class Packed:
         self.hooks = [self.model.get_input_embeddings().register_forward_hook(_with_gradient)]
         for part in self.backbone.children():  # embeddings, rotations
             if not set(part.modules()) & set(blocks):
-                self.hooks.append(part.register_forward_hook(_of_any_length))
+                self.hooks.append(part.register_forward_hook(_gives_any_length))
         if self.last is not None:
             block = blocks.pop()
-            self.hooks.append(block.register_forward_pre_hook(lambda block, args: _of_any_length(block, None, args)))
+            self.hooks.append(block.register_forward_pre_hook(lambda block, args: _of_any_length(args)))
             self.last.compile()
         for block in blocks:
             block.compile()
@@ -261,9 +261,13 @@ def _with_gradient(module: nn.Module, inputs: Any, output: Tensor) -> None:
         output.requires_grad_()
 
 
-def _of_any_length(module: nn.Module, inputs: Any, output: Any, dim: int = 1) -> None:
+def _gives_any_length(module: nn.Module, inputs: Any, output: Any) -> None:
+    _of_any_length(output if isinstance(output, tuple) else (output,))
+
+
+def _of_any_length(tensors: Iterable[Any], dim: int = 1) -> None:
     """Tell the compiler which side of these tensors is another in each pass."""
-    for tensor in output if isinstance(output, tuple) else (output,):
+    for tensor in tensors:
         if isinstance(tensor, Tensor) and tensor.dim() > dim:
             torch._dynamo.maybe_mark_dynamic(tensor, dim)
 

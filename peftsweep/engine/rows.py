@@ -134,24 +134,43 @@ class Rows:
     def slots(self) -> tuple[int, ...]:
         return self.tokens.slots
 
-    def over(self, buffer: Tensor) -> Rows:
-        """The same rows, read from another buffer."""
-        views = self.cargo.views(buffer)
-        return replace(
-            self,
-            buffer=buffer,
+    @classmethod
+    def read(
+        cls,
+        cargo: Cargo,
+        buffer: Tensor,
+        segments: Mapping[str, Segments],
+        longest: int,
+        groups: tuple[Group, ...],
+        gather: Tensor | None,
+    ) -> Rows:
+        """What `lay` put into the cargo, from a buffer of its layout; the segments `tokens`, `reads` and `batch`."""
+        views = cargo.views(buffer)
+        stretches = {
+            name: replace(each, edges=views.pop(f"{name}.edges", None), tiles=views.pop(f"{name}.tiles", None))
+            for name, each in segments.items()
+        }
+        return cls(
+            **stretches,
             input_ids=views.pop("input_ids")[None],
             position_ids=views.pop("position_ids")[None],
             pooled=views.pop("pooled"),
             spread=views.pop("spread"),
-            tokens=replace(self.tokens, edges=views.pop("tokens.edges", None), tiles=views.pop("tokens.tiles", None)),
-            reads=replace(self.reads, edges=views.pop("reads.edges", None), tiles=views.pop("reads.tiles", None)),
-            batch=replace(self.batch, edges=views.pop("batch.edges", None), tiles=views.pop("batch.tiles", None)),
             texts=Texts(views.pop("slots"), views.pop("real")),
+            longest=longest,
             spans=Spans(views.pop("begins"), views.pop("stops")) if "begins" in views else None,
             ends=views.pop("ends", None),
+            groups=groups,
+            gather=gather,
+            cargo=cargo,
+            buffer=buffer,
             more=views,
         )
+
+    def over(self, buffer: Tensor) -> Rows:
+        """The same rows, read from another buffer."""
+        segments = {"tokens": self.tokens, "reads": self.reads, "batch": self.batch}
+        return Rows.read(self.cargo, buffer, segments, self.longest, self.groups, self.gather)
 
 
 def batch_of(counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -184,28 +203,32 @@ def lay(
         skipped: by slot, texts and tokens of its batch that went through before.
         more: arrays that travel along.
     """
-    picked = np.concatenate(parts)
-    lengths = corpus.lengths[picked]
-    stops = np.cumsum(lengths)
+    picked = np.concatenate(parts)  # [texts] of all slots
+    lengths = corpus.lengths[picked]  # [texts]
+    stops = np.cumsum(lengths)  # [texts] the row after a text's last
     starts, total = stops - lengths, int(stops[-1])
     within = np.arange(total) - np.repeat(starts, lengths)  # [tokens] place in its text
-    ids = corpus.tokens[np.repeat(corpus.starts[picked], lengths) + within]
+    ids = corpus.tokens[np.repeat(corpus.starts[picked], lengths) + within]  # [tokens]
     text_stops = np.cumsum([len(part) for part in parts])
     text_starts = text_stops - [len(part) for part in parts]
-    spread, real = batch_of([len(part) for part in parts])
+    spread, real = batch_of([len(part) for part in parts])  # [k, n]
     columns = real.shape[1]
     texts_before = {slot: texts for slot, (texts, _) in (skipped or {}).items()}
     tokens_before = {slot: tokens for slot, (_, tokens) in (skipped or {}).items()}
-    tokens = Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]), tokens_before)
-    reads = Segments(tuple(slots), _pairs(text_starts, text_stops), texts_before)
-    batch = Segments(tuple(slots), tuple((i * columns, (i + 1) * columns) for i in range(len(slots))), texts_before)
+    segments = {
+        "tokens": Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]), tokens_before),
+        "reads": Segments(tuple(slots), _pairs(text_starts, text_stops), texts_before),
+        "batch": Segments(
+            tuple(slots), tuple((i * columns, (i + 1) * columns) for i in range(len(slots))), texts_before
+        ),
+    }
     arrays: dict[str, NDArray[Any]] = {
         "slots": np.array(slots),
         "real": real.astype(np.int32),
         "pooled": starts + corpus.pooled[picked],
         "spread": spread.ravel(),
     }
-    groups: dict[str, Any] = {"groups": (), "gather": None}
+    groups: tuple[tuple[Group, ...], Tensor | None] = (), None
     if attention == "padded":
         groups = _padded(lengths, starts, total, device)
     else:
@@ -222,24 +245,10 @@ def lay(
             arrays["stops"] = np.concatenate([np.repeat(stops, lengths), np.full(fill, total + fill)])
     arrays |= {"input_ids": ids, "position_ids": within + corpus.pooling.first_position}
     if tiles_for:
-        sizes = (("tokens", tokens, len(ids)), ("reads", reads, len(arrays["pooled"])), ("batch", batch, real.size))
-        for name, segments, size in sizes:
-            arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments, tiles_for, size)
-    cargo, nothing = Cargo(arrays | dict(more or {})), torch.empty(0)
-    rows = Rows(
-        *(nothing, nothing, nothing, nothing),
-        tokens=tokens,
-        reads=reads,
-        batch=batch,
-        texts=Texts(nothing, nothing),
-        longest=corpus.longest,
-        spans=None,
-        ends=None,
-        cargo=cargo,
-        buffer=nothing,
-        **groups,
-    )
-    return rows.over(moved(cargo.words, device))
+        for name, size in {"tokens": len(ids), "reads": len(arrays["pooled"]), "batch": real.size}.items():
+            arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments[name], tiles_for, size)
+    cargo = Cargo(arrays | dict(more or {}))
+    return Rows.read(cargo, moved(cargo.words, device), segments, corpus.longest, *groups)
 
 
 def _pairs(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
@@ -261,8 +270,8 @@ def _most_fillers(rows: int, longest: int) -> int:
     return -(-_step(rows) // longest)
 
 
-def _padded(lengths: Places, starts: Places, total: int, device: torch.device) -> dict[str, Any]:
-    """Attention's groups: texts of like length. They cut its padding, at the price of a few more calls."""
+def _padded(lengths: Places, starts: Places, total: int, device: torch.device) -> tuple[tuple[Group, ...], Tensor]:
+    """Attention's groups of texts of like length, cutting its padding for a few more calls; and `gather`."""
     # A text's padded length is a matter of its own length alone: then neighbours cannot change even its rounding.
     padded = -(-lengths // BUCKET) * BUCKET
     place, groups, places = np.empty(total, np.int64), [], 0
@@ -273,4 +282,4 @@ def _padded(lengths: Places, starts: Places, total: int, device: torch.device) -
         place[spread[real]] = places + np.flatnonzero(real)
         places += real.size
         groups.append(Group(moved(spread, device), moved(real, device)))
-    return {"groups": tuple(groups), "gather": moved(place, device)}
+    return tuple(groups), moved(place, device)

@@ -7,8 +7,8 @@ seen.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,17 @@ from peftsweep.config import TrainConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """A trial's plan over a training split of `rows` texts."""
+    """A trial's plan over a training split of `rows` texts.
+
+    Attributes:
+        orders: of rows [rows], by seed and epoch, the last one asked for alone: a long split's are large.
+    """
 
     params: TrainConfig
     rows: int
+    orders: dict[tuple[int, int], NDArray[np.int64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -55,11 +62,7 @@ class Schedule:
     def batch(self, step: int, seed: int) -> NDArray[np.int64]:
         """Rows of the training split in step `step` (from 0): each epoch in a new order, its last batch the rest."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = epoch_order(seed, epoch, self.rows)
-        return order[place * self.params.batch_size : (place + 1) * self.params.batch_size]
-
-
-@lru_cache(maxsize=512)  # a pack's slots, each somewhere in an epoch of its own
-def epoch_order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
-    """The order of an epoch's rows [rows], to be read only."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+        if (seed, epoch) not in self.orders:
+            self.orders.clear()
+            self.orders[seed, epoch] = np.random.default_rng([seed, epoch]).permutation(self.rows)
+        return self.orders[seed, epoch][place * self.params.batch_size : (place + 1) * self.params.batch_size]

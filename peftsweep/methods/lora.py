@@ -93,11 +93,7 @@ class PackedLora(PackedLayer):
             return None
         before = self.current.segments.skipped.get(slot, 0)
         whole = before + x.shape[0], x.shape[1]
-        key = (
-            *keys[slot],
-            0,
-            self.index,
-        )  # nought: once each part of a batch had draws of its own, and it was the first
+        key = (*keys[slot], 0, self.index)  # the nought stays, so that what is dropped stays what it was
         return keep_mask(whole, x.device, key, dropout, x.dtype)[before:]
 
 

@@ -189,21 +189,50 @@ def test_a_slot_s_gradients_in_bf16_are_those_that_it_has_alone(tmp_path: Path, 
     assert float((other - alone).norm() / alone.norm()) > 5e-2  # one text less would be noticed
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: str) -> None:
+    """In bfloat16 with attention over tiles, and steps replayed as graphs."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2)
 
     def trial(number: int, where: str, **changes: Any) -> Trial:
         return Trial(number, 100 + number, params.model_copy(update=changes), tmp_path / where / str(number))
 
-    alone = pack_on_gpu(folder, SINGLE, method, [trial(0, "a")], 1)
+    alone = pack_on_gpu(folder, SINGLE, method, [trial(0, "a")], 1, dtype)
     alone.run(Queue([trial(0, "a")]))
     others = [trial(i, "b", rank=1 + 2 * i, batch_size=3 + 4 * i, dropout=0.1 * i) for i in range(1, 5)]
     crowd = [*others, trial(0, "b")]
-    packed = pack_on_gpu(folder, SINGLE, method, crowd, 4)
+    packed = pack_on_gpu(folder, SINGLE, method, crowd, 4, dtype)
     packed.run(Queue(crowd))
-    assert max(float((packed.last[0][key] - alone.last[0][key]).abs().max()) for key in packed.last[0]) < 1e-4
+    ours, theirs, first = packed.last[0], alone.last[0], alone.first[0]
+    if dtype == "float32":
+        assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-4
+    else:
+        assert packed.graphs.known and not packed.graphs.refused
+        wrong = sum(float((ours[key] - theirs[key]).norm()) for key in theirs)
+        assert wrong < 0.1 * sum(float((theirs[key] - first[key]).norm()) for key in theirs)
+
+
+def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> None:
+    """Where kernels and the update run at the pack's widest rank: weights and moments, to the last bit."""
+    folder = tiny_model(tmp_path / "base", "llama")
+    params = TrainConfig(dropout=0.2, learning_rate=5e-3, weight_decay=0.1, batch_size=8, epochs=2)
+    trials = [
+        Trial(i, i, params.model_copy(update={"rank": rank}), tmp_path / str(i)) for i, rank in enumerate((1, 5, 16))
+    ]
+    queue = Queue(trials)
+    queue.stop_after = 7
+    pack = pack_on_gpu(folder, SINGLE, "lora", trials, 3, dtype="bfloat16")
+    pack.run(queue)
+    assert len(pack.occupied()) == 3 and pack.graphs.known
+    for slot in pack.occupied():
+        for matrix in (pack.stack.weights, *pack.stack.moments.values()):
+            row = matrix[slot.index].clone()
+            for part in pack.stack.split(slot.index, row, slot.trial.params).values():
+                assert part.any()
+                part.zero_()
+            assert not row.any()
 
 
 @pytest.mark.parametrize(
