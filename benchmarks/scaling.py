@@ -117,8 +117,7 @@ def drawn(files: Sequence[Path]) -> Any:
         axis.set_xticks(x, labels=[f"{value:g}" for value in x])
         axis.xaxis.set_minor_locator(NullLocator())
         alone = [loops.get(row["mean"] if curve == "length" else SETUP.mean, float("nan")) for row in of]
-        measured = "^" if curve == "length" else ""  # at one rank, and one trial is one trial
-        axis.plot(x, alone, f"{measured}:", color="C2", label="plain loop of one trial of rank 16")
+        axis.plot(x, alone, "^:", color="C2", label="plain loop of one trial")
         if curve != "slots":
             for row in of:
                 place = (row[key_of(curve)], row["samples_per_second"])

@@ -46,15 +46,6 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
     )
 
 
-def test_what_is_drawn_without_kernels_is_what_a_cpu_draws() -> None:
-    """So it begins alike for more rows, which a GPU's own generators do not."""
-    from peftsweep.methods.base import random_bits
-
-    many, few = (random_bits((rows, 7), torch.device("cuda"), (1, 2, 0, 3)) for rows in (70_000, 3))
-    assert torch.equal(many[:3], few) and many.is_cuda
-    assert torch.equal(many.cpu(), random_bits((70_000, 7), torch.device("cpu"), (1, 2, 0, 3)))
-
-
 @pytest.mark.parametrize(
     ("drops", "skipped"),
     [(False, (0, 0, 0, 0)), (True, (0, 0, 0, 0)), (True, (40, 0, 5, 1000))],
