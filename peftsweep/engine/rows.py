@@ -212,15 +212,13 @@ def lay(
     text_stops = np.cumsum([len(part) for part in parts])
     text_starts = text_stops - [len(part) for part in parts]
     spread, real = batch_of([len(part) for part in parts])  # [k, n]
-    columns = real.shape[1]
+    firsts = np.arange(len(slots)) * real.shape[1]  # [k]
     texts_before = {slot: texts for slot, (texts, _) in (skipped or {}).items()}
     tokens_before = {slot: tokens for slot, (_, tokens) in (skipped or {}).items()}
     segments = {
         "tokens": Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]), tokens_before),
         "reads": Segments(tuple(slots), _pairs(text_starts, text_stops), texts_before),
-        "batch": Segments(
-            tuple(slots), tuple((i * columns, (i + 1) * columns) for i in range(len(slots))), texts_before
-        ),
+        "batch": Segments(tuple(slots), _pairs(firsts, firsts + real.shape[1]), texts_before),
     }
     arrays: dict[str, NDArray[Any]] = {
         "slots": np.array(slots),

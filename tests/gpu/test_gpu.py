@@ -24,7 +24,7 @@ from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base
 from peftsweep.task import Task
 from tests.gpu import MARKS
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, with_the_whole_block
+from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, with_the_whole_block, worst
 from tests.studies import Home, home
 from tests.test_parity import mixed, peft_alone
 from tests.tiny import ARCHITECTURES, DECODER, tiny_model
@@ -148,9 +148,15 @@ def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path:
         assert ("forward" in vars(block)) != whole and (block._compiled_call_impl is not None) == whole
         traces.append(pack.trace[1])
         weights.append(pack.last[1])
-        moved = sum(float((pack.last[1][key] - pack.first[1][key]).norm()) for key in pack.last[1])
+        moved = distance(pack.last[1], pack.first[1])
     assert len(traces[0]) == 20 and apart(*traces) < 2e-2
-    assert sum(float((weights[0][key] - weights[1][key]).norm()) for key in weights[0]) < 0.1 * moved
+    assert distance(*weights) < 0.1 * moved
+
+
+def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """The norms of the weights' differences, added up."""
+    assert ours.keys() == theirs.keys()
+    return sum(float((ours[key] - theirs[key]).norm()) for key in ours)
 
 
 def apart(ours: list[float], theirs: list[float]) -> float:
@@ -207,11 +213,10 @@ def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: s
     packed.run(Queue(crowd))
     ours, theirs, first = packed.last[0], alone.last[0], alone.first[0]
     if dtype == "float32":
-        assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-4
+        assert worst(ours, theirs) < 1e-4
     else:
         assert packed.graphs.known and not packed.graphs.refused
-        wrong = sum(float((ours[key] - theirs[key]).norm()) for key in theirs)
-        assert wrong < 0.1 * sum(float((theirs[key] - first[key]).norm()) for key in theirs)
+        assert distance(ours, theirs) < 0.1 * distance(theirs, first)
 
 
 def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> None:
@@ -310,8 +315,7 @@ def test_a_pack_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, me
     assert {result.state for result in queue.results.values()} == {"complete"}
     for number in range(3):
         ours, theirs, first = again.last[number], free.last[number], free.first[number]
-        wrong = sum(float((ours[key] - theirs[key]).norm()) for key in theirs)
-        assert wrong < 2e-2 * sum(float((theirs[key] - first[key]).norm()) for key in theirs)
+        assert distance(ours, theirs) < 2e-2 * distance(theirs, first)
     taken = {number: len(free.trace[number]) - len(again.trace[number]) for number in range(3)}
     assert taken == {0: 7, 1: 7, 2: 0} and again.graphs.known
 
