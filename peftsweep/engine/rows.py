@@ -21,7 +21,7 @@ from peftsweep.methods import Segments, Texts, moved, tiled
 Text = NDArray[np.int64]
 Places = NDArray[np.int64]  # of texts in a split
 
-BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
+BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU, and the lengths of slots' rows
 ALIGNED = 64  # words
 
 # Attention over padded batches of like length, over tiles of short texts, or over texts of any length by themselves.
@@ -48,14 +48,14 @@ class Corpus:
     """The n texts of a split as one array, so that a batch is a matter of indexing.
 
     Attributes:
-        tokens: [all] ids of all texts, one after another.
+        tokens: [all + BUCKET] ids of all texts, one after another, and of one that fills up rows: pads.
         lengths, starts, pooled: [n] of each text; `pooled` is the place of the pooled token within it.
         longest: no text has more tokens; a power of two, of which kernels see few.
     """
 
     def __init__(self, texts: Sequence[Text], pooling: Pooling) -> None:
         self.pooling = pooling
-        self.tokens = np.concatenate(texts)
+        self.tokens = np.concatenate([*texts, np.full(BUCKET, pooling.pad_token_id)])
         self.lengths = np.array([len(text) for text in texts])
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.pooled = np.array([pooling.token(text) for text in texts])
@@ -68,6 +68,7 @@ class Group:
 
     spread: Tensor  # [n, length] the row of each text's j-th token; its own last token where it is shorter
     real: Tensor  # [n, length] whether there is a j-th token
+    pads: Tensor  # [pads] where there is none, of n·length places
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,9 @@ def lay(
 ) -> Rows:
     """Lay out some texts of a split for each slot.
 
-    Where attention takes texts of any length, the rows are filled up to one of few lengths, so that memory, compiled
-    code and graphs serve again from one step to the next, by some more texts, of no slot, that nobody reads. So are the
-    pooled rows, by the last row.
+    Rows are filled up to one of few lengths by more texts that nobody reads, so that memory, compiled code and graphs
+    serve again from one step to the next. Where attention takes texts of any length, those are of no slot, and the
+    pooled rows are filled up, too, by the last row. Elsewhere each slot has one: products are made of its own rows.
 
     Args:
         tiles_for: K where the adapters are kernels, which take segments in tiles.
@@ -204,19 +205,25 @@ def lay(
         more: arrays that travel along.
     """
     picked = np.concatenate(parts)  # [texts] of all slots
-    lengths = corpus.lengths[picked]  # [texts]
-    stops = np.cumsum(lengths)  # [texts] the row after a text's last
-    starts, total = stops - lengths, int(stops[-1])
-    within = np.arange(total) - np.repeat(starts, lengths)  # [tokens] place in its text
-    ids = corpus.tokens[np.repeat(corpus.starts[picked], lengths) + within]  # [tokens]
-    text_stops = np.cumsum([len(part) for part in parts])
+    text_stops = np.cumsum([len(part) for part in parts])  # [k]
     text_starts = text_stops - [len(part) for part in parts]
+    sources, lengths, own = corpus.starts[picked], corpus.lengths[picked], np.ones(len(picked), bool)  # [texts]
+    if attention == "padded":  # [texts + k] from here on
+        fills = -np.add.reduceat(lengths, text_starts) % BUCKET
+        sources = np.insert(sources, text_stops, len(corpus.tokens) - BUCKET)
+        lengths, own = np.insert(lengths, text_stops, fills), np.insert(own, text_stops, False)
+    begins, total = np.cumsum(lengths) - lengths, int(lengths.sum())
+    within = np.arange(total) - np.repeat(begins, lengths)  # [tokens] place in its text
+    ids = corpus.tokens[np.repeat(sources, lengths) + within]  # [tokens]
+    starts = begins[own]  # [texts]
+    stops = starts + lengths[own]  # [texts] the row after a text's last
+    slot_starts = starts[text_starts]  # [k]
     spread, real = batch_of([len(part) for part in parts])  # [k, n]
     firsts = np.arange(len(slots)) * real.shape[1]  # [k]
     texts_before = {slot: texts for slot, (texts, _) in (skipped or {}).items()}
     tokens_before = {slot: tokens for slot, (_, tokens) in (skipped or {}).items()}
     segments = {
-        "tokens": Segments(tuple(slots), _pairs(starts[text_starts], stops[text_stops - 1]), tokens_before),
+        "tokens": Segments(tuple(slots), _pairs(slot_starts, np.append(slot_starts[1:], total)), tokens_before),
         "reads": Segments(tuple(slots), _pairs(text_starts, text_stops), texts_before),
         "batch": Segments(tuple(slots), _pairs(firsts, firsts + real.shape[1]), texts_before),
     }
@@ -228,7 +235,8 @@ def lay(
     }
     groups: tuple[tuple[Group, ...], Tensor | None] = (), None
     if attention == "padded":
-        groups = _padded(lengths, starts, total, device)
+        there = lengths > 0  # a slot's rows may be full by themselves
+        groups = _padded(lengths[there], begins[there], total, device)
     else:
         fill, step = _bucket(total) - total, corpus.longest
         pooled = arrays["pooled"]
@@ -239,7 +247,7 @@ def lay(
             fillers = np.minimum(total + step * np.arange(1, _most_fillers(total + fill, step) + 1), total + fill)
             arrays["ends"] = np.concatenate([[0], stops, fillers])
         else:
-            arrays["begins"] = np.concatenate([np.repeat(starts, lengths), np.full(fill, total)])
+            arrays["begins"] = np.concatenate([np.repeat(begins, lengths), np.full(fill, total)])
             arrays["stops"] = np.concatenate([np.repeat(stops, lengths), np.full(fill, total + fill)])
     arrays |= {"input_ids": ids, "position_ids": within + corpus.pooling.first_position}
     if tiles_for:
@@ -279,5 +287,5 @@ def _padded(lengths: Places, starts: Places, total: int, device: torch.device) -
         real = column < lengths[some, None]
         place[spread[real]] = places + np.flatnonzero(real)
         places += real.size
-        groups.append(Group(moved(spread, device), moved(real, device)))
+        groups.append(Group(moved(spread, device), moved(real, device), moved(np.flatnonzero(~real), device)))
     return tuple(groups), moved(place, device)
