@@ -24,7 +24,7 @@ from peftsweep.engine.attention import ATTENTION, attend
 from peftsweep.engine.graphs import Graphs
 from peftsweep.engine.memory import Measured, Relief, Share, planned
 from peftsweep.engine.packing import Packed
-from peftsweep.engine.rows import Corpus, Pooling, lay
+from peftsweep.engine.rows import Corpus, Group, Pooling, lay
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
@@ -709,6 +709,28 @@ def test_rows_are_laid_back_to_back() -> None:
     assert group.pads.tolist() == (~group.real).flatten().nonzero().flatten().tolist()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_what_fills_rows_up_has_no_part_in_anything(base: Path, tmp_path: Path, method: str, dtype: str) -> None:
+    """Gradients, losses and logits are the same to the last bit, whatever its tokens are; of a batch in parts, too."""
+    trials = [trial(i, tmp_path, batch_size=5 + i) for i in range(3)]
+    pack = pack_of(base, SINGLE, method, trials, 3, dtype=dtype)
+    slots = [pack.start(i, one) for i, one in enumerate(trials)]
+    pack.stack.weights.add_(0.05)  # no factor of a gradient is nought
+    pack.limits = Limits(slot_tokens=40)
+    found = []
+    for token in (pack.packed.pooling.pad_token_id, 7):
+        for split in (pack.corpus, pack.unseen):
+            split.tokens[split.pads :] = token
+        waves = pack.waves(slots)
+        assert len(waves) > 1 and all((wave.rows.input_ids == token).any() for wave in waves)
+        pack.stack.grads.zero_()
+        losses = torch.stack(list(pack.gradients(slots).values()))
+        logits = torch.from_numpy(pack.predict([0, 1, 2], pack.unseen))
+        found.append((pack.stack.grads.clone(), losses, logits))
+    assert all(one.any() and torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_rows_that_are_full_by_themselves_are_not_filled_up() -> None:
     rows = lay([0], [np.array([0, 1])], corpus([1] * 9, [2] * 7), torch.device("cpu"), "padded")
     assert rows.input_ids.shape == (1, 16) and rows.tokens.bounds == ((0, 16),)
@@ -824,13 +846,33 @@ def test_attention_that_leaks_is_noticed(base: Path, tmp_path: Path, dtype: str,
         AttentionInterface.register(ATTENTION, attend)
 
 
-def test_attention_by_plain_products_is_torch_s_own_in_bfloat16_too() -> None:
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 7), (False, None), (False, 7)])
+def test_attention_by_plain_products_is_torch_s_own_in_bfloat16_too(causal: bool, window: int | None) -> None:
     torch.manual_seed(0)
-    q, k, v = (torch.randn(5, heads, 33, 16).bfloat16() for heads in (6, 2, 2))
-    wide_k, wide_v = (part.repeat_interleave(3, dim=1) for part in (k, v))
-    theirs = nn.functional.scaled_dot_product_attention(q.float(), wide_k.float(), wide_v.float(), is_causal=True)
-    ours = attention._plain(q, k, v, None, True, None).transpose(1, 2)
-    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2
+    real = torch.arange(33) < torch.tensor([33, 20, 1, 32, 9])[:, None]  # [n, length]
+    group = Group(torch.zeros_like(real, dtype=torch.int64), real, (~real).flatten().nonzero().flatten())
+    q, k, v, back = (torch.randn(5, heads, 33, 16).bfloat16() for heads in (6, 2, 2, 6))
+    for part in (q, k, v):
+        part.requires_grad_()
+    wide_k, wide_v = (part.float().repeat_interleave(3, dim=1) for part in (k, v))
+    place = torch.arange(33)
+    near = (place[:, None] - place).abs() < (window or 33)
+    itself = torch.eye(33, dtype=torch.bool)  # or a pad's query may see no key at all
+    seen = near & (place[:, None] >= place) if causal else near & real[:, None, None, :] | itself
+    theirs = nn.functional.scaled_dot_product_attention(q.float(), wide_k, wide_v, attn_mask=seen)
+    ours = attention._plain(q, k, v, attention._mask(group, window, causal), causal, None).transpose(1, 2)
+    read = real[:, None, :, None].expand_as(ours)
+    assert relative(ours[read], theirs[read]) < 1e-2
+    pairs = zip(
+        torch.autograd.grad(ours[read], (q, k, v), back[read]),
+        torch.autograd.grad(theirs[read], (q, k, v), back[read].float()),
+        strict=True,
+    )
+    assert max(relative(mine, other) for mine, other in pairs) < 2e-2
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float(((ours.float() - theirs.float()).norm() / theirs.float().norm()).detach())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert"])

@@ -199,7 +199,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _picked(x: Tensor, places: Tensor) -> Tensor:
-    """Rows of x [T, …] at these places [n, length]: [n, length, …]. Each is copied as a whole: a CPU's indexing goes
+    """Rows of x [T, …] at these places [any shape]: [any shape, …]. Each is copied as a whole: a CPU's indexing goes
     from element to element, six times as slowly, and so does its filling by a mask."""
     return x.index_select(0, places.flatten()).view(*places.shape, *x.shape[1:])
 
@@ -242,7 +242,8 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, s
         length = q.shape[2]
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     if mask is not None:
-        # Added, and the same for all heads: to fill all scores where the mask is takes a CPU three times as long.
+        # Added, for filling by a mask takes a CPU three times as long. It lets a NaN of a key through that is not seen;
+        # but that is of the same text.
         scores = scores + torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, -torch.inf)
     weights = scores.softmax(-1).to(q.dtype)
     return (weights @ v).transpose(1, 2)

@@ -240,7 +240,7 @@ class Packed:
         finally:
             hook.remove()
         start, stop = (sum(map(len, samples[:count])) for count in (middle, middle + 1))
-        others = torch.cat([grad[0, :start], grad[0, stop : sum(map(len, samples))]])
+        others = torch.cat([grad[0, :start], grad[0, stop:]])  # what fills rows up, too
         return logits.detach(), float(others.abs().max()) if others.numel() else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Texts of all slots laid back to back in one row, without padding between them.
+"""Texts of all slots laid back to back in one row, without padding from one to the next.
 
 The base sees one sequence `[1, T]` whose position ids restart at each text. Only attention needs to know where texts
 begin (attention.py).
@@ -21,7 +21,8 @@ from peftsweep.methods import Segments, Texts, moved, tiled
 Text = NDArray[np.int64]
 Places = NDArray[np.int64]  # of texts in a split
 
-BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU, and the lengths of slots' rows
+BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
+FULL = 16  # rows of a slot come in multiples of it on a CPU, whose products and memory like few lengths
 ALIGNED = 64  # words
 
 # Attention over padded batches of like length, over tiles of short texts, or over texts of any length by themselves.
@@ -48,14 +49,16 @@ class Corpus:
     """The n texts of a split as one array, so that a batch is a matter of indexing.
 
     Attributes:
-        tokens: [all + BUCKET] ids of all texts, one after another, and of one that fills up rows: pads.
+        tokens: [all + FULL] ids of all texts, one after another, and then of pads, to fill up rows.
         lengths, starts, pooled: [n] of each text; `pooled` is the place of the pooled token within it.
+        pads: where those begin.
         longest: no text has more tokens; a power of two, of which kernels see few.
     """
 
     def __init__(self, texts: Sequence[Text], pooling: Pooling) -> None:
         self.pooling = pooling
-        self.tokens = np.concatenate([*texts, np.full(BUCKET, pooling.pad_token_id)])
+        self.tokens = np.concatenate([*texts, np.full(FULL, pooling.pad_token_id)])
+        self.pads = len(self.tokens) - FULL
         self.lengths = np.array([len(text) for text in texts])
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.pooled = np.array([pooling.token(text) for text in texts])
@@ -197,7 +200,7 @@ def lay(
 
     Rows are filled up to one of few lengths by more texts that nobody reads, so that memory, compiled code and graphs
     serve again from one step to the next. Where attention takes texts of any length, those are of no slot, and the
-    pooled rows are filled up, too, by the last row. Elsewhere each slot has one: products are made of its own rows.
+    pooled rows are filled up, too, by the last row. On a CPU each slot has one, for products are made of its own rows.
 
     Args:
         tiles_for: K where the adapters are kernels, which take segments in tiles.
@@ -208,10 +211,10 @@ def lay(
     text_stops = np.cumsum([len(part) for part in parts])  # [k]
     text_starts = text_stops - [len(part) for part in parts]
     sources, lengths, own = corpus.starts[picked], corpus.lengths[picked], np.ones(len(picked), bool)  # [texts]
-    if attention == "padded":  # [texts + k] from here on
-        fills = -np.add.reduceat(lengths, text_starts) % BUCKET
-        sources = np.insert(sources, text_stops, len(corpus.tokens) - BUCKET)
-        lengths, own = np.insert(lengths, text_stops, fills), np.insert(own, text_stops, False)
+    if device.type == "cpu" and attention == "padded":  # with a text of pads behind each slot's: [texts + k]
+        fills = -np.add.reduceat(lengths, text_starts) % FULL
+        sources, own = np.insert(sources, text_stops, corpus.pads), np.insert(own, text_stops, False)
+        lengths = np.insert(lengths, text_stops, fills)
     begins, total = np.cumsum(lengths) - lengths, int(lengths.sum())
     within = np.arange(total) - np.repeat(begins, lengths)  # [tokens] place in its text
     ids = corpus.tokens[np.repeat(sources, lengths) + within]  # [tokens]
