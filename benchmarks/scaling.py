@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def drawn(files: Sequence[Path]) -> Any:
         axis.set_ylabel("samples per second", color="C0")
         axis.set_xticks(x, labels=[f"{value:g}" for value in x])
         axis.xaxis.set_minor_locator(NullLocator())
-        alone = [loops.get(row["mean"], float("nan")) if row["rank"] == SETUP.rank else float("nan") for row in of]
+        alone = [loops.get(row["mean"] if row["rank"] == SETUP.rank else None, nan) for row in of]
         axis.plot(x, alone, "^:", color="C2", label="plain loop of one trial")
         if curve != "slots":
             for row in of:

@@ -194,13 +194,13 @@ class _Gather(torch.autograd.Function):
         rows: Rows = ctx.rows
         batches = [_picked(grad, group.spread) for group in rows.groups]
         for batch, group in zip(batches, rows.groups, strict=True):
-            batch.flatten(0, 1).index_fill_(0, group.pads, 0)
+            batch.flatten(0, 1).index_fill_(0, group.pads, 0)  # row by row, too, which filling by a mask is not
         return None, *batches
 
 
 def _picked(x: Tensor, places: Tensor) -> Tensor:
-    """Rows of x [T, …] at these places [any shape]: [any shape, …]. Each is copied as a whole: a CPU's indexing goes
-    from element to element, six times as slowly, and so does its filling by a mask."""
+    """Rows of x [T, …] at these places [any shape]: [any shape, …]. Each is copied as a whole, where a CPU's indexing
+    goes from element to element."""
     return x.index_select(0, places.flatten()).view(*places.shape, *x.shape[1:])
 
 
@@ -242,8 +242,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, s
         length = q.shape[2]
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     if mask is not None:
-        # Added, for filling by a mask takes a CPU three times as long. It lets a NaN of a key through that is not seen;
-        # but that is of the same text.
+        # Added: a CPU is slow to fill by a mask. So a NaN of an unseen key comes through; but it is of the same text.
         scores = scores + torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, -torch.inf)
     weights = scores.softmax(-1).to(q.dtype)
     return (weights @ v).transpose(1, 2)

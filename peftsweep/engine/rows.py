@@ -22,7 +22,7 @@ Text = NDArray[np.int64]
 Places = NDArray[np.int64]  # of texts in a split
 
 BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
-FULL = 16  # rows of a slot come in multiples of it on a CPU, whose products and memory like few lengths
+STRIDE = 16  # by which slots' rows differ on a CPU: oneDNN compiles for each length, malloc searches for each size
 ALIGNED = 64  # words
 
 # Attention over padded batches of like length, over tiles of short texts, or over texts of any length by themselves.
@@ -46,19 +46,19 @@ class Pooling:
 
 
 class Corpus:
-    """The n texts of a split as one array, so that a batch is a matter of indexing.
+    """The n texts of a split as one array, and what fills rows up, so that a batch is a matter of indexing.
 
     Attributes:
-        tokens: [all + FULL] ids of all texts, one after another, and then of pads, to fill up rows.
+        tokens: [all + STRIDE] ids of all texts, one after another, and of a filler, which is pads.
         lengths, starts, pooled: [n] of each text; `pooled` is the place of the pooled token within it.
-        pads: where those begin.
+        filler: where that begins.
         longest: no text has more tokens; a power of two, of which kernels see few.
     """
 
     def __init__(self, texts: Sequence[Text], pooling: Pooling) -> None:
         self.pooling = pooling
-        self.tokens = np.concatenate([*texts, np.full(FULL, pooling.pad_token_id)])
-        self.pads = len(self.tokens) - FULL
+        self.tokens = np.concatenate([*texts, np.full(STRIDE, pooling.pad_token_id)])
+        self.filler = len(self.tokens) - STRIDE
         self.lengths = np.array([len(text) for text in texts])
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.pooled = np.array([pooling.token(text) for text in texts])
@@ -67,7 +67,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Group:
-    """Some of the texts, n of them, as attention sees them on a CPU: a batch padded to one length."""
+    """Some of the texts, n of them, fillers too, as attention sees them on a CPU: a batch padded to one length."""
 
     spread: Tensor  # [n, length] the row of each text's j-th token; its own last token where it is shorter
     real: Tensor  # [n, length] whether there is a j-th token
@@ -198,9 +198,10 @@ def lay(
 ) -> Rows:
     """Lay out some texts of a split for each slot.
 
-    Rows are filled up to one of few lengths by more texts that nobody reads, so that memory, compiled code and graphs
-    serve again from one step to the next. Where attention takes texts of any length, those are of no slot, and the
-    pooled rows are filled up, too, by the last row. On a CPU each slot has one, for products are made of its own rows.
+    Rows are filled up to one of few lengths by texts that nobody reads, so that memory, compiled code and graphs serve
+    again from one step to the next. For attention over tiles or over texts of any length, those come last and are of no
+    slot; the pooled rows are filled up, too, by the last row. For padded batches on a CPU, where products are made of a
+    slot's own rows, one comes behind the texts of each slot. For padded batches elsewhere nothing is filled up.
 
     Args:
         tiles_for: K where the adapters are kernels, which take segments in tiles.
@@ -210,36 +211,32 @@ def lay(
     picked = np.concatenate(parts)  # [texts] of all slots
     text_stops = np.cumsum([len(part) for part in parts])  # [k]
     text_starts = text_stops - [len(part) for part in parts]
-    sources, lengths, own = corpus.starts[picked], corpus.lengths[picked], np.ones(len(picked), bool)  # [texts]
-    if device.type == "cpu" and attention == "padded":  # with a text of pads behind each slot's: [texts + k]
-        fills = -np.add.reduceat(lengths, text_starts) % FULL
-        sources, own = np.insert(sources, text_stops, corpus.pads), np.insert(own, text_stops, False)
-        lengths = np.insert(lengths, text_stops, fills)
-    begins, total = np.cumsum(lengths) - lengths, int(lengths.sum())
+    sources, lengths, real = corpus.starts[picked], corpus.lengths[picked], np.ones(len(picked), bool)
+    if device.type == "cpu" and attention == "padded":
+        sources, lengths, real = _with_fillers(sources, lengths, text_starts, text_stops, corpus.filler)
+    begins, total = np.cumsum(lengths) - lengths, int(lengths.sum())  # [texts, fillers too]
     within = np.arange(total) - np.repeat(begins, lengths)  # [tokens] place in its text
     ids = corpus.tokens[np.repeat(sources, lengths) + within]  # [tokens]
-    starts = begins[own]  # [texts]
-    stops = starts + lengths[own]  # [texts] the row after a text's last
+    starts, stops = begins[real], (begins + lengths)[real]  # [texts] a text's first row, and the one after its last
     slot_starts = starts[text_starts]  # [k]
-    spread, real = batch_of([len(part) for part in parts])  # [k, n]
-    firsts = np.arange(len(slots)) * real.shape[1]  # [k]
+    spread, there = batch_of([len(part) for part in parts])  # [k, n]
+    firsts = np.arange(len(slots)) * there.shape[1]  # [k]
     texts_before = {slot: texts for slot, (texts, _) in (skipped or {}).items()}
     tokens_before = {slot: tokens for slot, (_, tokens) in (skipped or {}).items()}
     segments = {
         "tokens": Segments(tuple(slots), _pairs(slot_starts, np.append(slot_starts[1:], total)), tokens_before),
         "reads": Segments(tuple(slots), _pairs(text_starts, text_stops), texts_before),
-        "batch": Segments(tuple(slots), _pairs(firsts, firsts + real.shape[1]), texts_before),
+        "batch": Segments(tuple(slots), _pairs(firsts, firsts + there.shape[1]), texts_before),
     }
     arrays: dict[str, NDArray[Any]] = {
         "slots": np.array(slots),
-        "real": real.astype(np.int32),
+        "real": there.astype(np.int32),
         "pooled": starts + corpus.pooled[picked],
         "spread": spread.ravel(),
     }
     groups: tuple[tuple[Group, ...], Tensor | None] = (), None
     if attention == "padded":
-        there = lengths > 0  # a slot's rows may be full by themselves
-        groups = _padded(lengths[there], begins[there], total, device)
+        groups = _padded(lengths, begins, total, device)
     else:
         fill, step = _bucket(total) - total, corpus.longest
         pooled = arrays["pooled"]
@@ -254,10 +251,20 @@ def lay(
             arrays["stops"] = np.concatenate([np.repeat(stops, lengths), np.full(fill, total + fill)])
     arrays |= {"input_ids": ids, "position_ids": within + corpus.pooling.first_position}
     if tiles_for:
-        for name, size in {"tokens": len(ids), "reads": len(arrays["pooled"]), "batch": real.size}.items():
+        for name, size in {"tokens": len(ids), "reads": len(arrays["pooled"]), "batch": there.size}.items():
             arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments[name], tiles_for, size)
     cargo = Cargo(arrays | dict(more or {}))
     return Rows.read(cargo, moved(cargo.words, device), segments, corpus.longest, *groups)
+
+
+def _with_fillers(
+    sources: Places, lengths: Places, text_starts: Places, text_stops: Places, filler: int
+) -> tuple[Places, Places, NDArray[np.bool_]]:
+    """Where in the corpus each text comes from and how long it is, with a filler behind each slot's that makes its rows
+    a multiple of `STRIDE`, of no length where they are; and which of them are no fillers: [texts + k]."""
+    fills = -np.add.reduceat(lengths, text_starts) % STRIDE  # [k]
+    real = np.insert(np.ones(len(lengths), bool), text_stops, False)
+    return np.insert(sources, text_stops, filler), np.insert(lengths, text_stops, fills), real
 
 
 def _pairs(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
@@ -284,7 +291,7 @@ def _padded(lengths: Places, starts: Places, total: int, device: torch.device) -
     # A text's padded length is a matter of its own length alone: then neighbours cannot change even its rounding.
     padded = -(-lengths // BUCKET) * BUCKET
     place, groups, places = np.empty(total, np.int64), [], 0
-    for length in np.unique(padded):
+    for length in np.unique(padded[padded > 0]):  # a filler may be of no length
         some, column = np.flatnonzero(padded == length), np.arange(length)
         spread = starts[some, None] + np.minimum(column, lengths[some, None] - 1)
         real = column < lengths[some, None]

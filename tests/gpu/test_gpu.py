@@ -18,6 +18,7 @@ import torch._dynamo
 
 from peftsweep.config import ModelConfig, TrainConfig
 from peftsweep.engine import Limits, Pack, Trial, capped, optimizer, plan
+from peftsweep.engine.rows import Corpus, Pooling, lay
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
 from peftsweep.methods import METHODS
@@ -341,6 +342,12 @@ def test_attention_over_texts_of_any_length_gives_the_logits_of_padded_batches(
     padded = pack.predict([slot.index], pack.corpus)
     assert np.abs(flash - padded).max() < 0.03 * np.abs(padded).max()
     assert np.abs(tiles - padded).max() < 0.03 * np.abs(padded).max()
+
+
+def test_rows_for_padded_batches_are_not_filled_up_on_a_gpu() -> None:
+    corpus = Corpus([np.array([9, 10]), np.array([5, 6, 7])], Pooling(last=True, pad_token_id=0, first_position=0))
+    rows = lay([1, 0], [np.array([1]), np.array([0])], corpus, GPU, "padded")
+    assert rows.input_ids.tolist() == [[5, 6, 7, 9, 10]] and rows.tokens.bounds == ((0, 3), (3, 5))
 
 
 def test_a_plan_has_room_for_all_of_few_small_trials_and_its_pack_trains(tmp_path: Path) -> None:
