@@ -1,0 +1,181 @@
+"""The kernels against plain torch: slots of any length, some empty, rows of no slot, dropout by its hash.
+
+Here in float32 by Triton's interpreter, which needs no GPU; tests/gpu has the same on one, as they are compiled there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from peftsweep.methods import FAR, Segments, tiled
+from tests.programs import lacking
+
+SLOTS, RANK, WIDE_IN, WIDE_OUT = 4, 6, 80, 200
+LENGTHS, REST = (70, 0, 3, 130), 9
+KEEP, SEEDS, SALT = (0.7, 1.0, 1.0, 0.5), (123456789, 5, 7, 987654321), 1234567
+CPU = torch.device("cpu")
+
+# Whether elements are dropped, and how many rows of each slot's batch went through before.
+DROPS = {
+    "no dropout": (False, (0, 0, 0, 0)),
+    "dropout": (True, (0, 0, 0, 0)),
+    "dropout over the rest of a batch": (True, (40, 0, 5, 1000)),
+}
+# Heads, groups, a head's width, whether causal, the window.
+HEADS = [(6, 2, 64, True, None), (4, 4, 24, False, None), (4, 2, 128, False, 9)]
+WIDE = (4, 1, 256, True, 17)
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton looks for this when a kernel is made, which is when its module is first imported."""
+    if torch.cuda.is_available():
+        pytest.skip("tests/gpu has these kernels as this machine's GPU runs them")
+    if importlib.util.find_spec("triton") is None:
+        lacking("triton", "pip install triton, which is for Linux")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+@pytest.mark.parametrize("rank", [RANK, 20, 64, 128])
+@pytest.mark.parametrize("drops", DROPS)
+def test_lora_by_the_interpreter(interpreted: None, drops: str, rank: int) -> None:
+    lora_is_that_of_plain_torch(CPU, torch.float32, drops, rank)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")  # of rows that see nothing
+@pytest.mark.parametrize("heads", [*HEADS, WIDE], ids=str)
+def test_attention_by_the_interpreter(interpreted: None, heads: tuple[int, int, int, bool, int | None]) -> None:
+    attention_in_tiles_is_that_within_each_text(CPU, torch.float32, *heads)
+
+
+def test_ia3_by_the_interpreter(interpreted: None) -> None:
+    ia3_is_that_of_plain_torch(CPU, torch.float32)
+
+
+# What both have in common --------------------------------------------------------------------------------------------
+
+
+def stretches() -> list[tuple[int, int]]:
+    stops = np.cumsum(LENGTHS).tolist()
+    return [(stop - length, stop) for stop, length in zip(stops, LENGTHS, strict=True)]
+
+
+def layout(device: torch.device, skipped: tuple[int, ...] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tiles [n, 2] and edges [K, 3], as a pack makes them: with some tiles too many."""
+    segments = Segments(tuple(range(SLOTS)), tuple(stretches()), dict(enumerate(skipped)))
+    edges, tiles = tiled(segments, SLOTS, sum(LENGTHS) + REST)
+    assert tiles[-1, 1] == FAR
+    return torch.from_numpy(tiles).to(device), torch.from_numpy(edges).to(device)
+
+
+def mask(slot: int, skipped: int) -> torch.Tensor:
+    """The hash by numpy: 1 for an element that is kept."""
+    low, place = np.uint64(0xFFFFFFFF), np.arange(LENGTHS[slot] * WIDE_IN, dtype=np.uint64)
+    place += np.uint64(skipped * WIDE_IN)
+    key = place ^ np.uint64(SEEDS[slot])
+    key = ((key ^ (key >> np.uint64(16))) * np.uint64(0x7FEB352D)) & low
+    key = ((key ^ (key >> np.uint64(15)) ^ np.uint64(SALT)) * np.uint64(0x846CA68B)) & low
+    key = key ^ (key >> np.uint64(16))
+    kept = (key >> np.uint64(8)).astype(np.float32) < KEEP[slot] * 16777216
+    return torch.from_numpy(kept.astype(np.float32)).view(LENGTHS[slot], WIDE_IN)
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
+    return float((ours.float() - theirs).detach().norm() / theirs.detach().norm()) < (
+        1e-5 if dtype == torch.float32 else 1e-2
+    )
+
+
+def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: str, rank: int) -> None:
+    from peftsweep.methods.kernels import linear_lora
+
+    drops, skipped = DROPS[drop]
+    torch.manual_seed(0)
+    x = torch.randn(sum(LENGTHS) + REST, WIDE_IN, device=device).to(dtype).requires_grad_()
+    weight = torch.randn(WIDE_OUT, WIDE_IN, device=device).to(dtype)
+    bias = torch.randn(WIDE_OUT, device=device).to(dtype)
+    row = torch.randn(SLOTS, rank * (WIDE_IN + WIDE_OUT) + 5, device=device)  # strided, as in a stack
+    a = row[:, : rank * WIDE_IN].view(SLOTS, rank, WIDE_IN).detach().requires_grad_()
+    b = row[:, rank * WIDE_IN : -5].view(SLOTS, WIDE_OUT, rank).detach().requires_grad_()
+    factor, keep = (
+        torch.tensor([2.0, 1.0, 0.5, 3.0]).to(device),
+        torch.tensor(KEEP if drops else [1.0] * SLOTS).to(device),
+    )
+    tiles, bounds = layout(device, skipped)
+    ours, _ = linear_lora(
+        x,
+        weight,
+        None,
+        bias,
+        a,
+        b,
+        factor,
+        keep,
+        torch.tensor(SEEDS, dtype=torch.int32).to(device),
+        torch.tensor([SALT]).to(device),
+        tiles,
+        bounds,
+        drops,
+    )
+    added = []
+    for slot, (start, stop) in enumerate(stretches()):
+        rows = x[start:stop].float() * (mask(slot, skipped[slot]).to(device) if drops else 1.0)
+        added.append(factor[slot] / keep[slot] * (rows @ a[slot].T) @ b[slot].T)
+    plain = x.float() @ weight.float().T + bias.float()
+    theirs = plain + torch.cat([*added, torch.zeros(REST, WIDE_OUT, device=device)])
+    assert close(ours, theirs, dtype)
+    grad = torch.randn_like(theirs)
+    got, want = (torch.autograd.grad(out, (x, a, b), grad.to(out.dtype)) for out in (ours, theirs))
+    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
+    assert not got[1][1].any() and not got[2][1].any()  # the slot without rows
+
+
+def attention_in_tiles_is_that_within_each_text(
+    device: torch.device, dtype: torch.dtype, heads: int, groups: int, width: int, causal: bool, window: int | None
+) -> None:
+    from peftsweep.engine.kernels import attend_texts
+
+    texts = [[30, 5, 1, 34], [], [3], [100, 30]]  # of the slots in `LENGTHS`; then rows of no slot
+    lengths = torch.tensor([*(n for some in texts for n in some), REST])
+    ends = lengths.cumsum(0)
+    begins, stops = (x.repeat_interleave(lengths).int().to(device) for x in (ends - lengths, ends))
+    tiles, edges = layout(device)
+    rows, real = int(ends[-1]), int(ends[-1]) - REST
+    torch.manual_seed(0)
+    q = torch.randn(heads, rows, width, device=device).to(dtype).transpose(0, 1).requires_grad_()
+    k, v = (torch.randn(rows, groups, width, device=device).to(dtype).requires_grad_() for _ in range(2))
+    ours, _ = attend_texts(q, k, v, begins, stops, tiles, edges, 0.2, 1 << 20 if window is None else window, causal)
+    place = torch.arange(rows, device=device)
+    away = place[:, None] - place[None, :]
+    seen = (begins[:, None] == begins[None, :]) & (away.abs() <= (rows if window is None else window))
+    if causal:
+        seen &= away >= 0
+    wide = [x.float().transpose(0, 1).repeat_interleave(heads // x.shape[1], 0) for x in (q, k, v)]
+    theirs = torch.nn.functional.scaled_dot_product_attention(*(x[None] for x in wide), attn_mask=seen, scale=0.2)
+    theirs = theirs[0].transpose(0, 1)
+    assert close(ours[:real], theirs[:real], dtype) and not ours[real:].any()
+    grad = torch.randn_like(theirs)
+    grad[real:] = 0
+    got, want = (torch.autograd.grad(out, (q, k, v), grad.to(out.dtype)) for out in (ours, theirs))
+    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
+
+
+def ia3_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype) -> None:
+    from peftsweep.methods.kernels import scale_rows
+
+    torch.manual_seed(0)
+    x = torch.randn(sum(LENGTHS) + REST, WIDE_IN, device=device).to(dtype).requires_grad_()
+    scale = torch.randn(SLOTS, WIDE_IN, device=device).requires_grad_()
+    adapts = torch.tensor([1.0, 1.0, 0.0, 1.0]).to(device)
+    ours = scale_rows(x, scale, adapts, *layout(device))
+    factors = torch.where(adapts[:, None] > 0, scale, 1.0)
+    scaled = [x[start:stop].float() * factors[slot] for slot, (start, stop) in enumerate(stretches())]
+    theirs = torch.cat([*scaled, x[-REST:].float()])
+    assert close(ours, theirs, dtype)
+    grad = torch.randn_like(theirs)
+    got, want = (torch.autograd.grad(out, (x, scale), grad.to(out.dtype)) for out in (ours, theirs))
+    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
