@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,17 @@ from safetensors.torch import load_file, save_file
 
 import peftsweep
 from peftsweep.config import available, load
+from peftsweep.engine import Pack, Plan
 from peftsweep.errors import ModelError, StorageError, StudyMismatchError, UsageError
-from peftsweep.progress import Silent
+from peftsweep.models import Base
+from peftsweep.progress import PlainProgress, Silent
+from peftsweep.sweep import training
 from peftsweep.sweep.source import StudySource
 from peftsweep.task import Task
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
 
+GIB = 2**30
 ARCHITECTURES = {"gemma3": "gemma3", "gemma": "gemma", "llama": "llama", "smollm2": "llama", "mistral": "mistral"}
 
 
@@ -640,6 +646,47 @@ def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
     assert bool(notes) == said
 
 
+def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
+    here: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is not there: what stands here is given in place of what it would be measured to have and to take."""
+    room = Plan(
+        slots=9,
+        tokens=4096,
+        evaluated=0,
+        fixed=GIB,
+        slot=GIB,
+        token=1,
+        evaluation=1,
+        room=3 * GIB + GIB // 2,  # for two slots
+        batch=1.0,
+    )
+    gpu, load_on_cpu = torch.device("cuda:0"), training.load_base
+
+    def load_base(*args: Any, device: torch.device, **options: Any) -> Base:
+        return replace(load_on_cpu(*args, device=torch.device("cpu"), **options), device=device)
+
+    shares: list[float] = []
+    monkeypatch.setattr(training, "default_device", lambda: gpu)
+    monkeypatch.setattr(training, "load_base", load_base)
+    monkeypatch.setattr(training, "plan", lambda build, candidates, most: room)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5 * GIB)
+    said = io.StringIO()
+    result = here.run(here.study(), slots=3, progress=PlainProgress(said))
+    assert [line for line in said.getvalue().splitlines() if line.startswith("memory:")] == [
+        "memory: the GPU has room for 2 slots; the others wait",
+        "memory:  plan 3.0 of 8.0 GiB: 2 slots, 65,536 tokens at once",
+        "memory: peak 5.0 of 8.0 GiB, planned 3.0",
+    ]
+    assert result.study.user_attrs["memory"] == {"planned_bytes": room.of(2).bytes, "peak_bytes": 5 * GIB}
+    (run,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
+    assert shares == [0.92, 1.0]  # while it trains, and afterwards
+    assert run.data.params["planned_bytes"] == str(room.of(2).bytes) and run.data.metrics["peak_bytes"] == 5 * GIB
+
+
 def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, steps = 0, 0
     trials, stepped = StudySource.trials, StudySource.stepped
@@ -659,6 +706,26 @@ def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, mo
     here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2)
     # two of the three trials, then one beside a free slot; 20 evaluations each time, which read
     assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30
+
+
+def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_tokens(
+    here: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs: list[Pack] = []
+
+    class Kept(Pack):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            packs.append(self)
+
+    monkeypatch.setattr(training, "Pack", Kept)
+    here.run(here.study(), trials=1)
+    whole = 2 * sum(map(len, packs[0].train.input_ids))  # tokens of a trial of 2 epochs
+    monkeypatch.setattr(training, "WORTH_COMPILING", 2 * whole)
+    here.run(here.study(), trials=3)  # two more
+    monkeypatch.setattr(training, "WORTH_COMPILING", 2 * whole - 1)
+    here.run(here.study(), trials=5)
+    assert [pack.compiled for pack in packs] == [False, False, True]
 
 
 @pytest.mark.parametrize(
