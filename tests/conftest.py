@@ -12,6 +12,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are slower with more; the sam
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton's interpreter runs kernels on a CPU. It is asked for as triton is imported, which many libraries do.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import transformers
 from psycopg import sql
 

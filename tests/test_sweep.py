@@ -649,7 +649,7 @@ def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
 def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
     here: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The GPU is not there: what stands here is given in place of what it would be measured to have and to take."""
+    """By hand, for there is no GPU: what it has, what is planned on it and what it was seen to give."""
     room = Plan(
         slots=9,
         tokens=4096,
@@ -666,13 +666,20 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
     def load_base(*args: Any, device: torch.device, **options: Any) -> Base:
         return replace(load_on_cpu(*args, device=torch.device("cpu"), **options), device=device)
 
-    shares: list[float] = []
+    events: list[Any] = []
+
+    class Watched(Pack):
+        def run(self, source: Any) -> None:
+            events.append(self.limits)
+            super().run(source)
+
+    monkeypatch.setattr(training, "Pack", Watched)
     monkeypatch.setattr(training, "default_device", lambda: gpu)
     monkeypatch.setattr(training, "load_base", load_base)
     monkeypatch.setattr(training, "plan", lambda build, candidates, most: room)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: events.append(share))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 8 * GIB))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: events.append("anew"))
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5 * GIB)
     said = io.StringIO()
     result = here.run(here.study(), slots=3, progress=PlainProgress(said))
@@ -683,7 +690,7 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
     ]
     assert result.study.user_attrs["memory"] == {"planned_bytes": room.of(2).bytes, "peak_bytes": 5 * GIB}
     (run,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
-    assert shares == [0.92, 1.0]  # while it trains, and afterwards
+    assert events == [0.92, "anew", room.of(2).limits, 1.0]
     assert run.data.params["planned_bytes"] == str(room.of(2).bytes) and run.data.metrics["peak_bytes"] == 5 * GIB
 
 
@@ -719,6 +726,7 @@ def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_
             packs.append(self)
 
     monkeypatch.setattr(training, "Pack", Kept)
+    monkeypatch.setattr(training, "default_device", lambda: torch.device("cpu"))  # where no other packs are probed
     here.run(here.study(), trials=1)
     whole = 2 * sum(map(len, packs[0].train.input_ids))  # tokens of a trial of 2 epochs
     monkeypatch.setattr(training, "WORTH_COMPILING", 2 * whole)
