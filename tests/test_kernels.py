@@ -32,9 +32,11 @@ WIDE = (4, 1, 256, True, 17)
 
 @pytest.fixture
 def interpreted() -> None:
-    """By `TRITON_INTERPRET`, which conftest.py sets where there is no GPU."""
+    """By `TRITON_INTERPRET`, which conftest.py sets where there is no GPU: it holds for all kernels of a process."""
     if torch.cuda.is_available():
-        pytest.skip("Triton compiles for this machine's GPU: see tests/gpu")
+        pytest.skip(
+            "kernels are compiled for the GPU here (tests/gpu); interpreted where CUDA_VISIBLE_DEVICES is empty"
+        )
     if importlib.util.find_spec("triton") is None:
         lacking("triton", "pip install triton, which is for Linux")
 

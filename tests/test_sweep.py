@@ -627,23 +627,7 @@ def test_a_dead_tracking_server_costs_nothing_but_its_runs(here: Home) -> None:
     assert result.counts == {"complete": 1} and result.best is not None and result.best.mlflow_run_id is None
 
 
-# What cannot be run -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("slots", "sampler", "said"), [(12, "tpe", True), (3, "tpe", False), (12, "random", False)])
-def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
-    here: Home, slots: int, sampler: str, said: bool
-) -> None:
-    notes: list[str] = []
-
-    class Noted(Silent):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
-    study = here.study(search={"sampler": sampler, "trials": 12}, train={"epochs": 1, "evals_per_epoch": 1})
-    here.run(study, slots=slots, progress=Noted())
-    assert [note for note in notes if note.startswith("search: all 12 trials begin at once")] == notes
-    assert bool(notes) == said
+# What only a GPU's sweep does ---------------------------------------------------------------------------------------
 
 
 def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
@@ -694,27 +678,6 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
     assert run.data.params["planned_bytes"] == str(room.of(2).bytes) and run.data.metrics["peak_bytes"] == 5 * GIB
 
 
-def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, steps = 0, 0
-    trials, stepped = StudySource.trials, StudySource.stepped
-
-    def counted(source: StudySource) -> list[optuna.trial.FrozenTrial]:
-        nonlocal reads
-        reads += 1
-        return trials(source)
-
-    def watched(source: StudySource, *args: Any) -> bool:
-        nonlocal steps
-        steps += 1
-        return stepped(source, *args)
-
-    monkeypatch.setattr(StudySource, "trials", counted)
-    monkeypatch.setattr(StudySource, "stepped", watched)
-    here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2)
-    # two of the three trials, then one beside a free slot; 20 evaluations each time, which read
-    assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30
-
-
 def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_tokens(
     here: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -734,6 +697,46 @@ def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_
     monkeypatch.setattr(training, "WORTH_COMPILING", 2 * whole - 1)
     here.run(here.study(), trials=5)
     assert [pack.compiled for pack in packs] == [False, False, True]
+
+
+# What cannot be run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slots", "sampler", "said"), [(12, "tpe", True), (3, "tpe", False), (12, "random", False)])
+def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
+    here: Home, slots: int, sampler: str, said: bool
+) -> None:
+    notes: list[str] = []
+
+    class Noted(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    study = here.study(search={"sampler": sampler, "trials": 12}, train={"epochs": 1, "evals_per_epoch": 1})
+    here.run(study, slots=slots, progress=Noted())
+    assert [note for note in notes if note.startswith("search: all 12 trials begin at once")] == notes
+    assert bool(notes) == said
+
+
+def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, steps = 0, 0
+    trials, stepped = StudySource.trials, StudySource.stepped
+
+    def counted(source: StudySource) -> list[optuna.trial.FrozenTrial]:
+        nonlocal reads
+        reads += 1
+        return trials(source)
+
+    def watched(source: StudySource, *args: Any) -> bool:
+        nonlocal steps
+        steps += 1
+        return stepped(source, *args)
+
+    monkeypatch.setattr(StudySource, "trials", counted)
+    monkeypatch.setattr(StudySource, "stepped", watched)
+    here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2)
+    # two of the three trials, then one beside a free slot; 20 evaluations each time, which read
+    assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from peftsweep.sweep.comparing import refresh
 from peftsweep.sweep.opening import splits
 from peftsweep.sweep.source import StudySource
 
-WORTH_COMPILING = 5_000_000  # tokens to train on at most; what wins compiling back: benchmarks/README.md
+WORTH_COMPILING = 5_000_000  # tokens that a study may train on, above which it compiles: see benchmarks/README.md
 MANY = 10  # trials, beyond which TPE would not draw all of them at random anyway
 CPU_SLOTS = 8  # enough for a CPU's cores; what every step costs is shared by eight
 
