@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,85 @@ def test_broken_yaml_is_told_by_line_and_column(tmp_path: Path, text: str, messa
     with pytest.raises(StudyFileError) as error:
         load(path)
     assert str(error.value).startswith(f"{path}{message}")
+
+
+def aliases(first: str, then: str, layers: int) -> str:
+    """Values of which each is made of the one before: `then` has `*` for it."""
+    lines = [f"a0: &a0 {first}"] + [f"a{i}: &a{i} {then.replace('*', f'*a{i - 1}')}" for i in range(1, layers)]
+    return "{" + ", ".join(lines) + "}"
+
+
+TOO_LARGE = {
+    "aliases": (aliases("[x, x, x, x, x]", "[*, *, *, *, *]", 9), "more than 10,000 values, each alias counted as"),
+    "aliases of keys": (aliases("{x: 1, y: 2}", "{x: *, y: *}", 20), "more than 10,000 values"),
+    "aliases of aliases": (aliases("[x]", "[*]", 50), "nested too deeply"),
+    "values": ("[" + "x," * 10_001 + "]", "more than 10,000 values"),
+    "characters": ("x" * 300_000, "more than 262,144 characters: no study is so long"),
+    "levels": ("[" * 50 + "]" * 50, "nested too deeply"),
+    "levels without end": ("{b: " * 3000, "nested too deeply"),
+    "digits": ("1" * 5000, "a whole number of more than 64 bits"),
+    "a tag": ("!" + "x" * 5000 + " 1", "could not determine a constructor for the tag"),
+}
+
+
+@pytest.mark.parametrize("kind", TOO_LARGE)
+def test_what_is_larger_than_a_study_can_be_is_told_at_once_in_a_short_line(tmp_path: Path, kind: str) -> None:
+    value, message = TOO_LARGE[kind]
+    began = time.process_time()
+    with pytest.raises(StudyFileError, match=rf"^[^\n]*mine\.yaml:1[:\d]*: broken YAML: {message}[^\n]*$"):
+        load(write(tmp_path, f"a: {value}"))
+    with pytest.raises(StudyFileError, match=rf"^--set data\.text: [^\n]* is no YAML value \({message}") as error:
+        load(write(tmp_path), [f"data.text={value}"])
+    assert len(str(error.value)) < 500
+    assert time.process_time() - began < 4
+
+
+def test_values_from_python_have_the_same_bounds(tmp_path: Path) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    for value, message in ((endless, "nested too deeply"), (10**5000, "more than 64 bits")):
+        with pytest.raises(StudyFileError, match=f"^overrides: data.text: .*{message}$"):
+            load(write(tmp_path), {"data.text": value})
+
+
+def test_messages_are_short_and_have_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    long = "x" * 100_000
+    for change in (f"lora\n{long}: 1", f"[{long}]", '"\\e[2Jlora"', f'lora\n"\\e[2J": {long}', f"lora\ntrain: {long}"):
+        with pytest.raises(StudyFileError) as error:
+            load(write(tmp_path, STUDY.replace("lora", change)))
+        assert len(str(error.value)) < 1000 and "\x1b" not in str(error.value), change
+    for name in (long, "\x1b[2J", f"{long}/x.yaml", "~nobody-of-this-name/x.yaml", "\0.yaml"):
+        with pytest.raises(UsageError, match=r"^no study ") as failure:
+            load(name)
+        assert len(str(failure.value)) < 1000 and "\x1b" not in str(failure.value)
+
+
+def test_only_so_many_mistakes_are_told(tmp_path: Path) -> None:
+    lines = complaints(tmp_path, ("rank: {low: 4, high: 64, log2: true}", "rank: [" + "-1, " * 5000 + "]"))
+    assert len(lines) == 101 and lines[-1].endswith("and 4,900 more mistakes")
+
+
+def test_a_character_in_two_halves_is_read_and_half_a_character_is_told(tmp_path: Path) -> None:
+    assert parse_value('"\\uD83D\\uDE00"') == "😀"
+    with pytest.raises(StudyFileError, match=r":7:9: broken YAML: half a character"):
+        load(write(tmp_path, STUDY.replace("Tweet", '"\\uD83D"')))
+
+
+def test_the_known_keys_are_listed_once(tmp_path: Path) -> None:
+    lines = complaints(
+        tmp_path,
+        ("{epochs: 2, batch_size: 8}", "{qqq: 1, www: 2, trials: 3, epoch: 4}"),
+        ("rank: {low: 4, high: 64, log2: true}", "vvv: {}\n  uuu: 1\n  dropout: {low: 0, high: 0.1, zzz: 1, xxx: 1}"),
+    )
+    train = [line for line in lines if "train." in line]
+    assert [line.partition("key")[2].partition(":")[0] for line in train] == [
+        "; known here",
+        "",
+        "; it stands under search",
+        "; did you mean epochs?",
+    ]
+    assert sum(line.endswith("unknown key; known here: low, high, log, log2, step") for line in lines) == 1
+    assert sum("weight_decay" in line for line in lines) == 2  # those of train, those of space
 
 
 def test_nesting_without_end_is_told_in_a_line(tmp_path: Path) -> None:
@@ -360,3 +440,13 @@ def test_a_wider_range_by_steps_must_keep_to_the_grid(tmp_path: Path) -> None:
         "space": {**identity(0.1)["space"], "dropout": {"low": 0.05, "high": 0.35, "step": 0.1}},
     }
     assert len(differences(identity(0.1), shifted)) == 1
+
+
+@pytest.mark.parametrize("stored", [None, 5, [], {}, {"space": 5}, {"space": {"rank": 5, "dropout": {"low": "x"}}}])
+def test_what_a_storage_has_in_place_of_a_study_is_another_study(tmp_path: Path, stored: Any) -> None:
+    assert differences(stored, load(write(tmp_path)).identity())
+    whole = load(write(tmp_path)).identity()
+    for key in ("rank", "scheduler"):
+        for value in (None, 5, "linear", {"low": "x"}, {"lo": 1}, [[[]]], True):
+            (line,) = differences({**whole, "space": {**whole["space"], key: value}}, whole)
+            assert line.startswith(f"space.{key}: ")

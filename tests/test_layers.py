@@ -20,6 +20,7 @@ FLOORS = {
     "errors": 1,
     "masking": 1,
     "permissions": 1,
+    "quoting": 1,
     "stopping": 1,
     "config": 2,
     "places": 2,

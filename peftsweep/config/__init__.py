@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from peftsweep.config.comparing import differences
-from peftsweep.config.reading import available, find, folders_of_studies, load
+from peftsweep.config.finding import available, find, folders_of_studies
+from peftsweep.config.reading import load
 from peftsweep.config.sections import (
     METHOD_KEYS,
     DataConfig,

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from pydantic import ValidationError
+
 from peftsweep.config.sections import Range
-from peftsweep.config.yamlfile import Key, dotted
+from peftsweep.config.yamlfile import MOST_LEVELS, Key, dotted
+from peftsweep.quoting import quoted
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What keeps the trials of two studies from standing side by side, a line per dotted key.
 
     Args:
-        old: `StudyConfig.identity()` as the storage has it.
+        old: `StudyConfig.identity()` as the storage has it, which may be anything by now.
         new: the same of the study file. A numeric range may be wider there than in the storage.
     """
     before, after = _flat(old), _flat(new)
@@ -28,10 +31,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _flat(value: Any, key: Key = ()) -> dict[Key, Any]:
     if len(key) == 2 and key[0] == "space":
-        return {key: Range.model_construct(**value) if isinstance(value, Mapping) else tuple(value)}
-    if isinstance(value, Mapping):
+        return {key: _entry(value)}
+    if isinstance(value, Mapping) and len(key) < MOST_LEVELS:
         return {k: v for name, child in value.items() for k, v in _flat(child, (*key, name)).items()}
     return {key: value}
+
+
+def _entry(value: Any) -> Any:
+    """A range or choices, or what the storage has in their place."""
+    try:
+        return Range.model_validate(value) if isinstance(value, Mapping) else tuple(value)
+    except (ValidationError, TypeError):
+        return value
 
 
 def _widened(old: Range, new: Range) -> bool:
@@ -44,4 +55,4 @@ def _widened(old: Range, new: Range) -> bool:
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, Range):
         return "nothing" if value is None else str(value)
-    return repr(list(value)) if isinstance(value, tuple) else repr(value)
+    return quoted(list(value) if isinstance(value, tuple) else value)

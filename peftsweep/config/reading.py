@@ -1,8 +1,8 @@
-"""From a study's name or path to its `StudyConfig`, or to every mistake in it at once, by key and line."""
+"""From a study file to its `StudyConfig`, or to every mistake in it at once, by key and line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from peftsweep.config.finding import find
 from peftsweep.config.sections import (
     DataConfig,
     Filter,
@@ -22,9 +23,21 @@ from peftsweep.config.sections import (
     TrainConfig,
 )
 from peftsweep.config.study import StudyConfig, search_mistakes, strangers
-from peftsweep.config.wording import Mistake, explained, nearest
-from peftsweep.config.yamlfile import Key, YamlFile, dotted, parse, parse_value, problem
-from peftsweep.errors import StudyFileError, UsageError
+from peftsweep.config.wording import UNKNOWN, Mistake, explained, nearest
+from peftsweep.config.yamlfile import (
+    MOST_CHARACTERS,
+    MOST_LEVELS,
+    TOO_DEEP,
+    Key,
+    YamlFile,
+    dotted,
+    parse,
+    parse_value,
+    problem,
+    whole,
+)
+from peftsweep.errors import StudyFileError
+from peftsweep.quoting import quoted, word
 
 # How peft, Trainer and papers call them.
 _ALSO_CALLED = {
@@ -49,6 +62,8 @@ _SECTIONS: dict[Key, type[BaseModel]] = {
     ("search",): SearchConfig,
     ("search", "pruner"): PrunerConfig,
 }
+KNOWN = "; known here:"
+MOST_MISTAKES = 100  # that are told
 _TOP = tuple(name for name in StudyConfig.model_fields if name not in ("name", "path"))
 
 Override = tuple[str, ...]  # the way down to an overridden value: ("data", "train")
@@ -61,42 +76,6 @@ _REPLACES: dict[Override, tuple[str, ...]] = {
     ("data", "source"): ("train", "validation", "test", "subset", "revision"),
     ("model", "id"): ("revision",),
 }
-
-
-def folders_of_studies() -> list[Path]:
-    """`sweeps/` of the working folder, then of the package (in a source tree: beside it)."""
-    package = Path(__file__).parents[1]
-    inside = package / "sweeps"
-    return [Path("sweeps"), inside if inside.is_dir() else package.parent / "sweeps"]
-
-
-def available(folders: Sequence[Path] | None = None) -> list[str]:
-    """The names of all studies at hand, sorted."""
-    places = folders_of_studies() if folders is None else folders
-    return sorted({file.stem for folder in places for file in Path(folder).glob("*.yaml")})
-
-
-def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
-    """The file of a study, by its name in one of the folders (the first that has it wins) or by its path.
-
-    Raises:
-        UsageError: there is none; the message has the nearest names.
-    """
-    name, given = str(study), Path(study).expanduser()
-    if isinstance(study, Path) or given.name != name or given.suffix in (".yaml", ".yml"):
-        if given.is_file():
-            return given
-        names = [str(file) for file in given.parent.glob("*.y*ml")] + available(folders)
-        near = nearest(name, names) or nearest(given.stem, names)
-        raise UsageError(f"no study file {name}" + (f"; did you mean {near}?" if near else ""))
-    for folder in folders_of_studies() if folders is None else folders:
-        file = Path(folder) / f"{name}.yaml"
-        if file.is_file():
-            return file
-    names = available(folders)
-    near = nearest(name, names)
-    known = f"known studies: {', '.join(names)}" if names else "there is no sweeps/*.yaml in the working folder"
-    raise UsageError(f"no study {name!r}; " + (f"did you mean {near}? " if near else "") + known)
 
 
 def load(
@@ -132,7 +111,8 @@ def _label(path: Path) -> str:
 
 def _parsed(path: Path) -> YamlFile:
     try:
-        return parse(path.read_text(encoding="utf-8-sig"))
+        with path.open(encoding="utf-8-sig") as file:
+            return parse(file.read(MOST_CHARACTERS + 1))
     except yaml.YAMLError as error:
         where, what = problem(error)
         raise StudyFileError(f"{_label(path)}:{where or '1'}: broken YAML: {what}") from None
@@ -174,19 +154,23 @@ class _Draft:
 
     def _assignments(self, overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[Override, Any]]:
         if isinstance(overrides, Mapping):
-            yield from ((tuple(name.split(".")), _plain(value)) for name, value in overrides.items())
+            for name, value in overrides.items():
+                try:
+                    yield tuple(name.split(".")), _plain(value)
+                except ValueError as error:
+                    self.unread.append(f"overrides: {word(name)}: {error}")
             return
         for text in [overrides] if isinstance(overrides, str) else overrides:
             name, equals, value = text.partition("=")
             key = tuple(name.strip().split("."))
-            if not equals or not all(key):
-                self.unread.append(f"--set {text}: expected KEY=VALUE, such as train.epochs=5")
+            if not equals or not all(key) or len(key) > MOST_LEVELS:
+                self.unread.append(f"--set {word(text)}: expected KEY=VALUE, such as train.epochs=5")
                 continue
             try:
                 yield key, parse_value(value)
             except yaml.YAMLError as error:
                 self.unread.append(
-                    f"--set {name}: {value!r} is no YAML value ({problem(error)[1]}); put it into quotes"
+                    f"--set {word(name)}: {quoted(value)} is no YAML value ({problem(error)[1]}); put it into quotes"
                 )
 
     def _assign(self, key: Override, value: Any) -> None:
@@ -202,7 +186,10 @@ class _Draft:
         here[key[-1]] = value
 
     def complaints(self) -> list[str]:
-        return [self._line(key, what) for key, what in sorted(self._mistakes(), key=self._place)] + self.unread
+        found = sorted(self._mistakes(), key=self._place)
+        lines = [self._line(key, what) for key, what in self._hinted(found[:MOST_MISTAKES])] + self.unread
+        more = len(found) - MOST_MISTAKES
+        return lines if more <= 0 else [*lines, f"{self.label}: and {more:,} more mistakes"]
 
     def _mistakes(self) -> list[Mistake]:
         """All of them: each key's own, then those between the sections, as far as these can be read."""
@@ -217,7 +204,7 @@ class _Draft:
             StudyConfig.model_validate(given)
         except ValidationError as error:
             # what the root's own validator finds is found below as well, however broken the sections are
-            found += [mistake for mistake in explained(error, given) if mistake not in found]
+            found += explained(error, given)
         space = _entries(self.raw.get("space"))
         method, train, search = self.raw.get("method"), self.raw.get("train"), self.raw.get("search")
         fixed = train if isinstance(train, dict) else {}
@@ -228,8 +215,17 @@ class _Draft:
         entries = self.raw.get("space")
         for name in entries if isinstance(entries, dict) else ():
             if name not in TrainConfig.model_fields:
-                found.append((("space", name), "unknown key"))
-        return [(key, what + self._hint(key) if what == "unknown key" else what) for key, what in dict.fromkeys(found)]
+                found.append((("space", name), UNKNOWN))
+        return list(dict.fromkeys(found))
+
+    def _hinted(self, found: Iterable[Mistake]) -> Iterator[Mistake]:
+        """With what may have been meant by unknown keys. The keys that are known somewhere are listed once."""
+        listed = set()
+        for key, what in found:
+            hint = self._hint(key) if what == UNKNOWN else ""
+            yield key, what + ("" if hint in listed else hint)
+            if hint.startswith(KNOWN):
+                listed.add(hint)
 
     def _hint(self, key: Key) -> str:
         section, name = key[:-1], str(key[-1])
@@ -240,7 +236,7 @@ class _Draft:
         homes = [*(home for home in _SECTIONS if name in _keys_of(home)), *([()] if name in _TOP else [])]
         if homes:
             return "; it stands " + " or ".join(f"under {dotted(home)}" if home else "at the top" for home in homes)
-        return f"; known here: {', '.join(known)}"
+        return f"{KNOWN} {', '.join(known)}"
 
     def _origin(self, key: Key) -> Override | None:
         """The override that a key comes from, if it does."""
@@ -262,13 +258,17 @@ class _Draft:
         return f"{where}: {what}" if not key or key == origin else f"{where}: {dotted(key)}: {what}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, level: int = 0) -> Any:
     """A value from Python as YAML would have given it."""
+    if level > MOST_LEVELS:
+        raise ValueError(TOO_DEEP)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(child) for name, child in value.items()}
-    return [_plain(child) for child in value] if isinstance(value, (list, tuple)) else value
+        return {str(name): _plain(child, level + 1) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child, level + 1) for child in value]
+    return whole(value) if isinstance(value, int) else value
 
 
 def _replaced_by(key: Override, file: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:

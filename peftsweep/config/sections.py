@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from peftsweep.config.wording import Mistake, Mistakes
+from peftsweep.quoting import quoted, word
 
 Method = Literal["lora", "qlora", "ia3"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -168,7 +169,7 @@ class DataConfig(Frozen):
         try:
             "text".encode(self.encoding)
         except (LookupError, ValueError):  # hex and rot13 are codecs, but of no text; undefined refuses everything
-            yield ("encoding",), f"{self.encoding!r} is no encoding of text; utf-8, latin-1 or mac_roman are some"
+            yield ("encoding",), f"{quoted(self.encoding)} is no encoding of text; utf-8, latin-1 or mac_roman are some"
         for name in ("revision", "subset"):
             if getattr(self, name) is not None and not (self.source or "").startswith("hub://"):
                 yield (name,), "only a hub dataset (source: hub://owner/name) has one"
@@ -181,9 +182,9 @@ class DataConfig(Frozen):
             yield ("labels",), "name the label column, or several 0/1 columns"
         for i, label in enumerate(labels):
             if label in labels[:i]:
-                yield ("labels", i), f"{label} is named twice"
+                yield ("labels", i), f"{word(label)} is named twice"
             if label == self.text:
-                yield ("labels", i) if len(labels) > 1 else ("labels",), f"{label} is the text column"
+                yield ("labels", i) if len(labels) > 1 else ("labels",), f"{word(label)} is the text column"
 
 
 Names = Literal["auto"] | Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]

@@ -21,8 +21,9 @@ from peftsweep.config.sections import (
     TrainConfig,
     number_type,
 )
-from peftsweep.config.wording import Mistake, explained
+from peftsweep.config.wording import UNKNOWN, Mistake, explained
 from peftsweep.config.yamlfile import Key
+from peftsweep.quoting import quoted
 
 
 class StudyConfig(Frozen):
@@ -106,7 +107,7 @@ def search_mistakes(
     for name, entry in space.items():
         here: Key = ("space", name)
         if name not in TrainConfig.model_fields:
-            yield here, "unknown key"
+            yield here, UNKNOWN
         elif name in foreign:
             yield here, f"{method} has no {name}"
         elif name == "seed":
@@ -137,7 +138,7 @@ def _choice_mistakes(name: str, choices: tuple[Any, ...]) -> Iterator[Mistake]:
         if what := refusal(name, choice):
             yield (i,), what
         elif choice in choices[:i]:
-            yield (i,), f"{choice!r} is among the choices already"
+            yield (i,), f"{quoted(choice)} is among the choices already"
 
 
 def refusal(hyperparameter: str, value: Any) -> str | None:

@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftsweep.config.yamlfile import Key, dotted
+from peftsweep.quoting import quoted, shortened
 
 Mistake = tuple[Key, str]  # the key, what is wrong with it
 
+UNKNOWN = "unknown key"
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -66,9 +68,10 @@ def explained(error: ValidationError, given: Any) -> list[Mistake]:
                 what += f" (did you mean {near}?)"
             expected.setdefault(key, ([], item["input"]))[0].append(what)
         else:
-            found.append((key, {"missing": "missing", "extra_forbidden": "unknown key"}.get(kind, item["msg"])))
+            what = {"missing": "missing", "extra_forbidden": UNKNOWN}.get(kind, shortened(item["msg"], 200))
+            found.append((key, what))
     for key, (whats, got) in expected.items():
-        shown = "nothing" if got is None else repr(got)
+        shown = "nothing" if got is None else quoted(got)
         found.append((key, f"expected {' or '.join(dict.fromkeys(whats))}, got {shown}"))
     return found
 
