@@ -35,9 +35,5 @@ def test_a_long_value_is_cut() -> None:
 
 
 def test_a_word_stands_as_it_is_if_it_can() -> None:
-    assert [word(text) for text in ("naïve", "a\nb", "x" * 100, "")] == [
-        "naïve",
-        "'a\\nb'",
-        repr("x" * 38 + "..." + "x" * 39),
-        "",
-    ]
+    assert [word(text) for text in ("naïve", "", "a\nb")] == ["naïve", "", "'a\\nb'"]
+    assert len(word("x" * 100)) == 80
