@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from peftsweep.config.comparing import differences
+from peftsweep.config.data import DataConfig, Filter, SplitConfig
 from peftsweep.config.finding import available, find, folders_of_studies
 from peftsweep.config.reading import load
 from peftsweep.config.sections import (
     METHOD_KEYS,
-    DataConfig,
-    Filter,
     Method,
     ModelConfig,
     Optimizer,
@@ -16,7 +15,6 @@ from peftsweep.config.sections import (
     Range,
     Scheduler,
     SearchConfig,
-    SplitConfig,
     TrainConfig,
     number_type,
 )

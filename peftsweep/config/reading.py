@@ -10,18 +10,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from peftsweep.config.data import DataConfig, Filter, SplitConfig
 from peftsweep.config.finding import find
-from peftsweep.config.sections import (
-    DataConfig,
-    Filter,
-    ModelConfig,
-    PrunerConfig,
-    Range,
-    SearchConfig,
-    SpaceEntry,
-    SplitConfig,
-    TrainConfig,
-)
+from peftsweep.config.sections import ModelConfig, PrunerConfig, Range, SearchConfig, SpaceEntry, TrainConfig
 from peftsweep.config.study import StudyConfig, search_mistakes, strangers
 from peftsweep.config.wording import UNKNOWN, Mistake, explained, nearest
 from peftsweep.config.yamlfile import (

@@ -1,28 +1,17 @@
-"""The sections of a study file as frozen models, and the rules within each. The docstring of a key is what the
-documentation says of it."""
+"""The sections of a study file as frozen models, and the rules within each (`data` is in data.py). The docstring of a
+key is what the documentation says of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Strict,
-    Tag,
-    model_validator,
-)
+from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag
 
-from peftsweep.config.wording import Mistake, Mistakes
-from peftsweep.quoting import quoted, word
+from peftsweep.config.frozen import Frozen
+from peftsweep.config.wording import Mistake
 
 Method = Literal["lora", "qlora", "ia3"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -34,23 +23,6 @@ METHOD_KEYS: dict[str, frozenset[str]] = {
     "qlora": frozenset({"rank", "alpha", "dropout", "target_modules"}),
     "ia3": frozenset({"target_modules", "feedforward_modules"}),
 }
-
-
-class Frozen(BaseModel):
-    # strict: `epochs: true` and `rank: "16"` are mistakes, not ones and sixteens
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @model_validator(mode="after")
-    def _no_mistakes(self) -> Frozen:
-        if found := list(self._mistakes()):
-            raise Mistakes(found)
-        return self
-
-    def _mistakes(self) -> Iterator[Mistake]:
-        """What is wrong between the fields, each of them being right by itself."""
-        yield from ()
 
 
 class ModelConfig(Frozen):
@@ -65,126 +37,6 @@ class ModelConfig(Frozen):
     float32."""
     trust_remote_code: bool = False
     """Whether to run Python code that the model brings along. Read it first."""
-
-
-class Filter(Frozen):
-    """Rows to keep, by one column of the source."""
-
-    min: float | None = None
-    """Keep rows whose number is at least this. Rows without a number there are left out."""
-    max: float | None = None
-    """Keep rows whose number is at most this."""
-    equals: str | int | float | None = None
-    """Keep rows that have exactly this there."""
-
-    def _mistakes(self) -> Iterator[Mistake]:
-        if self.min is None and self.max is None and self.equals is None:
-            yield (), "keeps every row; give min, max or equals"
-        if self.min is not None and self.max is not None and self.min > self.max:
-            yield ("min",), f"min must not be above max, got min={self.min:g}, max={self.max:g}"
-
-
-def _size(value: int | float) -> int | float:
-    if (value < 1) if isinstance(value, int) else not 0 < value < 1:
-        raise Mistakes([((), f"expected a number of rows, or a fraction between 0 and 1, got {value}")])
-    return value
-
-
-Rows = Annotated[int | float, AfterValidator(_size)]
-
-
-class SplitConfig(Frozen):
-    """How one source is cut into splits, stratified by label. Sizes are rows (whole numbers) or fractions below 1."""
-
-    train: Rows | None = None
-    """Rows for training; without it, what the other splits leave."""
-    validation: Rows = 0.1
-    """Rows by which trials are compared."""
-    test: Rows | None = None
-    """Rows for one last score of the best trial; without it, there is no test split."""
-    seed: int = Field(default=0, ge=0)
-    """Another seed is another cut."""
-
-    def _mistakes(self) -> Iterator[Mistake]:
-        total = sum(size for size in (self.train, self.validation, self.test) if isinstance(size, float))
-        if total > 1 + 1e-9 or (total > 1 - 1e-9 and self.train is None):
-            yield (), f"the fractions add up to {total:g}; they must leave rows for training"
-
-
-class DataConfig(Frozen):
-    """Texts and labels. Either `source` (cut by `split`, or a hub dataset's splits), or `train` and `validation`."""
-
-    source: str | None = None
-    """One file (CSV, TSV, JSONL, Parquet, or `package://module/path`) to be cut, or `hub://owner/name`."""
-    train: str | None = None
-    """A file of rows for training, in place of `source`."""
-    validation: str | None = None
-    """A file of rows by which trials are compared. Without it, they are cut from `train`."""
-    test: str | None = None
-    """A file of rows for one last score of the best trial. It steers nothing."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub dataset."""
-    subset: str | None = None
-    """Which of a hub dataset's subsets, if it has several."""
-    text: str = Field(min_length=1)
-    """The column of texts."""
-    labels: str | Annotated[list[str], Strict(False)]
-    """One column of classes (single-label), or several columns of 0 and 1 (multi-label)."""
-    encoding: str = "utf-8"
-    """Of CSV, TSV and JSONL files."""
-    quoting: bool | None = None
-    """Whether `"…"` holds a field together. Unless it is said, it does in CSV, and means nothing in TSV."""
-    max_length: int = Field(default=128, ge=2)
-    """Tokens at which a text is cut. The base may have a limit of its own, which it must not exceed."""
-    filter: dict[str, Filter] = {}
-    """Rows of the source to keep, by column: `{confidence: {min: 0.9}}`."""
-    drop_duplicates: bool = False
-    """Keep only the first row of each text."""
-    split: SplitConfig | None = None
-    """How `source` is cut (of a hub dataset, its training split), or `train`, for want of `validation`."""
-
-    @property
-    def single_label(self) -> bool:
-        """Whether each text has one of the classes of one column."""
-        return isinstance(self.labels, str) or len(self.labels) == 1
-
-    @property
-    def name(self) -> str:
-        """What a person would call this data: the hub dataset's name, or the file's."""
-        where = self.source or self.train or ""
-        if where.startswith("hub://"):
-            return where.rsplit("/", 1)[-1]
-        path = Path(where)
-        folder = path.absolute().parent.name
-        return f"{folder}/{path.stem}" if path.stem in ("train", "data") and folder else path.stem
-
-    def _mistakes(self) -> Iterator[Mistake]:
-        if self.source is None and self.train is None:
-            absent = "no source: give `source`, or `train` (and `validation`)"
-            yield ((), absent) if self.validation is None else (("validation",), "needs a file for `train` beside it")
-        if self.source is not None:
-            for name in ("train", "validation"):
-                if getattr(self, name) is not None:
-                    yield (name,), "give either `source`, or files for `train` and `validation`, not both"
-        try:
-            "text".encode(self.encoding)
-        except (LookupError, ValueError):  # hex and rot13 are codecs, but of no text; undefined refuses everything
-            yield ("encoding",), f"{quoted(self.encoding)} is no encoding of text; utf-8, latin-1 or mac_roman are some"
-        for name in ("revision", "subset"):
-            if getattr(self, name) is not None and not (self.source or "").startswith("hub://"):
-                yield (name,), "only a hub dataset (source: hub://owner/name) has one"
-        if self.split is not None and self.train is not None and self.validation is not None:
-            yield ("split",), "nothing is left to cut: train and validation are files of their own"
-        if self.split is not None and self.split.test is not None and self.test is not None:
-            yield ("split", "test"), "data.test is a file of its own; keep one of them"
-        labels = [self.labels] if isinstance(self.labels, str) else self.labels
-        if not labels or not all(labels):
-            yield ("labels",), "name the label column, or several 0/1 columns"
-        for i, label in enumerate(labels):
-            if label in labels[:i]:
-                yield ("labels", i), f"{word(label)} is named twice"
-            if label == self.text:
-                yield ("labels", i) if len(labels) > 1 else ("labels",), f"{word(label)} is the text column"
 
 
 Names = Literal["auto"] | Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]

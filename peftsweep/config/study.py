@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from peftsweep.config.data import DataConfig
+from peftsweep.config.frozen import Frozen
 from peftsweep.config.sections import (
     METHOD_KEYS,
-    DataConfig,
-    Frozen,
     Method,
     ModelConfig,
     Range,
