@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -23,6 +22,7 @@ from peftsweep import __version__
 from peftsweep.errors import PeftsweepError
 from peftsweep.masking import masked
 from peftsweep.stopping import Stopped, stopped_by_signals
+from peftsweep.terminal import say, say_json, say_lines_of_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,13 +39,18 @@ def main() -> None:
     if not debug:
         quiet()
     try:
-        app(prog_name="peftsweep")
+        sys.exit(app(prog_name="peftsweep", standalone_mode=False))
+    except typer.TyperException as error:
+        if said := error.format_message().rstrip("."):  # nothing, where the help was shown in its place
+            command = getattr(getattr(error, "ctx", None), "command_path", "peftsweep")
+            say(masked(f"error: {said}; {command} --help shows what there is"), sys.stderr)
+        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
         known = isinstance(error, PeftsweepError)
         unknown = f"{type(error).__name__}: {error} (this should not happen: run it again with --debug to see where)"
-        print(masked(f"error: {error if known else unknown}"), file=sys.stderr)
+        say(masked(f"error: {error if known else unknown}"), sys.stderr)
         sys.exit(error.exit_status if isinstance(error, PeftsweepError) else 1)
 
 
@@ -78,7 +83,7 @@ def _slots(text: str) -> int | Literal["auto"]:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"peftsweep {__version__}")
+        say(f"peftsweep {__version__}", sys.stdout)
         raise typer.Exit
 
 
@@ -207,7 +212,7 @@ def _ended_by_signals(said: str = "everything is kept. To go on") -> Iterator[No
                 raise
             number = stop.number  # a library, interrupted in its import, makes another error of it
     command = masked(shlex.join(["peftsweep", *sys.argv[1:]]))
-    print(f"stopped; {said}: {command}", file=sys.stderr)
+    say(f"stopped; {said}: {command}", sys.stderr)
     raise typer.Exit(128 + number)
 
 
@@ -251,7 +256,10 @@ def compare(
         output=output,
         note=progress.for_stream(sys.stderr).warn,
     )
-    print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if as_json else found.page)
+    if as_json:
+        say_json(found.as_dict(), sys.stdout)
+    else:
+        say(str(found.page), sys.stdout)
 
 
 @app.command()
@@ -318,9 +326,9 @@ def _predict(
         found = exported.Classifier(folder, trust_remote_code=trust_remote_code).predict(text)
         if as_json:
             rows = zip(text, found, strict=True)
-            print(json.dumps([{"text": text, **asdict(each)} for text, each in rows], indent=2, ensure_ascii=False))
+            say_json([{"text": text, **asdict(each)} for text, each in rows], sys.stdout)
         else:
-            print("\n".join(progress.prediction(each.labels, each.probabilities) for each in found))
+            say("\n".join(progress.prediction(each.labels, each.probabilities) for each in found), sys.stdout)
         return
     bar, warn = partial(progress.bar, sys.stderr), progress.for_stream(sys.stderr).warn
     lines = exported.predict_file(
@@ -334,9 +342,9 @@ def _predict(
         warn=warn,
     )
     if as_json:
-        print("[\n" + ",\n".join(lines) + "\n]")
+        say_lines_of_json(["[", ",\n".join(lines), "]"], sys.stdout)
     elif lines:
-        print("\n".join(lines))
+        say_lines_of_json(lines, sys.stdout)
 
 
 @app.command()
@@ -371,8 +379,8 @@ def _print(
     nothing: str = NO_STUDIES,
 ) -> None:
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        say_json(rows, sys.stdout)
     elif rows:
         table(rows, sys.stdout)
     else:
-        print(nothing, file=sys.stderr)
+        say(nothing, sys.stderr)

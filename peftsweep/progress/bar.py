@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from peftsweep.escaping import in_line
+from peftsweep.progress.screen import Screen
 
 
 @contextmanager
 def bar(stream: TextIO, what: str, total: int) -> Iterator[Callable[[int], object]]:
     """A bar on a terminal, and nothing elsewhere; yields what is to be told of each few parts that are done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(file=stream)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Screen(stream)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task(what, total=total)
+        task = shown.add_task(in_line(what), total=total)
         yield lambda count: shown.advance(task, count)

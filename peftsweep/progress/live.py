@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from peftsweep.escaping import in_line
 from peftsweep.progress import wording
 from peftsweep.progress.contract import Opened
+from peftsweep.progress.screen import Screen
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
@@ -25,7 +26,7 @@ class LiveProgress:
     """Drawn from the training's own thread, for a second one would take its turns from it."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._console = Screen(stream)
         self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._clock = clock
         self._next = 0.0
@@ -42,13 +43,13 @@ class LiveProgress:
         self._live.start()
         self._leader.objective = what.objective
         for name, text in wording.header(what):
-            self._print(Text.assemble((f"{name:<9}", "bold"), text))
+            self._print(Text.assemble((f"{name:<9}", "bold"), in_line(text)))
 
     def note(self, text: str) -> None:
-        self._print(Text(text, style="dim"))
+        self._print(Text(in_line(text), style="dim"))
 
     def warn(self, text: str) -> None:
-        self._print(Text.assemble(("warning: ", "bold yellow"), text))
+        self._print(Text.assemble(("warning: ", "bold yellow"), in_line(text)))
 
     def step(
         self,
@@ -72,7 +73,7 @@ class LiveProgress:
         is_best = self._leader.takes(state, value)
         objective = self._leader.objective
         line = wording.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
-        self._print(Text(line, style=_STYLES.get(state, "") + (" bold" if is_best else "")))
+        self._print(Text(in_line(line), style=_STYLES.get(state, "") + (" bold" if is_best else "")))
 
     def closed(self) -> None:
         self._live.stop()

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from peftsweep.escaping import in_line
 from peftsweep.progress import wording
 from peftsweep.progress.contract import Opened
+from peftsweep.terminal import say
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
@@ -65,4 +67,4 @@ class PlainProgress:
         pass
 
     def _print(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        say(in_line(line), self._stream)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
-
 from peftsweep.progress import wording
+from peftsweep.progress.screen import Grid, Screen
 
 Rows = Sequence[Mapping[str, Any]]  # as `--json` prints them
 WIDE = 10_000  # columns of a pipe, where nothing is folded
@@ -24,25 +22,25 @@ def best_table(rows: Rows, stream: TextIO) -> None:
         by_rows.setdefault(row["validation_fingerprint"], []).append(row)
     for same in by_rows.values():
         if len(by_rows) > 1:
-            console.print(_data(same, rows), soft_wrap=True)
+            console.print_line(_data(same, rows))
         console.print(_scores(same))
         console.print()
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        console.print(f"{row['study']}: trial {row['trial']} on {row['model']}", soft_wrap=True)
+        console.print_line(f"{row['study']}: trial {row['trial']} on {row['model']}")
         seeds = wording.retrained(row["trial"], row["retrained"])
         tested = wording.tested(row["tested"], row["test"], row["objective"])
         for line in filter(None, (wording.hyperparameters(chosen), row["adapter"], seeds, tested)):
-            console.print(f"  {line}", soft_wrap=True)
+            console.print_line(f"  {line}")
 
 
-def _scores(rows: Rows) -> Table:
+def _scores(rows: Rows) -> Grid:
     names = {name: title for name, title in wording.SCORES.items() if any(row[name] is not None for row in rows)}
     table = _table("", "study", "method", "trial", *names.values())
     for row in rows:
         scores = [wording.score(row[name]) for name in names]
         mark, style = ("*", "bold") if row["overall"] else ("", "")
-        table.add_row(mark, row["study"], row["method"], str(row["trial"]), *scores, style=style)
+        table.add_texts(mark, row["study"], row["method"], str(row["trial"]), *scores, style=style)
     return table
 
 
@@ -64,7 +62,7 @@ def status_table(rows: Rows, stream: TextIO) -> None:
         counts = [str(row[state]) for state in states]
         best = wording.score(row["best"]) or "-"
         scores = [best if objective == row["objective"] else "" for objective in objectives]
-        table.add_row(row["study"], *counts, *scores, wording.duration(row["seconds"]))
+        table.add_texts(row["study"], *counts, *scores, wording.duration(row["seconds"]))
     _console(stream).print(table)
 
 
@@ -75,25 +73,27 @@ def retrained_table(rows: Rows, stream: TextIO) -> None:
     for row in rows:
         seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")
         scores = [wording.spread(row, name) for name in shown]
-        table.add_row(str(row["trial"]), wording.score(row["picked"]), seeds, *scores, wording.interval(row["behind"]))
+        table.add_texts(
+            str(row["trial"]), wording.score(row["picked"]), seeds, *scores, wording.interval(row["behind"])
+        )
     console = _console(stream)
     console.print(table)
     console.print()
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        console.print(f"trial {row['trial']}: {wording.hyperparameters(chosen)}", soft_wrap=True)
+        console.print_line(f"trial {row['trial']}: {wording.hyperparameters(chosen)}")
     for line in wording.verdict(rows):
-        console.print(line, soft_wrap=True)
+        console.print_line(line)
 
 
-def _console(stream: TextIO) -> Console:
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+def _console(stream: TextIO) -> Screen:
+    console = Screen(stream)
     console.width = max(console.width, NARROW) if stream.isatty() else WIDE
     return console
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+def _table(*columns: str) -> Grid:
+    table = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:  # on a narrow screen names are folded, figures are not
         table.add_column(column, justify="left", overflow="fold", no_wrap=column != "study")
     return table

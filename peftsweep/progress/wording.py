@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from peftsweep.escaping import in_line
 from peftsweep.progress.contract import Memory, Opened
 
 if TYPE_CHECKING:
@@ -267,5 +268,5 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def prediction(labels: Sequence[str], probabilities: Mapping[str, float]) -> str:
     """`joy, love (joy 0.98 · love 0.61 · anger 0.02)`, the likeliest first."""
     likeliest = sorted(probabilities.items(), key=lambda entry: -entry[1])
-    shares = " · ".join(f"{label} {share:.2f}" for label, share in likeliest)
-    return f"{', '.join(labels) or '(none)'} ({shares})"
+    shares = " · ".join(f"{in_line(label)} {share:.2f}" for label, share in likeliest)
+    return f"{', '.join(map(in_line, labels)) or '(none)'} ({shares})"

@@ -21,13 +21,14 @@ from urllib.parse import urlencode
 
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
+from peftsweep.terminal import say
 from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    say(text, sys.stdout)
 
 
 def server_command(uri: str, host: str, port: int) -> list[str]:
