@@ -150,7 +150,7 @@ def adapted(ground: Ground, dropout: float, base_dropout: bool) -> Any:
     base = load_base(ground.config.model, ground.data.task, four_bit=False, device=CPU)
     own = {} if base_dropout else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = AutoModelForSequenceClassification.from_pretrained(
-        base.source, num_labels=len(ground.data.task.labels), dtype=torch.float32, **own
+        base.source, num_labels=len(ground.data.task.labels), dtype=torch.float32, trust_remote_code=False, **own
     )
     linears = linear_names(model)
     return get_peft_model(

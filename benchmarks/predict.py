@@ -149,7 +149,7 @@ def compare(folder: Path, texts: Sequence[str], batch: int, rounds: int, place: 
     far = apart({side: np.load(place / f"{side}.npy") for side in SIDES})
     if far > 0.05:  # in bfloat16, other batches round otherwise
         raise SystemExit(f"the sides do not agree: their probabilities differ by up to {far:.3f}")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     ids = tokenizer(list(texts), truncation=True, max_length=exported.read(folder).max_length)["input_ids"]
     lengths = [len(text) for text in ids]
     mean = round(statistics.mean(lengths), 1)

@@ -133,7 +133,9 @@ def base(shape: Shape) -> Any:
     """A frozen random base on the GPU."""
     torch.manual_seed(0)
     with torch.device("cuda"):
-        model: Any = AutoModelForSequenceClassification.from_config(llama(shape), dtype=torch.bfloat16)
+        model: Any = AutoModelForSequenceClassification.from_config(
+            llama(shape), dtype=torch.bfloat16, trust_remote_code=False
+        )
     model = model.to(torch.bfloat16)
     if shape.four_bit:
         for name in linear_names(model):

@@ -49,12 +49,12 @@ def _fetched(name: str, config: DataConfig) -> Any:
     disable_progress_bars()
     try:
         try:
-            return load_dataset(name, name=config.subset, revision=config.revision)
+            return load_dataset(name, name=config.subset, revision=config.revision, trust_remote_code=False)
         except (RuntimeError, ValueError, ConnectionError) as error:
             unreachable = isinstance(error, ConnectionError)  # then the branch may be in the hub's cache
             if not unreachable and not any(text in str(error) for text in SCRIPTED):
                 raise
-            return load_dataset(_converted(name, config, local=unreachable))
+            return load_dataset(_converted(name, config, local=unreachable), trust_remote_code=False)
     except DataError:
         raise
     except Exception as error:  # a dozen kinds, from HTTP to Arrow

@@ -120,10 +120,11 @@ def loading(manifest: Manifest, origin: Origin, *, folder: str) -> str:
     problem = f"{manifest.kind.replace('-', '_')}_classification"
     head = f'num_labels={len(manifest.labels)}, problem_type="{problem}", pad_token_id={origin.pad}'
     where = json.dumps(folder, ensure_ascii=False)
+    code = ", trust_remote_code=True" if manifest.model.trust_remote_code else ""
     if manifest.merged:
         return f"""import transformers
-model = transformers.AutoModelForSequenceClassification.from_pretrained({where}).eval()
-tokenizer = transformers.AutoTokenizer.from_pretrained({where})"""
+model = transformers.AutoModelForSequenceClassification.from_pretrained({where}{code}).eval()
+tokenizer = transformers.AutoTokenizer.from_pretrained({where}{code})"""
     revision = "" if manifest.model.revision is None else f", revision={json.dumps(manifest.model.revision)}"
     modules, source = "peft, transformers", json.dumps(origin.source)
     if (place := _inside(manifest, origin)) is not None:
@@ -136,9 +137,9 @@ tokenizer = transformers.AutoTokenizer.from_pretrained({where})"""
         skipped = f"bnb_4bit_use_double_quant=True, llm_int8_skip_modules={json.dumps(origin.heads)}"
         bits = f'bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", {skipped})\n'
     return f"""import {modules}
-{bits}base = transformers.AutoModelForSequenceClassification.from_pretrained({source}{revision}, {head})
+{bits}base = transformers.AutoModelForSequenceClassification.from_pretrained({source}{revision}, {head}{code})
 model = peft.PeftModel.from_pretrained(base, {where}).eval()
-tokenizer = transformers.AutoTokenizer.from_pretrained({where})"""
+tokenizer = transformers.AutoTokenizer.from_pretrained({where}{code})"""
 
 
 def using(manifest: Manifest) -> str:

@@ -57,7 +57,7 @@ class Classifier:
                 "is from, give --trust-remote-code"
             )
         place = found.model.model_copy(update={"id": str(folder), "revision": None} if found.merged else {})
-        self.tokenizer = saved_tokenizer(folder)
+        self.tokenizer = saved_tokenizer(folder, trust_remote_code=found.model.trust_remote_code)
         four_bit = METHODS[found.method].four_bit and not found.merged
         base = load_base(place, found.task, four_bit=four_bit, device=device)
         if not found.merged and revision_of(base) != found.base:

@@ -153,7 +153,7 @@ def _write(
     _copy(chosen, adapter)
     base = _base(chosen, given, merge=merge)
     origin = Origin(base.source, base.hub, int(base.model.config.pad_token_id), head_names(base.model))
-    _save_tokenizer(load_tokenizer(given), origin.pad, texts, aside)
+    _save_tokenizer(given, origin.pad, texts, aside)
     model, exact = attached(base.model, adapter), base.dtype == torch.float32 and not base.four_bit
     if merge:
         dtype = chosen.shared["described"]["dtype"]
@@ -256,15 +256,17 @@ def _check(before: NDArray[np.float32], after: NDArray[np.float32], *, exact: bo
         )
 
 
-def _save_tokenizer(tokenizer: Any, pad: int, texts: Sequence[NDArray[np.int64]], aside: Path) -> None:
+def _save_tokenizer(given: ModelConfig, pad: int, texts: Sequence[NDArray[np.int64]], aside: Path) -> None:
     """Raises:
     ExportError: it makes other tokens of texts once it is saved and loaded.
     """
+    tokenizer = load_tokenizer(given)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     tokenizer.save_pretrained(str(aside))
     some = [tokenizer.decode(text, skip_special_tokens=True) for text in texts[:64]]
-    if tokenizer(some)["input_ids"] != saved_tokenizer(aside)(some)["input_ids"]:
+    saved = saved_tokenizer(aside, trust_remote_code=given.trust_remote_code)
+    if tokenizer(some)["input_ids"] != saved(some)["input_ids"]:
         raise ExportError(
             "the base's tokenizer is another one once it is saved and loaded again; it cannot be exported"
         )

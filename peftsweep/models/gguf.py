@@ -33,8 +33,8 @@ def converted(file: Path, cache: Path) -> Path:
     try:
         aside.mkdir(parents=True)
         with quiet(), redirect_stderr(io.StringIO()):  # its progress bar listens to no switch
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model = AutoModel.from_pretrained(file.parent, gguf_file=file.name)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+            model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
         tokenizer.save_pretrained(aside)
         if hasattr(model.config, "quantization_config"):  # the weights below are not quantised any more
             del model.config.quantization_config

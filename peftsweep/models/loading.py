@@ -16,11 +16,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from peftsweep.config import ModelConfig
-from peftsweep.errors import ModelError
+from peftsweep.errors import ExportError, ModelError
 from peftsweep.models.base import Base, head_names
 from peftsweep.models.quiet import quiet
 from peftsweep.models.source import Source, locate
@@ -40,25 +39,35 @@ def load_tokenizer(config: ModelConfig) -> Any:
     Raises:
         ModelError: see `load_base`.
     """
-    source = locate(config)
-    with _told(config, source):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.name, revision=source.revision, trust_remote_code=config.trust_remote_code
-        )
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # where there are no files, transformers makes it up
-        raise ModelError(f"model.id: {config.id}: {NO_TOKENIZER}")
-    return tokenizer
+    return _tokenizer(config, locate(config))
 
 
-def saved_tokenizer(folder: Path) -> Any:
-    """A tokenizer that lies in a folder by itself.
+def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
+    """A tokenizer that `export` saved in a folder.
+
+    Args:
+        trust_remote_code: run the code that it brings along, if it brings any.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ExportError: it cannot be loaded.
     """
-    place = ModelConfig(id=str(folder))
-    with _told(place, Source(str(folder), None, hub=False)):
-        return AutoTokenizer.from_pretrained(str(folder))
+    place = ModelConfig(id=str(folder), trust_remote_code=trust_remote_code)
+    try:
+        return _tokenizer(place, Source(str(folder), None, hub=False))
+    except ModelError as error:
+        reason = str(error).removeprefix(f"model.id: {folder}: ").partition(". ")[0]
+        raise ExportError(f"{folder}: its tokenizer {reason}; export it again") from error
+
+
+def _tokenizer(config: ModelConfig, source: Source) -> Any:
+    trusted = config.trust_remote_code
+    with _told(config, source):
+        tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # where there are no files, transformers makes it up
+        raise ModelError(f"model.id: {config.id}: {NO_TOKENIZER}")
+    if not trusted:
+        tokenizer.init_kwargs.pop("auto_map", None)  # so that a copy names no code either
+    return tokenizer
 
 
 def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.device) -> Base:
@@ -73,16 +82,15 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
     """
     source = locate(config)
     dtype = _dtype(config.dtype, device, four_bit)
-    common: dict[str, Any] = {"revision": source.revision, "trust_remote_code": config.trust_remote_code}
+    trusted, options = config.trust_remote_code, {}
     with _told(config, source):
-        described = AutoConfig.from_pretrained(source.name, **common)
+        described = AutoConfig.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
+        described._attn_implementation = None  # transformers' choice: the folder's own may be code on the hub
         _for_task(described, task, lambda: load_tokenizer(config))
         with torch.device("meta"):
-            skeleton: Any = AutoModelForSequenceClassification.from_config(
-                described, trust_remote_code=config.trust_remote_code
-            )
+            skeleton: Any = AutoModelForSequenceClassification.from_config(described, trust_remote_code=trusted)
         if four_bit:
-            common["quantization_config"] = BitsAndBytesConfig(
+            options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
@@ -93,13 +101,17 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source.name,
             config=described,
+            revision=source.revision,
+            trust_remote_code=trusted,
             dtype=dtype,
             device_map={"": device},
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # a checkpoint with a head of its own: each trial makes a new one
-            **common,
+            **options,
         )
+    if not trusted:
+        vars(model.config).pop("auto_map", None)  # so that a copy names no code either
     _check_whole(config, report, head_names(skeleton))
     if four_bit:
         _protect(model)
@@ -181,7 +193,9 @@ def _told(config: ModelConfig, source: Source) -> Iterator[None]:
         raise ModelError(
             f"model.id: {config.id} does not fit the GPU's memory: {str(error).splitlines()[0]}"
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that one is of tokenizers
+            raise
         raise ModelError(f"model.id: {config.id}: {_explained(error, config, source)}") from error
 
 

@@ -1,0 +1,200 @@
+"""No code that a model's folder names runs unless the study file or the option says so, and nothing ever asks."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from peftsweep import models
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ExportError, ModelError, PeftsweepError
+from peftsweep.exported.writing import _save_tokenizer
+from peftsweep.methods import attached
+from peftsweep.models.gguf import converted
+from peftsweep.models.loading import saved_tokenizer
+from peftsweep.task import Task
+from tests.tiny import tiny_model
+
+ROOT = Path(__file__).parents[1]
+TASK = Task("single-label", ("no", "yes"))
+LOADERS = {"from_pretrained", "from_config", "load_dataset", "load_model"}
+
+
+@pytest.mark.parametrize("folder", ["peftsweep", "benchmarks"])
+def test_every_call_that_loads_something_says_whether_its_code_may_run(folder: str) -> None:
+    silent = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) in LOADERS
+        and not any(keyword.arg == "trust_remote_code" for keyword in node.keywords)
+    ]
+    assert silent == []
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("plain"), "llama")
+
+
+@pytest.fixture
+def base(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A base whose code, `code.py`, leaves a file `ran`, while somebody answers yes to whatever is asked."""
+    place = Path(shutil.copytree(plain, tmp_path / "base"))
+    (place / "code.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        "from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaModel, PreTrainedTokenizerFast\n"
+        "class Model(LlamaForSequenceClassification): pass\n"
+        "class Part(LlamaModel): pass\n"
+        "class Tokenizer(PreTrainedTokenizerFast): pass\n"
+    )
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(LlamaConfig, "_auto_class", None)  # transformers' own memory of code that it ran
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n" * 100))
+    return place
+
+
+def changed(file: Path, **changes: Any) -> None:
+    said = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(said | changes))
+
+
+TOKENIZER = {"AutoTokenizer": [None, "code.Tokenizer"]}
+EVERYTHING = {"AutoConfig": "code.LlamaConfig", "AutoModelForSequenceClassification": "code.Model"} | TOKENIZER
+PROCESSOR = {"AutoProcessor": "code.P", "AutoFeatureExtractor": "code.P", "AutoImageProcessor": "code.P"}
+VISION = {"model_type": "trocr", "auto_map": {"AutoModel": "code.Part"}}  # for which transformers has no AutoModel
+
+
+def named(place: Path, where: str) -> None:
+    """Let one of the folder's files name the code."""
+    code: dict[str, Any] = {"auto_map": EVERYTHING | PROCESSOR}
+    config, tokenizer = place / "config.json", place / "tokenizer_config.json"
+    if where == "config":
+        changed(config, **code)
+    elif where == "config of an unknown architecture":
+        changed(config, model_type="own-kind", **code)
+    elif where == "tokenizer":
+        changed(tokenizer, **code)
+    elif where == "tokenizer of an unknown class":
+        changed(tokenizer, tokenizer_class="OwnTokenizer", **code)
+    elif where == "tokenizer as of old":
+        changed(tokenizer, auto_map=TOKENIZER["AutoTokenizer"])
+    elif where == "processors":
+        changed(place / "processor_config.json", processor_class="P", **code)
+        changed(place / "preprocessor_config.json", feature_extractor_type="P", image_processor_type="P", **code)
+    elif where == "a part of the model":
+        text = {name: value for name, value in json.loads(config.read_text()).items() if name != "model_type"}
+        vision = VISION | {"_name_or_path": str(place), "name_or_path": str(place)}
+        config.write_text(json.dumps({"model_type": "gemma3", "text_config": text, "vision_config": vision}))
+    elif where == "attention":
+        changed(config, attn_implementation="somebody/code")
+    else:
+        assert where == "generation"
+        (place / "custom_generate").mkdir()
+        shutil.copy(place / "code.py", place / "custom_generate" / "generate.py")
+
+
+PLACES = ["config", "config of an unknown architecture", "tokenizer", "tokenizer of an unknown class"]
+PLACES += ["tokenizer as of old", "processors", "a part of the model", "attention", "generation"]
+REFUSED = {PLACES[1], PLACES[3], "a part of the model"}  # which do not load without the code
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_no_code_runs_and_nobody_is_asked(base: Path, where: str, capfd: pytest.CaptureFixture[str]) -> None:
+    named(base, where)
+    said: list[str] = []
+    loads: list[Callable[[], Any]] = [
+        lambda: models.load_base(ModelConfig(id=str(base)), TASK, four_bit=False, device=torch.device("cpu")),
+        lambda: models.load_tokenizer(ModelConfig(id=str(base))),
+        lambda: saved_tokenizer(base, trust_remote_code=False),
+    ]
+    for load in loads:
+        try:
+            load()
+        except PeftsweepError as error:
+            said.append(str(error))
+    assert not (base.parent / "ran").exists() and capfd.readouterr().out == ""
+    assert (said != []) == (where in REFUSED), said
+    assert all("brings code of its own" in line and "\n" not in line for line in said)
+
+
+@pytest.mark.parametrize("where", ["config", "tokenizer"])
+def test_code_runs_when_it_is_trusted(base: Path, where: str, tmp_path: Path) -> None:
+    named(base, where)
+    trusted = ModelConfig(id=str(base), trust_remote_code=True)
+    if where == "config":
+        loaded = models.load_base(trusted, TASK, four_bit=False, device=torch.device("cpu")).model
+        assert type(loaded).__name__ == "Model"
+    else:
+        _save_tokenizer(
+            trusted, 0, [np.array([5, 6])], tmp_path / "exported"
+        )  # with its code, which is no longer asked for
+        shutil.rmtree(base)
+        assert type(saved_tokenizer(tmp_path / "exported", trust_remote_code=True)).__name__ == "Tokenizer"
+    assert (base.parent / "ran").exists()
+
+
+def test_what_was_loaded_without_the_code_does_not_name_it_in_a_copy(base: Path, tmp_path: Path) -> None:
+    for where in ("config", "tokenizer"):
+        named(base, where)
+    place = ModelConfig(id=str(base))
+    models.load_base(place, TASK, four_bit=False, device=torch.device("cpu")).model.save_pretrained(tmp_path / "copy")
+    models.load_tokenizer(place).save_pretrained(tmp_path / "copy")
+    for name in ("config.json", "tokenizer_config.json"):
+        assert "auto_map" not in (tmp_path / "copy" / name).read_text()
+
+
+def test_a_gguf_file_asks_nothing_of_the_files_beside_it(
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for where in ("config of an unknown architecture", "tokenizer of an unknown class", "generation"):
+        named(base, where)
+    (base / "own.gguf").write_bytes(b"GGUF" + bytes(200))
+    with pytest.raises(ModelError):
+        converted(base / "own.gguf", tmp_path / "cache")
+    assert not (tmp_path / "ran").exists() and capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2, "prompt_tuning_init": "TEXT"},
+        {"peft_type": "XLORA", "adapters": {"0": "code"}},
+        {"peft_type": "LORA", "megatron_config": {"a": 1}, "megatron_core": "code"},
+        {"peft_type": ["LORA"]},
+        {},
+        [],
+    ],
+)
+def test_an_adapter_of_another_kind_is_not_even_looked_at(
+    plain: Path, base: Path, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(base)
+    named(base, "tokenizer of an unknown class")
+    if isinstance(said, dict):
+        said = {"tokenizer_name_or_path": str(base), "task_type": "SEQ_CLS", "inference_mode": False} | said
+    (base / "adapter_config.json").write_text(json.dumps(said))
+    shutil.copy(base / "model.safetensors", base / "adapter_model.safetensors")
+    model = models.load_base(ModelConfig(id=str(plain)), TASK, four_bit=False, device=torch.device("cpu")).model
+    with pytest.raises(ExportError, match=r"adapter_config\.json describes no adapter that peftsweep writes"):
+        attached(model, base)
+    assert not (base.parent / "ran").exists()
+
+
+def test_an_adapter_without_safetensors_is_not_unpickled(base: Path) -> None:
+    (base / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (base / "adapter_model.bin").write_bytes(b"what was pickled")
+    with pytest.raises(ExportError, match=r"adapter_model\.safetensors is gone"):
+        attached(torch.nn.Linear(1, 1), base)
