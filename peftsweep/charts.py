@@ -6,7 +6,6 @@ No pyplot: it keeps its figures in one global list, and a sweep may run in any t
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from peftsweep.aside import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,15 +55,10 @@ def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) 
         _draw_grid(figure, maps)
     else:
         _draw_one(figure, maps[0])
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a label's emoji is drawn as a box, which will do
-            # the figure is exactly its maps; `tight` adds the room that their labels take
-            figure.savefig(aside, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replaced(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a label's emoji is drawn as a box, which will do
+        # the figure is exactly its maps; `tight` adds the room that their labels take
+        figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
 
 
 # Plain rows -------------------------------------------------------------------------------------------------------

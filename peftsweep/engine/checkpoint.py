@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from peftsweep.aside import replaced
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.stack import Stack
 from peftsweep.engine.trial import Evaluation
@@ -43,45 +44,44 @@ def save(slot: Slot, stack: Stack) -> None:
     folder = slot.trial.folder / f"checkpoint-{slot.step:06d}-{len(slot.evaluations):02d}"
     if folder == slot.saved:
         return
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
-        rows = {name: matrix[slot.index].cpu() for name, matrix in _matrices(stack).items()}
-        with of_umask(aside / TENSORS) as file:
-            save_file(_named(slot, stack, rows), file)
-        best = slot.best
-        if best is not None and best.step == slot.step:
-            with of_umask(aside / BEST) as file:
-                save_file(_named(slot, stack, {"": rows["weights"]}), file)
-            with of_umask(aside / LOGITS) as file:
-                save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, file)
-        elif best is not None and slot.saved is not None:
-            for name in (BEST, LOGITS):
-                _share(slot.saved / name, aside / name)
-        state = {
-            "trial": slot.trial.number,
-            "step": slot.step,
-            "loss_sum": slot.loss_sum,
-            "loss_count": slot.loss_count,
-            "seconds": slot.seconds,
-            "evaluations": [asdict(evaluation) for evaluation in slot.evaluations],
-        }
-        (aside / STATE).write_text(json.dumps(state, indent=1))
-        _to_disk([*aside.iterdir(), aside])
-        if folder.exists():  # left by a process that died before it could say so
-            shutil.rmtree(folder)
-        aside.rename(folder)
+        with replaced(folder) as aside:
+            aside.mkdir(parents=True)
+            _write(slot, stack, aside)
         _to_disk([folder.parent])
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, SafetensorError) and "os error 28" in str(error):  # its own kind for a full disk
+    except SafetensorError as error:
+        if "os error 28" in str(error):  # its own kind for a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
     slot.saved = folder
     for old in slot.trial.folder.glob("*checkpoint-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(slot: Slot, stack: Stack, folder: Path) -> None:
+    rows = {name: matrix[slot.index].cpu() for name, matrix in _matrices(stack).items()}
+    with of_umask(folder / TENSORS) as file:
+        save_file(_named(slot, stack, rows), file)
+    best = slot.best
+    if best is not None and best.step == slot.step:
+        with of_umask(folder / BEST) as file:
+            save_file(_named(slot, stack, {"": rows["weights"]}), file)
+        with of_umask(folder / LOGITS) as file:
+            save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, file)
+    elif best is not None and slot.saved is not None:
+        for name in (BEST, LOGITS):
+            _share(slot.saved / name, folder / name)
+    state = {
+        "trial": slot.trial.number,
+        "step": slot.step,
+        "loss_sum": slot.loss_sum,
+        "loss_count": slot.loss_count,
+        "seconds": slot.seconds,
+        "evaluations": [asdict(evaluation) for evaluation in slot.evaluations],
+    }
+    (folder / STATE).write_text(json.dumps(state, indent=1))
+    _to_disk([*folder.iterdir(), folder])
 
 
 def newest(folder: Path) -> Path | None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import math
 import operator
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peftsweep.aside import temporary
 from peftsweep.config import TrainConfig
 from peftsweep.engine.limits import Limits, Note, silent
 from peftsweep.engine.slot import Part, Slot
@@ -278,8 +277,8 @@ def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
     lengths = pack.corpus.lengths
     texts = _some(lengths, count)
     tokens = int(lengths[texts].sum())
-    with tempfile.TemporaryDirectory() as folder:
-        running = [pack.start(i, Trial(i, 0, params, Path(folder))) for i in range(len(pack.slots))]
+    with temporary() as folder:
+        running = [pack.start(i, Trial(i, 0, params, folder)) for i in range(len(pack.slots))]
         try:
             torch.cuda.reset_peak_memory_stats(pack.device)
             with any_layout():

@@ -15,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from peftsweep import data
+from peftsweep.aside import aside, put
 from peftsweep.errors import DataError, UsageError
 from peftsweep.exported import manifest as manifests
 from peftsweep.exported.predicting import Classifier, Prediction
@@ -141,8 +142,8 @@ def write(rows: Rows, path: Path) -> None:
     Raises:
         DataError: it cannot be written; what was there before is as it was.
     """
-    with _written(rows, path) as aside:
-        aside.replace(path)
+    with _written(rows, path) as written:
+        put(written, path)
 
 
 def check_writable(rows: Rows, path: Path) -> None:
@@ -155,16 +156,14 @@ def check_writable(rows: Rows, path: Path) -> None:
 
 @contextmanager
 def _written(rows: Rows, path: Path) -> Iterator[Path]:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        _WRITE[path.suffix.lower()](rows, aside, path)
-        yield aside
+        with aside(path) as written:
+            _WRITE[path.suffix.lower()](rows, written, path)
+            yield written
     except (pyarrow.ArrowException, csv.Error, OverflowError, UnicodeError) as error:
         raise DataError(f"{path}: these rows cannot be written so: {error}; another format may take them") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _write_delimited(columns: Columns, aside: Path, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from peftsweep import __version__, report
+from peftsweep.aside import replaced, tidy
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported import manifest as manifests
@@ -74,21 +74,17 @@ def export(
             "adapter, without --merge"
         )
     _check_place(to, force=force)
-    aside = to.with_name(f".{to.name}.{os.getpid()}")
     rows = _rows(chosen)
     made = [parent for parent in to.parents if not parent.exists()]  # the innermost first
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        written = _write(chosen, rows, aside, to.name, merge=merge, note=note)
-        _put(aside, to)
-        return written
+        with replaced(to) as aside:
+            aside.mkdir(parents=True)
+            return _write(chosen, rows, aside, to.name, merge=merge, note=note)
     except Exception as error:  # tokenizers has none of its own for a full disk
         if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
             raise
         raise ExportError(f"{to}: {_reason(error)}; nothing is left there") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
@@ -110,6 +106,7 @@ def _rows(chosen: report.Finished) -> tuple[NDArray[np.float32], Labels, list[ND
 
 
 def _check_place(to: Path, *, force: bool) -> None:
+    tidy(to)  # an export that was killed as it replaced this one
     if not to.exists() and not to.is_symlink():
         return
     if to.is_dir() and not any(to.iterdir()):
@@ -118,22 +115,6 @@ def _check_place(to: Path, *, force: bool) -> None:
         raise UsageError(f"{to} is there already; --force replaces it, or give another folder")
     if not (to / manifests.NAME).is_file():
         raise UsageError(f"{to} was not made by `peftsweep export`, and is not replaced; give another folder")
-
-
-def _put(aside: Path, to: Path) -> None:
-    """In place of what is there, which stays until the new folder stands."""
-    if not to.exists():
-        aside.rename(to)
-        return
-    old = to.with_name(f".{to.name}.{os.getpid()}.old")
-    try:
-        to.rename(old)
-        aside.rename(to)
-    finally:  # a signal may come between any two of these
-        if to.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(to)
 
 
 def _write(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 from contextlib import redirect_stderr
 from pathlib import Path
 
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
+from peftsweep.aside import aside, put, tidy
 from peftsweep.errors import ModelError
 from peftsweep.models.base import fingerprint
 from peftsweep.models.quiet import quiet
@@ -26,26 +25,28 @@ def converted(file: Path, cache: Path) -> Path:
         ModelError: the file is broken or of an architecture that transformers does not read from GGUF; disk full.
     """
     folder = cache / "gguf" / f"{file.stem}-{fingerprint([file])}"
+    tidy(folder)
     if folder.is_dir():
         return folder
-    aside = folder.with_name(f".{os.getpid()}-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        with quiet(), redirect_stderr(io.StringIO()):  # its progress bar listens to no switch
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-            model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-        tokenizer.save_pretrained(aside)
-        if hasattr(model.config, "quantization_config"):  # the weights below are not quantised any more
-            del model.config.quantization_config
-        model.config.save_pretrained(aside)
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        with of_umask(aside / "model.safetensors") as whole:
-            save_file(weights, whole, metadata={"format": "pt"})
-        if not folder.is_dir():  # another process may have been faster
-            aside.rename(folder)
+        with aside(folder) as path:
+            path.mkdir(parents=True)
+            _convert(file, path)
+            if not folder.is_dir():  # another process may have been faster
+                put(path, folder)
     except Exception as error:  # transformers and gguf raise what they like on a broken file
         raise ModelError(f"model.id: {file} could not be converted from GGUF into {folder}: {error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _convert(file: Path, to: Path) -> None:
+    with quiet(), redirect_stderr(io.StringIO()):  # its progress bar listens to no switch
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    tokenizer.save_pretrained(to)
+    if hasattr(model.config, "quantization_config"):  # the weights below are not quantised any more
+        del model.config.quantization_config
+    model.config.save_pretrained(to)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with of_umask(to / "model.safetensors") as whole:
+        save_file(weights, whole, metadata={"format": "pt"})

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftsweep.aside import replaced, tidy
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.models.gguf import converted
@@ -72,16 +73,14 @@ def _packaged(place: str) -> Path:
     if not hasattr(module, "assemble"):
         return path
     joined = cache_folder() / "parts" / f"{name}-{_version(name)}.gguf"
+    tidy(joined)
     if not joined.exists():
         joined.parent.mkdir(parents=True, exist_ok=True)
-        aside = joined.with_name(f".{os.getpid()}-{joined.name}")
         try:
-            module.assemble(aside)
-            aside.rename(joined)
+            with replaced(joined) as file:
+                module.assemble(file)
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(f"model.id: {place}: its parts could not be joined into {joined}: {error}") from error
-        finally:
-            aside.unlink(missing_ok=True)
     return joined
 
 

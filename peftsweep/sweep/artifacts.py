@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from optuna.trial import FrozenTrial
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
+from peftsweep.aside import replaced
 from peftsweep.charts import confusion_png
 from peftsweep.config import StudyConfig
 from peftsweep.data import Dataset
@@ -36,13 +36,10 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
     """
     assert result.weights is not None and result.logits is not None
     adapter = trial.folder / ADAPTER
-    aside = trial.folder / f".adapter.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    method.export(
-        aside, weights=load_file(result.weights), params=trial.params, source=base.source, revision=base.revision
-    )
-    shutil.rmtree(adapter, ignore_errors=True)
-    aside.rename(adapter)
+    with replaced(adapter) as folder:
+        method.export(
+            folder, weights=load_file(result.weights), params=trial.params, source=base.source, revision=base.revision
+        )
     labels = np.asarray(data.validation.labels)
     kept = {"logits": result.logits, "labels": labels}
     with of_umask(trial.folder / PREDICTIONS) as file:
@@ -70,9 +67,8 @@ def claim(study: Path, key: str, storage: str) -> None:
             "?artifacts=FOLDER at the end of --storage or, if that study is gone, delete this one"
         )
     study.mkdir(parents=True, exist_ok=True)
-    aside = study / f".{OWNER}.{os.getpid()}"
-    aside.write_text(json.dumps(ours) + "\n", encoding="utf-8")
-    aside.replace(file)
+    with replaced(file) as written:
+        written.write_text(json.dumps(ours) + "\n", encoding="utf-8")
 
 
 def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
@@ -82,10 +78,8 @@ def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
     (study / STUDY).write_text(config.text(), encoding="utf-8")
     texts = data.validation.input_ids
     rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
-    aside = study / f".{VALIDATION}.{os.getpid()}"
-    with of_umask(aside):
-        save_file(rows, aside, {"fingerprint": data.fingerprint})
-    aside.replace(study / VALIDATION)
+    with replaced(study / VALIDATION) as file, of_umask(file):
+        save_file(rows, file, {"fingerprint": data.fingerprint})
 
 
 def files(study: Path, number: int) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep import dashboard, report
+from peftsweep.aside import replaced, tidy
 from peftsweep.comparison import Comparison
 from peftsweep.comparison import compare as gathered
 from peftsweep.errors import UsageError
@@ -80,6 +81,7 @@ def refresh(storage: str, tracker: Tracker, experiment: str, note: Callable[[str
 def drawn(storage: str, study: str) -> list[Path]:
     """The pages among the artifacts that a study is on: that of all, drawn if it is not there; that of some."""
     page, some = (Studies(storage).artifacts / name for name in (COMPARISON, SELECTION))
+    tidy(page)
     whole = page if page.is_file() else _write(gathered(storage), storage, None)
     return [whole, some] if study in dashboard.only_of(some) else [whole]
 
@@ -99,12 +101,8 @@ def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
     with guarded(storage):
         page = Studies(storage).artifacts / _name(rows) if output is None else Path(output).absolute()
         page.parent.mkdir(parents=True, exist_ok=True)
-        aside = page.with_name(f".{page.name}.{os.getpid()}")
-        try:
-            aside.write_text(dashboard.page(rows.as_dict()), encoding="utf-8")
-            aside.replace(page)
-        finally:
-            aside.unlink(missing_ok=True)
+        with replaced(page) as file:
+            file.write_text(dashboard.page(rows.as_dict()), encoding="utf-8")
     return page
 
 

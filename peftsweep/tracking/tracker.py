@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from peftsweep.aside import make_temporary
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
 from peftsweep.tracking.comparison import COMPARISON
@@ -206,7 +207,7 @@ class Tracker:
         if not artifacts or self._closing:
             return {}
         try:
-            self._spool = self._spool or Path(tempfile.mkdtemp(prefix="peftsweep-mlflow-"))
+            self._spool = self._spool or make_temporary()
             self._spool.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(dir=self._spool))
         except OSError as error:

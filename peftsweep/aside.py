@@ -1,0 +1,163 @@
+"""Files and folders that are written aside and renamed: a reader finds a whole one or none.
+
+A process that is killed leaves behind what it was writing. The next process that writes the same thing removes it, for
+the name of an aside says who writes it: `.NAME.PID-MACHINE-N` beside NAME.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+DAY = 86_400.0  # seconds after which an aside that nobody has touched is abandoned, whoever wrote it
+CLOCKS = 600.0  # seconds by which the clocks of a machine and of its file server may differ
+OLD = ".old"  # the ending of a folder that gives way to a new one
+_ENDING = r"(?P<ending>\.old|-journal|-wal|-shm|)"  # the last three: what SQLite keeps beside a database
+NAME = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<machine>[0-9a-f]{{8}})-\w+{_ENDING}")
+# as version 0.1 named them
+EARLIER = (
+    re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+){_ENDING}"),
+    re.compile(r"\.(?P<pid>\d+)-(?P<name>.+)(?P<ending>)"),
+)
+TEMPORARY = "peftsweep"  # the name of folders in the system's temporary place
+
+_count = itertools.count()
+_ours: set[str] = set()  # names that this process writes now: its PID may be that of a dead one, as in a container
+
+
+@contextmanager
+def aside(target: Path) -> Iterator[Path]:
+    """A path beside the target, at which nothing is yet. `put` gives it the target's name; whatever is there at the end
+    is removed, and so is what dead processes left of the same target."""
+    tidy(target)
+    path = target.with_name(f"{_stem(target.name)}{next(_count)}")
+    _ours.add(path.name)
+    try:
+        yield path
+    finally:
+        for ending in ("", "-journal", "-wal", "-shm"):
+            _remove(path.with_name(path.name + ending))
+        _ours.discard(path.name)
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """A path beside the target, for the file or folder that takes its place if nothing is raised."""
+    with aside(target) as path:
+        yield path
+        put(path, target)
+
+
+def put(path: Path, target: Path) -> None:
+    """Give an aside its target's name. A folder that is there gives way, and is gone only when the new one stands."""
+    if not (path.is_dir() and target.is_dir()):
+        path.replace(target)
+        return
+    old = path.with_name(path.name + OLD)
+    try:
+        target.rename(old)
+        path.rename(target)
+    finally:  # a signal may come between any two of these
+        if target.exists():
+            _remove(old)
+        elif old.exists():
+            old.rename(target)
+
+
+def tidy(target: Path) -> None:
+    """Remove what dead processes wrote aside in the target's folder, of this target and of others. A folder that was
+    about to give way comes back if no other stands in its place."""
+    try:
+        beside = list(os.scandir(target.parent))
+    except OSError:
+        return
+    for entry in beside:
+        found = _parsed(entry.name, target.name)
+        if found is None or not _is_dead(entry, found):
+            continue
+        path, place = Path(entry.path), target.with_name(found["name"])
+        if found["ending"] == OLD and not os.path.lexists(place):
+            with contextlib.suppress(OSError):
+                path.rename(place)
+        else:
+            _remove(path)
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder in the system's temporary place, for this process alone; those of dead processes are removed."""
+    folder = make_temporary()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+        _ours.discard(folder.name)
+
+
+def make_temporary() -> Path:
+    """The same, to be removed by the caller."""
+    place = Path(tempfile.gettempdir())
+    tidy(place / TEMPORARY)
+    folder = Path(tempfile.mkdtemp(prefix=_stem(TEMPORARY), dir=place))
+    _ours.add(folder.name)
+    return folder
+
+
+def _stem(name: str) -> str:
+    return f".{name}.{os.getpid()}-{MACHINE}-"
+
+
+def _parsed(name: str, target: str) -> re.Match[str] | None:
+    """What the name of an aside says, of one by version 0.1 if it is this target's; None of any other file."""
+    earlier = (found for each in EARLIER if (found := each.fullmatch(name)) and found["name"] == target)
+    return NAME.fullmatch(name) or next(earlier, None)
+
+
+def _is_dead(entry: os.DirEntry[str], found: re.Match[str]) -> bool:
+    """Whether the process that wrote it is gone. Of another machine's process nothing is known, but for its age."""
+    if entry.name.removesuffix(found["ending"]) in _ours:
+        return False
+    try:
+        written = entry.stat(follow_symlinks=False).st_ctime  # of a folder that gives way, too: when it was renamed
+    except OSError:
+        return False  # it has gone meanwhile
+    if time.time() - written > DAY:
+        return True
+    pid, machine = int(found["pid"]), found.groupdict().get("machine", MACHINE)
+    return machine == MACHINE and (pid == os.getpid() or not _runs(pid, written))
+
+
+def _runs(pid: int, at: float) -> bool:
+    """Whether the process that had this PID at that time (seconds since 1970) still runs."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    try:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        booted = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        return True  # no Linux
+    started = float(booted[1]) + int(numbers[18]) / os.sysconf("SC_CLK_TCK") if booted else 0.0
+    return state not in "ZX" and started < at + CLOCKS
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
