@@ -1,0 +1,156 @@
+"""Files of texts and labels: CSV, TSV, JSONL and Parquet, spoilt as rows, as types, or as bytes."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import decimal
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+from pydantic import ValidationError
+
+from peftsweep import data
+from peftsweep.config import DataConfig
+from peftsweep.exported import files
+from tests.fuzz import raw, trees, values
+from tests.fuzz.running import Kind, Plan
+from tests.tiny import tiny_rows, tiny_tokenizer
+
+LABELS = ["anger", "joy", "sadness"]
+ENDINGS = [".csv", ".tsv", ".jsonl", ".parquet"]
+KEYS: dict[str, list[Any]] = {
+    "text": ["text", "label", "joy", "nothing"],
+    "labels": ["label", LABELS, "text", ["joy"], ["label", "joy"], "nothing"],
+    "encoding": ["utf-8", "latin-1", "utf-16", "cp1252", "utf-7", "idna", "punycode", "unicode_escape", "shift_jis"],
+    "quoting": [True, False],
+    "max_length": [2, 3, 64],
+    "filter": [{"label": {"equals": "joy"}}, {"joy": {"min": 1}}, {"text": {"max": 1e300}}, {"joy": {"equals": 1}}],
+    "drop_duplicates": [True],
+    "split": [{"validation": 0.5}, {"validation": 3, "test": 2}, {"train": 0.1, "test": 0.3}, {"validation": 10**9}],
+}
+
+
+class DataFiles(Kind):
+    name, share = "data-files", 35
+
+    def __init__(self, home: Path) -> None:
+        self.tokenizer = tiny_tokenizer(decoder=False)
+
+    def make(self, rng: random.Random, folder: Path) -> Plan:
+        single = rng.random() < 0.5
+        rows = tiny_rows(LABELS, 12, 1, single="label" if single else None)
+        ending = rng.choice(ENDINGS)
+        how = rng.choice(["rows", "rows", "bytes", "config", "types"])
+        spoilt: Any = trees.mutated(rows, rng) if how == "rows" else rows
+        whole = table(spoilt, how == "types", rng) if ending == ".parquet" else written(spoilt, ending, rng)
+        (folder / f"train{ending}").write_bytes(raw.mutated(whole, rng) if how == "bytes" else whole)
+        (folder / "dev.csv").write_bytes(written(rows[:6], ".csv", random.Random(0)))
+        config: Plan = {"text": "text", "labels": "label" if single else LABELS}
+        for key, choices in KEYS.items():
+            if rng.random() < (0.4 if how == "config" else 0.05):
+                config[key] = rng.choice(choices)
+        both = rng.random() < 0.3 and "split" not in config
+        return {"how": how, "file": f"train{ending}", "both": both, "config": config}
+
+    def use(self, folder: Path, plan: Plan) -> None:
+        file = str(folder / plan["file"])
+        source = {"train": file, "validation": str(folder / "dev.csv")} if plan["both"] else {"source": file}
+        try:
+            config = DataConfig.model_validate(plan["config"] | source)
+        except ValidationError:
+            return  # a study file with this is refused
+        self._predicted(config, file, folder)
+        data.load(config, self.tokenizer, note=str, warn=str)
+
+    def _predicted(self, config: DataConfig, file: str, folder: Path) -> None:
+        """All columns are read and written again, as `predict` does."""
+        form = data.Form(config.encoding, config.quoting)
+        try:
+            rows = data.read(file, "--input", [config.text], form, str, whole=True)
+        except data.DataError:
+            return
+        data.with_texts(rows, config.text)
+        for ending in ENDINGS:
+            try:
+                files.write(rows.columns, folder / f"labelled{ending}")
+            except data.DataError:
+                continue
+        files.lines(rows.columns)
+
+
+def written(rows: Any, ending: str, rng: random.Random) -> bytes:
+    if ending == ".jsonl":
+        lines = [json.dumps(row, ensure_ascii=rng.random() < 0.5) for row in rows] if isinstance(rows, list) else [repr(rows)]
+        return raw.encoded("\n".join(lines) + "\n", rng)
+    rows = [row if isinstance(row, dict) else {"text": row} for row in rows] if isinstance(rows, list) else [{"text": rows}]
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["text"]
+    stream = io.StringIO()
+    plain: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None, "escapechar": "\\"}
+    options = plain if ending == ".tsv" else {"delimiter": rng.choice([","] * 8 + [";", "|", "\t"])}
+    lines = csv.writer(stream, **options)
+    lines.writerow(names)
+    for row in rows:
+        cells = [row.get(name, "") for name in names]
+        lines.writerow([cell if isinstance(cell, str | int | float) and not _long(cell) else shown(cell) for cell in cells])
+    return raw.encoded(stream.getvalue(), rng)
+
+
+def _long(cell: Any) -> bool:
+    return isinstance(cell, int) and abs(cell) > 10**4000
+
+
+def shown(cell: Any) -> str:
+    return json.dumps(cell)
+
+
+MOMENT = datetime.datetime(2020, 1, 2, 3, 4, 5)
+COLUMNS: list[Any] = [
+    lambda n: pyarrow.array([b"\xff\xfe"] * n, pyarrow.binary()),
+    lambda n: pyarrow.array([b"joy"] * n, pyarrow.binary()),
+    lambda n: pyarrow.array(["joy", None] * (n // 2), pyarrow.large_string()),
+    lambda n: pyarrow.array(["joy", "anger"] * (n // 2)).dictionary_encode(),
+    lambda n: pyarrow.array([None] * n, pyarrow.null()),
+    lambda n: pyarrow.array([True, False] * (n // 2)),
+    lambda n: pyarrow.array([True, None] * (n // 2)),
+    lambda n: pyarrow.array([2**63 - 1] * n, pyarrow.int64()).cast(pyarrow.timestamp("s"), safe=False),
+    lambda n: pyarrow.array([2**62] * n, pyarrow.int64()).cast(pyarrow.timestamp("us", "UTC"), safe=False),
+    lambda n: pyarrow.array([1] * n, pyarrow.int64()).cast(pyarrow.timestamp("ns", "Mars/Base")),
+    lambda n: pyarrow.array([2**31 - 1] * n, pyarrow.int32()).cast(pyarrow.date32()),
+    lambda n: pyarrow.array([2**62] * n, pyarrow.int64()).cast(pyarrow.duration("s")),
+    lambda n: pyarrow.array([2**62] * n, pyarrow.int64()).cast(pyarrow.time64("ns")),
+    lambda n: pyarrow.array([MOMENT] * n),
+    lambda n: pyarrow.array([decimal.Decimal("1.50")] * n),
+    lambda n: pyarrow.array([["joy", "anger"]] * n),
+    lambda n: pyarrow.array([["joy"], None, []] * (n // 3)),
+    lambda n: pyarrow.array([{"a": 1, "b": [{"c": None}]}] * n),
+    lambda n: pyarrow.array([[("k", 1)]] * n, pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+    lambda n: pyarrow.array([float("nan"), 1.0, float("inf")] * (n // 3), pyarrow.float16()),
+    lambda n: pyarrow.array([0, 1] * (n // 2), pyarrow.uint64()),
+    lambda n: pyarrow.array([2**64 - 1] * n, pyarrow.uint64()),
+    lambda n: pyarrow.array([0.0, 1.0, None] * (n // 3)),
+    lambda n: pyarrow.Array.from_buffers(pyarrow.string(), n, pyarrow.array([b"\xc3\x28"] * n, pyarrow.binary()).buffers()),
+]
+
+
+def table(rows: Any, other_types: bool, rng: random.Random) -> bytes:
+    """Parquet; of rows that Arrow has no types for, as JSON in one column."""
+    try:
+        found = pyarrow.Table.from_pylist(rows)
+    except (pyarrow.ArrowException, AttributeError, OverflowError, TypeError, ValueError, UnicodeError):
+        found = pyarrow.table({"text": [json.dumps(row) for row in rows] if isinstance(rows, list) else ["x"]})
+    for _ in range(rng.choice([1, 2]) if other_types else 0):
+        column = rng.choice(COLUMNS)(len(found))
+        place = rng.randrange(len(found.column_names) + 1)
+        if place < len(found.column_names):
+            found = found.set_column(place, found.column_names[place], column)
+        else:
+            found = found.append_column(rng.choice([*found.column_names, "more", values.text(rng)]).encode("utf-8", "replace"), column)
+    stream = io.BytesIO()
+    parquet.write_table(found, stream, compression=rng.choice(["snappy", "none", "zstd"]))
+    return stream.getvalue()

@@ -1,0 +1,16 @@
+"""All kinds of inputs, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.fuzz.running import Kind
+from tests.fuzz.study_files import StudyFiles
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles,)}
+
+
+def made(home: Path, names: Sequence[str]) -> list[Kind]:
+    """The kinds of these names, with what each of them needs, in an empty folder."""
+    return [KINDS[name](home / name) for name in names]

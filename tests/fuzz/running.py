@@ -1,0 +1,181 @@
+"""One input after another: made from a seed, given to the program, and told if the program does not bear it."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import random
+import shlex
+import shutil
+import signal
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftsweep.errors import PeftsweepError
+
+Plan = dict[str, Any]  # JSON: what is to be done with an input, besides its files
+SECONDS = 5.0  # of CPU that an input may take
+LONGEST = 20_000  # characters of a message
+
+
+class Kind(ABC):
+    """A kind of inputs. Making one takes what is needed for all of them.
+
+    Attributes:
+        name: on the command line.
+        share: of a hundred inputs.
+    """
+
+    name: str
+    share: int
+
+    @abstractmethod
+    def make(self, rng: random.Random, folder: Path) -> Plan:
+        """Write an input into an empty folder."""
+
+    @abstractmethod
+    def use(self, folder: Path, plan: Plan) -> None:
+        """Give it to the program."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that the program did not bear."""
+
+    kind: str
+    seed: int
+    index: int
+    plan: Plan
+    error: BaseException
+    kept: Path
+
+    @property
+    def where(self) -> str:
+        """What failures of one cause have in common: the exception, and the program's own line that let it out."""
+        frames = [frame for frame in traceback.extract_tb(self.error.__traceback__) if "/peftsweep/" in frame.filename]
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "outside of peftsweep"
+        return f"{type(self.error).__name__} at {place}"
+
+    def __str__(self) -> str:
+        again = [
+            "python",
+            "-m",
+            "tests.fuzz",
+            "--only",
+            self.kind,
+            "--seed",
+            str(self.seed),
+            "--index",
+            str(self.index),
+        ]
+        said = str(self.error)
+        return (
+            f"{self.kind} {self.seed}/{self.index}: {self.where}: {said[:300]}{'…' * (len(said) > 300)}\n"
+            f"  {json.dumps(self.plan)[:300]}\n  again: {shlex.join(again)}\n  kept in {self.kept}"
+        )
+
+
+class TooSlowError(BaseException):
+    """Not an Exception: nothing is to catch it."""
+
+
+class WrongError(AssertionError):
+    """The program did what it never may."""
+
+
+def tried(kind: Kind, seed: int, index: int, place: Path) -> Failure | None:
+    """Make the input of that number and give it to the program.
+
+    Args:
+        place: a folder for inputs; one that failed stays there.
+    """
+    case = place / f"{kind.name}-{seed}-{index}"
+    shutil.rmtree(case, ignore_errors=True)
+    folder = case / "input"
+    folder.mkdir(parents=True)
+    plan = kind.make(random.Random(f"{kind.name} {seed} {index}"), folder)
+    (case / "plan.json").write_text(json.dumps(plan))
+    try:
+        with _limited(), _alone():
+            kind.use(folder, plan)
+            _check_outside(case)
+    except PeftsweepError as error:
+        fault = _fault(error, case)
+    except (Exception, TooSlowError) as error:
+        fault = error
+    except BaseException as error:  # tokenizers panics so
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        fault = error
+    else:
+        fault = None
+    if fault is not None:
+        return Failure(kind.name, seed, index, plan, fault, case)
+    shutil.rmtree(case)
+    return None
+
+
+def _fault(error: PeftsweepError, case: Path) -> BaseException | None:
+    """What is wrong with a message, if anything is."""
+    text = str(error)
+    try:
+        _check_outside(case)
+        if not text.strip() or "should not happen" in text:
+            raise WrongError(f"it says nothing: {text!r}") from error
+        if len(text) > LONGEST:
+            raise WrongError(f"a message of {len(text):,} characters: {text[:100]!r}…") from error
+    except WrongError as wrong:
+        return wrong.with_traceback(error.__traceback__)
+    return None
+
+
+def _check_outside(case: Path) -> None:
+    strange = sorted({path.name for path in case.iterdir()} - {"input", "plan.json"})
+    if strange:
+        raise WrongError(f"it wrote outside of its folder: {', '.join(strange)}")
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Seconds of CPU, so that a busy machine makes no failures."""
+
+    def late(number: int, frame: Any) -> None:
+        raise TooSlowError(f"more than {SECONDS:g} s of CPU")
+
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nobody is there to be asked."""
+
+    def asked(prompt: object = "") -> str:
+        raise WrongError(f"it asks on the terminal: {prompt}")
+
+    before, builtins.input = builtins.input, asked
+    try:
+        yield
+    finally:
+        builtins.input = before
+
+
+def shares(kinds: list[Kind], inputs: int) -> dict[str, int]:
+    """How many inputs of each kind there are, by its share."""
+    total = sum(kind.share for kind in kinds)
+    return {kind.name: max(1, inputs * kind.share // total) for kind in kinds}
+
+
+def seconds_since(start: float) -> float:
+    return time.process_time() - start
