@@ -1,12 +1,15 @@
 # make demo: a first sweep, offline once its packages are there. make test, make check: what CI runs. make docs: site/.
+# make fuzz N=20000 SEED=7: spoilt inputs, of which CI tries 2,000.
 # The coverage that must be reached is that of all tests: a file by itself is run without.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist loadfile
+N := 20000
+SEED := 0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check docs links screenshots format clean
+.PHONY: demo test fuzz check docs links screenshots format clean
 
 demo: $(VENV)/.demo
 	HF_HUB_OFFLINE=1 $(BIN)/peftsweep run --study demo
@@ -27,6 +30,9 @@ docs: $(VENV)/.docs
 
 links: $(VENV)/.docs
 	$(BIN)/python docs/links.py
+
+fuzz: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz --inputs $(N) --seed $(SEED) $(if $(ONLY),--only $(ONLY))
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from peftsweep import data
 from peftsweep.config import DataConfig
+from peftsweep.errors import DataError
 from peftsweep.exported import files
 from tests.fuzz import raw, trees, values
 from tests.fuzz.running import Kind, Plan
@@ -73,40 +74,35 @@ class DataFiles(Kind):
         form = data.Form(config.encoding, config.quoting)
         try:
             rows = data.read(file, "--input", [config.text], form, str, whole=True)
-        except data.DataError:
+        except DataError:
             return
         data.with_texts(rows, config.text)
         for ending in ENDINGS:
             try:
                 files.write(rows.columns, folder / f"labelled{ending}")
-            except data.DataError:
+            except DataError:
                 continue
-        files.lines(rows.columns)
+        list(files._lines(rows.columns))
 
 
 def written(rows: Any, ending: str, rng: random.Random) -> bytes:
+    """Rows, or what was made of them, as text."""
+    rows = rows if isinstance(rows, list) else [rows]
     if ending == ".jsonl":
-        lines = [json.dumps(row, ensure_ascii=rng.random() < 0.5) for row in rows] if isinstance(rows, list) else [repr(rows)]
+        lines = [json.dumps(row, ensure_ascii=rng.random() < 0.5) for row in rows]
         return raw.encoded("\n".join(lines) + "\n", rng)
-    rows = [row if isinstance(row, dict) else {"text": row} for row in rows] if isinstance(rows, list) else [{"text": rows}]
-    names = list(dict.fromkeys(name for row in rows for name in row)) or ["text"]
+    rows = [row if isinstance(row, dict) else {"text": row} for row in rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([cell(row.get(name, "")) for name in names] for row in rows)]
+    if ending == ".tsv":
+        return raw.encoded("".join("\t".join(line) + "\n" for line in cells), rng)
     stream = io.StringIO()
-    plain: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None, "escapechar": "\\"}
-    options = plain if ending == ".tsv" else {"delimiter": rng.choice([","] * 8 + [";", "|", "\t"])}
-    lines = csv.writer(stream, **options)
-    lines.writerow(names)
-    for row in rows:
-        cells = [row.get(name, "") for name in names]
-        lines.writerow([cell if isinstance(cell, str | int | float) and not _long(cell) else shown(cell) for cell in cells])
+    csv.writer(stream, delimiter=rng.choice([","] * 8 + [";", "|", "\t"])).writerows(cells)
     return raw.encoded(stream.getvalue(), rng)
 
 
-def _long(cell: Any) -> bool:
-    return isinstance(cell, int) and abs(cell) > 10**4000
-
-
-def shown(cell: Any) -> str:
-    return json.dumps(cell)
+def cell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 MOMENT = datetime.datetime(2020, 1, 2, 3, 4, 5)
@@ -134,23 +130,40 @@ COLUMNS: list[Any] = [
     lambda n: pyarrow.array([0, 1] * (n // 2), pyarrow.uint64()),
     lambda n: pyarrow.array([2**64 - 1] * n, pyarrow.uint64()),
     lambda n: pyarrow.array([0.0, 1.0, None] * (n // 3)),
-    lambda n: pyarrow.Array.from_buffers(pyarrow.string(), n, pyarrow.array([b"\xc3\x28"] * n, pyarrow.binary()).buffers()),
+    lambda n: pyarrow.Array.from_buffers(
+        pyarrow.string(), n, pyarrow.array([b"\xc3\x28"] * n, pyarrow.binary()).buffers()
+    ),
 ]
 
 
 def table(rows: Any, other_types: bool, rng: random.Random) -> bytes:
     """Parquet; of rows that Arrow has no types for, as JSON in one column."""
     try:
-        found = pyarrow.Table.from_pylist(rows)
-    except (pyarrow.ArrowException, AttributeError, OverflowError, TypeError, ValueError, UnicodeError):
+        found = _table(rows, other_types, rng)
+    except (
+        pyarrow.ArrowException,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ):
         found = pyarrow.table({"text": [json.dumps(row) for row in rows] if isinstance(rows, list) else ["x"]})
+    stream = io.BytesIO()
+    parquet.write_table(found, stream, compression=rng.choice(["snappy", "none", "zstd"]))
+    return stream.getvalue()
+
+
+def _table(rows: Any, other_types: bool, rng: random.Random) -> pyarrow.Table:
+    found = pyarrow.Table.from_pylist(rows)
     for _ in range(rng.choice([1, 2]) if other_types else 0):
         column = rng.choice(COLUMNS)(len(found))
         place = rng.randrange(len(found.column_names) + 1)
         if place < len(found.column_names):
             found = found.set_column(place, found.column_names[place], column)
         else:
-            found = found.append_column(rng.choice([*found.column_names, "more", values.text(rng)]).encode("utf-8", "replace"), column)
-    stream = io.BytesIO()
-    parquet.write_table(found, stream, compression=rng.choice(["snappy", "none", "zstd"]))
-    return stream.getvalue()
+            name = rng.choice([*found.column_names, "more", values.text(rng)]).encode("utf-8", "replace")
+            found = found.append_column(name, column)
+    parquet.write_table(found, io.BytesIO())  # not every type is one of Parquet's
+    return found

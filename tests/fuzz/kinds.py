@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.fuzz.data_files import DataFiles
 from tests.fuzz.running import Kind
 from tests.fuzz.study_files import StudyFiles
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles,)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles, DataFiles)}
 
 
 def made(home: Path, names: Sequence[str]) -> list[Kind]:

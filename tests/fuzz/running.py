@@ -8,10 +8,9 @@ import random
 import shlex
 import shutil
 import signal
-import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,11 +170,7 @@ def _alone() -> Iterator[None]:
         builtins.input = before
 
 
-def shares(kinds: list[Kind], inputs: int) -> dict[str, int]:
+def shares(kinds: Sequence[Kind | type[Kind]], inputs: int) -> dict[str, int]:
     """How many inputs of each kind there are, by its share."""
     total = sum(kind.share for kind in kinds)
     return {kind.name: max(1, inputs * kind.share // total) for kind in kinds}
-
-
-def seconds_since(start: float) -> float:
-    return time.process_time() - start

@@ -25,7 +25,9 @@ def scaled(tree: Any, rng: random.Random) -> Any:
     for place in list(_places(tree)):
         here = _at(tree, place)
         if place and isinstance(here, int | float) and not isinstance(here, bool) and rng.random() < 0.1:
-            _at(tree, place[:-1])[place[-1]] = rng.choice([here * 2, here * 1000, here + 1, here / 2, 1 - here, type(here)(1)])
+            _at(tree, place[:-1])[place[-1]] = rng.choice(
+                [here * 2, here * 1000, here + 1, here / 2, 1 - here, type(here)(1)]
+            )
     return tree
 
 
@@ -40,7 +42,7 @@ def _edited(tree: Any, rng: random.Random) -> Any:
         case 0:
             del above[last]
         case 1 if isinstance(above, list):
-            above[last:last] = [_copied(here)] * rng.choice([1, 1, 2, 50])
+            above[last:last] = [_copied(here) for _ in range(rng.choice([1, 1, 2, 50]))]
         case 1:
             above[_word(rng, above)] = _copied(here)
         case 2:  # a key by another name
@@ -52,7 +54,7 @@ def _edited(tree: Any, rng: random.Random) -> Any:
         case 3:  # what stands elsewhere
             above[last] = _copied(_at(tree, rng.choice(places)))
         case 4:
-            above[last] = rng.choice([[here], {"a": here}, [here, here], str(here), repr(here), not here])
+            above[last] = rng.choice([[here], {"a": here}, [here, _copied(here)], str(here), repr(here), not here])
         case 5:
             above[last] = values.deep(rng) if rng.random() < 0.2 else values.value(rng)
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from typing import Any
 
 TEXTS = [
@@ -85,7 +86,7 @@ OTHERS: list[Any] = [None, True, False, [], {}, [[]], [None], [{}], {"": None}, 
 
 def value(rng: random.Random) -> Any:
     """One of them, each kind as often as the others."""
-    return rng.choice(rng.choice([TEXTS, NUMBERS, OTHERS]))
+    return deepcopy(rng.choice(rng.choice([TEXTS, NUMBERS, OTHERS])))
 
 
 def text(rng: random.Random) -> str:
