@@ -221,7 +221,8 @@ def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = Fa
     """Show the best trial of every study; the best of all is marked."""
     from peftsweep import progress, report
 
-    rows = [row.as_dict() for row in report.best(storage, study)]
+    warn = progress.for_stream(sys.stderr).warn
+    rows = [row.as_dict() for row in report.best(storage, study, warn=warn)]
     begun = bool(rows) or bool(report.status(storage, study))
     nothing = "no trial is complete yet; peftsweep status shows how far they are" if begun else NO_STUDIES
     _print(rows, as_json, progress.best_table, nothing)
@@ -232,7 +233,8 @@ def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = F
     """Show how far every study is: trials by state, the best value, the time spent."""
     from peftsweep import progress, report
 
-    _print(report.status(storage), as_json, progress.status_table)
+    warn = progress.for_stream(sys.stderr).warn
+    _print(report.status(storage, warn=warn), as_json, progress.status_table)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from operator import attrgetter
@@ -18,10 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.config import DataConfig
 from peftsweep.errors import UsageError
+from peftsweep.names import check_study
 from peftsweep.storage import Studies, exists, guarded, masked
 
 if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits, Task
+
+Warn = Callable[[str], object]
 
 STORAGE = "sqlite:///studies.db"
 ADAPTER = "adapter"  # in a complete trial's folder
@@ -77,19 +80,24 @@ class Best:
         return asdict(self)
 
 
-def best(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[Best]:
+def unheard(text: str) -> None:
+    """Nobody is warned."""
+
+
+def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard) -> list[Best]:
     """The best trial of each study that has a complete one, by the studies' names.
 
     Args:
         storage: the URL of an SQLite file or a PostgreSQL database. The command's environment variable is not asked.
         studies: only these.
+        warn: told, in a line, of what is stored there and cannot be used.
 
     Raises:
         UsageError: a study that is not in the storage.
         StorageError: the storage does not answer.
     """
     with guarded(storage):
-        opened = _opened(storage, studies)
+        opened = _opened(storage, studies, warn)
         if opened is None:
             return []
         rows = validation_fingerprints(opened[1])
@@ -97,14 +105,16 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[B
         return _with_overall([row for row in found if row is not None])
 
 
-def status(storage: str = STORAGE, studies: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def status(
+    storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard
+) -> list[dict[str, Any]]:
     """For each study: trials by state, the best value of its objective (None before a trial is complete), and seconds
     of training.
 
     The arguments and errors are those of `best`.
     """
     with guarded(storage):
-        opened = _opened(storage, studies)
+        opened = _opened(storage, studies, warn)
         return [] if opened is None else [_status(study) for study in opened[1]]
 
 
@@ -143,7 +153,7 @@ class Finished:
         return [text.astype(np.int64) for text in np.split(found["tokens"], found["lengths"].cumsum()[:-1])]
 
 
-def finished(storage: str, study: str, trial: int | None = None) -> Finished:
+def finished(storage: str, study: str, trial: int | None = None, warn: Warn = unheard) -> Finished:
     """A complete trial of the study, the best one unless it is named.
 
     Raises:
@@ -151,12 +161,12 @@ def finished(storage: str, study: str, trial: int | None = None) -> Finished:
         StorageError: the storage does not answer.
     """
     with guarded(storage):
-        opened = _opened(storage, [study])
+        opened = _opened(storage, [study], warn)
         assert opened is not None  # a study was asked for
         studies, (found,) = opened
         trials = {each.number: each for each in found.get_trials(deepcopy=False)}
         complete = ranked(list(trials.values()))
-        folders = {each.number: trial_folder(studies.artifacts / study, each.number) for each in complete}
+        folders = {each.number: trial_folder(studies.folder(study), each.number) for each in complete}
         kept = [number for number, folder in folders.items() if (folder / ADAPTER).is_dir()]
         have = f"trials with an adapter: {', '.join(map(str, kept))}, best first" if kept else "none has an adapter now"
         if not complete:
@@ -244,24 +254,26 @@ def is_over(trials: Sequence[FrozenTrial], total: int) -> bool:
     return len(begun) >= total and all(trial.state.is_finished() for trial in begun)
 
 
-def opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[optuna.Study]]:
+def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> tuple[Studies, list[optuna.Study]]:
     """The storage and its studies, or those that are wanted of them.
 
     Raises:
         UsageError: nothing is stored there, or not this study.
     """
-    found = _opened(storage, wanted)
+    found = _opened(storage, wanted, warn)
     if found is None or not found[1]:
         raise UsageError(f"nothing is stored in {masked(storage)} yet; to begin: peftsweep run --study demo")
     return found
 
 
-def _opened(storage: str, wanted: Sequence[str] | None) -> tuple[Studies, list[optuna.Study]] | None:
+def _opened(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Studies, list[optuna.Study]] | None:
+    for name in wanted or ():
+        check_study(name)
     if not exists(storage):
         if wanted:
             raise UsageError(f"no study {wanted[0]!r}: nothing is stored in {masked(storage)} yet")
         return None
-    studies = Studies(storage)
+    studies = Studies(storage, warn)
     names = studies.names()
     for name in wanted or ():
         if name not in names:
@@ -279,6 +291,7 @@ def _best(studies: Studies, study: optuna.Study, rows: str | None) -> Best | Non
     first, config = trials[0], attrs["config"]
     own = first.user_attrs
     adapter, test = own.get("adapter"), attrs.get("test", {})
+    folder = trial_folder(studies.folder(study.study_name), first.number)
     return Best(
         study=study.study_name,
         data=attrs.get("experiment"),
@@ -292,7 +305,7 @@ def _best(studies: Studies, study: optuna.Study, rows: str | None) -> Best | Non
         params=own["params"],
         sampled=sorted(config["space"].keys() & own["params"].keys()),
         mlflow_run_id=attrs.get("mlflow_runs", {}).get(str(first.number)),
-        adapter=None if adapter is None else str(studies.artifacts / adapter),
+        adapter=None if adapter is None else str(folder / ADAPTER),
         test=test.get("scores"),
         objective=attrs.get("metric", "macro_f1"),
         macro_f1_tuned=own["scores"].get("macro_f1_tuned"),

@@ -36,18 +36,23 @@ class Comparison:
         return asdict(self)
 
 
-def compare(storage: str = report.STORAGE, studies: Sequence[str] | None = None) -> Comparison:
+def compare(
+    storage: str = report.STORAGE, studies: Sequence[str] | None = None, warn: report.Warn = report.unheard
+) -> Comparison:
     """What the studies, or only those that are named, have come to so far.
+
+    Args:
+        warn: told, in a line, of what is stored there and cannot be used.
 
     Raises:
         UsageError: nothing is stored there, or not this study.
         StorageError: the storage does not answer.
     """
     with guarded(storage), _collecting_seldom():
-        opened, found = report.opened(storage, studies)
+        opened, found = report.opened(storage, studies, warn)
         studied, scored = {study.study_name: study for study in found}, report.validation_fingerprints(found)
         helds = [
-            Held(name, study, study.user_attrs, study.get_trials(deepcopy=False), opened.artifacts / name, scored[name])
+            Held(name, study, study.user_attrs, study.get_trials(deepcopy=False), opened.folder(name), scored[name])
             for name, study in studied.items()
         ]
         by_rows: dict[str | None, list[Held]] = {}

@@ -28,6 +28,7 @@ from peftsweep.config.yamlfile import (
     whole,
 )
 from peftsweep.errors import StudyFileError
+from peftsweep.names import study_refusal
 from peftsweep.quoting import quoted, word
 
 # How peft, Trainer and papers call them.
@@ -87,6 +88,8 @@ def load(
         StudyFileError: its mistakes, a line each: `sweeps/x.yaml:12: space.rnak: unknown key; did you mean rank?`.
     """
     path = find(study, folders)
+    if why := study_refusal(path.stem):
+        raise StudyFileError(f"{_label(path)}: the study's name, {quoted(path.stem)}, {why}; rename the file")
     draft = _Draft(_label(path), _parsed(path))
     draft.override(overrides)
     if lines := draft.complaints():

@@ -23,6 +23,7 @@ from peftsweep.config.sections import (
 )
 from peftsweep.config.wording import UNKNOWN, Mistake, explained
 from peftsweep.config.yamlfile import Key
+from peftsweep.names import study_refusal
 from peftsweep.quoting import quoted
 
 
@@ -47,6 +48,8 @@ class StudyConfig(Frozen):
     """How trials are drawn, compared and pruned."""
 
     def _mistakes(self) -> Iterator[Mistake]:
+        if why := study_refusal(self.name):
+            yield ("name",), f"{quoted(self.name)} {why}"
         pruned = self.search.pruner is not None
         if self.search.objective == "macro_f1_tuned" and self.data.single_label:
             yield ("search", "objective"), "only several labels have thresholds to tune; one column of classes has none"

@@ -66,7 +66,7 @@ def export(
         ModelError: the base cannot be loaded.
     """
     to = Path(folder).expanduser().resolve()
-    chosen = report.finished(storage, study, trial)
+    chosen = report.finished(storage, study, trial, note)
     method = chosen.shared["config"]["method"]
     if merge and METHODS[method].four_bit:
         raise UsageError(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from peftsweep import names
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.masking import masked
+from peftsweep.quoting import quoted
 
 ARTIFACTS = "artifacts"  # the one part of a URL that is ours, and not the database's
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
@@ -41,27 +44,39 @@ def address(text: str) -> Address:
     url = _parsed(text)
     if url is None:
         raise StorageError(
-            f"storage {masked(text)!r}: expected the URL of an SQLite file, such as sqlite:///studies.db, or of a "
-            "PostgreSQL database, such as postgresql://user@host/studies"
+            f"storage {quoted(masked(text))}: expected the URL of an SQLite file, such as sqlite:///studies.db, or of "
+            "a PostgreSQL database, such as postgresql://user@host/studies"
         )
     if url.get_backend_name() == "postgresql":
         _check_postgresql(text, url)
+    else:
+        _check_file(text, str(url.database))
     folder = url.query.get(ARTIFACTS)
     if folder is not None and not isinstance(folder, str):
         raise StorageError(f"storage {masked(text)!r}: expected one folder, such as {ARTIFACTS}=/data/artifacts")
-    return Address(url.difference_update_query([ARTIFACTS]), None if folder is None else Path(folder).expanduser())
+    artifacts = None if folder is None else names.path(folder, f"storage: {ARTIFACTS}", StorageError)
+    return Address(url.difference_update_query([ARTIFACTS]), artifacts)
 
 
 def _parsed(text: str) -> URL | None:
     try:
+        text.encode()
         url = make_url(text)
-    except (ArgumentError, ValueError):  # the latter: a port that is no number
+    except (ArgumentError, ValueError):  # the latter: bytes that are no UTF-8, a port that is no number
         return None
     if url.drivername == "postgres":  # as several hosts of databases write it
         url = url.set(drivername="postgresql")
     if url.get_backend_name() == "sqlite":
-        return url if url.database not in (None, "", ":memory:") else None
+        return url if url.database not in (None, "", ":memory:") and "\0" not in text else None
     return url if url.get_backend_name() == "postgresql" else None
+
+
+def _check_file(text: str, file: str) -> None:
+    """Raises:
+    StorageError: no file can have this name, or others cannot stand beside it: locks, and the artifacts' folder.
+    """
+    if why := names.refusal(names.possible(Path(file), "storage", StorageError).name):
+        raise StorageError(f"storage {quoted(masked(text))}: the file's name {why}")
 
 
 def _check_postgresql(text: str, url: URL) -> None:
@@ -97,7 +112,7 @@ def _place(text: str) -> tuple[object, ...] | None:
     if url is None:
         return None
     if url.get_backend_name() == "sqlite":
-        return (Path(str(url.database)).resolve(),)
+        return (os.path.realpath(str(url.database)),)
     host = str(url.host or url.query.get("host") or "").lower()
     if host in LOCAL or host.startswith("/"):  # a folder of sockets
         host = "localhost"

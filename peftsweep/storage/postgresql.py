@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from peftsweep.errors import StorageError, StudyBusyError
+from peftsweep.names import fitting
 from peftsweep.storage.database import Database
 from peftsweep.storage.holder import busy, note, overtaken
 
@@ -76,7 +77,7 @@ class Postgresql(Database):
     @property
     def artifacts(self) -> Path:
         """In the working folder."""
-        return Path(f"{quote(str(self.url.database), safe=' ')}-artifacts")
+        return Path(f"{fitting(quote(str(self.url.database), safe=' '))}-artifacts")
 
     def tables(self) -> set[str]:
         with self._session("peftsweep").connect() as connection:

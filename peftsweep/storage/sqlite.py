@@ -13,6 +13,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 
 from peftsweep.errors import StorageError
+from peftsweep.names import PART, file_name
 from peftsweep.storage import faults
 from peftsweep.storage.database import Database
 from peftsweep.storage.holder import busy, note
@@ -54,7 +55,8 @@ class Sqlite(Database):
 
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
-        lock = FileLock(f"{self.file}.{quote(name, safe='')}.lock")
+        room = PART - len(self.file.name.encode()) - len("..lock.holder")
+        lock = FileLock(f"{self.file}.{file_name(name, room)}.lock")
         holder = Path(f"{lock.lock_file}.holder")
         try:
             lock.acquire(timeout=0)

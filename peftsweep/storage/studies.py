@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.errors import StorageError
+from peftsweep.folders import inside
 from peftsweep.masking import masked
+from peftsweep.names import check_study, study_refusal
+from peftsweep.quoting import quoted
 from peftsweep.storage.addresses import Address, address
 from peftsweep.storage.database import Database
 from peftsweep.storage.faults import guarded
@@ -25,6 +29,7 @@ class Studies:
     Args:
         url: of an SQLite file or a PostgreSQL database. `?artifacts=FOLDER` says where the studies' artifacts are, in
             place of `Database.artifacts`.
+        warn: told, in a line, of what is there and cannot be used.
 
     Attributes:
         artifacts: the folder of adapters, checkpoints and reports, of each study in a folder by its name.
@@ -34,8 +39,9 @@ class Studies:
             (it stays as it is).
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, warn: Callable[[str], object] = lambda text: None) -> None:
         self.url = url
+        self._warn, self._warned = warn, False
         where = address(url)
         self.database = _database(where)
         self.artifacts: Path = where.artifacts or self.database.artifacts
@@ -46,8 +52,34 @@ class Studies:
                 self.storage = self.database.open()
 
     def names(self) -> list[str]:
-        """Those that have a study file."""
-        return [name for name in self._names() if not name.endswith(RETRAINED)]
+        """Those that have a study file. A name that no file can have is another program's, or forged: such a study is
+        left alone, and `warn` is told of it once."""
+        names = [name for name in self._names() if not name.endswith(RETRAINED)]
+        strange = {name: why for name in names if (why := study_refusal(name))}
+        if strange and not self._warned:
+            self._warned = True
+            first, why = next(iter(strange.items()))
+            more = f", and {len(strange) - 1} more studies of such names" if len(strange) > 1 else ""
+            self._warn(f"{masked(self.url)}: study {quoted(first)} is left out: its name {why}{more}")
+        return [name for name in names if name not in strange]
+
+    def folder(self, name: str) -> Path:
+        """The folder of a study's artifacts, to be read; the seeds' own is in the study's.
+
+        Raises:
+            UsageError: no study can have this name.
+        """
+        check_study(name.removesuffix(RETRAINED))
+        return self.artifacts / name
+
+    def own_folder(self, name: str) -> Path:
+        """The same, to be written.
+
+        Raises:
+            UsageError: see `folder`.
+            StorageError: a link there leads out of the artifacts.
+        """
+        return inside(self.artifacts, self.folder(name))
 
     def _names(self) -> list[str]:
         return sorted(optuna.study.get_all_study_names(self.storage))
@@ -60,7 +92,12 @@ class Studies:
         return self.load(name + RETRAINED) if name + RETRAINED in self._names() else None
 
     def create(self, name: str) -> optuna.Study:
-        """The study of this name, made if it is new; macro-F1 is to be as large as it can be."""
+        """The study of this name, made if it is new; macro-F1 is to be as large as it can be.
+
+        Raises:
+            UsageError: no study can have this name.
+        """
+        check_study(name.removesuffix(RETRAINED))
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:

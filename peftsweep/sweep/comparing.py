@@ -12,7 +12,7 @@ from peftsweep import dashboard, report
 from peftsweep.aside import replaced, tidy
 from peftsweep.comparison import Comparison
 from peftsweep.comparison import compare as gathered
-from peftsweep.errors import UsageError
+from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies, check_apart, guarded
 from peftsweep.tracking import COMPARISON, SELECTION, Tracker
 
@@ -60,7 +60,7 @@ def compare(
     check_apart(storage, tracking_uri)
     if output is not None:
         _check_place(Path(output))
-    rows = gathered(storage, studies)
+    rows = gathered(storage, studies, note)
     page = _write(rows, storage, output)
     tracker = Tracker(tracking_uri, note=note)
     for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):
@@ -100,6 +100,8 @@ def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
     """Aside, then renamed: nobody sees half a page."""
     with guarded(storage):
         page = Studies(storage).artifacts / _name(rows) if output is None else Path(output).absolute()
+        if page.is_dir():
+            raise StorageError(f"{page}: a folder is there, in the place of the page; move it away")
         page.parent.mkdir(parents=True, exist_ok=True)
         with replaced(page) as file:
             file.write_text(dashboard.page(rows.as_dict()), encoding="utf-8")

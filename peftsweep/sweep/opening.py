@@ -34,12 +34,12 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
             "labels": list(data.task.labels),
             "config": config.identity(),  # last: whoever finds it finds the rest
         }
-        artifacts.claim(studies.artifacts / config.name, described["key"], studies.url)
+        artifacts.claim(studies.own_folder(config.name), described["key"], studies.url)
         for key, value in described.items():
             study.set_user_attr(key, value)
         return study
     check_same(studies, study, config, data)
-    artifacts.claim(studies.artifacts / config.name, attrs["key"], studies.url)
+    artifacts.claim(studies.own_folder(config.name), attrs["key"], studies.url)
     study.set_user_attr("config", config.identity())  # a widened range is kept
     if "validation_fingerprint" not in attrs:  # a study of an earlier version
         study.set_user_attr("validation_fingerprint", data.validation_fingerprint)

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep.engine import Evaluation
 from peftsweep.errors import StudyBusyError
+from peftsweep.folders import inside
 from peftsweep.report import is_over, moments, ranked
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.seeds import OF, REPLICATE
@@ -33,7 +34,7 @@ class Projection:
 
     def __init__(self, study: optuna.Study, tracker: Tracker, folder: Path) -> None:
         self.study, self.tracker, self.folder = study, tracker, folder
-        tracker.spool_to(folder / SPOOL)
+        tracker.spool_to(inside(folder, folder / SPOOL))
         self.opened = False
 
     @property

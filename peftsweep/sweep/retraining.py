@@ -77,7 +77,7 @@ def retrain(
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), hushed():
         config = study if isinstance(study, StudyConfig) else load(study, overrides)
-        studies, (found,) = report.opened(storage, [config.name])
+        studies, (found,) = report.opened(storage, [config.name], shown.warn)
         _best(found, top)  # nothing is loaded for a study that has none
         data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn)
         with studies.lease(config.name):

@@ -68,7 +68,7 @@ def run(
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), hushed():
         config = study if isinstance(study, StudyConfig) else load(study, overrides)
-        studies = Studies(storage)
+        studies = Studies(storage, shown.warn)
         data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn)
         with studies.lease(config.name):
             opened = open_study(studies, config, data)

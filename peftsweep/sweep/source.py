@@ -17,6 +17,7 @@ from peftsweep import search
 from peftsweep.config import METHOD_KEYS, StudyConfig, TrainConfig
 from peftsweep.data import Dataset
 from peftsweep.engine import Pack, Report, Result, Scores, SlotStatus, Trial
+from peftsweep.folders import inside
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.progress import Memory, Opened, Progress, peak, tested
@@ -58,7 +59,7 @@ class StudySource:
         self.distributions = search.distributions(config)
         pruner = config.search.pruner
         self.halving = None if pruner is None else search.Halving(pruner.reduction, pruner.min_evals)
-        self.folder = studies.artifacts / config.name
+        self.folder = studies.own_folder(config.name)
         self.projection = Projection(study, tracker, self.folder)
         if study.user_attrs.get("total") != self.total:
             study.set_user_attr("total", self.total)
@@ -274,7 +275,11 @@ class StudySource:
     # Small things ---------------------------------------------------------------------------------------------------
 
     def trial_folder(self, number: int) -> Path:
-        return artifacts.trial_folder(self.folder, number)
+        """
+        Raises:
+            StorageError: a link leads out of the study's folder.
+        """
+        return inside(self.folder, artifacts.trial_folder(self.folder, number))
 
     def hyperparameters(self, params: TrainConfig) -> dict[str, Any]:
         """Those that this method has."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import optuna
 
 from peftsweep import report
-from peftsweep.errors import StudyBusyError, TrackingError
+from peftsweep.errors import StorageError, StudyBusyError, TrackingError
 from peftsweep.storage import Studies, check_apart, guarded
 from peftsweep.sweep.comparing import drawn
 from peftsweep.sweep.projection import Projection
@@ -42,7 +42,7 @@ def sync(
     done: dict[str, str] = {}
     lacking: list[str] = []
     with guarded(storage):
-        opened, found = report.opened(storage, studies)
+        opened, found = report.opened(storage, studies, note)
         for study in found:
             if "config" not in study.user_attrs:  # made, and stopped before anything was known of it
                 continue
@@ -67,6 +67,9 @@ def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, lacking: lis
             trackers.append(_write_pages(studies, study, tracking_uri))
     except StudyBusyError:
         return "running"
+    except StorageError as error:
+        lacking.append(f"study {name!r}: {error}")
+        return "not written"
     told = [tracker for tracker in trackers if tracker is not None]
     refused = [tracker.trouble or "it took too long" for tracker in told if not tracker.level]
     lacking += [f"study {name!r}: {why}" for why in dict.fromkeys(refused)]
@@ -77,7 +80,7 @@ def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker 
     """Write what is lacking; returns the tracker that was told, if anything was."""
     name = study.study_name
     tracker = Tracker(tracking_uri, note=lambda text: None)
-    projection = Projection(study, tracker, studies.artifacts / name)
+    projection = Projection(study, tracker, studies.own_folder(name))
     total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
     if projection.is_there(total):
         return None

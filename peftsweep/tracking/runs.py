@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import TrackingError
+from peftsweep.names import fitting
 from peftsweep.tracking import comparison
 from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
 from peftsweep.tracking.contract import Outcome, Parent, Past
@@ -223,7 +224,7 @@ class Runs:
             client = self._client()
             found = client.get_experiment_by_name(name)
             if found is None:
-                folder = re.sub(r"\W+", "-", name).strip("-") or "study"
+                folder = fitting(re.sub(r"\W+", "-", name).strip("-") or "study")
                 location = None if self.artifacts is None else (self.artifacts / folder).as_uri()
                 self._experiments[name] = client.create_experiment(name, location, KIND)
             else:
