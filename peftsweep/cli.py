@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import shlex
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +21,11 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 from peftsweep import __version__
-from peftsweep.errors import PeftsweepError
-from peftsweep.masking import masked
+from peftsweep.errors import PeftsweepError, UsageError
+from peftsweep.masking import remember
+from peftsweep.quoting import bounded, quoted
 from peftsweep.stopping import Stopped, stopped_by_signals
-from peftsweep.terminal import say, say_json, say_lines_of_json
+from peftsweep.terminal import masked_streams, say, say_data, say_json, say_lines_of_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,20 +41,45 @@ def main() -> None:
     debug = "--debug" in sys.argv or bool(os.environ.get("PEFTSWEEP_DEBUG"))
     if not debug:
         quiet()
-    try:
-        sys.exit(app(prog_name="peftsweep", standalone_mode=False))
-    except typer.TyperException as error:
+    with masked_streams():
+        try:
+            _heed(sys.argv[1:])
+            status = app(prog_name="peftsweep", standalone_mode=False)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a panic of tokenizers or safetensors is no Exception
+            status = _told(error, debug)
+    sys.exit(status)
+
+
+def _heed(words: list[str]) -> None:
+    """Know the secrets among the command's words, and refuse what is no text."""
+    for word in words:
+        remember(word)
+    given = [os.environ.get(name, "") for name in ("PEFTSWEEP_STORAGE", "MLFLOW_TRACKING_URI")]
+    for word in [*words, *given]:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{quoted(os.fsencode(word))} is not UTF-8, as every name, address and text must be"
+            ) from None
+
+
+def _told(error: BaseException, debug: bool) -> int:
+    """Say what went wrong; returns the exit status."""
+    if isinstance(error, typer.TyperException):
         if said := error.format_message().rstrip("."):  # nothing, where the help was shown in its place
             command = getattr(getattr(error, "ctx", None), "command_path", "peftsweep")
-            say(masked(f"error: {said}; {command} --help shows what there is"), sys.stderr)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if debug:
-            raise
-        known = isinstance(error, PeftsweepError)
-        unknown = f"{type(error).__name__}: {error} (this should not happen: run it again with --debug to see where)"
-        say(masked(f"error: {error if known else unknown}"), sys.stderr)
-        sys.exit(error.exit_status if isinstance(error, PeftsweepError) else 1)
+            say(f"error: {bounded(said)}; {command} --help shows what there is", sys.stderr)
+        return error.exit_code
+    known = isinstance(error, PeftsweepError)
+    if debug:
+        say("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
+    else:
+        why = f"{type(error).__name__}: {error} (this should not happen: run it again with --debug to see where)"
+        say(bounded(f"error: {error if known else why}"), sys.stderr)
+    return error.exit_status if isinstance(error, PeftsweepError) else 1
 
 
 def quiet() -> None:
@@ -68,7 +96,7 @@ def _duration(text: str) -> float:
     """Seconds of `2h`, `30m`, `90s`, `1h30m`, `90`."""
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
     if not text or match is None:
-        raise typer.BadParameter(f"expected a time such as 2h, 30m, 90s or 1h30m, got {text!r}")
+        raise typer.BadParameter(f"expected a time such as 2h, 30m, 90s or 1h30m, got {quoted(text)}")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return hours * 3600.0 + minutes * 60.0 + seconds
 
@@ -77,7 +105,7 @@ def _slots(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isdecimal() or int(text) == 0:
-        raise typer.BadParameter(f"expected auto or a whole number of at least 1, got {text!r}")
+        raise typer.BadParameter(f"expected auto or a whole number of at least 1, got {quoted(text)}")
     return int(text)
 
 
@@ -211,7 +239,7 @@ def _ended_by_signals(said: str = "everything is kept. To go on") -> Iterator[No
             if stop.number is None:
                 raise
             number = stop.number  # a library, interrupted in its import, makes another error of it
-    command = masked(shlex.join(["peftsweep", *sys.argv[1:]]))
+    command = shlex.join(["peftsweep", *sys.argv[1:]])
     say(f"stopped; {said}: {command}", sys.stderr)
     raise typer.Exit(128 + number)
 
@@ -327,10 +355,10 @@ def _predict(
     if source is None:
         found = exported.Classifier(folder, trust_remote_code=trust_remote_code).predict(text)
         if as_json:
-            rows = zip(text, found, strict=True)
-            say_json([{"text": text, **asdict(each)} for text, each in rows], sys.stdout)
+            rows = [{"text": text, **asdict(each)} for text, each in zip(text, found, strict=True)]
+            say_lines_of_json([json.dumps(rows, indent=2, ensure_ascii=False)], sys.stdout)
         else:
-            say("\n".join(progress.prediction(each.labels, each.probabilities) for each in found), sys.stdout)
+            say_data("\n".join(progress.prediction(each.labels, each.probabilities) for each in found), sys.stdout)
         return
     bar, warn = partial(progress.bar, sys.stderr), progress.for_stream(sys.stderr).warn
     lines = exported.predict_file(

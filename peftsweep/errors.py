@@ -11,16 +11,22 @@
     ├── ExportError             an exported adapter: not what it was, changed, cannot be written
     └── TrackingError           MLflow, where the user asked for it (`peftsweep ui`)
 
-Each message says what was wrong, where (file, key, row) and what to do about it.
+Each message says what was wrong, where (file, key, row) and what to do about it. However it was put together, it holds
+no secret and no megabytes: see `masked` and `bounded`. Values in it are `quoted`.
 """
 
 from __future__ import annotations
+
+from peftsweep.quoting import bounded
 
 
 class PeftsweepError(Exception):
     """Base of every error that a user may see without a traceback."""
 
     exit_status = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(bounded(message))
 
 
 class UsageError(PeftsweepError):

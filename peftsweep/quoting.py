@@ -1,11 +1,28 @@
-"""Values from files in messages: short, and without anything that a terminal would obey."""
+"""Values from files, databases and the command line in messages: short, without secrets, and without anything that a
+terminal would obey."""
 
 from __future__ import annotations
 
 import reprlib
 from typing import Any
 
-MOST = 80  # characters
+from peftsweep.masking import masked
+
+MOST = 80  # characters of a value
+LINE, LINES = 1_000, 120  # of a message: characters of a line, and lines
+ENDS = 10_000  # characters at each end of a text that are looked at: secrets are masked before anything is cut
+
+
+class _Writer(reprlib.Repr):
+    """Writes as Python does, the middle of what is long left out."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = most
+        self.maxlist = self.maxtuple = self.maxdict = 20
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(shortened(x, self.maxstring - 2))  # quotation marks
 
 
 def quoted(value: Any, most: int = MOST) -> str:
@@ -13,23 +30,39 @@ def quoted(value: Any, most: int = MOST) -> str:
 
     Example:
         >>> quoted("\\x1b[31mred"), quoted("x" * 1000, 12), quoted([1, [2, [3]]])
-        ("'\\\\x1b[31mred'", "'xxx...xxxx'", '[1, [2, [3]]]')
+        ("'\\\\x1b[31mred'", "'xxxxxxxx…xxx'", '[1, [2, [3]]]')
     """
-    writer = reprlib.Repr()
-    writer.maxstring = writer.maxother = writer.maxlong = most
-    writer.maxlist = writer.maxtuple = writer.maxdict = 20
     try:
-        return shortened(writer.repr(value), 2 * most)
+        return shortened(_Writer(most).repr(value), 2 * most)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         return "a number of thousands of digits"
 
 
 def shortened(text: str, most: int = MOST) -> str:
-    """The text, or its two ends."""
-    half = (most - 1) // 2
-    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+    """The text without secrets, at most so many characters of it: its two ends, and how much is left out between."""
+    whole = len(text)
+    if whole <= 2 * ENDS:
+        first = last = masked(text)
+        whole = len(first)
+        if whole <= most:
+            return first
+    else:
+        first, last = masked(text[:ENDS]), masked(text[-ENDS:])
+    mark = f"… ({whole - most:,} characters more) …"
+    if len(mark) > most // 2:
+        mark = "…"
+    tail = (most - len(mark)) // 3
+    return f"{first[: most - len(mark) - tail]}{mark}{last[len(last) - tail :]}"
 
 
 def word(text: str, most: int = MOST) -> str:
     """A name as it is, if it can stand in a line; as Python writes it otherwise."""
-    return text if text.isprintable() and len(text) <= most else quoted(text, most)
+    return masked(text) if text.isprintable() and len(text) <= most else quoted(text, most)
+
+
+def bounded(message: str) -> str:
+    """A whole message, however it was put together: without secrets, and with bounds on its lines."""
+    lines = message.split("\n")
+    more = len(lines) - LINES
+    kept = lines if more <= 0 else [*lines[: LINES - 1], f"… ({more + 1:,} lines more)"]
+    return "\n".join(shortened(line, LINE) for line in kept)

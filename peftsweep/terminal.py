@@ -1,33 +1,77 @@
 """Where text leaves for a terminal, a pipe or a file. Nothing else in the program prints; drawings go by
-`progress.screen`, which does the same to their text."""
+`progress.screen`, which does the same to their text.
+
+What is ours to say is masked (`masking`) and written out where a terminal would obey it (`escaping`). Data that
+somebody asked for, as predictions beside their texts, is never masked: it would be other data.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, TextIO
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO, cast
 
 from peftsweep.escaping import harmless, in_json
+from peftsweep.masking import masked, masked_all
 
 
 def say(text: str, stream: TextIO) -> None:
     """Print a line, or several: what a terminal would obey is written out, and so is what the stream has no bytes for.
     A label or a file's name may hold anything."""
+    say_data(masked(text), stream)
+
+
+def say_data(text: str, stream: TextIO) -> None:
+    """The same for data, secrets and all."""
     encoding = stream.encoding or "utf-8"
-    print(harmless(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    print(harmless(text).encode(encoding, "backslashreplace").decode(encoding), file=_plain(stream), flush=True)
 
 
 def say_json(value: Any, stream: TextIO) -> None:
     """Print a value as JSON."""
-    say_lines_of_json([json.dumps(value, indent=2, ensure_ascii=False)], stream)
+    say_lines_of_json([json.dumps(masked_all(value), indent=2, ensure_ascii=False)], stream)
 
 
 def say_lines_of_json(lines: Sequence[str], stream: TextIO) -> None:
-    """Print what is JSON already. What a terminal would obey, or the stream has no bytes for, stands in it as
+    """Print what is JSON already, as it is. What a terminal would obey, or the stream has no bytes for, stands in it as
     `\\u001b`: a program reads the same."""
     text = in_json("\n".join(lines))
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
         text = in_json(text, only_ascii=True)
-    print(text, file=stream, flush=True)
+    print(text, file=_plain(stream), flush=True)
+
+
+@contextmanager
+def masked_streams() -> Iterator[None]:
+    """Whatever is written to stdout and stderr meanwhile is masked, by whomever: libraries' loggers, warnings, threads
+    that fail. Not what native code writes to the file beneath."""
+    out, err = cast(TextIO, Masked(sys.stdout)), cast(TextIO, Masked(sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
+
+
+class Masked:
+    """A stream that masks what is written to it, each write by itself."""
+
+    def __init__(self, plain: TextIO) -> None:
+        self.plain = plain
+
+    def write(self, text: str) -> int:
+        self.plain.write(masked(text))
+        return len(text)
+
+    def writelines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
+
+def _plain(stream: TextIO) -> TextIO:
+    """The stream itself, for text that is masked already, or must not be."""
+    return stream.plain if isinstance(stream, Masked) else stream

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from peftsweep.config.wording import Mistake, Mistakes
+from peftsweep.masking import carries_secret
+from peftsweep.quoting import quoted
+
+KEPT = (
+    "has a password or a token in it, which would be kept with the study, in its database, MLflow and every export; "
+    "leave it out (`hf auth login` or HF_TOKEN log in to the hub)"
+)
 
 
 class Frozen(BaseModel):
@@ -17,9 +24,15 @@ class Frozen(BaseModel):
 
     @model_validator(mode="after")
     def _no_mistakes(self) -> Frozen:
-        if found := list(self._mistakes()):
+        if found := [*self._secrets(), *self._mistakes()]:
             raise Mistakes(found)
         return self
+
+    def _secrets(self) -> Iterator[Mistake]:
+        for name, value in self:
+            for text in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(text, str) and carries_secret(text):
+                    yield (name,), f"{quoted(text)} {KEPT}"
 
     def _mistakes(self) -> Iterator[Mistake]:
         """What is wrong between the fields, each of them being right by itself."""

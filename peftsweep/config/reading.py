@@ -28,6 +28,7 @@ from peftsweep.config.yamlfile import (
     whole,
 )
 from peftsweep.errors import StudyFileError
+from peftsweep.masking import remember
 from peftsweep.names import study_refusal
 from peftsweep.quoting import quoted, word
 
@@ -92,9 +93,19 @@ def load(
         raise StudyFileError(f"{_label(path)}: the study's name, {quoted(path.stem)}, {why}; rename the file")
     draft = _Draft(_label(path), _parsed(path))
     draft.override(overrides)
+    for text in _texts(draft.raw):
+        remember(text)
     if lines := draft.complaints():
         raise StudyFileError("\n".join(lines))
     return StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from _texts(child)
 
 
 def _label(path: Path) -> str:

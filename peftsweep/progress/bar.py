@@ -8,8 +8,7 @@ from typing import TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from peftsweep.escaping import in_line
-from peftsweep.progress.screen import Screen
+from peftsweep.progress.screen import Screen, fit
 
 
 @contextmanager
@@ -18,5 +17,5 @@ def bar(stream: TextIO, what: str, total: int) -> Iterator[Callable[[int], objec
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Screen(stream)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task(in_line(what), total=total)
+        task = shown.add_task(fit(what), total=total)
         yield lambda count: shown.advance(task, count)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from rich.live import Live
 from rich.text import Text
 
-from peftsweep.escaping import in_line
 from peftsweep.progress import wording
 from peftsweep.progress.contract import Opened
-from peftsweep.progress.screen import Screen
+from peftsweep.progress.screen import Screen, fit
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
@@ -43,13 +42,13 @@ class LiveProgress:
         self._live.start()
         self._leader.objective = what.objective
         for name, text in wording.header(what):
-            self._print(Text.assemble((f"{name:<9}", "bold"), in_line(text)))
+            self._print(Text.assemble((f"{name:<9}", "bold"), fit(text)))
 
     def note(self, text: str) -> None:
-        self._print(Text(in_line(text), style="dim"))
+        self._print(Text(fit(text), style="dim"))
 
     def warn(self, text: str) -> None:
-        self._print(Text.assemble(("warning: ", "bold yellow"), in_line(text)))
+        self._print(Text.assemble(("warning: ", "bold yellow"), fit(text)))
 
     def step(
         self,
@@ -73,7 +72,7 @@ class LiveProgress:
         is_best = self._leader.takes(state, value)
         objective = self._leader.objective
         line = wording.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
-        self._print(Text(in_line(line), style=_STYLES.get(state, "") + (" bold" if is_best else "")))
+        self._print(Text(fit(line), style=_STYLES.get(state, "") + (" bold" if is_best else "")))
 
     def closed(self) -> None:
         self._live.stop()

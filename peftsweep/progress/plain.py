@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from peftsweep.escaping import in_line
 from peftsweep.progress import wording
 from peftsweep.progress.contract import Opened
+from peftsweep.progress.screen import fit
 from peftsweep.terminal import say
 
 if TYPE_CHECKING:
@@ -67,4 +67,4 @@ class PlainProgress:
         pass
 
     def _print(self, line: str) -> None:
-        say(in_line(line), self._stream)
+        say(fit(line), self._stream)

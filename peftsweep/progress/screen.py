@@ -11,6 +11,7 @@ from rich.style import StyleType
 from rich.table import Table
 
 from peftsweep.escaping import harmless, in_line
+from peftsweep.quoting import LINE, shortened
 
 
 class Screen(Console):
@@ -22,7 +23,7 @@ class Screen(Console):
 
     def print_line(self, text: str) -> None:
         """Print a line, which is never folded, so that it can be copied."""
-        self.print(in_line(text), soft_wrap=True)
+        self.print(fit(text), soft_wrap=True)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -33,4 +34,9 @@ class Grid(Table):
     """A table of texts from data, each in lines of its own: they are measured as they will be written out."""
 
     def add_texts(self, *texts: str, style: StyleType | None = None) -> None:
-        self.add_row(*map(in_line, texts), style=style)
+        self.add_row(*map(fit, texts), style=style)
+
+
+def fit(text: str) -> str:
+    """The text for a line: without secrets, of a length that somebody reads, and with nothing that is obeyed."""
+    return in_line(shortened(text, LINE))

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from peftsweep import names
 from peftsweep.errors import StorageError, UsageError
-from peftsweep.masking import masked
+from peftsweep.masking import masked, remember
 from peftsweep.quoting import quoted
 
 ARTIFACTS = "artifacts"  # the one part of a URL that is ours, and not the database's
@@ -41,11 +41,14 @@ def address(text: str) -> Address:
     Raises:
         StorageError: it is neither, or cannot be understood.
     """
+    if not isinstance(text, str) or not text.isprintable():
+        raise StorageError(f"storage {quoted(text)}: expected a URL, such as sqlite:///studies.db")
+    remember(text)
     url = _parsed(text)
     if url is None:
         raise StorageError(
-            f"storage {quoted(masked(text))}: expected the URL of an SQLite file, such as sqlite:///studies.db, or of "
-            "a PostgreSQL database, such as postgresql://user@host/studies"
+            f"storage {quoted(text)}: expected the URL of an SQLite file, such as sqlite:///studies.db, or of a "
+            "PostgreSQL database, such as postgresql://user@host/studies"
         )
     if url.get_backend_name() == "postgresql":
         _check_postgresql(text, url)
@@ -53,7 +56,7 @@ def address(text: str) -> Address:
         _check_file(text, str(url.database))
     folder = url.query.get(ARTIFACTS)
     if folder is not None and not isinstance(folder, str):
-        raise StorageError(f"storage {masked(text)!r}: expected one folder, such as {ARTIFACTS}=/data/artifacts")
+        raise StorageError(f"storage {quoted(text)}: expected one folder, such as {ARTIFACTS}=/data/artifacts")
     artifacts = None if folder is None else names.path(folder, f"storage: {ARTIFACTS}", StorageError)
     return Address(url.difference_update_query([ARTIFACTS]), artifacts)
 
@@ -84,13 +87,13 @@ def _check_postgresql(text: str, url: URL) -> None:
     parts = (url.host or "", url.database or "", text.partition("?")[2].partition("=")[0])
     if text.count("@") > 1 and any("@" in part for part in parts):
         raise StorageError(
-            f"storage {masked(text)!r}: more than one @; in a password write %40 for @, %2F for /, %3F for ?, "
+            f"storage {quoted(text)}: more than one @; in a password write %40 for @, %2F for /, %3F for ?, "
             "or leave the password to PGPASSWORD or ~/.pgpass"
         )
     if not url.database:
-        raise StorageError(f"storage {masked(text)!r}: names no database: postgresql://user@host/studies")
+        raise StorageError(f"storage {quoted(text)}: names no database: postgresql://user@host/studies")
     if url.drivername not in ("postgresql", "postgresql+psycopg"):
-        raise StorageError(f"storage {masked(text)!r}: the driver is psycopg: write postgresql:// and nothing more")
+        raise StorageError(f"storage {quoted(text)}: the driver is psycopg: write postgresql:// and nothing more")
 
 
 def lasting(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from peftsweep.aside import make_temporary
 from peftsweep.errors import TrackingError
-from peftsweep.masking import masked
+from peftsweep.masking import masked, remember
 from peftsweep.tracking.comparison import COMPARISON
 from peftsweep.tracking.contract import Outcome, Parent, Past
 from peftsweep.tracking.runs import PARENT, Runs, StudyRun, now, refused
@@ -42,6 +42,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, *, note: Callable[[str], None]) -> None:
+        remember(uri)
         self._uri, self._note = uri, note
         self._runs = Runs(uri)
         self._changed = threading.Condition()
