@@ -440,11 +440,19 @@ def test_mlflow_is_brought_level_after_a_kill_that_left_no_work(here: Home) -> N
     assert {run.info.status for run in here.runs()} == {"FINISHED"} and len(here.runs()) == 3
 
 
-def test_an_enqueued_trial_is_run(here: Home) -> None:
+def test_an_enqueued_trial_is_run_and_one_outside_the_space_fails_alone(here: Home) -> None:
     result = here.run(here.study(), trials=1)
     result.study.enqueue_trial({"learning_rate": 0.005, "rank": 4})
-    again = here.run(here.study(), trials=2)
-    assert again.counts == {"complete": 2} and again.study.trials[1].params == {"learning_rate": 0.005, "rank": 4}
+    result.study.enqueue_trial({"rank": 3})
+    said = io.StringIO()
+    again = here.run(here.study(), trials=4, slots=1, progress=PlainProgress(said))
+    assert again.counts == {"complete": 3, "failed": 1}
+    assert again.study.trials[1].params == {"learning_rate": 0.005, "rank": 4}
+    reason = "rank: expected one of 2, 4, got 3"
+    assert again.study.trials[2].user_attrs["reason"] == reason and said.getvalue().count(reason) == 1
+    (run,) = [run for run in here.runs() if run.data.tags.get("peftsweep.trial") == "2"]
+    assert (run.info.status, run.data.tags["peftsweep.reason"]) == ("FAILED", reason)
+    assert here.run(here.study(), trials=4).seconds == {}
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])

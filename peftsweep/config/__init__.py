@@ -18,7 +18,7 @@ from peftsweep.config.sections import (
     TrainConfig,
     number_type,
 )
-from peftsweep.config.study import StudyConfig
+from peftsweep.config.study import StudyConfig, strangers
 
 __all__ = [
     "METHOD_KEYS",
@@ -40,4 +40,5 @@ __all__ = [
     "folders_of_studies",
     "load",
     "number_type",
+    "strangers",
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from peftsweep.errors import StorageError
 from peftsweep.folders import inside
@@ -117,9 +119,20 @@ class Studies:
         """Trials whose process died. To be asked by the holder of the study's lease, when no trial of its own runs."""
         return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
+    def begin(self, study: optuna.Study, user_attrs: dict[str, Any]) -> optuna.Trial:
+        """A new trial that has these attributes from its first moment on, whatever waits to be asked for."""
+        new = create_trial(state=TrialState.RUNNING, user_attrs=user_attrs)
+        return optuna.Trial(study, self.storage.create_new_trial(study._study_id, new))
+
     def adopt(self, study: optuna.Study, number: int) -> optuna.Trial:
         """A running trial, to be gone on with under its own number."""
-        return optuna.Trial(study, study.trials[number]._trial_id)
+        return optuna.Trial(study, next(t._trial_id for t in study.get_trials(deepcopy=False) if t.number == number))
+
+    def give(self, trial: optuna.Trial, name: str, value: Any, distribution: BaseDistribution) -> None:
+        """Store a parameter of a running trial. Optuna's own call refuses it where a trial of another program has the
+        same name with another distribution."""
+        stored = distribution.to_internal_repr(value)
+        self.storage._set_trial_param(trial._trial_id, name, stored, distribution, distribution)
 
 
 def exists(url: str) -> bool:

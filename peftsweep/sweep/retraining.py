@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 
 from peftsweep import report, search
 from peftsweep.config import StudyConfig, TrainConfig, load
@@ -26,10 +26,11 @@ from peftsweep.progress import Progress, Silent
 from peftsweep.report import ADAPTER, is_over, ranked
 from peftsweep.stopping import Stop, stopped_by_signals
 from peftsweep.storage import RETRAINED, Studies, guarded, masked
-from peftsweep.sweep import artifacts
+from peftsweep.sweep import artifacts, asking
+from peftsweep.sweep.asking import UnfitError
 from peftsweep.sweep.opening import check_same, open_study
 from peftsweep.sweep.running import at_least, check, hushed
-from peftsweep.sweep.seeds import OF, REPLICATE, complete, means, seeds_begun, summarised
+from peftsweep.sweep.seeds import OF, REPLICATE, complete, is_seed, means, seeds_begun, summarised
 from peftsweep.sweep.source import StudySource
 from peftsweep.sweep.training import train
 from peftsweep.tracking import Tracker
@@ -193,20 +194,22 @@ class SeedSource(StudySource):
         return [self.config.hyperparameters(search.decode(self.config, trial.params)) for trial in trials]
 
     def ask(self) -> optuna.Trial:
-        """The next one that is wanted, made with all its hyperparameters at once."""
+        """The next one that is wanted."""
         picked, replicate = self.wanted.popleft()
-        seed = search.replicate_seed(self.config.train.seed, replicate)
-        begun = create_trial(
-            state=TrialState.RUNNING,
-            params=picked.params,
-            distributions=picked.distributions,
-            user_attrs={OF: picked.number, REPLICATE: replicate, "seed": seed},
-        )
-        self.study.add_trial(begun)
-        return self.studies.adopt(self.study, len(self.trials()) - 1)
+        return self.studies.begin(self.study, {OF: picked.number, REPLICATE: replicate})
+
+    def complete(self, asked: optuna.Trial) -> dict[str, Any]:
+        """As the trial of the study has them."""
+        picked = [trial for trial in self.main.get_trials(deepcopy=False) if trial.number == asked.user_attrs.get(OF)]
+        if not picked or not is_seed(asked.user_attrs):
+            raise UnfitError(["it is no seed of a configuration"])
+        return asking.complete(self.studies, self.config, asked, search.decode(self.config, picked[0].params))
+
+    def seed(self, asked: optuna.Trial) -> int:
+        return search.replicate_seed(self.config.train.seed, asked.user_attrs[REPLICATE])
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
-        own = self.trials()[trial.number].user_attrs
+        own = self.trial(trial.number).user_attrs
         return {"of trial": own[OF], "seed": own[REPLICATE], **super().sampled(trial)}
 
     def test_due(self) -> list[FrozenTrial]:
@@ -229,7 +232,7 @@ class SeedSource(StudySource):
 
     def seeds_of(self, number: int | None) -> list[FrozenTrial]:
         """The complete seeds of a configuration, the study's trial of this number."""
-        return complete([trial for trial in self.trials() if trial.user_attrs[OF] == number])
+        return complete([trial for trial in seeds_begun(self.study) if trial.user_attrs[OF] == number])
 
     def conclude(self) -> None:
         """In the study for those who read it, and for MLflow."""

@@ -69,8 +69,15 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
 
 
 def seeds_begun(seeds: optuna.Study) -> list[FrozenTrial]:
-    """Those that wait were wanted by an earlier call."""
-    return [trial for trial in seeds.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    """Those that wait were wanted by an earlier call; others that are no seeds did not come from one."""
+    trials = seeds.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state != TrialState.WAITING and is_seed(trial.user_attrs)]
+
+
+def is_seed(own: Mapping[str, Any]) -> bool:
+    """Whether a trial with these attributes is a seed of a configuration."""
+    of, replicate = own.get(OF), own.get(REPLICATE)
+    return isinstance(of, int) and isinstance(replicate, int) and replicate > 0
 
 
 def complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

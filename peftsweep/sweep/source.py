@@ -6,7 +6,8 @@ import math
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from peftsweep import search
-from peftsweep.config import METHOD_KEYS, StudyConfig, TrainConfig
+from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.data import Dataset
 from peftsweep.engine import Pack, Report, Result, Scores, SlotStatus, Trial
 from peftsweep.folders import inside
@@ -25,6 +26,7 @@ from peftsweep.report import ADAPTER, is_over, moments, ranked
 from peftsweep.stopping import Stop
 from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
+from peftsweep.sweep.asking import UnfitError, complete
 from peftsweep.sweep.describe import study_params
 from peftsweep.sweep.projection import Projection, stored
 from peftsweep.tracking import Tracker, now
@@ -56,7 +58,6 @@ class StudySource:
         self.progress, self.stop = progress, stop
         self.total = total if config.search.sampler != "grid" else min(total, search.grid_size(config))
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
-        self.distributions = search.distributions(config)
         pruner = config.search.pruner
         self.halving = None if pruner is None else search.Halving(pruner.reduction, pruner.min_evals)
         self.folder = studies.own_folder(config.name)
@@ -65,6 +66,9 @@ class StudySource:
             study.set_user_attr("total", self.total)
             self.projection.outdate()
         self.orphans = deque(trial.number for trial in studies.orphans(study))
+        for number in self.orphans:  # before any trial ends: by those that have ended they were, or are, drawn
+            with suppress(UnfitError):
+                self.complete(studies.adopt(study, number))
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
         self.all_given = False  # no trial is left to ask for; a free slot asks before every step
@@ -79,6 +83,9 @@ class StudySource:
 
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+    def trial(self, number: int) -> FrozenTrial:
+        return next(trial for trial in self.trials() if trial.number == number)
 
     def done(self) -> int:
         return sum(trial.state.is_finished() for trial in self.trials())
@@ -100,7 +107,7 @@ class StudySource:
 
     def _pause(self, asked: optuna.Trial) -> tuple[int, int]:
         """From the last that was kept of a trial to this moment, at which it goes on, in milliseconds since 1970."""
-        began, _ = moments(self.trials()[asked.number])
+        began, _ = moments(self.trial(asked.number))
         evaluated = [evaluation.get("at") or 0 for evaluation in asked.user_attrs.get("evaluations", ())]
         kept = int(1000 * artifacts.checkpointed(self.trial_folder(asked.number)))
         return max(began or 0, kept, *evaluated), now()
@@ -121,41 +128,68 @@ class StudySource:
     # TrialSource ----------------------------------------------------------------------------------------------------
 
     def next(self) -> Trial | None:
-        if self.stop.asked or self.all_given:
-            return None
-        if self.orphans:
-            number = self.orphans.popleft()
-            self.study.sampler = search.sampler(self.config, number)
-            asked = self.studies.adopt(self.study, number)
-            search.complete(asked, self.distributions)
-            asked.set_user_attr("pauses", [*asked.user_attrs.get("pauses", ()), self._pause(asked)])
-        elif self._begun() >= self.total or time.monotonic() >= self.deadline or self._exhausted():
-            self.all_given = True
-            return None
-        else:
-            # anew for each trial: what it draws does not depend on how often the study was stopped before
-            self.study.sampler = search.sampler(self.config, len(self.trials()))
-            asked = self.ask()
-            asked.set_user_attr("began", now())
-            # a database that was deleted may have left a trial of this number here
-            shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
-        params = self.config.hyperparameters(search.decode(self.config, asked.params))
-        seed = asked.user_attrs.get("seed", search.trial_seed(self.config.train.seed, asked.number))
-        asked.set_user_attr("params", self.hyperparameters(params))
-        asked.set_user_attr("seed", seed)
-        self.running[asked.number] = asked
-        self.shown = None
-        self.projection.begin(self.trials()[asked.number])
-        return Trial(asked.number, seed, params, self.trial_folder(asked.number))
+        while not (self.stop.asked or self.all_given):
+            if resumed := bool(self.orphans):
+                asked = self.studies.adopt(self.study, self.orphans.popleft())
+            elif self._begun() >= self.total or time.monotonic() >= self.deadline or self._exhausted():
+                self.all_given = True
+                break
+            else:
+                asked = self._new()
+            self.shown = None
+            try:
+                return self._start(asked, self.complete(asked), resumed=resumed)
+            except UnfitError as error:
+                self._refuse(asked, str(error))
+        return None
+
+    def _new(self) -> optuna.Trial:
+        asked = self.ask()
+        asked.set_user_attr("began", now())
+        # a database that was deleted may have left a trial of this number here
+        shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
+        return asked
 
     def ask(self) -> optuna.Trial:
-        """A new trial."""
-        return self.study.ask(fixed_distributions=self.distributions)
+        """A new trial, or one that was enqueued; it has no parameters yet but what a person gave it."""
+        return self.study.ask()
+
+    def complete(self, asked: optuna.Trial) -> dict[str, Any]:
+        """A trial's parameters; it is given those that it lacks.
+
+        Raises:
+            UnfitError: it cannot be trained.
+        """
+        return complete(self.studies, self.config, asked, asked.user_attrs.get("params", {}))
+
+    def seed(self, asked: optuna.Trial) -> int:
+        """Of a trial's first weights, order of batches and dropout."""
+        return search.trial_seed(self.config.train.seed, asked.number)
+
+    def _start(self, asked: optuna.Trial, drawn: Mapping[str, Any], *, resumed: bool) -> Trial:
+        params, seed = self.config.hyperparameters(search.decode(self.config, drawn)), self.seed(asked)
+        if resumed:
+            asked.set_user_attr("pauses", [*asked.user_attrs.get("pauses", ()), self._pause(asked)])
+        asked.set_user_attr("params", search.described(self.config, params))
+        asked.set_user_attr("seed", seed)
+        self.running[asked.number] = asked
+        self.projection.begin(self.trial(asked.number))
+        return Trial(asked.number, seed, params, self.trial_folder(asked.number))
+
+    def _refuse(self, asked: optuna.Trial, reason: str) -> None:
+        """End a trial that cannot be trained, with the reason; the others go on."""
+        asked.set_user_attr("reason", reason)
+        asked.set_user_attr("ended", now())
+        self.study.tell(asked, state=TrialState.FAIL)
+        ended = self.trial(asked.number)
+        self.projection.begin(ended)
+        self.projection.end(ended)
+        self.progress.ended(asked.number, "failed", None, reason, {}, 0.0)
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
         at: dict[int, tuple[int, float]] = {}
         kept: set[int] = set()
-        known = self.trials()
+        known = {trial.number: trial for trial in self.trials()}
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores[self.config.search.objective]
@@ -203,7 +237,7 @@ class StudySource:
         value = scores.get(self.config.search.objective)
         self.study.tell(asked, value if result.state == "complete" else None, state=STATES[result.state])
         trials = self.trials()
-        self.projection.end(trials[trial.number])
+        self.projection.end(self.trial(trial.number))
         artifacts.drop_checkpoints(trial.folder)
         self.tidy(trials)
         self.progress.ended(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
@@ -281,17 +315,10 @@ class StudySource:
         """
         return inside(self.folder, artifacts.trial_folder(self.folder, number))
 
-    def hyperparameters(self, params: TrainConfig) -> dict[str, Any]:
-        """Those that this method has."""
-        foreign = frozenset().union(*METHOD_KEYS.values()) - METHOD_KEYS[self.config.method]
-        named = {key: value for key, value in params.model_dump(mode="json").items() if key not in foreign}
-        if "rank" in named and params.alpha is None:
-            named["alpha"] = 2.0 * params.rank
-        return named
-
     def sampled(self, trial: Trial) -> dict[str, Any]:
         """Those that the search chose."""
-        return {key: value for key, value in self.hyperparameters(trial.params).items() if key in self.config.space}
+        own = search.described(self.config, trial.params)
+        return {key: value for key, value in own.items() if key in self.config.space}
 
     def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[FrozenTrial]) -> float | None:
         """Seconds until the study is done, if coming trials take as long as those that ended."""

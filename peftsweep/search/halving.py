@@ -1,0 +1,60 @@
+"""Which trials of a pack go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optuna.study import Study
+from optuna.trial import TrialState
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Asynchronous successive halving (Li et al., 2020, https://arxiv.org/abs/1810.05934) for slots that run in step.
+
+    At the evaluations `min_evals · reductionⁱ`, the rungs, a trial goes on if its score is among the best
+    `max(1, n // reduction)` of the n that have come to this rung so far; equal scores go on together. Optuna's own
+    pruner compares a trial with those that asked before it, so that in a pack the order of the calls would decide.
+
+    Example:
+        >>> [index for index in range(1, 30) if Halving(reduction=3, min_evals=1).is_rung(index)]
+        [1, 3, 9, 27]
+    """
+
+    reduction: int = 3
+    min_evals: int = 1
+
+    def is_rung(self, index: int) -> bool:
+        """Whether trials are pruned at the index-th evaluation (from 1)."""
+        rung = self.min_evals
+        while rung < index:
+            rung *= self.reduction
+        return rung == index
+
+    def decide(self, at: Mapping[int, tuple[int, float]], study: Study) -> dict[int, bool]:
+        """Which trials go on.
+
+        Args:
+            at: trial number -> (index of the evaluation it has just had, macro-F1), for all slots that were evaluated
+                in this step and are to be decided about.
+            study: where the values of all of them have been reported already.
+
+        Returns:
+            True for each trial that goes on. A score that is not finite never does.
+        """
+        rungs = {index for index, _ in at.values() if self.is_rung(index)}
+        bars = {index: self._bar(index, study) for index in rungs}
+        return {
+            number: math.isfinite(score) and score >= bars.get(index, -math.inf)
+            for number, (index, score) in at.items()
+        }
+
+    def _bar(self, index: int, study: Study) -> float:
+        """The lowest score that passes the rung."""
+        states = (TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE)
+        trials = study.get_trials(deepcopy=False, states=states)
+        reported = [t.intermediate_values[index] for t in trials if index in t.intermediate_values]
+        scores = sorted((score if math.isfinite(score) else -math.inf for score in reported), reverse=True)
+        return scores[max(1, len(scores) // self.reduction) - 1] if scores else -math.inf

@@ -1,0 +1,91 @@
+"""A study file's space in Optuna's terms, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from peftsweep.config import Range, StudyConfig, TrainConfig, number_type, strangers
+
+Scalar = str | int | float | bool | None  # what Optuna stores
+
+
+def distributions(study: StudyConfig) -> dict[str, BaseDistribution]:
+    """The space by Optuna's parameter names, for `study.ask(fixed_distributions=…)`.
+
+    `rank: {low: 4, high: 64, log2: true}` becomes the whole number `log2_rank` from 2 to 6: unlike a list of choices
+    it may be made wider when the study goes on.
+    """
+    return {parameter(name, entry): _distribution(name, entry) for name, entry in study.space.items()}
+
+
+def decode(study: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of `TrainConfig` from a trial's Optuna parameters; others than the space's are ignored."""
+    sampled = {}
+    for name, entry in study.space.items():
+        known = parameter(name, entry)
+        if known in params:
+            sampled[name] = _decoded(name, entry, params[known])
+    return sampled
+
+
+def candidates(study: StudyConfig, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
+    """Hyperparameters that bound what trials may ask for: one end of every range, with every choice once."""
+    ends: dict[str, Any] = {}
+    for name, entry in study.space.items():
+        kind = number_type(name)
+        if not isinstance(entry, Range):
+            ends[name] = entry[0]
+        elif kind is not None:
+            ends[name] = kind(getattr(entry, end))
+    bounds = [study.hyperparameters(ends)]
+    for name, entry in study.space.items():
+        if not isinstance(entry, Range):
+            bounds += [study.hyperparameters(ends | {name: choice}) for choice in entry[1:]]
+    return bounds
+
+
+def described(study: StudyConfig, params: TrainConfig) -> dict[str, Any]:
+    """All hyperparameters that the study's method has, sampled and fixed, as JSON."""
+    named = {k: v for k, v in params.model_dump(mode="json").items() if k not in strangers(study.method)}
+    if "rank" in named and params.alpha is None:
+        named["alpha"] = 2.0 * params.rank
+    return named
+
+
+def parameter(name: str, entry: Range | Sequence[Any]) -> str:
+    """Optuna's name of a hyperparameter."""
+    return f"log2_{name}" if isinstance(entry, Range) and entry.log2 else name
+
+
+def _distribution(name: str, entry: Range | Sequence[Any]) -> BaseDistribution:
+    if not isinstance(entry, Range):
+        return CategoricalDistribution([encoded(choice) for choice in entry])
+    if entry.log2:
+        return IntDistribution(exponent(entry.low), exponent(entry.high))
+    if number_type(name) is int:
+        return IntDistribution(int(entry.low), int(entry.high), log=entry.log, step=int(entry.step or 1))
+    step = None if entry.step is None else float(entry.step)
+    return FloatDistribution(float(entry.low), float(entry.high), log=entry.log, step=step)
+
+
+def exponent(power: float) -> int:
+    return math.frexp(power)[1] - 1
+
+
+def encoded(choice: Any) -> Any:
+    """A choice as Optuna stores it: lists of module names as JSON text."""
+    return json.dumps(list(choice)) if isinstance(choice, (list, tuple)) else choice
+
+
+def _decoded(name: str, entry: Range | Sequence[Any], value: Any) -> Any:
+    if isinstance(entry, Range):
+        number = 2.0**value if entry.log2 else value
+        return int(number) if number_type(name) is int else float(number)
+    if isinstance(value, str) and value.startswith("["):
+        return tuple(json.loads(value))
+    return value

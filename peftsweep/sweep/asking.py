@@ -1,0 +1,51 @@
+"""The parameters of a trial that is to be trained: given, drawn, or drawn again after a process died."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from peftsweep import search
+from peftsweep.config import StudyConfig
+from peftsweep.quoting import quoted
+from peftsweep.storage import Studies
+
+FIXED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
+MOST = 4  # reasons in one line
+
+
+class UnfitError(Exception):
+    """Why a trial cannot be trained, in a line."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        more = f"; and {len(reasons) - MOST} more" if len(reasons) > MOST else ""
+        super().__init__("; ".join(reasons[:MOST]) + more)
+
+
+def complete(studies: Studies, config: StudyConfig, trial: optuna.Trial, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a trial the parameters that it lacks, and store them; returns all.
+
+    Args:
+        known: hyperparameters that an earlier process kept of it.
+
+    Raises:
+        UnfitError: it was enqueued, or made by another program, with parameters that are not in the space.
+    """
+    stored = trial.storage.get_trial(trial._trial_id)
+    enqueued = stored.system_attrs.get(FIXED, {})
+    if not isinstance(enqueued, dict):
+        raise UnfitError([f"it was enqueued with {quoted(enqueued)} in place of parameters by name"])
+    fixed, wrong = search.given(config, enqueued)
+    own, others = search.given(config, stored.params)
+    differing = [name for name in fixed.keys() & own.keys() if fixed[name] != own[name]]
+    reasons = wrong + others + [f"{name}: enqueued with {fixed[name]}, stored with {own[name]}" for name in differing]
+    if reasons:
+        raise UnfitError(list(dict.fromkeys(reasons)))
+    before, _ = search.given(config, {name: known[name] for name in config.space if name in known})
+    params = search.drawn(config, trial.study, stored, before | fixed | own, fixed)
+    for name, distribution in search.distributions(config).items():
+        if name not in stored.params:
+            studies.give(trial, name, params[name], distribution)
+    return params
