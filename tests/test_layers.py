@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,8 +84,13 @@ def room(module: str) -> str:
     return module.removeprefix("peftsweep").lstrip(".").partition(".")[0]
 
 
-def imports() -> Iterator[Import]:
+@cache
+def imports() -> list[Import]:
     """Every import in peftsweep/, those inside functions too."""
+    return list(_imports())
+
+
+def _imports() -> Iterator[Import]:
     for file in sorted(PACKAGE.rglob("*.py")):
         here = file.relative_to(PACKAGE)
         tree = ast.parse(file.read_text(encoding="utf-8"))
