@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz.data_files import DataFiles
+from tests.fuzz.databases import Databases
+from tests.fuzz.folders import Folders
 from tests.fuzz.running import Kind
 from tests.fuzz.study_files import StudyFiles
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles, DataFiles)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles, DataFiles, Databases, Folders)}
 
 
 def made(home: Path, names: Sequence[str]) -> list[Kind]:

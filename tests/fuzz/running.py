@@ -8,6 +8,7 @@ import random
 import shlex
 import shutil
 import signal
+import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from peftsweep.errors import PeftsweepError
 
 Plan = dict[str, Any]  # JSON: what is to be done with an input, besides its files
 SECONDS = 5.0  # of CPU that an input may take
+PATIENCE = 60.0  # seconds on the clock
 LONGEST = 20_000  # characters of a message
 
 
@@ -142,17 +144,20 @@ def _check_outside(case: Path) -> None:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Seconds of CPU, so that a busy machine makes no failures."""
+    """Seconds of CPU, so that a busy machine makes no failures; many more on the clock, for what waits for ever."""
 
     def late(number: int, frame: Any) -> None:
-        raise TooSlowError(f"more than {SECONDS:g} s of CPU")
+        raise TooSlowError(f"more than {SECONDS:g} s of CPU, or {PATIENCE:g} s in all")
 
     before = signal.signal(signal.SIGPROF, late)
+    waker = threading.Timer(PATIENCE, signal.pthread_kill, (threading.get_ident(), signal.SIGPROF))
+    waker.start()
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        waker.cancel()
         signal.signal(signal.SIGPROF, before)
 
 

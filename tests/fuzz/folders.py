@@ -1,0 +1,131 @@
+"""Exported folders: a file spoilt, added, gone or replaced, with the digests that were or with new ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from peftsweep import exported
+from peftsweep.exported import manifest
+from tests.fuzz import raw, trees, values
+from tests.fuzz.running import Kind, Plan
+from tests.studies import Home, home
+from tests.tiny import tiny_rows, write
+
+TEXTS = ["the joy and anger of it", "sadness", "", "<pad> <mask> joy", "x" * 2000]
+ADDED = [
+    "config.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "pytorch_model.bin",
+    "adapter_model.bin",
+]
+ADDED += ["modeling.py", ".hidden", "chat_template.jinja", "added_tokens.json", "special_tokens_map.json", "x.pt"]
+ADDED += ["model.safetensors.index.json", "generation_config.json", "notes.md", "rows.csv", "\x1b[2J", "é" * 100]
+TARGETS = ["/dev/null", "/dev/zero", "/etc/passwd", "..", ".", "nowhere", "peftsweep.json", "README.md"]
+
+
+class Folders(Kind):
+    """LoRA's and IA³'s adapters, and a merged model."""
+
+    name, share = "folders", 15
+
+    def __init__(self, folder: Path) -> None:
+        self.home = home(folder)
+        several = {"labels": ["anger", "joy", "sadness"]}
+        for name, seed in (("train", 1), ("dev", 2)):
+            write(folder / f"{name}-several.csv", tiny_rows(several["labels"], 24, seed))
+        files = {"train": str(folder / "train-several.csv"), "validation": str(folder / "dev-several.csv")}
+        space = {"space": {"learning_rate": [1e-2, 5e-3]}}
+        for study in (self.home.study(), self.home.study("several", method="ia3", data=several | files, **space)):
+            self.home.run(study, trials=1)
+        for name, study, merge in (("lora", "small", False), ("ia3", "several", False), ("merged", "several", True)):
+            exported.export(study, folder / "out" / name, storage=self.home.storage, merge=merge)
+
+    def make(self, rng: random.Random, folder: Path) -> Plan:
+        which = rng.choice(["lora", "lora", "ia3", "merged"])
+        shutil.copytree(self.home.folder / "out" / which, folder / "out")
+        how = rng.choice(["told", "forged", "forged"])
+        done = [_spoilt(folder / "out", rng) for _ in range(rng.choice([1, 1, 1, 2]))]
+        if how == "forged":
+            forge(folder / "out")
+        return {"which": which, "how": how, "done": done, "view": rng.choice(["texts", "texts", "file", "again"])}
+
+    def use(self, folder: Path, plan: Plan) -> None:
+        out = folder / "out"
+        if plan["view"] == "texts":
+            exported.Classifier(out).predict(TEXTS)
+        elif plan["view"] == "file":
+            write(folder / "new.csv", [{"text": text or "x", "n": n} for n, text in enumerate(TEXTS)])
+            exported.predict_file(out, folder / "new.csv", folder / "labelled.csv")
+        else:
+            exported.read(out)
+            storage, before = Home(self.home.folder).storage, _files(out)
+            if "notes.md" in before:
+                return
+            exported.export("small", out, storage=storage, force=True)
+
+
+def _files(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def _spoilt(folder: Path, rng: random.Random) -> str:
+    """Spoil one file; says which, and how."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.is_symlink())
+    what = rng.choice(["tree"] * 6 + ["bytes", "bytes", "added", "gone", "link", "folder", "other"])
+    if what == "added" or not files:
+        name = rng.choice(ADDED)
+        (folder / name).write_bytes(rng.choice([b"", b"{}", b"x", json.dumps(values.value(rng)).encode()]))
+        return f"{name}: added"
+    file = rng.choice(files)
+    if what == "tree":
+        file.write_bytes(_tree(file.read_bytes(), file.suffix, rng))
+    elif what == "bytes":
+        file.write_bytes(raw.mutated(file.read_bytes(), rng))
+    elif what == "other":
+        file.write_bytes(rng.choice(files).read_bytes())
+    else:
+        file.unlink()
+        if what == "link":
+            file.symlink_to(rng.choice(TARGETS))
+        elif what == "folder":
+            file.mkdir() if rng.random() < 0.7 else os.mkfifo(file)
+    return f"{file.name}: {what}"
+
+
+def _tree(data: bytes, ending: str, rng: random.Random) -> bytes:
+    """JSON, or the JSON at the head of safetensors, spoilt as data."""
+    try:
+        if ending == ".json":
+            return json.dumps(trees.mutated(json.loads(data), rng)).encode()
+        if ending == ".safetensors":
+            (length,) = struct.unpack("<Q", data[:8])
+            head = json.dumps(trees.mutated(json.loads(data[8 : 8 + length]), rng)).encode()
+            return struct.pack("<Q", len(head)) + head + data[8 + length :]
+    except (ValueError, struct.error):  # spoilt before
+        pass
+    return raw.mutated(data, rng)
+
+
+def forge(folder: Path) -> None:
+    """Give the manifest new digests, as far as it is one, so that what is behind it is read too."""
+    file = folder / manifest.NAME
+    if not file.is_file() or file.is_symlink():
+        return
+    try:
+        found: Any = json.loads(file.read_bytes())
+        files = [each for each in folder.iterdir() if each.is_file() and each.resolve().parent == folder.resolve()]
+        found["files"] = {each.name: manifest.digest_of(each) for each in files if each.name not in manifest.FREE}
+        manifest.Manifest.model_validate_json(json.dumps(found)).write(folder)
+    except (OSError, ValueError, TypeError, ValidationError):
+        return
