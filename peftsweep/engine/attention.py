@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.engine.rows import Group, Rows
+from peftsweep.models import unsupported
 
 ATTENTION = "peftsweep_rows"  # the name under which transformers finds `attend`
 PLAIN = 128  # tokens, up to which a CPU takes plain products
@@ -84,7 +85,7 @@ def giving(result: Tensor) -> Iterator[None]:
 
 def has_kernel(model: Any) -> bool:
     """Whether there is a kernel for attention in this model, where it lies."""
-    config, weights = model.config, next(model.parameters())
+    config, weights = model.config.get_text_config(), next(model.parameters())
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = getattr(config, "dtype", None) or weights.dtype
     if weights.device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or size % 8 or size > 256:
@@ -104,7 +105,11 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each text: query [1, heads, T, d] → [1, T, heads, d]."""
+    """Attention within each text: query [1, heads, T, d] → [1, T, heads, d].
+
+    Raises:
+        ModelError: attention of a kind that is not supported.
+    """
     if _now.given is not None:
         return _now.given, None
     result = _within_texts(module, query, key, value, sliding_window, is_causal, scaling, kwargs)
@@ -125,7 +130,9 @@ def _within_texts(
 ) -> Tensor:
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     if kwargs.get("softcap") is not None:
-        raise ValueError("attention with a soft cap")
+        raise unsupported(module, "attention with a soft cap")
+    if kwargs.get("s_aux") is not None:
+        raise unsupported(module, "attention with sinks")
     rows = _now.rows
     if rows.spans is None and rows.ends is None:
         return _in_groups(module, query, key, value, rows, causal, sliding_window, scaling, kwargs)

@@ -6,7 +6,6 @@ works as its authors wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from peftsweep.config import TrainConfig
-from peftsweep.errors import ModelError
 from peftsweep.methods import PackedLayer, Pass, Texts
 
 
@@ -81,18 +79,3 @@ class PooledTexts(nn.Module):
         hidden = self.current.pooled
         pooled = None if self.pooler is None else self.pooler(hidden)
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=pooled)
-
-
-def head_linears(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Paths of the head's linear layers, outermost last.
-
-    Raises:
-        ModelError: the head has parameters outside linear layers, which slots could not hold.
-    """
-    for name in names:
-        module = model.get_submodule(name)
-        if not isinstance(module, nn.Linear):
-            raise ModelError(
-                f"the head of {type(model).__name__} has a {type(module).__name__} ({name}): not supported"
-            )
-    return list(names)

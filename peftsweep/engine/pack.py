@@ -25,6 +25,7 @@ from peftsweep.engine.limits import Limits, Note, silent
 from peftsweep.engine.memory import Relief, Share, telling_full_memory
 from peftsweep.engine.optimizer import Turn
 from peftsweep.engine.packing import Packed
+from peftsweep.engine.proof import samples_of
 from peftsweep.engine.rows import Corpus, Places, Text, batch_of
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Part, Slot
@@ -83,9 +84,9 @@ class Pack:
         self.limits, self.compiled = Limits() if limits is None else limits, compiled
         self.objective, self.note = objective, note
         self.device = next(model.parameters()).device
-        samples = sorted(validation.input_ids[:64], key=len)
+        samples = samples_of((train.input_ids, validation.input_ids), model)
         mean = float(np.mean([len(text) for text in train.input_ids]))
-        self.packed = Packed(model, method, candidates, slots, samples[:: max(1, len(samples) // 12)], mean)
+        self.packed = Packed(model, method, candidates, slots, samples, mean)
         self.stack: Stack = self.packed.stack
         self.corpus, self.unseen = (self.packed.corpus(split.input_ids) for split in (train, validation))
         self.lays_ahead = self.device.type == "cuda"

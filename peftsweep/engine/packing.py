@@ -16,17 +16,16 @@ from torch.utils.hooks import RemovableHandle
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine.attention import ATTENTION, forward_rows, has_kernel
-from peftsweep.engine.head import PooledTexts, StackedLinear, head_linears
+from peftsweep.engine.head import PooledTexts, StackedLinear
 from peftsweep.engine.last_block import PooledForward
-from peftsweep.engine.memory import telling_full_memory
+from peftsweep.engine.proof import plain_logits, prove
 from peftsweep.engine.rows import Attention, Corpus, Pooling, Rows, Text, lay
 from peftsweep.engine.stack import Stack
 from peftsweep.errors import ModelError
 from peftsweep.methods import Masks, Method, PackedLayer, Pass
-from peftsweep.models import head_names, is_4bit, nf4_parts
+from peftsweep.models import check_supported, head_names, is_4bit, nf4_parts, refusing, text_part, unsupported
 
 SHORT = 128  # tokens of a mean text, up to which attention takes tiles of several texts
-ALIKE = {True: 2e-3, False: 0.1}  # by whether it computes in fp32: logits packed and text by text, of their largest
 
 
 class Packed:
@@ -53,17 +52,20 @@ class Packed:
         samples: Sequence[Text],
         mean: float,
     ) -> None:
+        check_supported(model)
         self.model = model
         self.device = next(model.parameters()).device
         self.pooling = _pooling(model)
-        expected = _plain_logits(model, samples, self.pooling.pad_token_id)
+        self.before: str = model.config._attn_implementation
+        self._check_attention()
+        expected = plain_logits(model, samples, self.pooling.pad_token_id)
         fused = _runs_triton(self.device)
         may_drop = any(params.dropout > 0 for params in candidates)
         self.current = Pass([0.0] * slots, self.device, fused, may_drop)
         # One for all of the pack's passes, so that it is the one that is proven (before anything is compiled).
         kernel: Attention = "tiles" if mean <= SHORT else "varlen"
         self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
-        self.heads = head_linears(model, head_names(model))
+        self.heads = head_names(model)
         targets = {path for params in candidates for path in method.targets(params)}
         layers: list[PackedLayer] = []
         for path in (path for path in method.linears if path in targets):
@@ -73,13 +75,14 @@ class Packed:
                 layers[-1].frozen = nf4_parts(inner)
         for path in self.heads:
             head = StackedLinear(model.get_submodule(path), path, len(layers), self.current, slots)
-            head.std = float(getattr(model.config, "initializer_range", StackedLinear.std))
+            head.std = float(getattr(model.config.get_text_config(), "initializer_range", StackedLinear.std))
             layers.append(head)
         self.stack = Stack(layers, slots, self.device)  # before the model is touched: it may not fit
         for layer in layers:
             model.set_submodule(layer.name, layer)
         prefix = model.base_model_prefix
         self.backbone: nn.Module = getattr(model, prefix)
+        self.reader: nn.Module = model.get_submodule(text_part(model))
         self.pooled = PooledTexts(getattr(self.backbone, "pooler", None), self.current)
         if self.pooled.pooler is not None:
             self.backbone.pooler = None
@@ -87,17 +90,26 @@ class Packed:
         self.head: nn.Module = copy.copy(model)
         self.head._modules = dict(model._modules)
         setattr(self.head, prefix, self.pooled)
-        self.before: str = model.config._attn_implementation
         self.hooks: list[RemovableHandle] = []
         self.last: PooledForward | None = None
         try:
             model.set_attn_implementation(ATTENTION)
             before = _state(model)
-            self._settle_last_block(samples, expected)
+            widest = max(candidates, key=lambda params: params.rank)
+            self._settle_last_block(widest.model_copy(update={"dropout": 0.0}), samples, expected)
             self.keeps_state = _state(model) != before
         except BaseException:
             self.release()
             raise
+
+    def _check_attention(self) -> None:
+        """Whether the model lets its attention be chosen."""
+        with refusing(self.model, "its attention cannot be chosen"):
+            self.model.set_attn_implementation(ATTENTION)
+            chosen = self.model.config._attn_implementation == ATTENTION
+            self.model.set_attn_implementation(self.before)
+        if not chosen:
+            raise unsupported(self.model, "it has an attention of its own, in which the texts of one row would mix")
 
     def release(self) -> None:
         """Put the base's own layers, pooler and attention back."""
@@ -105,7 +117,7 @@ class Packed:
             self.backbone.pooler = self.pooled.pooler
         for layer in self.stack.layers:
             self.model.set_submodule(layer.name, layer.inner)
-        for block in _blocks(self.backbone):
+        for block in _blocks(self.reader):
             block._compiled_call_impl = None
         if self.last is not None:
             self.last.remove()
@@ -157,10 +169,10 @@ class Packed:
         """
         if self.attention == "padded" or self.hooks:
             return
-        blocks = _blocks(self.backbone)
+        blocks = _blocks(self.reader)
         # The first block's input would be the only one without a gradient.
         self.hooks = [self.model.get_input_embeddings().register_forward_hook(_with_gradient)]
-        for part in self.backbone.children():  # embeddings, rotations
+        for part in self.reader.children():  # embeddings, rotations
             if not set(part.modules()) & set(blocks):
                 self.hooks.append(part.register_forward_hook(_gives_any_length))
         if self.last is not None:
@@ -172,76 +184,38 @@ class Packed:
 
     # Proof ----------------------------------------------------------------------------------------------------------
 
-    def _settle_last_block(self, samples: Sequence[Text], expected: Tensor) -> None:
+    def _settle_last_block(self, params: TrainConfig, samples: Sequence[Text], expected: Tensor) -> None:
         """Run the last block for the pooled tokens alone, unless that gives other logits or an error: where one block
         is run more than once, say."""
-        if blocks := _blocks(self.backbone):
+        if blocks := _blocks(self.reader):
             self.last = PooledForward(blocks[-1], self.current)
             alike = True
             try:
-                self._prove(samples, expected)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:  # whatever a base's own code makes of fewer rows
+                self._prove(params, samples, expected)
+            except ModelError:  # whatever a base's own code makes of fewer rows
                 alike = False
             if not (alike and self.last.reached):
                 self.last.remove()
                 self.last = None
         if self.last is None:
-            self._prove(samples, expected)
+            self._prove(params, samples, expected)
 
-    def _prove(self, samples: Sequence[Text], expected: Tensor) -> None:
-        """The packed model with the plain model's own head and no adapter must give the plain model's logits, and no
-        text may see another."""
-        what = type(self.model).__name__
-        if self.model.config._attn_implementation != ATTENTION:
-            raise ModelError(f"{what} has an attention of its own, in which texts of one row would mix: not supported")
-        for place in self.stack.places:
-            if place.layer.name in self.heads:
-                place.layer.stacked[place.name].data[0].copy_(getattr(place.layer.inner, place.name))
+    def _prove(self, params: TrainConfig, samples: Sequence[Text], expected: Tensor) -> None:
+        """With adapters on every layer, as a trial begins: before its first step they change nothing."""
+        every = frozenset(layer.name for layer in self.stack.layers)
+        self.stack.start(0, params, every, torch.Generator().manual_seed(0))
         try:
-            with telling_full_memory():
-                got, leak = self._tried(samples)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
-            said = str(error).strip().splitlines()[:1] or [""]
-            raise ModelError(f"{what} cannot be trained in a pack: {type(error).__name__}: {said[0]}") from error
+            for place in self.stack.places:
+                if place.layer.name in self.heads:
+                    place.layer.stacked[place.name].data[0].copy_(getattr(place.layer.inner, place.name))
+            prove(self.model, samples, expected, self._in_one_row)
         finally:
-            for matrix in (self.stack.weights, self.stack.grads):
-                matrix.zero_()
-        if got.shape != expected.shape:
-            raise ModelError(f"{what} gives logits {tuple(got.shape)} for {tuple(expected.shape)}: not supported")
-        if leak != 0:
-            raise ModelError(f"{what}: the texts of one row see each other: this architecture is not supported")
-        exact = next(self.model.parameters()).dtype == torch.float32
-        worst = float((got - expected).abs().max() / expected.abs().max())
-        if not worst <= ALIKE[exact]:
-            raise ModelError(
-                f"{what} gives other logits packed than text by text (off by {worst:.2%} of the largest): "
-                "this architecture is not supported"
-            )
+            self.stack.clear(0)
 
-    def _tried(self, samples: Sequence[Text]) -> tuple[Tensor, float]:
-        """Logits of some texts in one row, and how much those of the middle one depend on the tokens of the others: not
-        at all, to the last bit, in any precision."""
-        embedded: list[Tensor] = []
-
-        def watch(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            embedded.append(output.requires_grad_())
-
-        hook = self.model.get_input_embeddings().register_forward_hook(watch)
-        try:
-            rows = self.lay([0], [np.arange(len(samples))], self.corpus(samples))
-            logits = self.logits(rows, self.current.nothing)  # as in training, with no dropout
-            logits = logits[: len(samples)]
-            middle = len(samples) // 2
-            (grad,) = torch.autograd.grad(logits[middle].sum(), embedded[0])  # [1, T, d]
-        finally:
-            hook.remove()
-        start, stop = (sum(map(len, samples[:count])) for count in (middle, middle + 1))
-        others = torch.cat([grad[0, :start], grad[0, stop:]])  # what fills rows up, too
-        return logits.detach(), float(others.abs().max()) if others.numel() else 0.0
+    def _in_one_row(self, texts: Sequence[Text]) -> Tensor:
+        """Logits [n, C] of some texts, by the first slot."""
+        rows = self.lay([0], [np.arange(len(texts))], self.corpus(texts))
+        return self.logits(rows, self.current.nothing)[: len(texts)]
 
 
 def _runs_triton(device: torch.device) -> bool:
@@ -272,28 +246,14 @@ def _of_any_length(tensors: Iterable[Any], dim: int = 1) -> None:
             torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 
-def _blocks(backbone: nn.Module) -> list[nn.Module]:
+def _blocks(reader: nn.Module) -> list[nn.Module]:
     """The repeated layers of a transformer: its longest list of modules."""
-    lists = [list(part) for part in backbone.modules() if isinstance(part, nn.ModuleList)]
+    lists = [list(part) for part in reader.modules() if isinstance(part, nn.ModuleList)]
     return max(lists, key=len, default=[])
 
 
 def _pooling(model: Any) -> Pooling:
-    pad = model.config.pad_token_id
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
     shifted = hasattr(embeddings, "create_position_ids_from_input_ids")  # RoBERTa counts from pad_token_id + 1
-    return Pooling(last=hasattr(model, "score"), pad_token_id=int(pad or 0), first_position=pad + 1 if shifted else 0)
-
-
-@torch.no_grad()
-def _plain_logits(model: Any, samples: Sequence[Text], pad: int) -> Tensor:
-    """Logits [n, C] of the untouched model, in its own padded batch."""
-    longest = max(map(len, samples))
-    ids = torch.full((len(samples), longest), pad)
-    mask = torch.zeros_like(ids)
-    for i, text in enumerate(samples):
-        ids[i, : len(text)] = torch.from_numpy(text)
-        mask[i, : len(text)] = 1
-    device = next(model.parameters()).device
-    logits: Tensor = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-    return logits.float()
+    return Pooling(last=hasattr(model, "score"), pad_token_id=int(pad), first_position=pad + 1 if shifted else 0)

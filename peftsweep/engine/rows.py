@@ -37,6 +37,12 @@ class Pooling:
     pad_token_id: int
     first_position: int  # 0, or pad_token_id + 1 in the RoBERTa family
 
+    def positions(self, text: Text) -> NDArray[np.int64]:
+        """Position of each token. The RoBERTa family does not count pads that stand in a text."""
+        if self.first_position == 0 or not (pads := text == self.pad_token_id).any():
+            return np.arange(self.first_position, self.first_position + len(text))
+        return np.where(pads, self.pad_token_id, self.pad_token_id + np.cumsum(~pads))
+
     def token(self, text: Text) -> int:
         """Index of the pooled token, as transformers' own heads choose it."""
         if not self.last:
@@ -50,6 +56,7 @@ class Corpus:
 
     Attributes:
         tokens: [all + STRIDE] ids of all texts, one after another, and of a filler, which is pads.
+        positions: [all + STRIDE] of them.
         lengths, starts, pooled: [n] of each text; `pooled` is the place of the pooled token within it.
         filler: where that begins.
         longest: no text has more tokens; a power of two, of which kernels see few.
@@ -58,6 +65,8 @@ class Corpus:
     def __init__(self, texts: Sequence[Text], pooling: Pooling) -> None:
         self.pooling = pooling
         self.tokens = np.concatenate([*texts, np.full(STRIDE, pooling.pad_token_id)])
+        within = pooling.first_position + np.arange(STRIDE)
+        self.positions = np.concatenate([*(pooling.positions(text) for text in texts), within])
         self.filler = len(self.tokens) - STRIDE
         self.lengths = np.array([len(text) for text in texts])
         self.starts = np.cumsum(self.lengths) - self.lengths
@@ -216,7 +225,8 @@ def lay(
         sources, lengths, real = _with_fillers(sources, lengths, text_starts, text_stops, corpus.filler)
     begins, total = np.cumsum(lengths) - lengths, int(lengths.sum())  # [texts, fillers too]
     within = np.arange(total) - np.repeat(begins, lengths)  # [tokens] place in its text
-    ids = corpus.tokens[np.repeat(sources, lengths) + within]  # [tokens]
+    places = np.repeat(sources, lengths) + within
+    ids, positions = corpus.tokens[places], corpus.positions[places]  # [tokens]
     starts, stops = begins[real], (begins + lengths)[real]  # [texts] a text's first row, and the one after its last
     slot_starts = starts[text_starts]  # [k]
     spread, there = batch_of([len(part) for part in parts])  # [k, n]
@@ -242,14 +252,15 @@ def lay(
         pooled = arrays["pooled"]
         arrays["pooled"] = np.concatenate([pooled, np.full(_bucket(len(pooled)) - len(pooled), total + fill - 1)])
         ids = np.concatenate([ids, np.full(fill, corpus.pooling.pad_token_id)])
-        within = np.concatenate([within, np.arange(fill) % int(lengths.max())])  # positions that the base has
+        filler = corpus.pooling.first_position + np.arange(fill) % int(lengths.max())  # positions that the base has
+        positions = np.concatenate([positions, filler])
         if attention == "varlen":  # always as many for so many rows: texts too many are empty
             fillers = np.minimum(total + step * np.arange(1, _most_fillers(total + fill, step) + 1), total + fill)
             arrays["ends"] = np.concatenate([[0], stops, fillers])
         else:
             arrays["begins"] = np.concatenate([np.repeat(begins, lengths), np.full(fill, total)])
             arrays["stops"] = np.concatenate([np.repeat(stops, lengths), np.full(fill, total + fill)])
-    arrays |= {"input_ids": ids, "position_ids": within + corpus.pooling.first_position}
+    arrays |= {"input_ids": ids, "position_ids": positions}
     if tiles_for:
         for name, size in {"tokens": len(ids), "reads": len(arrays["pooled"]), "batch": there.size}.items():
             arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments[name], tiles_for, size)

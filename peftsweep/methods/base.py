@@ -166,6 +166,15 @@ class PackedLayer(nn.Module, ABC):
     def out_features(self) -> int:
         return int(self.inner.out_features)  # type: ignore[arg-type]
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's own, as `peft`'s layers have it: some bases look at it, at its dtype mostly."""
+        return self.inner.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.inner.bias  # type: ignore[return-value]
+
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each parameter of one slot, padded to the widest trial."""
@@ -203,7 +212,7 @@ class Method(ABC):
     def __init__(self, model: nn.Module, linears: Sequence[str]) -> None:
         self.linears = tuple(linears)
         self.modules = tuple(name for name, _ in model.named_modules())
-        self.architecture = str(model.config.model_type)  # type: ignore[union-attr]
+        self.architecture = str(model.config.get_text_config().model_type)  # type: ignore[union-attr,operator]
 
     @abstractmethod
     def targets(self, params: TrainConfig) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
 from peftsweep.methods.base import Method, PackedLayer, Pass, Segments, keep_mask, select, shortest_names
+from peftsweep.methods.stock import taken_elsewhere
 
 
 class PackedLora(PackedLayer):
@@ -182,9 +183,30 @@ class Lora(Method):
     name = "lora"
     hyperparameters = frozenset({"rank", "alpha", "dropout", "target_modules"})
 
+    def __init__(self, model: nn.Module, linears: Sequence[str]) -> None:
+        super().__init__(model, linears)
+        layers: dict[str, Any] = {path: model.get_submodule(path) for path in linears}
+        lost = taken_elsewhere(model, {path.rsplit(".", 1)[-1] for path in linears})
+        self.lost = frozenset(path for path in linears if path.rsplit(".", 1)[-1] in lost)
+        gates = {path for path, layer in layers.items() if min(layer.in_features, layer.out_features) == 1}
+        self.all = tuple(path for path in linears if path not in self.lost | gates)
+
     def targets(self, params: TrainConfig) -> tuple[str, ...]:
-        """All linear layers of the backbone unless the trial names some."""
-        return self.linears if params.target_modules == "auto" else select(self.linears, params.target_modules)
+        """All linear layers of the backbone unless the trial names some; but for gates, whose one output or input
+        leaves no room for a rank, and for those that peft has no adapter for.
+
+        Raises:
+            ModelError: it names some of these.
+        """
+        if params.target_modules == "auto":
+            return self.all
+        chosen = select(self.linears, params.target_modules)
+        if lost := sorted({path.rsplit(".", 1)[-1] for path in self.lost.intersection(chosen)}):
+            raise ModelError(
+                f"target_modules: {', '.join(lost)}: in {self.architecture}, peft puts adapters of these names on the "
+                "experts instead; leave them out"
+            )
+        return chosen
 
     def layer(
         self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, candidates: Sequence[TrainConfig]

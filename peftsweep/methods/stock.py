@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,21 @@ def _check_ours(folder: Path) -> None:
         ours = False
     if not ours:
         raise ExportError(f"{folder}: {FILES[0]} describes no adapter that peftsweep writes; export it again")
+
+
+def taken_elsewhere(model: Any, names: Collection[str]) -> frozenset[str]:
+    """Those of some names of linear layers that peft takes for a model's experts. transformers 5 stacks experts, and
+    peft puts adapters there that are for layers called as theirs once were (`gate_proj`, say), whatever they are for.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=sorted(names))
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # some layers of an expert are among them, and others not
+        return frozenset(names)
+    return frozenset(names) - set(config.target_modules or ())
 
 
 def merged(model: Any) -> Any:

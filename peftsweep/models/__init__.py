@@ -9,14 +9,18 @@ from peftsweep.models.base import (
     is_4bit,
     linear_names,
     longest_text,
+    longrope_window,
     nf4_parts,
     revision_of,
+    text_part,
 )
 from peftsweep.models.loading import load_base, load_tokenizer, saved_tokenizer
 from peftsweep.models.quiet import quiet
+from peftsweep.models.support import check_supported, refusing, unsupported
 
 __all__ = [
     "Base",
+    "check_supported",
     "default_device",
     "head_names",
     "is_4bit",
@@ -24,8 +28,12 @@ __all__ = [
     "load_base",
     "load_tokenizer",
     "longest_text",
+    "longrope_window",
     "nf4_parts",
     "quiet",
+    "refusing",
     "revision_of",
     "saved_tokenizer",
+    "text_part",
+    "unsupported",
 ]

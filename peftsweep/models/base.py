@@ -41,10 +41,26 @@ def default_device() -> torch.device:
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
+def text_part(model: Any) -> str:
+    """Path of what reads texts: the backbone, or its language model where it has other parts, for pictures say."""
+    prefix = str(model.base_model_prefix)
+    if model.config.get_text_config() is model.config:
+        return prefix
+    embeddings = model.get_input_embeddings()
+    (path,) = [name for name, part in model.named_modules() if part is embeddings]
+    return ".".join(path.split(".")[: prefix.count(".") + 2])
+
+
 def linear_names(model: Any) -> list[str]:
-    """Paths of the linear layers (4-bit ones too) inside the backbone, in the model's own order."""
-    prefix = f"{model.base_model_prefix}."
-    return [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and name.startswith(prefix)]
+    """Paths of the linear layers (4-bit ones too) that read texts inside the backbone, in the model's own order."""
+    prefix = f"{text_part(model)}."
+    return [name for name, part in model.named_modules() if name.startswith(prefix) and _is_linear(part)]
+
+
+def _is_linear(part: nn.Module) -> bool:
+    """Whether it is a linear layer and no more: routers of experts are made of one, and give several things."""
+    kind = type(part)
+    return isinstance(part, nn.Linear) and (kind.forward is nn.Linear.forward or kind.__name__ == "Linear4bit")
 
 
 def nf4_parts(linear: Any) -> tuple[Tensor, Tensor]:
@@ -74,11 +90,23 @@ def head_names(model: Any) -> list[str]:
 
 def longest_text(model: Any) -> int | None:
     """How many tokens a text may have, where positions are learnt or limited."""
-    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions <= 0:  # XLNet says so that it has no limit
+        positions = None
     embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
     if positions is not None and hasattr(embeddings, "create_position_ids_from_input_ids"):
-        return positions - int(model.config.pad_token_id) - 1  # the RoBERTa family counts from pad_token_id + 1
+        return positions - int(config.pad_token_id) - 1  # the RoBERTa family counts from pad_token_id + 1
     return positions
+
+
+def longrope_window(model: Any) -> int | None:
+    """Tokens of a text beyond which a model with longrope (Ding et al., arXiv:2402.13753) turns all positions of its
+    batch by other angles, those of shorter texts too."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [kind for kind in rope.values() if isinstance(kind, dict)]
+    windows = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(windows, default=None)
 
 
 def revision_of(base: Base) -> str:

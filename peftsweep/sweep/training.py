@@ -10,7 +10,16 @@ import torch
 from peftsweep.engine import Limits, Pack, Plan, build_that_fits, capped, plan
 from peftsweep.errors import ModelError, StudyMismatchError
 from peftsweep.methods import METHODS
-from peftsweep.models import Base, default_device, linear_names, load_base, longest_text, revision_of
+from peftsweep.models import (
+    Base,
+    check_supported,
+    default_device,
+    linear_names,
+    load_base,
+    longest_text,
+    longrope_window,
+    revision_of,
+)
 from peftsweep.progress import Memory, Opened
 from peftsweep.storage import masked
 from peftsweep.sweep.comparing import refresh
@@ -130,13 +139,18 @@ def _memory(planned: Plan, device: torch.device) -> Memory:
 def _check_base(base: Base, source: StudySource) -> None:
     """Whether the base can be trained with this data, and is the one that the study's trials had."""
     config, study = source.config, source.study
-    if not linear_names(base.model):
-        raise ModelError(f"model.id: {config.model.id} has no linear layers in its backbone to adapt: not supported")
+    check_supported(base.model)
     longest = longest_text(base.model)
     if longest is not None and config.data.max_length > longest:
         raise ModelError(
             f"data.max_length: {config.data.max_length} is above the {longest} positions of {config.model.id}; "
             f"set it to {longest} or less"
+        )
+    window = longrope_window(base.model)
+    if window is not None and config.data.max_length > window:
+        raise ModelError(
+            f"data.max_length: {config.data.max_length}: a text of more than {window} tokens would change how "
+            f"{config.model.id} reads the shorter texts of its batch (longrope); set it to {window} or less"
         )
     revision, known = revision_of(base), study.user_attrs.get("base")
     if known not in (None, revision) and study.get_trials(deepcopy=False):

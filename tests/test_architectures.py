@@ -1,0 +1,99 @@
+"""Every architecture that transformers has a head for classification for trains as stock peft trains it, or is refused
+in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from peftsweep.config import TrainConfig
+from peftsweep.engine.packing import Packed
+from peftsweep.engine.proof import samples_of
+from peftsweep.errors import ModelError
+from peftsweep.methods import METHODS, Method
+from peftsweep.models import linear_names
+from tests.architectures import KINDS, UNBUILT, tiny_base
+
+PARAMS = TrainConfig(rank=2, alpha=3.0)
+TEXTS = [np.random.default_rng(n).integers(5, 100, size=n) for n in (17, 3, 9, 5, 19, 12, 6, 15)]
+MINE, OTHERS = np.array([4, 1, 5, 2]), np.array([0, 3, 6, 7])  # the texts of a slot, and of its neighbour
+TRAINED = """
+    arcee axk1 bert biogpt camembert cohere_compass_text data2vec-text deepseek_v2 deepseek_v3 diffllama distilbert
+    electra ernie esmc exaone4 gemma gemma3 gemma3_text glm glm4 gpt_bigcode gpt_neox gte helium hunyuan_v1_dense
+    hunyuan_v1_moe jetmoe jina_embeddings_v3 llama markuplm minicpm3 ministral ministral3 mistral mixtral nemotron
+    nomic_bert olmo olmo2 olmo3 opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe roberta
+    roberta-prelayernorm roc_bert seed_oss smollm3 stablelm starcoder2 ultrabert ultravbert xlm-roberta xlm-roberta-xl
+"""
+
+
+@pytest.mark.parametrize("architecture", sorted(KINDS))
+def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(architecture: str, tmp_path: Path) -> None:
+    if architecture in UNBUILT:
+        with pytest.raises(ImportError):
+            tiny_base(KINDS[architecture])
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = tiny_base(KINDS[architecture])
+    method = METHODS["lora"](model, linear_names(model))
+    try:
+        packed = Packed(model, method, [PARAMS], 2, samples_of([TEXTS], model), 10.0)
+    except ModelError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    assert (architecture in TRAINED.split()) == (not refusal), refusal
+    if refusal:
+        assert re.fullmatch(r"model\.id: \w+ is not supported: .{10,300}", refusal)
+        return
+    logits, weights, grads = packed_step(packed)
+    packed.release()
+    stock_logits, stock_grads = stock_step(model, method, weights, tmp_path)
+    assert (logits - stock_logits).abs().max() < 2e-5 * stock_logits.abs().max() + 1e-6
+    largest = max(float(grad.abs().max()) for grad in stock_grads.values())
+    for name, grad in stock_grads.items():
+        assert (grads[name] - grad).abs().max() < 1e-4 * largest, name
+
+
+def packed_step(packed: Packed, texts: list[np.ndarray] = TEXTS) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Logits of the first slot's texts beside a neighbour; its weights, and its gradients, by `path:parameter`."""
+    stack, adapted = packed.stack, frozenset(layer.name for layer in packed.stack.layers)
+    for slot in (0, 1):
+        stack.start(slot, PARAMS, adapted, torch.Generator().manual_seed(slot))
+        for part in stack.split(slot, stack.weights[slot], PARAMS).values():
+            part.add_(torch.randn(part.shape, generator=torch.Generator().manual_seed(slot)) * 0.05)
+    rows = packed.lay([0, 1], [MINE, OTHERS], packed.corpus(texts))
+    logits = packed.logits(rows, packed.current.nothing)
+    (logits[: len(MINE)].cos().sum() + logits[len(MINE) :].sin().sum()).backward()
+    mine = {name: part.clone() for name, part in stack.split(0, stack.weights[0], PARAMS).items()}
+    return logits[: len(MINE)].detach(), mine, stack.split(0, stack.grads[0], PARAMS)
+
+
+def stock_step(
+    model: Any, method: Method, weights: Mapping[str, Tensor], folder: Path, texts: list[np.ndarray] = TEXTS
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same by stock peft, from the adapter that is exported."""
+    method.export(folder, weights=weights, params=PARAMS, source="base", revision=None)
+    stock = PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
+    texts = [texts[i] for i in MINE]
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)], mask[row, : len(text)] = torch.from_numpy(text), 1
+    logits = stock(input_ids=ids, attention_mask=mask).logits
+    logits.cos().sum().backward()
+    named = {name.replace(".default", "").replace(".modules_to_save", ""): p for name, p in stock.named_parameters()}
+    found = {}
+    for key, value in weights.items():
+        name, _ = method._stored(key, value, PARAMS)
+        grad = named[name].grad
+        found[key] = torch.zeros_like(value) if grad is None else grad.view_as(value)
+    return logits.detach(), found

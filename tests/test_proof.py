@@ -1,0 +1,78 @@
+"""What could not be exported as it was trained is found before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Phi3Config, RobertaConfig
+
+from peftsweep.engine.packing import Packed
+from peftsweep.engine.proof import FEW, samples_of
+from peftsweep.errors import ModelError
+from peftsweep.methods import METHODS
+from peftsweep.models import linear_names, longest_text, longrope_window
+from tests.architectures import tiny_base
+from tests.test_architectures import MINE, PARAMS, packed_step, stock_step
+
+ALL_WORDS = np.arange(5, 128)
+
+
+def packed_on(model: Any, texts: list[np.ndarray], slots: int = 2) -> Packed:
+    method = METHODS["lora"](model, linear_names(model))
+    return Packed(model, method, [PARAMS], slots, samples_of([texts], model), 10.0)
+
+
+def text(length: int, *, at: tuple[int, ...] = (), token: int = 1) -> np.ndarray:
+    """Random words, with a token at some places."""
+    words = np.random.default_rng(length).choice(ALL_WORDS, length)
+    words[list(at)] = token
+    return words
+
+
+def test_the_texts_of_the_proof_are_those_that_prove_most() -> None:
+    model = tiny_base(RobertaConfig)  # whose special tokens are 0 (pad), 2 (bos) and 3 (eos)
+    plain = [text(5 + i % 7) for i in range(200)]
+    odd = [text(9, at=(3,), token=0), text(9, at=(3, 4), token=0), text(8, at=(0, 5), token=3), text(1), text(40)]
+    chosen = samples_of([plain[:100] + odd[:3], plain[100:] + odd[3:]], model)
+    assert [len(each) for each in chosen] == sorted(len(each) for each in chosen)
+    found = [any(each is one for each in chosen) for one in odd]
+    assert found == [False, True, True, True, True] and FEW <= len(chosen) <= FEW + 3
+
+
+def test_pads_within_a_text_are_as_transformers_has_them(tmp_path: Path) -> None:
+    """The RoBERTa family does not count them as positions. They come of a literal `<pad>` in a text."""
+    model = tiny_base(RobertaConfig)
+    texts = [text(9), text(12, at=(4, 5), token=0), text(6), text(4), text(17, at=(16,), token=0), text(3), text(5)]
+    texts += [text(8, at=(1, 2, 7), token=0)]
+    packed = packed_on(model, texts)
+    logits, weights, _ = packed_step(packed, texts)
+    packed.release()
+    stock, _ = stock_step(model, METHODS["lora"](model, linear_names(model)), weights, tmp_path, texts)
+    assert {1, 4} & set(MINE) and (logits - stock).abs().max() < 2e-6
+
+
+def longrope() -> Any:
+    factors = {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "rope_theta": 10000.0}
+    rope = {"rope_type": "longrope"} | factors
+    return tiny_base(Phi3Config, rope_parameters=rope, original_max_position_embeddings=16)
+
+
+def test_longrope_is_for_texts_on_one_side_of_its_window() -> None:
+    model = longrope()
+    assert (longest_text(model), longrope_window(model)) == (64, 16)
+    for lengths in ((3, 9, 16), (17, 30, 41)):
+        packed_on(model, [text(length) for length in lengths]).release()
+    with pytest.raises(ModelError, match="gives a text other logits in a padded batch than alone"):
+        packed_on(model, [text(length) for length in (3, 9, 17)])
+
+
+def test_a_text_that_gives_no_number_is_not_trained_on() -> None:
+    model = tiny_base(RobertaConfig)
+    model.roberta.embeddings.word_embeddings.weight[77] = torch.inf
+    texts = [text(5, at=tuple(range(5)), token=6), text(60, at=(9,), token=77)]
+    with pytest.raises(ModelError, match="no finite logits"):
+        packed_on(model, texts)
