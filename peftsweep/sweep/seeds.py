@@ -26,8 +26,8 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
     Returns:
         Rows of plain values. `trial` is the study's, `picked` the score by which it was picked there; `seeds` counts
         those that are complete, over which `macro_f1_mean`, `macro_f1_std` and so on are; `shared` those by which the
-        first was found; `behind` says how far it is behind the first, seed by seed; `test` has the same figures on the
-        test split.
+        first was found; `behind` says how far it is behind the first, seed by seed (see `behind_first`); `test` has the
+        same figures on the test split.
     """
     picked = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     groups: dict[int, list[FrozenTrial]] = {}
@@ -63,8 +63,9 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
     rows.sort(key=lambda row: (late[row["trial"]], -mean(row["trial"]), row["trial"]))
     for row in rows:
         row["shared"] = len(shared)
-    for row in rows[1:]:
-        row["behind"] = behind(by_seed[rows[0]["trial"]], by_seed[row["trial"]])
+    ordered = [by_seed[row["trial"]] for row in rows]
+    for row, behind in zip(rows[1:], behind_first(ordered), strict=True):
+        row["behind"] = behind
     return rows
 
 
@@ -98,12 +99,32 @@ def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     return found
 
 
-def behind(first: Mapping[int, float], other: Mapping[int, float]) -> dict[str, float] | None:
-    """How far one is behind the other: the mean over the seeds of both, and its 95 % interval by Student's t of paired
-    differences; None where they do not have two seeds in common."""
-    differences = [first[seed] - other[seed] for seed in sorted(first.keys() & other.keys())]
+def behind_first(configurations: Sequence[Mapping[int, float]]) -> list[dict[str, float] | None]:
+    """How far each of the others is behind the first: the mean of the differences seed by seed, and its interval.
+
+    The intervals are simultaneous: of each 100 tables, some interval misses its difference in five at most. They are
+    those of paired t-tests, corrected by Bonferroni's method for all pairs of configurations. That many could have been
+    looked at: which one is the first was found by the same seeds. Each pair's deviation is its own, for one
+    configuration may vary more from seed to seed than another.
+
+    Args:
+        configurations: scores by seed of each, the first one first.
+
+    Returns:
+        Of each other one: mean, low, high, seeds (that both have), pairs (corrected for); None where they do not have
+        two seeds in common.
+    """
+    if not configurations:
+        return []
+    first, *others = configurations
+    shared = [[first[seed] - other[seed] for seed in sorted(first.keys() & other.keys())] for other in others]
+    count = sum(len(differences) > 1 for differences in shared)
+    return [_interval(differences, count * (count + 1) // 2) for differences in shared]
+
+
+def _interval(differences: Sequence[float], pairs: int) -> dict[str, float] | None:
     if len(differences) < 2:
         return None
-    mean = fmean(differences)
-    half = float(stdtrit(len(differences) - 1, (1 + CONFIDENCE) / 2)) * stdev(differences) / math.sqrt(len(differences))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(differences)}
+    mean, error = fmean(differences), stdev(differences) / math.sqrt(len(differences))
+    half = error * float(stdtrit(len(differences) - 1, 1 - (1 - CONFIDENCE) / (2 * pairs)))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(differences), "pairs": pairs}
