@@ -13,8 +13,10 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from peftsweep import models
 from peftsweep.config import ModelConfig
@@ -22,7 +24,7 @@ from peftsweep.errors import ModelError
 from peftsweep.models.loading import bf16_is_fast
 from peftsweep.models.source import locate
 from peftsweep.task import Task
-from tests.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
+from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model, tiny_tokenizer
 
 MULTI = Task("multi-label", ("anger", "joy", "trust"))
 SINGLE = Task("single-label", ("negative", "neutral", "positive"))
@@ -124,22 +126,34 @@ def test_texts_of_several_lengths_go_through_with_a_padding_token(folder: Folder
 # The padding token
 
 
-def test_a_decoder_without_a_padding_token_gets_its_end_token(folder: Folder) -> None:
-    assert load(folder("llama")).model.config.pad_token_id == 3
-    assert load(folder("bert")).model.config.pad_token_id == 0
-
-
-def test_of_several_end_tokens_the_first_pads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [None, -1, VOCABULARY, VOCABULARY + 1, 77])  # 77 is a word
+def test_a_decoder_pads_with_a_special_token_that_it_has(tmp_path: Path, own: object) -> None:
     place = tiny_model(tmp_path / "llama", "llama")
-    described = json.loads((place / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps(described | {"eos_token_id": [4, 3]}))
-    assert load(place).model.config.pad_token_id == 4
-
-
-def test_the_tokenizer_s_padding_token_goes_before_the_end_token(tmp_path: Path) -> None:
-    place = tiny_model(tmp_path / "llama", "llama")
+    change(place / "config.json", pad_token_id=own)
+    assert load(place).model.config.pad_token_id == 3  # that of its end: the tokenizer has none to pad with
+    change(place / "config.json", eos_token_id=[77, 4, 2])
+    assert load(place).model.config.pad_token_id == 2  # the first that is no word
     tiny_tokenizer(decoder=False).save_pretrained(place)
-    assert load(place).model.config.pad_token_id == 0
+    assert load(place).model.config.pad_token_id == 0  # the tokenizer's own
+    change(place / "config.json", pad_token_id=1)
+    assert load(place).model.config.pad_token_id == 1  # the base's own
+
+
+@pytest.mark.parametrize(("said", "pad"), [(None, 0), (-1, 0), (VOCABULARY, 0), (0, 0), (77, 77)])
+def test_an_encoder_keeps_its_own_padding_token_where_it_has_it(own: Path, said: object, pad: int) -> None:
+    change(own / "config.json", pad_token_id=said)
+    assert load(own).model.config.pad_token_id == pad  # a RoBERTa counts from it
+
+
+def test_a_decoder_whose_tokenizer_has_nothing_but_words_is_refused(tmp_path: Path) -> None:
+    place = tiny_model(tmp_path / "llama", "llama")
+    words = Tokenizer(WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(place)
+    assert refusal(place) == f"model.id: {place}: its tokenizer has no special token that could pad; give it one"
+
+
+def change(file: Path, **settings: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
 # Precision

@@ -21,8 +21,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, ModelError
 from peftsweep.models.base import Base, head_names
+from peftsweep.models.checks import check_loaded, check_no_adapter, holds_4bit
+from peftsweep.models.padding import is_padding, own_padding, padding_token, set_padding
 from peftsweep.models.quiet import quiet
 from peftsweep.models.source import Source, locate
+from peftsweep.models.support import check_supported
+from peftsweep.quoting import shortened
 from peftsweep.task import Task
 
 UNREACHABLE = (
@@ -70,26 +74,29 @@ def _tokenizer(config: ModelConfig, source: Source) -> Any:
     return tokenizer
 
 
-def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.device) -> Base:
+def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.device, pad: int | None = None) -> Base:
     """Load the base frozen, with a new head for the task.
 
     Args:
-        four_bit: hold the backbone in NF4 with double quantisation (Dettmers et al., 2023, arXiv:2305.14314); the head
-            stays as it is.
+        four_bit: hold the backbone in NF4 with double quantisation (Dettmers et al., 2023, arXiv:2305.14314), or as it
+            is where the base comes in NF4; the head stays as it is.
+        pad: the token that pads, where it is known.
 
     Raises:
-        ModelError: it is not there, gated, cannot be reached, has no safetensors, or no head for classification.
+        ModelError: it is not there, gated, cannot be reached, has no safetensors, or no head for classification; it is
+            not supported; or there is more in it than a base.
     """
     source = locate(config)
     dtype = _dtype(config.dtype, device, four_bit)
     trusted, options = config.trust_remote_code, {}
     with _told(config, source):
+        check_no_adapter(config, source)
         described = AutoConfig.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
         described._attn_implementation = None  # transformers' choice: the folder's own may be code on the hub
-        _for_task(described, task, lambda: load_tokenizer(config))
-        with torch.device("meta"):
-            skeleton: Any = AutoModelForSequenceClassification.from_config(described, trust_remote_code=trusted)
-        if four_bit:
+        own_bits = holds_4bit(config, described, four_bit=four_bit)
+        _for_task(described, task)
+        skeleton = _skeleton(config, described, pad)
+        if four_bit and not own_bits:
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
@@ -114,9 +121,10 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
         vars(model.config).pop("auto_map", None)  # so that a copy names no code either
     _check_whole(config, report, head_names(skeleton))
     if four_bit:
-        _protect(model)
+        _settle_4bit(model, dtype)
     model.requires_grad_(False)
     model.eval()
+    check_loaded(config, model, task, dtype=dtype, four_bit=four_bit)
     backbone = getattr(skeleton, skeleton.base_model_prefix)
     return Base(
         model=model,
@@ -127,6 +135,29 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
         dtype=dtype,
         device=device,
     )
+
+
+def _skeleton(config: ModelConfig, described: Any, pad: int | None) -> Any:
+    """The model without weights; its configuration gets the token that pads.
+
+    Raises:
+        ModelError: it is not supported.
+    """
+    own, chosen = own_padding(described), pad
+    if chosen is None and not is_padding(own, described):
+        chosen = padding_token(described, load_tokenizer(config))
+    set_padding(described, chosen if chosen is not None else own if is_padding(own, described) else 0)
+    with torch.device("meta"):
+        skeleton: Any = AutoModelForSequenceClassification.from_config(
+            described, trust_remote_code=config.trust_remote_code
+        )
+    check_supported(skeleton)
+    if chosen is None and hasattr(skeleton, "score"):  # a decoder, which takes its own for a text's end
+        chosen = padding_token(described, load_tokenizer(config))
+        if chosen is None:
+            raise ModelError(f"model.id: {config.id}: its tokenizer has no special token that could pad; give it one")
+        set_padding(described, chosen)
+    return skeleton
 
 
 def _dtype(wanted: str, device: torch.device, four_bit: bool) -> torch.dtype:
@@ -143,21 +174,12 @@ def bf16_is_fast() -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def _for_task(config: Any, task: Task, tokenizer: Any) -> None:
-    """Tell the architecture what it classifies, and which token pads: decoders look for it to find a text's end."""
+def _for_task(config: Any, task: Task) -> None:
+    """Tell the architecture what it classifies."""
     config.problem_type = f"{task.kind.replace('-', '_')}_classification"
     config.id2label = dict(enumerate(task.labels))
     config.label2id = {label: i for i, label in enumerate(task.labels)}
     config.use_cache = False
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = _padding(config, tokenizer())
-
-
-def _padding(config: Any, tokenizer: Any) -> int:
-    if tokenizer.pad_token_id is not None:
-        return int(tokenizer.pad_token_id)
-    ends = getattr(config, "eos_token_id", None) or 0
-    return int(ends[0] if isinstance(ends, list) else ends)
 
 
 def _check_whole(config: ModelConfig, report: dict[str, Any], heads: list[str]) -> None:
@@ -172,13 +194,15 @@ def _check_whole(config: ModelConfig, report: dict[str, Any], heads: list[str]) 
         )
 
 
-def _protect(model: Any) -> None:
-    """Keep bitsandbytes from repacking weights for AVX512-BF16: 0.50.2 goes on with wrong ones after a save."""
+def _settle_4bit(model: Any, dtype: torch.dtype) -> None:
+    """Compute in this precision, whatever a base that comes in 4 bits says; and keep bitsandbytes from repacking
+    weights for AVX512-BF16: 0.50.2 goes on with wrong ones after a save."""
     from bitsandbytes.nn.modules import Linear4bit
 
     for part in model.modules():
         if isinstance(part, Linear4bit):
             part.support_avx512bf16_for_cpu = False
+            part.compute_dtype = dtype
 
 
 @contextmanager
@@ -232,7 +256,7 @@ def _explained(error: BaseException, config: ModelConfig, source: Source) -> str
         return NO_TOKENIZER
     if "Unrecognized configuration class" in text:
         return "its architecture has no AutoModelForSequenceClassification in transformers: not supported"
-    return f"cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    return f"cannot be loaded: {type(error).__name__}: {shortened(' '.join(str(error).split()), 300)}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

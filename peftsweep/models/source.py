@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.models.gguf import converted
 from peftsweep.places import PACKAGE, did_you_mean, packaged
+
+ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,22 @@ def _local(path: Path, config: ModelConfig) -> Source:
     if path.suffix == ".gguf":
         return Source(str(converted(path, cache_folder())), None, hub=False)
     if not (path / "config.json").is_file():
+        if (path / ADAPTER).is_file():
+            raise ModelError(only_an_adapter(config.id, path / ADAPTER))
         inside = sorted(file.name for file in path.glob("*.gguf")) if path.is_dir() else []
         hint = f"; name its file: {path.name}/{inside[0]}" if inside else ""
         raise ModelError(f"model.id: {config.id} has no config.json: not a folder that transformers loads{hint}")
     return Source(str(path.resolve()), None, hub=False)
+
+
+def only_an_adapter(place: str, file: Path) -> str:
+    """What to say of a folder without a base."""
+    try:
+        base = json.loads(file.read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    named = f"its base, {base}" if isinstance(base, str) and base else "its base"
+    return f"model.id: {place} is an adapter, and no base: give {named}, or merge the adapter into it"
 
 
 def _packaged(place: str) -> Path:

@@ -12,6 +12,7 @@ from torch import nn
 
 from peftsweep.errors import ModelError, PeftsweepError
 from peftsweep.models.base import head_names, linear_names
+from peftsweep.quoting import shortened
 
 
 def unsupported(model: nn.Module, why: str) -> ModelError:
@@ -59,5 +60,5 @@ def refusing(model: nn.Module, what: str) -> Iterator[None]:
     except (PeftsweepError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        said = str(error).strip().splitlines()[:1] or ["no more is said"]
-        raise unsupported(model, f"{what}: {type(error).__name__}: {said[0][:200]}") from error
+        said = shortened(" ".join(str(error).split()), 200)
+        raise unsupported(model, f"{what}: {type(error).__name__}: {said}") from error

@@ -1,0 +1,95 @@
+"""What lies beside or inside a base and would be loaded unsaid; and whether what was loaded is what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ModelError
+from peftsweep.models.base import head_names, is_4bit, linear_names
+from peftsweep.models.source import ADAPTER, Source, only_an_adapter
+from peftsweep.task import Task
+
+
+def check_no_adapter(config: ModelConfig, source: Source) -> None:
+    """transformers puts an adapter that lies beside a base on it.
+
+    Raises:
+        ModelError: there is one, or nothing but one.
+    """
+    found = find_adapter_config_file(source.name, revision=source.revision)
+    if found is None:
+        return
+    if not source.hub or _has_config(source):
+        raise ModelError(
+            f"model.id: {config.id} holds an adapter ({ADAPTER}) beside its base, which transformers would put on it; "
+            "take it away, or merge it into the base"
+        )
+    raise ModelError(only_an_adapter(config.id, Path(found)))
+
+
+def _has_config(source: Source) -> bool:
+    options: dict[str, Any] = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_gated_repo": False,
+    }
+    return cached_file(source.name, "config.json", revision=source.revision, **options) is not None
+
+
+def holds_4bit(config: ModelConfig, described: Any, *, four_bit: bool) -> bool:
+    """Whether the base's own weights are held in 4 bits already, as a method wants them.
+
+    Raises:
+        ModelError: they are quantised in another way, or for a method that wants them whole.
+    """
+    said = getattr(described.get_text_config(), "quantization_config", None) or getattr(
+        described, "quantization_config", None
+    )
+    if not said:
+        return False
+    said = said if isinstance(said, Mapping) else said.to_dict()
+    kind = str(said.get("bnb_4bit_quant_type", "")) if said.get("load_in_4bit") else "8 bits"
+    by = str(said.get("quant_method", "?"))
+    if by == "bitsandbytes":
+        by = f"{by}, {kind}"
+    if by != "bitsandbytes, nf4":
+        raise ModelError(
+            f"model.id: {config.id} is quantised already ({by}): not supported; give the base that it was made of, "
+            "which method: qlora holds in 4 bits"
+        )
+    if not four_bit:
+        raise ModelError(
+            f"model.id: {config.id} is quantised already ({by}), and this method trains on whole weights; set method: "
+            "qlora, or give the base that it was made of"
+        )
+    return True
+
+
+def check_loaded(config: ModelConfig, model: Any, task: Task, *, dtype: torch.dtype, four_bit: bool) -> None:
+    """Whether the base is as it was asked for: its labels, its precision, nothing trainable and nobody's adapter in it.
+
+    Raises:
+        ModelError: it is not.
+    """
+    linears = [model.get_submodule(name) for name in linear_names(model)]
+    held = {is_4bit(layer) for layer in linears}
+    dtypes = {layer.weight.dtype for layer in linears if not is_4bit(layer)}
+    foreign = [type(part).__name__ for part in model.modules() if type(part).__module__.startswith("peft.")]
+    sizes = [part.out_features for part in map(model.get_submodule, head_names(model)) if isinstance(part, nn.Linear)]
+    wrong = {
+        f"labels: {len(task.labels)} asked for, its head has {sizes}": len(task.labels) not in sizes,
+        f"{dtype} asked for, {dtypes} loaded": bool(dtypes - {dtype}),
+        "4 bits asked for, none loaded": four_bit and True not in held,
+        "its weights are in 4 bits": not four_bit and True in held,
+        f"an adapter is on it ({foreign[:1]})": bool(foreign),
+        "some of its parameters are trainable": any(part.requires_grad for part in model.parameters()),
+    }
+    if found := [what for what, is_so in wrong.items() if is_so]:
+        raise ModelError(f"model.id: {config.id} is not loaded as it was asked for: {'; '.join(found)}")
