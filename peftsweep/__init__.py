@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftsweep.report import best, status
+    from peftsweep.report import best
+    from peftsweep.standing import status
     from peftsweep.sweep import retrain, run
 
 __version__ = "0.1.0"
@@ -18,8 +19,12 @@ def __getattr__(name: str) -> Any:
         from peftsweep import sweep
 
         return getattr(sweep, name)
-    if name in ("best", "status"):
-        from peftsweep import report
+    if name == "best":
+        from peftsweep.report import best
 
-        return getattr(report, name)
+        return best
+    if name == "status":
+        from peftsweep.standing import status
+
+        return status
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -136,7 +136,6 @@ Tracking = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 Debug = Annotated[bool, typer.Option("--debug", envvar="PEFTSWEEP_DEBUG", help="Show tracebacks and all warnings.")]
 STORAGE, TRACKING = "sqlite:///studies.db", "sqlite:///mlflow.db"
-NO_STUDIES = "no studies there yet; to begin: peftsweep run --study demo"
 
 
 @app.callback()
@@ -246,23 +245,23 @@ def _ended_by_signals(said: str = "everything is kept. To go on") -> Iterator[No
 
 @app.command()
 def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show the best trial of every study; the best of all is marked."""
-    from peftsweep import progress, report
+    """Show the best trial of every study; of those on the same validation rows, the best first and marked."""
+    from peftsweep import progress, report, standing
 
     warn = progress.for_stream(sys.stderr).warn
     rows = [row.as_dict() for row in report.best(storage, study, warn=warn)]
-    begun = bool(rows) or bool(report.status(storage, study))
-    nothing = "no trial is complete yet; peftsweep status shows how far they are" if begun else NO_STUDIES
+    begun = bool(rows) or bool(standing.status(storage, study))
+    nothing = "no trial is complete yet; peftsweep status shows how far they are" if begun else _no_studies(storage)
     _print(rows, as_json, progress.best_table, nothing)
 
 
 @app.command()
 def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show how far every study is: trials by state, the best value, the time spent."""
-    from peftsweep import progress, report
+    """Show how far every study is: trials by state, running or stopped, the best value, the time spent."""
+    from peftsweep import progress, standing
 
     warn = progress.for_stream(sys.stderr).warn
-    _print(report.status(storage, warn=warn), as_json, progress.status_table)
+    _print(standing.status(storage, warn=warn), as_json, progress.status_table, _no_studies(storage))
 
 
 @app.command()
@@ -402,11 +401,15 @@ def ui(
     tracking.serve(tracking_uri, host=host, port=port)
 
 
+def _no_studies(storage: str) -> str:
+    return f"no studies in {storage} yet; to begin: peftsweep run --study demo"
+
+
 def _print(
     rows: list[dict[str, Any]],
     as_json: bool,
     table: Callable[[list[dict[str, Any]], TextIO], None],
-    nothing: str = NO_STUDIES,
+    nothing: str = "",
 ) -> None:
     if as_json:
         say_json(rows, sys.stdout)

@@ -1,11 +1,10 @@
-"""What came of the studies: plain rows for `best` and `status`."""
+"""What came of the studies: plain rows for `best`, a trial for `export`, and how both are read from the storage."""
 
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from peftsweep.config import DataConfig
 from peftsweep.errors import UsageError
 from peftsweep.names import check_study
-from peftsweep.storage import Studies, exists, guarded, masked
+from peftsweep.storage import Studies, check_there, exists, guarded, masked
 
 if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits, Task
@@ -42,7 +41,8 @@ class Best:
         data: what the study's data is called, and its kind of task: `tweets · single-label`.
         fingerprint: of the data, all splits of it.
         validation_fingerprint: of the validation rows and labels alone. Scores on others cannot be compared.
-        overall: whether it is the best of all these studies on the same validation rows, the first among equals.
+        overall: whether no study of these has a better one on the same validation rows.
+        tied: numbers of the study's other trials that are as good.
         params: all its hyperparameters, sampled and fixed.
         sampled: the names of those that the search chose.
         adapter: the folder that stock `peft` loads.
@@ -75,6 +75,7 @@ class Best:
     tested: int | None = None
     retrained: list[dict[str, Any]] | None = None
     overall: bool = False
+    tied: list[int] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,7 +86,8 @@ def unheard(text: str) -> None:
 
 
 def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard) -> list[Best]:
-    """The best trial of each study that has a complete one, by the studies' names.
+    """The best trial of each study that has a complete one: studies on the same validation rows side by side, the best
+    of them first.
 
     Args:
         storage: the URL of an SQLite file or a PostgreSQL database. The command's environment variable is not asked.
@@ -94,28 +96,15 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: 
 
     Raises:
         UsageError: a study that is not in the storage.
-        StorageError: the storage does not answer.
+        StorageError: the storage does not answer, or is not there; the default one may have to be made yet.
     """
     with guarded(storage):
-        opened = _opened(storage, studies, warn)
+        opened = stored(storage, studies, warn)
         if opened is None:
             return []
         rows = validation_fingerprints(opened[1])
         found = (_best(opened[0], study, rows[study.study_name]) for study in opened[1])
-        return _with_overall([row for row in found if row is not None])
-
-
-def status(
-    storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard
-) -> list[dict[str, Any]]:
-    """For each study: trials by state, the best value of its objective (None before a trial is complete), and seconds
-    of training.
-
-    The arguments and errors are those of `best`.
-    """
-    with guarded(storage):
-        opened = _opened(storage, studies, warn)
-        return [] if opened is None else [_status(study) for study in opened[1]]
+        return _ordered([row for row in found if row is not None])
 
 
 @dataclass(frozen=True)
@@ -158,10 +147,10 @@ def finished(storage: str, study: str, trial: int | None = None, warn: Warn = un
 
     Raises:
         UsageError: no such study or trial, one that is not complete, or whose adapter was not kept.
-        StorageError: the storage does not answer.
+        StorageError: the storage does not answer, or is not there; the default one may have to be made yet.
     """
     with guarded(storage):
-        opened = _opened(storage, [study], warn)
+        opened = stored(storage, [study], warn)
         assert opened is not None  # a study was asked for
         studies, (found,) = opened
         trials = {each.number: each for each in found.get_trials(deepcopy=False)}
@@ -259,17 +248,21 @@ def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> 
 
     Raises:
         UsageError: nothing is stored there, or not this study.
+        StorageError: see `best`.
     """
-    found = _opened(storage, wanted, warn)
+    found = stored(storage, wanted, warn)
     if found is None or not found[1]:
         raise UsageError(f"nothing is stored in {masked(storage)} yet; to begin: peftsweep run --study demo")
     return found
 
 
-def _opened(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Studies, list[optuna.Study]] | None:
+def stored(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Studies, list[optuna.Study]] | None:
+    """The same; None where nothing is stored and nothing is wanted. No file but the default one may be missing."""
     for name in wanted or ():
         check_study(name)
     if not exists(storage):
+        if storage != STORAGE:
+            check_there(storage)
         if wanted:
             raise UsageError(f"no study {wanted[0]!r}: nothing is stored in {masked(storage)} yet")
         return None
@@ -311,38 +304,26 @@ def _best(studies: Studies, study: optuna.Study, rows: str | None) -> Best | Non
         macro_f1_tuned=own["scores"].get("macro_f1_tuned"),
         tested=test.get("trial"),
         retrained=attrs.get("retrained"),
+        tied=[trial.number for trial in trials[1:] if trial.values[0] == first.values[0]],
     )
 
 
-def _with_overall(rows: Sequence[Best]) -> list[Best]:
-    """The rows, the best on the same validation rows marked, by its studies' objective if they have one in common."""
+def _ordered(rows: Sequence[Best]) -> list[Best]:
+    """Those on the same validation rows together, by their data's names; of them the best first and marked, and others
+    as good as it, by the studies' objective if they have one in common."""
     by_rows: dict[str | None, list[Best]] = {}
     for row in rows:
         by_rows.setdefault(row.validation_fingerprint, []).append(row)
-    first = {}
-    for scored, same in by_rows.items():
-        first[scored] = max(same, key=attrgetter(common_objective(row.objective for row in same)))
-    return [replace(row, overall=first[row.validation_fingerprint] is row) for row in rows]
+    found = []
+    for same in sorted(by_rows.values(), key=lambda same: min((row.data or "", row.study) for row in same)):
+        score = attrgetter(common_objective(row.objective for row in same))
+        highest = max(map(score, same))
+        same.sort(key=lambda row: (-score(row), row.study))
+        found += [replace(row, overall=score(row) == highest) for row in same]
+    return found
 
 
 def common_objective(objectives: Iterable[str]) -> str:
     """What studies are compared by: their objective, or macro-F1 where they have different ones."""
     different = set(objectives)
     return different.pop() if len(different) == 1 else "macro_f1"
-
-
-def _status(study: optuna.Study) -> dict[str, Any]:
-    trials = study.get_trials(deepcopy=False)
-    counts = Counter(trial.state for trial in trials)
-    best = ranked(trials)[:1]
-    return {
-        "study": study.study_name,
-        "complete": counts[TrialState.COMPLETE],
-        "pruned": counts[TrialState.PRUNED],
-        "failed": counts[TrialState.FAIL],
-        "running": counts[TrialState.RUNNING],
-        "waiting": counts[TrialState.WAITING],
-        "objective": study.user_attrs.get("metric", "macro_f1"),
-        "best": best[0].values[0] if best else None,
-        "seconds": round(sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in trials), 1),
-    }

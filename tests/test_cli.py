@@ -49,10 +49,12 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def test_best_is_a_marked_row_with_hyperparameters_and_adapter_below(here: Home) -> None:
     done = peftsweep_("best", cwd=here.folder)
     (best,) = peftsweep.best(here.storage)
-    header, row, _, where, how, adapter = (line.split() for line in done.stdout.splitlines())
+    header, row, _, legend, _, where, how, adapter = (line.split() for line in done.stdout.splitlines())
+    assert " ".join(legend) == "* the best macro-F1 on the same validation rows"
     assert header == ["study", "method", "trial", "macro-F1", "micro-F1", "accuracy", "loss"]
     assert row[:5] == ["*", "small", "lora", str(best.trial), f"{best.macro_f1:.3f}"]
-    assert where == ["small:", "trial", str(best.trial), "on", best.model]
+    assert where[:5] == ["small:", "trial", str(best.trial), "on", best.model]
+    assert where[5:] == (["(as", "good:", "trial", f"{best.tied[0]})"] if best.tied else [])
     assert how[0] == "lr" and how[2:] == ["rank", str(best.params["rank"])]
     assert adapter == [f"artifacts/small/trial-000{best.trial}/adapter"]
     assert (done.returncode, done.stderr) == (0, "")
@@ -72,10 +74,10 @@ def test_json_is_all_that_is_printed_and_has_the_documented_keys(here: Home) -> 
 def test_status_counts_trials_and_time(here: Home) -> None:
     done, as_json = here.call_each([["status"], ["status", "--json"]])
     header, row = (line.split() for line in done.stdout.splitlines())
-    assert header == ["study", "complete", "pruned", "failed", "running", "waiting", "macro-F1", "time"]
-    assert row[:6] == ["small", "2", "0", "0", "0", "0"] and done.stderr == ""
+    assert header == ["study", "complete", "pruned", "failed", "running", "macro-F1", "time"]
+    assert row[:5] == ["small", "2", "0", "0", "0"] and done.stderr == ""
     (shown,) = json.loads(as_json.stdout)
-    assert (shown["complete"], f"{shown['best']:.3f}") == (2, row[6])
+    assert (shown["complete"], f"{shown['best']:.3f}") == (2, row[5])
 
 
 def test_the_environment_says_where_the_stores_are(here: Home, tmp_path: Path) -> None:
@@ -94,7 +96,8 @@ def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -
         [["status"], ["best", "--json"], ["best", "--storage", here.tracking_uri]]
     )
     assert list(tmp_path.iterdir()) == []
-    assert "to begin: peftsweep run --study demo" in status.stderr and best.stdout == "[]\n"
+    assert status.stderr == "no studies in sqlite:///studies.db yet; to begin: peftsweep run --study demo\n"
+    assert (status.returncode, best.returncode, best.stdout) == (0, 0, "[]\n")
     (line,) = errors(wrong)
     assert "MLflow's database; the studies are in another one" in line
     assert (here.folder / "mlflow.db").read_bytes() == before

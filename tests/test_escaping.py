@@ -26,7 +26,10 @@ ROW: dict[str, Any] = {"macro_f1": 0.5, "macro_f1_tuned": None, "micro_f1": 0.5,
 ROW |= {"study": HOSTILE, "method": HOSTILE, "model": HOSTILE, "data": HOSTILE, "adapter": HOSTILE, "trial": 1}
 ROW |= {"validation_fingerprint": "0123", "overall": True, "params": {"scheduler": HOSTILE}, "sampled": ["scheduler"]}
 ROW |= {"retrained": None, "tested": None, "test": None, "objective": "macro_f1", "best": 0.5, "seconds": 1.0}
-ROW |= dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 1)
+ROW |= dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 1) | {
+    "tied": [],
+    "retrain": None,
+}
 SEEDS = {"trial": 1, "objective": "macro_f1", "picked": 0.5, "seeds": 0, "shared": 0, "failed": 0, "behind": None}
 SEEDS |= {"params": {"scheduler": HOSTILE}, "sampled": ["scheduler"], "test": None}
 

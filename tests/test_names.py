@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 
-from peftsweep import report, sweep
+from peftsweep import report, standing, sweep
 from peftsweep.comparison import compare
 from peftsweep.config import load
 from peftsweep.errors import StorageError, StudyFileError, UsageError
@@ -105,7 +105,7 @@ def test_a_name_from_python_is_refused_wherever_it_comes_in(tmp_path: Path) -> N
         Studies(storage).create,
         Studies(storage).folder,
         lambda name: report.best(storage, [name]),
-        lambda name: report.status(storage, [name]),
+        lambda name: standing.status(storage, [name]),
         lambda name: sweep.retrain(config.model_copy(update={"name": name}), storage=storage),
         lambda name: sweep.sync(studies=[name], storage=storage),
         lambda name: sweep.compare(studies=[name], storage=storage),
@@ -211,7 +211,7 @@ def test_studies_of_forged_names_are_left_out_once_and_stop_no_other(swept: Home
     before, said = kept(swept), list[str]()
     commands: dict[str, Callable[[], Any]] = {
         "best": lambda: [row.study for row in report.best(swept.storage, warn=said.append)],
-        "status": lambda: [row["study"] for row in report.status(swept.storage, warn=said.append)],
+        "status": lambda: [row["study"] for row in standing.status(swept.storage, warn=said.append)],
         "compare": lambda: [row.study for row in compare(swept.storage, warn=said.append).leaders],
         "sync": lambda: list(sweep.sync(storage=swept.storage, tracking_uri=swept.tracking_uri, note=said.append)),
         "run": lambda: list(swept.run(swept.folder / "small.yaml", trials=1, progress=Told(said)).counts) and ["small"],

@@ -204,6 +204,7 @@ def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
         "objective": "macro_f1",
         "test": None,
         "tested": None,
+        "tied": [],
     }
     found |= {"model": "owner/base", "method": "lora", "trial": 7, "params": PARAMS | {"epochs": 3}}
     return found | scores | {"sampled": list(PARAMS), "adapter": f"/{'long/' * 20}{study}/adapter"} | more
@@ -316,14 +317,14 @@ def test_a_tuned_score_is_called_so_wherever_it_is_the_objective(
     lines += [finished("a", {"complete": 1}, (7, 0.8), None, "macro_f1_tuned")]
     lines += [wording.tested(7, {"macro_f1": 0.1, "macro_f1_tuned": 0.2}, "macro_f1_tuned")]
     table = io.StringIO()
-    counts = dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
+    counts = dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 0) | {"retrain": None}
     for objectives in (["macro_f1_tuned"], ["macro_f1_tuned", "macro_f1"]):
         status_table([counts | {"study": o, "objective": o, "best": 0.7, "seconds": 1} for o in objectives], table)
     lines += table.getvalue().splitlines()
     told = [line for line in lines if "macro-F1" in line]
     assert len(told) >= 6 and all("tuned macro-F1" in line for line in told), told
     both = [line.split() for line in table.getvalue().splitlines()][-3:]
-    assert both[0][6:10] == ["tuned", "macro-F1", "macro-F1", "time"]
+    assert both[0][5:9] == ["tuned", "macro-F1", "macro-F1", "time"]
     assert both[1][-2:] == both[2][-2:] == ["0.700", "1s"]
 
 

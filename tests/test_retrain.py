@@ -28,7 +28,7 @@ from peftsweep import data as datasets
 from peftsweep import progress, report, search, sweep
 from peftsweep.config import load
 from peftsweep.engine import Pack, Trial
-from peftsweep.errors import StudyBusyError, StudyMismatchError, UsageError
+from peftsweep.errors import StorageError, StudyBusyError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import load_tokenizer
 from peftsweep.stopping import Stop
@@ -199,7 +199,8 @@ def test_the_study_and_all_that_is_said_of_it_stay_as_they_were(once: tuple[Home
     attrs = study.user_attrs
     assert attrs.pop("retrained")[0]["seeds"] == 2
     assert attrs == before["attrs"]
-    assert peftsweep.status(place.storage) == before["status"]
+    (now,), (then,) = peftsweep.status(place.storage), before["status"]
+    assert now | {"retrain": None} == then and now["retrain"]["done"] == now["retrain"]["total"] == 4
     (best,), (was,) = peftsweep.best(place.storage), before["best"]
     assert best.as_dict() | {"retrained": None} == was.as_dict() and best.retrained is not None
     with pytest.raises(UsageError, match="it has small"):
@@ -476,7 +477,7 @@ def test_one_complete_seed_has_no_deviation_and_sync_writes_the_rest(here: Home)
 
 def test_what_has_not_been_run_is_refused_and_nothing_is_made(here: Home) -> None:
     file = here.study(**QUICK)
-    with pytest.raises(UsageError, match="nothing is stored in"):
+    with pytest.raises(StorageError, match="the file is not there"):
         retrained(here, file)
     assert not (here.folder / "studies.db").exists()
     here.run(file, timeout=0.0)

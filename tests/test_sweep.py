@@ -205,7 +205,8 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
     ends = {run.info.run_name: run.info.end_time for run in here.runs()}
     assert max(ends.values()) == ends["small"]  # no trial ends after its study
     (shown,) = peftsweep.status(here.storage)
-    assert shown["running"] == 2 and shown["seconds"] > 0 and here.checkpoints(0)
+    assert (shown["running"], shown["stopped"]) == (0, 2) and shown["seconds"] > 0 and here.checkpoints(0)
+    assert "small: 2 stopped" in err
     result = here.run(study, slots=3)
     assert result.counts == {"complete": 3}
     assert {run.info.status for run in here.runs()} == {"FINISHED"} and len(here.runs()) == 4

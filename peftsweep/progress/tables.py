@@ -25,9 +25,12 @@ def best_table(rows: Rows, stream: TextIO) -> None:
             console.print_line(_data(same, rows))
         console.print(_scores(same))
         console.print()
+    console.print_line(wording.legend(list(by_rows.values())))
+    console.print()
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        console.print_line(f"{row['study']}: trial {row['trial']} on {row['model']}")
+        tied = wording.numbers("as good: trial", row["tied"])
+        console.print_line(f"{row['study']}: trial {row['trial']} on {row['model']}" + (f" ({tied})" if tied else ""))
         seeds = wording.retrained(row["trial"], row["retrained"])
         tested = wording.tested(row["tested"], row["test"], row["objective"])
         for line in filter(None, (wording.hyperparameters(chosen), row["adapter"], seeds, tested)):
@@ -54,8 +57,10 @@ def _data(same: Rows, rows: Rows) -> str:
 
 
 def status_table(rows: Rows, stream: TextIO) -> None:
-    """One row per study: how many trials are in which state, the best value by its objective, the time spent."""
-    states = ("complete", "pruned", "failed", "running", "waiting")
+    """One row per study: how many trials are in which state, the best value by its objective, the time spent. Below,
+    what was stopped and how to go on, and how far retraining is."""
+    states = ["complete", "pruned", "failed", "running"]
+    states += [state for state in ("stopped", "waiting") if any(row[state] for row in rows)]
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
     table = _table("study", *states, *(wording.SCORES[objective] for objective in objectives), "time")
     for row in rows:
@@ -63,7 +68,11 @@ def status_table(rows: Rows, stream: TextIO) -> None:
         best = wording.score(row["best"]) or "-"
         scores = [best if objective == row["objective"] else "" for objective in objectives]
         table.add_texts(row["study"], *counts, *scores, wording.duration(row["seconds"]))
-    _console(stream).print(table)
+    console = _console(stream)
+    console.print(table)
+    lines = [line for row in rows for line in wording.standing(row)]
+    for line in ["", *lines] if lines else []:
+        console.print_line(line)
 
 
 def retrained_table(rows: Rows, stream: TextIO) -> None:

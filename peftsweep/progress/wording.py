@@ -188,6 +188,37 @@ def finished(
     return " · ".join([*parts, *filter(None, [adapter])])
 
 
+def standing(row: Mapping[str, Any]) -> list[str]:
+    """How to go on with a study's trials that were stopped, and how far its seeds are."""
+    study, seeds = row["study"], row["retrain"]
+    lines = []
+    if row["stopped"]:
+        lines.append(f"{study}: {row['stopped']} stopped; to go on: peftsweep run --study {study}")
+    if seeds is not None:
+        parts = [f"{seeds['done']} of {seeds['total']} seeds done"]
+        parts += [f"{seeds[state]} {state}" for state in ("failed", "running", "stopped") if seeds[state]]
+        on = (
+            ""
+            if seeds["running"] or seeds["done"] >= seeds["total"]
+            else f"; to go on: peftsweep retrain --study {study}"
+        )
+        lines.append(f"{study}, retrained: {', '.join(parts)} · {duration(seeds['seconds'])}{on}")
+    return lines
+
+
+def legend(groups: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """What the star says of studies, those on the same validation rows in a group."""
+    objectives = {row["objective"] for same in groups for row in same}
+    by = SCORES[objectives.pop()] if len(objectives) == 1 else "score by the objective, or macro-F1 where it differs,"
+    several = any(sum(row["overall"] for row in same) > 1 for same in groups)
+    return f"* the best {by} on the same validation rows" + ("; equal ones share it" if several else "")
+
+
+def numbers(what: str, given: Sequence[int]) -> str:
+    """`as good: trials 3, 4, 7`; nothing where there are none."""
+    return f"{what}{'s' * (len(given) > 1)} {', '.join(map(str, given))}" if given else ""
+
+
 def spread(figures: Mapping[str, Any], name: str) -> str:
     """`0.712 ± 0.008`: mean and standard deviation of a score over seeds."""
     mean, deviation = figures.get(f"{name}_mean"), figures.get(f"{name}_std")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from optuna.storages import RDBStorage
 
+from peftsweep.storage.holder import Doing
+
 
 class Database(ABC):
     """An SQLite file or a PostgreSQL database. Making one touches nothing."""
@@ -34,9 +36,19 @@ class Database(ABC):
         """Optuna's storage, its tables made if they are not there: by one process, so `alone`."""
 
     @abstractmethod
-    def lease(self, name: str) -> AbstractContextManager[None]:
-        """Be the one process that runs this study; the lock is gone when the process is, however it ends.
+    def check_there(self) -> None:
+        """Raises:
+        StorageError: nothing is at this place, not even an empty database.
+        """
+
+    @abstractmethod
+    def lease(self, name: str, doing: Doing) -> AbstractContextManager[None]:
+        """Be the one process that does something to this study; the lock is gone when the process is, however it ends.
 
         Raises:
-            StudyBusyError: another process runs it.
+            StudyBusyError: another process does.
         """
+
+    @abstractmethod
+    def doing(self, name: str) -> Doing | None:
+        """What the process does that has this study's lease; None where none has it."""

@@ -1,29 +1,41 @@
-"""Who runs a study, as another process is told."""
+"""Who holds a study and what for, as other processes are told."""
 
 from __future__ import annotations
 
 import os
 import socket
 from datetime import datetime
+from typing import Literal
 
 from peftsweep.errors import StudyBusyError
-from peftsweep.masking import masked
 
 HOST = 20  # characters: PostgreSQL keeps 63 of the whole note
+Doing = Literal["run", "retrain", "sync"]
+_FIRST: dict[Doing, str] = {"run": "process", "retrain": "retrain", "sync": "sync"}  # word of the note
+_DONE: dict[Doing, str] = {"run": "run", "retrain": "retrained", "sync": "written to MLflow"}
 
 
-def note() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()[:HOST]} since {datetime.now():%Y-%m-%d %H:%M}"
+def note(doing: Doing) -> str:
+    """`process 1234 on host since 2026-01-31 12:00`, or `retrain 1234 on …`."""
+    return f"{_FIRST[doing]} {os.getpid()} on {socket.gethostname()[:HOST]} since {datetime.now():%Y-%m-%d %H:%M}"
 
 
-def busy(name: str, url: str, holder: str) -> StudyBusyError:
+def told(note: str) -> Doing:
+    """What a process does that left this note; an empty one is not there yet."""
+    first = note.partition(" ")[0]
+    return next((doing for doing, word in _FIRST.items() if word == first), "run")
+
+
+def busy(name: str, url: str, note: str) -> StudyBusyError:
+    _, _, rest = note.partition(" ")
+    whom = f"process {rest}" if rest else "another process"
     return StudyBusyError(
-        f"study {name!r} in {masked(url)} is being run by {holder or 'another process'}; wait for it to end, or stop it"
+        f"study {name!r} in {url} is being {_DONE[told(note)]} by {whom}; wait for it to end, or stop it"
     )
 
 
 def overtaken(name: str, url: str) -> StudyBusyError:
     return StudyBusyError(
-        f"study {name!r} in {masked(url)} was run by another process while this one had lost the connection. What was "
+        f"study {name!r} in {url} was run by another process while this one had lost the connection. What was "
         "finished is kept; give the same command again to go on with what there is now"
     )

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.names import fitting
 from peftsweep.storage.database import Database
-from peftsweep.storage.holder import busy, note, overtaken
+from peftsweep.storage.holder import Doing, busy, note, overtaken, told
 
 # Seconds (the last: milliseconds): a machine that is gone is noticed within a minute. A URL may say otherwise.
 CONNECT = {
@@ -101,9 +101,17 @@ class Postgresql(Database):
         weakref.finalize(storage, pool.dispose)
         return storage
 
+    def check_there(self) -> None:
+        self.tables()
+
+    def doing(self, name: str) -> Doing | None:
+        with self._session("peftsweep").connect() as connection:
+            held = connection.execute(sqlalchemy.text(HOLDER), {"name": name}).first()
+        return None if held is None else told(str(held[0]))
+
     @contextmanager
-    def lease(self, name: str) -> Iterator[None]:
-        lease = Lease(self._session(note()), name)
+    def lease(self, name: str, doing: Doing) -> Iterator[None]:
+        lease = Lease(self._session(note(doing)), name)
         self.leases.append(lease)
         try:
             lease.take()

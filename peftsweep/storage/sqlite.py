@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,9 +15,10 @@ from sqlalchemy.engine import URL
 
 from peftsweep.errors import StorageError
 from peftsweep.names import PART, file_name
+from peftsweep.places import did_you_mean
 from peftsweep.storage import faults
 from peftsweep.storage.database import Database
-from peftsweep.storage.holder import busy, note
+from peftsweep.storage.holder import Doing, busy, note, told
 
 
 class Sqlite(Database):
@@ -53,18 +55,42 @@ class Sqlite(Database):
     def open(self) -> RDBStorage:
         return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
 
+    def check_there(self) -> None:
+        if self.file.is_dir():
+            raise StorageError(f"{self.url}: a folder is there, and no database; name a file by --storage")
+        if not self.file.is_file():
+            raise StorageError(f"{self.url}: the file is not there{did_you_mean(self.file)}; peftsweep run makes it")
+
     @contextmanager
-    def lease(self, name: str) -> Iterator[None]:
-        room = PART - len(self.file.name.encode()) - len("..lock.holder")
-        lock = FileLock(f"{self.file}.{file_name(name, room)}.lock")
+    def lease(self, name: str, doing: Doing) -> Iterator[None]:
+        lock = FileLock(self._lock(name))
         holder = Path(f"{lock.lock_file}.holder")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.2, poll_interval=0.02)  # one who looks whether it is held has it for a moment
         except Timeout as error:
-            raise busy(name, self.url, holder.read_text().strip() if holder.is_file() else "") from error
+            raise busy(name, self.url, _note(holder)) from error
         try:
-            holder.write_text(f"{note()}\n")
+            holder.write_text(f"{note(doing)}\n")
             yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def doing(self, name: str) -> Doing | None:
+        lock = Path(self._lock(name))
+        try:
+            with lock.open("rb") as file:  # nothing is made by looking
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except OSError:  # held, or not to be looked at
+            return told(_note(Path(f"{lock}.holder")))
+        return None
+
+    def _lock(self, name: str) -> str:
+        room = PART - len(self.file.name.encode()) - len("..lock.holder")
+        return f"{self.file}.{file_name(name, room)}.lock"
+
+
+def _note(holder: Path) -> str:
+    return holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else ""

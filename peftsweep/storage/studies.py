@@ -19,6 +19,7 @@ from peftsweep.quoting import quoted
 from peftsweep.storage.addresses import Address, address
 from peftsweep.storage.database import Database
 from peftsweep.storage.faults import guarded
+from peftsweep.storage.holder import Doing
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
 
@@ -107,13 +108,18 @@ class Studies:
         finally:
             optuna.logging.set_verbosity(before)
 
-    def lease(self, name: str) -> AbstractContextManager[None]:
+    def lease(self, name: str, doing: Doing = "run") -> AbstractContextManager[None]:
         """Be the one process that runs this study; the lock is gone when the process is, however it ends.
 
         Raises:
-            StudyBusyError: another process runs it.
+            StudyBusyError: another process does something to it.
         """
-        return self.database.lease(name)
+        return self.database.lease(name, doing)
+
+    def doing(self, name: str) -> Doing | None:
+        """What the process does that has this study's lease; None where none has it: trials that it calls running have
+        been stopped then."""
+        return self.database.doing(name)
 
     def orphans(self, study: optuna.Study) -> list[FrozenTrial]:
         """Trials whose process died. To be asked by the holder of the study's lease, when no trial of its own runs."""
@@ -145,6 +151,14 @@ def exists(url: str) -> bool:
         tables = _database(address(url)).tables()
         _check_owner(url, tables)
     return _whole(tables)
+
+
+def check_there(url: str) -> None:
+    """Raises:
+    StorageError: nothing is at this place, not even an empty file or database: the address is mistyped.
+    """
+    with guarded(url):
+        _database(address(url)).check_there()
 
 
 def _whole(tables: set[str]) -> bool:

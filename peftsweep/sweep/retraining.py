@@ -81,7 +81,7 @@ def retrain(
         studies, (found,) = report.opened(storage, [config.name], shown.warn)
         _best(found, top)  # nothing is loaded for a study that has none
         data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn)
-        with studies.lease(config.name):
+        with studies.lease(config.name, "retrain"):
             check_same(studies, found, config, data)
             best = _best(found, top)
             again = _companion(studies, found, config, data)

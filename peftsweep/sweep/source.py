@@ -259,8 +259,10 @@ class StudySource:
     # Results --------------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
+        """Trials by state; one that runs in the storage was stopped, and the next run goes on with it."""
+        said = {"fail": "failed", "running": "stopped"}
         found = Counter(trial.state.name.lower() for trial in self.trials())
-        return {"failed" if name == "fail" else name: count for name, count in sorted(found.items())}
+        return {said.get(name, name): count for name, count in sorted(found.items())}
 
     def score_test(self, pack: Pack) -> None:
         """Score the test split, once, for those trials that are to be."""

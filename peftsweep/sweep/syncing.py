@@ -61,7 +61,7 @@ def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, lacking: lis
     """
     name = study.study_name
     try:
-        with studies.lease(name):
+        with studies.lease(name, "sync"):
             both = [study, studies.retrained(name)]  # the seeds' run is nested under the study's
             trackers = [_write(studies, each, tracking_uri) for each in both if each and "config" in each.user_attrs]
             trackers.append(_write_pages(studies, study, tracking_uri))

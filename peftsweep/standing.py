@@ -1,0 +1,70 @@
+"""How far the studies are: plain rows for `status`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from peftsweep.report import STORAGE, Warn, ranked, stored, unheard
+from peftsweep.storage import Studies, guarded
+
+
+def status(
+    storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard
+) -> list[dict[str, Any]]:
+    """For each study: trials by state, how many there are to be, the best value of its objective (None before a trial
+    is complete), and seconds of training.
+
+    A trial is `running` while a process runs its study, and `stopped` where none does: the next one goes on with it.
+    `retrain` has the same of the study's seeds, `done` of `total`; None where it was not retrained.
+
+    The arguments and errors are those of `report.best`.
+    """
+    with guarded(storage):
+        opened = stored(storage, studies, warn)
+        return [] if opened is None else [_status(opened[0], study) for study in opened[1]]
+
+
+def _status(studies: Studies, study: optuna.Study) -> dict[str, Any]:
+    trials = study.get_trials(deepcopy=False)
+    best = ranked(trials)[:1]
+    again = studies.retrained(study.study_name)
+    seeds = [] if again is None else again.get_trials(deepcopy=False)
+    some = any(trial.state == TrialState.RUNNING for trial in [*trials, *seeds])
+    doing = studies.doing(study.study_name) if some else None
+    return {
+        "study": study.study_name,
+        **_counts(trials, running=doing == "run"),
+        "total": study.user_attrs.get("total"),
+        "objective": study.user_attrs.get("metric", "macro_f1"),
+        "best": best[0].values[0] if best else None,
+        "seconds": _seconds(trials),
+        "retrain": None if again is None or not seeds else _seeds(again, seeds, running=doing == "retrain"),
+    }
+
+
+def _seeds(again: optuna.Study, seeds: Sequence[FrozenTrial], *, running: bool) -> dict[str, Any]:
+    done = sum(trial.state.is_finished() for trial in seeds)
+    total = again.user_attrs.get("total", len(seeds))
+    return {"done": done, "total": total, **_counts(seeds, running=running), "seconds": _seconds(seeds)}
+
+
+def _counts(trials: Sequence[FrozenTrial], *, running: bool) -> dict[str, int]:
+    counts = Counter(trial.state for trial in trials)
+    begun = counts[TrialState.RUNNING]
+    return {
+        "complete": counts[TrialState.COMPLETE],
+        "pruned": counts[TrialState.PRUNED],
+        "failed": counts[TrialState.FAIL],
+        "running": begun if running else 0,
+        "stopped": 0 if running else begun,
+        "waiting": counts[TrialState.WAITING],
+    }
+
+
+def _seconds(trials: Sequence[FrozenTrial]) -> float:
+    return round(sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in trials), 1)
