@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -246,6 +247,11 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
     pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1).run(queue)
     (folder,) = (tmp_path / "b" / "trial-0").glob("checkpoint-*")
     assert checkpoint.newest(folder.parent) == folder
+    if name == "state.json":
+        whole = json.loads((folder / name).read_text())
+        for change in ({"step": "x"}, {"step": None}, {"evaluations": 5}, {"evaluations": [{}]}, {"loss_sum": []}):
+            (folder / name).write_text(json.dumps({**whole, **change}))
+            assert checkpoint.newest(folder.parent) is None, change
     (folder / name).write_bytes((folder / name).read_bytes()[:-7])
     assert checkpoint.newest(folder.parent) is None
     again = run(base, [trial(0, tmp_path / "b")], 1)

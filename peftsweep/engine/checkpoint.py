@@ -14,15 +14,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from peftsweep import jsonfile
 from peftsweep.aside import replaced
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.stack import Stack
@@ -33,6 +35,21 @@ STATE = "state.json"
 TENSORS = "state.safetensors"
 BEST = "best.safetensors"
 LOGITS = "logits.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """What `state.json` holds."""
+
+    trial: int
+    step: int
+    loss_sum: float
+    loss_count: int
+    seconds: float
+    evaluations: tuple[Evaluation, ...]
+
+
+_STATE = TypeAdapter(State)
 
 
 def save(slot: Slot, stack: Stack) -> None:
@@ -72,15 +89,8 @@ def _write(slot: Slot, stack: Stack, folder: Path) -> None:
     elif best is not None and slot.saved is not None:
         for name in (BEST, LOGITS):
             _share(slot.saved / name, folder / name)
-    state = {
-        "trial": slot.trial.number,
-        "step": slot.step,
-        "loss_sum": slot.loss_sum,
-        "loss_count": slot.loss_count,
-        "seconds": slot.seconds,
-        "evaluations": [asdict(evaluation) for evaluation in slot.evaluations],
-    }
-    (folder / STATE).write_text(json.dumps(state, indent=1))
+    state = State(slot.trial.number, slot.step, slot.loss_sum, slot.loss_count, slot.seconds, tuple(slot.evaluations))
+    (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
     _to_disk([*folder.iterdir(), folder])
 
 
@@ -92,13 +102,19 @@ def newest(folder: Path) -> Path | None:
 def _whole(folder: Path) -> bool:
     """Whether nothing is cut off or missing, as after a disk that failed or a folder that was copied half."""
     try:
-        evaluations = json.loads((folder / STATE).read_text())["evaluations"]
-        for name in (TENSORS, *((BEST, LOGITS) if evaluations else ())):
+        for name in (TENSORS, *((BEST, LOGITS) if _state(folder).evaluations else ())):
             with safe_open(folder / name, "pt"):  # holds the header to the file's size
                 pass
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return False
     return True
+
+
+def _state(folder: Path) -> State:
+    """Raises:
+    OSError, ValueError: it is no state.
+    """
+    return _STATE.validate_python(jsonfile.read(folder / STATE))
 
 
 def _to_disk(paths: Iterable[Path]) -> None:
@@ -114,16 +130,16 @@ def _to_disk(paths: Iterable[Path]) -> None:
 def restore(slot: Slot, stack: Stack, folder: Path) -> None:
     """Put a checkpoint into a slot whose trial has been started there. It takes no memory of a GPU, which the other
     slots may have filled."""
-    state = json.loads((folder / STATE).read_text())
+    state = _state(folder)
     tensors = load_file(folder / TENSORS)
     for kind, matrix in _matrices(stack).items():
         row = torch.zeros(matrix.shape[1])
         for name, part in stack.split(slot.index, row, slot.trial.params).items():
             part.copy_(tensors[f"{kind}|{name}"])
         matrix[slot.index].copy_(row)
-    slot.step, slot.seconds = state["step"], state["seconds"]
-    slot.loss_sum, slot.loss_count = state["loss_sum"], state["loss_count"]
-    slot.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
+    slot.step, slot.seconds = state.step, state.seconds
+    slot.loss_sum, slot.loss_count = state.loss_sum, state.loss_count
+    slot.evaluations = list(state.evaluations)
     if slot.evaluations:
         slot.best_logits = load_file(folder / LOGITS)["logits"].numpy()
     slot.saved = folder

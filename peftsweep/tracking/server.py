@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ipaddress
-import json
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 from urllib.parse import urlencode
 
+from peftsweep import jsonfile
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
 from peftsweep.terminal import say
@@ -161,8 +161,11 @@ def _newest_runs(host: str, port: int) -> str:
         status, answer = _get(host, port, f"/api/2.0/mlflow/experiments/search?{urlencode(newest)}")
     except (OSError, http.client.HTTPException):
         return ""
-    found = json.loads(answer).get("experiments", []) if status == 200 else []
-    return f"/#/experiments/{found[0]['experiment_id']}?workflowType=machine_learning" if found else ""
+    try:
+        newest_id = jsonfile.parsed(answer)["experiments"][0]["experiment_id"] if status == 200 else ""
+    except (ValueError, LookupError, TypeError):  # no experiment yet, or no answer of MLflow's
+        return ""
+    return f"/#/experiments/{newest_id}?workflowType=machine_learning" if newest_id else ""
 
 
 def _get(host: str, port: int, path: str) -> tuple[int, bytes]:

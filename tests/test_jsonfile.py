@@ -1,0 +1,30 @@
+"""JSON that may be anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from peftsweep import jsonfile
+
+BROKEN = [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"{}{}"]
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
+def test_what_is_no_json_is_a_value_error(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(text)
+    with pytest.raises(ValueError):  # noqa: PT011  json's own words, and ours
+        jsonfile.read(tmp_path / "x.json")
+
+
+def test_what_is_no_plain_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(jsonfile.MOST + 1)
+    for name, message in (("pipe", "no plain file"), ("large", "more than"), (".", "no plain file")):
+        with pytest.raises(ValueError, match=message):
+            jsonfile.read(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        jsonfile.read(tmp_path / "gone")
