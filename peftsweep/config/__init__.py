@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftsweep.config.comparing import differences
 from peftsweep.config.data import DataConfig, Filter, SplitConfig
+from peftsweep.config.encoding import is_text_encoding
 from peftsweep.config.finding import available, find, folders_of_studies
 from peftsweep.config.reading import load
 from peftsweep.config.sections import (
@@ -38,6 +39,7 @@ __all__ = [
     "differences",
     "find",
     "folders_of_studies",
+    "is_text_encoding",
     "load",
     "number_type",
     "strangers",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, Strict
 
+from peftsweep.config.encoding import is_text_encoding
 from peftsweep.config.frozen import Frozen
 from peftsweep.config.wording import Mistake, Mistakes
 from peftsweep.quoting import quoted, word
@@ -112,9 +113,7 @@ class DataConfig(Frozen):
             for name in ("train", "validation"):
                 if getattr(self, name) is not None:
                     yield (name,), "give either `source`, or files for `train` and `validation`, not both"
-        try:
-            "text".encode(self.encoding)
-        except (LookupError, ValueError):  # hex and rot13 are codecs, but of no text; undefined refuses everything
+        if not is_text_encoding(self.encoding):
             yield ("encoding",), f"{quoted(self.encoding)} is no encoding of text; utf-8, latin-1 or mac_roman are some"
         for name in ("revision", "subset"):
             if getattr(self, name) is not None and not (self.source or "").startswith("hub://"):

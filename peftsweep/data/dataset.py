@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.config import DataConfig, SplitConfig
+from peftsweep.data.decoding import Form
 from peftsweep.data.hub import HUB, read_hub
 from peftsweep.data.labels import doubts, label_array, label_columns, task_of
-from peftsweep.data.reading import Form, read
+from peftsweep.data.reading import read
 from peftsweep.data.rows import deduplicated, filtered, with_texts, without_leaks
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from peftsweep.config import Filter
+from peftsweep.data.spelling import is_whole
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 
@@ -59,8 +60,7 @@ def with_texts(table: Table, column: str) -> Table:
     if other:
         kind = type(texts[other[0]]).__name__
         raise DataError(f"{table.name}: column {column}: {kind} instead of text in {table.numbers(other)}")
-    broken = [i for i, text in enumerate(texts) if any("\ud800" <= letter <= "\udfff" for letter in text)]
-    if broken:  # JSON can spell half a surrogate pair, which no tokenizer takes
+    if broken := [i for i, text in enumerate(texts) if not is_whole(text)]:
         raise DataError(f"{table.name}: column {column}: broken characters in {table.numbers(broken)}")
     return Table(table.name, table.columns | {TEXT: texts}, table.rows)
 
@@ -95,7 +95,7 @@ def without_leaks(tables: Mapping[str, Table], note: Say, warn: Say) -> dict[str
         note(f"{table.name}: {texts} in {name} too and left out of train: {table.numbers(shared)}")
         if not left["train"]:
             raise DataError(f"{table.name}: no rows are left: all its texts are in {name} too")
-    if "test" in tables and (shared := _shared(tables["validation"], tables["test"])):
+    if {"validation", "test"} <= tables.keys() and (shared := _shared(tables["validation"], tables["test"])):
         table, texts = tables["validation"], "1 text is" if len(shared) == 1 else f"{len(shared):,} texts are"
         warn(f"{table.name}: {texts} in test too, which flatters the score there: {table.numbers(shared)}")
     return left

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftsweep.errors import DataError
+from peftsweep.quoting import word
 
 SHOWN = 5  # row numbers that a message lists
 
@@ -49,10 +50,44 @@ class Table:
         return f"row{'s' if len(places) > 1 else ''} {shown}{more}"
 
 
+def named(header: Sequence[str]) -> list[str]:
+    """A name of its own for each column, as pandas gives them: `Unnamed: 2` for the third if it has none, `a.1` for the
+    second `a`."""
+    found: dict[str, None] = {}
+    given = set(header)
+    for place, name in enumerate(header):
+        own, again = name or f"Unnamed: {place}", 0
+        while own in found or (own != name and own in given):
+            again += 1
+            own = f"{name or f'Unnamed: {place}'}.{again}"
+        found[own] = None
+    return list(found)
+
+
+def places(name: str, wanted: Sequence[str], header: Sequence[str], whole: bool) -> dict[str, int]:
+    """Where the wanted columns are, or (whole) all of them.
+
+    Raises:
+        DataError: there is none of a wanted name, or there are two.
+    """
+    names = named(header)
+    if any(column not in names for column in wanted):
+        raise missing_columns(name, wanted, names)
+    if twice := [column for column in wanted if header.count(column) > 1]:
+        raise DataError(f"{name}: two columns are called {word(twice[0])}")
+    return {column: names.index(column) for column in (names if whole else wanted)}
+
+
+def several(names: Sequence[str]) -> str:
+    """Names in a message, at most twenty of them."""
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return ", ".join(map(word, names[:20])) + more
+
+
 def missing_columns(name: str, wanted: Sequence[str], there: Sequence[str]) -> DataError:
     absent = [column for column in wanted if column not in there]
     near = {column: difflib.get_close_matches(column, there, n=1, cutoff=0.5) for column in absent}
-    guesses = [f"{match[0]} for {column}" for column, match in near.items() if match]
+    guesses = [f"{word(match[0])} for {word(column)}" for column, match in near.items() if match]
     hint = f"; did you mean {', '.join(guesses)}?" if guesses else ""
     plural = "columns" if len(absent) > 1 else "column"
-    return DataError(f"{name}: no {plural} {', '.join(absent)}; it has {', '.join(there) or 'none'}{hint}")
+    return DataError(f"{name}: no {plural} {several(absent)}; it has {several(there) or 'none'}{hint}")

@@ -16,9 +16,11 @@ import pyarrow.parquet
 
 from peftsweep import data
 from peftsweep.aside import aside, put
+from peftsweep.config import is_text_encoding
 from peftsweep.errors import DataError, UsageError
 from peftsweep.exported import manifest as manifests
 from peftsweep.exported.predicting import Classifier, Prediction
+from peftsweep.quoting import quoted
 
 PREDICTED, PROBABILITY = "predicted", "probability_"
 
@@ -68,7 +70,7 @@ def predict_file(
     kept = to is not None and to.suffix.lower() == source.suffix.lower() == ".parquet"
     table = data.read(str(source), "--input", [column or manifest.text], _form(encoding), warn, whole=not kept)
     texts = data.with_texts(table, column or manifest.text).column(column or manifest.text)
-    rows: Rows = _arrow(source.expanduser()) if kept else table.columns
+    rows: Rows = data.arrow_table(source.expanduser(), str(source)) if kept else table.columns
     new = {PREDICTED, *(PROBABILITY + label for label in manifest.labels)}
     if taken := sorted(new.intersection(rows.column_names if isinstance(rows, pyarrow.Table) else rows)):
         raise DataError(f"{source}: has a column {taken[0]} already; rename it")
@@ -90,11 +92,9 @@ def predicted(found: Sequence[Prediction], labels: Sequence[str], *, several: bo
 
 
 def _form(encoding: str) -> data.Form:
-    try:
-        "text".encode(encoding)
-    except (LookupError, ValueError) as error:  # hex and rot13 are codecs, but of no text
-        raise UsageError(f"--encoding: {encoding!r} is no encoding of text; utf-8 and latin-1 are some") from error
-    return data.Form(encoding, decode="--encoding latin-1", unquote="write it as CSV")
+    if not is_text_encoding(encoding):
+        raise UsageError(f"--encoding: {quoted(encoding)} is no encoding of text; utf-8 and cp1252 are some")
+    return data.Form(encoding, decode="--encoding ", unquote="write it as CSV")
 
 
 def _checked(to: Path, source: Path) -> Path:
@@ -113,16 +113,6 @@ def _checked(to: Path, source: Path) -> Path:
     if to.exists() and source.exists() and to.samefile(source):
         raise UsageError(f"--output: {to} is the input; give another file")
     return to.resolve()
-
-
-def _arrow(source: Path) -> pyarrow.Table:
-    """Raises:
-    DataError: a part of it cannot be read.
-    """
-    try:
-        return pyarrow.parquet.ParquetFile(source).read()
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{source} is not a whole Parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _extended(rows: Rows, beside: Columns) -> Rows:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peftsweep.data import is_whole
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
 from peftsweep.models import default_device, load_base, revision_of, saved_tokenizer
+from peftsweep.quoting import quoted
 from peftsweep.task import probabilities
 
 Text = NDArray[np.int64]
@@ -72,10 +74,15 @@ class Classifier:
 
         Args:
             done: told how many texts have been read, batch by batch.
+
+        Raises:
+            UsageError: half a character is in a text, which no tokenizer takes.
         """
         found = self.manifest
         if not texts:
             return []
+        if broken := [text for text in texts if not is_whole(text)]:
+            raise UsageError(f"{quoted(broken[0])} is no text: it has half a character, or bytes that are not UTF-8")
         scored = logits(self.model, self._tokens(texts), done)
         if found.thresholds is None:
             shares = np.exp(scored - scored.max(axis=1, keepdims=True))

@@ -1,0 +1,127 @@
+"""CSV, and TSV as it is exchanged: tabs, and quotation marks that mean nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftsweep.data.decoding import Form, Undecodable, decoded
+from peftsweep.data.table import Table, places
+from peftsweep.errors import DataError
+
+PARTED = {";": "semicolons; write it with commas", "|": "bars; write it with commas"}
+PARTED |= {"\t": "tabs; let its name end in .tsv", ",": "commas; let its name end in .csv"}
+EXCEL = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)  # Excel's own first line: what parts fields
+csv.field_size_limit(1 << 30)  # texts are long at times
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How fields are parted and quoted. `tabs`: whether the file's name says that they are parted by tabs."""
+
+    tabs: bool
+    mark: str
+    quoting: bool
+
+    def reader(self, text: str, *, strict: bool = True) -> Iterator[list[str]]:
+        options: dict[str, Any] = {"strict": strict} if self.quoting else {"quoting": csv.QUOTE_NONE}
+        return csv.reader(io.StringIO(text, newline=""), delimiter=self.mark, **options)
+
+    def stray(self) -> str:
+        what = {"\t": "tab", ",": "comma"}.get(self.mark, repr(self.mark))
+        return what + (" or quotation mark" if self.quoting else "")
+
+
+def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form) -> tuple[Table, list[str]]:
+    """The wanted columns (whole: all), and what is doubtful about the file.
+
+    Raises:
+        DataError: broken bytes, another mark between the fields, no such column, a row that is none.
+    """
+    tabs = path.suffix.lower() == ".tsv"
+    quoting = not tabs if form.quoting is None else form.quoting
+    try:
+        text, doubts = decoded(path, name, form)
+    except Undecodable as error:
+        before, dialect = _dialect(error.before, tabs, quoting)
+        raise error.told(name, sum(map(bool, dialect.reader(before, strict=False))) - 1) from error
+    text, dialect = _dialect(text, tabs, quoting)
+    records = _records(dialect.reader(text), name)
+    _check_header(name, wanted, text, dialect, form)
+    header = next(records, [])
+    taken = places(name, wanted, header, whole)
+    columns: dict[str, list[Any]] = {column: [] for column in taken}
+    rows = []
+    for number, record in enumerate(records, start=1):
+        if len(record) != len(header):
+            marks = any(field.startswith('"') for field in record) and not quoting
+            raise DataError(
+                f"{name}: row {number} has {len(record)} fields, the header {len(header)}: a stray {dialect.stray()}"
+                + (f"; if quotation marks hold its fields together, {form.unquote}" if marks else "")
+            )
+        for column, place in taken.items():
+            columns[column].append(record[place])
+        rows.append(number)
+    if form.quoting is None and tabs and _quoted(columns):
+        doubts.append(f"its fields seem to stand in quotation marks, which mean nothing in TSV; {form.unquote}")
+    return Table(name, columns, rows), doubts
+
+
+def _dialect(text: str, tabs: bool, quoting: bool) -> tuple[str, Dialect]:
+    """The text without Excel's line, and how its fields are parted."""
+    said = EXCEL.match(text)
+    mark = said[1] if said else "\t" if tabs else ","
+    return text[said.end() :] if said else text, Dialect(tabs, mark, quoting)
+
+
+def _records(records: Iterator[list[str]], name: str) -> Iterator[list[str]]:
+    """All but empty lines, the header first."""
+    number = 0
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            where = f"row {number}" if number else "the header"
+            raise DataError(f"{name}: {where} is not CSV: {error}") from error
+        if record:
+            number += 1
+            yield record
+
+
+def _check_header(name: str, wanted: Sequence[str], text: str, dialect: Dialect, form: Form) -> None:
+    """Raises:
+    DataError: the wanted columns are there, but parted by something else, or in quotation marks that mean nothing.
+    """
+    line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0].strip()
+    if set(wanted) <= set(line.split(dialect.mark)):
+        return
+    if set(wanted) <= set(_bare(line, dialect.mark)):
+        if not dialect.quoting:
+            raise DataError(f"{name}: its header stands in quotation marks, which mean nothing in TSV; {form.unquote}")
+        return
+    ours = {"\t": "tabs", ",": "commas"}.get(dialect.mark, repr(dialect.mark))
+    for theirs, advice in PARTED.items():
+        if set(wanted) <= set(_bare(line, theirs)):
+            raise DataError(f"{name}: its fields are not parted by {ours} but by {advice}")
+
+
+def _bare(line: str, mark: str) -> list[str]:
+    return [field.strip(' "') for field in line.split(mark)]
+
+
+def _quoted(columns: dict[str, list[Any]]) -> bool:
+    """Whether quotation marks look like those of a writer, such as pandas, that puts fields into them: each mark inside
+    is doubled, and some are or all fields of the column have them."""
+    for values in columns.values():
+        inside = [value[1:-1] for value in values if len(value) > 1 and value[0] == value[-1] == '"']
+        doubled = sum('""' in text for text in inside)
+        if (doubled or len(inside) == len(values) > 0) and not any('"' in text.replace('""', "") for text in inside):
+            return True
+    return False

@@ -1,0 +1,344 @@
+"""Files as people have them: encodings, marks, headers, and types of Parquet that Python has not."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import encodings
+import io
+import pkgutil
+import random
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from peftsweep import data
+from peftsweep.config import DataConfig, is_text_encoding
+from peftsweep.data.table import named
+from peftsweep.errors import DataError
+from tests.test_data import loaded, refusal
+
+TEXTS = ["it’s “so” good", "10 € – not", "naïve", "plain"]
+ENDINGS = (".csv", ".tsv", ".jsonl")
+
+
+def read(path: Path, *wanted: str, whole: bool = False, **form: Any) -> tuple[data.Table, list[str]]:
+    """The table, and what was doubtful."""
+    said: list[str] = []
+    return data.read(str(path), "data.train", wanted, data.Form(**form), said.append, whole=whole), said
+
+
+def refused(path: Path, *wanted: str, **form: Any) -> str:
+    with pytest.raises(DataError) as error:
+        read(path, *wanted, **form)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def written(ending: str, texts: list[str]) -> str:
+    """A file's text, with the columns `text` and `mood`."""
+    if ending == ".jsonl":
+        return "".join(f'{{"text": "{text}", "mood": "m"}}\n' for text in texts)
+    mark = "\t" if ending == ".tsv" else ","
+    return "".join(f"{line}\n" for line in [f"text{mark}mood", *(f"{text}{mark}m" for text in texts)])
+
+
+def told(act: Callable[[], object]) -> None:
+    """It is done or refused in one line that names the file: no other error."""
+    message = "of a."
+    try:
+        act()
+    except DataError as error:
+        message = str(error)
+    assert "a." in message and "\n" not in message and len(message) < 2000
+
+
+# Encodings
+
+
+def test_codecs_of_no_text_are_refused_and_with_every_other_a_file_is_read_or_told_to_be_broken(tmp_path: Path) -> None:
+    known = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    known |= {"klingon", "", "a\0", "\ud800"}
+    kept = [name for name in sorted(known) if is_text_encoding(name)]
+    refused_ones = {"hex_codec", "rot_13", "zlib_codec", "punycode", "idna", "undefined", "unicode_escape", "aliases"}
+    assert refused_ones.isdisjoint(kept) and len(kept) > 90
+    for name in known - set(kept):
+        with pytest.raises(ValueError, match=r"is no encoding of text; utf-8, latin-1 or mac_roman are some"):
+            DataConfig.model_validate({"train": "a.csv", "text": "text", "labels": "c", "encoding": name})
+    drawn, path = random.Random(0), tmp_path / "a.csv"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in kept:
+            path.write_bytes(written(".csv", ["plain", "text"]).encode(name))
+            assert read(path, "text", encoding=name)[0].columns == {"text": ["plain", "text"]}
+            for _ in range(3):
+                path.write_bytes("text\n".encode(name) + drawn.randbytes(40))
+                told(partial(read, path, "text", encoding=name))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("texts", "bytes_of", "said", "advised"),
+    [
+        (TEXTS, "cp1252", "row 1 has bytes that are not utf-8 (0x92)", "cp1252"),
+        (TEXTS[2:], "cp1252", "row 1 has bytes that are not utf-8 (0xef)", "latin-1"),  # both read it alike
+        (["\x81 \xe9"], "latin-1", "row 1 has bytes that are not utf-8 (0x81)", "latin-1"),  # no character of cp1252
+    ],
+)
+def test_bytes_that_are_not_utf_8_come_with_the_encoding_that_reads_them(
+    tmp_path: Path, ending: str, texts: list[str], bytes_of: str, said: str, advised: str
+) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(written(ending, texts).encode(bytes_of))
+    assert f"{said}; if the file is in another encoding, name it: data.encoding: {advised}" in refused(path, "text")
+    assert read(path, "text", encoding=advised)[0].columns["text"] == texts
+
+
+def test_a_file_in_utf_8_that_is_said_to_be_something_else_is_advised_to_be_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(written(".csv", TEXTS), encoding="utf-8")
+    assert refused(path, "text", encoding="ascii").endswith("name it: data.encoding: utf-8")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_latin_1_is_warned_about_where_it_makes_control_characters_of_quotation_marks(
+    tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(written(ending, TEXTS).encode("cp1252"))
+    table, (said,) = read(path, "text", encoding="iso8859-1")
+    assert table.columns["text"][0] == "it\x92s \x93so\x94 good"
+    assert said.startswith(f"{path}: bytes such as 0x80 ('€' in cp1252) are control characters in latin-1")
+    assert said.endswith("data.encoding: cp1252")
+    assert not read(path, "text", encoding="cp1252")[1]
+    path.write_bytes(written(ending, TEXTS[2:]).encode("latin-1"))
+    assert not read(path, "text", encoding="latin-1")[1]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("said", ["utf-8", "cp1252", "utf-16-le"])
+def test_a_mark_at_the_beginning_says_the_encoding_whatever_the_study_says(
+    tmp_path: Path, ending: str, said: str
+) -> None:
+    whole, path = written(ending, TEXTS), tmp_path / f"a{ending}"
+    for mark, encoding in [
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+        (codecs.BOM_UTF32_LE, "utf-32-le"),
+        (codecs.BOM_UTF32_BE, "utf-32-be"),
+    ]:
+        path.write_bytes(mark + whole.encode(encoding))
+        table, doubts = read(path, "text", encoding=said)
+        assert table.columns == {"text": TEXTS} and not doubts
+    path.write_bytes(codecs.BOM_UTF16_LE + whole.encode("utf-16-le")[:-1])
+    assert (
+        "has bytes that are not utf-16" in (message := refused(path, "text"))
+        and "the mark at its beginning says" in message
+    )
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_utf_16_without_a_mark_is_recognised(tmp_path: Path, order: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", ["plain", "text"]).encode(f"utf-16-{order}"))
+    assert refused(path, "text").endswith(f"if it is UTF-16 without a mark, name it: data.encoding: utf-16-{order}")
+    assert read(path, "text", encoding=f"utf-16-{order}")[0].columns["text"] == ["plain", "text"]
+
+
+# What parts rows and fields
+
+
+@pytest.mark.parametrize("mark", [";", ",", "\t", "|"])
+@pytest.mark.parametrize("line", ["sep={}\n", "sep={}\r\n", '"sep={}"\r\n', "\ufeffSEP={}\n", "sep={}"])
+def test_the_line_of_excel_says_what_parts_the_fields(tmp_path: Path, mark: str, line: str) -> None:
+    path = tmp_path / "a.csv"
+    body = "".join(f"{line}\n" for line in (f"text{mark}mood", f'"a, {mark} b"{mark}m', f"c{mark}"))
+    path.write_text(line.format(mark) + ("" if line.endswith("\n") else "\n") + body, encoding="utf-8", newline="")
+    table, _ = read(path, "text", "mood")
+    assert table.columns == {"text": [f"a, {mark} b", "c"], "mood": ["m", ""]} and table.rows == [1, 2]
+    whole = path.read_bytes()
+    path.write_bytes(whole + f"x{mark}y{mark}z\n".encode())
+    assert "row 3 has 3 fields, the header 2: a stray " in refused(path, "text")
+    path.write_bytes(whole.replace(b"c", b"\xe9"))
+    assert "row 2 has bytes that are not utf-8 (0xe9)" in refused(path, "text")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_rows_end_as_on_any_system(tmp_path: Path, ending: str, ends: str) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(("\n\n" + written(ending, ["one", "two"])).replace("\n", ends).encode())
+    assert read(path, "text")[0].columns == {"text": ["one", "two"]}
+    path.write_bytes(path.read_bytes().replace(b"two", b"\xff"))
+    number = 4 if ending == ".jsonl" else 2  # lines of JSONL, rows of the others
+    assert f"row {number} has bytes that are not utf-8" in refused(path, "text")
+
+
+def test_line_ends_of_three_systems_in_one_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text,mood\r\none,m\rtwo,m\n\r\nthree,m")
+    assert read(tmp_path / "a.csv", "text")[0].columns == {"text": ["one", "two", "three"]}
+    (tmp_path / "a.jsonl").write_bytes('{"text": "one"}\r\n{"text": "two"}\r{"text": "a\u2028b"}\n'.encode())
+    assert read(tmp_path / "a.jsonl", "text")[0].columns == {"text": ["one", "two", "a\u2028b"]}
+
+
+# Headers
+
+
+def test_columns_without_a_name_and_of_the_same_name_are_read_along(tmp_path: Path) -> None:
+    path = tmp_path / "spam.csv"
+    path.write_text("v1,v2,,,\nham,hello,,x,\nspam,win,1,,2\n")
+    assert read(path, "v2")[0].columns == {"v2": ["hello", "win"]}
+    table, _ = read(path, "v2", whole=True)
+    assert list(table.columns) == ["v1", "v2", "Unnamed: 2", "Unnamed: 3", "Unnamed: 4"]
+    assert table.columns["Unnamed: 4"] == ["", "2"]
+    assert "no column v3; it has v1, v2, Unnamed: 2, Unnamed: 3, Unnamed: 4" in refused(path, "v3")
+    path.write_text("text,a,a,text.1\nx,1,2,3\n")
+    assert read(path, "text", whole=True)[0].columns == {"text": ["x"], "a": ["1"], "a.1": ["2"], "text.1": ["3"]}
+    path.write_text("text,text\nx,1\n")
+    assert "two columns are called text" in refused(path, "text")
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["x"]), pyarrow.array([1]), pyarrow.array([2])], ["text", "", ""])
+    parquet.write_table(twice, tmp_path / "a.parquet")
+    assert list(read(tmp_path / "a.parquet", "text", whole=True)[0].columns) == ["text", "Unnamed: 1", "Unnamed: 2"]
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ([], []),
+        ([""], ["Unnamed: 0"]),
+        (["a", "a", "a"], ["a", "a.1", "a.2"]),
+        (["a", "a", "a.1"], ["a", "a.2", "a.1"]),
+        (["a.1", "a", "a"], ["a.1", "a", "a.2"]),
+        (["", "Unnamed: 0"], ["Unnamed: 0.1", "Unnamed: 0"]),
+    ],
+)
+def test_each_column_has_a_name_of_its_own(header: list[str], names: list[str]) -> None:
+    assert named(header) == names
+
+
+def test_a_message_does_not_list_thousands_of_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",".join(f"c{i}" for i in range(5000)) + "\n")
+    assert refused(tmp_path / "a.csv", "text").endswith("c18, c19 and 4,980 more")
+
+
+def test_a_home_that_nobody_has(tmp_path: Path) -> None:
+    assert "~nosuchuser/a.csv is not there" in refusal(source="~nosuchuser/a.csv")
+
+
+# Files that are no tables
+
+
+def test_files_of_random_pieces_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    """Lone quotation marks, noughts, half rows, bytes of no encoding, empty files, a header alone."""
+    pieces = [
+        b"text,c",
+        b"text\tc",
+        b'{"text": "a", "c": ["x"]}',
+        b"\n",
+        b"\r",
+        b'"',
+        b"'",
+        b"\0",
+        b",",
+        b"\t",
+        b"sep=;",
+    ]
+    pieces += [
+        b";",
+        b"\xff",
+        b"\xfe",
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b"a",
+        b"[1",
+        b"{",
+        b"}",
+        "é€😀".encode(),
+        b"9" * 40,
+    ]
+    drawn, settings = random.Random(1), [{}, {"encoding": "cp1252"}, {"encoding": "utf-16"}, {"quoting": True}]
+    for turn in range(600):
+        path = tmp_path / f"a{ENDINGS[turn % 3]}"
+        path.write_bytes(b"".join(drawn.choices(pieces, k=drawn.randrange(0, 30))))
+        labels = drawn.choice(["c", ["c", "text2"], {"column": "c"}, {"column": "c", "separator": ";"}])
+        told(partial(loaded, source=path, labels=labels, **drawn.choice(settings)))
+    (tmp_path / "long.csv").write_text(f'text,c\n"{"a" * 3_000_000}",x\nb,y\n')
+    assert len(read(tmp_path / "long.csv", "text")[0].columns["text"][0]) == 3_000_000
+
+
+# Parquet
+
+
+LARGE = 2**62
+
+
+def odd(kind: pyarrow.DataType, storage: pyarrow.DataType | None = None) -> pyarrow.Array:
+    """Values of which Python has none."""
+    return pyarrow.array([LARGE if storage is None else 2**31 - 1, 0, None], storage or pyarrow.int64()).view(kind)
+
+
+COLUMNS: dict[str, pyarrow.Array] = {
+    "null": pyarrow.nulls(3),
+    "bool": pyarrow.array([True, False, None]),
+    "half": pyarrow.array([1.0, float("nan"), None], pyarrow.float16()),
+    "decimal": pyarrow.array(["1.00", "0.50", None]).cast(pyarrow.decimal256(60, 2)),
+    "large string": pyarrow.array(["x", "y", None], pyarrow.large_string()),
+    "string view": pyarrow.array(["x", "y", None], pyarrow.string_view()),
+    "binary": pyarrow.array([b"x", b"\xff", None]),
+    "dictionary": pyarrow.array(["x", "y", None]).dictionary_encode(),
+    "date32": odd(pyarrow.date32(), pyarrow.int32()),
+    "date64": odd(pyarrow.date64()),
+    **{f"timestamp {unit}": odd(pyarrow.timestamp(unit)) for unit in ("ms", "us", "ns")},
+    "zone": odd(pyarrow.timestamp("us", "Europe/Berlin")),
+    "no zone": odd(pyarrow.timestamp("us", "No/Where")),
+    "time": odd(pyarrow.time64("ns")),
+    **{f"duration {unit}": odd(pyarrow.duration(unit)) for unit in ("s", "ms", "us", "ns")},
+    "list": pyarrow.array([["x", "y"], [], None]),
+    "lists": pyarrow.array([[["x"]], [], None]),
+    "list of moments": pyarrow.ListArray.from_arrays([0, 1, 2, 3], odd(pyarrow.timestamp("us"))),
+    "struct": pyarrow.array([{"a": 1}, {"a": 2}, None]),
+    "struct of moments": pyarrow.StructArray.from_arrays([odd(pyarrow.timestamp("us"))], ["a"]),
+    "map": pyarrow.array([[("a", 1)], [], None], pyarrow.map_(pyarrow.string(), pyarrow.int32())),
+    "no utf-8": pyarrow.array([b"\xff", b"x", b"y"]).view(pyarrow.string()),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_column_of_any_type_is_read_along_and_as_labels_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [f"text {i}" for i in range(30)]
+    parquet.write_table(pyarrow.table({"text": texts, "c": pyarrow.chunked_array([COLUMNS[kind]] * 10)}), path)
+    assert read(path, "text")[0].columns == {"text": texts}
+    if kind == "no utf-8":
+        assert "row 1 has bytes that are not utf-8 (0xff)" in refused(path, "c")
+        return
+    table, _ = read(path, "text", whole=True)
+    csv.writer(io.StringIO()).writerows(zip(*table.columns.values(), strict=True))
+    for settings in ({"labels": "c"}, {"labels": ["c", "text2"]}, {"labels": {"column": "c"}}):
+        told(partial(loaded, source=path, **settings))
+
+
+def test_moments_that_python_has_no_date_for_are_kept_as_parquet_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    moments = pyarrow.array([400_000 * 365 * 86_400 * 1000, 0]).view(pyarrow.timestamp("ms"))
+    nested = pyarrow.ListArray.from_arrays([0, 1, 2], moments)
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "at": moments, "all": nested}), path)
+    table, _ = read(path, "text", whole=True)
+    assert "12614400000000000" in table.columns["at"][0] and table.columns["at"][1].year == 1970
+    assert table.columns["all"][0] == [table.columns["at"][0]]
+
+
+def test_folders_and_names_of_columns_mean_nothing_to_parquet(tmp_path: Path) -> None:
+    """A folder `label=1` is a column to others, and `a.b` a field of `a`."""
+    folder = tmp_path / "label=1"
+    folder.mkdir()
+    parquet.write_table(pyarrow.table({"a.b": ["x"], "a": [{"b": "y"}], "text": ["t"]}), folder / "_a.parquet")
+    assert read(folder / "_a.parquet", "a.b", "text")[0].columns == {"a.b": ["x"], "text": ["t"]}
+    assert list(read(folder / "_a.parquet", "text", whole=True)[0].columns) == ["a.b", "a", "text"]
