@@ -185,10 +185,12 @@ def trial_folder(study: Path, number: int) -> Path:
 
 
 def task_of(shared: Mapping[str, Any]) -> Task:
-    """What a study predicts, by what the storage has of it."""
+    """What a study predicts, by what the storage has of it. A study of version 0.1 has no kind of its own there."""
     from peftsweep.task import Task
 
     single = DataConfig.model_validate(shared["config"]["data"]).single_label
+    if "kind" in shared:  # the data decides: a column of lists has several labels a text
+        single = shared["kind"] == "single-label"
     return Task("single-label" if single else "multi-label", tuple(shared["labels"]))
 
 

@@ -45,13 +45,17 @@ TEXTS = ["the joy and anger of it", "sadness", "was it for them", "joy", "and wh
 
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Home]:
-    """A finished study of several labels by each method; of one label a text by `single`."""
+    """A finished study of several labels by each method (`ia3`: in one column); of one label a text by `single`."""
     made = {}
     for method, architecture in STUDIES.items():
         place = made[method] = home(tmp_path_factory.mktemp(method), architecture)
-        for name, rows, seed in (("train", 48, 1), ("dev", 24, 2)):
-            write(place.folder / f"{name}.csv", tiny_rows(LABELS, rows, seed))
-        changes: dict[str, Any] = {"space": {"learning_rate": [1e-2, 5e-3]}, "data": {"labels": LABELS}}
+        for name, count, seed in (("train", 48, 1), ("dev", 24, 2)):
+            rows = tiny_rows(LABELS, count, seed)
+            if method == "ia3":
+                rows = [{"text": row["text"], "all": "; ".join(name for name in LABELS if row[name])} for row in rows]
+            write(place.folder / f"{name}.csv", rows)
+        labels = {"column": "all", "separator": ";"} if method == "ia3" else LABELS
+        changes: dict[str, Any] = {"space": {"learning_rate": [1e-2, 5e-3]}, "data": {"labels": labels}}
         study = place.study(method=method, train={"epochs": 8}, search={"trials": 2, "keep_adapters": 1}, **changes)
         assert place.run(study).counts == {"complete": 2}
     single = made["single"] = home(tmp_path_factory.mktemp("single"), "bert")
@@ -653,7 +657,7 @@ def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_ot
     (files / "numbers.jsonl").write_text('{"text": 1}\n')
     (files / "broken.jsonl").write_text('{"text": "joy"\n')
     (files / "list.jsonl").write_text("[1]\n")
-    (files / "twice.csv").write_text("text,a,a\nx,1,2\n")
+    (files / "twice.csv").write_text("text,a,text\nx,1,2\n")
     (files / "broken.parquet").write_text("no")
     (files / "done.csv").write_text("text,predicted\njoy,joy\n")
     wrong = {
@@ -673,7 +677,7 @@ def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_ot
         "numbers.jsonl": "column text: int instead of text in row 1",
         "broken.jsonl": "row 1 is not JSON: ",
         "list.jsonl": "row 1 is not a JSON object",
-        "twice.csv": "two columns are called a",
+        "twice.csv": "two columns are called text",
         "broken.parquet": "is not a whole Parquet file: ",
         "done.csv": "has a column predicted already; rename it",
     }
@@ -710,6 +714,20 @@ def test_where_nothing_can_be_written_is_told_before_the_model_is_loaded(
             predict_file(out["single"], texts, None, encoding=codec)
     assert texts.read_bytes() == before
     assert not [path.name for path in files.iterdir() if path.name.startswith(".")]
+
+
+def test_half_a_character_is_no_text(out: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match=r"'caf\\udce9' is no text: it has half a character"):
+        Classifier(out["single"]).predict(["joy", "caf\udce9"])
+
+
+def test_columns_without_a_name_or_of_the_same_name_are_no_hindrance(out: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "spam.csv").write_text("v1,v2,v1,,\nham,joy,x,,y\n")
+    own = {"v1": "ham", "v2": "joy", "v1.1": "x", "Unnamed: 3": "", "Unnamed: 4": "y"}
+    for ending in ("csv", "tsv", "jsonl", "parquet"):
+        predict_file(out["single"], tmp_path / "spam.csv", tmp_path / f"found.{ending}", column="v2")
+        (row,) = read_again(tmp_path / f"found.{ending}")
+        assert {name: row[name] for name in own} == own and row["predicted"] in LABELS
 
 
 def test_a_file_in_another_encoding_is_read_and_written_in_utf_8(out: dict[str, Path], tmp_path: Path) -> None:
@@ -782,9 +800,10 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
         ["predict", to, "--text", " "],
         ["predict", to, "--input", "texts.csv", "--output", "texts.csv"],
         ["predict", to, "--input", "textz.csv"],
+        ["predict", to, "--text", "joy", "--text", "caf\udce9"],  # what a shell makes of bytes in latin-1
     ]
     done = place.call_each(commands)
-    assert [each.returncode for each in done] == [0, 0, 0, 0, 0, 2, 2, 2, 2, 0, 2, 2, 2, 1]
+    assert [each.returncode for each in done] == [0, 0, 0, 0, 0, 2, 2, 2, 2, 0, 2, 2, 2, 1, 2]
     assert done[0].stdout == "" and "peftsweep predict" in done[0].stderr
     lines = done[1].stdout.splitlines()
     assert len(lines) == 2 and re.fullmatch(r"joy.* \(joy 0\.\d\d · .*\)", lines[1])
@@ -800,6 +819,7 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
     assert "--json is for stdout" in done[10].stderr and "--text: there is nothing in it" in done[11].stderr
     assert "texts.csv is the input" in done[12].stderr
     assert done[13].stderr == "error: --input: textz.csv is not there; did you mean texts.csv, dev.csv?\n"
+    assert done[14].stderr.startswith("error: b'caf\\xe9' is not UTF-8")
     assert all(not each.stdout for each in done[10:])
 
 

@@ -85,7 +85,7 @@ def test_a_table_says_what_may_stand_there_and_what_stands_there_by_itself() -> 
     assert "| `warmup` | number, at least 0, less than 1 | `0.06` |" in train
     assert "| `optimizer` | `adamw`, `sgd` | `adamw` |" in train
     assert re.search(r"\| `rank` \| whole number, at least 1 \| `16` \| .* Only for lora and qlora\. \|", train)
-    assert "| `labels` | text or list of names | must be given |" in data
+    assert "| `labels` | text or list of names or keys and values | must be given |" in data
     assert "| `drop_duplicates` | true or false | `false` |" in data
 
 

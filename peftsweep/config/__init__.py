@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftsweep.config.comparing import differences
-from peftsweep.config.data import DataConfig, Filter, SplitConfig
+from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
 from peftsweep.config.encoding import is_text_encoding
 from peftsweep.config.finding import available, find, folders_of_studies
 from peftsweep.config.reading import load
@@ -25,6 +25,7 @@ __all__ = [
     "METHOD_KEYS",
     "DataConfig",
     "Filter",
+    "LabelColumn",
     "Method",
     "ModelConfig",
     "Optimizer",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, Strict
+from pydantic import AfterValidator, Discriminator, Field, Strict, Tag
 
 from peftsweep.config.encoding import is_text_encoding
 from peftsweep.config.frozen import Frozen
@@ -58,6 +58,26 @@ class SplitConfig(Frozen):
             yield (), f"the fractions add up to {total:g}; they must leave rows for training"
 
 
+class LabelColumn(Frozen):
+    """One column that holds all labels of a text (multi-label). An empty cell is a text without labels."""
+
+    column: str = Field(min_length=1)
+    """The column."""
+    separator: str | None = None
+    """What parts the labels in a cell, such as `";"`; spaces around them are dropped. Without it, each cell is a list:
+    of JSONL or Parquet, or written out as `['joy', 'anger']`."""
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        if self.separator == "":
+            yield ("separator",), "expected some text, or no such key if the column holds lists"
+
+
+LabelNames = Annotated[
+    Annotated[str | Annotated[list[str], Strict(False)], Tag("columns")] | Annotated[LabelColumn, Tag("column of all")],
+    Discriminator(lambda labels: "column of all" if isinstance(labels, Mapping | LabelColumn) else "columns"),
+]
+
+
 class DataConfig(Frozen):
     """Texts and labels. Either `source` (cut by `split`, or a hub dataset's splits), or `train` and `validation`."""
 
@@ -75,8 +95,9 @@ class DataConfig(Frozen):
     """Which of a hub dataset's subsets, if it has several."""
     text: str = Field(min_length=1)
     """The column of texts."""
-    labels: str | Annotated[list[str], Strict(False)]
-    """One column of classes (single-label), or several columns of 0 and 1 (multi-label)."""
+    labels: LabelNames
+    """One column of classes (single-label), several columns of 0 and 1 (multi-label), or one column that holds all
+    labels of a text: `{column: emotions, separator: ";"}` (multi-label)."""
     encoding: str = "utf-8"
     """Of CSV, TSV and JSONL files."""
     quoting: bool | None = None
@@ -92,8 +113,14 @@ class DataConfig(Frozen):
 
     @property
     def single_label(self) -> bool:
-        """Whether each text has one of the classes of one column."""
-        return isinstance(self.labels, str) or len(self.labels) == 1
+        """Whether each text has one of the classes of one column, unless that turns out to hold lists."""
+        return len(self.label_columns) == 1 and not isinstance(self.labels, LabelColumn)
+
+    @property
+    def label_columns(self) -> list[str]:
+        if isinstance(self.labels, LabelColumn):
+            return [self.labels.column]
+        return [self.labels] if isinstance(self.labels, str) else list(self.labels)
 
     @property
     def name(self) -> str:
@@ -122,7 +149,7 @@ class DataConfig(Frozen):
             yield ("split",), "nothing is left to cut: train and validation are files of their own"
         if self.split is not None and self.split.test is not None and self.test is not None:
             yield ("split", "test"), "data.test is a file of its own; keep one of them"
-        labels = [self.labels] if isinstance(self.labels, str) else self.labels
+        labels = self.label_columns
         if not labels or not all(labels):
             yield ("labels",), "name the label column, or several 0/1 columns"
         for i, label in enumerate(labels):

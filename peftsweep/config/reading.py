@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from peftsweep.config.data import DataConfig, Filter, SplitConfig
+from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
 from peftsweep.config.finding import find
 from peftsweep.config.sections import ModelConfig, PrunerConfig, Range, SearchConfig, SpaceEntry, TrainConfig
 from peftsweep.config.study import StudyConfig, search_mistakes, strangers
@@ -44,12 +44,15 @@ _ALSO_CALLED = {
     "per_device_train_batch_size": "batch_size",
     "lr_scheduler_type": "scheduler",
     "optim": "optimizer",
+    "sep": "separator",
+    "delimiter": "separator",
 }
 
 
 _SECTIONS: dict[Key, type[BaseModel]] = {
     ("model",): ModelConfig,
     ("data",): DataConfig,
+    ("data", "labels"): LabelColumn,
     ("data", "split"): SplitConfig,
     ("train",): TrainConfig,
     ("search",): SearchConfig,

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from peftsweep.config import DataConfig, SplitConfig
 from peftsweep.data.decoding import Form
+from peftsweep.data.doubts import doubts
 from peftsweep.data.hub import HUB, read_hub
-from peftsweep.data.labels import doubts, label_array, label_columns, task_of
+from peftsweep.data.labels import label_array, task_of
 from peftsweep.data.reading import read
 from peftsweep.data.rows import deduplicated, filtered, with_texts, without_leaks
 from peftsweep.data.table import Table
@@ -67,8 +68,10 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say) -> Dataset
     """
     tables = without_leaks(_tables(config, note, warn), note, warn)
     task = task_of(config, tables["train"])
-    for doubt in doubts(task):
-        warn(f"{tables['train'].name}: column {config.labels}: {doubt}")
+    if len(config.label_columns) == 1:
+        (column,) = config.label_columns
+        for doubt in doubts(task, column):
+            warn(f"{tables['train'].name}: column {column}: {doubt}")
     labels = {name: label_array(config, table, task) for name, table in tables.items()}
     _check_classes(task, tables, labels, warn)
     splits = {name: _tokenised(config, table, labels[name], tokenizer, note) for name, table in tables.items()}
@@ -84,7 +87,7 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say) -> Dataset
 
 def _tables(config: DataConfig, note: Say, warn: Say) -> dict[str, Table]:
     """The splits as tables, by name, their texts checked."""
-    wanted = list(dict.fromkeys([config.text, *label_columns(config), *config.filter]))
+    wanted = list(dict.fromkeys([config.text, *config.label_columns, *config.filter]))
 
     def local(key: str, place: str) -> Table:
         return read(place, f"data.{key}", wanted, Form(config.encoding, config.quoting), warn)

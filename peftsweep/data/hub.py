@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.config import DataConfig
-from peftsweep.data.labels import label_columns
 from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
+from peftsweep.quoting import shortened
 
 HUB = "hub://"
 PARQUET_BRANCH = "refs/convert/parquet"
@@ -34,8 +34,9 @@ def read_hub(config: DataConfig, wanted: Sequence[str], note: Callable[[str], ob
             tables[ours] = _table(f"{config.source} ({split})", found[split], wanted)
     if "train" not in tables:
         raise DataError(f"{config.source}: no split called train; it has {', '.join(found)}")
-    labels = label_columns(config)
-    if "test" in tables and all(value is None for name in labels for value in tables["test"].column(name)):
+    if "test" in tables and all(
+        value is None for name in config.label_columns for value in tables["test"].column(name)
+    ):
         note(f"{tables.pop('test').name}: no row has a label: left out")
     return tables
 
@@ -122,11 +123,21 @@ def _table(name: str, split: Any, wanted: Sequence[str]) -> Table:
     there = list(split.column_names)
     if any(column not in there for column in wanted):
         raise missing_columns(name, wanted, there)
-    columns = {column: _named(split.features[column], list(split[column])) for column in wanted}
+    columns = {column: _column(name, column, split) for column in wanted}
     return Table(name, columns, list(range(1, len(split) + 1)))
 
 
+def _column(name: str, column: str, split: Any) -> list[Any]:
+    try:
+        return _named(split.features[column], list(split[column]))
+    except Exception as error:  # of types that Python has not, or that take a library to read
+        why = f"{type(error).__name__}: {shortened(str(error), 200)}".splitlines()[0]
+        raise DataError(f"{name}: column {column} cannot be read: {why}") from error
+
+
 def _named(feature: Any, values: list[Any]) -> list[Any]:
-    """Class numbers by their names, where the dataset has names for them."""
-    names = getattr(feature, "names", None)
+    """Class numbers by their names, where the dataset has names for them, in lists too."""
+    names, inside = getattr(feature, "names", None), getattr(feature, "feature", None)
+    if getattr(inside, "names", None):
+        return [None if several is None else _named(inside, list(several)) for several in values]
     return [names[value] if isinstance(value, int) and value >= 0 else None for value in values] if names else values

@@ -2,118 +2,134 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from peftsweep.config import DataConfig
+from peftsweep.config import DataConfig, LabelColumn
+from peftsweep.data.spelling import WORDS, booleans, class_name, labels_in, order
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
+from peftsweep.quoting import quoted
 from peftsweep.task import Labels, Task
 
-ON_OFF = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
-MISSING = ("nan", "null", "none", "n/a", "na", "<na>")
+FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def task_of(config: DataConfig, train: Table) -> Task:
-    """What is to be predicted: several columns of noughts and ones, or one column of classes.
+def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
+    """What is to be predicted: several columns of noughts and ones, one column of all labels, or one of classes.
+
+    Args:
+        older: as version 0.1 read it, to which `True` and `False` were names.
 
     Raises:
-        DataError: an empty class, or one class alone.
+        DataError: an empty class, or one class or label alone.
     """
-    columns = label_columns(config)
+    columns = config.label_columns
     if len(columns) > 1:
         return Task("multi-label", tuple(columns))
-    classes = set(_classes(train, columns[0]))
-    if len(classes) < 2:
-        raise DataError(
-            f"{train.name}: column {columns[0]} has one class alone ({classes.pop()}): nothing to tell apart"
-        )
-    return Task("single-label", tuple(sorted(classes, key=_order)))
-
-
-def label_columns(config: DataConfig) -> list[str]:
-    return [config.labels] if isinstance(config.labels, str) else list(config.labels)
+    if several := _holds_several(config, train):
+        names = {label for labels in _sets(config, train) for label in labels}
+    else:
+        names = set(_classes(train, columns[0]))
+        if not older and booleans(names):
+            names = {WORDS.get(name.lower(), name) for name in names}
+    if len(names) < 2:
+        what = f"one {'label' if several else 'class'} alone ({quoted(names.pop())})" if names else "no label at all"
+        raise DataError(f"{train.name}: column {columns[0]} has {what}: nothing to tell apart")
+    return Task("multi-label" if several else "single-label", tuple(sorted(names, key=order)))
 
 
 def label_array(config: DataConfig, table: Table, task: Task) -> Labels:
     """float32 [n, C] of noughts and ones, or int64 [n] of classes.
 
     Raises:
-        DataError: a label that is neither 0 nor 1, or a class that training has not; with the rows.
+        DataError: a label that is neither 0 nor 1, or a class or label that training has not; with the rows.
     """
-    columns = label_columns(config)
-    if task.multi_label:
+    columns = config.label_columns
+    if len(columns) > 1:
         return np.array([_flags(table, column) for column in columns], dtype=np.float32).T
     numbers = {label: i for i, label in enumerate(task.labels)}
+    if task.multi_label:
+        sets = _sets(config, table)
+        _check_known(table, columns[0], numbers, sets)
+        found = np.zeros((len(table), len(numbers)), dtype=np.float32)
+        for row, labels in enumerate(sets):
+            found[row, [numbers[label] for label in labels]] = 1
+        return found
     classes = _classes(table, columns[0])
-    strange = [i for i, label in enumerate(classes) if label not in numbers]
-    if strange:
-        raise DataError(
-            f"{table.name}: column {columns[0]}: {_listed(classes, strange)} in {table.numbers(strange)}: no row for "
-            "training has it"
-        )
+    if numbers.keys() == set(WORDS.values()):
+        classes = [WORDS.get(name.lower(), name) for name in classes]
+    _check_known(table, columns[0], numbers, [[name] for name in classes])
     return np.array([numbers[label] for label in classes], dtype=np.int64)
+
+
+def _check_known(table: Table, column: str, known: dict[str, int], sets: Sequence[Sequence[str]]) -> None:
+    strange = [(i, label) for i, labels in enumerate(sets) for label in labels if label not in known]
+    if strange:
+        rows = list(dict.fromkeys(i for i, _ in strange))
+        raise DataError(
+            f"{table.name}: column {column}: {_listed([label for _, label in strange])} in {table.numbers(rows)}: no "
+            "row for training has it"
+        )
+
+
+def _holds_several(config: DataConfig, table: Table) -> bool:
+    """Whether the one column holds all labels of a text: the study file says so, or its cells are lists."""
+    column = table.column(config.label_columns[0])
+    return isinstance(config.labels, LabelColumn) or any(isinstance(value, list | tuple) for value in column)
+
+
+def _sets(config: DataConfig, table: Table) -> list[list[str]]:
+    """The labels of each row."""
+    (column,) = config.label_columns
+    values = table.column(column)
+    separator = config.labels.separator if isinstance(config.labels, LabelColumn) else None
+    found = [labels_in(value, separator) for value in values]
+    if wrong := [i for i, labels in enumerate(found) if labels is None]:
+        expected = f"labels parted by {separator!r}"
+        if separator is None:
+            expected = "a list, such as ['joy', 'anger']; if a mark parts its labels, name it: "
+            expected += f'labels: {{column: {column}, separator: ";"}}'
+        raise DataError(
+            f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: expected "
+            f"{expected}"
+        )
+    sizes = {len(value) for value in values if isinstance(value, list | tuple)}
+    if len(sizes) == 1 and min(sizes) > 1 and all(set(labels or ()) <= FLAGS.keys() for labels in found):
+        raise DataError(
+            f"{table.name}: column {column}: each list has {sizes.pop()} noughts and ones: expected the names of the "
+            "labels that are on; or give each label a column of its own, and name all of them: labels: [joy, anger]"
+        )
+    return [labels or [] for labels in found]
 
 
 def _flags(table: Table, column: str) -> list[int]:
     values = table.column(column)
-    flags = [ON_OFF.get(str(value).strip().lower(), -1) for value in values]
+    flags = [FLAGS.get((class_name(value) or "").lower(), -1) for value in values]
     wrong = [i for i, flag in enumerate(flags) if flag < 0]
     if wrong:
         raise DataError(
-            f"{table.name}: column {column}: {_listed(values, wrong)} in {table.numbers(wrong)}: of several label "
-            "columns, each holds 0 or 1"
+            f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: of "
+            "several label columns, each holds 0 or 1"
         )
     return flags
 
 
 def _classes(table: Table, column: str) -> list[str]:
     values = table.column(column)
-    classes = [_class(value) for value in values]
+    classes = [class_name(value) for value in values]
     wrong = [i for i, label in enumerate(classes) if label is None]
     if wrong:
         raise DataError(
-            f"{table.name}: column {column}: {_listed(values, wrong)} in {table.numbers(wrong)}: expected a name or a "
-            "whole number for each row"
+            f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: expected "
+            "a name or a whole number for each row"
         )
     return [label for label in classes if label is not None]
 
 
-def _class(value: Any) -> str | None:
-    """One name for each spelling of a class: 1, 1.0, true and "1.0" are `1`."""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else None
-    if isinstance(value, int):
-        return str(int(value))
-    if isinstance(value, str):
-        return re.sub(r"^([+-]?\d+)\.0+$", r"\1", value.strip()) or None
-    return None
-
-
-def doubts(task: Task) -> Iterator[str]:
-    """What looks wrong about the names of classes."""
-    if task.multi_label:
-        return
-    missing = [label for label in task.labels if label.lower() in MISSING]
-    if missing:
-        yield f"the class {', '.join(missing)} looks like a missing label; if it is, remove its rows"
-    alike: dict[str, list[str]] = {}
-    for label in task.labels:
-        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
-    for names in alike.values():
-        if len(names) > 1:
-            yield f"{' and '.join(map(repr, names))} are classes of their own, and differ by case or spaces alone"
-
-
-def _order(label: str) -> tuple[float, str]:
-    """Whole numbers by value, names by letters."""
-    return (float(label), "") if label.removeprefix("-").isdecimal() else (float("inf"), label)
-
-
-def _listed(values: Sequence[Any], places: Sequence[int]) -> str:
-    """Up to three of the values there, as they stand in the file."""
-    found = list(dict.fromkeys("empty" if values[i] in (None, "") else repr(values[i]) for i in places))
+def _listed(values: Sequence[Any]) -> str:
+    """Up to three of the values, as they stand in the file."""
+    found = list(dict.fromkeys("empty" if value in (None, "") else quoted(value) for value in values[:1000]))
     return ", ".join(found[:3]) + (", …" if len(found) > 3 else "")

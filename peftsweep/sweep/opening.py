@@ -31,6 +31,7 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
             "key": uuid4().hex,  # tells it from a study of the same name in another storage
             "experiment": _experiment(studies, config, data),
             "metric": config.search.objective,
+            "kind": data.task.kind,
             "labels": list(data.task.labels),
             "config": config.identity(),  # last: whoever finds it finds the rest
         }
@@ -46,6 +47,13 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset) -> optuna.S
     return study
 
 
+def begun(studies: Studies, name: str) -> str | None:
+    """The fingerprint of the rows that a study of this name has trials of, if there is one."""
+    if name not in studies.names() or not (study := studies.load(name)).get_trials(deepcopy=False):
+        return None
+    return study.user_attrs.get("fingerprint")
+
+
 def check_same(studies: Studies, study: optuna.Study, config: StudyConfig, data: Dataset) -> None:
     """Whether the study in the storage is the one of the file, on the same rows.
 
@@ -57,8 +65,9 @@ def check_same(studies: Studies, study: optuna.Study, config: StudyConfig, data:
     if attrs["metric"] != config.search.objective:
         lines.append(f"search.objective: {attrs['metric']} in the storage, {config.search.objective} now")
     if attrs["fingerprint"] == data.fingerprint:  # the same rows, wherever they lie and however written
-        where = ("source", "train", "validation", "test", "subset", "revision", "encoding", "quoting")
-        lines = [line for line in lines if not line.startswith(tuple(f"data.{key}:" for key in where))]
+        where = ("source", "train", "validation", "test", "subset", "revision", "encoding", "quoting", "labels")
+        told = tuple(f"data.{key}{end}" for key in where for end in ":.")
+        lines = [line for line in lines if not line.startswith(told)]
     else:
         lines.append(f"the data's rows: fingerprint {attrs['fingerprint']} in the storage, {data.fingerprint} now")
     if lines:
