@@ -17,17 +17,22 @@ from tests.tiny import EMOTIONS, SENTIMENTS, tiny_rows, tiny_tokenizer, write
 
 LABELS = EMOTIONS[:3]
 FORMATS = [".csv", ".tsv", ".parquet", ".jsonl"]
+ROOT = Path(__file__).parents[1]
 TOKENIZER = tiny_tokenizer(decoder=False)
 
 
-def loaded(said: list[str] | None = None, *, tokenizer: Any = TOKENIZER, **settings: Any) -> data.Dataset:
+def loaded(
+    said: list[str] | None = None, *, tokenizer: Any = TOKENIZER, begun: str | None = None, **settings: Any
+) -> data.Dataset:
     """The dataset of these settings of `data`; notes and warnings go to `said`."""
     settings = {"text": "text", "labels": LABELS} | {
         key: str(value) if isinstance(value, Path) else value for key, value in settings.items()
     }
     said = [] if said is None else said
     checked = config.DataConfig.model_validate(settings)
-    return data.load(checked, tokenizer, note=said.append, warn=lambda text: said.append(f"warning: {text}"))
+    return data.load(
+        checked, tokenizer, note=said.append, warn=lambda text: said.append(f"warning: {text}"), begun=begun
+    )
 
 
 def refusal(**settings: Any) -> str:
@@ -322,7 +327,7 @@ def test_a_label_without_a_row_for_validation_is_a_warning(tmp_path: Path, singl
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", [row | {"mood": "neutral"} for row in classes()])
-    assert "column mood has one class alone (neutral)" in refusal(source=path, labels="mood")
+    assert "column mood has one class alone ('neutral')" in refusal(source=path, labels="mood")
 
 
 # Splits
@@ -485,11 +490,62 @@ def test_duplicates_are_dropped_where_asked_and_the_first_stays(tmp_path: Path) 
     assert said == [f"{path}: 10 rows whose text came before were left out"]
 
 
-def test_a_source_with_duplicates_leaks_nothing_from_validation(tmp_path: Path) -> None:
+def test_copies_of_a_text_stay_in_one_split_and_none_is_left_out(tmp_path: Path) -> None:
     said: list[str] = []
-    dataset = loaded(said, source=write(tmp_path / "a.csv", [*rows(), *rows()]), split={"validation": 0.5})
-    assert not set(dataset.train.texts) & set(dataset.validation.texts)
-    assert any("in validation too and left out of train" in text for text in said)
+    path = write(tmp_path / "a.csv", [*rows(), *rows()])
+    dataset = loaded(said, source=path, split={"validation": 0.25, "test": 0.25})
+    assert dataset.test is not None
+    splits = [dataset.train, dataset.validation, dataset.test]
+    assert sum(len(set(split.texts)) for split in splits) == 40
+    assert [len(split) for split in splits] == [40, 20, 20] and not said
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_a_label_of_one_row_is_cut_into_training_and_the_usual_warning_is_given(tmp_path: Path, several: bool) -> None:
+    labels: Any = LABELS if several else "mood"
+    most = [row | {LABELS[2]: 0} for row in rows()] if several else classes()
+    rare = dict.fromkeys(LABELS, 0) | {LABELS[2]: 1} if several else {"mood": "rare"}
+    path = write(tmp_path / "a.csv", [*most, {"text": "the only one"} | rare])
+    for seed in range(5):
+        said: list[str] = []
+        dataset = loaded(said, source=path, split={"validation": 0.3, "seed": seed}, labels=labels)
+        assert "the only one" in dataset.train.texts
+        name = LABELS[2] if several else "rare"
+        assert [line for line in said if f"no row for validation has the label {name}: its F1 there is 0" in line]
+
+
+def test_texts_of_a_test_file_are_left_out_before_the_others_are_cut(tmp_path: Path) -> None:
+    train, test = rows(), rows(10, 1)
+    train[::8] = test[:5]
+    said: list[str] = []
+    settings = {"train": write(tmp_path / "a.csv", train), "test": write(tmp_path / "t.csv", test)}
+    dataset = loaded(said, **settings, split={"validation": 10})
+    assert (len(dataset.train), len(dataset.validation)) == (25, 10)
+    assert not {row["text"] for row in test} & {*dataset.train.texts, *dataset.validation.texts}
+    assert said == [f"{tmp_path}/a.csv: 5 texts are in test too and left out of train: rows 1, 9, 17, 25, 33"]
+
+
+def begun_by_version_0_1(folder: Path) -> dict[str, dict[str, Any]]:
+    """The `data` of studies by the fingerprint of version 0.1; this version reads or cuts them otherwise."""
+    copies = write(folder / "copies.csv", [*rows(), *rows(20)])
+    test = write(folder / "test.csv", rows(12))
+    names = write(folder / "names.csv", [{"text": f"text {i}", "on": i % 3 == 0} for i in range(40)])
+    return {
+        "cfd8de207f4451b9": {"source": copies, "split": {"validation": 0.25, "test": 0.2, "seed": 3}},
+        "b7b4485206d123f0": {"train": copies, "test": test},
+        "41c9672a93329f13": {"source": names, "labels": "on"},
+    }
+
+
+def test_a_study_that_version_0_1_began_goes_on_with_its_rows(tmp_path: Path) -> None:
+    for fingerprint, settings in begun_by_version_0_1(tmp_path).items():
+        said: list[str] = []
+        new, old = loaded(**settings), loaded(said, begun=fingerprint, **settings)
+        assert old.fingerprint == fingerprint != new.fingerprint
+        assert [line for line in said if "the study goes on with the rows that it was begun with" in line], settings
+        other: list[str] = []
+        assert loaded(other, begun="0" * 16, **settings).fingerprint == new.fingerprint
+        assert not [line for line in other if "goes on" in line]
 
 
 # What is wrong

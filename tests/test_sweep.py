@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file, save_file
 
 import peftsweep
+from peftsweep import comparison
 from peftsweep.config import available, load
 from peftsweep.engine import Pack, Plan
 from peftsweep.errors import ModelError, StorageError, StudyMismatchError, UsageError
@@ -341,6 +342,46 @@ def test_a_study_of_an_earlier_version_gets_its_validation_rows_fingerprint_when
         assert database.execute(gone).rowcount == 1
         database.commit()
     assert here.run(here.study(), trials=2).study.user_attrs["validation_fingerprint"] == first
+
+
+def test_rows_whose_labels_are_written_otherwise_are_the_same_study(here: Home) -> None:
+    """Columns of noughts and ones, then one column of all labels; to the report and the page it has several labels."""
+    here.run(here.study(**multi_label(here), train={"epochs": 1}), trials=1)
+    forms: list[tuple[str, Any, Any]] = [
+        (".csv", ";".join, {"column": "all", "separator": ";"}),
+        (".csv", str, {"column": "all"}),
+        (".jsonl", list, "all"),
+    ]
+    for ending, cell, labels in forms:
+        changes: dict[str, Any] = {"labels": labels}
+        for name, count, seed in (("train", 48, 1), ("validation", 24, 2)):
+            rows = tiny_rows(LABELS, count, seed)
+            cells = [{"text": row["text"], "all": cell([name for name in LABELS if row[name]])} for row in rows]
+            changes[name] = str(write(here.folder / f"{name}{ending}", cells))
+        assert here.run(here.study(data=changes, train={"epochs": 1}), trials=1).counts == {"complete": 1}
+    (group,) = comparison.compare(here.storage).groups
+    assert group.kind == "multi-label"
+
+
+BEGUN = "4d4ea375f2549c4e"  # what version 0.1 made of the rows below
+
+
+def test_a_study_that_version_0_1_began_goes_on_though_its_rows_would_be_cut_otherwise(
+    here: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tiny_rows(LABELS, 60, 1, single="label")
+    path = write(here.folder / "copies.csv", [*rows, *rows[:20]])
+    changes: dict[str, Any] = {"train": {"epochs": 1, "evals_per_epoch": 1}}
+    study = here.study(data={"train": str(path), "validation": None, "split": {"validation": 0.25}}, **changes)
+    fingerprint = here.run(study, trials=1).study.user_attrs["fingerprint"]
+    with contextlib.closing(sqlite3.connect(here.folder / "studies.db")) as database:
+        change = "update study_user_attributes set value_json = ? where key = 'fingerprint'"
+        assert database.execute(change, [f'"{BEGUN}"']).rowcount == 1
+        database.commit()
+    shown = PlainProgress(sys.stdout)
+    assert here.run(study, trials=1, progress=shown).counts == {"complete": 1} and fingerprint != BEGUN
+    peftsweep.retrain(study, seeds=2, top=1, storage=here.storage, tracking_uri=here.tracking_uri, progress=shown)
+    assert capsys.readouterr().out.count("the study goes on with the rows that it was begun with") == 2
 
 
 def multi_label(place: Home) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -12,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.config import DataConfig, SplitConfig
+from peftsweep.data.cut import cut
 from peftsweep.data.decoding import Form
 from peftsweep.data.doubts import doubts
 from peftsweep.data.hub import HUB, read_hub
 from peftsweep.data.labels import label_array, task_of
 from peftsweep.data.reading import read
-from peftsweep.data.rows import deduplicated, filtered, with_texts, without_leaks
+from peftsweep.data.rows import TEXT, deduplicated, filtered, with_texts, without_leaks
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
-from peftsweep.task import Labels, Task, stratified
+from peftsweep.task import Labels, Task
 
 Say = Callable[[str], object]
 CHUNK = 4096  # texts tokenised at once
@@ -55,37 +57,81 @@ class Dataset:
     validation_fingerprint: str
 
 
-def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say) -> Dataset:
+def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, begun: str | None = None) -> Dataset:
     """Read, check, split and tokenise.
 
     Args:
         tokenizer: a `transformers` tokenizer.
         note: told what was left out.
         warn: told what may spoil the results.
+        begun: the fingerprint of a study that goes on. If it is that of the rows as version 0.1 read and cut them, and
+            this version would do it otherwise, they are read and cut so again.
 
     Raises:
         DataError: the first thing that is wrong, with file, column and rows.
     """
-    tables = without_leaks(_tables(config, note, warn), note, warn)
-    task = task_of(config, tables["train"])
+    rows = _labelled(config, note, warn)
+    if begun not in (None, rows.fingerprint()) and (older := _as_begun(config, begun)) is not None:
+        rows = older
+        warn(
+            f"{config.name}: the study goes on with the rows that it was begun with by an earlier version, which let "
+            "copies of a text fall into several splits, or took True and False for names; a new study gets better ones"
+        )
+    splits = {
+        name: _tokenised(config, table, rows.labels[name], tokenizer, note) for name, table in rows.tables.items()
+    }
+    return Dataset(
+        rows.task,
+        splits["train"],
+        splits["validation"],
+        splits.get("test"),
+        rows.fingerprint(),
+        rows.fingerprint("validation"),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The splits by name: tables, and labels of their rows."""
+
+    task: Task
+    tables: dict[str, Table]
+    labels: dict[str, Labels]
+
+    def fingerprint(self, *names: str) -> str:
+        """Sixteen hex digits of all texts and labels of these splits (of all, if none is named), in their order."""
+        digest = hashlib.sha256(json.dumps([self.task.kind, self.task.labels]).encode())
+        for name in names or self.tables:
+            digest.update(json.dumps([name, self.tables[name].column(TEXT)]).encode())
+            digest.update(self.labels[name].tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _labelled(config: DataConfig, note: Say, warn: Say, *, older: bool = False) -> _Rows:
+    tables = without_leaks(_tables(config, note, warn, older=older), note, warn)
+    task = task_of(config, tables["train"], older=older)
     if len(config.label_columns) == 1:
         (column,) = config.label_columns
         for doubt in doubts(task, column):
             warn(f"{tables['train'].name}: column {column}: {doubt}")
     labels = {name: label_array(config, table, task) for name, table in tables.items()}
     _check_classes(task, tables, labels, warn)
-    splits = {name: _tokenised(config, table, labels[name], tokenizer, note) for name, table in tables.items()}
-    return Dataset(
-        task,
-        splits["train"],
-        splits["validation"],
-        splits.get("test"),
-        _fingerprint(task, splits),
-        _fingerprint(task, {"validation": splits["validation"]}),
-    )
+    return _Rows(task, tables, labels)
 
 
-def _tables(config: DataConfig, note: Say, warn: Say) -> dict[str, Table]:
+def _as_begun(config: DataConfig, fingerprint: str | None) -> _Rows | None:
+    """The rows as version 0.1 read and cut them, if they are those of that fingerprint."""
+    with contextlib.suppress(DataError):
+        rows = _labelled(config, _silent, _silent, older=True)
+        return rows if rows.fingerprint() == fingerprint else None
+    return None
+
+
+def _silent(text: str) -> None:
+    """It was said when the study began."""
+
+
+def _tables(config: DataConfig, note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
     """The splits as tables, by name, their texts checked."""
     wanted = list(dict.fromkeys([config.text, *config.label_columns, *config.filter]))
 
@@ -106,37 +152,21 @@ def _tables(config: DataConfig, note: Say, warn: Say) -> dict[str, Table]:
     tables = {name: with_texts(filtered(table, config.filter, note), config.text) for name, table in tables.items()}
     if config.drop_duplicates:
         tables = {name: deduplicated(table, note) for name, table in tables.items()}
-    if config.split is not None or "validation" not in tables:
-        cut = _cut(tables.pop("train"), config, config.split or SplitConfig())
-        for name in tables.keys() & cut.keys():
+    if config.split is None and "validation" in tables:
+        return _in_order(tables)
+    split, whole = config.split or SplitConfig(), tables.pop("train")
+    for name in ("validation", "test"):
+        if name in tables and getattr(split, name) is not None:
             note(f"data.split: {name} is cut from {config.source}'s training split; its own is not used")
-        tables |= cut
+            del tables[name]
+    if not older:
+        whole = without_leaks({"train": whole} | tables, note, warn)["train"]
+    labels = label_array(config, whole, task_of(config, whole, older=older))
+    return _in_order(tables | cut(whole, whole.column(TEXT), labels, split, note, older=older))
+
+
+def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
     return {name: tables[name] for name in ("train", "validation", "test") if name in tables}
-
-
-def _cut(table: Table, config: DataConfig, split: SplitConfig) -> dict[str, Table]:
-    """Cut a table by label into test (if asked for), validation and train, in this order."""
-    labels = label_array(config, table, task_of(config, table))
-    left = np.arange(len(table))
-    parts: dict[str, Table] = {}
-    for name in ("test", "validation", "train"):
-        size = getattr(split, name)
-        if size is None:
-            if name == "train":
-                parts[name] = table.take(left)
-            continue
-        rows = size if isinstance(size, int) else max(1, round(size * len(table)))
-        if name == "train" and isinstance(size, float) and rows == len(left) + 1:
-            rows -= 1  # the fractions were rounded up, all of them
-        if rows > len(left) or (rows == len(left) and name != "train"):
-            raise DataError(
-                f"data.split.{name}: {table.name} has {len(table):,} rows, of which {len(left):,} are left for "
-                f"{name}; it cannot take {rows:,}"
-            )
-        chosen = np.arange(len(left)) if rows == len(left) else stratified(labels[left], rows, split.seed)
-        parts[name] = table.take(left[chosen])
-        left = np.delete(left, chosen)
-    return parts
 
 
 def _check_classes(task: Task, tables: dict[str, Table], labels: dict[str, Labels], warn: Say) -> None:
@@ -166,12 +196,3 @@ def _tokenised(config: DataConfig, table: Table, labels: Labels, tokenizer: Any,
         share = longest / len(texts)
         note(f"{table.name}: {share:.0%} of the texts are cut at data.max_length: {config.max_length} tokens")
     return Split(tuple(texts), labels, tuple(input_ids))
-
-
-def _fingerprint(task: Task, splits: dict[str, Split]) -> str:
-    """Sixteen hex digits of all texts and labels, in their order."""
-    digest = hashlib.sha256(json.dumps([task.kind, task.labels]).encode())
-    for name, split in splits.items():
-        digest.update(json.dumps([name, split.texts]).encode())
-        digest.update(split.labels.tobytes())
-    return digest.hexdigest()[:16]

@@ -80,7 +80,8 @@ def retrain(
         config = study if isinstance(study, StudyConfig) else load(study, overrides)
         studies, (found,) = report.opened(storage, [config.name], shown.warn)
         _best(found, top)  # nothing is loaded for a study that has none
-        data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn)
+        rows = found.user_attrs.get("fingerprint")
+        data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, begun=rows)
         with studies.lease(config.name, "retrain"):
             check_same(studies, found, config, data)
             best = _best(found, top)

@@ -19,7 +19,7 @@ from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
 from peftsweep.stopping import stopped_by_signals
 from peftsweep.storage import Studies, check_apart, guarded
-from peftsweep.sweep.opening import open_study
+from peftsweep.sweep.opening import begun, open_study
 from peftsweep.sweep.source import StudySource
 from peftsweep.sweep.training import train
 from peftsweep.tracking import Tracker
@@ -69,7 +69,8 @@ def run(
     with stopped_by_signals() as stop, guarded(storage), hushed():
         config = study if isinstance(study, StudyConfig) else load(study, overrides)
         studies = Studies(storage, shown.warn)
-        data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn)
+        rows = begun(studies, config.name)
+        data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, begun=rows)
         with studies.lease(config.name):
             opened = open_study(studies, config, data)
             tracker = Tracker(tracking_uri, note=shown.warn)

@@ -1,0 +1,223 @@
+"""One table cut into splits: stratified by label, all copies of a text in one split, every label in training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peftsweep.config import SplitConfig
+from peftsweep.data.table import Table
+from peftsweep.errors import DataError
+from peftsweep.task import Labels, stratified
+
+PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST, UNUSED = range(4)
+Places = NDArray[np.int64]  # [n], the part of each row
+
+
+def cut(
+    table: Table,
+    texts: Sequence[str],
+    labels: Labels,
+    split: SplitConfig,
+    note: Callable[[str], object],
+    *,
+    older: bool = False,
+) -> dict[str, Table]:
+    """The table's splits by name: train, validation and, if it is asked for, test.
+
+    Rows are drawn by label. Then texts of which copies fell into several splits are brought together, each label that
+    fell out of training is brought back, and whole texts, of the same labels where there are some, move until sizes and
+    shares are as they were drawn. So a table without copies and without labels of one text is cut as it was drawn. A
+    split may end with another number of rows than asked for: half of the rows of a text that cannot be parted, or what
+    training must have.
+
+    Args:
+        texts: of the rows, by which copies are told.
+        older: as version 0.1 did it: as the rows were drawn.
+
+    Raises:
+        DataError: the sizes ask for more rows than there are, or each label has one text alone, so that none is left
+            for validation or test.
+    """
+    drawn = _drawn(table.name, labels, split)
+    places = drawn if older else _mended(drawn, texts, labels, split.seed)
+    parts = {}
+    for part, name in enumerate(PARTS):
+        asked, rows = int((drawn == part).sum()), np.flatnonzero(places == part)
+        if not asked:
+            continue
+        if not len(rows):
+            raise DataError(
+                f"data.split.{name}: {table.name} has no row to spare for {name}: training needs a text of each label"
+            )
+        if len(rows) != asked:
+            note(
+                f"data.split.{name}: {len(rows):,} rows in place of {asked:,}: all copies of a text go to one split, "
+                "and training gets a text of each label"
+            )
+        parts[name] = table.take(rows.tolist())
+    return parts
+
+
+def _drawn(name: str, labels: Labels, split: SplitConfig) -> Places:
+    """Rows by label alone: first those of the test, then of validation, then of training if it has a size."""
+    places = np.full(len(labels), TRAIN)
+    left = np.arange(len(labels))
+    for part in (TEST, VALIDATION, TRAIN):
+        size = getattr(split, PARTS[part])
+        if size is None:
+            continue
+        rows = size if isinstance(size, int) else max(1, round(size * len(labels)))
+        after = (0, 1, 2)[part]  # splits that are still to come need a row each
+        if isinstance(size, float) and rows == len(left) - after + 1 > 1:
+            rows -= 1  # the fractions were rounded up, all of them
+        if rows > len(left) - (part != TRAIN):
+            raise DataError(
+                f"data.split.{PARTS[part]}: {name} has {len(labels):,} rows, of which {len(left):,} are left for "
+                f"{PARTS[part]}; it cannot take {rows:,}"
+            )
+        chosen = np.arange(len(left)) if rows == len(left) else stratified(labels[left], rows, split.seed)
+        places[left[chosen]] = part
+        left = np.delete(left, chosen)
+    if split.train is not None:
+        places[left] = UNUSED
+    return places
+
+
+def _mended(drawn: Places, texts: Sequence[str], labels: Labels, seed: int) -> Places:
+    """The places of rows, copies brought together and every label in training."""
+    first: dict[str, int] = {}
+    placed = ((text, place) for text, place in zip(texts, drawn.tolist(), strict=True) if place != UNUSED)
+    torn = any(first.setdefault(text, place) != place for text, place in placed)
+    if not torn and not len(_untrained(drawn, labels)):
+        return drawn
+    found = _Texts(drawn, texts, labels, seed)
+    for label in _untrained(found.places(), labels):
+        found.train(label)
+    for part in (VALIDATION, TEST):
+        if (drawn == part).any():
+            found.fill(part)
+    for weight in (0.5, 1, 8, 64, 1e6):
+        while found.balance(weight):
+            pass
+    return found.places()
+
+
+def _untrained(places: Places, labels: Labels) -> list[int]:
+    """Labels that some row has, but none for training."""
+    trained = labels[places == TRAIN]
+    if labels.ndim == 1:
+        return [int(label) for label in np.setdiff1d(labels, trained)]
+    return [int(label) for label in np.flatnonzero(labels.any(axis=0) & ~trained.any(axis=0))]
+
+
+class _Texts:
+    """Texts, each with all its rows in one part: where most of them were drawn, or else the first of them.
+
+    Attributes:
+        rows: of each text. Those that were drawn for no split count only if all were, or for labels that no other has.
+        parts: of each text.
+        on: of each text, how many of its rows have each of their labels; under None, how many they are.
+        over: by part and label, how many more rows have it than were drawn; under None, how many more rows there are.
+        counts: of texts, by part and label; under None, of all.
+        order: in which texts are moved: those of few copies first, by chance among equals.
+    """
+
+    def __init__(self, drawn: Places, texts: Sequence[str], labels: Labels, seed: int) -> None:
+        copies: dict[str, list[int]] = {}
+        for row, text in enumerate(texts):
+            copies.setdefault(text, []).append(row)
+        own = _labels_of_rows(labels)
+        places = drawn.tolist()
+        self.drawn, self.rows, self.parts = drawn, list[list[int]](), list[int]()
+        self.on: list[Counter[int | None]] = []
+        self.over: list[Counter[int | None]] = [Counter() for _ in range(4)]
+        self.counts: list[Counter[int | None]] = [Counter() for _ in range(4)]
+        for rows in copies.values():
+            used = [row for row in rows if places[row] != UNUSED] or rows[:]
+            self.parts.append(Counter(places[row] for row in used).most_common(1)[0][0])
+            known = Counter(label for row in used for label in own[row])
+            for row in rows:
+                if row not in used and not known.keys() >= set(own[row]):
+                    used.append(row)
+                    known.update(own[row])
+            for row in used:
+                self.over[places[row]].subtract(own[row])
+            self.rows.append(used)
+            self.on.append(known)
+            self._add(len(self.on) - 1, self.parts[-1], 1)
+        shuffled = np.random.default_rng(seed).permutation(len(self.rows)).tolist()
+        self.order = sorted(shuffled, key=lambda text: len(self.rows[text]))
+
+    def places(self) -> Places:
+        found = self.drawn.copy()
+        for rows, part in zip(self.rows, self.parts, strict=True):
+            found[rows] = part
+        return found
+
+    def train(self, label: int) -> None:
+        """Move a text of the label into training, if none is there by now."""
+        if not self.counts[TRAIN][label]:
+            self._move(next(text for text in self.order if label in self.on[text]), TRAIN)
+
+    def fill(self, part: int) -> None:
+        """Move a text into the part, if none is there and one can be spared."""
+        spare = (text for text in self.order if self.parts[text] != part and self._spare(text))
+        if not self.counts[part][None] and (text := next(spare, None)) is not None:
+            self._move(text, part)
+
+    def balance(self, weight: float) -> bool:
+        """Move each text to where it brings the parts nearest to the labels and sizes that were drawn, by the sum of
+        squares of what they are over. False if none was moved.
+
+        Args:
+            weight: of sizes against labels.
+        """
+        moved = False
+        parts = sorted(set(self.drawn.tolist()) | {TRAIN})
+        for text in self.order if any(any(self.over[part].values()) for part in parts) else ():
+            part = self.parts[text]
+            leaving = self._cost(text, part, -1, weight)
+            cost, to = min((leaving + self._cost(text, to, 1, weight), to) for to in parts if to != part)
+            if cost < 0 and self._spare(text):
+                self._move(text, to)
+                moved = True
+        return moved
+
+    def _cost(self, text: int, part: int, sign: int, weight: float) -> float:
+        """By how much the part's sum of squares grows when it gets (1) or loses (-1) the text."""
+        if part == UNUSED:
+            return 0.0
+        over = self.over[part]
+        return sum(
+            (weight if label is None else 1.0) * rows * (rows + 2 * sign * over[label])
+            for label, rows in self.on[text].items()
+        )
+
+    def _spare(self, text: int) -> bool:
+        """Whether its part goes without it: training has each of its labels once more, another part another text."""
+        part = self.parts[text]
+        if part == TRAIN:
+            return all(self.counts[TRAIN][label] > 1 for label in self.on[text])
+        return part == UNUSED or self.counts[part][None] > 1
+
+    def _move(self, text: int, to: int) -> None:
+        self._add(text, self.parts[text], -1)
+        self._add(text, to, 1)
+        self.parts[text] = to
+
+    def _add(self, text: int, part: int, sign: int) -> None:
+        for label, rows in self.on[text].items():
+            self.over[part][label] += sign * rows
+            self.counts[part][label] += sign
+
+
+def _labels_of_rows(labels: Labels) -> list[list[int | None]]:
+    """The labels that are on in each row, and None."""
+    if labels.ndim == 1:
+        return [[label, None] for label in labels.tolist()]
+    return [[*np.flatnonzero(row).tolist(), None] for row in labels]
