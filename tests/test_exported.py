@@ -235,22 +235,80 @@ def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
 
 
 def test_a_folder_that_is_there_is_replaced_only_when_told_and_only_if_an_export_made_it(lora: Home) -> None:
-    to, own = lora.folder / "out", lora.folder / "own"
+    to = lora.folder / "out"
     exported.export("small", to, storage=lora.storage)
-    (to / "note.txt").write_text("old")
+    whole = {file.name: file.read_bytes() for file in to.iterdir()}
     with pytest.raises(UsageError, match="is there already; --force replaces it"):
         exported.export("small", to, storage=lora.storage)
-    assert (to / "note.txt").exists()
+    (to / "README.md").write_text("my own words")  # what was exported may be spoilt, or gone in part
+    (to / "adapter_model.safetensors").write_bytes(b"")
+    (to / "tokenizer.json").unlink()
     exported.export("small", to, storage=lora.storage, force=True)
-    assert not (to / "note.txt").exists() and (to / "README.md").exists()
-    own.mkdir()
-    (own / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="was not made by `peftsweep export`, and is not replaced"):
-        exported.export("small", own, storage=lora.storage, force=True)
-    assert (own / "thesis.txt").read_text() == "mine"
+    assert {file.name: file.read_bytes() for file in to.iterdir()} == whole
     (lora.folder / "void").mkdir()
     exported.export("small", lora.folder / "void", storage=lora.storage)  # an empty one has nothing to lose
     assert not [path.name for path in lora.folder.iterdir() if path.name.startswith(".")]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "also", "said"),
+    [
+        (None, "thesis.txt", "was not made by `peftsweep export`, and is not replaced; give another folder"),
+        ("{}", "thesis.txt", "was not made by `peftsweep export`, and is not replaced"),
+        ("{}", None, "was not made by `peftsweep export`, and is not replaced"),
+        ("SPOILT", None, "is not the file that was exported"),
+        ("RIGHT", "thesis.txt", "it has thesis.txt besides what was exported; move that away first"),
+        ("RIGHT", ".git/config", "it has .git besides what was exported"),
+        ("RIGHT", "tokenizer.json/thesis.txt", "it has tokenizer.json besides"),
+        ("RIGHT", "\x1b[2J\n", r"it has '\x1b[2J\n' besides"),
+        ("RIGHT", "abcdefg", "it has a, b, c, d, e and 2 more besides"),
+    ],
+)
+def test_a_folder_with_anything_to_lose_is_not_replaced(
+    lora: Home, manifest: str | None, also: str | None, said: str
+) -> None:
+    own = lora.folder / "own"
+    own.mkdir()
+    if manifest is not None:
+        right = EARLIER.replace("\n", " ")
+        texts = {"RIGHT": right, "SPOILT": right.replace('"trial": 1', '"trial": 2')}
+        (own / "peftsweep.json").write_text(texts.get(manifest, manifest))
+    for name in also if also == "abcdefg" else filter(None, [also]):
+        (own / name).parent.mkdir(exist_ok=True)
+        (own / name).write_text("mine")
+    before = contents(lora.folder)
+    with pytest.raises(UsageError) as error:
+        exported.export("small", own, storage=lora.storage, force=True)
+    assert said in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert contents(lora.folder) == before
+
+
+def test_what_comes_into_a_folder_while_it_is_about_to_be_replaced_is_not_lost(lora: Home) -> None:
+    to = lora.folder / "out"
+    exported.export("small", to, storage=lora.storage)
+    before = contents(to)
+
+    def note(text: str) -> None:
+        (to / "thesis.txt").write_text("mine")
+
+    with pytest.raises(UsageError, match=r"it has thesis\.txt besides what was exported"):
+        exported.export("small", to, storage=lora.storage, force=True, note=note)
+    assert contents(to) == before | {"thesis.txt": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a" * 201, "é" * 101, "a" * 300, "new/a\x1b[2Jb", "new/\nb/out", "a\\b", "a\0", "x\udcff", "~nobody-of-it/x"],
+)
+def test_a_name_that_no_folder_should_have_is_no_destination(lora: Home, name: str) -> None:
+    before = contents(lora.folder)
+    with pytest.raises(UsageError, match=r"^DEST: '"):
+        exported.export("small", name if name.startswith("~") else lora.folder / name, storage=lora.storage)
+    assert contents(lora.folder) == before and not (lora.folder / "new").exists()
 
 
 @pytest.mark.parametrize("where", ["shutil.copyfile", "manifests.digests", "_save_tokenizer", "Manifest.write"])
@@ -310,11 +368,11 @@ def test_a_signal_in_mid_export_leaves_nothing(lora: Home, moment: str, number: 
 def test_a_signal_while_a_folder_is_replaced_leaves_the_one_or_the_other(lora: Home, nth: int, new: bool) -> None:
     kept, before = lora.folder / "kept", sorted(lora.folder.iterdir())
     kept.mkdir()
-    (kept / "peftsweep.json").write_text("{}")
+    (kept / "peftsweep.json").write_text(EARLIER)
     words = ["export", "--study", "small", "kept", "--force"]
     assert struck(lora, f"pathlib:Path.rename {nth}", [signal.SIGTERM], *words).returncode == 143
     assert sorted(lora.folder.iterdir()) == sorted([*before, kept])
-    assert ((kept / "peftsweep.json").read_text() != "{}") == new
+    assert ((kept / "peftsweep.json").read_text() != EARLIER) == new
 
 
 def test_a_signal_while_an_output_is_written_leaves_what_was_there(out: dict[str, Path], files: Path) -> None:
@@ -421,9 +479,9 @@ def test_a_linked_folder_keeps_its_link_and_a_name_with_spaces_is_quoted(lora: H
     exported.export("small", lora.folder / "my out", storage=lora.storage)
     assert "peftsweep predict 'my out' --text" in (lora.folder / "my out" / "README.md").read_text()
     (lora.folder / "link").symlink_to("my out")
-    (lora.folder / "my out" / "note.txt").write_text("old")
+    (lora.folder / "my out" / "README.md").write_text("old")
     exported.export("small", lora.folder / "link", storage=lora.storage, force=True)
-    assert (lora.folder / "link").is_symlink() and not (lora.folder / "my out" / "note.txt").exists()
+    assert (lora.folder / "link").is_symlink() and (lora.folder / "my out" / "README.md").read_text() != "old"
 
 
 def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) -> None:

@@ -6,16 +6,26 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from peftsweep.config import Method, ModelConfig
 from peftsweep.data import FORMATS
 from peftsweep.errors import ExportError
+from peftsweep.names import refusal
+from peftsweep.quoting import MOST, shortened, word
 from peftsweep.task import Task
 
 NAME = "peftsweep.json"
+LONGEST = 16_000_000  # bytes of a manifest; one of ten thousand labels has half a million
 FREE = (NAME, "README.md")  # which may change
 UNREAD = (".md", *FORMATS)  # endings that no loader looks for
+
+
+def _name(name: str) -> str:
+    """Of a file in the folder, which is opened: a name that leads into another folder is none."""
+    if why := refusal(name):
+        raise ValueError(f"a file's name {why}")
+    return name
 
 
 class Manifest(BaseModel):
@@ -52,7 +62,7 @@ class Manifest(BaseModel):
     scores: dict[str, float]
     test: dict[str, float] | None = Field(default=None, exclude_if=lambda test: test is None)
     merged: bool
-    files: dict[str, str]
+    files: dict[Annotated[str, AfterValidator(_name)], str]
     digest: str = ""
 
     @model_validator(mode="after")
@@ -83,27 +93,54 @@ def read(folder: Path) -> Manifest:
     Raises:
         ExportError: it is no such folder, or something in it was changed, is gone or was added.
     """
-    file = folder / NAME
-    if not folder.is_dir():
-        raise ExportError(f"{folder} is not there; make it with: peftsweep export --study NAME {folder}")
-    if not file.is_file():
-        raise ExportError(f"{folder} has no {NAME}: give a folder that `peftsweep export` made")
-    try:
-        found = Manifest.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ExportError(f"{file}: {where}: {first['msg'].removeprefix('Value error, ')}; export it again") from error
-    if found.digest != found.own_digest():
-        raise ExportError(f"{file} is not the file that was exported (model.id alone may change); export it again")
+    found = said(folder)
     for name, digest in found.files.items():
         if not (folder / name).is_file():
             raise ExportError(f"{folder}: {name} is gone; export it again")
         if digest_of(folder / name) != digest:
             raise ExportError(f"{folder}: {name} is not the file that was exported; export it again")
     if added := sorted(name for name in _read_by_loaders(folder) if name not in found.files):
-        raise ExportError(f"{folder}: {added[0]} was not exported, but added; remove it")
+        raise ExportError(f"{folder}: {word(added[0])} was not exported, but added; remove it")
     return found
+
+
+def said(folder: Path) -> Manifest:
+    """The manifest of an exported folder, whatever has become of its files.
+
+    Raises:
+        ExportError: it is no such folder, or what the manifest says was changed.
+    """
+    file = folder / NAME
+    if not folder.is_dir():
+        if folder.exists():
+            raise ExportError(f"{folder} is a file; give a folder that `peftsweep export` made")
+        raise ExportError(f"{folder} is not there; make it with: peftsweep export --study NAME {folder}")
+    if not file.is_file():
+        raise ExportError(f"{folder} has no {NAME}: give a folder that `peftsweep export` made")
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise ExportError(f"{file}: larger than any that `peftsweep export` writes")
+        found = Manifest.model_validate_json(text)
+        digest = found.own_digest()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(word(str(part)) for part in first["loc"] if part != "[key]") or "the file"
+        what = shortened(first["msg"].removeprefix("Value error, "), 2 * MOST)
+        raise ExportError(f"{file}: {where}: {what}; export it again") from error
+    except (OSError, ValueError) as error:  # the latter: a number of thousands of digits, half of a surrogate pair
+        raise ExportError(f"{file}: cannot be read: {shortened(str(error))}; export it again") from error
+    if found.digest != digest:
+        raise ExportError(f"{file} is not the file that was exported (model.id alone may change); export it again")
+    return found
+
+
+def foreign(folder: Path, manifest: Manifest) -> list[str]:
+    """The names of what is in an exported folder and was not exported: other files, folders, links."""
+    exported = {*FREE, *manifest.files}
+    entries = sorted(folder.iterdir())
+    return [each.name for each in entries if each.name not in exported or each.is_symlink() or not each.is_file()]
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peftsweep import names
 from peftsweep.data import is_whole
-from peftsweep.errors import ExportError, UsageError
+from peftsweep.errors import ExportError, ModelError, UsageError
+from peftsweep.exported.faults import told
 from peftsweep.exported.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
-from peftsweep.models import default_device, load_base, revision_of, saved_tokenizer
-from peftsweep.quoting import quoted
+from peftsweep.models import default_device, load_base, mute, revision_of, saved_tokenizer
+from peftsweep.quoting import quoted, word
 from peftsweep.task import probabilities
 
 Text = NDArray[np.int64]
@@ -50,24 +53,37 @@ class Classifier:
     """
 
     def __init__(self, folder: Path, manifest: Manifest | None = None, *, trust_remote_code: bool = False) -> None:
-        folder = folder.expanduser().absolute()
-        self.manifest = manifest or read(folder)
-        found, device = self.manifest, default_device()
+        self.folder = folder = names.path(folder, "the exported folder", ExportError).absolute()
+        self.manifest = found = manifest or read(folder)
         if found.model.trust_remote_code and not trust_remote_code:
             raise UsageError(
-                f"{folder}: its base, {found.model.id}, brings code of its own. If you trust it, and whom the folder "
-                "is from, give --trust-remote-code"
+                f"{folder}: its base, {word(found.model.id)}, brings code of its own. If you trust it, and whom the "
+                "folder is from, give --trust-remote-code"
             )
-        place = found.model.model_copy(update={"id": str(folder), "revision": None} if found.merged else {})
-        self.tokenizer = saved_tokenizer(folder, trust_remote_code=found.model.trust_remote_code)
-        four_bit = METHODS[found.method].four_bit and not found.merged
-        base = load_base(place, found.task, four_bit=four_bit, device=device)
-        if not found.merged and revision_of(base) != found.base:
+        with told(folder, "its tokenizer"):
+            self.tokenizer = saved_tokenizer(folder, trust_remote_code=found.model.trust_remote_code)
+        self.model = self._merged() if found.merged else self._adapted()
+
+    def _merged(self) -> Any:
+        found = self.manifest
+        own = found.model.model_copy(update={"id": str(self.folder), "revision": None})
+        try:
+            return load_base(own, found.task, four_bit=False, device=default_device(), trained_head=True).model
+        except ModelError as error:
+            why = re.split("[;.] ", str(error).removeprefix(f"model.id: {self.folder}").lstrip(": "))[0]  # no advice
+            raise ExportError(f"{self.folder}: its model {why}; export it again") from error
+
+    def _adapted(self) -> Any:
+        found = self.manifest
+        four_bit = METHODS[found.method].four_bit
+        base = load_base(found.model, found.task, four_bit=four_bit, device=default_device())
+        if revision_of(base) != found.base:
             raise ExportError(
-                f"{folder}: it was trained on {found.model.id} at {found.base}, which is now {revision_of(base)}; its "
-                "predictions would mean nothing on another base"
+                f"{self.folder}: it was trained on {word(found.model.id)} at {word(found.base)}, which is now "
+                f"{revision_of(base)}; its predictions would mean nothing on another base"
             )
-        self.model = base.model if found.merged else attached(base.model, folder)
+        with told(self.folder, "its adapter"):
+            return attached(base.model, self.folder)
 
     def predict(self, texts: Sequence[str], done: Callable[[int], object] = lambda count: None) -> list[Prediction]:
         """Labels and probabilities of each text, in their order.
@@ -77,13 +93,21 @@ class Classifier:
 
         Raises:
             UsageError: half a character is in a text, which no tokenizer takes.
+            ExportError: the folder's tokenizer or model, which was forged or spoilt, does not work.
         """
         found = self.manifest
         if not texts:
             return []
         if broken := [text for text in texts if not is_whole(text)]:
             raise UsageError(f"{quoted(broken[0])} is no text: it has half a character, or bytes that are not UTF-8")
-        scored = logits(self.model, self._tokens(texts), done)
+        with told(self.folder, "its tokenizer"), mute():
+            tokens = self._tokens(texts)
+        with told(self.folder, "its model"):
+            scored = logits(self.model, tokens, done)
+        if strange := int((~np.isfinite(scored)).any(axis=1).sum()):
+            raise ExportError(
+                f"{self.folder}: its model gives no finite numbers for {strange:,} of {len(texts):,} texts"
+            )
         if found.thresholds is None:
             shares = np.exp(scored - scored.max(axis=1, keepdims=True))
             shares /= shares.sum(axis=1, keepdims=True)

@@ -19,6 +19,8 @@ from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported import manifest as manifests
 from peftsweep.exported.card import Origin, card
+from peftsweep.exported.destination import check_free, destination
+from peftsweep.exported.faults import told
 from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.predicting import logits
 from peftsweep.methods import METHODS, attached, merged
@@ -65,7 +67,7 @@ def export(
         ExportError: it does not score as it did, or cannot be written. Nothing is left behind.
         ModelError: the base cannot be loaded.
     """
-    to = Path(folder).expanduser().resolve()
+    to = destination(folder)
     chosen = report.finished(storage, study, trial, note)
     method = chosen.shared["config"]["method"]
     if merge and METHODS[method].four_bit:
@@ -73,13 +75,16 @@ def export(
             f"study {study!r} is {method}: its base is held in 4 bits, into which nothing can be merged; export the "
             "adapter, without --merge"
         )
-    _check_place(to, force=force)
+    tidy(to)  # an export that was killed as it replaced this one
+    check_free(to, force=force)
     rows = _rows(chosen)
     made = [parent for parent in to.parents if not parent.exists()]  # the innermost first
     try:
         with replaced(to) as aside:
             aside.mkdir(parents=True)
-            return _write(chosen, rows, aside, to.name, merge=merge, note=note)
+            written = _write(chosen, rows, aside, to.name, merge=merge, note=note)
+            check_free(to, force=force)  # minutes later
+        return written
     except Exception as error:  # tokenizers has none of its own for a full disk
         if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
             raise
@@ -98,23 +103,11 @@ def _rows(chosen: report.Finished) -> tuple[NDArray[np.float32], Labels, list[ND
     """
     try:
         return *chosen.predictions(), chosen.texts()
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ExportError(
             f"trial {chosen.number} of study {chosen.study!r} cannot be scored again, for what its sweep kept of it is "
             f"gone, or was kept by an older version: {getattr(error, 'filename', None) or error}"
         ) from error
-
-
-def _check_place(to: Path, *, force: bool) -> None:
-    tidy(to)  # an export that was killed as it replaced this one
-    if not to.exists() and not to.is_symlink():
-        return
-    if to.is_dir() and not any(to.iterdir()):
-        return
-    if not force:
-        raise UsageError(f"{to} is there already; --force replaces it, or give another folder")
-    if not (to / manifests.NAME).is_file():
-        raise UsageError(f"{to} was not made by `peftsweep export`, and is not replaced; give another folder")
 
 
 def _write(
@@ -135,7 +128,9 @@ def _write(
     base = _base(chosen, given, merge=merge)
     origin = Origin(base.source, base.hub, int(base.model.config.pad_token_id), head_names(base.model))
     _save_tokenizer(given, origin.pad, texts, aside)
-    model, exact = attached(base.model, adapter), base.dtype == torch.float32 and not base.four_bit
+    with told(adapter, "the adapter"):
+        model = attached(base.model, adapter)
+    exact = base.dtype == torch.float32 and not base.four_bit
     if merge:
         dtype = chosen.shared["described"]["dtype"]
         _save_merged(model, getattr(torch, dtype), aside)

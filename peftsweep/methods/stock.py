@@ -8,7 +8,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from peftsweep.errors import ExportError
+from peftsweep.quoting import word
 
 KINDS = ("LORA", "IA3")  # as peft calls them
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -19,14 +22,16 @@ def attached(model: Any, folder: Path) -> Any:
 
     Raises:
         ExportError: the folder's adapter is none that peftsweep writes. Other kinds load models and tokenizers of their
-            own, and import modules that they name.
+            own, and import modules that they name. Or weights are missing in it, which peft makes up.
     """
     from peft import PeftModel
 
     _check_ours(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False, trust_remote_code=False).eval()
+        found = PeftModel.from_pretrained(model, str(folder), is_trainable=False, trust_remote_code=False).eval()
+    _check_whole(found, folder)
+    return found
 
 
 def _check_ours(folder: Path) -> None:
@@ -40,6 +45,19 @@ def _check_ours(folder: Path) -> None:
         ours = False
     if not ours:
         raise ExportError(f"{folder}: {FILES[0]} describes no adapter that peftsweep writes; export it again")
+
+
+def _check_whole(model: Any, folder: Path) -> None:
+    """peft takes the weights that have the names it looks for, and warns of others at most."""
+    from peft import get_peft_model_state_dict
+
+    parameters = dict(model.named_parameters())
+    wanted = get_peft_model_state_dict(model, state_dict=parameters, save_embedding_layers=False).keys()
+    with safe_open(folder / FILES[1], "pt") as file:
+        there = set(file.keys())
+    if strange := sorted(wanted ^ there):
+        what = f"{'has no' if strange[0] in wanted else 'has a weight of no use,'} {word(strange[0])}"
+        raise ExportError(f"{folder}: {FILES[1]} {what}: it is not the adapter of {FILES[0]}; export it again")
 
 
 def taken_elsewhere(model: Any, names: Collection[str]) -> frozenset[str]:

@@ -15,7 +15,7 @@ from peftsweep.models.base import (
     text_part,
 )
 from peftsweep.models.loading import load_base, load_tokenizer, saved_tokenizer
-from peftsweep.models.quiet import quiet
+from peftsweep.models.quiet import mute, quiet
 from peftsweep.models.support import check_supported, refusing, unsupported
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "load_tokenizer",
     "longest_text",
     "longrope_window",
+    "mute",
     "nf4_parts",
     "quiet",
     "refusing",

@@ -23,7 +23,7 @@ from peftsweep.errors import ExportError, ModelError
 from peftsweep.models.base import Base, head_names
 from peftsweep.models.checks import check_loaded, check_no_adapter, holds_4bit
 from peftsweep.models.padding import is_padding, own_padding, padding_token, set_padding
-from peftsweep.models.quiet import quiet
+from peftsweep.models.quiet import mute, quiet
 from peftsweep.models.source import Source, locate
 from peftsweep.models.support import check_supported
 from peftsweep.quoting import shortened
@@ -65,7 +65,7 @@ def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
 
 def _tokenizer(config: ModelConfig, source: Source) -> Any:
     trusted = config.trust_remote_code
-    with _told(config, source):
+    with _told(config, source), mute():
         tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # where there are no files, transformers makes it up
         raise ModelError(f"model.id: {config.id}: {NO_TOKENIZER}")
@@ -74,13 +74,22 @@ def _tokenizer(config: ModelConfig, source: Source) -> Any:
     return tokenizer
 
 
-def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.device, pad: int | None = None) -> Base:
+def load_base(
+    config: ModelConfig,
+    task: Task,
+    *,
+    four_bit: bool,
+    device: torch.device,
+    pad: int | None = None,
+    trained_head: bool = False,
+) -> Base:
     """Load the base frozen, with a new head for the task.
 
     Args:
         four_bit: hold the backbone in NF4 with double quantisation (Dettmers et al., 2023, arXiv:2305.14314), or as it
             is where the base comes in NF4; the head stays as it is.
         pad: the token that pads, where it is known.
+        trained_head: it has one for this task already, which is kept: a merged export.
 
     Raises:
         ModelError: it is not there, gated, cannot be reached, has no safetensors, or no head for classification; it is
@@ -119,7 +128,7 @@ def load_base(config: ModelConfig, task: Task, *, four_bit: bool, device: torch.
         )
     if not trusted:
         vars(model.config).pop("auto_map", None)  # so that a copy names no code either
-    _check_whole(config, report, head_names(skeleton))
+    _check_whole(config, report, [] if trained_head else head_names(skeleton))
     if four_bit:
         _settle_4bit(model, dtype)
     model.requires_grad_(False)

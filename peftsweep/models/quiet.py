@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging as levels
+import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from transformers import dynamic_module_utils
 from transformers.utils import logging
@@ -33,3 +35,21 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def mute() -> Iterator[None]:
+    """Without what native code writes to the process's stdout and stderr: tokenizers tells there of keys that it does
+    not know, and where it panics, before the exception comes. Nothing of Python's own is to be printed meanwhile."""
+    with ExitStack() as undone:
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            try:
+                stream.flush()
+                kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+            except (OSError, ValueError):  # closed
+                continue
+            undone.callback(os.close, kept)
+            undone.callback(os.dup2, kept, number)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+        yield

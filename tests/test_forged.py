@@ -1,0 +1,234 @@
+"""Exported folders whose files somebody spoilt or forged, with digests that are right: one message each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from peftsweep import exported
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ExportError
+from peftsweep.exported import Classifier
+from peftsweep.exported.manifest import NAME, Manifest, digests
+from peftsweep.models import load_base, revision_of
+from peftsweep.task import Task
+from tests.test_names import BAD
+from tests.tiny import tiny_model, tiny_tokenizer
+
+LABELS = ("anger", "joy", "sadness")
+TEXTS = ["the joy and anger of it", "sadness", "", "<pad> joy"]
+ADAPTER, CONFIG, WEIGHTS = "adapter_model.safetensors", "adapter_config.json", "model.safetensors"
+TOKENIZER = "tokenizer.json"
+
+Edit = Callable[[Any], Any]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What an export makes, without the training: an adapter, and a plain model."""
+    place = tmp_path_factory.mktemp("forged")
+    base = tiny_model(place / "base", "bert")
+    found = load_base(
+        ModelConfig(id=str(base)), Task("single-label", LABELS), four_bit=False, device=torch.device("cpu")
+    )
+    asked: dict[str, Any] = {"task_type": "SEQ_CLS", "r": 2, "target_modules": ["query"]}
+    peft.get_peft_model(found.model, peft.LoraConfig(**asked)).save_pretrained(place / "lora")
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(LABELS))
+    model.save_pretrained(place / "merged")
+    (place / "lora" / "README.md").unlink()
+    for name in ("lora", "merged"):
+        tiny_tokenizer(decoder=False).save_pretrained(place / name)
+        whole: dict[str, Any] = {"version": "0", "study": "small", "trial": 0, "method": "lora", "kind": "single-label"}
+        whole |= {"base": revision_of(found), "labels": LABELS, "thresholds": None, "text": "text", "max_length": 32}
+        whole |= {"fingerprint": "0", "scores": {}, "merged": name == "merged", "model": ModelConfig(id=str(base))}
+        Manifest(**whole, files=digests(place / name)).write(place / name)
+        assert len(Classifier(place / name).predict(TEXTS)) == len(TEXTS)
+    return {name: place / name for name in ("lora", "merged")}
+
+
+def sign(folder: Path, **changes: Any) -> None:
+    """Give the manifest the digests of the files that are there now."""
+    found = Manifest.model_validate_json((folder / NAME).read_bytes())
+    found.model_copy(update={"files": digests(folder), **changes}).write(folder)
+
+
+def as_json(**changes: Any) -> Edit:
+    """A change to a file of JSON: `post_processor__single=[]`."""
+
+    def edit(data: bytes) -> bytes:
+        whole = json.loads(data)
+        for place, value in changes.items():
+            *above, last = place.split("__")
+            here = whole
+            for name in above:
+                here = here[name]
+            here[last] = value
+        return json.dumps(whole).encode()
+
+    return edit
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor], str], Any]) -> Edit:
+    """A change to the tensors of a file, the first of which it is told by name."""
+
+    def edit(data: bytes) -> bytes:
+        from safetensors.torch import load, save
+
+        found = load(data)
+        change(found, min(found))
+        return bytes(save(found, metadata={"format": "pt"}))
+
+    return edit
+
+
+def head(text: str) -> Edit:
+    return lambda data: struct.pack("<Q", len(text)) + text.encode()
+
+
+NOBODY = {"SpecialToken": {"id": "nobody", "type_id": 0}}  # of which tokenizers panics
+FAR = {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3, "<mask>": 4, "the": 5, "sad": 6, "joy": 10**6}
+NOT_COVERED = '{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
+TOKENIZERS: list[tuple[Edit, str]] = [
+    (lambda data: data[:-9], "its tokenizer cannot be loaded: "),
+    (lambda data: b"[" * 100_000, "its tokenizer cannot be loaded: "),
+    (as_json(post_processor__single=[NOBODY]), "its tokenizer cannot be used: PanicException: no entry found for key"),
+    (as_json(model__vocab=FAR), "its model cannot be used: IndexError: index out of range"),
+    (as_json(model__vocab={"<s>": 1, "</s>": 0}), "its tokenizer "),
+]
+CONFIGS: list[tuple[Edit, str]] = [
+    (as_json(r="x"), "its adapter cannot be used: "),
+    (as_json(r=10**12), "its adapter cannot be used: "),
+    (as_json(r=4), "its adapter cannot be used: RuntimeError: "),
+    (as_json(target_modules=5), "its adapter cannot be used: "),
+    (as_json(target_modules="("), "its adapter cannot be used: "),
+    (as_json(target_modules=["key"]), "is not the adapter of adapter_config.json"),
+    (as_json(eva_config=True), "its adapter cannot be used: TypeError: "),
+    (as_json(peft_type="PROMPT_TUNING"), "describes no adapter that peftsweep writes"),
+]
+ADAPTERS: list[tuple[Edit, str]] = [
+    (lambda data: b"", "its adapter cannot be used: SafetensorError: "),
+    (head(NOT_COVERED), "its adapter cannot be used: SafetensorError: "),
+    (head("{}"), "its adapter cannot be used: KeyError: "),
+    (tensors(lambda found, name: found.pop(name)), "adapter_model.safetensors has no "),
+    (
+        tensors(lambda found, name: found.update({name + "\x1b[2J": found.pop(name)})),
+        "adapter_model.safetensors has no ",
+    ),
+    (tensors(lambda found, name: found.update({"a": torch.zeros(1)})), "has a weight of no use, a: "),
+    (tensors(lambda found, name: found[name].mul_(float("nan"))), "its model gives no finite numbers for 4 of 4 texts"),
+]
+MODELS: list[tuple[Edit, str]] = [
+    (lambda data: b"{", "cannot be loaded: "),
+    (as_json(model_type="nobody"), "its model cannot be loaded: "),
+    (as_json(hidden_size="x"), "cannot be loaded: "),
+    (as_json(num_hidden_layers=3), "its model has no weights for bert.encoder.layer.2."),
+    (as_json(vocab_size=7), "its model has no weights for bert.embeddings.word_embeddings.weight"),
+]
+MERGED: list[tuple[Edit, str]] = [
+    (lambda data: data[:100], "its model cannot be loaded: "),
+    (tensors(lambda found, name: found.pop(name)), "its model has no weights for "),
+    (tensors(lambda found, name: found.pop("classifier.weight")), "its model has no weights for classifier.weight"),
+]
+FORGERIES = [
+    (which, file, edit, said)
+    for which, file, edits in (
+        ("lora", TOKENIZER, TOKENIZERS),
+        ("lora", "tokenizer_config.json", [(lambda data: b"null", "its tokenizer cannot be loaded: ")]),
+        ("lora", CONFIG, CONFIGS),
+        ("lora", ADAPTER, ADAPTERS),
+        ("merged", "config.json", MODELS),
+        ("merged", WEIGHTS, MERGED),
+    )
+    for edit, said in edits
+]
+
+
+@pytest.mark.parametrize(("which", "file", "edit", "said"), FORGERIES)
+def test_a_forged_file_is_one_message_of_the_folder(
+    made: dict[str, Path],
+    which: str,
+    file: str,
+    edit: Edit,
+    said: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(made[which], folder)
+    (folder / file).write_bytes(edit((folder / file).read_bytes()))
+    sign(folder)
+    with pytest.raises(ExportError) as error:
+        Classifier(folder).predict(TEXTS)
+    text = str(error.value)
+    assert text.startswith(f"{folder}: ") and said in text
+    assert len(text) < 600 and text.removeprefix(str(folder)).isprintable()
+    assert capfd.readouterr() == ("", "")  # native code, which panics, writes to the process's own
+
+
+def test_labels_that_the_head_does_not_have_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
+    for which, said in (
+        ("lora", "its adapter cannot be used: "),
+        ("merged", "its model has no weights for classifier."),
+    ):
+        folder = tmp_path / which
+        shutil.copytree(made[which], folder)
+        sign(folder, labels=(*LABELS, "more"))
+        with pytest.raises(ExportError, match=said):
+            Classifier(folder)
+
+
+@pytest.mark.parametrize("name", [name for name in BAD if "\ud800" not in name])
+def test_no_name_in_a_manifest_leads_out_of_the_folder(made: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a" / "out"
+    shutil.copytree(made["lora"], folder)
+    for place in (tmp_path / "etc", tmp_path / "x", folder / "a"):
+        place.mkdir(exist_ok=True)
+    found = Manifest.model_validate_json((folder / NAME).read_bytes())
+    found.model_copy(update={"files": {**found.files, name: "0" * 64}}).write(folder)
+    with pytest.raises(ExportError, match=r"peftsweep\.json: files\.") as error:
+        exported.read(folder)
+    assert "a file's name " in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff",
+        b"[" * 5000,
+        b"[]",
+        b" " * 17_000_000 + b"{}",
+        json.dumps({"x\x1b[2J" * 1000: 1}).encode(),
+        b'{"trial": ' + b"9" * 5000 + b"}",
+        b'{"study": "\\ud800"}',
+    ],
+)
+def test_a_manifest_that_is_none_is_one_short_message(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / NAME).write_bytes(text)
+    with pytest.raises(ExportError, match=r"peftsweep\.json: ") as error:
+        exported.read(tmp_path)
+    assert len(str(error.value)) < 600 and str(error.value).isprintable()
+
+
+def test_what_is_no_file_is_not_waited_for(made: dict[str, Path], tmp_path: Path) -> None:
+    for name in (NAME, TOKENIZER, ADAPTER):
+        folder = tmp_path / name
+        shutil.copytree(made["lora"], folder)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(ExportError, match=f"has no {NAME}|{name} is gone"):
+            Classifier(folder)
+    with pytest.raises(ExportError, match="is a file; give a folder"):
+        Classifier(made["lora"] / TOKENIZER)
+    with pytest.raises(ExportError, match="is too long"):
+        Classifier(tmp_path / ("a" * 300))
