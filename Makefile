@@ -1,5 +1,5 @@
-# make demo: a first sweep, offline once its packages are there. make test, make check: what CI runs. make docs: site/.
-# make fuzz N=20000 SEED=7: spoilt inputs, of which CI tries 2,000.
+# make demo: a first sweep, offline once its packages are there. make check, make test, make numbers: what CI runs.
+# make docs: site/. make fuzz N=20000 SEED=7: spoilt inputs, of which CI tries 2,000.
 # The coverage that must be reached is that of all tests: a file by itself is run without.
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ N := 20000
 SEED := 0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test fuzz check docs links screenshots format clean
+.PHONY: demo test numbers fuzz check docs links screenshots format clean
 
 demo: $(VENV)/.demo
 	HF_HUB_OFFLINE=1 $(BIN)/peftsweep run --study demo
@@ -17,6 +17,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(TESTS),--no-cov $(TESTS),$(ALL))
+
+# The tests of what is promised about numbers once more, as a processor without AVX would round.
+numbers: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.arithmetic --numprocesses auto --maxprocesses 4
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ if not torch.cuda.is_available():
 import transformers
 from psycopg import sql
 
+from tests import numbers
 from tests.postgresql import PASSWORD, USER, Server, served
 
 torch.set_num_threads(1)
@@ -34,6 +35,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none here"))
+
+
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    """Rounding hides nothing: see `numbers.float64`."""
+    with numbers.float64():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from peftsweep.config import ModelConfig
 from peftsweep.engine import Evaluation, Pack, Report, Result, SlotStatus, Trial
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, linear_names, load_base
 from peftsweep.task import Task
+from tests.numbers import as_stored
 
 MULTI = Task("multi-label", ("a", "b", "c"))
 CPU = torch.device("cpu")
@@ -69,6 +71,11 @@ class Watched(Pack):
         self.trace: dict[int, list[float]] = {}
         self.where: dict[int, int] = {}
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the base, and so of its products."""
+        return next(self.packed.model.parameters()).dtype
+
     def weights(self, slot):  # type: ignore[no-untyped-def]
         row = self.stack.weights[slot.index]
         return {k: v.clone() for k, v in self.stack.split(slot.index, row, slot.trial.params).items()}
@@ -90,9 +97,45 @@ class Watched(Pack):
         super().end(slot, source, state, reason)
 
 
+class Traced(Watched):
+    """A pack that writes down each step's weights, loss and gradients, by the trial's number."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.steps: dict[int, list[tuple[dict[str, torch.Tensor], float, dict[str, torch.Tensor]]]] = {}
+
+    def losses(self, slots, source):  # type: ignore[no-untyped-def]
+        found = super().losses(slots, source)
+        for slot in slots:
+            grads = self.stack.split(slot.index, self.stack.grads[slot.index].clone(), slot.trial.params)
+            step = self.weights(slot), float(found[slot.index]), grads
+            self.steps.setdefault(slot.trial.number, []).append(step)
+        return found
+
+
 def base_of(folder: Path, task: Task, method: str, dtype: str = "float32", device: torch.device = CPU) -> Base:
+    """Amid `numbers.float64`, the numbers of its files (those of 4 bits, too) in float64."""
     config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
-    return load_base(config, task, four_bit=METHODS[method].four_bit, device=device)
+    with as_stored():
+        base = load_base(config, task, four_bit=METHODS[method].four_bit, device=device)
+    if torch.get_default_dtype() == torch.float64:
+        for name in linear_names(base.model) if base.four_bit else []:
+            base.model.set_submodule(name, Unpacked(base.model.get_submodule(name)))
+        base.model.double()
+    return base
+
+
+class Unpacked(nn.Linear):
+    """The numbers of a layer in 4 bits, of which bitsandbytes makes no products in float64."""
+
+    def __init__(self, layer: Any) -> None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
+        with as_stored():
+            weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def pack_of(
@@ -131,9 +174,3 @@ def with_the_whole_block(pack: Watched) -> Watched:
     pack.packed.last.remove()
     pack.packed.last = None
     return pack
-
-
-def worst(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """By how much any of the weights differs at most."""
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[key] - theirs[key]).abs().max()) for key in ours)

@@ -36,10 +36,12 @@ from peftsweep.exported.card import Origin, card, loading, using
 from peftsweep.exported.files import _write_delimited
 from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.writing import ALIKE
+from tests.numbers import PROMISED
 from tests.studies import LABELS, Home, home, mount, struck
 from tests.tiny import tiny_rows, write
 
 STUDIES = {"lora": "llama", "ia3": "bert", "qlora": "llama"}
+STEP = PROMISED[torch.float32].step  # by which what is made of the same weights may be apart
 TEXTS = ["the joy and anger of it", "sadness", "was it for them", "joy", "and when there were words of anger " * 9]
 
 
@@ -135,7 +137,7 @@ def test_a_merged_model_is_plain_and_predicts_the_same(
     assert not (tmp_path / "plain" / "adapter_config.json").exists()
     plain, adapter = Classifier(tmp_path / "plain").predict(TEXTS), Classifier(out[method]).predict(TEXTS)
     for ours, theirs in zip(plain, adapter, strict=True):
-        assert ours.labels == theirs.labels and ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+        assert ours.labels == theirs.labels and ours.probabilities == pytest.approx(theirs.probabilities, abs=STEP)
     (load,) = re.findall(r"```python\n(.*?)```", (tmp_path / "plain" / "README.md").read_text(), re.DOTALL)[:1]
     assert "peft" not in load
 
@@ -593,7 +595,7 @@ def test_a_text_gets_the_same_alone_and_among_others_of_any_length(out: dict[str
     assert sum(seen) == 700 and len(seen) > 1
     for i in (0, 12, 345, 699):
         (alone,) = classifier.predict([many[i]])
-        assert together[i].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        assert together[i].probabilities == pytest.approx(alone.probabilities, abs=STEP)
     assert classifier.predict([]) == [] and len(classifier.predict([""])) == 1
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from peftsweep.methods import FAR, Segments, tiled
+from tests.numbers import same
 from tests.programs import lacking
 
 SLOTS, RANK, WIDE_IN, WIDE_OUT = 4, 6, 80, 200
@@ -85,12 +86,6 @@ def mask(slot: int, skipped: int) -> torch.Tensor:
     return torch.from_numpy(kept.astype(np.float32)).view(LENGTHS[slot], WIDE_IN)
 
 
-def close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
-    return float((ours.float() - theirs).detach().norm() / theirs.detach().norm()) < (
-        1e-5 if dtype == torch.float32 else 1e-2
-    )
-
-
 def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: str, rank: int) -> None:
     from peftsweep.methods.kernels import linear_lora
 
@@ -128,10 +123,11 @@ def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: 
         added.append(factor[slot] / keep[slot] * (rows @ a[slot].T) @ b[slot].T)
     plain = x.float() @ weight.float().T + bias.float()
     theirs = plain + torch.cat([*added, torch.zeros(REST, WIDE_OUT, device=device)])
-    assert close(ours, theirs, dtype)
+    same(ours, theirs, dtype)
     grad = torch.randn_like(theirs)
     got, want = (torch.autograd.grad(out, (x, a, b), grad.to(out.dtype)) for out in (ours, theirs))
-    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
+    for mine, plain in zip(got, want, strict=True):
+        same(mine, plain, dtype)
     assert not got[1][1].any() and not got[2][1].any()  # the slot without rows
 
 
@@ -158,11 +154,13 @@ def attention_in_tiles_is_that_within_each_text(
     wide = [x.float().transpose(0, 1).repeat_interleave(heads // x.shape[1], 0) for x in (q, k, v)]
     theirs = torch.nn.functional.scaled_dot_product_attention(*(x[None] for x in wide), attn_mask=seen, scale=0.2)
     theirs = theirs[0].transpose(0, 1)
-    assert close(ours[:real], theirs[:real], dtype) and not ours[real:].any()
+    same(ours[:real], theirs[:real], dtype)
+    assert not ours[real:].any()
     grad = torch.randn_like(theirs)
     grad[real:] = 0
     got, want = (torch.autograd.grad(out, (q, k, v), grad.to(out.dtype)) for out in (ours, theirs))
-    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
+    for mine, plain in zip(got, want, strict=True):
+        same(mine, plain, dtype)
 
 
 def ia3_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype) -> None:
@@ -176,7 +174,8 @@ def ia3_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype) -> None
     factors = torch.where(adapts[:, None] > 0, scale, 1.0)
     scaled = [x[start:stop].float() * factors[slot] for slot, (start, stop) in enumerate(stretches())]
     theirs = torch.cat([*scaled, x[-REST:].float()])
-    assert close(ours, theirs, dtype)
+    same(ours, theirs, dtype)
     grad = torch.randn_like(theirs)
     got, want = (torch.autograd.grad(out, (x, scale), grad.to(out.dtype)) for out in (ours, theirs))
-    assert all(close(mine, plain, dtype) for mine, plain in zip(got, want, strict=True))
+    for mine, plain in zip(got, want, strict=True):
+        same(mine, plain, dtype)

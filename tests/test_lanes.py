@@ -6,25 +6,27 @@ import gc
 import threading
 import time
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from peftsweep.engine import lanes
 from peftsweep.engine.lanes import Lanes, dealt
 from peftsweep.task import Task
+from tests.alone import peft_alone
+from tests.numbers import float64, same_losses, same_training, same_weights
 from tests.packs import MULTI, SINGLE, Queue, Watched, pack_of
-from tests.test_parity import mixed, peft_alone
+from tests.test_parity import mixed
 from tests.tiny import tiny_model
 
 ALL = [
-    ("lora", "llama", MULTI, "float32"),
+    ("lora", "llama", MULTI, "float64"),
     ("lora", "bert", SINGLE, "bfloat16"),
-    ("ia3", "bert", MULTI, "float32"),
-    ("qlora", "llama", SINGLE, "float32"),
+    ("ia3", "bert", MULTI, "float64"),
+    ("qlora", "llama", SINGLE, "float32"),  # bitsandbytes' own products, in threads
 ]
 
 
@@ -54,13 +56,17 @@ def trained(folder: Path, kind: tuple[str, str, Task, str], watched: type[Seen] 
     method, architecture, task, dtype = kind
     base = tiny_model(folder / "base", architecture)
     trials = mixed(folder, method)
-    pack, queue = pack_of(base, task, method, trials, slots=4, kind=watched, dtype=dtype), Queue(trials)
-    pack.run(queue)
+    stored = "float32" if dtype == "float64" else dtype
+    with float64() if dtype == "float64" else nullcontext():
+        pack, queue = pack_of(base, task, method, trials, slots=4, kind=watched, dtype=stored), Queue(trials)
+        pack.run(queue)
     pack.release()
+    assert pack.dtype == getattr(torch, dtype)
     assert isinstance(pack, Seen)
     return pack, queue
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind[0]}-{kind[1]}-{kind[3]}")
 def test_lanes_make_no_difference_to_any_trial(
     tmp_path: Path, kind: tuple[str, str, Task, str], two_cores: None, monkeypatch: pytest.MonkeyPatch
@@ -70,26 +76,27 @@ def test_lanes_make_no_difference_to_any_trial(
     monkeypatch.setattr(lanes, "MOST", 1)
     alone, expected = trained(tmp_path / "alone", kind)
     assert alone.threads["backward"] == alone.threads["logits"] == {threading.current_thread().name}
-    assert sorted(ours.last) == sorted(alone.last) == [0, 1, 2, 3, 4]
-    tolerance = 1e-5 if kind[3] == "float32" else 2e-2
-    for number, losses in alone.trace.items():
-        np.testing.assert_allclose(ours.trace[number], losses, atol=tolerance, rtol=0)
-        for mine, theirs in zip(ours.last[number].values(), alone.last[number].values(), strict=True):
-            torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=0)
-        for mine, theirs in zip(told.evaluations[number], expected.evaluations[number], strict=True):
-            assert mine.scores == pytest.approx(theirs.scores, abs=tolerance)
+    assert sorted(ours.last) == [0, 1, 2, 3, 4]
+    same_training(ours, alone)
+    for number in alone.last:
+        scores = [[each.scores["loss"] for each in one.evaluations[number]] for one in (told, expected)]
+        same_losses(*scores, alone.dtype)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
-def test_every_slot_of_a_lane_trains_as_stock_peft_alone(tmp_path: Path, method: str, two_cores: None) -> None:
+def test_every_slot_of_a_lane_trains_as_stock_peft_alone(
+    tmp_path: Path, method: str, two_cores: None, in_float64: None
+) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     trials = mixed(tmp_path, method)
     pack = pack_of(folder, MULTI, method, trials, slots=4, kind=Seen)
     pack.run(Queue(trials))
-    tolerance = 1e-3 if method == "qlora" else 1e-4
     for trial in trials:
-        losses, _ = peft_alone(folder, MULTI, method, trial, pack.first[trial.number])
-        np.testing.assert_allclose(pack.trace[trial.number], losses, atol=tolerance, rtol=0)
+        first = pack.first[trial.number]
+        losses, weights = peft_alone(folder, MULTI, method, trial, first)
+        same_losses(pack.trace[trial.number], losses, pack.dtype)
+        same_weights(pack.last[trial.number], weights, first, pack.dtype)
 
 
 def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, two_cores: None) -> None:
@@ -106,8 +113,7 @@ def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, tw
     free, _ = trained(tmp_path / "free", ALL[0])
     tight, _ = trained(tmp_path / "tight", ALL[0], Tight)
     assert tight.failed  # type: ignore[attr-defined]
-    for number, losses in free.trace.items():
-        np.testing.assert_allclose(tight.trace[number], losses, atol=1e-5, rtol=0)
+    same_training(tight, free)
 
 
 # Lanes by themselves ------------------------------------------------------------------------------------------------

@@ -4,97 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from peft import get_peft_model
-from transformers import get_scheduler
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Examples, Trial
-from peftsweep.engine.schedule import Schedule
-from peftsweep.methods import METHODS
-from peftsweep.models import linear_names
+from peftsweep.engine import Trial
 from peftsweep.task import Task
-from tests.packs import CPU, MULTI, SINGLE, Queue, Texts, base_of, pack_of
+from tests.alone import StockPeft, peft_alone
+from tests.numbers import distance, float64, same_losses, same_step, same_weights
+from tests.packs import MULTI, SINGLE, Queue, Traced, pack_of
 from tests.tiny import tiny_model
 
-
-def peft_alone(
-    folder: Path,
-    task: Task,
-    method: str,
-    trial: Trial,
-    first: dict[str, torch.Tensor],
-    dtype: str = "float32",
-    device: torch.device = CPU,
-    train: Examples | None = None,
-    head_only: bool = False,
-) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The trial by stock peft and a plain loop from the same first weights: losses, and final weights by name.
-
-    Args:
-        head_only: leave the adapters as they are.
-    """
-    model = base_of(folder, task, method, dtype, device).model
-    adapters = METHODS[method](model, linear_names(model))
-    train = train or Texts(task, 37, 1)
-    schedule = Schedule(trial.params, len(train.input_ids))
-    heads = sorted({key.split(":")[0] for key in first} - set(adapters.targets(trial.params)))
-    config = adapters.peft_config(
-        trial.params, task_type="SEQ_CLS", modules_to_save=sorted({head.split(".")[0] for head in heads})
-    )
-    peft = get_peft_model(model, config)
-    named = {}
-    for key, value in first.items():
-        path, parameter = key.split(":")
-        if path in heads:
-            outer, _, inner = path.partition(".")
-            inside = f"{inner}.{parameter}" if inner else parameter
-            named[f"base_model.model.{outer}.modules_to_save.default.{inside}"] = value
-        else:
-            name, stored = adapters.to_peft(path, parameter, value, trial.params)
-            stem = name.removesuffix(".weight")
-            ending = ".default.weight" if name.endswith(".weight") else ".default"
-            named[f"base_model.model.{path}.{stem}{ending}"] = stored
-    trained = {name: p for name, p in peft.named_parameters() if p.requires_grad}
-    assert set(trained) == set(named)
-    for name, parameter in trained.items():
-        parameter.data = named[name].to(device, copy=True)  # in fp32, a head in bf16 too
-        parameter.requires_grad_("modules_to_save" in name or not head_only)
-    groups = [
-        {
-            "params": [p for n, p in trained.items() if not n.endswith("bias")],
-            "weight_decay": trial.params.weight_decay,
-        },
-        {"params": [p for n, p in trained.items() if n.endswith("bias")], "weight_decay": 0.0},
-    ]
-    groups, rate = [group for group in groups if group["params"]], trial.params.learning_rate
-    optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=rate)
-    if trial.params.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9)
-    warmup = int(np.ceil(schedule.steps * trial.params.warmup))
-    scheduler = get_scheduler(trial.params.scheduler, optimizer, warmup, schedule.steps)
-    losses = []
-    peft.eval()  # dropout is 0, and the base's own is off in a pack
-    for step in range(schedule.steps):
-        picked = schedule.batch(step, trial.seed)
-        longest = max(len(train.input_ids[i]) for i in picked)
-        ids = torch.full((len(picked), longest), model.config.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(picked):
-            ids[row, : len(train.input_ids[i])] = torch.from_numpy(train.input_ids[i])
-            mask[row, : len(train.input_ids[i])] = 1
-        labels = torch.from_numpy(train.labels[picked]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            out = peft(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels)
-        out.loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), trial.params.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        losses.append(out.loss.item())
-    return losses, {name: trained[name].detach().cpu() for name in named}
+pytestmark = pytest.mark.numbers
 
 
 def ending_of_last_layer(folder: Path, method: str) -> list[str]:
@@ -129,16 +50,39 @@ def mixed(folder: Path, method: str) -> list[Trial]:
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
 def test_every_slot_trains_as_stock_peft_alone(tmp_path: Path, method: str, architecture: str, task: Task) -> None:
+    """In float64, where rounding hides nothing: each number of each trial."""
     folder = tiny_model(tmp_path / "base", architecture)
     trials = mixed(tmp_path, method)
-    pack = pack_of(folder, task, method, trials, slots=3)
+    with float64():
+        pack = pack_of(folder, task, method, trials, slots=3)
+        pack.run(Queue(trials))
+        assert pack.dtype == torch.float64 and sorted(pack.last) == [0, 1, 2, 3, 4]
+        for trial in trials:
+            first, last = pack.first[trial.number], pack.last[trial.number]
+            losses, weights = peft_alone(folder, task, method, trial, first)
+            same_losses(pack.trace[trial.number], losses, pack.dtype)
+            same_weights(last, weights, first, pack.dtype)
+            assert distance(last, first) > 0.1  # it did learn something
+
+
+@pytest.mark.parametrize(
+    ("method", "architecture", "task"),
+    [("lora", "llama", MULTI), ("ia3", "bert", SINGLE), ("qlora", "llama", SINGLE), ("qlora", "bert", MULTI)],
+    ids=lambda value: getattr(value, "kind", value),
+)
+def test_in_float32_each_step_is_that_of_stock_peft_and_all_lead_to_much_the_same(
+    tmp_path: Path, method: str, architecture: str, task: Task
+) -> None:
+    folder = tiny_model(tmp_path / "base", architecture)
+    trials = mixed(tmp_path, method)
+    pack = pack_of(folder, task, method, trials, slots=3, kind=Traced)
     pack.run(Queue(trials))
-    tolerance = 1e-3 if method == "qlora" else 1e-4
-    assert sorted(pack.last) == [0, 1, 2, 3, 4]
+    assert isinstance(pack, Traced) and pack.dtype == torch.float32
     for trial in trials:
-        losses, weights = peft_alone(folder, task, method, trial, pack.first[trial.number])
-        np.testing.assert_allclose(pack.trace[trial.number], losses, atol=tolerance, rtol=0)
-        for ours, theirs in zip(pack.last[trial.number].values(), weights.values(), strict=True):
-            torch.testing.assert_close(ours.reshape(theirs.shape), theirs, atol=tolerance, rtol=0)
-        moved = [(pack.first[trial.number][key] - value).abs().max() for key, value in pack.last[trial.number].items()]
-        assert max(moved) > 10 * tolerance  # it did learn something
+        first, last = pack.first[trial.number], pack.last[trial.number]
+        losses, weights = peft_alone(folder, task, method, trial, first)
+        same_losses(pack.trace[trial.number], losses, pack.dtype)
+        same_weights(last, weights, first, pack.dtype)
+        alone = StockPeft(folder, task, method, trial, first)
+        for step, (before, *made) in enumerate(pack.steps[trial.number]):
+            same_step(made, alone.at(step, before), pack.dtype)

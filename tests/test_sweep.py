@@ -32,6 +32,7 @@ from peftsweep.progress import PlainProgress, Silent
 from peftsweep.sweep import training
 from peftsweep.sweep.source import StudySource
 from peftsweep.task import Task
+from tests.numbers import PROMISED, distance, norm
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
 
@@ -120,8 +121,8 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -
     killed_and_resumed(killed, killed.study(**changes), slots=3, trial=1)
     for trial in range(3):
         ours, theirs = load_file(killed.adapter(trial)), load_file(never.adapter(trial))
-        assert ours.keys() == theirs.keys()
-        assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-4
+        way = norm(value for key, value in theirs.items() if "lora_B" in key)  # from nought
+        assert distance(ours, theirs) <= PROMISED[torch.float32].weights * way
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def step(stack: Stack, turns: Sequence[Turn]) -> Tensor:
     a step that finds none can be taken again.
     """
     norms: Tensor = stack.grads.norm(dim=1)
-    values = np.zeros((len(COLUMNS), len(stack.weights), 1), np.float32)
+    values = np.zeros((len(COLUMNS), len(stack.weights), 1), str(stack.weights.dtype).removeprefix("torch."))
     for turn in turns:
         values[:, turn.index, 0] = turn.column()
     columns = moved(values, stack.weights.device)  # [columns, K, 1]

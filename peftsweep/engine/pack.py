@@ -261,11 +261,12 @@ class Pack:
     @telling_full_memory()
     def backward(self, wave: Wave) -> Tensor:
         """Forward and backward of a pass: its part of each of its k slots' losses [k]."""
+        weights = wave.weights
         with torch.enable_grad():
             logits = self.packed.logits(wave.rows, wave.masks)  # [k·n, C]
             per_text = self.task.row_loss(logits, wave.labels)  # [k·n]
-            per_text.backward(wave.weights)
-        weighted = (per_text.detach() * wave.weights).view(wave.rows.texts.real.shape)  # [k, n]
+            per_text.backward(weights)
+        weighted = (per_text.detach() * weights).view(wave.rows.texts.real.shape)  # [k, n]
         return weighted.masked_fill_(wave.rows.texts.pads[:, :, 0], 0).sum(1)
 
     def planned(self, slots: Sequence[Slot]) -> list[Wave]:
@@ -310,11 +311,11 @@ class Pack:
         """Lay out some slots' texts. A text weighs one over its slot's whole batch."""
         keys = {part.slot.index: (part.slot.trial.seed, part.slot.step) for part in parts}
         spread, real = batch_of([len(part.texts) for part in parts])  # [k, n]
-        whole = np.array([part.whole for part in parts], np.float32)[:, None]
+        whole = np.array([part.whole for part in parts])[:, None]
         texts = [part.texts for part in parts]
         more = {
             "labels": np.asarray(self.train.labels)[np.concatenate(texts)[spread.ravel()]],
-            "weights": np.where(real, 1 / whole, 0).astype(np.float32).ravel(),
+            "whole": np.where(real, whole, 0).ravel(),
             **self.packed.current.drawn(keys),
         }
         skipped = {part.slot.index: part.before for part in parts}

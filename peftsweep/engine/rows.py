@@ -102,7 +102,7 @@ class Cargo:
         layout, at = [], 0
         narrow = {name: array.astype(np.int32) if array.dtype == np.int64 else array for name, array in arrays.items()}
         for name, array in narrow.items():
-            layout.append((name, torch.float32 if array.dtype == np.float32 else torch.int32, array.shape, at))
+            layout.append((name, torch.from_numpy(array).dtype, array.shape, at))
             at += -(-array.size // ALIGNED) * ALIGNED
         self.layout = tuple(layout)
         self.words = np.zeros(at, np.int32)

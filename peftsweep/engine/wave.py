@@ -32,7 +32,8 @@ class Wave:
     @property
     def weights(self) -> Tensor:
         """[k·n] float32: one over the slot's whole batch; nought where there is no text."""
-        return self.rows.more["weights"]
+        whole = self.rows.more["whole"]
+        return (whole > 0) / whole.clamp(min=1)
 
     @property
     def masks(self) -> Masks:
