@@ -1,8 +1,9 @@
-"""Text from data, files and databases, made harmless where it is shown: on a terminal, in JSON."""
+"""Text from data, files and databases, made harmless where it is shown: on a terminal, in JSON, in Markdown."""
 
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
 # Marks that turn the direction of writing: what follows them on the line is not what it seems to be.
@@ -44,3 +45,28 @@ def _as_json(character: str) -> str:
 def _written_out(character: str) -> str:
     """As Python writes it: `\\x1b`, `\\u202e`."""
     return character.encode("unicode_escape").decode()
+
+
+# What means something to Markdown, or to the HTML that may stand in it, in the midst of a line. Of an address the colon
+# is enough, and of one that begins with www. the dot: neither becomes a link then.
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>&|~$#:@]|(?<=www)\.", re.IGNORECASE)
+
+
+def markdown(text: str) -> str:
+    """The text in the midst of a line of Markdown, such as a heading's or a table's: no tag, link, fence or cell comes
+    of it."""
+    return _MARKDOWN.sub(r"\\\g<0>", in_line(text))
+
+
+def markdown_code(text: str) -> str:
+    """The text as code in the midst of a line of Markdown, in as many backticks as it takes."""
+    plain = in_line(text)
+    longest = max(map(len, re.findall("`+", plain)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{plain}{space}{fence}"
+
+
+def python_block(code: str) -> str:
+    """Python for a fenced block of Markdown. Backticks, and what a terminal obeys, stand in its strings alone; they are
+    written there as Python reads them."""
+    return in_json(code).replace("`", "\\x60")

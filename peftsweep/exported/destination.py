@@ -21,7 +21,7 @@ def destination(folder: str | Path) -> Path:
     """
     to = Path(os.path.realpath(names.path(folder, "DEST", UsageError)))
     for part in (to, *to.parents):
-        if part.exists():
+        if part != to and part.exists():
             break
         if why := names.refusal(part.name):
             raise UsageError(f"DEST: {quoted(str(folder))}: the name {quoted(part.name)} {why}; give another")
