@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pytest
 from pyarrow import parquet
 
+from peftsweep.data.hub import _table as read_table
 from tests.hub import Hub, commit, serving, with_hub
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
 
@@ -83,6 +85,13 @@ def named_classes(folder: Path, secret: bool) -> dict[str, bytes]:
         parquet.write_table(pyarrow.Table.from_pylist(numbered, schema), folder / "named.parquet")
         read[f"data/{split}-00000-of-00001.parquet"] = (folder / "named.parquet").read_bytes()
     return read
+
+
+def test_lists_of_class_numbers_are_lists_of_their_names() -> None:
+    several = datasets.List(datasets.ClassLabel(names=SENTIMENTS))
+    features = datasets.Features({"text": datasets.Value("string"), "all": several})
+    split = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "all": [[0, 2], [], None]}, features)
+    assert read_table("hub://o/n (train)", split, ["all"]).columns == {"all": [["negative", "positive"], [], None]}
 
 
 def filled(folder: Path) -> Hub:
