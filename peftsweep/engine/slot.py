@@ -90,4 +90,6 @@ class Slot:
             last=self.evaluations[-1].scores[self.objective] if self.evaluations else None,
             best=best.scores[self.objective] if best else None,
             rate=self.rate,
+            evaluated=len(self.evaluations),
+            evaluations=len(self.schedule.evaluations),
         )

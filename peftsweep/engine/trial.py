@@ -70,6 +70,8 @@ class SlotStatus:
     last: float | None = None  # the objective at the last evaluation
     best: float | None = None
     rate: float = 0.0  # samples per second
+    evaluated: int = 0  # evaluations that were made, of so many
+    evaluations: int = 0
 
 
 class TrialSource(Protocol):

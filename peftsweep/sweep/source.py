@@ -28,9 +28,11 @@ from peftsweep.storage import Studies
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.asking import UnfitError, complete
 from peftsweep.sweep.describe import study_params
+from peftsweep.sweep.pace import Pace, chances, time_left
 from peftsweep.sweep.projection import Projection, stored
 from peftsweep.tracking import Tracker, now
 
+ASKED = 1.0  # seconds between two questions for the time that is left
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -73,6 +75,8 @@ class StudySource:
         self.seconds: dict[str, float] = {}  # where the pack's time went
         self.all_given = False  # no trial is left to ask for; a free slot asks before every step
         self.shown: list[FrozenTrial] | None = None  # trials as `stepped` knows them; None when they have changed
+        self.pace, self.asked = Pace(), -math.inf  # the latter: when the time left was last asked for
+        self.seconds_left: float | None = None
         self.base: Base | None = None
         self.method: Method | None = None
         for trial in self.trials():
@@ -187,6 +191,7 @@ class StudySource:
         self.progress.ended(asked.number, "failed", None, reason, {}, 0.0)
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
+        self.pace.evaluated(len(reports))
         at: dict[int, tuple[int, float]] = {}
         kept: set[int] = set()
         known = {trial.number: trial for trial in self.trials()}
@@ -217,6 +222,7 @@ class StudySource:
 
     def finish(self, trial: Trial, result: Result) -> None:
         asked = self.running.pop(trial.number)
+        self.pace.ended()
         self.shown = None
         adapter: Path | None = None
         if result.state == "complete":
@@ -323,11 +329,13 @@ class StudySource:
         return {key: value for key, value in own.items() if key in self.config.space}
 
     def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[FrozenTrial]) -> float | None:
-        """Seconds until the study is done, if coming trials take as long as those that ended."""
-        took = [float(t.user_attrs["seconds"]) for t in trials if t.state.is_finished() and "seconds" in t.user_attrs]
-        if not took:
-            return None
-        mean = sum(took) / len(took)
-        under_way = sum(1 - slot.step / slot.steps for slot in slots if slot.trial is not None and slot.steps)
+        """Seconds until the last trial ends, when there is something to estimate them from."""
+        at = time.monotonic()
+        self.pace.stepped(slots, at)
+        if at < self.asked + ASKED:  # a simulation a step would show on a GPU
+            return None if self.seconds_left is None else max(0.0, self.seconds_left - (at - self.asked))
         begun = sum(trial.state != TrialState.WAITING for trial in trials)
-        return mean * (max(0, self.total - begun) + under_way)
+        coming = 0 if self.all_given else len(self.orphans) + max(0, self.total - begun)
+        shares = chances(trials, self.halving, self.pace.usual().evaluations)
+        self.asked, self.seconds_left = at, time_left(self.pace, slots, coming, shares, self.deadline - at)
+        return self.seconds_left

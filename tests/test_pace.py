@@ -1,0 +1,124 @@
+"""The time left, as it was told in sweeps that were recorded, against what it took.
+
+Recorded on two cores that other programs shared, whose pace in it was even to a factor of two: no estimate foresees
+how busy others will be. `demo` is the demo's base on fewer rows, the others a tiny base;
+`demo` and `pruned` with halving, `batches` with a batch size that is searched for. For each step the milliseconds at
+which it was done, and for each trial its first step, its steps, its evaluations, after which steps they were made, and
+whether it was pruned.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from peftsweep.engine import SlotStatus
+from peftsweep.search import Halving
+from peftsweep.sweep.pace import Pace, chances, time_left
+
+RECORDED = Path(__file__).parent / "recorded"
+FACTOR = 2.0  # by which the time left may be wrong, from the first time that it is told
+
+
+def told(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[float, float | None]]:
+    """Seconds since the first step, and those that were told to be left, step by step."""
+    halving = None if recorded["halving"] is None else Halving(*recorded["halving"])
+    pace, trials = Pace(), recorded["trials"]
+    for step, at in enumerate(recorded["at"]):
+        begun = [trial for trial in trials if trial[0] <= step]
+        running = [trial for trial in begun if trial[3][-1] > step]
+        pace.evaluated(sum(step in trial[3] for trial in begun))
+        for trial in begun:
+            if trial[3][-1] == step:
+                pace.ended()
+        slots = [SlotStatus(i) for i in range(recorded["slots"])]
+        for i, (first, steps, evaluations, made, _) in enumerate(running):
+            done = sum(after <= step for after in made)
+            slots[i] = SlotStatus(
+                i, trials.index(running[i]), step - first + 1, steps, evaluated=done, evaluations=evaluations
+            )
+        pace.stepped(slots, at / 1000 * stretch)
+        shares = chances([stored(trial, step) for trial in begun], halving, pace.usual().evaluations)
+        yield at / 1000 * stretch, time_left(pace, slots, len(trials) - len(begun), shares)
+
+
+def stored(trial: list[Any], step: int) -> FrozenTrial:
+    *_, made, pruned = trial
+    done = sum(after <= step for after in made)
+    ended = TrialState.PRUNED if pruned else TrialState.COMPLETE
+    state = ended if done == len(made) else TrialState.RUNNING
+    return create_trial(
+        state=state,
+        value=0.5 if state != TrialState.RUNNING else None,
+        params={"x": 0.5},
+        distributions={"x": FloatDistribution(0, 1)},
+        intermediate_values=dict.fromkeys(range(1, done + 1), 0.5),
+        user_attrs={"kept": done},
+    )
+
+
+@pytest.mark.parametrize("name", ["demo", "whole", "pruned", "batches"])
+def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_told(name: str) -> None:
+    recorded = json.loads((RECORDED / f"{name}.json").read_text())
+    answers = list(told(recorded))
+    end = answers[-1][0]
+    wrong = {}
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        at, left = next(answer for answer in answers if answer[0] >= share * end)
+        if left is None:
+            assert share < 0.5, "a sweep that is half done has a pace"
+        elif not 1 / FACTOR <= left / (end - at) <= FACTOR:
+            wrong[share] = (left, end - at)
+    assert not wrong
+    assert answers[-1][1] == 0.0
+
+
+def test_nothing_is_told_before_there_is_a_pace() -> None:
+    recorded = json.loads((RECORDED / "demo.json").read_text())
+    answers = [left for _, left in told(recorded)]
+    first = next(i for i, left in enumerate(answers) if left is not None)
+    assert first >= min(made[0] for _, _, _, made, _ in recorded["trials"])
+    assert None not in answers[first:]
+
+
+def test_a_machine_that_becomes_slower_is_noticed() -> None:
+    pace = Pace()
+    slots = [SlotStatus(0, 0, 0, 10_000, evaluations=10)]
+    now = 0.0
+    for step, seconds in enumerate([0.1] * 2000 + [0.4] * 500):
+        now += seconds
+        pace.evaluated(int(step % 100 == 99))
+        pace.stepped(slots, now)
+    left = time_left(pace, slots, 0, {})
+    assert left is not None and 0.35 * 10_000 < left < 0.45 * 10_000
+
+
+def test_no_trial_begins_after_the_deadline() -> None:
+    pace = Pace()
+    slots = [SlotStatus(i, i, 50, 100, evaluated=1, evaluations=2) for i in range(4)]
+    for step in range(20):
+        pace.evaluated(int(step == 10))
+        pace.stepped(slots, float(step))
+    whole, none = (time_left(pace, slots, 40, {}, deadline) for deadline in (math.inf, 10.0))
+    assert whole is not None and none is not None
+    assert whole > 15 * none and 40 < none < 60
+
+
+def test_asking_takes_no_time() -> None:
+    pace = Pace()
+    slots = [SlotStatus(i, i, 0, 1000, evaluations=30) for i in range(64)]
+    for step in range(1000):
+        pace.evaluated(step % 10)
+        pace.stepped(slots, float(step))
+    began = time.process_time()
+    for _ in range(5):
+        time_left(pace, slots, 1000, {1: 0.3, 3: 0.3, 9: 0.3, 27: 0.3})
+    assert time.process_time() - began < 1  # a fiftieth of a second each, asked for once a second
