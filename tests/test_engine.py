@@ -64,7 +64,6 @@ def run(base: Path, trials: list[Trial], slots: int, method: str = "lora", **kwa
     return pack
 
 
-@pytest.mark.numbers
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
 def test_neighbours_do_not_matter(base: Path, tmp_path: Path, method: str, in_float64: None) -> None:
     alone = run(base, [trial(0, tmp_path / "a")], 1, method)
@@ -81,7 +80,6 @@ def test_neighbours_do_not_matter(base: Path, tmp_path: Path, method: str, in_fl
         same_training(other, alone)
 
 
-@pytest.mark.numbers
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path, dropout: float, in_float64: None) -> None:
     """Where a batch is cut is a matter of memory, and so must not change what dropout falls on."""
@@ -114,7 +112,6 @@ def test_the_base_is_byte_identical_after_a_sweep(base: Path, tmp_path: Path, me
     assert not any("stacked" in name or "inner" in name for name, _ in model.named_parameters())
 
 
-@pytest.mark.numbers
 def test_a_nan_fails_its_trial_and_leaves_the_others_bit_equal(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path / "a", rank=4) for i in range(3)]
     broken = pack_of(base, SINGLE, "lora", trials, 3)
@@ -196,7 +193,6 @@ def test_a_stopped_trial_goes_on_bit_for_bit(base: Path, tmp_path: Path, stop: i
     assert stopped.trace[0] + resumed.trace[0] == never.trace[0]
 
 
-@pytest.mark.numbers
 def test_a_checkpoint_fits_a_pack_of_another_shape(base: Path, tmp_path: Path, in_float64: None) -> None:
     never = run(base, [trial(0, tmp_path / "a")], 1)
     queue = Queue([trial(0, tmp_path / "b")])

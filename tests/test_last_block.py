@@ -57,7 +57,6 @@ def test_behind_attention_the_last_block_sees_one_row_a_text(tmp_path: Path, arc
         assert rows == ([tokens] if name not in last else [tokens, texts] if name in asked else [texts]), name
 
 
-@pytest.mark.numbers
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert"])
 def test_it_gives_what_the_whole_block_gives(tmp_path: Path, architecture: str, method: str, in_float64: None) -> None:
