@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 MOST = 1 << 26  # bytes: a tokenizer has some tens of millions
+TOO_DEEP = "nested too deeply"
+LEVELS = 100  # so that whoever reads it may call itself for each of them
 
 
 def read(file: Path) -> Any:
@@ -27,9 +30,19 @@ def read(file: Path) -> Any:
 
 def parsed(text: str | bytes) -> Any:
     """Raises:
-    ValueError: it is no JSON, or nested more deeply than Python reads.
+    ValueError: it is no JSON, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(TOO_DEEP) from None
+    level = [found]
+    for _ in range(LEVELS):
+        level = [child for each in level if isinstance(each, list | dict) for child in _children(each)]
+        if not level:
+            return found
+    raise ValueError(TOO_DEEP)
+
+
+def _children(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

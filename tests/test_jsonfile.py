@@ -10,6 +10,7 @@ import pytest
 from peftsweep import jsonfile
 
 BROKEN = [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"{}{}"]
+BROKEN += [b"[" * 101 + b"]" * 101, b'{"a": ' * 101 + b"1" + b"}" * 101]
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
@@ -17,6 +18,10 @@ def test_what_is_no_json_is_a_value_error(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "x.json").write_bytes(text)
     with pytest.raises(ValueError):  # noqa: PT011  json's own words, and ours
         jsonfile.read(tmp_path / "x.json")
+
+
+def test_a_hundred_levels_are_read() -> None:
+    assert str(jsonfile.parsed("[" * 99 + "1" + "]" * 99)).count("[") == 99
 
 
 def test_what_is_no_plain_file_or_too_large_is_not_read(tmp_path: Path) -> None:

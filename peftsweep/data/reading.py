@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftsweep import jsonfile
 from peftsweep.data.arrow import read_parquet
 from peftsweep.data.decoding import Form, Undecodable, decoded
 from peftsweep.data.delimited import read_delimited
@@ -83,10 +84,10 @@ def _jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = jsonfile.parsed(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{name}: row {number} is not JSON: {error.msg} at character {error.colno}") from error
-        except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
+        except ValueError as error:  # thousands of digits, a hundred levels
             raise DataError(f"{name}: row {number} is not JSON that can be read: {error}") from error
         if not isinstance(record, dict):
             raise DataError(f"{name}: row {number} is not a JSON object")

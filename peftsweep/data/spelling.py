@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import json
 import math
 import re
 import tokenize
@@ -13,6 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+
+from peftsweep import jsonfile
 
 QUOTES = ("'", '"')
 WORDS = {"false": "0", "true": "1"}
@@ -90,9 +91,9 @@ def listed(text: str) -> list[Any] | None:
     if text[:1] + text[-1:] not in ("[]", "()", "{}"):
         return None
     try:
-        found = json.loads(text)
+        found = jsonfile.parsed(text)
         return found if isinstance(found, list) else None
-    except (ValueError, RecursionError):
+    except ValueError:
         pass
     inside = text[1:-1]
     if text[0] == "[" and "," in inside and not any(mark in inside for mark in (*QUOTES, *"[](){}")):

@@ -20,6 +20,7 @@ from peftsweep.config import DataConfig
 from peftsweep.errors import DataError
 from peftsweep.exported import files
 from tests.fuzz import raw, trees, values
+from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
 from tests.tiny import tiny_rows, tiny_tokenizer
 
@@ -27,7 +28,16 @@ LABELS = ["anger", "joy", "sadness"]
 ENDINGS = [".csv", ".tsv", ".jsonl", ".parquet"]
 KEYS: dict[str, list[Any]] = {
     "text": ["text", "label", "joy", "nothing"],
-    "labels": ["label", LABELS, "text", ["joy"], ["label", "joy"], "nothing"],
+    "labels": [
+        {"column": "label"},
+        {"column": "label", "separator": ","},
+        "label",
+        LABELS,
+        "text",
+        ["joy"],
+        ["label", "joy"],
+        "nothing",
+    ],
     "encoding": ["utf-8", "latin-1", "utf-16", "cp1252", "utf-7", "idna", "punycode", "unicode_escape", "shift_jis"],
     "quoting": [True, False],
     "max_length": [2, 3, 64],
@@ -40,19 +50,18 @@ KEYS: dict[str, list[Any]] = {
 class DataFiles(Kind):
     name, share = "data-files", 35
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, ground: Ground) -> None:
         self.tokenizer = tiny_tokenizer(decoder=False)
 
     def make(self, rng: random.Random, folder: Path) -> Plan:
-        single = rng.random() < 0.5
-        rows = tiny_rows(LABELS, 12, 1, single="label" if single else None)
+        kind, rows = labelled(rng)
         ending = rng.choice(ENDINGS)
         how = rng.choice(["rows", "rows", "bytes", "config", "types"])
         spoilt: Any = trees.mutated(rows, rng) if how == "rows" else rows
         whole = table(spoilt, how == "types", rng) if ending == ".parquet" else written(spoilt, ending, rng)
         (folder / f"train{ending}").write_bytes(raw.mutated(whole, rng) if how == "bytes" else whole)
         (folder / "dev.csv").write_bytes(written(rows[:6], ".csv", random.Random(0)))
-        config: Plan = {"text": "text", "labels": "label" if single else LABELS}
+        config: Plan = {"text": "text", "labels": kind}
         for key, choices in KEYS.items():
             if rng.random() < (0.4 if how == "config" else 0.05):
                 config[key] = rng.choice(choices)
@@ -83,6 +92,22 @@ class DataFiles(Kind):
             except DataError:
                 continue
         list(files._lines(rows.columns))
+
+
+def labelled(rng: random.Random) -> tuple[Any, list[dict[str, Any]]]:
+    """Labels as a study file names them, and rows with such: classes, columns of 0 and 1, joined labels, lists."""
+    kind = rng.choice(["classes", "columns", "joined", "lists"])
+    if kind == "columns":
+        return LABELS, tiny_rows(LABELS, 12, 1)
+    rows = tiny_rows(LABELS, 12, 1, single="label")
+    if kind == "classes":
+        return "label", rows
+    both = [[row["label"], "joy"] if n % 2 else [row["label"]] for n, row in enumerate(rows)]
+    if kind == "lists":
+        return {"column": "label"}, [row | {"label": names} for row, names in zip(rows, both, strict=True)]
+    return {"column": "label", "separator": ";"}, [
+        row | {"label": ";".join(names)} for row, names in zip(rows, both, strict=True)
+    ]
 
 
 def written(rows: Any, ending: str, rng: random.Random) -> bytes:

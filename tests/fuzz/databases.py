@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
-import optuna
-from optuna.trial import TrialState, create_trial
-
 import peftsweep
-from peftsweep import comparison, exported, report, sweep
+from peftsweep import comparison, exported, progress, report, sweep
 from peftsweep.config import StudyConfig, load
+from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Silent
@@ -24,9 +21,11 @@ from peftsweep.sweep.opening import open_study
 from peftsweep.sweep.source import StudySource
 from peftsweep.tracking import Tracker
 from tests.fuzz import spoiling
+from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
-from tests.studies import Home, home
+from tests.studies import Home
 
+STUDIES = ("small", "other", "several")
 WAYS = {
     "row": (spoiling.row, 6),
     "artifact": (spoiling.artifact, 2),
@@ -49,31 +48,15 @@ VIEWS = {
 
 
 class Databases(Kind):
-    """Two studies of complete trials, one that runs and one that failed, and the seeds of one of them."""
-
     name, share = "databases", 10
 
-    def __init__(self, folder: Path) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.home = home(folder)
-        options = {"storage": self.home.storage, "tracking_uri": self.home.tracking_uri}
-        small = self.home.study(search={"trials": 2})
-        other = self.home.study("other", method="ia3", space={"learning_rate": [1e-2, 5e-3]}, search={"trials": 2})
-        for file in (small, other):
-            self.home.run(file)
-            study = optuna.load_study(study_name=file.stem, storage=self.home.storage)
-            first = study.trials[0]
-            for state in (TrialState.RUNNING, TrialState.FAIL):
-                study.add_trial(create_trial(state=state, params=first.params, distributions=first.distributions))
-        sweep.retrain(small, seeds=2, top=1, **options)
-        sweep.sync(**options)
-        (folder / "artifacts" / "comparison.html").unlink()
-        self.configs: dict[str, StudyConfig] = {"small": load(small), "other": load(other)}
-        self.data = load_data(
-            self.configs["small"].data, load_tokenizer(self.configs["small"].model), note=str, warn=str
-        )
-        with closing(sqlite3.connect(folder / "studies.db")) as database:
-            database.execute("PRAGMA journal_mode = DELETE")
+    def __init__(self, ground: Ground) -> None:
+        self.home = ground.swept
+        self.configs = {name: load(self.home.folder / f"{name}.yaml") for name in STUDIES}
+        self.data = {name: self._data(config) for name, config in self.configs.items()}
+
+    def _data(self, config: StudyConfig) -> Dataset:
+        return load_data(config.data, load_tokenizer(config.model), note=str, warn=str)
 
     def make(self, rng: random.Random, folder: Path) -> Plan:
         shutil.copyfile(self.home.folder / "studies.db", folder / "studies.db")
@@ -81,17 +64,21 @@ class Databases(Kind):
         (way,) = rng.choices(list(WAYS), [often for _, often in WAYS.values()])
         done = [WAYS[way][0](folder, rng) for _ in range(rng.choice([1, 1, 1, 2, 4]))]
         (view,) = rng.choices(list(VIEWS), list(VIEWS.values()))
-        return {"view": view, "study": rng.choice(["small", "small", "other"]), "done": done}
+        return {"view": view, "study": rng.choice(["small", *STUDIES]), "done": done}
 
     def use(self, folder: Path, plan: Plan) -> None:
         view = getattr(self, f"_{plan['view']}")
         view(Home(folder), plan["study"])
 
     def _best(self, place: Home, study: str) -> None:
-        json.dumps([row.as_dict() for row in report.best(place.storage)])
+        rows = [row.as_dict() for row in peftsweep.best(place.storage)]
+        json.dumps(rows)
+        progress.best_table(rows, io.StringIO())
 
     def _status(self, place: Home, study: str) -> None:
-        json.dumps(report.status(place.storage))
+        rows = peftsweep.status(place.storage)
+        json.dumps(rows)
+        progress.status_table(rows, io.StringIO())
 
     def _finished(self, place: Home, study: str) -> None:
         report.finished(place.storage, study)
@@ -117,19 +104,16 @@ class Databases(Kind):
         with guarded(place.storage):
             studies = Studies(place.storage)
             with studies.lease(config.name):
-                opened = open_study(studies, config, self.data)
+                opened = open_study(studies, config, self.data[study])
                 tracker = Tracker("http://127.0.0.1:9", note=str)
-                source = StudySource(config, opened, studies, self.data, tracker, Silent(), 4, None, Stop())
-                try:
-                    if source.has_work():
-                        source.bounds()
-                        for _ in range(3):
-                            source.next()
-                    source.stepped([], 0.0)
-                    source.counts()
-                finally:
-                    tracker.abandon()
-        peftsweep.best(place.storage, [study])
+                tracker.abandon()
+                source = StudySource(config, opened, studies, self.data[study], tracker, Silent(), 4, None, Stop())
+                if source.has_work():
+                    source.bounds()
+                    for _ in range(3):
+                        source.next()
+                source.stepped([], 0.0)
+                source.counts()
 
     def _mlflow(self, place: Home) -> str:
         shutil.copyfile(self.home.folder / "mlflow.db", place.folder / "mlflow.db")

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from peftsweep import exported
 from peftsweep.exported import manifest
 from tests.fuzz import raw, trees, values
+from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
-from tests.studies import Home, home
-from tests.tiny import tiny_rows, write
+from tests.tiny import write
 
 TEXTS = ["the joy and anger of it", "sadness", "", "<pad> <mask> joy", "x" * 2000]
 ADDED = [
@@ -39,21 +39,14 @@ class Folders(Kind):
 
     name, share = "folders", 15
 
-    def __init__(self, folder: Path) -> None:
-        self.home = home(folder)
-        several = {"labels": ["anger", "joy", "sadness"]}
-        for name, seed in (("train", 1), ("dev", 2)):
-            write(folder / f"{name}-several.csv", tiny_rows(several["labels"], 24, seed))
-        files = {"train": str(folder / "train-several.csv"), "validation": str(folder / "dev-several.csv")}
-        space = {"space": {"learning_rate": [1e-2, 5e-3]}}
-        for study in (self.home.study(), self.home.study("several", method="ia3", data=several | files, **space)):
-            self.home.run(study, trials=1)
+    def __init__(self, ground: Ground) -> None:
+        self.home, self.exports = ground.swept, ground.folder / "exports"
         for name, study, merge in (("lora", "small", False), ("ia3", "several", False), ("merged", "several", True)):
-            exported.export(study, folder / "out" / name, storage=self.home.storage, merge=merge)
+            exported.export(study, self.exports / name, storage=self.home.storage, merge=merge)
 
     def make(self, rng: random.Random, folder: Path) -> Plan:
         which = rng.choice(["lora", "lora", "ia3", "merged"])
-        shutil.copytree(self.home.folder / "out" / which, folder / "out")
+        shutil.copytree(self.exports / which, folder / "out")
         how = rng.choice(["told", "forged", "forged"])
         done = [_spoilt(folder / "out", rng) for _ in range(rng.choice([1, 1, 1, 2]))]
         if how == "forged":
@@ -69,14 +62,7 @@ class Folders(Kind):
             exported.predict_file(out, folder / "new.csv", folder / "labelled.csv")
         else:
             exported.read(out)
-            storage, before = Home(self.home.folder).storage, _files(out)
-            if "notes.md" in before:
-                return
-            exported.export("small", out, storage=storage, force=True)
-
-
-def _files(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()}
+            exported.export("small", out, storage=self.home.storage, force=True)
 
 
 def _spoilt(folder: Path, rng: random.Random) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.fuzz.data_files import DataFiles
 from tests.fuzz.databases import Databases
 from tests.fuzz.folders import Folders
+from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind
 from tests.fuzz.study_files import StudyFiles
 
@@ -16,4 +17,5 @@ KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles, DataFil
 
 def made(home: Path, names: Sequence[str]) -> list[Kind]:
     """The kinds of these names, with what each of them needs, in an empty folder."""
-    return [KINDS[name](home / name) for name in names]
+    ground = Ground(home)
+    return [KINDS[name](ground) for name in names]

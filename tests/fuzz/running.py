@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.errors import PeftsweepError
+from tests.fuzz.ground import Ground
 
 Plan = dict[str, Any]  # JSON: what is to be done with an input, besides its files
 SECONDS = 5.0  # of CPU that an input may take
@@ -26,7 +27,7 @@ LONGEST = 20_000  # characters of a message
 
 
 class Kind(ABC):
-    """A kind of inputs. Making one takes what is needed for all of them.
+    """A kind of inputs. Making one takes seconds at times: of what is needed for all of them.
 
     Attributes:
         name: on the command line.
@@ -35,6 +36,9 @@ class Kind(ABC):
 
     name: str
     share: int
+
+    @abstractmethod
+    def __init__(self, ground: Ground) -> None: ...
 
     @abstractmethod
     def make(self, rng: random.Random, folder: Path) -> Plan:

@@ -13,6 +13,7 @@ from peftsweep import search
 from peftsweep.config import StudyConfig, differences, load
 from peftsweep.config.yamlfile import parse
 from tests.fuzz import raw, trees, values
+from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
 
 FILES = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -92,11 +93,10 @@ SETTINGS += ["model.id=~x", "data.labels=&a [*a]", "train=5", "space.rank.low.x=
 class StudyFiles(Kind):
     name, share = "study-files", 40
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, ground: Ground) -> None:
         self.texts = [WHOLE] * 6 + [file.read_text(encoding="utf-8") for file in FILES]
-        home.mkdir()
-        (home / "whole.yaml").write_text(WHOLE)
-        self.identity = load(home / "whole.yaml").identity()
+        (ground.folder / "whole.yaml").write_text(WHOLE)
+        self.identity = load(ground.folder / "whole.yaml").identity()
 
     def make(self, rng: random.Random, folder: Path) -> Plan:
         text = rng.choice(self.texts)
