@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_trial_is_called_the_best_when_it_beats_all_before_it(
             progress.ended(number, state, value, "all 189 steps", {}, 1.0)
         progress.ended(11, "failed", None, "loss is nan at step 5", {}, 1.0)
     lines = terminal.getvalue().splitlines()
-    assert [line.split()[1] for line in lines if "(best)" in line] == ["9"]
+    assert [line.split("trial ")[1].split()[0] for line in lines if "(best)" in line] == ["9"]
     assert any("trial 11 failed · loss is nan at step 5 · 1s" in line for line in lines)
 
 
@@ -170,13 +171,55 @@ def test_the_live_table_is_drawn_four_times_a_second_at_most(terminal: Terminal)
     assert sizes[0] == sizes[1] == sizes[2] < sizes[3]
 
 
-def test_plain_lines_tell_the_state_of_things_now_and_then() -> None:
+def told(events: Iterator[tuple[float, list[SlotStatus]]]) -> list[tuple[float, str]]:
+    """Seconds at which lines are written to a pipe, and the lines."""
     stream, clock = io.StringIO(), Clock()
-    with PlainProgress(stream, clock) as progress:
-        for clock.now in (101.0, 110.0, 116.0, 117.0, 132.0):
-            draw(progress)
-    line = "5 of 12 trials done · 1 running · 206 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left"
-    assert stream.getvalue().splitlines() == [line, line]
+    lines = []
+    with PlainProgress(stream, clock, lambda: "12:34:56") as progress:
+        for after, slots in events:
+            clock.now = 100.0 + after
+            draw(progress, slots)
+            lines += [(after, line) for line in stream.getvalue().splitlines()]
+            stream.seek(stream.truncate(0))
+    return lines
+
+
+def test_a_line_in_a_pipe_has_the_time_steps_evaluations_the_best_and_the_time_left() -> None:
+    first, second = SlotStatus(0, 7, 63, 189, rate=206.4, evaluated=2, evaluations=6), SlotStatus(1)
+    third = SlotStatus(1, 8, 3, 189, evaluations=6)
+    assert told(iter([(20.0, [first, second]), (40.0, [first, third])])) == [
+        (
+            20.0,
+            "12:34:56 5 of 12 trials done · 1 running · step 63 of 189, evaluation 2 of 6 · 206 samples/s"
+            " · best macro-F1 0.812 (trial 3) · 2m10s left",
+        ),
+        (
+            40.0,
+            "12:34:56 5 of 12 trials done · 2 running · 66 of 378 steps, 2 of 12 evaluations · 206 samples/s"
+            " · best macro-F1 0.812 (trial 3) · 2m10s left",
+        ),
+    ]
+
+
+def test_a_pipe_hears_soon_of_what_happens_and_seldom_of_what_does_not() -> None:
+    def slots(step: int, evaluated: int) -> list[SlotStatus]:
+        return [SlotStatus(0, 7, step, 10_000, evaluated=evaluated, evaluations=6)]
+
+    quiet = [after for after, _ in told((float(s), slots(s, 0)) for s in range(1, 36_001))]
+    assert (
+        quiet[:3] == [5, 20, 35] and len(quiet) < 100
+    )  # the first: the trial has begun; ten hours, in which every quarter of a minute were 2,400
+    assert max(b - a for a, b in itertools.pairwise(quiet)) == 600
+    busy = [after for after, _ in told((float(s), slots(s, s // 20)) for s in range(1, 36_001))]
+    assert set(range(20, 200, 20)) <= set(busy) and len(busy) < 400  # not 1,800
+
+
+def test_a_trial_that_ends_has_the_time_of_day_in_a_pipe() -> None:
+    stream = io.StringIO()
+    PlainProgress(stream, hour=lambda: "12:34:56").ended(8, "pruned", 0.4123, "pruned at step 63 of 189", {}, 14.2)
+    assert stream.getvalue() == "12:34:56 trial 8 pruned · macro-F1 0.412 · at step 63 of 189 · 14s\n"
+    PlainProgress(stream).ended(8, "pruned", 0.4123, "", {}, 14.2)
+    assert re.match(r"[0-2]\d:[0-5]\d:[0-5]\d trial 8", stream.getvalue().splitlines()[1])
 
 
 def test_a_terminal_gets_the_table_and_everything_else_plain_lines(

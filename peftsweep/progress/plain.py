@@ -14,15 +14,23 @@ from peftsweep.terminal import say
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
-EVERY = 15.0  # seconds between two lines about the state of things
+# Seconds between two lines about the state of things, and the part of all seconds so far, where that is longer: when
+# trials have begun or were evaluated, and when nothing has happened. So a long sweep's lines become rare.
+NEWS, QUIET, RAREST = (5.0, 1 / 50), (15.0, 1 / 10), 600.0
 
 
 class PlainProgress:
-    """Each event is a line, and so is the state of things every quarter of a minute."""
+    """A line with the time of day for each trial that ends and, as often as somebody reads it, for how things are."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
-        self._next = clock() + EVERY
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+        hour: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
+    ) -> None:
+        self._stream, self._clock, self._hour = stream, clock, hour
+        self._began = self._told = clock()
+        self._known: frozenset[tuple[int | None, int]] = frozenset()  # trials and their evaluations, as they were told
         self._leader = wording.Leader()
 
     def __enter__(self) -> Self:
@@ -52,16 +60,20 @@ class PlainProgress:
         eta: float | None,
     ) -> None:
         self._leader.sees(best)
-        if self._clock() >= self._next:
-            self._next = self._clock() + EVERY
-            self._print(wording.summary(slots, done, total, best, eta, self._leader.objective))
+        now, known = self._clock(), frozenset((slot.trial, slot.evaluated) for slot in slots if slot.trial is not None)
+        least, part = NEWS if known - self._known else QUIET
+        if now >= self._told + min(RAREST, max(least, part * (now - self._began))):
+            self._told, self._known = now, known
+            line = wording.summary(slots, done, total, best, eta, self._leader.objective, wording.steps(slots))
+            self._print(f"{self._hour()} {line}")
 
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
     ) -> None:
         is_best = self._leader.takes(state, value)
         objective = self._leader.objective
-        self._print(wording.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best))
+        line = wording.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
+        self._print(f"{self._hour()} {line}")
 
     def closed(self) -> None:
         pass

@@ -98,10 +98,15 @@ def summary(
     best: tuple[int, float] | None,
     eta: float | None,
     objective: str,
+    steps: str = "",
 ) -> str:
-    """`5 of 12 trials done · 4 running · 412 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left`"""
+    """`5 of 12 trials done · 4 running · 412 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left`
+
+    Args:
+        steps: see `steps`.
+    """
     running = [slot for slot in slots if slot.trial is not None]
-    parts = [f"{done} of {total} trials done", f"{len(running)} running"]
+    parts = [f"{done} of {total} trials done", f"{len(running)} running", *filter(None, [steps])]
     if rate := sum(slot.rate for slot in running):
         parts.append(f"{rate:,.0f} samples/s")
     if best is not None:
@@ -109,6 +114,20 @@ def summary(
     if eta is not None and math.isfinite(eta):
         parts.append(f"{duration(eta)} left")
     return " · ".join(parts)
+
+
+def steps(slots: Sequence[SlotStatus]) -> str:
+    """`step 63 of 189, evaluation 2 of 6` of the trials that run, or those of all together: `252 of 756 steps, …`."""
+    running = [slot for slot in slots if slot.trial is not None]
+    if not running:
+        return ""
+    counts = {(slot.step, slot.steps, slot.evaluated, slot.evaluations) for slot in running}
+    if len(counts) == 1:
+        step, whole, made, evaluations = counts.pop()
+        return f"step {step:,} of {whole:,}, evaluation {made} of {evaluations}"
+    step, whole = sum(slot.step for slot in running), sum(slot.steps for slot in running)
+    made, evaluations = sum(slot.evaluated for slot in running), sum(slot.evaluations for slot in running)
+    return f"{step:,} of {whole:,} steps, {made} of {evaluations} evaluations"
 
 
 def slot_row(slot: SlotStatus) -> tuple[str, ...]:
