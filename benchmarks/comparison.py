@@ -61,7 +61,16 @@ EVALUATIONS = 6
 DATA = {"train": "train.tsv", "validation": "dev.tsv", "text": "text", "labels": list(LABELS)}
 
 
-def fill(storage: str, name: str, *, trials: int, rows: int = 1000, seed: int = 0, skill: float = 1.0) -> optuna.Study:
+def fill(
+    storage: str,
+    name: str,
+    *,
+    trials: int,
+    rows: int = 1000,
+    seed: int = 0,
+    skill: float = 1.0,
+    objective: str = "macro_f1",
+) -> optuna.Study:
     """A study of the storage as a sweep would leave it, its best trial's files beside it.
 
     Args:
@@ -80,7 +89,7 @@ def fill(storage: str, name: str, *, trials: int, rows: int = 1000, seed: int = 
     attrs = {
         "experiment": "tweets · multi-label · f00d00",
         "fingerprint": "f00d00",
-        "metric": "macro_f1",
+        "metric": objective,
         "labels": list(LABELS),
         "described": {"device": "cuda:0"},
         "config": config,
@@ -93,7 +102,7 @@ def fill(storage: str, name: str, *, trials: int, rows: int = 1000, seed: int = 
     rng = np.random.default_rng(seed)
     best = trials // 2
     for number in range(trials):
-        study.add_trial(_trial(rng, number, scores if number == best else None, scores["macro_f1"]))
+        study.add_trial(_trial(rng, number, scores if number == best else None, scores["macro_f1"], objective))
     folder = trial_folder(studies.artifacts / name, best)
     folder.mkdir(parents=True)
     save_file({"logits": logits, "labels": labels}, folder / PREDICTIONS)
@@ -107,7 +116,9 @@ def _predictions(rows: int, seed: int, skill: float) -> tuple[np.ndarray, np.nda
     return labels, (skill * (2 * labels - 1) + noise).astype(np.float32)
 
 
-def _trial(rng: np.random.Generator, number: int, scores: dict[str, float] | None, high: float) -> FrozenTrial:
+def _trial(
+    rng: np.random.Generator, number: int, scores: dict[str, float] | None, high: float, objective: str
+) -> FrozenTrial:
     """A trial; one that is not the best stays below it, and is pruned two times out of three."""
     params = {
         "learning_rate": float(10 ** rng.uniform(-5, -2)),
@@ -121,13 +132,14 @@ def _trial(rng: np.random.Generator, number: int, scores: dict[str, float] | Non
     peak = high * (1 - 0.02 * abs(np.log10(params["learning_rate"]) + 3.5) - float(rng.uniform(0.01, 0.05)))
     if scores is None:
         scores = {"macro_f1": peak, "micro_f1": peak + 0.1, "accuracy": peak / 2, "jaccard": peak / 2, "loss": 0.3}
+        scores |= {objective: peak}
     rise = 1 - 0.5 ** np.arange(1, EVALUATIONS + 1)
-    curve = (scores["macro_f1"] * rise / rise[-1] * (1 + 0.01 * rng.normal(size=EVALUATIONS)))[:count]
+    curve = (scores["macro_f1"] * rise / rise[-1] * (1 + 0.01 * rng.normal(size=EVALUATIONS))).clip(0, 1)[:count]
     began = datetime(2026, 1, 1) + timedelta(seconds=20 * (number // 8))
     sampled = {"rank" if name == "log2_rank" else name: value for name, value in params.items()}
     made = create_trial(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
-        value=None if pruned else scores["macro_f1"],
+        value=None if pruned else scores[objective],
         params=params,
         distributions=DISTRIBUTIONS,
         intermediate_values={i + 1: float(value) for i, value in enumerate(curve)},

@@ -20,10 +20,10 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 import torch
 from throughput import WARM, machine, need_gpu, plain_loop, say, tidy
 from transformers import logging
@@ -33,6 +33,7 @@ from peftsweep.data import load as load_data
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer
 from peftsweep.report import ranked
+from peftsweep.storage import Studies, TrialRecord
 
 STUDIES = ["lora-smollm2", "qlora-smollm2", "ia3-smollm2", "lora-minilm", "lora-gemma3-270m"]
 SECONDS = 20.0  # for which the plain loop is timed
@@ -69,35 +70,33 @@ def sweep(config: StudyConfig, file: Path, overrides: list[str], trials: int | N
         if running.returncode != 0:
             raise RuntimeError(said[-1] if said else f"exit status {running.returncode}")
         pack = next((line for line in said if line.startswith("time:")), "")
-        return row_of(optuna.load_study(study_name=config.name, storage=storage), took, pack)
+        return row_of(config.name, Studies(storage).load(config.name).records(), took, pack)
 
 
-def row_of(study: optuna.Study, took: float, pack: str) -> dict[str, Any]:
+def row_of(study: str, trials: Sequence[TrialRecord], took: float, pack: str) -> dict[str, Any]:
     """What a study came to.
 
     Args:
         took: seconds of the whole command.
         pack: the line in which it said where the pack's time went.
     """
-    epochs = [
-        trial.user_attrs["evaluations"][-1]["epoch"] for trial in study.trials if "evaluations" in trial.user_attrs
-    ]
+    epochs = [trial.evaluations[-1].epoch for trial in trials if trial.evaluations]
     training, gpu = training_seconds(pack)
     row = {
-        "study": study.study_name,
+        "study": study,
         "seconds": round(took, 1),
         "pack": pack,
         "training_seconds": round(training, 1),
         "gpu_seconds": round(gpu, 1),
-        **Counter(trial.state.name.lower() for trial in study.trials),
+        **Counter(trial.state.name.lower() for trial in trials),
         "epochs": round(sum(epochs), 1),  # of all trials together
     }
-    complete = ranked(study.trials)
+    complete = ranked(trials)
     if not complete:
         return row
     best = complete[0]
-    scores = {key: round(value, 4) for key, value in best.user_attrs["scores"].items()}
-    return row | {"best": scores, "params": best.params}
+    scores = {key: round(value, 4) for key, value in best.scores.items()}
+    return row | {"best": scores, "params": best.drawn}
 
 
 def compared(name: str, overrides: list[str], trials: int | None) -> dict[str, Any]:

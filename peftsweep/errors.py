@@ -7,6 +7,7 @@
     ├── ModelError              the base: not there, gated, broken, not to be packed
     ├── StorageError            studies.db: locked, unreachable, full
     │   ├── StudyMismatchError  the study in the storage has another space or other data
+    │   ├── ForeignStudyError   the study in the storage was made by another program
     │   └── StudyBusyError      another process runs the study
     ├── ExportError             an exported adapter: not what it was, changed, cannot be written
     └── TrackingError           MLflow, where the user asked for it (`peftsweep ui`)
@@ -53,6 +54,10 @@ class StorageError(PeftsweepError):
 
 class StudyMismatchError(StorageError):
     """A study of this name exists with another space or other data."""
+
+
+class ForeignStudyError(StorageError):
+    """A study of this name exists that did not come from a sweep."""
 
 
 class ExportError(PeftsweepError):

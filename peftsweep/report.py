@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from peftsweep.config import DataConfig
 from peftsweep.errors import UsageError
 from peftsweep.names import check_study
-from peftsweep.storage import Studies, check_there, exists, guarded, masked
+from peftsweep.storage import (
+    StoredStudy,
+    Studies,
+    StudyRecord,
+    TrialRecord,
+    check_there,
+    exists,
+    guarded,
+    masked,
+)
 
 if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits, Task
@@ -69,7 +75,7 @@ class Best:
     sampled: list[str]
     mlflow_run_id: str | None
     adapter: str | None
-    test: dict[str, float] | None
+    test: dict[str, float | None] | None
     objective: str = "macro_f1"
     macro_f1_tuned: float | None = None
     tested: int | None = None
@@ -119,8 +125,8 @@ class Finished:
     study: str
     number: int
     folder: Path
-    own: dict[str, Any]
-    shared: dict[str, Any]
+    own: TrialRecord
+    shared: StudyRecord
 
     @property
     def adapter(self) -> Path:
@@ -153,7 +159,7 @@ def finished(storage: str, study: str, trial: int | None = None, warn: Warn = un
         opened = stored(storage, [study], warn)
         assert opened is not None  # a study was asked for
         studies, (found,) = opened
-        trials = {each.number: each for each in found.get_trials(deepcopy=False)}
+        trials = {each.number: each for each in found.records()}
         complete = ranked(list(trials.values()))
         folders = {each.number: trial_folder(studies.folder(study), each.number) for each in complete}
         kept = [number for number, folder in folders.items() if (folder / ADAPTER).is_dir()]
@@ -172,7 +178,7 @@ def finished(storage: str, study: str, trial: int | None = None, warn: Warn = un
                 f"the adapter of trial {number} of study {study!r} is not in {folders[number]} (search.keep_adapters "
                 f"says how many of the best are kept); {have}"
             )
-        return Finished(study, number, folders[number], trials[number].user_attrs, found.user_attrs)
+        return Finished(study, number, folders[number], trials[number], found.record)
 
 
 def _word(state: TrialState) -> str:
@@ -184,29 +190,23 @@ def trial_folder(study: Path, number: int) -> Path:
     return study / f"trial-{number:04d}"
 
 
-def task_of(shared: Mapping[str, Any]) -> Task:
-    """What a study predicts, by what the storage has of it. A study of version 0.1 has no kind of its own there."""
+def task_of(shared: StudyRecord) -> Task:
+    """What a study predicts, by what the storage has of it."""
     from peftsweep.task import Task
 
-    single = DataConfig.model_validate(shared["config"]["data"]).single_label
-    if "kind" in shared:  # the data decides: a column of lists has several labels a text
-        single = shared["kind"] == "single-label"
-    return Task("single-label" if single else "multi-label", tuple(shared["labels"]))
+    return Task(shared.kind_of_task, tuple(shared.labels))
 
 
-def validation_fingerprints(studies: Iterable[optuna.Study]) -> dict[str, str | None]:
+def validation_fingerprints(studies: Iterable[StoredStudy]) -> dict[str, str]:
     """By which each study's validation rows are told from others, by its name.
 
     An earlier version kept a fingerprint of all rows alone: such a study has that of another one on the same data, if
     there is one, or else stays by itself.
     """
-    shared = {study.study_name: study.user_attrs for study in studies}
-    known = {
-        own["fingerprint"]: own["validation_fingerprint"] for own in shared.values() if "validation_fingerprint" in own
-    }
+    records = {study.study_name: study.record for study in studies}
+    known = {own.fingerprint: own.validation_fingerprint for own in records.values() if own.validation_fingerprint}
     return {
-        name: known.get(own.get("fingerprint"), own.get("validation_fingerprint", own.get("fingerprint")))
-        for name, own in shared.items()
+        name: known.get(own.fingerprint, own.validation_fingerprint or own.fingerprint) for name, own in records.items()
     }
 
 
@@ -218,34 +218,19 @@ def predictions(folder: Path) -> tuple[Logits, Labels]:
     return found["logits"], found["labels"]
 
 
-def moments(trial: FrozenTrial) -> tuple[int | None, int | None]:
-    """When a trial began and ended, in milliseconds since 1970; None for what was not yet.
-
-    The sweep keeps them beside Optuna's own times, which say nothing of their zone: who reads them may live in another
-    than the machine that wrote them. Trials of earlier versions have those alone.
-    """
-    own = trial.user_attrs
-    began = own.get("began", _milliseconds(trial.datetime_start))
-    return began, None if trial.datetime_complete is None else own.get("ended", _milliseconds(trial.datetime_complete))
-
-
-def _milliseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(1000 * moment.timestamp())
-
-
-def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Complete trials, best first, the earliest among equals."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+    complete = [(trial.value, trial) for trial in trials if trial.state == TrialState.COMPLETE]
+    return [trial for value, trial in sorted(complete, key=lambda each: (-(each[0] or 0.0), each[1].number))]
 
 
-def is_over(trials: Sequence[FrozenTrial], total: int) -> bool:
+def is_over(trials: Sequence[TrialRecord], total: int) -> bool:
     """Whether so many trials have begun, and all that have are finished. Enqueued ones wait to begin."""
     begun = [trial for trial in trials if trial.state != TrialState.WAITING]
     return len(begun) >= total and all(trial.state.is_finished() for trial in begun)
 
 
-def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> tuple[Studies, list[optuna.Study]]:
+def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> tuple[Studies, list[StoredStudy]]:
     """The storage and its studies, or those that are wanted of them.
 
     Raises:
@@ -258,7 +243,7 @@ def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> 
     return found
 
 
-def stored(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Studies, list[optuna.Study]] | None:
+def stored(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Studies, list[StoredStudy]] | None:
     """The same; None where nothing is stored and nothing is wanted. No file but the default one may be missing."""
     for name in wanted or ():
         check_study(name)
@@ -275,38 +260,38 @@ def stored(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Stud
             near = difflib.get_close_matches(name, names, n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else f"; it has {', '.join(names) or 'none'}"
             raise UsageError(f"no study {name!r} in {masked(storage)}{hint}")
-    return studies, [studies.load(name) for name in (list(dict.fromkeys(wanted)) if wanted else names)]
+    return studies, studies.all(list(dict.fromkeys(wanted)) if wanted else None)
 
 
-def _best(studies: Studies, study: optuna.Study, rows: str | None) -> Best | None:
-    trials = ranked(study.get_trials(deepcopy=False))
-    attrs = study.user_attrs
-    if not trials or "config" not in attrs:
+def _best(studies: Studies, study: StoredStudy, rows: str) -> Best | None:
+    trials, record = ranked(study.records()), study.record
+    if not trials:
         return None
-    first, config = trials[0], attrs["config"]
-    own = first.user_attrs
-    adapter, test = own.get("adapter"), attrs.get("test", {})
+    first, test = trials[0], record.test
     folder = trial_folder(studies.folder(study.study_name), first.number)
     return Best(
         study=study.study_name,
-        data=attrs.get("experiment"),
-        fingerprint=attrs.get("fingerprint"),
+        data=record.experiment,
+        fingerprint=record.fingerprint,
         validation_fingerprint=rows,
-        model=config["model"]["id"],
-        method=config["method"],
+        model=record.config.model.id,
+        method=record.config.method,
         trial=first.number,
-        **{name: own["scores"][name] for name in ("macro_f1", "micro_f1", "accuracy", "loss")},
-        step=own["step"],
-        params=own["params"],
-        sampled=sorted(config["space"].keys() & own["params"].keys()),
-        mlflow_run_id=attrs.get("mlflow_runs", {}).get(str(first.number)),
-        adapter=None if adapter is None else str(folder / ADAPTER),
-        test=test.get("scores"),
-        objective=attrs.get("metric", "macro_f1"),
-        macro_f1_tuned=own["scores"].get("macro_f1_tuned"),
-        tested=test.get("trial"),
-        retrained=attrs.get("retrained"),
-        tied=[trial.number for trial in trials[1:] if trial.values[0] == first.values[0]],
+        macro_f1=first.scores["macro_f1"],
+        micro_f1=first.scores["micro_f1"],
+        accuracy=first.scores["accuracy"],
+        loss=first.scores["loss"],
+        step=first.step or 0,
+        params=first.params,
+        sampled=sorted(record.config.space.keys() & first.params.keys()),
+        mlflow_run_id=study.mlflow_runs.get(str(first.number)),
+        adapter=None if first.adapter is None else str(folder / ADAPTER),
+        test=None if test is None else test.scores,
+        objective=record.metric,
+        macro_f1_tuned=first.scores.get("macro_f1_tuned"),
+        tested=None if test is None else test.trial,
+        retrained=record.retrained,
+        tied=[trial.number for trial in trials[1:] if trial.value == first.value],
     )
 
 

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from peftsweep.report import STORAGE, Warn, ranked, stored, unheard
-from peftsweep.storage import Studies, guarded
+from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
 
 
 def status(
@@ -29,31 +28,32 @@ def status(
         return [] if opened is None else [_status(opened[0], study) for study in opened[1]]
 
 
-def _status(studies: Studies, study: optuna.Study) -> dict[str, Any]:
-    trials = study.get_trials(deepcopy=False)
+def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
+    trials, record = study.records(), study.record
     best = ranked(trials)[:1]
     again = studies.retrained(study.study_name)
-    seeds = [] if again is None else again.get_trials(deepcopy=False)
+    seeds = [] if again is None else again.records()
     some = any(trial.state == TrialState.RUNNING for trial in [*trials, *seeds])
     doing = studies.doing(study.study_name) if some else None
     return {
         "study": study.study_name,
         **_counts(trials, running=doing == "run"),
-        "total": study.user_attrs.get("total"),
-        "objective": study.user_attrs.get("metric", "macro_f1"),
-        "best": best[0].values[0] if best else None,
+        "total": record.total,
+        "objective": record.metric,
+        "best": best[0].value if best else None,
         "seconds": _seconds(trials),
         "retrain": None if again is None or not seeds else _seeds(again, seeds, running=doing == "retrain"),
     }
 
 
-def _seeds(again: optuna.Study, seeds: Sequence[FrozenTrial], *, running: bool) -> dict[str, Any]:
+def _seeds(again: StoredStudy, seeds: Sequence[TrialRecord], *, running: bool) -> dict[str, Any]:
     done = sum(trial.state.is_finished() for trial in seeds)
-    total = again.user_attrs.get("total", len(seeds))
+    total = again.record.total
+    total = len(seeds) if total is None else total
     return {"done": done, "total": total, **_counts(seeds, running=running), "seconds": _seconds(seeds)}
 
 
-def _counts(trials: Sequence[FrozenTrial], *, running: bool) -> dict[str, int]:
+def _counts(trials: Sequence[TrialRecord], *, running: bool) -> dict[str, int]:
     counts = Counter(trial.state for trial in trials)
     begun = counts[TrialState.RUNNING]
     return {
@@ -66,5 +66,5 @@ def _counts(trials: Sequence[FrozenTrial], *, running: bool) -> dict[str, int]:
     }
 
 
-def _seconds(trials: Sequence[FrozenTrial]) -> float:
-    return round(sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in trials), 1)
+def _seconds(trials: Sequence[TrialRecord]) -> float:
+    return round(sum(trial.seconds or 0.0 for trial in trials), 1)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.trial import create_trial
 from safetensors.numpy import save_file
 
 from peftsweep import report
 from peftsweep.storage import Studies
 from peftsweep.task import Task
+from tests.stored import DATA, frozen, made
 
 _FILE = Path(__file__).parents[1] / "benchmarks" / "comparison.py"
 _spec = importlib.util.spec_from_file_location("comparison_benchmark", _FILE)
@@ -29,7 +29,7 @@ def storage(folder: Path) -> str:
 def best_folder(url: str, name: str) -> Path:
     """Of the artifacts of the study's best trial."""
     studies = Studies(url)
-    best = report.ranked(studies.load(name).get_trials(deepcopy=False))[0]
+    best = report.ranked(studies.load(name).records())[0]
     return report.trial_folder(studies.artifacts / name, best.number)
 
 
@@ -40,16 +40,10 @@ def with_predictions(url: str, name: str, logits: np.ndarray, labels: np.ndarray
 
 def predicted(url: str, name: str, task: Task, logits: np.ndarray, labels: np.ndarray) -> None:
     """A study of one trial, which predicted this."""
-    studies = Studies(url)
-    study = studies.create(name)
-    columns = list(task.labels) if task.multi_label else "topic"
-    data = {"train": "train.csv", "validation": "dev.csv", "text": "text", "labels": columns}
-    config = {"model": {"id": "base"}, "method": "lora", "data": data, "space": {}}
-    attrs = {"experiment": "rows", "fingerprint": "rows", "metric": "macro_f1", "labels": list(task.labels)}
-    for key, value in {**attrs, "config": config}.items():
-        study.set_user_attr(key, value)
+    data = DATA | {"labels": list(task.labels) if task.multi_label else "topic"}
+    study = made(url, name, labels=list(task.labels), config={"data": data, "space": {}})
     scores = task.scores(logits, labels)
-    study.add_trial(create_trial(value=scores["macro_f1"], user_attrs={"scores": scores, "parameters": 1}))
-    folder = report.trial_folder(studies.artifacts / name, 0)
+    study.add_trial(frozen(scores["macro_f1"], scores=scores))
+    folder = report.trial_folder(Studies(url).artifacts / name, 0)
     folder.mkdir(parents=True)
     save_file({"logits": logits.astype(np.float32), "labels": labels}, folder / report.PREDICTIONS)

@@ -18,6 +18,7 @@ from peftsweep import search
 from peftsweep.config import StudyConfig
 from peftsweep.storage import Studies
 from peftsweep.sweep.asking import UnfitError, complete
+from tests.stored import kept, made
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 2e-3, "log": True},
@@ -53,7 +54,7 @@ def url(folder: Path) -> str:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A database with an empty study."""
     folder = tmp_path_factory.mktemp("empty")
-    Studies(url(folder)).create("s")
+    made(url(folder), "s")
     return (folder / "studies.db").read_bytes()
 
 
@@ -69,9 +70,9 @@ def asked(studies: Studies, config: StudyConfig) -> dict[str, Any]:
 
 
 def gone_on_with(
-    studies: Studies, config: StudyConfig, number: int, kept: Mapping[str, Any] | None = None
+    studies: Studies, config: StudyConfig, number: int, known: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    return complete(studies, config, studies.adopt(studies.load("s"), number), kept or {})
+    return complete(studies, config, studies.adopt(studies.load("s"), number), known or {})
 
 
 def cut(studies: Studies, number: int, count: int) -> None:
@@ -99,7 +100,8 @@ def past(studies: Studies, config: StudyConfig, count: int) -> None:
                 for name, each in wanted.items()
             },
             distributions=wanted,
-            intermediate_values={1: number / 9},
+            intermediate_values={1: number / 99},
+            user_attrs=kept(number % 5 / 5 if state == TrialState.COMPLETE else None),
         )
         trials.add_trial(trial)
 
@@ -130,10 +132,10 @@ def test_parameters_that_were_lost_after_the_trial_began_are_those_that_it_kept(
     config = study("tpe")
     past(studies, config, 6)
     drawn = asked(studies, config)
-    kept = search.described(config, config.hyperparameters(search.decode(config, drawn)))
+    before = search.described(config, config.hyperparameters(search.decode(config, drawn)))
     past(studies, config, 6)
     cut(studies, 6, 5)
-    assert gone_on_with(studies, config, 6, kept) == drawn
+    assert gone_on_with(studies, config, 6, before) == drawn
 
 
 def test_a_grid_goes_on_from_the_part_of_a_point_that_is_there(studies: Studies) -> None:

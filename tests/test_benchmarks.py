@@ -14,15 +14,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 import torch
-from optuna.trial import TrialState, create_trial
 from torch import nn
 
 from peftsweep import exported
 from peftsweep.config import TrainConfig
 from peftsweep.tracking import Outcome, Parent
+from tests.stored import evaluated, frozen, record
 from tests.studies import LABELS, ROOT, home
 from tests.tiny import tiny_rows, write
 
@@ -75,20 +74,18 @@ def test_the_pack_is_compared_with_each_rival_and_a_failed_one_is_left_out(modul
 
 
 def test_a_sweep_is_compared_by_the_epochs_that_its_trials_trained(modules: dict[str, ModuleType]) -> None:
-    study = optuna.create_study(study_name="some", direction="maximize")
-    scores = {"macro_f1": 0.5, "micro_f1": 0.6}
-    for epochs, state in ((3.0, TrialState.COMPLETE), (0.5, TrialState.PRUNED)):
-        attrs = {"evaluations": [{"epoch": 0.5}, {"epoch": epochs}], "scores": scores}
-        value = 0.5 if state is TrialState.COMPLETE else None
-        study.add_trial(create_trial(state=state, value=value, user_attrs=attrs))
+    trials = [
+        record(frozen(0.5, evaluations=evaluated(0.4, 0.5, 0.5))),
+        record(frozen(None, evaluations=evaluated(0.4))),
+    ]
     said = "time: 1m40s · training 50.0% · evaluation 10.0% · checkpoints 15.0% · everything else 25.0%"
-    row = modules["sweeps"].row_of(study, 120.04, said)
-    assert row["epochs"] == 3.5 and row["complete"] == row["pruned"] == 1
-    assert row["seconds"] == 120.0 and row["best"] == scores and row["study"] == "some"
+    row = modules["sweeps"].row_of("some", trials, 120.04, said)
+    assert row["epochs"] == 4.0 and row["complete"] == row["pruned"] == 1
+    assert row["seconds"] == 120.0 and row["best"] == trials[0].scores and row["study"] == "some"
     assert (row["training_seconds"], row["gpu_seconds"]) == (50, 60)
-    beside = modules["sweeps"].beside_one_at_a_time(row, rows=1000, rate=10.0)  # 3,500 texts
-    assert (beside["one_at_a_time_seconds"], beside["times"]) == (350, 2.9)
-    assert (beside["one_at_a_time_rate"], beside["samples_per_second"]) == (10.0, 70.0)
+    beside = modules["sweeps"].beside_one_at_a_time(row, rows=1000, rate=10.0)  # 4,000 texts
+    assert (beside["one_at_a_time_seconds"], beside["times"]) == (400, 3.3)
+    assert (beside["one_at_a_time_rate"], beside["samples_per_second"]) == (10.0, 80.0)
     assert modules["sweeps"].training_seconds("time: 1h00m10s · training 10% · evaluation 0%")[0] == pytest.approx(361)
 
 

@@ -16,7 +16,7 @@ import typer
 
 import peftsweep
 from peftsweep import cli
-from peftsweep.storage import Studies
+from tests.stored import made
 from tests.studies import Home, home
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +105,7 @@ def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -
 
 def test_a_study_that_has_begun_is_not_called_none(here: Home, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    Studies(url).create("early").ask()
+    made(url, "early").ask()
     for words in (["best"], ["best", "--study", "early"]):
         done = peftsweep_(*words, "--storage", url, cwd=tmp_path)
         said = "no trial is complete yet; peftsweep status shows how far they are\n"

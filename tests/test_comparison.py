@@ -6,14 +6,13 @@ import json
 import math
 import time
 import tracemalloc
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from sklearn.metrics import f1_score
 
 from peftsweep import report
@@ -22,11 +21,11 @@ from peftsweep.comparison.groups import front, holm, interval, p_value, resample
 from peftsweep.comparison.history import best_so_far, busy, ends, importances, spans
 from peftsweep.comparison.reading import Held
 from peftsweep.errors import UsageError
-from peftsweep.report import moments
 from peftsweep.storage import Studies
 from peftsweep.task import Task, resampled_macro_f1
 from tests.compared import best_folder, fill, predicted, storage, with_predictions
 from tests.postgresql import Server
+from tests.stored import evaluated, frozen, made, record, retrained
 
 THREE = Task("single-label", ("a", "b", "c"))
 
@@ -296,8 +295,7 @@ def test_a_history_has_every_trial_and_the_best_so_far(url: str) -> None:
 def test_a_trial_that_is_not_complete_has_the_score_of_its_best_evaluation(tmp_path: Path) -> None:
     study = fill(storage(tmp_path), "one", trials=4, rows=50)
     for scores in ([0.5, 0.7, 0.6], [0.5, float("nan")], [float("nan")], []):
-        evaluations = [{"epoch": i + 1, "scores": {"macro_f1": score}} for i, score in enumerate(scores)]
-        study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"evaluations": evaluations}))
+        study.add_trial(frozen(evaluations=evaluated(*scores)))
     (history,) = compare(storage(tmp_path)).histories
     assert history.values[4:] == [0.7, 0.5, None, None]
 
@@ -307,46 +305,41 @@ def test_pauses_between_runs_are_not_time() -> None:
 
 
 def test_a_trial_that_went_on_after_a_pause_did_not_run_in_it() -> None:
-    trial = create_trial(value=0.5, user_attrs={"began": 1000, "pauses": [[11_000, 30_000]], "ended": 35_000})
+    trial = record(frozen(0.5, began=1000, pauses=[[11_000, 30_000]], ended=35_000))
     assert ends([trial]) == [15.0]
-    trial.datetime_complete = None  # it went on, and runs
-    assert spans(trial) == [(1000, 11_000)]
+    runs = record(frozen(state=TrialState.RUNNING, began=1000, pauses=[[11_000, 30_000]], ended=35_000))
+    assert spans(runs) == [(1000, 11_000)]
 
 
 def test_times_are_what_they_were_whatever_zone_they_are_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Optuna's times are those of the writer's clock, and name no zone."""
     written = datetime(2026, 7, 1, 12, tzinfo=UTC)
-    trial = create_trial(value=0.5, user_attrs={"pauses": []})
-    trial.datetime_start, trial.datetime_complete = datetime(2026, 7, 1, 12), datetime(2026, 7, 1, 12, 2)
     at = int(1000 * written.timestamp())
-    trial.user_attrs |= {"began": at, "ended": at + 120_000}
+    trial = frozen(0.5, began=at, ended=at + 120_000)
+    trial.datetime_start, trial.datetime_complete = datetime(2026, 7, 1, 12), datetime(2026, 7, 1, 12, 2)
     for zone in ("UTC", "Europe/Berlin", "America/New_York"):
         monkeypatch.setenv("TZ", zone)
         time.tzset()
-        assert moments(trial) == (at, at + 120_000) and ends([trial]) == [120.0]
-    earlier = create_trial(value=0.5)  # of a version that kept no times of its own
+        found = record(trial)
+        assert (found.began, found.ended) == (at, at + 120_000) and ends([found]) == [120.0]
+    earlier = frozen(state=TrialState.RUNNING)  # of a version that kept no times of its own
     earlier.datetime_start = datetime(2026, 7, 1, 8)
-    earlier.datetime_complete = None
-    assert moments(earlier) == (at, None)
+    assert (record(earlier).began, record(earlier).ended) == (at, None)
     monkeypatch.undo()
     time.tzset()
 
 
 def test_a_new_best_is_better_than_the_best_not_than_its_rounded_value() -> None:
-    trials = [create_trial(value=value) for value in (0.812344, 0.812342, 0.9)]
+    trials = [record(frozen(value)) for value in (0.812344, 0.812342, 0.9)]
     assert best_so_far(enumerate(trials)) == [(0, 0.81234), (2, 0.9), (2, 0.9)]
 
 
 def test_equal_values_have_no_importance(tmp_path: Path) -> None:
-    study = fill(storage(tmp_path), "one", trials=3, rows=50)
-    (held,) = [Held("one", study, study.user_attrs, study.get_trials(), tmp_path, None)]
-    best = next(trial for trial in held.trials if trial.state == TrialState.COMPLETE)
-    equal = optuna.create_study(direction="maximize")
-    for rate in range(20):
-        params = {**best.params, "learning_rate": 10 ** -(2 + rate / 10)}
-        equal.add_trial(create_trial(value=0.5, params=params, distributions=best.distributions))
-    found = importances(replace(held, study=equal, trials=equal.trials))
-    assert found == ({}, "the complete trials do not differ")
+    study = made(storage(tmp_path), "one")
+    for _ in range(20):
+        study.add_trial(frozen(0.5))
+    held = Held("one", study, study.record, study.records(), tmp_path, "rows")
+    assert importances(held) == ({}, "the complete trials do not differ")
 
 
 def test_everything_is_json(url: str) -> None:
@@ -359,13 +352,8 @@ def test_everything_is_json(url: str) -> None:
 def test_a_study_without_a_complete_trial_has_a_row(tmp_path: Path) -> None:
     url = storage(tmp_path)
     study = fill(url, "one", trials=4, rows=50)
-    empty = Studies(url).create("empty")  # made, and stopped before anything was known of it
-    begun = Studies(url).create("begun")
-    for key, value in study.user_attrs.items():
-        begun.set_user_attr(key, value)
-    trial = begun.ask()
-    trial.set_user_attr("evaluations", [{"index": 1, "step": 1, "epoch": 0.5, "scores": {"macro_f1": float("nan")}}])
-    begun.tell(trial, state=TrialState.FAIL)
+    empty, begun = (made(url, name, **study.user_attrs) for name in ("empty", "begun"))
+    begun.add_trial(frozen(state=TrialState.FAIL, evaluations=evaluated(float("nan"))))
     begun.ask()
     found = compare(url)
     rows = {row.study: row for row in found.leaders}
@@ -421,7 +409,7 @@ def test_studies_of_other_data_are_other_groups(tmp_path: Path) -> None:
 def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> None:
     url = storage(tmp_path)
     for seed, name in enumerate(("one", "two")):
-        fill(url, name, trials=3, rows=200, seed=seed).set_user_attr("metric", "macro_f1_tuned")
+        fill(url, name, trials=3, rows=200, seed=seed, objective="macro_f1_tuned")
     found = compare(url)
     (pair,) = found.groups[0].pairs
     assert all(row.interval_tuned[0] <= row.macro_f1_tuned <= row.interval_tuned[1] for row in found.leaders)  # type: ignore[index, operator]
@@ -435,10 +423,10 @@ def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> No
 def test_seeds_are_told_of_the_best_trial_if_it_was_retrained(url: str) -> None:
     study = Studies(url).load("good")
     best = report.best(url, ["good"])[0].trial
-    rows = [{"trial": 0, "seeds": 3, "macro_f1_mean": 0.7, "macro_f1_std": 0.01}]
+    rows = [retrained(0, 0.7)]
     study.set_user_attr("retrained", rows)
     assert compare(url, ["good"]).leaders[0].retrained == {"trial": 0, "seeds": 3, "mean": 0.7, "sd": 0.01}
-    study.set_user_attr("retrained", [*rows, {"trial": best, "seeds": 3, "macro_f1_mean": 0.6, "macro_f1_std": None}])
+    study.set_user_attr("retrained", [*rows, retrained(best, 0.6, None)])
     assert compare(url, ["good"]).leaders[0].retrained == {"trial": best, "seeds": 3, "mean": 0.6, "sd": None}
 
 

@@ -20,10 +20,10 @@ from peftsweep import comparison, dashboard, report, sweep
 from peftsweep.dashboard import wording
 from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
-from peftsweep.storage import Studies
 from peftsweep.sweep import comparing
 from peftsweep.tracking import Tracker
 from tests.compared import best_folder, fill, storage
+from tests.stored import made, retrained
 from tests.studies import LABELS, Home, empty_mlflow, home
 from tests.tiny import tiny_rows, write
 
@@ -169,7 +169,7 @@ def test_studies_trained_on_different_rows_are_compared_on_the_same_validation_r
 
 def test_one_study_and_none_complete_are_drawn(tmp_path: Path) -> None:
     url = storage(tmp_path)
-    study = Studies(url).create("new")
+    study = made(url, "new")
     page = Elements(drawn(url))
     assert "No trial is complete yet" in page.text and "No trial has begun yet" in page.text and page.plots() == []
     known = fill(storage(tmp_path), "one", trials=3, rows=50)
@@ -186,7 +186,7 @@ def test_what_the_numbers_do_not_say_is_said(tmp_path: Path) -> None:
     url = storage(tmp_path)
     studies = [fill(url, f"study-{i}", trials=24, rows=25, seed=i, skill=1 + i) for i in range(3)]
     studies[2].set_user_attr("test", {"trial": 12, "scores": {"macro_f1": 0.8123}})
-    studies[1].set_user_attr("retrained", [{"trial": 12, "seeds": 3, "macro_f1_mean": 0.7, "macro_f1_std": 0.01}])
+    studies[1].set_user_attr("retrained", [retrained(12, 0.7)])
     studies[0].set_user_attr("described", {"device": "cpu"})
     (best_folder(url, "study-2") / "predictions.safetensors").unlink()
     text = Elements(drawn(url)).text
@@ -201,7 +201,7 @@ def test_what_the_numbers_do_not_say_is_said(tmp_path: Path) -> None:
 
 def test_a_study_by_tuned_thresholds_has_its_interval_at_the_top(tmp_path: Path) -> None:
     url = storage(tmp_path)
-    fill(url, "one", trials=3, rows=50).set_user_attr("metric", "macro_f1_tuned")
+    fill(url, "one", trials=3, rows=50, objective="macro_f1_tuned")
     (row,) = comparison.compare(url).leaders
     assert row.interval_tuned is not None and row.interval_tuned != row.interval
     low, high = (f"{bound:.3f}" for bound in row.interval_tuned)

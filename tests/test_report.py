@@ -13,12 +13,13 @@ from typing import Literal
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from peftsweep import progress, report, standing, sweep
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.exported import export
 from peftsweep.storage import Studies
+from tests.stored import kept, made, told
 
 KEYS = [
     "study",
@@ -41,17 +42,10 @@ KEYS += ["mlflow_run_id", "adapter"]
 
 def study(storage: str, name: str, fingerprint: str, values: Sequence[float], **more: float) -> optuna.Study:
     """A study with a complete trial for each value, with these scores besides."""
-    one = Studies(storage).create(name)
-    config = {"model": {"id": "base"}, "method": "lora", "space": {"rank": [8]}}
-    for key, attr in {"config": config, "experiment": "tweets · single-label", "fingerprint": fingerprint}.items():
-        one.set_user_attr(key, attr)
+    one = made(storage, name, experiment="tweets · single-label", fingerprint=fingerprint)
     for number, value in enumerate(values):
-        trial = one.ask()
-        scores = {"macro_f1": value, "micro_f1": 0.8, "accuracy": 0.6, "jaccard": 0.5, "loss": 0.3} | more
-        attrs = {"scores": scores, "step": 10 * number, "params": {"rank": 8}, "seconds": 2.0}
-        for key, attr in (attrs | {"adapter": f"{name}/trial-{number:04d}/adapter"}).items():
-            trial.set_user_attr(key, attr)
-        one.tell(trial, value)
+        scores = kept(value)["scores"] | more
+        told(one, value, scores=scores, step=10 * number, seconds=2.0, adapter=f"{name}/trial-{number:04d}/adapter")
     return one
 
 
@@ -62,13 +56,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     url = f"sqlite:///{file}"
     one = study(url, "a", "f1", (0.5, 0.7, 0.7))
     one.set_user_attr("mlflow_runs", {"parent": "p", "1": "run-1"})
-    one.tell(one.ask(), state=TrialState.FAIL)
-    pruned = one.ask()
-    pruned.report(0.99, step=1)
-    one.tell(pruned, state=TrialState.PRUNED)
+    told(one, None, TrialState.FAIL)
+    one.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.99}, user_attrs=kept(None)))
     one.ask()
     one.enqueue_trial({})
-    Studies(url).create("b")
+    made(url, "b")
     return file
 
 
@@ -203,7 +195,7 @@ def test_only_the_studies_asked_for(storage: str) -> None:
 
 
 def test_an_unknown_study_has_the_nearest_names(storage: str) -> None:
-    Studies(storage).create("lora-minilm")
+    made(storage, "lora-minilm")
     with pytest.raises(UsageError, match=r"no study 'lora-minlm' .*; did you mean lora-minilm\?"):
         report.best(storage, ["lora-minlm"])
 

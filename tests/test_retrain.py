@@ -32,7 +32,7 @@ from peftsweep.errors import StorageError, StudyBusyError, StudyMismatchError, U
 from peftsweep.methods import METHODS
 from peftsweep.models import load_tokenizer
 from peftsweep.stopping import Stop
-from peftsweep.storage import Studies
+from peftsweep.storage import StoredStudy, Studies
 from peftsweep.sweep import RetrainResult
 from peftsweep.sweep.retraining import SeedSource
 from peftsweep.sweep.seeds import behind_first, means, summarised
@@ -40,6 +40,7 @@ from peftsweep.tracking import Tracker
 from tests.alone import peft_alone
 from tests.numbers import same_weights
 from tests.packs import Watched, base_of
+from tests.stored import made, told
 from tests.studies import LABELS, Home, home, until
 from tests.test_sweep import struck
 from tests.tiny import tiny_rows, write
@@ -66,7 +67,7 @@ def retrained(place: Home, study: Path, **options: Any) -> RetrainResult:
     return peftsweep.retrain(study, **options)
 
 
-def seeds_of(place: Home, study: str = "small") -> optuna.Study:
+def seeds_of(place: Home, study: str = "small") -> StoredStudy:
     found = Studies(place.storage).retrained(study)
     assert found is not None
     return found
@@ -301,7 +302,7 @@ def test_seeds_that_were_asked_for_by_mistake_are_not_trained_by_a_call_for_fewe
     assert states.count(TrialState.WAITING) == 1 and states.count(TrialState.RUNNING) == 0
     begun_now = [t for t in seeds_of(here).trials if t.state != TrialState.WAITING]
     found = [(t.user_attrs["retrains"], t.user_attrs["replicate"]) for t in begun_now]
-    first, second, third = (t.number for t in report.ranked(Studies(here.storage).load("small").trials))
+    first, second, third = (t.number for t in report.ranked(Studies(here.storage).load("small").records()))
     assert found[:3] == [(first, 1), (second, 1), (third, 1)] and len(begun) in (4, 5)
     assert set(found) == {(t.user_attrs["retrains"], t.user_attrs["replicate"]) for t in begun} | {
         (number, replicate) for number in (first, second) for replicate in (1, 2)
@@ -374,32 +375,29 @@ def test_adapters_that_stay_are_the_best_seeds_of_the_first(here: Home) -> None:
     file = here.study(**QUICK, search={"keep_adapters": 1})
     here.run(file)
     first, _ = retrained(here, file).rows
-    ours = [t for t in seeds_of(here).trials if t.user_attrs["retrains"] == first["trial"]]
+    ours = [t for t in seeds_of(here).records() if t.retrains == first["trial"]]
     kept = [t.number for t in seeds_of(here).trials if here.adapter(t.number, "small/retrain").is_file()]
     assert kept == [report.ranked(ours)[0].number]
-    assert here.adapter(report.ranked(Studies(here.storage).load("small").trials)[0].number).is_file()
+    assert here.adapter(report.ranked(Studies(here.storage).load("small").records())[0].number).is_file()
 
 
-def source_of(place: Home, file: Path, again: optuna.Study) -> SeedSource:
+def source_of(place: Home, file: Path, again: StoredStudy) -> SeedSource:
     config, studies = load(file), Studies(place.storage)
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
     main, tracker = studies.load("small"), Tracker(place.tracking_uri, note=print)
-    best = report.ranked(main.trials)
+    best = report.ranked(main.records())
     return SeedSource(config, main, again, best, 2, studies, data, tracker, progress.Silent(), Stop())
 
 
 def test_adapters_outlive_a_change_of_the_first_those_that_were_tested_too(here: Home) -> None:
     file = with_test(here, search={"keep_adapters": 2})
     here.run(file, trials=2)
-    again = Studies(here.storage).create("small/retrain")
+    again = made(here.storage, "small/retrain")
     for replicate, scores in enumerate([(0.7, 0.6), (0.7, 0.6), (0.7, 0.6), (0.1, 0.5), (0.1, 0.4), (0.1, 0.3)], 1):
         for number, score in enumerate(scores):
-            again.enqueue_trial({}, user_attrs={"retrains": number, "replicate": replicate})
-            trial = again.ask()
-            trial.set_user_attr("scores", {"macro_f1": score})
-            again.tell(trial, score)
+            seed = told(again, score, retrains=number, replicate=replicate)
             if (number == 0 and replicate > 1) or replicate > 3:  # the others went when trial 0 was the first
-                here.adapter(trial.number, "small/retrain").parent.mkdir(parents=True)
+                here.adapter(seed, "small/retrain").parent.mkdir(parents=True)
     again.set_user_attr("test", {"trial": 0, "seeds": 3, "scores": {}})
     source_of(here, file, again).close()
     kept = [t.number for t in again.trials if here.adapter(t.number, "small/retrain").parent.is_dir()]
@@ -561,19 +559,15 @@ def test_among_equal_configurations_none_is_said_to_be_behind(top: int, seeds: i
 
 def drawn(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[dict[str, Any]]:
     """Rows of a study that picked configurations by these scores, whose seeds came to those (None: it failed)."""
-    studies = Studies(f"sqlite:///{folder}/studies.db")
-    main, again = studies.create("a"), studies.create("a/retrain")
-    main.set_user_attr("metric", "macro_f1")
-    main.set_user_attr("config", {"space": {"rank": [4, 8]}})
+    url = f"sqlite:///{folder}/studies.db"
+    main, again = made(url, "a"), made(url, "a/retrain")
     for number, (picked, scores) in enumerate(configurations):
-        trial = main.ask()
-        trial.set_user_attr("params", {"rank": 4 * number, "epochs": 3})
-        main.tell(trial, picked)
+        told(main, picked, params={"rank": 4 * number, "epochs": 3})
         for replicate, score in enumerate(scores, 1):
-            again.enqueue_trial({}, user_attrs={"retrains": number, "replicate": replicate})
-            trial = again.ask()
-            trial.set_user_attr("scores", {} if score is None else {"macro_f1": score, "loss": 1 - score})
-            again.tell(trial, score, state=TrialState.FAIL if score is None else None)
+            same = {} if score is None else dict.fromkeys(("macro_f1", "micro_f1", "accuracy"), score)
+            own = same if score is None else same | {"loss": 1 - score}
+            state = TrialState.FAIL if score is None else TrialState.COMPLETE
+            told(again, score, state, scores=own, retrains=number, replicate=replicate)
     return summarised(main, again)
 
 

@@ -63,7 +63,7 @@ def test_a_study_is_made_once_and_found_again(studies: Studies) -> None:
     assert studies.create("one").user_attrs == {"key": 1}
     studies.create("two")
     assert studies.names() == ["one", "two"]
-    assert studies.load("two").direction == optuna.study.StudyDirection.MAXIMIZE
+    assert studies.create("two").direction == optuna.study.StudyDirection.MAXIMIZE
 
 
 def test_making_a_study_prints_nothing(studies: Studies, capfd: pytest.CaptureFixture[str]) -> None:
@@ -370,7 +370,7 @@ def test_a_lease_that_was_lost_is_taken_again_or_ends_the_sweep_before_it_writes
                     study.set_user_attr("key", 2)
         with pytest.raises(StudyBusyError, match="is being run by process"):
             study.set_user_attr("key", 3)  # the other one has ended, and what was known here is old
-    assert theirs.load("one").user_attrs == {"key": 1}
+    assert theirs.create("one").user_attrs == {"key": 1}
     with theirs.lease("one"):
         pass
 
@@ -382,13 +382,13 @@ def test_a_study_that_another_process_had_meanwhile_is_not_gone_on_with(postgres
         study.set_user_attr("key", 1)
         hang_up(postgresql, url)
         with theirs.lease("one"):
-            theirs.load("one").set_user_attr("key", 2)
+            theirs.create("one").set_user_attr("key", 2)
         for _ in range(2):
             with pytest.raises(StudyBusyError, match=r"'one' .* was run by another process while this one"):
                 study.set_user_attr("key", 3)
-    assert theirs.load("one").user_attrs == {"key": 2}
+    assert theirs.create("one").user_attrs == {"key": 2}
     with ours.lease("one"):
-        ours.load("one").set_user_attr("key", 4)
+        ours.create("one").set_user_attr("key", 4)
 
 
 def test_a_connection_that_the_server_still_believes_in_does_not_keep_its_own_process_out(postgresql: Server) -> None:
@@ -407,13 +407,13 @@ def test_a_connection_that_the_server_still_believes_in_does_not_keep_its_own_pr
         here.close()
         with pytest.raises(StudyBusyError), Studies(studies.url).lease("one"):
             pass  # ours again
-    assert studies.load("one").user_attrs == {"key": 2}
+    assert studies.create("one").user_attrs == {"key": 2}
 
 
 def test_a_trial_that_somebody_else_ended_is_one_message(studies: Studies) -> None:
     study = studies.create("one")
     asked = study.ask()
-    studies.load("one").tell(0, 0.5)
+    studies.create("one").tell(0, 0.5)
     with pytest.raises(StorageError, match="a trial was ended by another process while it ran here"), guarded("x://"):
         asked.report(0.1, step=1)
 
@@ -431,7 +431,7 @@ def test_a_lease_that_cannot_be_taken_again_is_tried_at_the_next_call(postgresql
         finally:
             postgresql.execute(f"ALTER ROLE {USER} LOGIN")
         study.set_user_attr("key", 2)
-    assert studies.load("one").user_attrs == {"key": 2}
+    assert studies.create("one").user_attrs == {"key": 2}
 
 
 def hang_up(server: Server, url: str, only: str = "process %") -> None:
@@ -455,7 +455,7 @@ def test_a_server_that_was_started_again_between_two_calls_is_not_noticed(postgr
         with postgresql.down(), gone, guarded(studies.url):
             study.set_user_attr("key", 3)
         study.set_user_attr("key", 2)
-    assert Studies(studies.url).load("one").user_attrs == {"key": 2}
+    assert Studies(studies.url).create("one").user_attrs == {"key": 2}
 
 
 def test_a_connection_that_is_lost_in_a_statement_is_one_message(postgresql: Server) -> None:

@@ -59,7 +59,7 @@ class Group:
     """
 
     data: list[str]
-    validation_fingerprint: str | None
+    validation_fingerprint: str
     kind: str | None
     score: str
     studies: list[str]
@@ -78,23 +78,23 @@ class Group:
 def group(helds: Sequence[Held]) -> Group:
     """What there is to say of studies whose validation rows have one fingerprint."""
     score = common_objective(held.objective for held in helds)
-    scores = {held.name: own.user_attrs["scores"] for held in helds if (own := held.best) is not None}
+    scores = {held.name: own.scores for held in helds if (own := held.best) is not None}
     best = {name: own[score] for name, own in scores.items()}
     ranks = sorted(best, key=lambda name: (-best[name], name))
     by_name = {held.name: held for held in helds}
     ranked = [by_name[name] for name in ranks]
     usable, untested = _usable(ranked)
     intervals, pairs, count = _tested(usable, score, scores)
-    known = next((held for held in helds if held.known), None)
-    labels = [] if known is None else list(known.attrs["labels"])
+    known = by_name[next(iter(usable))].record if usable else helds[0].record
+    labels = list(known.labels)
     truth = next((predicted.truth for predicted in usable.values()), None)
     per_class = {held.name: held.per_class for held in ranked}
-    seconds = {held.name: sum(float(t.user_attrs.get("seconds", 0)) for t in held.trials) for held in ranked}
-    sizes = {held.name: float(held.best.user_attrs["parameters"]) for held in ranked if held.best is not None}
+    seconds = {held.name: sum(trial.seconds or 0.0 for trial in held.trials) for held in ranked}
+    sizes = {held.name: float(held.best.parameters) for held in ranked if held.best and held.best.parameters}
     return Group(
-        data=sorted({held.attrs["experiment"] for held in helds if "experiment" in held.attrs}),
+        data=sorted({held.record.experiment for held in helds}),
         validation_fingerprint=helds[0].validation_fingerprint,
-        kind=None if known is None else task_of(known.attrs).kind,
+        kind=task_of(known).kind,
         score=score,
         studies=ranks,
         rows=None if truth is None else len(truth),
@@ -146,7 +146,8 @@ def _tested(
     count = resamples(len(truth))
     drawn: dict[str, dict[str, NDArray[np.float64]]] = {}
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
-    for each in next(iter(usable.values())).guesses:
+    every = set.intersection(*(set(found.guesses) for found in usable.values()))
+    for each in sorted(every):
         guesses = [found.guesses[each] for found in usable.values()]
         drawn[each] = dict(zip(usable, resampled_macro_f1(truth, guesses, count, SEED), strict=True))
         intervals[each] = {name: interval(drawn[each][name], scores[name][each]) for name in usable}

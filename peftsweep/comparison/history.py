@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from peftsweep.comparison.reading import Held
-from peftsweep.report import moments
+from peftsweep.config import Range
+from peftsweep.storage import TrialRecord
 
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 ENOUGH = 4  # complete trials, below which there is no best tenth to speak of
@@ -76,10 +77,9 @@ def history(held: Held) -> History:
     ladders: dict[tuple[float, ...], int] = {}
     ladder, curves = [], []
     for trial in trials:
-        evaluations = trial.user_attrs.get("evaluations", [])
-        epochs = tuple(round(float(evaluation["epoch"]), 3) for evaluation in evaluations)
+        epochs = tuple(round(evaluation.epoch, 3) for evaluation in trial.evaluations)
         ladder.append(ladders.setdefault(epochs, len(ladders)))
-        curves.append([short(evaluation["scores"].get(held.objective)) for evaluation in evaluations])
+        curves.append([short(evaluation.scores.get(held.objective)) for evaluation in trial.evaluations])
     ended = ends(trials)
     importance, reason = importances(held)
     return History(
@@ -89,7 +89,7 @@ def history(held: Held) -> History:
         states=[WORDS.get(trial.state, "running") for trial in trials],
         values=[_value(trial, curve) for trial, curve in zip(trials, curves, strict=True)],
         ended=ended,
-        seconds=[short(trial.user_attrs.get("seconds")) for trial in trials],
+        seconds=[short(trial.seconds) for trial in trials],
         ladders=[list(epochs) for epochs in ladders],
         ladder=ladder,
         curves=curves,
@@ -103,33 +103,32 @@ def history(held: Held) -> History:
     )
 
 
-def best_so_far(points: Iterable[tuple[Any, FrozenTrial]]) -> list[tuple[Any, float]]:
+def best_so_far(points: Iterable[tuple[Any, TrialRecord]]) -> list[tuple[Any, float]]:
     """The best value of complete trials in that order, each with its place on the axis: a point at each new best, and
     one at the end."""
     found: list[tuple[Any, float]] = []
     last = None
     for last, trial in points:
-        if trial.state == TrialState.COMPLETE and (not found or trial.values[0] > found[-1][1]):
-            found.append((last, trial.values[0]))
+        if trial.value is not None and (not found or trial.value > found[-1][1]):
+            found.append((last, trial.value))
     shown = [(place, round(value, 5)) for place, value in found]
     return [*shown, (last, shown[-1][1])] if shown else []
 
 
-def ends(trials: Sequence[FrozenTrial]) -> list[float | None]:
+def ends(trials: Sequence[TrialRecord]) -> list[float | None]:
     """After how many seconds each trial ended, of those in which at least one was under way: pauses are left out."""
     joined = busy([span for trial in trials for span in spans(trial)])
     starts = np.array([start for start, _ in joined])
     lengths = np.array([end - start for start, end in joined])
-    ended = [moments(trial)[1] for trial in trials]
+    ended = [trial.ended for trial in trials]
     return [None if at is None else round(float(np.clip(at - starts, 0, lengths).sum()) / 1000, 1) for at in ended]
 
 
-def spans(trial: FrozenTrial) -> list[tuple[int, int]]:
+def spans(trial: TrialRecord) -> list[tuple[int, int]]:
     """When it was under way, in milliseconds since 1970: from its start to its end, without the pauses in which nothing
     ran, from the last that was kept of it to when it went on."""
-    began, ended = moments(trial)
-    paused = [at for pause in trial.user_attrs.get("pauses", ()) for at in pause]
-    marks = [at for at in (began, *paused, ended) if at is not None]
+    paused = [at for pause in trial.pauses for at in pause]
+    marks = [at for at in (trial.began, *paused, trial.ended) if at is not None]
     return list(zip(marks[::2], marks[1::2], strict=False))  # what still runs has no end
 
 
@@ -144,12 +143,13 @@ def busy(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def axis(name: str, entry: Any, trials: Sequence[FrozenTrial]) -> Axis:
-    values = [trial.user_attrs.get("params", {}).get(name) for trial in trials]
-    if isinstance(entry, dict):
-        scale = "log2" if entry.get("log2") else "log" if entry.get("log") else "linear"
-        known = [float(value) for value in (entry["low"], entry["high"], *values) if value is not None]
-        return Axis(name, scale, min(known), max(known), [], [short(value) for value in values])
+def axis(name: str, entry: Range | Sequence[Any], trials: Sequence[TrialRecord]) -> Axis:
+    values = [trial.params.get(name) for trial in trials]
+    if isinstance(entry, Range):
+        scale = "log2" if entry.log2 else "log" if entry.log else "linear"
+        numbers = [short(value) if isinstance(value, int | float) else None for value in values]
+        known = [float(number) for number in (entry.low, entry.high, *numbers) if number is not None]
+        return Axis(name, scale, min(known), max(known), [], numbers)
     choices = [_text(choice) for choice in entry]
     choices += sorted({_text(value) for value in values if value is not None} - set(choices))
     places = {choice: place for place, choice in enumerate(choices)}
@@ -163,7 +163,7 @@ def _text(choice: Any) -> str:
 
 def importances(held: Held) -> tuple[dict[str, float], str]:
     """How much each hyperparameter had to do with the best tenth of the complete trials; or none, and why."""
-    values = [trial.values[0] for trial in held.trials if trial.state == TrialState.COMPLETE]
+    values = [trial.value for trial in held.trials if trial.state == TrialState.COMPLETE]
     if len(values) < ENOUGH:
         return {}, f"complete trials so far: {len(values)}; importance is worth a look from {ENOUGH} on"
     if len(set(values)) == 1:  # all would be the best tenth, and all shares alike
@@ -177,9 +177,9 @@ def importances(held: Held) -> tuple[dict[str, float], str]:
     return {names.get(name, name): round(value, 4) for name, value in found.items()}, ""
 
 
-def _value(trial: FrozenTrial, curve: Sequence[float | None]) -> float | None:
+def _value(trial: TrialRecord, curve: Sequence[float | None]) -> float | None:
     if trial.state == TrialState.COMPLETE:
-        return short(trial.values[0])
+        return short(trial.value)
     return max((value for value in curve if value is not None), default=None)
 
 

@@ -54,7 +54,7 @@ class Leader:
     failed: int
     running: int
     retrained: dict[str, Any] | None
-    test: dict[str, float] | None
+    test: dict[str, float | None] | None
     params: dict[str, Any]
     lacking: list[str]
 
@@ -66,25 +66,24 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
         intervals: by score and study.
         untested: why its predictions could not be compared, if they could not.
     """
-    best, config = held.best, held.attrs.get("config", {})
-    own: Mapping[str, Any] = {} if best is None else best.user_attrs
-    scores, test = own.get("scores", {}), held.attrs.get("test", {})
+    best, record = held.best, held.record
+    scores: Mapping[str, float] = {} if best is None else best.scores
     counts = Counter(trial.state for trial in held.trials)
-    seconds = [float(trial.user_attrs["seconds"]) for trial in held.trials if "seconds" in trial.user_attrs]
-    device = held.attrs.get("described", {}).get("device")
+    seconds = [trial.seconds for trial in held.trials if trial.seconds is not None]
+    device = record.described.get("device")
     return Leader(
         study=held.name,
-        data=held.attrs.get("experiment"),
-        fingerprint=held.attrs.get("fingerprint"),
+        data=record.experiment,
+        fingerprint=record.fingerprint,
         validation_fingerprint=held.validation_fingerprint,
-        model=config.get("model", {}).get("id"),
-        method=config.get("method"),
+        model=record.config.model.id,
+        method=record.config.method,
         objective=held.objective,
         trial=None if best is None else best.number,
         interval=intervals.get("macro_f1", {}).get(held.name),
         interval_tuned=intervals.get("macro_f1_tuned", {}).get(held.name),
         **{name: scores.get(name) for name in ("macro_f1", "macro_f1_tuned", "micro_f1", "accuracy", "loss")},
-        parameters=own.get("parameters"),
+        parameters=None if best is None else best.parameters,
         adapter_bytes=held.adapter_bytes,
         seconds=sum(seconds),
         seconds_per_trial=sum(seconds) / len(seconds) if seconds else None,
@@ -94,14 +93,14 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
         failed=counts[TrialState.FAIL],
         running=counts[TrialState.RUNNING],
         retrained=_retrained(held),
-        test=test.get("scores") if best is not None and test.get("trial") == best.number else None,
-        params={key: value for key, value in own.get("params", {}).items() if key in held.space},
+        test=record.test.scores if best and record.test and record.test.trial == best.number else None,
+        params={} if best is None else {key: value for key, value in best.params.items() if key in held.space},
         lacking=_lacking(held, untested),
     )
 
 
 def _retrained(held: Held) -> dict[str, Any] | None:
-    rows = [row for row in held.attrs.get("retrained") or () if row.get("macro_f1_mean") is not None]
+    rows = [row for row in held.record.retrained or () if row.get("macro_f1_mean") is not None]
     own = [row for row in rows if held.best is not None and row["trial"] == held.best.number]
     row = next(iter(own or rows), None)
     if row is None:

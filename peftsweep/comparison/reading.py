@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial
 from safetensors import SafetensorError
 
+from peftsweep.config import Range
 from peftsweep.report import ADAPTER, CLASSES, predictions, ranked, task_of, trial_folder
+from peftsweep.storage import StoredStudy, StudyRecord, TrialRecord
 from peftsweep.task import cross_fitted
 
 
@@ -38,44 +38,40 @@ class Held:
     """A study, read once.
 
     Attributes:
-        attrs: the study's own, without which (`config` is the last to be written) nothing is known of it yet.
+        record: what it keeps of itself.
         folder: of its artifacts.
         validation_fingerprint: studies with the same one can be compared.
     """
 
     name: str
-    study: optuna.Study
-    attrs: Mapping[str, Any]
-    trials: Sequence[FrozenTrial]
+    study: StoredStudy
+    record: StudyRecord
+    trials: Sequence[TrialRecord]
     folder: Path
-    validation_fingerprint: str | None
+    validation_fingerprint: str
 
     @cached_property
-    def best(self) -> FrozenTrial | None:
-        return next(iter(ranked(self.trials)), None) if self.known else None
-
-    @property
-    def known(self) -> bool:
-        return "config" in self.attrs
+    def best(self) -> TrialRecord | None:
+        return next(iter(ranked(self.trials)), None)
 
     @property
     def objective(self) -> str:
-        return str(self.attrs.get("metric", "macro_f1"))
+        return self.record.metric
 
-    @cached_property
-    def space(self) -> dict[str, Any]:
-        return dict(self.attrs["config"]["space"]) if self.known else {}
+    @property
+    def space(self) -> Mapping[str, Range | list[Any]]:
+        return self.record.config.space
 
     @cached_property
     def predicted(self) -> Predicted | str:
         """Of the best trial; or what is wrong with its file, in a few words."""
         if self.best is None:
             return "no trial is complete yet"
-        task = task_of(self.attrs)
+        task = task_of(self.record)
         try:
             logits, labels = predictions(trial_folder(self.folder, self.best.number))
             guesses = {"macro_f1": task.one_hot(task.predictions(logits))}
-            if task.multi_label:
+            if "macro_f1_tuned" in self.best.scores:
                 guesses["macro_f1_tuned"] = cross_fitted(logits, labels)
             found = Predicted(task.one_hot(labels), guesses)
         except (OSError, SafetensorError, KeyError, ValueError, IndexError):

@@ -52,10 +52,10 @@ def compare(
         opened, found = report.opened(storage, studies, warn)
         studied, scored = {study.study_name: study for study in found}, report.validation_fingerprints(found)
         helds = [
-            Held(name, study, study.user_attrs, study.get_trials(deepcopy=False), opened.folder(name), scored[name])
+            Held(name, study, study.record, study.records(), opened.folder(name), scored[name])
             for name, study in studied.items()
         ]
-        by_rows: dict[str | None, list[Held]] = {}
+        by_rows: dict[str, list[Held]] = {}
         for held in helds:
             by_rows.setdefault(held.validation_fingerprint, []).append(held)
         groups = sorted(map(group, by_rows.values()), key=lambda group: not group.studies)  # else by the first's name

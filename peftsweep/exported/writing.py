@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from peftsweep.models import (
     revision_of,
     saved_tokenizer,
 )
+from peftsweep.quoting import quoted
 from peftsweep.task import Labels, probabilities, tuned
 
+DTYPES = ("float32", "bfloat16", "float16", "nf4")
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 # Logits again, apart by their root mean square: what rounding makes of them, in fp32 and in bf16 or 4 bits.
 ALIKE = {True: 2e-3, False: 5e-2}
@@ -69,7 +71,7 @@ def export(
     """
     to = destination(folder)
     chosen = report.finished(storage, study, trial, note)
-    method = chosen.shared["config"]["method"]
+    method = chosen.shared.config.method
     if merge and METHODS[method].four_bit:
         raise UsageError(
             f"study {study!r} is {method}: its base is held in 4 bits, into which nothing can be merged; export the "
@@ -119,8 +121,8 @@ def _write(
     merge: bool,
     note: Callable[[str], object],
 ) -> Manifest:
-    config, task, tested = chosen.shared["config"], chosen.task, chosen.shared.get("test", {})
-    given = ModelConfig.model_validate(config["model"])
+    config, task, tested = chosen.shared.config, chosen.task, chosen.shared.test
+    given, dtype = config.model, _dtype(chosen)
     before, labels, texts = rows
     note(f"export: trial {chosen.number} of {chosen.study}; loading {given.id}")
     adapter = aside / report.ADAPTER if merge else aside
@@ -132,38 +134,51 @@ def _write(
         model = attached(base.model, adapter)
     exact = base.dtype == torch.float32 and not base.four_bit
     if merge:
-        dtype = chosen.shared["described"]["dtype"]
         _save_merged(model, getattr(torch, dtype), aside)
         shutil.rmtree(adapter)
         del base, model  # there is room for one at a time
-        own = ModelConfig(id=str(aside), dtype=dtype)
+        own = ModelConfig.model_validate({"id": str(aside), "dtype": dtype})
         model = load_base(own, task, four_bit=False, device=default_device()).model
     note("export: scoring the validation rows again")
-    _check(before, logits(model, texts), exact=exact and chosen.shared["described"]["dtype"] == "float32")
+    _check(before, logits(model, texts), exact=exact and dtype == "float32")
     described = Manifest(
         version=__version__,
         study=chosen.study,
         trial=chosen.number,
-        method=config["method"],
+        method=config.method,
         model=given,
-        base=chosen.shared["base"],
+        base=str(chosen.shared.base),
         kind=task.kind,
         labels=task.labels,
         thresholds=thresholds(before, labels) if task.multi_label else None,
-        text=config["data"]["text"],
-        max_length=config["data"]["max_length"],
-        fingerprint=chosen.shared["fingerprint"],
-        scores=chosen.own["scores"],
-        test=tested["scores"] if tested.get("trial") == chosen.number else None,
+        text=config.data.text,
+        max_length=config.data.max_length,
+        fingerprint=chosen.shared.fingerprint,
+        scores=chosen.own.scores,
+        test=_numbers(tested.scores) if tested and tested.trial == chosen.number else None,
         merged=merge,
         files=manifests.digests(aside),
     )
     described.write(aside)
-    params = chosen.own["params"]
-    sampled = sorted(config["space"].keys() & params.keys())
+    params = chosen.own.params
+    sampled = sorted(config.space.keys() & params.keys())
     text = card(described, origin, folder=name, params=params, sampled=sampled)
     (aside / "README.md").write_text(text, encoding="utf-8")
     return described
+
+
+def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def _dtype(chosen: report.Finished) -> str:
+    """The precision in which the trial was trained: of torch, or nf4."""
+    dtype = chosen.shared.described.get("dtype")
+    if dtype not in DTYPES:
+        raise ExportError(
+            f"study {chosen.study!r}: the storage does not say in which precision it was trained, but {quoted(dtype)}"
+        )
+    return str(dtype)
 
 
 def _copy(chosen: report.Finished, to: Path) -> None:
@@ -194,12 +209,12 @@ def _base(chosen: report.Finished, given: ModelConfig, *, merge: bool) -> Base:
     """
     if merge:
         given = given.model_copy(update={"dtype": "float32"})
-    four_bit = METHODS[chosen.shared["config"]["method"]].four_bit
+    four_bit = METHODS[chosen.shared.config.method].four_bit
     device = torch.device("cpu") if merge else default_device()
     base = load_base(given, chosen.task, four_bit=four_bit, device=device)
-    if revision_of(base) != chosen.shared.get("base"):
+    if revision_of(base) != chosen.shared.base:
         raise ExportError(
-            f"study {chosen.study!r} was trained on {given.id} at {chosen.shared.get('base')}, which is now "
+            f"study {chosen.study!r} was trained on {given.id} at {chosen.shared.base}, which is now "
             f"{revision_of(base)}; the adapter would mean nothing on it"
         )
     return base

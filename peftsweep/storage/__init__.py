@@ -5,6 +5,26 @@ from __future__ import annotations
 from peftsweep.masking import masked
 from peftsweep.storage.addresses import check_apart, lasting, same_place
 from peftsweep.storage.faults import guarded
+from peftsweep.storage.identity import claim, fresh, settle
+from peftsweep.storage.record import Evaluation, StudyRecord, TrialRecord
+from peftsweep.storage.stored import StoredStudy
 from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
 
-__all__ = ["RETRAINED", "Studies", "check_apart", "check_there", "exists", "guarded", "lasting", "masked", "same_place"]
+__all__ = [
+    "RETRAINED",
+    "Evaluation",
+    "StoredStudy",
+    "Studies",
+    "StudyRecord",
+    "TrialRecord",
+    "check_apart",
+    "check_there",
+    "claim",
+    "exists",
+    "fresh",
+    "guarded",
+    "lasting",
+    "masked",
+    "same_place",
+    "settle",
+]

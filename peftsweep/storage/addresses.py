@@ -110,6 +110,13 @@ def same_place(a: str, b: str) -> bool:
     return first is not None and first == second
 
 
+def alike(a: str, b: str) -> bool:
+    """The same, but for the name of a PostgreSQL server, of which there may be several: one from within a container,
+    another from without."""
+    first, second = _place(a), _place(b)
+    return first is not None and second is not None and first[-2:] == second[-2:]
+
+
 def _place(text: str) -> tuple[object, ...] | None:
     url = _parsed(text)
     if url is None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from peftsweep.errors import StorageError
+from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.folders import inside
 from peftsweep.masking import masked
 from peftsweep.names import check_study, study_refusal
@@ -20,8 +21,10 @@ from peftsweep.storage.addresses import Address, address
 from peftsweep.storage.database import Database
 from peftsweep.storage.faults import guarded
 from peftsweep.storage.holder import Doing
+from peftsweep.storage.identity import owner
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
+from peftsweep.storage.stored import StoredStudy, reading, shown
 
 RETRAINED = "/retrain"  # a study's seeds are a study of their own, of this ending: no study file's name has a slash
 
@@ -44,7 +47,7 @@ class Studies:
 
     def __init__(self, url: str, warn: Callable[[str], object] = lambda text: None) -> None:
         self.url = url
-        self._warn, self._warned = warn, False
+        self.warn, self._warned = warn, False
         where = address(url)
         self.database = _database(where)
         self.artifacts: Path = where.artifacts or self.database.artifacts
@@ -63,7 +66,7 @@ class Studies:
             self._warned = True
             first, why = next(iter(strange.items()))
             more = f", and {len(strange) - 1} more studies of such names" if len(strange) > 1 else ""
-            self._warn(f"{masked(self.url)}: study {quoted(first)} is left out: its name {why}{more}")
+            self.warn(f"{masked(self.url)}: study {quoted(first)} is left out: its name {why}{more}")
         return [name for name in names if name not in strange]
 
     def folder(self, name: str) -> Path:
@@ -85,14 +88,65 @@ class Studies:
         return inside(self.artifacts, self.folder(name))
 
     def _names(self) -> list[str]:
-        return sorted(optuna.study.get_all_study_names(self.storage))
+        with reading(masked(self.url)):
+            return sorted(optuna.study.get_all_study_names(self.storage))
 
-    def load(self, name: str) -> optuna.Study:
-        return optuna.load_study(study_name=name, storage=self.storage)
+    def load(self, name: str) -> StoredStudy:
+        """A study that a sweep has made.
 
-    def retrained(self, name: str) -> optuna.Study | None:
+        Raises:
+            ForeignStudyError: it was made by another program, or its sweep was stopped before it had begun.
+            StorageError: it cannot be read.
+        """
+        return StoredStudy(name, self.storage, self.url)
+
+    def find(self, name: str) -> StoredStudy | None:
+        """The same; None where there is nothing yet, or what a process left that was killed as it made the study."""
+        if name not in self._names():
+            return None
+        return None if self._is_unbegun(name) else self.load(name)
+
+    def all(self, wanted: Iterable[str] | None = None) -> list[StoredStudy]:
+        """The studies that sweeps have made, by name. `warn` is told of others, and of trials that are left out.
+
+        Args:
+            wanted: only these.
+
+        Raises:
+            StorageError: one that is wanted is another program's, or cannot be read.
+        """
+        found: list[StoredStudy] = []
+        foreign: list[str] = []
+        for name in self.names() if wanted is None else wanted:
+            try:
+                study = self.find(name)
+            except StorageError as error:
+                if wanted is not None:
+                    raise
+                if isinstance(error, ForeignStudyError):
+                    foreign.append(quoted(name))
+                else:
+                    self.warn(f"{error}; it is left out")
+                continue
+            if study is not None:
+                found.append(study)
+                for line in study.left_out():
+                    self.warn(line)
+        if foreign:
+            self.warn(f"{masked(self.url)}: not made by peftsweep and left out: {shown(foreign)}")
+        return found
+
+    def _is_unbegun(self, name: str) -> bool:
+        """Whether a process was killed as it made this study: it had made the folder before."""
+        with reading(f"study {quoted(name)} in {masked(self.url)}"):
+            study = self.storage.get_study_id_from_name(name)
+            attrs, count = self.storage.get_study_user_attrs(study), self.storage.get_n_trials(study)
+            maximised = self.storage.get_study_directions(study) == [StudyDirection.MAXIMIZE]
+        return "config" not in attrs and not count and maximised and owner(self.folder(name)) is not None
+
+    def retrained(self, name: str) -> StoredStudy | None:
         """The study of this one's best configurations over several seeds, if there is one."""
-        return self.load(name + RETRAINED) if name + RETRAINED in self._names() else None
+        return self.find(name + RETRAINED)
 
     def create(self, name: str) -> optuna.Study:
         """The study of this name, made if it is new; macro-F1 is to be as large as it can be.

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from optuna.trial import FrozenTrial
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
@@ -17,16 +16,14 @@ from peftsweep.charts import confusion_png
 from peftsweep.config import StudyConfig
 from peftsweep.data import Dataset
 from peftsweep.engine import Result, Trial
-from peftsweep.errors import StorageError
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.permissions import of_umask
 from peftsweep.report import ADAPTER, CLASSES, PREDICTIONS, VALIDATION
 from peftsweep.report import trial_folder as trial_folder
-from peftsweep.storage import lasting, same_place
+from peftsweep.storage import TrialRecord
 
 PICTURE, STUDY = "confusion_matrix.png", "study.yaml"
-OWNER = "owner.json"  # in a study's folder: the study's key, and the storage that it was last run in
 
 
 def write(trial: Trial, result: Result, config: StudyConfig, method: Method, base: Base, data: Dataset) -> Path:
@@ -49,26 +46,6 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
     confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
     (trial.folder / STUDY).write_text(config.text())
     return adapter
-
-
-def claim(study: Path, key: str, storage: str) -> None:
-    """Make the folder this study's. What a deleted study of the same storage left there is taken over; a study that was
-    moved or copied brings its key along.
-
-    Raises:
-        StorageError: it is the folder of a study of another storage, which would lose its adapters.
-    """
-    file = study / OWNER
-    ours = {"key": key, "storage": lasting(storage)}
-    owner = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else ours
-    if owner["key"] != key and not same_place(owner["storage"], storage):
-        raise StorageError(
-            f"{study} has the artifacts of a study of the same name in {owner['storage']}; name another folder by "
-            "?artifacts=FOLDER at the end of --storage or, if that study is gone, delete this one"
-        )
-    study.mkdir(parents=True, exist_ok=True)
-    with replaced(file) as written:
-        written.write_text(json.dumps(ours) + "\n", encoding="utf-8")
 
 
 def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
@@ -101,7 +78,7 @@ def drop_checkpoints(folder: Path) -> None:
         folder.rmdir()
 
 
-def keep_best(folder: Path, ranked: Sequence[FrozenTrial], count: int) -> None:
+def keep_best(folder: Path, ranked: Sequence[TrialRecord], count: int) -> None:
     """Remove the adapters of all but the best `count` trials."""
     for trial in ranked[count:]:
         shutil.rmtree(trial_folder(folder, trial.number) / ADAPTER, ignore_errors=True)

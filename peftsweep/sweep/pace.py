@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from scipy.optimize import nnls
 
 from peftsweep.engine import SlotStatus
 from peftsweep.search import Halving
+from peftsweep.storage import TrialRecord
 
 RECENT = 1000  # steps from which the pace is taken, newer ones the more
 FADES = 0.995  # weight of a step, as a part of that of the step after it
@@ -102,7 +103,7 @@ def time_left(
     return seconds / DRAWS
 
 
-def chances(trials: Sequence[FrozenTrial], halving: Halving | None, evaluations: int) -> dict[int, float]:
+def chances(trials: Sequence[TrialRecord], halving: Halving | None, evaluations: int) -> dict[int, float]:
     """The share of trials that go on, by the rung before the last evaluation: as of those that came to it, and as
     halving means it to be as long as they are few.
 
@@ -114,8 +115,8 @@ def chances(trials: Sequence[FrozenTrial], halving: Halving | None, evaluations:
     rungs = [rung for rung in range(1, evaluations) if halving.is_rung(rung)]
     passed, came = Counter[int](), Counter[int]()
     for trial in trials:
-        seen, pruned = max(trial.intermediate_values, default=0), trial.state == TrialState.PRUNED
-        decided = seen if pruned else max(seen - 1, int(trial.user_attrs.get("kept", 0)))
+        seen, pruned = max(trial.reported, default=0), trial.state == TrialState.PRUNED
+        decided = seen if pruned else max(seen - 1, trial.kept)
         for rung in (rung for rung in rungs if rung <= decided):
             came[rung] += 1
             passed[rung] += not (pruned and rung == seen)

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from peftsweep.engine import Evaluation
+from peftsweep import engine
 from peftsweep.errors import StudyBusyError
 from peftsweep.folders import inside
-from peftsweep.report import is_over, moments, ranked
+from peftsweep.report import is_over, ranked
+from peftsweep.storage import Evaluation, StoredStudy, TrialRecord
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.seeds import OF, REPLICATE
 from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker, now
@@ -32,7 +32,7 @@ class Projection:
         opened: whether MLflow has been told of this run.
     """
 
-    def __init__(self, study: optuna.Study, tracker: Tracker, folder: Path) -> None:
+    def __init__(self, study: StoredStudy, tracker: Tracker, folder: Path) -> None:
         self.study, self.tracker, self.folder = study, tracker, folder
         tracker.spool_to(inside(folder, folder / SPOOL))
         self.opened = False
@@ -41,7 +41,7 @@ class Projection:
     def is_behind(self) -> bool:
         """Whether the last process died, or lost sight of MLflow, before everything was written there; or the study has
         changed since."""
-        return self.study.user_attrs.get("mlflow_level") is False
+        return self.study.record.mlflow_level is False
 
     def outdate(self) -> None:
         """The study has changed: what MLflow was told of it as a whole is to be told anew."""
@@ -54,13 +54,13 @@ class Projection:
             whole: look at every point and artifact of trials that have ended there as they did here, too; as is done
                 anyway after an update was lost for good.
         """
-        if "began" not in self.study.user_attrs:  # a study of an earlier version did with its first trial
-            known = [began for began, _ in map(moments, self._trials()) if began is not None]
+        if self.study.record.began is None:  # a study of an earlier version did with its first trial
+            known = [trial.began for trial in self.study.records() if trial.began is not None]
             self.study.set_user_attr("began", min(known, default=now()))
         self.opened = True
         self.study.set_user_attr("mlflow_level", False)
         self.tracker.open_study(self._parent())
-        self.tracker.settle(self._pasts(), whole=whole or self.study.user_attrs.get("mlflow_lost", False))
+        self.tracker.settle(self._pasts(), whole=whole or self.study.record.mlflow_lost)
 
     def is_there(self, total: int) -> bool:
         """Whether MLflow holds all of it, as the study says; it is asked, and told nothing.
@@ -74,40 +74,38 @@ class Projection:
         return self.tracker.holds(self._parent(), self._whole(total), self._pasts()) and not self.is_behind
 
     def _parent(self) -> Parent:
-        attrs = self.study.user_attrs
-        planned = {key: value for key, value in attrs.get("memory", {}).items() if key == "planned_bytes"}
-        above = {ABOVE: attrs["retrain_of"]} if "retrain_of" in attrs else {}
+        record = self.study.record
+        planned = {key: int(value) for key, value in record.memory.items() if key == "planned_bytes"}
+        above = {} if record.retrain_of is None else {ABOVE: record.retrain_of}
         return Parent(
             self.study.study_name,
-            attrs["experiment"],
-            params=attrs.get("described", {}) | planned,
-            tags=self._tags({}) | {KEY: attrs["key"]} | above,
-            known=attrs.get("mlflow_runs", {}),
-            began=attrs.get("began"),
+            record.experiment,
+            params=record.described | planned,
+            tags=self._tags(None) | {KEY: str(record.key)} | above,
+            known=self.study.mlflow_runs,
+            began=record.began,
         )
 
-    def begin(self, trial: FrozenTrial) -> None:
+    def begin(self, trial: TrialRecord) -> None:
         """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
-        own = trial.user_attrs
-        began, _ = moments(trial)
-        self.tracker.start_trial(trial.number, params=self._params(own), tags=self._tags(own), at=began)
-        for evaluation in own.get("evaluations", []):
+        self.tracker.start_trial(trial.number, params=self._params(trial), tags=self._tags(trial), at=trial.began)
+        for evaluation in trial.evaluations:
             self.evaluated(trial.number, evaluation)
 
-    def evaluated(self, number: int, evaluation: Mapping[str, Any]) -> None:
+    def evaluated(self, number: int, evaluation: Evaluation) -> None:
         """An evaluation as the study has it."""
         point = _point(evaluation)
         self.tracker.log(number, point.metrics, point.step, point.at)
 
-    def end(self, trial: FrozenTrial) -> None:
-        self.tracker.end_trial(trial.number, self._outcome(trial), moments(trial)[1])
+    def end(self, trial: TrialRecord) -> None:
+        self.tracker.end_trial(trial.number, self._outcome(trial), trial.ended)
 
     def note(self) -> None:
         """Keep in the study how far the writer is: MLflow's run ids, and whether an update was lost for good."""
         ids = self.tracker.run_ids
-        if ids and ids != self.study.user_attrs.get("mlflow_runs"):
+        if ids and ids != self.study.mlflow_runs:
             self.study.set_user_attr("mlflow_runs", ids)
-        if self.tracker.lost and not self.study.user_attrs.get("mlflow_lost"):
+        if self.tracker.lost and not self.study.record.mlflow_lost:
             self.study.set_user_attr("mlflow_lost", True)
 
     def close(self, running: Iterable[int], total: int, **limits: float) -> None:
@@ -136,19 +134,19 @@ class Projection:
         self.note()
         if self.opened and self.tracker.level:
             for key, value in {"mlflow_lost": False, "mlflow_level": True}.items():
-                if self.study.user_attrs.get(key, False) is not value:
+                if getattr(self.study.record, key) is not value:
                     self.study.set_user_attr(key, value)
 
     def _whole(self, total: int) -> Outcome:
         """The study's own outcome, as it is now."""
-        attrs = self.study.user_attrs
-        trials = self._trials()
+        record, trials = self.study.record, self.study.records()
         best = ranked(trials)[:1]
-        scores = {} if not best else {f"best_{name}": score for name, score in best[0].user_attrs["scores"].items()}
-        scores = attrs.get("summary", scores)  # of seeds, the best one says nothing
-        test = {f"test_{name}": score for name, score in attrs.get("test", {}).get("scores", {}).items()}
-        peak = {key: float(value) for key, value in attrs.get("memory", {}).items() if key == "peak_bytes"}
-        metrics = scores | test | peak
+        scores: Mapping[str, float | None]
+        scores = {} if not best else {f"best_{name}": score for name, score in best[0].scores.items()}
+        scores = scores if record.summary is None else record.summary  # of seeds, the best one says nothing
+        test = {} if record.test is None else {f"test_{name}": score for name, score in record.test.scores.items()}
+        peak = {key: value for key, value in record.memory.items() if key == "peak_bytes"}
+        metrics = {**scores, **test, **peak}
         file = self.folder / artifacts.STUDY
         return Outcome(
             "complete" if is_over(trials, total) else "interrupted",
@@ -158,58 +156,55 @@ class Projection:
 
     def _latest(self) -> int:
         """The latest moment that the study knows of. Its own run ends then, so that one made anew ends no later."""
-        latest = int(self.study.user_attrs["began"])
-        for trial in self._trials():
-            evaluated = [evaluation.get("at") for evaluation in trial.user_attrs.get("evaluations", [])]
-            latest = max(latest, *(at or 0 for at in (*moments(trial), *evaluated)))
+        latest = self.study.record.began or 0
+        for trial in self.study.records():
+            evaluated = [evaluation.at for evaluation in trial.evaluations]
+            latest = max(latest, *(at or 0 for at in (trial.began, trial.ended, *evaluated)))
         return latest
 
-    def _params(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        return {**own.get("params", {}), "seed": own.get("seed"), **self.study.user_attrs.get("described", {})}
+    def _params(self, trial: TrialRecord) -> dict[str, Any]:
+        seed = {} if trial.seed is None else {"seed": trial.seed}
+        return {**trial.params, **seed, **self.study.record.described}
 
     def _pasts(self) -> dict[int, Past]:
-        return {t.number: self._past(t) for t in self._trials() if t.state != TrialState.WAITING}
+        return {t.number: self._past(t) for t in self.study.records() if t.state != TrialState.WAITING}
 
-    def _past(self, trial: FrozenTrial) -> Past:
-        curve = [_point(evaluation) for evaluation in trial.user_attrs.get("evaluations", [])]
-        own = trial.user_attrs
-        return Past(self._params(own), self._tags(own), curve, self._outcome(trial), *moments(trial))
+    def _past(self, trial: TrialRecord) -> Past:
+        curve = [_point(evaluation) for evaluation in trial.evaluations]
+        return Past(self._params(trial), self._tags(trial), curve, self._outcome(trial), trial.began, trial.ended)
 
-    def _outcome(self, trial: FrozenTrial) -> Outcome:
+    def _outcome(self, trial: TrialRecord) -> Outcome:
         """Of a trial that is over, or was when its process died."""
-        own = trial.user_attrs
         if not trial.state.is_finished():
             return Outcome("interrupted")
-        scores = {f"best_{name}": score for name, score in own.get("scores", {}).items()}
+        scores = {f"best_{name}": score for name, score in trial.scores.items()}
         return Outcome(
             NAMES[trial.state],
-            str(own.get("reason", "")),
-            metrics=scores | ({"seconds": own["seconds"]} if "seconds" in own else {}),
+            trial.reason,
+            metrics=scores | ({} if trial.seconds is None else {"seconds": trial.seconds}),
             artifacts=artifacts.files(self.folder, trial.number) if trial.state == TrialState.COMPLETE else {},
         )
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
-
-    def _tags(self, own: Mapping[str, Any]) -> dict[str, str]:
-        """Of the study's own run, or of a trial with these attributes."""
-        config = self.study.user_attrs["config"]
-        tags = {"peftsweep.method": config["method"], "peftsweep.model": config["model"]["id"]}
-        return tags | {f"peftsweep.{name}": str(own[name]) for name in (OF, REPLICATE) if name in own}
+    def _tags(self, trial: TrialRecord | None) -> dict[str, str]:
+        """Of a trial's run, or of the study's own."""
+        config = self.study.record.config
+        tags = {"peftsweep.method": str(config.method), "peftsweep.model": config.model.id}
+        seed = {} if trial is None else {OF: trial.retrains, REPLICATE: trial.replicate}
+        return tags | {f"peftsweep.{name}": str(value) for name, value in seed.items() if value is not None}
 
 
-def stored(evaluation: Evaluation, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def stored(evaluation: engine.Evaluation, before: Sequence[Evaluation]) -> Evaluation:
     """An evaluation as the study keeps it: with the time it was made at, in milliseconds since 1970.
 
     Args:
         before: those that the study has. One made again, after a process died, keeps the time of the first.
     """
-    at = before[evaluation.index - 1].get("at") if evaluation.index <= len(before) else now()
-    return {**asdict(evaluation), "at": at}
+    at = before[evaluation.index - 1].at if evaluation.index <= len(before) else now()
+    return Evaluation(**asdict(evaluation), at=at)
 
 
-def _point(evaluation: Mapping[str, Any]) -> Point:
+def _point(evaluation: Evaluation) -> Point:
     """A stored evaluation as MLflow's metrics."""
-    scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation["scores"].items()}
-    own = {name: evaluation[name] for name in ("train_loss", "learning_rate", "epoch")}
-    return Point(scores | own, evaluation["step"], evaluation.get("at"))
+    scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation.scores.items()}
+    own = {name: getattr(evaluation, name) for name in ("train_loss", "learning_rate", "epoch")}
+    return Point(scores | own, evaluation.step, evaluation.at)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import FrozenTrial
 
 from peftsweep import report, search
 from peftsweep.config import StudyConfig, TrainConfig, load
@@ -25,7 +24,7 @@ from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
 from peftsweep.report import ADAPTER, is_over, ranked
 from peftsweep.stopping import Stop, stopped_by_signals
-from peftsweep.storage import RETRAINED, Studies, guarded, masked
+from peftsweep.storage import RETRAINED, StoredStudy, Studies, TrialRecord, guarded, masked, settle
 from peftsweep.sweep import artifacts, asking
 from peftsweep.sweep.asking import UnfitError
 from peftsweep.sweep.opening import check_same, open_study
@@ -80,10 +79,11 @@ def retrain(
         config = study if isinstance(study, StudyConfig) else load(study, overrides)
         studies, (found,) = report.opened(storage, [config.name], shown.warn)
         _best(found, top)  # nothing is loaded for a study that has none
-        rows = found.user_attrs.get("fingerprint")
+        rows = found.record.fingerprint
         data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, begun=rows)
         with studies.lease(config.name, "retrain"):
             check_same(studies, found, config, data)
+            settle(found, studies.own_folder(config.name), studies.url)
             best = _best(found, top)
             again = _companion(studies, found, config, data)
             tracker = Tracker(tracking_uri, note=shown.warn)
@@ -93,15 +93,15 @@ def retrain(
             return RetrainResult(summarised(found, again), source.seconds, stop.number)
 
 
-def _best(study: optuna.Study, top: int) -> list[FrozenTrial]:
+def _best(study: StoredStudy, top: int) -> list[TrialRecord]:
     """The best trials, at most so many; of those with the same hyperparameters, the best one alone.
 
     Raises:
         UsageError: none is complete.
     """
-    best: list[FrozenTrial] = []
-    for trial in ranked(study.get_trials(deepcopy=False)):
-        if len(best) < top and all(trial.params != other.params for other in best):
+    best: list[TrialRecord] = []
+    for trial in ranked(study.records()):
+        if len(best) < top and all(trial.drawn != other.drawn for other in best):
             best.append(trial)
     if not best:
         name = study.study_name
@@ -109,40 +109,40 @@ def _best(study: optuna.Study, top: int) -> list[FrozenTrial]:
     return best
 
 
-def _say(shown: Progress, study: optuna.Study, best: Sequence[FrozenTrial], top: int, seeds: int) -> None:
+def _say(shown: Progress, study: StoredStudy, best: Sequence[TrialRecord], top: int, seeds: int) -> None:
     name = study.study_name
     numbers = f"trial{'s' * (len(best) > 1)} {', '.join(str(trial.number) for trial in best)}"
     fewer = " (no other configuration of its trials is complete)" if len(best) < top else ""
     shown.note(f"retrain: {seeds} fresh seeds for each of the best of {name!r}: {numbers}{fewer}")
     if not _is_done(study):
-        done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+        done = sum(trial.state.is_finished() for trial in study.records())
         shown.note(
-            f"retrain: {name!r} is not done ({done} of {study.user_attrs['total']} trials): its best may change, and "
+            f"retrain: {name!r} is not done ({done} of {study.record.total} trials): its best may change, and "
             f"the test split is not scored before; go on with: peftsweep run --study {name}"
         )
 
 
-def _is_done(study: optuna.Study) -> bool:
+def _is_done(study: StoredStudy) -> bool:
     """Whether the study has all the trials that it was to have at its last run."""
-    return is_over(study.get_trials(deepcopy=False), study.user_attrs["total"])
+    return is_over(study.records(), study.record.total or 0)
 
 
-def _companion(studies: Studies, study: optuna.Study, config: StudyConfig, data: Dataset) -> optuna.Study:
+def _companion(studies: Studies, study: StoredStudy, config: StudyConfig, data: Dataset) -> StoredStudy:
     """The study of the seeds, made if it is new.
 
     Raises:
         StudyMismatchError: its seeds are those of another study, which had the same name and is gone.
     """
-    again = open_study(studies, config.model_copy(update={"name": config.name + RETRAINED}), data)
-    key = study.user_attrs["key"]
-    if not again.get_trials(deepcopy=False):
-        again.set_user_attr("base", study.user_attrs.get("base"))  # the seeds are to be trained on that one too
+    again = open_study(studies, config.model_copy(update={"name": config.name + RETRAINED}), data, main=study)
+    main, key = study.record, study.record.key
+    if not again.has_trials():
+        again.set_user_attr("base", main.base)  # the seeds are to be trained on that one too
         again.set_user_attr("retrain_of", key)
-        for row in study.user_attrs.get("retrained", ()):
+        for row in main.retrained or ():
             if row["test"]:  # scored by seeds that are gone, as when a database was moved without them
                 scores = {name: score for name, score in row["test"].items() if name != "seeds"}
                 again.set_user_attr("test", {"trial": row["trial"], "seeds": row["test"]["seeds"], "scores": scores})
-    if again.user_attrs["retrain_of"] != key:
+    if again.record.retrain_of != key:
         raise StudyMismatchError(
             f"study {again.study_name!r} in {masked(studies.url)} has seeds of an earlier study {config.name!r}, which "
             f"is gone; delete it too: optuna delete-study --storage … --study-name {again.study_name}"
@@ -167,9 +167,9 @@ class SeedSource(StudySource):
     def __init__(
         self,
         config: StudyConfig,
-        main: optuna.Study,
-        again: optuna.Study,
-        best: Sequence[FrozenTrial],
+        main: StoredStudy,
+        again: StoredStudy,
+        best: Sequence[TrialRecord],
         seeds: int,
         studies: Studies,
         data: Dataset,
@@ -178,7 +178,7 @@ class SeedSource(StudySource):
         stop: Stop,
     ) -> None:
         self.main = main
-        begun = {(trial.user_attrs[OF], trial.user_attrs[REPLICATE]) for trial in seeds_begun(again)}
+        begun = {(seed.retrains, seed.replicate) for seed in seeds_begun(again)}
         wanted = [(trial, replicate) for replicate in range(1, seeds + 1) for trial in best]
         self.wanted = deque(each for each in wanted if (each[0].number, each[1]) not in begun)
         total = len(begun) + len(self.wanted)
@@ -188,11 +188,9 @@ class SeedSource(StudySource):
 
     def bounds(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
         """The configurations themselves."""
-        picked = {trial.user_attrs[OF] for trial in seeds_begun(self.study)} | {
-            trial.number for trial, _ in self.wanted
-        }
-        trials = [trial for trial in self.main.get_trials(deepcopy=False) if trial.number in picked]
-        return [self.config.hyperparameters(search.decode(self.config, trial.params)) for trial in trials]
+        picked = {seed.retrains for seed in seeds_begun(self.study)} | {trial.number for trial, _ in self.wanted}
+        trials = [trial for trial in self.main.records() if trial.number in picked]
+        return [self.config.hyperparameters(search.decode(self.config, trial.drawn)) for trial in trials]
 
     def ask(self) -> optuna.Trial:
         """The next one that is wanted."""
@@ -201,39 +199,41 @@ class SeedSource(StudySource):
 
     def complete(self, asked: optuna.Trial) -> dict[str, Any]:
         """As the trial of the study has them."""
-        picked = [trial for trial in self.main.get_trials(deepcopy=False) if trial.number == asked.user_attrs.get(OF)]
-        if not picked or not is_seed(asked.user_attrs):
+        seed = self.record(asked)
+        picked = [trial for trial in self.main.records() if trial.number == seed.retrains and trial.params]
+        if not picked or not is_seed(seed):
             raise UnfitError(["it is no seed of a configuration"])
-        return asking.complete(self.studies, self.config, asked, search.decode(self.config, picked[0].params))
+        return asking.complete(self.studies, self.config, asked, search.decode(self.config, picked[0].drawn))
 
     def seed(self, asked: optuna.Trial) -> int:
-        return search.replicate_seed(self.config.train.seed, asked.user_attrs[REPLICATE])
+        return search.replicate_seed(self.config.train.seed, self.record(asked).replicate or 0)
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
-        own = self.trial(trial.number).user_attrs
-        return {"of trial": own[OF], "seed": own[REPLICATE], **super().sampled(trial)}
+        own = self.trial(trial.number)
+        return {"of trial": own.retrains, "seed": own.replicate, **super().sampled(trial)}
 
-    def test_due(self) -> list[FrozenTrial]:
+    def test_due(self) -> list[TrialRecord]:
         """The seeds of the configuration with the best mean, if the study and its seeds are done and no seeds of it
         were scored on the test split before: one that is looked at twice is a validation split."""
-        known = self.data.test is None or "test" in self.study.user_attrs
+        known = self.data.test is None or self.study.record.test is not None
         return [] if known or not self.is_done() or not _is_done(self.main) else self.leading()
 
-    def tested(self, scored: Sequence[tuple[FrozenTrial, Scores]]) -> None:
+    def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         each = [scores for _, scores in scored]
-        first = scored[0][0].user_attrs[OF]
+        first = scored[0][0].retrains
         self.study.set_user_attr("test", {"trial": first, "seeds": len(each), "scores": means(each)})
 
     def is_done(self) -> bool:
         return is_over(self.trials(), self.total)
 
-    def leading(self) -> list[FrozenTrial]:
+    def leading(self) -> list[TrialRecord]:
         """The complete seeds of the first configuration."""
-        return self.seeds_of(summarised(self.main, self.study)[0]["trial"])
+        rows = summarised(self.main, self.study)
+        return self.seeds_of(rows[0]["trial"]) if rows else []
 
-    def seeds_of(self, number: int | None) -> list[FrozenTrial]:
+    def seeds_of(self, number: int | None) -> list[TrialRecord]:
         """The complete seeds of a configuration, the study's trial of this number."""
-        return complete([trial for trial in seeds_begun(self.study) if trial.user_attrs[OF] == number])
+        return complete([seed for seed in seeds_begun(self.study) if seed.retrains == number])
 
     def conclude(self) -> None:
         """In the study for those who read it, and for MLflow."""
@@ -241,17 +241,17 @@ class SeedSource(StudySource):
             rows = summarised(self.main, self.study)
             figures = {name: rows[0][name] for name in rows[0] if name.endswith(("_mean", "_std"))}
             for study, name, value in ((self.study, "summary", figures), (self.main, "retrained", rows)):
-                if study.user_attrs.get(name) != value:
+                if getattr(study.record, name) != value:
                     study.set_user_attr(name, value)
                     self.projection.outdate()
 
-    def tidy(self, trials: Sequence[FrozenTrial]) -> None:
+    def tidy(self, trials: Sequence[TrialRecord]) -> None:
         """Adapters stay until all seeds are done and the test split has been scored; then the best seeds' of the first
         configuration and of the one that was scored, as far as earlier seeds' are still there."""
-        tested = self.study.user_attrs.get("test")
+        tested = self.study.record.test
         if self.is_done() and (self.data.test is None or tested is not None):
-            kept: list[FrozenTrial] = []
-            for group in (self.leading(), self.seeds_of(None if tested is None else tested["trial"])):
+            kept: list[TrialRecord] = []
+            for group in (self.leading(), self.seeds_of(None if tested is None else tested.trial)):
                 there = [trial for trial in ranked(group) if (self.trial_folder(trial.number) / ADAPTER).is_dir()]
                 kept += [trial for trial in there[: self.config.search.keep_adapters] if trial not in kept]
             others = [trial for trial in trials if trial not in kept]

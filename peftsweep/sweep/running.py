@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
-
 from peftsweep import report
 from peftsweep.config import StudyConfig, load
 from peftsweep.data import load as load_data
@@ -18,7 +16,7 @@ from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
 from peftsweep.stopping import stopped_by_signals
-from peftsweep.storage import Studies, check_apart, guarded
+from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.sweep.opening import begun, open_study
 from peftsweep.sweep.source import StudySource
 from peftsweep.sweep.training import train
@@ -29,7 +27,7 @@ from peftsweep.tracking import Tracker
 class SweepResult:
     """What a run left behind: the Optuna study, its best trial, and how many trials ended how."""
 
-    study: optuna.Study
+    study: StoredStudy
     best: report.Best | None
     counts: dict[str, int]
     seconds: dict[str, float]  # where the time went: training, evaluation, checkpoints, source (everything else)

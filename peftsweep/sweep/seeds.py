@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from scipy.special import stdtrit
+
+from peftsweep.storage import StoredStudy, TrialRecord
 
 OF, REPLICATE = "retrains", "replicate"  # of a seed's trial: the study's trial, and a count from 1
 CONFIDENCE = 0.95
 
 
-def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]:
+def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
     """A row for each configuration, the best mean over the seeds that all have first. Those of which a seed failed, or
     fewer than two are complete, come after the others.
 
@@ -29,32 +30,33 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
         first was found; `behind` says how far it is behind the first, seed by seed (see `behind_first`); `test` has the
         same figures on the test split.
     """
-    picked = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    groups: dict[int, list[FrozenTrial]] = {}
-    for trial in seeds_begun(seeds):
-        groups.setdefault(trial.user_attrs[OF], []).append(trial)
-    objective, tested = study.user_attrs["metric"], seeds.user_attrs.get("test", {})
-    space = study.user_attrs["config"]["space"]
-    rows = [
+    picked = {trial.number: trial for trial in complete(study.records())}
+    groups: dict[int, list[TrialRecord]] = {}
+    for seed in seeds_begun(seeds):
+        if seed.retrains in picked:
+            groups.setdefault(seed.retrains, []).append(seed)
+    record, tested = study.record, seeds.record.test
+    objective, space = record.metric, record.config.space
+    rows: list[dict[str, Any]] = [
         {
             "trial": number,
-            "params": (own := picked[number].user_attrs["params"]),
+            "params": (own := picked[number].params),
             "sampled": sorted(space.keys() & own.keys()),
             "objective": objective,
-            "picked": picked[number].values[0],
+            "picked": picked[number].value,
             "seeds": len(done := complete(group)),
             "failed": sum(trial.state.is_finished() for trial in group) - len(done),
-            **means([trial.user_attrs["scores"] for trial in done]),
+            **means([seed.scores for seed in done]),
             "shared": 0,
             "behind": None,
-            "test": tested["scores"] | {"seeds": tested["seeds"]} if tested.get("trial") == number else None,
+            "test": tested.scores | {"seeds": tested.seeds} if tested and tested.trial == number else None,
         }
         for number, group in groups.items()
     ]
     by_seed = {number: _by_seed(group, objective) for number, group in groups.items()}
     late = {row["trial"]: row["failed"] > 0 or row["seeds"] < 2 for row in rows}
-    own = [by_seed[number].keys() for number in by_seed if not late[number]]
-    shared = set(own[0]).intersection(*own) if own else set()
+    seeds_of = [by_seed[number].keys() for number in by_seed if not late[number]]
+    shared = set(seeds_of[0]).intersection(*seeds_of) if seeds_of else set()
 
     def mean(number: int) -> float:
         values = [value for seed, value in by_seed[number].items() if late[number] or seed in shared]
@@ -69,31 +71,29 @@ def summarised(study: optuna.Study, seeds: optuna.Study) -> list[dict[str, Any]]
     return rows
 
 
-def seeds_begun(seeds: optuna.Study) -> list[FrozenTrial]:
+def seeds_begun(seeds: StoredStudy) -> list[TrialRecord]:
     """Those that wait were wanted by an earlier call; others that are no seeds did not come from one."""
-    trials = seeds.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.state != TrialState.WAITING and is_seed(trial.user_attrs)]
+    return [trial for trial in seeds.records() if trial.state != TrialState.WAITING and is_seed(trial)]
 
 
-def is_seed(own: Mapping[str, Any]) -> bool:
-    """Whether a trial with these attributes is a seed of a configuration."""
-    of, replicate = own.get(OF), own.get(REPLICATE)
-    return isinstance(of, int) and isinstance(replicate, int) and replicate > 0
+def is_seed(trial: TrialRecord) -> bool:
+    """Whether a trial is a seed of a configuration."""
+    return trial.retrains is not None and trial.replicate is not None
 
 
-def complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [trial for trial in trials if trial.state == TrialState.COMPLETE]
 
 
-def _by_seed(trials: Sequence[FrozenTrial], objective: str) -> dict[int, float]:
-    return {trial.user_attrs[REPLICATE]: trial.user_attrs["scores"][objective] for trial in complete(trials)}
+def _by_seed(trials: Sequence[TrialRecord], objective: str) -> dict[int, float]:
+    return {trial.replicate: trial.scores[objective] for trial in complete(trials) if trial.replicate is not None}
 
 
 def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     """`macro_f1_mean` and `macro_f1_std` of the scores' `macro_f1`, and so on. The deviation is the sample's, None of
     one."""
     found: dict[str, float | None] = {}
-    for name in scores[0] if scores else ():
+    for name in [name for name in scores[0] if all(name in each for each in scores)] if scores else ():
         values = [each[name] for each in scores]
         found |= {f"{name}_mean": fmean(values), f"{name}_std": stdev(values) if len(values) > 1 else None}
     return found

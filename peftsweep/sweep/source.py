@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from peftsweep import search
 from peftsweep.config import StudyConfig, TrainConfig
@@ -22,9 +22,9 @@ from peftsweep.folders import inside
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.progress import Memory, Opened, Progress, peak, tested
-from peftsweep.report import ADAPTER, is_over, moments, ranked
+from peftsweep.report import ADAPTER, is_over, ranked
 from peftsweep.stopping import Stop
-from peftsweep.storage import Studies
+from peftsweep.storage import StoredStudy, Studies, TrialRecord
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.asking import UnfitError, complete
 from peftsweep.sweep.describe import study_params
@@ -47,7 +47,7 @@ class StudySource:
     def __init__(
         self,
         config: StudyConfig,
-        study: optuna.Study,
+        study: StoredStudy,
         studies: Studies,
         data: Dataset,
         tracker: Tracker,
@@ -64,7 +64,7 @@ class StudySource:
         self.halving = None if pruner is None else search.Halving(pruner.reduction, pruner.min_evals)
         self.folder = studies.own_folder(config.name)
         self.projection = Projection(study, tracker, self.folder)
-        if study.user_attrs.get("total") != self.total:
+        if study.record.total != self.total:
             study.set_user_attr("total", self.total)
             self.projection.outdate()
         self.orphans = deque(trial.number for trial in studies.orphans(study))
@@ -74,7 +74,7 @@ class StudySource:
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
         self.all_given = False  # no trial is left to ask for; a free slot asks before every step
-        self.shown: list[FrozenTrial] | None = None  # trials as `stepped` knows them; None when they have changed
+        self.shown: list[TrialRecord] | None = None  # trials as `stepped` knows them; None when they have changed
         self.pace, self.asked = Pace(), -math.inf  # the latter: when the time left was last asked for
         self.seconds_left: float | None = None
         self.base: Base | None = None
@@ -85,10 +85,10 @@ class StudySource:
 
     # What there is to do --------------------------------------------------------------------------------------------
 
-    def trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+    def trials(self) -> list[TrialRecord]:
+        return self.study.records()
 
-    def trial(self, number: int) -> FrozenTrial:
+    def trial(self, number: int) -> TrialRecord:
         return next(trial for trial in self.trials() if trial.number == number)
 
     def done(self) -> int:
@@ -109,12 +109,11 @@ class StudySource:
         """Hyperparameters that bound what the trials may ask for."""
         return search.candidates(self.config, end)
 
-    def _pause(self, asked: optuna.Trial) -> tuple[int, int]:
+    def _pause(self, trial: TrialRecord) -> tuple[int, int]:
         """From the last that was kept of a trial to this moment, at which it goes on, in milliseconds since 1970."""
-        began, _ = moments(self.trial(asked.number))
-        evaluated = [evaluation.get("at") or 0 for evaluation in asked.user_attrs.get("evaluations", ())]
-        kept = int(1000 * artifacts.checkpointed(self.trial_folder(asked.number)))
-        return max(began or 0, kept, *evaluated), now()
+        evaluated = [evaluation.at or 0 for evaluation in trial.evaluations]
+        kept = int(1000 * artifacts.checkpointed(self.trial_folder(trial.number)))
+        return max(trial.began or 0, kept, *evaluated), now()
 
     def _exhausted(self) -> bool:
         return search.exhausted(self.config, self.study)
@@ -164,7 +163,17 @@ class StudySource:
         Raises:
             UnfitError: it cannot be trained.
         """
-        return complete(self.studies, self.config, asked, asked.user_attrs.get("params", {}))
+        return complete(self.studies, self.config, asked, self.record(asked).params)
+
+    def record(self, asked: optuna.Trial) -> TrialRecord:
+        """What is kept of a trial that is to be trained.
+
+        Raises:
+            UnfitError: no sweep has kept such a thing.
+        """
+        if why := self.study.why_unreadable(asked.number):
+            raise UnfitError([f"it cannot be read: {why}"])
+        return self.trial(asked.number)
 
     def seed(self, asked: optuna.Trial) -> int:
         """Of a trial's first weights, order of batches and dropout."""
@@ -173,7 +182,8 @@ class StudySource:
     def _start(self, asked: optuna.Trial, drawn: Mapping[str, Any], *, resumed: bool) -> Trial:
         params, seed = self.config.hyperparameters(search.decode(self.config, drawn)), self.seed(asked)
         if resumed:
-            asked.set_user_attr("pauses", [*asked.user_attrs.get("pauses", ()), self._pause(asked)])
+            known = self.trial(asked.number)
+            asked.set_user_attr("pauses", [*known.pauses, self._pause(known)])
         asked.set_user_attr("params", search.described(self.config, params))
         asked.set_user_attr("seed", seed)
         self.running[asked.number] = asked
@@ -185,10 +195,11 @@ class StudySource:
         asked.set_user_attr("reason", reason)
         asked.set_user_attr("ended", now())
         self.study.tell(asked, state=TrialState.FAIL)
-        ended = self.trial(asked.number)
-        self.projection.begin(ended)
-        self.projection.end(ended)
         self.progress.ended(asked.number, "failed", None, reason, {}, 0.0)
+        if self.study.why_unreadable(asked.number) is None:
+            ended = self.trial(asked.number)
+            self.projection.begin(ended)
+            self.projection.end(ended)
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
         self.pace.evaluated(len(reports))
@@ -198,19 +209,18 @@ class StudySource:
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores[self.config.search.objective]
-            asked = self.running[number]
-            if evaluation.index not in known[number].intermediate_values:  # it is when a judged trial goes on
+            asked, judged = self.running[number], known[number]  # maybe before the process died
+            if evaluation.index not in judged.reported:  # it is when a judged trial goes on
                 asked.report(value, step=evaluation.index)
-            before = asked.user_attrs.get("evaluations", [])
+            before = judged.evaluations
             evaluations = [*before[: evaluation.index - 1], stored(evaluation, before)]
-            asked.set_user_attr("evaluations", evaluations)
+            asked.set_user_attr("evaluations", [each.model_dump() for each in evaluations])
             asked.set_user_attr("seconds", entry.seconds)  # so that `status` counts a trial that is stopped
             if len(before) < evaluation.index:  # else MLflow was told when the trial went on
                 self.projection.evaluated(number, evaluations[-1])
-            judged = asked.user_attrs  # maybe before the process died; others have come to the rung since
-            if judged.get("kept", 0) >= evaluation.index:
+            if judged.kept >= evaluation.index:  # others have come to the rung since
                 kept.add(number)
-            elif judged.get("dropped") != evaluation.index:
+            elif judged.dropped != evaluation.index:
                 at[number] = (evaluation.index, value)
         if self.halving is None:
             return [True] * len(reports)
@@ -257,7 +267,7 @@ class StudySource:
             slots,
             done=done,
             total=self.total,
-            best=(best[0].number, float(best[0].values[0])) if best else None,
+            best=(best[0].number, best[0].value or 0.0) if best else None,
             eta=self._time_left(slots, trials),
         )
         return not self.stop.asked
@@ -272,25 +282,25 @@ class StudySource:
 
     def score_test(self, pack: Pack) -> None:
         """Score the test split, once, for those trials that are to be."""
-        scored: list[tuple[FrozenTrial, Scores]] = []
+        scored: list[tuple[TrialRecord, Scores]] = []
         for ended in self.test_due():
             if self.stop.asked:
                 return
             assert self.data.test is not None
-            params = self.config.hyperparameters(search.decode(self.config, ended.params))
-            trial = Trial(ended.number, int(ended.user_attrs["seed"]), params, self.trial_folder(ended.number))
+            params = self.config.hyperparameters(search.decode(self.config, ended.drawn))
+            trial = Trial(ended.number, ended.seed or 0, params, self.trial_folder(ended.number))
             scored.append((ended, pack.score(trial, trial.folder / ADAPTER, self.data.test)))
         if scored:
             self.tested(scored)
 
-    def test_due(self) -> list[FrozenTrial]:
+    def test_due(self) -> list[TrialRecord]:
         """The best trial, if the study is done and no trial of it was scored on the test split before: one that is
         looked at twice is a validation split."""
-        known = self.data.test is None or "test" in self.study.user_attrs
+        known = self.data.test is None or self.study.record.test is not None
         trials = self.trials()
         return [] if known or not is_over(trials, self.total) else ranked(trials)[:1]
 
-    def tested(self, scored: Sequence[tuple[FrozenTrial, Scores]]) -> None:
+    def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         """Keep the scores on the test split."""
         ((best, scores),) = scored
         self.study.set_user_attr("test", {"trial": best.number, "scores": scores})
@@ -298,7 +308,7 @@ class StudySource:
 
     def took(self, memory: Memory, taken: int) -> None:
         """What the pack took of the GPU's memory at most, in bytes: the study keeps it, and the person is told."""
-        self.study.set_user_attr("memory", self.study.user_attrs.get("memory", {}) | {"peak_bytes": taken})
+        self.study.set_user_attr("memory", {**self.study.record.memory, "peak_bytes": taken})
         self.progress.note(peak(memory, taken))
 
     def conclude(self) -> None:
@@ -310,7 +320,7 @@ class StudySource:
         self.projection.close(self.running, self.total)
         self.tidy(self.trials())
 
-    def tidy(self, trials: Sequence[FrozenTrial]) -> None:
+    def tidy(self, trials: Sequence[TrialRecord]) -> None:
         """Remove the adapters that nobody wants any more."""
         artifacts.keep_best(self.folder, ranked(trials), self.config.search.keep_adapters)
 
@@ -328,7 +338,7 @@ class StudySource:
         own = search.described(self.config, trial.params)
         return {key: value for key, value in own.items() if key in self.config.space}
 
-    def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[FrozenTrial]) -> float | None:
+    def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[TrialRecord]) -> float | None:
         """Seconds until the last trial ends, when there is something to estimate them from."""
         at = time.monotonic()
         self.pace.stepped(slots, at)

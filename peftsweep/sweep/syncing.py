@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import optuna
-
 from peftsweep import report
 from peftsweep.errors import StorageError, StudyBusyError, TrackingError
-from peftsweep.storage import Studies, check_apart, guarded
+from peftsweep.storage import StoredStudy, Studies, check_apart, guarded, settle
 from peftsweep.sweep.comparing import drawn
 from peftsweep.sweep.projection import Projection
 from peftsweep.tracking import Tracker
@@ -44,8 +42,6 @@ def sync(
     with guarded(storage):
         opened, found = report.opened(storage, studies, note)
         for study in found:
-            if "config" not in study.user_attrs:  # made, and stopped before anything was known of it
-                continue
             done[study.study_name] = _sync(opened, study, tracking_uri, lacking)
             note(f"{study.study_name}: {done[study.study_name]}")
     if lacking:
@@ -53,7 +49,7 @@ def sync(
     return done
 
 
-def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, lacking: list[str]) -> str:
+def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, lacking: list[str]) -> str:
     """What `sync` says of a study.
 
     Args:
@@ -62,8 +58,11 @@ def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, lacking: lis
     name = study.study_name
     try:
         with studies.lease(name, "sync"):
-            both = [study, studies.retrained(name)]  # the seeds' run is nested under the study's
-            trackers = [_write(studies, each, tracking_uri) for each in both if each and "config" in each.user_attrs]
+            settle(study, studies.own_folder(name), studies.url)
+            trackers = [_write(studies, study, tracking_uri)]
+            if (seeds := studies.retrained(name)) is not None:  # their run is nested under the study's
+                settle(seeds, studies.own_folder(seeds.study_name), studies.url, main=study)
+                trackers.append(_write(studies, seeds, tracking_uri))
             trackers.append(_write_pages(studies, study, tracking_uri))
     except StudyBusyError:
         return "running"
@@ -76,12 +75,13 @@ def _sync(studies: Studies, study: optuna.Study, tracking_uri: str, lacking: lis
     return "not written" if refused else "written" if told else "level"
 
 
-def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker | None:
+def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker | None:
     """Write what is lacking; returns the tracker that was told, if anything was."""
     name = study.study_name
     tracker = Tracker(tracking_uri, note=lambda text: None)
     projection = Projection(study, tracker, studies.own_folder(name))
-    total = study.user_attrs.get("total", len(study.get_trials(deepcopy=False)))
+    total = study.record.total
+    total = len(study.records()) if total is None else total
     if projection.is_there(total):
         return None
     projection.open(whole=True)
@@ -89,10 +89,10 @@ def _write(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker 
     return tracker
 
 
-def _write_pages(studies: Studies, study: optuna.Study, tracking_uri: str) -> Tracker | None:
+def _write_pages(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker | None:
     """The same for the comparisons that it is on, in its experiment."""
     tracker = Tracker(tracking_uri, note=lambda text: None)
-    experiment, pages = study.user_attrs["experiment"], drawn(studies.url, study.study_name)
+    experiment, pages = study.record.experiment, drawn(studies.url, study.study_name)
     missing = [page for page in pages if not tracker.compares(experiment, page, page.name)]
     if not missing:
         return None

@@ -44,7 +44,7 @@ def train(source: StudySource, slots: int | Literal["auto"], tracking_uri: str) 
             source.stop.patient = True
             source.projection.open()
         if source.projection.opened and not source.stop.asked:
-            experiment = source.study.user_attrs["experiment"]
+            experiment = source.study.record.experiment
             refresh(source.studies.url, source.projection.tracker, experiment, source.progress.warn)
 
 
@@ -152,8 +152,8 @@ def _check_base(base: Base, source: StudySource) -> None:
             f"data.max_length: {config.data.max_length}: a text of more than {window} tokens would change how "
             f"{config.model.id} reads the shorter texts of its batch (longrope); set it to {window} or less"
         )
-    revision, known = revision_of(base), study.user_attrs.get("base")
-    if known not in (None, revision) and study.get_trials(deepcopy=False):
+    revision, known = revision_of(base), study.record.base
+    if known not in (None, revision) and study.has_trials():
         raise StudyMismatchError(
             f"study {config.name!r}: its trials were trained on revision {known} of {config.model.id}, which is now at "
             f"{revision}. To go on, give the old one (model.revision); to begin anew, save the study under another name"
