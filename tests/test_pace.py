@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.distributions import FloatDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState
 
 from peftsweep.engine import SlotStatus
 from peftsweep.search import Halving
+from peftsweep.storage import TrialRecord
 from peftsweep.sweep.pace import Pace, chances, time_left
+from tests.stored import frozen, record
 
 RECORDED = Path(__file__).parent / "recorded"
 FACTOR = 2.0  # by which the time left may be wrong, from the first time that it is told
@@ -50,19 +51,14 @@ def told(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[fl
         yield at / 1000 * stretch, time_left(pace, slots, len(trials) - len(begun), shares)
 
 
-def stored(trial: list[Any], step: int) -> FrozenTrial:
+def stored(trial: list[Any], step: int) -> TrialRecord:
     *_, made, pruned = trial
     done = sum(after <= step for after in made)
     ended = TrialState.PRUNED if pruned else TrialState.COMPLETE
     state = ended if done == len(made) else TrialState.RUNNING
-    return create_trial(
-        state=state,
-        value=0.5 if state != TrialState.RUNNING else None,
-        params={"x": 0.5},
-        distributions={"x": FloatDistribution(0, 1)},
-        intermediate_values=dict.fromkeys(range(1, done + 1), 0.5),
-        user_attrs={"kept": done},
-    )
+    found = frozen(0.5 if state == TrialState.COMPLETE else None, state, kept=done)
+    found.intermediate_values = dict.fromkeys(range(1, done + 1), 0.5)
+    return record(found)
 
 
 @pytest.mark.parametrize("name", ["demo", "whole", "pruned", "batches"])
