@@ -211,7 +211,8 @@ def test_a_pipe_hears_soon_of_what_happens_and_seldom_of_what_does_not() -> None
     )  # the first: the trial has begun; ten hours, in which every quarter of a minute were 2,400
     assert max(b - a for a, b in itertools.pairwise(quiet)) == 600
     busy = [after for after, _ in told((float(s), slots(s, s // 20)) for s in range(1, 36_001))]
-    assert set(range(20, 200, 20)) <= set(busy) and len(busy) < 400  # not 1,800
+    assert all(any(0 <= after - evaluated <= 5 for after in busy) for evaluated in range(20, 200, 20))
+    assert len(busy) < 300  # of 1,800 evaluations
 
 
 def test_a_trial_that_ends_has_the_time_of_day_in_a_pipe() -> None:
