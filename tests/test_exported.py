@@ -32,10 +32,10 @@ from sklearn.metrics import f1_score
 from peftsweep import exported, report
 from peftsweep.errors import DataError, ExportError, UsageError
 from peftsweep.exported import Classifier, predict_file, predicting, writing
-from peftsweep.exported.card import Origin, card, loading, using
+from peftsweep.exported.card import Origin, card, loading
+from peftsweep.exported.checking import ALIKE
 from peftsweep.exported.files import _write_delimited
 from peftsweep.exported.manifest import Manifest
-from peftsweep.exported.writing import ALIKE
 from tests.numbers import PROMISED
 from tests.studies import LABELS, Home, home, mount, struck
 from tests.tiny import tiny_rows, write
@@ -457,18 +457,6 @@ def test_a_base_of_a_package_is_found_by_the_card_wherever_the_package_is(
     names: dict[str, Any] = {}
     exec(code, names)
     assert type(names["model"]).__name__.startswith("PeftModel")
-
-
-def test_a_threshold_near_one_is_still_one_that_a_text_can_be_above(out: dict[str, Path]) -> None:
-    logits, on = np.array([[14.7, 60], [14.5, 50], [-3, -3]], np.float32), np.array([[1, 1], [0, 1], [0, 0]])
-    logits[2, 1] = 40
-    manifest = exported.read(out["lora"])
-    manifest = manifest.model_copy(update={"labels": ("joy", "fear"), "thresholds": writing.thresholds(logits, on)})
-    assert manifest.thresholds is not None and max(manifest.thresholds) < 1
-    names = {"texts": [], "tokenizer": lambda *given, **options: {}}
-    names["model"] = lambda **batch: SimpleNamespace(logits=torch.from_numpy(logits[:2]))
-    exec(using(manifest), names)
-    assert names["found"] == [["joy", "fear"], ["fear"]]
 
 
 def test_an_adapter_without_what_its_sweep_kept_is_not_exported(lora: Home) -> None:

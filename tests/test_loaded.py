@@ -75,14 +75,18 @@ def quantised(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """The base as bitsandbytes saves it."""
     folders = {kind: tmp_path_factory.mktemp("held") for kind in HELD}
     for kind, folder in folders.items():
-        bits = BitsAndBytesConfig(**HELD[kind])
-        model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=bits, device_map={"": "cpu"})
-        for part in model.modules():
-            if isinstance(part, Linear4bit):
-                part.support_avx512bf16_for_cpu = False
-        model.save_pretrained(folder)
-        tiny_tokenizer(decoder=True).save_pretrained(folder)
+        save_quantised(plain, folder, HELD[kind])
     return folders
+
+
+def save_quantised(plain: Path, folder: Path, held: dict[str, Any]) -> None:
+    bits = BitsAndBytesConfig(**held)
+    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=bits, device_map={"": "cpu"})
+    for part in model.modules():
+        if isinstance(part, Linear4bit):
+            part.support_avx512bf16_for_cpu = False
+    model.save_pretrained(folder)
+    tiny_tokenizer(decoder=True).save_pretrained(folder)
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])

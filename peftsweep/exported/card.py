@@ -28,12 +28,18 @@ class Origin:
         hub: whether that is a hub id, in place of a folder.
         pad: the token that pads.
         heads: the modules outside of the backbone.
+        dtype: in which it computes, by its name.
+        nested: whether its configuration has one of its own for what reads texts.
+        own_bits: whether its files hold it in 4 bits already.
     """
 
     source: str
     hub: bool
     pad: int
     heads: list[str]
+    dtype: str = "float32"
+    nested: bool = False
+    own_bits: bool = False
 
 
 def card(manifest: Manifest, origin: Origin, *, folder: str, params: Mapping[str, Any], sampled: list[str]) -> str:
@@ -118,27 +124,36 @@ def _inside(manifest: Manifest, origin: Origin) -> tuple[str, str] | None:
 
 def loading(manifest: Manifest, origin: Origin, *, folder: str) -> str:
     """Python that loads the folder."""
-    problem = f"{manifest.kind.replace('-', '_')}_classification"
-    head = f'num_labels={len(manifest.labels)}, problem_type="{problem}", pad_token_id={origin.pad}'
     where = json.dumps(folder, ensure_ascii=False)
     code = ", trust_remote_code=True" if manifest.model.trust_remote_code else ""
+    dtype = f', dtype="{origin.dtype}"'
     if manifest.merged:
         return f"""import transformers
-model = transformers.AutoModelForSequenceClassification.from_pretrained({where}{code}).eval()
+model = transformers.AutoModelForSequenceClassification.from_pretrained({where}{dtype}{code}).eval()
 tokenizer = transformers.AutoTokenizer.from_pretrained({where}{code})"""
-    revision = "" if manifest.model.revision is None else f", revision={json.dumps(manifest.model.revision)}"
     modules, source = "peft, transformers", json.dumps(origin.source)
     if (place := _inside(manifest, origin)) is not None:
         modules = f"importlib.util, {modules}"
         found = f"importlib.util.find_spec({json.dumps(place[0])}).submodule_search_locations[0]"
         source = f"{found} + {json.dumps(f'/{place[1]}')}"
-    bits = ""
-    if manifest.method == "qlora":
-        revision = f"{revision}, quantization_config=bits"
-        skipped = f"bnb_4bit_use_double_quant=True, llm_int8_skip_modules={json.dumps(origin.heads)}"
-        bits = f'bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", {skipped})\n'
+    if manifest.model.revision is not None:
+        source = f"{source}, revision={json.dumps(manifest.model.revision)}"
+    problem = f"{manifest.kind.replace('-', '_')}_classification"
+    head, before = f'num_labels={len(manifest.labels)}, problem_type="{problem}"', ""
+    if origin.nested:
+        before = f"""config = transformers.AutoConfig.from_pretrained({source}, {head}{code})
+config.get_text_config().pad_token_id = config.pad_token_id = {origin.pad}
+"""
+        head = "config=config"
+    else:
+        head += f", pad_token_id={origin.pad}"
+    if manifest.method == "qlora" and not origin.own_bits:
+        kind = f'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="{origin.dtype}"'
+        skipped = f"llm_int8_skip_modules={json.dumps(origin.heads)}"
+        before += f"bits = transformers.BitsAndBytesConfig(load_in_4bit=True, {kind}, {skipped})\n"
+        head += ", quantization_config=bits"
     return f"""import {modules}
-{bits}base = transformers.AutoModelForSequenceClassification.from_pretrained({source}{revision}, {head}{code})
+{before}base = transformers.AutoModelForSequenceClassification.from_pretrained({source}, {head}{dtype}{code})
 model = peft.PeftModel.from_pretrained(base, {where}).eval()
 tokenizer = transformers.AutoTokenizer.from_pretrained({where}{code})"""
 
@@ -149,11 +164,10 @@ def using(manifest: Manifest) -> str:
     first = f"""labels = {names}
 batch = tokenizer(texts, truncation=True, max_length={manifest.max_length}, padding=True, return_tensors="pt")
 """
-    if manifest.thresholds is None:
+    if not manifest.task.multi_label:
         return first + "found = [labels[i] for i in model(**batch).logits.argmax(dim=1)]"
     return (
         first
-        + f"""thresholds = {json.dumps(manifest.thresholds)}
-shares = model(**batch).logits.double().sigmoid().tolist()
-found = [[name for name, share, least in zip(labels, row, thresholds) if share > least] for row in shares]"""
+        + f"""logits, cuts = model(**batch).logits.float(), {json.dumps(manifest.cuts)}
+found = [[name for name, logit, cut in zip(labels, row, cuts) if logit > cut] for row in logits.tolist()]"""
     )

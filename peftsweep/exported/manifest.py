@@ -6,14 +6,16 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from peftsweep.config import Method, ModelConfig
 from peftsweep.data import FORMATS
 from peftsweep.errors import ExportError
 from peftsweep.names import refusal
 from peftsweep.quoting import MOST, shortened, word
-from peftsweep.task import Task
+from peftsweep.task import Logits, Task, cuts_of
 
 NAME = "peftsweep.json"
 LONGEST = 16_000_000  # bytes of a manifest; one of ten thousand labels has half a million
@@ -28,20 +30,28 @@ def _name(name: str) -> str:
     return name
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Manifest(BaseModel):
     """What an exported folder holds.
 
     Attributes:
         base: the hub's commit of the base, or a fingerprint of its files.
-        thresholds: the probability above which each label is on; None where classes exclude each other.
+        thresholds: the probability above which each label is on, for people to read; None where classes exclude each
+            other.
+        cuts: the logit above which each label is on. None where classes exclude each other; and in folders of version
+            0.1.0, where the thresholds say it.
+        pad: the token that pads; None in folders of version 0.1.0.
         text: the data's column of texts.
         fingerprint: of the data.
         scores: of the validation rows, at the best evaluation.
-        test: of the test split, if that was scored by this trial. Left out where there are none, as in folders of
-            earlier versions, whose digest knows nothing of it.
+        test: of the test split, if that was scored by this trial.
         merged: a plain model, the adapter being part of its weights.
         files: digests (SHA-256) by name, of all but this file and the card.
-        digest: of all that is said here, but for where the base is: that may move.
+        digest: of all that is said here, but for where the base is: that may move. What is None and came after version
+            0.1.0 is left out, for digests of its folders know nothing of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,11 +66,13 @@ class Manifest(BaseModel):
     kind: Literal["multi-label", "single-label"]
     labels: tuple[str, ...] = Field(min_length=1)
     thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None
+    cuts: tuple[FiniteFloat, ...] | None = Field(default=None, exclude_if=_is_none)
+    pad: Annotated[int, Field(ge=0)] | None = Field(default=None, exclude_if=_is_none)
     text: str
     max_length: int = Field(ge=1)
     fingerprint: str
     scores: dict[str, float]
-    test: dict[str, float] | None = Field(default=None, exclude_if=lambda test: test is None)
+    test: dict[str, float] | None = Field(default=None, exclude_if=_is_none)
     merged: bool
     files: dict[Annotated[str, AfterValidator(_name)], str]
     digest: str = ""
@@ -72,11 +84,18 @@ class Manifest(BaseModel):
         given = None if self.thresholds is None else len(self.thresholds)
         if given != (len(self.labels) if self.kind == "multi-label" else None):
             raise ValueError("thresholds: expected one for each label if they are multi-label, else null")
+        if self.cuts is not None and len(self.cuts) != given:
+            raise ValueError("cuts: expected one for each threshold")
         return self
 
     @property
     def task(self) -> Task:
         return Task(self.kind, self.labels)
+
+    def on(self, logits: Logits) -> NDArray[np.int64]:
+        """Which labels are on [n, C], noughts and ones."""
+        cuts = self.cuts if self.cuts is not None else cuts_of(self.thresholds or ())
+        return self.task.one_hot(self.task.predictions(logits, np.asarray(cuts)))
 
     def write(self, folder: Path) -> None:
         whole = self.model_copy(update={"digest": self.own_digest()})

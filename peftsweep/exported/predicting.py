@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from peftsweep import names
 from peftsweep.data import is_whole
-from peftsweep.errors import ExportError, ModelError, UsageError
+from peftsweep.errors import DataError, ExportError, ModelError, UsageError
 from peftsweep.exported.faults import told
 from peftsweep.exported.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
@@ -68,7 +68,9 @@ class Classifier:
         found = self.manifest
         own = found.model.model_copy(update={"id": str(self.folder), "revision": None})
         try:
-            return load_base(own, found.task, four_bit=False, device=default_device(), trained_head=True).model
+            return load_base(
+                own, found.task, four_bit=False, device=default_device(), pad=found.pad, trained_head=True
+            ).model
         except ModelError as error:
             why = re.split("[;.] ", str(error).removeprefix(f"model.id: {self.folder}").lstrip(": "))[0]  # no advice
             raise ExportError(f"{self.folder}: its model {why}; export it again") from error
@@ -76,7 +78,7 @@ class Classifier:
     def _adapted(self) -> Any:
         found = self.manifest
         four_bit = METHODS[found.method].four_bit
-        base = load_base(found.model, found.task, four_bit=four_bit, device=default_device())
+        base = load_base(found.model, found.task, four_bit=four_bit, device=default_device(), pad=found.pad)
         if revision_of(base) != found.base:
             raise ExportError(
                 f"{self.folder}: it was trained on {word(found.model.id)} at {word(found.base)}, which is now "
@@ -93,6 +95,7 @@ class Classifier:
 
         Raises:
             UsageError: half a character is in a text, which no tokenizer takes.
+            DataError: a text has a token that the base does not have.
             ExportError: the folder's tokenizer or model, which was forged or spoilt, does not work.
         """
         found = self.manifest
@@ -108,27 +111,33 @@ class Classifier:
             raise ExportError(
                 f"{self.folder}: its model gives no finite numbers for {strange:,} of {len(texts):,} texts"
             )
-        if found.thresholds is None:
+        if found.task.multi_label:
+            shares = probabilities(scored)
+        else:
             shares = np.exp(scored - scored.max(axis=1, keepdims=True))
             shares /= shares.sum(axis=1, keepdims=True)
-            on = scored.argmax(axis=1)[:, None] == np.arange(len(found.labels))
-        else:
-            shares = probabilities(scored)
-            on = shares > np.array(found.thresholds)
         return [
             Prediction(
                 tuple(label for label, here in zip(found.labels, row, strict=True) if here),
                 dict(zip(found.labels, map(float, share), strict=True)),
             )
-            for row, share in zip(on, shares, strict=True)
+            for row, share in zip(found.on(scored), shares, strict=True)
         ]
 
     def _tokens(self, texts: Sequence[str]) -> list[Text]:
+        """Raises:
+        DataError: a text has a token that the base does not have.
+        """
         found: list[Text] = []
+        known = self.model.get_input_embeddings().weight.shape[0]
         for start in range(0, len(texts), CHUNK):
             chunk = list(texts[start : start + CHUNK])
             ids = self.tokenizer(chunk, truncation=True, max_length=self.manifest.max_length)["input_ids"]
-            found += [np.array(text or [self.model.config.pad_token_id], dtype=np.int64) for text in ids]
+            for number, text in enumerate(ids, start + 1):
+                if max(text, default=0) >= known:
+                    token = self.tokenizer.convert_ids_to_tokens(max(text))
+                    raise DataError(f"text {number}: holds {quoted(token)}, a token that the base does not have")
+                found.append(np.array(text or [self.model.config.pad_token_id], dtype=np.int64))
         return found
 
 

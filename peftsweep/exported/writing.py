@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported import manifest as manifests
 from peftsweep.exported.card import Origin, card
+from peftsweep.exported.checking import check_card, check_logits
 from peftsweep.exported.destination import check_free, destination
 from peftsweep.exported.faults import told
 from peftsweep.exported.manifest import Manifest
@@ -33,14 +35,13 @@ from peftsweep.models import (
     quiet,
     revision_of,
     saved_tokenizer,
+    special_tokens,
 )
 from peftsweep.quoting import quoted
 from peftsweep.task import Labels, probabilities, tuned
 
 DTYPES = ("float32", "bfloat16", "float16", "nf4")
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
-# Logits again, apart by their root mean square: what rounding makes of them, in fp32 and in bf16 or 4 bits.
-ALIKE = {True: 2e-3, False: 5e-2}
 
 
 def export(
@@ -128,19 +129,23 @@ def _write(
     adapter = aside / report.ADAPTER if merge else aside
     _copy(chosen, adapter)
     base = _base(chosen, given, merge=merge)
-    origin = Origin(base.source, base.hub, int(base.model.config.pad_token_id), head_names(base.model))
-    _save_tokenizer(given, origin.pad, texts, aside)
+    origin = _origin(base)
+    tokenizer = _save_tokenizer(given, origin.pad, texts, aside)
     with told(adapter, "the adapter"):
         model = attached(base.model, adapter)
     exact = base.dtype == torch.float32 and not base.four_bit
     if merge:
+        origin = replace(origin, dtype=dtype)
         _save_merged(model, getattr(torch, dtype), aside)
         shutil.rmtree(adapter)
         del base, model  # there is room for one at a time
         own = ModelConfig.model_validate({"id": str(aside), "dtype": dtype})
-        model = load_base(own, task, four_bit=False, device=default_device()).model
+        model = load_base(own, task, four_bit=False, device=default_device(), pad=origin.pad).model
     note("export: scoring the validation rows again")
-    _check(before, logits(model, texts), exact=exact and dtype == "float32")
+    exact = exact and dtype == "float32"
+    check_logits(before, logits(model, texts), model, texts, exact=exact)
+    check_card(model, tokenizer, texts, config.data.max_length, exact=exact)
+    cuts = tuned(before, labels) if task.multi_label else None
     described = Manifest(
         version=__version__,
         study=chosen.study,
@@ -150,7 +155,9 @@ def _write(
         base=str(chosen.shared.base),
         kind=task.kind,
         labels=task.labels,
-        thresholds=thresholds(before, labels) if task.multi_label else None,
+        thresholds=None if cuts is None else tuple(map(float, probabilities(cuts))),
+        cuts=None if cuts is None else tuple(map(float, cuts)),
+        pad=origin.pad,
         text=config.data.text,
         max_length=config.data.max_length,
         fingerprint=chosen.shared.fingerprint,
@@ -179,6 +186,19 @@ def _dtype(chosen: report.Finished) -> str:
             f"study {chosen.study!r}: the storage does not say in which precision it was trained, but {quoted(dtype)}"
         )
     return str(dtype)
+
+
+def _origin(base: Base) -> Origin:
+    config, dtype = base.model.config, str(base.dtype).removeprefix("torch.")
+    return Origin(
+        base.source,
+        base.hub,
+        int(config.pad_token_id),
+        head_names(base.model),
+        dtype,
+        nested=config.get_text_config() is not config,
+        own_bits=base.own_bits,
+    )
 
 
 def _copy(chosen: report.Finished, to: Path) -> None:
@@ -220,11 +240,6 @@ def _base(chosen: report.Finished, given: ModelConfig, *, merge: bool) -> Base:
     return base
 
 
-def thresholds(logits: NDArray[np.float32], labels: Labels) -> tuple[float, ...]:
-    """The probability above which each label is on. Of a large logit it rounds to one, which none is above."""
-    return tuple(map(float, np.minimum(probabilities(tuned(logits, labels)), np.nextafter(1.0, 0.0))))
-
-
 def _save_merged(model: Any, dtype: torch.dtype, aside: Path) -> None:
     """In the precision in which the base computed."""
     plain = merged(model).to(dtype)
@@ -235,32 +250,25 @@ def _save_merged(model: Any, dtype: torch.dtype, aside: Path) -> None:
         file.chmod(mode)
 
 
-def _check(before: NDArray[np.float32], after: NDArray[np.float32], *, exact: bool) -> None:
-    """Raises:
-    ExportError: other logits than in training.
-    """
-    apart = float(np.sqrt(np.mean((after - before) ** 2)) / max(1e-12, np.sqrt(np.mean(before**2))))
-    if not apart <= ALIKE[exact]:
-        raise ExportError(
-            f"the exported model does not give the logits that it gave in training (apart by {apart:.1%} of them): it "
-            "is not kept. The adapter's files may have been changed; another trial: --trial N"
-        )
+def _save_tokenizer(given: ModelConfig, pad: int, texts: Sequence[NDArray[np.int64]], aside: Path) -> Any:
+    """The base's tokenizer, saved so that stock code pads as the base expects it; and loaded again.
 
-
-def _save_tokenizer(given: ModelConfig, pad: int, texts: Sequence[NDArray[np.int64]], aside: Path) -> None:
-    """Raises:
-    ExportError: it makes other tokens of texts once it is saved and loaded.
+    Raises:
+        ExportError: it makes other tokens of texts once it is saved and loaded.
     """
     tokenizer = load_tokenizer(given)
-    if tokenizer.pad_token_id is None:
+    if pad in special_tokens(tokenizer) or tokenizer.pad_token_id is None:  # a word would become another token
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    tokenizer.padding_side = "right"
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what the base is trained with
     tokenizer.save_pretrained(str(aside))
-    some = [tokenizer.decode(text, skip_special_tokens=True) for text in texts[:64]]
+    some = [tokenizer.decode(text, skip_special_tokens=skip) for text in texts[:64] for skip in (True, False)]
     saved = saved_tokenizer(aside, trust_remote_code=given.trust_remote_code)
     if tokenizer(some)["input_ids"] != saved(some)["input_ids"]:
         raise ExportError(
             "the base's tokenizer is another one once it is saved and loaded again; it cannot be exported"
         )
+    return saved
 
 
 def _reason(error: BaseException) -> str:

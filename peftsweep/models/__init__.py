@@ -15,6 +15,7 @@ from peftsweep.models.base import (
     text_part,
 )
 from peftsweep.models.loading import load_base, load_tokenizer, saved_tokenizer
+from peftsweep.models.padding import special_tokens
 from peftsweep.models.quiet import mute, quiet
 from peftsweep.models.support import check_supported, refusing, unsupported
 
@@ -35,6 +36,7 @@ __all__ = [
     "refusing",
     "revision_of",
     "saved_tokenizer",
+    "special_tokens",
     "text_part",
     "unsupported",
 ]

@@ -19,6 +19,7 @@ class Base:
         source: what `from_pretrained` takes to load the same weights: a hub id or a folder.
         revision: the hub's commit; None for a folder.
         parameters: of the backbone; the head is each trial's own.
+        own_bits: whether its files hold it in 4 bits already.
         dtype: in which it computes (its weights' own unless they are held in 4 bits).
     """
 
@@ -29,6 +30,7 @@ class Base:
     four_bit: bool
     dtype: torch.dtype
     device: torch.device
+    own_bits: bool = False
 
     @property
     def hub(self) -> bool:

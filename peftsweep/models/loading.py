@@ -143,6 +143,7 @@ def load_base(
         four_bit=four_bit,
         dtype=dtype,
         device=device,
+        own_bits=own_bits,
     )
 
 

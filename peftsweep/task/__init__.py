@@ -5,13 +5,14 @@ from __future__ import annotations
 from peftsweep.task.bootstrap import resampled_macro_f1
 from peftsweep.task.strata import stratified
 from peftsweep.task.task import Labels, Task
-from peftsweep.task.thresholds import Logits, cross_fitted, probabilities, tuned
+from peftsweep.task.thresholds import Logits, cross_fitted, cuts_of, probabilities, tuned
 
 __all__ = [
     "Labels",
     "Logits",
     "Task",
     "cross_fitted",
+    "cuts_of",
     "probabilities",
     "resampled_macro_f1",
     "stratified",

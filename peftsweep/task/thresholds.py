@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,5 +55,15 @@ def halves(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """The logistic function, of large numbers too."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(logits, np.float64))))
+    """The logistic function, of numbers far from nought too: below -37 it is small, and above 37 it rounds to one.
+
+    It is for people to read: what is on is decided by logits and cuts, which never round together.
+    """
+    return np.asarray(np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64))))
+
+
+def cuts_of(thresholds: Sequence[float]) -> NDArray[np.float64]:
+    """The cuts of probabilities, as exports of version 0.1.0 keep them; of nought and one the nearest that a double has
+    beside them."""
+    shares = np.clip(np.asarray(thresholds, np.float64), 2.0**-54, 1 - 2.0**-53)
+    return np.asarray(np.log(shares) - np.log1p(-shares))
