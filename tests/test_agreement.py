@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, Gemma3Config
 
@@ -23,6 +24,7 @@ from peftsweep.exported import Classifier, writing
 from peftsweep.exported import manifest as manifests
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer, revision_of
+from peftsweep.storage import StudyRecord, TrialRecord
 from peftsweep.task import Task, cuts_of, probabilities
 from tests.architectures import tiny_base
 from tests.packs import CPU
@@ -50,8 +52,9 @@ class Trained:
         every = frozenset(layer.name for layer in packed.stack.layers)
         packed.stack.start(0, PARAMS, every, torch.Generator().manual_seed(0))
         weights = packed.stack.split(0, packed.stack.weights[0], PARAMS)
+        draws = torch.Generator().manual_seed(1)
         for name, part in weights.items():
-            torch.nn.init.normal_(part, std=scale if name.partition(":")[0] in packed.heads else 0.3)
+            part.normal_(std=scale if name.partition(":")[0] in packed.heads else 0.3, generator=draws)
         rows = packed.lay([0], [np.arange(len(self.ids))], packed.corpus(self.ids))
         with torch.no_grad():
             self.logits = packed.logits(rows, packed.current.nothing)[: len(self.ids)].numpy()
@@ -61,12 +64,14 @@ class Trained:
             self.labels = self.logits.argmax(axis=1)
         kind.export(to / "trial" / "adapter", weights=weights, params=PARAMS, source=str(base), revision=None)
         packed.release()
-        config = {"model": model, "method": method, "space": {}}
-        config["data"] = {"train": "train.csv", "text": "text", "max_length": 24}
-        config["data"] |= {"labels": list(task.labels) if task.multi_label else "label"}
-        shared = {"config": config, "labels": list(task.labels), "described": {"dtype": "float32"}}
-        shared |= {"base": revision_of(loaded), "fingerprint": "0123"}
-        own = {"scores": {"macro_f1": 0.5}, "params": {}}
+        data = {"train": "train.csv", "text": "text", "max_length": 24}
+        data |= {"labels": list(task.labels) if task.multi_label else "label"}
+        shared = StudyRecord.model_validate(
+            {"config": {"model": model, "method": method, "data": data, "space": {}}, "fingerprint": "0123"}
+            | {"experiment": "e", "labels": list(task.labels), "kind": task.kind, "base": revision_of(loaded)}
+            | {"described": {"dtype": "float32"}}
+        )
+        own = TrialRecord.model_validate({"number": 0, "state": "RUNNING", "drawn": {}, "reported": {}})
         self.chosen = report.Finished("small", 0, to / "trial", own, shared)
 
     def export(self, *, merge: bool = False) -> Path:
@@ -203,9 +208,10 @@ def test_a_token_that_the_base_does_not_have_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_version_0_1_0_goes_on_predicting(tmp_path: Path) -> None:
-    trained = Trained(llama(tmp_path / "base", pad=0, pads_with="<pad>"), MULTI, tmp_path, scale=3.0)
+    trained = Trained(llama(tmp_path / "base", pad=0, pads_with="<pad>"), MULTI, tmp_path)
     folder = trained.export()
     new, low, high = manifests.read(folder), trained.logits.min(), trained.logits.max()
+    assert low > -36 and high < 36
     shares = tuple(0.5 * (1 + np.tanh(0.5 * np.array([0.3 * low, 0.0, 0.7 * high]))))  # as they were kept
     old = new.model_copy(update={"thresholds": shares, "cuts": None, "pad": None})
     old.write(folder)
@@ -221,4 +227,14 @@ def test_probabilities_and_the_cuts_of_old_thresholds_at_their_ends() -> None:
     shares = probabilities(logits)
     assert shares[0] == 0 and 0 < shares[1] < 1e-17 and shares[3] == 0.5 and shares[-1] == 1
     assert np.allclose(cuts_of(list(shares[2:6])), logits[2:6], atol=0.2)
-    assert (cuts_of([0.0, 1.0, np.nextafter(1.0, 0.0)]) == [*cuts_of([2.0**-54]), *2 * [36.7368005696771]]).all()
+    assert cuts_of([0.0, np.nextafter(1.0, 0.0), 1.0]) == pytest.approx([-37.43, 36.74, np.inf], abs=0.01)
+
+
+def test_a_manifest_whose_cuts_are_none_is_refused() -> None:
+    said = {"version": "1", "study": "s", "trial": 0, "method": "lora", "model": {"id": "b"}, "base": "0", "text": "t"}
+    said |= {"kind": "multi-label", "labels": ["a", "b"], "thresholds": [0.5, 0.5], "max_length": 9, "merged": False}
+    said |= {"fingerprint": "0", "scores": {}, "files": {}}
+    assert manifests.Manifest.model_validate(said | {"cuts": [-50.0, 3.5], "pad": 0}).cuts == (-50.0, 3.5)
+    for wrong in ({"cuts": [1.0]}, {"cuts": [1.0, float("nan")]}, {"cuts": [1.0, float("inf")]}, {"pad": -1}):
+        with pytest.raises(ValidationError):
+            manifests.Manifest.model_validate(said | wrong)

@@ -21,6 +21,7 @@ from peftsweep.data.labels import label_array, task_of
 from peftsweep.data.reading import read
 from peftsweep.data.rows import TEXT, deduplicated, filtered, with_texts, without_leaks
 from peftsweep.data.table import Table
+from peftsweep.data.vocabulary import unknown
 from peftsweep.errors import DataError
 from peftsweep.task import Labels, Task
 
@@ -80,6 +81,8 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, begun: str
     splits = {
         name: _tokenised(config, table, rows.labels[name], tokenizer, note) for name, table in rows.tables.items()
     }
+    if said := unknown(splits["train"].input_ids, tokenizer):
+        warn(f"{rows.tables['train'].name}: column {config.text}: {said}")
     return Dataset(
         rows.task,
         splits["train"],

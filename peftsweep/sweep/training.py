@@ -8,21 +8,19 @@ from typing import Literal
 import torch
 
 from peftsweep.engine import Limits, Pack, Plan, build_that_fits, capped, plan
-from peftsweep.errors import ModelError, StudyMismatchError
+from peftsweep.errors import StudyMismatchError
 from peftsweep.methods import METHODS
 from peftsweep.models import (
     Base,
-    check_supported,
     default_device,
     linear_names,
     load_base,
-    longest_text,
-    longrope_window,
     revision_of,
 )
 from peftsweep.progress import Memory, Opened
 from peftsweep.storage import masked
 from peftsweep.sweep.comparing import refresh
+from peftsweep.sweep.fit import check_fit
 from peftsweep.sweep.opening import splits
 from peftsweep.sweep.source import StudySource
 
@@ -139,19 +137,7 @@ def _memory(planned: Plan, device: torch.device) -> Memory:
 def _check_base(base: Base, source: StudySource) -> None:
     """Whether the base can be trained with this data, and is the one that the study's trials had."""
     config, study = source.config, source.study
-    check_supported(base.model)
-    longest = longest_text(base.model)
-    if longest is not None and config.data.max_length > longest:
-        raise ModelError(
-            f"data.max_length: {config.data.max_length} is above the {longest} positions of {config.model.id}; "
-            f"set it to {longest} or less"
-        )
-    window = longrope_window(base.model)
-    if window is not None and config.data.max_length > window:
-        raise ModelError(
-            f"data.max_length: {config.data.max_length}: a text of more than {window} tokens would change how "
-            f"{config.model.id} reads the shorter texts of its batch (longrope); set it to {window} or less"
-        )
+    check_fit(base, config, source.data)
     revision, known = revision_of(base), study.record.base
     if known not in (None, revision) and study.has_trials():
         raise StudyMismatchError(

@@ -63,7 +63,8 @@ def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def cuts_of(thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """The cuts of probabilities, as exports of version 0.1.0 keep them; of nought and one the nearest that a double has
-    beside them."""
-    shares = np.clip(np.asarray(thresholds, np.float64), 2.0**-54, 1 - 2.0**-53)
-    return np.asarray(np.log(shares) - np.log1p(-shares))
+    """The cuts [C] of probabilities, as exports of version 0.1.0 keep them. None is above one, so that its cut is
+    infinite; nought stands for the smallest that such an export told from it."""
+    shares = np.maximum(np.asarray(thresholds, np.float64), 2.0**-54)
+    below = np.minimum(shares, 1 - 2.0**-53)
+    return np.where(shares < 1, np.log(below) - np.log1p(-below), np.inf)

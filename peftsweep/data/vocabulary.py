@@ -1,0 +1,34 @@
+"""Texts of which a base's tokenizer knows too little: another language's, or another tokenizer than the base's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MANY = 0.05  # of the tokens, from which on it is told
+
+
+def unknown(texts: Sequence[NDArray[np.int64]], tokenizer: Any) -> str | None:
+    """What to say where many tokens are unknown to the tokenizer, those left out that it puts around texts; else None.
+
+    Args:
+        texts: token ids of a split.
+    """
+    token = tokenizer.unk_token_id
+    if token is None:
+        return None
+    tokens = np.concatenate([np.empty(0, np.int64), *texts])
+    missed = tokens == token
+    around = np.isin(tokens, tokenizer.all_special_ids) & ~missed
+    share = float(missed.sum() / max(1, (~around).sum()))
+    if share <= MANY:
+        return None
+    blank = sum(bool(np.isin(text, tokenizer.all_special_ids).all()) for text in texts)
+    nothing = f", and {blank:,} of {len(texts):,} texts have no other" if blank else ""
+    return (
+        f"{share:.0%} of the tokens are unknown to the base's tokenizer ({tokenizer.unk_token}){nothing}: nothing can "
+        "be learnt of them. Is it the base for this language, and its own tokenizer?"
+    )

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peftsweep.config import DataConfig
+from peftsweep.data import load
+from peftsweep.data.vocabulary import unknown
+from tests.tiny import NOISE, tiny_tokenizer, write
+
+TOKENIZER = tiny_tokenizer(decoder=False)  # which puts a token before each text and one behind
+
+
+def said(*texts: str) -> str | None:
+    return unknown([np.array(ids) for ids in TOKENIZER(list(texts))["input_ids"]], TOKENIZER)
+
+
+def test_texts_in_a_language_that_the_tokenizer_does_not_have_are_told(tmp_path: Path) -> None:
+    told = said("слова всё чужие", "ничего нет", "the word")
+    assert told is not None and told.startswith("71% of the tokens are unknown to the base's tokenizer (<unk>)")
+    assert "and 2 of 3 texts have no other: nothing can be learnt of them" in told
+    rows = [{"text": f"слово{i}", "label": "ab"[i % 2]} for i in range(20)]
+    config = DataConfig(train=str(write(tmp_path / "train.csv", rows)), text="text", labels="label")
+    warnings: list[str] = []
+    load(config, TOKENIZER, note=lambda text: None, warn=warnings.append)
+    assert any(f"{config.train}: column text: 100% of the tokens are unknown" in text for text in warnings), warnings
+
+
+@pytest.mark.parametrize(("strange", "is_told"), [(0, False), (5, False), (6, True)])
+def test_a_few_unknown_words_are_not_told(strange: int, is_told: bool) -> None:
+    words = [NOISE[i % len(NOISE)] for i in range(100 - strange)] + ["неведомо"] * strange
+    assert (said(*words) is not None) == is_told
+
+
+def test_a_tokenizer_of_bytes_knows_everything() -> None:
+    tokenizer = tiny_tokenizer(decoder=True)
+    tokenizer.unk_token = None
+    assert unknown([np.array([1, 1, 1])], tokenizer) is None and unknown([], TOKENIZER) is None
