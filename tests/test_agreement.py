@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optuna.trial import TrialState
 from pydantic import ValidationError
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, Gemma3Config
@@ -71,7 +72,7 @@ class Trained:
             | {"experiment": "e", "labels": list(task.labels), "kind": task.kind, "base": revision_of(loaded)}
             | {"described": {"dtype": "float32"}}
         )
-        own = TrialRecord.model_validate({"number": 0, "state": "RUNNING", "drawn": {}, "reported": {}})
+        own = TrialRecord.model_validate({"number": 0, "state": TrialState.RUNNING, "drawn": {}, "reported": {}})
         self.chosen = report.Finished("small", 0, to / "trial", own, shared)
 
     def export(self, *, merge: bool = False) -> Path:
