@@ -18,7 +18,7 @@ class Leader:
 
     Attributes:
         trial: the best one's number.
-        interval: of `macro_f1`, 95 % by the bootstrap over the validation rows; None without predictions.
+        interval: of `macro_f1`, 95 %, see `intervals.interval`; None without predictions.
         macro_f1_tuned: with thresholds tuned on rows that were not scored (multi-label); `interval_tuned` is its own.
         parameters: trainable ones of the best trial.
         adapter_bytes: of its files.

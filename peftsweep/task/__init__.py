@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from peftsweep.task.bootstrap import resampled_macro_f1
 from peftsweep.task.strata import stratified
 from peftsweep.task.task import Labels, Task
 from peftsweep.task.thresholds import Logits, cross_fitted, cuts_of, probabilities, tuned
@@ -14,7 +13,6 @@ __all__ = [
     "cross_fitted",
     "cuts_of",
     "probabilities",
-    "resampled_macro_f1",
     "stratified",
     "tuned",
 ]

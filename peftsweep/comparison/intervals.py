@@ -1,0 +1,203 @@
+"""How sure a macro-F1 is, and the difference of two: intervals by score tests, and a test that swaps predictions.
+
+What is asked for is macro-F1 on all texts of the kind that the validation rows were drawn from, by this very model.
+
+The F1 of a class is 2J/(1+J). J is the share of hits among the class's rows, which are those that have it, truly or by
+prediction. Of rows drawn at random, hits are a binomial count. So macro-F1 is a mean of functions of shares, and a
+difference is one of twice as many. A bound is where a score test of "it is no more than this" gives 2.5 %: for one
+share Wilson's interval (1927), for two that of Miettinen and Nurminen (1985). The bootstrap cannot do this where a
+class has few rows: of three hits in three rows, each resample has three hits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.05
+QUANTILE = NormalDist().inv_cdf(1 - LEVEL / 2)
+TUNED = 1.25  # variance with tuned thresholds over that with given ones: which rows they were tuned on is chance, too
+FORCES, ROUNDS = 40, 4  # by which a place on a path is found: to a hundred thousandth of the force
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a model predicted of the validation rows, counted.
+
+    Attributes:
+        truth, guess: noughts and ones [n, C].
+        hits: rows [C] that have a class both truly and by prediction.
+        rows: those [C] that have it in either way.
+        residuals: float32 [n, C], of a class's rows: a hit less the share of hits, or nought less that.
+    """
+
+    truth: NDArray[np.int64]
+    guess: NDArray[np.int64]
+    hits: Array
+    rows: Array
+    residuals: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, truth: NDArray[np.int64], guess: NDArray[np.int64]) -> Counted:
+        hit, either = truth & guess, truth | guess
+        hits, rows = hit.sum(axis=0).astype(float), either.sum(axis=0).astype(float)
+        residuals = hit - (hits / np.maximum(rows, 1)).astype(np.float32) * either
+        return cls(truth, guess, hits, rows, residuals.astype(np.float32))
+
+
+def interval(model: Counted, tuned: bool = False) -> tuple[float, float]:
+    """95 % of macro-F1.
+
+    A class that no row has, truly or by prediction, counts as nought in the score. It may be as good as any: the upper
+    bound allows for that.
+
+    Args:
+        tuned: thresholds were tuned, on rows that were not scored.
+    """
+    found = _Sum.of(model, tuned=tuned)
+    absent = float((model.rows == 0).mean())
+    return max(0.0, found.bound(1)), min(1.0, found.bound(-1, bent=True) + absent)
+
+
+def difference(first: Counted, second: Counted, tuned: bool = False) -> tuple[float, float, float]:
+    """95 % interval of the first model's macro-F1 less the second's, and p: that they differ by chance, two-sided.
+
+    p is the larger one of two tests: the one whose inverse the interval is, and a test that swaps the models'
+    predictions of a row, or does not, with equal chances. The first knows which classes' rows are few, the second that
+    two rows prove nothing, whichever class they have. The interval is widened to hold nought where p is 0.05 or more.
+    """
+    found = _Sum.of(first, second, tuned=tuned)
+    p = max(found.p_of_nought(), _swapped(first, second, tuned))
+    low, high = max(-1.0, found.bound(1)), min(1.0, found.bound(-1))
+    return (low, high, p) if p < LEVEL else (min(low, 0.0), max(high, 0.0), p)
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """A weighted sum of K classes' F1.
+
+    Attributes:
+        weights: [K], below nought for a model that is subtracted.
+        hits, rows: [K].
+        correlation: [K, K], of the shares of hits.
+        extra: by which the variance is larger than that of binomial counts.
+    """
+
+    weights: Array
+    hits: Array
+    rows: Array
+    correlation: Array
+    extra: float
+
+    @classmethod
+    def of(cls, *models: Counted, tuned: bool) -> _Sum:
+        classes = len(models[0].hits)
+        hits, rows = (np.concatenate([getattr(model, name) for model in models]) for name in ("hits", "rows"))
+        residuals = np.concatenate([model.residuals for model in models], axis=1)
+        together = (residuals.T @ residuals).astype(float)
+        spread = np.sqrt(np.diag(together))
+        correlation = together / np.maximum(np.outer(spread, spread), 1e-12)
+        # In few rows two models may agree by chance: as if they had disagreed in one row more of each class.
+        less = np.sqrt(rows / (rows + 1))
+        correlation[:classes, classes:] *= np.outer(less[:classes], less[classes:])
+        correlation[classes:, :classes] = correlation[:classes, classes:].T
+        np.fill_diagonal(correlation, 1.0)
+        weights = np.repeat([1.0, -1.0][: len(models)], classes) / classes
+        weights[rows == 0] = 0  # of a class that is nowhere nothing is known
+        return cls(weights, hits, np.maximum(rows, 1), correlation, TUNED if tuned else 1.0)
+
+    def value(self, shares: Array) -> Array:
+        """The sum [...], of shares [..., K]."""
+        return np.asarray(2 * shares / (1 + shares) @ self.weights)
+
+    @property
+    def found(self) -> float:
+        return float(self.value(self.hits / self.rows))
+
+    def bound(self, sign: int, bent: bool = False) -> float:
+        """The lower one (sign 1) or the upper one (-1); never beyond what was found."""
+
+        def is_far(shares: Array) -> NDArray[np.bool_]:
+            distance, error = self.test(shares, bent)
+            return np.asarray((error > 0) & (sign * distance >= QUANTILE * error))
+
+        bound = float(self.value(self.first_on_path(sign, is_far)))
+        return min(bound, self.found) if sign > 0 else max(bound, self.found)
+
+    def p_of_nought(self) -> float:
+        """By the test of this sum against nought, two-sided."""
+        sign = 1 if self.found > 0 else -1
+        distance, error = self.test(self.first_on_path(sign, lambda shares: sign * self.value(shares) <= 0))
+        return math.erfc(max(0.0, sign * float(distance)) / float(error) / math.sqrt(2)) if error else 1.0
+
+    def first_on_path(self, sign: int, reached: Callable[[Array], NDArray[np.bool_]]) -> Array:
+        """Shares on the way to a lower sum (sign 1) or a higher one (-1), where it first holds; else those at its end.
+
+        The way is the one on which the hits found stay the most likely. Each class moves as far as its rows allow:
+        a share j solves rows · (found - j) = force · slope · j · (1 - j).
+        """
+        slope = sign * self.weights * _slope((self.hits + 0.5) / (self.rows + 1))
+        low, high = -6.0, 10.0  # of the force, its decimal logarithm
+        for _ in range(ROUNDS):
+            forces = np.linspace(low, high, FORCES)
+            there = reached(_moved(self.hits, self.rows, 10 ** forces[:, None] * slope))
+            first = int(there.argmax()) if there.any() else FORCES - 1
+            low, high = forces[max(0, first - 1)], forces[first]
+        return _moved(self.hits, self.rows, 10**high * slope)
+
+    def test(self, shares: Array, bent: bool = False) -> tuple[Array, Array]:
+        """How far what was found is above the sum of these shares, and the standard error of that if they are true.
+
+        Where a class makes up most of the variance, that of its share is known from the share. One of many is where its
+        own hits put it, and its variance is that of a sample: one row less.
+
+        Args:
+            shares: [..., K].
+            bent: allow for it that F1 bends, so that the mean of many classes of few rows comes out too low: by how
+                much depends on how rows were drawn, up to what is added here.
+        """
+        slopes, variances = self.weights * _slope(shares), shares * (1 - shares) / self.rows
+        parts = slopes**2 * variances
+        free = 1 - parts / np.maximum(parts.sum(axis=-1, keepdims=True), 1e-300)
+        variances *= self.rows / np.maximum(self.rows - free, 0.25 * self.rows)
+        errors = slopes * np.sqrt(variances)
+        distance = slopes * (self.hits / self.rows - shares)
+        if bent:
+            distance += self.weights * free * 2 / (1 + shares) ** 3 * variances
+        least = 1e-6 * (errors**2).sum(axis=-1)  # correlations that were lessened may leave less than nothing
+        variance = np.maximum(least, (errors @ self.correlation * errors).sum(axis=-1))
+        return distance.sum(axis=-1), np.sqrt(self.extra * variance)
+
+
+def _slope(shares: Array) -> Array:
+    """Of F1 over the share of hits."""
+    return 2 / (1 + shares) ** 2
+
+
+def _moved(hits: Array, rows: Array, pull: Array) -> Array:
+    """The root between nought and one of rows · (found - j) = pull · j · (1 - j), for each class."""
+    pull = np.where(np.abs(pull) < 1e-9, 1e-9, pull)
+    half = pull + rows
+    root = np.sqrt(np.maximum(half**2 - 4 * pull * hits, 0))
+    positive = half > 0
+    return np.clip(np.where(positive, 2 * hits / np.where(positive, half + root, 1), (half - root) / (2 * pull)), 0, 1)
+
+
+def _swapped(first: Counted, second: Counted, tuned: bool) -> float:
+    """p of the difference, if each row's two predictions could as well have been the other model's. Its variance is
+    then the sum of the squares of what rows contribute; as in McNemar's test (1947), without drawing."""
+    rows, classes = np.nonzero(first.guess != second.guess)
+    total = first.truth.sum(axis=0) + (first.guess + second.guess).sum(axis=0) / 2
+    f1 = (first.hits + second.hits) / np.maximum(total, 1)
+    sign = (first.guess - second.guess)[rows, classes]
+    part = sign * (2 * first.truth[rows, classes] - f1[classes]) / total[classes] / len(total)
+    contributed = np.bincount(rows, part)
+    error = math.sqrt((TUNED if tuned else 1.0) * float(contributed @ contributed))
+    return math.erfc(abs(float(part.sum())) / error / math.sqrt(2)) if error else 1.0

@@ -1,0 +1,115 @@
+"""Intervals and tests of the comparison: against others where there are others, and how often they are right."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, norm
+from sklearn.metrics import f1_score
+
+from peftsweep.comparison.intervals import Counted, difference, interval
+from tests.studies import ROOT
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    """Its classifiers, whose macro-F1 on all texts is known."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        yield __import__("intervals")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def rows_of(hits: int, missed: int, others: int = 20) -> Counted:
+    """A single label: so many rows that are hit, that only one side has, and that neither has."""
+    truth = np.repeat([1, 1, 0], [hits, missed, others])[:, None]
+    return Counted.of(truth, np.repeat([1, 0, 0], [hits, missed, others])[:, None])
+
+
+@pytest.mark.parametrize(("hits", "missed"), [(3, 0), (0, 3), (2, 1), (30, 10)])
+def test_of_one_class_the_interval_is_wilsons(hits: int, missed: int) -> None:
+    shares = binomtest(hits, hits + missed).proportion_ci(method="wilson")
+    wanted = [2 * share / (1 + share) for share in (shares.low, shares.high)]
+    assert interval(rows_of(hits, missed)) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_class_that_is_nowhere_may_be_as_good_as_any() -> None:
+    some = rows_of(30, 10)
+    nowhere = np.zeros_like(some.truth)
+    both = Counted.of(np.hstack([some.truth, nowhere]), np.hstack([some.guess, nowhere]))
+    (low, high), (own_low, own_high) = interval(both), interval(some)
+    assert low == pytest.approx(own_low / 2, abs=1e-4) and high == pytest.approx((own_high + 1) / 2, abs=1e-4)
+    assert interval(Counted.of(nowhere, nowhere)) == (0.0, 1.0)
+
+
+def predictions(rng: np.random.Generator, rows: int, classes: int, right: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    labels = np.concatenate([np.repeat(np.arange(classes), 3), rng.integers(0, classes, rows - 3 * classes)])
+    eye = np.eye(classes, dtype=np.int64)
+    guesses = [np.where(rng.random(rows) < right, labels, rng.integers(0, classes, rows)) for _ in range(2)]
+    return eye[labels], [eye[guess] for guess in guesses]
+
+
+def test_the_interval_of_a_difference_and_its_p_agree_and_hold_both_ways_round() -> None:
+    rng = np.random.default_rng(1)
+    sides = set()
+    for _ in range(40):
+        truth, (first, second) = predictions(rng, 40, 4, 0.6)
+        one, other = Counted.of(truth, first), Counted.of(truth, second)
+        low, high, p = difference(one, other)
+        found = f1_score(truth, first, average="macro") - f1_score(truth, second, average="macro")
+        assert -1 <= low <= found <= high <= 1 and (p < 0.05) == (low > 0 or high < 0)
+        assert difference(other, one) == pytest.approx((-high, -low, p), abs=1e-4)
+        for each, guess in ((one, first), (other, second)):
+            own_low, own_high = interval(each)
+            assert 0 <= own_low <= f1_score(truth, guess, average="macro") <= own_high <= 1
+            assert interval(each, tuned=True)[0] < own_low or own_low == 0
+        sides.add(p < 0.05)
+    assert sides == {True, False}
+
+
+def test_equal_predictions_have_p_1_and_two_rows_prove_nothing() -> None:
+    truth = np.repeat([[1, 0], [0, 1]], [3, 197], axis=0)
+    same = Counted.of(truth, truth)
+    assert difference(same, same)[2] == 1.0
+    worse = truth.copy()
+    worse[:2] = [0, 1]
+    low, high, p = difference(same, Counted.of(truth, worse))
+    assert p > 0.05 and low <= 0 < high  # though the rare class has F1 0.5 in place of 1
+
+
+def test_p_is_that_of_mcnemars_test_where_accuracy_is_compared() -> None:
+    """Of two equally frequent classes with as many mistakes either way, macro-F1 is about the share of hits."""
+    labels = np.tile([0, 1], 200)
+    first, second = labels.copy(), labels.copy()
+    first[:20], second[100:144] = 1 - first[:20], 1 - second[100:144]
+    eye = np.eye(2, dtype=np.int64)
+    one, other = (Counted.of(eye[labels], eye[guess]) for guess in (first, second))
+    wanted = 2 * norm.sf((44 - 20) / math.sqrt(44 + 20))
+    assert difference(one, other)[2] == pytest.approx(wanted, rel=0.1)
+
+
+WORLDS = ["3 classes, one of 3 rows", "5 classes of 3 to 5 rows", "3 labels, one of 3 rows", "11 labels, 2 to 40 %"]
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["given", "tuned"])
+def test_intervals_hold_and_chance_is_not_called_a_difference_from_three_rows_of_a_class_on(
+    benchmark: ModuleType, tuned: bool
+) -> None:
+    """The bootstrap's intervals hold in 60 to 90 % of these sets."""
+    found = []
+    for data in benchmark.kinds():
+        if data.name in WORLDS and data.rows <= 200 and data.tuned == tuned:
+            quick = replace(data, draws=300_000)
+            found += [benchmark.figures(quick, score, 50, rivals=False) for score in (0.6, 0.9)]
+    assert len(found) >= 6
+    means = {name: np.mean([line[name] for line in found]) for name in found[0] if isinstance(found[0][name], float)}
+    assert means["held"] >= 0.93 and means["difference_held"] >= 0.93
+    assert means["same_called_different"] <= 0.06 and means["other_called_different"] <= 0.06
+    assert means["width"] < 0.3
