@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.aside import replaced
+from peftsweep.escaping import in_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +93,7 @@ def count_text(count: int) -> str:
 
 def shortened(label: str, longest: int) -> str:
     """The label on one line of at most `longest` characters, with … in the middle: names often differ at their ends."""
-    label = " ".join(label.split())
+    label = in_line(" ".join(label.split()))
     if len(label) <= longest:
         return label
     tail = (longest - 1) // 3

@@ -15,14 +15,15 @@ import pytest
 from peftsweep import report, standing, sweep
 from peftsweep.comparison import compare
 from peftsweep.config import load
-from peftsweep.errors import StorageError, StudyFileError, UsageError
-from peftsweep.exported import export
+from peftsweep.errors import PeftsweepError, StorageError, StudyFileError, UsageError
+from peftsweep.exported import export, predict_file
 from peftsweep.folders import inside
 from peftsweep.names import PART, file_name, fitting, path, refusal, study_refusal
 from peftsweep.storage import Studies, exists
 from peftsweep.sweep.projection import Projection
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import Tracker, serve
 from tests.studies import Home, home
+from tests.test_exported import EARLIER
 
 GOOD = [
     "demo",
@@ -137,6 +138,27 @@ def test_a_path_as_a_person_gives_it(tmp_path: Path) -> None:
     for wrong in ("a" * 256, "a/" * 2100, "a\0b", "x\ud800", "~nobody-of-this-name/x"):
         with pytest.raises(UsageError, match=r"^--input: '"):
             path(wrong, "--input", UsageError)
+
+
+@pytest.mark.parametrize("part", ["a" * 300, "a\0b"])
+def test_a_path_that_no_file_can_have_is_one_message_wherever_it_is_given(tmp_path: Path, part: str) -> None:
+    storage, longest = f"sqlite:///{tmp_path}/s.db", tmp_path / part
+    optuna.create_study(study_name="there", storage=storage)
+    mlflow = f"sqlite:///{tmp_path}/{part}"
+    (out := tmp_path / "out").mkdir()
+    (out / "peftsweep.json").write_text(EARLIER)
+    entries: dict[str, Callable[[], Any]] = {
+        "-o": lambda: sweep.compare(storage=storage, output=longest),
+        "--tracking-uri": lambda: sweep.compare(storage=storage, tracking_uri=mlflow, output=tmp_path / "page.html"),
+        "--tracking-uri ": lambda: serve(mlflow),
+        "the exported folder": lambda: predict_file(longest, longest, None),
+        "--input": lambda: predict_file(out, longest, None),
+        "--output": lambda: predict_file(out, out / "x.csv", longest),
+    }
+    for what, entry in entries.items():
+        with pytest.raises(PeftsweepError, match=f"^{what.strip()}: ") as error:
+            entry()
+        assert len(str(error.value)) < 400
 
 
 def test_the_longest_names_together_have_their_locks_and_their_folder(tmp_path: Path) -> None:

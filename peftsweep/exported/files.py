@@ -14,10 +14,10 @@ from typing import Any, TextIO, TypeAlias
 import pyarrow
 import pyarrow.parquet
 
-from peftsweep import data
+from peftsweep import data, names
 from peftsweep.aside import aside, put
 from peftsweep.config import is_text_encoding
-from peftsweep.errors import DataError, UsageError
+from peftsweep.errors import DataError, ExportError, UsageError
 from peftsweep.exported import manifest as manifests
 from peftsweep.exported.predicting import Classifier, Prediction
 from peftsweep.quoting import quoted
@@ -65,12 +65,13 @@ def predict_file(
         UsageError: no such encoding or output format, or the two are one file.
         ExportError, ModelError: see `Classifier`.
     """
-    manifest = manifests.read(folder.expanduser())
-    to = None if target is None else _checked(target.expanduser(), source.expanduser())
+    manifest = manifests.read(names.path(folder, "the exported folder", ExportError))
+    given = names.path(source, "--input", DataError)
+    to = None if target is None else _checked(names.path(target, "--output", UsageError), given)
     kept = to is not None and to.suffix.lower() == source.suffix.lower() == ".parquet"
     table = data.read(str(source), "--input", [column or manifest.text], _form(encoding), warn, whole=not kept)
     texts = data.with_texts(table, column or manifest.text).column(column or manifest.text)
-    rows: Rows = data.arrow_table(source.expanduser(), str(source)) if kept else table.columns
+    rows: Rows = data.arrow_table(given, str(source)) if kept else table.columns
     new = {PREDICTED, *(PROBABILITY + label for label in manifest.labels)}
     if taken := sorted(new.intersection(rows.column_names if isinstance(rows, pyarrow.Table) else rows)):
         raise DataError(f"{source}: has a column {taken[0]} already; rename it")

@@ -39,20 +39,26 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
         )
     labels = np.asarray(data.validation.labels)
     kept = {"logits": result.logits, "labels": labels}
-    with of_umask(trial.folder / PREDICTIONS) as file:
+    with replaced(trial.folder / PREDICTIONS) as file, of_umask(file):
         save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, file)
     per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
-    (trial.folder / CLASSES).write_text(per_class + "\n")
+    _write_text(trial.folder / CLASSES, per_class + "\n")
     confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
-    (trial.folder / STUDY).write_text(config.text())
+    _write_text(trial.folder / STUDY, config.text())
     return adapter
+
+
+def _write_text(file: Path, text: str) -> None:
+    """Aside and renamed: where a link stands, it is replaced, not followed."""
+    with replaced(file) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
     """Keep the study file, and the validation rows' token ids: so an export can be scored again wherever the data is by
     then."""
     study.mkdir(parents=True, exist_ok=True)
-    (study / STUDY).write_text(config.text(), encoding="utf-8")
+    _write_text(study / STUDY, config.text())
     texts = data.validation.input_ids
     rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
     with replaced(study / VALIDATION) as file, of_umask(file):

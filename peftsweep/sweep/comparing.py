@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peftsweep import dashboard, report
+from peftsweep import dashboard, names, report
 from peftsweep.aside import replaced, tidy
 from peftsweep.comparison import Comparison
 from peftsweep.comparison import compare as gathered
@@ -59,10 +59,11 @@ def compare(
     """
     check_apart(storage, tracking_uri)
     if output is not None:
-        _check_place(Path(output))
+        output = names.path(output, "-o", UsageError)
+        _check_place(output)
+    tracker = Tracker(tracking_uri, note=note)  # an address that cannot be is refused before anything is written
     rows = gathered(storage, studies, note)
     page = _write(rows, storage, output)
-    tracker = Tracker(tracking_uri, note=note)
     for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):
         tracker.keep_comparison(experiment, page, _name(rows))
     tracker.close()

@@ -7,11 +7,16 @@ import re
 import sqlite3
 from pathlib import Path
 
+from peftsweep.errors import UsageError
+from peftsweep.names import possible
+
 
 def sqlite_file(uri: str) -> Path | None:
     """The absolute path of an SQLite URL's file; None for any other URI."""
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
-    return None if match is None or match[1] == ":memory:" else Path(match[1]).absolute()
+    if match is None or match[1] == ":memory:":
+        return None
+    return possible(Path(match[1]).absolute(), "--tracking-uri", UsageError)
 
 
 def look_into(file: Path) -> set[str]:
