@@ -16,7 +16,7 @@ def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
 
     Args:
         key: of the study file, for the message.
-        error: raised where the package is not installed or has no such file.
+        error: raised where the package is not installed or has no such file, or the path leads out of it.
     """
     module, _, inside = place.removeprefix(PACKAGE).partition("/")
     try:
@@ -27,6 +27,8 @@ def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
     if not folders:
         name = module.replace("_", "-")
         raise error(f"{key}: {place}: the package {module!r} is not installed; try: pip install {name}")
+    if ".." in Path(inside).parts:
+        raise error(f"{key}: {place}: .. leads out of the package")
     path = Path(folders[0]) / inside
     if not path.exists():
         raise error(f"{key}: {place}: the package has no {inside}{did_you_mean(path)}")

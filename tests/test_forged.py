@@ -10,15 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from peftsweep import exported
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError
-from peftsweep.exported import Classifier
+from peftsweep.exported import Classifier, writing
 from peftsweep.exported.manifest import NAME, Manifest, digests
 from peftsweep.models import load_base, revision_of
 from peftsweep.task import Task
@@ -96,13 +97,11 @@ def head(text: str) -> Edit:
 
 
 NOBODY = {"SpecialToken": {"id": "nobody", "type_id": 0}}  # of which tokenizers panics
-FAR = {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3, "<mask>": 4, "the": 5, "sad": 6, "joy": 10**6}
 NOT_COVERED = '{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
 TOKENIZERS: list[tuple[Edit, str]] = [
     (lambda data: data[:-9], "its tokenizer cannot be loaded: "),
     (lambda data: b"[" * 100_000, "its tokenizer cannot be loaded: "),
     (as_json(post_processor__single=[NOBODY]), "its tokenizer cannot be used: PanicException: no entry found for key"),
-    (as_json(model__vocab=FAR), "its model cannot be used: IndexError: index out of range"),
     (as_json(model__vocab={"<s>": 1, "</s>": 0}), "its tokenizer "),
 ]
 CONFIGS: list[tuple[Edit, str]] = [
@@ -232,3 +231,16 @@ def test_what_is_no_file_is_not_waited_for(made: dict[str, Path], tmp_path: Path
         Classifier(made["lora"] / TOKENIZER)
     with pytest.raises(ExportError, match="is too long"):
         Classifier(tmp_path / ("a" * 300))
+
+
+def test_a_tokenizer_with_several_chat_templates_is_exported_as_files_alone(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(made["lora"].parent / "base", tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.chat_template = {"default": "{{ 1 }}", "rag": "{{ 2 }}"}
+    tokenizer.save_pretrained(tmp_path / "base")
+    assert (tmp_path / "base" / "additional_chat_templates").is_dir()
+    (tmp_path / "out").mkdir()
+    writing._save_tokenizer(ModelConfig(id=str(tmp_path / "base")), 0, [np.array([2, 5, 6, 3])], tmp_path / "out")
+    assert all(file.is_file() for file in (tmp_path / "out").iterdir())

@@ -19,7 +19,9 @@ from peftsweep.errors import PeftsweepError, StorageError, StudyFileError, Usage
 from peftsweep.exported import export, predict_file
 from peftsweep.folders import inside
 from peftsweep.names import PART, file_name, fitting, path, refusal, study_refusal
+from peftsweep.places import packaged
 from peftsweep.storage import Studies, exists
+from peftsweep.sweep import artifacts
 from peftsweep.sweep.projection import Projection
 from peftsweep.tracking import Tracker, serve
 from tests.studies import Home, home
@@ -176,6 +178,21 @@ def test_the_longest_names_together_have_their_locks_and_their_folder(tmp_path: 
                 pass
         studies.folder(name).mkdir(parents=True)
     assert studies.names() == sorted(names)
+
+
+def test_a_place_in_a_package_leads_out_of_it_by_no_dots() -> None:
+    assert packaged("package://peftsweep/names.py", "model.id", UsageError).is_file()
+    for place in ("package://peftsweep/../tests/tiny.py", "package://peftsweep/config/../../setup.cfg"):
+        with pytest.raises(UsageError, match=r"^model\.id: .*leads out of the package"):
+            packaged(place, "model.id", UsageError)
+
+
+def test_a_trial_s_reports_replace_links_and_do_not_follow_them(tmp_path: Path) -> None:
+    outside = tmp_path / "thesis.txt"
+    outside.write_text("mine")
+    (tmp_path / "study.yaml").symlink_to(outside)
+    artifacts._write_text(tmp_path / "study.yaml", "method: lora\n")
+    assert outside.read_text() == "mine" and (tmp_path / "study.yaml").read_text() == "method: lora\n"
 
 
 # Databases ----------------------------------------------------------------------------------------------------------

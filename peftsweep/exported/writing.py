@@ -261,6 +261,7 @@ def _save_tokenizer(given: ModelConfig, pad: int, texts: Sequence[NDArray[np.int
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     tokenizer.padding_side = "right"
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what the base is trained with
+    tokenizer.chat_template = None  # nobody chats with a classifier; several templates make a folder of their own
     tokenizer.save_pretrained(str(aside))
     some = [tokenizer.decode(text, skip_special_tokens=skip) for text in texts[:64] for skip in (True, False)]
     saved = saved_tokenizer(aside, trust_remote_code=given.trust_remote_code)

@@ -13,6 +13,7 @@ from peftsweep.aside import aside, put, tidy
 from peftsweep.errors import ModelError
 from peftsweep.models.base import fingerprint
 from peftsweep.models.quiet import quiet
+from peftsweep.names import fitting
 from peftsweep.permissions import of_umask
 
 
@@ -24,7 +25,7 @@ def converted(file: Path, cache: Path) -> Path:
     Raises:
         ModelError: the file is broken or of an architecture that transformers does not read from GGUF; disk full.
     """
-    folder = cache / "gguf" / f"{file.stem}-{fingerprint([file])}"
+    folder = cache / "gguf" / fitting(f"{file.stem}-{fingerprint([file])}")
     tidy(folder)
     if folder.is_dir():
         return folder
