@@ -20,12 +20,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-DAY = 86_400.0  # seconds after which an aside that nobody has touched is abandoned, whoever wrote it
+DAY = 86_400.0  # seconds after which an aside of another machine, whose processes nobody sees here, is abandoned
 CLOCKS = 600.0  # seconds by which the clocks of a machine and of its file server may differ
 OLD = ".old"  # the ending of a folder that gives way to a new one
 _ENDING = r"(?P<ending>\.old|-journal|-wal|-shm|)"  # the last three: what SQLite keeps beside a database
 NAME = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<machine>[0-9a-f]{{8}})-\w+{_ENDING}")
-# as version 0.1 named them
+# as version 0.1 named them, where a person is not likely to keep files of such a name
+EARLIER_FILES = re.compile(
+    r"mlflow\.db|comparison\.html|selection\.html|adapter|owner\.json|validation\.safetensors|confusion_matrix\.png"
+    r"|checkpoint-\d+|.+\.gguf|.+-[0-9a-f]{8,}"
+)
 EARLIER = (
     re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+){_ENDING}"),
     re.compile(r"\.(?P<pid>\d+)-(?P<name>.+)(?P<ending>)"),
@@ -120,8 +124,10 @@ def _stem(name: str) -> str:
 
 def _parsed(name: str, target: str) -> re.Match[str] | None:
     """What the name of an aside says, of one by version 0.1 if it is this target's; None of any other file."""
+    if (found := NAME.fullmatch(name)) or not EARLIER_FILES.fullmatch(target):
+        return found
     earlier = (found for each in EARLIER if (found := each.fullmatch(name)) and found["name"] == target)
-    return NAME.fullmatch(name) or next(earlier, None)
+    return next(earlier, None)
 
 
 def _is_dead(entry: os.DirEntry[str], found: re.Match[str]) -> bool:
@@ -132,10 +138,10 @@ def _is_dead(entry: os.DirEntry[str], found: re.Match[str]) -> bool:
         written = entry.stat(follow_symlinks=False).st_ctime  # of a folder that gives way, too: when it was renamed
     except OSError:
         return False  # it has gone meanwhile
-    if time.time() - written > DAY:
-        return True
     pid, machine = int(found["pid"]), found.groupdict().get("machine", MACHINE)
-    return machine == MACHINE and (pid == os.getpid() or not _runs(pid, written))
+    if machine != MACHINE:
+        return time.time() - written > DAY
+    return pid == os.getpid() or not _runs(pid, written)
 
 
 def _runs(pid: int, at: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from peftsweep.errors import PeftsweepError, StorageError
@@ -14,7 +15,17 @@ def inside(root: Path, path: Path, error: type[PeftsweepError] = StorageError) -
     Raises:
         error: it is the root itself, or a name in it or a link leads elsewhere.
     """
-    real, top = (Path(os.path.realpath(each)) for each in (path, root))
-    if top not in real.parents:
+    if not _lies_inside(root, path):
+        real = os.path.realpath(path)
         raise error(f"{path} leads out of {root}, to {real}: nothing is written or removed there; remove the link")
     return path
+
+
+def remove(root: Path, path: Path) -> None:
+    """Remove a folder below the root with all that it has. One to which a link leads out of the root stays."""
+    if _lies_inside(root, path):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _lies_inside(root: Path, path: Path) -> bool:
+    return Path(os.path.realpath(root)) in Path(os.path.realpath(path)).parents

@@ -143,10 +143,18 @@ def test_what_earlier_versions_left_goes_with_what_it_was_of(tmp_path: Path, nam
 
 
 def test_files_that_only_look_like_it_stay(tmp_path: Path) -> None:
-    names = [".mlflow.db.backup", ".mlflow.db.1x", "mlflow.db.4194305", ".mlflow.db.4194305-0123456-0", ".4194305"]
+    names = [
+        ".out.csv.20240101",
+        ".mlflow.db.backup",
+        ".mlflow.db.1x",
+        "mlflow.db.4194305",
+        ".mlflow.db.4194305-0123456-0",
+        ".4194305",
+    ]
     for name in names:
         (tmp_path / name).touch()
-    tidy(tmp_path / "mlflow.db")
+    for target in ("mlflow.db", "out.csv"):
+        tidy(tmp_path / target)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
@@ -160,8 +168,10 @@ def test_another_machine_s_stay_for_a_day(tmp_path: Path, monkeypatch: pytest.Mo
     assert left(tmp_path) == [name.format(other)]
     monkeypatch.setattr(aside, "DAY", 0.0)
     time.sleep(0.01)
+    alive = f".mlflow.db.{os.getppid()}-{aside.MACHINE}-0"  # however long ago it wrote that
+    (tmp_path / alive).touch()
     tidy(tmp_path / "mlflow.db")
-    assert left(tmp_path) == []
+    assert left(tmp_path) == [alive]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="when a process began is known on Linux alone")

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from peftsweep import report, standing, sweep
 from peftsweep.comparison import compare
@@ -20,7 +21,7 @@ from peftsweep.exported import export, predict_file
 from peftsweep.folders import inside
 from peftsweep.names import PART, file_name, fitting, path, refusal, study_refusal
 from peftsweep.places import packaged
-from peftsweep.storage import Studies, exists
+from peftsweep.storage import Studies, TrialRecord, exists
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.projection import Projection
 from peftsweep.tracking import Tracker, serve
@@ -88,6 +89,24 @@ def test_what_lies_inside_is_asked_with_links_followed(tmp_path: Path) -> None:
     ):
         with pytest.raises(StorageError, match="leads out of"):
             inside(root, wrong)
+
+
+def test_what_a_link_leads_to_is_not_removed(tmp_path: Path) -> None:
+    """The trials' folders are links out of the study's: into that of a study that was moved, say."""
+    study, outside = tmp_path / "artifacts" / "small", tmp_path / "outside"
+    for name in ("adapter", "checkpoint-1", ".checkpoint-2"):
+        (outside / name).mkdir(parents=True)
+    study.mkdir(parents=True)
+    (study / "trial-0003").symlink_to(outside)
+    ended = TrialRecord(number=3, state=TrialState.COMPLETE, drawn={}, reported={})
+    artifacts.keep_best(study, [ended], 0)
+    artifacts.drop_checkpoints(study / "trial-0003")
+    assert sorted(path.name for path in outside.iterdir()) == [".checkpoint-2", "adapter", "checkpoint-1"]
+    (study / "trial-0003").unlink()
+    outside.rename(study / "trial-0003")
+    artifacts.keep_best(study, [ended], 0)
+    artifacts.drop_checkpoints(study / "trial-0003")
+    assert not (study / "trial-0003").exists()
 
 
 # Files and the command line -----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import codecs
 import csv
 import encodings
 import io
+import os
 import pkgutil
 import random
 import warnings
@@ -342,3 +343,16 @@ def test_folders_and_names_of_columns_mean_nothing_to_parquet(tmp_path: Path) ->
     parquet.write_table(pyarrow.table({"a.b": ["x"], "a": [{"b": "y"}], "text": ["t"]}), folder / "_a.parquet")
     assert read(folder / "_a.parquet", "a.b", "text")[0].columns == {"a.b": ["x"], "text": ["t"]}
     assert list(read(folder / "_a.parquet", "text", whole=True)[0].columns) == ["a.b", "a", "text"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.csv")
+    assert "train.csv is no file of a format that is read" in refused(tmp_path / "train.csv", "text")
+
+
+def test_text_that_no_memory_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    for ending in ENDINGS:
+        file = tmp_path / f"train{ending}"
+        with file.open("wb") as hole:
+            hole.truncate(1 << 40)  # takes no disk
+        assert "more than 4,294,967,296 bytes" in refused(file, "text")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from peftsweep.errors import DataError
 
+MOST = 1 << 32  # bytes: the whole text is held in memory, and each of its fields once more
 # The longer ones first: UTF-32's mark begins with UTF-16's.
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -67,8 +68,10 @@ def decoded(path: Path, name: str, form: Form) -> tuple[str, list[str]]:
 
     Raises:
         Undecodable: it is in another encoding.
-        DataError: it looks like UTF-16 that is read as something else.
+        DataError: it looks like UTF-16 that is read as something else, or is too large.
     """
+    if path.stat().st_size > MOST:
+        raise DataError(f"{name}: more than {MOST:,} bytes, which text is not read from; write it as Parquet")
     raw = path.read_bytes()
     encoding = _mark(raw) or form.encoding
     try:

@@ -65,7 +65,7 @@ def _path(place: str, key: str) -> Path:
         raise DataError(f"{key}: {place} is not there: {error}") from error
     if not path.exists():
         raise DataError(f"{key}: {place} is not there{did_you_mean(path)}")
-    if _ending(path) not in FORMATS or path.is_dir():
+    if _ending(path) not in FORMATS or not path.is_file():  # a pipe would be waited for
         raise DataError(f"{key}: {place} is no file of a format that is read: {', '.join(FORMATS)}")
     return path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from peftsweep.charts import confusion_png
 from peftsweep.config import StudyConfig
 from peftsweep.data import Dataset
 from peftsweep.engine import Result, Trial
+from peftsweep.folders import remove
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.permissions import of_umask
@@ -79,12 +79,12 @@ def checkpointed(folder: Path) -> float:
 def drop_checkpoints(folder: Path) -> None:
     """Remove the checkpoints, whole and half, of a trial that has ended."""
     for old in [*folder.glob("checkpoint-*"), *folder.glob(".*")]:
-        shutil.rmtree(old, ignore_errors=True)
-    if folder.is_dir() and not any(folder.iterdir()):
+        remove(folder.parent, old)
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
         folder.rmdir()
 
 
 def keep_best(folder: Path, ranked: Sequence[TrialRecord], count: int) -> None:
     """Remove the adapters of all but the best `count` trials."""
     for trial in ranked[count:]:
-        shutil.rmtree(trial_folder(folder, trial.number) / ADAPTER, ignore_errors=True)
+        remove(folder, trial_folder(folder, trial.number) / ADAPTER)
