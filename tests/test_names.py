@@ -98,7 +98,7 @@ def test_what_a_link_leads_to_is_not_removed(tmp_path: Path) -> None:
         (outside / name).mkdir(parents=True)
     study.mkdir(parents=True)
     (study / "trial-0003").symlink_to(outside)
-    ended = TrialRecord(number=3, state=TrialState.COMPLETE, drawn={}, reported={})
+    ended = TrialRecord(number=3, state=TrialState.PRUNED, drawn={}, reported={})
     artifacts.keep_best(study, [ended], 0)
     artifacts.drop_checkpoints(study / "trial-0003")
     assert sorted(path.name for path in outside.iterdir()) == [".checkpoint-2", "adapter", "checkpoint-1"]
