@@ -9,6 +9,7 @@ from typing import Any
 from peftsweep.masking import masked
 
 MOST = 80  # characters of a value
+PATH = 240  # of a path, of which a person wants the whole
 LINE, LINES = 1_000, 120  # of a message: characters of a line, and lines
 ENDS = 10_000  # characters at each end of a text that are looked at: secrets are masked before anything is cut
 

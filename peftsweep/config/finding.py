@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftsweep.config.wording import nearest
 from peftsweep.errors import UsageError
-from peftsweep.quoting import quoted, word
+from peftsweep.quoting import PATH, quoted, word
 
 
 def folders_of_studies() -> list[Path]:
@@ -37,14 +37,16 @@ def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
                 return given
             names = [str(file) for file in given.parent.glob("*.y*ml")] + available(folders)
             near = nearest(name, names) or nearest(given.stem, names)
-            raise UsageError(f"no study file {word(name)}" + (f"; did you mean {word(near)}?" if near else ""))
+            raise UsageError(
+                f"no study file {word(name, PATH)}" + (f"; did you mean {word(near, PATH)}?" if near else "")
+            )
         for folder in folders_of_studies() if folders is None else folders:
             file = Path(folder) / f"{name}.yaml"
             if file.is_file():
                 return file
     except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have, the home of nobody
         why = getattr(error, "strerror", None) or error
-        raise UsageError(f"no study file {word(name)}: {why}") from None
+        raise UsageError(f"no study file {word(name, PATH)}: {why}") from None
     names = [word(name) for name in available(folders)]
     near = nearest(name, names)
     known = f"known studies: {', '.join(names)}" if names else "there is no sweeps/*.yaml in the working folder"
