@@ -19,14 +19,14 @@ import optuna
 import pytest
 import torch
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from safetensors.torch import load_file, save_file
 
 import peftsweep
 from peftsweep import comparison
 from peftsweep.config import available, load
 from peftsweep.engine import Pack, Plan
-from peftsweep.errors import ModelError, StorageError, StudyMismatchError, UsageError
+from peftsweep.errors import ForeignStudyError, ModelError, StorageError, StudyMismatchError, UsageError
 from peftsweep.models import Base
 from peftsweep.progress import PlainProgress, Silent
 from peftsweep.sweep import training
@@ -276,6 +276,49 @@ def test_a_trial_whose_process_died_while_asking_gets_its_other_parameters(here:
     again = here.run(study, trials=2)
     assert again.counts == {"complete": 2}
     assert again.study.trials[1].params.keys() == {"learning_rate", "rank"}
+
+
+# What did not come from the sweep -----------------------------------------------------------------------------------
+
+
+def test_trials_and_studies_of_others_change_nothing_of_a_sweep(here: Home, tmp_path: Path) -> None:
+    never = home(tmp_path / "never")
+    same = {"model": {"id": str(never.folder / "base")}, "search": {"sampler": "tpe"}}
+    alone = never.run(never.study(**same), slots=1)
+    here.run(here.study(**same), trials=1, slots=1)
+    stranger = optuna.create_study(study_name="plain", storage=here.storage)
+    stranger.add_trial(create_trial(value=0.99))
+    own = optuna.load_study(study_name="small", storage=here.storage)
+    own.add_trial(create_trial(value=1.0, intermediate_values={1: 1.0}))
+    said = io.StringIO()
+    result = here.run(here.study(**same), trials=3, slots=1, progress=PlainProgress(said))
+    assert result.counts == {"complete": 3} and result.best is not None and result.best.macro_f1 < 1
+    assert said.getvalue().count("trial 1 did not come from its sweep, and is left out") == 1
+    first, *_ = (trial.params for trial in result.study.trials)
+    assert first == alone.study.trials[0].params and len(result.study.trials) == 3
+    assert here.run(here.study(**same), trials=3).seconds == {}
+    with pytest.raises(
+        ForeignStudyError, match=r"study 'plain' .* was not made by peftsweep; save the study file under"
+    ):
+        here.run(here.study("plain"))
+    assert len(stranger.trials) == 1 and stranger.user_attrs == {}
+
+
+def test_a_study_that_was_copied_writes_into_no_run_and_no_folder_of_the_first(here: Home) -> None:
+    write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
+    data = {"test": str(here.folder / "test.csv")}
+    here.run(here.study(data=data), trials=2)
+    optuna.copy_study(from_study_name="small", from_storage=here.storage, to_storage=here.storage, to_study_name="copy")
+    first = [run.info.run_id for run in here.runs()]
+    told = [(run.info.end_time, run.data.metrics) for run in here.runs()]
+    files = {file: file.stat().st_mtime_ns for file in (here.folder / "artifacts" / "small").rglob("*")}
+    result = here.run(here.study("copy", data=data), trials=3)
+    assert result.counts == {"complete": 3}
+    assert [(run.info.end_time, run.data.metrics) for run in here.runs() if run.info.run_id in first] == told
+    assert {file: file.stat().st_mtime_ns for file in (here.folder / "artifacts" / "small").rglob("*")} == files
+    others = [run for run in here.runs() if run.info.run_id not in first]
+    assert sorted(run.info.run_name for run in others) == ["copy", "trial-0000", "trial-0001", "trial-0002"]
+    assert {file.parent.name for file in (here.folder / "artifacts" / "copy").glob("*/adapter")} == {"trial-0002"}
 
 
 # Another study of the same name -------------------------------------------------------------------------------------

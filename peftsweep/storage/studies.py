@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -88,8 +89,10 @@ class Studies:
         return inside(self.artifacts, self.folder(name))
 
     def _names(self) -> list[str]:
-        with reading(masked(self.url)):
-            return sorted(optuna.study.get_all_study_names(self.storage))
+        # Optuna's own call reads all that the studies hold, and one that cannot be read would hide the others
+        with reading(masked(self.url)), self.storage.engine.connect() as connection:
+            found = connection.execute(sqlalchemy.text("SELECT study_name FROM studies")).scalars().all()
+        return sorted(name for name in found if isinstance(name, str))
 
     def load(self, name: str) -> StoredStudy:
         """A study that a sweep has made.
@@ -140,9 +143,10 @@ class Studies:
         """Whether a process was killed as it made this study: it had made the folder before."""
         with reading(f"study {quoted(name)} in {masked(self.url)}"):
             study = self.storage.get_study_id_from_name(name)
-            attrs, count = self.storage.get_study_user_attrs(study), self.storage.get_n_trials(study)
+            if "config" in self.storage.get_study_user_attrs(study) or self.storage.get_n_trials(study):
+                return False
             maximised = self.storage.get_study_directions(study) == [StudyDirection.MAXIMIZE]
-        return "config" not in attrs and not count and maximised and owner(self.folder(name)) is not None
+        return maximised and owner(self.folder(name)) is not None
 
     def retrained(self, name: str) -> StoredStudy | None:
         """The study of this one's best configurations over several seeds, if there is one."""

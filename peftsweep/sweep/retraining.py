@@ -212,11 +212,9 @@ class SeedSource(StudySource):
         own = self.trial(trial.number)
         return {"of trial": own.retrains, "seed": own.replicate, **super().sampled(trial)}
 
-    def test_due(self) -> list[TrialRecord]:
-        """The seeds of the configuration with the best mean, if the study and its seeds are done and no seeds of it
-        were scored on the test split before: one that is looked at twice is a validation split."""
-        known = self.data.test is None or self.study.record.test is not None
-        return [] if known or not self.is_done() or not _is_done(self.main) else self.leading()
+    def winners(self) -> list[TrialRecord]:
+        """The seeds of the configuration with the best mean, if the study and its seeds are done."""
+        return self.leading() if self.is_done() and _is_done(self.main) else []
 
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         each = [scores for _, scores in scored]
@@ -237,6 +235,7 @@ class SeedSource(StudySource):
 
     def conclude(self) -> None:
         """In the study for those who read it, and for MLflow."""
+        super().conclude()
         if self.is_done():
             rows = summarised(self.main, self.study)
             figures = {name: rows[0][name] for name in rows[0] if name.endswith(("_mean", "_std"))}

@@ -294,11 +294,16 @@ class StudySource:
             self.tested(scored)
 
     def test_due(self) -> list[TrialRecord]:
-        """The best trial, if the study is done and no trial of it was scored on the test split before: one that is
-        looked at twice is a validation split."""
+        """Trials to be scored on the test split, if none was before: one that is looked at twice is a validation
+        split. None whose adapters are gone, or stayed with the study that this one was copied from."""
         known = self.data.test is None or self.study.record.test is not None
+        due = [] if known else self.winners()
+        return due if all((self.trial_folder(trial.number) / ADAPTER).is_dir() for trial in due) else []
+
+    def winners(self) -> list[TrialRecord]:
+        """The best trial, if the study is done."""
         trials = self.trials()
-        return [] if known or not is_over(trials, self.total) else ranked(trials)[:1]
+        return ranked(trials)[:1] if is_over(trials, self.total) else []
 
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         """Keep the scores on the test split."""
@@ -314,6 +319,8 @@ class StudySource:
     def conclude(self) -> None:
         """Keep what came of the trials together, if they are done: the page and MLflow tell it. Of a sweep, there is
         nothing but its trials."""
+        if self.data.test is not None and self.study.record.test is None and self.winners() and not self.test_due():
+            self.progress.note(f"test split: not scored, for the best trial's adapter is not in {self.folder}")
 
     def close(self) -> None:
         """End what MLflow still believes to be running, and tidy up after a process that died before it could."""

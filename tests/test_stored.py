@@ -1,0 +1,287 @@
+"""What did not come from a sweep, or was changed in the database: left out and said, and nothing else is the worse."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from peftsweep import report, search, standing
+from peftsweep.comparison import compare
+from peftsweep.errors import ForeignStudyError, StorageError
+from peftsweep.search import Halving
+from peftsweep.storage import StoredStudy, Studies, claim, settle
+from tests.stored import evaluated, made, retrained, told
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies, each of three complete trials and a pruned one."""
+    file = tmp_path_factory.mktemp("whole") / "studies.db"
+    for name in ("one", "two"):
+        study = made(f"sqlite:///{file}", name)
+        for value in (0.5, 0.7, 0.6):
+            told(study, value, evaluations=evaluated(value / 2, value), seconds=2.0, began=1000, ended=3000)
+        told(study, None, TrialState.PRUNED)
+    return file
+
+
+@pytest.fixture
+def url(whole: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copy(whole, tmp_path)}"
+
+
+def seen(url: str) -> tuple[Any, ...]:
+    """What the reading commands show of all studies, and what they warn of."""
+    warned: list[str] = []
+    best = [row.as_dict() for row in report.best(url, warn=warned.append)]
+    status = standing.status(url)
+    page = compare(url).as_dict()
+    return json.loads(json.dumps([best, status, page], allow_nan=False)), warned
+
+
+def execute(url: str, statement: str, *values: Any) -> None:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
+        assert database.execute(statement, values).rowcount > 0
+
+
+# Trials that did not come from the sweep -----------------------------------------------------------------------------
+
+
+def test_trials_of_others_are_said_once_and_change_nothing_that_is_shown(url: str) -> None:
+    before, warned = seen(url)
+    assert warned == []
+    study = Studies(url).load("one")
+    for value in (0.99, math.inf, -1e300):
+        study.add_trial(create_trial(value=value, user_attrs={"scores": {"macro_f1": value}}))
+    pruned = create_trial(state=TrialState.PRUNED, intermediate_values={1: 99.0}, user_attrs={"note": "mine"})
+    study.add_trial(pruned)
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    after, warned = seen(url)
+    assert after == before
+    (line,) = warned
+    assert "study 'one'" in line
+    assert line.endswith("trials 4, 5, 6, 7, 8 did not come from its sweep, and are left out")
+    assert Studies(url).load("one").best_value == 0.7
+
+
+def test_trials_of_others_move_neither_the_sampler_nor_the_bar(url: str, tmp_path: Path) -> None:
+    from tests.test_asking import study as config_of
+
+    config, drawn, kept = config_of("tpe"), [], []
+    for strangers in (0, 6):
+        copy = f"sqlite:///{shutil.copy(tmp_path / 'studies.db', tmp_path / f'{strangers}.db')}"
+        trials = Studies(copy).load("one")
+        for _ in range(strangers):
+            trials.add_trial(create_trial(value=0.99, intermediate_values={1: 0.98}))
+        kept.append(Halving(2, 1).decide({0: (1, 0.6), 1: (1, 0.4)}, trials))
+        at = create_trial(state=TrialState.RUNNING)
+        at.number, at._trial_id = 50, trials.ask()._trial_id
+        drawn.append(search.drawn(config, trials, at, {}))
+    assert drawn[0] == drawn[1] and kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"scores": {}},
+        {"scores": {"macro_f1": "high"}},
+        {"scores": "none"},
+        {"scores": {"macro_f1": 0.4, "micro_f1": 0.4, "accuracy": 0.4, "loss": 0.4}},  # not its value
+        {"params": {}},
+        {"params": ["rank"]},
+        {"step": None},
+        {"step": -1},
+        {"step": 1.5},
+        {"seconds": "long"},
+        {"seconds": math.nan},
+        {"seconds": -2.0},
+        {"evaluations": [1]},
+        {"evaluations": {"1": 0.5}},
+        {"evaluations": [{"index": 1}]},
+        {"evaluations": evaluated(0.5, 0.6)[1:]},
+        {"pauses": [[1]]},
+        {"pauses": 7},
+        {"parameters": 10**30},
+        {"reason": {"x": "y" * 10**6}},
+        {"began": "yesterday"},
+        {"adapter": 3},
+    ],
+)
+def test_a_trial_with_a_value_that_no_sweep_writes_is_left_out_by_name(url: str, attrs: dict[str, Any]) -> None:
+    study = Studies(url).load("one")
+    told(study, 0.99, **attrs)
+    (best, *_), warned = seen(url)
+    assert [row["trial"] for row in best] == [1, 1]
+    (line,) = warned
+    assert (
+        "study 'one'" in line and "trial 4 cannot be read (" in line and next(iter(attrs)) in line
+    ) or "value" in line
+    assert len(line) < 500 and "\n" not in line
+
+
+@pytest.mark.parametrize("value", [0.99, math.inf, -0.5, 10.0])
+def test_a_value_that_is_not_the_trial_s_score_never_becomes_the_best(url: str, value: float) -> None:
+    execute(url, "UPDATE trial_values SET value = ? WHERE trial_id = 1", 0.0 if math.isinf(value) else value)
+    if math.isinf(value):
+        execute(url, "UPDATE trial_values SET value_type = 'INF_POS', value = NULL WHERE trial_id = 1")
+    (best, *_), warned = seen(url)
+    assert [row["trial"] for row in best] == [1, 1] and "trial 0 cannot be read (its value is" in warned[0]
+
+
+# Studies ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trials", [0, 2])
+@pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
+def test_studies_of_others_are_left_out_in_one_line(url: str, directions: list[str], trials: int) -> None:
+    before, _ = seen(url)
+    for name in ("plain", "strange"):
+        study = optuna.create_study(study_name=name, storage=url, directions=directions)
+        study.set_user_attr("owner", "somebody")
+        for _ in range(trials):
+            study.add_trial(create_trial(values=[0.99] * len(directions)))
+    after, warned = seen(url)
+    assert after == before
+    (line,) = warned
+    assert line.endswith("not made by peftsweep and left out: 'plain', 'strange'")
+    for command in (report.best, standing.status, compare):
+        with pytest.raises(ForeignStudyError, match=r"study 'plain' .* was not made by peftsweep"):
+            command(url, ["plain"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("config", {}),
+        ("config", "lora"),
+        ("config", {"model": {"id": 3}, "method": "lora", "data": {}, "space": {}}),
+        ("labels", []),
+        ("labels", ["a", "a"]),
+        ("metric", "accuracy"),
+        ("fingerprint", 1),
+        ("experiment", None),
+        ("total", "many"),
+        ("described", [1]),
+        ("test", {"trial": 1}),
+        ("test", {"trial": 1, "scores": {"macro_f1": "good"}}),
+        ("retrained", [{"trial": 0}]),
+        ("retrained", [retrained(0, 0.5) | {"macro_f1_mean": "x"}]),
+        ("mlflow_runs", {"parent": 7}),
+        ("memory", {"planned_bytes": -1}),
+        ("bound", {"key": 1}),
+    ],
+)
+def test_a_study_with_a_value_that_no_sweep_writes_is_left_out_and_named(url: str, key: str, value: Any) -> None:
+    execute(
+        url,
+        "UPDATE study_user_attributes SET value_json = ? WHERE study_id = 1 AND key = ?",
+        json.dumps(value),
+        key if key in ("config", "labels", "metric", "fingerprint", "experiment", "bound") else "key",
+    )
+    if key not in ("config", "labels", "metric", "fingerprint", "experiment", "bound"):
+        execute(url, "UPDATE study_user_attributes SET key = ? WHERE study_id = 1 AND key = 'key'", key)
+    (best, *_), warned = seen(url)
+    assert [row["study"] for row in best] == ["two"]
+    (line,) = warned
+    assert "study 'one'" in line and key in line and line.endswith("it is left out") and len(line) < 500
+    with pytest.raises(StorageError, match=r"study 'one' .* cannot be read"):
+        report.best(url, ["one"])
+
+
+ROWS = {
+    "trials SET state = 'FOO' WHERE trial_id = 1": "trial 0",
+    "trials SET datetime_start = 'soon' WHERE trial_id = 2": "trial 1",
+    "trial_values SET value_type = 'FOO' WHERE trial_id = 1": "trial 0",
+    "trial_user_attributes SET value_json = '{' WHERE trial_id = 2": "trial 1",
+    "study_directions SET direction = 'UP' WHERE study_id = 1": "",
+    "study_user_attributes SET value_json = 'nothing' WHERE study_id = 1": "",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_what_optuna_itself_cannot_read_is_one_line_that_names_the_study_and_the_trial(url: str, row: str) -> None:
+    execute(url, f"UPDATE {row}")
+    (best, *_), warned = seen(url)
+    assert [found["study"] for found in best] == ["two"]
+    (line,) = warned
+    assert "study 'one'" in line and ROWS[row] in line and "cannot be read" in line and "\n" not in line
+    with pytest.raises(StorageError, match="restore it from a copy"):
+        report.best(url, ["one"])
+
+
+# Copies -------------------------------------------------------------------------------------------------------------
+
+
+def owned(url: str, name: str) -> StoredStudy:
+    """A study as the holder of its lease has it."""
+    studies = Studies(url)
+    study = studies.load(name)
+    settle(study, studies.folder(name), url)
+    claim(studies.folder(name), str(study.record.key), url)
+    return study
+
+
+def copy(url: str, to: str, name: str) -> StoredStudy:
+    optuna.copy_study(from_study_name="one", from_storage=url, to_storage=to, to_study_name=name)
+    return Studies(to).load(name)
+
+
+def elsewhere(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/other.db"
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "as version 0.1 kept it"])
+def test_a_copy_of_another_name_is_another_study(url: str, earlier: bool) -> None:
+    if earlier:
+        told(Studies(url).load("one"), 0.65, adapter="one/trial-0004/adapter")
+        execute(url, "DELETE FROM study_user_attributes WHERE key = 'bound'")
+    first = owned(url, "one")
+    first.set_user_attr("mlflow_runs", {"parent": "run"})
+    copy(url, url, "copy")
+    if not earlier:
+        assert Studies(url).load("copy").mlflow_runs == {}  # before anything was written, too
+    second = owned(url, "copy")
+    assert second.record.key != first.record.key and second.mlflow_runs == {} and second.record.mlflow_level is False
+    assert owned(url, "copy").record.key == second.record.key  # once
+    assert (first.record.key, first.mlflow_runs) == (owned(url, "one").record.key, {"parent": "run"})
+
+
+def test_a_copy_in_another_storage_is_another_study_unless_its_folder_came_along(url: str, tmp_path: Path) -> None:
+    first, other = owned(url, "one"), elsewhere(tmp_path)
+    copy(url, other, "one")
+    assert owned(other, "one").record.key != first.record.key
+    moved = f"sqlite:///{tmp_path}/moved.db"
+    copy(url, moved, "one")
+    shutil.copytree(tmp_path / "artifacts" / "one", tmp_path / "moved.db-artifacts" / "one")
+    assert owned(moved, "one").record.key == first.record.key
+
+
+def test_the_seeds_of_a_copy_are_the_copy_s(url: str) -> None:
+    first = owned(url, "one")
+    made(url, "one/retrain", retrain_of=first.record.key)
+    copy(url, url, "copy")
+    optuna.copy_study(from_study_name="one/retrain", from_storage=url, to_storage=url, to_study_name="copy/retrain")
+    main, studies = owned(url, "copy"), Studies(url)
+    seeds = studies.retrained("copy")
+    assert seeds is not None
+    settle(seeds, studies.folder("copy/retrain"), url, main)
+    assert seeds.record.retrain_of == main.record.key != first.record.key
+
+
+def test_a_folder_that_cannot_be_told_whose_it_is_is_said(url: str, tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "one").mkdir(parents=True)
+    for content in ("", "{}", "[]", '{"key": 3, "storage": "x"}', "\udcff"):
+        (tmp_path / "artifacts" / "one" / "owner.json").write_text(content, errors="surrogateescape")
+        with pytest.raises(StorageError, match=r"owner\.json cannot be read"):
+            owned(url, "one")
