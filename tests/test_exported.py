@@ -37,6 +37,7 @@ from peftsweep.exported.checking import ALIKE
 from peftsweep.exported.files import _write_delimited
 from peftsweep.exported.manifest import Manifest
 from tests.numbers import PROMISED
+from tests.stored import made
 from tests.studies import LABELS, Home, home, mount, struck
 from tests.tiny import tiny_rows, write
 
@@ -218,7 +219,9 @@ def test_a_merged_model_has_the_precision_in_which_the_base_computed(tmp_path: P
 
 def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
     study = optuna.load_study(study_name="small", storage=lora.storage)
-    study.tell(study.ask(), state=TrialState.PRUNED)
+    asked = study.ask()
+    asked.set_user_attr("reason", "out of memory")  # as a sweep says
+    study.tell(asked, state=TrialState.PRUNED)
     best = report.best(lora.storage)[0].trial
     wrong = {
         best + 10: f"has no trial {best + 10}; trials with an adapter: {best}, best first",
@@ -231,7 +234,7 @@ def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
         assert said in str(error.value)
     with pytest.raises(UsageError, match="did you mean small"):
         exported.export("smal", lora.folder / "out", storage=lora.storage)
-    optuna.create_study(study_name="empty", storage=lora.storage)
+    made(lora.storage, "empty")
     with pytest.raises(UsageError, match="'empty' has no complete trial yet; go on with: peftsweep run --study empty"):
         exported.export("empty", lora.folder / "out", storage=lora.storage)
 

@@ -371,7 +371,7 @@ def test_the_command_calls_tuned_scores_so_from_the_first_line_to_the_last(here:
     done = here.call("run", "--study", str(study))
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stderr.splitlines() if "macro-F1" in line]
-    assert any(line.startswith("trial 0 complete · tuned macro-F1 ") for line in told)
+    assert any(re.match(r"\d\d:\d\d:\d\d trial 0 complete · tuned macro-F1 ", line) for line in told)
     assert any(re.match(r"test split: trial \d, tuned macro-F1 0\.\d+$", line) for line in told)
     assert any(line.startswith("small: 2 complete · best tuned macro-F1 ") for line in told)
     assert all("tuned macro-F1" in line for line in told)
@@ -487,6 +487,7 @@ def others_came(place: Home, score: float) -> None:
     for _ in range(2):
         trial = stored.ask()
         trial.report(score, step=3)
+        trial.set_user_attr("reason", "pruned")  # by which a sweep's own trials are told from others
         stored.tell(trial, state=TrialState.PRUNED)
 
 
