@@ -94,7 +94,7 @@ def quiet() -> None:
 
 def _duration(text: str) -> float:
     """Seconds of `2h`, `30m`, `90s`, `1h30m`, `90`."""
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    match = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?", text)
     if not text or match is None:
         raise typer.BadParameter(f"expected a time such as 2h, 30m, 90s or 1h30m, got {quoted(text)}")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())

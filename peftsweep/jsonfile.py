@@ -1,8 +1,9 @@
-"""JSON that lies in a file or comes from a server, and may be anything by now."""
+"""JSON that lies in a file or comes from a server, and may be anything by now; and values to be written as JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,6 +43,15 @@ def parsed(text: str | bytes) -> Any:
         if not level:
             return found
     raise ValueError(TOO_DEEP)
+
+
+def with_nulls(value: Any) -> Any:
+    """The value with None in place of numbers that are infinite or none at all, for which JSON has no word."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: with_nulls(each) for name, each in value.items()}
+    return [with_nulls(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _children(value: list[Any] | dict[str, Any]) -> Iterable[Any]:

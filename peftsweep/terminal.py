@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
+from peftsweep import jsonfile
 from peftsweep.escaping import harmless, in_json
 from peftsweep.masking import masked, masked_all
 
@@ -31,7 +32,7 @@ def say_data(text: str, stream: TextIO) -> None:
 
 def say_json(value: Any, stream: TextIO) -> None:
     """Print a value as JSON."""
-    say_lines_of_json([json.dumps(masked_all(value), indent=2, ensure_ascii=False)], stream)
+    say_lines_of_json([json.dumps(jsonfile.with_nulls(masked_all(value)), indent=2, ensure_ascii=False)], stream)
 
 
 def say_lines_of_json(lines: Sequence[str], stream: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -33,3 +34,8 @@ def test_what_is_no_plain_file_or_too_large_is_not_read(tmp_path: Path) -> None:
             jsonfile.read(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         jsonfile.read(tmp_path / "gone")
+
+
+def test_numbers_that_json_has_no_word_for_are_nulls() -> None:
+    value = {"loss": math.inf, "scores": [math.nan, 0.5, (-math.inf, 1)], "name": "inf"}
+    assert jsonfile.with_nulls(value) == {"loss": None, "scores": [None, 0.5, [None, 1]], "name": "inf"}

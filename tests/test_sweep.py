@@ -26,7 +26,14 @@ import peftsweep
 from peftsweep import comparison
 from peftsweep.config import available, load
 from peftsweep.engine import Pack, Plan
-from peftsweep.errors import ForeignStudyError, ModelError, StorageError, StudyMismatchError, UsageError
+from peftsweep.errors import (
+    ForeignStudyError,
+    ModelError,
+    StorageError,
+    StudyFileError,
+    StudyMismatchError,
+    UsageError,
+)
 from peftsweep.models import Base
 from peftsweep.progress import PlainProgress, Silent
 from peftsweep.sweep import training
@@ -594,6 +601,14 @@ def test_weak_trials_are_pruned_at_a_rung_and_say_so(here: Home) -> None:
     assert result.best is not None and result.best.macro_f1 >= max(trial.intermediate_values[2] for trial in pruned)
     reasons = [run.data.tags.get("peftsweep.reason", "") for run in here.runs()]
     assert sum(reason.startswith("pruned at step") for reason in reasons) == len(pruned)
+
+
+def test_more_trials_than_a_study_may_have_are_refused_before_anything_is_kept(here: Home) -> None:
+    with pytest.raises(UsageError, match="trials: expected a whole number of at most 1,000,000, got 10000000"):
+        here.run(here.study(), trials=10_000_000)
+    with pytest.raises(StudyFileError, match=r"search\.trials: .*1000000"):
+        here.run(here.study(search={"trials": 10_000_000}))
+    assert not (here.folder / "studies.db").exists()
 
 
 def test_no_trial_begins_after_the_timeout(here: Home) -> None:

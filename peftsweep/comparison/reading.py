@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from peftsweep import jsonfile
 from peftsweep.config import Range
 from peftsweep.report import ADAPTER, CLASSES, predictions, ranked, task_of, trial_folder
 from peftsweep.storage import StoredStudy, StudyRecord, TrialRecord
@@ -86,9 +86,9 @@ class Held:
         if self.best is None:
             return None
         try:
-            rows = json.loads((trial_folder(self.folder, self.best.number) / CLASSES).read_text(encoding="utf-8"))
+            rows = jsonfile.read(trial_folder(self.folder, self.best.number) / CLASSES)
             return {str(row["label"]): float(row["f1"]) for row in rows}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
     @cached_property

@@ -9,6 +9,7 @@ from peftsweep.config.finding import available, find, folders_of_studies
 from peftsweep.config.reading import load
 from peftsweep.config.sections import (
     METHOD_KEYS,
+    MOST_TRIALS,
     Method,
     ModelConfig,
     Optimizer,
@@ -23,6 +24,7 @@ from peftsweep.config.study import StudyConfig, strangers
 
 __all__ = [
     "METHOD_KEYS",
+    "MOST_TRIALS",
     "DataConfig",
     "Filter",
     "LabelColumn",

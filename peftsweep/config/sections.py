@@ -156,6 +156,7 @@ class PrunerConfig(Frozen):
     """The evaluation that is the first rung. Before it, nothing is pruned."""
 
 
+MOST_TRIALS = 1_000_000  # of a study: its time left is that of each of them
 Objective = Literal["macro_f1", "macro_f1_tuned"]
 
 
@@ -167,7 +168,7 @@ class SearchConfig(Frozen):
     with a threshold of its own for each label (several labels only)."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """How hyperparameters are drawn. `grid` takes each point once, and needs finite ranges."""
-    trials: int = Field(default=40, ge=1)
+    trials: int = Field(default=40, ge=1, le=MOST_TRIALS)
     """Trials of the study in all. The search may go on later with more: `--trials`."""
     pruner: PrunerConfig | None = PrunerConfig()
     """When a trial is stopped early; `null` lets all of them end."""

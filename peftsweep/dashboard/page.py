@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from peftsweep import __version__
+from peftsweep import __version__, jsonfile
 from peftsweep.dashboard import wording
 
 HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ def only_of(file: Path) -> list[str]:
 
 def embedded(rows: Mapping[str, Any]) -> str:
     """JSON that may stand in a page's script element, whatever text is in it."""
-    text = json.dumps(rows, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(jsonfile.with_nulls(rows), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +13,7 @@ from typing import Any, TextIO, TypeAlias
 import pyarrow
 import pyarrow.parquet
 
-from peftsweep import data, names
+from peftsweep import data, jsonfile, names
 from peftsweep.aside import aside, put
 from peftsweep.config import is_text_encoding
 from peftsweep.errors import DataError, ExportError, UsageError
@@ -194,16 +193,7 @@ def _lines(columns: Columns) -> Iterator[str]:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_with_nulls(value), ensure_ascii=False, default=str, allow_nan=False)
-
-
-def _with_nulls(value: Any) -> Any:
-    """In place of numbers that are infinite or none at all, for which JSON has no word."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {name: _with_nulls(each) for name, each in value.items()}
-    return [_with_nulls(each) for each in value] if isinstance(value, list | tuple) else value
+    return json.dumps(jsonfile.with_nulls(value), ensure_ascii=False, default=str, allow_nan=False)
 
 
 def _write_lines(columns: Columns, aside: Path, path: Path) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftsweep import report
-from peftsweep.config import StudyConfig, load
+from peftsweep.config import MOST_TRIALS, StudyConfig, load
 from peftsweep.data import load as load_data
 from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
+from peftsweep.quoting import quoted
 from peftsweep.stopping import stopped_by_signals
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.sweep.opening import begun, open_study
@@ -96,10 +97,12 @@ def check(
 
 def at_least(least: int, name: str, value: object, other: str = "") -> None:
     """Raises:
-    UsageError: it is no whole number, or a smaller one.
+    UsageError: it is no whole number, a smaller one, or more than a study may have.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name}: expected {other}a whole number of at least {least}, got {value!r}")
+        raise UsageError(f"{name}: expected {other}a whole number of at least {least}, got {quoted(value)}")
+    if value > MOST_TRIALS:
+        raise UsageError(f"{name}: expected {other}a whole number of at most {MOST_TRIALS:,}, got {quoted(value)}")
 
 
 @contextmanager
