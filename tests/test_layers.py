@@ -24,7 +24,7 @@ FLOORS = {
     "escaping": 2,
     "aside": 3,
     "folders": 3,
-    "jsonfile": 3,
+    "jsonfile": 1,
     "names": 3,
     "permissions": 3,
     "stopping": 3,
