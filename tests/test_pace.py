@@ -2,9 +2,9 @@
 
 Recorded on two cores that other programs shared, whose pace in it was even to a factor of two: no estimate foresees
 how busy others will be. `demo` is the demo's base on fewer rows, the others a tiny base;
-`demo` and `pruned` with halving, `batches` with a batch size that is searched for. For each step the milliseconds at
-which it was done, and for each trial its first step, its steps, its evaluations, after which steps they were made, and
-whether it was pruned.
+`demo`, `pruned` and `dropped` with halving, by which 6 of 8, 4 of 30 and 28 of 40 trials ended; `batches` with a batch
+size that is searched for. For each step the milliseconds at which it was done, and for each trial its first step, its
+steps, its evaluations, after which steps they were made, and whether it was pruned.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def stored(trial: list[Any], step: int) -> TrialRecord:
     return record(found)
 
 
-@pytest.mark.parametrize("name", ["demo", "whole", "pruned", "batches"])
+@pytest.mark.parametrize("name", ["demo", "whole", "pruned", "batches", "dropped"])
 def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_told(name: str) -> None:
     recorded = json.loads((RECORDED / f"{name}.json").read_text())
     answers = list(told(recorded))
     end = answers[-1][0]
     wrong = {}
-    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+    for share in (0.1, 0.25, 0.5, 0.75):  # after that, one stall of so short a sweep is more than what is left
         at, left = next(answer for answer in answers if answer[0] >= share * end)
         if left is None:
             assert share < 0.5, "a sweep that is half done has a pace"
