@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from peftsweep.errors import PeftsweepError
+from peftsweep.quoting import quoted
 
 PACKAGE = "package://"
 
@@ -26,7 +27,7 @@ def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not folders:
         name = module.replace("_", "-")
-        raise error(f"{key}: {place}: the package {module!r} is not installed; try: pip install {name}")
+        raise error(f"{key}: {place}: the package {quoted(module)} is not installed; try: pip install {name}")
     if ".." in Path(inside).parts:
         raise error(f"{key}: {place}: .. leads out of the package")
     path = Path(folders[0]) / inside
@@ -35,10 +36,14 @@ def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
     return path
 
 
-def did_you_mean(path: Path) -> str:
-    """`; did you mean x, y?` by the names beside a path that is not there; empty where nothing is near."""
+def did_you_mean(path: Path, *, but: tuple[str, ...] = ()) -> str:
+    """`; did you mean x, y?` by the names beside a path that is not there; empty where nothing is near.
+
+    Args:
+        but: ends of names that nobody means.
+    """
     try:
-        there = [entry.name for entry in path.parent.iterdir()]
+        there = [entry.name for entry in path.parent.iterdir() if not entry.name.endswith(but)]
     except OSError:
         return f"; the folder {path.parent} is not there" if path.parent.name else ""
     near = difflib.get_close_matches(path.name, there, n=3)

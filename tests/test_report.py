@@ -221,19 +221,21 @@ READING: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize("read", READING)
 def test_a_mistyped_storage_is_an_error(tmp_path: Path, read: str) -> None:
-    (tmp_path / "studies.db").touch()
+    for name in ("studies.db", "studies.db.lock"):
+        (tmp_path / name).touch()
     for url, what in {
-        f"sqlite:///{tmp_path}/studis.db": "studis.db: the file is not there; did you mean studies.db",
+        f"sqlite:///{tmp_path}/studis.db": "studis.db: the file is not there; did you mean studies.db?; peftsweep run",
         f"sqlite:///{tmp_path}/none/studies.db": f"the file is not there; the folder {tmp_path}/none is not there",
         f"sqlite:///{tmp_path}": "a folder is there, and no database",
     }.items():
         with pytest.raises(StorageError, match=re.escape(what)):
             READING[read](url)
-    assert [file.name for file in tmp_path.iterdir()] == ["studies.db"]
+    assert {file.name for file in tmp_path.iterdir()} == {"studies.db", "studies.db.lock"}
 
 
 def test_an_empty_file_is_left_empty(tmp_path: Path) -> None:
-    (tmp_path / "studies.db").touch()
+    for name in ("studies.db", "studies.db.lock"):
+        (tmp_path / name).touch()
     url = f"sqlite:///{tmp_path}/studies.db"
     assert report.best(url) == [] and standing.status(url) == []
     assert (tmp_path / "studies.db").stat().st_size == 0

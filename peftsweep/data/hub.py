@@ -10,7 +10,7 @@ from typing import Any
 from peftsweep.config import DataConfig
 from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
-from peftsweep.quoting import shortened
+from peftsweep.quoting import quoted, shortened
 
 HUB = "hub://"
 PARQUET_BRANCH = "refs/convert/parquet"
@@ -87,7 +87,7 @@ def _converted(name: str, config: DataConfig, *, local: bool) -> str:
 
 
 def _no_subset(config: DataConfig, subsets: Sequence[str]) -> str:
-    which = f"has no subset {config.subset!r}" if config.subset else "has several subsets"
+    which = f"has no subset {quoted(config.subset)}" if config.subset else "has several subsets"
     return f"{which}; name one of these as data.subset: {', '.join(subsets)}"
 
 
@@ -107,7 +107,7 @@ def _explained(error: Exception, name: str, config: DataConfig) -> str:
     if isinstance(error, RevisionNotFoundError) and config.revision is None:
         return f"made by a script, which is not run, and without the hub's parquet branch: see {page}"
     if isinstance(error, RevisionNotFoundError) or text.startswith("Revision"):
-        return f"has no revision {config.revision!r}; its revisions are listed at {page}/tree/main"
+        return f"has no revision {quoted(config.revision)}; its revisions are listed at {page}/tree/main"
     if isinstance(error, DatasetNotFoundError):
         if "gated" in text:
             return f"gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"

@@ -88,7 +88,7 @@ def _sets(config: DataConfig, table: Table) -> list[list[str]]:
     separator = config.labels.separator if isinstance(config.labels, LabelColumn) else None
     found = [labels_in(value, separator) for value in values]
     if wrong := [i for i, labels in enumerate(found) if labels is None]:
-        expected = f"labels parted by {separator!r}"
+        expected = f"labels parted by {quoted(separator)}"
         if separator is None:
             expected = "a list, such as ['joy', 'anger']; if a mark parts its labels, name it: "
             expected += f'labels: {{column: {column}, separator: ";"}}'

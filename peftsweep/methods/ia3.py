@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
 from peftsweep.methods.base import Method, PackedLayer, Pass, Segments, select, shortest_names
+from peftsweep.quoting import quoted
 
 
 class PackedIA3(PackedLayer):
@@ -134,7 +135,7 @@ class IA3(Method):
         table: dict[str, list[str]] = getattr(constants, f"TRANSFORMERS_MODELS_TO_IA3_{kind}_MODULES_MAPPING")
         if self.architecture not in table:
             raise ModelError(
-                f"ia3: peft has no default layers for {self.architecture!r}; name them by train.target_modules and "
-                "train.feedforward_modules"
+                f"ia3: peft has no default layers for {quoted(self.architecture)}; name them by "
+                "train.target_modules and train.feedforward_modules"
             )
         return table[self.architecture]

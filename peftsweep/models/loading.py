@@ -26,7 +26,7 @@ from peftsweep.models.padding import is_padding, own_padding, padding_token, set
 from peftsweep.models.quiet import mute, quiet
 from peftsweep.models.source import Source, locate
 from peftsweep.models.support import check_supported
-from peftsweep.quoting import shortened
+from peftsweep.quoting import quoted, shortened
 from peftsweep.task import Task
 
 UNREACHABLE = (
@@ -244,7 +244,7 @@ def _explained(error: BaseException, config: ModelConfig, source: Source) -> str
     if caused_by(GatedRepoError):
         return f"gated: accept its licence at {page}, then log in with `hf auth login` or set HF_TOKEN"
     if caused_by(RevisionNotFoundError) or "is not a valid git identifier" in text:
-        return f"has no revision {config.revision!r}; its revisions are listed at {page}/tree/main"
+        return f"has no revision {quoted(config.revision)}; its revisions are listed at {page}/tree/main"
     if caused_by(RepositoryNotFoundError) or "is not a valid model identifier" in text:
         return (
             "no such model on the hub, and no such folder here. Check the spelling; if it is private, log in with "

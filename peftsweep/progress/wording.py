@@ -234,8 +234,9 @@ def legend(groups: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 
 def numbers(what: str, given: Sequence[int]) -> str:
-    """`as good: trials 3, 4, 7`; nothing where there are none."""
-    return f"{what}{'s' * (len(given) > 1)} {', '.join(map(str, given))}" if given else ""
+    """`as good: trials 3, 4, 7`, the first of many; nothing where there are none."""
+    more = f" and {len(given) - 8} more" if len(given) > 8 else ""
+    return f"{what}{'s' * (len(given) > 1)} {', '.join(map(str, given[:8]))}{more}" if given else ""
 
 
 def spread(figures: Mapping[str, Any], name: str) -> str:

@@ -59,7 +59,8 @@ class Sqlite(Database):
         if self.file.is_dir():
             raise StorageError(f"{self.url}: a folder is there, and no database; name a file by --storage")
         if not self.file.is_file():
-            raise StorageError(f"{self.url}: the file is not there{did_you_mean(self.file)}; peftsweep run makes it")
+            hint = did_you_mean(self.file, but=(".lock", ".holder", "-journal", "-wal", "-shm"))
+            raise StorageError(f"{self.url}: the file is not there{hint}; peftsweep run makes it")
 
     @contextmanager
     def lease(self, name: str, doing: Doing) -> Iterator[None]:

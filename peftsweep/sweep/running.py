@@ -63,7 +63,7 @@ def run(
     if trials is not None:
         at_least(1, "trials", trials)
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
-        raise UsageError(f"timeout: expected seconds, such as 7200, got {timeout!r}")
+        raise UsageError(f"timeout: expected seconds, such as 7200, got {quoted(timeout)}")
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), hushed():
         config = study if isinstance(study, StudyConfig) else load(study, overrides)
