@@ -180,6 +180,18 @@ def test_the_database_of_another_program_is_refused_and_left_as_it_is(url: str, 
     assert tables(url) == before
 
 
+@pytest.mark.parametrize(
+    "statement", ["INSERT INTO alembic_version VALUES ('x')", "UPDATE alembic_version SET version_num = 'v99'"]
+)
+def test_tables_of_an_unknown_version_are_one_message(tmp_path: Path, statement: str) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    Studies(url)
+    with connected(url) as connection:
+        connection.execute(sqlalchemy.text(statement))
+    with pytest.raises(StorageError, match=f"{tmp_path}/studies.db: .*version"):
+        Studies(url)
+
+
 def test_mlflow_may_not_have_the_same_place(url: str) -> None:
     kind = "file" if url.startswith("sqlite") else "database"
     with pytest.raises(UsageError, match=f"storage and tracking_uri are one {kind}, .*need one each"):

@@ -78,6 +78,13 @@ def guarded(url: str) -> Iterator[None]:
         if "optuna" not in str(error) or "version" not in str(error):
             raise
         raise StorageError(f"{where}: made by another version of Optuna: {error}") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("alembic."):  # with which Optuna keeps the version of its tables
+            raise
+        raise StorageError(
+            f"{where}: the version of its tables cannot be read: {error}; restore it from a copy, or name another "
+            "database by --storage"
+        ) from error
 
 
 def _explained(error: BaseException) -> str:
