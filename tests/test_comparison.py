@@ -18,7 +18,7 @@ from peftsweep.comparison import compare
 from peftsweep.comparison.groups import front, holm
 from peftsweep.comparison.history import best_so_far, busy, ends, importances, spans
 from peftsweep.comparison.reading import Held
-from peftsweep.errors import UsageError
+from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies
 from peftsweep.task import Task
 from tests.compared import best_folder, fill, predicted, storage, with_predictions
@@ -331,7 +331,7 @@ def test_seeds_are_told_of_the_best_trial_if_it_was_retrained(url: str) -> None:
 
 
 def test_nothing_stored_and_an_unknown_study_are_said(url: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing is stored in"):
+    with pytest.raises(StorageError, match=r"studies\.db: the file is not there"):
         compare(storage(tmp_path))
     with pytest.raises(UsageError, match="did you mean good"):
         compare(url, ["goood"])
