@@ -109,6 +109,7 @@ def test_a_study_with_a_trial_that_goes_on_ends_with_its_last_evaluation(here: H
     began, ended = times(here)["None: small"]
     going = study.ask()
     going.set_user_attr("began", ended + 1)
+    going.set_user_attr("params", study.trials[0].user_attrs["params"])
     going.set_user_attr("evaluations", [study.trials[0].user_attrs["evaluations"][0] | {"at": ended + 5}])
     for _ in range(2):
         assert sync(here) == {"small": "written"}
@@ -237,7 +238,7 @@ def test_a_page_of_some_studies_that_cannot_be_read_stops_nothing(tmp_path: Path
 
 def test_a_score_of_the_study_that_falls_is_the_one_that_is_shown(here: Home) -> None:
     study = here.run(here.study(), trials=1).study
-    for peak in (2e9, 1e9):
+    for peak in (2_000_000_000, 1_000_000_000):
         study.set_user_attr("memory", {"peak_bytes": peak})
         study.set_user_attr("mlflow_level", False)
         assert sync(here) == {"small": "written"}
