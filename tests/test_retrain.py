@@ -247,8 +247,8 @@ def text_of(place: Home) -> str:
 @pytest.mark.parametrize(
     "moment",
     [
-        "optuna:Study.add_trial 3",
-        "peftsweep.storage:Studies.adopt 2",
+        "peftsweep.storage:Studies.begin 3",
+        "peftsweep.sweep.asking:complete 2",
         "peftsweep.engine.checkpoint:save 6",
         "optuna:Study.tell 3",
         "peftsweep.engine.pack:Pack.score 1",
