@@ -125,7 +125,7 @@ def test_a_sweep_whose_study_was_taken_over_leaves_mlflow_and_the_adapters_to_th
 def move_as_shown(place: Home, url: str) -> None:
     """The study `small` to PostgreSQL, by what the questions and answers have for `topics`."""
     page = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (snippet,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "copy_study" in text]
     there = url.replace("postgresql:", "postgresql+psycopg:")
     for shown, own in {
         "sqlite:///studies.db": place.storage,
