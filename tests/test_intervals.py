@@ -95,7 +95,7 @@ def test_p_is_that_of_mcnemars_test_where_accuracy_is_compared() -> None:
     assert difference(one, other)[2] == pytest.approx(wanted, rel=0.1)
 
 
-WORLDS = ["3 classes, one of 3 rows", "5 classes of 3 to 5 rows", "3 labels, one of 3 rows", "11 labels, 2 to 40 %"]
+WORLDS = ["3 classes, one of 3 rows", "5 classes of 3 to 5 rows", "3 labels, one of 3 rows", "11 labels, 4 to 40 %"]
 
 
 @pytest.mark.parametrize("tuned", [False, True], ids=["given", "tuned"])
@@ -108,7 +108,7 @@ def test_intervals_hold_and_chance_is_not_called_a_difference_from_three_rows_of
         if data.name in WORLDS and data.rows <= 200 and data.tuned == tuned:
             quick = replace(data, draws=300_000)
             found += [benchmark.figures(quick, score, 50, rivals=False) for score in (0.6, 0.9)]
-    assert len(found) >= 6
+    assert len(found) >= 4
     means = {name: np.mean([line[name] for line in found]) for name in found[0] if isinstance(found[0][name], float)}
     assert means["held"] >= 0.93 and means["difference_held"] >= 0.93
     assert means["same_called_different"] <= 0.06 and means["other_called_different"] <= 0.06
