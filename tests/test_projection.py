@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import itertools
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -81,6 +83,7 @@ class Between(ThreadingHTTPServer):
         count: requests that came.
         under_way: those that the server has not answered yet.
         trouble: called with each request's number and path before it is passed on; False if its answer is to be lost.
+        instead: what is answered, with 200, in place of the server, by the end of the path.
     """
 
     daemon_threads = True
@@ -88,6 +91,7 @@ class Between(ThreadingHTTPServer):
     def __init__(self, server: Server, trouble: Trouble) -> None:
         super().__init__(("127.0.0.1", 0), Passing)
         self.server, self.trouble, self.count, self.under_way = server, trouble, 0, 0
+        self.instead: dict[str, bytes] = {}
         self.lock = threading.Lock()
         self.uri = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -102,8 +106,12 @@ class Passing(BaseHTTPRequestHandler):
             self.server.count += 1
             self.server.under_way += 1
             number = self.server.count
+        place = self.path.partition("?")[0].rpartition("/mlflow/")[2]
         try:
-            self.answer(body, self.server.trouble(number, self.path))
+            if place in self.server.instead:
+                self.say(200, "application/json", self.server.instead[place])
+            else:
+                self.answer(body, self.server.trouble(number, self.path))
         finally:
             with self.server.lock:
                 self.server.under_way -= 1
@@ -118,11 +126,14 @@ class Passing(BaseHTTPRequestHandler):
         if not answered:
             self.close_connection = True
             return
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.headers["Content-Type"] or "text/plain")
-        self.send_header("Content-Length", str(len(found)))
+        self.say(answer.status, answer.headers["Content-Type"] or "text/plain", found)
+
+    def say(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(found)
+        self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -332,3 +343,50 @@ def test_answers_that_are_lost_on_the_way_make_no_run_twice(
         if not result.study.user_attrs["mlflow_level"]:  # an answer that was lost twice
             sweep.sync(storage=here.storage, tracking_uri=way.uri)
         check_level(here, result.study, way.uri)
+
+
+NONSENSE = {
+    "nothing": b"{}",
+    "other types": b'{"run": {"info": {"run_id": 5}}, "experiment": 5, "experiment_id": {}, "runs": {"a": 1}}',
+    "no ids": b'{"run": {"info": {"run_id": "../x"}}, "experiment": {"experiment_id": "a b"}, "runs": [{"info": {}}]}',
+    "no JSON": b"<html>Sign in</html>",
+}
+
+
+def test_of_answers_that_are_none_no_id_is_kept_and_sync_writes_it_all_afterwards(here: Home, server: Server) -> None:
+    places = ["experiments/get-by-name", "experiments/create", "runs/create", "runs/search", "runs/get"]
+    with between(server, lambda *_: True) as way:
+        way.instead = dict.fromkeys(places, NONSENSE["nothing"])
+        progress = After({})
+        study = swept(here, way.uri, progress).study
+        first, last = (text for text in progress.warned if text.startswith("MLflow"))
+        assert study.user_attrs.get("mlflow_runs", {}) == {}
+        assert "gives no answer that can be used" in first and "not written" in last
+        wrong = [dict.fromkeys(places, answer) for answer in NONSENSE.values()]
+        wrong += [{place: NONSENSE[kind]} for place in places for kind in ("nothing", "no ids")]
+        for way.instead in wrong:
+            with contextlib.suppress(TrackingError):
+                sweep.sync(storage=here.storage, tracking_uri=way.uri)
+            ids = Studies(here.storage).load("small").user_attrs.get("mlflow_runs", {})
+            assert all(len(each) == 32 for each in ids.values()) and len(set(ids.values())) == len(ids)
+    sweep.sync(storage=here.storage, tracking_uri=server.uri)
+    check_level(here, study, server.uri)
+
+
+def test_nothing_of_mlflows_own_log_reaches_the_terminal_when_its_database_is_wiped_in_mid_sweep(
+    here: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = here.folder / "mlflow.db"
+    file.write_bytes(empty_mlflow())
+    before = logging.getLogger("mlflow").level
+    progress = After({1: file.unlink})
+    result = swept(here, here.tracking_uri, progress)
+    assert result.counts == {"complete": 3} and capfd.readouterr() == ("", "")
+    first, last = (text for text in progress.warned if text.startswith("MLflow"))
+    assert first.startswith(f"MLflow at {here.tracking_uri} does not answer (its file was removed or replaced)")
+    assert "not written" in last and "peftsweep sync" in last
+    assert logging.getLogger("mlflow").level == before
+    again = here.call("sync")
+    assert (again.returncode, again.stderr.strip()) == (0, "small: written")
+    shutil.copy(file, here.folder / "copy.db")  # for MLflow keeps the file open that is gone
+    assert set(all_of(f"sqlite:///{here.folder}/copy.db")) == {"parent", "0", "1", "2"}

@@ -417,17 +417,19 @@ def tree(place: Home) -> dict[str, set[str]]:
     return found
 
 
-TREE = {
-    "": {"small"},
-    "small": {"small/retrain", "trial-0000", "trial-0001", "trial-0002"},
-    "small/retrain": {f"trial-000{number}" for number in range(4)},
-}
+def wanted(place: Home) -> dict[str, set[str]]:
+    seeds = [(trial.user_attrs["retrains"], trial.user_attrs["replicate"]) for trial in seeds_of(place).trials]
+    return {
+        "": {"small"},
+        "small": {"small/retrain", "trial-0000", "trial-0001", "trial-0002"},
+        "small/retrain": {f"{trial} seed {seed}" for trial, seed in seeds},
+    }
 
 
 def test_seeds_are_runs_nested_under_the_study_tagged_and_rebuilt(once: tuple[Home, Path, dict[str, Any]]) -> None:
     place, file, _ = once
     first, _ = retrained(place, file).rows
-    assert tree(place) == TREE
+    assert tree(place) == wanted(place)
 
     def said() -> tuple[Any, ...]:
         (own,) = [run for run in place.runs() if run.info.run_name == "small/retrain"]
@@ -444,7 +446,7 @@ def test_seeds_are_runs_nested_under_the_study_tagged_and_rebuilt(once: tuple[Ho
         client.delete_run(run.info.run_id)
     told = {"storage": place.storage, "tracking_uri": place.tracking_uri}
     assert sweep.sync(**told) == {"small": "written"}
-    assert tree(place) == TREE and said() == before
+    assert tree(place) == wanted(place) and said() == before
     assert sweep.sync(**told) == {"small": "level"}
 
 
@@ -454,7 +456,7 @@ def test_seeds_that_mlflow_heard_of_before_the_study_are_nested_by_sync(here: Ho
     retrained(here, file)
     assert tree(here)[""] == {"small/retrain"}
     assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "written"}
-    assert tree(here) == TREE
+    assert tree(here) == wanted(here)
     assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "level"}
 
 

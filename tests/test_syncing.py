@@ -147,6 +147,41 @@ def test_a_run_that_was_deleted_comes_back(here: Home) -> None:
     assert told(here) == before
 
 
+def test_run_ids_that_are_none_are_put_right(here: Home) -> None:
+    """Empty ones, which a gateway gave, ones that cannot be, and ones of no run; and where MLflow was wiped, too."""
+    here.run(here.study(), trials=1)
+    study = Studies(here.storage).load("small")
+    before = study.user_attrs["mlflow_runs"]
+    for kept, wiped in (("", False), ("../x", False), ("0" * 32, False), ("", True)):
+        study.set_user_attr("mlflow_runs", dict.fromkeys(("parent", "0"), kept))
+        if wiped:
+            delete_runs(here)
+        assert sync(here) == {"small": "written" if wiped else "level"}
+        ids = Studies(here.storage).load("small").user_attrs["mlflow_runs"]
+        runs = {run.info.run_name: run.info.run_id for run in here.runs()}
+        assert ids == {"parent": runs["small"], "0": runs["trial-0000"]} and (ids == before) != wiped
+
+
+def test_runs_of_an_earlier_version_get_their_names_and_status(here: Home) -> None:
+    """Seeds were called like the sweep's own trials, and pruned ones had ended like complete ones."""
+    space, pruner = {"learning_rate": [1e-8, 3e-3]}, {"reduction": 2, "min_evals": 3}
+    search = {"trials": 2, "sampler": "grid", "pruner": pruner}
+    file = here.study(space=space, search=search, train={"epochs": 6, "evals_per_epoch": 1, "batch_size": 4})
+    here.run(file, slots=2)
+    sweep.retrain(file, seeds=2, top=1, storage=here.storage, tracking_uri=here.tracking_uri)
+    before = {run.info.run_id: (run.info.run_name, run.info.status) for run in here.runs()}
+    found = sorted(before.values())
+    (best,) = report.best(here.storage)
+    seeds = [(f"{best.trial} seed {seed}", "FINISHED") for seed in (1, 2)]
+    assert set(seeds) < set(found) and (f"trial-000{1 - best.trial} pruned", "KILLED") in found
+    client = mlflow.MlflowClient(tracking_uri=here.tracking_uri)
+    for run in here.runs():
+        if "peftsweep.trial" in run.data.tags:
+            client.update_run(run.info.run_id, status="FINISHED", name=f"trial-000{run.data.tags['peftsweep.trial']}")
+    assert sync(here) == {"small": "written"} and sync(here) == {"small": "level"}
+    assert {run.info.run_id: (run.info.run_name, run.info.status) for run in here.runs()} == before
+
+
 def comparison(uri: str) -> tuple[str, str]:
     """The one comparison run, and its page."""
     client = mlflow.MlflowClient(tracking_uri=uri)
@@ -400,7 +435,7 @@ def test_an_artifact_that_was_cut_short_is_written_again(here: Home) -> None:
 
 
 def test_more_trials_than_mlflow_lists_at_once_are_all_found(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftsweep.tracking.runs.PAGE", 1)
+    monkeypatch.setattr("peftsweep.tracking.client.PAGE", 1)
     here.run(here.study(search={"trials": 3}))
     before = told(here, "before.db")
     assert set(before) == {"parent", "0", "1", "2"}

@@ -120,7 +120,7 @@ def test_a_trial_is_a_run_below_its_study_with_all_that_is_known_of_it(
 
 def test_every_end_has_its_state_and_its_reason(uri: str, notes: list[str]) -> None:
     tracker = opened(uri, notes)
-    ends = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+    ends = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
     for number, state in enumerate(ends):
         tracker.start_trial(number, params={}, tags={})
         tracker.end_trial(number, Outcome(state, f"why {state}"))
@@ -131,6 +131,7 @@ def test_every_end_has_its_state_and_its_reason(uri: str, notes: list[str]) -> N
     for number, (state, status) in enumerate(ends.items()):
         run = runs[str(number)]
         assert run.info.status == status
+        assert run.info.run_name == f"trial-{number:04d}" + " pruned" * (state == "pruned")
         assert (run.data.tags["peftsweep.state"], run.data.tags["peftsweep.reason"]) == (state, f"why {state}")
 
 
@@ -228,7 +229,7 @@ def test_a_run_that_a_killed_process_left_running_is_ended(uri: str, notes: list
     )
     tracker.close()
     trial = MlflowClient(uri).get_run(known["3"])
-    assert (trial.info.status, trial.data.tags["peftsweep.reason"]) == ("FINISHED", "below the median")
+    assert (trial.info.status, trial.data.tags["peftsweep.reason"]) == ("KILLED", "below the median")
 
 
 def test_a_run_told_in_part_is_made_whole_and_one_that_is_whole_stays(uri: str, notes: list[str]) -> None:

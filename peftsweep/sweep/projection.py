@@ -71,7 +71,10 @@ class Projection:
         Raises:
             TrackingError: it does not answer.
         """
-        return self.tracker.holds(self._parent(), self._whole(total), self._pasts()) and not self.is_behind
+        there = self.tracker.holds(self._parent(), self._whole(total), self._pasts())
+        if there:
+            self.note()  # the ids that the study has may be those of another store, or none
+        return there and not self.is_behind
 
     def _parent(self) -> Parent:
         record = self.study.record
@@ -88,7 +91,8 @@ class Projection:
 
     def begin(self, trial: TrialRecord) -> None:
         """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
-        self.tracker.start_trial(trial.number, params=self._params(trial), tags=self._tags(trial), at=trial.began)
+        params, tags = self._params(trial), self._tags(trial)
+        self.tracker.start_trial(trial.number, params=params, tags=tags, at=trial.began, name=_name(trial))
         for evaluation in trial.evaluations:
             self.evaluated(trial.number, evaluation)
 
@@ -171,7 +175,8 @@ class Projection:
 
     def _past(self, trial: TrialRecord) -> Past:
         curve = [_point(evaluation) for evaluation in trial.evaluations]
-        return Past(self._params(trial), self._tags(trial), curve, self._outcome(trial), trial.began, trial.ended)
+        told = self._params(trial), self._tags(trial), curve, self._outcome(trial)
+        return Past(*told, trial.began, trial.ended, _name(trial))
 
     def _outcome(self, trial: TrialRecord) -> Outcome:
         """Of a trial that is over, or was when its process died."""
@@ -191,6 +196,11 @@ class Projection:
         tags = {"peftsweep.method": str(config.method), "peftsweep.model": config.model.id}
         seed = {} if trial is None else {OF: trial.retrains, REPLICATE: trial.replicate}
         return tags | {f"peftsweep.{name}": str(value) for name, value in seed.items() if value is not None}
+
+
+def _name(trial: TrialRecord) -> str:
+    """Of its run. Of a retrained one the trial and the seed: MLflow's table shows ten characters there."""
+    return f"trial-{trial.number:04d}" if trial.retrains is None else f"{trial.retrains} seed {trial.replicate}"
 
 
 def stored(evaluation: engine.Evaluation, before: Sequence[Evaluation]) -> Evaluation:

@@ -107,13 +107,11 @@ def at_least(least: int, name: str, value: object, other: str = "") -> None:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Without what bitsandbytes says of a kernel for inference when peft imports it, and MLflow of a new database."""
-    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "mlflow")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Without what bitsandbytes says of a kernel for inference when peft imports it."""
+    logger = logging.getLogger("bitsandbytes")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(before)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
+
+    from peftsweep.tracking.client import Client
 
 COMPARISON = "comparison.html"
 SELECTION = "selection.html"  # of some of the studies: the last that was asked for
@@ -14,7 +15,7 @@ KIND = "peftsweep.kind"
 TOLD = f"All studies side by side: open **{COMPARISON}** under *Artifacts*."
 
 
-def only(client: MlflowClient, experiment_id: str, at: int) -> Run:
+def only(client: Client, experiment_id: str, at: int) -> Run:
     """The experiment's comparison run. It is made if it is not there; of two, which two sweeps made at one
     moment, the older stays.
 
@@ -29,10 +30,10 @@ def only(client: MlflowClient, experiment_id: str, at: int) -> Run:
     return first
 
 
-def runs(client: MlflowClient, experiment_id: str) -> list[Run]:
+def runs(client: Client, experiment_id: str) -> list[Run]:
     """The comparison runs, the oldest first."""
-    found = client.search_runs([experiment_id], f"tags.`{KIND}` = 'comparison'")
-    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+    found = client.tagged(experiment_id, KIND, "comparison")
+    return sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id))
 
 
 def drawn(name: str) -> str:
@@ -40,7 +41,8 @@ def drawn(name: str) -> str:
     return f"peftsweep.drawn.{name}"
 
 
-def is_level(client: MlflowClient, run: Run, name: str, at: int) -> bool:
+def is_level(client: Client, run: Run, name: str, at: int) -> bool:
     """Whether the run holds a page of this name that is no older than one of this moment."""
     files = client.list_artifacts(run.info.run_id)
-    return any(file.path == name for file in files) and int(run.data.tags.get(drawn(name), 0)) >= at
+    told = run.data.tags.get(drawn(name), "")
+    return any(file.path == name for file in files) and told.isdecimal() and int(told) >= at

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from peftsweep.errors import TrackingError
+
+
+class NonsenseError(TrackingError):
+    """MLflow answered, with something that cannot be the answer."""
+
+
+def is_id(text: object) -> bool:
+    """Whether it could be an id of MLflow's: a word, as it is part of addresses."""
+    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,128}", text) is not None
+
+
+# By its status alone a pruned run looks like one that failed, and MLflow's table does not show tags at first: `named`
+# says what it is.
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,7 @@ class Past:
     """A trial as the study holds it: all that its run is to have.
 
     Attributes:
+        name: of its run.
         outcome: "interrupted" for a trial that goes on.
         began, ended: in milliseconds since 1970; None where it is not known.
     """
@@ -68,3 +86,9 @@ class Past:
     outcome: Outcome
     began: int | None = None
     ended: int | None = None
+    name: str = ""
+
+
+def named(name: str, state: str) -> str:
+    """What the run of a trial in this state is called."""
+    return f"{name} pruned" if state == "pruned" else name

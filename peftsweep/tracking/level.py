@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftsweep.tracking.contract import Past
+from peftsweep.tracking.contract import STATUS, Past, named
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def is_level(client: MlflowClient, run: Run | None, past: Past, *, files: bool = False, points: bool = False) -> bool:
-    """Whether a run has ended in the same state, with the same last metrics. That of a trial which goes on may not be
-    there yet.
+    """Whether a run has ended in the same state, under its name, with the same last metrics. That of a trial which goes
+    on may not be there yet.
 
     Args:
         files: and has all its artifacts; a request or two.
@@ -34,7 +34,10 @@ def is_level(client: MlflowClient, run: Run | None, past: Past, *, files: bool =
 def _ended_as(run: Run, past: Past) -> bool:
     last = {name: value for point in past.curve[-1:] for name, value in point.metrics.items()}
     due = {name: value for name, value in (last | dict(past.outcome.metrics)).items() if math.isfinite(value)}
-    ended = run.info.status != "RUNNING" and run.data.tags.get("peftsweep.state") == past.outcome.state
+    state = past.outcome.state
+    ended = run.info.status == STATUS[state] and run.data.tags.get("peftsweep.state") == state
+    if past.name and run.info.run_name != named(past.name, state):  # an earlier version named it otherwise
+        return False
     return ended and due.items() <= run.data.metrics.items()
 
 

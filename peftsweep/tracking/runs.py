@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -14,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 from peftsweep.errors import TrackingError
 from peftsweep.names import fitting
 from peftsweep.tracking import comparison
-from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
-from peftsweep.tracking.contract import Outcome, Parent, Past
+from peftsweep.tracking.addresses import artifact_root, is_server
+from peftsweep.tracking.connection import Connection, refused
+from peftsweep.tracking.contract import STATUS, NonsenseError, Outcome, Parent, Past, is_id, named
 from peftsweep.tracking.level import is_level
-from peftsweep.tracking.store import make_store
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
-STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+    from peftsweep.tracking.client import Client
+
+NOT_ALLOWED = ("PERMISSION_DENIED", "UNAUTHENTICATED")  # refusals that do not mean that a run is gone
 PARENT = "parent"
 KEY = "peftsweep.study_key"  # the tag by which a parent run is found whose id was never stored
 ABOVE = "peftsweep.retrain_of"  # the tag with the key of the study under whose run this study's parent run is nested
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows training runs, not traces of chats
-PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT, PAGE = 6000, 8000, 100, 1000  # MLflow's own
+PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT = 6000, 8000, 100  # MLflow's own
 
 
 @dataclass
@@ -58,7 +58,6 @@ class Runs:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = absolute(uri)  # a process may change its folder later
         self.artifacts = None if is_server(uri) else artifact_root(uri)
         self.ids: dict[str, str] = {}
         self.asked = -math.inf
@@ -66,7 +65,7 @@ class Runs:
         self._runs: dict[str, StudyRun] = {}
         self._children: dict[str, Run] = {}  # of an earlier process
         self._experiment = ""
-        self._connected: MlflowClient | None = None
+        self._connection = Connection(uri)
         self._experiments: dict[str, str] = {}  # ids by name
 
     def open(self, parent: Parent, at: int) -> None:
@@ -82,12 +81,12 @@ class Runs:
             return
         if past.outcome.state != "interrupted":
             began, ended = past.began or at, past.ended or at
-            self.start(StudyRun(key, f"trial-{number:04d}", dict(past.params), dict(past.tags), began))
+            self.start(StudyRun(key, past.name or trial_name(number), dict(past.params), dict(past.tags), began))
             for point in past.curve:
                 self.log(key, point.metrics, point.step, point.at or ended)
             self.end(key, past.outcome, ended)
         elif child is not None:
-            self._end(child, past.outcome, at)
+            self._end(child, past.outcome, at, past.name or trial_name(number))
 
     def holds(self, parent: Parent, outcome: Outcome, trials: Mapping[int, Past]) -> bool:
         """Whether all that `open`, `settle` and `end` would write is there; nothing is written."""
@@ -102,12 +101,14 @@ class Runs:
         children = self._search_children(run)
         if any(len(same) > 1 for same in [self._with_key(self._runs[PARENT].tags.get(KEY)), *children.values()]):
             return False
+        self.ids = {PARENT: run.info.run_id} | {key: same[0].info.run_id for key, same in children.items()}
         return all(
             is_level(self._client(), children.get(str(number), [None])[0], past, files=True, points=True)
             for number, past in trials.items()
         )
 
     def _know(self, parent: Parent, at: int) -> None:
+        self.ids.update({key: run_id for key, run_id in parent.known.items() if is_id(run_id)})
         self._experiment = parent.experiment
         self._runs[PARENT] = StudyRun(PARENT, parent.name, dict(parent.params), dict(parent.tags), at)
 
@@ -129,10 +130,10 @@ class Runs:
         run = self._runs[key]
         self._begin(run)
         assert run.begun is not None
-        self._end(run.begun, outcome, at)
+        self._end(run.begun, outcome, at, run.name)
         run.over = True
 
-    def _end(self, found: Run, outcome: Outcome, at: int) -> None:
+    def _end(self, found: Run, outcome: Outcome, at: int, name: str) -> None:
         run_id, before = found.info.run_id, found.data.metrics
         self._points(run_id, {k: v for k, v in outcome.metrics.items() if k not in before}, 0, at)
         changed = {k: v for k, v in outcome.metrics.items() if before.get(k, v) != v}
@@ -141,6 +142,8 @@ class Runs:
             for place, source in outcome.artifacts.items():
                 self._upload(run_id, place, source)
         finally:  # a full disk must not leave the run going for ever
+            if found.info.run_name != (name := named(name, outcome.state)):
+                self._client().update_run(run_id, name=name)
             self._terminate(run_id, outcome.state, outcome.reason, at)
 
     def _upload(self, run_id: str, place: str, source: Path) -> None:
@@ -182,32 +185,13 @@ class Runs:
                 self.end(key, Outcome("interrupted"), now())
 
     def ping(self) -> None:
-        self._connect().get_experiment_by_name(self._experiment)
+        self._connection.client().get_experiment_by_name(self._experiment)
 
-    def _client(self) -> MlflowClient:
+    def _client(self) -> Client:
         if self.abandoned:
             raise TrackingError("given up")
         self.asked = time.monotonic()
-        return self._connect()
-
-    def _connect(self) -> MlflowClient:
-        if self._connected is None:
-            os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its news would tear the live table
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its makers would hear of each run
-            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run that ends
-            if is_server(self.uri):
-                # by default a call to a dead server takes four minutes; and a request whose answer was lost must not be
-                # made again before it is looked up what became of it
-                os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-                os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-            elif (file := sqlite_file(self.uri)) is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                make_store(file)
-                look_into(file)  # MLflow itself goes on trying for 102 seconds
-            from mlflow import MlflowClient
-
-            self._connected = MlflowClient(tracking_uri=self.uri)
-        return self._connected
+        return self._connection.client()
 
     def _has_experiment(self) -> bool:
         """Whether the experiment is there; it is not made."""
@@ -248,10 +232,12 @@ class Runs:
                 self.ids.clear()
             run.asked_for = True
             found = client.create_run(self._experiment_id(), run.started, tags, run.name)
+            if found.info.run_id in self.ids.values():
+                raise NonsenseError("its answer is a run that it made before")
             self.ids[run.key] = found.info.run_id
         else:
             run.resumed = True
-            client.update_run(found.info.run_id, status="RUNNING")
+            client.update_run(found.info.run_id, status="RUNNING", name=run.name)
             if "peftsweep.reason" in found.data.tags:
                 client.delete_tag(found.info.run_id, "peftsweep.reason")
             if run.key == PARENT:
@@ -270,12 +256,13 @@ class Runs:
         try:
             found = self._client().get_run(self.ids[key])
         except Exception as error:
-            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+            if not refused(error) or getattr(error, "error_code", "") in NOT_ALLOWED:
                 raise
         else:
             if found.info.lifecycle_stage == "active" and found.info.experiment_id == self._experiment_id():
                 return found
-        return self._by_key() if key == PARENT else None  # the id may be one of another store
+        del self.ids[key]  # it may be one of another store
+        return self._by_key() if key == PARENT else self._by_parent(key)
 
     def _by_key(self) -> Run | None:
         """The parent run whose id nobody noted, such as that of a process that was killed."""
@@ -292,9 +279,7 @@ class Runs:
 
     def _with_key(self, key: str | None) -> list[Run]:
         """A study's own run; see `_only`."""
-        if key is None:
-            return []
-        return _told_most_first(self._client().search_runs([self._experiment_id()], f"tags.`{KEY}` = '{key}'"))
+        return [] if key is None else _told_most_first(self._client().tagged(self._experiment_id(), KEY, key))
 
     def _by_parent(self, key: str) -> Run | None:
         """A trial's run that this process asked for and got no answer."""
@@ -310,16 +295,10 @@ class Runs:
     def _search_children(self, parent: Run) -> dict[str, list[Run]]:
         """Trials' runs by number; see `_only`."""
         found: dict[str, list[Run]] = {}
-        token: str | None = None
-        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-        while True:
-            page = self._client().search_runs([parent.info.experiment_id], query, max_results=PAGE, page_token=token)
-            for run in page:
-                if "peftsweep.trial" in run.data.tags:
-                    found.setdefault(run.data.tags["peftsweep.trial"], []).append(run)
-            token = page.token
-            if not token:
-                return {key: _told_most_first(same) for key, same in found.items()}
+        for run in self._client().tagged(parent.info.experiment_id, "mlflow.parentRunId", parent.info.run_id):
+            if "peftsweep.trial" in run.data.tags:
+                found.setdefault(run.data.tags["peftsweep.trial"], []).append(run)
+        return {key: _told_most_first(same) for key, same in found.items()}
 
     def _only(self, same: list[Run], kept: Run | None = None) -> Run:
         """Of runs of one study or trial, the one that was told most stays: another is what a server made that did what
@@ -331,7 +310,9 @@ class Runs:
         kept = kept or same[0]
         for run in same:
             if run.info.run_id != kept.info.run_id:
-                self._client().delete_run(run.info.run_id)
+                below = self._client().tagged(run.info.experiment_id, "mlflow.parentRunId", run.info.run_id)
+                for gone in [*below, run]:
+                    self._client().delete_run(gone.info.run_id)
         return kept
 
     def _describe(self, found: Run, params: dict[str, Any], tags: dict[str, str]) -> None:
@@ -373,10 +354,8 @@ def _told_most_first(same: Iterable[Run]) -> list[Run]:
     return sorted(same, key=lambda run: (len(run.data.metrics), len(run.data.params)), reverse=True)
 
 
-def refused(error: BaseException) -> bool:
-    """Whether MLflow answered, and the answer will be the same the next time."""
-    code = getattr(error, "error_code", None)
-    return code is not None and code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+def trial_name(number: int) -> str:
+    return f"trial-{number:04d}"
 
 
 def now() -> int:

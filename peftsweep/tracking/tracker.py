@@ -17,8 +17,10 @@ from peftsweep.aside import make_temporary
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked, remember
 from peftsweep.tracking.comparison import COMPARISON
-from peftsweep.tracking.contract import Outcome, Parent, Past
-from peftsweep.tracking.runs import PARENT, Runs, StudyRun, now, refused
+from peftsweep.tracking.connection import refused
+from peftsweep.tracking.contract import NonsenseError, Outcome, Parent, Past
+from peftsweep.tracking.quiet import hushed
+from peftsweep.tracking.runs import PARENT, Runs, StudyRun, now, trial_name
 
 PAUSE = 60.0  # seconds before a server that did not answer is asked again
 PATIENCE = 10.0  # seconds that `close` waits for an answer
@@ -65,7 +67,6 @@ class Tracker:
 
     def open_study(self, parent: Parent) -> None:
         """Begin the study's own run, or go on with the one of an earlier process."""
-        self._runs.ids.update(parent.known)
         self._put(partial(self._runs.open, parent, parent.began or now()))
 
     def holds(self, parent: Parent, outcome: Outcome, trials: Mapping[int, Past]) -> bool:
@@ -75,7 +76,6 @@ class Tracker:
         Raises:
             TrackingError: there is none, or none that can be used.
         """
-        self._runs.ids.update(parent.known)
         return self._asked(partial(self._runs.holds, parent, outcome, trials))
 
     def compares(self, experiment: str, page: Path, name: str = COMPARISON) -> bool:
@@ -100,10 +100,10 @@ class Tracker:
     # `at` is when it happened, in milliseconds since 1970; now where it is not given.
 
     def start_trial(
-        self, number: int, *, params: Mapping[str, Any], tags: Mapping[str, str], at: int | None = None
+        self, number: int, *, params: Mapping[str, Any], tags: Mapping[str, str], at: int | None = None, name: str = ""
     ) -> None:
         """Begin a trial's run under its parent, or go on with it."""
-        run = StudyRun(str(number), f"trial-{number:04d}", dict(params), dict(tags), at or now())
+        run = StudyRun(str(number), name or trial_name(number), dict(params), dict(tags), at or now())
         self._put(partial(self._runs.start, run))
 
     def log(self, number: int, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
@@ -182,7 +182,8 @@ class Tracker:
 
     def _asked(self, question: Callable[[], bool]) -> bool:
         try:
-            return question()
+            with hushed():
+                return question()
         except Exception as error:
             what = "gave an answer that cannot be used" if self._answers() else "does not answer"
             raise TrackingError(f"MLflow at {masked(self._uri)} {what} ({self._because(error)})") from error
@@ -194,7 +195,7 @@ class Tracker:
             if self._closing:
                 return
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name="mlflow", daemon=True)
+                self._writer = threading.Thread(target=hushed()(self._write), name="mlflow", daemon=True)
                 self._writer.start()
             self._waiting.append(update)
             self._changed.notify()
@@ -268,7 +269,8 @@ class Tracker:
     def _pause(self, error: Exception) -> None:
         self._reason = self._because(error)
         self._retry_at = time.monotonic() + PAUSE
-        self.trouble = f"MLflow at {masked(self._uri)} does not answer ({self._reason})"
+        what = "gives no answer that can be used" if isinstance(error, NonsenseError) else "does not answer"
+        self.trouble = f"MLflow at {masked(self._uri)} {what} ({self._reason})"
         self._say(f"{self.trouble}; the study goes on without it")
 
     def _lose(self, error: Exception) -> None:
