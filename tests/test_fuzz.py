@@ -11,16 +11,15 @@ from tests.fuzz.running import Kind, shares, tried
 
 INPUTS, SEED = 2000, 18
 SHARES = shares(list(KINDS.values()), INPUTS)
-MENDED = ["study-files", "data-files"]
 
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
-    return {kind.name: kind for kind in made(tmp_path_factory.mktemp("fuzz"), MENDED)}
+    return {kind.name: kind for kind in made(tmp_path_factory.mktemp("fuzz"), list(KINDS))}
 
 
 @pytest.mark.filterwarnings("ignore")  # as the command line does
-@pytest.mark.parametrize("name", MENDED)
+@pytest.mark.parametrize("name", KINDS)
 def test_spoilt_inputs_are_borne_or_told(kinds: dict[str, Kind], name: str, tmp_path: Path) -> None:
     found = (tried(kinds[name], SEED, index, tmp_path) for index in range(SHARES[name]))
     failures = [failure for failure in found if failure is not None]

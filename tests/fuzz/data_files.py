@@ -48,7 +48,7 @@ KEYS: dict[str, list[Any]] = {
 
 
 class DataFiles(Kind):
-    name, share = "data-files", 35
+    name, share = "data-files", 56
 
     def __init__(self, ground: Ground) -> None:
         self.tokenizer = tiny_tokenizer(decoder=False)

@@ -8,6 +8,9 @@ import random
 import shutil
 from pathlib import Path
 
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.storage import _VersionManager
+
 import peftsweep
 from peftsweep import comparison, exported, progress, report, sweep
 from peftsweep.config import StudyConfig, load
@@ -16,8 +19,11 @@ from peftsweep.data import load as load_data
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Silent
 from peftsweep.stopping import Stop
-from peftsweep.storage import Studies, guarded
-from peftsweep.sweep.opening import open_study
+from peftsweep.storage import Studies, guarded, settle
+from peftsweep.sweep import retraining
+from peftsweep.sweep.opening import check_same, open_study
+from peftsweep.sweep.retraining import SeedSource
+from peftsweep.sweep.seeds import summarised
 from peftsweep.sweep.source import StudySource
 from peftsweep.tracking import Tracker
 from tests.fuzz import spoiling
@@ -43,15 +49,18 @@ VIEWS = {
     "page": 2,
     "export": 2,
     "sync": 1,
-    "again": 1,
+    "seeds": 3,
 }
 
 
 class Databases(Kind):
-    name, share = "databases", 10
+    name, share = "databases", 4
 
     def __init__(self, ground: Ground) -> None:
         self.home = ground.swept
+        # Optuna runs twelve scripts whenever it opens a database to find its newest version: half of an input's time
+        newest = RDBStorage(self.home.storage).get_head_version()
+        _VersionManager.get_head_version = lambda manager: newest
         self.configs = {name: load(self.home.folder / f"{name}.yaml") for name in STUDIES}
         self.data = {name: self._data(config) for name, config in self.configs.items()}
 
@@ -95,26 +104,47 @@ class Databases(Kind):
     def _sync(self, place: Home, study: str) -> None:
         sweep.sync(storage=place.storage, tracking_uri=self._mlflow(place), studies=[study])
 
-    def _again(self, place: Home, study: str) -> None:
-        sweep.retrain(self.configs[study], seeds=2, top=1, storage=place.storage, tracking_uri=self._mlflow(place))
-
     def _resume(self, place: Home, study: str) -> None:
         """As `run` does, up to what takes seconds: nothing is trained."""
-        config = self.configs[study]
+        config, data = self.configs[study], self.data[study]
         with guarded(place.storage):
             studies = Studies(place.storage)
             with studies.lease(config.name):
-                opened = open_study(studies, config, self.data[study])
-                tracker = Tracker("http://127.0.0.1:9", note=str)
-                tracker.abandon()
-                source = StudySource(config, opened, studies, self.data[study], tracker, Silent(), 4, None, Stop())
-                if source.has_work():
-                    source.bounds()
-                    for _ in range(3):
-                        source.next()
-                source.stepped([], 0.0)
-                source.counts()
+                opened = open_study(studies, config, data)
+                _begun(StudySource(config, opened, studies, data, _silenced(), Silent(), 4, None, Stop()))
+
+    def _seeds(self, place: Home, study: str) -> None:
+        """The same of `retrain`."""
+        config, data = self.configs[study], self.data[study]
+        with guarded(place.storage):
+            studies, (found,) = report.opened(place.storage, [study])
+            best = retraining._best(found, 1)
+            with studies.lease(config.name, "retrain"):
+                check_same(studies, found, config, data)
+                settle(found, studies.own_folder(config.name), studies.url)
+                again = retraining._companion(studies, found, config, data)
+                source = SeedSource(config, found, again, best, 3, studies, data, _silenced(), Silent(), Stop())
+                _begun(source)
+                source.conclude()
+                summarised(found, again)
 
     def _mlflow(self, place: Home) -> str:
         shutil.copyfile(self.home.folder / "mlflow.db", place.folder / "mlflow.db")
         return place.tracking_uri
+
+
+def _silenced() -> Tracker:
+    """MLflow is not told: that takes most of a second."""
+    tracker = Tracker("http://127.0.0.1:9", note=str)
+    tracker.abandon()
+    return tracker
+
+
+def _begun(source: StudySource) -> None:
+    """What a source does before anything is trained."""
+    if source.has_work():
+        source.bounds()
+        for _ in range(3):
+            source.next()
+    source.stepped([], 0.0)
+    source.counts()

@@ -37,7 +37,7 @@ TARGETS = ["/dev/null", "/dev/zero", "/etc/passwd", "..", ".", "nowhere", "pefts
 class Folders(Kind):
     """LoRA's and IA³'s adapters, and a merged model."""
 
-    name, share = "folders", 15
+    name, share = "folders", 10
 
     def __init__(self, ground: Ground) -> None:
         self.home, self.exports = ground.swept, ground.folder / "exports"

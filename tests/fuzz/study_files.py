@@ -91,7 +91,7 @@ SETTINGS += ["model.id=~x", "data.labels=&a [*a]", "train=5", "space.rank.low.x=
 
 
 class StudyFiles(Kind):
-    name, share = "study-files", 40
+    name, share = "study-files", 30
 
     def __init__(self, ground: Ground) -> None:
         self.texts = [WHOLE] * 6 + [file.read_text(encoding="utf-8") for file in FILES]
