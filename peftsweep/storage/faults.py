@@ -69,7 +69,9 @@ def guarded(url: str) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS):
             raise StorageError(f"{error.filename} cannot be written: {error.strerror}") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            if error.filename is None:
+                raise
+            raise StorageError(f"{error.filename} cannot be used: {error.strerror}") from error  # a file for a folder
         full = f" ({error.filename})" if error.filename else ""
         raise StorageError(
             f"the disk is full{full}. What was finished is kept; free some space and give the same command again"
