@@ -414,6 +414,6 @@ def test_the_command_prints_the_place_or_the_rows(here: Home) -> None:
     assert (place.returncode, place.stdout.strip()) == (0, str(here.folder / "here.html"))
     found = json.loads(rows.stdout)
     assert rows.returncode == 0 and found["leaders"][0]["study"] == "small" and Path(found["page"]).name
-    assert (nowhere.returncode, nothing.returncode) == (2, 2)
-    assert "is not there" in nowhere.stderr and "nothing is stored" in nothing.stderr
+    assert (nowhere.returncode, nothing.returncode) == (2, 1)
+    assert "is not there" in nowhere.stderr and "none.db: the file is not there" in nothing.stderr
     assert "Traceback" not in nowhere.stderr + nothing.stderr

@@ -446,8 +446,8 @@ def test_a_lease_that_cannot_be_taken_again_is_tried_at_the_next_call(postgresql
     assert studies.create("one").user_attrs == {"key": 2}
 
 
-def hang_up(server: Server, url: str, only: str = "process %") -> None:
-    """As a server that is started again, or a network that fails: the sessions of that name end."""
+def hang_up(server: Server, url: str, only: str = "% since %") -> None:
+    """As a server that is started again, or a network that fails: sessions end, by default all leases."""
     name = url.partition("?")[0].rpartition("/")[2]
     server.execute(
         f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}' "

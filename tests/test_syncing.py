@@ -14,7 +14,7 @@ import mlflow
 import pytest
 
 from peftsweep import report, sweep
-from peftsweep.errors import TrackingError, UsageError
+from peftsweep.errors import StorageError, TrackingError, UsageError
 from peftsweep.storage import Studies
 from peftsweep.tracking import Tracker
 from tests.compared import fill
@@ -407,7 +407,7 @@ def test_a_study_that_is_being_run_is_left_to_its_sweep(here: Home) -> None:
         assert sync(here) == {"small": "running"}
     with pytest.raises(UsageError, match="did you mean small"):
         sync(here, studies=["smal"])
-    with pytest.raises(UsageError, match="nothing is stored in"):
+    with pytest.raises(StorageError, match="the file is not there"):
         sync(here, storage=f"sqlite:///{here.folder}/other.db")
 
 

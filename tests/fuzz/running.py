@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peftsweep
 from peftsweep.errors import PeftsweepError
 from tests.fuzz.ground import Ground
 
@@ -24,6 +25,8 @@ Plan = dict[str, Any]  # JSON: what is to be done with an input, besides its fil
 SECONDS = 5.0  # of CPU that an input may take
 PATIENCE = 120.0  # seconds on the clock
 LONGEST = 20_000  # characters of a message
+PACKAGE = Path(peftsweep.__file__).parent
+SLIPS = (LookupError, TypeError, AttributeError, AssertionError, NameError, ZeroDivisionError, RecursionError)
 
 
 class Kind(ABC):
@@ -107,10 +110,9 @@ def tried(kind: Kind, seed: int, index: int, place: Path) -> Failure | None:
     plan = kind.make(random.Random(f"{kind.name} {seed} {index}"), folder)
     (case / "plan.json").write_text(json.dumps(plan))
     try:
-        with _limited(), _alone():
+        with _limited(), _alone(), _joined():
             kind.use(folder, plan)
             _check_outside(case)
-            _join_writers()
     except PeftsweepError as error:
         fault = _fault(error, case)
     except (Exception, TooSlowError) as error:
@@ -136,9 +138,22 @@ def _fault(error: PeftsweepError, case: Path) -> BaseException | None:
             raise WrongError(f"it says nothing: {text!r}") from error
         if len(text) > LONGEST:
             raise WrongError(f"a message of {len(text):,} characters: {text[:100]!r}…") from error
+        if (slip := _own_slip(error)) is not None:
+            raise WrongError(f"a slip of the program's own is told as the input's: {slip!r}") from slip
     except WrongError as wrong:
-        return wrong.with_traceback(error.__traceback__)
+        return wrong.with_traceback((wrong.__cause__ or error).__traceback__)
     return None
+
+
+def _own_slip(error: BaseException) -> BaseException | None:
+    """The exception that a message was made of, if the program itself raised it, and no library that it gave the input:
+    then the input was believed before it was looked at."""
+    cause = error.__cause__
+    if cause is None:
+        return None
+    *_, (frame, _) = traceback.walk_tb(cause.__traceback__)
+    inner = Path(frame.f_code.co_filename)
+    return cause if isinstance(cause, SLIPS) and inner.is_relative_to(PACKAGE) else _own_slip(cause)
 
 
 def _check_outside(case: Path) -> None:
@@ -147,11 +162,16 @@ def _check_outside(case: Path) -> None:
         raise WrongError(f"it wrote outside of its folder: {', '.join(strange)}")
 
 
-def _join_writers() -> None:
+@contextmanager
+def _joined() -> Iterator[None]:
     """Wait for those who still write to MLflow beside the input: its folder is to go."""
-    for thread in threading.enumerate():
-        if thread.name == "mlflow":
-            thread.join(20)
+    before = threading.enumerate()
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate():
+            if thread.name == "mlflow" and thread not in before:
+                thread.join(20)
 
 
 @contextmanager
