@@ -265,7 +265,7 @@ def test_classes_of_noughts_and_ones_in_every_spelling(tmp_path: Path, ending: s
     grades = [{"text": f"text {i}", "grade": on if i % 2 else off} for i in range(40)]
     dev = write(tmp_path / "dev.csv", [{"text": f"other {i}", "grade": i % 2} for i in range(9)])
     dataset = loaded(train=write(tmp_path / f"a{ending}", grades), validation=dev, labels="grade")
-    assert dataset.task.labels == ("0", "1")
+    assert dataset.task.labels == (("false", "true") if off is False else ("0", "1"))
 
 
 def test_classes_that_look_like_missing_or_differ_by_case_alone_are_warned_about(tmp_path: Path) -> None:
@@ -275,7 +275,8 @@ def test_classes_that_look_like_missing_or_differ_by_case_alone_are_warned_about
     loaded(said, source=path, labels="mood", split={"validation": 12})
     assert said == [
         f"warning: {path}: column mood: the class N/A, nan looks like a missing label; if it is, remove its rows",
-        f"warning: {path}: column mood: 'Good' and 'good' are classes of their own, and differ by case or spaces alone",
+        f"warning: {path}: column mood: 'Good' and 'good' are classes of their own, and differ by "
+        "case, spaces or characters that look alike",
     ]
 
 
@@ -297,9 +298,11 @@ def test_a_label_that_is_not_given(tmp_path: Path, ending: str) -> None:
     assert "column mood: empty in row 4" in refusal(source=one, labels="mood")
 
 
-def test_a_fraction_is_no_class(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"text": f"text {i}", "grade": 0.5 if i == 3 else i % 2} for i in range(20)])
-    assert "column grade: 0.5 in row 4: expected a name or a whole number" in refusal(source=path, labels="grade")
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_a_fraction_is_a_class_in_every_format(tmp_path: Path, ending: str) -> None:
+    grades = [{"text": f"text {i}", "grade": i % 4 / 2} for i in range(20)]
+    found = loaded(source=write(tmp_path / f"a{ending}", grades), labels="grade").task.labels
+    assert set(found) == {"0", "0.5", "1", "1.5"}
 
 
 def test_a_class_that_only_validation_has(tmp_path: Path) -> None:
@@ -530,11 +533,14 @@ def begun_by_version_0_1(folder: Path) -> dict[str, dict[str, Any]]:
     """The `data` of studies by the fingerprint of version 0.1; this version reads or cuts them otherwise."""
     copies = write(folder / "copies.csv", [*rows(), *rows(20)])
     test = write(folder / "test.csv", rows(12))
-    names = write(folder / "names.csv", [{"text": f"text {i}", "on": i % 3 == 0} for i in range(40)])
+    on = [{"text": f"text {i}", "on": i % 3 == 0} for i in range(40)]
+    names, flags = write(folder / "names.csv", on), write(folder / "flags.jsonl", on)
+    numbers = write(folder / "numbers.csv", [row | {"on": int(row["on"])} for row in on])
     return {
         "cfd8de207f4451b9": {"source": copies, "split": {"validation": 0.25, "test": 0.2, "seed": 3}},
         "b7b4485206d123f0": {"train": copies, "test": test},
         "41c9672a93329f13": {"source": names, "labels": "on"},
+        loaded(source=numbers, labels="on").fingerprint: {"source": flags, "labels": "on"},  # 0.1 took true for 1
     }
 
 

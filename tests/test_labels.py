@@ -88,7 +88,8 @@ def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: 
         (None, ";", []),
         (float("nan"), ";", []),
         (3, ";", ["3"]),
-        ("1;2.0;True", ";", ["1", "2", "True"]),
+        ("1;2.0;True", ";", ["1", "2", "true"]),
+        (True, ";", ["true"]),
         ("['a;b', 'c']", ";", ["a;b", "c"]),
         ("[a];b", ";", ["[a]", "b"]),
         ("joy", None, None),
@@ -102,8 +103,10 @@ def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: 
         ("['it\\'s', \"so\"]", None, ["it's", "so"]),
         ('["\\ud83d\\ude00"]', None, ["😀"]),
         (["joy", None, "", "joy"], None, ["joy"]),
-        ([1, 2.0, True], None, ["1", "2"]),
-        ([0.5], None, None),
+        ([1, 2.0, True, "TRUE"], None, ["1", "2", "true"]),
+        ("[1, 'x', -2.0, True, nan, None]", None, ["1", "x", "-2", "true"]),
+        ([0.5, "0.5"], None, ["0.5"]),
+        ([float("inf")], None, None),
     ],
 )
 def test_the_labels_of_a_cell(cell: Any, separator: str | None, found: list[str] | None) -> None:
@@ -212,45 +215,85 @@ def column(folder: Path, ending: str, values: list[Any], kind: Any = None, name:
     return write(path, [{"text": text, "c": cell} for text, cell in zip(texts, cells, strict=True)])
 
 
-BOOLEANS: list[tuple[str, list[Any], Any]] = [
-    *((ending, pair, None) for ending in FORMATS for pair in (["true", "false"], ["True", "False"], ["TRUE", "FALSE"])),
-    *((ending, [True, False], None) for ending in FORMATS),
+NOUGHTS: list[tuple[str, list[Any], Any]] = [
     *((ending, [1, 0], None) for ending in FORMATS),
     *((".parquet", [1, 0], kind) for kind in (pyarrow.int8(), pyarrow.uint64(), pyarrow.float16(), pyarrow.float64())),
     (".parquet", [Decimal("1.00"), Decimal(0)], pyarrow.decimal128(6, 2)),
-    (".parquet", ["true", "false"], pyarrow.large_string()),
     (".parquet", ["1.0", "0.0"], pyarrow.dictionary(pyarrow.int8(), pyarrow.string())),
+    (".jsonl", [1, 0.0, "1", -0.0], None),
+]
+BOOLEANS: list[tuple[str, list[Any], Any]] = [
+    *((ending, pair, None) for ending in FORMATS for pair in (["true", "false"], ["True", "False"], ["TRUE", "FALSE"])),
+    *((ending, [True, False], None) for ending in FORMATS),
+    (".parquet", ["true", "false"], pyarrow.large_string()),
+    (".parquet", ["True", "FALSE"], pyarrow.dictionary(pyarrow.int8(), pyarrow.string())),
     (".jsonl", [True, "false", 1, 0.0, "1", False], None),
 ]
 
 
-@pytest.mark.parametrize("labels", ["c", ["c", "d"]])
-def test_booleans_and_noughts_and_ones_are_one_set_of_classes_in_every_format(tmp_path: Path, labels: Any) -> None:
+@pytest.mark.parametrize(("cells", "classes"), [(NOUGHTS, ("0", "1")), (BOOLEANS, ("false", "true"))])
+def test_booleans_are_one_set_of_classes_in_every_format_and_so_are_noughts_and_ones(
+    tmp_path: Path, cells: list[tuple[str, list[Any], Any]], classes: tuple[str, str]
+) -> None:
     found = set()
-    for ending, values, kind in BOOLEANS:
+    for ending, values, kind in cells:
         path = column(tmp_path, ending, values, kind)
-        if labels == "c":
-            dataset = loaded(source=path, labels="c")
-            assert dataset.task == Task("single-label", ("0", "1"))
-            # a validation file in words, whatever training is in
-            other = column(tmp_path, ".csv", ["True", "False"], name="dev")
-            assert loaded(train=path, validation=other, labels="c").task == dataset.task
-        else:
-            table = data.read(str(path), "data.train", ["text", "c"], data.Form(), print)
-            cells = [{"text": t, "c": c, "d": "True"} for t, c in zip(*table.columns.values(), strict=True)]
-            if ending == ".parquet":
-                both = parquet.read_table(path)
-                parquet.write_table(both.append_column("d", pyarrow.array([True] * 40)), path)
-            else:
-                write(path, cells)
-            dataset = loaded(source=path, labels=["c", "d"])
-        found.add(dataset.fingerprint)
+        found.add(loaded(source=path, labels="c").fingerprint)
+        # a validation file in words or numbers, whatever training is in
+        for pair in (["True", "False"], [1, 0]):
+            other = column(tmp_path, ".csv", pair, name="dev")
+            dataset = loaded(train=path, validation=other, labels="c")
+            assert dataset.task == Task("single-label", classes) and dataset.validation.labels[:2].tolist() == [1, 0]
     assert len(found) == 1
+
+
+def test_of_several_columns_each_says_on_in_any_spelling(tmp_path: Path) -> None:
+    found = set()
+    for ending, values, kind in NOUGHTS + BOOLEANS:
+        path = column(tmp_path, ending, values, kind)
+        table = data.read(str(path), "data.train", ["text", "c"], data.Form(), print)
+        if ending == ".parquet":
+            both = parquet.read_table(path)
+            parquet.write_table(both.append_column("d", pyarrow.array([True] * 40)), path)
+        else:
+            write(path, [{"text": t, "c": c, "d": "True"} for t, c in zip(*table.columns.values(), strict=True)])
+        found.add(loaded(source=path, labels=["c", "d"]).fingerprint)
+    assert len(found) == 1
+
+
+VALUES: list[list[Any]] = [
+    [True, "x", False],
+    [True, "x", 1, "1.0", " x ", "TRUE"],
+    [0, -0.0, 1, "-0", 2],
+    [1.0, 1e16, -1e300, 2**53 + 1, 2**70],
+    [0.5, 1.5, 4],
+    ["caf\u00e9", "cafe\u0301", "caf\u00e9\u200b"],
+]
+
+
+@pytest.mark.parametrize("values", VALUES, ids=str)
+@pytest.mark.parametrize("several", [False, True])
+def test_one_table_has_the_same_classes_in_every_format(tmp_path: Path, values: list[Any], several: bool) -> None:
+    """As programs write it: a format without types spells what another one has a type for."""
+    one_type = len({type(value) for value in values}) == 1
+    kinds: list[tuple[str, list[Any]]] = [(ending, values) for ending in FORMATS if one_type or ending != ".parquet"]
+    kinds += [(".parquet", [str(value) for value in values])]
+    labels: Any = {"column": "c", "separator": ";"} if several else "c"
+    found = set()
+    for ending, cells in kinds:
+        if several and ending in (".csv", ".tsv"):
+            cells = [f"{cell}; {cells[0]}" for cell in cells]
+        elif several:
+            cells = [[cell, cells[0]] for cell in cells]
+        dataset = loaded(source=column(tmp_path, ending, cells), labels=labels)
+        found.add((dataset.task, dataset.fingerprint))
+    assert len(found) == 1, found
 
 
 @pytest.mark.parametrize("values", [["true", "half-true", "false"], ["True", "False", "unknown"], ["yes", "no"]])
 def test_words_among_other_names_stay_names(tmp_path: Path, values: list[str]) -> None:
-    assert loaded(source=column(tmp_path, ".csv", values), labels="c").task.labels == tuple(sorted(values))
+    names = tuple(sorted(value.lower() for value in values))
+    assert loaded(source=column(tmp_path, ".csv", values), labels="c").task.labels == names
 
 
 def test_whole_numbers_are_the_same_classes_in_every_format(tmp_path: Path) -> None:
@@ -267,19 +310,57 @@ def test_whole_numbers_are_the_same_classes_in_every_format(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("value", "name"),
     [
-        *((value, "1") for value in (1, 1.0, True, "1", " 1.00", np.int64(1), np.float32(1), np.True_, Decimal("1.0"))),
+        *((value, "1") for value in (1, 1.0, "1", " 1.00", np.int64(1), np.float32(1), Decimal("1.0"))),
+        *((value, "true") for value in (True, np.True_, "True", " TRUE ", "true")),
         *(
             (value, None)
-            for value in (None, "", " ", 0.5, float("nan"), float("inf"), [1], {}, b"joy", "\ud800", "a\udfff")
+            for value in (
+                None,
+                "",
+                " ",
+                float("nan"),
+                float("inf"),
+                Decimal("NaN"),
+                [1],
+                {},
+                b"joy",
+                "\ud800",
+                "a\udfff",
+            )
         ),
-        *((value, "0") for value in (0, -0.0, "0.0", "-0.0", False, Decimal("-0"))),
-        *((value, value) for value in ("01", "-0", "1e0", "+1", "1.5", "True", "٣", "1_0", "0x1")),
+        *((value, "0") for value in (0, -0.0, "0.0", "-0.0", "-0", Decimal("-0"))),
+        *((value, value) for value in ("01", "1e0", "1E6", "+1", "1.5", "1.10", "٣", "1_0", "0x1", "1e+9999")),
+        *((value, "1.5") for value in (1.5, np.float64(1.5), Decimal("1.5"))),
         (2**70, str(2**70)),
-        (1e20, str(10**20)),
+        *((value, str(10**20)) for value in (1e20, "1e+20", "1E+20")),
     ],
 )
 def test_the_class_that_a_cell_names(value: Any, name: str | None) -> None:
     assert class_name(value) == name
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(True, "1"), ("True", "True"), ("-0", "-0"), ("-0.0", "0"), (0.5, None), ("1e+20", "1e+20")]
+)
+def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None) -> None:
+    assert class_name(value, older=True) == name
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (
+            ["caf\u00e9", "cafe\u0301", "tea"],
+            r"'caf\xe9' and 'cafe\u0301' are classes of their own, and differ by case",
+        ),
+        (["tea", "tea\u200b"], r"'tea' and 'tea\u200b' are classes of their own"),
+        (["tea", "Ｔea"], "'tea' and 'Ｔea' are classes of their own"),
+        ([f"{i / 97:.3f}" for i in range(50)], "50 classes are numbers such as '0.000'; if it is a measure, cut it"),
+    ],
+)
+def test_classes_that_look_alike_or_are_a_measure_are_told(classes: list[str], said: str) -> None:
+    (doubt,) = doubts(Task("single-label", tuple(classes)), "class")
+    assert said in doubt
 
 
 # Their order

@@ -76,7 +76,7 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, begun: str
         rows = older
         warn(
             f"{config.name}: the study goes on with the rows that it was begun with by an earlier version, which let "
-            "copies of a text fall into several splits, or took True and False for names; a new study gets better ones"
+            "copies of a text fall into several splits, or gave true and false other names; a new study is better"
         )
     splits = {
         name: _tokenised(config, table, rows.labels[name], tokenizer, note) for name, table in rows.tables.items()
@@ -117,7 +117,7 @@ def _labelled(config: DataConfig, note: Say, warn: Say, *, older: bool = False) 
         (column,) = config.label_columns
         for doubt in doubts(task, column):
             warn(f"{tables['train'].name}: column {column}: {doubt}")
-    labels = {name: label_array(config, table, task) for name, table in tables.items()}
+    labels = {name: label_array(config, table, task, older=older) for name, table in tables.items()}
     _check_classes(task, tables, labels, warn)
     return _Rows(task, tables, labels)
 
@@ -164,7 +164,7 @@ def _tables(config: DataConfig, note: Say, warn: Say, *, older: bool) -> dict[st
             del tables[name]
     if not older:
         whole = without_leaks({"train": whole} | tables, note, warn)["train"]
-    labels = label_array(config, whole, task_of(config, whole, older=older))
+    labels = label_array(config, whole, task_of(config, whole, older=older), older=older)
     return _in_order(tables | cut(whole, whole.column(TEXT), labels, split, note, older=older))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +16,8 @@ from peftsweep.task import Task
 MISSING = ("nan", "null", "none", "n/a", "na", "<na>")
 SEPARATORS = (";", "|", ",", "/", "\t", "\n", "&", "+", "#")
 RARE_IN_NAMES = (";", "|")
+MANY = 20  # numbers with fractions: more than grades or versions have
+FRACTION = re.compile(r"-?\d+\.\d+(e-\d+)?")
 
 
 def doubts(task: Task, column: str) -> Iterator[str]:
@@ -28,12 +32,26 @@ def doubts(task: Task, column: str) -> Iterator[str]:
         yield f"the {what} {', '.join(missing)} looks like a missing label; if it is, remove its rows"
     alike: dict[str, list[str]] = {}
     for label in task.labels:
-        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+        alike.setdefault(_seen(label), []).append(label)
     for names in alike.values():
         if len(names) > 1:
-            yield f"{' and '.join(map(quoted, names))} are classes of their own, and differ by case or spaces alone"
+            shown = " and ".join(map(quoted, names))
+            if len({unicodedata.normalize("NFC", name) for name in names}) < len(names):
+                shown = shown.encode("ascii", "backslashreplace").decode()  # else they would look the same here, too
+            yield f"{shown} are classes of their own, and differ by case, spaces or characters that look alike"
+    if len(fractions := [label for label in task.labels if FRACTION.fullmatch(label)]) > MANY:
+        yield (
+            f"{len(fractions):,} classes are numbers such as {quoted(fractions[0])}; if it is a measure, cut it into a "
+            "few ranges"
+        )
     if task.kind == "single-label":
         yield from _joined(task.labels, column)
+
+
+def _seen(name: str) -> str:
+    """The name without what a person hardly sees: case, spaces, how letters are encoded, characters of no width."""
+    letters = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(letter for letter in letters if unicodedata.category(letter) != "Cf").split())
 
 
 def _joined(classes: Sequence[str], column: str) -> Iterator[str]:

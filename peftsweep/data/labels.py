@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
-from peftsweep.data.spelling import WORDS, booleans, class_name, labels_in, order
+from peftsweep.data.spelling import BOOLEANS, class_name, labels_in, order
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 from peftsweep.quoting import quoted
 from peftsweep.task import Labels, Task
 
 FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
+PAIRS = (("0", "1"), BOOLEANS)
 
 
 def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
     """What is to be predicted: several columns of noughts and ones, one column of all labels, or one of classes.
 
     Args:
-        older: as version 0.1 read it, to which `True` and `False` were names.
+        older: see `class_name`.
 
     Raises:
         DataError: an empty class, or one class or label alone.
@@ -32,17 +33,20 @@ def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
     if several := _holds_several(config, train):
         names = {label for labels in _sets(config, train) for label in labels}
     else:
-        names = set(_classes(train, columns[0]))
-        if not older and booleans(names):
-            names = {WORDS.get(name.lower(), name) for name in names}
+        names = set(_classes(train, columns[0], older=older))
+        if not older and not names.isdisjoint(BOOLEANS) and names <= FLAGS.keys():
+            names = {BOOLEANS[FLAGS[name]] for name in names}
     if len(names) < 2:
         what = f"one {'label' if several else 'class'} alone ({quoted(names.pop())})" if names else "no label at all"
         raise DataError(f"{train.name}: column {columns[0]} has {what}: nothing to tell apart")
     return Task("multi-label" if several else "single-label", tuple(sorted(names, key=order)))
 
 
-def label_array(config: DataConfig, table: Table, task: Task) -> Labels:
+def label_array(config: DataConfig, table: Table, task: Task, *, older: bool = False) -> Labels:
     """float32 [n, C] of noughts and ones, or int64 [n] of classes.
+
+    Args:
+        older: see `class_name`.
 
     Raises:
         DataError: a label that is neither 0 nor 1, or a class or label that training has not; with the rows.
@@ -51,6 +55,8 @@ def label_array(config: DataConfig, table: Table, task: Task) -> Labels:
     if len(columns) > 1:
         return np.array([_flags(table, column) for column in columns], dtype=np.float32).T
     numbers = {label: i for i, label in enumerate(task.labels)}
+    if task.labels in PAIRS and not task.multi_label:
+        numbers = FLAGS  # another file may have the other of the two
     if task.multi_label:
         sets = _sets(config, table)
         _check_known(table, columns[0], numbers, sets)
@@ -58,9 +64,7 @@ def label_array(config: DataConfig, table: Table, task: Task) -> Labels:
         for row, labels in enumerate(sets):
             found[row, [numbers[label] for label in labels]] = 1
         return found
-    classes = _classes(table, columns[0])
-    if numbers.keys() == set(WORDS.values()):
-        classes = [WORDS.get(name.lower(), name) for name in classes]
+    classes = _classes(table, columns[0], older=older)
     _check_known(table, columns[0], numbers, [[name] for name in classes])
     return np.array([numbers[label] for label in classes], dtype=np.int64)
 
@@ -107,7 +111,7 @@ def _sets(config: DataConfig, table: Table) -> list[list[str]]:
 
 def _flags(table: Table, column: str) -> list[int]:
     values = table.column(column)
-    flags = [FLAGS.get((class_name(value) or "").lower(), -1) for value in values]
+    flags = [FLAGS.get(class_name(value) or "", -1) for value in values]
     wrong = [i for i, flag in enumerate(flags) if flag < 0]
     if wrong:
         raise DataError(
@@ -117,14 +121,14 @@ def _flags(table: Table, column: str) -> list[int]:
     return flags
 
 
-def _classes(table: Table, column: str) -> list[str]:
+def _classes(table: Table, column: str, *, older: bool) -> list[str]:
     values = table.column(column)
-    classes = [class_name(value) for value in values]
+    classes = [class_name(value, older=older) for value in values]
     wrong = [i for i, label in enumerate(classes) if label is None]
     if wrong:
         raise DataError(
             f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: expected "
-            "a name or a whole number for each row"
+            "a name or a number for each row"
         )
     return [label for label in classes if label is not None]
 

@@ -7,7 +7,7 @@ import io
 import math
 import re
 import tokenize
-from collections.abc import Iterable
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -16,26 +16,47 @@ import numpy as np
 from peftsweep import jsonfile
 
 QUOTES = ("'", '"')
-WORDS = {"false": "0", "true": "1"}
+BOOLEANS = ("false", "true")
+WHOLE = re.compile(r"([+-]?\d+)\.0+")
+LARGE = re.compile(r"-?\d+(\.\d+)?[eE]\+\d+")  # as programs write numbers from 1e+16 on; `1E6` may be a code
 
 
-def class_name(value: Any) -> str | None:
-    """The class that a cell names: 1, 1.0, true and "1.0" are `1`. None where it names none.
+def class_name(value: Any, *, older: bool = False) -> str | None:
+    """The class that a cell names; None where it names none. A class has one name whatever the file's format is.
 
-    A word that spells a boolean keeps its name here: see `booleans`.
+    So what CSV can only spell has the name of what other formats have a type for: 1, 1.0 and "1.0" are `1`; true,
+    "True" and "TRUE" are `true`.
+
+    Args:
+        older: as version 0.1 named it, to which true was `1`, and "True" a name like any other.
     """
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):
-        name = re.sub(r"^([+-]?\d+)\.0+$", r"\1", text := value.strip())
-        if name == "-0" != text:
-            return "0"
-        return name if name and is_whole(name) else None
+        return _name_of_text(value.strip(), older=older)
+    if isinstance(value, bool) and not older:
+        return BOOLEANS[value]
     if isinstance(value, int):
         return str(int(value))
-    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+    if not isinstance(value, float | Decimal) or not math.isfinite(value):
+        return None
+    if value == int(value):
         return str(int(value))
-    return None
+    return None if older else str(value)
+
+
+def _name_of_text(text: str, *, older: bool) -> str | None:
+    if not text or not is_whole(text):
+        return None
+    name = WHOLE.sub(r"\1", text) if WHOLE.fullmatch(text) else text
+    if name == "-0" and (name != text or not older):
+        return "0"
+    if older:
+        return name
+    if name.lower() in BOOLEANS:
+        return name.lower()
+    number = float(name) if LARGE.fullmatch(name) else math.inf
+    return str(int(number)) if math.isfinite(number) and number == int(number) else name
 
 
 def is_whole(text: str) -> bool:
@@ -46,12 +67,6 @@ def is_whole(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def booleans(names: Iterable[str]) -> bool:
-    """Whether these classes are true and false, spelled in words: they are `1` and `0` then, as in JSON and Parquet."""
-    spelled = {name.lower() for name in names}
-    return bool(spelled & WORDS.keys()) and spelled <= {*WORDS, *WORDS.values()}
 
 
 def order(name: str) -> tuple[bool, float, str]:
@@ -101,6 +116,14 @@ def listed(text: str) -> list[Any] | None:
     try:
         # not by literal_eval of it all: what numpy writes without commas, ['joy' 'anger'], would be one text
         tokens = [token.string for token in tokenize.generate_tokens(io.StringIO(inside).readline)]
-        return [ast.literal_eval(token) for token in tokens if token.strip() and token != ","]
+        return _entries(token for token in tokens if token.strip() and token != ",")
     except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
         return None
+
+
+def _entries(tokens: Iterator[str]) -> list[Any]:
+    """Raises:
+    ValueError, SyntaxError: a token that is no text, no number and no word for a missing one.
+    """
+    signed = (token + next(tokens, "") if token == "-" else token for token in tokens)
+    return [None if token == "nan" else ast.literal_eval(token) for token in signed]
