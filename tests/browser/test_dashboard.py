@@ -195,6 +195,8 @@ COLUMNS = {"Macro-F1, tuned thresholds", "Retrained, mean ± sd", "Macro-F1, tes
 LONG = {"parameters": 20_900_000, "adapter_bytes": 123_000_000, "seconds_per_trial": 3599.0, "seconds": 446_340.0}
 LONG |= {"complete": 118, "pruned": 882, "failed": 12}
 
+AGAIN = {"params": {}, "sampled": [], "picked": 0.7, "failed": 0, "behind": None, "test": None}
+
 
 @pytest.fixture
 def crowded(tmp_path: Path) -> Path:
@@ -203,8 +205,8 @@ def crowded(tmp_path: Path) -> Path:
         study = fill(storage(tmp_path), name, trials=8, rows=60, seed=seed)
         study.set_user_attr("config", study.user_attrs["config"] | {"model": {"id": model}})
         study.set_user_attr("test", {"trial": 4, "scores": {"macro_f1": 0.7}})
-        again = {"trial": 4, "seeds": 10, "macro_f1_mean": 0.69, "macro_f1_std": 0.012}
-        study.set_user_attr("retrained", [again])
+        again = {"trial": 4, "seeds": 10, "macro_f1_mean": 0.69, "macro_f1_std": 0.012, "objective": "macro_f1"}
+        study.set_user_attr("retrained", [AGAIN | again])
     rows = comparison.compare(storage(tmp_path)).as_dict()
     rows["leaders"] = [row | LONG for row in rows["leaders"]]
     (tmp_path / "page.html").write_text(dashboard.page(rows), encoding="utf-8")
