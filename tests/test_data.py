@@ -641,7 +641,7 @@ def test_a_file_without_rows(tmp_path: Path, ending: str) -> None:
 def test_a_file_of_no_bytes(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     path.touch()
-    assert ("not a whole Parquet file" if ending == ".parquet" else "it has none") in refusal(source=path)
+    assert ("not a whole Parquet file" if ending == ".parquet" else "is empty") in refusal(source=path)
 
 
 # Broken files

@@ -89,7 +89,6 @@ def test_codecs_of_no_text_are_refused_and_with_every_other_a_file_is_read_or_to
     [
         (TEXTS, "cp1252", "row 1 has bytes that are not utf-8 (0x92)", "cp1252"),
         (TEXTS[2:], "cp1252", "row 1 has bytes that are not utf-8 (0xef)", "latin-1"),  # both read it alike
-        (["\x81 \xe9"], "latin-1", "row 1 has bytes that are not utf-8 (0x81)", "latin-1"),  # no character of cp1252
     ],
 )
 def test_bytes_that_are_not_utf_8_come_with_the_encoding_that_reads_them(
@@ -145,12 +144,60 @@ def test_a_mark_at_the_beginning_says_the_encoding_whatever_the_study_says(
     )
 
 
-@pytest.mark.parametrize("order", ["le", "be"])
-def test_utf_16_without_a_mark_is_recognised(tmp_path: Path, order: str) -> None:
+@pytest.mark.parametrize("named", ["utf-8", "cp1252", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize(
+    "texts", [["plain", "text"], TEXTS, ["彼は走った", "犬と猫が好き"]], ids=["ascii", "west", "east"]
+)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_utf_16_without_a_mark_is_recognised(tmp_path: Path, encoding: str, texts: list[str], named: str) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(written(".csv", ["plain", "text"]).encode(f"utf-16-{order}"))
-    assert refused(path, "text").endswith(f"if it is UTF-16 without a mark, name it: data.encoding: utf-16-{order}")
-    assert read(path, "text", encoding=f"utf-16-{order}")[0].columns["text"] == ["plain", "text"]
+    path.write_bytes(written(".csv", texts * 9).encode(encoding))
+    assert read(path, "text", encoding=encoding)[0].columns["text"] == texts * 9
+    if encoding == "utf-16-le" and named == "utf-16":  # this machine's own order
+        assert read(path, "text", encoding=named)[0].columns["text"] == texts * 9
+    else:
+        said = f"its bytes look like {encoding}, without a mark that says so; name it: data.encoding: {encoding}"
+        assert refused(path, "text", encoding=named).endswith(said)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_noughts_in_a_text_are_read_as_they_are(tmp_path: Path, ending: str) -> None:
+    nul = "\\u0000" if ending == ".jsonl" else "\0"
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(written(ending, [f"a{nul}b", "c", f"{nul * 3}d"]).encode())
+    assert read(path, "text")[0].columns["text"] == ["a\0b", "c", "\0\0\0d"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("named", ["cp1252", "latin-1", "cp1250", "shift_jis"])
+def test_utf_8_that_is_read_as_something_else_is_told(tmp_path: Path, ending: str, named: str) -> None:
+    path = tmp_path / f"a{ending}"
+    for spoilt in (b"", b"\xe9"):  # a row of another encoding among them
+        path.write_bytes(written(ending, ["naïve – €", "plain", "café", "SPOILT"]).encode().replace(b"SPOILT", spoilt))
+        try:
+            said = " ".join(read(path, "text", encoding=named)[1])
+        except DataError as error:
+            said = str(error)
+        assert said.endswith("data.encoding: utf-8")
+    assert "row 4 has bytes that are not utf-8 (0xe9), though most of the file is; mend that row" in refused(
+        path, "text"
+    )
+
+
+def test_bytes_that_no_usual_encoding_has_are_told_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", TEXTS).encode("cp1252") + b"\x81,m\n")
+    assert refused(path, "text", encoding="cp1252").endswith(
+        "row 5 has bytes that are not cp1252 (0x81); mend that row, or name the file's encoding: data.encoding: …"
+    )
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_is_no_text_is_called_what_it_is(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    for start, what in {b"PK\x03\x04": "an Excel workbook", b"\x1f\x8b": "packed by gzip", b"PAR1": "Parquet"}.items():
+        path.write_bytes(start + bytes(range(256)))
+        assert f"{path} is no text but {what}" in refused(path, "text")
 
 
 # What parts rows and fields
@@ -169,6 +216,33 @@ def test_the_line_of_excel_says_what_parts_the_fields(tmp_path: Path, mark: str,
     assert "row 3 has 3 fields, the header 2: a stray " in refused(path, "text")
     path.write_bytes(whole.replace(b"c", b"\xe9"))
     assert "row 2 has bytes that are not utf-8 (0xe9)" in refused(path, "text")
+
+
+@pytest.mark.parametrize("line", ["sep=", "sep=,", 'sep="', "sep=,,,", "sep= "])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_the_line_of_excel_may_name_no_mark_or_have_more_after_it(tmp_path: Path, line: str, ends: str) -> None:
+    mark = " " if line == "sep= " else ","
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"{line}{ends}text{mark}mood{ends}one{mark}m{ends}".encode())
+    assert read(path, "text", "mood")[0].columns == {"text": ["one"], "mood": ["m"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("\ufeff\n\n", "is empty"),
+        ("sep=;\n", "is empty"),
+        ("text,mood\n", "no rows"),
+        ("text, mood\na,b\n", "no column mood; it has text, ' mood'; did you mean ' mood' for mood?"),
+        ("Text,MOOD\na,b\n", "no columns text, mood; it has Text, MOOD; did you mean Text for text, MOOD for mood?"),
+        ('text,mood\na,b\n"c,d\ne,f\n', "row 2 is not CSV: a quotation mark that opens there is never closed"),
+    ],
+)
+def test_a_table_that_is_none_is_told_in_a_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    assert said in refused(path, "text", "mood")
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftsweep.data.guessing import WINDOWS, better, mostly_utf8, no_text, same, wide
 from peftsweep.errors import DataError
 
 MOST = 1 << 32  # bytes: the whole text is held in memory, and each of its fields once more
@@ -17,7 +20,6 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-WINDOWS = bytes(range(0x80, 0xA0))  # quotation marks, dashes and € in cp1252; in latin-1, characters that nobody types
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,12 @@ class Undecodable(Exception):  # noqa: N818
         )
         if own is not None:
             self.what += ", which the mark at its beginning says it is; save it again"
-        elif (better := _better(raw, encoding)) is not None:
-            self.what += f"; if the file is in another encoding, name it: {form.decode}{better}"
+        elif same(encoding, "utf-8") and mostly_utf8(raw):
+            self.what += ", though most of the file is; mend that row"
+        elif (name := better(raw, encoding)) is not None:
+            self.what += f"; if the file is in another encoding, name it: {form.decode}{name}"
+        else:
+            self.what += f"; mend that row, or name the file's encoding: {form.decode}…"
 
     def told(self, name: str, row: int) -> DataError:
         """Args:
@@ -68,47 +74,42 @@ def decoded(path: Path, name: str, form: Form) -> tuple[str, list[str]]:
 
     Raises:
         Undecodable: it is in another encoding.
-        DataError: it looks like UTF-16 that is read as something else, or is too large.
+        DataError: it is no text, looks like UTF-16 that is read as something else, or is too large.
     """
     if path.stat().st_size > MOST:
         raise DataError(f"{name}: more than {MOST:,} bytes, which text is not read from; write it as Parquet")
     raw = path.read_bytes()
     encoding = _mark(raw) or form.encoding
+    if (what := no_text(raw)) is not None:
+        raise DataError(f"{name} is no text but {what}")
+    if encoding != _mark(raw) and (own := wide(raw)) is not None and not _fits(encoding, own):
+        raise DataError(f"{name}: its bytes look like {own}, without a mark that says so; name it: {form.decode}{own}")
     try:
         text = raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise Undecodable(error, raw, form) from error
-    if text.count("\0") > len(text) // 4:
-        order = "be" if text[0] == "\0" else "le"
-        raise DataError(
-            f"{name}: every second byte is nought; if it is UTF-16 without a mark, name it: {form.decode}utf-16-{order}"
+    return text, list(_doubts(raw, encoding, form))
+
+
+def _fits(encoding: str, own: str) -> bool:
+    """Whether a file of that encoding is read by this one, which may leave the order of bytes to the machine."""
+    return same(encoding, own) or (
+        same(encoding, own[:6]) and own.endswith("le" if sys.byteorder == "little" else "be")
+    )
+
+
+def _doubts(raw: bytes, encoding: str, form: Form) -> Iterator[str]:
+    if raw.isascii() or encoding == _mark(raw) or same(encoding, "utf-8"):
+        return
+    if mostly_utf8(raw):
+        yield f"most of its characters beyond ASCII are UTF-8, and read as {encoding}; if so: {form.decode}utf-8"
+    elif same(encoding, "latin-1") and better(raw, encoding) == "cp1252":
+        shown = bytes([min(set(raw) & set(WINDOWS))])
+        yield (
+            f"bytes such as 0x{shown.hex()} ({shown.decode('cp1252')!r} in cp1252) are control characters in latin-1; "
+            f"if it is from Windows: {form.decode}cp1252"
         )
-    odd = set(raw) & set(WINDOWS) if _is(encoding, "latin-1") and _better(raw, encoding) == "cp1252" else ()
-    if not odd:
-        return text, []
-    shown = bytes([min(odd)])
-    return text, [
-        f"bytes such as 0x{shown.hex()} ({shown.decode('cp1252')!r} in cp1252) are control characters in latin-1; if "
-        f"it is from Windows: {form.decode}cp1252"
-    ]
 
 
 def _mark(raw: bytes) -> str | None:
     return next((encoding for mark, encoding in MARKS.items() if raw.startswith(mark)), None)
-
-
-def _is(encoding: str, name: str) -> bool:
-    return codecs.lookup(encoding) == codecs.lookup(name)
-
-
-def _better(raw: bytes, encoding: str) -> str | None:
-    """The encoding that most such files are in, another than this one: UTF-8 if it fits, which nothing else does by
-    chance; Windows' where there are bytes that only it has; or else latin-1."""
-    for name in ("utf-8", "cp1252", "latin-1"):
-        if not _is(encoding, name) and (name != "cp1252" or set(raw) & set(WINDOWS)):
-            try:
-                raw.decode(name)
-            except UnicodeDecodeError:
-                continue
-            return name
-    return None

@@ -16,7 +16,8 @@ from peftsweep.errors import DataError
 
 PARTED = {";": "semicolons; write it with commas", "|": "bars; write it with commas"}
 PARTED |= {"\t": "tabs; let its name end in .tsv", ",": "commas; let its name end in .csv"}
-EXCEL = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)  # Excel's own first line: what parts fields
+# Excel's own first line, which says what parts fields; it may have lost that mark, or got more of them as it was saved.
+EXCEL = re.compile(r'"?sep=(?:([^\w"\s]|\t| )\1*)?"?[,;\t ]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 csv.field_size_limit(1 << 30)  # texts are long at times
 
 
@@ -51,6 +52,8 @@ def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, fo
         before, dialect = _dialect(error.before, tabs, quoting)
         raise error.told(name, sum(map(bool, dialect.reader(before, strict=False))) - 1) from error
     text, dialect = _dialect(text, tabs, quoting)
+    if not text.strip():
+        raise DataError(f"{name} is empty")
     records = _records(dialect.reader(text), name)
     _check_header(name, wanted, text, dialect, form)
     header = next(records, [])
@@ -75,7 +78,7 @@ def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, fo
 def _dialect(text: str, tabs: bool, quoting: bool) -> tuple[str, Dialect]:
     """The text without Excel's line, and how its fields are parted."""
     said = EXCEL.match(text)
-    mark = said[1] if said else "\t" if tabs else ","
+    mark = said[1] if said and said[1] else "\t" if tabs else ","
     return text[said.end() :] if said else text, Dialect(tabs, mark, quoting)
 
 
@@ -89,7 +92,8 @@ def _records(records: Iterator[list[str]], name: str) -> Iterator[list[str]]:
             return
         except csv.Error as error:
             where = f"row {number}" if number else "the header"
-            raise DataError(f"{name}: {where} is not CSV: {error}") from error
+            why = str(error).replace("unexpected end of data", "a quotation mark that opens there is never closed")
+            raise DataError(f"{name}: {where} is not CSV: {why}") from error
         if record:
             number += 1
             yield record

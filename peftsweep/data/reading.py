@@ -90,7 +90,8 @@ def _jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form
         except ValueError as error:  # thousands of digits, a hundred levels
             raise DataError(f"{name}: row {number} is not JSON that can be read: {error}") from error
         if not isinstance(record, dict):
-            raise DataError(f"{name}: row {number} is not a JSON object")
+            hint = ", but a list: write each of its objects into a line of its own" if isinstance(record, list) else ""
+            raise DataError(f"{name}: row {number} is not a JSON object{hint}")
         if any(column not in record for column in wanted):
             raise DataError(f"row {number}: {missing_columns(name, wanted, list(record))}")
         records[number] = record if whole else {column: record[column] for column in wanted}

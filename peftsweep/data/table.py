@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftsweep.errors import DataError
-from peftsweep.quoting import word
+from peftsweep.quoting import quoted, word
 
 SHOWN = 5  # row numbers that a message lists
 
@@ -81,13 +81,19 @@ def places(name: str, wanted: Sequence[str], header: Sequence[str], whole: bool)
 def several(names: Sequence[str]) -> str:
     """Names in a message, at most twenty of them."""
     more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-    return ", ".join(map(word, names[:20])) + more
+    return ", ".join(map(_shown, names[:20])) + more
+
+
+def _shown(name: str) -> str:
+    """As it is, unless spaces at its ends would be overlooked."""
+    return word(name) if name == name.strip() else quoted(name)
 
 
 def missing_columns(name: str, wanted: Sequence[str], there: Sequence[str]) -> DataError:
     absent = [column for column in wanted if column not in there]
-    near = {column: difflib.get_close_matches(column, there, n=1, cutoff=0.5) for column in absent}
-    guesses = [f"{word(match[0])} for {word(column)}" for column, match in near.items() if match]
+    plain = {name.strip(' "').casefold(): name for name in there}
+    near = {column: difflib.get_close_matches(column.casefold(), plain, n=1, cutoff=0.5) for column in absent}
+    guesses = [f"{_shown(plain[match[0]])} for {_shown(column)}" for column, match in near.items() if match]
     hint = f"; did you mean {', '.join(guesses)}?" if guesses else ""
     plural = "columns" if len(absent) > 1 else "column"
     return DataError(f"{name}: no {plural} {several(absent)}; it has {several(there) or 'none'}{hint}")
