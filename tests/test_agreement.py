@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,34 @@ def test_an_export_that_stock_code_would_read_otherwise_is_not_kept(
 ) -> None:
     trained = Trained(llama(tmp_path / "base", pad=1, pads_with="<mask>"), MULTI, tmp_path)
     monkeypatch.setattr(writing, "special_tokens", lambda tokenizer: set())  # so that it keeps its own padding token
-    with pytest.raises(ExportError, match="stock code, padding as the base's tokenizer says, does not give the logits"):
+    with pytest.raises(ExportError, match=r"the code of the model card, .* does not give the logits"):
         trained.export()
+
+
+def test_an_export_whose_card_has_other_code_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is run is the text of the card, as a reader copies it."""
+    trained = Trained(llama(tmp_path / "base", pad=0, pads_with="<pad>"), MULTI, tmp_path)
+    written = writing.card
+    for own, other, said in [
+        (
+            "padding=True",
+            "padding=False",
+            "the code of the model card does not run: ValueError: Unable to create tensor",
+        ),
+        ("peft.PeftModel", "peft.NoSuch", "the code of the model card does not run: AttributeError: "),
+        ("pad_token_id=0", "pad_token_id=7", "padded batches, does not give the logits of `peftsweep predict` (apart"),
+        ("logit > cut]", "logit > cut + 9]", "does not give the labels of `peftsweep predict`: the folder is not kept"),
+    ]:
+
+        def other_card(*given: Any, own: str = own, other: str = other, **named: Any) -> str:
+            text = written(*given, **named)
+            assert own in text
+            return text.replace(own, other)
+
+        monkeypatch.setattr(writing, "card", other_card)
+        with pytest.raises(ExportError, match=re.escape(said)):
+            trained.export()
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_why_an_export_fails_is_said(tmp_path: Path) -> None:

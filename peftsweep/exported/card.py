@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,13 +162,20 @@ tokenizer = transformers.AutoTokenizer.from_pretrained({where}{code})"""
 def using(manifest: Manifest) -> str:
     """Python that makes labels of texts, with what `loading` loaded."""
     names = json.dumps(list(manifest.labels), ensure_ascii=False)
+    options = f'truncation=True, max_length={manifest.max_length}, padding=True, return_tensors="pt"'
     first = f"""labels = {names}
-batch = tokenizer(texts, truncation=True, max_length={manifest.max_length}, padding=True, return_tensors="pt")
+batch = tokenizer(texts, {options}).to(model.device)
+logits = model(**batch).logits.float()
 """
     if not manifest.task.multi_label:
-        return first + "found = [labels[i] for i in model(**batch).logits.argmax(dim=1)]"
+        return first + "found = [labels[i] for i in logits.argmax(dim=1)]"
     return (
         first
-        + f"""logits, cuts = model(**batch).logits.float(), {json.dumps(manifest.cuts)}
+        + f"""cuts = {json.dumps(manifest.cuts)}
 found = [[name for name, logit, cut in zip(labels, row, cuts) if logit > cut] for row in logits.tolist()]"""
     )
+
+
+def blocks(card: str) -> list[str]:
+    """The card's Python, as a reader would copy it: what loads the folder, and what makes labels of texts."""
+    return re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)

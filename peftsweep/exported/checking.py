@@ -10,7 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from peftsweep.errors import ExportError
+from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.predicting import Text, logits
+from peftsweep.models import default_device, quiet
+from peftsweep.quoting import shortened
 from peftsweep.task import Logits
 
 # Logits again, apart by their root mean square: what rounding makes of them, in fp32 and in bf16 or 4 bits.
@@ -50,35 +53,61 @@ def check_logits(before: Logits, after: Logits, model: Any, texts: Sequence[Text
     )
 
 
-@torch.inference_mode()
-def check_card(model: Any, tokenizer: Any, texts: Sequence[Text], max_length: int, *, exact: bool) -> None:
-    """Compare what stock code makes of texts, as the card has it, with what `peftsweep predict` makes of them.
+def legible(tokenizer: Any, texts: Sequence[Text], max_length: int) -> dict[str, Text]:
+    """Some of the texts, of every length, made words again; with what the tokenizer makes of those.
 
     Args:
         tokenizer: the exported one.
-        texts: token ids, of which some are made texts again.
-
-    Raises:
-        ExportError: the logits differ.
+        texts: token ids.
     """
     order = np.argsort([len(text) for text in texts], kind="stable")
     some = order[np.linspace(0, len(texts) - 1, min(CARD, len(texts))).round().astype(int)]
     words = [tokenizer.decode(texts[i], skip_special_tokens=True) for i in some]
-    options = {"truncation": True, "max_length": max_length}
-    kept = [(text, ids) for text, ids in zip(words, tokenizer(words, **options)["input_ids"], strict=True) if ids]
-    device, theirs, ours = next(model.parameters()).device, [], []
-    steps = -(-len(kept) // TOGETHER)
-    for batch in (kept[start::steps] for start in range(steps)):  # short texts beside long ones
-        inputs = tokenizer([text for text, _ in batch], padding=True, return_tensors="pt", **options)
-        try:
-            theirs.append(model(**inputs.to(device)).logits.float().cpu().numpy())
-        except (TypeError, ValueError, IndexError) as error:  # of what the tokenizer gives beside tokens
-            raise ExportError(f"stock code cannot read what the base's tokenizer gives: {error}") from error
-        ours += [np.array(ids) for _, ids in batch]
-    if kept and not (apart := _apart(logits(model, ours), np.concatenate(theirs))) <= ALIKE[exact]:
+    ids = tokenizer(words, truncation=True, max_length=max_length)["input_ids"]
+    return {text: np.array(own) for text, own in zip(words, ids, strict=True) if own}
+
+
+@torch.inference_mode()
+def check_card(code: Sequence[str], texts: Sequence[str], ours: Logits, manifest: Manifest, *, exact: bool) -> None:
+    """Run the card's own code on texts, in padded batches, and compare what it finds with `peftsweep predict`.
+
+    Args:
+        code: of the card, for this folder: what loads it, and what makes labels of `texts`.
+        ours: logits [n, C] of the n texts.
+
+    Raises:
+        ExportError: it fails, or finds something else.
+    """
+    if not texts:  # none that is left of its tokens is one again
+        return
+    names: dict[str, Any] = {}
+    theirs, found = [], list[Any]()
+    steps = -(-len(texts) // TOGETHER)
+    try:
+        with quiet():
+            exec(code[0], names)
+            if names["model"].device.type == "cpu" and default_device().type != "cpu":  # whose 4 bits are there already
+                names["model"].to(default_device())
+            for start in range(steps):  # short texts beside long ones
+                exec(code[1], read := names | {"texts": list(texts[start::steps])})
+                theirs.append(read["logits"].cpu().numpy())
+                found += read["found"]
+    except Exception as error:  # of any library, which anything may befall
+        why = shortened(" ".join(str(error).split()), 200)
         raise ExportError(
-            "stock code, padding as the base's tokenizer says, does not give the logits of `peftsweep predict` (apart "
-            f"by {apart:.1%}): the exported folder is not kept"
+            f"the code of the model card does not run: {type(error).__name__}: {why}; the exported folder is not kept"
+        ) from error
+    rows = np.concatenate([np.arange(len(texts))[start::steps] for start in range(steps)])
+    logits = np.concatenate(theirs)
+    if not (apart := _apart(ours[rows], logits)) <= ALIKE[exact]:
+        raise ExportError(
+            "the code of the model card, by stock libraries and in padded batches, does not give the logits of "
+            f"`peftsweep predict` (apart by {apart:.1%}): the exported folder is not kept"
+        )
+    labels = [[name for name, on in zip(manifest.labels, row, strict=True) if on] for row in manifest.on(logits)]
+    if [[each] if isinstance(each, str) else each for each in found] != labels:
+        raise ExportError(
+            "the code of the model card does not give the labels of `peftsweep predict`: the folder is not kept"
         )
 
 

@@ -19,8 +19,8 @@ from peftsweep.aside import replaced, tidy
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported import manifest as manifests
-from peftsweep.exported.card import Origin, card
-from peftsweep.exported.checking import check_card, check_logits
+from peftsweep.exported.card import Origin, blocks, card
+from peftsweep.exported.checking import check_card, check_logits, legible
 from peftsweep.exported.destination import check_free, destination
 from peftsweep.exported.faults import told
 from peftsweep.exported.manifest import Manifest
@@ -123,8 +123,55 @@ def _write(
     note: Callable[[str], object],
 ) -> Manifest:
     config, task, tested = chosen.shared.config, chosen.task, chosen.shared.test
-    given, dtype = config.model, _dtype(chosen)
     before, labels, texts = rows
+    origin, some, ours, exact = _proven(chosen, before, texts, aside, merge=merge, note=note)
+    cuts = tuned(before, labels) if task.multi_label else None
+    described = Manifest(
+        version=__version__,
+        study=chosen.study,
+        trial=chosen.number,
+        method=config.method,
+        model=config.model,
+        base=str(chosen.shared.base),
+        kind=task.kind,
+        labels=task.labels,
+        thresholds=None if cuts is None else tuple(map(float, probabilities(cuts))),
+        cuts=None if cuts is None else tuple(map(float, cuts)),
+        pad=origin.pad,
+        text=config.data.text,
+        max_length=config.data.max_length,
+        fingerprint=chosen.shared.fingerprint,
+        scores=chosen.own.scores,
+        test=_numbers(tested.scores) if tested and tested.trial == chosen.number else None,
+        merged=merge,
+        files=manifests.digests(aside),
+    )
+    described.write(aside)
+    params = chosen.own.params
+    sampled = sorted(config.space.keys() & params.keys())
+    shown, run = (card(described, origin, folder=of, params=params, sampled=sampled) for of in (name, str(aside)))
+    note("export: reading texts by the card's code")
+    check_card(blocks(run), some, ours, described, exact=exact)
+    (aside / "README.md").write_text(shown, encoding="utf-8")
+    return described
+
+
+def _proven(
+    chosen: report.Finished,
+    before: NDArray[np.float32],
+    texts: list[NDArray[np.int64]],
+    aside: Path,
+    *,
+    merge: bool,
+    note: Callable[[str], object],
+) -> tuple[Origin, list[str], NDArray[np.float32], bool]:
+    """Write the model and its tokenizer, and score the validation rows again: it must give the logits of the training.
+
+    Returns:
+        what the card says of the base; some texts and their logits, to which the card's code is held; and whether it
+        computes in fp32. No model stays in memory, for that code loads its own.
+    """
+    given, task, dtype = chosen.shared.config.model, chosen.task, _dtype(chosen)
     note(f"export: trial {chosen.number} of {chosen.study}; loading {given.id}")
     adapter = aside / report.ADAPTER if merge else aside
     _copy(chosen, adapter)
@@ -144,34 +191,8 @@ def _write(
     note("export: scoring the validation rows again")
     exact = exact and dtype == "float32"
     check_logits(before, logits(model, texts), model, texts, exact=exact)
-    check_card(model, tokenizer, texts, config.data.max_length, exact=exact)
-    cuts = tuned(before, labels) if task.multi_label else None
-    described = Manifest(
-        version=__version__,
-        study=chosen.study,
-        trial=chosen.number,
-        method=config.method,
-        model=given,
-        base=str(chosen.shared.base),
-        kind=task.kind,
-        labels=task.labels,
-        thresholds=None if cuts is None else tuple(map(float, probabilities(cuts))),
-        cuts=None if cuts is None else tuple(map(float, cuts)),
-        pad=origin.pad,
-        text=config.data.text,
-        max_length=config.data.max_length,
-        fingerprint=chosen.shared.fingerprint,
-        scores=chosen.own.scores,
-        test=_numbers(tested.scores) if tested and tested.trial == chosen.number else None,
-        merged=merge,
-        files=manifests.digests(aside),
-    )
-    described.write(aside)
-    params = chosen.own.params
-    sampled = sorted(config.space.keys() & params.keys())
-    text = card(described, origin, folder=name, params=params, sampled=sampled)
-    (aside / "README.md").write_text(text, encoding="utf-8")
-    return described
+    some = legible(tokenizer, texts, chosen.shared.config.data.max_length)
+    return origin, list(some), logits(model, list(some.values())) if some else before[:0], exact
 
 
 def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
