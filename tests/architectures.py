@@ -77,7 +77,7 @@ def _settings(kind: type[PreTrainedConfig]) -> dict[str, Any]:
 
 
 def tiny_base(kind: type[PreTrainedConfig], **changes: Any) -> Any:
-    """The frozen model.
+    """The frozen model, its weights being the same each time.
 
     Raises:
         MemoryError: it is not tiny for all that.
@@ -87,7 +87,9 @@ def tiny_base(kind: type[PreTrainedConfig], **changes: Any) -> Any:
         skeleton = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     if (size := sum(parameter.numel() for parameter in skeleton.parameters())) > MOST:
         raise MemoryError(f"{size:,} parameters")
-    model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     model.config.use_cache = False
     model.config.problem_type = "single_label_classification"
     return model.requires_grad_(False).eval()

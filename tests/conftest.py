@@ -37,6 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none here"))
 
 
+def pytest_fixture_setup() -> None:
+    torch.manual_seed(0)  # weights that a fixture draws are the same whatever ran before it
+
+
+def pytest_runtest_call() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def in_float64() -> Iterator[None]:
     """Rounding hides nothing: see `numbers.float64`."""

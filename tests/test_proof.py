@@ -58,7 +58,8 @@ def test_pads_within_a_text_are_as_transformers_has_them(tmp_path: Path) -> None
 def longrope() -> Any:
     factors = {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "rope_theta": 10000.0}
     rope = {"rope_type": "longrope"} | factors
-    return tiny_base(Phi3Config, rope_parameters=rope, original_max_position_embeddings=16)
+    # With weights as small as transformers draws them, the angles move logits by no more than rounding may.
+    return tiny_base(Phi3Config, rope_parameters=rope, original_max_position_embeddings=16, initializer_range=0.2)
 
 
 def test_longrope_is_for_texts_on_one_side_of_its_window() -> None:
