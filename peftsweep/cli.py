@@ -22,7 +22,7 @@ import typer
 
 from peftsweep import __version__
 from peftsweep.errors import PeftsweepError, UsageError
-from peftsweep.masking import remember
+from peftsweep.masking import remember_words
 from peftsweep.quoting import bounded, quoted
 from peftsweep.stopping import Stopped, stopped_by_signals
 from peftsweep.terminal import masked_streams, say, say_data, say_json, say_lines_of_json
@@ -54,8 +54,7 @@ def main() -> None:
 
 def _heed(words: list[str]) -> None:
     """Know the secrets among the command's words, and refuse what is no text."""
-    for word in words:
-        remember(word)
+    remember_words(words)
     given = [os.environ.get(name, "") for name in ("PEFTSWEEP_STORAGE", "MLFLOW_TRACKING_URI")]
     for word in [*words, *given]:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
@@ -50,20 +51,42 @@ def say_lines_of_json(lines: Sequence[str], stream: TextIO) -> None:
 def masked_streams() -> Iterator[None]:
     """Whatever is written to stdout and stderr meanwhile is masked, by whomever: libraries' loggers, warnings, threads
     that fail. Not what native code writes to the file beneath."""
-    out, err = cast(TextIO, Masked(sys.stdout)), cast(TextIO, Masked(sys.stderr))
-    with redirect_stdout(out), redirect_stderr(err):
-        yield
+    out, err = Masked(sys.stdout), Masked(sys.stderr)
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+        try:
+            yield
+        finally:
+            out.end()
+            err.end()
 
 
 class Masked:
-    """A stream that masks what is written to it, each write by itself."""
+    """A stream that masks what is written to it. A line is written when it ends, or is flushed: `print` writes it in
+    parts, and what `password:` means is only seen with what follows."""
 
     def __init__(self, plain: TextIO) -> None:
         self.plain = plain
+        self._begun = ""  # of the last line
+        self._alone = threading.RLock()  # a signal's handler may write, too
 
     def write(self, text: str) -> int:
-        self.plain.write(masked(text))
+        with self._alone:
+            lines, end, rest = (self._begun + text).rpartition("\n")
+            self._begun = rest
+            if end:
+                self.plain.write(masked(lines + end))
         return len(text)
+
+    def flush(self) -> None:
+        self.end()
+        self.plain.flush()
+
+    def end(self) -> None:
+        """Write what there is of a line. Nothing is flushed: nobody may be there to read it."""
+        with self._alone:
+            begun, self._begun = self._begun, ""
+            if begun:
+                self.plain.write(masked(begun))
 
     def writelines(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -75,4 +98,7 @@ class Masked:
 
 def _plain(stream: TextIO) -> TextIO:
     """The stream itself, for text that is masked already, or must not be."""
-    return stream.plain if isinstance(stream, Masked) else stream
+    if not isinstance(stream, Masked):
+        return stream
+    stream.end()
+    return stream.plain

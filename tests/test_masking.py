@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import json
 import logging
+import re
+import shlex
 import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
+import jinja2
+import markupsafe
 import pytest
 
-from peftsweep import cli, masking
+from peftsweep import cli
 from peftsweep.config import load
 from peftsweep.errors import StorageError, StudyFileError
-from peftsweep.masking import masked, masked_all, remember
+from peftsweep.masking import known, masked, masked_all, remember, remember_words
 from peftsweep.progress import LiveProgress, PlainProgress
 from peftsweep.quoting import quoted
 from peftsweep.storage import Studies
@@ -26,7 +33,7 @@ SECRET = "s3/cr et@#?:%&9"  # not to be found in a text by its form alone, but f
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masking, "_known", set())
+    monkeypatch.setattr(known, "_given", set())
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,78 @@ def test_a_secret_is_hidden_by_its_form(text: str, left: str) -> None:
     assert masked(text) == left == masked(left)
 
 
+# Each line has the secret PW1x, and keeps all else that it has.
+BY_NAME = r"""
+password: PW1x
+Password:PW1x
+passwd: PW1x
+- {name: x, client_secret: PW1x, rank: 4}
+apiKey: PW1x
+api_key = "PW1x"
+password=PW1x: wrong
+user id=me,password=PW1x,host=h
+<password>PW1x</password>
+export MY_PASS=PW1x MY_PWD=PW1x MY_PAT=PW1x MY_TOKEN=PW1x DB_SECRET=PW1x X_KEY=PW1x
+PGPASSWORD=PW1x psql
+X-Api-Key: PW1x
+curl -H 'X-Auth-Token: PW1x' https://h
+PRIVATE-TOKEN: PW1x
+x-vault-token: PW1x
+Ocp-Apim-Subscription-Key: PW1x
+Authorization: PW1x
+Proxy-Authorization: Bearer PW1x
+send: b'GET / HTTP/1.1\r\nAuthorization: Basic PW1x\r\nHost: h'
+Authorization: Digest username="me", response="PW1x"
+Cookie: a=PW1x; b=PW1x
+Set-Cookie: sid=PW1x; Path=/
+{"Authorization": "Bearer PW1x", "n": 1}
+{'X-Api-Key': 'PW1x', 'n': 1}
+{\"password\": \"PW1x\", \"n\": 1}
+[('X-Api-Key', 'PW1x'), (b'authorization', b'Basic PW1x')]
+--token PW1x --rank 4
+--password='PW1x a' --rank 4
+['--token', 'PW1x', '--rank', '4']
+Server=h;Uid=me;Pwd=PW1x;Database=d
+Server=h;User Id=me;Password=PW1x PW1x;Database=d
+jdbc:sqlserver://h:1433;user=sa;password={PW1x;PW1x};encrypt=true
+mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3DPW1x%3BX%3D1
+DefaultEndpointsProtocol=https;AccountName=me;AccountKey=PW1x==;EndpointSuffix=core
+https://h/?sid=PW1x&session=PW1x&pin=PW1x&sig=PW1x&key=PW1x&code=PW1x&n=1
+//me:PW1x@h/x
+me:PW1x@h:5432/db
+rediss://PW1x@h
+root:PW1x@tcp(127.0.0.1:3306)/db
+token: PW1xPW1xPW1xPW1x
+-----BEGIN RSA PRIVATE KEY-----PW1x-----END RSA PRIVATE KEY-----
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("text", BY_NAME)
+def test_what_a_name_says_is_a_secret_is_hidden_whatever_stands_between_them(text: str) -> None:
+    left = masked(text)
+    assert "***" in left and "PW1x" not in left and masked(left) == left
+    kept = set(re.findall(r"rank|Database|encrypt|EndpointSuffix|psql|wrong|host|Host|n=1", text))
+    assert all(word in left for word in kept)
+
+
+TOKENS = """
+hf_AbCdEfGhIjKlMnOpQrSt xoxb-123456789012-abcdef glsa_AbCdEfGhIjKlMnOpQrStUvWxYz012345_abcdef01
+npm_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789 pypi-AgEIcHlwaS5vcmcCJDAwMDAw AIzaSyA0123456789abcdefghijklmnopqrstuv
+AKIAIOSFODNN7EXAMPLE ASIAIOSFODNN7EXAMPLE ghp_0123456789abcdefghijABCDEFGHIJ456789
+github_pat_11ABCDEFG0123456789_abc sk-proj-abcdefghijklmnop sk-ant-api03-abcdefghijk sk-0123456789abcdef0123
+gsk_AbCdEfGhIjKlMnOpQrStUv glpat-AbCdEfGhIjKlMnOpQrSt dapi0123456789abcdef0123456789abcdef
+hvs.AbCdEfGhIjKlMnOpQrStUvWx SG.AbCdEfGhIjKlMnOp.AbCdEfGhIjKlMnOp nvapi-AbCdEfGhIjKlMnOpQrSt
+dckr_pat_AbCdEfGhIjKlMnOp sk_live_AbCdEfGhIj0123 123456789:AAabcdefghijklmnopqrstuvwxyz0123456
+ya29.AbCdEfGhIjKlMnOpQrStUv
+""".strip().splitlines()
+
+
+def test_a_token_is_known_by_how_it_begins() -> None:
+    for token in (token for line in TOKENS for token in line.split()):
+        for text in ("{} is wrong", "('{}')", "url%3D{}%26x", r"b'x\r\n{}\r\n'", "token {}, x"):
+            assert masked(text.format(token)) == text.format("***")
+
+
 @pytest.mark.parametrize("key", ["password", "sslpassword", "PWD", "access_token", "ApiKey", "sig", "SECRET", "token"])
 def test_a_secret_behind_a_question_mark_is_hidden(key: str) -> None:
     assert masked(f"postgresql://host/db?user=me&{key}=s3cret&x=1") == f"postgresql://host/db?user=me&{key}=***&x=1"
@@ -100,6 +179,14 @@ def test_a_secret_behind_a_question_mark_is_hidden(key: str) -> None:
         "the bearer of news; a secret: none; password: write %40 for @",
         "hf_model, ghp_x, sk-learn",
         "12 of 40 trials done · best macro-F1 0.812 (trial 3)",
+        "token: 5 of 9, tokens: 12, pad_token_id: 0, key: value, pin: 4 digits, auth: none, session: 3 of 4",
+        "study token: 3 trials; label 'password': 0.83, 'token': 0.12; ['password', 'billing', 'api_key']",
+        '{"labels": ["password reset", "token"], "token": 0.5, "password": 1204}',
+        "a cookie: chocolate; low-key: fine; basic knowledge; bearer instruments; no such option: --token",
+        "learning_rate=0.00042, sort_key=name&primary_key=id, public_key=x; --set KEY=VALUE",
+        "sk-learn-tfidf-baseline-model, hf_hub_download, pypi-download-stats-classifier, npm_config_cache",
+        "python:3.11@sha256:0123456789abcdef, mailto:me@x.org, 12:30@noon, git@github.com:me/x.git",
+        "trial-0003/adapter_model.safetensors, https://huggingface.co/a/b/resolve/main/tokenizer.json",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -122,13 +209,56 @@ def test_a_secret_that_was_given_is_hidden_however_it_is_written(given: str) -> 
     assert masked_all({SECRET: [f"say {SECRET}", 5]}) == {"***": ["say ***", 5]}
 
 
+@pytest.mark.parametrize(
+    "secret", [SECRET, "p@s/ w%'\"\\ö&<>+$`!", "hunter", "s3 cr", "1234567", "a\nb=c d", "pässwört😀"]
+)
+def test_a_known_secret_is_hidden_in_every_way_to_write_it(secret: str) -> None:
+    remember(f"postgresql://me:{quote(secret, safe='')}@h/d")
+    login = base64.b64encode(f"me:{secret}".encode()).decode()
+    ways = [secret, repr(secret), ascii(secret), repr(repr(secret)), repr(secret.encode()), shlex.quote(secret), login]
+    ways += [json.dumps(secret), json.dumps(secret, ensure_ascii=False), json.dumps(json.dumps(secret))]
+    ways += [quote(secret), quote(secret, safe=""), quote_plus(secret), quote(secret, safe=" +"), html.escape(secret)]
+    ways += [quote(quote(secret, safe=""), safe=""), re.sub("%..", lambda two: two[0].lower(), quote(secret, safe=""))]
+    ways += [str(markupsafe.escape(secret)), jinja2.utils.htmlsafe_json_dumps(secret)]
+    for way in ways:
+        left = masked(f"at={way}/x")
+        assert "***" in left and left.startswith("at=") and left.endswith("/x") and len(left) <= 14, left
+
+
+def test_a_short_secret_or_a_number_does_not_blank_out_a_text() -> None:
+    for secret in ("a", "0.5", "abc", "1234", "rank", "123456"):
+        remember(f"postgresql://me:{secret}@h/d")
+    text = "trial 1234: a ranking of abc, 0.5, 0.123456, 0.8123456, 1234567, rank_16, ranks"
+    assert masked(text) == text and masked("rank is 123456!") == "*** is ***!"
+    assert masked("x://me:a@h") == "x://me:***@h"
+
+
+def test_the_words_of_a_command_are_known() -> None:
+    remember_words(["run", "--token", "s3cretA", "--set", "model.api_key=s3cretB", "--set=x.password=s3cretC"])
+    remember_words(["--storage", "me:s3cretD@h/d", "--storage=Server=h;Pwd=s3cretE;x=1", "--seeds", "ordinary"])
+    assert masked("s3cretA s3cretB s3cretC s3cretD s3cretE run ordinary") == "*** *** *** *** *** run ordinary"
+
+
 def test_the_environments_secrets_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PGPASSWORD", "HF_TOKEN", "MLFLOW_TRACKING_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY"):
+    names = (
+        "PGPASSWORD HF_TOKEN MLFLOW_TRACKING_TOKEN OPENAI_API_KEY AWS_SECRET_ACCESS_KEY MY_PASS MY_PWD MY_PAT MY_SECRET"
+    )
+    for name in names.split():
         monkeypatch.setenv(name, f"{name} {SECRET}")
         assert masked(f"it says: {name} {SECRET}!") == "it says: ***!"
     monkeypatch.setenv("HTTPS_PROXY", "http://me:p4s5w0rd@proxy:3128")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:pass w0rd@host/d")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "disabled")
-    assert masked("p4s5w0rd, disabled") == "***, disabled"
+    monkeypatch.setenv("USE_AUTH_TOKEN", "disabled")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", __file__)
+    monkeypatch.setenv("DESKTOP_SESSION", "ubuntu")
+    monkeypatch.setenv("PWD", "/home/me/work")
+    monkeypatch.setenv("PUBLIC_KEY", "public")
+    assert masked("p4s5w0rd, pass w0rd, disabled") == "***, ***, disabled"
+    assert masked(text := f"{__file__} /home/me/work/x ubuntu public") == text
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "p4s5w0rd")
+    assert masked(f"sent {base64.b64encode(b'me:p4s5w0rd').decode()}") == "sent ***"
 
 
 def test_a_word_is_hidden_alone_and_a_users_own_name_is_not() -> None:
@@ -139,8 +269,20 @@ def test_a_word_is_hidden_alone_and_a_users_own_name_is_not() -> None:
 
 def test_any_text_takes_little_time() -> None:
     began = time.process_time()
-    for text in ("a", "a-", "a://", "a://b:", "?a=", "'a", "bearer ", "ab%3a%2f", "eyJ", " "):
-        masked(text * (30_000 // len(text)))
+    texts = ["a", "a-", "a://", "a://b:", "//a:", "a:b@", "?a=", "a=b;", "'a", "('a','b')", r"\'a", "'--a','b'", "<a>"]
+    texts += [
+        "bearer ",
+        "cookie:a=",
+        "password: ",
+        "--a ",
+        "ab%3a%2f",
+        "eyJ",
+        "a.b-",
+        "-----BEGIN PRIVATE KEY-----",
+        " ",
+    ]
+    for text in texts:
+        masked(text * (15_000 // len(text)))
     assert time.process_time() - began < 5  # half a second, on an idle machine
 
 
@@ -181,13 +323,14 @@ def test_whoever_writes_to_the_commands_streams_is_masked(
     with masked_streams():
         logging.StreamHandler().emit(logging.makeLogRecord({"msg": f"logged {SECRET}"}))
         print("printed", SECRET, file=sys.stderr)
+        print("said password:", "PW", file=sys.stderr)
         sys.stdout.writelines([f"written {SECRET}\n"])
         thread = threading.Thread(target=fail)
         thread.start()
         thread.join()
     out, err = capsys.readouterr()
     assert out == "written ***\n" and SECRET not in err
-    assert all(f"{how} ***\n" in err for how in ("logged", "printed", "RuntimeError:"))
+    assert all(f"{how} ***\n" in err for how in ("logged", "printed", "said password:", "RuntimeError:"))
 
 
 def test_progress_is_masked() -> None:

@@ -103,12 +103,16 @@ def load(
     return StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, name: str = "") -> Iterator[str]:
+    """Every text in it, as `name=text` where it has a name."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for child in value.values() if isinstance(value, dict) else value:
-            yield from _texts(child)
+        yield f"{name}={value}" if name else value
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from _texts(child, str(key))
+    elif isinstance(value, list):
+        for child in value:
+            yield from _texts(child, name)
 
 
 def _label(path: Path) -> str:
