@@ -23,10 +23,14 @@ from psycopg import sql
 from tests import numbers
 from tests.postgresql import PASSWORD, USER, Server, served
 
-torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose programs would not heed Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    torch.set_num_threads(1)  # whatever the test before left: two threads are two lanes, and other waves
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
