@@ -401,7 +401,7 @@ def ui(
 
 
 def _no_studies(storage: str) -> str:
-    return f"no studies in {storage} yet; to begin: peftsweep run --study demo"
+    return f"no studies of peftsweep in {storage} yet; to begin: peftsweep run --study demo"
 
 
 def _print(

@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from peftsweep.errors import StorageError
 from peftsweep.report import STORAGE, Warn, ranked, stored, unheard
 from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
 
@@ -31,7 +32,7 @@ def status(
 def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
     trials, record = study.records(), study.record
     best = ranked(trials)[:1]
-    again = studies.retrained(study.study_name)
+    again = _retrained(studies, study)
     seeds = [] if again is None else again.records()
     some = any(trial.state == TrialState.RUNNING for trial in [*trials, *seeds])
     doing = studies.doing(study.study_name) if some else None
@@ -44,6 +45,14 @@ def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
         "seconds": _seconds(trials),
         "retrain": None if again is None or not seeds else _seeds(again, seeds, running=doing == "retrain"),
     }
+
+
+def _retrained(studies: Studies, study: StoredStudy) -> StoredStudy | None:
+    try:
+        return studies.retrained(study.study_name)
+    except StorageError as error:
+        studies.warn(f"{error}; it is left out")
+        return None
 
 
 def _seeds(again: StoredStudy, seeds: Sequence[TrialRecord], *, running: bool) -> dict[str, Any]:

@@ -96,7 +96,9 @@ def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -
         [["status"], ["best", "--json"], ["best", "--storage", here.tracking_uri]]
     )
     assert list(tmp_path.iterdir()) == []
-    assert status.stderr == "no studies in sqlite:///studies.db yet; to begin: peftsweep run --study demo\n"
+    assert (
+        status.stderr == "no studies of peftsweep in sqlite:///studies.db yet; to begin: peftsweep run --study demo\n"
+    )
     assert (status.returncode, best.returncode, best.stdout) == (0, 0, "[]\n")
     (line,) = errors(wrong)
     assert "MLflow's database; the studies are in another one" in line

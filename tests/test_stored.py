@@ -6,12 +6,13 @@ import json
 import math
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from peftsweep import report, search, standing
@@ -19,7 +20,7 @@ from peftsweep.comparison import compare
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.search import Halving
 from peftsweep.storage import StoredStudy, Studies, claim, settle
-from tests.stored import evaluated, made, retrained, told
+from tests.stored import evaluated, kept, made, retrained, told
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -116,7 +117,21 @@ def test_trials_of_others_move_neither_the_sampler_nor_the_bar(url: str, tmp_pat
         {"reason": {"x": "y" * 10**6}},
         {"began": "yesterday"},
         {"adapter": 3},
+        {"seconds": 1e308},
+        {"params": {"rank": 10**400}},
+        {"params": {"rank": math.inf}},
+        {"params": {"rank": [[8]]}},
+        {"params": {"rank": {"a": 8}}},
+        {"params": {"rank": "\ud800"}},
+        {"params": {"rank": "8" * 10**6}},
+        {"parameters": math.nan},
+        {"ended": 2**53},
+        {"scores": {"macro_f1": 0.99, "micro_f1": 0.8, "accuracy": 1e308, "loss": 0.3}},
+        {"scores": {"macro_f1": 0.99, "micro_f1": 0.8, "accuracy": 0.6, "loss": math.nan}},
+        {"evaluations": [evaluated(0.5)[0] | {"epoch": 1e308}]},
+        {"evaluations": [evaluated(0.5)[0] | {"at": -1}]},
     ],
+    ids=lambda attrs: "-".join(map(str, attrs)),
 )
 def test_a_trial_with_a_value_that_no_sweep_writes_is_left_out_by_name(url: str, attrs: dict[str, Any]) -> None:
     study = Studies(url).load("one")
@@ -175,6 +190,11 @@ def test_studies_of_others_are_left_out_in_one_line(url: str, directions: list[s
         ("described", [1]),
         ("test", {"trial": 1}),
         ("test", {"trial": 1, "scores": {"macro_f1": "good"}}),
+        ("test", {"trial": 1, "scores": {}}),
+        ("test", {"trial": 1, "scores": {"macro_f1": math.nan}}),
+        ("described", {"device": 10**400}),
+        ("retrained", [retrained(0, 0.5, behind={"mean": 0.1})]),
+        ("retrained", [retrained(0, 0.5, test={"macro_f1_mean": 0.5})]),
         ("retrained", [{"trial": 0}]),
         ("retrained", [retrained(0, 0.5) | {"macro_f1_mean": "x"}]),
         ("mlflow_runs", {"parent": 7}),
@@ -204,6 +224,10 @@ ROWS = {
     "trials SET datetime_start = 'soon' WHERE trial_id = 2": "trial 1",
     "trial_values SET value_type = 'FOO' WHERE trial_id = 1": "trial 0",
     "trial_user_attributes SET value_json = '{' WHERE trial_id = 2": "trial 1",
+    "trials SET state = CAST(x'ff' AS TEXT) WHERE trial_id = 1": "trial 0",
+    "trials SET number = 'x' WHERE trial_id = 3": "a trial of number 'x'",
+    "trial_user_attributes SET value_json = CAST(x'ff' AS TEXT) WHERE trial_id = 1": "trial 0",
+    "study_user_attributes SET value_json = CAST(x'ff' AS TEXT) WHERE study_id = 1": "",
     "study_directions SET direction = 'UP' WHERE study_id = 1": "",
     "study_user_attributes SET value_json = 'nothing' WHERE study_id = 1": "",
 }
@@ -218,6 +242,91 @@ def test_what_optuna_itself_cannot_read_is_one_line_that_names_the_study_and_the
     assert "study 'one'" in line and ROWS[row] in line and "cannot be read" in line and "\n" not in line
     with pytest.raises(StorageError, match="restore it from a copy"):
         report.best(url, ["one"])
+
+
+def test_a_study_whose_name_is_no_text_is_left_out_and_named(url: str) -> None:
+    execute(url, "UPDATE studies SET study_name = CAST(x'6f6eff' AS TEXT) WHERE study_id = 1")
+    (best, *_), warned = seen(url)
+    assert [found["study"] for found in best] == ["two"] and "study 'on\\udcff' is left out" in warned[0]
+
+
+def test_where_nothing_can_be_read_no_command_says_that_there_is_nothing(url: str) -> None:
+    execute(url, "UPDATE study_user_attributes SET value_json = '{}' WHERE key = 'config'")
+    for command in (report.best, standing.status, compare):
+        with pytest.raises(StorageError, match=r"study 'one' .* cannot be read(.|\n)*study 'two' .* cannot be read"):
+            command(url)
+
+
+def test_seeds_that_cannot_be_read_are_said_and_hide_no_study(url: str) -> None:
+    made(url, "one/retrain")
+    execute(url, "UPDATE study_user_attributes SET value_json = '[]' WHERE study_id = 3 AND key = 'config'")
+    warned: list[str] = []
+    rows = standing.status(url, warn=warned.append)
+    assert [(row["study"], row["retrain"]) for row in rows] == [("one", None), ("two", None)]
+    (line,) = warned
+    assert "study 'one/retrain'" in line and line.endswith("it is left out")
+
+
+@pytest.mark.parametrize(
+    ("statement", "missing"),
+    [
+        ("DROP TABLE trials", "the table trials"),
+        ("DROP TABLE studies", "the table studies"),
+        ("DROP TABLE trial_heartbeats", "the table trial_heartbeats"),
+        ("ALTER TABLE trials RENAME COLUMN state TO x", "the column trials.state"),
+        ("ALTER TABLE studies RENAME COLUMN study_name TO x", "the column study_name"),
+    ],
+)
+def test_a_table_or_column_that_is_missing_is_named_and_not_made_anew(url: str, statement: str, missing: str) -> None:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
+        database.execute(statement)
+    for command in (report.best, standing.status, compare, Studies):
+        with (
+            pytest.raises(StorageError, match=f"{missing} is missing from the database")
+            if command != Studies or ("table" in missing)
+            else nullcontext()
+        ):
+            command(url)
+
+
+def test_a_parameter_that_was_never_drawn_is_told(url: str) -> None:
+    study = Studies(url).load("one")
+    trial = study.ask({"learning_rate": FloatDistribution(1e-4, 1e-2)})
+    for key, value in kept(0.9).items():
+        trial.set_user_attr(key, value)
+    study.tell(trial, 0.9)
+    for value in ("NULL", "5.0"):
+        execute(url, f"UPDATE trial_params SET param_value = {value}")
+        (best, *_), warned = seen(url)
+        assert best[0]["trial"] == 1 and "trial 4 cannot be read (parameter learning_rate" in warned[0]
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_trials_of_one_number_are_neither_shown_nor_gone_on_with(url: str) -> None:
+    execute(url, "UPDATE trials SET number = 1 WHERE trial_id = 1")
+    (best, status, _), warned = seen(url)
+    assert [(row["study"], row["trial"]) for row in best] == [("two", 1), ("one", 2)]
+    assert [row["complete"] for row in status] == [1, 3]
+    assert warned[0].endswith("more than one trial has number 1; they are left out")
+    with pytest.raises(StorageError, match=r"4 trials are not 0 to 3 \(more than one has 1\)"):
+        Studies(url).load("one").check_numbers()
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DELETE FROM trials WHERE trial_id = 2", "1 is missing"),
+        ("UPDATE trials SET number = -1 WHERE trial_id = 1", "-1 stands where 0 should"),
+        ("UPDATE trials SET number = 7 WHERE trial_id = 4", "3 is missing"),
+    ],
+)
+def test_a_study_whose_next_trial_would_have_another_s_number_is_refused(url: str, statement: str, said: str) -> None:
+    Studies(url).load("one").check_numbers()
+    execute(url, statement)
+    with pytest.raises(StorageError, match=said):
+        Studies(url).load("one").check_numbers()
 
 
 # Copies -------------------------------------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ def spans(trial: TrialRecord) -> list[tuple[int, int]]:
     ran, from the last that was kept of it to when it went on."""
     paused = [at for pause in trial.pauses for at in pause]
     marks = [at for at in (trial.began, *paused, trial.ended) if at is not None]
-    return list(zip(marks[::2], marks[1::2], strict=False))  # what still runs has no end
+    pairs = zip(marks[::2], marks[1::2], strict=False)  # what still runs has no end
+    return [(start, max(start, end)) for start, end in pairs]  # a clock that is set back makes no time negative
 
 
 def busy(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

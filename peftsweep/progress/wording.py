@@ -261,7 +261,8 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     untold = [str(row["trial"]) for row in rows[1:] if row["behind"] is None]
     if untold:
         sure += f"; too few seeds to tell of trial{'s' * (len(untold) > 1)} {', '.join(untold)}"
-    corrected = f", corrected for all {behind['pairs']} pairs" if behind["pairs"] > 1 else ""
+    pairs = behind.get("pairs", 1)  # an earlier version kept none
+    corrected = f", corrected for all {pairs} pairs" if pairs > 1 else ""
     how = f"{interval(behind)}, the 95 % interval over {behind['seeds']} seeds{corrected}: {sure}"
     return [f"trial {closest['trial']} is {word} by {how}"]
 

@@ -46,6 +46,9 @@ KNOWN = {
     "file is not a database": "not an SQLite database; name another file by --storage",
     "malformed": "a broken database; restore it from a copy, or name another file by --storage",
     "readonly database": "cannot be written: read-only; change its permissions or name another by --storage",
+    r"no such (?P<what>table|column): (?P<name>\S+)|(?P<what_>relation|column) (?P<name_>\S+) does not exist": (
+        "the {what} {name} is missing from the database; restore it from a copy, or name another by --storage"
+    ),
     "unable to open": "cannot be opened; check the folder and its permissions",
     "alembic_version": "another program's database (MLflow needs one of its own); name another by --storage",
 }
@@ -96,5 +99,7 @@ def _explained(error: BaseException) -> str:
         causes.append(str(cause))
         cause = cause.__cause__
     text = " ".join(causes)
-    known = (said for words, said in KNOWN.items() if re.search(words, text, re.IGNORECASE))
-    return next(known, masked(causes[-1].splitlines()[0]))
+    for words, said in KNOWN.items():
+        if found := re.search(words, text, re.IGNORECASE):
+            return said.format(**{key.rstrip("_"): part for key, part in found.groupdict().items() if part})
+    return masked(causes[-1].splitlines()[0])

@@ -15,14 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from peftsweep.config import DataConfig, Method, ModelConfig, Range
-from peftsweep.quoting import quoted
+from peftsweep.quoting import quoted, word
+from peftsweep.storage.bounds import LARGEST, Count, Moment, Number, Seconds, Text, Value
 
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Moment = Annotated[int, Field(ge=0, le=2**53)]  # milliseconds since 1970
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Objective = Literal["macro_f1", "macro_f1_tuned"]
-Scores = dict[str, float]  # see `Task.scores`
+Scores = dict[Text, float]  # see `Task.scores`; of an evaluation that failed its trial, they may not be finite
 SHOWN = ("macro_f1", "micro_f1", "accuracy", "loss")  # what each complete trial has
+SHARES = ("macro_f1", "micro_f1", "accuracy", "macro_f1_tuned", "jaccard")  # scores from 0 to 1
 DONE = ("params", "reason")  # a sweep keeps the one as a trial begins, the other as it ends
 
 
@@ -37,9 +36,9 @@ class Evaluation(Record):
 
     index: Annotated[int, Field(ge=1)]
     step: Count
-    epoch: Annotated[float, Field(allow_inf_nan=False)]
+    epoch: Annotated[Number, Field(ge=0)]
     train_loss: float
-    learning_rate: float
+    learning_rate: Number
     scores: Scores
     at: Moment | None = None
 
@@ -55,7 +54,7 @@ class TrialRecord(Record):
     """Optuna's parameters."""
     reported: dict[int, float]
     """Of the objective, by evaluation."""
-    params: dict[str, Any] = {}
+    params: dict[Text, Value] = {}
     """All hyperparameters, sampled and fixed; none before it has begun."""
     seed: Count | None = None
     evaluations: list[Evaluation] = []
@@ -65,10 +64,10 @@ class TrialRecord(Record):
     """Of the best evaluation."""
     parameters: Count | None = None
     """Trained ones."""
-    reason: str = ""
+    reason: Text = ""
     """Why it ended."""
     seconds: Seconds | None = None
-    adapter: str | None = None
+    adapter: Text | None = None
     began: Moment | None = None
     ended: Moment | None = None
     pauses: list[list[Moment]] = []
@@ -104,15 +103,44 @@ class TrialRecord(Record):
             raise ValueError(f"{lacking[0]}: missing from a complete trial")
         if self.value is None or not 0 <= self.value <= 1:
             raise ValueError(f"its value is {quoted(self.value)}, which is no score")
+        _check_scores(self.scores)
+
+
+def _check_scores(scores: Mapping[str, float | None]) -> None:
+    """Raises:
+    ValueError: one is no score.
+    """
+    for name, score in scores.items():
+        finite = score is None or abs(score) <= LARGEST  # a number that is none is not
+        if not finite or (name in SHARES and score is not None and not 0 <= score <= 1):
+            raise ValueError(f"scores.{name} is {quoted(score)}, which is no score")
 
 
 class Tested(Record):
     """Scores on the test split."""
 
     trial: Count
-    scores: dict[str, float | None]
+    scores: dict[Text, float | None]
     """Of seeds: means and deviations."""
     seeds: Count | None = None
+
+    @model_validator(mode="after")
+    def _has_scores(self) -> Tested:
+        end = "" if self.seeds is None else "_mean"
+        if self.scores.get(f"macro_f1{end}") is None:
+            raise ValueError(f"scores.macro_f1{end}: missing")
+        _check_scores(self.scores)
+        return self
+
+
+class Behind(Record):
+    """How far a configuration is behind the first; see `sweep.seeds.behind_first`."""
+
+    mean: Number
+    low: Number
+    high: Number
+    seeds: Count
+    pairs: Count = 1
 
 
 class Retrained(Record):
@@ -121,20 +149,22 @@ class Retrained(Record):
     model_config = ConfigDict(extra="allow")
 
     trial: Count
-    params: dict[str, Any]
-    sampled: list[str]
+    params: dict[Text, Value]
+    sampled: list[Text]
     objective: Objective
-    picked: float
+    picked: Annotated[float, Field(ge=0, le=1)]
     seeds: Count
     failed: Count
-    behind: dict[str, int | float] | None
-    test: dict[str, int | float | None] | None
+    behind: Behind | None
+    test: dict[Text, Count | Number | None] | None
 
     @model_validator(mode="after")
     def _has_means(self) -> Retrained:
         figures = {name: v for name, v in (self.model_extra or {}).items() if name.endswith(("_mean", "_std"))}
-        if not all(value is None or isinstance(value, float) for value in figures.values()):
+        if not all(value is None or (isinstance(value, float) and abs(value) <= LARGEST) for value in figures.values()):
             raise ValueError("expected numbers as means and deviations")
+        if self.test and self.test.get("seeds") is None:
+            raise ValueError("test.seeds is missing")
         if self.seeds and figures.get(f"{self.objective}_mean") is None:
             raise ValueError(f"{self.objective}_mean is missing")
         return self
@@ -146,16 +176,16 @@ class Described(Record):
     model: ModelConfig
     method: Method
     data: DataConfig
-    space: dict[str, Range | Annotated[list[Any], Field(min_length=1)]]
+    space: dict[Text, Range | Annotated[list[Value], Field(min_length=1)]]
 
 
 class Bound(Record):
     """What a study's key was made for; see `identity`."""
 
-    key: str
-    study: str
-    storage: str
-    was: str | None = None
+    key: Text
+    study: Text
+    storage: Text
+    was: Text | None = None
     """Of a copy, the key of the study that it was copied from."""
 
 
@@ -175,35 +205,35 @@ class StudyRecord(Record):
     """A study of a sweep, or the seeds of one. `config` is written last: where it is, the others are."""
 
     config: Described
-    fingerprint: str
+    fingerprint: Text
     """Of the data, all splits of it."""
-    validation_fingerprint: str | None = None
-    experiment: str
+    validation_fingerprint: Text | None = None
+    experiment: Text
     """What the data is called."""
-    labels: Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
+    labels: Annotated[list[Text], Field(min_length=1), AfterValidator(_different)]
     kind: Literal["single-label", "multi-label"] | None = None
     """Of task; a study of version 0.1 has none of its own there."""
     metric: Objective = "macro_f1"
-    key: str | None = None
+    key: Text | None = None
     """What tells it from other studies, of the same name too."""
     bound: Bound | None = None
     total: Count | None = None
     """Trials that it was to have at its last run."""
-    described: dict[str, str | int | float | bool | None] = {}
+    described: dict[Text, Value] = {}
     """What all its trials share."""
-    memory: dict[str, Count] = {}
+    memory: dict[Text, Count] = {}
     """In bytes."""
     test: Tested | None = None
     retrained: Annotated[list[dict[str, Any]], AfterValidator(_retrained)] | None = None
     """Rows of `sweep.seeds.summarised`."""
-    summary: dict[str, float | None] | None = None
+    summary: dict[Text, Number | None] | None = None
     began: Moment | None = None
-    base: str | None = None
+    base: Text | None = None
     """The base's revision, on which it was trained."""
-    mlflow_runs: dict[str, str] = {}
+    mlflow_runs: dict[Text, Text] = {}
     mlflow_level: bool | None = None
     mlflow_lost: bool = False
-    retrain_of: str | None = None
+    retrain_of: Text | None = None
     """Of seeds: the key of the study whose configurations they have."""
 
     @property
@@ -253,11 +283,27 @@ def trial_record(trial: FrozenTrial, objective: str) -> TrialRecord:
         raise BrokenError(_first(error)) from error
     except (OverflowError, ValueError, OSError) as error:  # of a year that the clock does not reach
         raise BrokenError(f"its times: {error}") from error
+    if trial.state.is_finished():
+        _check_drawn(trial)
     if record.state == TrialState.COMPLETE and record.value != record.scores.get(objective):
         raise BrokenError(
             f"its value is {quoted(record.value)}, and {objective} {quoted(record.scores.get(objective))}"
         )
     return record
+
+
+def _check_drawn(trial: FrozenTrial) -> None:
+    """Raises:
+    BrokenError: a parameter has a value that cannot have been drawn.
+    """
+    for name, value in trial.params.items():
+        distribution = trial.distributions[name]
+        try:
+            possible = distribution._contains(distribution.to_internal_repr(value))
+        except (TypeError, ValueError, OverflowError):
+            possible = False
+        if not possible:
+            raise BrokenError(f"parameter {word(name)}: {quoted(value)} is not what it was drawn from")
 
 
 def _milliseconds(moment: datetime | None) -> int | None:

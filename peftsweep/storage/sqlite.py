@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
@@ -19,6 +20,15 @@ from peftsweep.places import did_you_mean
 from peftsweep.storage import faults
 from peftsweep.storage.database import Database
 from peftsweep.storage.holder import Doing, busy, note, told
+
+
+class Connection(sqlite3.Connection):
+    """Text that is no UTF-8 comes as Python has file names that are none: an error would be one of the whole query, and
+    hide in which study and trial it is."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
 
 
 class Sqlite(Database):
@@ -42,7 +52,7 @@ class Sqlite(Database):
             return set()
         # mode rw makes no file, and reads what a killed process left half-written, as mode ro cannot
         place = f"file:{quote(str(self.file))}?mode=rw"
-        with closing(sqlite3.connect(place, uri=True, timeout=faults.PATIENCE)) as database:
+        with closing(sqlite3.connect(place, uri=True, timeout=faults.PATIENCE, factory=Connection)) as database:
             return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
     @contextmanager
@@ -53,7 +63,7 @@ class Sqlite(Database):
             yield
 
     def open(self) -> RDBStorage:
-        return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
+        return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": faults.PATIENCE, "factory": Connection}})
 
     def check_there(self) -> None:
         if self.file.is_dir():

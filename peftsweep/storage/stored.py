@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy as copied
@@ -26,7 +27,7 @@ class StoredStudy(optuna.Study):
     """A study that a sweep has made.
 
     To whoever asks, samplers and importances too, a finished trial that did not come from the sweep is not there, nor
-    is one that cannot be read.
+    is one that cannot be read, or has the number of another.
 
     Args:
         url: of the storage, for messages.
@@ -47,6 +48,7 @@ class StoredStudy(optuna.Study):
         self._objective = self.record.metric
         with reading(self._where, self._culprit):
             super()._get_trials(deepcopy=False)
+        self._twice = {number for number, count in Counter(self._numbers()).items() if count > 1}
 
     @property
     def record(self) -> StudyRecord:
@@ -73,7 +75,8 @@ class StoredStudy(optuna.Study):
 
     def left_out(self) -> Iterator[str]:
         """Of which trials there is no record, and why, in lines."""
-        found = {trial.number: self._record(trial) for trial in super()._get_trials(deepcopy=False)}
+        trials = [trial for trial in super()._get_trials(deepcopy=False) if trial.number not in self._twice]
+        found = {trial.number: self._record(trial) for trial in trials}
         why = {number: record for number, record in found.items() if isinstance(record, str)}
         if strange := [str(number) for number, reason in why.items() if reason == STRANGE]:
             several = "s" * (len(strange) > 1)
@@ -82,6 +85,30 @@ class StoredStudy(optuna.Study):
             number, reason = next(iter(broken.items()))
             more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
             yield f"{self._where}: trial {number} cannot be read ({reason}){more}, and is left out"
+        if self._twice:
+            twice = shown([str(number) for number in sorted(self._twice)])
+            yield f"{self._where}: more than one trial has number {twice}; they are left out"
+
+    def check_numbers(self) -> None:
+        """Raises:
+        StorageError: not each trial has its own number, as when rows were deleted, or put in from another database: a
+            new trial's number, and so its folder, would be that of another one.
+        """
+        numbers = sorted(self._numbers())
+        wrong = next((at for at, number in enumerate(numbers) if number != at), None)
+        if wrong is not None:
+            what = f"{wrong} is missing" if numbers[wrong] > wrong else f"{numbers[wrong]} stands where {wrong} should"
+            what = f"more than one has {numbers[wrong]}" if numbers[wrong] in self._twice else what
+            raise StorageError(
+                f"{self._where}: the numbers of its {len(numbers)} trials are not 0 to {len(numbers) - 1} ({what}): "
+                "rows were deleted, or put in; restore the database from a copy"
+            )
+
+    def _numbers(self) -> list[int]:
+        """As the table has them: Optuna's own calls show one trial of a number."""
+        query = sqlalchemy.text("SELECT number FROM trials WHERE study_id = :study")
+        with self._rdb.engine.connect() as connection:
+            return list(connection.execute(query, {"study": self._study_id}).scalars())
 
     def has_trials(self) -> bool:
         """Whether a sweep has made any, readable or not."""
@@ -97,7 +124,8 @@ class StoredStudy(optuna.Study):
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, states, use_cache)
-        return [t for t in trials if not t.state.is_finished() or isinstance(self._record(t), TrialRecord)]
+        once = [trial for trial in trials if trial.number not in self._twice]
+        return [t for t in once if not t.state.is_finished() or isinstance(self._record(t), TrialRecord)]
 
     def _get_best_trial(self, deepcopy: bool) -> FrozenTrial:
         complete = self._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -125,6 +153,8 @@ class StoredStudy(optuna.Study):
         with self._rdb.engine.connect() as connection:
             trials = connection.execute(query, {"study": self._study_id}).all()
         for trial_id, number in trials:
+            if not isinstance(number, int):
+                return f", a trial of number {quoted(number)},"
             try:
                 self._rdb.get_trial(trial_id)
             except UNREADABLE:

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
+from optuna.storages._rdb.models import BaseModel
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -27,6 +28,7 @@ from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
 from peftsweep.storage.stored import StoredStudy, reading, shown
 
+LAST = "alembic_version"  # of its tables, Optuna makes this one last
 RETRAINED = "/retrain"  # a study's seeds are a study of their own, of this ending: no study file's name has a slash
 
 
@@ -48,27 +50,30 @@ class Studies:
 
     def __init__(self, url: str, warn: Callable[[str], object] = lambda text: None) -> None:
         self.url = url
-        self.warn, self._warned = warn, False
+        self.warn = warn
         where = address(url)
         self.database = _database(where)
         self.artifacts: Path = where.artifacts or self.database.artifacts
         with guarded(url):
             tables = self.database.tables()
-            _check_owner(url, tables)
+            _check_tables(url, tables)
             with nullcontext() if _whole(tables) else self.database.alone():
                 self.storage = self.database.open()
 
     def names(self) -> list[str]:
         """Those that have a study file. A name that no file can have is another program's, or forged: such a study is
-        left alone, and `warn` is told of it once."""
-        names = [name for name in self._names() if not name.endswith(RETRAINED)]
-        strange = {name: why for name in names if (why := study_refusal(name))}
-        if strange and not self._warned:
-            self._warned = True
-            first, why = next(iter(strange.items()))
-            more = f", and {len(strange) - 1} more studies of such names" if len(strange) > 1 else ""
-            self.warn(f"{masked(self.url)}: study {quoted(first)} is left out: its name {why}{more}")
-        return [name for name in names if name not in strange]
+        left alone."""
+        return [name for name in self._mains() if not study_refusal(name)]
+
+    def _mains(self) -> list[str]:
+        return [name for name in self._names() if not name.endswith(RETRAINED)]
+
+    def _misnamed(self) -> list[str]:
+        """Which studies have a name that no file can have, in a line."""
+        strange = {name: why for name in self._mains() if (why := study_refusal(name))}
+        more = f", and {len(strange) - 1} more studies of such names" if len(strange) > 1 else ""
+        told = (f"study {quoted(name)} is left out: its name {why}{more}" for name, why in strange.items())
+        return [f"{masked(self.url)}: {line}" for line in list(told)[:1]]
 
     def folder(self, name: str) -> Path:
         """The folder of a study's artifacts, to be read; the seeds' own is in the study's.
@@ -116,10 +121,11 @@ class Studies:
             wanted: only these.
 
         Raises:
-            StorageError: one that is wanted is another program's, or cannot be read.
+            StorageError: one that is wanted is another program's, or cannot be read; or all that are there cannot be.
         """
         found: list[StoredStudy] = []
         foreign: list[str] = []
+        lost = self._misnamed()
         for name in self.names() if wanted is None else wanted:
             try:
                 study = self.find(name)
@@ -129,14 +135,16 @@ class Studies:
                 if isinstance(error, ForeignStudyError):
                     foreign.append(quoted(name))
                 else:
-                    self.warn(f"{error}; it is left out")
+                    lost.append(f"{error}; it is left out")
                 continue
             if study is not None:
                 found.append(study)
-                for line in study.left_out():
-                    self.warn(line)
         if foreign:
             self.warn(f"{masked(self.url)}: not made by peftsweep and left out: {shown(foreign)}")
+        if lost and not found:  # else a command would say that there is nothing
+            raise StorageError("\n".join(lost))
+        for line in (*lost, *(line for study in found for line in study.left_out())):
+            self.warn(line)
         return found
 
     def _is_unbegun(self, name: str) -> bool:
@@ -207,8 +215,8 @@ def exists(url: str) -> bool:
     """
     with guarded(url):
         tables = _database(address(url)).tables()
-        _check_owner(url, tables)
-    return _whole(tables)
+        _check_tables(url, tables)
+    return "studies" in tables
 
 
 def check_there(url: str) -> None:
@@ -220,22 +228,29 @@ def check_there(url: str) -> None:
 
 
 def _whole(tables: set[str]) -> bool:
-    """Whether these are Optuna's, which makes the latter last."""
-    return {"studies", "alembic_version"} <= tables
+    """Whether Optuna has made all of its own: this one is the last."""
+    return {"studies", LAST} <= tables
 
 
 def _database(where: Address) -> Database:
     return Sqlite(where.url) if where.is_file else Postgresql(where.url)
 
 
-def _check_owner(url: str, tables: set[str]) -> None:
+def _check_tables(url: str, tables: set[str]) -> None:
     """Raises:
-    StorageError: another program's database, into which Optuna would write its tables.
+    StorageError: another program's database, into which Optuna would write its tables; or one of Optuna's is missing,
+        which it would make anew without a word.
     """
     if "experiments" in tables:
         raise StorageError(
             f"{masked(url)}: MLflow's database; the studies are in another one, by default sqlite:///studies.db: name "
             "it by --storage"
+        )
+    missing = sorted(BaseModel.metadata.tables.keys() - tables)
+    if LAST in tables and 0 < len(missing) < len(BaseModel.metadata.tables) / 2:
+        raise StorageError(
+            f"{masked(url)}: the table {missing[0]} is missing from the database; restore it from a copy, or name "
+            "another by --storage"
         )
     if tables and "studies" not in tables:
         raise StorageError(f"{masked(url)}: another program's database; name the studies' own one by --storage")

@@ -8,9 +8,10 @@ from typing import Any
 import optuna
 
 from peftsweep import search
-from peftsweep.config import StudyConfig
+from peftsweep.config import StudyConfig, TrainConfig
+from peftsweep.errors import StorageError
 from peftsweep.quoting import quoted
-from peftsweep.storage import Studies
+from peftsweep.storage import Studies, TrialRecord
 
 FIXED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
 MOST = 4  # reasons in one line
@@ -49,3 +50,20 @@ def complete(studies: Studies, config: StudyConfig, trial: optuna.Trial, known: 
         if name not in stored.params:
             studies.give(trial, name, params[name], distribution)
     return params
+
+
+def trained(config: StudyConfig, trial: TrialRecord) -> TrainConfig:
+    """The hyperparameters of a trial that has been trained.
+
+    Raises:
+        StorageError: what the database has of them is not in the study's space.
+    """
+    params, wrong = search.given(config, trial.drawn)
+    sampled = search.decode(config, params)
+    wrong += [f"{name}: missing" for name in config.space if name not in sampled and not wrong]
+    if wrong:
+        raise StorageError(
+            f"study {quoted(config.name)}: the parameters of trial {trial.number} cannot be read "
+            f"({UnfitError(wrong)}); restore the database from a copy"
+        )
+    return config.hyperparameters(sampled)

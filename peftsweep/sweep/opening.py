@@ -20,9 +20,11 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset, main: Store
     Raises:
         ForeignStudyError: one of that name is there which another program made.
         StudyMismatchError: one of that name is there with another space or other data.
-        StorageError: its folder of artifacts is that of a study in another storage.
+        StorageError: its folder of artifacts is that of a study in another storage, or its trials are not numbered.
     """
     found, folder = _found(studies, config.name), studies.own_folder(config.name)
+    if found is not None:
+        found.check_numbers()
     if found is None or not found.has_trials():  # a study without trials may still be corrected
         return _made(studies, config, data)
     for line in found.left_out():

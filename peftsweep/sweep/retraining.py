@@ -190,7 +190,7 @@ class SeedSource(StudySource):
         """The configurations themselves."""
         picked = {seed.retrains for seed in seeds_begun(self.study)} | {trial.number for trial, _ in self.wanted}
         trials = [trial for trial in self.main.records() if trial.number in picked]
-        return [self.config.hyperparameters(search.decode(self.config, trial.drawn)) for trial in trials]
+        return [asking.trained(self.config, trial) for trial in trials]
 
     def ask(self) -> optuna.Trial:
         """The next one that is wanted."""
@@ -203,7 +203,8 @@ class SeedSource(StudySource):
         picked = [trial for trial in self.main.records() if trial.number == seed.retrains and trial.params]
         if not picked or not is_seed(seed):
             raise UnfitError(["it is no seed of a configuration"])
-        return asking.complete(self.studies, self.config, asked, search.decode(self.config, picked[0].drawn))
+        known = search.described(self.config, asking.trained(self.config, picked[0]))
+        return asking.complete(self.studies, self.config, asked, known)
 
     def seed(self, asked: optuna.Trial) -> int:
         return search.replicate_seed(self.config.train.seed, self.record(asked).replicate or 0)

@@ -26,7 +26,7 @@ from peftsweep.report import ADAPTER, is_over, ranked
 from peftsweep.stopping import Stop
 from peftsweep.storage import StoredStudy, Studies, TrialRecord
 from peftsweep.sweep import artifacts
-from peftsweep.sweep.asking import UnfitError, complete
+from peftsweep.sweep.asking import UnfitError, complete, trained
 from peftsweep.sweep.describe import study_params
 from peftsweep.sweep.pace import Pace, chances, time_left
 from peftsweep.sweep.projection import Projection, stored
@@ -287,7 +287,7 @@ class StudySource:
             if self.stop.asked:
                 return
             assert self.data.test is not None
-            params = self.config.hyperparameters(search.decode(self.config, ended.drawn))
+            params = trained(self.config, ended)
             trial = Trial(ended.number, ended.seed or 0, params, self.trial_folder(ended.number))
             scored.append((ended, pack.score(trial, trial.folder / ADAPTER, self.data.test)))
         if scored:
