@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from peftsweep.errors import PeftsweepError, UsageError
-from peftsweep.escaping import obeyed
+from peftsweep.escaping import in_line
 from peftsweep.quoting import quoted
 
 LONGEST = 200  # bytes in UTF-8; `.NAME.PID.old` and others stand beside the file itself
@@ -29,7 +29,7 @@ def refusal(name: str) -> str | None:
         return "is a folder's own name for itself or for the one above it"
     if any(separator in name for separator in "/\\"):
         return "has a slash or a backslash in it: it would lead into another folder"
-    if any(obeyed(character) for character in name):
+    if in_line(name) != name:
         return "has characters in it that cannot be printed"
     if name != name.strip():
         return "begins or ends with a space"

@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 from peftsweep.escaping import harmless, in_json, in_line, markdown, markdown_code, python_block
 from peftsweep.exported.card import Origin, card
 from peftsweep.exported.manifest import Manifest
+from peftsweep.names import refusal
 from peftsweep.progress import LiveProgress, PlainProgress, bar, best_table, prediction, retrained_table, status_table
 from peftsweep.progress.screen import Screen
 from peftsweep.terminal import say, say_json
@@ -24,9 +25,11 @@ from tests.test_progress import OPENED, Terminal
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\x7f\x00\u202egpj\u2066 [red]\u2028x\ud800"
 WRITTEN_OUT = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\x7f\x00\u202egpj\u2066 [red]\u2028x\ud800"
 ORDINARY = "Straße, naïve, 東京, العربية, 👩‍🔬, e\u0301, a\xa0b"
-EVERY = {c for c in map(chr, range(0x3000)) if unicodedata.category(c) in ("Cc", "Zl", "Zp")}  # there are no others
-EVERY |= {c for c in map(chr, range(0x3000)) if unicodedata.bidirectional(c) in ("LRE", "RLE", "PDF", "LRO", "RLO")}
-EVERY |= {c for c in map(chr, range(0x3000)) if unicodedata.bidirectional(c) in ("LRI", "RLI", "FSI", "PDI")}
+SEEN = {*map(chr, range(0x600, 0x606)), *"\u06dd\u070f\u0890\u0891\u08e2"}  # signs that stand around Arabic numbers
+PLANES = [*range(0x3200), *range(0xD7F0, 0xE010), *range(0xFDF0, 0x10010), *range(0xDFFF0, 0xE0200), 0x10FFFD, 0x10FFFF]
+CATEGORIES = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
+EVERY = {c for c in map(chr, PLANES) if unicodedata.category(c) in CATEGORIES} - SEEN
+FILLERS = {*"\u034f\u115f\u1160\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
 ROW: dict[str, Any] = {"macro_f1": 0.5, "macro_f1_tuned": None, "micro_f1": 0.5, "accuracy": 0.5, "loss": 1.0}
 ROW |= {"study": HOSTILE, "method": HOSTILE, "model": HOSTILE, "data": HOSTILE, "adapter": HOSTILE, "trial": 1}
 ROW |= {"validation_fingerprint": "0123", "overall": True, "params": {"scheduler": HOSTILE}, "sampled": ["scheduler"]}
@@ -40,20 +43,59 @@ SEEDS |= {"params": {"scheduler": HOSTILE}, "sampled": ["scheduler"], "test": No
 
 
 def test_every_character_that_a_terminal_obeys_is_written_out_and_no_other() -> None:
-    text = "".join(EVERY)
-    assert EVERY.intersection(harmless(text)) == {"\n", "\t"} and not EVERY.intersection(in_line(text))
+    text = "".join(sorted(EVERY | FILLERS))
+    assert (EVERY | FILLERS).intersection(harmless(text)) == {"\n", "\t"} and in_line(text).isascii()
     assert in_line(HOSTILE) == harmless(HOSTILE) == WRITTEN_OUT and in_line("a\nb") == r"a\nb"
     assert harmless(ORDINARY) == in_line(ORDINARY) == in_json(ORDINARY) == ORDINARY
 
 
+DRAWN = "👩‍🔬 👨‍👩‍👧‍👦 ❤️‍🔥 🏴󠁧󠁢󠁥󠁮󠁧󠁿 🏳️‍🌈 1️⃣ 👩🏽‍🚀 🙂‍↔️ ☺︎ ©️ ‼️ 🇩🇪 می‌خواهم क्‍ष ශ්‍රී 한국어 १२"
+HIDING = [
+    *(
+        "a\u200bb",
+        "a\u200db",
+        "soft\xadhyphen",
+        "\ufeffa",
+        "a\ufe0f",
+        "a\u2060b",
+        "1\ufe0f",
+        "😀\ufe0f\ufe0f",
+        "葛\U000e0100",
+    ),
+    *(
+        "👩\u200d",
+        "\u200d👩",
+        "a\u200c b",
+        "م\u200cx",
+        "م\u200c\u200cم",
+        "🏴\U000e0061\U000e007f",
+        "a\U000e0041",
+        "ab\u200f",
+        "\u3164",
+    ),
+]
+
+
+def test_what_is_unseen_stays_where_it_is_a_part_of_what_is_drawn_and_nowhere_else() -> None:
+    assert harmless(DRAWN) == in_line(DRAWN) == in_json(DRAWN) == DRAWN
+    for text in HIDING:
+        written = in_line(text)
+        assert written != text and written == harmless(text) and "\\" in written
+        assert json.loads(in_json(json.dumps(text, ensure_ascii=False))) == text
+        assert in_json(json.dumps(text, ensure_ascii=False)) != json.dumps(text, ensure_ascii=False)
+        assert refusal(text) == "has characters in it that cannot be printed"
+    assert refusal("👩‍🔬 می‌خواهم") is None
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_json_says_the_same_to_a_program_and_nothing_to_a_terminal(encoding: str) -> None:
-    value = {HOSTILE: [ORDINARY, "".join(EVERY), {"€ 😀": 1.5}]}
+    every = "".join(sorted(EVERY, reverse=True))  # no two halves of a pair in their order
+    value = {HOSTILE: [ORDINARY, every, {"€ 😀": 1.5}]}
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
     say_json(value, stream)
     stream.seek(0)
     text = stream.read()
-    assert json.loads(text) == value and EVERY.intersection(text) == {"\n"}
+    assert json.loads(text) == value and EVERY.intersection(text.replace(ORDINARY, "")) == {"\n"}
     assert (ORDINARY in text) == (encoding == "utf-8")
 
 
