@@ -243,10 +243,14 @@ def test_a_folder_that_is_there_is_replaced_only_when_told_and_only_if_an_export
     to = lora.folder / "out"
     exported.export("small", to, storage=lora.storage)
     whole = {file.name: file.read_bytes() for file in to.iterdir()}
-    with pytest.raises(UsageError, match="is there already; --force replaces it"):
+    with pytest.raises(UsageError, match="is there already; --force replaces it and all that was"):
         exported.export("small", to, storage=lora.storage)
-    (to / "README.md").write_text("my own words")  # what was exported may be spoilt, or gone in part
-    (to / "adapter_model.safetensors").write_bytes(b"")
+    (to / "README.md").write_text("my own words")
+    with pytest.raises(UsageError, match=r"is not replaced, for its README\.md was edited; move that away first"):
+        exported.export("small", to, storage=lora.storage, force=True)
+    assert contents(to) == whole | {"README.md": b"my own words"}
+    (to / "README.md").unlink()
+    (to / "adapter_model.safetensors").write_bytes(b"")  # what was exported may be spoilt, or gone in part
     (to / "tokenizer.json").unlink()
     exported.export("small", to, storage=lora.storage, force=True)
     assert {file.name: file.read_bytes() for file in to.iterdir()} == whole
@@ -289,6 +293,16 @@ def test_a_folder_with_anything_to_lose_is_not_replaced(
     with pytest.raises(UsageError) as error:
         exported.export("small", own, storage=lora.storage, force=True)
     assert said in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert contents(lora.folder) == before
+
+
+@pytest.mark.parametrize("place", ["artifacts", "artifacts/mine", "artifacts/small/trial-0000/mine", "link/mine", "."])
+def test_nothing_is_exported_among_artifacts(lora: Home, place: str) -> None:
+    (lora.folder / "link").symlink_to("artifacts/small")
+    before = contents(lora.folder)
+    for force in (False, True):
+        with pytest.raises(UsageError, match=r"^DEST: .* is no place for an export: sweeps keep their artifacts in "):
+            exported.export("small", lora.folder / place, storage=lora.storage, force=force)
     assert contents(lora.folder) == before
 
 
@@ -472,9 +486,9 @@ def test_a_linked_folder_keeps_its_link_and_a_name_with_spaces_is_quoted(lora: H
     exported.export("small", lora.folder / "my out", storage=lora.storage)
     assert "peftsweep predict 'my out' --text" in (lora.folder / "my out" / "README.md").read_text()
     (lora.folder / "link").symlink_to("my out")
-    (lora.folder / "my out" / "README.md").write_text("old")
+    (lora.folder / "my out" / "README.md").unlink()
     exported.export("small", lora.folder / "link", storage=lora.storage, force=True)
-    assert (lora.folder / "link").is_symlink() and (lora.folder / "my out" / "README.md").read_text() != "old"
+    assert (lora.folder / "link").is_symlink() and (lora.folder / "my out" / "README.md").exists()
 
 
 def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) -> None:

@@ -104,20 +104,43 @@ TOKENIZERS: list[tuple[Edit, str]] = [
     (as_json(post_processor__single=[NOBODY]), "its tokenizer cannot be used: PanicException: no entry found for key"),
     (as_json(model__vocab={"<s>": 1, "</s>": 0}), "its tokenizer "),
 ]
+NOT_OURS = "adapter_config.json describes no adapter that peftsweep writes"
 CONFIGS: list[tuple[Edit, str]] = [
-    (as_json(r="x"), "its adapter cannot be used: "),
-    (as_json(r=10**12), "its adapter cannot be used: "),
+    (as_json(r="x"), f"{NOT_OURS} (r)"),
+    (as_json(r=0), f"{NOT_OURS} (r)"),
+    (as_json(r=10**12), "has a rank that no weight of adapter_model.safetensors has"),
     (as_json(r=4), "its adapter cannot be used: RuntimeError: "),
-    (as_json(target_modules=5), "its adapter cannot be used: "),
-    (as_json(target_modules="("), "its adapter cannot be used: "),
     (as_json(target_modules=["key"]), "is not the adapter of adapter_config.json"),
-    (as_json(eva_config=True), "its adapter cannot be used: TypeError: "),
-    (as_json(peft_type="PROMPT_TUNING"), "describes no adapter that peftsweep writes"),
+    (as_json(peft_type="PROMPT_TUNING"), f"{NOT_OURS} (peft_type)"),
+    (as_json(task_type="CAUSAL_LM"), f"{NOT_OURS} (task_type)"),
+    (lambda data: b"[]", NOT_OURS),
+    (lambda data: b"[" * 100_000, f"{NOT_OURS} (nothing that is JSON)"),
+    (lambda data: data.replace(b"query", b"(\\\\w+)+$"), f"{NOT_OURS} (target_modules)"),
+    *(
+        (as_json(**{key: value}), f"{NOT_OURS} ({key})")
+        for key, value in {
+            "target_modules": "(.*)*query",  # a pattern that may take for ever
+            "modules_to_save": "score",
+            "exclude_modules": "(.*)*x",
+            "layers_pattern": "(.*)*x",
+            "layers_to_transform": [0],
+            "layer_replication": [[0, 10**6]],
+            "rank_pattern": {"(.*)*query": 4},
+            "alpha_pattern": {"(.*)*query": 4},
+            "auto_mapping": {"parent_library": "os", "base_model_class": "system"},
+            "megatron_config": {"a": 1},
+            "eva_config": True,
+            "init_lora_weights": "pissa",
+            "use_dora": True,
+            "target_parameters": ["weight"],
+            "trainable_token_indices": [10**9],
+        }.items()
+    ),
 ]
 ADAPTERS: list[tuple[Edit, str]] = [
     (lambda data: b"", "its adapter cannot be used: SafetensorError: "),
     (head(NOT_COVERED), "its adapter cannot be used: SafetensorError: "),
-    (head("{}"), "its adapter cannot be used: KeyError: "),
+    (head("{}"), "has a rank that no weight of adapter_model.safetensors has"),
     (tensors(lambda found, name: found.pop(name)), "adapter_model.safetensors has no "),
     (
         tensors(lambda found, name: found.update({name + "\x1b[2J": found.pop(name)})),
@@ -127,9 +150,15 @@ ADAPTERS: list[tuple[Edit, str]] = [
     (tensors(lambda found, name: found[name].mul_(float("nan"))), "its model gives no finite numbers for 4 of 4 texts"),
 ]
 MODELS: list[tuple[Edit, str]] = [
-    (lambda data: b"{", "cannot be loaded: "),
+    (lambda data: b"{", "config.json cannot be read: "),
     (as_json(model_type="nobody"), "its model cannot be loaded: "),
     (as_json(hidden_size="x"), "cannot be loaded: "),
+    (as_json(num_hidden_layers=10**9), "config.json asks for num_hidden_layers: 1000000000"),
+    (as_json(num_labels=10**9), "config.json asks for num_labels: 1000000000"),
+    (as_json(vocab_size=10**24), "config.json asks for vocab_size: "),
+    (as_json(text_config={"hidden_size": 10**9}), "config.json asks for hidden_size: 1000000000"),
+    (as_json(intermediate_size=10**7), "config.json asks for 2,5"),
+    (lambda data: b"[" * 100_000, "config.json cannot be read: nested too deeply"),
     (as_json(num_hidden_layers=3), "its model has no weights for bert.encoder.layer.2."),
     (as_json(vocab_size=7), "its model has no weights for bert.embeddings.word_embeddings.weight"),
 ]

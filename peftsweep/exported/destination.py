@@ -28,8 +28,23 @@ def destination(folder: str | Path) -> Path:
     return to
 
 
+def check_outside(to: Path, study: Path) -> None:
+    """Sweeps remove what they do not know in their folders.
+
+    Args:
+        study: the folder of the study's artifacts.
+
+    Raises:
+        UsageError: the export would lie among artifacts, or artifacts in it.
+    """
+    root = Path(os.path.realpath(study)).parent
+    if to == root or root in to.parents or to in root.parents:
+        raise UsageError(f"DEST: {to} is no place for an export: sweeps keep their artifacts in {root}; give another")
+
+
 def check_free(to: Path, *, force: bool) -> None:
-    """Nothing is there, or an empty folder; or what an export made, if that may be replaced, and nothing besides.
+    """Nothing is there, or an empty folder; or what an export made, if that may be replaced, and nothing besides. Files
+    that were exported may be spoilt or gone, for that is what to export again is for, but nobody's own words are lost.
 
     Raises:
         UsageError: something would be lost.
@@ -37,9 +52,12 @@ def check_free(to: Path, *, force: bool) -> None:
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):
         return
     if not force:
-        raise UsageError(f"{to} is there already; --force replaces it, or give another folder")
+        raise UsageError(
+            f"{to} is there already; --force replaces it and all that was exported there, or give another folder"
+        )
     try:
-        strange = manifests.foreign(to, manifests.said(to))
+        found = manifests.said(to)
+        strange = manifests.foreign(to, found)
     except ExportError as error:
         raise UsageError(
             f"{to} was not made by `peftsweep export`, and is not replaced; give another folder ({error})"
@@ -48,3 +66,5 @@ def check_free(to: Path, *, force: bool) -> None:
         more = f" and {len(strange) - SHOWN} more" if strange[SHOWN:] else ""
         listed = ", ".join(map(word, strange[:SHOWN])) + more
         raise UsageError(f"{to} is not replaced, for it has {listed} besides what was exported; move that away first")
+    if manifests.own_words(to, found):
+        raise UsageError(f"{to} is not replaced, for its {manifests.CARD} was edited; move that away first")

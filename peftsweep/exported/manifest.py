@@ -17,9 +17,9 @@ from peftsweep.names import refusal
 from peftsweep.quoting import MOST, shortened, word
 from peftsweep.task import Logits, Task, cuts_of
 
-NAME = "peftsweep.json"
+NAME, CARD = "peftsweep.json", "README.md"
 LONGEST = 16_000_000  # bytes of a manifest; one of ten thousand labels has half a million
-FREE = (NAME, "README.md")  # which may change
+FREE = (NAME, CARD)  # which may change
 UNREAD = (".md", *FORMATS)  # endings that no loader looks for
 
 
@@ -50,6 +50,7 @@ class Manifest(BaseModel):
         test: of the test split, if that was scored by this trial.
         merged: a plain model, the adapter being part of its weights.
         files: digests (SHA-256) by name, of all but this file and the card.
+        card: digest of the model card, which may change; None in folders of version 0.1.0.
         digest: of all that is said here, but for where the base is: that may move. What is None and came after version
             0.1.0 is left out, for digests of its folders know nothing of it.
     """
@@ -75,6 +76,7 @@ class Manifest(BaseModel):
     test: dict[str, float] | None = Field(default=None, exclude_if=_is_none)
     merged: bool
     files: dict[Annotated[str, AfterValidator(_name)], str]
+    card: str | None = Field(default=None, exclude_if=_is_none)
     digest: str = ""
 
     @model_validator(mode="after")
@@ -160,6 +162,12 @@ def foreign(folder: Path, manifest: Manifest) -> list[str]:
     exported = {*FREE, *manifest.files}
     entries = sorted(folder.iterdir())
     return [each.name for each in entries if each.name not in exported or each.is_symlink() or not each.is_file()]
+
+
+def own_words(folder: Path, manifest: Manifest) -> bool:
+    """Whether somebody edited the model card, as far as the manifest knows what it was."""
+    card = folder / CARD
+    return manifest.card is not None and card.is_file() and digest_of(card) != manifest.card
 
 
 def digests(folder: Path) -> dict[str, str]:

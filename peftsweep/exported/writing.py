@@ -21,7 +21,7 @@ from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported import manifest as manifests
 from peftsweep.exported.card import Origin, blocks, card
 from peftsweep.exported.checking import check_card, check_logits, legible
-from peftsweep.exported.destination import check_free, destination
+from peftsweep.exported.destination import check_free, check_outside, destination
 from peftsweep.exported.faults import told
 from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.predicting import logits
@@ -78,6 +78,7 @@ def export(
             f"study {study!r} is {method}: its base is held in 4 bits, into which nothing can be merged; export the "
             "adapter, without --merge"
         )
+    check_outside(to, chosen.folder.parent)
     tidy(to)  # an export that was killed as it replaced this one
     check_free(to, force=force)
     rows = _rows(chosen)
@@ -146,13 +147,14 @@ def _write(
         merged=merge,
         files=manifests.digests(aside),
     )
-    described.write(aside)
     params = chosen.own.params
     sampled = sorted(config.space.keys() & params.keys())
     shown, run = (card(described, origin, folder=of, params=params, sampled=sampled) for of in (name, str(aside)))
     note("export: reading texts by the card's code")
     check_card(blocks(run), some, ours, described, exact=exact)
-    (aside / "README.md").write_text(shown, encoding="utf-8")
+    (aside / manifests.CARD).write_text(shown, encoding="utf-8")
+    described = described.model_copy(update={"card": manifests.digest_of(aside / manifests.CARD)})
+    described.write(aside)
     return described
 
 

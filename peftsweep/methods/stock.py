@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 
+from peftsweep import jsonfile
 from peftsweep.errors import ExportError
 from peftsweep.quoting import word
 
-KINDS = ("LORA", "IA3")  # as peft calls them
 FILES = ("adapter_config.json", "adapter_model.safetensors")
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # of a layer: peft takes some for patterns
 
 
 def attached(model: Any, folder: Path) -> Any:
@@ -34,17 +35,50 @@ def attached(model: Any, folder: Path) -> Any:
     return found
 
 
+class _Described(BaseModel):
+    """What peftsweep says in adapter_config.json. peft has three dozen keys more, which take code, patterns that may
+    never end, or copies of layers; all of those have to be as peft has them by default."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    peft_type: Literal["LORA", "IA3"]
+    task_type: Literal["SEQ_CLS"]
+    target_modules: Annotated[list[Name], Field(min_length=1)]
+    feedforward_modules: list[Name] | None = None
+    modules_to_save: list[Name] | None = None
+    r: Annotated[int, Field(ge=1)] = 1
+    lora_alpha: float = 1.0
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    inference_mode: bool = True
+    init_lora_weights: Literal[True] = True
+    init_ia3_weights: Literal[True] = True
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    peft_version: str | None = None
+
+
 def _check_ours(folder: Path) -> None:
+    from peft import IA3Config, LoraConfig
+
     for name in FILES:
         if not (folder / name).is_file():
             raise ExportError(f"{folder}: {name} is gone; export it again")
     try:
-        said = json.loads((folder / FILES[0]).read_bytes())
-        ours = said["peft_type"] in KINDS and not said.get("megatron_config")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        ours = False
-    if not ours:
-        raise ExportError(f"{folder}: {FILES[0]} describes no adapter that peftsweep writes; export it again")
+        said = _Described.model_validate(jsonfile.read(folder / FILES[0]))
+        plain = vars(LoraConfig() if said.peft_type == "LORA" else IA3Config())
+        strange = [key for key, value in (said.model_extra or {}).items() if value not in (plain.get(key, value), None)]
+    except ValidationError as error:
+        strange = [str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else "nothing"]
+    except (OSError, ValueError):
+        strange = ["nothing that is JSON"]
+    if strange:
+        raise ExportError(
+            f"{folder}: {FILES[0]} describes no adapter that peftsweep writes ({word(strange[0])}); export it again"
+        )
+    with safe_open(folder / FILES[1], "pt") as file:
+        sizes = [size for key in file.keys() for size in file.get_slice(key).get_shape()]  # noqa: SIM118
+    if said.r > max(sizes, default=0):
+        raise ExportError(f"{folder}: {FILES[0]} has a rank that no weight of {FILES[1]} has; export it again")
 
 
 def _check_whole(model: Any, folder: Path) -> None:

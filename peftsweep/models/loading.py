@@ -24,6 +24,7 @@ from peftsweep.models.base import Base, head_names
 from peftsweep.models.checks import check_loaded, check_no_adapter, holds_4bit
 from peftsweep.models.padding import is_padding, own_padding, padding_token, set_padding
 from peftsweep.models.quiet import mute, quiet
+from peftsweep.models.sizes import check_described, check_weights
 from peftsweep.models.source import Source, locate
 from peftsweep.models.support import check_supported
 from peftsweep.quoting import quoted, shortened
@@ -66,6 +67,7 @@ def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
 def _tokenizer(config: ModelConfig, source: Source) -> Any:
     trusted = config.trust_remote_code
     with _told(config, source), mute():
+        check_described(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # where there are no files, transformers makes it up
         raise ModelError(f"model.id: {config.id}: {NO_TOKENIZER}")
@@ -99,12 +101,14 @@ def load_base(
     dtype = _dtype(config.dtype, device, four_bit)
     trusted, options = config.trust_remote_code, {}
     with _told(config, source):
+        check_described(config, source)
         check_no_adapter(config, source)
         described = AutoConfig.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
         described._attn_implementation = None  # transformers' choice: the folder's own may be code on the hub
         own_bits = holds_4bit(config, described, four_bit=four_bit)
         _for_task(described, task)
         skeleton = _skeleton(config, described, pad)
+        check_weights(config, source, skeleton)
         if four_bit and not own_bits:
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True,

@@ -1,0 +1,82 @@
+"""Whether a folder's files ask for a model of a size that can be built: anybody may have written them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import nn
+
+from peftsweep import jsonfile
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ModelError
+from peftsweep.models.source import Source
+from peftsweep.quoting import quoted
+
+LARGEST = 1 << 28  # bytes of a file of JSON: the tokenizers of the largest vocabularies have some 50 million
+# The largest numbers that a configuration may ask for, by the ends of their names.
+MOST = {
+    "layer|block|depth": 10_000,
+    "label|expert": 1_000_000,
+    "size|dim|head|embedding|position|embd|inner|ctx|length|group|model": 1 << 24,
+}
+PACKED = 8  # weights that one stored number may hold
+
+
+def check_described(config: ModelConfig, source: Source) -> None:
+    """Whether a folder's JSON is of a size that can be read, and its config.json of a model that can be built: anybody
+    may have written them, and transformers would go on for ever.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if source.hub:
+        return
+    for file in sorted(Path(source.name).glob("*.json")):
+        if file.stat().st_size > LARGEST:
+            raise ModelError(f"model.id: {config.id}: {file.name} has more than {LARGEST:,} bytes")
+    file = Path(source.name) / "config.json"
+    try:
+        said = jsonfile.read(file) if file.exists() else {}
+    except ValueError as error:
+        raise ModelError(f"model.id: {config.id}: config.json cannot be read: {error}") from error
+    for key, number in _numbers(said):
+        most = next((most for names, most in MOST.items() if re.search(rf"(^|_)({names})s?$", key)), None)
+        if most is not None and number > most:
+            raise ModelError(
+                f"model.id: {config.id}: config.json asks for {key}: {quoted(number)}; {most:,} is the most"
+            )
+
+
+def _numbers(said: Any) -> Iterator[tuple[str, int]]:
+    """Whole numbers in configurations and in those within them, by their keys."""
+    for key, value in said.items() if isinstance(said, dict) else ():
+        if isinstance(value, int):
+            yield str(key), value
+        yield from _numbers(value)
+
+
+def check_weights(config: ModelConfig, source: Source, skeleton: nn.Module) -> None:
+    """Whether a folder has about as many numbers as its configuration asks for; transformers would draw all others at
+    random, in memory that nobody has.
+
+    Raises:
+        ModelError: it has fewer.
+    """
+    files = [] if source.hub else sorted(Path(source.name).glob("*.safetensors"))
+    if not files:
+        return
+    there = 0
+    for path in files:
+        with safe_open(path, "pt") as file:
+            there += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    asked = sum(part.numel() for part in skeleton.parameters())
+    if asked > PACKED * max(there, 1 << 20):
+        raise ModelError(
+            f"model.id: {config.id}: config.json asks for {asked:,} weights, and its files have {there:,}: these "
+            "are another model's"
+        )
