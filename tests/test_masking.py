@@ -225,6 +225,18 @@ def test_a_known_secret_is_hidden_in_every_way_to_write_it(secret: str) -> None:
         assert "***" in left and left.startswith("at=") and left.endswith("/x") and len(left) <= 14, left
 
 
+def test_a_known_secret_is_hidden_that_begins_in_the_midst_of_another() -> None:
+    remember("x://me:abcd efgh@h")
+    remember("x://me:efgh@ijkl@h")
+    assert masked("abcd efgh@ijkl, ab") == "***, ab"
+
+
+def test_a_password_in_a_query_may_have_what_ends_an_address() -> None:
+    url = "postgresql://127.0.0.1:5432/studies?user=me&password=s3 c@r/et%9x"
+    remember(url)
+    assert masked(f"{url}: no") == "postgresql://127.0.0.1:5432/studies?user=me&password=***: no"
+
+
 def test_a_short_secret_or_a_number_does_not_blank_out_a_text() -> None:
     for secret in ("a", "0.5", "abc", "1234", "rank", "123456"):
         remember(f"postgresql://me:{secret}@h/d")

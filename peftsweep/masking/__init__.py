@@ -29,7 +29,7 @@ __all__ = ["HIDDEN", "carries_secret", "masked", "masked_all", "remember", "reme
 def masked(text: str) -> str:
     """The text with `***` for the secrets in it: `postgresql://me:***@host/db`."""
     pattern = known.pattern()
-    found = [] if pattern is None else [match.span() for match in pattern.finditer(text)]
+    found = [] if pattern is None else [match.span(1) for match in pattern.finditer(text)]
     return encoded(hidden(text, [*found, *by_form(text)]))
 
 

@@ -119,13 +119,19 @@ def _within(text: str, address: Address) -> Span | None:
     return None if place is None else (address.end + place[0], address.end + place[1])
 
 
+def _is_host(rest: str, user: re.Match[str], first: int) -> bool:
+    """Whether it is a host, with a port and a query that has an @ in it: `h.org:5432/d?password=a@b`."""
+    port = _PORT.match(rest, user.end())
+    return port is not None and _HOST.search(user[1]) is not None and _QUERY_BEGINS.search(rest, 0, first) is not None
+
+
 def _userinfo(rest: str, scheme: str) -> Span | None:
     """Where the password or token is in what follows the slashes of an address, if there is one."""
     has_users = "http" not in scheme.lower() and _WITH_USERS.match(scheme) is not None
     user = _USER.match(rest)
     if user is not None and not ("@" in user[1] and _PORT.match(rest, user.end())):
         first = rest.find("@", user.end())
-        if first >= 0:
+        if first >= 0 and not _is_host(rest, user, first):
             query = _QUERY_BEGINS.search(rest, first)
             last = rest.rfind("@", first, query.start() if query else len(rest))
             if not has_users and (len(user[1]) >= TOKEN or rest[user.end() : last] in ("", "x-oauth-basic")):

@@ -44,7 +44,7 @@ def remember_words(words: Iterable[str]) -> None:
 
 
 def pattern() -> re.Pattern[str] | None:
-    """What finds the secrets that are known by now; None where there are none."""
+    """What finds the secrets that are known by now, each as the first group; None where there are none."""
     return _pattern(frozenset({*_given, *_environment(tuple(os.environ.items()))}))
 
 
@@ -88,7 +88,8 @@ def _is_path(value: str) -> bool:
 @lru_cache(maxsize=8)
 def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
     plain = {form for secret in secrets for form in (secret, unquote(secret)) if _is_rare(form)}
-    return re.compile("|".join(map(_written, sorted(plain, key=len, reverse=True)))) if plain else None
+    either = "|".join(map(_written, sorted(plain, key=len, reverse=True)))
+    return re.compile(f"(?=({either}))") if plain else None  # one may begin in the midst of another
 
 
 def _is_rare(secret: str) -> bool:
