@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from peftsweep import models
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
+from peftsweep.models import fingerprints
 from peftsweep.models.loading import bf16_is_fast
 from peftsweep.models.source import locate
 from peftsweep.task import Task
@@ -217,14 +219,52 @@ def test_a_checkpoint_with_a_head_for_other_labels(
     assert base.model.config.num_labels == 3
 
 
-def test_the_revision_of_a_folder_follows_its_weights(own: Path) -> None:
-    before, again = (models.revision_of(load(own)) for _ in range(2))
+def edited(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_the_revision_of_a_folder_follows_all_that_decides_results(own: Path) -> None:
+    base = load(own)
+    first = before = models.revision_of(base)
     (own / "README.md").write_text("unlike the weights, this changes nothing")
-    assert before == again == models.revision_of(load(own))
+    (own / "generation_config.json").write_text("{}")
+    edited(own / "config.json", transformers_version="9.9", _name_or_path="elsewhere")
+    assert models.revision_of(base) == before
+    edited(own / "config.json", hidden_act="relu")
+    after = models.revision_of(base)
+    assert before != after
+    edited(own / "tokenizer_config.json", padding_side="left")
+    before, after = after, models.revision_of(base)
+    assert before != after
     weights = load_file(own / "model.safetensors")
-    next(iter(weights.values())).view(-1)[0] += 1
-    save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
-    assert models.revision_of(load(own)) != before
+    for name in weights:  # as large ones are: by its beginning, middle and end
+        weights[name].view(-1)[0] += 1
+        save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
+        before, after = after, models.revision_of(base)
+        assert before != after
+    assert models.is_at(base, after) and not models.is_at(base, first) and not models.is_at(base, None)
+
+
+def test_weights_in_the_midst_of_large_files_are_noticed(tmp_path: Path) -> None:
+    big, file = {"a": torch.zeros(2_000_000), "b": torch.zeros(300_000), "c": torch.zeros(2_000_000)}, "x.safetensors"
+    save_file(big, tmp_path / file)
+    before = fingerprints.of_folder(tmp_path), fingerprints.of_file(tmp_path / file)
+    big["b"] += 1
+    save_file(big, tmp_path / file)
+    after = fingerprints.of_folder(tmp_path), fingerprints.of_file(tmp_path / file)
+    assert before[0] != after[0] and before[1] != after[1]
+
+
+def test_a_revision_that_version_0_1_wrote_down_is_known(own: Path) -> None:
+    base, file = load(own), own / "model.safetensors"
+    data = file.read_bytes()
+    assert len(data) < 1 << 20  # read twice, as the first and as the last megabyte
+    older = hashlib.sha256(f"model.safetensors:{len(data)}\n".encode() + data + data).hexdigest()[:16]
+    assert models.is_at(base, older) and models.revision_of(base) != older
+    edited(own / "config.json", hidden_act="relu")
+    assert models.is_at(base, older)  # which knew nothing of it
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert not models.is_at(base, older)
 
 
 def test_a_moved_folder_keeps_its_revision(own: Path, tmp_path: Path) -> None:

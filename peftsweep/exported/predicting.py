@@ -18,7 +18,7 @@ from peftsweep.errors import DataError, ExportError, ModelError, UsageError
 from peftsweep.exported.faults import told
 from peftsweep.exported.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
-from peftsweep.models import default_device, load_base, mute, revision_of, saved_tokenizer
+from peftsweep.models import default_device, is_at, load_base, mute, revision_of, saved_tokenizer
 from peftsweep.quoting import quoted, word
 from peftsweep.task import probabilities
 
@@ -79,7 +79,7 @@ class Classifier:
         found = self.manifest
         four_bit = METHODS[found.method].four_bit
         base = load_base(found.model, found.task, four_bit=four_bit, device=default_device(), pad=found.pad)
-        if revision_of(base) != found.base:
+        if not is_at(base, found.base):
             raise ExportError(
                 f"{self.folder}: it was trained on {word(found.model.id)} at {word(found.base)}, which is now "
                 f"{revision_of(base)}; its predictions would mean nothing on another base"

@@ -30,6 +30,7 @@ from peftsweep.models import (
     Base,
     default_device,
     head_names,
+    is_at,
     load_base,
     load_tokenizer,
     quiet,
@@ -255,7 +256,7 @@ def _base(chosen: report.Finished, given: ModelConfig, *, merge: bool) -> Base:
     four_bit = METHODS[chosen.shared.config.method].four_bit
     device = torch.device("cpu") if merge else default_device()
     base = load_base(given, chosen.task, four_bit=four_bit, device=device)
-    if revision_of(base) != chosen.shared.base:
+    if not is_at(base, chosen.shared.base):
         raise ExportError(
             f"study {chosen.study!r} was trained on {given.id} at {chosen.shared.base}, which is now "
             f"{revision_of(base)}; the adapter would mean nothing on it"

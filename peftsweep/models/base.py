@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from peftsweep.models import fingerprints
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,11 @@ def longrope_window(model: Any) -> int | None:
 
 def revision_of(base: Base) -> str:
     """What tells this base from another of the same name: the hub's commit, or a fingerprint of the folder's files."""
-    return base.revision or fingerprint(sorted(Path(base.source).glob("*.safetensors")))
+    return base.revision or fingerprints.of_folder(Path(base.source))
 
 
-def fingerprint(files: list[Path]) -> str:
-    """Sixteen hex digits of files' sizes and first and last megabytes: weights are too large to read twice."""
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}\n".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            digest.update(stream.read())
-    return digest.hexdigest()[:16]
+def is_at(base: Base, revision: str | None) -> bool:
+    """Whether the base is at that revision, which version 0.1.0 may have written down."""
+    if revision == revision_of(base):
+        return True
+    return base.revision is None and revision == fingerprints.older(Path(base.source))

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from peftsweep.aside import aside, put, tidy
 from peftsweep.errors import ModelError
-from peftsweep.models.base import fingerprint
+from peftsweep.models.fingerprints import of_file
 from peftsweep.models.quiet import quiet
 from peftsweep.names import fitting
 from peftsweep.permissions import of_umask
@@ -25,7 +25,7 @@ def converted(file: Path, cache: Path) -> Path:
     Raises:
         ModelError: the file is broken or of an architecture that transformers does not read from GGUF; disk full.
     """
-    folder = cache / "gguf" / fitting(f"{file.stem}-{fingerprint([file])}")
+    folder = cache / "gguf" / fitting(f"{file.stem}-{of_file(file)}")
     tidy(folder)
     if folder.is_dir():
         return folder

@@ -13,6 +13,7 @@ from peftsweep.methods import METHODS
 from peftsweep.models import (
     Base,
     default_device,
+    is_at,
     linear_names,
     load_base,
     revision_of,
@@ -139,9 +140,10 @@ def _check_base(base: Base, source: StudySource) -> None:
     config, study = source.config, source.study
     check_fit(base, config, source.data)
     revision, known = revision_of(base), study.record.base
-    if known not in (None, revision) and study.has_trials():
+    if known is not None and study.has_trials() and not is_at(base, known):
+        way = "put its configuration, tokenizer and weights back" if base.revision is None else "set model.revision"
         raise StudyMismatchError(
-            f"study {config.name!r}: its trials were trained on revision {known} of {config.model.id}, which is now at "
-            f"{revision}. To go on, give the old one (model.revision); to begin anew, save the study under another name"
+            f"study {config.name!r}: its trials were trained on {config.model.id} at revision {known}, which is now at "
+            f"{revision}. To go on, {way}; to begin anew, save the study under another name"
         )
     study.set_user_attr("base", revision)
