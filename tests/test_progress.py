@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,12 +263,15 @@ def shown(rows: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
 def test_the_best_of_each_study_can_be_read_and_copied_on_any_screen(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: str
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: str, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    lines = shown([row("qlora-e5-mistral", overall=True), row("lora")])
+    there = tmp_path / "long" / "adapter"
+    there.mkdir(parents=True)
+    lines = shown([row("qlora-e5-mistral", overall=True, adapter=str(there)), row("lora")])
     assert "*  qlora-e5-mistral  lora    7      0.812     0.810     0.790     0.520" in lines
-    assert f"  /{'long/' * 20}lora/adapter" in lines
+    assert f"  {there}" in lines
+    assert f"  /{'long/' * 20}lora/adapter (not there)" in lines
     assert lines.count("  lr 3.1e-4 rank 16 dropout 0.05 cosine") == 2
     assert not any("tweets" in line for line in lines)
 

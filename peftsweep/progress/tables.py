@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from peftsweep.progress import wording
@@ -33,8 +34,14 @@ def best_table(rows: Rows, stream: TextIO) -> None:
         console.print_line(f"{row['study']}: trial {row['trial']} on {row['model']}" + (f" ({tied})" if tied else ""))
         seeds = wording.retrained(row["trial"], row["retrained"])
         tested = wording.tested(row["tested"], row["test"], row["objective"])
-        for line in filter(None, (wording.hyperparameters(chosen), row["adapter"], seeds, tested)):
+        for line in filter(None, (wording.hyperparameters(chosen), _adapter(row), seeds, tested)):
             console.print_line(f"  {line}")
+
+
+def _adapter(row: Mapping[str, Any]) -> str | None:
+    """A study that was copied, or is read on another machine, has none here."""
+    there = row["adapter"] is None or Path(row["adapter"]).is_dir()
+    return row["adapter"] if there else f"{row['adapter']} (not there)"
 
 
 def _scores(rows: Rows) -> Grid:
