@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig
 
 from peftsweep import models
@@ -38,11 +39,11 @@ def adapter(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refusal(place: Path, method: str = "lora") -> str:
+def refusal(place: Path, method: str = "lora", *, colon: bool = False) -> str:
     with pytest.raises(ModelError) as caught:
         base_of(place, SINGLE, method)
     message = str(caught.value)
-    assert message.startswith(f"model.id: {place} ") and "\n" not in message
+    assert message.startswith(f"model.id: {place}{':' if colon else ''} ") and "\n" not in message
     return message
 
 
@@ -122,6 +123,95 @@ def test_a_base_of_other_quantisers_is_refused_without_their_libraries(plain: Pa
     said = {"quant_method": kind, "bits": 4, "group_size": 128}
     (place / "config.json").write_text(json.dumps(config | {"quantization_config": said}))
     assert f"is quantised already ({kind}): not supported" in refusal(place, "qlora")
+
+
+def described(place: Path, **changes: Any) -> None:
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | changes))
+
+
+def stored(place: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]) -> None:
+    weights = load_file(place / "model.safetensors")
+    weights = dict(change(name, weight) for name, weight in weights.items())
+    save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
+
+
+WEIGHTS: list[tuple[str, Callable[[Path], Any], str]] = [
+    (
+        "renamed",
+        lambda at: stored(at, lambda name, part: (f"x.{name}", part)),
+        "holds another model's weights: none is",
+    ),
+    (
+        "a layer less",
+        lambda at: described(at, num_hidden_layers=1),
+        "by its config.json, model.layers.1.input_layernorm",
+    ),
+    (
+        "a layer more",
+        lambda at: described(at, num_hidden_layers=3),
+        "has no weights for model.layers.2.input_layernorm",
+    ),
+    (
+        "wider",
+        lambda at: described(at, intermediate_size=256),
+        "has no weights for model.layers.0.mlp.down_proj.weight",
+    ),
+    ("biased", lambda at: described(at, model_type="qwen2"), "has no weights for model.layers.0.self_attn.k_proj.bias"),
+    ("unknown", lambda at: described(at, model_type="no"), ": is of an architecture, 'no', that transformers "),
+    ("said oddly", lambda at: described(at, quantization_config=[1]), ": cannot be loaded: AttributeError: "),
+    *(
+        (
+            str(kind),
+            lambda at, kind=kind: stored(
+                at, lambda name, part: (name, part.to(kind) if "q_proj" in name and "0" in name else part)
+            ),
+            f"its files hold model.layers.0.self_attn.q_proj.weight as {said}, and config.json does not say how",
+        )
+        for kind, said in ((torch.int8, "I8"), (torch.uint8, "U8"), (torch.float8_e4m3fn, "F8_E4M3"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), [each[1:] for each in WEIGHTS], ids=[each[0] for each in WEIGHTS])
+def test_weights_that_are_not_those_of_the_configuration_are_refused(
+    plain: Path, tmp_path: Path, spoil: Callable[[Path], Any], said: str
+) -> None:
+    place = Path(shutil.copytree(plain, tmp_path / "base"))
+    spoil(place)
+    assert said in refusal(place, colon=said.startswith((":", "its files", "by its")))
+
+
+def test_norms_that_an_architecture_does_not_read_are_told(tmp_path: Path) -> None:
+    place = tiny_model(tmp_path / "base", "qwen3")
+    described(place, model_type="llama", architectures=["LlamaForCausalLM"])
+    assert "self_attn.q_norm.weight" in (message := refusal(place, colon=True)) and "would be left out" in message
+
+
+def test_what_others_leave_in_files_does_not_matter(plain: Path, tmp_path: Path) -> None:
+    """A head of their own, parts for pictures, and what old versions of transformers saved."""
+    place = Path(shutil.copytree(plain, tmp_path / "base"))
+    weights = load_file(place / "model.safetensors")
+    weights |= {"vision.tower.weight": torch.zeros(3, 3), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    weights |= {"model.embed_tokens.position_ids": torch.arange(9)[None], "score.weight": torch.zeros(7, 64)}
+    save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
+    assert base_of(place, SINGLE, "lora").model.score.out_features == 3
+
+
+def test_of_shards_none_may_be_missing(plain: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(plain, tmp_path / "base"))
+    model = AutoModelForCausalLM.from_pretrained(place)
+    (place / "model.safetensors").unlink()
+    model.save_pretrained(place, max_shard_size="100KB")
+    base_of(place, SINGLE, "lora")
+    lost = sorted(place.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    assert lost.name in refusal(place, colon=True)
+    index = place / "model.safetensors.index.json"
+    said = json.loads(index.read_text())
+    said["weight_map"] = {name: file for name, file in said["weight_map"].items() if file != lost.name}
+    index.write_text(json.dumps(said))
+    assert "has no weights for model.layers.0." in refusal(place)
 
 
 def test_what_is_loaded_is_what_was_asked_for(plain: Path) -> None:

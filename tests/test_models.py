@@ -301,9 +301,9 @@ def test_half_a_safetensors_file(own: Path, kept: int) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{broken", "cannot be loaded: "),
+        ("{broken", "config.json cannot be read: "),
         ("{}", "no config.json of an architecture that transformers knows"),
-        ('{"model_type": "no-such-thing"}', "cannot be loaded: "),
+        ('{"model_type": "no-such-thing"}', "is of an architecture, 'no-such-thing', that"),
         ('{"model_type": "vits"}', "its architecture has no AutoModelForSequenceClassification"),
     ],
 )

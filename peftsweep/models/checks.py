@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -16,6 +17,8 @@ from peftsweep.errors import ModelError
 from peftsweep.models.base import head_names, is_4bit, linear_names
 from peftsweep.models.source import ADAPTER, Source, only_an_adapter
 from peftsweep.task import Task
+
+PLAIN = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 
 
 def check_no_adapter(config: ModelConfig, source: Source) -> None:
@@ -54,7 +57,8 @@ def holds_4bit(config: ModelConfig, described: Any, *, four_bit: bool) -> bool:
     )
     if not said:
         return False
-    said = said if isinstance(said, Mapping) else said.to_dict()
+    if not isinstance(said, Mapping):
+        said = said.to_dict() if hasattr(said, "to_dict") else {}
     kind = str(said.get("bnb_4bit_quant_type", "")) if said.get("load_in_4bit") else "8 bits"
     by = str(said.get("quant_method", "?"))
     if by == "bitsandbytes":
@@ -70,6 +74,58 @@ def holds_4bit(config: ModelConfig, described: Any, *, four_bit: bool) -> bool:
             "qlora, or give the base that it was made of"
         )
     return True
+
+
+def check_filled(config: ModelConfig, report: Mapping[str, Any], skeleton: Any, *, heads: Sequence[str]) -> None:
+    """Whether the files' weights and the configuration are of one model: transformers fills what is missing with random
+    numbers, and drops what it has no use for.
+
+    Args:
+        report: what `from_pretrained` says of the loading.
+        heads: what may be new.
+
+    Raises:
+        ModelError: they are not.
+    """
+    prefix = str(skeleton.base_model_prefix)
+    own = dict(getattr(skeleton, prefix).named_children())
+    made_up = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    strange = sorted(key for key in made_up if not key.startswith(tuple(f"{head}." for head in heads)))
+    if len(strange) == sum(1 for name, _ in skeleton.named_parameters() if name.startswith(f"{prefix}.")):
+        raise ModelError(f"model.id: {config.id} holds another model's weights: none is one of those that it needs")
+    if strange:
+        raise ModelError(
+            f"model.id: {config.id} has no weights for {_some(strange)}, which would be random numbers; "
+            "save it again as a whole, its pooler included"
+        )
+    left = [key for key in report["unexpected_keys"] if key.endswith(".weight")]  # others are buffers of old versions
+    if unread := sorted(key for key in left if key.removeprefix(f"{prefix}.").partition(".")[0] in own):
+        raise ModelError(
+            f"model.id: {config.id}: by its config.json, {_some(unread)} in its files would be left out; "
+            "give the config.json of these weights"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def check_stored(config: ModelConfig, source: Source) -> None:
+    """Whether the files hold weights as they are, if the configuration says no other way of reading them.
+
+    Raises:
+        ModelError: they hold whole numbers, or numbers of eight bits.
+    """
+    place = cached_file(source.name, "config.json", revision=source.revision)
+    for path in sorted(Path(place or source.name).parent.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                kind = file.get_slice(name).get_dtype()
+                if name.endswith(".weight") and kind not in PLAIN:
+                    raise ModelError(
+                        f"model.id: {config.id}: its files hold {name} as {kind}, and config.json does not "
+                        "say how that is read: not supported; give the base that it was made of"
+                    )
 
 
 def check_loaded(config: ModelConfig, model: Any, task: Task, *, dtype: torch.dtype, four_bit: bool) -> None:

@@ -17,11 +17,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import __version__ as transformers_version
 
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, ModelError
 from peftsweep.models.base import Base, head_names
-from peftsweep.models.checks import check_loaded, check_no_adapter, holds_4bit
+from peftsweep.models.checks import check_filled, check_loaded, check_no_adapter, check_stored, holds_4bit
 from peftsweep.models.padding import is_padding, own_padding, padding_token, set_padding
 from peftsweep.models.quiet import mute, quiet
 from peftsweep.models.sizes import check_described, check_weights
@@ -132,7 +133,9 @@ def load_base(
         )
     if not trusted:
         vars(model.config).pop("auto_map", None)  # so that a copy names no code either
-    _check_whole(config, report, [] if trained_head else head_names(skeleton))
+    check_filled(config, report, skeleton, heads=[] if trained_head else head_names(skeleton))
+    if not own_bits:
+        check_stored(config, source)
     if four_bit:
         _settle_4bit(model, dtype)
     model.requires_grad_(False)
@@ -196,18 +199,6 @@ def _for_task(config: Any, task: Task) -> None:
     config.use_cache = False
 
 
-def _check_whole(config: ModelConfig, report: dict[str, Any], heads: list[str]) -> None:
-    """Only the head may be new: transformers fills whatever else is missing with random numbers."""
-    made_up = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-    strange = sorted(key for key in made_up if not key.startswith(tuple(f"{head}." for head in heads)))
-    if strange:
-        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        raise ModelError(
-            f"model.id: {config.id} has no weights for {', '.join(strange[:3])}{more}, which would be random numbers; "
-            "save it again as a whole, its pooler included"
-        )
-
-
 def _settle_4bit(model: Any, dtype: torch.dtype) -> None:
     """Compute in this precision, whatever a base that comes in 4 bits says; and keep bitsandbytes from repacking
     weights for AVX512-BF16: 0.50.2 goes on with wrong ones after a save."""
@@ -264,6 +255,9 @@ def _explained(error: BaseException, config: ModelConfig, source: Source) -> str
         or "couldn't connect to" in text
     ):
         return UNREACHABLE
+    if "does not recognize this architecture" in text:
+        kind = quoted(text.partition("model type `")[2].partition("`")[0])
+        return f"is of an architecture, {kind}, that transformers {transformers_version} does not know"
     if "`model_type` key" in text:
         return "has no config.json of an architecture that transformers knows"
     if "backend tokenizer" in text:
