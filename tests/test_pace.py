@@ -108,6 +108,24 @@ def test_no_trial_begins_after_the_deadline() -> None:
     assert whole > 15 * none and 40 < none < 60
 
 
+@pytest.mark.parametrize("deadline", [math.inf, 200_000.0], ids=["all", "until"])
+@pytest.mark.parametrize("shares", [{}, {1: 0.3, 3: 0.3}], ids=["whole", "pruned"])
+def test_of_many_coming_trials_some_are_simulated_and_the_others_take_as_long(
+    shares: dict[int, float], deadline: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = Pace()
+    slots = [SlotStatus(i, i, 97 * i, 1000, evaluated=i, evaluations=10) for i in range(10)]
+    for step in range(100):
+        pace.evaluated(step % 3)
+        pace.stepped(slots, float(step))
+    some = [time_left(pace, slots, coming, shares, deadline) for coming in (400, 501, 5000)]
+    monkeypatch.setattr("peftsweep.sweep.pace.SIMULATED", 5000)
+    assert some == pytest.approx(
+        [time_left(pace, slots, coming, shares, deadline) for coming in (400, 501, 5000)], rel=0.02
+    )
+    assert some[0] < some[1] < some[2]
+
+
 def test_asking_takes_no_time() -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 0, 1000, evaluations=30) for i in range(64)]
@@ -116,5 +134,5 @@ def test_asking_takes_no_time() -> None:
         pace.stepped(slots, float(step))
     began = time.process_time()
     for _ in range(5):
-        time_left(pace, slots, 1000, {1: 0.3, 3: 0.3, 9: 0.3, 27: 0.3})
+        time_left(pace, slots, 1_000_000, {1: 0.3, 3: 0.3, 9: 0.3, 27: 0.3})
     assert time.process_time() - began < 1  # a fiftieth of a second each, asked for once a second

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import signal
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -35,12 +36,12 @@ from peftsweep.stopping import Stop
 from peftsweep.storage import StoredStudy, Studies
 from peftsweep.sweep import RetrainResult
 from peftsweep.sweep.retraining import SeedSource
-from peftsweep.sweep.seeds import behind_first, means, summarised
+from peftsweep.sweep.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.tracking import Tracker
 from tests.alone import peft_alone
 from tests.numbers import same_weights
 from tests.packs import Watched, base_of
-from tests.stored import made, told
+from tests.stored import frozen, made, record, told
 from tests.studies import LABELS, Home, home, until
 from tests.test_sweep import struck
 from tests.tiny import tiny_rows, write
@@ -119,6 +120,7 @@ def test_rows_are_means_over_the_fresh_seeds_alone_the_best_first(once: tuple[Ho
     assert rows[0]["macro_f1_mean"] >= rows[1]["macro_f1_mean"] and rows[0]["behind"] is None
 
 
+@pytest.mark.numbers
 def test_a_seed_is_trained_as_stock_peft_trains_it_alone(here: Home) -> None:
     file = here.study(**QUICK | {"train": {"epochs": 1, "batch_size": 8, "evals_per_epoch": 1, "weight_decay": 0.1}})
     here.run(file)
@@ -571,6 +573,15 @@ def drawn(folder: Path, *configurations: tuple[float, list[float | None]]) -> li
             state = TrialState.FAIL if score is None else TrialState.COMPLETE
             told(again, score, state, scores=own, retrains=number, replicate=replicate)
     return summarised(main, again)
+
+
+def test_a_million_seeds_are_not_listed_before_they_begin() -> None:
+    best = [record(frozen(0.9)), record(frozen(0.8))]
+    best = [trial.model_copy(update={"number": number}) for trial, number in zip(best, (7, 3), strict=True)]
+    wanted, count = still_wanted(best, 1_000_000, {(7, 1), (3, 2), (5, 1), (3, 2_000_000)})
+    assert count == 2_000_000 - 2
+    found = [(trial.number, replicate) for trial, replicate in islice(wanted, 4)]
+    assert found == [(3, 1), (7, 2), (7, 3), (3, 3)]
 
 
 def test_a_configuration_of_which_a_seed_failed_comes_last(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class PrunerConfig(Frozen):
     """The evaluation that is the first rung. Before it, nothing is pruned."""
 
 
-MOST_TRIALS = 1_000_000  # of a study: its time left is that of each of them
+MOST_TRIALS = 1_000_000  # of a study, which is read again whenever one of them ends
 Objective = Literal["macro_f1", "macro_f1_tuned"]
 
 

@@ -2,7 +2,8 @@
 
 A step of the pack is one of every slot that has a trial. So what is left is simulated: coming trials take the slots
 that become free first, as many steps as the others have and as successive halving leaves of them, and seconds go by as
-steps with so many trials, and evaluations, took lately.
+steps with so many trials, and evaluations, took lately. Of many coming trials the first few hundred are simulated;
+the others take as long on average.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 import numpy as np
 from optuna.trial import TrialState
@@ -21,10 +21,11 @@ from peftsweep.engine import SlotStatus
 from peftsweep.search import Halving
 from peftsweep.storage import TrialRecord
 
-RECENT = 1000  # steps from which the pace is taken, newer ones the more
+RECENT = 1000  # steps from which the pace is taken, newer ones the more; trials from which the pruned share is
 FADES = 0.995  # weight of a step, as a part of that of the step after it
 FEWEST = 10  # steps before there is a pace
 DRAWS = 8  # simulations whose mean counts
+SIMULATED = 500  # coming trials of a simulation
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly over a unit, however many they are
 
 
@@ -32,7 +33,8 @@ class Pace:
     """Seconds of a step, by how many trials took it and how many of them were evaluated after it."""
 
     def __init__(self) -> None:
-        self._seen: dict[int | None, tuple[int, int]] = {}  # steps and evaluations in all, by trial
+        self._running: set[int | None] = set()
+        self._trials = self._trial_steps = self._trial_evaluations = 0  # of all trials that were seen
         self._at: float | None = None
         self._evaluated = self._ended = 0  # since the last step
         self._steps: deque[tuple[float, int, int]] = deque(maxlen=RECENT)  # seconds, trials, evaluations
@@ -51,15 +53,21 @@ class Pace:
             at: when it was done with all that followed from it, in seconds.
         """
         running = [slot for slot in slots if slot.trial is not None]
-        self._seen |= {slot.trial: (slot.steps, slot.evaluations) for slot in running}
+        for slot in (slot for slot in running if slot.trial not in self._running):
+            self._trials += 1
+            self._trial_steps += slot.steps
+            self._trial_evaluations += slot.evaluations
+        self._running = {slot.trial for slot in running}
         if self._at is not None:
             self._steps.append((at - self._at, len(running) + self._ended, self._evaluated))
         self._at, self._evaluated, self._ended = at, 0, 0
 
     def usual(self) -> SlotStatus:
         """A trial to come: as those that were seen, each of them once, for at any moment mostly long ones run."""
-        steps, evaluations = (fmean(column) for column in zip(*(self._seen.values() or [(0, 0)]), strict=True))
-        return SlotStatus(-1, steps=round(steps), evaluations=round(evaluations))
+        count = max(1, self._trials)
+        return SlotStatus(
+            -1, steps=round(self._trial_steps / count), evaluations=round(self._trial_evaluations / count)
+        )
 
     def costs(self) -> tuple[float, float, float] | None:
         """Seconds of a step with no trial in it, of each trial's part, and of an evaluation; None before they are
@@ -114,7 +122,7 @@ def chances(trials: Sequence[TrialRecord], halving: Halving | None, evaluations:
         return {}
     rungs = [rung for rung in range(1, evaluations) if halving.is_rung(rung)]
     passed, came = Counter[int](), Counter[int]()
-    for trial in trials:
+    for trial in trials[-RECENT:]:
         seen, pruned = max(trial.reported, default=0), trial.state == TrialState.PRUNED
         decided = seen if pruned else max(seen - 1, trial.kept)
         for rung in (rung for rung in rungs if rung <= decided):
@@ -147,17 +155,21 @@ def _simulated(
         ends.append(max(1.0, trial.steps * last / max(1, trial.evaluations) - trial.step))
     free = ends + [0.0] * (slots - len(ends))
     heapq.heapify(free)
-    for number in range(coming):
-        if free[0] > latest:
-            break
-        last = _last_evaluation(usual, chances, (draw + GOLDEN * (number + len(running))) % 1)
-        evaluations += last
+    begun, taken = 0, 0.0  # coming trials, and their evaluations
+    while begun < min(coming, SIMULATED) and free[0] <= latest:
+        last = _last_evaluation(usual, chances, (draw + GOLDEN * (begun + len(running))) % 1)
+        begun, taken = begun + 1, taken + last
         heapq.heapreplace(free, free[0] + usual.steps * last / max(1, usual.evaluations))
     found, before = dict[int, float](), 0.0
     for trials, end in zip(range(slots, 0, -1), sorted(free), strict=True):
         found[trials] = end - before
         before = end
-    return found, evaluations
+    if begun == SIMULATED < coming and taken and usual.steps:  # for the others all slots stay taken so much longer
+        each = usual.steps * taken / begun / max(1, usual.evaluations) / slots
+        others = min(coming - begun, max(0.0, (latest - free[0]) / each))
+        found[slots] += others * each
+        taken *= 1 + others / begun
+    return found, evaluations + taken
 
 
 def _last_evaluation(trial: SlotStatus, chances: Mapping[int, float], luck: float) -> int:

@@ -6,7 +6,6 @@ study, `NAME/retrain`: the search does not learn from them, and they stop and go
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from peftsweep.sweep import artifacts, asking
 from peftsweep.sweep.asking import UnfitError
 from peftsweep.sweep.opening import check_same, open_study
 from peftsweep.sweep.running import at_least, check, hushed
-from peftsweep.sweep.seeds import OF, REPLICATE, complete, is_seed, means, seeds_begun, summarised
+from peftsweep.sweep.seeds import OF, REPLICATE, complete, is_seed, means, seeds_begun, still_wanted, summarised
 from peftsweep.sweep.source import StudySource
 from peftsweep.sweep.training import train
 from peftsweep.tracking import Tracker
@@ -161,7 +160,7 @@ class SeedSource(StudySource):
 
     Attributes:
         wanted: the seeds that have not begun, one of each configuration after the other: the configuration, and which
-            of its seeds it is.
+            of its seeds it is. They may be millions.
     """
 
     def __init__(
@@ -177,24 +176,23 @@ class SeedSource(StudySource):
         progress: Progress,
         stop: Stop,
     ) -> None:
-        self.main = main
+        self.main, self.best = main, best
         begun = {(seed.retrains, seed.replicate) for seed in seeds_begun(again)}
-        wanted = [(trial, replicate) for replicate in range(1, seeds + 1) for trial in best]
-        self.wanted = deque(each for each in wanted if (each[0].number, each[1]) not in begun)
-        total = len(begun) + len(self.wanted)
+        self.wanted, count = still_wanted(best, seeds, begun)
+        total = len(begun) + count
         fixed = config.search.model_copy(update={"sampler": "random", "pruner": None, "trials": total})
         renamed = config.model_copy(update={"name": again.study_name, "search": fixed})
         super().__init__(renamed, again, studies, data, tracker, progress, total, None, stop)
 
     def bounds(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
         """The configurations themselves."""
-        picked = {seed.retrains for seed in seeds_begun(self.study)} | {trial.number for trial, _ in self.wanted}
+        picked = {seed.retrains for seed in seeds_begun(self.study)} | {trial.number for trial in self.best}
         trials = [trial for trial in self.main.records() if trial.number in picked]
         return [asking.trained(self.config, trial) for trial in trials]
 
     def ask(self) -> optuna.Trial:
         """The next one that is wanted."""
-        picked, replicate = self.wanted.popleft()
+        picked, replicate = next(self.wanted)
         return self.studies.begin(self.study, {OF: picked.number, REPLICATE: replicate})
 
     def complete(self, asked: optuna.Trial) -> dict[str, Any]:

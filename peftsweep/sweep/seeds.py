@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean, stdev
 from typing import Any
 
@@ -74,6 +74,21 @@ def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
 def seeds_begun(seeds: StoredStudy) -> list[TrialRecord]:
     """Those that wait were wanted by an earlier call; others that are no seeds did not come from one."""
     return [trial for trial in seeds.records() if trial.state != TrialState.WAITING and is_seed(trial)]
+
+
+def still_wanted(
+    best: Sequence[TrialRecord], seeds: int, begun: Set[tuple[int | None, int | None]]
+) -> tuple[Iterator[tuple[TrialRecord, int]], int]:
+    """The seeds that are to begin, one of each configuration after the other, and how many they are, maybe millions.
+
+    Args:
+        seeds: for each of the best in all.
+        begun: the configuration's trial and the seed's count of those that are there.
+    """
+    wanted = ((trial, replicate) for replicate in range(1, seeds + 1) for trial in best)
+    numbers = {trial.number for trial in best}
+    there = sum(number in numbers and replicate in range(1, seeds + 1) for number, replicate in begun)
+    return (each for each in wanted if (each[0].number, each[1]) not in begun), seeds * len(best) - there
 
 
 def is_seed(trial: TrialRecord) -> bool:

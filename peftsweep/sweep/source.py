@@ -28,11 +28,10 @@ from peftsweep.storage import StoredStudy, Studies, TrialRecord
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.asking import UnfitError, complete, trained
 from peftsweep.sweep.describe import study_params
-from peftsweep.sweep.pace import Pace, chances, time_left
 from peftsweep.sweep.projection import Projection, stored
+from peftsweep.sweep.shown import Clock, Shown
 from peftsweep.tracking import Tracker, now
 
-ASKED = 1.0  # seconds between two questions for the time that is left
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -74,9 +73,8 @@ class StudySource:
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
         self.all_given = False  # no trial is left to ask for; a free slot asks before every step
-        self.shown: list[TrialRecord] | None = None  # trials as `stepped` knows them; None when they have changed
-        self.pace, self.asked = Pace(), -math.inf  # the latter: when the time left was last asked for
-        self.seconds_left: float | None = None
+        self.shown: Shown | None = None  # None when trials have changed since
+        self.clock = Clock(self.halving, self.deadline)
         self.base: Base | None = None
         self.method: Method | None = None
         for trial in self.trials():
@@ -202,7 +200,7 @@ class StudySource:
             self.projection.end(ended)
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
-        self.pace.evaluated(len(reports))
+        self.clock.pace.evaluated(len(reports))
         at: dict[int, tuple[int, float]] = {}
         kept: set[int] = set()
         known = {trial.number: trial for trial in self.trials()}
@@ -232,7 +230,7 @@ class StudySource:
 
     def finish(self, trial: Trial, result: Result) -> None:
         asked = self.running.pop(trial.number)
-        self.pace.ended()
+        self.clock.pace.ended()
         self.shown = None
         adapter: Path | None = None
         if result.state == "complete":
@@ -260,16 +258,12 @@ class StudySource:
         self.projection.note()
 
     def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
-        trials = self.shown = self.trials() if self.shown is None else self.shown  # a query a step would show on a GPU
-        done = sum(trial.state.is_finished() for trial in trials)
-        best = ranked(trials)[:1]
-        self.progress.step(
-            slots,
-            done=done,
-            total=self.total,
-            best=(best[0].number, best[0].value or 0.0) if best else None,
-            eta=self._time_left(slots, trials),
-        )
+        if self.shown is None:  # a query a step would show on a GPU
+            self.shown = Shown.of(self.trials())
+        trials, begun, done, best = self.shown
+        coming = 0 if self.all_given else len(self.orphans) + max(0, self.total - begun)
+        left = self.clock.stepped(slots, coming, trials)
+        self.progress.step(slots, done=done, total=self.total, best=best, eta=left)
         return not self.stop.asked
 
     # Results --------------------------------------------------------------------------------------------------------
@@ -344,15 +338,3 @@ class StudySource:
         """Those that the search chose."""
         own = search.described(self.config, trial.params)
         return {key: value for key, value in own.items() if key in self.config.space}
-
-    def _time_left(self, slots: Sequence[SlotStatus], trials: Sequence[TrialRecord]) -> float | None:
-        """Seconds until the last trial ends, when there is something to estimate them from."""
-        at = time.monotonic()
-        self.pace.stepped(slots, at)
-        if at < self.asked + ASKED:  # a simulation a step would show on a GPU
-            return None if self.seconds_left is None else max(0.0, self.seconds_left - (at - self.asked))
-        begun = sum(trial.state != TrialState.WAITING for trial in trials)
-        coming = 0 if self.all_given else len(self.orphans) + max(0, self.total - begun)
-        shares = chances(trials, self.halving, self.pace.usual().evaluations)
-        self.asked, self.seconds_left = at, time_left(self.pace, slots, coming, shares, self.deadline - at)
-        return self.seconds_left

@@ -1,0 +1,63 @@
+"""What a person is shown of a sweep after each step: how far it is, and how long the rest takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from optuna.trial import TrialState
+
+from peftsweep.engine import SlotStatus
+from peftsweep.report import ranked
+from peftsweep.search import Halving
+from peftsweep.storage import TrialRecord
+from peftsweep.sweep.pace import Pace, chances, time_left
+
+ASKED = 1.0  # seconds between two questions for the time that is left: a simulation a step would show on a GPU
+
+
+class Shown(NamedTuple):
+    """A study's trials, counted once for all steps until one begins or ends."""
+
+    trials: list[TrialRecord]
+    begun: int  # enqueued ones wait
+    done: int
+    best: tuple[int, float] | None  # number and objective
+
+    @classmethod
+    def of(cls, trials: list[TrialRecord]) -> Shown:
+        states = [trial.state for trial in trials]
+        best = [(trial.number, trial.value or 0.0) for trial in ranked(trials)[:1]]
+        waiting = states.count(TrialState.WAITING)
+        return cls(trials, len(trials) - waiting, sum(s.is_finished() for s in states), best[0] if best else None)
+
+
+class Clock:
+    """The time that is left.
+
+    Args:
+        halving: by which trials are pruned, if they are.
+        deadline: when the last trial may begin, by `time.monotonic`.
+    """
+
+    def __init__(self, halving: Halving | None, deadline: float) -> None:
+        self.pace, self._halving, self._deadline = Pace(), halving, deadline
+        self._asked, self._left = -math.inf, math.inf
+
+    def stepped(self, slots: Sequence[SlotStatus], coming: int, trials: Sequence[TrialRecord]) -> float | None:
+        """Take note of a step: seconds until the last trial ends, when there is something to estimate them from.
+
+        Args:
+            slots: as they are after it.
+            coming: trials that have not begun.
+            trials: of the study.
+        """
+        at = time.monotonic()
+        self.pace.stepped(slots, at)
+        if at >= self._asked + ASKED:
+            shares = chances(trials, self._halving, self.pace.usual().evaluations)
+            left = time_left(self.pace, slots, coming, shares, self._deadline - at)
+            self._asked, self._left = at, math.inf if left is None else left
+        return None if self._left == math.inf else max(0.0, self._left - (at - self._asked))
