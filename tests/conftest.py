@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are slower with more; the same in the processes that tests start
+# Tiny models are slower with more threads; the same in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("PEFTSWEEP_TEST_THREADS", "1")
 
 import pytest
 import torch
@@ -29,8 +30,10 @@ transformers.utils.logging.disable_progress_bar()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    torch.set_num_threads(1)  # whatever the test before left: two threads are two lanes, and other waves
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # whatever the test before left: two threads are two lanes, and other waves
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    numbers.marked = any(item.get_closest_marker(name) for name in ("numbers", "gpu"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

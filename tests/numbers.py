@@ -8,10 +8,12 @@ together, of the way they went, does hold. In float64, where noise lies far belo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,33 +47,56 @@ class Promise:
 
 PROMISED = {
     torch.float64: Promise(step=1e-9, losses=1e-9, weights=1e-9, weight=1e-9),
-    torch.float32: Promise(step=1e-5, losses=1e-3, weights=1e-2, weight=inf),
+    torch.float32: Promise(step=1e-5, losses=2e-4, weights=5e-3, weight=inf),
     torch.bfloat16: Promise(step=1e-2, losses=2e-2, weights=1e-1, weight=inf),
 }
+
+
+marked = False  # whether the present test is marked `numbers`; conftest.py says so before each
+
+
+def hold(what: str, found: float, dtype: torch.dtype) -> None:
+    """Hold a deviation to the promise. `make numbers`, which runs what is marked, shows the largest of all."""
+    assert marked or dtype == torch.float64, "mark this test `numbers`: instructions decide how it comes out"
+    assert found <= getattr(PROMISED[dtype], what)
+    if file := os.environ.get("PEFTSWEEP_DEVIATIONS"):
+        with Path(file).open("a", encoding="utf-8") as noted:
+            noted.write(f"{str(dtype).removeprefix('torch.')} {what} {found}\n")
 
 
 def same_step(ours: tuple[float, Weights], theirs: tuple[float, Weights], dtype: torch.dtype) -> None:
     """Hold a step's loss and gradients from the same weights to the promise."""
     (loss, gradients), (other_loss, other_gradients) = ours, theirs
-    assert _apart([loss], [other_loss]) <= PROMISED[dtype].step
-    assert distance(gradients, other_gradients) <= PROMISED[dtype].step * norm(other_gradients.values())
+    hold("step", _apart([loss], [other_loss]), dtype)
+    same_gradients(gradients, other_gradients, dtype)
+
+
+def same_gradients(ours: Weights, theirs: Weights, dtype: torch.dtype) -> None:
+    """Hold a step's gradients from the same weights to the promise."""
+    hold("step", distance(ours, theirs) / norm(theirs.values()), dtype)
 
 
 def same(ours: Tensor, theirs: Tensor, dtype: torch.dtype | None = None) -> None:
     """Hold what a step makes of the same weights (logits, gradients) to the promise, for products of this type."""
     assert ours.shape == theirs.shape
-    assert norm([ours.double() - theirs]) <= PROMISED[dtype or theirs.dtype].step * norm([theirs])
+    apart = norm([ours.double() - theirs])
+    hold("step", apart and apart / norm([theirs]), dtype or theirs.dtype)
+
+
+def same_values(ours: Sequence[float], theirs: Sequence[float], dtype: torch.dtype = torch.float32) -> None:
+    """Hold losses and probabilities that were made of the same weights to the promise."""
+    hold("step", _apart(ours, theirs), dtype)
 
 
 def same_weights(ours: Weights, theirs: Weights, first: Weights, dtype: torch.dtype) -> None:
     """Hold the last weights of two trainings from the same first ones to the promise."""
-    assert distance(ours, theirs) <= PROMISED[dtype].weights * distance(theirs, first)
-    assert all(float((ours[key] - value).abs().max()) <= PROMISED[dtype].weight for key, value in theirs.items())
+    hold("weights", distance(ours, theirs) / distance(theirs, first), dtype)
+    hold("weight", max(float((ours[key] - value).abs().max()) for key, value in theirs.items()), dtype)
 
 
 def same_losses(ours: Sequence[float], theirs: Sequence[float], dtype: torch.dtype) -> None:
     """Hold the losses of a whole training to the promise."""
-    assert _apart(ours, theirs) <= PROMISED[dtype].losses
+    hold("losses", _apart(ours, theirs), dtype)
 
 
 def same_training(ours: Watched, theirs: Watched, numbers: Iterable[int] | None = None) -> None:

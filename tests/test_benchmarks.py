@@ -21,6 +21,7 @@ from torch import nn
 from peftsweep import exported
 from peftsweep.config import TrainConfig
 from peftsweep.tracking import Outcome, Parent
+from tests.numbers import PROMISED
 from tests.stored import evaluated, frozen, record
 from tests.studies import LABELS, ROOT, home
 from tests.tiny import tiny_rows, write
@@ -209,7 +210,7 @@ def test_every_side_of_the_prediction_benchmark_gives_the_same_probabilities(
     predict, classifier = modules["predict"], exported.Classifier(tmp_path / "out")
     shares = {side: found(classifier, texts, 2) for side, found in predict.SIDES.items()}
     assert len(shares) == 3 and {found.shape for found in shares.values()} == {(9, 3)}
-    assert predict.apart(shares) < 1e-5
+    assert predict.apart(shares) <= PROMISED[torch.float32].step
     assert (shares["ours"][0] != shares["ours"][1]).any()
 
 

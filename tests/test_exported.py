@@ -36,13 +36,12 @@ from peftsweep.exported.card import Origin, card, loading
 from peftsweep.exported.checking import ALIKE
 from peftsweep.exported.files import _write_delimited
 from peftsweep.exported.manifest import Manifest
-from tests.numbers import PROMISED
+from tests.numbers import same_values
 from tests.stored import made
 from tests.studies import LABELS, Home, home, mount, struck
 from tests.tiny import tiny_rows, write
 
 STUDIES = {"lora": "llama", "ia3": "bert", "qlora": "llama"}
-STEP = PROMISED[torch.float32].step  # by which what is made of the same weights may be apart
 TEXTS = ["the joy and anger of it", "sadness", "was it for them", "joy", "and when there were words of anger " * 9]
 
 
@@ -111,7 +110,7 @@ def test_it_scores_as_the_trial_did(homes: dict[str, Home], out: dict[str, Path]
     else:  # the trial's own score is that at one half
         true = np.array([[row[label] for label in LABELS] for row in rows])
         guess = np.array([[each.probabilities[label] > 0.5 for label in LABELS] for each in found])
-    assert f1_score(true, guess, average="macro", zero_division=0) == pytest.approx(best.macro_f1, abs=1e-6)
+    assert f1_score(true, guess, average="macro", zero_division=0) == pytest.approx(best.macro_f1)
     manifest = exported.read(out[method])
     assert (manifest.study, manifest.trial, manifest.scores["macro_f1"]) == ("small", best.trial, best.macro_f1)
 
@@ -130,6 +129,12 @@ def test_predictions_use_the_thresholds_tuned_on_all_validation_rows(
     assert exported.read(out["single"]).thresholds is None
 
 
+def same_probabilities(ours: exported.Prediction, theirs: exported.Prediction) -> None:
+    assert ours.probabilities.keys() == theirs.probabilities.keys()
+    same_values(list(ours.probabilities.values()), list(theirs.probabilities.values()))
+
+
+@pytest.mark.numbers
 @pytest.mark.parametrize("method", ["lora", "ia3"])
 def test_a_merged_model_is_plain_and_predicts_the_same(
     homes: dict[str, Home], out: dict[str, Path], method: str, tmp_path: Path
@@ -138,7 +143,8 @@ def test_a_merged_model_is_plain_and_predicts_the_same(
     assert not (tmp_path / "plain" / "adapter_config.json").exists()
     plain, adapter = Classifier(tmp_path / "plain").predict(TEXTS), Classifier(out[method]).predict(TEXTS)
     for ours, theirs in zip(plain, adapter, strict=True):
-        assert ours.labels == theirs.labels and ours.probabilities == pytest.approx(theirs.probabilities, abs=STEP)
+        assert ours.labels == theirs.labels
+        same_probabilities(ours, theirs)
     (load,) = re.findall(r"```python\n(.*?)```", (tmp_path / "plain" / "README.md").read_text(), re.DOTALL)[:1]
     assert "peft" not in load
 
@@ -593,6 +599,7 @@ def test_code_that_a_base_brings_along_runs_only_when_told(lora: Home, monkeypat
 # Predicting ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numbers
 def test_a_text_gets_the_same_alone_and_among_others_of_any_length(out: dict[str, Path]) -> None:
     classifier, seen = Classifier(out["lora"]), []
     many = [" ".join(TEXTS[i % 5].split()[: 1 + i % 13]) for i in range(700)]
@@ -600,7 +607,7 @@ def test_a_text_gets_the_same_alone_and_among_others_of_any_length(out: dict[str
     assert sum(seen) == 700 and len(seen) > 1
     for i in (0, 12, 345, 699):
         (alone,) = classifier.predict([many[i]])
-        assert together[i].probabilities == pytest.approx(alone.probabilities, abs=STEP)
+        same_probabilities(together[i], alone)
     assert classifier.predict([]) == [] and len(classifier.predict([""])) == 1
 
 

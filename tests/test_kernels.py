@@ -42,18 +42,21 @@ def interpreted() -> None:
         lacking("triton", "pip install triton, which is for Linux")
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("rank", [RANK, 20, 64, 128])
 @pytest.mark.parametrize("drops", DROPS)
 def test_lora_by_the_interpreter(interpreted: None, drops: str, rank: int) -> None:
     lora_is_that_of_plain_torch(CPU, torch.float32, drops, rank)
 
 
+@pytest.mark.numbers
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")  # of rows that see nothing
 @pytest.mark.parametrize("heads", [*HEADS, WIDE], ids=str)
 def test_attention_by_the_interpreter(interpreted: None, heads: tuple[int, int, int, bool, int | None]) -> None:
     attention_in_tiles_is_that_within_each_text(CPU, torch.float32, *heads)
 
 
+@pytest.mark.numbers
 def test_ia3_by_the_interpreter(interpreted: None) -> None:
     ia3_is_that_of_plain_torch(CPU, torch.float32)
 

@@ -24,9 +24,10 @@ from tests.tiny import tiny_model
 
 ALL = [
     ("lora", "llama", MULTI, "float64"),
-    ("lora", "bert", SINGLE, "bfloat16"),
+    pytest.param(("lora", "bert", SINGLE, "bfloat16"), marks=pytest.mark.numbers),
     ("ia3", "bert", MULTI, "float64"),
-    ("qlora", "llama", SINGLE, "float32"),  # bitsandbytes' own products, in threads
+    # bitsandbytes' own products, in threads
+    pytest.param(("qlora", "llama", SINGLE, "float32"), marks=pytest.mark.numbers),
 ]
 
 
@@ -66,7 +67,6 @@ def trained(folder: Path, kind: tuple[str, str, Task, str], watched: type[Seen] 
     return pack, queue
 
 
-@pytest.mark.numbers
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind[0]}-{kind[1]}-{kind[3]}")
 def test_lanes_make_no_difference_to_any_trial(
     tmp_path: Path, kind: tuple[str, str, Task, str], two_cores: None, monkeypatch: pytest.MonkeyPatch
@@ -83,7 +83,6 @@ def test_lanes_make_no_difference_to_any_trial(
         same_losses(*scores, alone.dtype)
 
 
-@pytest.mark.numbers
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
 def test_every_slot_of_a_lane_trains_as_stock_peft_alone(
     tmp_path: Path, method: str, two_cores: None, in_float64: None

@@ -124,7 +124,6 @@ def test_a_text_that_ends_in_pads_is_read_where_it_ends_for_the_head(tmp_path: P
     same(*found)
 
 
-@pytest.mark.numbers
 def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path, in_float64: None) -> None:
     """Its second run takes the rows of all tokens from the first."""
     folder = tiny_model(tmp_path / "base", "llama")

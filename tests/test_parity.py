@@ -15,8 +15,6 @@ from tests.numbers import distance, float64, same_losses, same_step, same_weight
 from tests.packs import MULTI, SINGLE, Queue, Traced, pack_of
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.numbers
-
 
 def ending_of_last_layer(folder: Path, method: str) -> list[str]:
     """Some linear layers of a decoder or of an encoder, by the last part of their path."""
@@ -65,6 +63,7 @@ def test_every_slot_trains_as_stock_peft_alone(tmp_path: Path, method: str, arch
             assert distance(last, first) > 0.1  # it did learn something
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize(
     ("method", "architecture", "task"),
     [("lora", "llama", MULTI), ("ia3", "bert", SINGLE), ("qlora", "llama", SINGLE), ("qlora", "bert", MULTI)],
