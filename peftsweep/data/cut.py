@@ -16,6 +16,10 @@ from peftsweep.task import Labels, stratified
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
 Places = NDArray[np.int64]  # [n], the part of each row
+# How much a size counts against the rows of one label, pass by pass. Labels first: at a half, a text may move although
+# a size suffers. Each later pass makes sizes dearer, so that they come back by the moves that harm labels least. In the
+# last one no number of labels outweighs a row, so that only sizes that cannot be held stay off.
+PASSES = (0.5, 1, 8, 64, 1e6)
 
 
 def cut(
@@ -29,11 +33,11 @@ def cut(
 ) -> dict[str, Table]:
     """The table's splits by name: train, validation and, if it is asked for, test.
 
-    Rows are drawn by label. Then texts of which copies fell into several splits are brought together, each label that
-    fell out of training is brought back, and whole texts, of the same labels where there are some, move until sizes and
-    shares are as they were drawn. So a table without copies and without labels of one text is cut as it was drawn. A
-    split may end with another number of rows than asked for: half of the rows of a text that cannot be parted, or what
-    training must have.
+    Rows are drawn by label. Then all copies of a text go to the split that has most of them, and each label that
+    training lost gets a text there. That changes sizes and shares of labels, so whole texts move between the splits
+    until both are as near as possible to what was drawn. A table without copies, and without labels that only one text
+    has, is cut as it was drawn. A split may end up with another size than asked for: by half of a text's copies, or by
+    the texts that training must have.
 
     Args:
         texts: of the rows, by which copies are told.
@@ -101,7 +105,7 @@ def _mended(drawn: Places, texts: Sequence[str], labels: Labels, seed: int) -> P
     for part in (VALIDATION, TEST):
         if (drawn == part).any():
             found.fill(part)
-    for weight in (0.5, 1, 8, 64, 1e6):
+    for weight in PASSES:
         while found.balance(weight):
             pass
     return found.places()
@@ -119,12 +123,13 @@ class _Texts:
     """Texts, each with all its rows in one part: where most of them were drawn, or else the first of them.
 
     Attributes:
-        rows: of each text. Those that were drawn for no split count only if all were, or for labels that no other has.
-        parts: of each text.
-        on: of each text, how many of its rows have each of their labels; under None, how many they are.
-        over: by part and label, how many more rows have it than were drawn; under None, how many more rows there are.
-        counts: of texts, by part and label; under None, of all.
-        order: in which texts are moved: those of few copies first, by chance among equals.
+        rows: the rows of each text that are placed: those drawn for a split. Rows drawn for none are placed only if the
+            text has no other rows, or if they have a label that its other rows lack.
+        parts: the part of each text.
+        on: for each text, the number of its rows by label; under None, the number of all of them.
+        over: for each part, by label, how many rows more than drawn have it; under None, how many rows more there are.
+        counts: for each part, the number of texts by label; under None, of all texts.
+        order: the order in which texts are moved: those with few copies first, by chance among equals.
     """
 
     def __init__(self, drawn: Places, texts: Sequence[str], labels: Labels, seed: int) -> None:
@@ -171,11 +176,11 @@ class _Texts:
             self._move(text, part)
 
     def balance(self, weight: float) -> bool:
-        """Move each text to where it brings the parts nearest to the labels and sizes that were drawn, by the sum of
-        squares of what they are over. False if none was moved.
+        """Move each text to the part where it lowers most the sum of squares of what the parts are over. False if no
+        text was moved.
 
         Args:
-            weight: of sizes against labels.
+            weight: how much a size counts against the rows of one label.
         """
         moved = False
         parts = sorted(set(self.drawn.tolist()) | {TRAIN})
@@ -189,7 +194,7 @@ class _Texts:
         return moved
 
     def _cost(self, text: int, part: int, sign: int, weight: float) -> float:
-        """By how much the part's sum of squares grows when it gets (1) or loses (-1) the text."""
+        """How much the part's sum of squares grows when the part gets (1) or loses (-1) the text."""
         if part == UNUSED:
             return 0.0
         over = self.over[part]
@@ -199,7 +204,8 @@ class _Texts:
         )
 
     def _spare(self, text: int) -> bool:
-        """Whether its part goes without it: training has each of its labels once more, another part another text."""
+        """Whether its part can do without it: training needs another text of each of its labels, the others need
+        another text at all."""
         part = self.parts[text]
         if part == TRAIN:
             return all(self.counts[TRAIN][label] > 1 for label in self.on[text])
