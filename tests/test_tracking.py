@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -22,9 +24,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from peftsweep.errors import TrackingError
+from peftsweep.errors import TrackingError, UsageError
+from peftsweep.sweep import sync
 from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker, serve
-from peftsweep.tracking.addresses import sqlite_file
+from peftsweep.tracking.addresses import check, sqlite_file
 from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
 from peftsweep.tracking.store import _put
 from tests.programs import free_port
@@ -433,6 +436,66 @@ def test_mlflows_makers_hear_nothing_of_a_sweep(uri: str) -> None:
 # Addresses ------------------------------------------------------------------------------------------------------------
 
 
+WRONG = {
+    "is no address": [
+        "",
+        " ",
+        "x",
+        "./mlruns",
+        "file:///x",
+        "127.0.0.1:5000",
+        "localhost:5000",
+        "//h",
+        "me:PW@h:5000",
+        5,
+        b"x",
+    ],
+    "names no host": ["http://", "http:///x", "https:/h", "http:h:5000", "http://me:PW@", "http://me:PW@:80"],
+    "its host or its port cannot be read; expected": [
+        "http://[::1",
+        "http://me:PW@[::1",
+        "http://me:PW@h:abc",
+        "http://h:99999",
+    ],
+    "in a password write %40 for @": [
+        "http://me:P@ W/x@h:5000",
+        "http://me:PW?x@h",
+        "http://me:PW#x@h",
+        "http://me:PW/x@h",
+    ],
+    "there is no port 0": ["http://me:PW@h:0"],
+    "no host has": ["http://h h:80", "http://a..b", "http://me:PW@.", f"http://{'a' * 64}.org"],
+    "has characters in it that no address has": [
+        "http://me:PW@h\n",
+        "http://me:PW@h\x1b[2J",
+        " http://h",
+        "http://h\u200b",
+    ],
+    "is longer than": [f"http://me:PW@{'x' * 5000}"],
+    "names no file": ["sqlite://", "sqlite:///", "sqlite:x.db", "sqlite://h/x.db", "sqlite:///:memory:"],
+    "a folder is there": ["sqlite:///.", "sqlite:////"],
+    "its host or its port": ["postgresql://me:PW@h:abc/d", "mysql+pymysql://me:PW@[::1/d"],
+}
+
+
+@pytest.mark.parametrize("why", WRONG)
+def test_what_is_no_address_is_refused_before_anything_is_done(why: str, tmp_path: Path) -> None:
+    for uri in WRONG[why]:
+        uses: list[Callable[[Any], object]] = [serve, partial(Tracker, note=print)]
+        for used in (*uses, lambda uri: sync(storage=str(tmp_path), tracking_uri=uri)):
+            with pytest.raises(UsageError, match=re.escape(why)) as raised:
+                used(uri)
+            text = str(raised.value)
+            assert text.startswith("--tracking-uri ") and "PW" not in text and "W/x" not in text and text.isprintable()
+            assert len(text) < 400
+
+
+def test_what_may_be_an_address_is_taken() -> None:
+    servers = ["HTTP://h", "http://[::1]:5000", "https://me:p%40w@h/x?a=me@b#c", "http://h/@me", "http://exämple.org"]
+    for uri in [*servers, "postgresql:///d", "databricks", "databricks://me", "arn:aws:sagemaker:x", "plugin://x"]:
+        check(uri)
+
+
 def test_the_file_of_an_sqlite_url_is_absolute() -> None:
     assert sqlite_file("sqlite:///mlflow.db") == Path.cwd() / "mlflow.db"
     assert sqlite_file("sqlite:////data/mlflow.db?timeout=9") == Path("/data/mlflow.db")
@@ -489,7 +552,7 @@ def test_ui_says_why_the_server_did_not_start(tmp_path: Path) -> None:
 
 def test_ui_hides_the_password_in_what_the_server_says() -> None:
     with pytest.raises(TrackingError, match=r"did not start: .*foo://me:\*\*\*@host/db") as error:
-        serve("foo://me:s3/c?r@et@host/db", port=free_port())
+        serve("foo://me:s3%2Fc%3Fr%40et@host/db", port=free_port())
     assert "et@host" not in str(error.value)
 
 

@@ -14,7 +14,7 @@ from peftsweep.comparison import Comparison
 from peftsweep.comparison import compare as gathered
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies, check_apart, guarded
-from peftsweep.tracking import COMPARISON, SELECTION, Tracker
+from peftsweep.tracking import COMPARISON, SELECTION, Tracker, check_address
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,12 @@ def compare(
         UsageError: a study that is not in the storage, nothing in it, or a file that cannot be there.
         StorageError: the storage does not answer, or the disk is full. A page that was there stays as it was.
     """
+    check_address(tracking_uri)
     check_apart(storage, tracking_uri)
     if output is not None:
         output = names.path(output, "-o", UsageError)
         _check_place(output)
-    tracker = Tracker(tracking_uri, note=note)  # an address that cannot be is refused before anything is written
+    tracker = Tracker(tracking_uri, note=note)
     rows = gathered(storage, studies, note)
     page = _write(rows, storage, output)
     for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):

@@ -21,7 +21,7 @@ from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.sweep.opening import begun, open_study
 from peftsweep.sweep.source import StudySource
 from peftsweep.sweep.training import train
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import Tracker, check_address
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def check(
         raise UsageError("overrides: they go with a study file; put the values into the StudyConfig itself")
     if slots != "auto":
         at_least(1, "slots", slots, "'auto' or ")
+    check_address(tracking_uri)
     check_apart(storage, tracking_uri)
 
 

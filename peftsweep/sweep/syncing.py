@@ -9,7 +9,7 @@ from peftsweep.errors import StorageError, StudyBusyError, TrackingError
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded, settle
 from peftsweep.sweep.comparing import drawn
 from peftsweep.sweep.projection import Projection
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import Tracker, check_address
 
 PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take minutes
 
@@ -36,6 +36,7 @@ def sync(
         TrackingError: MLflow does not; or, when all studies have had their turn, it refused something. The studies are
             as they were.
     """
+    check_address(tracking_uri)
     check_apart(storage, tracking_uri)
     done: dict[str, str] = {}
     lacking: list[str] = []

@@ -6,10 +6,24 @@ that is slow, down or wiped never slows or fails a trial.
 
 from __future__ import annotations
 
+from peftsweep.tracking.addresses import check as check_address
 from peftsweep.tracking.comparison import COMPARISON, SELECTION
 from peftsweep.tracking.contract import Outcome, Parent, Past, Point
 from peftsweep.tracking.runs import ABOVE, KEY, now
 from peftsweep.tracking.server import serve
 from peftsweep.tracking.tracker import Tracker
 
-__all__ = ["ABOVE", "COMPARISON", "KEY", "SELECTION", "Outcome", "Parent", "Past", "Point", "Tracker", "now", "serve"]
+__all__ = [
+    "ABOVE",
+    "COMPARISON",
+    "KEY",
+    "SELECTION",
+    "Outcome",
+    "Parent",
+    "Past",
+    "Point",
+    "Tracker",
+    "check_address",
+    "now",
+    "serve",
+]

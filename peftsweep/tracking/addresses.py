@@ -6,9 +6,77 @@ import contextlib
 import re
 import sqlite3
 from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 from peftsweep.errors import UsageError
+from peftsweep.masking import remember
 from peftsweep.names import possible
+from peftsweep.quoting import quoted
+
+NOWHERE = "its host or its port cannot be read"
+CODES = f"{NOWHERE}; in a password write %40 for @, %2F for /, %3F for ?, %23 for #"
+LONGEST = 4000  # characters of an address
+SERVERS = ("http", "https")
+DATABASES = ("postgresql", "postgres", "mysql", "mssql")
+BY_NAME = ("databricks", "databricks-uc", "uc", "arn")  # MLflow's own, and a plugin's, which have no //
+
+
+def check(uri: object) -> None:
+    """Refuse what cannot be the address of MLflow, before anything is done.
+
+    Raises:
+        UsageError: it is no text, names no file or host, or has a port that there is not.
+    """
+    if isinstance(uri, str):
+        remember(uri)
+    if why := _refusal(uri):
+        raise UsageError(
+            f"--tracking-uri {quoted(uri)}: {why}; expected an SQLite file, such as sqlite:///mlflow.db, or an MLflow "
+            "server, such as http://127.0.0.1:5000"
+        )
+
+
+def _refusal(uri: object) -> str | None:
+    """Why this is no address, in a few words; None where it may be one."""
+    if not isinstance(uri, str) or not uri.strip():
+        return "is no address"
+    file = sqlite_file(uri)
+    if not uri.isprintable() or uri != uri.strip():
+        return "has characters in it that no address has"
+    if len(uri) > LONGEST:
+        return f"is longer than {LONGEST:,} characters"
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError:  # a bracket that nobody closes, a port that is no number
+        return CODES if re.match(r"[^@\[]*:[^@\[]*[/?#][^@]*@", uri.partition("://")[2]) else NOWHERE
+    kind = parts.scheme.partition("+")[0]
+    if kind == "sqlite":
+        if file is None:
+            return "names no file"
+        return "a folder is there, and no database" if file.is_dir() else None
+    if kind in (*SERVERS, *DATABASES):
+        if "@" in parts.netloc and "@" in parts.path:
+            return CODES
+        return _no_host(parts, port, needed=kind in SERVERS)
+    if parts.scheme in BY_NAME or uri in BY_NAME:
+        return None
+    if kind == "file" or not parts.scheme or "//" not in uri:
+        return "is no address of a server or a database"
+    return None
+
+
+def _no_host(parts: SplitResult, port: int | None, *, needed: bool) -> str | None:
+    host = parts.hostname or ""
+    if needed and not host:
+        return "names no host"
+    if port == 0:
+        return "there is no port 0"
+    try:
+        host.encode("idna")
+    except UnicodeError:  # a part of it is empty, or has more than 63 characters
+        return "no host has such a name"
+    return "no host has a space in its name" if " " in parts.netloc.rpartition("@")[2] else None
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -38,4 +106,4 @@ def artifact_root(uri: str) -> Path:
 
 
 def is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+    return uri.lower().startswith(("http://", "https://"))

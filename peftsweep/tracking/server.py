@@ -22,7 +22,7 @@ from peftsweep import jsonfile
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
 from peftsweep.terminal import say
-from peftsweep.tracking.addresses import absolute, artifact_root, is_server, look_into, sqlite_file
+from peftsweep.tracking.addresses import absolute, artifact_root, check, is_server, look_into, sqlite_file
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -71,6 +71,7 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000, note: Callable[[s
 
 
 def _check_store(uri: str) -> None:
+    check(uri)
     if is_server(uri):
         raise TrackingError(f"{masked(uri)} is an MLflow server already: open it in a browser")
     file = sqlite_file(uri)

@@ -15,7 +15,8 @@ from typing import Any
 
 from peftsweep.aside import make_temporary
 from peftsweep.errors import TrackingError
-from peftsweep.masking import masked, remember
+from peftsweep.masking import masked
+from peftsweep.tracking.addresses import check
 from peftsweep.tracking.comparison import COMPARISON
 from peftsweep.tracking.connection import refused
 from peftsweep.tracking.contract import NonsenseError, Outcome, Parent, Past
@@ -44,7 +45,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, *, note: Callable[[str], None]) -> None:
-        remember(uri)
+        check(uri)
         self._uri, self._note = uri, note
         self._runs = Runs(uri)
         self._changed = threading.Condition()
