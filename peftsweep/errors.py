@@ -30,6 +30,12 @@ class PeftsweepError(Exception):
         super().__init__(bounded(message))
 
 
+def is_a_library_s(error: BaseException) -> bool:
+    """Whether a library may raise it at a bad input. A library in Rust (tokenizers) panics: that is no Exception, and
+    its class is in no module."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 class UsageError(PeftsweepError):
     """A flag or an argument that cannot be meant."""
 

@@ -21,7 +21,12 @@ from tests.packs import CPU, Texts, base_of
 
 class StockPeft:
     """A trial's model from given first weights, its optimizer and schedule. Weights, gradients and all by the pack's
-    names, `path:parameter`, and in the pack's shapes."""
+    names, `path:parameter`, and in the pack's shapes.
+
+    Args:
+        first: its weights before the first step.
+        head_only: leave the adapters as they are.
+    """
 
     def __init__(
         self,
@@ -115,23 +120,9 @@ class StockPeft:
         return {key: value.cpu().reshape(self.first[key].shape) for key, value in found.items() if value is not None}
 
 
-def peft_alone(
-    folder: Path,
-    task: Task,
-    method: str,
-    trial: Trial,
-    first: Mapping[str, torch.Tensor],
-    dtype: str = "float32",
-    device: torch.device = CPU,
-    train: Examples | None = None,
-    head_only: bool = False,
-) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The trial from these first weights: the loss of each step, and the last weights, by the pack's names.
-
-    Args:
-        head_only: leave the adapters as they are.
-    """
-    alone, losses = StockPeft(folder, task, method, trial, first, dtype, device, train, head_only), []
+def peft_alone(*given: Any, **options: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The trial of a `StockPeft`, trained: the loss of each step, and the last weights, by the pack's names."""
+    alone, losses = StockPeft(*given, **options), []
     for step in range(alone.schedule.steps):
         losses.append(alone.backward(step))
         alone.update()

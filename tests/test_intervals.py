@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 from sklearn.metrics import f1_score
 
 from peftsweep.comparison.intervals import Counted, difference, interval
@@ -95,21 +96,48 @@ def test_p_is_that_of_mcnemars_test_where_accuracy_is_compared() -> None:
     assert difference(one, other)[2] == pytest.approx(wanted, rel=0.1)
 
 
-WORLDS = ["3 classes, one of 3 rows", "5 classes of 3 to 5 rows", "3 labels, one of 3 rows", "11 labels, 4 to 40 %"]
+SETS = 400
+CHANCE = 0.001  # by which one set of draws may be beyond its bounds, of an interval that is as good as it should be
+WORLDS = {  # no class in fewer than three rows; the highest share of intervals that may hold, and their mean width
+    "3 classes, one of 3 rows": (0.975, 0.28),
+    "5 classes of 3 to 5 rows": (0.975, 0.45),
+    "11 labels, 4 to 40 %": (0.98, 0.2),
+    "3 labels, one of 3 rows": (1.0, 0.26),  # three rows of one label can say no more: see benchmarks/README.md
+}
 
 
-@pytest.mark.parametrize("tuned", [False, True], ids=["given", "tuned"])
-def test_intervals_hold_and_chance_is_not_called_a_difference_from_three_rows_of_a_class_on(
-    benchmark: ModuleType, tuned: bool
-) -> None:
-    """The bootstrap's intervals hold in 60 to 90 % of these sets."""
-    found = []
+def worlds(benchmark: ModuleType) -> Iterator[Any]:
     for data in benchmark.kinds():
-        if data.name in WORLDS and data.rows <= 200 and data.tuned == tuned:
-            quick = replace(data, draws=300_000)
-            found += [benchmark.figures(quick, score, 50, rivals=False) for score in (0.6, 0.9)]
-    assert len(found) >= 4
-    means = {name: np.mean([line[name] for line in found]) for name in found[0] if isinstance(found[0][name], float)}
-    assert means["held"] >= 0.93 and means["difference_held"] >= 0.93
-    assert means["same_called_different"] <= 0.06 and means["other_called_different"] <= 0.06
-    assert means["width"] < 0.3
+        if data.name in WORLDS and data.rows <= 200:
+            yield replace(data, draws=300_000)
+
+
+def test_in_each_world_intervals_hold_as_often_as_they_say(benchmark: ModuleType) -> None:
+    """The bootstrap's hold in 48 to 92 % of the sets of the first one."""
+    wrong = {}
+    for data in worlds(benchmark):
+        most, width = WORLDS[data.name]
+        for score in (0.6,) if data.several else (0.6, 0.9):
+            model, rng = benchmark.as_good_as(data, score, -0.3 if data.several else 0.5), np.random.default_rng(0)
+            held, widths = 0, []
+            for _ in range(SETS):
+                truth = data.labels(rng)
+                guess, true = model.guess(truth, rng.normal(size=truth.shape))
+                low, high = interval(Counted.of(truth, guess), data.tuned)
+                held += low <= true <= high
+                widths.append(high - low)
+            fewest, most_held = binom.ppf(CHANCE, SETS, 0.93), binom.ppf(1 - CHANCE, SETS, most)
+            if not fewest <= held <= most_held or np.mean(widths) > width:
+                wrong[data.name, data.tuned, score] = held / SETS, np.mean(widths)
+    assert not wrong
+
+
+def test_in_each_world_chance_is_not_called_a_difference_and_differences_hold(benchmark: ModuleType) -> None:
+    wrong = {}
+    for data in worlds(benchmark):
+        found = benchmark.figures(data, 0.6, SETS // 4, rivals=False)
+        least, most = (binom.ppf(chance, SETS // 4, share) for chance, share in ((CHANCE, 0.93), (1 - CHANCE, 0.06)))
+        called = [found[f"{pair}_called_different"] * SETS / 4 for pair in ("same", "other")]
+        if found["difference_held"] * SETS / 4 < least or max(called) > most:
+            wrong[data.name, data.tuned] = found
+    assert not wrong

@@ -69,9 +69,9 @@ def interval(model: Counted, tuned: bool = False) -> tuple[float, float]:
 def difference(first: Counted, second: Counted, tuned: bool = False) -> tuple[float, float, float]:
     """95 % interval of the first model's macro-F1 less the second's, and p: that they differ by chance, two-sided.
 
-    p is the larger one of two tests: the one whose inverse the interval is, and a test that swaps the models'
-    predictions of a row, or does not, with equal chances. The first knows which classes' rows are few, the second that
-    two rows prove nothing, whichever class they have. The interval is widened to hold nought where p is 0.05 or more.
+    p is the larger one of two tests: the score test that the interval inverts, and a permutation test that swaps the
+    models' predictions of a row with a chance of one half. The first knows which classes have few rows; the second,
+    that two rows prove nothing, whichever class they have. The interval is widened to hold 0 where p is at least 0.05.
     """
     found = _Sum.of(first, second, tuned=tuned)
     p = max(found.p_of_nought(), _swapped(first, second, tuned))
@@ -160,8 +160,8 @@ class _Sum:
 
         Args:
             shares: [..., K].
-            bent: allow for it that F1 bends, so that the mean of many classes of few rows comes out too low: by how
-                much depends on how rows were drawn, up to what is added here.
+            bent: correct for F1 being a concave function of the share, by which the mean over many classes of few
+                rows comes out too low. The bias depends on how rows were drawn; the most that it can be is added.
         """
         slopes, variances = self.weights * _slope(shares), shares * (1 - shares) / self.rows
         parts = slopes**2 * variances

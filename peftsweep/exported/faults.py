@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peftsweep.errors import ExportError, PeftsweepError
+from peftsweep.errors import ExportError, PeftsweepError, is_a_library_s
 from peftsweep.models import quiet
 from peftsweep.quoting import MOST, shortened
-
-PANIC = "PanicException"  # of tokenizers, which is written in Rust; no module has it, and it is no Exception
 
 
 @contextmanager
@@ -29,7 +27,7 @@ def told(folder: Path, what: str) -> Iterator[None]:
     except PeftsweepError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+        if not is_a_library_s(error):
             raise
         why = next(iter(str(error).strip().splitlines()), "")
         raise ExportError(

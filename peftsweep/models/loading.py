@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers import __version__ as transformers_version
 
 from peftsweep.config import ModelConfig
-from peftsweep.errors import ExportError, ModelError
+from peftsweep.errors import ExportError, ModelError, is_a_library_s
 from peftsweep.models.base import Base, head_names
 from peftsweep.models.checks import check_filled, check_loaded, check_no_adapter, check_stored, holds_4bit
 from peftsweep.models.padding import is_padding, own_padding, padding_token, set_padding
@@ -223,7 +223,7 @@ def _told(config: ModelConfig, source: Source) -> Iterator[None]:
             f"model.id: {config.id} does not fit the GPU's memory: {str(error).splitlines()[0]}"
         ) from error
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that one is of tokenizers
+        if not is_a_library_s(error):
             raise
         raise ModelError(f"model.id: {config.id}: {_explained(error, config, source)}") from error
 
