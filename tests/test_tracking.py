@@ -472,8 +472,7 @@ WRONG = {
         "http://h\u200b",
     ],
     "is longer than": [f"http://me:PW@{'x' * 5000}"],
-    "names no file": ["sqlite://", "sqlite:///", "sqlite:x.db", "sqlite://h/x.db", "sqlite:///:memory:"],
-    "a folder is there": ["sqlite:///.", "sqlite:////"],
+    "names no file": ["sqlite://", "sqlite:///", "sqlite:////", "sqlite:x.db", "sqlite://h/x.db", "sqlite:///:memory:"],
     "its host or its port": ["postgresql://me:PW@h:abc/d", "mysql+pymysql://me:PW@[::1/d"],
 }
 

@@ -52,9 +52,7 @@ def _refusal(uri: object) -> str | None:
         return CODES if re.match(r"[^@\[]*:[^@\[]*[/?#][^@]*@", uri.partition("://")[2]) else NOWHERE
     kind = parts.scheme.partition("+")[0]
     if kind == "sqlite":
-        if file is None:
-            return "names no file"
-        return "a folder is there, and no database" if file.is_dir() else None
+        return None if file is not None and file.name else "names no file"
     if kind in (*SERVERS, *DATABASES):
         if "@" in parts.netloc and "@" in parts.path:
             return CODES
