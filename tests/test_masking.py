@@ -75,6 +75,7 @@ def test_a_password_is_hidden_whatever_it_is_made_of(password: str) -> None:
         ("host=h user=me password='P W' dbname=d", "host=h user=me password=*** dbname=d"),
         ("{'password': 'P W', 'n': 1}", "{'password': '***', 'n': 1}"),
         ('{"api_key": "PW", "n": 1}', '{"api_key": "***", "n": 1}'),
+        ("postgresql://h/d?password=PW: no; api_key=PW: no", "postgresql://h/d?password=***: no; api_key=***: no"),
         ("HF_TOKEN=PW and MY_TOKEN=PW", "HF_TOKEN=*** and MY_TOKEN=***"),
         ("Authorization: Basic UFc=, x", "Authorization: Basic ***, x"),
         ("{'authorization': 'Bearer PW'}", "{'authorization': 'Bearer ***'}"),

@@ -14,12 +14,12 @@ from peftsweep.masking.tokens import PRIVATE_KEY, SHAPES
 from peftsweep.masking.words import means_secret
 
 _QUOTED = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
-_BARE = r"[^\s&;,]*[^\s&;,'\"`)\]}>]"
+_BARE = r"[^\s&;,]*[^\s&;,'\"`)\]}>:]"
 _NAME = r"[\w.%~\[\]-]{1,80}"
 _EQUALS = re.compile(rf"(?<![\w.%~\[\]-])({_NAME})[ \t]?=(?!=)[ \t]?")
 # Of a connection string: up to the next part of it, with spaces.
 _PART = re.compile(rf"{_QUOTED}|\{{[^}}\n]*\}}|[^;\n'\"]{{1,300}}?(?=;[ ]?[\w .-]{{1,40}}=)|{_BARE}")
-_IN_QUERY = re.compile(r"[^&\n'\"<>#?]{1,300}?(?=&[\w.%-]{1,80}=)|[^&\s'\"<>#]+")
+_IN_QUERY = re.compile(r"[^&\n'\"<>#?]{1,300}?(?=&[\w.%-]{1,80}=)|[^&\s'\"<>#]*[^&\s'\"<>#:]")
 _IN_WHOLE_QUERY = re.compile(r"[^&#\n]+")
 _COLON = re.compile(r"(?<![\w.%~-])([\w.-]{1,60})[ \t]?:[ \t]{0,8}(?=[^\s@])")
 _LINE = re.compile(r"[^\n\r]*[^\n\r\s]")
