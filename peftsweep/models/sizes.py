@@ -15,7 +15,7 @@ from peftsweep import jsonfile
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.models.source import Source
-from peftsweep.quoting import quoted
+from peftsweep.quoting import quoted, word
 
 LARGEST = 1 << 28  # bytes of a file of JSON: the tokenizers of the largest vocabularies have some 50 million
 # The largest numbers that a configuration may ask for, by the ends of their names.
@@ -36,6 +36,9 @@ def check_described(config: ModelConfig, source: Source) -> None:
     """
     if source.hub:
         return
+    for file in sorted(Path(source.name).iterdir()):
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe would be waited for
+            raise ModelError(f"model.id: {config.id}: {word(file.name)} is no file")
     for file in sorted(Path(source.name).glob("*.json")):
         if file.stat().st_size > LARGEST:
             raise ModelError(f"model.id: {config.id}: {file.name} has more than {LARGEST:,} bytes")
