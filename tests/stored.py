@@ -20,7 +20,7 @@ def made(url: str, name: str, **attrs: Any) -> StoredStudy:
     study = studies.create(name)
     known = {"fingerprint": "rows", "experiment": "rows", "metric": "macro_f1", "labels": ["a", "b"]}
     config = CONFIG | attrs.pop("config", {})
-    for key, value in {**fresh(name, url), **known, **attrs, "config": config}.items():
+    for key, value in {**fresh(name, studies.place), **known, **attrs, "config": config}.items():
         study.set_user_attr(key, value)
     return studies.load(name)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -21,10 +22,11 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError, StudyBusyError, UsageError
-from peftsweep.storage import Studies, check_apart, exists, guarded, lasting, same_place
+from peftsweep.storage import Studies, check_apart, exists, guarded, lasting, same_place, settle
 from peftsweep.storage.addresses import address
 from peftsweep.storage.postgresql import Postgresql
 from tests.postgresql import PASSWORD, USER, Server
+from tests.stored import made, told
 
 # The contract ---------------------------------------------------------------------------------------------------------
 
@@ -346,6 +348,31 @@ def test_what_a_server_refuses_is_one_message(postgresql: Server) -> None:
                 use(bad)
             text = str(error.value)
             assert ":wrong" not in text and quote(PASSWORD, safe="") not in text and len(text.splitlines()) == 1
+
+
+def test_a_database_of_the_same_name_elsewhere_is_another_place(postgresql: Server, tmp_path: Path) -> None:
+    url = postgresql.database()
+    name, kept = url.rpartition("/")[2], f"sqlite:///{tmp_path}/dump.db"
+    first = made(url, "one")
+    told(first, 0.5)
+    place, folder = Studies(url).place, tmp_path / "one"
+    settle(first, folder, place)
+    assert Studies(url.replace("127.0.0.1", "localhost")).place.is_same(place.url, place.server, surely=True)
+    copy = partial(optuna.copy_study, from_study_name="one")
+    copy(from_storage=Studies(url).storage, to_storage=kept)
+    postgresql.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    postgresql.execute(f"CREATE DATABASE {name} OWNER {USER}")
+    copy(from_storage=kept, to_storage=Studies(url).storage)
+    other = Studies(url).place
+    assert other.url == place.url and other.server != place.server and not other.is_same(place.url, place.server)
+    moved = Studies(url).load("one")
+    key = moved.record.key
+    settle(moved, folder, other)  # with its folder
+    assert moved.record.key == key
+    again = Studies(url).load("one")
+    again.set_user_attr("bound", {"key": key, "study": "one", "storage": place.url, "server": place.server})
+    settle(again, tmp_path / "elsewhere", other)  # without it
+    assert again.record.key != key
 
 
 def test_a_user_who_may_not_make_tables_is_told(postgresql: Server) -> None:

@@ -336,8 +336,7 @@ def owned(url: str, name: str) -> StoredStudy:
     """A study as the holder of its lease has it."""
     studies = Studies(url)
     study = studies.load(name)
-    settle(study, studies.folder(name), url)
-    claim(studies.folder(name), str(study.record.key), url)
+    settle(study, studies.folder(name), studies.place)
     return study
 
 
@@ -384,7 +383,7 @@ def test_the_seeds_of_a_copy_are_the_copy_s(url: str) -> None:
     main, studies = owned(url, "copy"), Studies(url)
     seeds = studies.retrained("copy")
     assert seeds is not None
-    settle(seeds, studies.folder("copy/retrain"), url, main)
+    settle(seeds, studies.folder("copy/retrain"), studies.place, main)
     assert seeds.record.retrain_of == main.record.key != first.record.key
 
 
@@ -394,3 +393,49 @@ def test_a_folder_that_cannot_be_told_whose_it_is_is_said(url: str, tmp_path: Pa
         (tmp_path / "artifacts" / "one" / "owner.json").write_text(content, errors="surrogateescape")
         with pytest.raises(StorageError, match=r"owner\.json cannot be read"):
             owned(url, "one")
+
+
+def test_a_copied_file_that_shares_the_folder_leaves_it_to_the_first(url: str, tmp_path: Path) -> None:
+    first, folder = owned(url, "one"), tmp_path / "artifacts" / "one"
+    before = (folder / "owner.json").read_bytes()
+    other = f"sqlite:///{shutil.copy(tmp_path / 'studies.db', tmp_path / 'other.db')}?artifacts={tmp_path}/artifacts"
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"artifacts of a study of the same name in sqlite:///.*/studies\.db"):
+            owned(other, "one")
+        assert Studies(other).load("one").record == first.record and (folder / "owner.json").read_bytes() == before
+    assert owned(url, "one").record.key == first.record.key
+    (tmp_path / "studies.db").unlink()  # it was moved
+    assert owned(other, "one").record.key == first.record.key
+
+
+def test_a_file_that_comes_back_after_its_copy_was_run_is_another_study(url: str, tmp_path: Path) -> None:
+    owned(url, "one")
+    backup = shutil.copy(tmp_path / "studies.db", tmp_path / "backup.db")
+    shutil.move(tmp_path / "studies.db", tmp_path / "moved.db")
+    owned(f"sqlite:///{tmp_path}/moved.db?artifacts={tmp_path}/artifacts", "one")
+    shutil.move(backup, tmp_path / "studies.db")
+    with pytest.raises(StorageError, match=r"in sqlite:///.*/moved\.db; name another folder"):
+        owned(url, "one")
+
+
+@pytest.mark.parametrize("sort", ["new", "copied"])
+def test_a_folder_that_is_nobody_s_is_refused_and_left_as_it_is(url: str, tmp_path: Path, sort: str) -> None:
+    theirs = tmp_path / "artifacts" / "other" / "trial-0000" / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    if sort == "copied":
+        copy(url, url, "other")
+    take = (lambda: owned(url, "other")) if sort == "copied" else (lambda: claim(theirs.parents[1], "key", place))
+    place = Studies(url).place
+    with pytest.raises(StorageError, match=r"artifacts/other has files in it and no owner\.json"):
+        take()
+    assert [file.name for file in theirs.parents[1].rglob("*")] == ["trial-0000", "thesis.txt"]
+    owned(url, "one")  # others are none the worse
+
+
+def test_a_folder_of_a_version_that_did_not_sign_it_is_known_by_its_study(url: str, tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "one" / "trial-0000").mkdir(parents=True)
+    execute(url, "DELETE FROM study_user_attributes WHERE key = 'bound'")
+    key = owned(url, "one").record.key
+    (tmp_path / "artifacts" / "one" / "owner.json").write_text(json.dumps({"key": key, "storage": "sqlite:///gone.db"}))
+    assert owned(url, "one").record.key == key  # of a version that wrote no more

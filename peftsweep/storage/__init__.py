@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftsweep.masking import masked
 from peftsweep.storage.addresses import check_apart, lasting, same_place
 from peftsweep.storage.faults import guarded
-from peftsweep.storage.identity import claim, fresh, settle
+from peftsweep.storage.identity import Place, claim, fresh, settle
 from peftsweep.storage.record import Evaluation, StudyRecord, TrialRecord
 from peftsweep.storage.stored import StoredStudy
 from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
@@ -13,6 +13,7 @@ from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
 __all__ = [
     "RETRAINED",
     "Evaluation",
+    "Place",
     "StoredStudy",
     "Studies",
     "StudyRecord",

@@ -41,6 +41,10 @@ class Database(ABC):
         StorageError: nothing is at this place, not even an empty database.
         """
 
+    def server(self) -> str | None:
+        """What tells it from a database of the same name elsewhere, if its own server says so."""
+        return None
+
     @abstractmethod
     def lease(self, name: str, doing: Doing) -> AbstractContextManager[None]:
         """Be the one process that does something to this study; the lock is gone when the process is, however it ends.

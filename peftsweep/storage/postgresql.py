@@ -14,7 +14,7 @@ from uuid import uuid4
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from peftsweep.errors import StorageError, StudyBusyError
@@ -42,6 +42,9 @@ HOLDER = f"""
 SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND datname = current_database() AND objsubid = 1
     AND (classid::bigint << 32 | objid::bigint) = {KEY}
+"""
+SERVER = """
+SELECT system_identifier || '/' || oid FROM pg_control_system(), pg_database WHERE datname = current_database()
 """
 BACKEND = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 # A network may fail on our side alone: the server then still believes in the old connection, and in its lock.
@@ -103,6 +106,13 @@ class Postgresql(Database):
 
     def check_there(self) -> None:
         self.tables()
+
+    def server(self) -> str | None:
+        try:
+            with self._session("peftsweep").connect() as connection:
+                return str(connection.scalar(sqlalchemy.text(SERVER)))
+        except DBAPIError:  # a server that keeps it to itself
+            return None
 
     def doing(self, name: str) -> Doing | None:
         with self._session("peftsweep").connect() as connection:

@@ -185,6 +185,7 @@ class Bound(Record):
     key: Text
     study: Text
     storage: Text
+    server: Text | None = None
     was: Text | None = None
     """Of a copy, the key of the study that it was copied from."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from peftsweep.storage.addresses import Address, address
 from peftsweep.storage.database import Database
 from peftsweep.storage.faults import guarded
 from peftsweep.storage.holder import Doing
-from peftsweep.storage.identity import owner
+from peftsweep.storage.identity import Place, owner
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
 from peftsweep.storage.stored import StoredStudy, reading, shown
@@ -59,6 +60,10 @@ class Studies:
             _check_tables(url, tables)
             with nullcontext() if _whole(tables) else self.database.alone():
                 self.storage = self.database.open()
+
+    @cached_property
+    def place(self) -> Place:
+        return Place.of(self.url, self.database)
 
     def names(self) -> list[str]:
         """Those that have a study file. A name that no file can have is another program's, or forged: such a study is

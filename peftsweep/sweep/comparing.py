@@ -84,7 +84,7 @@ def drawn(storage: str, study: str) -> list[Path]:
     """The pages among the artifacts that a study is on: that of all, drawn if it is not there; that of some."""
     page, some = (Studies(storage).artifacts / name for name in (COMPARISON, SELECTION))
     tidy(page)
-    whole = page if page.is_file() else _write(gathered(storage), storage, None)
+    whole = page if dashboard.is_page(page) else _write(gathered(storage), storage, None)
     return [whole, some] if study in dashboard.only_of(some) else [whole]
 
 
@@ -104,6 +104,8 @@ def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
         page = Studies(storage).artifacts / _name(rows) if output is None else Path(output).absolute()
         if page.is_dir():
             raise StorageError(f"{page}: a folder is there, in the place of the page; move it away")
+        if os.path.lexists(page) and not dashboard.is_page(page):
+            raise StorageError(f"{page}: a file that is no earlier page, and is left as it is; move it away")
         page.parent.mkdir(parents=True, exist_ok=True)
         with replaced(page) as file:
             file.write_text(dashboard.page(rows.as_dict()), encoding="utf-8")

@@ -30,11 +30,9 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset, main: Store
     for line in found.left_out():
         studies.warn(line)
     check_same(studies, found, config, data)
-    settle(found, folder, studies.url, main)
-    record = found.record
-    claim(folder, str(record.key), studies.url)
+    settle(found, folder, studies.place, main)
     found.set_user_attr("config", config.identity())  # a widened range is kept
-    if record.validation_fingerprint is None:  # a study of an earlier version
+    if found.record.validation_fingerprint is None:  # a study of an earlier version
         found.set_user_attr("validation_fingerprint", data.validation_fingerprint)
     return found
 
@@ -48,7 +46,7 @@ def _found(studies: Studies, name: str) -> StoredStudy | None:
 
 def _made(studies: Studies, config: StudyConfig, data: Dataset) -> StoredStudy:
     described: dict[str, Any] = {
-        **fresh(config.name, studies.url),
+        **fresh(config.name, studies.place),
         "fingerprint": data.fingerprint,
         "validation_fingerprint": data.validation_fingerprint,
         "splits": splits(data),
@@ -59,7 +57,7 @@ def _made(studies: Studies, config: StudyConfig, data: Dataset) -> StoredStudy:
         "config": config.identity(),  # last: whoever finds it finds the rest
     }
     # first: by its folder, a study that a process was killed over is told from another program's
-    claim(studies.own_folder(config.name), described["key"], studies.url)
+    claim(studies.own_folder(config.name), described["key"], studies.place)
     study = studies.create(config.name)
     for key, value in described.items():
         study.set_user_attr(key, value)

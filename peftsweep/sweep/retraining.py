@@ -82,7 +82,7 @@ def retrain(
         data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, begun=rows)
         with studies.lease(config.name, "retrain"):
             check_same(studies, found, config, data)
-            settle(found, studies.own_folder(config.name), studies.url)
+            settle(found, studies.own_folder(config.name), studies.place)
             best = _best(found, top)
             again = _companion(studies, found, config, data)
             tracker = Tracker(tracking_uri, note=shown.warn)

@@ -59,10 +59,10 @@ def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, lacking: list
     name = study.study_name
     try:
         with studies.lease(name, "sync"):
-            settle(study, studies.own_folder(name), studies.url)
+            settle(study, studies.own_folder(name), studies.place)
             trackers = [_write(studies, study, tracking_uri)]
             if (seeds := studies.retrained(name)) is not None:  # their run is nested under the study's
-                settle(seeds, studies.own_folder(seeds.study_name), studies.url, main=study)
+                settle(seeds, studies.own_folder(seeds.study_name), studies.place, main=study)
                 trackers.append(_write(studies, seeds, tracking_uri))
             trackers.append(_write_pages(studies, study, tracking_uri))
     except StudyBusyError:

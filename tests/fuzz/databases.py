@@ -121,7 +121,7 @@ class Databases(Kind):
             best = retraining._best(found, 1)
             with studies.lease(config.name, "retrain"):
                 check_same(studies, found, config, data)
-                settle(found, studies.own_folder(config.name), studies.url)
+                settle(found, studies.own_folder(config.name), studies.place)
                 again = retraining._companion(studies, found, config, data)
                 source = SeedSource(config, found, again, best, 3, studies, data, _silenced(), Silent(), Stop())
                 _begun(source)
