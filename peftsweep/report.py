@@ -225,9 +225,14 @@ def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def is_over(trials: Sequence[TrialRecord], total: int) -> bool:
-    """Whether so many trials have begun, and all that have are finished. Enqueued ones wait to begin."""
-    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+    """Whether so many trials have begun, and all that have are finished."""
+    begun = [trial for trial in trials if trial.begun]
     return len(begun) >= total and all(trial.state.is_finished() for trial in begun)
+
+
+def done(trials: Sequence[TrialRecord]) -> int:
+    """How many of those that count towards a study's total are finished."""
+    return sum(trial.begun and trial.state.is_finished() for trial in trials)
 
 
 def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> tuple[Studies, list[StoredStudy]]:

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError
-from peftsweep.report import STORAGE, Warn, ranked, stored, unheard
+from peftsweep.report import STORAGE, Warn, done, ranked, stored, unheard
 from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
 
 
@@ -56,10 +56,9 @@ def _retrained(studies: Studies, study: StoredStudy) -> StoredStudy | None:
 
 
 def _seeds(again: StoredStudy, seeds: Sequence[TrialRecord], *, running: bool) -> dict[str, Any]:
-    done = sum(trial.state.is_finished() for trial in seeds)
     total = again.record.total
     total = len(seeds) if total is None else total
-    return {"done": done, "total": total, **_counts(seeds, running=running), "seconds": _seconds(seeds)}
+    return {"done": done(seeds), "total": total, **_counts(seeds, running=running), "seconds": _seconds(seeds)}
 
 
 def _counts(trials: Sequence[TrialRecord], *, running: bool) -> dict[str, int]:

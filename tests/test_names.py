@@ -21,7 +21,7 @@ from peftsweep.exported import export, predict_file
 from peftsweep.folders import inside
 from peftsweep.names import PART, file_name, fitting, path, refusal, study_refusal
 from peftsweep.places import packaged
-from peftsweep.storage import Studies, TrialRecord, exists
+from peftsweep.storage import Studies, TrialRecord, claim, exists
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.projection import Projection
 from peftsweep.tracking import Tracker, serve
@@ -317,6 +317,8 @@ def test_a_link_that_leads_out_of_the_artifacts_is_not_followed(tmp_path: Path) 
         "small/trial-0000": lambda: place.run(place.study(), trials=1),
     }
     for link, write in writers.items():
+        if "/" in link:
+            claim(artifacts / "small", "key", Studies(place.storage).place)
         (artifacts / link).parent.mkdir(parents=True, exist_ok=True)
         (artifacts / link).symlink_to(outside)
         with pytest.raises(StorageError, match=r"leads out of .*artifacts.*: nothing is written or removed there"):

@@ -117,6 +117,8 @@ def test_trials_of_others_move_neither_the_sampler_nor_the_bar(url: str, tmp_pat
         {"reason": {"x": "y" * 10**6}},
         {"began": "yesterday"},
         {"adapter": 3},
+        {"adapter": "one/trial-0001/adapter"},  # as trials come that were added from another study
+        {"seed": None},
         {"seconds": 1e308},
         {"params": {"rank": 10**400}},
         {"params": {"rank": math.inf}},

@@ -81,6 +81,12 @@ class TrialRecord(Record):
     replicate: Annotated[int, Field(ge=1, le=2**32)] | None = None
     """Of a seed: which one it is, from 1."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether it counts towards the study's total: it is being trained, or was. An enqueued one waits to be, and
+        one that could not be trained has no hyperparameters."""
+        return self.state != TrialState.WAITING and (bool(self.params) or not self.state.is_finished())
+
     @model_validator(mode="after")
     def _consistent(self) -> TrialRecord:
         if any(len(pause) != 2 for pause in self.pauses):
@@ -98,12 +104,14 @@ class TrialRecord(Record):
 
     def _check_complete(self) -> None:
         lacking = [name for name in SHOWN if name not in self.scores]
-        lacking += [name for name in ("params", "step") if getattr(self, name) in ({}, None)]
+        lacking += [name for name in ("params", "seed", "step") if getattr(self, name) in ({}, None)]
         if lacking:
             raise ValueError(f"{lacking[0]}: missing from a complete trial")
         if self.value is None or not 0 <= self.value <= 1:
             raise ValueError(f"its value is {quoted(self.value)}, which is no score")
         _check_scores(self.scores)
+        if self.adapter is not None and f"/trial-{self.number:04d}/" not in self.adapter:
+            raise ValueError(f"its adapter is {quoted(self.adapter)}, of another trial")
 
 
 def _check_scores(scores: Mapping[str, float | None]) -> None:

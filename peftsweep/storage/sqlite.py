@@ -52,8 +52,11 @@ class Sqlite(Database):
             return set()
         # mode rw makes no file, and reads what a killed process left half-written, as mode ro cannot
         place = f"file:{quote(str(self.file))}?mode=rw"
-        with closing(sqlite3.connect(place, uri=True, timeout=faults.PATIENCE, factory=Connection)) as database:
-            return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        try:
+            with closing(sqlite3.connect(place, uri=True, timeout=faults.PATIENCE, factory=Connection)) as database:
+                return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        except UnicodeDecodeError as error:  # SQLite names what is broken in its own words, by bytes that may be any
+            raise sqlite3.DatabaseError("malformed database schema") from error
 
     @contextmanager
     def alone(self) -> Iterator[None]:

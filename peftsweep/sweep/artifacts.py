@@ -22,6 +22,7 @@ from peftsweep.permissions import of_umask
 from peftsweep.report import ADAPTER, CLASSES, PREDICTIONS, VALIDATION
 from peftsweep.report import trial_folder as trial_folder
 from peftsweep.storage import TrialRecord
+from peftsweep.tracking import now
 
 PICTURE, STUDY = "confusion_matrix.png", "study.yaml"
 
@@ -71,9 +72,10 @@ def files(study: Path, number: int) -> dict[str, Path]:
     return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, PREDICTIONS, STUDY) if (folder / name).exists()}
 
 
-def checkpointed(folder: Path) -> float:
-    """When the last whole checkpoint of a trial was written, in seconds since 1970; 0 if there is none."""
-    return max((checkpoint.stat().st_mtime for checkpoint in folder.glob("checkpoint-*")), default=0.0)
+def pause(trial: TrialRecord, folder: Path) -> tuple[int, int]:
+    """From the last that was kept of a trial to this moment, at which it goes on, in milliseconds since 1970."""
+    kept = (int(1000 * checkpoint.stat().st_mtime) for checkpoint in folder.glob("checkpoint-*"))
+    return max(trial.began or 0, *kept, *(evaluation.at or 0 for evaluation in trial.evaluations), 0), now()
 
 
 def drop_checkpoints(folder: Path) -> None:

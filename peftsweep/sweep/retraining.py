@@ -21,7 +21,7 @@ from peftsweep.engine import Scores, Trial
 from peftsweep.errors import StudyMismatchError, UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
-from peftsweep.report import ADAPTER, is_over, ranked
+from peftsweep.report import ADAPTER, done, is_over, ranked
 from peftsweep.stopping import Stop, stopped_by_signals
 from peftsweep.storage import RETRAINED, StoredStudy, Studies, TrialRecord, guarded, masked, settle
 from peftsweep.sweep import artifacts, asking
@@ -114,9 +114,9 @@ def _say(shown: Progress, study: StoredStudy, best: Sequence[TrialRecord], top: 
     fewer = " (no other configuration of its trials is complete)" if len(best) < top else ""
     shown.note(f"retrain: {seeds} fresh seeds for each of the best of {name!r}: {numbers}{fewer}")
     if not _is_done(study):
-        done = sum(trial.state.is_finished() for trial in study.records())
+        ended = done(study.records())
         shown.note(
-            f"retrain: {name!r} is not done ({done} of {study.record.total} trials): its best may change, and "
+            f"retrain: {name!r} is not done ({ended} of {study.record.total} trials): its best may change, and "
             f"the test split is not scored before; go on with: peftsweep run --study {name}"
         )
 
@@ -178,8 +178,8 @@ class SeedSource(StudySource):
     ) -> None:
         self.main, self.best = main, best
         begun = {(seed.retrains, seed.replicate) for seed in seeds_begun(again)}
-        self.wanted, count = still_wanted(best, seeds, begun)
-        total = len(begun) + count
+        self.wanted, self.unbegun = still_wanted(best, seeds, begun)
+        total = len(begun) + self.unbegun
         fixed = config.search.model_copy(update={"sampler": "random", "pruner": None, "trials": total})
         renamed = config.model_copy(update={"name": again.study_name, "search": fixed})
         super().__init__(renamed, again, studies, data, tracker, progress, total, None, stop)
@@ -190,8 +190,12 @@ class SeedSource(StudySource):
         trials = [trial for trial in self.main.records() if trial.number in picked]
         return [asking.trained(self.config, trial) for trial in trials]
 
+    def _exhausted(self) -> bool:
+        return self.unbegun == 0
+
     def ask(self) -> optuna.Trial:
         """The next one that is wanted."""
+        self.unbegun -= 1
         picked, replicate = next(self.wanted)
         return self.studies.begin(self.study, {OF: picked.number, REPLICATE: replicate})
 

@@ -73,7 +73,7 @@ def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
 
 def seeds_begun(seeds: StoredStudy) -> list[TrialRecord]:
     """Those that wait were wanted by an earlier call; others that are no seeds did not come from one."""
-    return [trial for trial in seeds.records() if trial.state != TrialState.WAITING and is_seed(trial)]
+    return [trial for trial in seeds.records() if trial.begun and is_seed(trial)]
 
 
 def still_wanted(

@@ -7,10 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from optuna.trial import TrialState
-
 from peftsweep.engine import SlotStatus
-from peftsweep.report import ranked
+from peftsweep.report import done, ranked
 from peftsweep.search import Halving
 from peftsweep.storage import TrialRecord
 from peftsweep.sweep.pace import Pace, chances, time_left
@@ -22,16 +20,14 @@ class Shown(NamedTuple):
     """A study's trials, counted once for all steps until one begins or ends."""
 
     trials: list[TrialRecord]
-    begun: int  # enqueued ones wait
+    begun: int
     done: int
     best: tuple[int, float] | None  # number and objective
 
     @classmethod
     def of(cls, trials: list[TrialRecord]) -> Shown:
-        states = [trial.state for trial in trials]
         best = [(trial.number, trial.value or 0.0) for trial in ranked(trials)[:1]]
-        waiting = states.count(TrialState.WAITING)
-        return cls(trials, len(trials) - waiting, sum(s.is_finished() for s in states), best[0] if best else None)
+        return cls(trials, sum(trial.begun for trial in trials), done(trials), best[0] if best else None)
 
 
 class Clock:

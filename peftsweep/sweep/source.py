@@ -22,7 +22,7 @@ from peftsweep.folders import inside
 from peftsweep.methods import Method
 from peftsweep.models import Base
 from peftsweep.progress import Memory, Opened, Progress, peak, tested
-from peftsweep.report import ADAPTER, is_over, ranked
+from peftsweep.report import ADAPTER, done, is_over, ranked
 from peftsweep.stopping import Stop
 from peftsweep.storage import StoredStudy, Studies, TrialRecord
 from peftsweep.sweep import artifacts
@@ -90,15 +90,14 @@ class StudySource:
         return next(trial for trial in self.trials() if trial.number == number)
 
     def done(self) -> int:
-        return sum(trial.state.is_finished() for trial in self.trials())
+        return done(self.trials())
 
     def left(self) -> int:
         """Trials that are still to be run: orphans of a process that died, and those not asked for yet."""
         return len(self.orphans) + max(0, self.total - self._begun())
 
     def _begun(self) -> int:
-        """Trials that have been asked for; enqueued ones wait to be."""
-        return sum(trial.state != TrialState.WAITING for trial in self.trials())
+        return sum(trial.begun for trial in self.trials())
 
     def has_work(self) -> bool:
         return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or bool(self.test_due())
@@ -106,12 +105,6 @@ class StudySource:
     def bounds(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
         """Hyperparameters that bound what the trials may ask for."""
         return search.candidates(self.config, end)
-
-    def _pause(self, trial: TrialRecord) -> tuple[int, int]:
-        """From the last that was kept of a trial to this moment, at which it goes on, in milliseconds since 1970."""
-        evaluated = [evaluation.at or 0 for evaluation in trial.evaluations]
-        kept = int(1000 * artifacts.checkpointed(self.trial_folder(trial.number)))
-        return max(trial.began or 0, kept, *evaluated), now()
 
     def _exhausted(self) -> bool:
         return search.exhausted(self.config, self.study)
@@ -181,7 +174,7 @@ class StudySource:
         params, seed = self.config.hyperparameters(search.decode(self.config, drawn)), self.seed(asked)
         if resumed:
             known = self.trial(asked.number)
-            asked.set_user_attr("pauses", [*known.pauses, self._pause(known)])
+            asked.set_user_attr("pauses", [*known.pauses, artifacts.pause(known, self.trial_folder(known.number))])
         asked.set_user_attr("params", search.described(self.config, params))
         asked.set_user_attr("seed", seed)
         self.running[asked.number] = asked
