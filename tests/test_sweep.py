@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def test_every_study_that_comes_along_runs_to_its_end(tmp_path: Path, name: str)
     (row,) = peftsweep.best(place.storage)
     assert (row.study, row.method, row.model) == (name, config.method, str(base))
     assert row.adapter is not None and (Path(row.adapter) / "adapter_config.json").is_file()
-    assert {run.info.status for run in place.runs()} == {"FINISHED"} and len(place.runs()) == 4
+    statuses = Counter(run.info.status for run in place.runs())
+    assert statuses == Counter(FINISHED=1 + result.counts["complete"], KILLED=result.counts.get("pruned", 0))
 
 
 # Resumption ---------------------------------------------------------------------------------------------------------

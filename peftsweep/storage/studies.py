@@ -175,7 +175,10 @@ class Studies:
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            return optuna.create_study(study_name=name, storage=self.storage, direction="maximize", load_if_exists=True)
+            with reading(f"study {quoted(name)} in {masked(self.url)}"):
+                return optuna.create_study(
+                    study_name=name, storage=self.storage, direction="maximize", load_if_exists=True
+                )
         finally:
             optuna.logging.set_verbosity(before)
 
