@@ -301,11 +301,11 @@ class Runs:
         return {key: _told_most_first(same) for key, same in found.items()}
 
     def _only(self, same: list[Run], kept: Run | None = None) -> Run:
-        """Of runs of one study or trial, the one that was told most stays: another is what a server made that did what
-        it was asked only after nobody waited for it any more.
+        """Keep one run of those of a study or trial, the one with the most in it, and delete the others. A server makes
+        a second one when it answers a request only after the request was given up.
 
         Args:
-            kept: stays in its place.
+            kept: the run to keep in its place.
         """
         kept = kept or same[0]
         for run in same:
