@@ -2,9 +2,9 @@
 
 From the same weights, a step has the same loss and gradients but for rounding, on any processor. Of each weight after a
 whole training no such promise can be made in float32: AdamW divides a gradient by its own size plus 1e-8, and where the
-gradient is itself rounding noise, of some 1e-9, chance decides how far the weight moves. A promise of all weights together
-does hold: how far apart they are, relative to the way they went. In float64, where noise is far below 1e-8, one of each
-weight holds too.
+gradient is itself rounding noise, of some 1e-9, chance decides how far the weight moves. A promise of all weights
+together does hold: how far apart they are, relative to the way they went. In float64, where noise is far below 1e-8,
+one of each weight holds too.
 """
 
 from __future__ import annotations
