@@ -6,8 +6,9 @@ import difflib
 import importlib.util
 from pathlib import Path
 
+from peftsweep import names
 from peftsweep.errors import PeftsweepError
-from peftsweep.quoting import quoted
+from peftsweep.quoting import PATH, quoted, word
 
 PACKAGE = "package://"
 
@@ -22,17 +23,18 @@ def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
     module, _, inside = place.removeprefix(PACKAGE).partition("/")
     try:
         spec = importlib.util.find_spec(module) if module and "." not in module else None
-    except (ImportError, ValueError):
+    except (ImportError, OSError, ValueError):
         spec = None
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    said = f"{key}: {word(place, PATH)}"
     if not folders:
-        name = module.replace("_", "-")
-        raise error(f"{key}: {place}: the package {quoted(module)} is not installed; try: pip install {name}")
-    if ".." in Path(inside).parts:
-        raise error(f"{key}: {place}: .. leads out of the package")
-    path = Path(folders[0]) / inside
+        name = word(module.replace("_", "-"))
+        raise error(f"{said}: the package {quoted(module)} is not installed; try: pip install {name}")
+    if ".." in Path(inside).parts or Path(inside).is_absolute():
+        raise error(f"{said}: {'/' if inside.startswith('/') else '..'} leads out of the package")
+    path = names.possible(Path(folders[0]) / inside, key, error)
     if not path.exists():
-        raise error(f"{key}: {place}: the package has no {inside}{did_you_mean(path)}")
+        raise error(f"{said}: the package has no {word(inside, PATH)}{did_you_mean(path)}")
     return path
 
 
@@ -45,6 +47,6 @@ def did_you_mean(path: Path, *, but: tuple[str, ...] = ()) -> str:
     try:
         there = [entry.name for entry in path.parent.iterdir() if not entry.name.endswith(but)]
     except OSError:
-        return f"; the folder {path.parent} is not there" if path.parent.name else ""
+        return f"; the folder {word(str(path.parent), PATH)} is not there" if path.parent.name else ""
     near = difflib.get_close_matches(path.name, there, n=3)
-    return f"; did you mean {', '.join(near)}?" if near else ""
+    return f"; did you mean {', '.join(map(word, near))}?" if near else ""

@@ -304,7 +304,7 @@ def test_a_message_does_not_list_thousands_of_columns(tmp_path: Path) -> None:
 
 
 def test_a_home_that_nobody_has(tmp_path: Path) -> None:
-    assert "~nosuchuser/a.csv is not there" in refusal(source="~nosuchuser/a.csv")
+    assert "'~nosuchuser/a.csv': there is no such user" in refusal(source="~nosuchuser/a.csv")
 
 
 # Files that are no tables

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftsweep import jsonfile
+from peftsweep import jsonfile, names
 from peftsweep.data.arrow import read_parquet
 from peftsweep.data.decoding import Form, Undecodable, decoded
 from peftsweep.data.delimited import read_delimited
 from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
 from peftsweep.places import PACKAGE, did_you_mean, packaged
+from peftsweep.quoting import PATH, word
 
 FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
 LINE = re.compile(r"\r\n|\r|\n")  # not the ends of lines that JSON's own texts may have in them
@@ -52,21 +53,18 @@ def read(
         for doubt in doubts:
             warn(f"{place}: {doubt}")
     except OSError as error:
-        raise DataError(f"{key}: {place} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{key}: {word(place, PATH)} cannot be read: {error.strerror or error}") from error
     if not table.rows:
         raise DataError(f"{place}: no rows")
     return table
 
 
 def _path(place: str, key: str) -> Path:
-    try:
-        path = packaged(place, key, DataError) if place.startswith(PACKAGE) else Path(place).expanduser()
-    except RuntimeError as error:  # the home of nobody: ~nosuch/train.csv
-        raise DataError(f"{key}: {place} is not there: {error}") from error
+    path = packaged(place, key, DataError) if place.startswith(PACKAGE) else names.path(place, key, DataError)
     if not path.exists():
-        raise DataError(f"{key}: {place} is not there{did_you_mean(path)}")
+        raise DataError(f"{key}: {word(place, PATH)} is not there{did_you_mean(path)}")
     if _ending(path) not in FORMATS or not path.is_file():  # a pipe would be waited for
-        raise DataError(f"{key}: {place} is no file of a format that is read: {', '.join(FORMATS)}")
+        raise DataError(f"{key}: {word(place, PATH)} is no file of a format that is read: {', '.join(FORMATS)}")
     return path
 
 

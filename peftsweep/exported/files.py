@@ -112,7 +112,7 @@ def _checked(to: Path, source: Path) -> Path:
         raise DataError(f"{to}: cannot be written: the folder {to.parent} is not there, or not to be written")
     if to.exists() and source.exists() and to.samefile(source):
         raise UsageError(f"--output: {to} is the input; give another file")
-    return to.resolve()
+    return Path(os.path.realpath(to))
 
 
 def _extended(rows: Rows, beside: Columns) -> Rows:

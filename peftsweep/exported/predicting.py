@@ -18,7 +18,7 @@ from peftsweep.errors import DataError, ExportError, ModelError, UsageError
 from peftsweep.exported.faults import told
 from peftsweep.exported.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
-from peftsweep.models import default_device, is_at, load_base, mute, revision_of, saved_tokenizer
+from peftsweep.models import called, default_device, is_at, load_base, mute, revision_of, saved_tokenizer
 from peftsweep.quoting import quoted, word
 from peftsweep.task import probabilities
 
@@ -72,7 +72,7 @@ class Classifier:
                 own, found.task, four_bit=False, device=default_device(), pad=found.pad, trained_head=True
             ).model
         except ModelError as error:
-            why = re.split("[;.] ", str(error).removeprefix(f"model.id: {self.folder}").lstrip(": "))[0]  # no advice
+            why = re.split("[;.] ", str(error).removeprefix(called(own)).lstrip(": "))[0]  # no advice
             raise ExportError(f"{self.folder}: its model {why}; export it again") from error
 
     def _adapted(self) -> Any:

@@ -18,10 +18,12 @@ from peftsweep.models.base import (
 from peftsweep.models.loading import load_base, load_tokenizer, saved_tokenizer
 from peftsweep.models.padding import special_tokens
 from peftsweep.models.quiet import mute, quiet
+from peftsweep.models.source import called
 from peftsweep.models.support import check_supported, refusing, unsupported
 
 __all__ = [
     "Base",
+    "called",
     "check_supported",
     "default_device",
     "head_names",

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftsweep.config import ModelConfig
 from peftsweep.models import fingerprints
+from peftsweep.models.faults import told
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,24 @@ def longrope_window(model: Any) -> int | None:
 
 
 def revision_of(base: Base) -> str:
-    """What tells this base from another of the same name: the hub's commit, or a fingerprint of the folder's files."""
-    return base.revision or fingerprints.of_folder(Path(base.source))
+    """What tells this base from another of the same name: the hub's commit, or a fingerprint of the folder's files.
+
+    Raises:
+        ModelError: a file of the folder cannot be read any more.
+    """
+    if base.revision is not None:
+        return base.revision
+    with told(ModelConfig(id=base.source)):
+        return fingerprints.of_folder(Path(base.source))
 
 
 def is_at(base: Base, revision: str | None) -> bool:
-    """Whether the base is at that revision, which version 0.1.0 may have written down."""
+    """Whether the base is at that revision, which version 0.1.0 may have written down.
+
+    Raises:
+        ModelError: see `revision_of`.
+    """
     if revision == revision_of(base):
         return True
-    return base.revision is None and revision == fingerprints.older(Path(base.source))
+    with told(ModelConfig(id=base.source)):
+        return base.revision is None and revision == fingerprints.older(Path(base.source))

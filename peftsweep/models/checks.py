@@ -15,7 +15,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.models.base import head_names, is_4bit, linear_names
-from peftsweep.models.source import ADAPTER, Source, only_an_adapter
+from peftsweep.models.source import ADAPTER, Source, called, only_an_adapter
+from peftsweep.quoting import word
 from peftsweep.task import Task
 
 PLAIN = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
@@ -32,10 +33,10 @@ def check_no_adapter(config: ModelConfig, source: Source) -> None:
         return
     if not source.hub or _has_config(source):
         raise ModelError(
-            f"model.id: {config.id} holds an adapter ({ADAPTER}) beside its base, which transformers would put on it; "
+            f"{called(config)} holds an adapter ({ADAPTER}) beside its base, which transformers would put on it; "
             "take it away, or merge it into the base"
         )
-    raise ModelError(only_an_adapter(config.id, Path(found)))
+    raise ModelError(only_an_adapter(config, Path(found)))
 
 
 def _has_config(source: Source) -> bool:
@@ -65,12 +66,12 @@ def holds_4bit(config: ModelConfig, described: Any, *, four_bit: bool) -> bool:
         by = f"{by}, {kind}"
     if by != "bitsandbytes, nf4":
         raise ModelError(
-            f"model.id: {config.id} is quantised already ({by}): not supported; give the base that it was made of, "
+            f"{called(config)} is quantised already ({word(by)}): not supported; give the base that it was made of, "
             "which method: qlora holds in 4 bits"
         )
     if not four_bit:
         raise ModelError(
-            f"model.id: {config.id} is quantised already ({by}), and this method trains on whole weights; set method: "
+            f"{called(config)} is quantised already ({word(by)}), and this method trains on whole weights; set method: "
             "qlora, or give the base that it was made of"
         )
     return True
@@ -92,22 +93,22 @@ def check_filled(config: ModelConfig, report: Mapping[str, Any], skeleton: Any, 
     made_up = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
     strange = sorted(key for key in made_up if not key.startswith(tuple(f"{head}." for head in heads)))
     if len(strange) == sum(1 for name, _ in skeleton.named_parameters() if name.startswith(f"{prefix}.")):
-        raise ModelError(f"model.id: {config.id} holds another model's weights: none is one of those that it needs")
+        raise ModelError(f"{called(config)} holds another model's weights: none is one of those that it needs")
     if strange:
         raise ModelError(
-            f"model.id: {config.id} has no weights for {_some(strange)}, which would be random numbers; "
+            f"{called(config)} has no weights for {_some(strange)}, which would be random numbers; "
             "save it again as a whole, its pooler included"
         )
     left = [key for key in report["unexpected_keys"] if key.endswith(".weight")]  # others are buffers of old versions
     if unread := sorted(key for key in left if key.removeprefix(f"{prefix}.").partition(".")[0] in own):
         raise ModelError(
-            f"model.id: {config.id}: by its config.json, {_some(unread)} in its files would be left out; "
+            f"{called(config)}: by its config.json, {_some(unread)} in its files would be left out; "
             "give the config.json of these weights"
         )
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(word, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def check_stored(config: ModelConfig, source: Source) -> None:
@@ -123,7 +124,7 @@ def check_stored(config: ModelConfig, source: Source) -> None:
                 kind = file.get_slice(name).get_dtype()
                 if name.endswith(".weight") and kind not in PLAIN:
                     raise ModelError(
-                        f"model.id: {config.id}: its files hold {name} as {kind}, and config.json does not "
+                        f"{called(config)}: its files hold {word(name)} as {kind}, and config.json does not "
                         "say how that is read: not supported; give the base that it was made of"
                     )
 
@@ -148,4 +149,4 @@ def check_loaded(config: ModelConfig, model: Any, task: Task, *, dtype: torch.dt
         "some of its parameters are trainable": any(part.requires_grad for part in model.parameters()),
     }
     if found := [what for what, is_so in wrong.items() if is_so]:
-        raise ModelError(f"model.id: {config.id} is not loaded as it was asked for: {'; '.join(found)}")
+        raise ModelError(f"{called(config)} is not loaded as it was asked for: {'; '.join(found)}")

@@ -24,7 +24,7 @@ def of_folder(folder: Path) -> str:
     too large to be read twice, but to train a tensor changes all of it."""
     digest = hashlib.sha256()
     for pattern in PARTS:
-        for file in sorted(folder.glob(pattern)):
+        for file in filter(Path.is_file, sorted(folder.glob(pattern))):
             digest.update(f"{file.name}:".encode() + _meant(file))
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(_sampled(file, list(_tensors(file))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
 from peftsweep.aside import aside, put, tidy
-from peftsweep.errors import ModelError
+from peftsweep.errors import ModelError, is_a_library_s
+from peftsweep.escaping import in_line
 from peftsweep.models.fingerprints import of_file
-from peftsweep.models.quiet import quiet
+from peftsweep.models.quiet import mute, quiet
 from peftsweep.names import fitting
 from peftsweep.permissions import of_umask
+from peftsweep.quoting import PATH, shortened, word
 
 
 def converted(file: Path, cache: Path) -> Path:
@@ -35,15 +38,24 @@ def converted(file: Path, cache: Path) -> Path:
             _convert(file, path)
             if not folder.is_dir():  # another process may have been faster
                 put(path, folder)
-    except Exception as error:  # transformers and gguf raise what they like on a broken file
-        raise ModelError(f"model.id: {file} could not be converted from GGUF into {folder}: {error}") from error
+    except BaseException as error:  # transformers, tokenizers and gguf raise what they like on a broken file
+        if not is_a_library_s(error):
+            raise
+        why = in_line(shortened(" ".join(str(error).split()) or type(error).__name__, 300))
+        raise ModelError(
+            f"model.id: {word(str(file), PATH)} could not be converted from GGUF into {folder}: {why}"
+        ) from error
     return folder
 
 
 def _convert(file: Path, to: Path) -> None:
-    with quiet(), redirect_stderr(io.StringIO()):  # its progress bar listens to no switch
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-        model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    alone = to / "alone"  # transformers would also read what lies beside the file, and wait for a pipe
+    alone.mkdir()
+    (alone / file.name).symlink_to(file.resolve())
+    with quiet(), mute(), redirect_stderr(io.StringIO()):  # its progress bar listens to no switch
+        tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=file.name, trust_remote_code=False)
+        model = AutoModel.from_pretrained(alone, gguf_file=file.name, trust_remote_code=False)
+    shutil.rmtree(alone)
     tokenizer.save_pretrained(to)
     if hasattr(model.config, "quantization_config"):  # the weights below are not quantised any more
         del model.config.quantization_config

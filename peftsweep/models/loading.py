@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
-from transformers import __version__ as transformers_version
 
 from peftsweep.config import ModelConfig
-from peftsweep.errors import ExportError, ModelError, is_a_library_s
+from peftsweep.errors import ExportError, ModelError
 from peftsweep.models.base import Base, head_names
 from peftsweep.models.checks import check_filled, check_loaded, check_no_adapter, check_stored, holds_4bit
+from peftsweep.models.faults import NO_TOKENIZER, told
 from peftsweep.models.padding import is_padding, own_padding, padding_token, set_padding
-from peftsweep.models.quiet import mute, quiet
+from peftsweep.models.quiet import mute
 from peftsweep.models.sizes import check_described, check_weights
-from peftsweep.models.source import Source, locate
+from peftsweep.models.source import Source, called, locate
 from peftsweep.models.support import check_supported
-from peftsweep.quoting import quoted, shortened
 from peftsweep.task import Task
-
-UNREACHABLE = (
-    "not in the local cache, and the hub cannot be reached. Check the network (and that HF_HUB_OFFLINE is not set), or "
-    "give a folder that holds the model"
-)
-
-NO_TOKENIZER = "has no tokenizer that transformers reads; save one beside the model"
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -45,7 +27,15 @@ def load_tokenizer(config: ModelConfig) -> Any:
     Raises:
         ModelError: see `load_base`.
     """
-    return _tokenizer(config, locate(config))
+    return _tokenizer(config, _found(config))
+
+
+def _found(config: ModelConfig) -> Source:
+    """Raises:
+    ModelError: it cannot be looked for, or is not there.
+    """
+    with told(config):
+        return locate(config)
 
 
 def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
@@ -61,17 +51,17 @@ def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
     try:
         return _tokenizer(place, Source(str(folder), None, hub=False))
     except ModelError as error:
-        reason = str(error).removeprefix(f"model.id: {folder}: ").partition(". ")[0]
+        reason = str(error).removeprefix(f"{called(place)}: ").partition(". ")[0]
         raise ExportError(f"{folder}: its tokenizer {reason}; export it again") from error
 
 
 def _tokenizer(config: ModelConfig, source: Source) -> Any:
     trusted = config.trust_remote_code
-    with _told(config, source), mute():
+    with told(config, source), mute():
         check_described(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # where there are no files, transformers makes it up
-        raise ModelError(f"model.id: {config.id}: {NO_TOKENIZER}")
+        raise ModelError(f"{called(config)}: {NO_TOKENIZER}")
     if not trusted:
         tokenizer.init_kwargs.pop("auto_map", None)  # so that a copy names no code either
     return tokenizer
@@ -98,39 +88,52 @@ def load_base(
         ModelError: it is not there, gated, cannot be reached, has no safetensors, or no head for classification; it is
             not supported; or there is more in it than a base.
     """
-    source = locate(config)
+    source = _found(config)
+    with told(config, source):
+        return _frozen(config, source, task, four_bit=four_bit, device=device, pad=pad, trained_head=trained_head)
+
+
+def _frozen(
+    config: ModelConfig,
+    source: Source,
+    task: Task,
+    *,
+    four_bit: bool,
+    device: torch.device,
+    pad: int | None,
+    trained_head: bool,
+) -> Base:
     dtype = _dtype(config.dtype, device, four_bit)
     trusted, options = config.trust_remote_code, {}
-    with _told(config, source):
-        check_described(config, source)
-        check_no_adapter(config, source)
-        described = AutoConfig.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
-        described._attn_implementation = None  # transformers' choice: the folder's own may be code on the hub
-        own_bits = holds_4bit(config, described, four_bit=four_bit)
-        _for_task(described, task)
-        skeleton = _skeleton(config, described, pad)
-        check_weights(config, source, skeleton)
-        if four_bit and not own_bits:
-            options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=dtype,
-                llm_int8_skip_modules=head_names(skeleton),
-            )
-        model: Any
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            source.name,
-            config=described,
-            revision=source.revision,
-            trust_remote_code=trusted,
-            dtype=dtype,
-            device_map={"": device},
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # a checkpoint with a head of its own: each trial makes a new one
-            **options,
+    check_described(config, source)
+    check_no_adapter(config, source)
+    described = AutoConfig.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
+    described._attn_implementation = None  # transformers' choice: the folder's own may be code on the hub
+    own_bits = holds_4bit(config, described, four_bit=four_bit)
+    _for_task(described, task)
+    skeleton = _skeleton(config, described, pad)
+    check_weights(config, source, skeleton)
+    if four_bit and not own_bits:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=head_names(skeleton),
         )
+    model: Any
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        source.name,
+        config=described,
+        revision=source.revision,
+        trust_remote_code=trusted,
+        dtype=dtype,
+        device_map={"": device},
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # a checkpoint with a head of its own: each trial makes a new one
+        **options,
+    )
     if not trusted:
         vars(model.config).pop("auto_map", None)  # so that a copy names no code either
     check_filled(config, report, skeleton, heads=[] if trained_head else head_names(skeleton))
@@ -172,7 +175,7 @@ def _skeleton(config: ModelConfig, described: Any, pad: int | None) -> Any:
     if chosen is None and hasattr(skeleton, "score"):  # a decoder, which takes its own for a text's end
         chosen = padding_token(described, load_tokenizer(config))
         if chosen is None:
-            raise ModelError(f"model.id: {config.id}: its tokenizer has no special token that could pad; give it one")
+            raise ModelError(f"{called(config)}: its tokenizer has no special token that could pad; give it one")
         set_padding(described, chosen)
     return skeleton
 
@@ -208,66 +211,3 @@ def _settle_4bit(model: Any, dtype: torch.dtype) -> None:
         if isinstance(part, Linear4bit):
             part.support_avx512bf16_for_cpu = False
             part.compute_dtype = dtype
-
-
-@contextmanager
-def _told(config: ModelConfig, source: Source) -> Iterator[None]:
-    """Quiet while it loads; what libraries raise becomes one message that says what to do."""
-    try:
-        with quiet():
-            yield
-    except ModelError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"model.id: {config.id} does not fit the GPU's memory: {str(error).splitlines()[0]}"
-        ) from error
-    except BaseException as error:
-        if not is_a_library_s(error):
-            raise
-        raise ModelError(f"model.id: {config.id}: {_explained(error, config, source)}") from error
-
-
-def _explained(error: BaseException, config: ModelConfig, source: Source) -> str:
-    causes = list(_chain(error))
-    page = f"https://huggingface.co/{config.id}"
-
-    def caused_by(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    text = "\n".join(str(cause) for cause in causes)
-    if caused_by(GatedRepoError):
-        return f"gated: accept its licence at {page}, then log in with `hf auth login` or set HF_TOKEN"
-    if caused_by(RevisionNotFoundError) or "is not a valid git identifier" in text:
-        return f"has no revision {quoted(config.revision)}; its revisions are listed at {page}/tree/main"
-    if caused_by(RepositoryNotFoundError) or "is not a valid model identifier" in text:
-        return (
-            "no such model on the hub, and no such folder here. Check the spelling; if it is private, log in with "
-            "`hf auth login` or set HF_TOKEN"
-        )
-    if "trust_remote_code" in text:
-        where = page if source.hub else source.name
-        return f"brings code of its own. If you trust it (read it at {where}), set model.trust_remote_code: true"
-    if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
-        return "has no safetensors weights, and nothing else is loaded; convert it with transformers first"
-    if source.hub and (
-        caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError)
-        or "couldn't connect to" in text
-    ):
-        return UNREACHABLE
-    if "does not recognize this architecture" in text:
-        kind = quoted(text.partition("model type `")[2].partition("`")[0])
-        return f"is of an architecture, {kind}, that transformers {transformers_version} does not know"
-    if "`model_type` key" in text:
-        return "has no config.json of an architecture that transformers knows"
-    if "backend tokenizer" in text:
-        return NO_TOKENIZER
-    if "Unrecognized configuration class" in text:
-        return "its architecture has no AutoModelForSequenceClassification in transformers: not supported"
-    return f"cannot be loaded: {type(error).__name__}: {shortened(' '.join(str(error).split()), 300)}"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -14,10 +14,11 @@ from torch import nn
 from peftsweep import jsonfile
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
-from peftsweep.models.source import Source
+from peftsweep.models.source import Source, called
 from peftsweep.quoting import quoted, word
 
 LARGEST = 1 << 28  # bytes of a file of JSON: the tokenizers of the largest vocabularies have some 50 million
+INDEX, TEMPLATES = "model.safetensors.index.json", "additional_chat_templates/*"
 # The largest numbers that a configuration may ask for, by the ends of their names.
 MOST = {
     "layer|block|depth": 10_000,
@@ -36,23 +37,43 @@ def check_described(config: ModelConfig, source: Source) -> None:
     """
     if source.hub:
         return
-    for file in sorted(Path(source.name).iterdir()):
-        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe would be waited for
-            raise ModelError(f"model.id: {config.id}: {word(file.name)} is no file")
+    check_plain(config, Path(source.name))
     for file in sorted(Path(source.name).glob("*.json")):
         if file.stat().st_size > LARGEST:
-            raise ModelError(f"model.id: {config.id}: {file.name} has more than {LARGEST:,} bytes")
+            raise ModelError(f"{called(config)}: {word(file.name)} has more than {LARGEST:,} bytes")
     file = Path(source.name) / "config.json"
     try:
         said = jsonfile.read(file) if file.exists() else {}
     except ValueError as error:
-        raise ModelError(f"model.id: {config.id}: config.json cannot be read: {error}") from error
+        raise ModelError(f"{called(config)}: config.json cannot be read: {error}") from error
     for key, number in _numbers(said):
         most = next((most for names, most in MOST.items() if re.search(rf"(^|_)({names})s?$", key)), None)
         if most is not None and number > most:
             raise ModelError(
-                f"model.id: {config.id}: config.json asks for {key}: {quoted(number)}; {most:,} is the most"
+                f"{called(config)}: config.json asks for {word(key)}: {quoted(number)}; {most:,} is the most"
             )
+
+
+def check_plain(config: ModelConfig, folder: Path) -> None:
+    """Whether what transformers opens in a folder are files: a pipe would be waited for.
+
+    Raises:
+        ModelError: one is not.
+    """
+    for file in sorted([*folder.iterdir(), *folder.glob(TEMPLATES)]):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise ModelError(f"{called(config)}: {word(file.name)} is no file")
+    if (index := folder / INDEX).exists():
+        try:
+            said = jsonfile.read(index)
+        except ValueError as error:
+            raise ModelError(f"{called(config)}: {INDEX} cannot be read: {error}") from error
+        named = said.get("weight_map") if isinstance(said, dict) else None
+        if not isinstance(named, dict):
+            raise ModelError(f"{called(config)}: {INDEX} has no weight_map, which says where each weight is")
+        strange = [name for name in named.values() if not (isinstance(name, str) and (folder / name).is_file())]
+        if strange:
+            raise ModelError(f"{called(config)}: {INDEX} names {quoted(strange[0])}, which is no file")
 
 
 def _numbers(said: Any) -> Iterator[tuple[str, int]]:
@@ -80,6 +101,6 @@ def check_weights(config: ModelConfig, source: Source, skeleton: nn.Module) -> N
     asked = sum(part.numel() for part in skeleton.parameters())
     if asked > PACKED * max(there, 1 << 20):
         raise ModelError(
-            f"model.id: {config.id}: config.json asks for {asked:,} weights, and its files have {there:,}: these "
+            f"{called(config)}: config.json asks for {asked:,} weights, and its files have {there:,}: these "
             "are another model's"
         )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftsweep import jsonfile, names
 from peftsweep.aside import replaced, tidy
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.models.gguf import converted
 from peftsweep.places import PACKAGE, did_you_mean, packaged
+from peftsweep.quoting import PATH, shortened, word
 
 ADAPTER = "adapter_config.json"
 
@@ -27,20 +28,25 @@ class Source:
     hub: bool
 
 
+def called(config: ModelConfig) -> str:
+    """How messages begin that are about a base."""
+    return f"model.id: {word(config.id, PATH)}"
+
+
 def locate(config: ModelConfig) -> Source:
-    """Find the base; a GGUF file is converted into the cache when it is new there.
+    """Find the base; a GGUF file is converted into the cache when it is new there. To be asked within `faults.told`.
 
     Raises:
         ModelError: nothing is there, with what to do about it.
     """
     if config.id.startswith(PACKAGE):
         return _local(_packaged(config.id), config)
-    path = Path(config.id).expanduser()
+    path = names.path(config.id, "model.id", ModelError)
     looks_local = config.id.startswith(("/", ".", "~")) or config.id.count("/") > 1 or config.id.endswith(".gguf")
     if path.exists():
         return _local(path, config)
     if looks_local:
-        raise ModelError(f"model.id: {config.id} is not there{did_you_mean(path)}")
+        raise ModelError(f"{called(config)} is not there{did_you_mean(path)}")
     from transformers.utils.hub import resolve_revision
 
     # The commit, not a branch: with `main`, transformers asks a service to convert a base without safetensors.
@@ -51,31 +57,38 @@ def locate(config: ModelConfig) -> Source:
 def cache_folder() -> Path:
     """PEFTSWEEP_CACHE, or `peftsweep` in the user's cache folder."""
     own = os.environ.get("PEFTSWEEP_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peftsweep"
+    if own:
+        return names.path(own, "PEFTSWEEP_CACHE", ModelError)
+    return names.path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME", ModelError) / "peftsweep"
 
 
 def _local(path: Path, config: ModelConfig) -> Source:
     if config.revision is not None:
-        raise ModelError(f"model.revision: {config.id} lies on this machine; only a model of the hub has revisions")
-    if path.suffix == ".gguf":
+        raise ModelError(
+            f"model.revision: {word(config.id, PATH)} lies on this machine; only a model of the hub has revisions"
+        )
+    if path.suffix == ".gguf" and not path.is_dir():
+        if not path.is_file():  # a pipe would be waited for
+            raise ModelError(f"{called(config)} is no plain file")
         return Source(str(converted(path, cache_folder())), None, hub=False)
     if not (path / "config.json").is_file():
         if (path / ADAPTER).is_file():
-            raise ModelError(only_an_adapter(config.id, path / ADAPTER))
+            raise ModelError(only_an_adapter(config, path / ADAPTER))
         inside = sorted(file.name for file in path.glob("*.gguf")) if path.is_dir() else []
-        hint = f"; name its file: {path.name}/{inside[0]}" if inside else ""
-        raise ModelError(f"model.id: {config.id} has no config.json: not a folder that transformers loads{hint}")
+        hint = f"; name its file: {word(f'{path.name}/{inside[0]}', PATH)}" if inside else ""
+        raise ModelError(f"{called(config)} has no config.json: not a folder that transformers loads{hint}")
     return Source(str(path.resolve()), None, hub=False)
 
 
-def only_an_adapter(place: str, file: Path) -> str:
+def only_an_adapter(config: ModelConfig, file: Path) -> str:
     """What to say of a folder without a base."""
     try:
-        base = json.loads(file.read_bytes())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = None
-    named = f"its base, {base}" if isinstance(base, str) and base else "its base"
-    return f"model.id: {place} is an adapter, and no base: give {named}, or merge the adapter into it"
+        said = jsonfile.read(file)
+    except (OSError, ValueError):
+        said = None
+    base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
+    named = f"its base, {word(base, PATH)}" if isinstance(base, str) and base else "its base"
+    return f"{called(config)} is an adapter, and no base: give {named}, or merge the adapter into it"
 
 
 def _packaged(place: str) -> Path:
@@ -95,7 +108,9 @@ def _packaged(place: str) -> Path:
             with replaced(joined) as file:
                 module.assemble(file)
         except (OSError, ValueError, ImportError) as error:
-            raise ModelError(f"model.id: {place}: its parts could not be joined into {joined}: {error}") from error
+            raise ModelError(
+                f"model.id: {word(place, PATH)}: its parts could not be joined into {joined}: {shortened(str(error))}"
+            ) from error
     return joined
 
 

@@ -100,7 +100,7 @@ def lasting(text: str) -> str:
     """The URL as it can be kept: without a password, and not by the working folder."""
     url = address(text).url
     if url.get_backend_name() == "sqlite":
-        url = url.set(database=str(Path(str(url.database)).resolve()))
+        url = url.set(database=os.path.realpath(str(url.database)))
     return masked(url.render_as_string())
 
 
