@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from pyarrow import parquet
 
 from peftsweep import data
 from peftsweep.data.doubts import doubts
-from peftsweep.data.spelling import class_name, labels_in, order
+from peftsweep.data.lists import labels_in
+from peftsweep.data.spelling import class_name, order
 from peftsweep.task import Task
 from tests.test_data import FORMATS, ROOT, loaded, refusal
 from tests.tiny import EMOTIONS, tiny_rows, write
 
+R = {"column": "emotions", "separator": ","}  # R writes a list of one as a bare word
 LABELS = EMOTIONS[:3]  # anger, anticipation, disgust
 SETS: list[list[str]] = [[label for label in LABELS if row[label]] for row in tiny_rows(LABELS, 40, 0)]
 SETS[7] = []
@@ -68,7 +72,7 @@ def test_lists_are_several_labels_whether_the_study_says_so_or_not(tmp_path: Pat
         json.dumps,
         lambda labels: str(tuple(labels)),
         lambda labels: str(np.array(labels)) if labels else "[]",  # as pandas writes an array: no commas
-        lambda labels: f"[{', '.join(labels)}]" if len(labels) > 1 else str(labels),
+        lambda labels: f"[{', '.join(labels)}]",  # Java
         lambda labels: f" {labels} " if labels else None,
     ],
 )
@@ -83,6 +87,14 @@ def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: 
     ("cell", "separator", "found"),
     [
         (" joy ;; anger; joy ; ", ";", ["joy", "anger"]),
+        ("[a];[b]", ";", ["[a]", "[b]"]),
+        ("[joy; sad]", ";", ["joy", "sad"]),
+        (":);:(", ";", [":)", ":("]),
+        ("[(a;b);c]", ";", None),
+        ('{"joy": 1, "anger": 0}', ",", None),
+        ("['joy', <NA>]", ";", None),
+        ("joy, anger", None, None),
+        ("- joy\n- anger", None, ["joy", "anger"]),
         ("", ";", []),
         (" \t", ";", []),
         (None, ";", []),
@@ -111,6 +123,53 @@ def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: 
 )
 def test_the_labels_of_a_cell(cell: Any, separator: str | None, found: list[str] | None) -> None:
     assert labels_in(cell, separator) == found
+
+
+@pytest.mark.parametrize("separator", [None, ",", ";", " ", "|", "\n"])
+@pytest.mark.parametrize(
+    ("found", "cells"),
+    [
+        ([], ["[]", " [ ] ", "{}", "()", "set()", "character(0)", "c()", "[null]", "[None]", '"[]"', "[nan]"]),
+        (["joy"], ["[joy]", "(joy)", "{joy}", "['joy']", '["joy"]', "('joy',)", 'c("joy")', "[ joy ]", "['joy',]"]),
+        (["joy", "sad"], ["[joy, sad]", "[joy,sad]", "(joy, sad)", "{joy,sad}", "{NULL,joy,sad}", "[joy, sad, null]"]),
+        (["joy", "sad"], ['["joy","sad"]', "['joy', 'sad']", "('joy', 'sad')", '("joy","sad")', "{'joy', 'sad'}"]),
+        (
+            ["joy", "sad"],
+            ["[u'joy', u'sad']", "frozenset({'joy', 'sad'})", 'c("joy", "sad", NA)', 'list("joy", "sad")'],
+        ),
+        (["joy", "sad"], ["['joy' 'sad']", "['joy'\n 'sad']", "array(['joy', 'sad'],\n      dtype=object)"]),
+        (["joy", "sad"], ["[np.str_('joy'), np.str_('sad')]", "[‘joy’, ‘sad’]", "[“joy”, “sad”]"]),
+        (["joy", "sad"], ['[""joy"", ""sad""]', '"[""joy"",""sad""]"', '"[\\"joy\\", \\"sad\\"]"']),
+        (["very happy", "don't know"], ["[very happy, don't know]", '{"very happy",don\'t know}']),
+        (["very, happy", "so"], ['{"very, happy",so}', "['very, happy', 'so']"]),
+        (["007", "7", "1_0"], ["[007, 7, 1_0]", "{007,7,1_0}", "['007' '7' '1_0']"]),
+        (["1", "2"], ["[1 2]", "[1. 2.]", "[1, 2]", "{1,2}", "c(1, 2)", "[+1, 2.0]", "[1.0 2.0]"]),
+    ],
+)
+def test_what_is_a_list_is_read_as_one_whatever_the_separator_is(
+    found: list[str], cells: list[str], separator: str | None
+) -> None:
+    assert {cell: labels_in(cell, separator) for cell in cells} == dict.fromkeys(cells, found)
+
+
+@pytest.mark.parametrize("separator", [None, ",", ";"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "{'joy': 1}",
+        "{joy: 1, sad: 0}",
+        "['joy' ... 'sad']",
+        "[joy, ..., sad]",
+        "['it''s']",
+        "[joy, 'sad']",
+        "[[joy, sad], [love]]",
+        '[{"label": "joy"}]',
+        "[b'joy']",
+        "[`joy`, `sad`]",
+    ],
+)
+def test_what_may_be_anything_in_brackets_is_refused(cell: str, separator: str | None) -> None:
+    assert labels_in(cell, separator) is None
 
 
 @pytest.mark.parametrize(
@@ -156,6 +215,10 @@ def test_a_label_that_only_validation_has_is_told_with_its_rows(tmp_path: Path) 
         (" / ".join, {"column": "emotions", "separator": "/"}),
         (str, {"column": "emotions"}),
         (json.dumps, {"column": "emotions"}),
+        (lambda labels: f"[{', '.join(labels)}]", {"column": "emotions"}),
+        (" ".join, {"column": "emotions", "separator": " "}),
+        (" and ".join, {"column": "emotions", "separator": " and "}),
+        (lambda labels: f"c({json.dumps(labels)[1:-1]})" if len(labels) > 1 else "".join(labels), R),
     ],
 )
 def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several_labels(
@@ -182,6 +245,18 @@ def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several
         ["card; lost", *(f"intent {i}" for i in range(9))],
         ["-1", "0", "1"],
         ["C", "C#", "C++"],
+        ["New York", "Los Angeles", "New Jersey", "York"],
+        ["new car", "used car", "new bike", "used bike"],
+        ["arts and crafts", "food & drink", "arts", "food"],
+        ["0-10", "10-20", "20-30", "30-40"],
+        ["1-0", "0-1", "1-1", "2-1", "1-2", "0-0"],
+        ["1", "1.2", "2.1", "2", "1.1"],
+        ["half-true", "true", "barely-true"],
+        ["very_negative", "negative", "very_positive", "positive"],
+        ["alarm_set", "alarm_query", "audio_query", "audio_set", "music_query"],
+        ["B-PER", "I-PER", "B-LOC", "I-LOC", "O"],
+        ["en-US", "en-GB", "de-DE", "de-AT", "fr-FR"],
+        ["World", "Sports", "Business", "Sci/Tech"],
     ],
 )
 def test_names_that_have_a_mark_in_them_are_not_taken_for_joined_labels(classes: list[str]) -> None:
@@ -195,11 +270,76 @@ def test_names_that_have_a_mark_in_them_are_not_taken_for_joined_labels(classes:
         ["joy;anger", "fear;love"],
         ["joy + anger", "joy", "anger"],
         ["joy#anger", "joy#fear", "fear#anger"],
+        ["1 5", "5", "1", "1 5 7", "7"],
     ],
 )
 def test_names_that_are_joins_of_others_are_told(classes: list[str]) -> None:
     (said,) = doubts(Task("single-label", tuple(classes)), "class")
     assert "look like labels joined by" in said
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *(
+            " ",
+            "  ",
+            "\u3000",
+            "\n",
+            "\t",
+            "_",
+            "-",
+            " - ",
+            ".",
+            ":",
+            "::",
+            "&",
+            "&&",
+            " and ",
+            " y ",
+            "<br>",
+            "；",
+            "、",
+        ),
+        *("，", " / ", "||", "~", "\\", " • ", "=>", "->", "+", "#", "@", "*", ", ", ";", "__", "'", "·"),
+    ],
+)
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["joy", "anger", "fear", "love", "joy anger"],
+        ["anger", "anger joy", "fear", "fear joy", "anger fear joy", "joy"],
+        ["anger fear", "fear joy", "anger joy", "anger fear joy"],
+        ["😀 😢", "😢 😡", "😀 😡", "😀 😢 😡"],
+    ],
+)
+def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets: list[str]) -> None:
+    classes = [name.replace(" ", mark) for name in sets]
+    (said,) = doubts(Task("single-label", tuple(classes)), "c")
+    separator = yaml.safe_load(said.partition("several labels: ")[2])["labels"]["separator"]
+    assert {label for name in classes for label in labels_in(name, separator) or ()} == set(" ".join(sets).split())
+    (said,) = doubts(Task("multi-label", tuple(classes)), "c")  # they were parted by another mark
+    assert "labels look like labels joined by" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["[joy", "anger]", "[fear]", "love"], "3 of 4 labels look like pieces of lists, such as '[joy'"),
+        (["'joy'", "'anger'"], "all labels look like pieces of lists"),
+        (['["joy"]', '["anger", "joy"]'], "all labels look like lists of labels"),
+    ],
+)
+def test_labels_that_are_pieces_of_lists_are_told(labels: list[str], said: str) -> None:
+    assert any(said in doubt for doubt in doubts(Task("multi-label", tuple(labels)), "c"))
+
+
+def test_names_by_the_thousand_are_looked_through_in_a_moment() -> None:
+    drawn = random.Random(0)
+    names = sorted({", ".join(drawn.sample([f"tag {i}" for i in range(400)], 5)) for _ in range(9_000)})
+    begun = time.process_time()
+    (said,) = doubts(Task("single-label", tuple(names)), "c")
+    assert "joined by ','" in said and time.process_time() - begun < 10
 
 
 # Classes in every spelling
@@ -310,7 +450,10 @@ def test_whole_numbers_are_the_same_classes_in_every_format(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("value", "name"),
     [
-        *((value, "1") for value in (1, 1.0, "1", " 1.00", np.int64(1), np.float32(1), Decimal("1.0"))),
+        *(
+            (value, "1")
+            for value in (1, 1.0, "1", " 1.00", "+1", "1.", "+1.0", np.int64(1), np.float32(1), Decimal("1.0"))
+        ),
         *((value, "true") for value in (True, np.True_, "True", " TRUE ", "true")),
         *(
             (value, None)
@@ -329,10 +472,14 @@ def test_whole_numbers_are_the_same_classes_in_every_format(tmp_path: Path) -> N
             )
         ),
         *((value, "0") for value in (0, -0.0, "0.0", "-0.0", "-0", Decimal("-0"))),
-        *((value, value) for value in ("01", "1e0", "1E6", "+1", "1.5", "1.10", "٣", "1_0", "0x1", "1e+9999")),
+        *(
+            (value, value)
+            for value in ("01", "+01", "007.0", "1e0", "1E6", "1.5", "1.10", "٣", "1_0", "0x1", "1e+9999")
+        ),
         *((value, "1.5") for value in (1.5, np.float64(1.5), Decimal("1.5"))),
         (2**70, str(2**70)),
-        *((value, str(10**20)) for value in (1e20, "1e+20", "1E+20")),
+        *((value, str(10**20)) for value in (1e20, "1e+20", "1E+20", "1.0E20")),
+        *((value, "0.1") for value in (0.1, "0.1", np.float32(0.1), np.float16(0.1), Decimal("0.1"))),
     ],
 )
 def test_the_class_that_a_cell_names(value: Any, name: str | None) -> None:
@@ -395,6 +542,7 @@ def test_no_two_names_have_the_same_place_in_the_order() -> None:
         assert sorted(rng.permutation(np.array(ALIKE, object)).tolist(), key=order) == first
     numbers = [name for name in first if name.removeprefix("-").isdecimal()]
     assert first[: len(numbers)] == numbers and numbers[:4] == ["-01", "-1", "-0", "0"]
+    assert numbers[4:10] == ["00", "001", "01", "1", "007", "7"]  # of one value, by letters
 
 
 HASHED = """

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import yaml
 
-from peftsweep.data.spelling import listed
+from peftsweep.data.joins import joins, made_of_others
+from peftsweep.data.lists import listed, names_in, pieces
 from peftsweep.quoting import quoted
 from peftsweep.task import Task
 
 MISSING = ("nan", "null", "none", "n/a", "na", "<na>")
-SEPARATORS = (";", "|", ",", "/", "\t", "\n", "&", "+", "#")
-RARE_IN_NAMES = (";", "|")
 MANY = 20  # numbers with fractions: more than grades or versions have
 FRACTION = re.compile(r"-?\d+\.\d+(e-\d+)?")
 
@@ -44,8 +42,7 @@ def doubts(task: Task, column: str) -> Iterator[str]:
             f"{len(fractions):,} classes are numbers such as {quoted(fractions[0])}; if it is a measure, cut it into a "
             "few ranges"
         )
-    if task.kind == "single-label":
-        yield from _joined(task.labels, column)
+    yield from _joined(task, column)
 
 
 def _seen(name: str) -> str:
@@ -54,31 +51,28 @@ def _seen(name: str) -> str:
     return " ".join("".join(letter for letter in letters if unicodedata.category(letter) != "Cf").split())
 
 
-def _joined(classes: Sequence[str], column: str) -> Iterator[str]:
-    """Whether the classes look like several labels each."""
-    lists = [name for name in classes if name[:1] == "[" and listed(name) is not None]
-    if 2 * len(lists) >= len(classes):
-        yield _advice("lists of labels", lists, classes, {"column": column})
-        return
-    for separator in SEPARATORS:
-        joins = _joins(classes, separator)
-        if joins:
-            yield _advice(f"labels joined by {separator!r}", joins, classes, {"column": column, "separator": separator})
-            return
+def _joined(task: Task, column: str) -> Iterator[str]:
+    """Whether the names look like several labels each, or like pieces of such."""
+    names = task.labels
+    lists = {name: entries for name in names if (entries := names_in(listed(name) or [])) is not None and entries}
+    if 2 * len(lists) >= len(names) or made_of_others({name: lists.get(name, [name]) for name in names}, names):
+        key = {"column": column} | ({} if len(lists) == len(names) else {"separator": ","})
+        yield _advice(task, "lists of labels", list(lists), key)
+    elif 2 * len(broken := pieces(names)) >= len(names):
+        yield f"{_count(task, broken)} look like pieces of lists, such as {quoted(broken[0])}"
+    elif (found := joins(names)) is not None:
+        separator, joined = found
+        yield _advice(task, f"labels joined by {separator!r}", joined, {"column": column, "separator": separator})
 
 
-def _joins(classes: Sequence[str], separator: str) -> list[str]:
-    """The classes that look like others joined by the separator: some class joins classes that stand alone, or most
-    are made of parts that others have too (a mark that names rarely have need not part the same twice)."""
-    parts = {name: [part.strip() for part in name.split(separator)] for name in classes}
-    known, seen = set(classes), Counter(part for own in parts.values() for part in set(own))
-    several = [name for name, own in parts.items() if len(own) > 1 and all(own)]
-    alone = [name for name in several if known.issuperset(parts[name])]
-    shared = [name for name in several if separator in RARE_IN_NAMES or all(seen[part] > 1 for part in parts[name])]
-    return shared or alone if alone or 2 * len(shared) >= len(classes) else []
-
-
-def _advice(what: str, found: Sequence[str], classes: Sequence[str], labels: dict[str, str]) -> str:
+def _advice(task: Task, what: str, found: Sequence[str], labels: dict[str, str]) -> str:
     key = yaml.safe_dump({"labels": labels}, default_flow_style=None, allow_unicode=True, width=1000).strip()
-    count = "all" if len(found) == len(classes) else f"{len(found):,} of {len(classes):,}"
-    return f"{count} classes look like {what}, such as {quoted(found[0])}; if each text may have several labels: {key}"
+    hint = f"if each text may have several labels: {key}"
+    if task.multi_label:
+        hint = "if they are, labels are parted otherwise than was taken; see data.labels"
+    return f"{_count(task, found)} look like {what}, such as {quoted(found[0])}; {hint}"
+
+
+def _count(task: Task, found: Sequence[str]) -> str:
+    what = "labels" if task.multi_label else "classes"
+    return f"all {what}" if len(found) == len(task.labels) else f"{len(found):,} of {len(task.labels):,} {what}"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
-from peftsweep.data.spelling import BOOLEANS, class_name, labels_in, order
+from peftsweep.data.lists import labels_in
+from peftsweep.data.spelling import BOOLEANS, class_name, order
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 from peftsweep.quoting import quoted
