@@ -6,7 +6,7 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
-from peftsweep.masking import masked
+from peftsweep.masking import masked, without_keys
 
 MOST = 80  # characters of a value
 PATH = 240  # of a path, of which a person wants the whole
@@ -41,6 +41,7 @@ def quoted(value: Any, most: int = MOST) -> str:
 
 def shortened(text: str, most: int = MOST) -> str:
     """The text without secrets, at most so many characters of it: its two ends, and how much is left out between."""
+    text = without_keys(text)
     whole = len(text)
     if whole <= 2 * ENDS:
         first = last = masked(text)
@@ -63,7 +64,7 @@ def word(text: str, most: int = MOST) -> str:
 
 def bounded(message: str) -> str:
     """A whole message, however it was put together: without secrets, and with bounds on its lines."""
-    lines = message.split("\n")
+    lines = without_keys(message).split("\n")
     more = len(lines) - LINES
     kept = lines if more <= 0 else [*lines[: LINES - 1], f"… ({more + 1:,} lines more)"]
     return "\n".join(shortened(line, LINE) for line in kept)

@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 from peftsweep import jsonfile
 from peftsweep.escaping import harmless, in_json
-from peftsweep.masking import masked, masked_all
+from peftsweep.masking import behind_key, masked, masked_all, opens_a_key
 
 
 def say(text: str, stream: TextIO) -> None:
@@ -67,6 +67,7 @@ class Masked:
     def __init__(self, plain: TextIO) -> None:
         self.plain = plain
         self._begun = ""  # of the last line
+        self._in_key = False  # whether a private key has begun, and has not ended
         self._alone = threading.RLock()  # a signal's handler may write, too
 
     def write(self, text: str) -> int:
@@ -74,7 +75,7 @@ class Masked:
             lines, end, rest = (self._begun + text).rpartition("\n")
             self._begun = rest
             if end:
-                self.plain.write(masked(lines + end))
+                self._write(lines + end)
         return len(text)
 
     def flush(self) -> None:
@@ -86,7 +87,18 @@ class Masked:
         with self._alone:
             begun, self._begun = self._begun, ""
             if begun:
-                self.plain.write(masked(begun))
+                self._write(begun)
+
+    def _write(self, text: str) -> None:
+        """Write it masked. A private key may come line by line: `***` is its first one."""
+        while self._in_key and text:
+            line, end, rest = text.partition("\n")
+            behind = behind_key(line)
+            self._in_key = behind is None
+            text = behind + end + rest if behind else rest
+        if text:
+            self._in_key = opens_a_key(text)
+            self.plain.write(masked(text))
 
     def writelines(self, lines: Sequence[str]) -> None:
         for line in lines:

@@ -16,27 +16,70 @@ a common word: `***` then stands for the word, by itself, elsewhere too.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from peftsweep.masking import known
 from peftsweep.masking.forms import by_form, carries_secret, encoded
-from peftsweep.masking.hiding import HIDDEN, hidden
+from peftsweep.masking.hiding import HIDDEN, Span, hidden
 from peftsweep.masking.known import remember, remember_words
+from peftsweep.masking.tokens import KEY_BEGINS, KEY_ENDS, KEY_LINE, PRIVATE_KEY
 
-__all__ = ["HIDDEN", "carries_secret", "masked", "masked_all", "remember", "remember_words"]
+__all__ = [
+    "HIDDEN",
+    "behind_key",
+    "carries_secret",
+    "masked",
+    "masked_all",
+    "opens_a_key",
+    "remember",
+    "remember_words",
+    "without_keys",
+]
+
+_SPACE = re.compile(r"\s")
 
 
 def masked(text: str) -> str:
     """The text with `***` for the secrets in it: `postgresql://me:***@host/db`."""
     pattern = known.pattern()
-    found = [] if pattern is None else [match.span(1) for match in pattern.finditer(text)]
-    return encoded(hidden(text, [*found, *by_form(text)]))
+    found = {} if pattern is None else {match.start(1): match.end(1) for match in pattern.finditer(text)}
+    return encoded(hidden(text, [*found.items(), *(_cut(text, span, found) for span in by_form(text))]))
+
+
+def _cut(text: str, span: Span, found: dict[int, int]) -> Span:
+    """What has a secret's form may go on with a space; not behind one that is known and begins at the same place."""
+    start, end = span
+    more = _SPACE.search(text, found[start], end) if start in found else None
+    return (start, more.start()) if more else span
 
 
 def masked_all(value: Any) -> Any:
-    """The same for every text in plain data: lists, mappings and their keys."""
+    """The same for every text in plain data: lists, mappings and their keys, each of which stays one of its own."""
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, dict):
-        return {masked_all(name): masked_all(child) for name, child in value.items()}
+        names = [masked_all(name) for name in value]
+        names = [f"{name} ({n})" if (n := names[:at].count(name) + 1) > 1 else name for at, name in enumerate(names)]
+        return dict(zip(names, map(masked_all, value.values()), strict=True))
     return [masked_all(child) for child in value] if isinstance(value, list | tuple) else value
+
+
+def without_keys(text: str) -> str:
+    """The text with `***` for each private key: what is left may be cut, or masked line by line."""
+    return PRIVATE_KEY.sub(HIDDEN, text)
+
+
+def opens_a_key(text: str) -> bool:
+    """Whether a private key begins in the text, and may go on behind it."""
+    _, begins, rest = text.rpartition("-----BEGIN ")
+    key = KEY_BEGINS.match(begins + rest)
+    return key is not None and all(map(KEY_LINE.fullmatch, (begins + rest)[key.end() :].split("\n")))
+
+
+def behind_key(line: str) -> str | None:
+    """What a line has behind a private key that began before it; None where it is of the key, and no more."""
+    end = KEY_ENDS.search(line)
+    if end is not None:
+        return line[end.end() :]
+    return None if KEY_LINE.fullmatch(line) else line

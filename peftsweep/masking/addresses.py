@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from peftsweep.masking.hiding import Span
 
-LONGEST = 2000  # characters in which an address is looked at for its @
+LONGEST = 1000  # characters in which an address is looked at for its @
 TOKEN = 20  # characters from which a user before a password is a token
 
 BEGINS = re.compile(r"[a-z][a-z0-9+.-]*:/|//", re.IGNORECASE)
@@ -31,7 +31,16 @@ _WITH_USERS = re.compile(
 )
 # me:PW@host, but neither C:/Users, mailto:me@host, nor image:tag@sha256:…
 _WITHOUT_SCHEME = re.compile(
-    r"(?<![^\s'\"(=<\[,])(?!(?:mailto|xmpp|sips?|acct|npm):)([A-Za-z][\w.+-]{0,63}):(?![/\\\s])([^\s'\"<>]{1,300})@(?=[A-Za-z0-9\[])(?!sha\d)"
+    r"(?<![^\s'\"(=<\[,])(?!(?:mailto|xmpp|sips?|acct|npm):)([A-Za-z][\w.+-]{0,63}):(?![/\\\s])([^\s'\"<>]{1,200})@(?=[A-Za-z0-9\[])(?!sha\d)"
+)
+
+
+# Where the path is the secret: https://hooks.slack.com/services/T0/B0/XX, https://discord.com/api/webhooks/1/XX,
+# https://x.webhook.office.com/webhookb2/…, https://chat.example.org/hooks/XX
+_WEBHOOK = re.compile(
+    r"//(?:[\w.-]{0,200}?\b(?:web)?hooks?\.[\w.-]{1,200}(?::\d{1,5})?/|[\w.:-]{1,255}/(?:[\w.~-]{1,80}/){0,6}?(?:web)?hook(?:s|b2)?/)"
+    r"(?=[^\s?#]{0,200}(?-i:[0-9A-Z]))([^\s?#'\"<>]*[\w/=-])",
+    re.IGNORECASE,
 )
 
 
@@ -45,6 +54,10 @@ class Address(NamedTuple):
 
 def in_addresses(text: str) -> Iterator[Span]:
     """The passwords and tokens of all addresses in a text."""
+    yield from (found.span(1) for found in _WEBHOOK.finditer(text))
+    if "@" not in text:
+        return
+    yield from (found.span(2) for found in _WITHOUT_SCHEME.finditer(text))
     done = 0
     for address in _addresses(text):
         if address.start < done:  # inside of a password
@@ -53,11 +66,6 @@ def in_addresses(text: str) -> Iterator[Span]:
         if place is not None:
             yield place
             done = place[1]
-
-
-def without_scheme(text: str) -> Iterator[Span]:
-    """Passwords of `me:PW@host`."""
-    yield from (found.span(2) for found in _WITHOUT_SCHEME.finditer(text))
 
 
 def in_one_address(text: str) -> Iterator[Span]:
@@ -100,6 +108,10 @@ def _addresses(text: str) -> Iterator[Address]:
 
 def _within(text: str, address: Address) -> Span | None:
     """Where the secret of an address is that begins so in a text: where the address ends is not known."""
+    if not (_USER.match(text, address.end) or _LONE.match(text, address.end)):
+        return None
+    if text.find("@", address.end, address.end + LONGEST) < 0:
+        return None
     rest = re.split(r"[\n\r]", text[address.end : address.end + LONGEST], maxsplit=1)[0]
     following = next(_addresses(rest), None)
     if following is not None and rest[: following.start].endswith(tuple(" '\"(<,")):

@@ -118,15 +118,15 @@ def _ways(character: str) -> str:
     ways = {
         re.escape(character),
         "".join(f"%(?:25)?{_hex(f'{byte:02x}')}" for byte in utf8),
-        "".join(rf"\\+x{_hex(f'{byte:02x}')}" for byte in utf8),
-        rf"\\+x{_hex(f'{code:02x}')}",
-        rf"\\+U{_hex(f'{code:08x}')}",
-        "".join(rf"\\+u{_hex(f'{half:04x}')}" for half in _halves(character)),
-        f"&#(?:0*{code}|[xX]0*{_hex(f'{code:x}')});",
+        "".join(rf"\\{{1,8}}x{_hex(f'{byte:02x}')}" for byte in utf8),
+        rf"\\{{1,8}}x{_hex(f'{code:02x}')}",
+        rf"\\{{1,8}}U{_hex(f'{code:08x}')}",
+        "".join(rf"\\{{1,8}}u{_hex(f'{half:04x}')}" for half in _halves(character)),
+        f"&#(?:0{{0,6}}{code}|[xX]0{{0,6}}{_hex(f'{code:x}')});",
         *_SPECIAL.get(character, ()),
     }
     if character in "\\\"'/$`!":
-        ways.add(rf"\\+{re.escape(character)}")
+        ways.add(rf"\\{{1,8}}{re.escape(character)}")
     return f"(?:{'|'.join(sorted(ways, key=len, reverse=True))})"
 
 
@@ -136,10 +136,10 @@ _SPECIAL = {
     "<": ["&lt;"],
     ">": ["&gt;"],
     '"': ["&quot;", "&#34;"],
-    "'": ["&apos;", r"'\"'\"'", r"'\\+''"],
-    "\n": [r"\\+n"],
-    "\t": [r"\\+t"],
-    "\r": [r"\\+r"],
+    "'": ["&apos;", r"'\"'\"'", r"'\\{1,8}''"],
+    "\n": [r"\\{1,8}n"],
+    "\t": [r"\\{1,8}t"],
+    "\r": [r"\\{1,8}r"],
 }
 
 

@@ -74,13 +74,18 @@ TOKENS = {
     r"(?:[srp]k|rk)_(?:live|test|prod)_": r"[A-Za-z0-9]{10,}",  # Stripe
     r"whsec_": r"[\w+/=]{20,}",
     r"shp(?:at|ca|pa|ss)_": r"[0-9a-fA-F]{32}",  # Shopify
-    r"\d{8,10}:AA": r"[\w-]{32,}",  # Telegram
+    r"(?:bot)?\d{8,10}:AA": r"[\w-]{32,}",  # Telegram
     r"[MNO][\w-]{23,25}\.": r"[\w-]{6}\.[\w-]{27,}",  # Discord
     # anybody's
-    r"eyJ": r"[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*",  # JSON web token
+    r"(?<!-)eyJ": r"[\w-]{8,}(?:\.[\w-]*){2,4}",  # JSON web token, signed or encrypted
 }
 SHAPES = re.compile(f"{BEGIN}(?:{'|'.join(f'(?:{begins}){rest}' for begins, rest in TOKENS.items())}){_END}")
+# Private keys in PEM's form: whole; or as much of one as there is, which is long runs of base64.
+KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----")
+KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}-----")
+KEY_LINE = re.compile(r"[\s>|]*(?:[A-Za-z0-9+/=]*|[A-Z][\w-]{1,20}: ?\S*)\s*")  # of its lines in between
 PRIVATE_KEY = re.compile(
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----).){0,20000}(?:-----END [A-Z ]{0,40}-----)?",
+    rf"{KEY_BEGINS.pattern}(?:(?:(?!-----).)*{KEY_ENDS.pattern}"
+    r"|(?:[\s>|'\"\\]{1,20}[A-Za-z0-9+/=]{16,})*(?:[\s>|'\"\\]{1,20}[A-Za-z0-9+/]{1,62}={1,2})?)",
     re.DOTALL,
 )

@@ -7,14 +7,15 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote
 
+PASSWORDS = ("password", "passwd", "passphrase", "passcode", "pwd")  # which people choose: with spaces, too
 # How the names end of which a value is a secret wherever it stands, without what is no letter or digit.
 ALWAYS = tuple(
     f"{what}{end}"
     for what, ends in {
-        "": ("password", "passwd", "passphrase", "passcode", "pwd", "secret", "connectionstring"),
-        **dict.fromkeys(("api", "app", "auth", "access", "account", "encryption", "private"), ("key", "token")),
+        "": (*PASSWORDS, "secret", "connectionstring"),
+        **dict.fromkeys(("api", "app", "auth", "account", "encryption", "private"), ("key", "token")),
         **dict.fromkeys(("secret", "subscription", "shared", "signing", "master"), ("key",)),
-        **dict.fromkeys(("bearer", "client", "hf", "hub", "id", "refresh", "registry", "tracking"), ("token",)),
+        **dict.fromkeys(("bearer", "hf", "hub", "id", "refresh", "registry", "tracking"), ("token",)),
         **dict.fromkeys(("security", "service", "session", "vault"), ("key", "token")),
         "access": ("key", "keyid", "token"),
         "client": ("secret", "token"),
@@ -57,6 +58,12 @@ def means_secret(name: str, *, told: bool = False, query: bool = False) -> bool:
         return is_variable(name) and TOLD.fullmatch(words[-1]) is not None
     for_sure = TOLD.fullmatch(words[-1]) or TOLD.fullmatch(whole) or whole.endswith(TOLD_ENDS)
     return bool(for_sure) or (query and words[-1] in IN_QUERIES)
+
+
+def means_password(name: str) -> bool:
+    """Whether it is a password, or called secret, which may have spaces in it as no token has."""
+    whole = "".join(_WORDS.findall(unquote(name))).lower()
+    return whole.endswith((*PASSWORDS, "pass", "pw", "secret"))
 
 
 def is_variable(name: str) -> bool:
