@@ -458,6 +458,52 @@ def test_a_filter_keeps_rows_by_a_name(tmp_path: Path) -> None:
     assert (len(dataset.train), len(dataset.validation)) == (15, 5)
 
 
+@pytest.mark.parametrize(
+    ("cells", "rule", "kept"),
+    [
+        ([True, False], {"equals": True}, "a"),
+        ([True, False], {"equals": "True"}, "a"),
+        ([True, False], {"equals": 1}, "a"),
+        ([True, False], {"equals": "1"}, "a"),
+        ([True, False], {"min": 1}, "a"),
+        ([True, False], {"equals": False}, "b"),
+        ([1, 0], {"equals": True}, "a"),
+        ([1.0, 0.0], {"equals": "1"}, "a"),
+        ([1.0, 0.0], {"equals": "true"}, "a"),
+        ([1, 0, 2], {"equals": 1}, "a"),
+        ([1, 0, 2], {"equals": True}, ""),
+        ([1.0, 2.0], {"equals": "1.0"}, "a"),
+        ([0.5, 0.25], {"equals": "0.5"}, "a"),
+        ([0.1, 0.25], {"equals": 0.1, "max": 0.1}, "a"),
+        ([2**53, 2**53 + 1], {"equals": 2**53 + 1}, "b"),
+        (["007", "7", "7.0"], {"equals": "7"}, "bc"),
+        (["007", "7", "8"], {"equals": 7}, "ab"),
+        (["007", "7"], {"equals": "007"}, "a"),
+        (["1_0", "10", "11"], {"equals": 10}, "b"),
+        (["1_0", "10", "1"], {"min": 10}, "b"),
+        (["true", "x", "1"], {"equals": True}, "a"),
+        (["true", "x", "1"], {"equals": 1}, "c"),
+        (["en ", "de", "None"], {"equals": "en"}, "a"),
+        ([None, "x", "None"], {"equals": "None"}, "c"),
+        ([None, "x"], {"equals": ""}, "a"),
+        ([None, 1.0], {"equals": 1}, "b"),
+        ([None, True], {"equals": True}, "b"),
+        (["2024-01-02", "2024-01-03"], {"equals": "2024-01-03"}, "b"),
+    ],
+)
+def test_what_a_filter_keeps_is_the_same_in_every_format(
+    tmp_path: Path, cells: list[Any], rule: dict[str, Any], kept: str
+) -> None:
+    table = [row | {"text": f"{'abc'[i % len(cells)]} {i}", "c": cells[i % len(cells)]} for i, row in enumerate(rows())]
+    for ending in FORMATS:
+        source = write(tmp_path / f"a{ending}", table)
+        if not kept:
+            assert "no row is left by data.filter.c" in refusal(source=source, filter={"c": rule})
+            continue
+        dataset = loaded(source=source, filter={"c": rule})
+        assert {text[0] for text in dataset.train.texts + dataset.validation.texts} == set(kept), ending
+
+
 def test_rows_without_a_number_do_not_pass_and_are_counted(tmp_path: Path) -> None:
     unsure = [row | {"sure": "" if i in (3, 5) else "n/a" if i == 7 else 1} for i, row in enumerate(rows())]
     said: list[str] = []

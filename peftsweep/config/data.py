@@ -21,8 +21,8 @@ class Filter(Frozen):
     """Keep rows whose number is at least this. Rows without a number there are left out."""
     max: float | None = None
     """Keep rows whose number is at most this."""
-    equals: str | int | float | None = None
-    """Keep rows that have exactly this there."""
+    equals: str | bool | int | float | None = None
+    """Keep rows that have this there: a text, a number, true or false, which a file may spell as it may a class."""
 
     def _mistakes(self) -> Iterator[Mistake]:
         if self.min is None and self.max is None and self.equals is None:

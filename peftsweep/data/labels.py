@@ -9,13 +9,12 @@ import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
 from peftsweep.data.lists import labels_in
-from peftsweep.data.spelling import BOOLEANS, class_name, order
+from peftsweep.data.spelling import BOOLEANS, FLAGS, class_name, order
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 from peftsweep.quoting import quoted
 from peftsweep.task import Labels, Task
 
-FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 PAIRS = (("0", "1"), BOOLEANS)
 
 

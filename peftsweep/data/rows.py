@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peftsweep.config import Filter
-from peftsweep.data.spelling import is_whole
+from peftsweep.data.spelling import BOOLEANS, FLAGS, WHOLE, class_name, is_missing, is_whole
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 
@@ -21,29 +22,56 @@ def filtered(table: Table, filters: Mapping[str, Filter], note: Say) -> Table:
     """
     for column, rule in filters.items():
         values = table.column(column)
-        kept = [i for i, value in enumerate(values) if _passes(value, rule)]
+        numbers = [_number(value) for value in values]
+        equal = _equal(values, numbers, rule.equals)
+        kept = [i for i, number in enumerate(numbers) if equal[i] and _within(number, rule)]
         if not kept:
             raise DataError(f"{table.name}: no row is left by data.filter.{column}")
-        if rule.equals is None and (void := sum(_number(value) is None for value in values)):
+        compared = rule.min is not None or rule.max is not None
+        if compared and (void := sum(number is None for number in numbers)):
             note(f"{table.name}: {void:,} rows have no number in {column} and were left out")
         table = table.take(kept)
     return table
 
 
-def _passes(value: Any, rule: Filter) -> bool:
-    if isinstance(rule.equals, str):
-        return str(value) == rule.equals
-    number = _number(value)
-    if number is None or (rule.equals is not None and number != rule.equals):
-        return False
-    return (rule.min is None or number >= rule.min) and (rule.max is None or number <= rule.max)
+def _equal(values: Sequence[Any], numbers: Sequence[float | None], wanted: str | int | float | None) -> list[bool]:
+    """Whether each value is the one that is wanted (all are, if none is): by its name, as that of a class, so that it
+    is the same in every format. In a column of booleans, or of noughts and ones, 1 is true. A number that is wanted is
+    one in any spelling."""
+    if wanted is None:
+        return [True] * len(values)
+    names = [_name(value) for value in values]
+    name = _name(wanted)
+    if name in FLAGS and set(names) - {""} <= FLAGS.keys():
+        return [own != "" and FLAGS[own] == FLAGS[name] for own in names]
+    number = None if isinstance(wanted, str | bool) else float(wanted)
+    # whole numbers by name alone: 9007199254740993 is no other number, but as a float it is
+    return [
+        own == name or (there == number is not None and own not in BOOLEANS and not WHOLE.fullmatch(own))
+        for own, there in zip(names, numbers, strict=True)
+    ]
+
+
+def _name(value: Any) -> str:
+    """That of a class; of a date or another value that names none, as Python writes it; of an empty cell, none."""
+    return "" if is_missing(value) else class_name(value) or str(value).strip()
+
+
+def _within(number: float | None, rule: Filter) -> bool:
+    if rule.min is None and rule.max is None:
+        return True
+    return number is not None and (rule.min is None or number >= rule.min) and (rule.max is None or number <= rule.max)
 
 
 def _number(value: Any) -> float | None:
+    """The number that a cell has, or spells; that of a boolean is 0 or 1 in every format."""
+    if (name := class_name(value)) in BOOLEANS:
+        return float(FLAGS[name])
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):  # the last: JSON has whole numbers of any length
         return None
+    return None if math.isnan(number) or (isinstance(value, str) and "_" in value) else number
 
 
 def with_texts(table: Table, column: str) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 BOOLEANS = ("false", "true")
+FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 OLDER = re.compile(r"([+-]?\d+)\.0+")
 LARGE = re.compile(r"[+-]?\d+(\.\d+[eE]\+?|[eE]\+)\d+")  # as programs write large numbers; `1E6` may be a code
