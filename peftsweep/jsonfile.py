@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 MOST = 1 << 26  # bytes: a tokenizer has some tens of millions
+MOST_NODES = 2_000_000  # values in it; each takes a hundred bytes of memory
 TOO_DEEP = "nested too deeply"
+STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+STRING_BYTES = re.compile(STRING.pattern.encode(), re.DOTALL)
 LEVELS = 100  # so that whoever reads it may call itself for each of them
 
 
@@ -31,8 +35,10 @@ def read(file: Path) -> Any:
 
 def parsed(text: str | bytes) -> Any:
     """Raises:
-    ValueError: it is no JSON, or nested too deeply.
+    ValueError: it is no JSON, nested too deeply, or of too many values.
     """
+    if _separators(text) > MOST_NODES:
+        raise ValueError(f"more than {MOST_NODES:,} values")
     try:
         found = json.loads(text)
     except RecursionError:
@@ -43,6 +49,20 @@ def parsed(text: str | bytes) -> Any:
         if not level:
             return found
     raise ValueError(TOO_DEEP)
+
+
+def _separators(text: str | bytes) -> int:
+    """How many values there are, at most: each has a comma, or what opens a list, before it."""
+    found = _count(text)
+    if found <= MOST_NODES:
+        return found
+    return _count(STRING.sub("", text) if isinstance(text, str) else STRING_BYTES.sub(b"", text))
+
+
+def _count(text: str | bytes) -> int:
+    if isinstance(text, str):
+        return sum(map(text.count, ",[{"))
+    return sum(map(text.count, (b",", b"[", b"{")))
 
 
 def with_nulls(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -19,6 +20,17 @@ def test_what_is_no_json_is_a_value_error(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "x.json").write_bytes(text)
     with pytest.raises(ValueError):  # noqa: PT011  json's own words, and ours
         jsonfile.read(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("node", ["[]", "{}", "0", '[""]'])
+def test_a_file_of_too_many_values_is_not_parsed(node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonfile, "MOST_NODES", 1000)
+    text = f"[{','.join([node] * 2000)}]"
+    for whole in (text, text.encode(), text.encode("utf-16")):
+        with pytest.raises(ValueError, match="more than 1,000 values"):
+            jsonfile.parsed(whole)
+    said = {"text": ',[{"\\' * 2000}  # one value
+    assert jsonfile.parsed(json.dumps(said)) == said == jsonfile.parsed(json.dumps(said).encode())
 
 
 def test_a_hundred_levels_are_read() -> None:

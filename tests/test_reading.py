@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from peftsweep import data
 from peftsweep.config import DataConfig, is_text_encoding
+from peftsweep.data import arrow
 from peftsweep.data.table import named
 from peftsweep.errors import DataError
 from tests.test_data import loaded, refusal
@@ -430,3 +431,27 @@ def test_text_that_no_memory_holds_is_refused_before_it_is_read(tmp_path: Path) 
         with file.open("wb") as hole:
             hole.truncate(1 << 40)  # takes no disk
         assert "more than 4,294,967,296 bytes" in refused(file, "text")
+
+
+def test_parquet_that_unpacks_to_more_than_memory_holds_is_refused_by_its_footer_or_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nested: Any = pyarrow.array([1] * 3000)
+    for _ in range(arrow.LEVELS + 1):
+        nested = pyarrow.StructArray.from_arrays([nested], ["a"])
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 3000, pyarrow.int8()), ["x" * 100])
+    table = pyarrow.table({"text": texts, "label": texts})
+    file = tmp_path / "a.parquet"
+    parquet.write_table(table, file, row_group_size=1000)
+    assert len(read(file, "text")[0]) == 3000
+    for bound, most, said in (
+        ("ROWS", 2999, r"has 3,000 rows; 2,999 are the most"),
+        ("COLUMNS", 1, r"has 2 columns; 1 are the most"),
+        ("GROUPS", 2, r"has 3 row groups; 2 are the most"),
+        ("BYTES", 200_000, r"has more than 200,000 bytes, unpacked"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(arrow, bound, most)
+            assert said in refused(file, "text")
+    parquet.write_table(table.append_column("deep", nested), file)
+    assert "nested more than 50 levels deep" in refused(file, "text")

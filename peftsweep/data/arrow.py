@@ -14,6 +14,10 @@ from peftsweep.data.table import Table, places
 from peftsweep.errors import DataError
 from peftsweep.quoting import shortened
 
+# The most that a file may have. All of it is held in memory.
+ROWS, COLUMNS, GROUPS, LEVELS, BYTES = 10_000_000, 10_000, 100_000, 50, 1 << 31
+BATCH = 1000  # rows that are unpacked at once
+
 
 def read_parquet(path: Path, name: str, wanted: Sequence[str], whole: bool) -> Table:
     """The wanted columns (whole: all).
@@ -37,12 +41,49 @@ def arrow_table(path: Path, name: str, wanted: Sequence[str] | None = None) -> p
     """
     try:
         file = parquet.ParquetFile(path)
+        _check_size(file.metadata, name)
         if wanted is not None:
             places(name, wanted, file.schema_arrow.names, False)
-        return file.read(columns=wanted)
+        return _whole(file, wanted, name)
     except (pyarrow.ArrowException, UnicodeDecodeError, ValueError, OverflowError) as error:
         why = shortened((str(error) or type(error).__name__).splitlines()[0], 200)
         raise DataError(f"{name} is not a whole Parquet file: {why}") from error
+
+
+def _check_size(footer: parquet.FileMetaData, name: str) -> None:
+    """By what the footer says: a few bytes may stand for millions of rows.
+
+    Raises:
+        DataError: nobody can hold it, or it has values within values that no text and no label has.
+    """
+    for many, most, what in (
+        (footer.num_rows, ROWS, "rows"),
+        (footer.num_columns, COLUMNS, "columns"),
+        (footer.num_row_groups, GROUPS, "row groups"),
+    ):
+        if many > most:
+            raise DataError(f"{name} has {many:,} {what}; {most:,} are the most: write a part of it")
+    for number in range(footer.num_columns):
+        if footer.schema.column(number).path.count(".") > LEVELS:
+            raise DataError(f"{name} has values nested more than {LEVELS} levels deep; leave that column out")
+
+
+def _whole(file: parquet.ParquetFile, wanted: Sequence[str] | None, name: str) -> pyarrow.Table:
+    """Raises:
+    DataError: it is too large for memory: a text that is stored once may stand in every row.
+    """
+    batches, size = [], 0
+    for batch in file.iter_batches(batch_size=BATCH, columns=wanted):
+        batches.append(batch)
+        if (size := size + _unpacked(batch)) > BYTES:
+            raise DataError(f"{name} has more than {BYTES:,} bytes, unpacked; write a part of it")
+    return pyarrow.Table.from_batches(batches) if batches else file.read(columns=wanted)
+
+
+def _unpacked(batch: pyarrow.RecordBatch) -> int:
+    """Bytes of its values; of those that refer to a dictionary, as Python will have them."""
+    columns = (each.dictionary_decode() if isinstance(each, pyarrow.DictionaryArray) else each for each in batch)
+    return sum(each.nbytes for each in columns)
 
 
 def _values(column: pyarrow.ChunkedArray, name: str) -> Iterator[Any]:
