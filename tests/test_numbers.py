@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import numbers
-from tests.arithmetic import largest
+from tests.arithmetic import SETTINGS, largest, other
 
 TESTS = Path(__file__).parent
 
@@ -69,3 +69,11 @@ def test_the_largest_deviations_are_noted(tmp_path: Path, monkeypatch: pytest.Mo
     for apart in (1e-12, 3e-10, 0.0):
         numbers.hold("step", apart, torch.float64)
     assert largest(tmp_path / "noted") == ["float64 step: 3.0e-10"]
+
+
+def test_the_numbers_run_again_come_from_settings_that_change_them_or_not_at_all() -> None:
+    plainest, second = SETTINGS
+    by = {str(plainest): "DEFAULT", str(second): "AVX2"}
+    for own, settings in (("AVX512", plainest), ("AVX2", plainest), ("DEFAULT", second)):
+        assert other(own, lambda asked: by[str(asked)]) == (settings, by[str(settings)])
+    assert other("ARM", lambda asked: "ARM") is None
