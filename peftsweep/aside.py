@@ -1,7 +1,7 @@
 """Files and folders that are written aside and renamed: a reader finds a whole one or none.
 
-A process that is killed leaves behind what it was writing. The next process that writes the same thing removes it, for
-the name of an aside says who writes it: `.NAME.PID-MACHINE-N` beside NAME.
+A process that is killed leaves behind what it was writing. The next process that writes in the same folder removes it,
+for the name of an aside says who writes it: `.NAME.peftsweep-PID-MACHINE-N` beside NAME.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DAY = 86_400.0  # seconds after which an aside of another machine, whose process
 CLOCKS = 600.0  # seconds by which the clocks of a machine and of its file server may differ
 OLD = ".old"  # the ending of a folder that gives way to a new one
 _ENDING = r"(?P<ending>\.old|-journal|-wal|-shm|)"  # the last three: what SQLite keeps beside a database
-NAME = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<machine>[0-9a-f]{{8}})-\w+{_ENDING}")
+NAME = re.compile(rf"\.(?P<name>.+)\.peftsweep-(?P<pid>\d+)-(?P<machine>[0-9a-f]{{8}})-\w+{_ENDING}")
 # as version 0.1 named them, where a person is not likely to keep files of such a name
 EARLIER_FILES = re.compile(
     r"mlflow\.db|comparison\.html|selection\.html|adapter|owner\.json|validation\.safetensors|confusion_matrix\.png"
@@ -34,7 +34,8 @@ EARLIER = (
     re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+){_ENDING}"),
     re.compile(r"\.(?P<pid>\d+)-(?P<name>.+)(?P<ending>)"),
 )
-TEMPORARY = "peftsweep"  # the name of folders in the system's temporary place
+HIGHEST = 2**22  # PID; a number above it, such as a date, is none
+TEMPORARY = "temporary"  # the name of folders in the system's temporary place
 
 _count = itertools.count()
 _ours: set[str] = set()  # names that this process writes now: its PID may be that of a dead one, as in a container
@@ -82,20 +83,13 @@ def put(path: Path, target: Path) -> None:
 def tidy(target: Path) -> None:
     """Remove what dead processes wrote aside in the target's folder, of this target and of others. A folder that was
     about to give way comes back if no other stands in its place."""
-    try:
-        beside = list(os.scandir(target.parent))
-    except OSError:
-        return
-    for entry in beside:
-        found = _parsed(entry.name, target.name)
-        if found is None or not _is_dead(entry, found):
-            continue
-        path, place = Path(entry.path), target.with_name(found["name"])
-        if found["ending"] == OLD and not os.path.lexists(place):
-            with contextlib.suppress(OSError):
-                path.rename(place)
-        else:
-            _remove(path)
+    _tidy(target.parent, re.compile(re.escape(target.name)))
+
+
+def tidy_below(folder: Path) -> None:
+    """The same in a folder that holds nothing but what this program writes, and in all folders below it."""
+    for place, _, _ in os.walk(folder):
+        _tidy(Path(place), EARLIER_FILES)
 
 
 @contextmanager
@@ -119,15 +113,43 @@ def make_temporary() -> Path:
 
 
 def _stem(name: str) -> str:
-    return f".{name}.{os.getpid()}-{MACHINE}-"
+    return f".{name}.peftsweep-{os.getpid()}-{MACHINE}-"
 
 
-def _parsed(name: str, target: str) -> re.Match[str] | None:
-    """What the name of an aside says, of one by version 0.1 if it is this target's; None of any other file."""
-    if (found := NAME.fullmatch(name)) or not EARLIER_FILES.fullmatch(target):
+def _tidy(folder: Path, earlier: re.Pattern[str]) -> None:
+    try:
+        beside = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in beside:
+        found = _parsed(entry.name, earlier)
+        if found is None or not _is_dead(entry, found):
+            continue
+        path, place = Path(entry.path), folder / found["name"]
+        if found["ending"] == OLD and not os.path.lexists(place):
+            with contextlib.suppress(OSError):
+                path.rename(place)
+        else:
+            _remove(path)
+
+
+def _parsed(name: str, earlier: re.Pattern[str]) -> re.Match[str] | None:
+    """What the name of an aside says; None of any other file.
+
+    Args:
+        earlier: what asides by version 0.1 may be of.
+    """
+    if found := NAME.fullmatch(name):
         return found
-    earlier = (found for each in EARLIER if (found := each.fullmatch(name)) and found["name"] == target)
-    return next(earlier, None)
+    for each in EARLIER:
+        if (
+            (found := each.fullmatch(name))
+            and earlier.fullmatch(found["name"])
+            and EARLIER_FILES.fullmatch(found["name"])
+            and int(found["pid"]) <= HIGHEST
+        ):
+            return found
+    return None
 
 
 def _is_dead(entry: os.DirEntry[str], found: re.Match[str]) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from peftsweep import aside
-from peftsweep.aside import make_temporary, put, replaced, temporary, tidy
+from peftsweep.aside import make_temporary, put, replaced, temporary, tidy, tidy_below
+from peftsweep.storage import Place, claim
 from tests.studies import ROOT
 
 WRITES = """
@@ -117,7 +118,7 @@ def test_what_living_processes_write_stays(tmp_path: Path) -> None:
         assert left(tmp_path) == before and len(before) == 6
         other.communicate("")
         assert other.returncode == 0
-    assert [name for name in left(tmp_path) if "peftsweep" not in name] == []
+    assert [name for name in left(tmp_path) if not name.startswith(".temporary.")] == []
 
 
 def test_a_folder_that_was_about_to_give_way_comes_back(tmp_path: Path) -> None:
@@ -130,9 +131,16 @@ def test_a_folder_that_was_about_to_give_way_comes_back(tmp_path: Path) -> None:
     assert (tmp_path / "adapter" / "weights").read_text() == "whole" and left(tmp_path) == []
 
 
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The PID of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        process.communicate()
+    return process.pid
+
+
 @pytest.mark.parametrize("name", [".mlflow.db.{}", ".mlflow.db.{}-journal", ".{}-mlflow.db", ".mlflow.db.{}.old"])
-def test_what_earlier_versions_left_goes_with_what_it_was_of(tmp_path: Path, name: str) -> None:
-    dead = 2**22 + 1  # above Linux's highest PID
+def test_what_earlier_versions_left_goes_with_what_it_was_of(tmp_path: Path, name: str, dead: int) -> None:
     (tmp_path / "mlflow.db").touch()
     for pid in (dead, os.getppid()):
         (tmp_path / name.format(pid)).touch()
@@ -142,24 +150,52 @@ def test_what_earlier_versions_left_goes_with_what_it_was_of(tmp_path: Path, nam
     assert left(tmp_path) == [name.format(os.getppid())]
 
 
-def test_files_that_only_look_like_it_stay(tmp_path: Path) -> None:
+def test_whoever_takes_a_study_s_folder_removes_what_killed_processes_left_in_it_and_beside_it(
+    tmp_path: Path, dead: int
+) -> None:
+    study = tmp_path / "artifacts" / "study"
+    trial = study / "trial-0003"
+    trial.mkdir(parents=True)
+    ours = f"peftsweep-{dead}-{aside.MACHINE}-0"
+    for place in (study.parent / f".comparison.html.{ours}", study / f".owner.json.{dead}", trial / f".page.{ours}"):
+        place.touch()
+    for folder in (trial / f".adapter.{ours}", trial / f".adapter.{dead}", study / "kept" / ".notes.2024"):
+        folder.mkdir(parents=True)
+    alive = trial / f".adapter.peftsweep-{os.getppid()}-{aside.MACHINE}-0"
+    alive.touch()
+    claim(study, "key", Place("sqlite:///studies.db", None), known=True)
+    found = sorted(path.relative_to(study).as_posix() for path in study.parent.rglob("*") if path != study)
+    assert found == sorted(
+        ["kept", "kept/.notes.2024", "owner.json", "trial-0003", alive.relative_to(study).as_posix()]
+    )
+
+
+def test_files_that_only_look_like_it_stay(tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "DAY", -1.0)
     names = [
         ".out.csv.20240101",
         ".mlflow.db.backup",
         ".mlflow.db.1x",
-        "mlflow.db.4194305",
-        ".mlflow.db.4194305-0123456-0",
-        ".4194305",
+        f"mlflow.db.{dead}",
+        f"mlflow.db.peftsweep-{dead}-01234567-0",
+        f".mlflow.db.peftsweep-{dead}-0123456-0",
+        f".{dead}",
+        ".mlflow.db.20240131",  # no PID is as high
+        ".report.7-20240131-1",
+        ".backup.12-deadbeef-final",
+        f".mlflow.db.{dead}-{aside.MACHINE}-0",
+        f".adapters.{dead}",
     ]
     for name in names:
         (tmp_path / name).touch()
-    for target in ("mlflow.db", "out.csv"):
+    for target in ("mlflow.db", "out.csv", "report", "backup"):
         tidy(tmp_path / target)
+    tidy_below(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
-def test_another_machine_s_stay_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = ".mlflow.db.4194305-{}-0"
+def test_another_machine_s_stay_for_a_day(tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f".mlflow.db.peftsweep-{dead}-{{}}-0"
     other = "0" * 8
     assert other != aside.MACHINE
     (tmp_path / name.format(other)).touch()
@@ -168,7 +204,7 @@ def test_another_machine_s_stay_for_a_day(tmp_path: Path, monkeypatch: pytest.Mo
     assert left(tmp_path) == [name.format(other)]
     monkeypatch.setattr(aside, "DAY", 0.0)
     time.sleep(0.01)
-    alive = f".mlflow.db.{os.getppid()}-{aside.MACHINE}-0"  # however long ago it wrote that
+    alive = f".mlflow.db.peftsweep-{os.getppid()}-{aside.MACHINE}-0"  # however long ago it wrote that
     (tmp_path / alive).touch()
     tidy(tmp_path / "mlflow.db")
     assert left(tmp_path) == [alive]
@@ -179,10 +215,12 @@ def test_a_process_that_has_the_number_of_a_dead_one_keeps_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aside, "CLOCKS", -1.0)  # in place of ten minutes to wait for
-    (tmp_path / f".a.{os.getpid()}-{aside.MACHINE}-0").touch()  # in a container, a process often has its old number
+    (
+        tmp_path / f".a.peftsweep-{os.getpid()}-{aside.MACHINE}-0"
+    ).touch()  # in a container, a process often has its old number
     time.sleep(0.1)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as younger:
-        (tmp_path / f".a.{younger.pid}-{aside.MACHINE}-0").touch()
+        (tmp_path / f".a.peftsweep-{younger.pid}-{aside.MACHINE}-0").touch()
         tidy(tmp_path / "a")
         younger.communicate(b"\n")
     assert left(tmp_path) == []

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from peftsweep.aside import replaced
+from peftsweep.aside import replaced, tidy, tidy_below
 from peftsweep.errors import StorageError
 from peftsweep.storage.addresses import address, alike, lasting, same_place
 from peftsweep.storage.database import Database
@@ -90,7 +90,7 @@ def owner(folder: Path) -> Owner | None:
 
 def claim(folder: Path, key: str, place: Place, *, known: bool = False) -> None:
     """Make the folder this study's. What a deleted study of the same storage left there is taken over; a study that was
-    moved brings its folder along.
+    moved brings its folder along. What killed processes wrote aside in it and beside it is removed.
 
     Args:
         known: whether the study has had it before: an earlier version did not say so in it.
@@ -104,6 +104,8 @@ def claim(folder: Path, key: str, place: Place, *, known: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(folder / OWNER) as file:
             file.write_text(json.dumps(now.model_dump()) + "\n", encoding="utf-8")
+    tidy(folder)
+    tidy_below(folder)
 
 
 def check_free(folder: Path, key: str, place: Place, *, known: bool) -> None:
