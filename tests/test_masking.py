@@ -278,6 +278,14 @@ def test_a_short_secret_or_a_number_does_not_blank_out_a_text() -> None:
     assert masked("x://me:a@h") == "x://me:***@h"
 
 
+def test_json_keeps_its_keys_though_a_password_is_called_like_one() -> None:
+    for password in ("test", "macro_f1", "study"):
+        remember(f"postgresql://me:{password}@h/d")
+    plain = {"study": "a", "test": {"macro_f1": 0.5, "macro_f1_tuned": None}, "secret": 0.1, "password": "reset"}
+    assert masked_all(plain) == plain
+    assert masked_all({"hf_abcdefghijklmnopqrst": "test"}) == {"***": "***"}
+
+
 def test_the_words_of_a_command_are_known() -> None:
     remember_words(["run", "--token", "s3cretA", "--set", "model.api_key=s3cretB", "--set=x.password=s3cretC"])
     remember_words(["--storage", "me:s3cretD@h/d", "--storage=Server=h;Pwd=s3cretE;x=1", "--seeds", "ordinary"])

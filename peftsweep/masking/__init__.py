@@ -37,6 +37,7 @@ __all__ = [
     "without_keys",
 ]
 
+_NAME = re.compile(r"[a-z]{1,20}(?:_[a-z0-9]{1,12})*")  # no token: those go on for longer
 _SPACE = re.compile(r"\s")
 
 
@@ -55,11 +56,12 @@ def _cut(text: str, span: Span, found: dict[int, int]) -> Span:
 
 
 def masked_all(value: Any) -> Any:
-    """The same for every text in plain data: lists, mappings and their keys, each of which stays one of its own."""
+    """The same for every text in plain data: lists, mappings and their keys. Keys that are mere names stay, though a
+    password may be `test`; of the others, each stays one of its own."""
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, dict):
-        names = [masked_all(name) for name in value]
+        names = [name if _NAME.fullmatch(str(name)) else masked_all(name) for name in value]
         names = [f"{name} ({n})" if (n := names[:at].count(name) + 1) > 1 else name for at, name in enumerate(names)]
         return dict(zip(names, map(masked_all, value.values()), strict=True))
     return [masked_all(child) for child in value] if isinstance(value, list | tuple) else value

@@ -47,10 +47,10 @@ _IN_QUOTES = re.compile(
     r"(?P<open>\\{0,8}['\"])(?P<name>[\w.-]{1,60})(?P=open)\s{0,8}[:=]\s{0,8}(?:[bBuUrR](?=\\{0,8}['\"]))?"
     r"(?P<value>\\{0,8}['\"]|\d{6,}\b(?![.]))"
 )
-# ('name', 'value')
-_PAIR = re.compile(rf"\(b?['\"](?P<name>[\w.-]{{1,60}})['\"],\s{{0,8}}b?(?P<value>{_QUOTED})\)")
-# '--name', 'value', as Python writes the words of a command
-_WORDS = re.compile(rf"['\"](?P<name>--?[A-Za-z][\w.-]{{0,60}})['\"],\s{{0,8}}(?P<value>{_QUOTED})")
+# ('name', 'value'); '--name', 'value', as Python writes the words of a command
+_PAIR = re.compile(
+    rf"(?:(?P<open>\(b?)|(?=['\"]-))['\"](?P<name>[\w.-]{{1,60}})['\"],\s{{0,8}}b?(?P<value>{_QUOTED})(?(open)\))"
+)
 # <name>value</
 _ELEMENT = re.compile(r"<(?P<name>[\w:.-]{1,60})>(?P<value>[^<\n]+)</")
 # --name value, --name=value
@@ -219,17 +219,16 @@ def _in_quotes(text: str) -> Iterator[Span]:
             done = end if sure else done
         if place is not None:
             yield place
-    for pattern, told in ((_PAIR, False), (_WORDS, True)):
-        for pair in pattern.finditer(text):
-            if means_secret(pair["name"], told=told):
-                yield pair.start("value") + 1, pair.end("value") - 1
+    for pair in _PAIR.finditer(text):
+        if means_secret(pair["name"], told=pair["open"] is None):
+            yield pair.start("value") + 1, pair.end("value") - 1
 
 
 def _closing(text: str, start: int, quote: str) -> int:
     """Where a text in quotes ends: at a quotation mark that is written as its first one is, or with its line."""
     written = re.escape(quote) if len(quote) > 1 else rf"(?<!\\)(?:\\\\){{0,50}}{quote}"
-    end = re.compile(rf"{written}|\n").search(text, start)
-    return len(text) if end is None else end.end() - (0 if end[0] == "\n" else len(quote)) - (end[0] == "\n")
+    end = re.compile(rf"{written}|(?=\n)|\Z").search(text, start)
+    return len(text) if end is None else max(start, end.end() - (len(quote) if end[0] else 0))
 
 
 def _is_login(text: str) -> bool:

@@ -86,6 +86,6 @@ KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}-----")
 KEY_LINE = re.compile(r"[\s>|]*(?:[A-Za-z0-9+/=]*|[A-Z][\w-]{1,20}: ?\S*)\s*")  # of its lines in between
 PRIVATE_KEY = re.compile(
     rf"{KEY_BEGINS.pattern}(?:(?:(?!-----).)*{KEY_ENDS.pattern}"
-    r"|(?:[\s>|'\"\\]{1,20}[A-Za-z0-9+/=]{16,})*(?:[\s>|'\"\\]{1,20}[A-Za-z0-9+/]{1,62}={1,2})?)",
+    r"|(?:[\s>|'\"\\]{0,20}[A-Za-z0-9+/=]{16,}+)*(?:[\s>|'\"\\]{1,20}[A-Za-z0-9+/]{1,62}={1,2})?)",
     re.DOTALL,
 )
