@@ -101,7 +101,10 @@ NOT_COVERED = '{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
 TOKENIZERS: list[tuple[Edit, str]] = [
     (lambda data: data[:-9], "its tokenizer cannot be loaded: "),
     (lambda data: b"[" * 100_000, "its tokenizer cannot be loaded: "),
-    (as_json(post_processor__single=[NOBODY]), "its tokenizer cannot be used: PanicException: no entry found for key"),
+    (
+        as_json(post_processor__single=[NOBODY]),
+        "its tokenizer cannot be loaded: PanicException: no entry found for key",
+    ),
     (as_json(model__vocab={"<s>": 1, "</s>": 0}), "its tokenizer "),
 ]
 NOT_OURS = "adapter_config.json describes no adapter that peftsweep writes"

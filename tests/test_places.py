@@ -13,8 +13,9 @@ import torch
 
 from peftsweep import models
 from peftsweep.config import ModelConfig
-from peftsweep.errors import ModelError, PeftsweepError
+from peftsweep.errors import ModelError, PeftsweepError, UsageError
 from peftsweep.exported import Classifier
+from peftsweep.exported.destination import destination
 from peftsweep.exported.manifest import Manifest
 from peftsweep.models.gguf import converted
 from peftsweep.task import Task
@@ -127,3 +128,16 @@ def test_what_lies_beside_a_gguf_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(200))
     with pytest.raises(ModelError, match="could not be converted"):
         converted(tmp_path / "x.gguf", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("place", [".", "..", "/", "{here}", "{here}/../here", "../link"])
+def test_the_working_folder_and_those_above_it_are_no_destination(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    monkeypatch.chdir(here)
+    with pytest.raises(UsageError, match=r"^DEST: .* is the working folder, or above it; name a folder of its own$"):
+        destination(place.format(here=here))
+    assert destination("out") == here / "out" and destination("../other") == tmp_path / "other"

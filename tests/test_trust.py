@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from transformers import LlamaConfig
 from peftsweep import models
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, ModelError, PeftsweepError
+from peftsweep.exported.card import Origin, blocks, card
+from peftsweep.exported.manifest import Manifest
 from peftsweep.exported.writing import _save_tokenizer
 from peftsweep.methods import attached
 from peftsweep.models.gguf import converted
@@ -27,6 +30,7 @@ from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]
 TASK = Task("single-label", ("no", "yes"))
+LOAD = re.compile(r"transformers\.Auto\w+\.from_pretrained")
 LOADERS = {"from_pretrained", "from_config", "load_dataset", "load_model"}
 
 
@@ -198,3 +202,27 @@ def test_an_adapter_without_safetensors_is_not_unpickled(base: Path) -> None:
     (base / "adapter_model.bin").write_bytes(b"what was pickled")
     with pytest.raises(ExportError, match=r"adapter_model\.safetensors is gone"):
         attached(torch.nn.Linear(1, 1), base)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize(("method", "merged"), [("lora", False), ("qlora", False), ("ia3", False), ("lora", True)])
+def test_the_card_s_code_says_in_every_load_whether_code_may_run(
+    method: str, merged: bool, nested: bool, trusted: bool
+) -> None:
+    said: dict[str, Any] = {"version": "0", "study": "s", "trial": 0, "method": method, "kind": "single-label"}
+    said |= {"labels": TASK.labels, "thresholds": None, "text": "text", "max_length": 8, "fingerprint": "0"}
+    model = ModelConfig(id="owner/base", trust_remote_code=trusted)
+    manifest = Manifest(**said, base="0", scores={}, merged=merged, files={}, model=model)
+    whole = card(manifest, Origin("owner/base", True, 0, ["score"], nested=nested), folder="out", params={}, sampled=[])
+    loads = [
+        node
+        for code in blocks(whole)
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call)
+        and re.fullmatch(r"transformers\.Auto\w+\.from_pretrained", ast.unparse(node.func))
+    ]
+    assert len(loads) == (2 if merged or not nested else 3)
+    for node in loads:
+        (value,) = [ast.literal_eval(each.value) for each in node.keywords if each.arg == "trust_remote_code"]
+        assert value is trusted

@@ -126,7 +126,7 @@ def _inside(manifest: Manifest, origin: Origin) -> tuple[str, str] | None:
 def loading(manifest: Manifest, origin: Origin, *, folder: str) -> str:
     """Python that loads the folder."""
     where = json.dumps(folder, ensure_ascii=False)
-    code = ", trust_remote_code=True" if manifest.model.trust_remote_code else ""
+    code = f", trust_remote_code={manifest.model.trust_remote_code}"
     dtype = f', dtype="{origin.dtype}"'
     if manifest.merged:
         return f"""import transformers

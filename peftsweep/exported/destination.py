@@ -8,7 +8,7 @@ from pathlib import Path
 from peftsweep import names
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported import manifest as manifests
-from peftsweep.quoting import quoted, word
+from peftsweep.quoting import PATH, quoted, word
 
 SHOWN = 5  # names that a message lists
 
@@ -20,6 +20,11 @@ def destination(folder: str | Path) -> Path:
         UsageError: no folder can be there.
     """
     to = Path(os.path.realpath(names.path(folder, "DEST", UsageError)))
+    here = Path(os.path.realpath(Path.cwd()))
+    if to == here or to in here.parents:
+        raise UsageError(
+            f"DEST: {word(str(folder), PATH)} is the working folder, or above it; name a folder of its own"
+        )
     for part in (to, *to.parents):
         if part != to and part.exists():
             break

@@ -60,7 +60,9 @@ def _tokenizer(config: ModelConfig, source: Source) -> Any:
     with told(config, source), mute():
         check_described(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # where there are no files, transformers makes it up
+        made_up = len(tokenizer) <= len(tokenizer.all_special_ids)  # as transformers does where there are no files
+        tokenizer("")  # a spoilt one loads, and fails or panics when it is used
+    if made_up:
         raise ModelError(f"{called(config)}: {NO_TOKENIZER}")
     if not trusted:
         tokenizer.init_kwargs.pop("auto_map", None)  # so that a copy names no code either
