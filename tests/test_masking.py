@@ -97,10 +97,20 @@ def test_a_password_is_hidden_whatever_it_is_made_of(password: str) -> None:
         ("to https://hooks.slack.com/services/T0/B0/XX: no", "to https://hooks.slack.com/***: no"),
         ("https://discord.com/api/webhooks/12/aB-c?wait=true", "https://discord.com/api/webhooks/***?wait=true"),
         ("https://discordapp.com/api/v10/webhooks/12/aB-c", "https://discordapp.com/api/v10/webhooks/***"),
-        ("https://me.webhook.office.com/webhookb2/1@2/IncomingWebhook/3/4", "https://me.webhook.office.com/***"),
+        (
+            "https://me.webhook.office.com/webhookb2/1@2/IncomingWebhook/3/4",
+            "https://me.webhook.office.com/webhookb2/***",
+        ),
         ("https://outlook.office.com/webhook/1@2/IncomingWebhook/3/4", "https://outlook.office.com/webhook/***"),
         ("https://chat.me.org:8065/hooks/xxx1yyy", "https://chat.me.org:8065/hooks/***"),
         ("https://h/bot123456789:AAabcdefghijklmnopqrstuvwxyz0123456/x", "https://h/***/x"),  # Telegram
+        (r"https:\/\/hooks.slack.com\/services\/T0\/B0\/XX", r"https:\/\/hooks.slack.com\/***"),
+        (
+            "host='hooks.slack.com': url: /services/T00000000/B00000000/abcdefghijklmnopqrstuvwx",
+            "host='hooks.slack.com': url: /services/***",
+        ),
+        ("no answer at url: /api/webhooks/123456789012345678/aB-c (x)", "no answer at url: /api/webhooks/*** (x)"),
+        ("https://me@x.org:P W@h/x", "https://me@x.org:***@h/x"),
         # signed addresses
         (
             "https://b/k?X-Amz-Credential=A%2FB&X-Amz-Security-Token=PW",
@@ -217,6 +227,7 @@ def test_a_secret_behind_a_question_mark_is_hidden(key: str) -> None:
         "secret: trial 0 on /home/me/base\ntoken: too few rows",
         "x.csv: column password: 'No. 1' in row 21: no row has it; label token: ab12cd34ef56gh78",
         "password: 0.93\npassword  0.83  120\nsecret: 120",
+        "/home/me/hooks/train1.csv, hub-docs/webhooks/README.md, https://h/webhooks/README.md",
         "https://h/docs/webhooks, https://h/docs/webhooks/overview, //hooks.h/x",
         "trial-0003/adapter_model.safetensors, https://huggingface.co/a/b/resolve/main/tokenizer.json",
     ],

@@ -22,7 +22,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}$", re.IGNORECASE)
 _USER = re.compile(r"(?!\[)([^/?#:\s\"'<>]*):")  # Azure's has an @: me@server:password@host; [ begins an IPv6 host
 _LONE = re.compile(r"[^/?#@:\s\"'<>]+@")
 _PORT = re.compile(r"\d{1,5}(?![^/?#,\s\"'<>)\].;])")
-_HOST = re.compile(r"[./:?]|localhost$")
+_HOST = re.compile(r"(?![^/?#\[]*:[^\d\s])(?:.*[./:?]|localhost$)")  # of which what follows a colon is a port
 _QUERY_BEGINS = re.compile(r"\?[\w.%-]+=")
 # Schemes whose addresses have a user's name, and no token, before the @.
 _WITH_USERS = re.compile(
@@ -37,9 +37,11 @@ _WITHOUT_SCHEME = re.compile(
 
 # Where the path is the secret: https://hooks.slack.com/services/T0/B0/XX, https://discord.com/api/webhooks/1/XX,
 # https://x.webhook.office.com/webhookb2/…, https://chat.example.org/hooks/XX
+# also where only the path is told, if something in it is as long as a token.
 _WEBHOOK = re.compile(
-    r"//(?:[\w.-]{0,200}?\b(?:web)?hooks?\.[\w.-]{1,200}(?::\d{1,5})?/|[\w.:-]{1,255}/(?:[\w.~-]{1,80}/){0,6}?(?:web)?hook(?:s|b2)?/)"
-    r"(?=[^\s?#]{0,200}(?-i:[0-9A-Z]))([^\s?#'\"<>]*[\w/=-])",
+    r"(?:\b(?:web)?hooks?\.[\w.-]{1,200}(?::\d{1,5})?\\?/|//[\w.:-]{1,255}(?:\\?/[\w.~-]{1,80}){0,6}?\\?/(?:web)?hook(?:s|b2)?\\?/"
+    r"|/(?:web)?hook(?:s|b2)?/(?=[^\s?#]{0,100}[\w-]{16}))"
+    r"(?=[^\s?#]{0,200}\d)(?![^\s?#]{0,200}\*\*\*)([^\s?#'\"<>]*[\w/=-])",
     re.IGNORECASE,
 )
 
@@ -123,7 +125,7 @@ def _within(text: str, address: Address) -> Span | None:
     else:
         word = re.split(r"[\s\"<>]", rest, maxsplit=1)[0]
         place = _userinfo(word, address.scheme)
-        whole = place is not None and _HOST.search(word[place[1] + 1 :])
+        whole = place is not None and _HOST.match(word[place[1] + 1 :])
         user = _USER.match(word)
         no_password = place is None and (user is None or _PORT.match(word, user.end()) is not None)
         if not whole and not no_password:  # a space in the password?
@@ -134,7 +136,7 @@ def _within(text: str, address: Address) -> Span | None:
 def _is_host(rest: str, user: re.Match[str], first: int) -> bool:
     """Whether it is a host, with a port and a query that has an @ in it: `h.org:5432/d?password=a@b`."""
     port = _PORT.match(rest, user.end())
-    return port is not None and _HOST.search(user[1]) is not None and _QUERY_BEGINS.search(rest, 0, first) is not None
+    return port is not None and _HOST.match(user[1]) is not None and _QUERY_BEGINS.search(rest, 0, first) is not None
 
 
 def _userinfo(rest: str, scheme: str) -> Span | None:

@@ -63,6 +63,7 @@ TOKENS = {
     r"AGE-SECRET-KEY-1": r"[0-9A-Z]{40,}",
     # what reports runs
     r"xox[a-z](?:\.xox[a-z])?-": r"[\w-]{10,}",  # Slack
+    r"T[A-Z0-9]{8,12}/[AB][A-Z0-9]{8,12}/": r"[\w/]{16,}",  # its webhooks
     r"xapp-|xwfp-": r"[\w-]{16,}",
     r"gl(?:sa|c)_": r"[\w+/=]{20,}",  # Grafana
     r"NRAK-": r"[A-Z0-9]{20,}",  # New Relic
