@@ -34,7 +34,7 @@ from peftsweep.task.thresholds import halves, tuned
 
 Bits = NDArray[np.int64]  # noughts and ones [n, C]
 EMOTIONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
-QUALITIES = (0.4, 0.6, 0.9)
+QUALITIES = (0.4, 0.6, 0.9, 0.97)
 GAP = 0.08  # by which the better one of two different classifiers is better
 SHARED = 0.5  # of the variance of two classifiers' noise
 FEWEST = 3  # rows of each class: sets with fewer are drawn again
@@ -149,6 +149,7 @@ def kinds() -> Iterator[Data]:
     for counts in ((120, 77, 3), (120, 75, 5), (97, 3)):
         yield fixed(f"{len(counts)} classes, one of {counts[-1]} rows", counts)
     yield fixed("5 classes of 3 to 5 rows", (3, 3, 4, 5, 5))
+    yield fixed("5 classes of 3 rows", (3,) * 5)
     yield fixed("30 classes of 3 to 5 rows", (3, 4, 5) * 10)
     yield fixed("77 classes of 3 to 5 rows", ((3, 4, 5, 4) * 20)[:77])
     for thresholds in (False, True):

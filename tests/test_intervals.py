@@ -35,10 +35,12 @@ def rows_of(hits: int, missed: int, others: int = 20) -> Counted:
 
 
 @pytest.mark.parametrize(("hits", "missed"), [(3, 0), (0, 3), (2, 1), (30, 10)])
-def test_of_one_class_the_interval_is_wilsons(hits: int, missed: int) -> None:
-    shares = binomtest(hits, hits + missed).proportion_ci(method="wilson")
-    wanted = [2 * share / (1 + share) for share in (shares.low, shares.high)]
-    assert interval(rows_of(hits, missed)) == pytest.approx(wanted, abs=1e-4)
+def test_of_one_class_the_interval_is_wilsons_widened_for_few_misses(hits: int, missed: int) -> None:
+    low, high = (bound / (2 - bound) for bound in interval(rows_of(hits, missed)))  # of the share of hits
+    wilson, exact = (binomtest(hits, hits + missed).proportion_ci(method=each) for each in ("wilson", "exact"))
+    assert exact.low - 1e-4 <= low <= wilson.low + 1e-4 and wilson.high - 1e-4 <= high <= exact.high + 1e-4
+    if hits == 30:  # towards the middle nothing is skewed outwards
+        assert low == pytest.approx(wilson.low, abs=1e-4) and high > wilson.high + 1e-3
 
 
 def test_a_class_that_is_nowhere_may_be_as_good_as_any() -> None:
@@ -96,11 +98,25 @@ def test_p_is_that_of_mcnemars_test_where_accuracy_is_compared() -> None:
     assert difference(one, other)[2] == pytest.approx(wanted, rel=0.1)
 
 
+def test_a_pair_differs_only_if_swapping_predictions_says_so_too() -> None:
+    """Three rows are a rare class that one model knows and the other does not: by the score test p is 0.01."""
+    truth = np.repeat([[1, 0], [0, 1]], [3, 200], axis=0)
+    worse = truth.copy()
+    worse[:3] = [0, 1]
+    low, _, p = difference(Counted.of(truth, truth), Counted.of(truth, worse))
+    assert p == pytest.approx(2 * norm.sf(math.sqrt(3)), rel=1e-3) and low == 0
+    truth = np.repeat([[1, 0], [0, 1]], [6, 200], axis=0)
+    worse = truth.copy()
+    worse[:6] = [0, 1]
+    assert difference(Counted.of(truth, truth), Counted.of(truth, worse))[2] < 0.05
+
+
 SETS = 400
-CHANCE = 0.001  # by which one set of draws may be beyond its bounds, of an interval that is as good as it should be
+CHANCE = 0.01  # by which one set of draws may be beyond its bounds, of an interval that is as good as it should be
 WORLDS = {  # no class in fewer than three rows; the highest share of intervals that may hold, and their mean width
     "3 classes, one of 3 rows": (0.975, 0.28),
     "5 classes of 3 to 5 rows": (0.975, 0.45),
+    "5 classes of 3 rows": (0.995, 0.5),  # of 15 rows with 97 % right, most have no miss or one
     "11 labels, 4 to 40 %": (0.98, 0.2),
     "3 labels, one of 3 rows": (1.0, 0.26),  # three rows of one label can say no more: see benchmarks/README.md
 }
@@ -117,7 +133,8 @@ def test_in_each_world_intervals_hold_as_often_as_they_say(benchmark: ModuleType
     wrong = {}
     for data in worlds(benchmark):
         most, width = WORLDS[data.name]
-        for score in (0.6,) if data.several else (0.6, 0.9):
+        scores = (0.97,) if data.name == "5 classes of 3 rows" else (0.6,) if data.several else (0.6, 0.9)
+        for score in scores:
             model, rng = benchmark.as_good_as(data, score, -0.3 if data.several else 0.5), np.random.default_rng(0)
             held, widths = 0, []
             for _ in range(SETS):
@@ -133,11 +150,12 @@ def test_in_each_world_intervals_hold_as_often_as_they_say(benchmark: ModuleType
 
 
 def test_in_each_world_chance_is_not_called_a_difference_and_differences_hold(benchmark: ModuleType) -> None:
-    wrong = {}
+    """A method that calls 10 % of equal pairs different calls 20 of the 200 of a world."""
+    wrong, called = {}, []
     for data in worlds(benchmark):
         found = benchmark.figures(data, 0.6, SETS // 4, rivals=False)
-        least, most = (binom.ppf(chance, SETS // 4, share) for chance, share in ((CHANCE, 0.93), (1 - CHANCE, 0.06)))
-        called = [found[f"{pair}_called_different"] * SETS / 4 for pair in ("same", "other")]
-        if found["difference_held"] * SETS / 4 < least or max(called) > most:
+        called += [found[f"{pair}_called_different"] for pair in ("same", "other")]
+        if found["difference_held"] * SETS / 4 < binom.ppf(CHANCE, SETS // 4, 0.93) or sum(called[-2:]) / 2 > 0.08:
             wrong[data.name, data.tuned] = found
     assert not wrong
+    assert np.mean(called) < 0.045  # of all worlds together, where some can call few

@@ -5,8 +5,10 @@ What is asked for is macro-F1 on all texts of the kind that the validation rows 
 The F1 of a class is 2J/(1+J). J is the share of hits among the class's rows, which are those that have it, truly or by
 prediction. Of rows drawn at random, hits are a binomial count. So macro-F1 is a mean of functions of shares, and a
 difference is one of twice as many. A bound is where a score test of "it is no more than this" gives 2.5 %: for one
-share Wilson's interval (1927), for two that of Miettinen and Nurminen (1985). The bootstrap cannot do this where a
-class has few rows: of three hits in three rows, each resample has three hits.
+share Wilson's interval (1927), for two that of Miettinen and Nurminen (1985). Where a share is near one,
+misses are few and their count is skewed: a bound moves outwards by what Cornish and Fisher (1938) add to a quantile for
+that, as in the score test of Gart and Nam (1988), and never inwards. The bootstrap cannot do this where a class has few
+rows: of three hits in three rows, each resample has three hits.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from numpy.typing import NDArray
 
 LEVEL = 0.05
 QUANTILE = NormalDist().inv_cdf(1 - LEVEL / 2)
-TUNED = 1.25  # variance with tuned thresholds over that with given ones: which rows they were tuned on is chance, too
+# Variance with tuned thresholds over that with given ones, of one model and of the difference of two: which rows they
+# were tuned on is chance, too. Two models that are equal but for that are to be called different in 5 % of cases.
+TUNED, BOTH_TUNED = 1.25, 1.4
 FORCES, ROUNDS = 40, 4  # by which a place on a path is found: to a hundred thousandth of the force
 
 Array = NDArray[np.float64]
@@ -61,7 +65,7 @@ def interval(model: Counted, tuned: bool = False) -> tuple[float, float]:
     Args:
         tuned: thresholds were tuned, on rows that were not scored.
     """
-    found = _Sum.of(model, tuned=tuned)
+    found = _Sum.of(model, extra=TUNED if tuned else 1.0)
     absent = float((model.rows == 0).mean())
     return max(0.0, found.bound(1)), min(1.0, found.bound(-1, bent=True) + absent)
 
@@ -73,8 +77,9 @@ def difference(first: Counted, second: Counted, tuned: bool = False) -> tuple[fl
     models' predictions of a row with a chance of one half. The first knows which classes have few rows; the second,
     that two rows prove nothing, whichever class they have. The interval is widened to hold 0 where p is at least 0.05.
     """
-    found = _Sum.of(first, second, tuned=tuned)
-    p = max(found.p_of_nought(), _swapped(first, second, tuned))
+    extra = BOTH_TUNED if tuned else 1.0
+    found = _Sum.of(first, second, extra=extra)
+    p = max(found.p_of_nought(), _swapped(first, second, extra))
     low, high = max(-1.0, found.bound(1)), min(1.0, found.bound(-1))
     return (low, high, p) if p < LEVEL else (min(low, 0.0), max(high, 0.0), p)
 
@@ -97,7 +102,7 @@ class _Sum:
     extra: float
 
     @classmethod
-    def of(cls, *models: Counted, tuned: bool) -> _Sum:
+    def of(cls, *models: Counted, extra: float) -> _Sum:
         classes = len(models[0].hits)
         hits, rows = (np.concatenate([getattr(model, name) for model in models]) for name in ("hits", "rows"))
         residuals = np.concatenate([model.residuals for model in models], axis=1)
@@ -111,7 +116,7 @@ class _Sum:
         np.fill_diagonal(correlation, 1.0)
         weights = np.repeat([1.0, -1.0][: len(models)], classes) / classes
         weights[rows == 0] = 0  # of a class that is nowhere nothing is known
-        return cls(weights, hits, np.maximum(rows, 1), correlation, TUNED if tuned else 1.0)
+        return cls(weights, hits, np.maximum(rows, 1), correlation, extra)
 
     def value(self, shares: Array) -> Array:
         """The sum [...], of shares [..., K]."""
@@ -125,8 +130,9 @@ class _Sum:
         """The lower one (sign 1) or the upper one (-1); never beyond what was found."""
 
         def is_far(shares: Array) -> NDArray[np.bool_]:
-            distance, error = self.test(shares, bent)
-            return np.asarray((error > 0) & (sign * distance >= QUANTILE * error))
+            distance, error, skewness = self.test(shares, bent)
+            quantile = QUANTILE + np.maximum(0, sign * skewness) / 6 * (QUANTILE**2 - 1)
+            return np.asarray((error > 0) & (sign * distance >= quantile * error))
 
         bound = float(self.value(self.first_on_path(sign, is_far)))
         return min(bound, self.found) if sign > 0 else max(bound, self.found)
@@ -134,8 +140,13 @@ class _Sum:
     def p_of_nought(self) -> float:
         """By the test of this sum against nought, two-sided."""
         sign = 1 if self.found > 0 else -1
-        distance, error = self.test(self.first_on_path(sign, lambda shares: sign * self.value(shares) <= 0))
-        return math.erfc(max(0.0, sign * float(distance)) / float(error) / math.sqrt(2)) if error else 1.0
+        shares = self.first_on_path(sign, lambda shares: sign * self.value(shares) <= 0)
+        distance, error, skewness = map(float, self.test(shares))
+        if not error:
+            return 1.0
+        far, lean = max(0.0, sign * distance / error), max(1e-6, sign * skewness / 6)
+        normal = (math.sqrt(1 + 4 * lean * (far + lean)) - 1) / (2 * lean)  # far = normal + lean · (normal² - 1)
+        return math.erfc(min(far, normal) / math.sqrt(2))
 
     def first_on_path(self, sign: int, reached: Callable[[Array], NDArray[np.bool_]]) -> Array:
         """Shares on the way to a lower sum (sign 1) or a higher one (-1), where it first holds; else those at its end.
@@ -152,8 +163,9 @@ class _Sum:
             low, high = forces[max(0, first - 1)], forces[first]
         return _moved(self.hits, self.rows, 10**high * slope)
 
-    def test(self, shares: Array, bent: bool = False) -> tuple[Array, Array]:
-        """How far what was found is above the sum of these shares, and the standard error of that if they are true.
+    def test(self, shares: Array, bent: bool = False) -> tuple[Array, Array, Array]:
+        """How far what was found is above the sum of these shares, the standard error of that if they are true, and
+        how skewed it is then: its third moment over the cube of the error.
 
         Where a class makes up most of the variance, that of its share is known from the share. One of many is where its
         own hits put it, and its variance is that of a sample: one row less.
@@ -173,7 +185,11 @@ class _Sum:
             distance += self.weights * free * 2 / (1 + shares) ** 3 * variances
         least = 1e-6 * (errors**2).sum(axis=-1)  # correlations that were lessened may leave less than nothing
         variance = np.maximum(least, (errors @ self.correlation * errors).sum(axis=-1))
-        return distance.sum(axis=-1), np.sqrt(self.extra * variance)
+        alone = np.maximum((errors**2).sum(axis=-1), 1e-100)
+        cubes = (slopes**3 * shares * (1 - shares) * (1 - 2 * shares) / self.rows**2).sum(axis=-1)
+        # Where classes err together, they do so in fewer and larger steps: as many times as the variance is larger.
+        skewness = cubes * (variance / alone) ** 2 / np.maximum(variance, 1e-100) ** 1.5
+        return distance.sum(axis=-1), np.sqrt(self.extra * variance), skewness
 
 
 def _slope(shares: Array) -> Array:
@@ -190,7 +206,7 @@ def _moved(hits: Array, rows: Array, pull: Array) -> Array:
     return np.clip(np.where(positive, 2 * hits / np.where(positive, half + root, 1), (half - root) / (2 * pull)), 0, 1)
 
 
-def _swapped(first: Counted, second: Counted, tuned: bool) -> float:
+def _swapped(first: Counted, second: Counted, extra: float) -> float:
     """p of the difference, if each row's two predictions could as well have been the other model's. Its variance is
     then the sum of the squares of what rows contribute; as in McNemar's test (1947), without drawing."""
     rows, classes = np.nonzero(first.guess != second.guess)
@@ -199,5 +215,5 @@ def _swapped(first: Counted, second: Counted, tuned: bool) -> float:
     sign = (first.guess - second.guess)[rows, classes]
     part = sign * (2 * first.truth[rows, classes] - f1[classes]) / total[classes] / len(total)
     contributed = np.bincount(rows, part)
-    error = math.sqrt((TUNED if tuned else 1.0) * float(contributed @ contributed))
+    error = math.sqrt(extra * float(contributed @ contributed))
     return math.erfc(abs(float(part.sum())) / error / math.sqrt(2)) if error else 1.0
