@@ -33,14 +33,19 @@ def read(file: Path) -> Any:
     return parsed(file.read_bytes())
 
 
-def parsed(text: str | bytes) -> Any:
-    """Raises:
-    ValueError: it is no JSON, nested too deeply, or of too many values.
+def parsed(text: str | bytes, *, once: bool = False) -> Any:
+    """What the text says.
+
+    Args:
+        once: whether no object may have a key twice, of which Python would keep the last.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, or of too many values.
     """
     if _separators(text) > MOST_NODES:
         raise ValueError(f"more than {MOST_NODES:,} values")
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once if once else None)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     level = [found]
@@ -63,6 +68,15 @@ def _count(text: str | bytes) -> int:
     if isinstance(text, str):
         return sum(map(text.count, ",[{"))
     return sum(map(text.count, (b",", b"[", b"{")))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands twice in one object")
+        found[name] = value
+    return found
 
 
 def with_nulls(value: Any) -> Any:

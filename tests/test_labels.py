@@ -185,6 +185,16 @@ def test_what_may_be_anything_in_brackets_is_refused(cell: str, separator: str |
         (lambda labels: ["anger"], "emotions", "column emotions has one label alone ('anger')"),
         (lambda labels: [], "emotions", "column emotions has no label at all"),
         (lambda labels: [int(name in labels) for name in LABELS], "emotions", "each list has 3 noughts and ones"),
+        (
+            lambda labels: str([int(name in labels) for name in LABELS]),
+            {"column": "emotions"},
+            "each list has 3 noughts",
+        ),
+        (
+            lambda labels: " ".join(str(name in labels) for name in LABELS),
+            {"column": "emotions", "separator": " "},
+            "each list has 3 noughts and ones",
+        ),
         (lambda labels: labels if labels != ["anger"] else 0.5, "emotions", "column emotions: 0.5 in rows"),
     ],
 )
@@ -257,6 +267,7 @@ def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several
         ["B-PER", "I-PER", "B-LOC", "I-LOC", "O"],
         ["en-US", "en-GB", "de-DE", "de-AT", "fr-FR"],
         ["World", "Sports", "Business", "Sci/Tech"],
+        ["0,0", "1,0"],  # numbers, as some countries write them
     ],
 )
 def test_names_that_have_a_mark_in_them_are_not_taken_for_joined_labels(classes: list[str]) -> None:
@@ -500,6 +511,8 @@ def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None
             ["caf\u00e9", "cafe\u0301", "tea"],
             r"'caf\xe9' and 'cafe\u0301' are classes of their own, and differ by case",
         ),
+        (["tea", "#N/A"], "the class #N/A looks like a missing label"),
+        (["tea", "class"], "'class' is a class, too; if the header stands in the file again, remove that row"),
         (["tea", "tea\u200b"], r"'tea' and 'tea\u200b' are classes of their own"),
         (["tea", "Ｔea"], "'tea' and 'Ｔea' are classes of their own"),
         ([f"{i / 97:.3f}" for i in range(50)], "50 classes are numbers such as '0.000'; if it is a measure, cut it"),

@@ -420,6 +420,25 @@ def test_folders_and_names_of_columns_mean_nothing_to_parquet(tmp_path: Path) ->
     assert list(read(folder / "_a.parquet", "text", whole=True)[0].columns) == ["a.b", "a", "text"]
 
 
+def test_numbers_of_few_bits_are_those_that_text_spells(tmp_path: Path) -> None:
+    """A filter of at least 0.9 keeps 0.9, and 0.1 is the same class in every format."""
+    cells = [0.1, 0.9, None, float("nan")]
+    coded = pyarrow.array(cells, pyarrow.float32()).dictionary_encode()
+    for kind in (pyarrow.float16(), pyarrow.float32(), pyarrow.float64()):
+        column = pyarrow.array(cells, kind)
+        many = pyarrow.array([[0.1], [0.9, None], None, []], pyarrow.list_(kind))
+        table = pyarrow.table({"a": column, "b": many, "c": coded})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        found = read(tmp_path / "a.parquet", "a", "b", "c")[0].columns
+        assert found["a"][:3] == found["c"][:3] == [0.1, 0.9, None] and found["a"][3] != found["a"][3]
+        assert found["b"] == [[0.1], [0.9, None], None, []]
+
+
+def test_a_key_that_a_row_has_twice_is_not_chosen_from(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "c": "x"}\n{"text": "b", "c": "x", "c": "y"}\n')
+    assert "row 2 is not JSON that can be read: 'c' stands twice in one object" in refused(tmp_path / "a.jsonl", "c")
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.csv")
     assert "train.csv is no file of a format that is read" in refused(tmp_path / "train.csv", "text")

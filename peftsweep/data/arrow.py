@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 from pyarrow import parquet
 
@@ -17,6 +18,8 @@ from peftsweep.quoting import shortened
 # The most that a file may have. All of it is held in memory.
 ROWS, COLUMNS, GROUPS, LEVELS, BYTES = 10_000_000, 10_000, 100_000, 50, 1 << 31
 BATCH = 1000  # rows that are unpacked at once
+NARROW: dict[type[pyarrow.Scalar], type[np.floating[Any]]]
+NARROW = {pyarrow.HalfFloatScalar: np.float16, pyarrow.FloatScalar: np.float32}
 
 
 def read_parquet(path: Path, name: str, wanted: Sequence[str], whole: bool) -> Table:
@@ -100,7 +103,13 @@ def _values(column: pyarrow.ChunkedArray, name: str) -> Iterator[Any]:
 def _plain(value: pyarrow.Scalar) -> Any:
     """In Python, or as Arrow writes it where Python has no such value: a moment of the year 100,000."""
     try:
-        return value.as_py()
+        if isinstance(value, pyarrow.DictionaryScalar) and value.is_valid:
+            return _plain(value.value)
+        if isinstance(value, pyarrow.ListScalar) and value.is_valid and pyarrow.types.is_floating(_inner(value)):
+            return [_plain(inner) for inner in value.values]
+        found = value.as_py()
+        # 0.9 of 32 bits is 0.9, as CSV would have it, and no 0.8999999761581421, which is below 0.9
+        return float(str(NARROW[type(value)](found))) if type(value) in NARROW and found is not None else found
     except UnicodeDecodeError:
         raise
     except (ValueError, OverflowError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException):
@@ -112,3 +121,7 @@ def _plain(value: pyarrow.Scalar) -> Any:
         with contextlib.suppress(pyarrow.ArrowException):
             return str(value.cast(kind).as_py())
     return f"<{value.type}>"
+
+
+def _inner(value: pyarrow.ListScalar) -> pyarrow.DataType:
+    return getattr(value.type, "value_type", pyarrow.null())  # a map has none

@@ -13,7 +13,8 @@ from peftsweep.data.lists import listed, names_in, pieces
 from peftsweep.quoting import quoted
 from peftsweep.task import Task
 
-MISSING = ("nan", "null", "none", "n/a", "na", "<na>")
+MISSING = ("nan", "null", "none", "n/a", "na", "<na>", "nat", "nil", "(null)", "\\n", "undefined", "?")
+EXCEL = ("#n/a", "#na", "#value!", "#ref!", "#name?", "#div/0!", "#null!", "#num!")
 MANY = 20  # numbers with fractions: more than grades or versions have
 FRACTION = re.compile(r"-?\d+\.\d+(e-\d+)?")
 
@@ -24,10 +25,12 @@ def doubts(task: Task, column: str) -> Iterator[str]:
     Args:
         column: the one of classes, or of all labels.
     """
-    missing = [label for label in task.labels if label.lower() in MISSING]
+    missing = [label for label in task.labels if label.lower() in (*MISSING, *EXCEL)]
     if missing:
         what = "class" if task.kind == "single-label" else "label"
         yield f"the {what} {', '.join(missing)} looks like a missing label; if it is, remove its rows"
+    if column in task.labels:
+        yield f"{quoted(column)} is a class, too; if the header stands in the file again, remove that row"
     alike: dict[str, list[str]] = {}
     for label in task.labels:
         alike.setdefault(_seen(label), []).append(label)

@@ -46,7 +46,7 @@ def made_of_others(parts: Mapping[str, Sequence[str]], names: Sequence[str], mar
         mark: what they were parted by.
     """
     known, seen = set(names), Counter(part for own in parts.values() for part in set(own))
-    several = [name for name, own in parts.items() if len(own) > 1 and all(own)]
+    several = [name for name, own in parts.items() if len(own) == len(set(own)) > 1 and all(own)]
     alone = [name for name in several if known.issuperset(parts[name])]
     shared = [name for name in several if mark in RARE_IN_NAMES or all(seen[part] > 1 for part in parts[name])]
     most = 2 * len(shared) >= len(names)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
-from peftsweep.data.lists import labels_in
-from peftsweep.data.spelling import BOOLEANS, FLAGS, class_name, order
+from peftsweep.data.lists import entries, labels_in
+from peftsweep.data.spelling import BOOLEANS, FLAGS, class_name, is_missing, order
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 from peftsweep.quoting import quoted
@@ -100,12 +100,14 @@ def _sets(config: DataConfig, table: Table) -> list[list[str]]:
             f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: expected "
             f"{expected}"
         )
-    sizes = {len(value) for value in values if isinstance(value, list | tuple)}
-    if len(sizes) == 1 and min(sizes) > 1 and all(set(labels or ()) <= FLAGS.keys() for labels in found):
-        raise DataError(
-            f"{table.name}: column {column}: each list has {sizes.pop()} noughts and ones: expected the names of the "
-            "labels that are on; or give each label a column of its own, and name all of them: labels: [joy, anger]"
-        )
+    if all(FLAGS.keys() >= set(labels or ()) for labels in found):
+        sizes = {len(entries(value, separator) or ()) for value in values if not is_missing(value)}
+        if len(sizes) == 1 and min(sizes) > 1:
+            raise DataError(
+                f"{table.name}: column {column}: each list has {sizes.pop()} noughts and ones: expected the names of "
+                "the labels that are on; or give each label a column of its own, and name all of them: labels: [joy, "
+                "anger]"
+            )
     return [labels or [] for labels in found]
 
 

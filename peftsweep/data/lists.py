@@ -33,19 +33,23 @@ def labels_in(value: Any, separator: str | None) -> list[str] | None:
     Args:
         separator: what parts them in a text that is no list; without it, the text must be a list, as `listed` reads it.
     """
+    parts = entries(value, separator)
+    return None if parts is None else names_in(parts)
+
+
+def entries(value: Any, separator: str | None) -> Sequence[Any] | None:
+    """What stands in the cell of `labels_in`, empty entries and repeated ones too."""
     if is_missing(value):
         return []
-    parts: Any = value
-    if isinstance(value, str):
-        parts = listed(value, separator)
-        if parts is None and separator is not None:
-            parts = value.split(separator)
-            one = len(parts) == 1 and any(mark in value for mark in (",", ":", *QUOTES))
-            if _enclosed(value) and (one or not all(map(_balanced, parts))):
-                return None  # something else, or pieces of it: {"joy": 1, "anger": 0}
-    elif separator is not None and not isinstance(value, list | tuple):
-        parts = [value]
-    return names_in(parts) if isinstance(parts, list | tuple) else None
+    if not isinstance(value, str):
+        return value if isinstance(value, list | tuple) else None if separator is None else [value]
+    if (found := listed(value, separator)) is not None or separator is None:
+        return found
+    parts = value.split(separator)
+    one = len(parts) == 1 and any(mark in value for mark in (",", ":", *QUOTES))
+    if _enclosed(value) and (one or not all(map(_balanced, parts))):
+        return None  # something else, or pieces of it: {"joy": 1, "anger": 0}
+    return parts
 
 
 def names_in(parts: Sequence[Any]) -> list[str] | None:

@@ -15,7 +15,7 @@ from peftsweep.data.delimited import read_delimited
 from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
 from peftsweep.places import PACKAGE, did_you_mean, packaged
-from peftsweep.quoting import PATH, word
+from peftsweep.quoting import PATH, shortened, word
 
 FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
 LINE = re.compile(r"\r\n|\r|\n")  # not the ends of lines that JSON's own texts may have in them
@@ -82,11 +82,12 @@ def _jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form
         if not line.strip():
             continue
         try:
-            record = jsonfile.parsed(line)
+            record = jsonfile.parsed(line, once=True)
         except json.JSONDecodeError as error:
             raise DataError(f"{name}: row {number} is not JSON: {error.msg} at character {error.colno}") from error
-        except ValueError as error:  # thousands of digits, a hundred levels
-            raise DataError(f"{name}: row {number} is not JSON that can be read: {error}") from error
+        except ValueError as error:  # thousands of digits, a hundred levels, a key twice
+            why = shortened(str(error), 200)
+            raise DataError(f"{name}: row {number} is not JSON that can be read: {why}") from error
         if not isinstance(record, dict):
             hint = ", but a list: write each of its objects into a line of its own" if isinstance(record, list) else ""
             raise DataError(f"{name}: row {number} is not a JSON object{hint}")
