@@ -8,10 +8,11 @@ Two ways lead to a secret in a text.
 - **By their form** (`forms`), in any text: of addresses (`addresses`), behind names that mean a secret (`words`), and
   tokens by how they begin (`tokens`).
 
-Not recognised: a secret that nothing gives away, such as a password in a sentence that this process was not given; the
-parts of a known one; one of fewer than four characters, or a number of fewer than six digits, but where its form tells;
-in a text of which nothing is known, a password behind its first `@` and a space. Too much is hidden where a password is
-a common word: `***` then stands for the word, by itself, elsewhere too.
+Not recognised: a secret that nothing gives away, such as a password in a sentence that this process was not given, or
+mere words and small numbers behind `password: `, where a label may be called so; the parts of a known one; one of fewer
+than four characters, or a number of fewer than six digits, but where its form tells; in a text of which nothing is
+known, a password behind its first `@` and a space. Too much is hidden where a password is a common word: `***` then
+stands for the word, by itself, elsewhere too.
 """
 
 from __future__ import annotations
