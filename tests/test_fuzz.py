@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ SHARES = shares(list(KINDS.values()), INPUTS)
 
 
 @pytest.fixture(scope="module")
-def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
-    return {kind.name: kind for kind in made(tmp_path_factory.mktemp("fuzz"), list(KINDS))}
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]:
+    found = {kind.name: kind for kind in made(tmp_path_factory.mktemp("fuzz"), list(KINDS))}
+    yield found
+    for kind in found.values():
+        kind.done()
 
 
 @pytest.mark.filterwarnings("ignore")  # as the command line does

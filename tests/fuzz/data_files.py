@@ -48,7 +48,7 @@ KEYS: dict[str, list[Any]] = {
 
 
 class DataFiles(Kind):
-    name, share = "data-files", 56
+    name, share = "data-files", 54
 
     def __init__(self, ground: Ground) -> None:
         self.tokenizer = tiny_tokenizer(decoder=False)
@@ -59,6 +59,8 @@ class DataFiles(Kind):
         how = rng.choice(["rows", "rows", "bytes", "config", "types"])
         spoilt: Any = trees.mutated(rows, rng) if how == "rows" else rows
         whole = table(spoilt, how == "types", rng) if ending == ".parquet" else written(spoilt, ending, rng)
+        for old in folder.iterdir():
+            old.unlink()
         (folder / f"train{ending}").write_bytes(raw.mutated(whole, rng) if how == "bytes" else whole)
         (folder / "dev.csv").write_bytes(written(rows[:6], ".csv", random.Random(0)))
         config: Plan = {"text": "text", "labels": kind}
@@ -66,17 +68,22 @@ class DataFiles(Kind):
             if rng.random() < (0.4 if how == "config" else 0.05):
                 config[key] = rng.choice(choices)
         both = rng.random() < 0.3 and "split" not in config
-        return {"how": how, "file": f"train{ending}", "both": both, "config": config}
+        plan = {"how": how, "file": f"train{ending}", "both": both, "config": config}
+        try:
+            self._config(folder, plan)
+        except ValidationError:  # a study file with this is refused: another input
+            return self.make(rng, folder)
+        return plan
 
     def use(self, folder: Path, plan: Plan) -> None:
+        config = self._config(folder, plan)
+        self._predicted(config, str(folder / plan["file"]), folder)
+        data.load(config, self.tokenizer, note=str, warn=str)
+
+    def _config(self, folder: Path, plan: Plan) -> DataConfig:
         file = str(folder / plan["file"])
         source = {"train": file, "validation": str(folder / "dev.csv")} if plan["both"] else {"source": file}
-        try:
-            config = DataConfig.model_validate(plan["config"] | source)
-        except ValidationError:
-            return  # a study file with this is refused
-        self._predicted(config, file, folder)
-        data.load(config, self.tokenizer, note=str, warn=str)
+        return DataConfig.model_validate(plan["config"] | source)
 
     def _predicted(self, config: DataConfig, file: str, folder: Path) -> None:
         """All columns are read and written again, as `predict` does."""

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from unittest import mock
 
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.storage import _VersionManager
@@ -60,12 +61,16 @@ class Databases(Kind):
         self.home = ground.swept
         # Optuna runs twelve scripts whenever it opens a database to find its newest version: half of an input's time
         newest = RDBStorage(self.home.storage).get_head_version()
-        _VersionManager.get_head_version = lambda manager: newest
+        self.patched = mock.patch.object(_VersionManager, "get_head_version", return_value=newest)
+        self.patched.start()
         self.configs = {name: load(self.home.folder / f"{name}.yaml") for name in STUDIES}
         self.data = {name: self._data(config) for name, config in self.configs.items()}
 
     def _data(self, config: StudyConfig) -> Dataset:
         return load_data(config.data, load_tokenizer(config.model), note=str, warn=str)
+
+    def done(self) -> None:
+        self.patched.stop()
 
     def make(self, rng: random.Random, folder: Path) -> Plan:
         shutil.copyfile(self.home.folder / "studies.db", folder / "studies.db")

@@ -75,7 +75,7 @@ def _spoilt(folder: Path, rng: random.Random) -> str:
         return f"{name}: added"
     file = rng.choice(files)
     if what == "tree":
-        file.write_bytes(_tree(file.read_bytes(), file.suffix, rng))
+        file.write_bytes(as_data(file.read_bytes(), file.suffix, rng))
     elif what == "bytes":
         file.write_bytes(raw.mutated(file.read_bytes(), rng))
     elif what == "other":
@@ -89,7 +89,7 @@ def _spoilt(folder: Path, rng: random.Random) -> str:
     return f"{file.name}: {what}"
 
 
-def _tree(data: bytes, ending: str, rng: random.Random) -> bytes:
+def as_data(data: bytes, ending: str, rng: random.Random) -> bytes:
     """JSON, or the JSON at the head of safetensors, spoilt as data."""
     try:
         if ending == ".json":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.fuzz.bases import Bases
 from tests.fuzz.data_files import DataFiles
 from tests.fuzz.databases import Databases
 from tests.fuzz.folders import Folders
@@ -12,7 +13,7 @@ from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind
 from tests.fuzz.study_files import StudyFiles
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles, DataFiles, Databases, Folders)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles, DataFiles, Databases, Folders, Bases)}
 
 
 def made(home: Path, names: Sequence[str]) -> list[Kind]:

@@ -51,6 +51,9 @@ class Kind(ABC):
     def use(self, folder: Path, plan: Plan) -> None:
         """Give it to the program."""
 
+    def done(self) -> None:  # noqa: B027  most have nothing to undo
+        """Undo what was changed in this process for the sake of all inputs."""
+
 
 @dataclass(frozen=True)
 class Failure:
