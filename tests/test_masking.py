@@ -332,7 +332,7 @@ def test_a_word_is_hidden_alone_and_a_users_own_name_is_not() -> None:
 
 
 def test_any_text_takes_little_time() -> None:
-    remember(f"http://me:{SECRET}\\@host")
+    remember(r"x://me:p@s/\\\\@h")
     texts = ["a", "a-", "a://", "a://b:", "//a:", "a:b@", "?a=", "a=b;", "'a", "('a','b')", r"\'a", "'--a','b'", "<a>"]
     texts += [
         "bearer ",
@@ -350,11 +350,10 @@ def test_any_text_takes_little_time() -> None:
     texts += ["a://x@", "a:b,", "\n", "- ", "--password ", "('password','", "<password>", "authorization:", "a:b:c@d "]
     texts += ["//hooks.", "//a/a/a/hook/", "X-A-", "SG.aaaaaaaaaaaaaaaa", "'a://b ", "Pwd=a;b", "&#0", "/", "=", "@"]
     for text in texts:
-        for end in ("", "@h"):
-            began = time.process_time()
-            masked(text * (20_000 // len(text)) + end)
-            took = time.process_time() - began
-            assert took < 0.2, text  # 0.02 s at most, on an idle machine; what is quadratic takes a second
+        began = time.process_time()
+        masked(text * (40_000 // len(text)) + "@h")
+        took = time.process_time() - began
+        assert took < 0.2, text  # 0.04 s at most, on an idle machine; what is quadratic takes a second
 
 
 def test_messages_are_masked_before_they_are_cut() -> None:
