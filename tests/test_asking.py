@@ -151,6 +151,17 @@ def test_a_grid_goes_on_from_the_part_of_a_point_that_is_there(studies: Studies)
     assert len({tuple(trial.params.items()) for trial in studies.load("s").trials}) == 4
 
 
+def test_of_a_grid_each_point_is_given_once_whatever_part_of_it_a_person_enqueued(studies: Studies) -> None:
+    config = study("grid", rank=GRID["rank"] | {"high": 16}, dropout=GRID["dropout"] | {"high": 0.2})
+    for _ in range(3):
+        studies.load("s").enqueue_trial({"log2_rank": 3})
+    found = []
+    while not search.exhausted(config, studies.load("s")):
+        found.append(tuple(asked(studies, config).items()))
+    assert len(found) == len(set(found)) == search.grid_size(config) == 9
+    assert all(("log2_rank", 3) in point for point in found[:3])
+
+
 # What a person gives ------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +230,18 @@ def test_what_is_enqueued_is_stored_and_the_rest_drawn(studies: Studies) -> None
     shown = search.described(study(), study().hyperparameters(search.decode(study(), found)))
     studies.load("s").enqueue_trial(shown | {"alpha": found["alpha"]})  # as `best --json` shows a trial
     assert asked(studies, study()) == found
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_the_rest_of_what_is_enqueued_is_what_optuna_draws(studies: Studies, sampler: str) -> None:
+    config = study(sampler)
+    past(studies, config, 12)
+    theirs = studies.load("s")
+    theirs.sampler = search.sampler(config, 12)
+    theirs.enqueue_trial({"dropout": 0.1, "log2_rank": 3})
+    drawn = theirs.ask(fixed_distributions=search.distributions(config)).params
+    cut(studies, 12, len(drawn))
+    assert gone_on_with(studies, config, 12) == drawn
 
 
 def test_a_trial_that_was_made_by_hand_is_held_to_the_space_too(studies: Studies) -> None:

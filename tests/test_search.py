@@ -11,7 +11,8 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState, create_trial
 
 from peftsweep import search
 from peftsweep.config import StudyConfig
@@ -117,6 +118,26 @@ def test_tpe_learns_where_the_good_trials_are() -> None:
     assert sum(5e-4 < rate < 2e-3 for rate in late) >= 9  # by chance: 4 of 15
 
 
+@pytest.mark.parametrize(("total", "random_ones"), [(8, 4), (24, 6), (400, 10)])
+def test_tpe_begins_with_a_quarter_at_random_and_heeds_those_that_run(total: int, random_ones: int) -> None:
+    config = study(SPACE, search={"trials": total})
+    trials = empty(config)
+    trials.add_trial(create_trial(state=TrialState.RUNNING))
+    (new,) = trials.trials
+
+    def together() -> list[dict[str, Any]]:
+        samplers = [sampler(config, number) for number in range(8)]
+        return [one.sample_relative(trials, new, one.infer_relative_search_space(trials, new)) for one in samplers]
+
+    for _ in range(random_ones):
+        assert not any(together())
+        trial = ask(trials, config)
+        trials.tell(trial, trial.params["learning_rate"])
+    modelled = together()
+    ask(trials, config)  # one more runs
+    assert all(modelled) and together() != modelled
+
+
 def test_a_range_may_be_made_wider_on_the_way() -> None:
     narrow = study({"rank": {"low": 4, "high": 8, "log2": True}, "dropout": {"low": 0.0, "high": 0.1}})
     wide = study({"rank": {"low": 4, "high": 64, "log2": True}, "dropout": {"low": 0.0, "high": 0.1}})
@@ -183,6 +204,10 @@ def test_trial_seeds_are_stable_and_apart() -> None:
     seeds = {trial_seed(study_seed, number) for study_seed in range(30) for number in range(100)}
     assert len(seeds) == 3000 and all(0 <= seed < 2**32 for seed in seeds)
     assert trial_seed(0, 7) == 1369798745
+    assert seeds.isdisjoint(search.replicate_seed(study_seed, n) for study_seed in range(30) for n in range(1, 100))
+    config = study(SPACE, search={"sampler": "random"})
+    own = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=trial_seed(0, 0)))
+    assert own.ask(distributions(config)).params != ask(empty(config), config).params
 
 
 def reported(scores: dict[int, list[float]], ended: dict[int, TrialState] | None = None) -> optuna.Study:
