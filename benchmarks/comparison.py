@@ -150,6 +150,7 @@ def _trial(
                 | {"learning_rate": params["learning_rate"], "scores": {**scores, "macro_f1": float(value)}}
                 for i, value in enumerate(curve)
             ],
+            "seed": number,
             "seconds": 3.0 * count,
             "parameters": 4096 * 2 ** params["log2_rank"],
             "scores": {} if pruned else scores,
