@@ -98,7 +98,7 @@ def as_data(data: bytes, ending: str, rng: random.Random) -> bytes:
             (length,) = struct.unpack("<Q", data[:8])
             head = json.dumps(trees.mutated(json.loads(data[8 : 8 + length]), rng)).encode()
             return struct.pack("<Q", len(head)) + head + data[8 + length :]
-    except (ValueError, struct.error):  # spoilt before
+    except (ValueError, RecursionError, struct.error):  # spoilt before
         pass
     return raw.mutated(data, rng)
 
