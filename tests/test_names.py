@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -298,7 +299,8 @@ class Told:
 
 def test_where_an_adapter_lies_does_not_come_from_the_database(swept: Home) -> None:
     with closing(sqlite3.connect(swept.folder / "studies.db")) as database:
-        database.execute("UPDATE trial_user_attributes SET value_json = '\"../../../etc\"' WHERE key = 'adapter'")
+        adapter = json.dumps("../../../etc/trial-0000/adapter")
+        database.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'adapter'", (adapter,))
         database.commit()
     (row,) = report.best(swept.storage)
     assert row.adapter == str(swept.adapter(0).parent)
