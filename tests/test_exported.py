@@ -36,6 +36,7 @@ from peftsweep.exported.card import Origin, card, loading
 from peftsweep.exported.checking import ALIKE
 from peftsweep.exported.files import _write_delimited
 from peftsweep.exported.manifest import Manifest
+from peftsweep.models import fingerprints
 from tests.numbers import same_values
 from tests.stored import made
 from tests.studies import LABELS, Home, home, mount, struck
@@ -587,6 +588,7 @@ def test_code_that_a_base_brings_along_runs_only_when_told(lora: Home, monkeypat
     )
     manifest = json.loads((to / "peftsweep.json").read_text())
     manifest["model"] |= {"id": str(base), "trust_remote_code": True}
+    manifest["base"] = fingerprints.of_folder(base)
     Manifest.model_validate(manifest).write(to)
     monkeypatch.setenv("HF_MODULES_CACHE", str(lora.folder / "modules"))
     refused = lora.call("predict", "out", "--text", "joy")

@@ -146,7 +146,8 @@ def test_a_study_that_was_retrained_moves_with_its_seeds(never: Home, tmp_path: 
     seeds = Studies(here.storage).load("small/retrain").trials
     url = postgresql.database()
     move_as_shown(here, url)
-    again = retrain(study, storage=f"{url}?artifacts={here.folder}/artifacts", **options)
+    shutil.copytree(here.folder / "artifacts", here.folder / "moved")
+    again = retrain(study, storage=f"{url}?artifacts={here.folder}/moved", **options)
     assert again.rows == rows
     moved = Studies(url).load("small/retrain").trials
     assert [(t.datetime_start, t.values) for t in moved] == [(t.datetime_start, t.values) for t in seeds]
