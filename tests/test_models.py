@@ -378,6 +378,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    Path(path).write_bytes(b'GGUF, joined')\n"
     )
     monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setattr("site.getusersitepackages", lambda: str(package.parent))  # where pip installs for one user
     monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delitem(sys.modules, "tiny_parts", raising=False)
     return package

@@ -519,3 +519,28 @@ main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "pip install 'peftsweep[postgres]'" in done.stderr and "secret" not in done.stderr
+
+
+def test_a_link_to_a_database_has_the_lock_and_the_artifacts_of_the_database(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir()
+    studies = Studies(f"sqlite:///{own}/studies.db")
+    studies.create("one")
+    (other / "linked.db").symlink_to(own / "studies.db")
+    linked = Studies(f"sqlite:///{other}/linked.db")
+    assert linked.artifacts == studies.artifacts
+    with studies.lease("one"), pytest.raises(StudyBusyError), linked.lease("one"):
+        pass
+
+
+def test_a_link_in_place_of_the_note_of_who_holds_a_study_is_not_followed(tmp_path: Path) -> None:
+    studies, thesis = Studies(f"sqlite:///{tmp_path}/studies.db"), tmp_path / "thesis.txt"
+    studies.create("one")
+    thesis.write_text("mine")
+    with studies.lease("one"):
+        (holder,) = tmp_path.glob("*.holder")
+    holder.symlink_to(thesis)
+    with studies.lease("one"):
+        assert not holder.is_symlink()
+    assert thesis.read_text() == "mine"

@@ -226,3 +226,14 @@ def test_the_card_s_code_says_in_every_load_whether_code_may_run(
     for node in loads:
         (value,) = [ast.literal_eval(each.value) for each in node.keywords if each.arg == "trust_remote_code"]
         assert value is trusted
+
+
+def test_a_package_of_the_working_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what was installed may assemble its parts: an exported folder, or a stranger's, may be a package as well."""
+    evil = tmp_path / "evilpackage"
+    evil.mkdir()
+    (evil / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef assemble(file): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match="is not among Python's installed packages, and its code is not run"):
+        models.load_tokenizer(ModelConfig(id="package://evilpackage"))
+    assert not (tmp_path / "ran").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import site
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +99,11 @@ def _packaged(place: str) -> Path:
     name = place.removeprefix(PACKAGE).rstrip("/")
     if "/" in name or (path / "config.json").is_file():
         return path
+    if not _is_installed(path):
+        raise ModelError(
+            f"model.id: {word(place, PATH)}: {word(str(path), PATH)} is not among Python's installed packages, and its "
+            "code is not run; install it, or name a folder or a file in it that is a base"
+        )
     module = importlib.import_module(name)
     if not hasattr(module, "assemble"):
         return path
@@ -112,6 +119,13 @@ def _packaged(place: str) -> Path:
                 f"model.id: {word(place, PATH)}: its parts could not be joined into {joined}: {shortened(str(error))}"
             ) from error
     return joined
+
+
+def _is_installed(package: Path) -> bool:
+    """Whether a package is one that was installed. Python also finds one in the working folder, whose code may be
+    anybody's, and importing it runs it."""
+    sites = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
+    return os.path.realpath(package.parent) in {os.path.realpath(folder) for folder in sites}
 
 
 def _version(module: str) -> str:

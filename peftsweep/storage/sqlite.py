@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -40,7 +41,9 @@ class Sqlite(Database):
 
     def __init__(self, url: URL) -> None:
         self.url = url.render_as_string(hide_password=False)
-        self.file = Path(str(url.database))
+        file = Path(str(url.database))
+        # two names of one file have one lock, and one folder of artifacts
+        self.file = Path(os.path.realpath(file)) if file.is_symlink() else file
 
     @property
     def artifacts(self) -> Path:
@@ -84,6 +87,7 @@ class Sqlite(Database):
         except Timeout as error:
             raise busy(name, self.url, _note(holder)) from error
         try:
+            holder.unlink(missing_ok=True)  # a link that somebody laid there is not followed
             holder.write_text(f"{note(doing)}\n")
             yield
         finally:

@@ -46,6 +46,7 @@ def server_environment(uri: str) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three processes more, for what is not used
         # MLflow's pages would tell their makers what is clicked
         "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
+        "PYTHONSAFEPATH": "1",  # a mlflow.py in the working folder is not MLflow
         "MLFLOW_LOGGING_LEVEL": "INFO",  # why it does not start is read from its log, which the terminal never shows
     }
 
