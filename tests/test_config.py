@@ -450,3 +450,12 @@ def test_what_a_storage_has_in_place_of_a_study_is_another_study(tmp_path: Path,
         for value in (None, 5, "linear", {"low": "x"}, {"lo": 1}, [[[]]], True):
             (line,) = differences({**whole, "space": {**whole["space"], key: value}}, whole)
             assert line.startswith(f"space.{key}: ")
+
+
+@pytest.mark.parametrize("key", ["train.seed", "train.batch_size", "train.epochs", "train.evals_per_epoch"])
+def test_whole_numbers_are_those_that_the_database_gives_back(key: str) -> None:
+    """JSON's readers keep none above 2**53 exactly."""
+    _, _, name = key.rpartition(".")
+    assert getattr(TrainConfig(**{name: 2**53}), name) == 2**53
+    with pytest.raises(ValidationError, match="less than or equal to 9007199254740992"):
+        TrainConfig(**{name: 2**53 + 1})

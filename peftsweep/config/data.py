@@ -49,7 +49,7 @@ class SplitConfig(Frozen):
     """Rows by which trials are compared."""
     test: Rows | None = None
     """Rows for one last score of the best trial; without it, there is no test split."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**53)
     """Another seed is another cut."""
 
     def _mistakes(self) -> Iterator[Mistake]:

@@ -41,13 +41,15 @@ class ModelConfig(Frozen):
 
 Names = Literal["auto"] | Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 
+EXACT = 2**53  # of whole numbers: JSON's readers keep no larger one exactly
+
 
 class TrainConfig(Frozen):
     """One trial's hyperparameters: what the study file fixes, and what the search samples, in one place."""
 
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=3, ge=1, le=EXACT)
     """How often each training text is seen."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=EXACT)
     """Texts of one trial in a step."""
     learning_rate: float = Field(default=2e-4, gt=0)
     """At its highest, after warm-up."""
@@ -61,9 +63,9 @@ class TrainConfig(Frozen):
     """AdamW (β 0.9 and 0.999, ε 1e-8), or SGD with momentum 0.9."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Norm to which a trial's own gradient is clipped; 0 clips nothing."""
-    evals_per_epoch: int = Field(default=1, ge=1)
+    evals_per_epoch: int = Field(default=1, ge=1, le=EXACT)
     """Evaluations in an epoch, evenly spread. A trial is pruned, checkpointed and scored at these."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=EXACT)
     """Of the study. Each trial has its own, made of this one and the trial's number."""
     rank: int = Field(default=16, ge=1)
     """r, the inner width of LoRA's two matrices."""

@@ -30,6 +30,7 @@ _EXPECTED = {
     "greater_than_equal": "at least {ge:g}",
     "greater_than": "more than {gt:g}",
     "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:,}",
     "literal_error": "{expected}",
 }
 
