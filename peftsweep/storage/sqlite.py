@@ -76,7 +76,7 @@ class Sqlite(Database):
             raise StorageError(f"{self.url}: a folder is there, and no database; name a file by --storage")
         if not self.file.is_file():
             hint = did_you_mean(self.file, but=(".lock", ".holder", "-journal", "-wal", "-shm"))
-            raise StorageError(f"{self.url}: the file is not there{hint}; peftsweep run makes it")
+            raise StorageError(f"{self.url}: the file is not there{hint or '; peftsweep run makes it'}")
 
     @contextmanager
     def lease(self, name: str, doing: Doing) -> Iterator[None]:
