@@ -316,10 +316,10 @@ def test_the_environments_secrets_are_known(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("USE_AUTH_TOKEN", "disabled")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", __file__)
     monkeypatch.setenv("DESKTOP_SESSION", "ubuntu")
-    monkeypatch.setenv("PWD", "/home/me/work")
+    monkeypatch.setenv("PWD", "/home/me/texts")
     monkeypatch.setenv("PUBLIC_KEY", "public")
     assert masked("p4s5w0rd, pass w0rd, disabled") == "***, ***, disabled"
-    assert masked(text := f"{__file__} /home/me/work/x ubuntu public") == text
+    assert masked(text := f"{__file__} /home/me/texts/x ubuntu public") == text
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "p4s5w0rd")
     assert masked(f"sent {base64.b64encode(b'me:p4s5w0rd').decode()}") == "sent ***"
