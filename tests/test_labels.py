@@ -20,8 +20,10 @@ from pyarrow import parquet
 
 from peftsweep import data
 from peftsweep.data.doubts import doubts
+from peftsweep.data.labels import LONGEST
 from peftsweep.data.lists import labels_in
 from peftsweep.data.spelling import class_name, order
+from peftsweep.storage import bounds
 from peftsweep.task import Task
 from tests.test_data import FORMATS, ROOT, loaded, refusal
 from tests.tiny import EMOTIONS, tiny_rows, write
@@ -203,6 +205,17 @@ def test_a_column_that_does_not_hold_what_it_should(tmp_path: Path, cell: Any, l
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(cell)))
     message = refusal(source=path, labels=labels)
     assert said in message and message.startswith(str(path))
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one class", "a list"])
+def test_a_name_that_no_database_gives_back_is_refused_before_a_study_is_made(tmp_path: Path, several: bool) -> None:
+    long = ["x" * (LONGEST + 1), "y" * LONGEST]
+    path = tmp_path / "a.jsonl"
+    lines = [{"text": f"text {i}", "emotions": [name] if several else name} for i, name in enumerate(long * 5)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = refusal(source=path, labels="emotions")
+    assert said.startswith(f"{path}: the name of a class or label has 10,001 characters") and len(said) < 1000
+    assert LONGEST <= bounds.WORDS
 
 
 def test_a_label_that_only_validation_has_is_told_with_its_rows(tmp_path: Path) -> None:

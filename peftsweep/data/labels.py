@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from peftsweep.quoting import quoted
 from peftsweep.task import Labels, Task
 
 PAIRS = (("0", "1"), BOOLEANS)
+LONGEST = 10_000  # characters of a name: the database gives back no longer one
 
 
 def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
@@ -25,10 +26,11 @@ def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
         older: see `class_name`.
 
     Raises:
-        DataError: an empty class, or one class or label alone.
+        DataError: an empty class, one class or label alone, or one whose name is too long.
     """
     columns = config.label_columns
     if len(columns) > 1:
+        _check_short(train, columns)
         return Task("multi-label", tuple(columns))
     if several := _holds_several(config, train):
         names = {label for labels in _sets(config, train) for label in labels}
@@ -39,7 +41,16 @@ def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
     if len(names) < 2:
         what = f"one {'label' if several else 'class'} alone ({quoted(names.pop())})" if names else "no label at all"
         raise DataError(f"{train.name}: column {columns[0]} has {what}: nothing to tell apart")
+    _check_short(train, names)
     return Task("multi-label" if several else "single-label", tuple(sorted(names, key=order)))
+
+
+def _check_short(train: Table, names: Iterable[str]) -> None:
+    if long := [name for name in names if len(name) > LONGEST]:
+        raise DataError(
+            f"{train.name}: the name of a class or label has {len(max(long, key=len)):,} characters, and {LONGEST:,} are "
+            f"the most ({quoted(long[0])}): are data.text and data.labels exchanged?"
+        )
 
 
 def label_array(config: DataConfig, table: Table, task: Task, *, older: bool = False) -> Labels:
