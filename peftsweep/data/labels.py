@@ -48,8 +48,8 @@ def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
 def _check_short(train: Table, names: Iterable[str]) -> None:
     if long := [name for name in names if len(name) > LONGEST]:
         raise DataError(
-            f"{train.name}: the name of a class or label has {len(max(long, key=len)):,} characters, and {LONGEST:,} are "
-            f"the most ({quoted(long[0])}): are data.text and data.labels exchanged?"
+            f"{train.name}: the name of a class or label has {len(max(long, key=len)):,} characters, and {LONGEST:,} "
+            f"are the most ({quoted(long[0])}): are data.text and data.labels exchanged?"
         )
 
 
