@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -10,14 +11,17 @@ from peftsweep.errors import PeftsweepError, StorageError
 
 
 def inside(root: Path, path: Path, error: type[PeftsweepError] = StorageError) -> Path:
-    """The path, which lies below the root, links followed; to be asked before anything there is written or removed.
+    """The path, which lies below the root and is no link; to be asked before anything there is written or removed.
 
     Raises:
-        error: it is the root itself, or a name in it or a link leads elsewhere.
+        error: it is the root itself, a name in it or a link leads elsewhere, or a link leads to another's place in the
+            root.
     """
+    real = os.path.realpath(path)
     if not _lies_inside(root, path):
-        real = os.path.realpath(path)
         raise error(f"{path} leads out of {root}, to {real}: nothing is written or removed there; remove the link")
+    if _is_linked(root, path):
+        raise error(f"{path} is a link to {real}: nothing is written or removed there; remove the link")
     return path
 
 
@@ -29,3 +33,10 @@ def remove(root: Path, path: Path) -> None:
 
 def _lies_inside(root: Path, path: Path) -> bool:
     return Path(os.path.realpath(root)) in Path(os.path.realpath(path)).parents
+
+
+def _is_linked(root: Path, path: Path) -> bool:
+    """Whether the path, or a folder between it and the root, is a link."""
+    end = os.path.realpath(root)
+    below = itertools.takewhile(lambda place: os.path.realpath(place) != end, (path, *path.parents))
+    return any(place.is_symlink() for place in below)

@@ -306,6 +306,17 @@ def test_where_an_adapter_lies_does_not_come_from_the_database(swept: Home) -> N
     assert row.adapter == str(swept.adapter(0).parent)
 
 
+@pytest.mark.parametrize("name", ["own", "own/trial-0001"])
+def test_a_link_to_what_is_anothers_among_the_artifacts_is_not_followed(tmp_path: Path, name: str) -> None:
+    """Of another study, or of another trial."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "other")
+    with pytest.raises(StorageError, match=r"is a link to .*other: nothing is written or removed there"):
+        inside(tmp_path, tmp_path / name)
+    assert inside(tmp_path, tmp_path / "other" / "new") == tmp_path / "other" / "new"
+
+
 def test_a_link_that_leads_out_of_the_artifacts_is_not_followed(tmp_path: Path) -> None:
     place, outside = home(tmp_path / "home", mlflow=False), tmp_path / "outside"
     for folder in (outside, outside / "adapter", outside / "checkpoint-1"):
