@@ -224,7 +224,7 @@ def test_a_mistyped_storage_is_an_error(tmp_path: Path, read: str) -> None:
     for name in ("studies.db", "studies.db.lock"):
         (tmp_path / name).touch()
     for url, what in {
-        f"sqlite:///{tmp_path}/studis.db": "studis.db: the file is not there; did you mean studies.db?; peftsweep run",
+        f"sqlite:///{tmp_path}/studis.db": "studis.db: the file is not there; did you mean studies.db?",
         f"sqlite:///{tmp_path}/none/studies.db": f"the file is not there; the folder {tmp_path}/none is not there",
         f"sqlite:///{tmp_path}": "a folder is there, and no database",
     }.items():
