@@ -1,16 +1,22 @@
 """Confusion matrices as pictures. The only file that imports matplotlib, and only when a picture is drawn.
 
-No pyplot: it keeps its figures in one global list, and a sweep may run in any thread.
+No pyplot: it keeps its figures in one global list, and a sweep may run in any thread. Nobody's settings: a
+`matplotlibrc` in the working folder may ask for LaTeX, or for fonts that are not there.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import math
+import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,17 +52,17 @@ def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) 
         labels: C names.
         path: the file, written aside and renamed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     maps = heat_maps(matrix, labels)
-    figure = Figure(facecolor="white")
-    FigureCanvasAgg(figure)
-    if matrix.ndim == 3:
-        _draw_grid(figure, maps)
-    else:
-        _draw_one(figure, maps[0])
-    with replaced(path) as file, warnings.catch_warnings():
+    with _own_settings(), replaced(path) as file, warnings.catch_warnings():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(facecolor="white")
+        FigureCanvasAgg(figure)
+        if matrix.ndim == 3:
+            _draw_grid(figure, maps)
+        else:
+            _draw_one(figure, maps[0])
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a label's emoji is drawn as a box, which will do
         # the figure is exactly its maps; `tight` adds the room that their labels take
         figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
@@ -98,6 +104,47 @@ def shortened(label: str, longest: int) -> str:
         return label
     tail = (longest - 1) // 3
     return f"{label[: longest - 1 - tail].rstrip()}…{label[len(label) - tail :].lstrip()}"
+
+
+# matplotlib's settings --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """matplotlib with its default settings meanwhile, whatever the user's files say."""
+    try:
+        import matplotlib
+    except Exception:  # it reads its settings file as it is imported: one that it cannot read, or decode
+        _import_without_settings()
+        import matplotlib
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+def _import_without_settings() -> None:
+    """Import matplotlib as if no settings file was there, and no MPLBACKEND."""
+
+    def opened(file: str, **options: Any) -> TextIO:
+        return Path(file).open(**options) if Path(file).is_relative_to(home) else io.StringIO()
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        del sys.modules[name]  # what the failed import left
+    spec = importlib.util.find_spec("matplotlib")
+    assert spec is not None and spec.loader is not None and spec.origin is not None
+    home, module = Path(spec.origin).parent, importlib.util.module_from_spec(spec)
+    vars(module)["open"] = opened
+    backend = os.environ.pop("MPLBACKEND", None)
+    sys.modules["matplotlib"] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules["matplotlib"]
+        raise
+    finally:
+        del vars(module)["open"]
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 # Drawing ----------------------------------------------------------------------------------------------------------

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from peftsweep.charts import LONGEST_TITLE, confusion_png, count_text, heat_maps, row_shares, shortened
 
+ROOT = Path(__file__).parents[1]
 ODD = ["$x_1$ and $y", "two\nlines", "a name that goes on and on beyond any reason", "愛 🎉", ""]
 
 
@@ -81,3 +86,29 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"):
         confusion_png(counts(2, 2), names(2), tmp_path / "absent" / "c.png")
     assert not list(tmp_path.iterdir())
+
+
+DRAWN = """
+import sys
+from pathlib import Path
+import numpy as np
+from peftsweep.charts import confusion_png
+confusion_png(np.eye(2, dtype=int), ["no", "yes"], Path("c.png"))
+import matplotlib
+assert matplotlib.rcParams["axes.facecolor"] == "white"
+"""
+
+
+def test_a_picture_is_the_same_under_any_settings(tmp_path: Path) -> None:
+    """Of a file in the working folder that cannot be read, of a backend that is none, and of the caller's own."""
+    (tmp_path / "matplotlibrc").write_bytes(b"axes.facecolor: black\n# \xff\n")
+    done = subprocess.run(
+        [sys.executable, "-c", DRAWN], cwd=tmp_path, env=os.environ | {"MPLBACKEND": "none", "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0
+    with matplotlib.rc_context({"text.usetex": True, "font.family": "absent", "figure.subplot.left": 0.8}):
+        confusion_png(np.eye(2, dtype=int), ["no", "yes"], tmp_path / "own.png")
+        assert matplotlib.rcParams["text.usetex"]
+    confusion_png(np.eye(2, dtype=int), ["no", "yes"], tmp_path / "plain.png")
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "own.png").read_bytes()
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "own.png").read_bytes()

@@ -915,6 +915,20 @@ def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(small)], check=True)  # SQLite may still have it open
 
 
+def test_a_picture_that_cannot_be_drawn_is_a_warning(here: Home) -> None:
+    picture, told = here.folder / "artifacts" / "small" / "trial-0000" / "confusion_matrix.png", []
+
+    class Watching(Silent):
+        def step(self, slots: object, **state: object) -> None:
+            picture.mkdir(parents=True, exist_ok=True)  # no file can take its place
+
+        def warn(self, text: str) -> None:
+            told.append(text)
+
+    assert here.run(here.study(), trials=1, progress=Watching()).counts == {"complete": 1}
+    assert [text.partition(" (")[0] for text in told][-1:] == [f"trial 0 has no {picture.name}: it cannot be drawn"]
+
+
 def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
     study = here.study()
     here.run(study, trials=1)

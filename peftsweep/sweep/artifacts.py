@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,22 @@ from peftsweep.tracking import now
 PICTURE, STUDY = "confusion_matrix.png", "study.yaml"
 
 
-def write(trial: Trial, result: Result, config: StudyConfig, method: Method, base: Base, data: Dataset) -> Path:
+def write(
+    trial: Trial,
+    result: Result,
+    config: StudyConfig,
+    method: Method,
+    base: Base,
+    data: Dataset,
+    warn: Callable[[str], object],
+) -> Path:
     """Write the adapter of a complete trial and the reports on it; returns the adapter's folder.
 
-    The adapter is written aside and renamed: a folder that is there is whole.
+    The adapter is written aside and renamed: a folder that is there is whole. A picture that cannot be drawn is left
+    out.
+
+    Args:
+        warn: told of a picture that is left out.
     """
     assert result.weights is not None and result.logits is not None
     adapter = trial.folder / ADAPTER
@@ -44,7 +56,10 @@ def write(trial: Trial, result: Result, config: StudyConfig, method: Method, bas
         save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, file)
     per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
     _write_text(trial.folder / CLASSES, per_class + "\n")
-    confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
+    try:
+        confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
+    except Exception as error:  # of any kind that a library for pictures and fonts may raise
+        warn(f"trial {trial.number} has no {PICTURE}: it cannot be drawn ({type(error).__name__}: {error})")
     _write_text(trial.folder / STUDY, config.text())
     return adapter
 

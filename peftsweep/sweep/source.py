@@ -228,7 +228,7 @@ class StudySource:
         adapter: Path | None = None
         if result.state == "complete":
             assert self.method is not None and self.base is not None
-            adapter = artifacts.write(trial, result, self.config, self.method, self.base, self.data)
+            adapter = artifacts.write(trial, result, self.config, self.method, self.base, self.data, self.progress.warn)
         scores = {} if result.best is None else result.best.scores
         attrs: dict[str, Any] = {
             "scores": scores,
