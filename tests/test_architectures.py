@@ -36,16 +36,22 @@ TRAINED = """
 
 
 @pytest.mark.numbers
+@pytest.mark.parametrize("name", ["lora", "ia3"])
 @pytest.mark.parametrize("architecture", sorted(KINDS))
-def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(architecture: str, tmp_path: Path) -> None:
+def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(
+    architecture: str, name: str, tmp_path: Path
+) -> None:
     if architecture in UNBUILT:
         with pytest.raises(ImportError):
             tiny_base(KINDS[architecture])
         return
     model = tiny_base(KINDS[architecture])
-    method = METHODS["lora"](model, linear_names(model))
+    linears = linear_names(model)
+    method, params = METHODS[name](model, linears), PARAMS
+    if name == "ia3" and linears:  # peft has default layers for a few architectures only
+        params = TrainConfig(target_modules=linears, feedforward_modules=linears[-1:])
     try:
-        packed = Packed(model, method, [PARAMS], 2, samples_of([TEXTS], model), 10.0)
+        packed = Packed(model, method, [params], 2, samples_of([TEXTS], model), 10.0)
     except ModelError as error:
         refusal = str(error)
     else:
@@ -54,32 +60,39 @@ def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(archit
     if refusal:
         assert re.fullmatch(r"model\.id: \w+ is not supported: .{10,300}", refusal)
         return
-    logits, weights, grads = packed_step(packed)
+    logits, weights, grads = packed_step(packed, params)
     packed.release()
-    stock_logits, stock_grads = stock_step(model, method, weights, tmp_path)
+    stock_logits, stock_grads = stock_step(model, method, params, weights, tmp_path)
     same(logits, stock_logits)
     same_gradients(grads, stock_grads, torch.float32)
 
 
-def packed_step(packed: Packed, texts: list[np.ndarray] = TEXTS) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def packed_step(
+    packed: Packed, params: TrainConfig, texts: list[np.ndarray] = TEXTS
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Logits of the first slot's texts beside a neighbour; its weights, and its gradients, by `path:parameter`."""
     stack, adapted = packed.stack, frozenset(layer.name for layer in packed.stack.layers)
     for slot in (0, 1):
-        stack.start(slot, PARAMS, adapted, torch.Generator().manual_seed(slot))
-        for part in stack.split(slot, stack.weights[slot], PARAMS).values():
+        stack.start(slot, params, adapted, torch.Generator().manual_seed(slot))
+        for part in stack.split(slot, stack.weights[slot], params).values():
             part.add_(torch.randn(part.shape, generator=torch.Generator().manual_seed(slot)) * 0.05)
     rows = packed.lay([0, 1], [MINE, OTHERS], packed.corpus(texts))
     logits = packed.logits(rows, packed.current.nothing)
     (logits[: len(MINE)].cos().sum() + logits[len(MINE) :].sin().sum()).backward()
-    mine = {name: part.clone() for name, part in stack.split(0, stack.weights[0], PARAMS).items()}
-    return logits[: len(MINE)].detach(), mine, stack.split(0, stack.grads[0], PARAMS)
+    mine = {name: part.clone() for name, part in stack.split(0, stack.weights[0], params).items()}
+    return logits[: len(MINE)].detach(), mine, stack.split(0, stack.grads[0], params)
 
 
 def stock_step(
-    model: Any, method: Method, weights: Mapping[str, Tensor], folder: Path, texts: list[np.ndarray] = TEXTS
+    model: Any,
+    method: Method,
+    params: TrainConfig,
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    texts: list[np.ndarray] = TEXTS,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The same by stock peft, from the adapter that is exported."""
-    method.export(folder, weights=weights, params=PARAMS, source="base", revision=None)
+    method.export(folder, weights=weights, params=params, source="base", revision=None)
     stock = PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
     texts = [texts[i] for i in MINE]
     ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
@@ -91,7 +104,7 @@ def stock_step(
     named = {name.replace(".default", "").replace(".modules_to_save", ""): p for name, p in stock.named_parameters()}
     found = {}
     for key, value in weights.items():
-        name, _ = method._stored(key, value, PARAMS)
+        name, _ = method._stored(key, value, params)
         grad = named[name].grad
         found[key] = torch.zeros_like(value) if grad is None else grad.view_as(value)
     return logits.detach(), found

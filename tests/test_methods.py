@@ -60,6 +60,9 @@ def test_ia3_on_an_architecture_that_peft_does_not_know_asks_for_names(tmp_path:
     ia3 = method(tmp_path, "distilbert", "ia3")
     with pytest.raises(ModelError, match=r"no default layers for 'distilbert'; name them"):
         ia3.targets(TrainConfig())
+    ia3.architecture = "mixtral"  # whose w2 transformers keeps among stacked experts, and no longer as a linear layer
+    with pytest.raises(ModelError, match=r"default layers that this base does not have for 'mixtral'; name them"):
+        ia3.targets(TrainConfig())
 
 
 def test_ia3_scales_the_inputs_of_those_feedforward_layers_that_a_trial_adapts(tmp_path: Path) -> None:

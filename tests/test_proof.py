@@ -51,9 +51,9 @@ def test_pads_within_a_text_are_as_transformers_has_them(tmp_path: Path) -> None
     texts = [text(9), text(12, at=(4, 5), token=0), text(6), text(4), text(17, at=(16,), token=0), text(3), text(5)]
     texts += [text(8, at=(1, 2, 7), token=0)]
     packed = packed_on(model, texts)
-    logits, weights, _ = packed_step(packed, texts)
+    logits, weights, _ = packed_step(packed, PARAMS, texts)
     packed.release()
-    stock, _ = stock_step(model, METHODS["lora"](model, linear_names(model)), weights, tmp_path, texts)
+    stock, _ = stock_step(model, METHODS["lora"](model, linear_names(model)), PARAMS, weights, tmp_path, texts)
     assert {1, 4} & set(MINE)
     same(logits, stock)
 

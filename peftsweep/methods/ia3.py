@@ -133,9 +133,12 @@ class IA3(Method):
         from peft.utils import constants
 
         table: dict[str, list[str]] = getattr(constants, f"TRANSFORMERS_MODELS_TO_IA3_{kind}_MODULES_MAPPING")
-        if self.architecture not in table:
+        names = table.get(self.architecture)
+        ours = {name for name in names or () if any(path.endswith(f".{name}") for path in self.linears)}
+        if names is None or ours != set(names):
+            what = "no default layers" if names is None else "default layers that this base does not have"
             raise ModelError(
-                f"ia3: peft has no default layers for {quoted(self.architecture)}; name them by "
+                f"ia3: peft has {what} for {quoted(self.architecture)}; name them by "
                 "train.target_modules and train.feedforward_modules"
             )
-        return table[self.architecture]
+        return names
