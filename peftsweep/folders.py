@@ -25,6 +25,20 @@ def inside(root: Path, path: Path, error: type[PeftsweepError] = StorageError) -
     return path
 
 
+def same(a: Path, b: Path) -> bool:
+    """Whether two paths are one place, however they are spelt: some disks take upper and lower case for one."""
+    try:
+        return a.samefile(b)
+    except OSError:  # one is not there
+        return os.path.realpath(a) == os.path.realpath(b)
+
+
+def within(path: Path, root: Path) -> bool:
+    """Whether the path is the root, or lies in it, links followed."""
+    path = Path(os.path.realpath(path))
+    return any(same(part, root) for part in (path, *path.parents))
+
+
 def remove(root: Path, path: Path) -> None:
     """Remove a folder below the root with all that it has. One to which a link leads out of the root stays."""
     if _lies_inside(root, path):

@@ -232,10 +232,18 @@ def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: f
 
 def mount(folder: Path, size: str) -> None:
     """Make a disk of that size; without the right to, the test is `lacking`."""
+    _mount(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+
+
+def mount_again(folder: Path, of: Path) -> None:
+    """Make a second name of a folder, which is no link; without the right to, the test is `lacking`."""
+    _mount(folder, "--bind", str(of))
+
+
+def _mount(folder: Path, *words: str) -> None:
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
-    if done.returncode != 0:
-        lacking("a disk small enough to be filled", "run as root")
+    if subprocess.run(["mount", *words, str(folder)], capture_output=True).returncode != 0:
+        lacking("the right to mount a disk or a folder", "run as root")
 
 
 GRID: dict[str, Any] = {"space": {"learning_rate": [2e-3, 1e-2]}, "search": {"sampler": "grid", "trials": 2}}

@@ -163,7 +163,7 @@ def test_whoever_takes_a_study_s_folder_removes_what_killed_processes_left_in_it
         folder.mkdir(parents=True)
     alive = trial / f".adapter.peftsweep-{os.getppid()}-{aside.MACHINE}-0"
     alive.touch()
-    claim(study, "key", Place("sqlite:///studies.db", None), known=True)
+    claim("study", study, "key", Place("sqlite:///studies.db", None, {}.get), known=True)
     found = sorted(path.relative_to(study).as_posix() for path in study.parent.rglob("*") if path != study)
     assert found == sorted(
         ["kept", "kept/.notes.2024", "owner.json", "trial-0003", alive.relative_to(study).as_posix()]

@@ -331,7 +331,7 @@ def test_a_link_that_leads_out_of_the_artifacts_is_not_followed(tmp_path: Path) 
     }
     for link, write in writers.items():
         if "/" in link:
-            claim(artifacts / "small", "key", Studies(place.storage).place)
+            claim("small", artifacts / "small", "key", Studies(place.storage).place)
         (artifacts / link).parent.mkdir(parents=True, exist_ok=True)
         (artifacts / link).symlink_to(outside)
         with pytest.raises(StorageError, match=r"leads out of .*artifacts.*: nothing is written or removed there"):

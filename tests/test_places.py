@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from peftsweep import models
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError, PeftsweepError, UsageError
 from peftsweep.exported import Classifier
-from peftsweep.exported.destination import destination
+from peftsweep.exported.destination import check_outside, destination
 from peftsweep.exported.manifest import Manifest
 from peftsweep.models.gguf import converted
 from peftsweep.task import Task
+from tests.studies import mount_again
 from tests.tiny import tiny_model
 
 TASK = Task("single-label", ("no", "yes"))
@@ -141,3 +143,20 @@ def test_the_working_folder_and_those_above_it_are_no_destination(
     with pytest.raises(UsageError, match=r"^DEST: .* is the working folder, or above it; name a folder of its own$"):
         destination(place.format(here=here))
     assert destination("out") == here / "out" and destination("../other") == tmp_path / "other"
+
+
+def test_a_place_is_known_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a disk takes upper and lower case for one: a folder has two names here."""
+    (tmp_path / "here" / "artifacts" / "small").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "artifacts")
+    mount_again(tmp_path / "Here", tmp_path / "here")
+    try:
+        for place in (tmp_path / "Here", tmp_path / "Here" / "artifacts"):
+            with pytest.raises(UsageError, match="is the working folder, or above it"):
+                destination(place)
+        for place in (tmp_path / "Here" / "artifacts" / "new", tmp_path / "Here"):
+            with pytest.raises(UsageError, match="is no place for an export"):
+                check_outside(place, tmp_path / "here" / "artifacts" / "small")
+        check_outside(tmp_path / "Here" / "new", tmp_path / "here" / "artifacts" / "small")
+    finally:
+        subprocess.run(["umount", str(tmp_path / "Here")], check=True)

@@ -238,6 +238,11 @@ def test_two_urls_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "link.db").symlink_to("a.db")  # neither needs to be there yet
     for other in (f"sqlite:///{tmp_path}/a.db", "sqlite:///./a.db?timeout=9", "sqlite:///link.db"):
         assert same_place("sqlite:///a.db", other)
+    (tmp_path / "there.db").touch()
+    (tmp_path / "There.db").hardlink_to(tmp_path / "there.db")  # as where a disk takes upper and lower case for one
+    assert same_place("sqlite:///there.db", "sqlite:///There.db") and not same_place(
+        "sqlite:///There.db", "sqlite:///a.db"
+    )
     for other in ("sqlite:///b.db", "sqlite://", "http://host:5000", "http://host:port", "a.db"):
         assert not same_place("sqlite:///a.db", other)
     for other in ("postgresql+psycopg2://a:b@127.0.0.1/x", "postgres:///x", "postgresql:///x?host=/run/postgresql"):

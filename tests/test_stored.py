@@ -420,6 +420,30 @@ def test_a_file_that_comes_back_after_its_copy_was_run_is_another_study(url: str
         owned(url, "one")
 
 
+def test_a_folder_that_two_names_share_is_the_first_study_s_until_that_is_deleted(url: str, tmp_path: Path) -> None:
+    """As where upper and lower case are one to the disk: a link stands for it here."""
+    place, folder = Studies(url).place, tmp_path / "artifacts" / "one"
+    first = owned(url, "one")
+    before = (folder / "owner.json").read_bytes()
+    (folder.parent / "One").symlink_to(folder)
+    second = made(url, "One")
+    refused = (
+        r"artifacts/One has the artifacts of study 'one' of the same storage, .*; save the study file under another"
+    )
+    for take in (
+        lambda: settle(second, folder.parent / "One", place),
+        lambda: claim("ONE", folder.parent / "One", "key", place),
+    ):
+        with pytest.raises(StorageError, match=refused):
+            take()
+    assert (folder / "owner.json").read_bytes() == before and owned(url, "one").record == first.record
+    claim("one", folder, "new", place)  # begun anew, as there were no trials
+    settle(first, folder, place)
+    copy(url, url, "copy")
+    optuna.delete_study(study_name="one", storage=url)
+    settle(second, folder.parent / "One", place)
+
+
 @pytest.mark.parametrize("sort", ["new", "copied"])
 def test_a_folder_that_is_nobody_s_is_refused_and_left_as_it_is(url: str, tmp_path: Path, sort: str) -> None:
     theirs = tmp_path / "artifacts" / "other" / "trial-0000" / "thesis.txt"
@@ -427,7 +451,9 @@ def test_a_folder_that_is_nobody_s_is_refused_and_left_as_it_is(url: str, tmp_pa
     theirs.write_text("mine")
     if sort == "copied":
         copy(url, url, "other")
-    take = (lambda: owned(url, "other")) if sort == "copied" else (lambda: claim(theirs.parents[1], "key", place))
+    take = (
+        (lambda: owned(url, "other")) if sort == "copied" else (lambda: claim("other", theirs.parents[1], "key", place))
+    )
     place = Studies(url).place
     with pytest.raises(StorageError, match=r"artifacts/other has files in it and no owner\.json"):
         take()

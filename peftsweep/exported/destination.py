@@ -8,6 +8,7 @@ from pathlib import Path
 from peftsweep import names
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.exported import manifest as manifests
+from peftsweep.folders import within
 from peftsweep.quoting import PATH, quoted, word
 
 SHOWN = 5  # names that a message lists
@@ -20,8 +21,7 @@ def destination(folder: str | Path) -> Path:
         UsageError: no folder can be there.
     """
     to = Path(os.path.realpath(names.path(folder, "DEST", UsageError)))
-    here = Path(os.path.realpath(Path.cwd()))
-    if to == here or to in here.parents:
+    if within(Path.cwd(), to):
         raise UsageError(
             f"DEST: {word(str(folder), PATH)} is the working folder, or above it; name a folder of its own"
         )
@@ -43,7 +43,7 @@ def check_outside(to: Path, study: Path) -> None:
         UsageError: the export would lie among artifacts, or artifacts in it.
     """
     root = Path(os.path.realpath(study)).parent
-    if to == root or root in to.parents or to in root.parents:
+    if within(to, root) or within(root, to):
         raise UsageError(f"DEST: {to} is no place for an export: sweeps keep their artifacts in {root}; give another")
 
 

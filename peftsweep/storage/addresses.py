@@ -122,7 +122,7 @@ def _place(text: str) -> tuple[object, ...] | None:
     if url is None:
         return None
     if url.get_backend_name() == "sqlite":
-        return (os.path.realpath(str(url.database)),)
+        return _file(str(url.database))
     host = str(url.host or url.query.get("host") or "").lower()
     if host in LOCAL or host.startswith("/"):  # a folder of sockets
         host = "localhost"
@@ -134,6 +134,15 @@ def _place(text: str) -> tuple[object, ...] | None:
         url.database or url.query.get("dbname") or user,
         url.query.get("options"),
     )  # the last: a schema of its own in the same database
+
+
+def _file(path: str) -> tuple[object, ...]:
+    """What tells a file from others, by whatever name."""
+    try:
+        state = Path(path).stat()
+    except OSError:
+        return (os.path.realpath(path),)
+    return state.st_dev, state.st_ino
 
 
 def check_apart(url: str, tracking_uri: str) -> None:

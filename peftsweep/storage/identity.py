@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from peftsweep.aside import replaced, tidy, tidy_below
 from peftsweep.errors import StorageError
+from peftsweep.quoting import quoted
 from peftsweep.storage.addresses import address, alike, lasting, same_place
 from peftsweep.storage.database import Database
 from peftsweep.storage.record import Bound
@@ -40,14 +42,16 @@ class Place:
     Attributes:
         url: without a password.
         server: of PostgreSQL, what its own servers and databases are told by, whatever name they are reached under.
+        study_of: says the name of the study in it that a key was made for; None where there is none.
     """
 
     url: str
     server: str | None
+    study_of: Callable[[str], str | None] = field(compare=False)
 
     @classmethod
-    def of(cls, url: str, database: Database) -> Place:
-        return cls(lasting(url), database.server())
+    def of(cls, url: str, database: Database, study_of: Callable[[str], str | None]) -> Place:
+        return cls(lasting(url), database.server(), study_of)
 
     def is_same(self, url: str, server: str | None, *, surely: bool = False) -> bool:
         """Whether that is this place.
@@ -88,17 +92,18 @@ def owner(folder: Path) -> Owner | None:
         raise StorageError(f"{file} cannot be read; if the folder is this study's, delete that file") from error
 
 
-def claim(folder: Path, key: str, place: Place, *, known: bool = False) -> None:
+def claim(name: str, folder: Path, key: str, place: Place, *, known: bool = False) -> None:
     """Make the folder this study's. What a deleted study of the same storage left there is taken over; a study that was
     moved brings its folder along. What killed processes wrote aside in it and beside it is removed.
 
     Args:
+        name: of the study.
         known: whether the study has had it before: an earlier version did not say so in it.
 
     Raises:
         StorageError: see `check_free`.
     """
-    check_free(folder, key, place, known=known)
+    check_free(name, folder, key, place, known=known)
     now = Owner(key=key, storage=place.url, server=place.server, folder=os.path.realpath(folder))
     if owner(folder) != now:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,10 +113,10 @@ def claim(folder: Path, key: str, place: Place, *, known: bool = False) -> None:
     tidy_below(folder)
 
 
-def check_free(folder: Path, key: str, place: Place, *, known: bool) -> None:
+def check_free(name: str, folder: Path, key: str, place: Place, *, known: bool) -> None:
     """Raises:
-    StorageError: it is the folder of a study of another storage, which would lose its adapters; or it has files that
-        are nobody's of ours.
+    StorageError: it is the folder of another study, which would lose its adapters; or it has files that are nobody's of
+        ours.
     """
     there = owner(folder)
     if there is None:
@@ -120,10 +125,18 @@ def check_free(folder: Path, key: str, place: Place, *, known: bool) -> None:
                 f"{folder} has files in it and no {OWNER}: it is no study's folder, and is left as it is; move it "
                 "away, or name another place for artifacts by ?artifacts=FOLDER at the end of --storage"
             )
-    elif there.key != key and not place.is_same(there.storage, there.server, surely=True):
+        return
+    if there.key == key:
+        return
+    if not place.is_same(there.storage, there.server, surely=True):
         raise StorageError(
             f"{folder} has the artifacts of a study of the same name in {there.storage}; name another folder by "
             "?artifacts=FOLDER at the end of --storage or, if that study is gone, move this one away"
+        )
+    if (other := place.study_of(there.key)) not in (None, name):
+        raise StorageError(
+            f"{folder} has the artifacts of study {quoted(other)} of the same storage, as where a disk takes upper and "
+            "lower case for one; save the study file under another name"
         )
 
 
@@ -150,7 +163,7 @@ def settle(study: StoredStudy, folder: Path, place: Place, main: StoredStudy | N
     )  # an earlier version's
     copied = is_copy(study.study_name, bound, folder, place)
     key = uuid4().hex if copied or not record.key else record.key
-    check_free(folder, key, place, known=not copied)
+    check_free(study.study_name, folder, key, place, known=not copied)
     if key != record.key:
         changed: dict[str, Any] = {"mlflow_runs": {}, "mlflow_level": False, "mlflow_lost": False, "key": key}
         if main is not None and main.record.bound and record.retrain_of in (None, main.record.bound.was):
@@ -161,7 +174,7 @@ def settle(study: StoredStudy, folder: Path, place: Place, main: StoredStudy | N
     bound = bound.model_copy(update={"storage": place.url, "server": place.server})
     if bound != record.bound:
         study.set_user_attr("bound", bound.model_dump())  # last: until then it is a copy still
-    claim(folder, key, place, known=True)
+    claim(study.study_name, folder, key, place, known=True)
 
 
 def is_copy(name: str, bound: Bound, folder: Path, place: Place) -> bool:

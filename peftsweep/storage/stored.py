@@ -65,8 +65,13 @@ class StoredStudy(optuna.Study):
     @property
     def mlflow_runs(self) -> dict[str, str]:
         """The ids of its runs in MLflow, by trial; those of a study that it was copied from are not its own."""
-        record = self.record
-        return record.mlflow_runs if record.bound is None or record.bound.study == self.study_name else {}
+        return self.record.mlflow_runs if self.is_first else {}
+
+    @property
+    def is_first(self) -> bool:
+        """Whether its key was made for it, as far as its name tells: a copy has that of another."""
+        bound = self.record.bound
+        return bound is None or bound.study == self.study_name
 
     def records(self) -> list[TrialRecord]:
         """Its trials in the order in which they were made, those that wait to be asked for among them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -31,6 +32,9 @@ from peftsweep.storage.stored import StoredStudy, reading, shown
 
 LAST = "alembic_version"  # of its tables, Optuna makes this one last
 RETRAINED = "/retrain"  # a study's seeds are a study of their own, of this ending: no study file's name has a slash
+OF_KEY = """
+SELECT study_name FROM studies JOIN study_user_attributes USING (study_id) WHERE key = 'key' AND value_json = :key
+"""
 
 
 class Studies:
@@ -63,7 +67,7 @@ class Studies:
 
     @cached_property
     def place(self) -> Place:
-        return Place.of(self.url, self.database)
+        return Place.of(self.url, self.database, self._study_of)
 
     def names(self) -> list[str]:
         """Those that have a study file. A name that no file can have is another program's, or forged: such a study is
@@ -151,6 +155,16 @@ class Studies:
         for line in (*lost, *(line for study in found for line in study.left_out())):
             self.warn(line)
         return found
+
+    def _study_of(self, key: str) -> str | None:
+        """The name of the study that this key was made for, if it is here. A copy of it has the same, until it is run.
+
+        Raises:
+            StorageError: one that has the key cannot be read.
+        """
+        with self.storage.engine.connect() as connection:
+            found = connection.execute(sqlalchemy.text(OF_KEY), {"key": json.dumps(key)}).scalars().all()
+        return next((name for name in found if self.load(name).is_first), None)
 
     def _is_unbegun(self, name: str) -> bool:
         """Whether a process was killed as it made this study: it had made the folder before."""

@@ -57,7 +57,7 @@ def _made(studies: Studies, config: StudyConfig, data: Dataset) -> StoredStudy:
         "config": config.identity(),  # last: whoever finds it finds the rest
     }
     # first: by its folder, a study that a process was killed over is told from another program's
-    claim(studies.own_folder(config.name), described["key"], studies.place)
+    claim(config.name, studies.own_folder(config.name), described["key"], studies.place)
     study = studies.create(config.name)
     for key, value in described.items():
         study.set_user_attr(key, value)
