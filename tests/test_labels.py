@@ -21,17 +21,22 @@ from pyarrow import parquet
 from peftsweep import data
 from peftsweep.data.doubts import doubts
 from peftsweep.data.labels import LONGEST
-from peftsweep.data.lists import labels_in
+from peftsweep.data.lists import in_cells, names_in
 from peftsweep.data.spelling import class_name, order
 from peftsweep.storage import bounds
 from peftsweep.task import Task
 from tests.test_data import FORMATS, ROOT, loaded, refusal
 from tests.tiny import EMOTIONS, tiny_rows, write
 
-R = {"column": "emotions", "separator": ","}  # R writes a list of one as a bare word
 LABELS = EMOTIONS[:3]  # anger, anticipation, disgust
 SETS: list[list[str]] = [[label for label in LABELS if row[label]] for row in tiny_rows(LABELS, 40, 0)]
 SETS[7] = []
+
+
+def labels_in(cell: Any, separator: str | None) -> list[str] | None:
+    """Of a column that has this cell alone."""
+    (found,) = in_cells([cell], separator)
+    return None if found is None else names_in(found)
 
 
 def rows(cell: Any) -> list[dict[str, Any]]:
@@ -90,11 +95,15 @@ def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: 
     [
         (" joy ;; anger; joy ; ", ";", ["joy", "anger"]),
         ("[a];[b]", ";", ["[a]", "[b]"]),
-        ("[joy; sad]", ";", ["joy", "sad"]),
+        ("[joy; sad]", ";", ["[joy", "sad]"]),
+        ("bug;(internal)", ";", ["bug", "(internal)"]),
+        *((f"{first}internal{last}", ";", [f"{first}internal{last}"]) for first, last in ("()", "[]", "{}")),
+        ("c(1);set()", ";", ["c(1)", "set()"]),
+        ("- joy\n- anger", ";", ["- joy\n- anger"]),
+        (["a;b", "(c)"], ";", ["a;b", "(c)"]),
         (":);:(", ";", [":)", ":("]),
-        ("[(a;b);c]", ";", None),
-        ('{"joy": 1, "anger": 0}', ",", None),
-        ("['joy', <NA>]", ";", None),
+        ("[(a;b);c]", ";", ["[(a", "b)", "c]"]),
+        ("['joy', <NA>]", None, None),
         ("joy, anger", None, None),
         ("- joy\n- anger", None, ["joy", "anger"]),
         ("", ";", []),
@@ -104,7 +113,7 @@ def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: 
         (3, ";", ["3"]),
         ("1;2.0;True", ";", ["1", "2", "true"]),
         (True, ";", ["true"]),
-        ("['a;b', 'c']", ";", ["a;b", "c"]),
+        ("['a;b', 'c']", None, ["a;b", "c"]),
         ("[a];b", ";", ["[a]", "b"]),
         ("joy", None, None),
         ("['joy'", None, None),
@@ -127,7 +136,6 @@ def test_the_labels_of_a_cell(cell: Any, separator: str | None, found: list[str]
     assert labels_in(cell, separator) == found
 
 
-@pytest.mark.parametrize("separator", [None, ",", ";", " ", "|", "\n"])
 @pytest.mark.parametrize(
     ("found", "cells"),
     [
@@ -148,13 +156,10 @@ def test_the_labels_of_a_cell(cell: Any, separator: str | None, found: list[str]
         (["1", "2"], ["[1 2]", "[1. 2.]", "[1, 2]", "{1,2}", "c(1, 2)", "[+1, 2.0]", "[1.0 2.0]"]),
     ],
 )
-def test_what_is_a_list_is_read_as_one_whatever_the_separator_is(
-    found: list[str], cells: list[str], separator: str | None
-) -> None:
-    assert {cell: labels_in(cell, separator) for cell in cells} == dict.fromkeys(cells, found)
+def test_what_is_a_list_is_read_as_one(found: list[str], cells: list[str]) -> None:
+    assert {cell: labels_in(cell, None) for cell in cells} == dict.fromkeys(cells, found)
 
 
-@pytest.mark.parametrize("separator", [None, ",", ";"])
 @pytest.mark.parametrize(
     "cell",
     [
@@ -170,8 +175,57 @@ def test_what_is_a_list_is_read_as_one_whatever_the_separator_is(
         "[`joy`, `sad`]",
     ],
 )
-def test_what_may_be_anything_in_brackets_is_refused(cell: str, separator: str | None) -> None:
-    assert labels_in(cell, separator) is None
+def test_what_may_be_anything_in_brackets_is_refused(cell: str) -> None:
+    assert labels_in(cell, None) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "wrong"),
+    [
+        (["['joy', 'sad']", "['joy']", "[]", ""], []),
+        (["{'joy', 'sad'}", "set()", "frozenset({'joy'})"], []),
+        (['c("joy", "sad")', "joy", "character(0)", "very happy"], []),
+        (["['joy', 'sad']", "joy", "don't know"], []),
+        (["[joy, sad]", "[joy]", "(internal)"], [2]),
+        (["['joy', 'sad']", "['joy']", "(internal)", "{sad}"], [2, 3]),
+        (["[joy, sad]", "[joy]", "joy"], [2]),  # no quotation mark says that [joy] is more than a name
+        (["['joy']", "['sad']", "sad, joy", "joy;sad", "'joy'"], [2, 3, 4]),
+        ([["joy"], "sad", "(internal)", "['sad']", ("sad",), None], [1, 2, 3]),
+    ],
+)
+def test_how_lists_are_written_is_seen_from_the_column_as_a_whole(cells: list[Any], wrong: list[int]) -> None:
+    assert [i for i, found in enumerate(in_cells(cells, None)) if found is None] == wrong
+
+
+def test_how_lists_are_written_is_seen_before_the_rows_are_cut(tmp_path: Path) -> None:
+    """Ten words without a list among them are for validation."""
+    words = rows(lambda labels: f"c({json.dumps(labels)[1:-1]})" if len(labels) != 1 else labels[0])
+    cut = {"validation": 1, "test": 1}
+    dataset = loaded(source=write(tmp_path / "a.csv", words), labels={"column": "emotions"}, split=cut)
+    assert dataset.task == Task("multi-label", tuple(LABELS))
+    assert (
+        dataset.fingerprint == loaded(source=write(tmp_path / "b.csv", flags()), labels=LABELS, split=cut).fingerprint
+    )
+
+
+def test_names_in_brackets_are_labels_where_a_separator_parts_them(tmp_path: Path) -> None:
+    table = [
+        {"text": f"text {i}", "c": ["bug;(internal)", "(internal)", "[ui]", "{x}", "bug", "[ui];[y]"][i % 6]}
+        for i in range(40)
+    ]
+    for ending in FORMATS:
+        said: list[str] = []
+        source = write(tmp_path / f"a{ending}", table)
+        dataset = loaded(said, source=source, labels={"column": "c", "separator": ";"}, split={"validation": 12})
+        assert set(dataset.task.labels) == {"bug", "(internal)", "[ui]", "{x}", "[y]"} and not said
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+@pytest.mark.parametrize("cell", [str, lambda labels: f"[{', '.join(labels)}]", lambda labels: str({"a": 1})])
+def test_a_column_of_lists_alone_is_not_parted_by_a_separator(tmp_path: Path, cell: Any, separator: str) -> None:
+    path = write(tmp_path / "a.csv", rows(cell))
+    said = refusal(source=path, labels={"column": "emotions", "separator": separator})
+    assert said.endswith("to read it as one, leave the separator out: labels: {column: emotions}")
 
 
 @pytest.mark.parametrize(
@@ -180,8 +234,8 @@ def test_what_may_be_anything_in_brackets_is_refused(cell: str, separator: str |
         (
             ";".join,
             {"column": "emotions"},
-            "expected a list, such as ['joy', 'anger']; if a mark parts its labels, name it: "
-            'labels: {column: emotions, separator: ";"}',
+            "expected a list, such as ['joy', 'anger'], written as in the other rows; if a mark parts its labels, name "
+            'it: labels: {column: emotions, separator: ";"}',
         ),
         (lambda labels: {"a": 1}, {"column": "emotions", "separator": ";"}, "expected labels parted by ';'"),
         (lambda labels: ["anger"], "emotions", "column emotions has one label alone ('anger')"),
@@ -241,7 +295,10 @@ def test_a_label_that_only_validation_has_is_told_with_its_rows(tmp_path: Path) 
         (lambda labels: f"[{', '.join(labels)}]", {"column": "emotions"}),
         (" ".join, {"column": "emotions", "separator": " "}),
         (" and ".join, {"column": "emotions", "separator": " and "}),
-        (lambda labels: f"c({json.dumps(labels)[1:-1]})" if len(labels) > 1 else "".join(labels), R),
+        (
+            lambda labels: f"c({json.dumps(labels)[1:-1]})" if len(labels) > 1 else "".join(labels),
+            {"column": "emotions"},
+        ),
     ],
 )
 def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several_labels(
@@ -265,6 +322,7 @@ def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several
         ["R&B", "AC/DC", "hip hop"],
         ["yes, please", "no, thanks", "maybe"],
         ["[deleted]", "kept", "removed"],
+        ["(internal)", "[deleted]", "{x}", "bug"],
         ["card; lost", *(f"intent {i}" for i in range(9))],
         ["-1", "0", "1"],
         ["C", "C#", "C++"],
@@ -341,7 +399,9 @@ def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets
     classes = [name.replace(" ", mark) for name in sets]
     (said,) = doubts(Task("single-label", tuple(classes)), "c")
     separator = yaml.safe_load(said.partition("several labels: ")[2])["labels"]["separator"]
-    assert {label for name in classes for label in labels_in(name, separator) or ()} == set(" ".join(sets).split())
+    assert {label for labels in in_cells(classes, separator) for label in names_in(labels or ()) or ()} == set(
+        " ".join(sets).split()
+    )
     (said,) = doubts(Task("multi-label", tuple(classes)), "c")  # they were parted by another mark
     assert "labels look like labels joined by" in said
 

@@ -64,7 +64,7 @@ class LabelColumn(Frozen):
     column: str = Field(min_length=1)
     """The column."""
     separator: str | None = None
-    """What parts the labels in a cell that is no list, such as `";"`; spaces around them are dropped. Without it, each
+    """What parts the labels in a cell that is a text, such as `";"`; spaces around them are dropped. Without it, each
     cell must be a list: of JSONL or Parquet, or written out as `['joy', 'anger']` or `[joy, anger]`."""
 
     def _mistakes(self) -> Iterator[Mistake]:

@@ -17,7 +17,7 @@ from peftsweep.data.cut import cut
 from peftsweep.data.decoding import Form
 from peftsweep.data.doubts import doubts
 from peftsweep.data.hub import HUB, read_hub
-from peftsweep.data.labels import label_array, task_of
+from peftsweep.data.labels import label_array, task_of, with_sets
 from peftsweep.data.reading import read
 from peftsweep.data.rows import TEXT, deduplicated, filtered, with_texts, without_leaks
 from peftsweep.data.table import Table
@@ -155,6 +155,7 @@ def _tables(config: DataConfig, note: Say, warn: Say, *, older: bool) -> dict[st
     tables = {name: with_texts(filtered(table, config.filter, note), config.text) for name, table in tables.items()}
     if config.drop_duplicates:
         tables = {name: deduplicated(table, note) for name, table in tables.items()}
+    tables = {name: with_sets(config, table) for name, table in tables.items()}
     if config.split is None and "validation" in tables:
         return _in_order(tables)
     split, whole = config.split or SplitConfig(), tables.pop("train")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import yaml
 
 from peftsweep.data.joins import joins, made_of_others
-from peftsweep.data.lists import listed, names_in, pieces
+from peftsweep.data.lists import certain, listed, names_in, pieces
 from peftsweep.quoting import quoted
 from peftsweep.task import Task
 
@@ -58,21 +58,27 @@ def _joined(task: Task, column: str) -> Iterator[str]:
     """Whether the names look like several labels each, or like pieces of such."""
     names = task.labels
     lists = {name: entries for name in names if (entries := names_in(listed(name) or [])) is not None and entries}
+    if not any(len(entries) > 1 or certain(name) for name, entries in lists.items()):
+        lists = {}  # (internal), [deleted]: names in brackets
     if 2 * len(lists) >= len(names) or made_of_others({name: lists.get(name, [name]) for name in names}, names):
-        key = {"column": column} | ({} if len(lists) == len(names) else {"separator": ","})
-        yield _advice(task, "lists of labels", list(lists), key)
+        yield _advice(task, "lists of labels", list(lists), {"column": column})
     elif 2 * len(broken := pieces(names)) >= len(names):
-        yield f"{_count(task, broken)} look like pieces of lists, such as {quoted(broken[0])}"
+        yield f"{_count(task, broken)} look like pieces of lists, such as {quoted(broken[0])}; {_list_hint(column)}"
     elif (found := joins(names)) is not None:
         separator, joined = found
         yield _advice(task, f"labels joined by {separator!r}", joined, {"column": column, "separator": separator})
+
+
+def _list_hint(column: str) -> str:
+    return f"lists in cells are read without a separator, labels: {{column: {column}}}"
 
 
 def _advice(task: Task, what: str, found: Sequence[str], labels: dict[str, str]) -> str:
     key = yaml.safe_dump({"labels": labels}, default_flow_style=None, allow_unicode=True, width=1000).strip()
     hint = f"if each text may have several labels: {key}"
     if task.multi_label:
-        hint = "if they are, labels are parted otherwise than was taken; see data.labels"
+        hint = "if they are, labels are parted otherwise than was taken"
+        hint += "; see data.labels" if "separator" in labels else f": {_list_hint(labels['column'])}"
     return f"{_count(task, found)} look like {what}, such as {quoted(found[0])}; {hint}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
-from peftsweep.data.lists import entries, labels_in
+from peftsweep.data.lists import in_cells, names_in, written_out
 from peftsweep.data.spelling import BOOLEANS, FLAGS, class_name, is_missing, order
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
@@ -16,6 +16,7 @@ from peftsweep.quoting import quoted
 from peftsweep.task import Labels, Task
 
 PAIRS = (("0", "1"), BOOLEANS)
+SETS = "\0sets"  # a second column of labels, as they were read
 LONGEST = 10_000  # characters of a name: the database gives back no longer one
 
 
@@ -96,23 +97,45 @@ def _holds_several(config: DataConfig, table: Table) -> bool:
     return isinstance(config.labels, LabelColumn) or any(isinstance(value, list | tuple) for value in column)
 
 
+def with_sets(config: DataConfig, table: Table) -> Table:
+    """The table with the labels of each row, if one column holds all of them: read before it is cut, for how a cell is
+    to be read is seen from the others.
+
+    Raises:
+        DataError: a cell that holds none, with the rows.
+    """
+    if not _holds_several(config, table):
+        return table
+    return Table(table.name, table.columns | {SETS: _sets(config, table)}, table.rows)
+
+
 def _sets(config: DataConfig, table: Table) -> list[list[str]]:
     """The labels of each row."""
+    if SETS in table.columns:
+        return table.columns[SETS]
     (column,) = config.label_columns
     values = table.column(column)
     separator = config.labels.separator if isinstance(config.labels, LabelColumn) else None
-    found = [labels_in(value, separator) for value in values]
+    if separator is not None and written_out(values, separator):
+        raise DataError(
+            f"{table.name}: column {column}: each cell is a list in brackets, such as {_listed(values[:1])}: to read "
+            f"it as one, leave the separator out: labels: {{column: {column}}}"
+        )
+    cells = in_cells(values, separator)
+    found = [None if cell is None else names_in(cell) for cell in cells]
     if wrong := [i for i, labels in enumerate(found) if labels is None]:
         expected = f"labels parted by {quoted(separator)}"
         if separator is None:
-            expected = "a list, such as ['joy', 'anger']; if a mark parts its labels, name it: "
-            expected += f'labels: {{column: {column}, separator: ";"}}'
+            expected = (
+                "a list, such as ['joy', 'anger'], written as in the other rows; if a mark parts its labels, name "
+            )
+            expected += f'it: labels: {{column: {column}, separator: ";"}}'
         raise DataError(
             f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: expected "
             f"{expected}"
         )
     if all(FLAGS.keys() >= set(labels or ()) for labels in found):
-        sizes = {len(entries(value, separator) or ()) for value in values if not is_missing(value)}
+        sizes = {len(cell or ()) for cell, value in zip(cells, values, strict=True) if not is_missing(value)}
         if len(sizes) == 1 and min(sizes) > 1:
             raise DataError(
                 f"{table.name}: column {column}: each list has {sizes.pop()} noughts and ones: expected the names of "

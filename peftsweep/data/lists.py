@@ -7,6 +7,7 @@ import csv
 import io
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,32 +25,69 @@ CALL = re.compile(
 )
 SCALAR = re.compile(r"\b(?:np|numpy)\.[a-z]+_?\d*\(('[^']*'|\"[^\"]*\"|[-+.\w]+)\)")  # numpy 2: np.str_('joy')
 MISSING = ("nan", "None", "null", "NULL", "NA")
+QUOTED = re.compile(rf"u?[{QUOTES}]")
+BARE = re.compile(rf"(?![{QUOTES}])[^,;|\[\](){{}}\"\r\n]+(?<![{QUOTES}])")
 BLOCK = re.compile(r"\s*(?:[-*•][ \t]+\S[^\r\n]*\s*)+")  # YAML's, an entry a line
 
 
-def labels_in(value: Any, separator: str | None) -> list[str] | None:
-    """The labels of a cell that holds all labels of a text, none twice; None where it cannot be read so.
+def in_cells(cells: Sequence[Any], separator: str | None) -> list[Sequence[Any] | None]:
+    """What stands in each cell of a column that holds all labels of a text, empty entries and repeated ones too; None
+    where a cell cannot be read so.
 
-    Args:
-        separator: what parts them in a text that is no list; without it, the text must be a list, as `listed` reads it.
+    A text is parted by the separator and read no other way, so that `[bug]` may be a label's name. Without a separator,
+    the column as a whole says how its lists are written: each cell must be a list with the brackets that most have. If
+    quotation marks prove all that are there to be lists, a word without a mark is a list of one, as R writes it.
     """
-    parts = entries(value, separator)
-    return None if parts is None else names_in(parts)
+    if separator is not None:
+        return [_parted(cell, separator) for cell in cells]
+    if any(isinstance(cell, list | tuple) for cell in cells):
+        return [[] if is_missing(cell) else cell if isinstance(cell, list | tuple) else None for cell in cells]
+    found = [listed(cell) if isinstance(cell, str) and not is_missing(cell) else None for cell in cells]
+    lists = [cell for cell, own in zip(cells, found, strict=True) if own is not None]
+    kinds = Counter(map(_kind, lists))
+    usual = max(kinds, key=lambda kind: kinds[kind], default="")
+    proven = len(kinds) == 1 and all(map(certain, lists))
+    return [_as_others(cell, own, usual, proven) for cell, own in zip(cells, found, strict=True)]
 
 
-def entries(value: Any, separator: str | None) -> Sequence[Any] | None:
-    """What stands in the cell of `labels_in`, empty entries and repeated ones too."""
-    if is_missing(value):
+def _as_others(cell: Any, own: list[Any] | None, usual: str, proven: bool) -> list[Any] | None:
+    if is_missing(cell):
         return []
-    if not isinstance(value, str):
-        return value if isinstance(value, list | tuple) else None if separator is None else [value]
-    if (found := listed(value, separator)) is not None or separator is None:
-        return found
-    parts = value.split(separator)
-    one = len(parts) == 1 and any(mark in value for mark in (",", ":", *QUOTES))
-    if _enclosed(value) and (one or not all(map(_balanced, parts))):
-        return None  # something else, or pieces of it: {"joy": 1, "anger": 0}
-    return parts
+    if own is not None:
+        return own if _kind(cell) == usual else None
+    return [cell] if proven and isinstance(cell, str) and BARE.fullmatch(cell.strip()) else None
+
+
+def _parted(cell: Any, separator: str) -> Sequence[Any]:
+    if is_missing(cell):
+        return []
+    return cell.split(separator) if isinstance(cell, str) else cell if isinstance(cell, list | tuple) else [cell]
+
+
+def written_out(cells: Sequence[Any], separator: str) -> bool:
+    """Whether the cells of a column with a separator are lists all the same: all stand in brackets, and quotation marks
+    or halves of brackets show that the names do not."""
+    texts = [cell for cell in cells if not is_missing(cell)]
+    if not texts or not all(isinstance(cell, str) and _enclosed(cell) for cell in texts):
+        return False
+    return any(certain(cell) or not all(map(_balanced, cell.split(separator))) for cell in texts)
+
+
+def _kind(text: str) -> str:
+    """The bracket of a written list, or the name of the function in whose place it stands."""
+    text = text.lstrip(' "')
+    if text[0] in (*PAIRS, "-", "*", "•"):
+        return text[0]
+    name = text.partition("(")[0].strip()
+    return {"set": "{", "frozenset": "{", "tuple": "("}.get(name, "[" if name.endswith("array") else "c")
+
+
+def certain(text: str) -> bool:
+    """Whether a written list is no name in brackets: it has quotation marks around a name, nothing in it, or a
+    function's name before it."""
+    text = text.strip()
+    inside = text[1:-1].strip()
+    return not _enclosed(text) or not inside or QUOTED.match(inside) is not None
 
 
 def names_in(parts: Sequence[Any]) -> list[str] | None:
@@ -58,29 +96,26 @@ def names_in(parts: Sequence[Any]) -> list[str] | None:
     return None if None in names else list(dict.fromkeys(name for name in names if name is not None))
 
 
-def listed(text: str, separator: str | None = None) -> list[Any] | None:
+def listed(text: str) -> list[Any] | None:
     """The entries of a list that is written out; None where the text is none.
 
     Read are the lists of JSON and Python (tuples and sets, too), numpy, R, PostgreSQL and Java, YAML's `[a, b]` and its
-    lines `- a`. An entry without quotation marks is a name.
-
-    Args:
-        separator: what parts names without quotation marks, if it stands between them; else a comma does.
+    lines `- a`. An entry without quotation marks is a name, and a comma parts it from the next.
     """
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] == '"':  # a list inside of a string, as JSON and CSV write it
-        return _json(text, str) or listed(text[1:-1].replace('""', '"').replace('\\"', '"'), separator)
+        return _json(text, str) or listed(text[1:-1].replace('""', '"').replace('\\"', '"'))
     if call := CALL.fullmatch(text):
         inner = call[1].strip()
-        return [] if inner in ("", "0") else listed(inner, separator) if _enclosed(inner) else _tokens(inner)
+        return [] if inner in ("", "0") else listed(inner) if _enclosed(inner) else _tokens(inner)
     if _enclosed(text):
-        return _inside(text, separator)
-    if separator is None and BLOCK.fullmatch(text):
+        return _inside(text)
+    if BLOCK.fullmatch(text):
         return [name for line in text.splitlines() if (name := line.strip()[1:].strip().strip("'\""))]
     return None
 
 
-def _inside(text: str, separator: str | None) -> list[Any] | None:
+def _inside(text: str) -> list[Any] | None:
     inside = text[1:-1]
     found = _json(text)
     if found is None:
@@ -91,7 +126,7 @@ def _inside(text: str, separator: str | None) -> list[Any] | None:
         found = _tokens(inside.translate(STRAIGHT))
     elif '""' in inside and '"' not in inside.replace('""', ""):
         found = _tokens(inside.replace('""', '"'))
-    return _names(text, separator) if found is None else found
+    return _names(text) if found is None else found
 
 
 def _json(text: str, kind: type = list) -> list[Any] | None:
@@ -137,14 +172,12 @@ def _entries(tokens: Iterator[tokenize.TokenInfo]) -> Iterator[Any]:
             yield found
 
 
-def _names(text: str, separator: str | None) -> list[Any] | None:
+def _names(text: str) -> list[Any] | None:
     """Names without quotation marks, and in double ones among them, as PostgreSQL has them. An entry that has a
     bracket, a quotation mark at an end, or what belongs to a map, may be anything."""
     inside = text[1:-1]
-    given = separator is not None and separator in inside and (separator.strip() or "," not in inside)
-    mark = separator if given else ","
-    parts = inside.split(mark)
-    if text[0] == "{" and '"' in inside and mark == ",":
+    parts = inside.split(",")
+    if text[0] == "{" and '"' in inside:
         try:
             parts = next(csv.reader([inside], escapechar="\\", strict=True))
         except csv.Error:
@@ -166,6 +199,9 @@ def _balanced(text: str) -> bool:
 
 
 def pieces(names: Iterable[str]) -> list[str]:
-    """Names that begin or end as a list does, or one of its entries: `[joy`, `anger]`, `'joy'`."""
+    """Names that begin or end as a list does, or one of its entries: `[joy`, `anger]`, `'joy'`; none if all
+    that do are whole: `[joy]`."""
     ends = (*QUOTES, *PAIRS, *PAIRS.values())
-    return [name for name in names if name[:1] in ends or name[-1:] in ends]
+    found = [name for name in names if name[:1] in ends or name[-1:] in ends]
+    whole = all(_enclosed(name) and _balanced(name) and not certain(name) for name in found)
+    return [] if whole else found
