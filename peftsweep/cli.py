@@ -165,9 +165,7 @@ def run(
 ) -> None:
     """Run a study, or go on with it where it stopped. Several studies run one after the other."""
     with _ended_by_signals():
-        from peftsweep.config import load
-
-        configs = [load(name, settings or ()) for name in study]  # all are right before the first one begins
+        configs = [_config(name, settings) for name in study]  # all are right before the first one begins
 
         from peftsweep import progress, sweep
 
@@ -206,9 +204,7 @@ def retrain(
 ) -> None:
     """Train a study's best configurations again with fresh seeds: mean ± standard deviation, and the test split."""
     with _ended_by_signals():
-        from peftsweep.config import load
-
-        config = load(study, settings or ())
+        config = _config(study, settings)
 
         from peftsweep import progress, sweep
 
@@ -221,6 +217,14 @@ def retrain(
         if result.interrupted is not None:
             raise Stopped(result.interrupted)
         _print(result.rows, as_json, progress.retrained_table)
+
+
+def _config(study: str, settings: list[str] | None) -> Any:
+    """The study of a file. Mistakes in it, and in the data that it names, are found before anything slow begins."""
+    from peftsweep.config import load
+    from peftsweep.data import mistakes
+
+    return load(study, settings or (), check=mistakes)
 
 
 @contextmanager

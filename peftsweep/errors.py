@@ -2,7 +2,7 @@
 
     PeftsweepError              exit status 1
     ├── UsageError              exit status 2: a bad flag, an unknown study
-    │   └── StudyFileError      exit status 2: everything wrong in a study file, at once
+    │   └── StudyFileError      exit status 2: everything wrong in a study file and in the data that it names, at once
     ├── DataError               a file, column or row of the data
     ├── ModelError              the base: not there, gated, broken, not to be packed
     ├── StorageError            studies.db: locked, unreachable, full

@@ -934,7 +934,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
     here.run(study, trials=1)
     mistakes = {
         "train.epochs=3": (1, "train.epochs"),
-        "data.text=txet": (1, "did you mean text"),
+        "data.text=txet": (2, "did you mean text"),
         f"model.id={here.folder}/bsae": (1, "did you mean base?"),
         "model.id=owner/never-heard-of": (1, "the hub cannot be reached"),
         "space.rank=[4, 8]": (1, "space.rank: [2, 4] in the storage, [4, 8] in the file"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def load(
     study: str | Path,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     folders: Sequence[Path] | None = None,
+    check: Callable[[DataConfig], Iterable[Mistake]] = lambda data: (),
 ) -> StudyConfig:
     """Read and check a study file.
 
@@ -86,6 +87,7 @@ def load(
         overrides: `data.train=tweets.csv` with the value in YAML, or `{"data.train": "tweets.csv"}` as it is. They win
             over the file: files for train and validation replace its source, a value under train its entry in space.
         folders: where names are looked up; by default `folders_of_studies()`.
+        check: finds mistakes that the file alone does not show, such as a column that the data lacks.
 
     Raises:
         UsageError: there is no such study.
@@ -98,9 +100,10 @@ def load(
     draft.override(overrides)
     for text in _texts(draft.raw):
         remember(text)
-    if lines := draft.complaints():
-        raise StudyFileError("\n".join(lines))
-    return StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
+    draft.refuse(draft.mistakes())
+    config = StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
+    draft.refuse(check(config.data))
+    return config
 
 
 def _texts(value: Any, name: str = "") -> Iterator[str]:
@@ -197,13 +200,18 @@ class _Draft:
             here = below
         here[key[-1]] = value
 
-    def complaints(self) -> list[str]:
-        found = sorted(self._mistakes(), key=self._place)
+    def refuse(self, mistakes: Iterable[Mistake]) -> None:
+        """Raises:
+        StudyFileError: there are mistakes; a line each, in the file's order.
+        """
+        found = sorted(mistakes, key=self._place)
         lines = [self._line(key, what) for key, what in self._hinted(found[:MOST_MISTAKES])] + self.unread
-        more = len(found) - MOST_MISTAKES
-        return lines if more <= 0 else [*lines, f"{self.label}: and {more:,} more mistakes"]
+        if (more := len(found) - MOST_MISTAKES) > 0:
+            lines.append(f"{self.label}: and {more:,} more mistakes")
+        if lines:
+            raise StudyFileError("\n".join(lines))
 
-    def _mistakes(self) -> list[Mistake]:
+    def mistakes(self) -> list[Mistake]:
         """All of them: each key's own, then those between the sections, as far as these can be read."""
         if self.found and not self.raw:
             return self.found

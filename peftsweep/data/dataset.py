@@ -111,7 +111,19 @@ class _Rows:
 
 
 def _labelled(config: DataConfig, note: Say, warn: Say, *, older: bool = False) -> _Rows:
-    tables = without_leaks(_tables(config, note, warn, older=older), note, warn)
+    return labelled(config, _read(config, note, warn), note, warn, older=older)
+
+
+def labelled(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool = False) -> _Rows:
+    """The splits and their labels.
+
+    Args:
+        read: the tables of the files, or of the hub dataset's splits, by the split's name.
+
+    Raises:
+        DataError: the first thing that is wrong.
+    """
+    tables = without_leaks(_splits(config, read, note, warn, older=older), note, warn)
     task = task_of(config, tables["train"], older=older)
     if len(config.label_columns) == 1:
         (column,) = config.label_columns
@@ -125,34 +137,44 @@ def _labelled(config: DataConfig, note: Say, warn: Say, *, older: bool = False) 
 def _as_begun(config: DataConfig, fingerprint: str | None) -> _Rows | None:
     """The rows as version 0.1 read and cut them, if they are those of that fingerprint."""
     with contextlib.suppress(DataError):
-        rows = _labelled(config, _silent, _silent, older=True)
+        rows = _labelled(config, silent, silent, older=True)
         return rows if rows.fingerprint() == fingerprint else None
     return None
 
 
-def _silent(text: str) -> None:
-    """It was said when the study began."""
+def silent(text: str) -> None:
+    """It is said elsewhere: when the study began, or when its data are loaded."""
 
 
-def _tables(config: DataConfig, note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
+def _read(config: DataConfig, note: Say, warn: Say) -> dict[str, Table]:
+    tables = read_hub(config, wanted(config), note) if is_of_hub(config) else {}
+    return tables | {split: read_file(config, key, warn) for key, split in files(config).items()}
+
+
+def is_of_hub(config: DataConfig) -> bool:
+    return config.source is not None and config.source.startswith(HUB)
+
+
+def files(config: DataConfig) -> dict[str, str]:
+    """The keys of the section `data` that name files, and the split that each is for."""
+    splits = {"source": "train", "train": "train", "validation": "validation", "test": "test"}
+    given = {key: split for key, split in splits.items() if getattr(config, key) is not None}
+    return {key: split for key, split in given.items() if key != "source" or not is_of_hub(config)}
+
+
+def wanted(config: DataConfig) -> list[str]:
+    """The columns that the study reads."""
+    return list(dict.fromkeys([config.text, *config.label_columns, *config.filter]))
+
+
+def read_file(config: DataConfig, key: str, warn: Say) -> Table:
+    form = Form(config.encoding, config.quoting)
+    return read(getattr(config, key), f"data.{key}", wanted(config), form, warn)
+
+
+def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
     """The splits as tables, by name, their texts checked."""
-    wanted = list(dict.fromkeys([config.text, *config.label_columns, *config.filter]))
-
-    def local(key: str, place: str) -> Table:
-        return read(place, f"data.{key}", wanted, Form(config.encoding, config.quoting), warn)
-
-    if config.source is not None and config.source.startswith(HUB):
-        tables = read_hub(config, wanted, note)
-    elif config.source is not None:
-        tables = {"train": local("source", config.source)}
-    else:
-        assert config.train is not None
-        tables = {"train": local("train", config.train)}
-        if config.validation is not None:
-            tables["validation"] = local("validation", config.validation)
-    if config.test is not None:
-        tables["test"] = local("test", config.test)
-    tables = {name: with_texts(filtered(table, config.filter, note), config.text) for name, table in tables.items()}
+    tables = {name: with_texts(filtered(table, config.filter, note), config.text) for name, table in read.items()}
     if config.drop_duplicates:
         tables = {name: deduplicated(table, note) for name, table in tables.items()}
     tables = {name: with_sets(config, table) for name, table in tables.items()}

@@ -45,7 +45,7 @@ def doubts(task: Task, column: str) -> Iterator[str]:
             f"{len(fractions):,} classes are numbers such as {quoted(fractions[0])}; if it is a measure, cut it into a "
             "few ranges"
         )
-    yield from _joined(task, column)
+    yield from joined(task, column)
 
 
 def _seen(name: str) -> str:
@@ -54,7 +54,7 @@ def _seen(name: str) -> str:
     return " ".join("".join(letter for letter in letters if unicodedata.category(letter) != "Cf").split())
 
 
-def _joined(task: Task, column: str) -> Iterator[str]:
+def joined(task: Task, column: str) -> Iterator[str]:
     """Whether the names look like several labels each, or like pieces of such."""
     names = task.labels
     lists = {name: entries for name in names if (entries := names_in(listed(name) or [])) is not None and entries}
@@ -65,8 +65,8 @@ def _joined(task: Task, column: str) -> Iterator[str]:
     elif 2 * len(broken := pieces(names)) >= len(names):
         yield f"{_count(task, broken)} look like pieces of lists, such as {quoted(broken[0])}; {_list_hint(column)}"
     elif (found := joins(names)) is not None:
-        separator, joined = found
-        yield _advice(task, f"labels joined by {separator!r}", joined, {"column": column, "separator": separator})
+        separator, those = found
+        yield _advice(task, f"labels joined by {separator!r}", those, {"column": column, "separator": separator})
 
 
 def _list_hint(column: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
+from peftsweep.data.doubts import joined
 from peftsweep.data.lists import in_cells, names_in, written_out
 from peftsweep.data.spelling import BOOLEANS, FLAGS, class_name, is_missing, order
 from peftsweep.data.table import Table
@@ -164,9 +165,16 @@ def _classes(table: Table, column: str, *, older: bool) -> list[str]:
     if wrong:
         raise DataError(
             f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: expected "
-            "a name or a number for each row"
+            f"a name or a number for each row{_also([label for label in classes if label is not None], column)}"
         )
     return [label for label in classes if label is not None]
+
+
+def _also(classes: Sequence[str], column: str) -> str:
+    """That the other classes look joined, where they do: then the empty cells may be right."""
+    task = Task("single-label", tuple(sorted(set(classes), key=order)))
+    said = list(joined(task, column)) if classes else []
+    return "".join(f"; {doubt}" for doubt in said) + ("; an empty cell is a text without labels then" if said else "")
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -92,7 +92,7 @@ def _jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form
             hint = ", but a list: write each of its objects into a line of its own" if isinstance(record, list) else ""
             raise DataError(f"{name}: row {number} is not a JSON object{hint}")
         if any(column not in record for column in wanted):
-            raise DataError(f"row {number}: {missing_columns(name, wanted, list(record))}")
+            raise missing_columns(f"row {number}: {name}", wanted, list(record))
         records[number] = record if whole else {column: record[column] for column in wanted}
     names = dict.fromkeys(column for record in records.values() for column in record)
     columns = {column: [record.get(column) for record in records.values()] for column in names}

@@ -89,11 +89,20 @@ def _shown(name: str) -> str:
     return word(name) if name == name.strip() else quoted(name)
 
 
-def missing_columns(name: str, wanted: Sequence[str], there: Sequence[str]) -> DataError:
+class MissingColumnsError(DataError):
+    """A file lacks columns that the study file names."""
+
+    def __init__(self, message: str, name: str, absent: Sequence[str], there: Sequence[str]) -> None:
+        super().__init__(message)
+        self.name, self.absent, self.there = name, absent, there
+
+
+def missing_columns(name: str, wanted: Sequence[str], there: Sequence[str]) -> MissingColumnsError:
     absent = [column for column in wanted if column not in there]
     plain = {name.strip(' "').casefold(): name for name in there}
     near = {column: difflib.get_close_matches(column.casefold(), plain, n=1, cutoff=0.5) for column in absent}
     guesses = [f"{_shown(plain[match[0]])} for {_shown(column)}" for column, match in near.items() if match]
     hint = f"; did you mean {', '.join(guesses)}?" if guesses else ""
     plural = "columns" if len(absent) > 1 else "column"
-    return DataError(f"{name}: no {plural} {several(absent)}; it has {several(there) or 'none'}{hint}")
+    message = f"{name}: no {plural} {several(absent)}; it has {several(there) or 'none'}{hint}"
+    return MissingColumnsError(message, name, absent, there)

@@ -15,7 +15,7 @@ import optuna
 
 from peftsweep import report, search
 from peftsweep.config import StudyConfig, TrainConfig, load
-from peftsweep.data import Dataset
+from peftsweep.data import Dataset, mistakes
 from peftsweep.data import load as load_data
 from peftsweep.engine import Scores, Trial
 from peftsweep.errors import StudyMismatchError, UsageError
@@ -75,7 +75,7 @@ def retrain(
     at_least(1, "top", top)
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), hushed():
-        config = study if isinstance(study, StudyConfig) else load(study, overrides)
+        config = study if isinstance(study, StudyConfig) else load(study, overrides, check=mistakes)
         studies, (found,) = report.opened(storage, [config.name], shown.warn)
         _best(found, top)  # nothing is loaded for a study that has none
         rows = found.record.fingerprint

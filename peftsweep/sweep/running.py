@@ -12,6 +12,7 @@ from typing import Any, Literal
 from peftsweep import report
 from peftsweep.config import MOST_TRIALS, StudyConfig, load
 from peftsweep.data import load as load_data
+from peftsweep.data import mistakes
 from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
@@ -66,7 +67,7 @@ def run(
         raise UsageError(f"timeout: expected seconds, such as 7200, got {quoted(timeout)}")
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), hushed():
-        config = study if isinstance(study, StudyConfig) else load(study, overrides)
+        config = study if isinstance(study, StudyConfig) else load(study, overrides, check=mistakes)
         studies = Studies(storage, shown.warn)
         rows = begun(studies, config.name)
         data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, begun=rows)

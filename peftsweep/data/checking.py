@@ -1,0 +1,80 @@
+"""What is wrong with the files of a study, found before libraries and models are loaded, by the keys that name it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from peftsweep.config import DataConfig
+from peftsweep.config.wording import Mistake
+from peftsweep.data.dataset import files, is_of_hub, labelled, read_file, silent
+from peftsweep.data.labels import label_array, task_of
+from peftsweep.data.rows import deduplicated, filtered, with_texts
+from peftsweep.data.table import MissingColumnsError, Table, missing_columns
+from peftsweep.errors import DataError
+
+OWN_KEY = re.compile(r"(data(?:\.\w+)+): (.*)", re.DOTALL)  # of messages that name the key themselves
+
+
+def mistakes(config: DataConfig) -> list[Mistake]:
+    """Everything that can be found wrong in the files: files and columns that are missing, then texts and labels.
+
+    A dataset of the hub is not fetched here; of such a study, only files are checked.
+    """
+    found: list[Mistake] = []
+    tables: dict[str, Table] = {}
+    for key, split in files(config).items():
+        with _noted(found, config, key):
+            tables[split] = read_file(config, key, silent)
+    if found or is_of_hub(config):
+        return found
+    first: list[Mistake] = []
+    with _noted(first, config):
+        labelled(config, tables, silent, silent)
+    return first and (_rows(config, tables) or first)
+
+
+def _rows(config: DataConfig, tables: dict[str, Table]) -> list[Mistake]:
+    """What is wrong in any of the tables, and not only the first thing."""
+    found: list[Mistake] = []
+    task = None
+    for name in ("train", *(name for name in tables if name != "train")):
+        table = tables[name]
+        with _noted(found, config, "filter"):
+            table = filtered(table, config.filter, silent)
+        with _noted(found, config, "text"):
+            texts = with_texts(table, config.text)
+            table = deduplicated(texts, silent) if config.drop_duplicates else texts
+        with _noted(found, config, "labels"):
+            if name == "train":
+                task = task_of(config, table)
+            if task is not None:
+                label_array(config, table, task)
+    return found
+
+
+@contextmanager
+def _noted(found: list[Mistake], config: DataConfig, *key: str) -> Iterator[None]:
+    """Note a DataError as a mistake of this key of the section `data`, or of the key that its message begins with."""
+    try:
+        yield
+    except MissingColumnsError as error:
+        found.extend(_columns(config, error))
+    except DataError as error:
+        if own := OWN_KEY.fullmatch(str(error)):
+            found.append((tuple(own[1].split(".")), own[2]))
+        else:
+            found.append((("data", *key), str(error)))
+
+
+def _columns(config: DataConfig, error: MissingColumnsError) -> Iterator[Mistake]:
+    """A mistake for each key that names a missing column."""
+    named: dict[tuple[str, ...], Sequence[str]] = {
+        ("data", "text"): [config.text],
+        ("data", "labels"): config.label_columns,
+        **{("data", "filter", column): [column] for column in config.filter},
+    }
+    for key, columns in named.items():
+        if absent := [column for column in columns if column in error.absent]:
+            yield key, str(missing_columns(error.name, absent, error.there))
