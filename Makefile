@@ -9,7 +9,7 @@ N := 20000
 SEED := 0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test numbers fuzz check docs links screenshots format clean
+.PHONY: demo test numbers fuzz check docs tables links screenshots format clean
 
 demo: $(VENV)/.demo
 	HF_HUB_OFFLINE=1 $(BIN)/peftsweep run --study demo
@@ -31,6 +31,10 @@ check: $(VENV)/.test
 # The notice that is silenced: the theme gets fixes until May 2027. CONTRIBUTING.md has what follows from it.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The tables of keys and commands in docs/*.md, from the code.
+tables: $(VENV)/.test
+	$(BIN)/python docs/tables.py
 
 links: $(VENV)/.docs
 	$(BIN)/python docs/links.py

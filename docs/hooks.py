@@ -1,37 +1,11 @@
-"""What the pages say of keys and commands, taken from the code as they are built.
-
-A page asks for it by a line of its own: `<!-- keys: data.split -->` for the table of a section's keys, and
-`<!-- commands -->` for the whole command line.
-"""
+"""What MkDocs does beside its own work."""
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
-
-from peftsweep.config import METHOD_KEYS, Filter, Range, StudyConfig
-
-NOT_KEYS = {"name", "path"}  # of a study: its file
-WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
-LIMITS: dict[type, Callable[[Any], str]] = {
-    Ge: lambda rule: f"at least {rule.ge:g}",
-    Gt: lambda rule: f"more than {rule.gt:g}",
-    Le: lambda rule: f"at most {rule.le:g}",
-    Lt: lambda rule: f"less than {rule.lt:g}",
-}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -39,98 +13,3 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     picture = Path(config.config_file_path).parent / "benchmarks" / "scaling.png"
     files.append(File.generated(config, "images/scaling.png", abs_src_path=str(picture)))
     return files
-
-
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """MkDocs asks for each page. An unknown section is a KeyError, which ends the build."""
-    found = re.sub(r"^<!-- keys: (\S+) -->$", lambda match: keys(match[1]), markdown, flags=re.MULTILINE)
-    return re.sub(r"^<!-- commands -->$", lambda match: commands(), found, flags=re.MULTILINE)
-
-
-# The study file -----------------------------------------------------------------------------------------------------
-
-
-def sections() -> dict[str, type[BaseModel]]:
-    """Every section of a study file by its place in it; `study` is the whole."""
-    found: dict[str, type[BaseModel]] = {"study": StudyConfig, "data.filter": Filter, "space": Range}
-
-    def walk(model: type[BaseModel], path: str) -> None:
-        for name, field in model.model_fields.items():
-            below = next((kind for kind in _members(field.annotation) if _is_model(kind)), None)
-            if below is not None:
-                found[f"{path}{name}"] = below
-                walk(below, f"{path}{name}.")
-
-    walk(StudyConfig, "")
-    return found
-
-
-def keys(section: str) -> str:
-    """What a section is, and the table of its keys."""
-    model = sections()[section]
-    assert model.__doc__, section
-    fields = {name: field for name, field in model.model_fields.items() if name not in NOT_KEYS}
-    rows = [model.__doc__, "", "| key | value | default | what it is |", "|---|---|---|---|"]
-    for name, field in fields.items():
-        assert field.description, f"{section}.{name} has no docstring"
-        said = " ".join(field.description.split())
-        only = [method for method, has in METHOD_KEYS.items() if name in has]
-        if section == "train" and 0 < len(only) < len(METHOD_KEYS):
-            said += f" Only for {' and '.join(only)}."
-        cells = (f"`{name}`", _value(field), _default(field), said)
-        rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
-    return "\n".join(rows)
-
-
-def _value(field: FieldInfo) -> str:
-    """What may stand there, in words."""
-    members = _members(field.annotation)
-    kinds = [word for kind in members if (word := _word(kind)) and not (kind is int and float in members)]
-    limits = [LIMITS[type(rule)](rule) for rule in field.metadata if type(rule) in LIMITS]
-    return ", ".join([" or ".join(kinds), *limits])
-
-
-def _word(kind: Any) -> str:
-    if kind is type(None):
-        return ""
-    if get_origin(kind) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(kind))
-    if get_origin(kind) in (list, tuple):
-        return "list of names"
-    if get_origin(kind) in (dict, Mapping) or _is_model(kind):
-        return "keys and values"
-    return WORDS[kind]
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The members of a union, without what is annotated to them."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
-    return [annotation]
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _default(field: FieldInfo) -> str:
-    if field.default is PydanticUndefined:
-        return "must be given"
-    if field.default in (None, {}):
-        return "–"
-    if isinstance(field.default, BaseModel):
-        return "see below"
-    return f"`{field.default if isinstance(field.default, str) else json.dumps(field.default)}`"
-
-
-# The command line ---------------------------------------------------------------------------------------------------
-
-
-def commands() -> str:
-    """The commands as typer describes them, without the title and the list of them, which the page has beside it."""
-    typer = [sys.executable, "-m", "typer", "peftsweep.cli", "utils", "docs", "--name", "peftsweep"]
-    text = subprocess.run(typer, check=True, stdout=subprocess.PIPE, text=True).stdout
-    own, each = text.split("\n## ", 1)
-    return own.split("\n", 1)[1].split("**Commands**", 1)[0] + "\n## " + each

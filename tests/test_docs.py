@@ -50,7 +50,7 @@ def module(name: str) -> Any:
     return found
 
 
-hooks = module("hooks")
+tables = module("tables")
 
 
 def examples(language: str, text: str = README) -> list[str]:
@@ -110,8 +110,14 @@ def test_the_keys_named_exist(document: str) -> None:
 
 def is_key(name: str) -> bool:
     section, _, key = name.rpartition(".")
-    known = hooks.sections()
+    known = tables.sections()
     return name in known or (section in known and key in known[section].model_fields)
+
+
+@pytest.mark.parametrize("page", ["command-line.md", "study-file.md"])
+def test_the_tables_are_those_of_the_code(page: str) -> None:
+    assert PAGES[page].count(tables.END) == len(re.findall(tables.PLACE, PAGES[page])) > 0
+    assert tables.renewed(PAGES[page]) == PAGES[page], "make tables writes them anew"
 
 
 @pytest.mark.parametrize("document", PAGES)

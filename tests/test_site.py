@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_docs import BESIDE, COMMANDS, OPTIONS, PAGES, ROOT, examples, hooks, module
+from tests.test_docs import BESIDE, COMMANDS, OPTIONS, PAGES, ROOT, examples, module, tables
 
 links = module("links")
 
@@ -68,20 +68,20 @@ def test_a_link_to_nowhere_ends_the_build(tmp_path: Path, broken: str) -> None:
 
 def test_every_section_of_a_study_file_has_its_table() -> None:
     shown = re.findall(r"^<!-- keys: (\S+) -->$", PAGES["study-file.md"], re.MULTILINE)
-    assert sorted(shown) == sorted(hooks.sections())
+    assert sorted(shown) == sorted(tables.sections())
 
 
-@pytest.mark.parametrize("section", hooks.sections())
+@pytest.mark.parametrize("section", tables.sections())
 def test_every_key_has_a_description_and_stands_on_its_page(site: Path, section: str) -> None:
     seen = text_of(site / "study-file.html")
-    for name, field in hooks.sections()[section].model_fields.items():
+    for name, field in tables.sections()[section].model_fields.items():
         assert field.description, f"{section}.{name} has no docstring"
-        if name not in hooks.NOT_KEYS:
+        if name not in tables.NOT_KEYS:
             assert " ".join(field.description.replace("`", "").split()) in seen, f"{section}.{name}"
 
 
 def test_a_table_says_what_may_stand_there_and_what_stands_there_by_itself() -> None:
-    train, data = hooks.keys("train"), hooks.keys("data")
+    train, data = tables.keys("train"), tables.keys("data")
     assert "| `warmup` | number, at least 0, less than 1 | `0.06` |" in train
     assert "| `optimizer` | `adamw`, `sgd` | `adamw` |" in train
     assert re.search(r"\| `rank` \| whole number, at least 1 \| `16` \| .* Only for lora and qlora\. \|", train)
