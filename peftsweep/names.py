@@ -55,6 +55,17 @@ def check_study(name: str) -> None:
         raise UsageError(f"study {quoted(name)}: a study's name becomes that of a folder, and this one {why}")
 
 
+def host_refusal(host: str) -> str | None:
+    """Why no machine can have this name, in a few words; None where one can, or where there is no name."""
+    try:
+        host.removesuffix(".").encode("idna")
+    except UnicodeError:
+        return "has an empty part in it, or one of more than 63 characters, as no machine's name has"
+    if in_line(host) != host or any(character in " /\\?#@" for character in host):
+        return "has characters in it that no machine's name has"
+    return None
+
+
 def fitting(name: str, room: int = LONGEST) -> str:
     """The name; where it has more than `room` bytes in UTF-8, its beginning and a digest of the whole."""
     whole = name.encode(errors="surrogatepass")

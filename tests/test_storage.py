@@ -22,7 +22,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError, StudyBusyError, UsageError
-from peftsweep.storage import Studies, check_apart, exists, guarded, lasting, same_place, settle
+from peftsweep.storage import Studies, check_apart, check_there, exists, guarded, lasting, same_place, settle
 from peftsweep.storage.addresses import address
 from peftsweep.storage.postgresql import Postgresql
 from tests.postgresql import PASSWORD, USER, Server
@@ -86,7 +86,7 @@ def test_an_address_may_name_the_folder_of_artifacts(url: str, tmp_path: Path) -
     assert other.names() == ["one"]  # the same database
     assert other.artifacts == tmp_path / "elsewhere" and plain.artifacts.name.endswith("artifacts")
     assert same_place(plain.url, other.url)
-    with pytest.raises(StorageError, match="expected one folder"):
+    with pytest.raises(StorageError, match="'artifacts' stands there 2 times"):
         Studies(f"{url}?artifacts=a&artifacts=b")
 
 
@@ -224,13 +224,55 @@ def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
         ("postgresql://u:s3@cret@h/d", "write %40 for @"),
         ("postgresql://u:s3@c/cret@h/d", "write %40 for @"),
         ("postgresql://u:s3@c?cret@h/d", "write %40 for @"),
+        *((f"sqlite+{driver}:///a.db", "write sqlite:///") for driver in ("aiosqlite", "pysqlcipher", "nonsense", "")),
+        *((f"postgresql+{driver}://h/d", "write postgresql://") for driver in ("asyncpg", "psycopg_async", "")),
+        *((f"sqlite:///a.db?{key}=1", rf"'{key}' is none .*\?artifacts=") for key in ("timeout", "mode", "nonsense")),
+        *((f"postgresql://h/d?{key}=1", f"'{key}' is none of") for key in ("autocommit", "conninfo", "nonsense")),
+        ("postgresql://h/d?connect_timeot=1", "did you mean connect_timeout"),
+        *((f"{url}?artifacts=a&artifacts=b", "stands there 2 times") for url in ("sqlite:///a.db", "postgresql://h/d")),
+        *((f"sqlite:///a.db?{blank}", "'artifacts' has no value") for blank in ("artifacts", "artifacts=")),
+        *((f"postgresql://h/d?connect_timeout={n}", "a whole number") for n in ("abc", "-1", "1.5", "9" * 5000, "²")),
+        *((f"postgresql://h:{port}/d", "whole number of 1 to 65535") for port in (0, 65536)),
+        *((f"postgresql://h/d?port={port}", "whole number of 1 to 65535") for port in ("abc", "1,x", "9" * 5000)),
+        *((f"postgresql://{host}/d", "no machine's name has") for host in ("a..b", "x" * 64, "a b")),
+        *((f"sqlite://{host}/a.db", "is on no host") for host in ("h", "me@", "me:s3cret@h", ":80")),
     ],
+    ids=lambda text: text[:40],
 )
 def test_other_urls_are_refused_with_what_to_write(url: str, said: str) -> None:
     for use in (Studies, exists):
         with pytest.raises(StorageError, match=said) as error:
             use(url)
         assert "cret" not in str(error.value)
+
+
+def test_a_password_may_have_a_question_mark_in_it() -> None:
+    assert address("postgresql://me:a?b=@h/d?artifacts=x").url.password == "a?b="
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "socket", "link to one", "link to itself"])
+def test_what_is_no_file_is_called_so_and_gets_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's own path has bounds
+    place = tmp_path / "studies.db"
+    if kind == "device":
+        place.symlink_to("/dev/null")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(place.name)
+    elif kind == "link to itself":
+        place.symlink_to(place)
+    else:
+        pipe = tmp_path / "pipe" if kind.startswith("link") else place
+        os.mkfifo(pipe)
+        if pipe != place:
+            place.symlink_to(pipe)
+    before = sorted(tmp_path.iterdir())
+    for use in (Studies, exists, check_there):
+        with pytest.raises(StorageError, match=r"a link to itself is there|a device, a pipe or a socket is there"):
+            use(f"sqlite:///{place}")
+    assert sorted(tmp_path.iterdir()) == before and not Path("/dev/null.lock").exists()
 
 
 def test_two_urls_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

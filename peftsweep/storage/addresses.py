@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -15,6 +16,9 @@ from peftsweep.masking import masked, remember
 from peftsweep.quoting import quoted
 
 ARTIFACTS = "artifacts"  # the one part of a URL that is ours, and not the database's
+# What a URL may say of a connection in whole numbers, and the largest that its library takes.
+NUMBERS = ("connect_timeout", "tcp_user_timeout", *(f"keepalives{end}" for end in ("", "_idle", "_interval", "_count")))
+LARGEST = 2**31 - 1
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
 
 
@@ -53,12 +57,32 @@ def address(text: str) -> Address:
     if url.get_backend_name() == "postgresql":
         _check_postgresql(text, url)
     else:
-        _check_file(text, str(url.database))
+        _check_file(text, url)
     folder = url.query.get(ARTIFACTS)
-    if folder is not None and not isinstance(folder, str):
-        raise StorageError(f"storage {quoted(text)}: expected one folder, such as {ARTIFACTS}=/data/artifacts")
-    artifacts = None if folder is None else names.path(folder, f"storage: {ARTIFACTS}", StorageError)
+    artifacts = None if folder is None else names.path(str(folder), f"storage: {ARTIFACTS}", StorageError)
     return Address(url.difference_update_query([ARTIFACTS]), artifacts)
+
+
+def _keys(text: str, url: URL) -> list[str]:
+    """What stands behind the ? of a URL, by its names.
+
+    Raises:
+        StorageError: one stands there twice, or without a value: a database's driver would take any of them, or none.
+    """
+    rest = text.partition("://")[2]
+    query = (rest if url.username is None else rest.partition("@")[2]).partition("?")[2]
+    pairs = parse_qsl(query, keep_blank_values=True)
+    keys = [key for key, _ in pairs]
+    for key, value in pairs:
+        if not value:
+            raise StorageError(
+                f"storage {quoted(text)}: {quoted(key)} has no value; write {key}=VALUE, or leave it out"
+            )
+        if keys.count(key) > 1:
+            raise StorageError(
+                f"storage {quoted(text)}: {quoted(key)} stands there {keys.count(key)} times; write it once"
+            )
+    return keys
 
 
 def _parsed(text: str) -> URL | None:
@@ -74,26 +98,55 @@ def _parsed(text: str) -> URL | None:
     return url if url.get_backend_name() == "postgresql" else None
 
 
-def _check_file(text: str, file: str) -> None:
+def _check_file(text: str, url: URL) -> None:
     """Raises:
-    StorageError: no file can have this name, or others cannot stand beside it: locks, and the artifacts' folder.
+    StorageError: no file can have this name, others cannot stand beside it (locks, and the artifacts' folder), or the
+        URL asks for more than a file.
     """
-    if why := names.refusal(names.possible(Path(file), "storage", StorageError).name):
-        raise StorageError(f"storage {quoted(masked(text))}: the file's name {why}")
+    said = f"storage {quoted(text)}"
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise StorageError(f"{said}: the driver is Python's own: write sqlite:/// and nothing more")
+    if any((url.username, url.password, url.host, url.port)):
+        raise StorageError(
+            f"{said}: an SQLite file is on no host: write three slashes and its name, or four for an absolute path"
+        )
+    if others := [key for key in _keys(text, url) if key != ARTIFACTS]:
+        raise StorageError(
+            f"{said}: {quoted(others[0])} is none of an SQLite file's settings; all that may follow it is "
+            f"?{ARTIFACTS}=FOLDER"
+        )
+    if why := names.refusal(names.possible(Path(str(url.database)), "storage", StorageError).name):
+        raise StorageError(f"{said}: the file's name {why}")
 
 
 def _check_postgresql(text: str, url: URL) -> None:
+    said = f"storage {quoted(text)}"
     # one in ?artifacts=/data/me@home is no harm
     parts = (url.host or "", url.database or "", text.partition("?")[2].partition("=")[0])
     if text.count("@") > 1 and any("@" in part for part in parts):
         raise StorageError(
-            f"storage {quoted(text)}: more than one @; in a password write %40 for @, %2F for /, %3F for ?, "
+            f"{said}: more than one @; in a password write %40 for @, %2F for /, %3F for ?, "
             "or leave the password to PGPASSWORD or ~/.pgpass"
         )
+    _keys(text, url)
     if not url.database:
-        raise StorageError(f"storage {quoted(text)}: names no database: postgresql://user@host/studies")
+        raise StorageError(f"{said}: names no database: postgresql://user@host/studies")
     if url.drivername not in ("postgresql", "postgresql+psycopg"):
-        raise StorageError(f"storage {quoted(text)}: the driver is psycopg: write postgresql:// and nothing more")
+        raise StorageError(f"{said}: the driver is psycopg: write postgresql:// and nothing more")
+    ports = [] if url.port is None else [str(url.port)]
+    ports += [port for port in str(url.query.get("port", "")).split(",") if port]
+    if wrong := [port for port in ports if not _is_number(port, 1, 65535)]:
+        raise StorageError(f"{said}: port {quoted(wrong[0])}: expected a whole number of 1 to 65535, such as 5432")
+    for key in NUMBERS:
+        if key in url.query and not _is_number(str(url.query[key]), 0, LARGEST):
+            raise StorageError(f"{said}: {key}: expected a whole number, got {quoted(url.query[key])}")
+    hosts = [url.host or "", *str(url.query.get("host", "")).split(",")]
+    if wrong := [host for host in hosts if not host.startswith("/") and names.host_refusal(host)]:
+        raise StorageError(f"{said}: host {quoted(wrong[0])} {names.host_refusal(wrong[0])}")
+
+
+def _is_number(text: str, low: int, high: int) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(high)) and low <= int(text) <= high
 
 
 def lasting(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import weakref
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.names import fitting
+from peftsweep.quoting import quoted
 from peftsweep.storage.database import Database
 from peftsweep.storage.holder import Doing, busy, note, overtaken, told
 
@@ -30,6 +32,7 @@ CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
+OURS = {"client_encoding", "replication"}  # settings of a connection that studies cannot be read by, but as they are
 # The same for the server, which frees a dead machine's lease then. A setting that it does not know is left out.
 SESSION = """
 SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES
@@ -62,6 +65,17 @@ ON CONFLICT (study_id, key) DO UPDATE SET value_json = excluded.value_json
 """
 
 
+def _check_settings(url: URL, psycopg: Any) -> None:
+    """Raises:
+    StorageError: the URL has settings that the driver's library has not. The driver itself takes some as arguments.
+    """
+    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - OURS
+    for key in url.query.keys() - known:
+        near = difflib.get_close_matches(key, known, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "PostgreSQL's manual lists them as libpq's key words"
+        raise StorageError(f"storage {quoted(str(url))}: {quoted(key)} is none of a connection's settings; {hint}")
+
+
 class Postgresql(Database):
     """A database of a PostgreSQL server, through psycopg.
 
@@ -69,13 +83,13 @@ class Postgresql(Database):
         url: `postgresql://user@host/studies`; a password may stand in it, in PGPASSWORD or in ~/.pgpass.
 
     Raises:
-        StorageError: the driver is not installed.
+        StorageError: the driver is not installed, or the URL has settings that it does not know.
     """
 
     def __init__(self, url: URL) -> None:
         self.url = url.set(drivername="postgresql+psycopg")
         self.leases: list[Lease] = []
-        self._engine("peftsweep")  # whether the driver is there
+        _check_settings(url, self._engine("peftsweep").dialect.loaded_dbapi)
 
     @property
     def artifacts(self) -> Path:

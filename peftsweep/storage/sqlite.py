@@ -51,7 +51,8 @@ class Sqlite(Database):
         return self.file.parent / ("artifacts" if self.file.name == "studies.db" else f"{self.file.name}-artifacts")
 
     def tables(self) -> set[str]:
-        if not self.file.is_file():
+        self._check_kind()
+        if not self.file.exists():
             return set()
         # mode rw makes no file, and reads what a killed process left half-written, as mode ro cannot
         place = f"file:{quote(str(self.file))}?mode=rw"
@@ -72,11 +73,23 @@ class Sqlite(Database):
         return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": faults.PATIENCE, "factory": Connection}})
 
     def check_there(self) -> None:
-        if self.file.is_dir():
-            raise StorageError(f"{self.url}: a folder is there, and no database; name a file by --storage")
-        if not self.file.is_file():
+        self._check_kind()
+        if not self.file.exists():
             hint = did_you_mean(self.file, but=(".lock", ".holder", "-journal", "-wal", "-shm"))
             raise StorageError(f"{self.url}: the file is not there{hint or '; peftsweep run makes it'}")
+
+    def _check_kind(self) -> None:
+        """Raises:
+        StorageError: something is there that no database can be in. Nothing may be written beside it: it may be in
+            /dev.
+        """
+        if self.file.is_file():
+            return
+        if self.file.is_dir():
+            raise StorageError(f"{self.url}: a folder is there, and no database; name a file by --storage")
+        if os.path.lexists(self.file):
+            kind = "a link to itself" if self.file.is_symlink() else "a device, a pipe or a socket"
+            raise StorageError(f"{self.url}: {kind} is there, and no database; name a file by --storage")
 
     @contextmanager
     def lease(self, name: str, doing: Doing) -> Iterator[None]:

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from peftsweep.errors import UsageError
 from peftsweep.masking import remember
-from peftsweep.names import possible
+from peftsweep.names import host_refusal, possible
 from peftsweep.quoting import quoted
 
 NOWHERE = "its host or its port cannot be read"
@@ -70,11 +70,8 @@ def _no_host(parts: SplitResult, port: int | None, *, needed: bool) -> str | Non
         return "names no host"
     if port == 0:
         return "there is no port 0"
-    try:
-        host.encode("idna")
-    except UnicodeError:  # a part of it is empty, or has more than 63 characters
-        return "no host has such a name"
-    return "no host has a space in its name" if " " in parts.netloc.rpartition("@")[2] else None
+    why = host_refusal(parts.netloc.rpartition("@")[2] if " " in parts.netloc else host)
+    return why and f"its host {why}"
 
 
 def sqlite_file(uri: str) -> Path | None:
