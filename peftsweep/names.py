@@ -56,13 +56,13 @@ def check_study(name: str) -> None:
 
 
 def host_refusal(host: str) -> str | None:
-    """Why no machine can have this name, in a few words; None where one can, or where there is no name."""
+    """Why no host can have this name, in a few words; None where one can, or where there is no name."""
     try:
-        host.removesuffix(".").encode("idna")
+        host.encode("idna")
     except UnicodeError:
-        return "has an empty part in it, or one of more than 63 characters, as no machine's name has"
+        return "has an empty part in it, or one of more than 63 characters, as no host has"
     if in_line(host) != host or any(character in " /\\?#@" for character in host):
-        return "has characters in it that no machine's name has"
+        return "has characters in it that no host has"
     return None
 
 
