@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -579,12 +582,15 @@ def begun_by_version_0_1(folder: Path) -> dict[str, dict[str, Any]]:
     """The `data` of studies by the fingerprint of version 0.1; this version reads or cuts them otherwise."""
     copies = write(folder / "copies.csv", [*rows(), *rows(20)])
     test = write(folder / "test.csv", rows(12))
+    accents = [row | {"text": ["caf\u00e9 {}", "cafe\u0301 {}"][i % 2].format(i // 2)} for i, row in enumerate(rows())]
+    twins = write(folder / "twins.csv", accents)
     on = [{"text": f"text {i}", "on": i % 3 == 0} for i in range(40)]
     names, flags = write(folder / "names.csv", on), write(folder / "flags.jsonl", on)
     numbers = write(folder / "numbers.csv", [row | {"on": int(row["on"])} for row in on])
     return {
         "cfd8de207f4451b9": {"source": copies, "split": {"validation": 0.25, "test": 0.2, "seed": 3}},
         "b7b4485206d123f0": {"train": copies, "test": test},
+        "567ba11b9dbe5c31": {"source": twins, "split": {"validation": 0.25, "test": 0.2, "seed": 3}},
         "41c9672a93329f13": {"source": names, "labels": "on"},
         loaded(source=numbers, labels="on").fingerprint: {"source": flags, "labels": "on"},  # 0.1 took true for 1
     }
@@ -599,6 +605,36 @@ def test_a_study_that_version_0_1_began_goes_on_with_its_rows(tmp_path: Path) ->
         other: list[str] = []
         assert loaded(other, begun="0" * 16, **settings).fingerprint == new.fingerprint
         assert not [line for line in other if "goes on" in line]
+
+
+FILTERED = {
+    "narrow": pyarrow.array([0.9 if i % 3 else 0.5 for i in range(60)], pyarrow.float32()),
+    "void": pyarrow.array([float("nan") if i % 3 == 0 else 1.0 for i in range(60)]),
+    "true": pyarrow.array(["True", "False", "TRUE"] * 20),
+    "codes": pyarrow.array(["7", "007", " 7"] * 20),
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "rule", "fingerprint"),
+    [  # as version 0.1 gave them
+        ("narrow", {"max": 0.8999999999}, "3104d4a202ca01a5"),
+        ("narrow", {"equals": "0.8999999761581421"}, "bb51a15c375f08b2"),
+        ("void", {"equals": "nan"}, "a4662ff6c25b5327"),
+        ("true", {"equals": "True"}, "a4662ff6c25b5327"),
+        ("codes", {"equals": "7"}, "a4662ff6c25b5327"),
+    ],
+)
+def test_a_study_that_version_0_1_began_goes_on_with_the_rows_that_its_filter_kept(
+    tmp_path: Path, column: str, rule: dict[str, Any], fingerprint: str
+) -> None:
+    path = tmp_path / "a.parquet"
+    columns = {"text": [f"text {i}" for i in range(60)], "mood": ["ab"[i % 2] for i in range(60)]}
+    parquet.write_table(pyarrow.table(columns | {"c": FILTERED[column]}), path)
+    settings: dict[str, Any] = {"source": path, "labels": "mood", "filter": {"c": rule}}
+    assert loaded(begun=fingerprint, **settings).fingerprint == fingerprint
+    with contextlib.suppress(DataError):  # today it keeps none, or others
+        assert loaded(begun="0" * 16, **settings).fingerprint != fingerprint
 
 
 # What is wrong
@@ -673,9 +709,6 @@ def test_a_text_that_gives_no_token(tmp_path: Path) -> None:
 def test_a_file_without_rows(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     if ending == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
         parquet.write_table(pyarrow.table({name: pyarrow.array([], "string") for name in ["text", *LABELS]}), path)
     else:
         header = ("\t" if ending == ".tsv" else ",").join(["text", *LABELS])
@@ -707,9 +740,6 @@ def broken(path: Path, row: int, where: str = "inside") -> Path:
 @pytest.mark.parametrize("ending", FORMATS)
 def test_broken_bytes_and_their_row(tmp_path: Path, ending: str, row: int, where: str) -> None:
     if ending == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
         table = pyarrow.Table.from_pylist(spoilt("text", {row: "caf"}))
         texts = [text.encode() for text in table["text"].to_pylist()]
         texts[row - 1] = {"inside": b"caf\xe9, alas", "first": b"\xe9 and more", "last": b"caf\xe9"}[where]
@@ -752,9 +782,6 @@ def test_a_row_with_more_or_fewer_fields_than_the_header(tmp_path: Path, ending:
 def test_two_columns_of_one_name(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     if ending == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
         parquet.write_table(pyarrow.table([["a"], ["b"], [1], [0], [1]], names=["text", "text", *LABELS]), path)
     else:
         comma = "," if ending == ".csv" else "\t"

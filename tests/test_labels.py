@@ -272,6 +272,14 @@ def test_a_name_that_no_database_gives_back_is_refused_before_a_study_is_made(tm
     assert LONGEST <= bounds.WORDS
 
 
+def test_a_class_of_validation_that_looks_like_one_of_training_is_told_beside_it(tmp_path: Path) -> None:
+    dev = column(tmp_path, ".jsonl", ["cafe\u0301", "tea"], name="dev")
+    said = refusal(train=column(tmp_path, ".csv", ["caf\u00e9", "tea"]), validation=dev, labels="c")
+    assert said.endswith(
+        r"no row for training has it; 'cafe\u0301' and 'caf\xe9' differ by case, spaces or characters that look alike"
+    )
+
+
 def test_a_label_that_only_validation_has_is_told_with_its_rows(tmp_path: Path) -> None:
     dev = [{"text": f"other {i}", "emotions": "anger" if i else "joy; anger"} for i in range(9)]
     train = write(tmp_path / "a.csv", rows(";".join))
@@ -588,6 +596,13 @@ def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None
         (["tea", "class"], "'class' is a class, too; if the header stands in the file again, remove that row"),
         (["tea", "tea\u200b"], r"'tea' and 'tea\u200b' are classes of their own"),
         (["tea", "Ｔea"], "'tea' and 'Ｔea' are classes of their own"),
+        (["joy", "jo\0y"], r"'joy' and 'jo\x00y' are classes of their own"),
+        (["joy", "jo\x1cy"], r"'joy' and 'jo\x1cy' are classes of their own"),
+        (["\u2764", "\u2764\ufe0f"], r"'\u2764' and '\u2764\ufe0f' are classes of their own"),
+        (["so so", "so\u00a0 so"], r"'so so' and 'so\xa0 so' are classes of their own"),
+        (["joy", "jo\u034fy"], r"'joy' and 'jo\u034fy' are classes of their own"),
+        (["STRASSE", "stra\u00dfe", "tea"], "'STRASSE' and 'straße' are classes of their own"),
+        ([f"{name}{i}" for name in "Aa" for i in range(9)], "'A2' and 'a2' and 6 more are classes of their own"),
         ([f"{i / 97:.3f}" for i in range(50)], "50 classes are numbers such as '0.000'; if it is a measure, cut it"),
     ],
 )

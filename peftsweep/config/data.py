@@ -66,6 +66,8 @@ class LabelColumn(Frozen):
     separator: str | None = None
     """What parts the labels in a cell that is a text, such as `";"`; spaces around them are dropped. Without it, each
     cell must be a list: of JSONL or Parquet, or written out as `['joy', 'anger']` or `[joy, anger]`."""
+    grouped: bool = False
+    """Whether a text stands in a row for each of its labels. Its rows become one, with all labels that they have."""
 
     def _mistakes(self) -> Iterator[Mistake]:
         if self.separator == "":

@@ -22,15 +22,18 @@ NARROW: dict[type[pyarrow.Scalar], type[np.floating[Any]]]
 NARROW = {pyarrow.HalfFloatScalar: np.float16, pyarrow.FloatScalar: np.float32}
 
 
-def read_parquet(path: Path, name: str, wanted: Sequence[str], whole: bool) -> Table:
+def read_parquet(path: Path, name: str, wanted: Sequence[str], whole: bool, *, older: bool = False) -> Table:
     """The wanted columns (whole: all).
+
+    Args:
+        older: numbers of few bits as version 0.1 read them: 0.9 of 32 bits as 0.8999999761581421.
 
     Raises:
         DataError: not a whole Parquet file, no such column, broken text.
     """
     table = arrow_table(path, name, None if whole else wanted)
     columns = {
-        column: list(_values(table.column(place), name))
+        column: list(_values(table.column(place), name, older=older))
         for column, place in places(name, wanted, table.column_names, whole).items()
     }
     return Table(name, columns, list(range(1, table.num_rows + 1)))
@@ -89,10 +92,10 @@ def _unpacked(batch: pyarrow.RecordBatch) -> int:
     return sum(each.nbytes for each in columns)
 
 
-def _values(column: pyarrow.ChunkedArray, name: str) -> Iterator[Any]:
+def _values(column: pyarrow.ChunkedArray, name: str, *, older: bool) -> Iterator[Any]:
     for number, value in enumerate(column, start=1):
         try:
-            yield _plain(value)
+            yield _plain(value, older=older)
         except UnicodeDecodeError as error:
             broken = error.object[error.start : error.start + 1].hex()
             raise DataError(
@@ -100,9 +103,11 @@ def _values(column: pyarrow.ChunkedArray, name: str) -> Iterator[Any]:
             ) from error
 
 
-def _plain(value: pyarrow.Scalar) -> Any:
+def _plain(value: pyarrow.Scalar, *, older: bool = False) -> Any:
     """In Python, or as Arrow writes it where Python has no such value: a moment of the year 100,000."""
     try:
+        if older:
+            return value.as_py()
         if isinstance(value, pyarrow.DictionaryScalar) and value.is_valid:
             return _plain(value.value)
         if isinstance(value, pyarrow.ListScalar) and value.is_valid and pyarrow.types.is_floating(_inner(value)):

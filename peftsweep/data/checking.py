@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from peftsweep.config import DataConfig
 from peftsweep.config.wording import Mistake
-from peftsweep.data.dataset import files, is_of_hub, labelled, read_file, silent
+from peftsweep.data.dataset import as_older, files, is_of_hub, kept, labelled, read_file, silent
 from peftsweep.data.labels import label_array, task_of
-from peftsweep.data.rows import deduplicated, filtered, with_texts
+from peftsweep.data.rows import TEXT, filtered, with_texts
 from peftsweep.data.table import MissingColumnsError, Table, missing_columns
 from peftsweep.errors import DataError
 
@@ -32,6 +32,8 @@ def mistakes(config: DataConfig) -> list[Mistake]:
     first: list[Mistake] = []
     with _noted(first, config):
         labelled(config, tables, silent, silent)
+    if first and as_older(config) is not None:
+        return []  # a study of version 0.1 may go on
     return first and (_rows(config, tables) or first)
 
 
@@ -44,9 +46,10 @@ def _rows(config: DataConfig, tables: dict[str, Table]) -> list[Mistake]:
         with _noted(found, config, "filter"):
             table = filtered(table, config.filter, silent)
         with _noted(found, config, "text"):
-            texts = with_texts(table, config.text)
-            table = deduplicated(texts, silent) if config.drop_duplicates else texts
+            table = with_texts(table, config.text)
         with _noted(found, config, "labels"):
+            if TEXT in table.columns:
+                table = kept(config, table, silent, silent)
             if name == "train":
                 task = task_of(config, table)
             if task is not None:

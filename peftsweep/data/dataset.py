@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peftsweep.config import DataConfig, SplitConfig
+from peftsweep.config import DataConfig, LabelColumn, SplitConfig
+from peftsweep.data.copies import COPY, deduplicated, grouped, several_labels, with_copies, without_leaks
 from peftsweep.data.cut import cut
 from peftsweep.data.decoding import Form
 from peftsweep.data.doubts import doubts
 from peftsweep.data.hub import HUB, read_hub
 from peftsweep.data.labels import label_array, task_of, with_sets
 from peftsweep.data.reading import read
-from peftsweep.data.rows import TEXT, deduplicated, filtered, with_texts, without_leaks
+from peftsweep.data.rows import TEXT, filtered, with_texts
 from peftsweep.data.table import Table
 from peftsweep.data.vocabulary import unknown
 from peftsweep.errors import DataError
@@ -71,13 +72,7 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, begun: str
     Raises:
         DataError: the first thing that is wrong, with file, column and rows.
     """
-    rows = _labelled(config, note, warn)
-    if begun not in (None, rows.fingerprint()) and (older := _as_begun(config, begun)) is not None:
-        rows = older
-        warn(
-            f"{config.name}: the study goes on with the rows that it was begun with by an earlier version, which let "
-            "copies of a text fall into several splits, or gave true and false other names; a new study is better"
-        )
+    rows = _now_or_as_begun(config, note, warn, begun)
     splits = {
         name: _tokenised(config, table, rows.labels[name], tokenizer, note) for name, table in rows.tables.items()
     }
@@ -111,7 +106,7 @@ class _Rows:
 
 
 def _labelled(config: DataConfig, note: Say, warn: Say, *, older: bool = False) -> _Rows:
-    return labelled(config, _read(config, note, warn), note, warn, older=older)
+    return labelled(config, _read(config, note, warn, older=older), note, warn, older=older)
 
 
 def labelled(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool = False) -> _Rows:
@@ -134,11 +129,34 @@ def labelled(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *
     return _Rows(task, tables, labels)
 
 
+def _now_or_as_begun(config: DataConfig, note: Say, warn: Say, begun: str | None) -> _Rows:
+    older: _Rows | None = None
+    try:
+        rows = _labelled(config, note, warn)
+    except DataError:  # such as a filter that keeps no row today
+        if (older := _as_begun(config, begun)) is None:
+            raise
+    else:
+        if begun in (None, rows.fingerprint()) or (older := _as_begun(config, begun)) is None:
+            return rows
+    warn(
+        f"{config.name}: the study goes on with the rows that it was begun with by an earlier version, which let "
+        "copies of a text fall into several splits, gave true and false other names, or kept other rows by a filter; "
+        "a new study is better"
+    )
+    return older
+
+
 def _as_begun(config: DataConfig, fingerprint: str | None) -> _Rows | None:
     """The rows as version 0.1 read and cut them, if they are those of that fingerprint."""
+    rows = None if fingerprint is None else as_older(config)
+    return rows if rows is not None and rows.fingerprint() == fingerprint else None
+
+
+def as_older(config: DataConfig) -> _Rows | None:
+    """The rows as version 0.1 read and cut them; None where they were wrong to it."""
     with contextlib.suppress(DataError):
-        rows = _labelled(config, silent, silent, older=True)
-        return rows if rows.fingerprint() == fingerprint else None
+        return _labelled(config, silent, silent, older=True)
     return None
 
 
@@ -146,9 +164,9 @@ def silent(text: str) -> None:
     """It is said elsewhere: when the study began, or when its data are loaded."""
 
 
-def _read(config: DataConfig, note: Say, warn: Say) -> dict[str, Table]:
+def _read(config: DataConfig, note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
     tables = read_hub(config, wanted(config), note) if is_of_hub(config) else {}
-    return tables | {split: read_file(config, key, warn) for key, split in files(config).items()}
+    return tables | {split: read_file(config, key, warn, older=older) for key, split in files(config).items()}
 
 
 def is_of_hub(config: DataConfig) -> bool:
@@ -167,17 +185,17 @@ def wanted(config: DataConfig) -> list[str]:
     return list(dict.fromkeys([config.text, *config.label_columns, *config.filter]))
 
 
-def read_file(config: DataConfig, key: str, warn: Say) -> Table:
+def read_file(config: DataConfig, key: str, warn: Say, *, older: bool = False) -> Table:
     form = Form(config.encoding, config.quoting)
-    return read(getattr(config, key), f"data.{key}", wanted(config), form, warn)
+    return read(getattr(config, key), f"data.{key}", wanted(config), form, warn, older=older)
 
 
 def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
     """The splits as tables, by name, their texts checked."""
-    tables = {name: with_texts(filtered(table, config.filter, note), config.text) for name, table in read.items()}
-    if config.drop_duplicates:
-        tables = {name: deduplicated(table, note) for name, table in tables.items()}
-    tables = {name: with_sets(config, table) for name, table in tables.items()}
+    tables = {}
+    for name, table in read.items():
+        table = with_texts(filtered(table, config.filter, note, older=older), config.text)
+        tables[name] = kept(config, table, note, warn, older=older)
     if config.split is None and "validation" in tables:
         return _in_order(tables)
     split, whole = config.split or SplitConfig(), tables.pop("train")
@@ -188,7 +206,17 @@ def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *,
     if not older:
         whole = without_leaks({"train": whole} | tables, note, warn)["train"]
     labels = label_array(config, whole, task_of(config, whole, older=older), older=older)
-    return _in_order(tables | cut(whole, whole.column(TEXT), labels, split, note, older=older))
+    return _in_order(tables | cut(whole, whole.column(COPY), labels, split, note, older=older))
+
+
+def kept(config: DataConfig, table: Table, note: Say, warn: Say, *, older: bool = False) -> Table:
+    """The rows of a source that stay, before it is cut: one of each text, if the study says so."""
+    table = with_copies(with_sets(config, table), older=older)
+    if isinstance(config.labels, LabelColumn) and config.labels.grouped:
+        return grouped(table, note)
+    if said := several_labels(config, table):
+        warn(f"{table.name}: {said}")
+    return deduplicated(table, config.label_columns, note) if config.drop_duplicates else table
 
 
 def _in_order(tables: dict[str, Table]) -> dict[str, Table]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import yaml
 
 from peftsweep.data.joins import joins, made_of_others
 from peftsweep.data.lists import certain, listed, names_in, pieces
+from peftsweep.data.spelling import DIFFERENCE, seen, side_by_side
 from peftsweep.quoting import quoted
 from peftsweep.task import Task
 
 MISSING = ("nan", "null", "none", "n/a", "na", "<na>", "nat", "nil", "(null)", "\\n", "undefined", "?")
 EXCEL = ("#n/a", "#na", "#value!", "#ref!", "#name?", "#div/0!", "#null!", "#num!")
+SHOWN = 3  # groups of classes that look alike
 MANY = 20  # numbers with fractions: more than grades or versions have
 FRACTION = re.compile(r"-?\d+\.\d+(e-\d+)?")
 
@@ -31,15 +33,8 @@ def doubts(task: Task, column: str) -> Iterator[str]:
         yield f"the {what} {', '.join(missing)} looks like a missing label; if it is, remove its rows"
     if column in task.labels:
         yield f"{quoted(column)} is a class, too; if the header stands in the file again, remove that row"
-    alike: dict[str, list[str]] = {}
-    for label in task.labels:
-        alike.setdefault(_seen(label), []).append(label)
-    for names in alike.values():
-        if len(names) > 1:
-            shown = " and ".join(map(quoted, names))
-            if len({unicodedata.normalize("NFC", name) for name in names}) < len(names):
-                shown = shown.encode("ascii", "backslashreplace").decode()  # else they would look the same here, too
-            yield f"{shown} are classes of their own, and differ by case, spaces or characters that look alike"
+    if said := _alike(task.labels):
+        yield said
     if len(fractions := [label for label in task.labels if FRACTION.fullmatch(label)]) > MANY:
         yield (
             f"{len(fractions):,} classes are numbers such as {quoted(fractions[0])}; if it is a measure, cut it into a "
@@ -48,10 +43,16 @@ def doubts(task: Task, column: str) -> Iterator[str]:
     yield from joined(task, column)
 
 
-def _seen(name: str) -> str:
-    """The name without what a person hardly sees: case, spaces, how letters are encoded, characters of no width."""
-    letters = unicodedata.normalize("NFKC", name).casefold()
-    return " ".join("".join(letter for letter in letters if unicodedata.category(letter) != "Cf").split())
+def _alike(names: Sequence[str]) -> str | None:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(seen(name), []).append(name)
+    groups = [own for own in found.values() if len(own) > 1]
+    if not groups:
+        return None
+    shown = ", ".join(side_by_side(own) for own in groups[:SHOWN])
+    more = f" and {len(groups) - SHOWN:,} more" if len(groups) > SHOWN else ""
+    return f"{shown}{more} are classes of their own, and differ by {DIFFERENCE}"
 
 
 def joined(task: Task, column: str) -> Iterator[str]:
@@ -70,16 +71,20 @@ def joined(task: Task, column: str) -> Iterator[str]:
 
 
 def _list_hint(column: str) -> str:
-    return f"lists in cells are read without a separator, labels: {{column: {column}}}"
+    return f"lists in cells are read without a separator: {in_yaml({'labels': {'column': column}})}"
 
 
 def _advice(task: Task, what: str, found: Sequence[str], labels: dict[str, str]) -> str:
-    key = yaml.safe_dump({"labels": labels}, default_flow_style=None, allow_unicode=True, width=1000).strip()
-    hint = f"if each text may have several labels: {key}"
+    hint = f"if each text may have several labels: {in_yaml({'labels': labels})}"
     if task.multi_label:
         hint = "if they are, labels are parted otherwise than was taken"
         hint += "; see data.labels" if "separator" in labels else f": {_list_hint(labels['column'])}"
     return f"{_count(task, found)} look like {what}, such as {quoted(found[0])}; {hint}"
+
+
+def in_yaml(keys: dict[str, Any]) -> str:
+    """Keys in a line, as a study file may have them."""
+    return yaml.safe_dump(keys, default_flow_style=None, allow_unicode=True, width=1000).strip()
 
 
 def _count(task: Task, found: Sequence[str]) -> str:

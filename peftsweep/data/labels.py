@@ -9,8 +9,8 @@ import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
 from peftsweep.data.doubts import joined
-from peftsweep.data.lists import in_cells, names_in, written_out
-from peftsweep.data.spelling import BOOLEANS, FLAGS, class_name, is_missing, order
+from peftsweep.data.lists import in_cells, names_in, one_each, written_out
+from peftsweep.data.spelling import BOOLEANS, DIFFERENCE, FLAGS, class_name, is_missing, order, seen, side_by_side
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 from peftsweep.quoting import quoted
@@ -86,9 +86,12 @@ def _check_known(table: Table, column: str, known: dict[str, int], sets: Sequenc
     strange = [(i, label) for i, labels in enumerate(sets) for label in labels if label not in known]
     if strange:
         rows = list(dict.fromkeys(i for i, _ in strange))
+        near = {seen(name): name for name in known}
+        twin = next(([label, near[seen(label)]] for _, label in strange if seen(label) in near), None)
+        hint = f"; {side_by_side(twin)} differ by {DIFFERENCE}" if twin else ""
         raise DataError(
             f"{table.name}: column {column}: {_listed([label for _, label in strange])} in {table.numbers(rows)}: no "
-            "row for training has it"
+            f"row for training has it{hint}"
         )
 
 
@@ -110,6 +113,13 @@ def with_sets(config: DataConfig, table: Table) -> Table:
     return Table(table.name, table.columns | {SETS: _sets(config, table)}, table.rows)
 
 
+def row_labels(table: Table, columns: Sequence[str]) -> list[tuple[str | None, ...]]:
+    """What each row has in place of labels, to be compared with other rows, whether that may stand there or not."""
+    if SETS in table.columns:
+        return [tuple(sorted(labels)) for labels in table.columns[SETS]]
+    return list(zip(*([class_name(value) for value in table.column(column)] for column in columns), strict=True))
+
+
 def _sets(config: DataConfig, table: Table) -> list[list[str]]:
     """The labels of each row."""
     if SETS in table.columns:
@@ -122,11 +132,14 @@ def _sets(config: DataConfig, table: Table) -> list[list[str]]:
             f"{table.name}: column {column}: each cell is a list in brackets, such as {_listed(values[:1])}: to read "
             f"it as one, leave the separator out: labels: {{column: {column}}}"
         )
-    cells = in_cells(values, separator)
+    grouped = isinstance(config.labels, LabelColumn) and config.labels.grouped
+    cells = one_each(values) if grouped and separator is None else in_cells(values, separator)
     found = [None if cell is None else names_in(cell) for cell in cells]
     if wrong := [i for i, labels in enumerate(found) if labels is None]:
         expected = f"labels parted by {quoted(separator)}"
-        if separator is None:
+        if grouped:
+            expected = "a name or a number for each row"
+        elif separator is None:
             expected = (
                 "a list, such as ['joy', 'anger'], written as in the other rows; if a mark parts its labels, name "
             )

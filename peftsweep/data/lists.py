@@ -50,6 +50,11 @@ def in_cells(cells: Sequence[Any], separator: str | None) -> list[Sequence[Any] 
     return [_as_others(cell, own, usual, proven) for cell, own in zip(cells, found, strict=True)]
 
 
+def one_each(cells: Sequence[Any]) -> list[Sequence[Any]]:
+    """The same of a column in which each cell has one label, or a list of them that is no text."""
+    return [[] if is_missing(cell) else cell if isinstance(cell, list | tuple) else [cell] for cell in cells]
+
+
 def _as_others(cell: Any, own: list[Any] | None, usual: str, proven: bool) -> list[Any] | None:
     if is_missing(cell):
         return []

@@ -29,6 +29,7 @@ def read(
     warn: Callable[[str], object],
     *,
     whole: bool = False,
+    older: bool = False,
 ) -> Table:
     """Read the wanted columns of a file.
 
@@ -37,6 +38,7 @@ def read(
         key: of the study file, or an option, for messages.
         warn: told of another encoding, or of quotation marks, that the file seems to have.
         whole: all its columns; None where a row of JSONL has not the column of another.
+        older: as version 0.1 read it; see `read_parquet`.
 
     Raises:
         DataError: no such file or column, a broken file, broken bytes (with the row), or no rows at all.
@@ -45,7 +47,7 @@ def read(
         path = _path(place, key)
         doubts: list[str] = []
         if _ending(path) == ".parquet":
-            table = read_parquet(path, place, wanted, whole)
+            table = read_parquet(path, place, wanted, whole, older=older)
         elif _ending(path) == ".jsonl":
             table, doubts = _jsonl(path, place, wanted, whole, form)
         else:

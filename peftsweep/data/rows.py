@@ -1,4 +1,4 @@
-"""Which rows stay: filters, empty texts, duplicates, and texts that two splits share."""
+"""Which rows stay: filters, and texts that are none."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from peftsweep.errors import DataError
 Say = Callable[[str], object]
 
 
-def filtered(table: Table, filters: Mapping[str, Filter], note: Say) -> Table:
+def filtered(table: Table, filters: Mapping[str, Filter], note: Say, *, older: bool = False) -> Table:
     """The rows that pass all filters. A row without a number does not pass a comparison; how many those were is said.
+
+    Args:
+        older: those that passed in version 0.1, which compared texts with texts and numbers with numbers alone.
 
     Raises:
         DataError: no row passes.
@@ -25,6 +28,8 @@ def filtered(table: Table, filters: Mapping[str, Filter], note: Say) -> Table:
         numbers = [_number(value) for value in values]
         equal = _equal(values, numbers, rule.equals)
         kept = [i for i, number in enumerate(numbers) if equal[i] and _within(number, rule)]
+        if older:
+            kept = [i for i, value in enumerate(values) if _passed(value, rule)]
         if not kept:
             raise DataError(f"{table.name}: no row is left by data.filter.{column}")
         compared = rule.min is not None or rule.max is not None
@@ -63,6 +68,17 @@ def _within(number: float | None, rule: Filter) -> bool:
     return number is not None and (rule.min is None or number >= rule.min) and (rule.max is None or number <= rule.max)
 
 
+def _passed(value: Any, rule: Filter) -> bool:
+    """Whether the row passed in version 0.1."""
+    if isinstance(rule.equals, str):
+        return str(value) == rule.equals
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return (rule.equals is None or number == rule.equals) and _within(number, rule)
+
+
 def _number(value: Any) -> float | None:
     """The number that a cell has, or spells; that of a boolean is 0 or 1 in every format."""
     if (name := class_name(value)) in BOOLEANS:
@@ -94,42 +110,3 @@ def with_texts(table: Table, column: str) -> Table:
 
 
 TEXT = "\0text"  # the texts' second name, so that rows can be compared without the study file
-
-
-def deduplicated(table: Table, note: Say) -> Table:
-    """The first row of each text."""
-    seen: set[str] = set()
-    kept = [i for i, text in enumerate(table.column(TEXT)) if not (text in seen or seen.add(text))]  # type: ignore[func-returns-value]
-    if len(kept) < len(table):
-        note(f"{table.name}: {len(table) - len(kept):,} rows whose text came before were left out")
-    return table.take(kept)
-
-
-def without_leaks(tables: Mapping[str, Table], note: Say, warn: Say) -> dict[str, Table]:
-    """Leave out of training the texts of validation and test. Validation stays as it is, whatever the test has: the
-    test steers nothing.
-
-    Raises:
-        DataError: nothing is left.
-    """
-    left = dict(tables)
-    for name in ("validation", "test"):
-        shared = _shared(left["train"], tables[name]) if name in tables else []
-        if not shared:
-            continue
-        table = left["train"]
-        left["train"] = table.take(sorted(set(range(len(table))) - set(shared)))
-        texts = "1 text is" if len(shared) == 1 else f"{len(shared):,} texts are"
-        note(f"{table.name}: {texts} in {name} too and left out of train: {table.numbers(shared)}")
-        if not left["train"]:
-            raise DataError(f"{table.name}: no rows are left: all its texts are in {name} too")
-    if {"validation", "test"} <= tables.keys() and (shared := _shared(tables["validation"], tables["test"])):
-        table, texts = tables["validation"], "1 text is" if len(shared) == 1 else f"{len(shared):,} texts are"
-        warn(f"{table.name}: {texts} in test too, which flatters the score there: {table.numbers(shared)}")
-    return left
-
-
-def _shared(table: Table, other: Table) -> list[int]:
-    """The places of the texts that the other has too."""
-    others = set(other.column(TEXT))
-    return [row for row, text in enumerate(table.column(TEXT)) if text in others]

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
+
+from peftsweep.escaping import FILLERS, UNSEEN
+from peftsweep.quoting import quoted
 
 BOOLEANS = ("false", "true")
 FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 OLDER = re.compile(r"([+-]?\d+)\.0+")
 LARGE = re.compile(r"[+-]?\d+(\.\d+[eE]\+?|[eE]\+)\d+")  # as programs write large numbers; `1E6` may be a code
+
+SPACES = "\t\n\r\v\f"
+DIFFERENCE = "case, spaces or characters that look alike"
 
 
 def class_name(value: Any, *, older: bool = False) -> str | None:
@@ -63,6 +71,25 @@ def is_whole(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def seen(name: str) -> str:
+    """The name without what a person hardly sees: case, spaces, how letters are encoded, what is not drawn."""
+    letters = unicodedata.normalize("NFKC", name).casefold()
+    plain = (" " if letter in SPACES or unicodedata.category(letter)[0] == "Z" else letter for letter in letters)
+    return " ".join("".join(letter for letter in plain if not _unseen(letter)).split())
+
+
+def _unseen(letter: str) -> bool:
+    return unicodedata.category(letter) in UNSEEN or FILLERS.match(letter) is not None
+
+
+def side_by_side(names: Iterable[str]) -> str:
+    """Names in a message, written out where they would look the same."""
+    names = list(names)
+    shown = " and ".join(map(quoted, names))
+    same = len({FILLERS.sub("", unicodedata.normalize("NFC", name)) for name in names}) < len(names)
+    return shown.encode("ascii", "backslashreplace").decode() if same else shown
 
 
 def order(name: str) -> tuple[bool, float, str]:
