@@ -25,17 +25,19 @@ TOKENIZER = tiny_tokenizer(decoder=False)
 TOKENIZER.unk_token = None  # the texts here are of any words; tests/test_vocabulary.py has those that are unknown
 
 
+def checked(**settings: Any) -> config.DataConfig:
+    """These settings of `data`."""
+    paths = {key: str(value) for key, value in settings.items() if isinstance(value, Path)}
+    return config.DataConfig.model_validate({"text": "text", "labels": LABELS} | settings | paths)
+
+
 def loaded(
     said: list[str] | None = None, *, tokenizer: Any = TOKENIZER, begun: str | None = None, **settings: Any
 ) -> data.Dataset:
     """The dataset of these settings of `data`; notes and warnings go to `said`."""
-    settings = {"text": "text", "labels": LABELS} | {
-        key: str(value) if isinstance(value, Path) else value for key, value in settings.items()
-    }
     said = [] if said is None else said
-    checked = config.DataConfig.model_validate(settings)
     return data.load(
-        checked, tokenizer, note=said.append, warn=lambda text: said.append(f"warning: {text}"), begun=begun
+        checked(**settings), tokenizer, note=said.append, warn=lambda text: said.append(f"warning: {text}"), begun=begun
     )
 
 
@@ -633,6 +635,7 @@ def test_a_study_that_version_0_1_began_goes_on_with_the_rows_that_its_filter_ke
     parquet.write_table(pyarrow.table(columns | {"c": FILTERED[column]}), path)
     settings: dict[str, Any] = {"source": path, "labels": "mood", "filter": {"c": rule}}
     assert loaded(begun=fingerprint, **settings).fingerprint == fingerprint
+    assert not data.mistakes(checked(**settings))  # it is not refused before it is known to be begun
     with contextlib.suppress(DataError):  # today it keeps none, or others
         assert loaded(begun="0" * 16, **settings).fingerprint != fingerprint
 
