@@ -31,12 +31,14 @@ class Form:
         quoting: whether "…" holds a field together; None: in CSV it does, in TSV it means nothing.
         decode: what messages advise against bytes of another encoding, its name to follow.
         unquote: what they advise against quotation marks in TSV.
+        plain: what they advise where those of CSV mean nothing.
     """
 
     encoding: str = "utf-8"
     quoting: bool | None = None
     decode: str = "data.encoding: "
     unquote: str = "to take them off: data.quoting: true; to keep them: data.quoting: false"
+    plain: str = "; if quotation marks mean nothing in this file: data.quoting: false"
 
 
 class Undecodable(Exception):  # noqa: N818

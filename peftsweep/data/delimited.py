@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.data.decoding import Form, Undecodable, decoded
+from peftsweep.data.swallowed import lines_of, swallowed
 from peftsweep.data.table import Table, places
 from peftsweep.errors import DataError
 
@@ -54,12 +56,12 @@ def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, fo
     text, dialect = _dialect(text, tabs, quoting)
     if not text.strip():
         raise DataError(f"{name} is empty")
-    records = _records(dialect.reader(text), name)
+    records = _records(dialect, text, name, form)
     _check_header(name, wanted, text, dialect, form)
     header = next(records, [])
     taken = places(name, wanted, header, whole)
     columns: dict[str, list[Any]] = {column: [] for column in taken}
-    rows = []
+    rows, suspects = [], []
     for number, record in enumerate(records, start=1):
         if len(record) != len(header):
             marks = any(field.startswith('"') for field in record) and not quoting
@@ -70,9 +72,23 @@ def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, fo
         for column, place in taken.items():
             columns[column].append(record[place])
         rows.append(number)
+        if quoting and (lines := lines_of(record, dialect.mark)):
+            suspects.append((number, lines))
     if form.quoting is None and tabs and _quoted(columns):
         doubts.append(f"its fields seem to stand in quotation marks, which mean nothing in TSV; {form.unquote}")
+    if suspects:
+        others = itertools.islice(_records(dialect, text, name, form), 1, None)
+        doubts += _swallowed(dict(suspects), others, form)
     return Table(name, columns, rows), doubts
+
+
+def _swallowed(suspects: dict[int, list[list[str]]], records: Iterator[list[str]], form: Form) -> Iterator[str]:
+    if found := swallowed(suspects, records):
+        lines, more = len(suspects[found[0]]), f", as do those of {len(found) - 1:,} more rows" if found[1:] else ""
+        yield (
+            f"row {found[0]} has a text of {lines:,} lines that look like rows of their own{more}: a quotation mark "
+            f"that opens a text takes all up to the next one, and one that is no such mark is written twice{form.plain}"
+        )
 
 
 def _dialect(text: str, tabs: bool, quoting: bool) -> tuple[str, Dialect]:
@@ -82,9 +98,9 @@ def _dialect(text: str, tabs: bool, quoting: bool) -> tuple[str, Dialect]:
     return text[said.end() :] if said else text, Dialect(tabs, mark, quoting)
 
 
-def _records(records: Iterator[list[str]], name: str) -> Iterator[list[str]]:
+def _records(dialect: Dialect, text: str, name: str, form: Form) -> Iterator[list[str]]:
     """All but empty lines, the header first."""
-    number = 0
+    number, records = 0, dialect.reader(text)
     while True:
         try:
             record = next(records)
@@ -93,7 +109,7 @@ def _records(records: Iterator[list[str]], name: str) -> Iterator[list[str]]:
         except csv.Error as error:
             where = f"row {number}" if number else "the header"
             why = str(error).replace("unexpected end of data", "a quotation mark that opens there is never closed")
-            raise DataError(f"{name}: {where} is not CSV: {why}") from error
+            raise DataError(f"{name}: {where} is not CSV: {why}{form.plain if dialect.quoting else ''}") from error
         if record:
             number += 1
             yield record

@@ -94,7 +94,7 @@ def predicted(found: Sequence[Prediction], labels: Sequence[str], *, several: bo
 def _form(encoding: str) -> data.Form:
     if not is_text_encoding(encoding):
         raise UsageError(f"--encoding: {quoted(encoding)} is no encoding of text; utf-8 and cp1252 are some")
-    return data.Form(encoding, decode="--encoding ", unquote="write it as CSV")
+    return data.Form(encoding, decode="--encoding ", unquote="write it as CSV", plain="")
 
 
 def _checked(to: Path, source: Path) -> Path:

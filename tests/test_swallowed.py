@@ -1,0 +1,72 @@
+"""Rows of CSV that a quotation mark made part of a text."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftsweep import data
+from tests.test_data import refusal
+
+ROWS = [{"id": str(i), "text": f"text {i} of some words", "mood": "ab"[i % 2], "on": str(i % 3 % 2)} for i in range(40)]
+ORDERS = [
+    ["text", "mood"],
+    ["mood", "text"],
+    ["id", "text", "mood"],
+    ["text", "id", "on", "mood"],
+    ["mood", "on", "id", "text"],
+]
+
+
+def doubts(path: Path, wanted: str = "text", **form: Any) -> list[str]:
+    said: list[str] = []
+    data.read(str(path), "data.train", [wanted], data.Form(**form), said.append)
+    return said
+
+
+@pytest.mark.parametrize("columns", ORDERS)
+@pytest.mark.parametrize(("ending", "mark", "ends"), [(".csv", ",", "\n"), (".csv", ";", "\r\n"), (".tsv", "\t", "\r")])
+def test_a_quotation_mark_that_is_closed_rows_later_is_told(
+    tmp_path: Path, columns: list[str], ending: str, mark: str, ends: str
+) -> None:
+    for rows in (1, 2, 30):
+        check(tmp_path / f"a{ending}", columns, rows, mark, ends)
+
+
+def check(path: Path, columns: list[str], rows: int, mark: str, ends: str) -> None:
+    spoilt = [dict(row) for row in ROWS]
+    spoilt[4]["text"], spoilt[4 + rows]["text"] = '"oh, no' if mark != "," else '"oh no', 'he said it "'
+    lines = [columns, *([row[column] for column in columns] for row in spoilt)]
+    text = ends.join(map(mark.join, lines))
+    path.write_text(f"sep=;{ends}{text}" if mark == ";" else text, newline="")
+    (said,) = doubts(path, quoting=True)
+    assert said.startswith(f"{path}: row 5 has a text of {rows + 1} lines that look like rows of their own: ")
+    assert said.endswith("if quotation marks mean nothing in this file: data.quoting: false")
+    assert not doubts(path, quoting=False)
+
+
+@pytest.mark.parametrize("columns", ORDERS)
+def test_texts_of_many_lines_with_commas_are_not_taken_for_rows(tmp_path: Path, columns: list[str]) -> None:
+    drawn = random.Random(0)
+    pieces = ["well", " it is", ",", ", ", "\n", "\n\n", "no", '"', "a b", " 1"]
+    texts = ["".join(drawn.choices(pieces, k=drawn.randrange(3, 30))) for _ in range(600)]
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(ROWS[i % 40] | {"text": f"{i} {text}"} for i, text in enumerate(texts))
+    assert not doubts(path)
+
+
+def test_marks_that_break_a_file_come_with_the_key_that_takes_them_as_they_are(tmp_path: Path) -> None:
+    for number, spoilt in enumerate(['"oh no', '"oh" no']):
+        path = tmp_path / f"{number}.csv"
+        path.write_text(
+            "text,mood\n" + "".join(f"{i}{spoilt if i == 9 else ''},{i % 2}\n" for i in range(20)).replace('9"', '"')
+        )
+        assert refusal(source=path, labels="mood").endswith("mean nothing in this file: data.quoting: false")
+        assert not doubts(path, quoting=False)
