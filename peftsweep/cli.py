@@ -362,7 +362,7 @@ def _predict(
         else:
             say_data("\n".join(progress.prediction(each.labels, each.probabilities) for each in found), sys.stdout)
         return
-    bar, warn = partial(progress.bar, sys.stderr), progress.for_stream(sys.stderr).warn
+    bar, shown = partial(progress.bar, sys.stderr), progress.for_stream(sys.stderr)
     lines = exported.predict_file(
         folder,
         source,
@@ -371,7 +371,8 @@ def _predict(
         encoding=encoding,
         trust_remote_code=trust_remote_code,
         bar=bar,
-        warn=warn,
+        warn=shown.warn,
+        note=shown.note,
     )
     if as_json:
         say_lines_of_json(["[", ",\n".join(lines), "]"], sys.stdout)

@@ -1,4 +1,4 @@
-"""What came of the studies: plain rows for `best`, a trial for `export`, and how both are read from the storage."""
+"""The results of studies: plain rows for `best`, a trial for `export`, and how both are read from the storage."""
 
 from __future__ import annotations
 
@@ -43,20 +43,22 @@ class Best:
     """The best complete trial of a study. The scores are those of its best evaluation, whose adapter is kept.
 
     Attributes:
-        objective: the score by which it is the best: `macro_f1`, or `macro_f1_tuned`.
-        data: what the study's data is called, and its kind of task: `tweets · single-label`.
-        fingerprint: of the data, all splits of it.
-        validation_fingerprint: of the validation rows and labels alone. Scores on others cannot be compared.
-        overall: whether no study of these has a better one on the same validation rows.
-        tied: numbers of the study's other trials that are as good.
+        objective: the score that makes it the best: `macro_f1`, or `macro_f1_tuned`.
+        data: name of the study's data, and its kind of task: `tweets · single-label`.
+        fingerprint: identifies the rows of all splits.
+        validation_fingerprint: identifies the validation rows and the labels. Only scores on the same ones can be
+            compared.
+        overall: whether no other study in the list has a better score on the same validation rows.
+        tied: numbers of the study's other trials with the same score.
+        labels: in the order of the logits.
         params: all its hyperparameters, sampled and fixed.
         sampled: the names of those that the search chose.
         adapter: the folder that stock `peft` loads.
-        macro_f1_tuned: with thresholds tuned on rows that were not scored; None where classes exclude each other.
+        macro_f1_tuned: with thresholds tuned on rows that were not scored; None for single-label tasks.
         test: scores on the test split, if the data has one, of the trial that was the best when the study was done for
             the first time.
-        tested: that trial's number.
-        retrained: the study's best configurations over several seeds, as `retrain` left them; None before.
+        tested: number of the trial that `test` is about.
+        retrained: rows of `retrain`: the study's best configurations over several seeds; None if it was not retrained.
     """
 
     study: str
@@ -82,6 +84,7 @@ class Best:
     retrained: list[dict[str, Any]] | None = None
     overall: bool = False
     tied: list[int] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,7 +101,7 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: 
     Args:
         storage: the URL of an SQLite file or a PostgreSQL database. The command's environment variable is not asked.
         studies: only these.
-        warn: told, in a line, of what is stored there and cannot be used.
+        warn: gets a line about each thing in the storage that cannot be used.
 
     Raises:
         UsageError: a study that is not in the storage.
@@ -119,7 +122,7 @@ class Finished:
 
     Attributes:
         folder: of its artifacts.
-        own, shared: what the storage has of the trial, and of its study.
+        own, shared: the storage's records of the trial and of its study.
     """
 
     study: str
@@ -186,22 +189,22 @@ def _word(state: TrialState) -> str:
 
 
 def trial_folder(study: Path, number: int) -> Path:
-    """Of a trial's artifacts, in those of its study."""
+    """Folder of a trial's artifacts, inside its study's folder."""
     return study / f"trial-{number:04d}"
 
 
 def task_of(shared: StudyRecord) -> Task:
-    """What a study predicts, by what the storage has of it."""
+    """What a study predicts, from its record."""
     from peftsweep.task import Task
 
     return Task(shared.kind_of_task, tuple(shared.labels))
 
 
 def validation_fingerprints(studies: Iterable[StoredStudy]) -> dict[str, str]:
-    """By which each study's validation rows are told from others, by its name.
+    """What identifies each study's validation rows, by the study's name.
 
-    An earlier version kept a fingerprint of all rows alone: such a study has that of another one on the same data, if
-    there is one, or else stays by itself.
+    An earlier version kept only a fingerprint of all rows. Such a study gets the one of another study on the same data,
+    if there is one; otherwise it stands alone.
     """
     records = {study.study_name: study.record for study in studies}
     known = {own.fingerprint: own.validation_fingerprint for own in records.values() if own.validation_fingerprint}
@@ -225,18 +228,18 @@ def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def is_over(trials: Sequence[TrialRecord], total: int) -> bool:
-    """Whether so many trials have begun, and all that have are finished."""
+    """Whether at least `total` trials have begun, and all of these are finished."""
     begun = [trial for trial in trials if trial.begun]
     return len(begun) >= total and all(trial.state.is_finished() for trial in begun)
 
 
 def done(trials: Sequence[TrialRecord]) -> int:
-    """How many of those that count towards a study's total are finished."""
+    """How many of the trials that count towards a study's total are finished."""
     return sum(trial.begun and trial.state.is_finished() for trial in trials)
 
 
 def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> tuple[Studies, list[StoredStudy]]:
-    """The storage and its studies, or those that are wanted of them.
+    """The storage and its studies, or only the wanted ones.
 
     Raises:
         UsageError: nothing is stored there, or not this study.
@@ -249,7 +252,7 @@ def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> 
 
 
 def stored(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Studies, list[StoredStudy]] | None:
-    """The same; None where nothing is stored and nothing is wanted. No file but the default one may be missing."""
+    """The same, or None if nothing is stored and nothing is wanted. Only the default file may be missing."""
     for name in wanted or ():
         check_study(name)
     if not exists(storage):
@@ -297,12 +300,13 @@ def _best(studies: Studies, study: StoredStudy, rows: str) -> Best | None:
         tested=None if test is None else test.trial,
         retrained=record.retrained,
         tied=[trial.number for trial in trials[1:] if trial.value == first.value],
+        labels=list(record.labels),
     )
 
 
 def _ordered(rows: Sequence[Best]) -> list[Best]:
-    """Those on the same validation rows together, by their data's names; of them the best first and marked, and others
-    as good as it, by the studies' objective if they have one in common."""
+    """Sort rows into groups with the same validation rows, ordered by the data's names. In each group the best comes
+    first, and it and its equals are marked. They are compared by their objective, if it is the same."""
     by_rows: dict[str | None, list[Best]] = {}
     for row in rows:
         by_rows.setdefault(row.validation_fingerprint, []).append(row)
@@ -316,6 +320,6 @@ def _ordered(rows: Sequence[Best]) -> list[Best]:
 
 
 def common_objective(objectives: Iterable[str]) -> str:
-    """What studies are compared by: their objective, or macro-F1 where they have different ones."""
+    """The score that studies are compared by: their objective, or macro-F1 if their objectives differ."""
     different = set(objectives)
     return different.pop() if len(different) == 1 else "macro_f1"

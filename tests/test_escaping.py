@@ -33,7 +33,15 @@ FILLERS = {*"\u034f\u115f\u1160\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10)), 
 ROW: dict[str, Any] = {"macro_f1": 0.5, "macro_f1_tuned": None, "micro_f1": 0.5, "accuracy": 0.5, "loss": 1.0}
 ROW |= {"study": HOSTILE, "method": HOSTILE, "model": HOSTILE, "data": HOSTILE, "adapter": HOSTILE, "trial": 1}
 ROW |= {"validation_fingerprint": "0123", "overall": True, "params": {"scheduler": HOSTILE}, "sampled": ["scheduler"]}
-ROW |= {"retrained": None, "tested": None, "test": None, "objective": "macro_f1", "best": 0.5, "seconds": 1.0}
+ROW |= {
+    "labels": [HOSTILE, "b"],
+    "retrained": None,
+    "tested": None,
+    "test": None,
+    "objective": "macro_f1",
+    "best": 0.5,
+    "seconds": 1.0,
+}
 ROW |= dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 1) | {
     "tied": [],
     "retrain": None,
@@ -124,7 +132,9 @@ SHOWN: dict[str, Callable[[TextIO], None]] = {
     "prediction": lambda stream: say(prediction([HOSTILE], {HOSTILE: 0.5}), stream),
     "live": lambda stream: lines(stream, LiveProgress),
     "plain": lambda stream: lines(stream, PlainProgress),
-    "best": lambda stream: best_table([ROW, ROW | {"validation_fingerprint": "4567"}], stream),
+    "best": lambda stream: best_table(
+        [ROW, ROW | {"validation_fingerprint": "4567", "labels": ["a", HOSTILE]}], stream
+    ),
     "status": lambda stream: status_table([ROW], stream),
     "retrained": lambda stream: retrained_table([SEEDS], stream),
     "screen": lambda stream: Screen(stream).print(HOSTILE),

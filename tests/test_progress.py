@@ -250,6 +250,7 @@ def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
         "test": None,
         "tested": None,
         "tied": [],
+        "labels": ["anger", "joy"],
     }
     found |= {"model": "owner/base", "method": "lora", "trial": 7, "params": PARAMS | {"epochs": 3}}
     return found | scores | {"sampled": list(PARAMS), "adapter": f"/{'long/' * 20}{study}/adapter"} | more
@@ -259,6 +260,20 @@ def shown(rows: list[dict[str, Any]]) -> list[str]:
     stream = Terminal()
     best_table(rows, stream)
     return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"labels": ["joy", "anger"]}, "the same labels in another order; list data.labels in the same order"),
+        ({"labels": ["anger", "fear", "love"]}, "other labels (only two has fear, love, only one has joy)"),
+        ({}, "other validation rows (another file, filter, split or seed of the split)"),
+        ({"data": "other · single-label", "labels": ["a", "b"]}, None),
+    ],
+)
+def test_studies_that_look_alike_and_are_not_compared_say_why(more: dict[str, Any], why: str | None) -> None:
+    lines = [line for line in shown([row("one"), row("two", "f2", **more)]) if "not compared" in line]
+    assert lines == ([] if why is None else [f"two is not compared with one: {why}"])
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "120"])

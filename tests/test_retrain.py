@@ -608,9 +608,9 @@ def test_a_winner_within_the_noise_is_not_called_sure_and_a_changed_order_is_tol
     assert found[-5:] == [
         "trial 1: rank 4",
         "trial 0: rank 0",
-        "trial 1 has the best mean macro-F1, 0.730 ± 0.010; the sweep picked it by 0.790, 0.060 above that",
+        "trial 1 has the best mean macro-F1, 0.730 ± 0.010; its score in the sweep was 0.790 (0.060 higher)",
         "trial 0 is behind by 0.010 (-0.065 to 0.085), the 95 % interval over 3 seeds: within the noise of the seeds",
-        "the order was 0, 1 in the sweep",
+        "the sweep had the order 0, 1",
     ]
 
 
@@ -627,9 +627,9 @@ def test_tuned_scores_of_seeds_are_called_so(tmp_path: Path) -> None:
 
 def test_a_winner_by_more_than_the_noise_is_called_so(tmp_path: Path) -> None:
     found = lines(tmp_path, (0.72, [0.74, 0.75, 0.76]), (0.71, [0.70, 0.70, 0.71]))
-    assert "0.020 below that" not in found[-3] and "0.030 below that" in found[-3]
+    assert "(0.030 lower)" in found[-3]
     assert found[-2].endswith("over 3 seeds: more than the noise of the seeds")
-    assert found[-1] == "the order is that of the sweep"
+    assert found[-1] == "the sweep had the same order"
 
 
 def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) -> None:
@@ -638,7 +638,7 @@ def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) ->
     assert [(row["trial"], row["seeds"], row["shared"]) for row in rows] == [(1, 3, 3), (0, 6, 3), (2, 1, 3)]
     assert rows[1]["macro_f1_mean"] == pytest.approx(fmean(more)) and rows[1]["behind"]["mean"] > 0
     text = progress.wording.verdict(rows)
-    assert text[1].endswith("over 3 seeds: more than the noise of the seeds; too few seeds to tell of trial 2")
+    assert text[1].endswith("over 3 seeds: more than the noise of the seeds; too few seeds for trial 2")
     (tmp_path / "other").mkdir()
     (first, *_) = lines(tmp_path / "other", (0.8, [0.74, 0.75, 0.76, 0.9]), (0.7, [0.70, 0.70, 0.71]))[-3:]
     assert first.startswith(

@@ -68,7 +68,10 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
     wiped = (here.folder / "mlflow.db").read_bytes()
     nothing = here.call("sync")
     assert (here.folder / "mlflow.db").read_bytes() == wiped
-    assert (again.stderr.strip(), nothing.stderr.strip()) == ("small: written", "small: level")
+    assert (again.stderr, nothing.stderr) == (
+        "small: written (3 runs made, comparison.html)\n",
+        "small: nothing was missing\n",
+    )
     after = told(here, "after.db")
     assert after == before  # the times of all runs and of their evaluations, too
     assert len({at for _, _, at in after["1"][3]["macro_f1"]}) == 6
@@ -397,7 +400,7 @@ def test_a_study_that_mlflow_refuses_does_not_keep_the_others_waiting(here: Home
     notes: list[str] = []
     with pytest.raises(TrackingError, match=r"^study 'first': MLflow at .* did not take an update .*\n.*try again"):
         sync(here, note=notes.append)
-    assert notes == ["first: not written", "second: written"]
+    assert notes == ["first: not written", "second: written (2 runs made)"]
     assert sync(here, studies=["second"]) == {"second": "level"}
 
 
@@ -414,7 +417,7 @@ def test_a_study_that_is_being_run_is_left_to_its_sweep(here: Home) -> None:
 def test_the_command_says_what_it_did(here: Home) -> None:
     here.run(here.study(), trials=1)
     good, bad = here.call_each([["sync"], ["sync", "--tracking-uri", DEAD]])
-    assert (good.returncode, good.stdout) == (0, "") and good.stderr.strip() == "small: level"
+    assert (good.returncode, good.stdout) == (0, "") and good.stderr.strip() == "small: nothing was missing"
     assert bad.returncode == 1 and "does not answer" in bad.stderr and "Traceback" not in bad.stderr
 
 

@@ -1,4 +1,4 @@
-"""Which method on which model won, by how much, how surely, at what cost: plain rows, for `compare` to draw."""
+"""Compares studies: which won, by how much, how surely, at what cost. Plain rows, which `compare` draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies with the same validation rows, which alone can be compared: how surely, class by class, at what cost."""
+"""Compares studies on the same validation rows: significance, F1 of each class, cost."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Pair:
 
     Attributes:
         difference: of `score`, the first study's less the second's; `low` and `high` bound its 95 % interval.
-        p: that they differ by chance, two-sided: see `intervals.difference`.
-        p_holm: corrected by Holm's method for all pairs of these studies.
+        p: two-sided p-value of the difference; see `intervals.difference`.
+        p_holm: p, corrected by Holm's method for all pairs of these studies.
     """
 
     first: str
@@ -41,16 +41,16 @@ class Group:
     """Studies on the same validation rows.
 
     Attributes:
-        data: what their data is called: several names where they were trained, or tested, on different rows.
-        score: by which they are compared: `macro_f1`, or `macro_f1_tuned` where it is the objective of all.
-        studies: with a complete trial, best first.
-        rows: validation rows.
-        intervals: 95 %, by score and study.
+        data: names of their data: several if they were trained, or tested, on different rows.
+        score: what they are compared by: `macro_f1`, or `macro_f1_tuned` if it is the objective of all.
+        studies: those with a complete trial, the best first.
+        rows: number of validation rows.
+        intervals: 95 % intervals by score and study.
         rare: labels that fewer than three validation rows have.
-        pairs: all tested ones, the better study first, the best ones first.
-        untested: why a study with a complete trial is in no pair.
+        pairs: all pairs that were tested, the better study first in each.
+        untested: by study, why it is in no pair though it has a complete trial.
         per_class: F1 of each label, by study.
-        cheapest, smallest: studies that no other beats in both score and seconds, or score and trainable parameters.
+        cheapest, smallest: the Pareto fronts of score and seconds, and of score and trainable parameters.
     """
 
     data: list[str]
@@ -70,7 +70,7 @@ class Group:
 
 
 def group(helds: Sequence[Held]) -> Group:
-    """What there is to say of studies whose validation rows have one fingerprint."""
+    """Compare studies whose validation rows have the same fingerprint."""
     score = common_objective(held.objective for held in helds)
     scores = {held.name: own.scores for held in helds if (own := held.best) is not None}
     best = {name: own[score] for name, own in scores.items()}
@@ -104,7 +104,7 @@ def group(helds: Sequence[Held]) -> Group:
 
 
 def front(costs: Mapping[str, float], scores: Mapping[str, float]) -> list[str]:
-    """Those that no other beats: the Pareto front, cheapest first. Of equals in both, all."""
+    """The Pareto front: the names that no other beats in both cost and score, the cheapest first; all of equal ones."""
     found: list[str] = []
     bar = -np.inf
     for name in sorted(costs, key=lambda name: (costs[name], -scores[name])):
@@ -116,7 +116,7 @@ def front(costs: Mapping[str, float], scores: Mapping[str, float]) -> list[str]:
 
 
 def _usable(ranked: Sequence[Held]) -> tuple[dict[str, Predicted], dict[str, str]]:
-    """Predictions of the same rows, by study; and why the others have none."""
+    """The studies' predictions of the same rows; and why other studies have none."""
     usable: dict[str, Predicted] = {}
     untested: dict[str, str] = {}
     for held in ranked:
@@ -148,7 +148,7 @@ def _tested(
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979) of p-values that are looked at together."""
+    """Holm's step-down correction (1979) for several p-values."""
     corrected = [0.0] * len(ps)
     highest = 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):

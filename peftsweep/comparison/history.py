@@ -1,4 +1,4 @@
-"""How a study went: its trials in columns, curves, the best value so far, what mattered."""
+"""A study's course: its trials in columns, curves, the best value so far, importance."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Axis:
     """A hyperparameter: `linear` or `log` for numbers, `log2` for powers of two, `choice` for anything else.
 
     Attributes:
-        low, high: of the numbers, as the study file has them; of the trials' own where those go beyond.
-        values: of each trial; None for one that does not have it. For a choice, its place in `choices`.
+        low, high: bounds from the study file, or of the trials' values if those go beyond.
+        values: one for each trial, None if the trial has none. For a choice, its place in `choices`.
     """
 
     name: str
@@ -40,19 +40,20 @@ class Axis:
 
 @dataclass(frozen=True)
 class History:
-    """A study's trials, in the order of their numbers. `value` is that of the objective.
+    """A study's trials, in the order of their numbers. A `value` is a score by the objective.
 
     Attributes:
-        numbers, states, values, seconds: one entry a trial; the value of one that is not complete is the best
+        numbers, states, values, seconds: one entry for each trial. A trial that is not complete has the best value
             of its curve.
-        ended: seconds after which each trial ended, pauses between runs left out.
-        ladders: the epochs at which trials were evaluated, once for all trials with the same ones.
-        ladder: which of them a trial has.
-        curves: its values at those epochs.
+        ended: seconds until each trial ended, without the pauses between runs.
+        ladders: the different lists of epochs at which trials were evaluated.
+        ladder: for each trial, its place in `ladders`.
+        curves: each trial's values at those epochs.
         best_by_trial: (number of the trial, best value so far) at each new best, and at the end.
-        best_by_time: the same over `ended`.
-        importance: of each hyperparameter, by PED-ANOVA over the complete trials, adding up to 1, highest first.
-        unimportant: why there is none.
+        best_by_time: the same, with seconds from `ended` in place of numbers.
+        importance: share of each hyperparameter by PED-ANOVA over the complete trials, the highest first; they add up
+            to 1.
+        unimportant: why there is no importance, if there is none.
     """
 
     study: str
@@ -104,8 +105,8 @@ def history(held: Held) -> History:
 
 
 def best_so_far(points: Iterable[tuple[Any, TrialRecord]]) -> list[tuple[Any, float]]:
-    """The best value of complete trials in that order, each with its place on the axis: a point at each new best, and
-    one at the end."""
+    """Points (place on the axis, best value so far) of complete trials in this order: one at each new best, and one at
+    the end."""
     found: list[tuple[Any, float]] = []
     last = None
     for last, trial in points:
@@ -116,7 +117,7 @@ def best_so_far(points: Iterable[tuple[Any, TrialRecord]]) -> list[tuple[Any, fl
 
 
 def ends(trials: Sequence[TrialRecord]) -> list[float | None]:
-    """After how many seconds each trial ended, of those in which at least one was under way: pauses are left out."""
+    """Seconds until each trial ended. Only time in which at least one trial ran counts; pauses are left out."""
     joined = busy([span for trial in trials for span in spans(trial)])
     starts = np.array([start for start, _ in joined])
     lengths = np.array([end - start for start, end in joined])
@@ -125,8 +126,8 @@ def ends(trials: Sequence[TrialRecord]) -> list[float | None]:
 
 
 def spans(trial: TrialRecord) -> list[tuple[int, int]]:
-    """When it was under way, in milliseconds since 1970: from its start to its end, without the pauses in which nothing
-    ran, from the last that was kept of it to when it went on."""
+    """When a trial ran, in milliseconds since 1970: from its start to its end, without its pauses. A pause lasts from
+    the last evaluation or checkpoint that was kept until the trial went on."""
     paused = [at for pause in trial.pauses for at in pause]
     marks = [at for at in (trial.began, *paused, trial.ended) if at is not None]
     pairs = zip(marks[::2], marks[1::2], strict=False)  # what still runs has no end
@@ -134,7 +135,7 @@ def spans(trial: TrialRecord) -> list[tuple[int, int]]:
 
 
 def busy(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """When at least one of them was under way: their union, in order."""
+    """The union of the spans, in order."""
     joined: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:
@@ -163,7 +164,7 @@ def _text(choice: Any) -> str:
 
 
 def importances(held: Held) -> tuple[dict[str, float], str]:
-    """How much each hyperparameter had to do with the best tenth of the complete trials; or none, and why."""
+    """How much each hyperparameter distinguishes the best tenth of the complete trials; or none, and why."""
     values = [trial.value for trial in held.trials if trial.state == TrialState.COMPLETE]
     if len(values) < ENOUGH:
         return {}, f"complete trials so far: {len(values)}; importance is worth a look from {ENOUGH} on"
@@ -185,7 +186,7 @@ def _value(trial: TrialRecord, curve: Sequence[float | None]) -> float | None:
 
 
 def short(value: Any) -> float | None:
-    """Five digits, which a page of 20,000 trials can hold; None of what is no finite number."""
+    """The number with five digits, so that a page can hold 20,000 trials; None if it is not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.5g}")

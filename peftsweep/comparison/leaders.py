@@ -14,19 +14,20 @@ from peftsweep.comparison.reading import Held
 
 @dataclass(frozen=True)
 class Leader:
-    """A study and its best trial; what needs a complete trial is None before there is one.
+    """A study and its best trial. What needs a complete trial is None until there is one.
 
     Attributes:
-        trial: the best one's number.
-        interval: of `macro_f1`, 95 %, see `intervals.interval`; None without predictions.
-        macro_f1_tuned: with thresholds tuned on rows that were not scored (multi-label); `interval_tuned` is its own.
-        parameters: trainable ones of the best trial.
-        adapter_bytes: of its files.
-        seconds: of all trials together, of the device in `device`, each with its share of the pack's time.
+        trial: number of the best trial.
+        interval: 95 % interval of `macro_f1`, see `intervals.interval`; None without predictions.
+        macro_f1_tuned: with thresholds tuned on rows that were not scored (multi-label); its interval is
+            `interval_tuned`.
+        parameters: trainable parameters of the best trial.
+        adapter_bytes: size of its adapter's files.
+        seconds: sum over all trials of their shares of the pack's time, on the device in `device`.
         retrained: trial, seeds, mean and standard deviation (`sd`) of `macro_f1`, if its best configurations were
             retrained: of the best trial's, or of the one that was the best then.
-        test: scores on the test split, if they are of this trial.
-        lacking: what could not be shown, and why.
+        test: scores on the test split, if this trial was scored there.
+        lacking: what cannot be shown, and why.
     """
 
     study: str
@@ -60,7 +61,7 @@ class Leader:
 
 
 def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]], untested: str | None) -> Leader:
-    """The row of a study.
+    """Make the row of a study.
 
     Args:
         intervals: by score and study.

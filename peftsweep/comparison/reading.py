@@ -1,4 +1,4 @@
-"""A study as its storage and its folder hold it."""
+"""Reads a study from its storage and its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from peftsweep.task import cross_fitted
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a trial predicted of the validation rows.
+    """A trial's predictions of the validation rows.
 
     Attributes:
         truth: noughts and ones [n, C].
@@ -38,8 +38,8 @@ class Held:
     """A study, read once.
 
     Attributes:
-        record: what it keeps of itself.
-        folder: of its artifacts.
+        record: the study's own data in the storage.
+        folder: where its artifacts are.
         validation_fingerprint: studies with the same one can be compared.
     """
 
@@ -64,7 +64,7 @@ class Held:
 
     @cached_property
     def predicted(self) -> Predicted | str:
-        """Of the best trial; or what is wrong with its file, in a few words."""
+        """The best trial's predictions, or in a few words what is wrong with their file."""
         if self.best is None:
             return "no trial is complete yet"
         task = task_of(self.record)
@@ -82,7 +82,7 @@ class Held:
 
     @cached_property
     def per_class(self) -> dict[str, float] | None:
-        """F1 of each label at the best trial, if the file is there."""
+        """F1 of each label at the best trial; None if the file is missing or broken."""
         if self.best is None:
             return None
         try:
@@ -93,7 +93,7 @@ class Held:
 
     @cached_property
     def adapter_bytes(self) -> int | None:
-        """Of all files in the best trial's adapter folder, if it is there."""
+        """Size of all files in the best trial's adapter folder; None if it is missing."""
         if self.best is None:
             return None
         try:

@@ -1,4 +1,4 @@
-"""All that the page shows, gathered in one pass over the storage."""
+"""Everything that the page shows, gathered in one pass over the storage."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from peftsweep.storage import guarded
 
 @dataclass(frozen=True)
 class Comparison:
-    """The studies of a storage, side by side.
+    """The studies of a storage.
 
     Attributes:
         leaders: group by group, best first; studies without a complete trial last.
         groups: one for each set of validation rows.
         histories: of each study, in the order of `leaders`.
-        only: the studies that were asked for; None where all were.
+        only: the studies that were asked for; None for all.
     """
 
     leaders: list[Leader]
@@ -39,10 +39,10 @@ class Comparison:
 def compare(
     storage: str = report.STORAGE, studies: Sequence[str] | None = None, warn: report.Warn = report.unheard
 ) -> Comparison:
-    """What the studies, or only those that are named, have come to so far.
+    """Compare all studies, or only the named ones, as they are now.
 
     Args:
-        warn: told, in a line, of what is stored there and cannot be used.
+        warn: gets a line about each thing in the storage that cannot be used.
 
     Raises:
         UsageError: nothing is stored there, or not this study.
@@ -70,8 +70,8 @@ def compare(
 
 @contextmanager
 def _collecting_seldom() -> Iterator[None]:
-    """Tens of thousands of trials come as objects that stay. At Python's usual pace, to look through them for garbage
-    takes as long as to read them."""
+    """Collect garbage less often. Tens of thousands of trials are read into objects that stay; at Python's usual pace,
+    collecting takes as long as reading."""
     usual = gc.get_threshold()
     gc.set_threshold(max(usual[0], 50_000) if usual[0] else 0, *usual[1:])
     try:
@@ -81,6 +81,6 @@ def _collecting_seldom() -> Iterator[None]:
 
 
 def _ordered(group: Group, helds: Sequence[Held]) -> list[Held]:
-    """Best first; those without a complete trial last, by name."""
+    """The best first. Studies without a complete trial come last, by name."""
     places = {name: place for place, name in enumerate(group.studies)}
     return sorted(helds, key=lambda held: (places.get(held.name, len(places)), held.name))

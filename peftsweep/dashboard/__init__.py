@@ -1,4 +1,4 @@
-"""Rows as one page: HTML that holds all it needs, plotly.js too, and asks no network for anything."""
+"""Draws rows as one HTML page. It holds everything it needs, plotly.js included, and fetches nothing."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@
       const part = own.filter((pair) => sure(pair) === wanted);
       return {
         x: part.map((pair) => -pair.difference), y: part.map((pair) => own.indexOf(pair)), mode: "markers",
-        name: wanted ? "different at 5 %" : "not told apart",
+        name: wanted ? "different at 5 %" : "no significant difference",
         marker: { symbol: wanted ? "diamond" : "circle", size: 11, color: colour(wanted ? "red" : "blue") },
         error_x: {
           type: "data", symmetric: false, thickness: 2, width: 0,

@@ -1,4 +1,4 @@
-"""The page. The only room that imports plotly, and of that its JavaScript alone; the browser draws."""
+"""The page. Only its JavaScript comes from plotly; the browser draws."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from peftsweep.dashboard import wording
 HERE = Path(__file__).parent
 TITLE = "<title>peftsweep · comparison</title>"
 ONLY = re.compile(r'<meta name="peftsweep:only" content="([^"]*)">')
-HEAD = 100_000  # characters, in which it is: the names of a thousand studies
+HEAD = 100_000  # characters that are searched for it: they hold the names of a thousand studies
 SHOWN = 12  # trials of a study in its table
 
 
@@ -28,7 +28,7 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
 
     Args:
         rows: `Comparison.as_dict()`: leaders, groups, histories.
-        made: when; now, unless it is given.
+        made: time of the page; by default now.
     """
     from plotly.offline import get_plotlyjs
 
@@ -55,7 +55,7 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
 
 
 def is_page(file: Path) -> bool:
-    """Whether a file is a page that was drawn here."""
+    """Whether a file is a page that `page` made."""
     try:
         with file.open("rb") as opened:
             return TITLE.encode() in opened.read(2000)
@@ -64,16 +64,16 @@ def is_page(file: Path) -> bool:
 
 
 def only_of(file: Path) -> list[str]:
-    """The studies that a page was asked for; none where that was all, or where it is no page."""
+    """The studies that a page is limited to; empty if it shows all, or if the file is no page."""
     if not is_page(file):
         return []
     with file.open(encoding="utf-8", errors="replace") as opened:
-        told = ONLY.search(opened.read(HEAD))
-    return [] if told is None else [name for name in html.unescape(told[1]).split("\n") if name]
+        found = ONLY.search(opened.read(HEAD))
+    return [] if found is None else [name for name in html.unescape(found[1]).split("\n") if name]
 
 
 def embedded(rows: Mapping[str, Any]) -> str:
-    """JSON that may stand in a page's script element, whatever text is in it."""
+    """JSON that is safe inside a script element, whatever text it holds."""
     text = json.dumps(jsonfile.with_nulls(rows), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -81,16 +81,16 @@ def embedded(rows: Mapping[str, Any]) -> str:
 
 
 def share(value: float, lows: Sequence[float], highs: Sequence[float]) -> float:
-    """Where a value stands between the lowest and the highest, in percent."""
+    """Place of a value between the lowest and the highest, in percent."""
     low, high = min(lows), max(highs)
     return round(100 * (value - low) / (high - low), 1) if high > low else 50.0
 
 
 def top(history: Mapping[str, Any]) -> list[int]:
-    """The places of the best trials, complete ones first; as many as a table may have."""
+    """Places of the best trials, complete ones first, at most as many as the table shows."""
     values, states = history["values"], history["states"]
-    told = [place for place, value in enumerate(values) if value is not None]
-    return sorted(told, key=lambda place: (states[place] != "complete", -values[place]))[:SHOWN]
+    scored = [place for place, value in enumerate(values) if value is not None]
+    return sorted(scored, key=lambda place: (states[place] != "complete", -values[place]))[:SHOWN]
 
 
 @cache

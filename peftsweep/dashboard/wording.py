@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Numbers in a form that people read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def number(value: Any) -> str:
 
 
 def sortable(value: float | None) -> str:
-    """By which a column is sorted; what is not known is last."""
+    """The value that a column is sorted by. Unknown ones come last."""
     return "" if value is None else str(value)
 
 

@@ -43,6 +43,7 @@ def predict_file(
     trust_remote_code: bool = False,
     bar: Callable[[str, int], AbstractContextManager[Callable[[int], object]]] = silent_bar,
     warn: Callable[[str], object] = lambda text: None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> list[str]:
     """Predict a file's texts into another file; into lines of JSON where there is none.
 
@@ -58,6 +59,7 @@ def predict_file(
         trust_remote_code: see `Classifier`.
         bar: shows how many texts have been read; see `progress.bar`.
         warn: told what may spoil the predictions.
+        note: gets a line about the file that was written.
 
     Raises:
         DataError: the one file cannot be read, or the other not be written.
@@ -82,6 +84,7 @@ def predict_file(
     if to is None:
         return list(_lines(table.columns | beside))
     write(_extended(rows, beside), to)
+    note(f"{target}: {len(texts):,} row{'s' * (len(texts) > 1)}")
     return []
 
 

@@ -1,4 +1,4 @@
-"""How far a job of many like parts is."""
+"""A progress bar for a job of many similar parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftsweep.progress.screen import Screen, fit
 
 @contextmanager
 def bar(stream: TextIO, what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal, and nothing elsewhere; yields what is to be told of each few parts that are done."""
+    """A bar on a terminal, and nothing elsewhere. Yields a function that adds a number of finished parts."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Screen(stream)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:

@@ -1,4 +1,4 @@
-"""What a sweep tells whoever watches it."""
+"""What a sweep reports to its watcher."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:  # the engine brings torch along, and `peftsweep best` draws t
 
 @dataclass(frozen=True)
 class Memory:
-    """What a pack is planned to take of a GPU, in bytes."""
+    """GPU memory that a pack is planned to take, in bytes."""
 
     planned: int
     whole: int
     slots: int
-    tokens: int  # that go through the base at once
+    tokens: int  # most tokens that go through the base at once
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What was loaded when a sweep begins."""
+    """What a sweep has loaded when it begins."""
 
     study: str
     model: str
@@ -37,25 +37,25 @@ class Opened:
     total: int  # trials of the study
     storage: str
     tracking: str
-    objective: str = "macro_f1"  # what the trials are compared by
-    memory: Memory | None = None  # of a CPU nothing is planned
+    objective: str = "macro_f1"  # the score that trials are compared by
+    memory: Memory | None = None  # nothing is planned on a CPU
 
 
 class Progress(Protocol):
-    """A watcher, entered as a context while trials run. Notes and warnings may come before and after."""
+    """A watcher, used as a context manager while trials run. Notes and warnings may come before and after."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
     def opened(self, what: Opened) -> None:
-        """The base and the data are there; trials begin."""
+        """The base and the data are loaded; trials begin."""
 
     def note(self, text: str) -> None:
-        """Something worth knowing that asks for nothing."""
+        """Report something that needs no action."""
 
     def warn(self, text: str) -> None:
-        """Something that the user may want to change."""
+        """Report something that the user may want to change."""
 
     def step(
         self,
@@ -66,31 +66,31 @@ class Progress(Protocol):
         best: tuple[int, float] | None,
         eta: float | None,
     ) -> None:
-        """After every training step: what it costs must not show.
+        """Called after every training step, so it must take hardly any time.
 
         Args:
             done: trials that have ended.
             total: trials of the study.
-            best: number and score, by the objective, of the best trial so far, of earlier runs too.
-            eta: seconds left, when there is something to estimate them from.
+            best: number and score (by the objective) of the best trial so far, including earlier runs.
+            eta: seconds left, or None if they cannot be estimated yet.
         """
 
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
     ) -> None:
-        """A trial has left its slot, complete, pruned or failed.
+        """A trial has left its slot: it is complete, pruned or failed.
 
         Args:
-            value: score of its best evaluation by the objective, None when it had none.
-            params: what the search sampled for it.
+            value: score of its best evaluation by the objective; None if it had no evaluation.
+            params: the hyperparameters that the search drew.
         """
 
     def closed(self) -> None:
-        """No more trials run; may be called twice."""
+        """No more trials run. May be called twice."""
 
 
 class Silent:
-    """Nobody watches."""
+    """Reports nothing."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""A live table of the slots on a terminal; what has ended scrolls above it."""
+"""A live table of the slots on a terminal. Finished trials scroll above it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AROUND = 7  # lines of the screen that are not slots
 
 
 class LiveProgress:
-    """Drawn from the training's own thread, for a second one would take its turns from it."""
+    """The training's own thread draws it; a second thread would slow the training down."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = Screen(stream)
@@ -38,7 +38,7 @@ class LiveProgress:
         self.closed()
 
     def opened(self, what: Opened) -> None:
-        """Print what was loaded and begin to draw; the libraries' own bars (a base that downloads) came before."""
+        """Print what was loaded and begin to draw. The libraries' own bars (of a download) are over by now."""
         self._live.start()
         self._leader.objective = what.objective
         for name, text in wording.header(what):
@@ -82,7 +82,7 @@ class LiveProgress:
 
 
 def _screen(slots: Sequence[SlotStatus], line: str, height: int, score: str) -> Text:
-    """The table of the slots, as many as the terminal has lines for, and a summary below it."""
+    """The table of as many slots as the terminal has lines for, and a summary below it."""
     shown = sorted(slots, key=lambda slot: (slot.trial is None, slot.slot))[: max(1, height - _AROUND)]
     columns = ("slot", "trial", "step", "loss", score, "best", "samples/s")
     rows = [columns, *map(wording.slot_row, shown)]

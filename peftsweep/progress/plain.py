@@ -14,13 +14,13 @@ from peftsweep.terminal import say
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
-# Seconds between two lines about the state of things, and the part of all seconds so far, where that is longer: when
-# trials have begun or were evaluated, and when nothing has happened. So a long sweep's lines become rare.
+# The time between two lines about the state: so many seconds, or this part of the time so far if that is longer. NEWS
+# is for when trials have begun or were evaluated, QUIET for when nothing has happened. A long sweep's lines are rare.
 NEWS, QUIET, RAREST = (5.0, 1 / 50), (15.0, 1 / 10), 600.0
 
 
 class PlainProgress:
-    """A line with the time of day for each trial that ends and, as often as somebody reads it, for how things are."""
+    """A line with the time of day for each trial that ends and, every now and then, for the state of the sweep."""
 
     def __init__(
         self,
@@ -29,8 +29,8 @@ class PlainProgress:
         hour: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
     ) -> None:
         self._stream, self._clock, self._hour = stream, clock, hour
-        self._began = self._told = clock()
-        self._known: frozenset[tuple[int | None, int]] = frozenset()  # trials and their evaluations, as they were told
+        self._began = self._said = clock()
+        self._known: frozenset[tuple[int | None, int]] = frozenset()  # trials and their evaluations at the last line
         self._leader = wording.Leader()
 
     def __enter__(self) -> Self:
@@ -62,8 +62,8 @@ class PlainProgress:
         self._leader.sees(best)
         now, known = self._clock(), frozenset((slot.trial, slot.evaluated) for slot in slots if slot.trial is not None)
         least, part = NEWS if known - self._known else QUIET
-        if now >= self._told + min(RAREST, max(least, part * (now - self._began))):
-            self._told, self._known = now, known
+        if now >= self._said + min(RAREST, max(least, part * (now - self._began))):
+            self._said, self._known = now, known
             line = wording.summary(slots, done, total, best, eta, self._leader.objective, wording.steps(slots))
             self._print(f"{self._hour()} {line}")
 

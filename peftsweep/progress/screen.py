@@ -1,4 +1,4 @@
-"""rich's console for text from data: nothing in it is markup, and nothing in it is obeyed by the terminal."""
+"""rich's console for text from data: no text is read as markup, and the terminal obeys none of it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from peftsweep.quoting import LINE, shortened
 
 
 class Screen(Console):
-    """Prints texts, tables and bars. What rich itself has to say to the terminal (colours, where the cursor goes) comes
-    through; what looks like it in a text is written out."""
+    """Prints texts, tables and bars. rich's own control codes (colours, cursor) reach the terminal; those in a text are
+    escaped."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(file=stream, highlight=False, markup=False, emoji=False)
 
     def print_line(self, text: str) -> None:
-        """Print a line, which is never folded, so that it can be copied."""
+        """Print a line without folding it, so that it can be copied."""
         self.print(fit(text), soft_wrap=True)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -31,12 +31,12 @@ class Screen(Console):
 
 
 class Grid(Table):
-    """A table of texts from data, each in lines of its own: they are measured as they will be written out."""
+    """A table of texts from data. Column widths are measured after escaping."""
 
     def add_texts(self, *texts: str, style: StyleType | None = None) -> None:
         self.add_row(*map(fit, texts), style=style)
 
 
 def fit(text: str) -> str:
-    """The text for a line: without secrets, of a length that somebody reads, and with nothing that is obeyed."""
+    """The text for one line: secrets are masked, its length is bounded, control codes are escaped."""
     return in_line(shortened(text, LINE))

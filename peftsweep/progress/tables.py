@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from peftsweep.progress import wording
+from peftsweep.progress.apart import apart
 from peftsweep.progress.screen import Grid, Screen
 
 Rows = Sequence[Mapping[str, Any]]  # as `--json` prints them
 WIDE = 10_000  # columns of a pipe, where nothing is folded
-NARROW = 80  # on a screen below this, lines are left to the terminal: it loses nothing
+NARROW = 80  # a narrower terminal folds the lines itself, and loses nothing
 
 
 def best_table(rows: Rows, stream: TextIO) -> None:
-    """One row per study, a table for each set of validation rows, the best marked. Below, each study's base,
-    hyperparameters and adapter: in lines of their own, never folded, so that they can be copied."""
+    """Print a table for each set of validation rows, with one row per study and the best marked. Below come each
+    study's base, hyperparameters and adapter, in lines that are never folded, so that they can be copied."""
     console = _console(stream)
     by_rows: dict[str | None, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -27,6 +28,8 @@ def best_table(rows: Rows, stream: TextIO) -> None:
         console.print(_scores(same))
         console.print()
     console.print_line(wording.legend(list(by_rows.values())))
+    for line in apart([same[0] for same in by_rows.values()]):
+        console.print_line(line)
     console.print()
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
@@ -39,7 +42,7 @@ def best_table(rows: Rows, stream: TextIO) -> None:
 
 
 def _adapter(row: Mapping[str, Any]) -> str | None:
-    """A study that was copied, or is read on another machine, has none here."""
+    """The adapter's folder. It may be missing: the study was copied, or is read on another machine."""
     there = row["adapter"] is None or Path(row["adapter"]).is_dir()
     return row["adapter"] if there else f"{row['adapter']} (not there)"
 
@@ -55,8 +58,8 @@ def _scores(rows: Rows) -> Grid:
 
 
 def _data(same: Rows, rows: Rows) -> str:
-    """The names of the data of studies on the same validation rows, and some of these rows' fingerprint where others
-    have the same names."""
+    """Title of a group of studies on the same validation rows: the names of their data. If another group has the same
+    names, the beginning of the rows' fingerprint is added."""
     names, own = {row["data"] for row in same}, same[0]["validation_fingerprint"]
     title = " and ".join(sorted(name or "data without a name" for name in names))
     shared = any(row["data"] in names and row["validation_fingerprint"] != own for row in rows)
@@ -64,8 +67,8 @@ def _data(same: Rows, rows: Rows) -> str:
 
 
 def status_table(rows: Rows, stream: TextIO) -> None:
-    """One row per study: how many trials are in which state, the best value by its objective, the time spent. Below,
-    what was stopped and how to go on, and how far retraining is."""
+    """Print one row per study: the number of trials in each state, the best score, the time spent. Below stand what was
+    stopped, how to go on, and how far retraining is."""
     states = ["complete", "pruned", "failed", "running"]
     states += [state for state in ("stopped", "waiting") if any(row[state] for row in rows)]
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
@@ -83,7 +86,7 @@ def status_table(rows: Rows, stream: TextIO) -> None:
 
 
 def retrained_table(rows: Rows, stream: TextIO) -> None:
-    """One row per configuration, the best mean first, and what to make of it below."""
+    """Print one row per configuration, the best mean first, and a verdict below."""
     shown = {name: title for name, title in wording.SCORES.items() if any(f"{name}_mean" in row for row in rows)}
     table = _table("trial", f"{wording.SCORES[rows[0]['objective']]} in the sweep", "seeds", *shown.values(), "behind")
     for row in rows:

@@ -1,4 +1,4 @@
-"""The words of a running sweep: plain rows and lines, to be drawn or printed."""
+"""The words of a running sweep, as plain rows and lines."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "batch_size": "batch", "s
 
 
 class Leader:
-    """The best score seen so far, by which a trial that ends is told to be the best.
+    """The best score so far. It decides whether a finished trial is reported as the best.
 
     Attributes:
-        objective: which score it is.
+        objective: name of the score.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class Leader:
         self.objective = "macro_f1"
 
     def sees(self, best: tuple[int, float] | None) -> None:
-        """Take note of a best trial, maybe of an earlier run."""
+        """Remember the best trial, which may be of an earlier run."""
         if best is not None:
             self.value = max(self.value, best[1])
 
     def takes(self, state: str, value: float | None) -> bool:
-        """Whether a trial that ended so is the new best."""
+        """Whether a trial with this end is the new best."""
         leads = state == "complete" and value is not None and value > self.value
         if leads and value is not None:
             self.value = value
@@ -47,7 +47,7 @@ class Leader:
 
 
 def header(what: Opened) -> list[tuple[str, str]]:
-    """What was loaded, as names and texts."""
+    """What was loaded, as pairs of a name and a text."""
     low, high = what.trainable
     trained = amount(low) if low == high else f"{amount(low)} to {amount(high)}"
     rows = " · ".join(f"{count:,} {split}" for split, count in what.rows.items())
@@ -117,7 +117,7 @@ def summary(
 
 
 def steps(slots: Sequence[SlotStatus]) -> str:
-    """`step 63 of 189, evaluation 2 of 6` of the trials that run, or those of all together: `252 of 756 steps, …`."""
+    """`step 63 of 189, evaluation 2 of 6` if all running trials agree; else sums over them: `252 of 756 steps, …`."""
     running = [slot for slot in slots if slot.trial is not None]
     if not running:
         return ""
@@ -171,12 +171,12 @@ def amount(count: int) -> str:
 
 
 def gib(count: int) -> str:
-    """Bytes as graphics cards count them: `79.1` for 85 thousand million."""
+    """Bytes in GiB: `79.1` for 85 thousand million."""
     return f"{count / 2**30:.1f}"
 
 
 def duration(seconds: float) -> str:
-    """`45s`, `3m20s`, `1h02m`: as `--timeout` reads them."""
+    """`45s`, `3m20s`, `1h02m`, which `--timeout` reads, too."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -208,7 +208,7 @@ def finished(
 
 
 def standing(row: Mapping[str, Any]) -> list[str]:
-    """How to go on with a study's trials that were stopped, and how far its seeds are."""
+    """Lines about a study's stopped trials and its retraining, and how to go on with them."""
     study, seeds = row["study"], row["retrain"]
     lines = []
     if row["stopped"]:
@@ -226,7 +226,7 @@ def standing(row: Mapping[str, Any]) -> list[str]:
 
 
 def legend(groups: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    """What the star says of studies, those on the same validation rows in a group."""
+    """What the star means. Each group holds the studies on the same validation rows."""
     objectives = {row["objective"] for same in groups for row in same}
     by = SCORES[objectives.pop()] if len(objectives) == 1 else "score by the objective, or macro-F1 where it differs,"
     several = any(sum(row["overall"] for row in same) > 1 for same in groups)
@@ -234,7 +234,7 @@ def legend(groups: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 
 def numbers(what: str, given: Sequence[int]) -> str:
-    """`as good: trials 3, 4, 7`, the first of many; nothing where there are none."""
+    """`as good: trials 3, 4, 7`, at most eight of them; empty if there are none."""
     more = f" and {len(given) - 8} more" if len(given) > 8 else ""
     return f"{what}{'s' * (len(given) > 1)} {', '.join(map(str, given[:8]))}{more}" if given else ""
 
@@ -246,7 +246,7 @@ def spread(figures: Mapping[str, Any], name: str) -> str:
 
 
 def compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How far the first is from the one that it is the least surely ahead of, and so from all."""
+    """The difference between the first and the configuration that it is the least surely ahead of."""
     others = [row for row in rows[1:] if row["behind"] is not None]
     if not others:
         return []
@@ -260,7 +260,7 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         sure += ", and so for the others"
     untold = [str(row["trial"]) for row in rows[1:] if row["behind"] is None]
     if untold:
-        sure += f"; too few seeds to tell of trial{'s' * (len(untold) > 1)} {', '.join(untold)}"
+        sure += f"; too few seeds for trial{'s' * (len(untold) > 1)} {', '.join(untold)}"
     pairs = behind.get("pairs", 1)  # an earlier version kept none
     corrected = f", corrected for all {pairs} pairs" if pairs > 1 else ""
     how = f"{interval(behind)}, the 95 % interval over {behind['seeds']} seeds{corrected}: {sure}"
@@ -273,7 +273,7 @@ def interval(behind: Mapping[str, float] | None) -> str:
 
 
 def retrained(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
-    """`over 5 seeds: macro-F1 0.705 ± 0.011; trial 3 has 0.712 ± 0.008`; nothing where no seed is complete."""
+    """`over 5 seeds: macro-F1 0.705 ± 0.011; trial 3 has 0.712 ± 0.008`; empty if no seed is complete."""
     if not rows or not rows[0]["seeds"]:
         return ""
     first, own = rows[0], next((row for row in rows if row["trial"] == trial), None)
@@ -284,31 +284,30 @@ def retrained(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
 
 
 def tested(trial: int | None, scores: Mapping[str, float] | None, objective: str) -> str:
-    """`test split: trial 3, macro-F1 0.705`; nothing where it was not scored."""
+    """`test split: trial 3, macro-F1 0.705`; empty if it was not scored."""
     return "" if scores is None else f"test split: trial {trial}, {SCORES[objective]} {score(scores[objective])}"
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the rows of configurations over seeds come to: whether the first is surely the first, whether it was before,
-    how far its picked score is from its mean, and the test split."""
+    """What the table of retrained configurations shows: whether the first is better by more than noise, whether the
+    sweep had the same order, how far the first one's score in the sweep was from its mean, and the test split."""
     first = rows[0]
     lines = []
     if first["seeds"]:
         mean, picked = first[f"{first['objective']}_mean"], first["picked"]
-        was = (
-            f"the sweep picked it by {score(picked)}, {abs(picked - mean):.3f} {'above' if picked > mean else 'below'}"
-        )
+        side = "higher" if picked > mean else "lower"
+        was = f"its score in the sweep was {score(picked)} ({abs(picked - mean):.3f} {side})"
         own = spread(first, first["objective"])
         if first["seeds"] > first["shared"] > 0:
             own = f"by the {first['shared']} seeds that all have; over its {first['seeds']}: {own}"
         name = SCORES[first["objective"]]
-        lines.append(f"trial {first['trial']} has the best mean {name}, {own}; {was} that")
+        lines.append(f"trial {first['trial']} has the best mean {name}, {own}; {was}")
     lines += compared(rows)
     before = [row["trial"] for row in sorted(rows, key=lambda row: (-row["picked"], row["trial"]))]
     if len(rows) > 1:
         same = before == [row["trial"] for row in rows]
         lines.append(
-            "the order is that of the sweep" if same else f"the order was {', '.join(map(str, before))} in the sweep"
+            "the sweep had the same order" if same else f"the sweep had the order {', '.join(map(str, before))}"
         )
     for row in (row for row in rows if row["test"]):
         figures = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from peftsweep import report
 from peftsweep.errors import StorageError, StudyBusyError, TrackingError
@@ -11,6 +12,7 @@ from peftsweep.sweep.comparing import drawn
 from peftsweep.sweep.projection import Projection
 from peftsweep.tracking import Tracker, check_address
 
+SAID = {"level": "nothing was missing", "running": "its sweep is running, and writes to MLflow itself"}
 PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take minutes
 
 
@@ -25,7 +27,7 @@ def sync(
 
     Args:
         studies: only these.
-        note: told what was done with each study, in a line; "not written", too, of which the error says more.
+        note: gets a line about each study: what was written. Of one that was "not written", the error says more.
 
     Returns:
         By study: "level" (nothing was lacking), "written", or "running" (a sweep is at it, and tells MLflow itself).
@@ -43,18 +45,20 @@ def sync(
     with guarded(storage):
         opened, found = report.opened(storage, studies, note)
         for study in found:
-            done[study.study_name] = _sync(opened, study, tracking_uri, lacking)
-            note(f"{study.study_name}: {done[study.study_name]}")
+            wrote: list[str] = []
+            state = done[study.study_name] = _sync(opened, study, tracking_uri, lacking, wrote)
+            note(f"{study.study_name}: {SAID.get(state, state)}" + (f" ({', '.join(wrote)})" if wrote else ""))
     if lacking:
         raise TrackingError("\n".join([*lacking, "Nothing is lost; try again: peftsweep sync"]))
     return done
 
 
-def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, lacking: list[str]) -> str:
-    """What `sync` says of a study.
+def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, lacking: list[str], wrote: list[str]) -> str:
+    """What `sync` returns of a study.
 
     Args:
-        lacking: gets a line of what MLflow did not take; other studies are not to wait for that.
+        lacking: gets a line for each thing that MLflow did not take; other studies do not wait for it.
+        wrote: gets what was written, in a few words each.
     """
     name = study.study_name
     try:
@@ -64,7 +68,9 @@ def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, lacking: list
             if (seeds := studies.retrained(name)) is not None:  # their run is nested under the study's
                 settle(seeds, studies.own_folder(seeds.study_name), studies.place, main=study)
                 trackers.append(_write(studies, seeds, tracking_uri))
-            trackers.append(_write_pages(studies, study, tracking_uri))
+            runs = [tracker.counts for tracker in trackers if tracker is not None]
+            pages = _missing_pages(studies, study, tracking_uri)
+            trackers.append(_write_pages(study, tracking_uri, pages))
     except StudyBusyError:
         return "running"
     except StorageError as error:
@@ -73,7 +79,12 @@ def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, lacking: list
     told = [tracker for tracker in trackers if tracker is not None]
     refused = [tracker.trouble or "it took too long" for tracker in told if not tracker.level]
     lacking += [f"study {name!r}: {why}" for why in dict.fromkeys(refused)]
-    return "not written" if refused else "written" if told else "level"
+    if refused:
+        return "not written"
+    made, updated = sum(made for made, _ in runs), sum(updated for _, updated in runs)
+    wrote += [f"{n} run{'s' * (n > 1)} {what}" for n, what in ((made, "made"), (updated, "updated")) if n]
+    wrote += [page.name for page in pages]
+    return "written" if told else "level"
 
 
 def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker | None:
@@ -90,14 +101,19 @@ def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker |
     return tracker
 
 
-def _write_pages(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker | None:
-    """The same for the comparisons that it is on, in its experiment."""
+def _missing_pages(studies: Studies, study: StoredStudy, tracking_uri: str) -> list[Path]:
+    """The comparisons that a study is on and that its experiment lacks, the oldest first: the run begins with it."""
     tracker = Tracker(tracking_uri, note=lambda text: None)
-    experiment, pages = study.record.experiment, drawn(studies.url, study.study_name)
-    missing = [page for page in pages if not tracker.compares(experiment, page, page.name)]
-    if not missing:
+    pages = drawn(studies.url, study.study_name)
+    missing = [page for page in pages if not tracker.compares(study.record.experiment, page, page.name)]
+    return sorted(missing, key=lambda page: page.stat().st_mtime)
+
+
+def _write_pages(study: StoredStudy, tracking_uri: str, pages: Sequence[Path]) -> Tracker | None:
+    if not pages:
         return None
-    for page in sorted(missing, key=lambda page: page.stat().st_mtime):  # the run begins with the first
-        tracker.keep_comparison(experiment, page, page.name)
+    tracker = Tracker(tracking_uri, note=lambda text: None)
+    for page in pages:
+        tracker.keep_comparison(study.record.experiment, page, page.name)
     tracker.close(timeout=PATIENCE, patience=PATIENCE)
     return tracker

@@ -178,6 +178,11 @@ class Runs:
         found = comparison.runs(self._client(), self._experiment_id())
         return len(found) == 1 and comparison.is_level(self._client(), found[0], name, at)
 
+    def counts(self) -> tuple[int, int]:
+        """How many runs were made, and how many that were there were written to."""
+        begun = [run for run in self._runs.values() if run.begun is not None]
+        return sum(run.asked_for for run in begun), sum(run.resumed for run in begun)
+
     def end_rest(self) -> None:
         """End what this process began and nobody ended; the parent last."""
         for key in sorted(self._runs, key=PARENT.__eq__):

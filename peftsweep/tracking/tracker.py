@@ -139,6 +139,11 @@ class Tracker:
         """Whether everything that was said has been written; to be asked after `close`."""
         return self.lost == 0 and not self._waiting and not self._runs.abandoned
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many runs were made, and how many that were there were written to; to be asked after `close`."""
+        return self._runs.counts()
+
     def close(self, timeout: float | None = None, patience: float | None = None) -> None:
         """Write what waits, end what still runs, and say what was not written.
 
