@@ -58,6 +58,7 @@ ONLY = {
     "peft": {"methods"},
     "sqlalchemy": {"storage"},
     "mlflow": {"tracking"},
+    "charset_normalizer": {"data"},
     "datasets": {"data"},
     "iterstrat": {"data", "task"},
     "rich": {"progress"},

@@ -101,6 +101,47 @@ def test_bytes_that_are_not_utf_8_come_with_the_encoding_that_reads_them(
     assert read(path, "text", encoding=advised)[0].columns["text"] == texts
 
 
+WORLD = {
+    "Это очень хороший день|Мне грустно сегодня|Почему ты злишься?|я люблю тебя": [
+        "cp1251",
+        "koi8_r",
+        "cp866",
+        "iso8859_5",
+    ],
+    "今天天气很好|我非常生气|这个产品质量不错,推荐购买": ["gb18030", "gbk"],
+    "今天天氣很好|我非常生氣|這個產品品質不錯,推薦購買": ["big5"],
+    "今日はとても楽しい|なぜ怒っているの|カタカナのテスト|悲しいニュースです": ["cp932", "shift_jis", "euc_jp"],
+    "오늘은 정말 행복해요|왜 화가 났어요|슬픈 소식입니다": ["cp949", "euc_kr"],
+    "Zażółć gęślą jaźń|dlaczego się złościsz|łódź": ["cp1250"],
+    "příliš žluťoučký kůň|Proč se zlobíš|to je skvělé": ["cp1250"],
+    "Σήμερα είμαι χαρούμενος|γιατί θυμώνεις": ["cp1253"],
+    "أنا سعيد اليوم|لماذا أنت غاضب": ["cp1256"],
+    "c’est très bon|l’été – 10 €|déjà vu|garçon|«\xa0oui\xa0»|n°\xa05|m² ³|œuvre": ["cp1252"],
+    "¿Qué pasa, señor?|¡Feliz año!|corazón|Größe für süße Äpfel|Ørsted på ærø": ["latin-1", "cp1252"],
+}
+
+
+@pytest.mark.parametrize(("texts", "encoding"), [(texts, name) for texts, names in WORLD.items() for name in names])
+def test_what_is_advised_reads_the_file_and_shows_how(tmp_path: Path, texts: str, encoding: str) -> None:
+    rows, path = texts.split("|"), tmp_path / "a.tsv"
+    path.write_bytes(written(".tsv", rows).encode(encoding))
+    advised = refused(path, "text").partition("data.encoding: ")[2]
+    first, _, shown = advised.partition(" (it then reads ")
+    assert read(path, "text", encoding=first)[0].columns["text"] == rows
+    assert shown.partition("'")[2][:4] in texts
+    western = encoding in ("latin-1", "cp1252")
+    assert ("cp1252" in advised or "latin-1" in advised) == western
+    said = read(path, "text", encoding="cp1252" if western else "latin-1")[1]  # where a study takes it for western
+    assert [doubt.partition("data.encoding: ")[2] for doubt in said] == [advised] * (not western)
+
+
+def test_letters_that_are_those_of_iceland_or_of_turkey_are_shown_as_both(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", ["Kızgınım", "şaşırtıcı ığdır"]).encode("cp1254"))
+    said = refused(path, "text")
+    assert "data.encoding: latin-1 (it then reads 'þaþýrtýcý ýðdýr,m'), or cp1254 (it then reads 'şaşırtıcı" in said
+
+
 def test_a_file_in_utf_8_that_is_said_to_be_something_else_is_advised_to_be_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(written(".csv", TEXTS), encoding="utf-8")
@@ -115,8 +156,8 @@ def test_latin_1_is_warned_about_where_it_makes_control_characters_of_quotation_
     path.write_bytes(written(ending, TEXTS).encode("cp1252"))
     table, (said,) = read(path, "text", encoding="iso8859-1")
     assert table.columns["text"][0] == "it\x92s \x93so\x94 good"
-    assert said.startswith(f"{path}: bytes such as 0x80 ('€' in cp1252) are control characters in latin-1")
-    assert said.endswith("data.encoding: cp1252")
+    assert said.startswith(f"{path}: bytes such as 0x80 are control characters in latin-1; if it is from Windows: ")
+    assert "data.encoding: cp1252 (it then reads " in said and "it’s “so” good" in said
     assert not read(path, "text", encoding="cp1252")[1]
     path.write_bytes(written(ending, TEXTS[2:]).encode("latin-1"))
     assert not read(path, "text", encoding="latin-1")[1]

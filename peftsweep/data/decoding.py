@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftsweep.data.guessing import WINDOWS, better, mostly_utf8, no_text, same, wide
+from peftsweep.data.guessing import WINDOWS, likely, mostly_utf8, no_text, same, sample_of, shown, western, wide
 from peftsweep.errors import DataError
 
+WESTERN = ("latin-1", "cp1252", "iso8859-15")  # in which bytes of any encoding are some text
 MOST = 1 << 32  # bytes: the whole text is held in memory, and each of its fields once more
 # The longer ones first: UTF-32's mark begins with UTF-16's.
 MARKS = {
@@ -59,8 +60,8 @@ class Undecodable(Exception):  # noqa: N818
             self.what += ", which the mark at its beginning says it is; save it again"
         elif same(encoding, "utf-8") and mostly_utf8(raw):
             self.what += ", though most of the file is; mend that row"
-        elif (name := better(raw, encoding)) is not None:
-            self.what += f"; if the file is in another encoding, name it: {form.decode}{name}"
+        elif names := likely(raw, encoding):
+            self.what += f"; if the file is in another encoding, name it: {advice(raw, names, form)}"
         else:
             self.what += f"; mend that row, or name the file's encoding: {form.decode}…"
 
@@ -105,12 +106,23 @@ def _doubts(raw: bytes, encoding: str, form: Form) -> Iterator[str]:
         return
     if mostly_utf8(raw):
         yield f"most of its characters beyond ASCII are UTF-8, and read as {encoding}; if so: {form.decode}utf-8"
-    elif same(encoding, "latin-1") and better(raw, encoding) == "cp1252":
-        shown = bytes([min(set(raw) & set(WINDOWS))])
+    elif not any(same(encoding, name) for name in WESTERN) or not (names := likely(raw, encoding)):
+        return
+    elif not western(sample_of(raw)):
+        yield f"read as {encoding}, it looks like no text: {shown(raw, encoding)}; try {advice(raw, names, form)}"
+    elif same(encoding, "latin-1") and (controls := set(raw) & set(WINDOWS)):
         yield (
-            f"bytes such as 0x{shown.hex()} ({shown.decode('cp1252')!r} in cp1252) are control characters in latin-1; "
-            f"if it is from Windows: {form.decode}cp1252"
+            f"bytes such as 0x{min(controls):x} are control characters in latin-1; if it is from Windows: "
+            f"{advice(raw, names, form)}"
         )
+
+
+def advice(raw: bytes, names: Sequence[str], form: Form) -> str:
+    """Encodings in a message, with words as they would be read."""
+    if names == ["utf-8"]:
+        return f"{form.decode}utf-8"
+    first, *others = [f"{name} (it then reads {shown(raw, name)})" for name in names]
+    return f"{form.decode}{first}" + "".join(f", or {other}" for other in others)
 
 
 def _mark(raw: bytes) -> str | None:

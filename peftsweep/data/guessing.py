@@ -3,8 +3,50 @@
 from __future__ import annotations
 
 import codecs
+import io
+import itertools
+import re
+
+import charset_normalizer
+
+from peftsweep.quoting import quoted
 
 WINDOWS = bytes(range(0x80, 0xA0))  # quotation marks, dashes and € in cp1252; in latin-1, characters that nobody types
+RARE = "ŠŽšžÐÝÞðýþ".encode("cp1252")  # letters of few western texts, and in the places of others of the east
+BEYOND, THREE = re.compile(r"[^\x00-\x7f]+"), re.compile(r"[^\W\d_]{3}")
+WITHIN_WORDS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿŠšŽžŒœŸªº’‘´·–—…\xad\xa0"
+SAMPLE, WORDS, GUESSES = 1 << 16, 60, 2  # bytes that are looked at and are shown, encodings that they may be in
+CHAOS = 0.5  # that an encoding's text may have: a few short rows look more chaotic than the default of 0.2 allows
+# What people's programs write; of those that read a text alike, the first is advised.
+USUAL = [
+    *(
+        "cp1251",
+        "koi8_r",
+        "koi8_u",
+        "cp866",
+        "iso8859_5",
+        "mac_cyrillic",
+        "gb18030",
+        "big5",
+        "cp932",
+        "euc_jp",
+        "cp949",
+    ),
+    *(
+        "cp1252",
+        "cp1250",
+        "iso8859_2",
+        "cp1254",
+        "cp1253",
+        "cp1255",
+        "cp1256",
+        "iso8859_6",
+        "cp1257",
+        "cp1258",
+        "cp874",
+    ),
+    *("cp850", "cp852", "mac_roman"),
+]
 OTHERS = {
     b"PK\x03\x04": "an Excel workbook or another zip archive; save it as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV",
@@ -43,13 +85,65 @@ def mostly_utf8(raw: bytes) -> bool:
     return len(beyond) - broken > 2 * broken
 
 
-def better(raw: bytes, encoding: str) -> str | None:
-    """The encoding that most such files are in, another than this one: UTF-8 if it fits; Windows' where there are bytes
-    that only it has; latin-1 where there are none."""
+def likely(raw: bytes, encoding: str) -> list[str]:
+    """Encodings other than this one that are worth trying, the likeliest first: UTF-8 if it fits; Windows' for the
+    west, or latin-1 where no byte is Windows' alone, if the text then looks western; else what the bytes look like.
+    All of them read the whole file."""
     if mostly_utf8(raw):
-        return None if same(encoding, "utf-8") else "utf-8"
-    name = "cp1252" if set(raw) & set(WINDOWS) else "latin-1"
-    return name if not same(encoding, name) and _reads(raw, name) else None
+        return [] if same(encoding, "utf-8") else ["utf-8"]
+    found = []
+    sample = sample_of(raw)
+    if western(sample):
+        found.append("cp1252" if set(raw) & set(WINDOWS) else "latin-1")
+    if not found or set(sample) & set(RARE):
+        found += _guessed(sample)
+    return [name for name in dict.fromkeys(found) if not same(encoding, name) and _reads(raw, name)]
+
+
+def western(raw: bytes) -> bool:
+    """Whether the text looks like one of western Europe if it is read as cp1252: letters with accents stand alone or in
+    pairs among others, and signs such as ¿ or ³ at the ends of words. So do a few bytes, of which nothing is
+    told."""
+    text = f" {raw.decode('cp1252', 'ignore')} "
+    beyond = odd = 0
+    for run in BEYOND.finditer(text):
+        beyond += len(run[0])
+        if THREE.search(run[0]):
+            odd += len(run[0])
+            continue
+        odd += sum(
+            text[place] not in WITHIN_WORDS and text[place - 1].isalpha() and text[place + 1].isalpha()
+            for place in range(*run.span())
+        )
+    return 10 * odd <= beyond or beyond < FEW
+
+
+def _guessed(sample: bytes) -> list[str]:
+    found = charset_normalizer.from_bytes(sample, threshold=CHAOS, cp_isolation=USUAL, enable_fallback=False)
+    alike = ({match.encoding, *match.could_be_from_charset} for match in itertools.islice(found, GUESSES))
+    return [name for names in alike for name in [name for name in USUAL if name in names][:1]]
+
+
+def sample_of(raw: bytes) -> bytes:
+    """Lines with bytes beyond ASCII, as many as tell the encoding."""
+    lines, size = [], 0
+    for line in io.BytesIO(raw):
+        if not line.isascii():
+            lines.append(line[:SAMPLE])
+            size += len(lines[-1])
+        if size >= SAMPLE:
+            break
+    return b"".join(lines)
+
+
+def shown(raw: bytes, encoding: str) -> str:
+    """Some words of the file in this encoding, by which a person sees whether it is the right one."""
+    lines = re.split(rb"[\r\n]", sample_of(raw))
+    line = max(lines, key=lambda line: len({byte for byte in line[:WORDS] if byte > 127}))[:WORDS]
+    text = line.decode(encoding, "replace")
+    place = next((place for place, letter in enumerate(text) if not letter.isascii()), 0)
+    begin = text.rfind(" ", 0, place - 10) + 1 if place > 10 else 0
+    return quoted(text[begin : begin + 30])
 
 
 def same(encoding: str, name: str) -> bool:
