@@ -25,7 +25,7 @@ from peftsweep.errors import PeftsweepError, UsageError
 from peftsweep.masking import remember_words
 from peftsweep.quoting import bounded, quoted
 from peftsweep.stopping import Stopped, stopped_by_signals
-from peftsweep.terminal import masked_streams, say, say_data, say_json, say_lines_of_json
+from peftsweep.terminal import masked_streams, open_standard_streams, say, say_data, say_json, say_lines_of_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,9 +39,10 @@ app = typer.Typer(
 def main() -> None:
     """Run the command; what went wrong is one message on stderr and an exit status."""
     debug = "--debug" in sys.argv or bool(os.environ.get("PEFTSWEEP_DEBUG"))
-    if not debug:
-        quiet()
-    with masked_streams():
+    open_standard_streams()
+    with masked_streams() as out:
+        if not debug:
+            quiet()
         try:
             _heed(sys.argv[1:])
             status = app(prog_name="peftsweep", standalone_mode=False)
@@ -49,7 +50,17 @@ def main() -> None:
             raise
         except BaseException as error:  # a panic of tokenizers or safetensors is no Exception
             status = _told(error, debug)
+        out.flush()
+        if out.lost is not None and not status:
+            status = _unread(out.lost)
     sys.exit(status)
+
+
+def _unread(why: OSError) -> int:
+    """Say that stdout could not be written; returns the exit status. A reader who has left knows."""
+    if not isinstance(why, BrokenPipeError):
+        say(f"error: stdout cannot be written: {why.strerror or why}", sys.stderr)
+    return 1
 
 
 def _heed(words: list[str]) -> None:
