@@ -1,59 +1,58 @@
 """Files and folders that are written aside and renamed: a reader finds a whole one or none.
 
-A process that is killed leaves behind what it was writing. The next process that writes in the same folder removes it,
-for the name of an aside says who writes it: `.NAME.peftsweep-PID-MACHINE-N` beside NAME.
+An aside lies in a hidden folder of its own, `.peftsweep-PLACE-RANDOM`, beside its target. Its process holds a lock on
+that folder, which is gone when the process is, however it ends. So the next process that writes there knows what a
+killed one has left, and removes it, whatever container or PID the other had, and whatever the clock says.
+
+Such a lock is known to one kernel, and there by one mounting of a disk. PLACE stands for both. What was written under
+another one, as by another machine, before a restart, or where folders have no locks, is left for a day.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
-import itertools
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-DAY = 86_400.0  # seconds after which an aside of another machine, whose processes nobody sees here, is abandoned
-CLOCKS = 600.0  # seconds by which the clocks of a machine and of its file server may differ
-OLD = ".old"  # the ending of a folder that gives way to a new one
-_ENDING = r"(?P<ending>\.old|-journal|-wal|-shm|)"  # the last three: what SQLite keeps beside a database
-NAME = re.compile(rf"\.(?P<name>.+)\.peftsweep-(?P<pid>\d+)-(?P<machine>[0-9a-f]{{8}})-\w+{_ENDING}")
+DAY = 86_400.0  # seconds
+NAME = re.compile(r"\.peftsweep-(?P<place>[0-9a-f]{8})-[0-9a-f]{8}")
+OLD = ".peftsweep-old"  # inside an aside's folder: the folder of what gives way to a folder
 # as version 0.1 named them, where a person is not likely to keep files of such a name
 EARLIER_FILES = re.compile(
     r"mlflow\.db|comparison\.html|selection\.html|adapter|owner\.json|validation\.safetensors|confusion_matrix\.png"
     r"|checkpoint-\d+|.+\.gguf|.+-[0-9a-f]{8,}"
 )
 EARLIER = (
-    re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+){_ENDING}"),
+    re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(?P<ending>\.old|-journal|-wal|-shm|)"),
     re.compile(r"\.(?P<pid>\d+)-(?P<name>.+)(?P<ending>)"),
 )
 HIGHEST = 2**22  # PID; a number above it, such as a date, is none
-TEMPORARY = "temporary"  # the name of folders in the system's temporary place
 
-_count = itertools.count()
-_ours: set[str] = set()  # names that this process writes now: its PID may be that of a dead one, as in a container
+_temporary: dict[Path, int] = {}  # this process's temporary folders, and the locks on them
 
 
 @contextmanager
 def aside(target: Path) -> Iterator[Path]:
     """A path beside the target, at which nothing is yet. `put` gives it the target's name; whatever is there at the end
-    is removed, and so is what dead processes left of the same target."""
+    is removed, and so is what dead processes left of the same target. The target's folder is made if it is not there.
+    """
     tidy(target)
-    path = target.with_name(f"{_stem(target.name)}{next(_count)}")
-    _ours.add(path.name)
+    folder, lock = _made(target.parent)
     try:
-        yield path
+        yield folder / target.name
     finally:
-        for ending in ("", "-journal", "-wal", "-shm"):
-            _remove(path.with_name(path.name + ending))
-        _ours.discard(path.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 @contextmanager
@@ -69,15 +68,14 @@ def put(path: Path, target: Path) -> None:
     if not (path.is_dir() and target.is_dir()):
         path.replace(target)
         return
-    old = path.with_name(path.name + OLD)
+    old = path.parent / OLD / target.name
+    old.parent.mkdir()
     try:
         target.rename(old)
         path.rename(target)
     finally:  # a signal may come between any two of these
-        if target.exists():
-            _remove(old)
-        elif old.exists():
-            old.rename(target)
+        _bring_back(path.parent)
+        shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def tidy(target: Path) -> None:
@@ -99,93 +97,120 @@ def temporary() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        _remove(folder)
-        _ours.discard(folder.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(_temporary.pop(folder))
 
 
 def make_temporary() -> Path:
     """The same, to be removed by the caller."""
     place = Path(tempfile.gettempdir())
-    tidy(place / TEMPORARY)
-    folder = Path(tempfile.mkdtemp(prefix=_stem(TEMPORARY), dir=place))
-    _ours.add(folder.name)
+    _tidy(place, re.compile(r"(?!)"))
+    folder, lock = _made(place, mode=0o700)
+    _temporary[folder] = lock
     return folder
 
 
-def _stem(name: str) -> str:
-    return f".{name}.peftsweep-{os.getpid()}-{MACHINE}-"
+def _made(place: Path, mode: int = 0o777) -> tuple[Path, int]:
+    """A new folder for an aside, and the lock on it."""
+    place.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = place / f".peftsweep-{_told(place)}-{secrets.token_hex(4)}"
+        try:
+            folder.mkdir(mode)
+        except OSError as error:  # the person knows that place, and not the folder in it
+            raise OSError(error.errno, error.strerror, str(place)) from error
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            with contextlib.suppress(OSError):  # folders have no locks there
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.is_dir():
+                return folder, lock
+            os.close(lock)  # another process took it for a dead one's before it was locked
 
 
-def _tidy(folder: Path, earlier: re.Pattern[str]) -> None:
+@cache
+def _kernel() -> str:
+    """What tells this run of this machine from others."""
     try:
-        beside = list(os.scandir(folder))
-    except OSError:
-        return
-    for entry in beside:
-        found = _parsed(entry.name, earlier)
-        if found is None or not _is_dead(entry, found):
-            continue
-        path, place = Path(entry.path), folder / found["name"]
-        if found["ending"] == OLD and not os.path.lexists(place):
-            with contextlib.suppress(OSError):
-                path.rename(place)
-        else:
-            _remove(path)
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:  # no Linux
+        return socket.gethostname()
 
 
-def _parsed(name: str, earlier: re.Pattern[str]) -> re.Match[str] | None:
-    """What the name of an aside says; None of any other file.
+def _told(place: Path) -> str:
+    return hashlib.sha256(f"{_kernel()} {place.stat().st_dev}".encode()).hexdigest()[:8]
 
+
+def _tidy(place: Path, earlier: re.Pattern[str]) -> None:
+    """
     Args:
         earlier: what asides by version 0.1 may be of.
     """
-    if found := NAME.fullmatch(name):
-        return found
+    try:
+        beside = [Path(entry.path) for entry in os.scandir(place)]
+    except OSError:
+        return
+    for path in beside:
+        with contextlib.suppress(OSError):  # it is another user's, or has gone meanwhile
+            if found := NAME.fullmatch(path.name):
+                _remove(path, found["place"])
+            elif found := _earlier(path.name, earlier):
+                _remove_earlier(path, found)
+
+
+def _remove(folder: Path, told: str) -> None:
+    """Remove an aside's folder, unless its process may be alive."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sure = told == _told(folder.parent)
+        except BlockingIOError:
+            return
+        except OSError:
+            sure = False
+        if sure or _is_old(folder):
+            _bring_back(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _bring_back(folder: Path) -> None:
+    """Give a folder that was about to give way its name again, if nothing else has it."""
+    for old in (folder / OLD).glob("*"):
+        if not os.path.lexists(folder.parent / old.name):
+            old.rename(folder.parent / old.name)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether nothing was written there for a day, by the clock of the disk: this machine's may be wrong."""
+    with tempfile.TemporaryFile(dir=path.parent) as probe:
+        now = os.fstat(probe.fileno()).st_ctime
+    return now - max(each.lstat().st_ctime for each in (path, *path.rglob("*"))) > DAY
+
+
+def _earlier(name: str, earlier: re.Pattern[str]) -> re.Match[str] | None:
+    """What the name of an aside by version 0.1 says; None of any other file."""
     for each in EARLIER:
-        if (
-            (found := each.fullmatch(name))
-            and earlier.fullmatch(found["name"])
-            and EARLIER_FILES.fullmatch(found["name"])
-            and int(found["pid"]) <= HIGHEST
-        ):
-            return found
+        found = each.fullmatch(name)
+        if found and earlier.fullmatch(found["name"]) and EARLIER_FILES.fullmatch(found["name"]):
+            return found if int(found["pid"]) <= HIGHEST else None
     return None
 
 
-def _is_dead(entry: os.DirEntry[str], found: re.Match[str]) -> bool:
-    """Whether the process that wrote it is gone. Of another machine's process nothing is known, but for its age."""
-    if entry.name.removesuffix(found["ending"]) in _ours:
-        return False
-    try:
-        written = entry.stat(follow_symlinks=False).st_ctime  # of a folder that gives way, too: when it was renamed
-    except OSError:
-        return False  # it has gone meanwhile
-    pid, machine = int(found["pid"]), found.groupdict().get("machine", MACHINE)
-    if machine != MACHINE:
-        return time.time() - written > DAY
-    return pid == os.getpid() or not _runs(pid, written)
-
-
-def _runs(pid: int, at: float) -> bool:
-    """Whether the process that had this PID at that time (seconds since 1970) still runs."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass  # another user's
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        booted = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
-    except (OSError, ValueError):
-        return True  # no Linux
-    started = float(booted[1]) + int(numbers[18]) / os.sysconf("SC_CLK_TCK") if booted else 0.0
-    return state not in "ZX" and started < at + CLOCKS
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+def _remove_earlier(path: Path, found: re.Match[str]) -> None:
+    """Remove what it wrote, unless its process may be alive, of which nothing but a number is known."""
+    with contextlib.suppress(PermissionError):  # it is another user's
+        try:
+            os.kill(int(found["pid"]), 0)
+        except ProcessLookupError:
+            place = path.with_name(found["name"])
+            if not _is_old(path):
+                return
+            if found["ending"] == ".old" and not os.path.lexists(place):
+                path.rename(place)
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()

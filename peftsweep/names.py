@@ -15,7 +15,7 @@ from peftsweep.errors import PeftsweepError, UsageError
 from peftsweep.escaping import in_line
 from peftsweep.quoting import quoted
 
-LONGEST = 200  # bytes in UTF-8; `.NAME.peftsweep-PID-MACHINE-N` stands beside the file itself
+LONGEST = 200  # bytes in UTF-8; and 255 are those of most disks: `studies.db.NAME.lock.holder` has more in it
 PART = 255  # bytes that file systems take for one part of a path
 PATH = 4095  # bytes that the system takes for a whole path
 PAGES = ("comparison.html", "selection.html")  # of all studies and of some, beside the studies' folders

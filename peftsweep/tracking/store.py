@@ -16,15 +16,14 @@ def make_store(file: Path) -> None:
         return
     with aside(file) as path:
         look_into(path)  # a folder that cannot be written is found out at once
-        _fill(path)
+        _fill(path, artifact_root(f"sqlite:///{file}"))
         _put(path, file)
 
 
-def _fill(file: Path) -> None:
+def _fill(file: Path, artifacts: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    uri = f"sqlite:///{file}"
-    store = SqlAlchemyStore(uri, artifact_root(uri).as_uri())  # type: ignore[no-untyped-call]
+    store = SqlAlchemyStore(f"sqlite:///{file}", artifacts.as_uri())  # type: ignore[no-untyped-call]
     store.engine.dispose()  # else connections stay open to the file under its old name
 
 
