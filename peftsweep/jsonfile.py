@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from peftsweep import plainfile
 
 MOST = 1 << 26  # bytes: a tokenizer has some tens of millions
 MOST_NODES = 2_000_000  # values in it; each takes a hundred bytes of memory
@@ -23,14 +24,9 @@ def read(file: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no plain file (a pipe would be waited for), or has no JSON.
+        ValueError: it is no plain file, or has no JSON.
     """
-    state = file.stat()
-    if not stat.S_ISREG(state.st_mode):
-        raise ValueError("no plain file")
-    if state.st_size > MOST:
-        raise ValueError(f"more than {MOST:,} bytes")
-    return parsed(file.read_bytes())
+    return parsed(plainfile.read(file, MOST))
 
 
 def parsed(text: str | bytes, *, once: bool = False) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
+from peftsweep import plainfile
 from peftsweep.errors import UsageError
 from peftsweep.names import check_study
 from peftsweep.storage import (
@@ -145,9 +146,7 @@ class Finished:
 
     def texts(self) -> list[NDArray[np.int64]]:
         """Token ids of the validation rows."""
-        from safetensors.numpy import load_file
-
-        found = load_file(self.folder.parent / VALIDATION)
+        found = arrays(self.folder.parent / VALIDATION)
         return [text.astype(np.int64) for text in np.split(found["tokens"], found["lengths"].cumsum()[:-1])]
 
 
@@ -215,10 +214,20 @@ def validation_fingerprints(studies: Iterable[StoredStudy]) -> dict[str, str]:
 
 def predictions(folder: Path) -> tuple[Logits, Labels]:
     """Logits [n, C] of the validation rows at a trial's best evaluation, and their labels, from its folder."""
+    found = arrays(folder / PREDICTIONS)
+    return found["logits"], found["labels"]
+
+
+def arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """What a file of safetensors holds.
+
+    Raises:
+        OSError, SafetensorError, ValueError: it cannot be read.
+    """
     from safetensors.numpy import load_file
 
-    found = load_file(folder / PREDICTIONS)
-    return found["logits"], found["labels"]
+    plainfile.check(file)
+    return load_file(file)
 
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

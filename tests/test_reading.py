@@ -482,7 +482,7 @@ def test_a_key_that_a_row_has_twice_is_not_chosen_from(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.csv")
-    assert "train.csv is no file of a format that is read" in refused(tmp_path / "train.csv", "text")
+    assert "train.csv: no plain file" in refused(tmp_path / "train.csv", "text")
 
 
 def test_text_that_no_memory_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:

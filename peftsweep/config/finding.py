@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from peftsweep import plainfile
 from peftsweep.config.wording import nearest
 from peftsweep.errors import UsageError
 from peftsweep.quoting import PATH, quoted, word
@@ -33,7 +34,8 @@ def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
     try:
         given = given.expanduser()
         if isinstance(study, Path) or given.name != name or given.suffix in (".yaml", ".yml"):
-            if given.is_file():
+            if given.exists():
+                plainfile.check(given)
                 return given
             names = [str(file) for file in given.parent.glob("*.y*ml")] + available(folders)
             near = nearest(name, names) or nearest(given.stem, names)
@@ -42,7 +44,8 @@ def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
             )
         for folder in folders_of_studies() if folders is None else folders:
             file = Path(folder) / f"{name}.yaml"
-            if file.is_file():
+            if file.exists():
+                plainfile.check(file)
                 return file
     except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have, the home of nobody
         why = getattr(error, "strerror", None) or error

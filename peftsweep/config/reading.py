@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from peftsweep import plainfile
 from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
 from peftsweep.config.finding import find
 from peftsweep.config.sections import ModelConfig, PrunerConfig, Range, SearchConfig, SpaceEntry, TrainConfig
@@ -126,7 +128,7 @@ def _label(path: Path) -> str:
 
 def _parsed(path: Path) -> YamlFile:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with plainfile.opened(path) as raw, io.TextIOWrapper(raw, "utf-8-sig") as file:
             return parse(file.read(MOST_CHARACTERS + 1))
     except yaml.YAMLError as error:
         where, what = problem(error)
@@ -134,8 +136,8 @@ def _parsed(path: Path) -> YamlFile:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise StudyFileError(f"{_label(path)}:{line}: not UTF-8; save the file as UTF-8") from None
-    except OSError as error:
-        raise StudyFileError(f"{_label(path)}: cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise StudyFileError(f"{_label(path)}: cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
 @dataclass

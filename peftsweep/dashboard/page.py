@@ -13,13 +13,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from peftsweep import __version__, jsonfile
+from peftsweep import __version__, jsonfile, plainfile
 from peftsweep.dashboard import wording
 
 HERE = Path(__file__).parent
 TITLE = "<title>peftsweep · comparison</title>"
 ONLY = re.compile(r'<meta name="peftsweep:only" content="([^"]*)">')
-HEAD = 100_000  # characters that are searched for it: they hold the names of a thousand studies
+HEAD = 100_000  # bytes that are searched for it: they hold the names of a thousand studies
 SHOWN = 12  # trials of a study in its table
 
 
@@ -57,9 +57,9 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
 def is_page(file: Path) -> bool:
     """Whether a file is a page that `page` made."""
     try:
-        with file.open("rb") as opened:
+        with plainfile.opened(file) as opened:
             return TITLE.encode() in opened.read(2000)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -67,8 +67,8 @@ def only_of(file: Path) -> list[str]:
     """The studies that a page is limited to; empty if it shows all, or if the file is no page."""
     if not is_page(file):
         return []
-    with file.open(encoding="utf-8", errors="replace") as opened:
-        found = ONLY.search(opened.read(HEAD))
+    with plainfile.opened(file) as opened:
+        found = ONLY.search(opened.read(HEAD).decode(errors="replace"))
     return [] if found is None else [name for name in html.unescape(found[1]).split("\n") if name]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
+from peftsweep import plainfile
 from peftsweep.data.table import Table, places
 from peftsweep.errors import DataError
 from peftsweep.quoting import shortened
@@ -46,6 +47,7 @@ def arrow_table(path: Path, name: str, wanted: Sequence[str] | None = None) -> p
         DataError: not a whole Parquet file, or no such column.
     """
     try:
+        plainfile.check(path)
         file = parquet.ParquetFile(path)
         _check_size(file.metadata, name)
         if wanted is not None:

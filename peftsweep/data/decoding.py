@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftsweep import plainfile
 from peftsweep.data.guessing import WINDOWS, likely, mostly_utf8, no_text, same, sample_of, shown, western, wide
 from peftsweep.errors import DataError
 
@@ -79,9 +80,10 @@ def decoded(path: Path, name: str, form: Form) -> tuple[str, list[str]]:
         Undecodable: it is in another encoding.
         DataError: it is no text, looks like UTF-16 that is read as something else, or is too large.
     """
-    if path.stat().st_size > MOST:
-        raise DataError(f"{name}: more than {MOST:,} bytes, which text is not read from; write it as Parquet")
-    raw = path.read_bytes()
+    try:
+        raw = plainfile.read(path, MOST)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}, which text is not read from; write it as Parquet") from error
     encoding = _mark(raw) or form.encoding
     if (what := no_text(raw)) is not None:
         raise DataError(f"{name} is no text but {what}")

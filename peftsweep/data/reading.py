@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftsweep import jsonfile, names
+from peftsweep import jsonfile, names, plainfile
 from peftsweep.data.arrow import read_parquet
 from peftsweep.data.decoding import Form, Undecodable, decoded
 from peftsweep.data.delimited import read_delimited
@@ -65,8 +65,12 @@ def _path(place: str, key: str) -> Path:
     path = packaged(place, key, DataError) if place.startswith(PACKAGE) else names.path(place, key, DataError)
     if not path.exists():
         raise DataError(f"{key}: {word(place, PATH)} is not there{did_you_mean(path)}")
-    if _ending(path) not in FORMATS or not path.is_file():  # a pipe would be waited for
+    if _ending(path) not in FORMATS:
         raise DataError(f"{key}: {word(place, PATH)} is no file of a format that is read: {', '.join(FORMATS)}")
+    try:
+        plainfile.check(path)
+    except ValueError as error:
+        raise DataError(f"{key}: {word(place, PATH)}: {error}") from error
     return path
 
 

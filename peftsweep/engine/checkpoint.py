@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peftsweep import jsonfile
+from peftsweep import jsonfile, plainfile
 from peftsweep.aside import replaced
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.stack import Stack
@@ -103,6 +103,7 @@ def _whole(folder: Path) -> bool:
     """Whether nothing is cut off or missing, as after a disk that failed or a folder that was copied half."""
     try:
         for name in (TENSORS, *((BEST, LOGITS) if _state(folder).evaluations else ())):
+            plainfile.check(folder / name)
             with safe_open(folder / name, "pt"):  # holds the header to the file's size
                 pass
     except (OSError, ValueError, SafetensorError):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from peftsweep import plainfile
 from peftsweep.config import Method, ModelConfig
 from peftsweep.data import FORMATS
 from peftsweep.errors import ExportError
@@ -139,11 +140,7 @@ def said(folder: Path) -> Manifest:
     if not file.is_file():
         raise ExportError(f"{folder} has no {NAME}: give a folder that `peftsweep export` made")
     try:
-        with file.open("rb") as opened:
-            text = opened.read(LONGEST + 1)
-        if len(text) > LONGEST:
-            raise ExportError(f"{file}: larger than any that `peftsweep export` writes")
-        found = Manifest.model_validate_json(text)
+        found = Manifest.model_validate_json(plainfile.read(file, LONGEST))
         digest = found.own_digest()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -182,5 +179,5 @@ def _read_by_loaders(folder: Path) -> list[str]:
 
 
 def digest_of(file: Path) -> str:
-    with file.open("rb") as stream:
+    with plainfile.opened(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

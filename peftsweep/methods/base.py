@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from peftsweep import jsonfile, plainfile
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
 from peftsweep.permissions import of_umask
@@ -258,11 +259,13 @@ class Method(ABC):
         config.save_pretrained(str(folder))
         # peft writes sets in an order that changes from run to run; equal adapters shall be equal files
         file = folder / "adapter_config.json"
-        file.write_text(json.dumps(_sorted(json.loads(file.read_text())), indent=2, sort_keys=True) + "\n")
+        file.write_text(json.dumps(_sorted(jsonfile.read(file)), indent=2, sort_keys=True) + "\n")
 
     def read(self, folder: Path, parts: Mapping[str, Tensor], params: TrainConfig) -> None:
         """Fill a trial's tensors, by `path:parameter`, from the adapter that `export` wrote."""
-        tensors = load_file(folder / "adapter_model.safetensors")
+        file = folder / "adapter_model.safetensors"
+        plainfile.check(file)
+        tensors = load_file(file)
         for key, part in parts.items():
             name, stored = self._stored(key, part, params)
             part.copy_(tensors[name].reshape(part.shape).to(stored.device))

@@ -8,13 +8,14 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from peftsweep import jsonfile
+from peftsweep import jsonfile, plainfile
 
 # What a model and its tokenizer are made of, besides weights. These files are read whole.
 CONFIG = "config.json"
 PARTS = [CONFIG, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 PARTS += ["vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "*.model", "*.tiktoken", "*.py"]
 UNREAD = ("transformers_version", "_name_or_path")  # of a configuration: who wrote it, and from where
+LARGEST = 1 << 28  # bytes of one of them: the tokenizers of the largest vocabularies have some 50 million
 CHUNK, SPREAD = 1 << 14, 256  # bytes that are read at a place; places in a file of which no more is known
 DIGITS = 24
 
@@ -43,7 +44,7 @@ def older(folder: Path) -> str:
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}\n".encode())
-        with file.open("rb") as stream:
+        with plainfile.opened(file) as stream:
             digest.update(stream.read(1 << 20))
             stream.seek(max(0, size - (1 << 20)))
             digest.update(stream.read())
@@ -53,14 +54,14 @@ def older(folder: Path) -> str:
 def _meant(file: Path) -> bytes:
     """What a file says; of a configuration, without what changes as another version of transformers saves it."""
     if file.name != CONFIG:
-        return file.read_bytes()
+        return plainfile.read(file, LARGEST)
     said = jsonfile.read(file)
     return json.dumps({key: value for key, value in said.items() if key not in UNREAD}, sort_keys=True).encode()
 
 
 def _tensors(file: Path) -> Iterator[tuple[int, int]]:
     """Where the header and each tensor begin and end."""
-    with file.open("rb") as stream:
+    with plainfile.opened(file) as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         head = json.loads(stream.read(length))
     yield 0, 8 + length
@@ -72,7 +73,7 @@ def _tensors(file: Path) -> Iterator[tuple[int, int]]:
 
 def _sampled(file: Path, regions: list[tuple[int, int]]) -> bytes:
     digest = hashlib.sha256(f"{file.name}:{file.stat().st_size}\n".encode())
-    with file.open("rb") as stream:
+    with plainfile.opened(file) as stream:
         for start, end in regions:
             places = range(start, end, CHUNK)
             for place in sorted({places[0], places[len(places) // 2], places[-1]} if places else ()):

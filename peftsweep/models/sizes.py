@@ -11,13 +11,13 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
-from peftsweep import jsonfile
+from peftsweep import jsonfile, plainfile
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
+from peftsweep.models.fingerprints import LARGEST, PARTS
 from peftsweep.models.source import Source, called
 from peftsweep.quoting import quoted, word
 
-LARGEST = 1 << 28  # bytes of a file of JSON: the tokenizers of the largest vocabularies have some 50 million
 INDEX, TEMPLATES = "model.safetensors.index.json", "additional_chat_templates/*"
 # The largest numbers that a configuration may ask for, by the ends of their names.
 MOST = {
@@ -38,9 +38,9 @@ def check_described(config: ModelConfig, source: Source) -> None:
     if source.hub:
         return
     check_plain(config, Path(source.name))
-    for file in sorted(Path(source.name).glob("*.json")):
-        if file.stat().st_size > LARGEST:
-            raise ModelError(f"{called(config)}: {word(file.name)} has more than {LARGEST:,} bytes")
+    for file in sorted(file for part in {*PARTS, "*.json"} for file in Path(source.name).glob(part)):
+        if file.is_file():
+            _check_plain(config, file, LARGEST)
     file = Path(source.name) / "config.json"
     try:
         said = jsonfile.read(file) if file.exists() else {}
@@ -61,8 +61,8 @@ def check_plain(config: ModelConfig, folder: Path) -> None:
         ModelError: one is not.
     """
     for file in sorted([*folder.iterdir(), *folder.glob(TEMPLATES)]):
-        if file.exists() and not (file.is_file() or file.is_dir()):
-            raise ModelError(f"{called(config)}: {word(file.name)} is no file")
+        if file.exists() and not file.is_dir():
+            _check_plain(config, file)
     if (index := folder / INDEX).exists():
         try:
             said = jsonfile.read(index)
@@ -74,6 +74,13 @@ def check_plain(config: ModelConfig, folder: Path) -> None:
         strange = [name for name in named.values() if not (isinstance(name, str) and (folder / name).is_file())]
         if strange:
             raise ModelError(f"{called(config)}: {INDEX} names {quoted(strange[0])}, which is no file")
+
+
+def _check_plain(config: ModelConfig, file: Path, most: int | None = None) -> None:
+    try:
+        plainfile.check(file, most)
+    except ValueError as error:
+        raise ModelError(f"{called(config)}: {word(file.name)}: {error}") from error
 
 
 def _numbers(said: Any) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftsweep import jsonfile, names
+from peftsweep import jsonfile, names, plainfile
 from peftsweep.aside import replaced, tidy
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
@@ -70,8 +70,10 @@ def _local(path: Path, config: ModelConfig) -> Source:
             f"model.revision: {word(config.id, PATH)} lies on this machine; only a model of the hub has revisions"
         )
     if path.suffix == ".gguf" and not path.is_dir():
-        if not path.is_file():  # a pipe would be waited for
-            raise ModelError(f"{called(config)} is no plain file")
+        try:
+            plainfile.check(path)
+        except ValueError as error:
+            raise ModelError(f"{called(config)}: {error}") from error
         return Source(str(converted(path, cache_folder())), None, hub=False)
     if not (path / "config.json").is_file():
         if (path / ADAPTER).is_file():

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from peftsweep import plainfile
 from peftsweep.aside import replaced, tidy, tidy_below
 from peftsweep.errors import StorageError
 from peftsweep.quoting import quoted
@@ -29,6 +30,7 @@ from peftsweep.storage.record import Bound
 from peftsweep.storage.stored import StoredStudy
 
 OWNER = "owner.json"  # in a study's folder
+LONGEST = 1 << 16  # bytes of it
 KEPT = """
 SELECT 1 FROM study_user_attributes JOIN studies USING (study_id)
 WHERE study_name = ? AND key = 'key' AND value_json = ?
@@ -85,10 +87,10 @@ def owner(folder: Path) -> Owner | None:
     """
     file = folder / OWNER
     try:
-        return Owner.model_validate_json(file.read_bytes())
+        return Owner.model_validate_json(plainfile.read(file, LONGEST))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's among them
         raise StorageError(f"{file} cannot be read; if the folder is this study's, delete that file") from error
 
 

@@ -15,12 +15,15 @@ from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 
+from peftsweep import plainfile
 from peftsweep.errors import StorageError
 from peftsweep.names import PART, file_name
 from peftsweep.places import did_you_mean
 from peftsweep.storage import faults
 from peftsweep.storage.database import Database
 from peftsweep.storage.holder import Doing, busy, note, told
+
+LONGEST = 1000  # bytes of a note on who holds a study
 
 
 class Connection(sqlite3.Connection):
@@ -110,11 +113,11 @@ class Sqlite(Database):
     def doing(self, name: str) -> Doing | None:
         lock = Path(self._lock(name))
         try:
-            with lock.open("rb") as file:  # nothing is made by looking
+            with plainfile.opened(lock) as file:  # nothing is made by looking
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return None
-        except OSError:  # held, or not to be looked at
+        except (OSError, ValueError):  # held, or not to be looked at
             return told(_note(Path(f"{lock}.holder")))
         return None
 
@@ -124,4 +127,7 @@ class Sqlite(Database):
 
 
 def _note(holder: Path) -> str:
-    return holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else ""
+    try:
+        return plainfile.read(holder, LONGEST).decode(errors="replace").strip()
+    except (OSError, ValueError):  # not there yet, or forged
+        return ""

@@ -1,0 +1,81 @@
+"""Files that anybody may have put there: nothing is waited for, and nothing is read without a bound."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peftsweep import dashboard, plainfile, report
+from peftsweep.config import load
+from peftsweep.errors import StorageError, UsageError
+from peftsweep.storage import Studies
+from peftsweep.storage.identity import owner
+from tests.studies import ROOT
+
+PLACES: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "device": lambda place: place.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_what_is_no_plain_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+    PLACES[kind](tmp_path / "x")
+    for use in (plainfile.check, lambda file: plainfile.read(file, 10)):
+        with pytest.raises(ValueError, match=r"^no plain file$"):
+            use(tmp_path / "x")
+
+
+def test_a_plain_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("x")
+    assert plainfile.read(tmp_path / "link", 5) == b"12345"
+    for use in (plainfile.check, plainfile.read):
+        with pytest.raises(ValueError, match="more than 4 bytes"):
+            use(tmp_path / "x", 4)
+        with pytest.raises(FileNotFoundError):
+            use(tmp_path / "gone", 4)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_no_file_of_ours_is_waited_for(tmp_path: Path, kind: str) -> None:
+    """Study files, whose a folder is, pages, predictions, who runs a study: all that no other test has."""
+    names = ("study.yaml", "owner.json", "page.html", "validation.safetensors", "s.db.one.lock", "s.db.one.lock.holder")
+    for name in names:
+        PLACES[kind](tmp_path / name)
+    with pytest.raises(UsageError, match=r"study\.yaml: no plain file"):
+        load(tmp_path / "study.yaml")
+    with pytest.raises(StorageError, match=r"owner\.json cannot be read"):
+        owner(tmp_path)
+    assert not dashboard.is_page(tmp_path / "page.html")
+    with pytest.raises(ValueError, match="no plain file"):
+        report.arrays(tmp_path / "validation.safetensors")
+    assert Studies(f"sqlite:///{tmp_path}/s.db").doing("one") == "run"
+
+
+def test_files_are_opened_in_one_place() -> None:
+    """Or by a library, after that place has looked at them."""
+    ways = {
+        r"\.read_(bytes|text)\(|\bopen\(.*\"r|\.open\(encoding": {
+            "aside.py",  # the system's
+            "dashboard/page.py",  # the page's own script
+        },
+        r"\b(safe_open|load_file|ParquetFile)\(": {
+            "data/arrow.py",
+            "engine/checkpoint.py",
+            "methods/base.py",
+            "methods/stock.py",
+            "models/checks.py",  # by models.sizes.check_plain
+            "models/sizes.py",
+            "report.py",
+            "sweep/artifacts.py",  # of this process
+        },
+    }
+    files = {file.relative_to(ROOT / "peftsweep").as_posix(): file for file in (ROOT / "peftsweep").rglob("*.py")}
+    for way, known in ways.items():
+        assert {name for name, file in files.items() if re.search(way, file.read_text(encoding="utf-8"))} == known
