@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from peftsweep import plainfile
 from peftsweep.errors import UsageError
 from peftsweep.names import check_study
+from peftsweep.quoting import shortened
 from peftsweep.storage import (
     StoredStudy,
     Studies,
@@ -167,7 +168,7 @@ def finished(storage: str, study: str, trial: int | None = None, warn: Warn = un
         kept = [number for number, folder in folders.items() if (folder / ADAPTER).is_dir()]
         have = f"trials with an adapter: {', '.join(map(str, kept))}, best first" if kept else "none has an adapter now"
         if not complete:
-            raise UsageError(f"study {study!r} has no complete trial yet; go on with: peftsweep run --study {study}")
+            raise none_complete(found)
         number = complete[0].number if trial is None else trial
         if number not in trials:
             raise UsageError(f"study {study!r} has no trial {number}; {have}")
@@ -181,6 +182,20 @@ def finished(storage: str, study: str, trial: int | None = None, warn: Warn = un
                 f"says how many of the best are kept); {have}"
             )
         return Finished(study, number, folders[number], trials[number], found.record)
+
+
+def none_complete(study: StoredStudy) -> UsageError:
+    """Of a study of whose trials none is complete: what to do."""
+    name, trials, total = study.study_name, study.records(), study.record.total
+    if total is None or not trials or not is_over(trials, total):
+        return UsageError(f"study {name!r} has no complete trial yet; go on with: peftsweep run --study {name}")
+    last = trials[-1]
+    why = f": {shortened(last.reason, 200)}" if last.reason else ""
+    return UsageError(
+        f"study {name!r} is done and has no complete trial: trial {last.number} {_word(last.state)}{why}; for more "
+        f"trials: peftsweep run --study {name} --trials {2 * total}; for another space, save the study file under "
+        "another name"
+    )
 
 
 def _word(state: TrialState) -> str:

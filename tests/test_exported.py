@@ -38,7 +38,7 @@ from peftsweep.exported.files import _write_delimited
 from peftsweep.exported.manifest import Manifest
 from peftsweep.models import fingerprints
 from tests.numbers import same_values
-from tests.stored import made
+from tests.stored import made, told
 from tests.studies import LABELS, Home, home, mount, struck
 from tests.tiny import tiny_rows, write
 
@@ -241,8 +241,14 @@ def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
         assert said in str(error.value)
     with pytest.raises(UsageError, match="did you mean small"):
         exported.export("smal", lora.folder / "out", storage=lora.storage)
-    made(lora.storage, "empty")
+    empty = made(lora.storage, "empty")
     with pytest.raises(UsageError, match="'empty' has no complete trial yet; go on with: peftsweep run --study empty"):
+        exported.export("empty", lora.folder / "out", storage=lora.storage)
+    told(empty, None, TrialState.FAIL, reason="loss is nan at step 3")
+    empty.set_user_attr("total", 1)
+    with pytest.raises(
+        UsageError, match="'empty' is done and has no complete trial: trial 0 failed: loss is nan at st"
+    ):
         exported.export("empty", lora.folder / "out", storage=lora.storage)
 
 

@@ -18,10 +18,10 @@ from peftsweep.config import StudyConfig, TrainConfig, load
 from peftsweep.data import Dataset, mistakes
 from peftsweep.data import load as load_data
 from peftsweep.engine import Scores, Trial
-from peftsweep.errors import StudyMismatchError, UsageError
+from peftsweep.errors import StudyMismatchError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
-from peftsweep.report import ADAPTER, done, is_over, ranked
+from peftsweep.report import ADAPTER, done, is_over, none_complete, ranked
 from peftsweep.stopping import Stop, stopped_by_signals
 from peftsweep.storage import RETRAINED, StoredStudy, Studies, TrialRecord, guarded, masked, settle
 from peftsweep.sweep import artifacts, asking
@@ -103,8 +103,7 @@ def _best(study: StoredStudy, top: int) -> list[TrialRecord]:
         if len(best) < top and all(trial.drawn != other.drawn for other in best):
             best.append(trial)
     if not best:
-        name = study.study_name
-        raise UsageError(f"study {name!r} has no complete trial yet; go on with: peftsweep run --study {name}")
+        raise none_complete(study)
     return best
 
 
