@@ -1,0 +1,195 @@
+"""Bytes of any encoding: read by their mark, recognised, or told with what they look like."""
+
+from __future__ import annotations
+
+import codecs
+import encodings
+import pkgutil
+import random
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from peftsweep.config import DataConfig, is_text_encoding
+from peftsweep.errors import DataError
+from tests.reading import ENDINGS, TEXTS, read, refused, told, written
+
+
+def test_codecs_of_no_text_are_refused_and_with_every_other_a_file_is_read_or_told_to_be_broken(tmp_path: Path) -> None:
+    known = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    known |= {"klingon", "", "a\0", "\ud800"}
+    kept = [name for name in sorted(known) if is_text_encoding(name)]
+    refused_ones = {"hex_codec", "rot_13", "zlib_codec", "punycode", "idna", "undefined", "unicode_escape", "aliases"}
+    assert refused_ones.isdisjoint(kept) and len(kept) > 90
+    for name in known - set(kept):
+        with pytest.raises(ValueError, match=r"is no encoding of text; utf-8, latin-1 or mac_roman are some"):
+            DataConfig.model_validate({"train": "a.csv", "text": "text", "labels": "c", "encoding": name})
+    drawn, path = random.Random(0), tmp_path / "a.csv"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in kept:
+            path.write_bytes(written(".csv", ["plain", "text"]).encode(name))
+            assert read(path, "text", encoding=name)[0].columns == {"text": ["plain", "text"]}
+            for _ in range(3):
+                path.write_bytes("text\n".encode(name) + drawn.randbytes(40))
+                told(partial(read, path, "text", encoding=name))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("texts", "bytes_of", "said", "advised"),
+    [
+        (TEXTS, "cp1252", "row 1 has bytes that are not utf-8 (0x92)", "cp1252"),
+        (TEXTS[2:], "cp1252", "row 1 has bytes that are not utf-8 (0xef)", "latin-1"),  # both read it alike
+    ],
+)
+def test_bytes_that_are_not_utf_8_come_with_the_encoding_that_reads_them(
+    tmp_path: Path, ending: str, texts: list[str], bytes_of: str, said: str, advised: str
+) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(written(ending, texts).encode(bytes_of))
+    assert f"{said}; if the file is in another encoding, name it: data.encoding: {advised}" in refused(path, "text")
+    assert read(path, "text", encoding=advised)[0].columns["text"] == texts
+
+
+WORLD = {
+    "Это очень хороший день|Мне грустно сегодня|Почему ты злишься?|я люблю тебя": [
+        "cp1251",
+        "koi8_r",
+        "cp866",
+        "iso8859_5",
+    ],
+    "今天天气很好|我非常生气|这个产品质量不错,推荐购买": ["gb18030", "gbk"],
+    "今天天氣很好|我非常生氣|這個產品品質不錯,推薦購買": ["big5"],
+    "今日はとても楽しい|なぜ怒っているの|カタカナのテスト|悲しいニュースです": ["cp932", "shift_jis", "euc_jp"],
+    "오늘은 정말 행복해요|왜 화가 났어요|슬픈 소식입니다": ["cp949", "euc_kr"],
+    "Zażółć gęślą jaźń|dlaczego się złościsz|łódź": ["cp1250"],
+    "příliš žluťoučký kůň|Proč se zlobíš|to je skvělé": ["cp1250"],
+    "Σήμερα είμαι χαρούμενος|γιατί θυμώνεις": ["cp1253"],
+    "أنا سعيد اليوم|لماذا أنت غاضب": ["cp1256"],
+    "c’est très bon|l’été – 10 €|déjà vu|garçon|«\xa0oui\xa0»|n°\xa05|m² ³|œuvre": ["cp1252"],
+    "¿Qué pasa, señor?|¡Feliz año!|corazón|Größe für süße Äpfel|Ørsted på ærø": ["latin-1", "cp1252"],
+}
+
+
+@pytest.mark.parametrize(("texts", "encoding"), [(texts, name) for texts, names in WORLD.items() for name in names])
+def test_what_is_advised_reads_the_file_and_shows_how(tmp_path: Path, texts: str, encoding: str) -> None:
+    rows, path = texts.split("|"), tmp_path / "a.tsv"
+    path.write_bytes(written(".tsv", rows).encode(encoding))
+    advised = refused(path, "text").partition("data.encoding: ")[2]
+    first, _, shown = advised.partition(" (it then reads ")
+    assert read(path, "text", encoding=first)[0].columns["text"] == rows
+    assert shown.partition("'")[2][:4] in texts
+    western = encoding in ("latin-1", "cp1252")
+    assert ("cp1252" in advised or "latin-1" in advised) == western
+    said = read(path, "text", encoding="cp1252" if western else "latin-1")[1]  # where a study takes it for western
+    assert [doubt.partition("data.encoding: ")[2] for doubt in said] == [advised] * (not western)
+
+
+def test_letters_that_are_those_of_iceland_or_of_turkey_are_shown_as_both(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", ["Kızgınım", "şaşırtıcı ığdır"]).encode("cp1254"))
+    said = refused(path, "text")
+    assert "data.encoding: latin-1 (it then reads 'þaþýrtýcý ýðdýr,m'), or cp1254 (it then reads 'şaşırtıcı" in said
+
+
+def test_a_file_in_utf_8_that_is_said_to_be_something_else_is_advised_to_be_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(written(".csv", TEXTS), encoding="utf-8")
+    assert refused(path, "text", encoding="ascii").endswith("name it: data.encoding: utf-8")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_latin_1_is_warned_about_where_it_makes_control_characters_of_quotation_marks(
+    tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(written(ending, TEXTS).encode("cp1252"))
+    table, (said,) = read(path, "text", encoding="iso8859-1")
+    assert table.columns["text"][0] == "it\x92s \x93so\x94 good"
+    assert said.startswith(f"{path}: bytes such as 0x80 are control characters in latin-1; if it is from Windows: ")
+    assert "data.encoding: cp1252 (it then reads " in said and "it’s “so” good" in said
+    assert not read(path, "text", encoding="cp1252")[1]
+    path.write_bytes(written(ending, TEXTS[2:]).encode("latin-1"))
+    assert not read(path, "text", encoding="latin-1")[1]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("said", ["utf-8", "cp1252", "utf-16-le"])
+def test_a_mark_at_the_beginning_says_the_encoding_whatever_the_study_says(
+    tmp_path: Path, ending: str, said: str
+) -> None:
+    whole, path = written(ending, TEXTS), tmp_path / f"a{ending}"
+    for mark, encoding in [
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+        (codecs.BOM_UTF32_LE, "utf-32-le"),
+        (codecs.BOM_UTF32_BE, "utf-32-be"),
+    ]:
+        path.write_bytes(mark + whole.encode(encoding))
+        table, doubts = read(path, "text", encoding=said)
+        assert table.columns == {"text": TEXTS} and not doubts
+    path.write_bytes(codecs.BOM_UTF16_LE + whole.encode("utf-16-le")[:-1])
+    assert (
+        "has bytes that are not utf-16" in (message := refused(path, "text"))
+        and "the mark at its beginning says" in message
+    )
+
+
+@pytest.mark.parametrize("named", ["utf-8", "cp1252", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize(
+    "texts", [["plain", "text"], TEXTS, ["彼は走った", "犬と猫が好き"]], ids=["ascii", "west", "east"]
+)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_utf_16_without_a_mark_is_recognised(tmp_path: Path, encoding: str, texts: list[str], named: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", texts * 9).encode(encoding))
+    assert read(path, "text", encoding=encoding)[0].columns["text"] == texts * 9
+    if encoding == "utf-16-le" and named == "utf-16":  # this machine's own order
+        assert read(path, "text", encoding=named)[0].columns["text"] == texts * 9
+    else:
+        said = f"its bytes look like {encoding}, without a mark that says so; name it: data.encoding: {encoding}"
+        assert refused(path, "text", encoding=named).endswith(said)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_noughts_in_a_text_are_read_as_they_are(tmp_path: Path, ending: str) -> None:
+    nul = "\\u0000" if ending == ".jsonl" else "\0"
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(written(ending, [f"a{nul}b", "c", f"{nul * 3}d"]).encode())
+    assert read(path, "text")[0].columns["text"] == ["a\0b", "c", "\0\0\0d"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("named", ["cp1252", "latin-1", "cp1250", "shift_jis"])
+def test_utf_8_that_is_read_as_something_else_is_told(tmp_path: Path, ending: str, named: str) -> None:
+    path = tmp_path / f"a{ending}"
+    for spoilt in (b"", b"\xe9"):  # a row of another encoding among them
+        path.write_bytes(written(ending, ["naïve – €", "plain", "café", "SPOILT"]).encode().replace(b"SPOILT", spoilt))
+        try:
+            said = " ".join(read(path, "text", encoding=named)[1])
+        except DataError as error:
+            said = str(error)
+        assert said.endswith("data.encoding: utf-8")
+    assert "row 4 has bytes that are not utf-8 (0xe9), though most of the file is; mend that row" in refused(
+        path, "text"
+    )
+
+
+def test_bytes_that_no_usual_encoding_has_are_told_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", TEXTS).encode("cp1252") + b"\x81,m\n")
+    assert refused(path, "text", encoding="cp1252").endswith(
+        "row 5 has bytes that are not cp1252 (0x81); mend that row, or name the file's encoding: data.encoding: …"
+    )
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_is_no_text_is_called_what_it_is(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    for start, what in {b"PK\x03\x04": "an Excel workbook", b"\x1f\x8b": "packed by gzip", b"PAR1": "Parquet"}.items():
+        path.write_bytes(start + bytes(range(256)))
+        assert f"{path} is no text but {what}" in refused(path, "text")
