@@ -252,11 +252,12 @@ def test_a_column_of_lists_alone_is_not_parted_by_a_separator(tmp_path: Path, ce
             "each list has 3 noughts and ones",
         ),
         (lambda labels: labels if labels != ["anger"] else 0.5, "emotions", "column emotions: 0.5 in rows"),
+        (list, ["emotions", "joy"], "of several label columns, each holds 0 or 1"),
     ],
 )
 def test_a_column_that_does_not_hold_what_it_should(tmp_path: Path, cell: Any, labels: Any, said: str) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(cell)))
+    path.write_text("".join(json.dumps(row | {"joy": 1}) + "\n" for row in rows(cell)))
     message = refusal(source=path, labels=labels)
     assert said in message and message.startswith(str(path))
 

@@ -97,8 +97,10 @@ def _check_known(table: Table, column: str, known: dict[str, int], sets: Sequenc
 
 def _holds_several(config: DataConfig, table: Table) -> bool:
     """Whether the one column holds all labels of a text: the study file says so, or its cells are lists."""
-    column = table.column(config.label_columns[0])
-    return isinstance(config.labels, LabelColumn) or any(isinstance(value, list | tuple) for value in column)
+    first, *others = config.label_columns
+    if isinstance(config.labels, LabelColumn) or others:
+        return not others
+    return any(isinstance(value, list | tuple) for value in table.column(first))
 
 
 def with_sets(config: DataConfig, table: Table) -> Table:
