@@ -9,7 +9,6 @@ import re
 import shlex
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
-from peftsweep import __version__
-from peftsweep.errors import PeftsweepError, UsageError
+from peftsweep import __version__, telling
+from peftsweep.errors import UsageError
 from peftsweep.masking import remember_words
 from peftsweep.quoting import bounded, quoted
 from peftsweep.stopping import Stopped, stopped_by_signals
@@ -52,15 +51,8 @@ def main() -> None:
             status = _told(error, debug)
         out.flush()
         if out.lost is not None and not status:
-            status = _unread(out.lost)
+            status = telling.unread(out.lost)
     sys.exit(status)
-
-
-def _unread(why: OSError) -> int:
-    """Say that stdout could not be written; returns the exit status. A reader who has left knows."""
-    if not isinstance(why, BrokenPipeError):
-        say(f"error: stdout cannot be written: {why.strerror or why}", sys.stderr)
-    return 1
 
 
 def _heed(words: list[str]) -> None:
@@ -83,13 +75,7 @@ def _told(error: BaseException, debug: bool) -> int:
             command = getattr(getattr(error, "ctx", None), "command_path", "peftsweep")
             say(f"error: {bounded(said)}; {command} --help shows what there is", sys.stderr)
         return error.exit_code
-    known = isinstance(error, PeftsweepError)
-    if debug:
-        say("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
-    else:
-        why = f"{type(error).__name__}: {error} (this should not happen: run it again with --debug to see where)"
-        say(bounded(f"error: {error if known else why}"), sys.stderr)
-    return error.exit_status if isinstance(error, PeftsweepError) else 1
+    return telling.failed(error, debug)
 
 
 def quiet() -> None:
@@ -114,7 +100,7 @@ def _duration(text: str) -> float:
 def _slots(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
-    if not text.isdecimal() or int(text) == 0:
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) == 0:  # Python reads no number of thousands of digits
         raise typer.BadParameter(f"expected auto or a whole number of at least 1, got {quoted(text)}")
     return int(text)
 
@@ -155,7 +141,10 @@ def _common(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    pass
+    try:
+        Path.cwd()
+    except OSError as error:  # where it was removed, libraries end the whole process
+        raise UsageError(f"the working folder is not there ({error.strerror}): go to another one by cd") from None
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import pytest
 import typer
 
 import peftsweep
-from peftsweep import cli
+from peftsweep import cli, telling
 from tests.stored import made
 from tests.studies import Home, home
 
@@ -165,6 +166,8 @@ def test_all_mistakes_of_a_study_file_are_told_before_anything_runs(tmp_path: Pa
         ["run"],
         ["run", "--study", "demo", "--slots", "0"],
         ["run", "--study", "demo", "--slots", "many"],
+        ["run", "--study", "demo", "--slots", "9" * 5000],
+        ["run", "--study", "demo", "--slots", "²"],
         ["run", "--study", "demo", "--timeout", "soon"],
         ["run", "--study", "demo", "--trials", "0"],
         ["ui", "--port", "99999"],
@@ -175,7 +178,8 @@ def test_bad_usage_exits_2_without_a_traceback(words: list[str], capsys: pytest.
     with pytest.raises(SystemExit) as left:
         cli.app(words)
     assert left.value.code == 2
-    assert "Usage: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Usage: " in said and "9" * 100 not in said
 
 
 @pytest.mark.parametrize(
@@ -195,6 +199,31 @@ def test_a_traceback_is_for_those_who_ask(tmp_path: Path) -> None:
     assert "Traceback" not in peftsweep_("run", "--study", "dmeo", cwd=tmp_path).stderr
     assert "Traceback" in peftsweep_("run", "--study", "dmeo", "--debug", cwd=tmp_path).stderr
     assert "Traceback" in peftsweep_("run", "--study", "dmeo", cwd=tmp_path, PEFTSWEEP_DEBUG="1").stderr
+
+
+def test_a_library_that_cannot_be_loaded_is_told_with_the_variable_that_may_be_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "some_library.py").write_text("import os\nint(os.environ['SOME_TIMEOUT'])\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SOME_TIMEOUT", "abc")
+    with pytest.raises(ValueError, match="abc") as raised:
+        importlib.import_module("some_library")
+    assert telling.failed(raised.value, debug=False) == 1
+    said = "error: some_library cannot be loaded: ValueError: invalid literal for int() with base 10: 'abc'; it may be "
+    assert capsys.readouterr().err == f"{said}the variable SOME_TIMEOUT\n"
+    with pytest.raises(ValueError, match="abc") as raised:
+        int("abc")  # and no import at all
+    telling.failed(raised.value, debug=False)
+    assert "this should not happen" in capsys.readouterr().err
+
+
+def test_a_working_folder_that_was_removed_is_told(tmp_path: Path) -> None:
+    words = f'mkdir gone; cd gone; rmdir ../gone; PYTHONPATH={ROOT} "{sys.executable}" -m peftsweep predict x --text a'
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and errors(done) == [
+        "error: the working folder is not there (No such file or directory): go to another one by cd"
+    ]
 
 
 def test_libraries_are_quiet_and_errors_are_not(

@@ -29,6 +29,7 @@ FLOORS = {
     "names": 3,
     "permissions": 3,
     "stopping": 3,
+    "telling": 4,
     "terminal": 3,
     "config": 4,
     "places": 4,

@@ -527,6 +527,13 @@ def test_ui_says_when_the_port_is_taken(uri: str) -> None:
             serve(uri, port=port)
 
 
+@pytest.mark.parametrize("host", ["", " ", "a..b", "http://127.0.0.1", "9" * 5000])
+def test_ui_says_at_once_that_a_host_is_no_address(uri: str, host: str) -> None:
+    with pytest.raises(TrackingError, match=r"^--host '.* is no address: 127\.0\.0\.1 is this machine's own") as raised:
+        serve(uri, host=host)
+    assert len(str(raised.value)) < 200
+
+
 def test_ui_says_when_the_file_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("long enough to be taken for a database" * 10)
     with pytest.raises(TrackingError, match=r"mlflow\.db is no database .*file is not a database"):

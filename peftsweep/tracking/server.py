@@ -21,6 +21,8 @@ from urllib.parse import urlencode
 from peftsweep import jsonfile
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
+from peftsweep.names import host_refusal
+from peftsweep.quoting import quoted
 from peftsweep.terminal import say
 from peftsweep.tracking.addresses import absolute, artifact_root, check, is_server, look_into, sqlite_file
 
@@ -89,6 +91,10 @@ def _check_store(uri: str) -> None:
 
 
 def _check_port(host: str, port: int) -> None:
+    if not host.strip() or host_refusal(host):
+        raise TrackingError(
+            f"--host {quoted(host)} is no address: 127.0.0.1 is this machine's own, 0.0.0.0 lets others in, too"
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
