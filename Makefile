@@ -8,7 +8,7 @@ ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist loadf
 N := 20000
 SEED := 0
 # pip is quiet, or its thousand lines would hide what matters.
-SAY := @echo 'Installing packages into $(VENV): some minutes and 3 GB of disk (more with CUDA), only this once …'
+SAY := @echo 'Installing packages into $(VENV): some minutes and 2 to 4 GB of disk (more with CUDA), only this once …'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test numbers fuzz check docs tables links screenshots format clean

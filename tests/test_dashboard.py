@@ -15,6 +15,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 from peftsweep import comparison, dashboard, report, sweep
 from peftsweep.dashboard import wording
@@ -23,7 +24,7 @@ from peftsweep.errors import StorageError, UsageError
 from peftsweep.sweep import comparing
 from peftsweep.tracking import Tracker
 from tests.compared import best_folder, fill, storage
-from tests.stored import made, retrained
+from tests.stored import made, retrained, told
 from tests.studies import LABELS, Home, empty_mlflow, home
 from tests.tiny import tiny_rows, write
 
@@ -180,6 +181,15 @@ def test_one_study_and_none_complete_are_drawn(tmp_path: Path) -> None:
     assert "The only study with a complete trial on these rows" in page.text and "1 running" in page.text
     complete = sum(trial.state.name == "COMPLETE" for trial in known.trials)
     assert f"complete trials so far: {complete}; importance is worth a look from 4 on" in page.text
+
+
+def test_studies_of_failed_trials_share_a_line_and_have_no_empty_plots(tmp_path: Path) -> None:
+    for number in range(6):
+        told(made(storage(tmp_path), f"failed-{number}"), None, TrialState.FAIL)
+    page = Elements(drawn(storage(tmp_path)))
+    assert page.plots() == [] and page.text.count("No trial has a score") == 6
+    names = ", ".join(f"failed-{number}" for number in range(5))
+    assert f"{names} and 1 more: no trial is complete yet." in page.text
 
 
 def test_what_the_numbers_do_not_say_is_said(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@
     })];
   }
 
-  const middle = (values, log) => (log ? Math.sqrt(Math.min(...values) * Math.max(...values)) : (Math.min(...values) + Math.max(...values)) / 2);
+  const middle = (values, log) => (log ? Math.sqrt(Math.min(...values) * Math.max(...values)) : Math.max(...values) / 2); // a linear axis begins at nought
 
   function classes(index) {
     const group = rows.groups[index], names = Object.keys(group.per_class);

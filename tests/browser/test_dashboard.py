@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -15,9 +16,10 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 import peftsweep
 from peftsweep import comparison, dashboard
+from peftsweep.task import Task
 from tests.browser.conftest import STUDIES
 from tests.browser.watching import watched
-from tests.compared import fill, storage
+from tests.compared import fill, predicted, storage
 from tests.studies import Home, home
 
 SECTIONS = ("leaderboard", "cost", "parameters", "classes", "significance", "studies")
@@ -220,6 +222,21 @@ def test_a_leaderboard_of_all_columns_is_seen_whole_on_a_laptop(browser: Browser
         headers = {" ".join(text.split()) for text in texts(board.get_by_role("columnheader"))}
         assert headers >= COLUMNS and len(headers) == 14
         assert board.evaluate("board => board.scrollWidth - board.clientWidth") <= 0
+
+
+def test_long_names_leave_the_figures_in_sight(browser: Browser, tmp_path: Path) -> None:
+    task, labels = Task("single-label", ("<b>" * 60, "\u05e9\u05dc\u05d5\u05dd")), np.arange(40) % 2
+    for seed, name in enumerate(("s" * 190, "<i>other" * 20)):
+        logits = np.random.default_rng(seed).normal(size=(40, 2)) + 2 * np.eye(2)[labels]
+        predicted(storage(tmp_path), name, task, logits.astype(np.float32), labels)
+    (tmp_path / "page.html").write_text(dashboard.page(comparison.compare(storage(tmp_path)).as_dict()), "utf-8")
+    with watched(browser, viewport={"width": 1280, "height": 900}) as page:
+        page.goto((tmp_path / "page.html").as_uri())
+        for place in ("Pairs of studies", "Leaderboard, rows"):
+            table = page.get_by_role("region", name=place)
+            assert table.evaluate("table => table.scrollWidth - table.clientWidth") <= 0
+        names = draw(page)["parameters 0"].locator(".textpoint text")
+        assert all(name.bounding_box()["x"] + name.bounding_box()["width"] < 1280 for name in names.all())  # type: ignore[index]
 
 
 def test_axe_finds_nothing_that_keeps_people_out(browser: Browser, swept: Home) -> None:
