@@ -19,7 +19,7 @@ from peftsweep import report, search, standing
 from peftsweep.comparison import compare
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.search import Halving
-from peftsweep.storage import StoredStudy, Studies, claim, settle
+from peftsweep.storage import StoredStudy, Studies, claim, guarded, settle
 from tests.stored import evaluated, kept, made, retrained, told
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -329,6 +329,19 @@ def test_a_study_whose_next_trial_would_have_another_s_number_is_refused(url: st
     execute(url, statement)
     with pytest.raises(StorageError, match=said):
         Studies(url).load("one").check_numbers()
+
+
+# Deleted while it is used -------------------------------------------------------------------------------------------
+
+
+def test_a_study_that_is_deleted_while_it_is_used_is_one_line(url: str) -> None:
+    study = Studies(url).load("one")
+    trial = study.ask()
+    optuna.delete_study(study_name="one", storage=url)
+    for use in (lambda: trial.report(0.5, 1), lambda: study.tell(trial, 0.5), study.records, lambda: study.record):
+        with pytest.raises(StorageError, match="the study was deleted while it was used here") as error, guarded(url):
+            use()
+        assert len(str(error.value).splitlines()) == 1
 
 
 # Copies -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import SQLAlchemyError
 
 from peftsweep.errors import StorageError
@@ -16,6 +17,7 @@ from peftsweep.masking import masked
 
 PATIENCE = 30  # seconds that a call waits for another process's write
 AGAIN = "What was finished is kept; give the same command again"
+DELETED = "the study was deleted while it was used here; the same command begins it anew"
 LOST = f"the connection was lost. {AGAIN} when it answers"
 
 # What SQLite, PostgreSQL and its client library say -> what we say. The first that fits counts: how a connection failed
@@ -38,6 +40,7 @@ KNOWN = {
     "permission denied for": "this user may not write here; the database's owner may give it the right: GRANT ALL ON "
     "SCHEMA public TO the user",
     "read-only transaction": "a read-only server (a standby?); name the one that is written by --storage",
+    "FOREIGN KEY constraint": DELETED,
     "database is locked": f"locked by another process for over {PATIENCE} seconds; wait for it or stop it, then "
     "give the same command again",
     "disk is full|No space left on device": "the disk is full. What was finished is kept; free some space and give the "
@@ -59,7 +62,8 @@ def guarded(url: str) -> Iterator[None]:
     """What the database or the disk cannot do becomes one message. Whatever was written before is kept.
 
     Raises:
-        StorageError: locked, read-only, full, unreachable, no database of this kind, or somebody else ended a trial.
+        StorageError: locked, read-only, full, unreachable, no database of this kind, or somebody else ended a trial or
+            deleted the study.
     """
     where = masked(url)
     try:
@@ -68,6 +72,10 @@ def guarded(url: str) -> Iterator[None]:
         raise StorageError(f"{where}: {_explained(error)}") from error
     except UpdateFinishedTrialError as error:
         raise StorageError(f"{where}: a trial was ended by another process while it ran here. {AGAIN}") from error
+    except KeyError as error:
+        if NOT_FOUND_MSG not in error.args:
+            raise
+        raise StorageError(f"{where}: {DELETED}") from error
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EROFS):
             raise StorageError(f"{error.filename} cannot be written: {error.strerror}") from error
