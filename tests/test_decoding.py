@@ -88,6 +88,19 @@ def test_what_is_advised_reads_the_file_and_shows_how(tmp_path: Path, texts: str
     assert [doubt.partition("data.encoding: ")[2] for doubt in said] == [advised] * (not western)
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"), [("今日はとても楽しい", "iso2022_jp"), ("오늘은 정말 행복해요", "iso2022_kr")]
+)
+def test_letters_behind_escapes_are_told(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", ["plain", text]).encode(encoding))
+    (said,) = read(path, "text")[1]
+    assert f"if so: data.encoding: {encoding} (it then reads '{text}" in said
+    assert not read(path, "text", encoding=encoding)[1]
+    path.write_bytes(written(".csv", ["\x1b[31mred", text]).encode())
+    assert not read(path, "text")[1]
+
+
 def test_letters_that_are_those_of_iceland_or_of_turkey_are_shown_as_both(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", ["Kızgınım", "şaşırtıcı ığdır"]).encode("cp1254"))

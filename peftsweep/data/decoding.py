@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftsweep import plainfile
-from peftsweep.data.guessing import WINDOWS, likely, mostly_utf8, no_text, same, sample_of, shown, western, wide
+from peftsweep.data.guessing import (
+    WINDOWS,
+    escaped,
+    likely,
+    mostly_utf8,
+    no_text,
+    same,
+    sample_of,
+    shown,
+    western,
+    wide,
+)
 from peftsweep.errors import DataError
 
 WESTERN = ("latin-1", "cp1252", "iso8859-15")  # in which bytes of any encoding are some text
@@ -104,6 +115,8 @@ def _fits(encoding: str, own: str) -> bool:
 
 
 def _doubts(raw: bytes, encoding: str, form: Form) -> Iterator[str]:
+    if own := escaped(raw, encoding):
+        yield f"its letters stand behind escapes, as {own} writes them; if so: {advice(raw, [own], form)}"
     if raw.isascii() or encoding == _mark(raw) or same(encoding, "utf-8"):
         return
     if mostly_utf8(raw):

@@ -17,6 +17,7 @@ BEYOND, THREE = re.compile(r"[^\x00-\x7f]+"), re.compile(r"[^\W\d_]{3}")
 WITHIN_WORDS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿŠšŽžŒœŸªº’‘´·–—…\xad\xa0"
 SAMPLE, WORDS, GUESSES = 1 << 16, 60, 2  # bytes that are looked at and are shown, encodings that they may be in
 CHAOS = 0.5  # that an encoding's text may have: a few short rows look more chaotic than the default of 0.2 allows
+ESCAPES = {b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp", b"\x1b$)C": "iso2022_kr"}
 # What people's programs write; of those that read a text alike, the first is advised.
 USUAL = [
     *(
@@ -76,6 +77,12 @@ def wide(raw: bytes) -> str | None:
         return "utf-32-be"
     even, odd = counts[0] + counts[2], counts[1] + counts[3]
     return "utf-16-le" if odd > 0.9 * total else "utf-16-be" if even > 0.9 * total else None
+
+
+def escaped(raw: bytes, encoding: str) -> str | None:
+    """The encoding, other than this one, whose letters are ASCII behind an escape: UTF-8 reads it as other text."""
+    names = [name for escape, name in ESCAPES.items() if escape in raw and not same(encoding, name)]
+    return next((name for name in names if _reads(raw, name)), None)
 
 
 def mostly_utf8(raw: bytes) -> bool:
@@ -138,7 +145,7 @@ def sample_of(raw: bytes) -> bytes:
 
 def shown(raw: bytes, encoding: str) -> str:
     """Some words of the file in this encoding, by which a person sees whether it is the right one."""
-    lines = re.split(rb"[\r\n]", sample_of(raw))
+    lines = re.split(rb"[\r\n]", sample_of(raw)) if not raw.isascii() else [raw[raw.find(b"\x1b") :]]
     line = max(lines, key=lambda line: len({byte for byte in line[:WORDS] if byte > 127}))[:WORDS]
     text = line.decode(encoding, "replace")
     place = next((place for place, letter in enumerate(text) if not letter.isascii()), 0)

@@ -31,6 +31,7 @@ KEYS: dict[str, list[Any]] = {
     "labels": [
         {"column": "label"},
         {"column": "label", "separator": ","},
+        {"column": "label", "grouped": True},
         "label",
         LABELS,
         "text",
