@@ -170,6 +170,10 @@ def test_of_a_grid_each_point_is_given_once_whatever_part_of_it_a_person_enqueue
     [
         ({"rank": 8}, {"log2_rank": 3}),
         ({"log2_rank": 3}, {"log2_rank": 3}),
+        ({"rank": 4}, {"log2_rank": 2}),
+        ({"rank": 64}, {"log2_rank": 6}),
+        ({"log2_rank": 2}, {"log2_rank": 2}),
+        ({"log2_rank": 6}, {"log2_rank": 6}),
         ({"rank": 8.0, "log2_rank": 3}, {"log2_rank": 3}),
         ({"dropout": 0.1 + 0.2, "batch_size": 24.0}, {"dropout": 0.3, "batch_size": 24}),
         ({"target_modules": ["q_proj", "v_proj"]}, {"target_modules": '["q_proj", "v_proj"]'}),
@@ -194,6 +198,7 @@ def test_parameters_are_taken_under_either_name(params: dict[str, Any], stored: 
         ({"learning_rate": "1e-4"}, "learning_rate: expected 1e-05 to 0.002, log, got '1e-4'"),
         ({"learning_rate": math.nan}, "learning_rate: expected 1e-05 to 0.002, log, got nan"),
         ({"learning_rate": math.inf}, "learning_rate: expected 1e-05 to 0.002, log, got inf"),
+        ({"learning_rate": -math.inf}, "learning_rate: expected 1e-05 to 0.002, log, got -inf"),
         ({"learning_rate": -1e-4}, "learning_rate: expected 1e-05 to 0.002, log, got -0.0001"),
         ({"log2_rank": 9}, "log2_rank: expected 2 to 6, got 9"),
         ({"log2_rank": 2.5}, "log2_rank: expected 2 to 6, got 2.5"),

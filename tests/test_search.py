@@ -191,9 +191,18 @@ def test_other_samplers_are_never_exhausted() -> None:
     assert not exhausted(config, trials)
 
 
-def test_a_grid_that_never_ends_is_refused() -> None:
-    config = study({"learning_rate": SPACE["learning_rate"]})  # checked by the file's rules when the sampler is grid
-    with pytest.raises(StudyFileError, match=r"s: space\.learning_rate: a grid needs step, log2 or a list of values"):
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"learning_rate": SPACE["learning_rate"]},
+        {"weight_decay": {"low": 0.0, "high": 0.1}},
+        {"batch_size": {"low": 8, "high": 32, "log": True}},
+    ],
+    ids=["log", "fractions", "log of whole numbers"],
+)
+def test_a_grid_that_never_ends_is_refused(entry: dict[str, Any]) -> None:
+    config, (name,) = study(entry), entry  # checked by the file's rules when the sampler is grid
+    with pytest.raises(StudyFileError, match=rf"s: space\.{name}: a grid needs step, log2 or a list of values"):
         grid(config)
     with pytest.raises(StudyFileError, match=r"the grid has 200,001 points"):
         grid(study({"weight_decay": {"low": 0.0, "high": 1.0, "step": 5e-6}}))

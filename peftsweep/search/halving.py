@@ -23,8 +23,8 @@ class Halving:
         [1, 3, 9, 27]
     """
 
-    reduction: int = 3
-    min_evals: int = 1
+    reduction: int
+    min_evals: int
 
     def is_rung(self, index: int) -> bool:
         """Whether trials are pruned at the index-th evaluation (from 1)."""
