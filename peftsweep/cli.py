@@ -113,7 +113,7 @@ def _version(wanted: bool) -> None:
 
 Study = Annotated[list[str], typer.Option("--study", help="A name in sweeps/, or a path to a study file. Repeatable.")]
 Studies = Annotated[
-    list[str] | None, typer.Option("--study", help="Only this study; a name. Repeatable. All of them otherwise.")
+    list[str] | None, typer.Option("--study", help="Name of a study to include; by default all. Repeatable.")
 ]
 Slots = Annotated[
     Any, typer.Option(parser=_slots, metavar="K|auto", help="Trials at once. auto: as many as the GPU holds.")
@@ -150,12 +150,12 @@ def _common(
 @app.command()
 def run(
     study: Study,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials of the study in all, those of earlier runs included.")
-    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Total number of trials, including earlier runs.")] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(parser=_duration, metavar="TIME", help="Begin no trial after this time: 2h, 30m, 90s, 1h30m."),
+        typer.Option(
+            parser=_duration, metavar="TIME", help="Stop starting new trials after this long: 2h, 30m, 90s, 1h30m."
+        ),
     ] = None,
     slots: Slots = "auto",
     settings: Settings = None,
@@ -193,8 +193,10 @@ def run(
 @app.command()
 def retrain(
     study: Annotated[str, typer.Option(help="A name in sweeps/, or a path to a study file; it has been run.")],
-    seeds: Annotated[int, typer.Option(min=2, help="Seeds of each configuration in all, earlier ones included.")] = 5,
-    top: Annotated[int, typer.Option(min=1, help="How many of the study's best configurations.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=2, help="Total number of seeds for each configuration, including earlier ones.")
+    ] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of the study's best configurations to train.")] = 3,
     slots: Slots = "auto",
     settings: Settings = None,
     storage: Storage = STORAGE,
@@ -271,7 +273,8 @@ def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = F
 def compare(
     study: Studies = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The page; among the artifacts otherwise.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File of the page; by default among the artifacts."),
     ] = None,
     storage: Storage = STORAGE,
     tracking_uri: Tracking = TRACKING,
@@ -297,8 +300,8 @@ def compare(
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make.")],
-    study: Annotated[str, typer.Option(help="The study; a name.")],
-    trial: Annotated[int | None, typer.Option(min=0, help="A trial of it, in place of the best one.")] = None,
+    study: Annotated[str, typer.Option(help="Name of the study.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="Number of a trial, in place of the best one.")] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="A plain model, the adapter in its weights (no qlora).")
     ] = False,
@@ -320,7 +323,9 @@ def predict(
     folder: Annotated[Path, typer.Argument(metavar="DEST", help="A folder that `export` made.")],
     text: Annotated[list[str] | None, typer.Option(help="A text. Repeatable.")] = None,
     source: Annotated[Path | None, typer.Option("--input", help="A file of texts: CSV, TSV, JSONL, Parquet.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The file to write; lines of JSON are printed otherwise.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; without it, lines of JSON are printed.")
+    ] = None,
     column: Annotated[str | None, typer.Option(help="The column of texts, if it is not the one trained on.")] = None,
     encoding: Annotated[str, typer.Option(help="The encoding of --input, if it is CSV, TSV or JSONL.")] = "utf-8",
     trust_remote_code: Annotated[

@@ -22,7 +22,7 @@ class Filter(Frozen):
     max: float | None = None
     """Keep rows whose number is at most this."""
     equals: str | bool | int | float | None = None
-    """Keep rows that have this there: a text, a number, true or false, which a file may spell as it may a class."""
+    """Keep rows with this value: a text, a number, true or false, which a file may spell as it may a class."""
 
     def _mistakes(self) -> Iterator[Mistake]:
         if self.min is None and self.max is None and self.equals is None:
@@ -101,9 +101,9 @@ class DataConfig(Frozen):
     """One column of classes (single-label), several columns of 0 and 1 (multi-label), or one column that holds all
     labels of a text: `{column: emotions, separator: ";"}` (multi-label)."""
     encoding: str = "utf-8"
-    """Of CSV, TSV and JSONL files."""
+    """Encoding of CSV, TSV and JSONL files."""
     quoting: bool | None = None
-    """Whether `"…"` holds a field together. Unless it is said, it does in CSV, and means nothing in TSV."""
+    """Whether `"…"` holds a field together. By default it does in CSV and not in TSV."""
     max_length: int = Field(default=128, ge=2)
     """Tokens at which a text is cut. The base may have a limit of its own, which it must not exceed."""
     filter: dict[str, Filter] = Field(default={})
@@ -111,7 +111,7 @@ class DataConfig(Frozen):
     drop_duplicates: bool = False
     """Keep only the first row of each text."""
     split: SplitConfig | None = None
-    """How `source` is cut (of a hub dataset, its training split), or `train`, for want of `validation`."""
+    """How `source` is cut (of a hub dataset, its training split), or `train` if there is no `validation`."""
 
     @property
     def single_label(self) -> bool:

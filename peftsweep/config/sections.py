@@ -33,8 +33,8 @@ class ModelConfig(Frozen):
     revision: str | None = None
     """Branch, tag or commit of a hub model; without it, its main branch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """In which the base computes. `auto`: bfloat16 on a GPU, and on CPUs that are quick at it (but not for qlora); else
-    float32."""
+    """Number format in which the base computes. `auto`: bfloat16 on a GPU, and on CPUs that are quick at it (but not
+    for qlora); else float32."""
     trust_remote_code: bool = False
     """Whether to run Python code that the model brings along. Read it first."""
 
@@ -52,11 +52,11 @@ class TrainConfig(Frozen):
     batch_size: int = Field(default=16, ge=1, le=EXACT)
     """Texts of one trial in a step."""
     learning_rate: float = Field(default=2e-4, gt=0)
-    """At its highest, after warm-up."""
+    """The highest learning rate, reached at the end of warm-up."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled for AdamW, added to the gradient for SGD. Biases have none."""
+    """Weight decay: decoupled for AdamW, added to the gradient for SGD; none for biases."""
     scheduler: Scheduler = "linear"
-    """What becomes of the learning rate after warm-up. `constant` has no warm-up."""
+    """How the learning rate goes on after warm-up. `constant` has no warm-up."""
     warmup: float = Field(default=0.06, ge=0, lt=1)
     """Share of all steps in which the learning rate rises from 0."""
     optimizer: Optimizer = "adamw"
@@ -66,13 +66,13 @@ class TrainConfig(Frozen):
     evals_per_epoch: int = Field(default=1, ge=1, le=EXACT)
     """Evaluations in an epoch, evenly spread. A trial is pruned, checkpointed and scored at these."""
     seed: int = Field(default=0, ge=0, le=EXACT)
-    """Of the study. Each trial has its own, made of this one and the trial's number."""
+    """Seed of the study. Each trial gets its own from this one and the trial's number."""
     rank: int = Field(default=16, ge=1)
     """r, the inner width of LoRA's two matrices."""
     alpha: float | None = Field(default=None, gt=0)
     """LoRA's term is scaled by α/r; without it, α is twice the rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the input of LoRA's term. The base itself drops nothing."""
+    """Dropout of the input of LoRA's term. The base itself has no dropout."""
     target_modules: Names = "auto"
     """Layers to adapt, by the ends of their names. `auto`: all linear layers for LoRA, `peft`'s own choice for IA³."""
     feedforward_modules: Names = "auto"
@@ -92,7 +92,7 @@ class Range(Frozen):
     low: int | float
     """The lowest value."""
     high: int | float
-    """The highest value, itself included."""
+    """The highest value, which is included."""
     log: bool = False
     """Even on a log scale; `low` must be above 0."""
     log2: bool = False
@@ -153,7 +153,7 @@ class PrunerConfig(Frozen):
     """Successive halving: at evaluations min_evals·reductionⁱ the best 1/reduction go on."""
 
     reduction: int = Field(default=3, ge=2)
-    """Of so many trials at a rung, one goes on."""
+    """One of this many trials at a rung goes on."""
     min_evals: int = Field(default=1, ge=1)
     """The evaluation that is the first rung. Before it, nothing is pruned."""
 
@@ -171,7 +171,7 @@ class SearchConfig(Frozen):
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """How hyperparameters are drawn. `grid` takes each point once, and needs finite ranges."""
     trials: int = Field(default=40, ge=1, le=MOST_TRIALS)
-    """Trials of the study in all. The search may go on later with more: `--trials`."""
+    """Total number of trials. The search may go on later with more: `--trials`."""
     pruner: PrunerConfig | None = PrunerConfig()
     """When a trial is stopped early; `null` lets all of them end."""
     keep_adapters: int = Field(default=3, ge=1)
