@@ -52,7 +52,9 @@ def _refusal(uri: object) -> str | None:
         return CODES if re.match(r"[^@\[]*:[^@\[]*[/?#][^@]*@", uri.partition("://")[2]) else NOWHERE
     kind = parts.scheme.partition("+")[0]
     if kind == "sqlite":
-        return None if file is not None and file.name else "names no file"
+        if file is None or not file.name:
+            return "names no file"
+        return "is a folder, a device, a pipe or a socket" if file.exists() and not file.is_file() else None
     if kind in (*SERVERS, *DATABASES):
         if "@" in parts.netloc and "@" in parts.path:
             return CODES
