@@ -58,7 +58,8 @@ for name, settings in json.loads(sys.argv[1]).items():
     try:
         answers[name] = base(settings) if "id" in settings else dataset(settings)
     except (DataError, ModelError) as error:
-        answers[name] = {"error": type(error).__name__, "message": str(error)}
+        kind = DataError if isinstance(error, DataError) else ModelError
+        answers[name] = {"error": kind.__name__, "message": str(error)}
     answers[name]["said"] = said.getvalue()
 json.dump(answers, out)
 """

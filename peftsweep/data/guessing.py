@@ -55,7 +55,8 @@ OTHERS = {
     b"PAR1": "Parquet; let its name end in .parquet",
     b"SQLite format 3\0": "an SQLite database; export the table as CSV",
 }
-FEW, NULS = 8, 64  # a line's end and each mark between fields have a nought in UTF-16, whatever the language
+FEW = 8  # bytes, of which nothing can be told
+NULS = 64  # bytes to a nought of UTF-16, which ends of lines and marks between fields have in any language
 
 
 def no_text(raw: bytes) -> str | None:
