@@ -79,6 +79,7 @@ class DataFiles(Kind):
     def use(self, folder: Path, plan: Plan) -> None:
         config = self._config(folder, plan)
         self._predicted(config, str(folder / plan["file"]), folder)
+        data.mistakes(config)  # `run` asks for them first
         data.load(config, self.tokenizer, note=str, warn=str)
 
     def _config(self, folder: Path, plan: Plan) -> DataConfig:
