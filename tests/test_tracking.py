@@ -463,7 +463,7 @@ WRONG = {
         "http://me:PW#x@h",
         "http://me:PW/x@h",
     ],
-    "is a folder, a device, a pipe or a socket": ["sqlite:////dev", "sqlite:////dev/null"],
+    "is a device, a pipe or a socket": ["sqlite:////dev/null"],
     "there is no port 0": ["http://me:PW@h:0"],
     "no host has": ["http://h h:80", "http://a..b", "http://me:PW@.", f"http://{'a' * 64}.org"],
     "has characters in it that no address has": [
