@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -342,6 +343,10 @@ def test_a_study_that_is_deleted_while_it_is_used_is_one_line(url: str) -> None:
         with pytest.raises(StorageError, match="the study was deleted while it was used here") as error, guarded(url):
             use()
         assert len(str(error.value).splitlines()) == 1
+    late = sqlalchemy.text("INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, 'x', '1')")
+    engine = Studies(url).storage.engine  # a moment after Optuna has looked whether the trial is there
+    with pytest.raises(StorageError, match="study was deleted"), guarded(url), engine.begin() as connection:
+        connection.execute(late, {"trial": trial._trial_id})
 
 
 # Copies -------------------------------------------------------------------------------------------------------------

@@ -28,11 +28,13 @@ LONGEST = 1000  # bytes of a note on who holds a study
 
 class Connection(sqlite3.Connection):
     """Text that is no UTF-8 comes as Python has file names that are none: an error would be one of the whole query, and
-    hide in which study and trial it is."""
+    hide in which study and trial it is. Nothing is written of a trial that is not there: when its study is deleted in
+    mid-run, the next trial would get its number and so what was written."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+        self.execute("PRAGMA foreign_keys = ON")
 
 
 class Sqlite(Database):
