@@ -231,6 +231,7 @@ def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
         ("postgresql://h/d?connect_timeot=1", "did you mean connect_timeout"),
         *((f"{url}?artifacts=a&artifacts=b", "stands there 2 times") for url in ("sqlite:///a.db", "postgresql://h/d")),
         *((f"sqlite:///a.db?{blank}", "'artifacts' has no value") for blank in ("artifacts", "artifacts=")),
+        *((f"{url}?=x", "'x' has no name") for url in ("sqlite:///a.db", "postgresql://h/d")),
         *((f"postgresql://h/d?connect_timeout={n}", "a whole number") for n in ("abc", "-1", "1.5", "9" * 5000, "²")),
         *((f"postgresql://h:{port}/d", "whole number of 1 to 65535") for port in (0, 65536)),
         *((f"postgresql://h/d?port={port}", "whole number of 1 to 65535") for port in ("abc", "1,x", "9" * 5000)),

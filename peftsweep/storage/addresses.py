@@ -74,10 +74,9 @@ def _keys(text: str, url: URL) -> list[str]:
     pairs = parse_qsl(query, keep_blank_values=True)
     keys = [key for key, _ in pairs]
     for key, value in pairs:
-        if not value:
-            raise StorageError(
-                f"storage {quoted(text)}: {quoted(key)} has no value; write {key}=VALUE, or leave it out"
-            )
+        if not key or not value:
+            lacking = f"{quoted(key)} has no value" if key else f"{quoted(value)} has no name"
+            raise StorageError(f"storage {quoted(text)}: {lacking}; write NAME=VALUE, or leave it out")
         if keys.count(key) > 1:
             raise StorageError(
                 f"storage {quoted(text)}: {quoted(key)} stands there {keys.count(key)} times; write it once"
