@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 
@@ -45,8 +46,12 @@ def _not_loaded(error: BaseException) -> str | None:
 
 
 def _variables(error: BaseException) -> list[str]:
-    """Variables of the environment with a value that the error shows: libraries read theirs as they are imported."""
-    return [name for name, value in os.environ.items() if len(value) > 1 and value in str(error)]
+    """Variables of the environment whose value the error shows as a word: libraries read theirs as they are imported.
+    Paths are left out, for an error shows many, and any may begin as HOME does."""
+    words = {
+        word for text in re.findall(r"'[^']*'|\"[^\"]*\"|\S+", str(error)) for word in (text, text.strip("'\".,:;()[]"))
+    }
+    return [name for name, value in os.environ.items() if len(value) > 1 and "/" not in value and value in words]
 
 
 def unread(why: OSError) -> int:

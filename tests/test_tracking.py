@@ -478,6 +478,24 @@ WRONG = {
 }
 
 
+def test_a_folder_that_may_not_be_searched_is_not_taken_for_a_device(tmp_path: Path) -> None:
+    """A tracker that cannot be reached stops no sweep."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:  # who may search every folder
+            os.seteuid(65534)
+        with pytest.raises(PermissionError):
+            (closed / "mlflow.db").stat()
+        check(f"sqlite:///{closed}/mlflow.db")
+    finally:
+        if root:
+            os.seteuid(0)
+        closed.chmod(0o700)
+
+
 @pytest.mark.parametrize("why", WRONG)
 def test_what_is_no_address_is_refused_before_anything_is_done(why: str, tmp_path: Path) -> None:
     for uri in WRONG[why]:
