@@ -123,6 +123,7 @@ def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: 
         ([{"joy": 1}], None, None),
         ("[__import__('os').getcwd()]", None, None),
         ("[" * 9_000 + "]" * 9_000, None, None),
+        ('" ' * 5_000 + '"', None, None),
         ("['it\\'s', \"so\"]", None, ["it's", "so"]),
         ('["\\ud83d\\ude00"]', None, ["😀"]),
         (["joy", None, "", "joy"], None, ["joy"]),
@@ -226,6 +227,41 @@ def test_a_column_of_lists_alone_is_not_parted_by_a_separator(tmp_path: Path, ce
     path = write(tmp_path / "a.csv", rows(cell))
     said = refusal(source=path, labels={"column": "emotions", "separator": separator})
     assert said.endswith("to read it as one, leave the separator out: labels: {column: emotions}")
+
+
+LEAVE, AS_OTHERS = "leave it out: labels: {column: c}", "write them as in the other rows"
+
+
+@pytest.mark.parametrize(
+    ("written", "others", "separator", "mend"),
+    [
+        ("['joy', 'anger']", "joy", ",", LEAVE),
+        ('c("joy", "anger")', "joy", ",", LEAVE),
+        ("['joy' 'anger']", "joy", " ", LEAVE),
+        ("['joy', 'anger']", "joy,anger", ",", AS_OTHERS),
+        ("['joy', 'anger']", "joy;anger", ";", AS_OTHERS),
+        ("['very happy']", "joy anger", " ", AS_OTHERS),
+        ('"[""joy"",""anger""]"', "joy,anger", ",", AS_OTHERS),
+        ("{'joy': 1, 'anger': 1}", "joy,anger", ",", AS_OTHERS),
+        ('c("joy", "anger")', "(internal),[bug]", ",", AS_OTHERS),
+    ],
+)
+def test_a_list_among_cells_that_a_separator_parts_is_refused_with_its_row(
+    tmp_path: Path, written: str, others: str, separator: str, mend: str
+) -> None:
+    table = [{"text": f"text {i}", "c": others if i % 2 else "love"} for i in range(40)]
+    table[30]["c"] = written
+    for ending in (".csv", ".jsonl"):
+        said = refusal(source=write(tmp_path / f"a{ending}", table), labels={"column": "c", "separator": separator})
+        assert "in row 31: lists that are written out" in said and said.endswith(f"({separator!r}); {mend}")
+
+
+@pytest.mark.parametrize("cell", ["(a, b)", "bug, (in, out)", "[a],[b]", "- a,- b", "list(a, b)", "'a', 'b'", "c(a),d"])
+def test_names_in_brackets_without_quotation_marks_are_parted_as_any_others(tmp_path: Path, cell: str) -> None:
+    table = [{"text": f"text {i}", "c": cell if i == 30 else "ab"[i % 2]} for i in range(40)]
+    source = write(tmp_path / "a.csv", table)
+    labels = loaded(source=source, labels={"column": "c", "separator": ","}, split={"validation": 8}).task.labels
+    assert set(labels) == {"a", "b", *map(str.strip, cell.split(","))}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
 from peftsweep.data.doubts import joined
-from peftsweep.data.lists import in_cells, names_in, one_each, written_out
+from peftsweep.data.lists import in_cells, names_in, one_each, torn, written_out
 from peftsweep.data.spelling import BOOLEANS, DIFFERENCE, FLAGS, class_name, is_missing, order, seen, side_by_side
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
@@ -133,6 +133,15 @@ def _sets(config: DataConfig, table: Table) -> list[list[str]]:
         raise DataError(
             f"{table.name}: column {column}: each cell is a list in brackets, such as {_listed(values[:1])}: to read "
             f"it as one, leave the separator out: labels: {{column: {column}}}"
+        )
+    if separator is not None and (lists := [i for i, value in enumerate(values) if torn(value, separator)]):
+        others = [value for value in values if not torn(value, separator)]
+        parted = any(cell is not None and len(cell) > 1 for cell in in_cells(others, separator))
+        readable = not parted and None not in in_cells(values, None)
+        mend = f"leave it out: labels: {{column: {column}}}" if readable else "write them as in the other rows"
+        raise DataError(
+            f"{table.name}: column {column}: {_listed([values[i] for i in lists])} in {table.numbers(lists)}: lists "
+            f"that are written out are not parted by a separator ({quoted(separator)}); {mend}"
         )
     grouped = isinstance(config.labels, LabelColumn) and config.labels.grouped
     cells = one_each(values) if grouped and separator is None else in_cells(values, separator)

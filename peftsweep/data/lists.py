@@ -78,6 +78,21 @@ def written_out(cells: Sequence[Any], separator: str) -> bool:
     return any(certain(cell) or not all(map(_balanced, cell.split(separator))) for cell in texts)
 
 
+def torn(cell: Any, separator: str) -> bool:
+    """Whether a cell of a column with a separator is a list all the same: quotation marks right behind its bracket, or
+    a function's name before it, show that it is no name in brackets, and it has several entries or is cut by the
+    separator."""
+    if not isinstance(cell, str):
+        return False
+    text = _unwrapped(cell.strip())
+    entries = listed(text)
+    if _enclosed(text):
+        sure = QUOTED.match(text[1:-1].strip()) is not None
+    else:
+        sure = entries is not None and not BLOCK.fullmatch(text)
+    return sure and (len(entries or ()) > 1 or not all(map(_balanced, text.split(separator))))
+
+
 def _kind(text: str) -> str:
     """The bracket of a written list, or the name of the function in whose place it stands."""
     text = text.lstrip(' "')
@@ -108,8 +123,8 @@ def listed(text: str) -> list[Any] | None:
     lines `- a`. An entry without quotation marks is a name, and a comma parts it from the next.
     """
     text = text.strip()
-    if len(text) > 1 and text[0] == text[-1] == '"':  # a list inside of a string, as JSON and CSV write it
-        return _json(text, str) or listed(text[1:-1].replace('""', '"').replace('\\"', '"'))
+    if (inner := _unwrapped(text)) != text:
+        return _json(text, str) or (listed(inner) if _unwrapped(inner) == inner else None)
     if call := CALL.fullmatch(text):
         inner = call[1].strip()
         return [] if inner in ("", "0") else listed(inner) if _enclosed(inner) else _tokens(inner)
@@ -118,6 +133,13 @@ def listed(text: str) -> list[Any] | None:
     if BLOCK.fullmatch(text):
         return [name for line in text.splitlines() if (name := line.strip()[1:].strip().strip("'\""))]
     return None
+
+
+def _unwrapped(text: str) -> str:
+    """What a string holds that is a list inside of one, as JSON and CSV write it; of any other text, the text."""
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1].replace('""', '"').replace('\\"', '"').strip()
+    return text
 
 
 def _inside(text: str) -> list[Any] | None:
