@@ -207,6 +207,7 @@ def test_a_library_that_cannot_be_loaded_is_told_with_the_variable_that_may_be_w
     (tmp_path / "some_library.py").write_text("import os\nint(os.environ['SOME_TIMEOUT'])\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("SOME_TIMEOUT", "abc")
+    monkeypatch.setenv("OTHER_TIMEOUT", "10")
     with pytest.raises(ValueError, match="abc") as raised:
         importlib.import_module("some_library")
     assert telling.failed(raised.value, debug=False) == 1
