@@ -25,7 +25,7 @@ from peftsweep.data.lists import in_cells, names_in
 from peftsweep.data.spelling import class_name, order
 from peftsweep.storage import bounds
 from peftsweep.task import Task
-from tests.test_data import FORMATS, ROOT, loaded, refusal
+from tests.test_data import FORMATS, ROOT, checked, loaded, refusal
 from tests.tiny import EMOTIONS, tiny_rows, write
 
 LABELS = EMOTIONS[:3]  # anger, anticipation, disgust
@@ -207,6 +207,33 @@ def test_how_lists_are_written_is_seen_before_the_rows_are_cut(tmp_path: Path) -
     assert (
         dataset.fingerprint == loaded(source=write(tmp_path / "b.csv", flags()), labels=LABELS, split=cut).fingerprint
     )
+
+
+@pytest.mark.parametrize(
+    ("lists", "words", "read"),
+    [
+        (["c('joy', 'sad')", "joy", "sad"], ["joy", "sad"], True),
+        (["['joy', 'sad']", "['joy']"], ["joy", "", "sad"], True),
+        (["['joy', 'sad']", "['joy']"], ["c('joy')", "sad"], True),  # a file's own lists say how they are written
+        (["[joy, sad]", "[joy]"], ["joy", "sad"], False),
+        (["['joy', 'sad']", "(joy)"], ["joy", "sad"], False),
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_how_lists_are_written_is_seen_from_all_files(
+    tmp_path: Path, lists: list[str], words: list[str], read: bool, reverse: bool
+) -> None:
+    files = [
+        write(tmp_path / f"{name}.csv", [{"text": f"{name} {i}", "c": cells[i % len(cells)]} for i in range(12)])
+        for name, cells in (("lists", lists), ("words", words))
+    ]
+    train, validation = files[:: -1 if reverse else 1]
+    settings = {"train": train, "validation": validation, "labels": {"column": "c"}}
+    if read:
+        assert loaded(**settings).task == Task("multi-label", ("joy", "sad"))
+    else:
+        assert "written as in the other rows" in refusal(**settings)
+    assert bool(data.mistakes(checked(**settings))) is not read
 
 
 def test_names_in_brackets_are_labels_where_a_separator_parts_them(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def mistakes(config: DataConfig) -> list[Mistake]:
         keep(Checked(config, before, labelled(config, tables, said.note, said.warn), said.all))
     if first and as_older(config, tables) is not None:
         return []  # a study of version 0.1 may go on
-    return first and (_rows(config, tables) or first)
+    return first and (_rows(config, dict(tables)) or first)
 
 
 class _Said:
@@ -58,16 +58,17 @@ class _Said:
 def _rows(config: DataConfig, tables: dict[str, Table]) -> list[Mistake]:
     """What is wrong in any of the tables, and not only the first thing."""
     found: list[Mistake] = []
+    for name, table in tables.items():
+        with _noted(found, config, "filter"):
+            tables[name] = filtered(table, config.filter, silent)
+        with _noted(found, config, "text"):
+            tables[name] = with_texts(tables[name], config.text)
     task = None
     for name in ("train", *(name for name in tables if name != "train")):
         table = tables[name]
-        with _noted(found, config, "filter"):
-            table = filtered(table, config.filter, silent)
-        with _noted(found, config, "text"):
-            table = with_texts(table, config.text)
         with _noted(found, config, "labels"):
             if TEXT in table.columns:
-                table = kept(config, table, silent, silent)
+                table = kept(config, table, tables.values(), silent, silent)
             if name == "train":
                 task = task_of(config, table)
             if task is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,26 +179,32 @@ def read_file(config: DataConfig, key: str, warn: Say, *, older: bool = False) -
 
 def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
     """The splits as tables, by name, their texts checked."""
-    tables = {}
-    for name, table in read.items():
-        table = with_texts(filtered(table, config.filter, note, older=older), config.text)
-        tables[name] = kept(config, table, note, warn, older=older)
+    whole = {
+        name: with_texts(filtered(table, config.filter, note, older=older), config.text) for name, table in read.items()
+    }
+    tables = {name: kept(config, table, whole.values(), note, warn, older=older) for name, table in whole.items()}
     if config.split is None and "validation" in tables:
         return _in_order(tables)
-    split, whole = config.split or SplitConfig(), tables.pop("train")
+    split, source = config.split or SplitConfig(), tables.pop("train")
     for name in ("validation", "test"):
         if name in tables and getattr(split, name) is not None:
             note(f"data.split: {name} is cut from {config.source}'s training split; its own is not used")
             del tables[name]
     if not older:
-        whole = without_leaks({"train": whole} | tables, note, warn)["train"]
-    labels = label_array(config, whole, task_of(config, whole, older=older), older=older)
-    return _in_order(tables | cut(whole, whole.column(COPY), labels, split, note, older=older))
+        source = without_leaks({"train": source} | tables, note, warn)["train"]
+    labels = label_array(config, source, task_of(config, source, older=older), older=older)
+    return _in_order(tables | cut(source, source.column(COPY), labels, split, note, older=older))
 
 
-def kept(config: DataConfig, table: Table, note: Say, warn: Say, *, older: bool = False) -> Table:
-    """The rows of a source that stay, before it is cut: one of each text, if the study says so."""
-    table = with_copies(with_sets(config, table), older=older)
+def kept(
+    config: DataConfig, table: Table, others: Iterable[Table], note: Say, warn: Say, *, older: bool = False
+) -> Table:
+    """The rows of a source that stay, before it is cut: one of each text, if the study says so.
+
+    Args:
+        others: all tables of the study: by them it is seen how lists of labels are written.
+    """
+    table = with_copies(with_sets(config, table, others), older=older)
     if isinstance(config.labels, LabelColumn) and config.labels.grouped:
         return grouped(table, note)
     if said := several_labels(config, table):

@@ -103,16 +103,19 @@ def _holds_several(config: DataConfig, table: Table) -> bool:
     return any(isinstance(value, list | tuple) for value in table.column(first))
 
 
-def with_sets(config: DataConfig, table: Table) -> Table:
+def with_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> Table:
     """The table with the labels of each row, if one column holds all of them: read before it is cut, for how a cell is
     to be read is seen from the others.
+
+    Args:
+        others: all tables of the study, by which this one is read if it has no list.
 
     Raises:
         DataError: a cell that holds none, with the rows.
     """
     if not _holds_several(config, table):
         return table
-    return Table(table.name, table.columns | {SETS: _sets(config, table)}, table.rows)
+    return Table(table.name, table.columns | {SETS: _sets(config, table, others)}, table.rows)
 
 
 def row_labels(table: Table, columns: Sequence[str]) -> list[tuple[str | None, ...]]:
@@ -122,7 +125,7 @@ def row_labels(table: Table, columns: Sequence[str]) -> list[tuple[str | None, .
     return list(zip(*([class_name(value) for value in table.column(column)] for column in columns), strict=True))
 
 
-def _sets(config: DataConfig, table: Table) -> list[list[str]]:
+def _sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> list[list[str]]:
     """The labels of each row."""
     if SETS in table.columns:
         return table.columns[SETS]
@@ -144,7 +147,8 @@ def _sets(config: DataConfig, table: Table) -> list[list[str]]:
             f"that are written out are not parted by a separator ({quoted(separator)}); {mend}"
         )
     grouped = isinstance(config.labels, LabelColumn) and config.labels.grouped
-    cells = one_each(values) if grouped and separator is None else in_cells(values, separator)
+    elsewhere = [cell for other in others for cell in other.column(column)]
+    cells = one_each(values) if grouped and separator is None else in_cells(values, separator, elsewhere)
     found = [None if cell is None else names_in(cell) for cell in cells]
     if wrong := [i for i, labels in enumerate(found) if labels is None]:
         expected = f"labels parted by {quoted(separator)}"
