@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 
 from peftsweep import aside
-from peftsweep.aside import make_temporary, put, replaced, temporary, tidy, tidy_below
+from peftsweep.aside import (
+    has_temporary,
+    make_temporary,
+    put,
+    remove_temporary,
+    replaced,
+    temporary,
+    tidy,
+    tidy_below,
+)
 from peftsweep.storage import Place, claim
 from tests.programs import lacking
 from tests.studies import ROOT
@@ -71,6 +80,14 @@ def killed(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The PID of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        process.communicate()
+    return process.pid
+
+
 def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
@@ -116,6 +133,22 @@ def test_temporary_folders_of_killed_processes_go_and_this_one_s_own_stay(
         second = make_temporary()
         assert left(killed) == sorted([first.name, second.name])
     assert left(killed) == [second.name]
+    remove_temporary(second)
+    assert left(killed) == []
+
+
+def test_a_temporary_folder_is_known_from_one_that_another_made_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = make_temporary()
+    assert has_temporary(folder)
+    folder.rmdir()
+    assert not has_temporary(folder)
+    (folder / "another's").mkdir(parents=True)
+    assert not has_temporary(folder)
+    remove_temporary(folder)
+    assert (folder / "another's").is_dir()
 
 
 @pytest.mark.parametrize("within", [(), ("unshare", "--pid", "--fork")], ids=["here", "in another container"])
@@ -152,14 +185,6 @@ def test_a_folder_that_was_about_to_give_way_comes_back(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL and not (tmp_path / "adapter").exists()
     tidy(tmp_path / "adapter")
     assert (tmp_path / "adapter" / "weights").read_text() == "whole" and left(tmp_path) == []
-
-
-@pytest.fixture(scope="module")
-def dead() -> int:
-    """The PID of a process that has ended."""
-    with subprocess.Popen(["true"]) as process:
-        process.communicate()
-    return process.pid
 
 
 @pytest.mark.parametrize("name", [".mlflow.db.{}", ".mlflow.db.{}-journal", ".{}-mlflow.db", ".mlflow.db.{}.old"])

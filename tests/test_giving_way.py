@@ -1,0 +1,135 @@
+"""A folder that gives way to a new one: it is never lost, and nothing is taken for it that another user made."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peftsweep import aside
+from peftsweep.aside import OLD, temporary, tidy, tidy_below
+from tests.programs import lacking
+from tests.test_aside import ELSEWHERE, left, written
+from tests.test_aside import dead as dead
+
+
+def gave_way(place: Path, told: str = "00000000") -> Path:
+    """What a process has left that was killed, or had no power any more, as it replaced `place / "adapter"`: the old
+    one. By default it was another machine's, or this one's before a restart."""
+    old = place / f".peftsweep-{told}-0badcafe" / OLD / "adapter"
+    for folder, text in ((old, "a person's"), (old.parents[1] / "adapter", "new")):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(text)
+    return old
+
+
+@pytest.mark.parametrize("sort", ["before a restart", "no locks"])
+def test_what_gave_way_comes_back_at_once_where_nobody_can_tell_what_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    gave_way(tmp_path, "00000000" if sort == "before a restart" else aside._told(tmp_path))
+    if sort == "no locks":
+        monkeypatch.setattr("fcntl.flock", lambda lock, how: os.read(lock, 1))  # an OSError
+    tidy(tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "weights").read_text() == "a person's" and len(left(tmp_path)) == 1
+
+
+def test_what_gave_way_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "DAY", -1.0)
+    old = {gave_way(tmp_path), gave_way(tmp_path, aside._told(tmp_path))}
+    (tmp_path / "adapter").mkdir()  # somebody was faster
+    tidy(tmp_path / "adapter")
+    tidy_below(tmp_path)
+    written(tmp_path / "folder", "new")
+    assert {folder for folder in old if (folder / "weights").read_text() == "a person's"} == old
+
+
+def test_a_folder_that_cannot_take_its_place_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else takes it meanwhile."""
+
+    def meanwhile(old: Path, new: Path, rename: Callable[[Path, Path], Path] = Path.rename) -> None:
+        monkeypatch.undo()
+        rename(old, new)
+        written(tmp_path / "folder", "another's")
+
+    written(tmp_path / "folder", "a person's")
+    monkeypatch.setattr(Path, "rename", meanwhile)
+    with pytest.raises(OSError):  # noqa: PT011, whichever the system has for it
+        written(tmp_path / "folder", "new")
+    assert {file.read_text() for file in tmp_path.rglob("inside")} == {"another's", "a person's", "new"}
+
+
+def test_what_gave_way_by_version_0_1_is_not_removed_before_the_new_one_has_stood(
+    tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "DAY", -1.0)
+    for name in ("adapter", f".adapter.{dead}", f".adapter.{dead}.old"):
+        (tmp_path / name).mkdir()
+    tidy(tmp_path / "adapter")
+    assert len(left(tmp_path)) == 2
+    (tmp_path / f".adapter.{dead}").rmdir()  # it stands
+    tidy(tmp_path / "adapter")
+    assert left(tmp_path) == []
+
+
+# Anybody may write in the system's temporary place, and name files there as this program does ------------------------
+
+
+def use(how: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for what dead processes left there, a day later."""
+    monkeypatch.setattr(aside, "DAY", -1.0)
+    if how == "temporary":
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        with temporary():
+            pass
+    else:
+        tidy(place / "adapter")
+
+
+def content(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("how", ["temporary", "tidy"])
+@pytest.mark.parametrize("told", ["00000000", ""])
+@pytest.mark.parametrize("links", ["the aside", "what gave way"])
+def test_a_link_leads_nowhere(tmp_path: Path, how: str, told: str, links: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = gave_way(tmp_path / "victim")
+    victim = old.parent if links == "what gave way" else old.parents[1]
+    shared = tmp_path / "shared"
+    link = shared / f".peftsweep-{told or aside._told(tmp_path)}-0badcafe" / (OLD if victim == old.parent else "")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    before = content(tmp_path)
+    use(how, shared, monkeypatch)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", ["temporary", "tidy"])
+def test_nothing_comes_back_but_what_is_asked_for(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = gave_way(tmp_path, aside._told(tmp_path))
+    (old.parent / "planted").mkdir()
+    use(how, tmp_path, monkeypatch)
+    assert not (tmp_path / "planted").exists() and (tmp_path / "adapter").exists() == (how == "tidy")
+
+
+@pytest.mark.parametrize("how", ["temporary", "tidy"])
+@pytest.mark.parametrize("part", ["aside", OLD, "adapter", "half", "earlier"])
+def test_what_is_another_user_s_stays(
+    tmp_path: Path, how: str, part: str, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        lacking("the right to give a file away", "run as root")
+    parts = {"half": tmp_path / ELSEWHERE, "earlier": tmp_path / f".adapter.{dead}.old"}
+    if part in parts:
+        parts[part].mkdir()
+    else:
+        old = gave_way(tmp_path)
+        parts |= {"aside": old.parents[1], OLD: old.parent, "adapter": old}
+    os.chown(parts[part], 12345, -1)
+    before = content(tmp_path)
+    use(how, tmp_path, monkeypatch)
+    assert content(tmp_path) == before
