@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,6 +32,7 @@ from peftsweep.tracking.addresses import check, sqlite_file
 from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
 from peftsweep.tracking.store import _put
 from tests.programs import free_port
+from tests.studies import ROOT
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -154,11 +156,43 @@ def test_artifacts_may_go_as_soon_as_they_are_handed_over(uri: str, notes: list[
     tracker.start_trial(0, params={}, tags={})
     tracker.end_trial(0, Outcome("complete", artifacts={"deep/adapter": adapter}))
     shutil.rmtree(adapter)
-    spool = tracker._spool
+    spool = tracker._temporary
     tracker.close()
     fetched = MlflowClient(uri).download_artifacts(tracker.run_ids["0"], "deep/adapter/weights", str(tmp_path))
     assert Path(fetched).read_text() == "w"
     assert spool is not None and not spool.exists()
+
+
+def test_a_tracker_leaves_no_copies_and_no_open_file(
+    notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page").write_text("p")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    for end in (Tracker.abandon, Tracker.close):
+        tracker = Tracker(f"sqlite:///{tmp_path}/none/mlflow.db", note=notes.append)
+        tracker._copied({"page": tmp_path / "page"})
+        assert len(list((tmp_path / "temporary").iterdir())) == 1
+        end(tracker)
+        end(tracker)
+    assert not list((tmp_path / "temporary").iterdir())
+    with os.scandir("/proc/self/fd") as descriptors:
+        assert not [each for each in descriptors if str(tmp_path / "temporary") in os.path.realpath(each)]
+
+
+def test_copies_lie_in_a_locked_folder_though_the_system_s_temporary_place_was_cleaned(
+    notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page").write_text("p")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tracker = Tracker(f"sqlite:///{tmp_path}/none/mlflow.db", note=notes.append)
+    first = tracker._copied({"page": tmp_path / "page"})["page"]
+    shutil.rmtree(first.parents[1])
+    second = tracker._copied({"page": tmp_path / "page"})["page"]
+    another = [sys.executable, "-c", "from peftsweep.aside import make_temporary; make_temporary()"]
+    subprocess.run(another, env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}, check=True)
+    assert second.read_text() == "p"
+    tracker.close()
 
 
 def test_a_page_on_its_way_has_all_the_time_there_is(
@@ -476,24 +510,6 @@ WRONG = {
     "names no file": ["sqlite://", "sqlite:///", "sqlite:////", "sqlite:x.db", "sqlite://h/x.db", "sqlite:///:memory:"],
     "its host or its port": ["postgresql://me:PW@h:abc/d", "mysql+pymysql://me:PW@[::1/d"],
 }
-
-
-def test_a_folder_that_may_not_be_searched_is_not_taken_for_a_device(tmp_path: Path) -> None:
-    """A tracker that cannot be reached stops no sweep."""
-    closed = tmp_path / "closed"
-    closed.mkdir()
-    closed.chmod(0)
-    root = os.geteuid() == 0
-    try:
-        if root:  # who may search every folder
-            os.seteuid(65534)
-        with pytest.raises(PermissionError):
-            (closed / "mlflow.db").stat()
-        check(f"sqlite:///{closed}/mlflow.db")
-    finally:
-        if root:
-            os.seteuid(0)
-        closed.chmod(0o700)
 
 
 @pytest.mark.parametrize("why", WRONG)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peftsweep.aside import make_temporary
+from peftsweep.aside import has_temporary, make_temporary, remove_temporary
 from peftsweep.errors import TrackingError
 from peftsweep.masking import masked
 from peftsweep.tracking.addresses import check
@@ -56,7 +56,8 @@ class Tracker:
         self.lost, self._reason = 0, ""
         self.trouble = ""
         self._noted: set[str] = set()
-        self._spool: Path | None = None
+        self._spool: Path | None = None  # which the sweep gave
+        self._temporary: Path | None = None  # in place of it
 
     def spool_to(self, folder: Path) -> None:
         """Keep copies of artifacts that wait in this folder, beside them: links, where the system's own folder may be
@@ -165,16 +166,14 @@ class Tracker:
         if lost:
             what = f"{lost} update{'s were' if lost > 1 else ' was'} not written ({self._reason})"
             self._note(f"MLflow: {what}; peftsweep sync writes what is missing")
-        if self._spool is not None:
-            shutil.rmtree(self._spool, ignore_errors=True)
+        self._remove_copies()
 
     def abandon(self) -> None:
         """Write nothing more and end nothing: the runs are another process's by now."""
         with self._changed:
             self._closing = self._runs.abandoned = True
             self._changed.notify()
-        if self._spool is not None:
-            shutil.rmtree(self._spool, ignore_errors=True)
+        self._remove_copies()
 
     def _ended(self, writer: threading.Thread, timeout: float, patience: float) -> bool:
         """Wait for the writer as long as there is hope."""
@@ -215,9 +214,7 @@ class Tracker:
         if not artifacts or self._closing:
             return {}
         try:
-            self._spool = self._spool or make_temporary()
-            self._spool.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=self._spool))
+            folder = Path(tempfile.mkdtemp(dir=self._place()))
         except OSError as error:
             self._lose(error)
             return {}
@@ -227,6 +224,23 @@ class Tracker:
             except OSError as error:
                 self._lose(error)
         return {place: folder / place for place in artifacts}
+
+    def _place(self) -> Path:
+        """The folder of the copies, which is there."""
+        if self._spool is not None:
+            self._spool.mkdir(parents=True, exist_ok=True)
+            return self._spool
+        if self._temporary is not None and not has_temporary(self._temporary):
+            self._remove_copies()
+        self._temporary = self._temporary or make_temporary()
+        return self._temporary
+
+    def _remove_copies(self) -> None:
+        if self._spool is not None:
+            shutil.rmtree(self._spool, ignore_errors=True)
+        if self._temporary is not None:
+            remove_temporary(self._temporary)
+            self._temporary = None
 
     def _write(self) -> None:
         """The writer's thread: updates in their order."""
