@@ -89,6 +89,37 @@ def test_what_is_advised_reads_the_file_and_shows_how(tmp_path: Path, texts: str
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "ÅÄÖ ÄÖÅ ÜBERGRÖSSE",
+        "Það er þýð bók|Þýðing á íslensku",
+        "þjóðþrifaráð í þágu öððæ|HÁÐUNG ÞÝÐIR LÍTIÐ",
+        "Åäö är svenska bokstäver|ÅÄÖ åäö",
+        "ÄÖÜ|ÄÖÜ äöü ß|ÖÄÜ ÖÄÜ ÖÄÜ",
+        "æøå ÆØÅ “hej” – 10 €|blåbærøl",
+        "áéíóú ÁÉÍÓÚ ñ|ÀÂÇÉÈÊËÎÏÔÛÙÜŸ|âêîôû àèù ëïü ç",
+        "ŠŽÕ ÄÖÜ|jäääär",
+    ],
+)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_letters_of_western_languages_look_like_text_in_any_number_and_case(
+    tmp_path: Path, text: str, ending: str
+) -> None:
+    path = tmp_path / f"a{ending}"
+    for rows in (text.split("|"), [text.replace("|", " ")] * 3):
+        path.write_bytes(written(ending, rows).encode("cp1252"))
+        table, said = read(path, "text", encoding="cp1252")
+        assert table.columns["text"] == rows and not said
+        assert "data.encoding: " in refused(path, "text")
+
+
+def test_a_word_that_may_be_of_two_alphabets_is_shown_in_both(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", ["пока пока"]).encode("cp1251"))
+    assert "latin-1 (it then reads 'ïîêà ïîêà,m'), or cp1251 (it then reads 'пока пока,m')" in refused(path, "text")
+
+
+@pytest.mark.parametrize(
     ("text", "encoding"), [("今日はとても楽しい", "iso2022_jp"), ("오늘은 정말 행복해요", "iso2022_kr")]
 )
 def test_letters_behind_escapes_are_told(tmp_path: Path, text: str, encoding: str) -> None:

@@ -13,7 +13,13 @@ from peftsweep.quoting import quoted
 
 WINDOWS = bytes(range(0x80, 0xA0))  # quotation marks, dashes and € in cp1252; in latin-1, characters that nobody types
 RARE = "ŠŽšžÐÝÞðýþ".encode("cp1252")  # letters of few western texts, and in the places of others of the east
-BEYOND, THREE = re.compile(r"[^\x00-\x7f]+"), re.compile(r"[^\W\d_]{3}")
+BEYOND, THREE, LETTER = re.compile(r"[^\x00-\x7f]+"), re.compile(r"[^\W\d_]{3}"), re.compile(r"[^\W\d_]")
+# Letters beyond ASCII that stand in one text: of German, Swedish (with Finnish and Estonian), Danish and Norwegian,
+# Icelandic and Faroese, Spanish, Catalan, Portuguese, French, Italian.
+ALPHABETS = [
+    *map(set, ("äöüß", "åäöéõšž", "æøåäöé", "áéíóúýðþæöø", "áéíóúüñ", "àçéèíïóòúü")),
+    *map(set, ("áàâãçéêíóôõúü", "àâæçéèêëîïôœùûüÿ", "àèéìòù")),
+]
 WITHIN_WORDS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿŠšŽžŒœŸªº’‘´·–—…\xad\xa0"
 SAMPLE, WORDS, GUESSES = 1 << 16, 60, 2  # bytes that are looked at and are shown, encodings that they may be in
 CHAOS = 0.5  # that an encoding's text may have: a few short rows look more chaotic than the default of 0.2 allows
@@ -103,20 +109,24 @@ def likely(raw: bytes, encoding: str) -> list[str]:
     sample = sample_of(raw)
     if western(sample):
         found.append("cp1252" if set(raw) & set(WINDOWS) else "latin-1")
-    if not found or set(sample) & set(RARE):
+    if not found or set(sample) & set(RARE) or not western(sample, strict=True):
         found += _guessed(sample)
     return [name for name in dict.fromkeys(found) if not same(encoding, name) and _reads(raw, name)]
 
 
-def western(raw: bytes) -> bool:
+def western(raw: bytes, *, strict: bool = False) -> bool:
     """Whether the text looks like one of western Europe if it is read as cp1252: letters with accents stand alone or in
-    pairs among others, and signs such as ¿ or ³ at the ends of words. So do a few bytes, of which nothing is
-    told."""
+    pairs among others, or in any number if one language has all of them, and signs such as ¿ or ³ at the ends of words.
+    So do a few bytes, of which nothing is told.
+
+    Args:
+        strict: three such letters in a row are none, whatever they are.
+    """
     text = f" {raw.decode('cp1252', 'ignore')} "
     beyond = odd = 0
     for run in BEYOND.finditer(text):
         beyond += len(run[0])
-        if THREE.search(run[0]):
+        if THREE.search(run[0]) and (strict or not _of_one_language(run[0])):
             odd += len(run[0])
             continue
         odd += sum(
@@ -124,6 +134,11 @@ def western(raw: bytes) -> bool:
             for place in range(*run.span())
         )
     return 10 * odd <= beyond or beyond < FEW
+
+
+def _of_one_language(run: str) -> bool:
+    letters = set(LETTER.findall(run.lower()))
+    return any(letters <= alphabet for alphabet in ALPHABETS)
 
 
 def _guessed(sample: bytes) -> list[str]:
