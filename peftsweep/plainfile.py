@@ -1,5 +1,8 @@
-"""Files that anybody may have put there: a pipe or a device, which would be waited for or never end, is not opened, and
-nothing is read that is larger than what belongs there."""
+"""Files that anybody may have put there. They are looked at before they are opened: a pipe or a device, which would be
+waited for or never end, is refused. Nothing is read that is larger than what belongs there.
+
+If one takes a file's place between the two, `opened` opens it, without waiting, and reads nothing of it.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ def opened(file: Path, most: int | None = None) -> Iterator[BufferedReader]:
     Raises:
         OSError, ValueError: see `check`.
     """
+    check(file, most)  # a pipe's writer would be let go, and a device may do anything
     handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # of a pipe, too, at once
     try:
         _check(os.fstat(handle), most)

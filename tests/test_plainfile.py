@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def test_what_is_no_plain_file_is_not_opened(tmp_path: Path, kind: str) -> None:
     for use in (plainfile.check, lambda file: plainfile.read(file, 10)):
         with pytest.raises(ValueError, match=r"^no plain file$"):
             use(tmp_path / "x")
+
+
+def test_who_writes_into_a_pipe_notices_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    writer = threading.Thread(target=lambda: os.close(os.open(tmp_path / "x", os.O_WRONLY)), daemon=True)
+    writer.start()
+    writer.join(0.1)  # until it waits for a reader
+    with pytest.raises(ValueError, match=r"^no plain file$"):
+        plainfile.read(tmp_path / "x", 10)
+    writer.join(0.1)
+    assert writer.is_alive()
+    os.close(os.open(tmp_path / "x", os.O_RDONLY | os.O_NONBLOCK))  # lets it end
+    writer.join()
 
 
 def test_a_plain_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
