@@ -29,6 +29,7 @@ from peftsweep.errors import TrackingError, UsageError
 from peftsweep.sweep import sync
 from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker, serve
 from peftsweep.tracking.addresses import check, sqlite_file
+from peftsweep.tracking.connection import Connection
 from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
 from peftsweep.tracking.store import _put
 from tests.programs import free_port
@@ -510,6 +511,37 @@ WRONG = {
     "names no file": ["sqlite://", "sqlite:///", "sqlite:////", "sqlite:x.db", "sqlite://h/x.db", "sqlite:///:memory:"],
     "its host or its port": ["postgresql://me:PW@h:abc/d", "mysql+pymysql://me:PW@[::1/d"],
 }
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "postgresql+psycopg"])
+def test_a_database_that_does_not_answer_is_not_waited_for(kind: str) -> None:
+    """MLflow itself would try again and again for minutes."""
+    with socket.socket() as held:  # a port at which nobody listens
+        held.bind(("127.0.0.1", 0))
+        began = time.monotonic()
+        with pytest.raises(ConnectionRefusedError):
+            Connection(f"{kind}://me@127.0.0.1:{held.getsockname()[1]}/x").client()
+        with pytest.raises(Exception, match="No such file or directory"):
+            Connection(f"{kind}:///x?host=/nowhere").client()
+    assert time.monotonic() - began < 60  # most of it imports
+
+
+def test_a_folder_that_may_not_be_searched_is_not_taken_for_a_device(tmp_path: Path) -> None:
+    """A tracker that cannot be reached stops no sweep."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:  # who may search every folder
+            os.seteuid(65534)
+        with pytest.raises(PermissionError):
+            (closed / "mlflow.db").stat()
+        check(f"sqlite:///{closed}/mlflow.db")
+    finally:
+        if root:
+            os.seteuid(0)
+        closed.chmod(0o700)
 
 
 @pytest.mark.parametrize("why", WRONG)

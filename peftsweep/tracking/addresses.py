@@ -17,7 +17,7 @@ NOWHERE = "its host or its port cannot be read"
 CODES = f"{NOWHERE}; in a password write %40 for @, %2F for /, %3F for ?, %23 for #"
 LONGEST = 4000  # characters of an address
 SERVERS = ("http", "https")
-DATABASES = ("postgresql", "postgres", "mysql", "mssql")
+DATABASES = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}  # and their ports
 BY_NAME = ("databricks", "databricks-uc", "uc", "arn")  # MLflow's own, and a plugin's, which have no //
 
 
@@ -57,7 +57,7 @@ def _refusal(uri: object) -> str | None:
         # a folder may be in the way for a while, as a server may be down
         plain = file.is_file() or file.is_dir() or not file.exists()
         return None if plain else "is a device, a pipe or a socket"
-    if kind in (*SERVERS, *DATABASES):
+    if kind in SERVERS or kind in DATABASES:
         if "@" in parts.netloc and "@" in parts.path:
             return CODES
         return _no_host(parts, port, needed=kind in SERVERS)
@@ -84,6 +84,13 @@ def sqlite_file(uri: str) -> Path | None:
     if match is None or match[1] == ":memory:":
         return None
     return possible(Path(match[1]).absolute(), "--tracking-uri", UsageError)
+
+
+def database_host(uri: str) -> tuple[str | None, int] | None:
+    """The host and port of a database's URI (no host: sockets of this machine); None for any other URI."""
+    parts = urlsplit(uri)
+    port = DATABASES.get(parts.scheme.partition("+")[0])
+    return None if port is None else (parts.hostname, parts.port or port)
 
 
 def look_into(file: Path) -> set[str]:

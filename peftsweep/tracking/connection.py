@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftsweep.errors import TrackingError
-from peftsweep.tracking.addresses import absolute, is_server, look_into, sqlite_file
+from peftsweep.tracking.addresses import absolute, database_host, is_server, look_into, sqlite_file
 from peftsweep.tracking.quiet import silence
 from peftsweep.tracking.store import make_store
 
 if TYPE_CHECKING:
     from peftsweep.tracking.client import Client
+
+
+SECONDS = 10  # for a database's host to answer
 
 
 class Connection:
@@ -47,10 +51,29 @@ class Connection:
             make_store(self._file)
             look_into(self._file)  # MLflow itself goes on trying for 102 seconds
             self._before = self._file.stat()
+        elif place := database_host(self.uri):
+            _answers(self.uri, *place)
         from peftsweep.tracking.client import Client
 
         silence()
         return Client(tracking_uri=self.uri)
+
+
+def _answers(uri: str, host: str | None, port: int) -> None:
+    """Whether MLflow's database can be used. MLflow itself would go on trying for minutes, whatever is wrong.
+
+    Raises:
+        Exception: what Python, the driver or the database says.
+    """
+    if host is not None:
+        socket.create_connection((host, port), timeout=SECONDS).close()
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call]
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _is_there(file: Path, before: os.stat_result | None) -> bool:
