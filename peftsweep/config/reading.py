@@ -32,7 +32,7 @@ from peftsweep.config.yamlfile import (
 from peftsweep.errors import StudyFileError
 from peftsweep.masking import remember
 from peftsweep.names import study_refusal
-from peftsweep.quoting import quoted, word
+from peftsweep.quoting import PATH, quoted, word
 
 # How peft, Trainer and papers call them.
 _ALSO_CALLED = {
@@ -123,7 +123,7 @@ def _texts(value: Any, name: str = "") -> Iterator[str]:
 def _label(path: Path) -> str:
     """The path as short as it can be: relative when it lies below the working folder."""
     whole = path.absolute()
-    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(path)
+    return word(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else path), PATH)
 
 
 def _parsed(path: Path) -> YamlFile:

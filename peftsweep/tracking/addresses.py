@@ -18,6 +18,7 @@ CODES = f"{NOWHERE}; in a password write %40 for @, %2F for /, %3F for ?, %23 fo
 LONGEST = 4000  # characters of an address
 SERVERS = ("http", "https")
 DATABASES = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}  # and their ports
+STORES_OF_FILES = ("ftp", "sftp", "s3", "gs", "hdfs", "dbfs", "wasb", "wasbs", "abfs", "abfss", "r2")
 BY_NAME = ("databricks", "databricks-uc", "uc", "arn")  # MLflow's own, and a plugin's, which have no //
 
 
@@ -61,6 +62,8 @@ def _refusal(uri: object) -> str | None:
         if "@" in parts.netloc and "@" in parts.path:
             return CODES
         return _no_host(parts, port, needed=kind in SERVERS)
+    if kind in STORES_OF_FILES:
+        return "is a store of files: MLflow keeps artifacts there, and no runs"
     if parts.scheme in BY_NAME or uri in BY_NAME:
         return None
     if kind == "file" or not parts.scheme or "//" not in uri:
