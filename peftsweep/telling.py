@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 
@@ -45,8 +46,13 @@ def _not_loaded(error: BaseException) -> str | None:
 
 
 def _variables(error: BaseException) -> list[str]:
-    """Variables of the environment with a value that the error shows: libraries read theirs as they are imported."""
-    return [name for name, value in os.environ.items() if len(value) > 1 and value in str(error)]
+    """Variables of the environment whose value the error shows as a word: libraries read theirs as they are imported.
+    Paths are left out, for an error shows many, and any may begin as HOME does; so are numbers without quotation marks.
+    """
+    text = str(error)
+    shown = {word[1:-1] for word in re.findall(r"'[^']*'|\"[^\"]*\"", text)}
+    shown |= {word for word in re.findall(r"[^\s'\",:;()]+", text) if not word.isdecimal()}
+    return [name for name, value in os.environ.items() if len(value) > 1 and "/" not in value and value in shown]
 
 
 def unread(why: OSError) -> int:

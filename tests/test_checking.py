@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from peftsweep import plainfile
 from peftsweep.config import load
-from peftsweep.data import mistakes
+from peftsweep.data import checked, mistakes
+from peftsweep.data import load as loads
+from peftsweep.data.checked import known
 from peftsweep.errors import StudyFileError
+from peftsweep.plainfile import read as whole
+from tests.test_data import TOKENIZER
 
 STUDY = """\
 model: {id: base}
@@ -104,3 +110,55 @@ def test_nothing_slow_is_imported_before(tmp_path: Path) -> None:
     code = "import sys; from peftsweep.cli import _config; _config('mine.yaml', None); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"transformers", "optuna", "mlflow", "datasets", "peft", "peftsweep.sweep"}
+
+
+# What was checked is loaded
+
+
+@pytest.mark.parametrize("state", ["as it was", "written anew", "of another time"])
+def test_files_that_were_checked_are_read_again_only_if_they_have_changed(
+    tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines(tmp_path, [*GOOD, ("how nice", "grief")])
+    settings = load("mine.yaml").data
+    assert not mistakes(settings)
+    path, opened = Path("train.csv"), []
+    if state == "written anew":
+        path.write_text(path.read_text().replace("what a day", "what a way"))
+    elif state == "of another time":
+        os.utime(path, ns=(1, 1))
+    monkeypatch.setattr(plainfile, "read", lambda path, most: opened.append(path.name) or whole(path, most))
+    fresh: list[list[str]] = []
+    for _ in range(2):  # the second time, nothing is kept any more
+        said: list[str] = []
+        dataset = loads(settings, TOKENIZER, note=said.append, warn=said.append)
+        fresh.append([dataset.fingerprint, *said])
+    assert fresh[0] == fresh[1] and len(fresh[0]) > 1
+    assert ("what a way" in dataset.train.texts) == (state == "written anew")
+    assert opened == ["train.csv", "dev.jsonl"] * (1 if state == "as it was" else 2)
+
+
+def test_studies_on_the_same_data_are_checked_by_one_reading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines(tmp_path)
+    settings, opened = load("mine.yaml").data, []
+    monkeypatch.setattr(plainfile, "read", lambda path, most: opened.append(path.name) or whole(path, most))
+    path = Path("train.csv")
+    path.write_text(path.read_text() + "so,joy\n")
+    assert not mistakes(settings) and not mistakes(load("mine.yaml").data)
+    assert opened == ["train.csv", "dev.jsonl"]
+    path.write_text("text,label\na,joy\n")
+    assert mistakes(settings)
+    assert opened == ["train.csv", "dev.jsonl"] * 2
+
+
+def test_rows_of_many_studies_do_not_all_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checked, "MOST", 12)
+    lines(tmp_path)
+    settings = load("mine.yaml").data
+    for length in range(10, 20):
+        assert not mistakes(settings.model_copy(update={"max_length": length}))
+    assert [known(settings.model_copy(update={"max_length": length})) is not None for length in (17, 18, 19)] == [
+        False,
+        True,
+        True,
+    ]

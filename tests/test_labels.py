@@ -25,7 +25,7 @@ from peftsweep.data.lists import in_cells, names_in
 from peftsweep.data.spelling import class_name, order
 from peftsweep.storage import bounds
 from peftsweep.task import Task
-from tests.test_data import FORMATS, ROOT, loaded, refusal
+from tests.test_data import FORMATS, ROOT, checked, loaded, refusal
 from tests.tiny import EMOTIONS, tiny_rows, write
 
 LABELS = EMOTIONS[:3]  # anger, anticipation, disgust
@@ -123,6 +123,7 @@ def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: 
         ([{"joy": 1}], None, None),
         ("[__import__('os').getcwd()]", None, None),
         ("[" * 9_000 + "]" * 9_000, None, None),
+        ('" ' * 5_000 + '"', None, None),
         ("['it\\'s', \"so\"]", None, ["it's", "so"]),
         ('["\\ud83d\\ude00"]', None, ["😀"]),
         (["joy", None, "", "joy"], None, ["joy"]),
@@ -208,6 +209,33 @@ def test_how_lists_are_written_is_seen_before_the_rows_are_cut(tmp_path: Path) -
     )
 
 
+@pytest.mark.parametrize(
+    ("lists", "words", "read"),
+    [
+        (["c('joy', 'sad')", "joy", "sad"], ["joy", "sad"], True),
+        (["['joy', 'sad']", "['joy']"], ["joy", "", "sad"], True),
+        (["['joy', 'sad']", "['joy']"], ["c('joy')", "sad"], True),  # a file's own lists say how they are written
+        (["[joy, sad]", "[joy]"], ["joy", "sad"], False),
+        (["['joy', 'sad']", "(joy)"], ["joy", "sad"], False),
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_how_lists_are_written_is_seen_from_all_files(
+    tmp_path: Path, lists: list[str], words: list[str], read: bool, reverse: bool
+) -> None:
+    files = [
+        write(tmp_path / f"{name}.csv", [{"text": f"{name} {i}", "c": cells[i % len(cells)]} for i in range(12)])
+        for name, cells in (("lists", lists), ("words", words))
+    ]
+    train, validation = files[:: -1 if reverse else 1]
+    settings = {"train": train, "validation": validation, "labels": {"column": "c"}}
+    if read:
+        assert loaded(**settings).task == Task("multi-label", ("joy", "sad"))
+    else:
+        assert "written as in the other rows" in refusal(**settings)
+    assert bool(data.mistakes(checked(**settings))) is not read
+
+
 def test_names_in_brackets_are_labels_where_a_separator_parts_them(tmp_path: Path) -> None:
     table = [
         {"text": f"text {i}", "c": ["bug;(internal)", "(internal)", "[ui]", "{x}", "bug", "[ui];[y]"][i % 6]}
@@ -226,6 +254,41 @@ def test_a_column_of_lists_alone_is_not_parted_by_a_separator(tmp_path: Path, ce
     path = write(tmp_path / "a.csv", rows(cell))
     said = refusal(source=path, labels={"column": "emotions", "separator": separator})
     assert said.endswith("to read it as one, leave the separator out: labels: {column: emotions}")
+
+
+LEAVE, AS_OTHERS = "leave it out: labels: {column: c}", "write them as in the other rows"
+
+
+@pytest.mark.parametrize(
+    ("written", "others", "separator", "mend"),
+    [
+        ("['joy', 'anger']", "joy", ",", LEAVE),
+        ('c("joy", "anger")', "joy", ",", LEAVE),
+        ("['joy' 'anger']", "joy", " ", LEAVE),
+        ("['joy', 'anger']", "joy,anger", ",", AS_OTHERS),
+        ("['joy', 'anger']", "joy;anger", ";", AS_OTHERS),
+        ("['very happy']", "joy anger", " ", AS_OTHERS),
+        ('"[""joy"",""anger""]"', "joy,anger", ",", AS_OTHERS),
+        ("{'joy': 1, 'anger': 1}", "joy,anger", ",", AS_OTHERS),
+        ('c("joy", "anger")', "(internal),[bug]", ",", AS_OTHERS),
+    ],
+)
+def test_a_list_among_cells_that_a_separator_parts_is_refused_with_its_row(
+    tmp_path: Path, written: str, others: str, separator: str, mend: str
+) -> None:
+    table = [{"text": f"text {i}", "c": others if i % 2 else "love"} for i in range(40)]
+    table[30]["c"] = written
+    for ending in (".csv", ".jsonl"):
+        said = refusal(source=write(tmp_path / f"a{ending}", table), labels={"column": "c", "separator": separator})
+        assert "in row 31: lists that are written out" in said and said.endswith(f"({separator!r}); {mend}")
+
+
+@pytest.mark.parametrize("cell", ["(a, b)", "bug, (in, out)", "[a],[b]", "- a,- b", "list(a, b)", "'a', 'b'", "c(a),d"])
+def test_names_in_brackets_without_quotation_marks_are_parted_as_any_others(tmp_path: Path, cell: str) -> None:
+    table = [{"text": f"text {i}", "c": cell if i == 30 else "ab"[i % 2]} for i in range(40)]
+    source = write(tmp_path / "a.csv", table)
+    labels = loaded(source=source, labels={"column": "c", "separator": ","}, split={"validation": 8}).task.labels
+    assert set(labels) == {"a", "b", *map(str.strip, cell.split(","))}
 
 
 @pytest.mark.parametrize(

@@ -229,10 +229,14 @@ def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
         *((f"sqlite:///a.db?{key}=1", rf"'{key}' is none .*\?artifacts=") for key in ("timeout", "mode", "nonsense")),
         *((f"postgresql://h/d?{key}=1", f"'{key}' is none of") for key in ("autocommit", "conninfo", "nonsense")),
         ("postgresql://h/d?connect_timeot=1", "did you mean connect_timeout"),
+        (
+            "postgresql:///d?host=a:5432&host=b:5432",
+            "stands there 2 times; write all in one, as host=a,b&port=5432,5433",
+        ),
         *((f"{url}?artifacts=a&artifacts=b", "stands there 2 times") for url in ("sqlite:///a.db", "postgresql://h/d")),
         *((f"sqlite:///a.db?{blank}", "'artifacts' has no value") for blank in ("artifacts", "artifacts=")),
         *((f"{url}?=x", "'x' has no name") for url in ("sqlite:///a.db", "postgresql://h/d")),
-        *((f"postgresql://h/d?connect_timeout={n}", "a whole number") for n in ("abc", "-1", "1.5", "9" * 5000, "²")),
+        *((f"postgresql://h/d?connect_timeout={n}", "a whole number") for n in ("abc", "--1", "1.5", "9" * 5000, "²")),
         *((f"postgresql://h:{port}/d", "whole number of 1 to 65535") for port in (0, 65536)),
         *((f"postgresql://h/d?port={port}", "whole number of 1 to 65535") for port in ("abc", "1,x", "9" * 5000)),
         *((f"postgresql://{host}/d", "no host has") for host in ("a..b", "x" * 64, "a b")),
@@ -269,11 +273,16 @@ def test_what_is_no_file_is_called_so_and_gets_nothing_beside_it(
         os.mkfifo(pipe)
         if pipe != place:
             place.symlink_to(pipe)
-    before = sorted(tmp_path.iterdir())
+    before, beside = sorted(tmp_path.iterdir()), Path("/dev/null.lock").exists()
     for use in (Studies, exists, check_there):
         with pytest.raises(StorageError, match=r"a link to itself is there|a device, a pipe or a socket is there"):
             use(f"sqlite:///{place}")
-    assert sorted(tmp_path.iterdir()) == before and not Path("/dev/null.lock").exists()
+    assert sorted(tmp_path.iterdir()) == before and Path("/dev/null.lock").exists() == beside
+
+
+def test_what_libpq_takes_is_taken() -> None:
+    for text in ("?connect_timeout=-1", "?host=@abstract", "?host=/run/postgresql,db.example&port=5432,5433"):
+        assert address(f"postgresql:///d{text}").url.get_backend_name() == "postgresql"
 
 
 def test_two_urls_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def doubts(path: Path, wanted: str = "text", **form: Any) -> list[str]:
 def test_a_quotation_mark_that_is_closed_rows_later_is_told(
     tmp_path: Path, columns: list[str], ending: str, mark: str, ends: str
 ) -> None:
-    for rows in (1, 2, 30):
+    for rows in (1, 2, 5, 30) if "on" in columns else (5, 30):
         check(tmp_path / f"a{ending}", columns, rows, mark, ends)
 
 
@@ -47,6 +47,51 @@ def check(path: Path, columns: list[str], rows: int, mark: str, ends: str) -> No
     assert said.startswith(f"{path}: row 5 has a text of {rows + 1} lines that look like rows of their own: ")
     assert said.endswith("if quotation marks mean nothing in this file: data.quoting: false")
     assert not doubts(path, quoting=False)
+
+
+def written(path: Path, columns: list[str], rows: list[list[str]]) -> list[str]:
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([columns, *rows])
+    return doubts(path)
+
+
+TALK = "Is it so?\nYes, it is\nNo, I doubt it\nNo, never\nYes, always\nNo, well\nYes, I know"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Is it so?\nNo, I do not think so", "Is it so?\nNo,I do not"],
+        ["Tell me, will it be,No\nso be it", "He said,Yes\nand went"],
+        [TALK, TALK.replace("so?", "true?")],
+        ["call(a,No\n)", "x = [\nNo,1]"],
+        ['{"a": "b"\nNo,1}', '[\nNo,"x"\nYes,"y"\nNo,"z"\nNo,"u"\nNo,"v"\nYes,"w"]'],
+        ["if x:\n    go(a, b)\n    return 1", "{1: 2,\n 3: 4}"],
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_lines_of_a_text_that_begin_or_end_with_a_class_are_not_taken_for_rows(
+    tmp_path: Path, texts: list[str], first: bool
+) -> None:
+    plain = [["Yes", "No"][i % 2] for i in range(300)]
+    rows = [[answer, texts[i // 10 % 2] if i % 10 == 0 else f"a text {i}"] for i, answer in enumerate(plain)]
+    assert not written(
+        tmp_path / "a.csv", ["answer", "text"][:: 1 if first else -1], [r[:: 1 if first else -1] for r in rows]
+    )
+
+
+def test_few_lines_are_not_taken_for_rows_where_other_texts_prove_the_marks_to_hold_them(tmp_path: Path) -> None:
+    rows = [[str(i % 2), str(i % 3 % 2), "f(x, y)" if i % 3 else f"[\n{i % 2},0,1\n0,1,0]"] for i in range(60)]
+    assert not written(tmp_path / "a.csv", ["joy", "anger", "text"], rows)
+
+
+def test_marks_are_said_to_mean_nothing_only_where_the_whole_file_is_read_so(tmp_path: Path) -> None:
+    lines = [f"{'ab'[i % 2]},text {i}" for i in range(40)]
+    lines[4], lines[14], lines[20] = 'a,"oh no', 'b,he said it "', 'a,"well, so"'
+    path = tmp_path / "a.csv"
+    path.write_text("mood,text\n" + "\n".join(lines))
+    (said,) = doubts(path)
+    assert "row 5 has a text of 11 lines" in said and said.endswith("is written twice")
 
 
 @pytest.mark.parametrize("columns", ORDERS)

@@ -615,6 +615,14 @@ def test_more_trials_than_a_study_may_have_are_refused_before_anything_is_kept(h
     assert not (here.folder / "studies.db").exists()
 
 
+def test_a_sweep_whose_output_nobody_can_read_goes_on_to_its_end(here: Home) -> None:
+    words = here.command("run", "--study", str(here.study()), "--trials", "1")
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(["sh", "-c", 'exec "$@" >&- 2>/dev/full', "sh", *words], cwd=here.folder, env=env, check=False)
+    (trial,) = optuna.load_study(study_name="small", storage=here.storage).trials
+    assert trial.state == TrialState.COMPLETE
+
+
 def test_no_trial_begins_after_the_timeout(here: Home) -> None:
     assert here.run(here.study(), timeout=0.0).counts == {}
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from peftsweep.config import DataConfig
 from peftsweep.config.wording import Mistake
+from peftsweep.data.checked import Checked, keep, known, stamps
 from peftsweep.data.dataset import as_older, files, is_of_hub, kept, labelled, read_file, silent
 from peftsweep.data.labels import label_array, task_of
 from peftsweep.data.rows import TEXT, filtered, with_texts
@@ -22,34 +24,51 @@ def mistakes(config: DataConfig) -> list[Mistake]:
 
     A dataset of the hub is not fetched here; of such a study, only files are checked.
     """
+    if known(config):
+        return []  # of a study before, which is on the same data
     found: list[Mistake] = []
     tables: dict[str, Table] = {}
+    before, said = stamps(config), _Said()
     for key, split in files(config).items():
         with _noted(found, config, key):
-            tables[split] = read_file(config, key, silent)
+            tables[split] = read_file(config, key, said.warn)
     if found or is_of_hub(config):
         return found
     first: list[Mistake] = []
     with _noted(first, config):
-        labelled(config, tables, silent, silent)
-    if first and as_older(config) is not None:
+        keep(Checked(config, before, labelled(config, tables, said.note, said.warn), said.all))
+    if first and as_older(config, tables) is not None:
         return []  # a study of version 0.1 may go on
-    return first and (_rows(config, tables) or first)
+    return first and (_rows(config, dict(tables)) or first)
+
+
+class _Said:
+    """What there is to be told once the study loads its data."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[Literal["note", "warn"], str]] = []
+
+    def note(self, text: str) -> None:
+        self.all.append(("note", text))
+
+    def warn(self, text: str) -> None:
+        self.all.append(("warn", text))
 
 
 def _rows(config: DataConfig, tables: dict[str, Table]) -> list[Mistake]:
     """What is wrong in any of the tables, and not only the first thing."""
     found: list[Mistake] = []
+    for name, table in tables.items():
+        with _noted(found, config, "filter"):
+            tables[name] = filtered(table, config.filter, silent)
+        with _noted(found, config, "text"):
+            tables[name] = with_texts(tables[name], config.text)
     task = None
     for name in ("train", *(name for name in tables if name != "train")):
         table = tables[name]
-        with _noted(found, config, "filter"):
-            table = filtered(table, config.filter, silent)
-        with _noted(found, config, "text"):
-            table = with_texts(table, config.text)
         with _noted(found, config, "labels"):
             if TEXT in table.columns:
-                table = kept(config, table, silent, silent)
+                table = kept(config, table, tables.values(), silent, silent)
             if name == "train":
                 task = task_of(config, table)
             if task is not None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.config import DataConfig, LabelColumn, SplitConfig
+from peftsweep.data.checked import Rows, taken
 from peftsweep.data.copies import COPY, deduplicated, grouped, several_labels, with_copies, without_leaks
 from peftsweep.data.cut import cut
 from peftsweep.data.decoding import Form
@@ -20,7 +19,7 @@ from peftsweep.data.doubts import doubts
 from peftsweep.data.hub import HUB, read_hub
 from peftsweep.data.labels import label_array, task_of, with_sets
 from peftsweep.data.reading import read
-from peftsweep.data.rows import TEXT, filtered, with_texts
+from peftsweep.data.rows import filtered, with_texts
 from peftsweep.data.table import Table
 from peftsweep.data.vocabulary import unknown
 from peftsweep.errors import DataError
@@ -88,28 +87,7 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, begun: str
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The splits by name: tables, and labels of their rows."""
-
-    task: Task
-    tables: dict[str, Table]
-    labels: dict[str, Labels]
-
-    def fingerprint(self, *names: str) -> str:
-        """Sixteen hex digits of all texts and labels of these splits (of all, if none is named), in their order."""
-        digest = hashlib.sha256(json.dumps([self.task.kind, self.task.labels]).encode())
-        for name in names or self.tables:
-            digest.update(json.dumps([name, self.tables[name].column(TEXT)]).encode())
-            digest.update(self.labels[name].tobytes())
-        return digest.hexdigest()[:16]
-
-
-def _labelled(config: DataConfig, note: Say, warn: Say, *, older: bool = False) -> _Rows:
-    return labelled(config, _read(config, note, warn, older=older), note, warn, older=older)
-
-
-def labelled(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool = False) -> _Rows:
+def labelled(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool = False) -> Rows:
     """The splits and their labels.
 
     Args:
@@ -126,13 +104,16 @@ def labelled(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *
             warn(f"{tables['train'].name}: column {column}: {doubt}")
     labels = {name: label_array(config, table, task, older=older) for name, table in tables.items()}
     _check_classes(task, tables, labels, warn)
-    return _Rows(task, tables, labels)
+    return Rows(task, tables, labels)
 
 
-def _now_or_as_begun(config: DataConfig, note: Say, warn: Say, begun: str | None) -> _Rows:
-    older: _Rows | None = None
+def _now_or_as_begun(config: DataConfig, note: Say, warn: Say, begun: str | None) -> Rows:
+    older: Rows | None = None
     try:
-        rows = _labelled(config, note, warn)
+        if checked := taken(config):
+            rows = checked.tell(note, warn)
+        else:
+            rows = labelled(config, _read(config, note, warn), note, warn)
     except DataError:  # such as a filter that keeps no row today
         if (older := _as_begun(config, begun)) is None:
             raise
@@ -147,16 +128,22 @@ def _now_or_as_begun(config: DataConfig, note: Say, warn: Say, begun: str | None
     return older
 
 
-def _as_begun(config: DataConfig, fingerprint: str | None) -> _Rows | None:
+def _as_begun(config: DataConfig, fingerprint: str | None) -> Rows | None:
     """The rows as version 0.1 read and cut them, if they are those of that fingerprint."""
     rows = None if fingerprint is None else as_older(config)
     return rows if rows is not None and rows.fingerprint() == fingerprint else None
 
 
-def as_older(config: DataConfig) -> _Rows | None:
-    """The rows as version 0.1 read and cut them; None where they were wrong to it."""
+def as_older(config: DataConfig, read: dict[str, Table] | None = None) -> Rows | None:
+    """The rows as version 0.1 read and cut them; None where they were wrong to it.
+
+    Args:
+        read: the tables of the files, as this version reads them; only Parquet was read otherwise.
+    """
     with contextlib.suppress(DataError):
-        return _labelled(config, silent, silent, older=True)
+        if read is None or any(getattr(config, key).lower().endswith(".parquet") for key in files(config)):
+            read = _read(config, silent, silent, older=True)
+        return labelled(config, read, silent, silent, older=True)
     return None
 
 
@@ -164,7 +151,7 @@ def silent(text: str) -> None:
     """It is said elsewhere: when the study began, or when its data are loaded."""
 
 
-def _read(config: DataConfig, note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
+def _read(config: DataConfig, note: Say, warn: Say, *, older: bool = False) -> dict[str, Table]:
     tables = read_hub(config, wanted(config), note) if is_of_hub(config) else {}
     return tables | {split: read_file(config, key, warn, older=older) for key, split in files(config).items()}
 
@@ -192,26 +179,32 @@ def read_file(config: DataConfig, key: str, warn: Say, *, older: bool = False) -
 
 def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
     """The splits as tables, by name, their texts checked."""
-    tables = {}
-    for name, table in read.items():
-        table = with_texts(filtered(table, config.filter, note, older=older), config.text)
-        tables[name] = kept(config, table, note, warn, older=older)
+    whole = {
+        name: with_texts(filtered(table, config.filter, note, older=older), config.text) for name, table in read.items()
+    }
+    tables = {name: kept(config, table, whole.values(), note, warn, older=older) for name, table in whole.items()}
     if config.split is None and "validation" in tables:
         return _in_order(tables)
-    split, whole = config.split or SplitConfig(), tables.pop("train")
+    split, source = config.split or SplitConfig(), tables.pop("train")
     for name in ("validation", "test"):
         if name in tables and getattr(split, name) is not None:
             note(f"data.split: {name} is cut from {config.source}'s training split; its own is not used")
             del tables[name]
     if not older:
-        whole = without_leaks({"train": whole} | tables, note, warn)["train"]
-    labels = label_array(config, whole, task_of(config, whole, older=older), older=older)
-    return _in_order(tables | cut(whole, whole.column(COPY), labels, split, note, older=older))
+        source = without_leaks({"train": source} | tables, note, warn)["train"]
+    labels = label_array(config, source, task_of(config, source, older=older), older=older)
+    return _in_order(tables | cut(source, source.column(COPY), labels, split, note, older=older))
 
 
-def kept(config: DataConfig, table: Table, note: Say, warn: Say, *, older: bool = False) -> Table:
-    """The rows of a source that stay, before it is cut: one of each text, if the study says so."""
-    table = with_copies(with_sets(config, table), older=older)
+def kept(
+    config: DataConfig, table: Table, others: Iterable[Table], note: Say, warn: Say, *, older: bool = False
+) -> Table:
+    """The rows of a source that stay, before it is cut: one of each text, if the study says so.
+
+    Args:
+        others: all tables of the study: by them it is seen how lists of labels are written.
+    """
+    table = with_copies(with_sets(config, table, others), older=older)
     if isinstance(config.labels, LabelColumn) and config.labels.grouped:
         return grouped(table, note)
     if said := several_labels(config, table):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.data.decoding import Form, Undecodable, decoded
-from peftsweep.data.swallowed import lines_of, swallowed
+from peftsweep.data.swallowed import MANY, lines_of, swallowed
 from peftsweep.data.table import Table, places
 from peftsweep.errors import DataError
 
@@ -77,17 +76,23 @@ def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, fo
     if form.quoting is None and tabs and _quoted(columns):
         doubts.append(f"its fields seem to stand in quotation marks, which mean nothing in TSV; {form.unquote}")
     if suspects:
-        others = itertools.islice(_records(dialect, text, name, form), 1, None)
-        doubts += _swallowed(dict(suspects), others, form)
+        doubts += _swallowed(dict(suspects), dialect, text, form)
     return Table(name, columns, rows), doubts
 
 
-def _swallowed(suspects: dict[int, list[list[str]]], records: Iterator[list[str]], form: Form) -> Iterator[str]:
-    if found := swallowed(suspects, records):
+def _swallowed(suspects: dict[int, list[list[str]]], dialect: Dialect, text: str, form: Form) -> Iterator[str]:
+    records = filter(None, dialect.reader(text))
+    width = len(next(records))
+    found = swallowed(suspects, records)
+    plain = Dialect(dialect.tabs, dialect.mark, quoting=False).reader(text)
+    if not (fits := not found or all(len(record) == width for record in plain if record)):
+        found = [number for number in found if len(suspects[number]) >= MANY]
+    if found:
         lines, more = len(suspects[found[0]]), f", as do those of {len(found) - 1:,} more rows" if found[1:] else ""
         yield (
             f"row {found[0]} has a text of {lines:,} lines that look like rows of their own{more}: a quotation mark "
-            f"that opens a text takes all up to the next one, and one that is no such mark is written twice{form.plain}"
+            "that opens a text takes all up to the next one, and one that is no such mark is written twice"
+            + (form.plain if fits else "")
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
 from peftsweep.data.doubts import joined
-from peftsweep.data.lists import in_cells, names_in, one_each, written_out
+from peftsweep.data.lists import in_cells, names_in, one_each, torn, written_out
 from peftsweep.data.spelling import BOOLEANS, DIFFERENCE, FLAGS, class_name, is_missing, order, seen, side_by_side
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
@@ -103,16 +103,19 @@ def _holds_several(config: DataConfig, table: Table) -> bool:
     return any(isinstance(value, list | tuple) for value in table.column(first))
 
 
-def with_sets(config: DataConfig, table: Table) -> Table:
+def with_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> Table:
     """The table with the labels of each row, if one column holds all of them: read before it is cut, for how a cell is
     to be read is seen from the others.
+
+    Args:
+        others: all tables of the study, by which this one is read if it has no list.
 
     Raises:
         DataError: a cell that holds none, with the rows.
     """
     if not _holds_several(config, table):
         return table
-    return Table(table.name, table.columns | {SETS: _sets(config, table)}, table.rows)
+    return Table(table.name, table.columns | {SETS: _sets(config, table, others)}, table.rows)
 
 
 def row_labels(table: Table, columns: Sequence[str]) -> list[tuple[str | None, ...]]:
@@ -122,7 +125,7 @@ def row_labels(table: Table, columns: Sequence[str]) -> list[tuple[str | None, .
     return list(zip(*([class_name(value) for value in table.column(column)] for column in columns), strict=True))
 
 
-def _sets(config: DataConfig, table: Table) -> list[list[str]]:
+def _sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> list[list[str]]:
     """The labels of each row."""
     if SETS in table.columns:
         return table.columns[SETS]
@@ -134,8 +137,18 @@ def _sets(config: DataConfig, table: Table) -> list[list[str]]:
             f"{table.name}: column {column}: each cell is a list in brackets, such as {_listed(values[:1])}: to read "
             f"it as one, leave the separator out: labels: {{column: {column}}}"
         )
+    if separator is not None and (lists := [i for i, value in enumerate(values) if torn(value, separator)]):
+        others = [value for value in values if not torn(value, separator)]
+        parted = any(cell is not None and len(cell) > 1 for cell in in_cells(others, separator))
+        readable = not parted and None not in in_cells(values, None)
+        mend = f"leave it out: labels: {{column: {column}}}" if readable else "write them as in the other rows"
+        raise DataError(
+            f"{table.name}: column {column}: {_listed([values[i] for i in lists])} in {table.numbers(lists)}: lists "
+            f"that are written out are not parted by a separator ({quoted(separator)}); {mend}"
+        )
     grouped = isinstance(config.labels, LabelColumn) and config.labels.grouped
-    cells = one_each(values) if grouped and separator is None else in_cells(values, separator)
+    elsewhere = [cell for other in others for cell in other.column(column)]
+    cells = one_each(values) if grouped and separator is None else in_cells(values, separator, elsewhere)
     found = [None if cell is None else names_in(cell) for cell in cells]
     if wrong := [i for i, labels in enumerate(found) if labels is None]:
         expected = f"labels parted by {quoted(separator)}"

@@ -30,24 +30,37 @@ BARE = re.compile(rf"(?![{QUOTES}])[^,;|\[\](){{}}\"\r\n]+(?<![{QUOTES}])")
 BLOCK = re.compile(r"\s*(?:[-*•][ \t]+\S[^\r\n]*\s*)+")  # YAML's, an entry a line
 
 
-def in_cells(cells: Sequence[Any], separator: str | None) -> list[Sequence[Any] | None]:
+def in_cells(cells: Sequence[Any], separator: str | None, elsewhere: Sequence[Any] = ()) -> list[Sequence[Any] | None]:
     """What stands in each cell of a column that holds all labels of a text, empty entries and repeated ones too; None
     where a cell cannot be read so.
 
     A text is parted by the separator and read no other way, so that `[bug]` may be a label's name. Without a separator,
     the column as a whole says how its lists are written: each cell must be a list with the brackets that most have. If
     quotation marks prove all that are there to be lists, a word without a mark is a list of one, as R writes it.
+
+    Args:
+        elsewhere: the same column's cells in the study's other files, which say it where no cell here is a list.
     """
     if separator is not None:
         return [_parted(cell, separator) for cell in cells]
     if any(isinstance(cell, list | tuple) for cell in cells):
         return [[] if is_missing(cell) else cell if isinstance(cell, list | tuple) else None for cell in cells]
-    found = [listed(cell) if isinstance(cell, str) and not is_missing(cell) else None for cell in cells]
-    lists = [cell for cell, own in zip(cells, found, strict=True) if own is not None]
-    kinds = Counter(map(_kind, lists))
-    usual = max(kinds, key=lambda kind: kinds[kind], default="")
-    proven = len(kinds) == 1 and all(map(certain, lists))
+    found = list(map(_listed, cells))
+    usual, proven = _way([cell for cell, own in zip(cells, found, strict=True) if own is not None]) or (
+        _way([cell for cell in elsewhere if _listed(cell) is not None]) or ("", False)
+    )
     return [_as_others(cell, own, usual, proven) for cell, own in zip(cells, found, strict=True)]
+
+
+def _listed(cell: Any) -> list[Any] | None:
+    return listed(cell) if isinstance(cell, str) and not is_missing(cell) else None
+
+
+def _way(lists: Sequence[str]) -> tuple[str, bool] | None:
+    """The bracket that most of the lists have, and whether all are lists beyond doubt, and have it."""
+    kinds = Counter(map(_kind, lists))
+    usual = max(kinds, key=lambda kind: kinds[kind], default=None)
+    return None if usual is None else (usual, len(kinds) == 1 and all(map(certain, lists)))
 
 
 def one_each(cells: Sequence[Any]) -> list[Sequence[Any]]:
@@ -76,6 +89,21 @@ def written_out(cells: Sequence[Any], separator: str) -> bool:
     if not texts or not all(isinstance(cell, str) and _enclosed(cell) for cell in texts):
         return False
     return any(certain(cell) or not all(map(_balanced, cell.split(separator))) for cell in texts)
+
+
+def torn(cell: Any, separator: str) -> bool:
+    """Whether a cell of a column with a separator is a list all the same: quotation marks right behind its bracket, or
+    a function's name before it, show that it is no name in brackets, and it has several entries or is cut by the
+    separator."""
+    if not isinstance(cell, str):
+        return False
+    text = _unwrapped(cell.strip())
+    entries = listed(text)
+    if _enclosed(text):
+        sure = QUOTED.match(text[1:-1].strip()) is not None
+    else:
+        sure = entries is not None and not BLOCK.fullmatch(text)
+    return sure and (len(entries or ()) > 1 or not all(map(_balanced, text.split(separator))))
 
 
 def _kind(text: str) -> str:
@@ -108,8 +136,8 @@ def listed(text: str) -> list[Any] | None:
     lines `- a`. An entry without quotation marks is a name, and a comma parts it from the next.
     """
     text = text.strip()
-    if len(text) > 1 and text[0] == text[-1] == '"':  # a list inside of a string, as JSON and CSV write it
-        return _json(text, str) or listed(text[1:-1].replace('""', '"').replace('\\"', '"'))
+    if (inner := _unwrapped(text)) != text:
+        return _json(text, str) or (listed(inner) if _unwrapped(inner) == inner else None)
     if call := CALL.fullmatch(text):
         inner = call[1].strip()
         return [] if inner in ("", "0") else listed(inner) if _enclosed(inner) else _tokens(inner)
@@ -118,6 +146,13 @@ def listed(text: str) -> list[Any] | None:
     if BLOCK.fullmatch(text):
         return [name for line in text.splitlines() if (name := line.strip()[1:].strip().strip("'\""))]
     return None
+
+
+def _unwrapped(text: str) -> str:
+    """What a string holds that is a list inside of one, as JSON and CSV write it; of any other text, the text."""
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1].replace('""', '"').replace('\\"', '"').strip()
+    return text
 
 
 def _inside(text: str) -> list[Any] | None:

@@ -74,6 +74,15 @@ def _path(place: str, key: str) -> Path:
     return path
 
 
+def stamp(place: str) -> tuple[int, ...] | None:
+    """What changes as soon as a file at a place of `read` is written anew or replaced; None if there is none."""
+    try:
+        found = _path(place, "").stat()
+    except (OSError, DataError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _ending(path: Path) -> str:
     return path.suffix.lower()
 

@@ -78,9 +78,8 @@ def _keys(text: str, url: URL) -> list[str]:
             lacking = f"{quoted(key)} has no value" if key else f"{quoted(value)} has no name"
             raise StorageError(f"storage {quoted(text)}: {lacking}; write NAME=VALUE, or leave it out")
         if keys.count(key) > 1:
-            raise StorageError(
-                f"storage {quoted(text)}: {quoted(key)} stands there {keys.count(key)} times; write it once"
-            )
+            once = "write all in one, as host=a,b&port=5432,5433" if key in ("host", "port") else "write it once"
+            raise StorageError(f"storage {quoted(text)}: {quoted(key)} stands there {keys.count(key)} times; {once}")
     return keys
 
 
@@ -137,10 +136,12 @@ def _check_postgresql(text: str, url: URL) -> None:
     if wrong := [port for port in ports if not _is_number(port, 1, 65535)]:
         raise StorageError(f"{said}: port {quoted(wrong[0])}: expected a whole number of 1 to 65535, such as 5432")
     for key in NUMBERS:
-        if key in url.query and not _is_number(str(url.query[key]), 0, LARGEST):
+        number = str(url.query.get(key, "0"))
+        if not _is_number(number.removeprefix("-"), 0, LARGEST):  # libpq waits without an end for less than nothing
             raise StorageError(f"{said}: {key}: expected a whole number, got {quoted(url.query[key])}")
+    # beside hosts, folders of sockets, and abstract ones, as libpq takes them
     hosts = [url.host or "", *str(url.query.get("host", "")).split(",")]
-    if wrong := [host for host in hosts if not host.startswith("/") and names.host_refusal(host)]:
+    if wrong := [host for host in hosts if not host.startswith(("/", "@")) and names.host_refusal(host)]:
         raise StorageError(f"{said}: host {quoted(wrong[0])} {names.host_refusal(wrong[0])}")
 
 

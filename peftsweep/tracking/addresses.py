@@ -55,8 +55,10 @@ def _refusal(uri: object) -> str | None:
     if kind == "sqlite":
         if file is None or not file.name:
             return "names no file"
-        # a folder may be in the way for a while, as a server may be down
-        plain = file.is_file() or file.is_dir() or not file.exists()
+        try:  # a folder may be in the way for a while, as a server may be down
+            plain = file.is_file() or file.is_dir() or not file.exists()
+        except OSError:  # in a folder that may not be searched; a tracker that cannot be reached stops no sweep
+            plain = True
         return None if plain else "is a device, a pipe or a socket"
     if kind in SERVERS or kind in DATABASES:
         if "@" in parts.netloc and "@" in parts.path:
