@@ -82,12 +82,13 @@ def _noted(found: list[Mistake], config: DataConfig, *key: str) -> Iterator[None
     try:
         yield
     except MissingColumnsError as error:
-        found.extend(_columns(config, error))
+        new = list(_columns(config, error))
     except DataError as error:
-        if own := OWN_KEY.fullmatch(str(error)):
-            found.append((tuple(own[1].split(".")), own[2]))
-        else:
-            found.append((("data", *key), str(error)))
+        own = OWN_KEY.fullmatch(str(error))
+        new = [(tuple(own[1].split(".")), own[2]) if own else (("data", *key), str(error))]
+    else:
+        new = []
+    found.extend(mistake for mistake in new if mistake not in found)  # one file may be train and validation
 
 
 def _columns(config: DataConfig, error: MissingColumnsError) -> Iterator[Mistake]:
