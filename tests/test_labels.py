@@ -490,6 +490,26 @@ def test_labels_that_are_pieces_of_lists_are_told(labels: list[str], said: str) 
     assert any(said in doubt for doubt in doubts(Task("multi-label", tuple(labels)), "c"))
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["Diabetes (type 1)", "Diabetes (type 2)", "Asthma", "Flu"],
+        ["World Health Organization (WHO)", "European Union (EU)", "United Nations (UN)"],
+        ["bug (internal)", "bug (external)", "feature", "question"],
+        ["[PC] Game", "[PS5] Game", "[Xbox] Game", "Other"],
+        ["'80s", "'90s", "'00s"],
+        ['11"', '13"', '15"'],
+        ["Men's", "Women's", "Kids'", "Boys'"],
+        [":)", ":(", ":D"],
+        ["(internal)", "(external)"],
+        ['{"a": 1}', '{"a": 2}'],
+    ],
+    ids=lambda labels: labels[0],
+)
+def test_names_with_a_mark_at_one_end_are_names(labels: list[str]) -> None:
+    assert not [said for said in doubts(Task("single-label", tuple(labels)), "c") if "lists" in said]
+
+
 def test_names_by_the_thousand_are_looked_through_in_a_moment() -> None:
     drawn = random.Random(0)
     names = sorted({", ".join(drawn.sample([f"tag {i}" for i in range(400)], 5)) for _ in range(9_000)})

@@ -239,9 +239,24 @@ def _balanced(text: str) -> bool:
 
 
 def pieces(names: Iterable[str]) -> list[str]:
-    """Names that begin or end as a list does, or one of its entries: `[joy`, `anger]`, `'joy'`; none if all
-    that do are whole: `[joy]`."""
-    ends = (*QUOTES, *PAIRS, *PAIRS.values())
-    found = [name for name in names if name[:1] in ends or name[-1:] in ends]
-    whole = all(_enclosed(name) and _balanced(name) and not certain(name) for name in found)
-    return [] if whole else found
+    """Names that look like a list's first or last part (`[joy` and `anger]`), or like an entry with its quotation marks
+    (`'joy'`). A mark at one end proves nothing as long as no name has its other half: `:)`, `11"`, `Diabetes (type 1)`.
+    """
+    names = list(names)
+    ends = {name: _lone_ends(name) for name in names}
+    halves = {first for first, _ in ends.values()} & {last for _, last in ends.values()} - {""}
+    found = {name for name in names if halves.intersection(ends[name]) or _in_quotes(name)}
+    return [name for name in names if name in found or _enclosed(name)] if found else []
+
+
+def _in_quotes(name: str) -> bool:
+    return len(name) > 1 and name[0] in QUOTES and name[-1] in QUOTES
+
+
+def _lone_ends(name: str) -> tuple[str, str]:
+    """The closing mark that a name's first mark lacks, and its last one that lacks an opening one; empty for none."""
+    if not name or _in_quotes(name):
+        return "", ""
+    first = PAIRS.get(name[0], "") if not _balanced(name) else ""
+    last = name[-1] if name[-1] in PAIRS.values() and not _balanced(name) else ""
+    return first or ("'" if name[0] in QUOTES else ""), last or ("'" if name[-1] in QUOTES else "")
