@@ -187,6 +187,8 @@ def test_what_may_be_anything_in_brackets_is_refused(cell: str) -> None:
         (["{'joy', 'sad'}", "set()", "frozenset({'joy'})"], []),
         (['c("joy", "sad")', "joy", "character(0)", "very happy"], []),
         (["['joy', 'sad']", "joy", "don't know"], []),
+        (["- joy\n- sad", "[]", "- joy", "{}"], []),  # YAML's lines have no empty list of their own
+        (["[]", "- joy", "[joy]"], [2]),
         (["[joy, sad]", "[joy]", "(internal)"], [2]),
         (["['joy', 'sad']", "['joy']", "(internal)", "{sad}"], [2, 3]),
         (["[joy, sad]", "[joy]", "joy"], [2]),  # no quotation mark says that [joy] is more than a name

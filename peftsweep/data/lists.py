@@ -35,8 +35,9 @@ def in_cells(cells: Sequence[Any], separator: str | None, elsewhere: Sequence[An
     where a cell cannot be read so.
 
     A text is parted by the separator and read no other way, so that `[bug]` may be a label's name. Without a separator,
-    the column as a whole says how its lists are written: each cell must be a list with the brackets that most have. If
-    quotation marks prove all that are there to be lists, a word without a mark is a list of one, as R writes it.
+    the column as a whole says how its lists are written: each cell must be a list with the brackets that most have, or
+    an empty list. If quotation marks prove all that are there to be lists, a word without a mark is a list of one, as R
+    writes it.
 
     Args:
         elsewhere: the same column's cells in the study's other files, which say it where no cell here is a list.
@@ -46,8 +47,8 @@ def in_cells(cells: Sequence[Any], separator: str | None, elsewhere: Sequence[An
     if any(isinstance(cell, list | tuple) for cell in cells):
         return [[] if is_missing(cell) else cell if isinstance(cell, list | tuple) else None for cell in cells]
     found = list(map(_listed, cells))
-    usual, proven = _way([cell for cell, own in zip(cells, found, strict=True) if own is not None]) or (
-        _way([cell for cell in elsewhere if _listed(cell) is not None]) or ("", False)
+    usual, proven = (
+        _way(zip(cells, found, strict=True)) or _way((cell, _listed(cell)) for cell in elsewhere) or ("", False)
     )
     return [_as_others(cell, own, usual, proven) for cell, own in zip(cells, found, strict=True)]
 
@@ -56,8 +57,14 @@ def _listed(cell: Any) -> list[Any] | None:
     return listed(cell) if isinstance(cell, str) and not is_missing(cell) else None
 
 
-def _way(lists: Sequence[str]) -> tuple[str, bool] | None:
-    """The bracket that most of the lists have, and whether all are lists beyond doubt, and have it."""
+def _way(cells: Iterable[tuple[Any, list[Any] | None]]) -> tuple[str, bool] | None:
+    """The bracket that most of the lists have, and whether all are lists beyond doubt, and have it; None of no lists.
+
+    Args:
+        cells: each with what is listed in it, if it is a list.
+    """
+    written = [(cell, own) for cell, own in cells if own is not None]
+    lists = [cell for cell, own in written if own] or [cell for cell, _ in written]
     kinds = Counter(map(_kind, lists))
     usual = max(kinds, key=lambda kind: kinds[kind], default=None)
     return None if usual is None else (usual, len(kinds) == 1 and all(map(certain, lists)))
@@ -72,7 +79,7 @@ def _as_others(cell: Any, own: list[Any] | None, usual: str, proven: bool) -> li
     if is_missing(cell):
         return []
     if own is not None:
-        return own if _kind(cell) == usual else None
+        return own if not own or _kind(cell) == usual else None
     return [cell] if proven and isinstance(cell, str) and BARE.fullmatch(cell.strip()) else None
 
 
