@@ -91,8 +91,8 @@ def put(path: Path, target: Path) -> None:
 
 
 def tidy(target: Path) -> None:
-    """Remove what dead processes wrote aside in the target's folder, of this target and of others. If it was about to
-    give way to another folder, it comes back."""
+    """Remove what dead processes wrote aside in the target's folder, of this target and of others. If the target
+    was about to give way to another folder, it comes back."""
     _tidy(target.parent, re.compile(re.escape(target.name)))
 
 
