@@ -485,6 +485,7 @@ def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets
     [
         (["[joy", "anger]", "[fear]", "love"], "3 of 4 labels look like pieces of lists, such as '[joy'"),
         (["'joy'", "'anger'"], "all labels look like pieces of lists"),
+        (["[joy", "anger]", *"abcdefgh"], "2 of 10 labels look like pieces of lists, such as '[joy'"),
         (['["joy"]', '["anger", "joy"]'], "all labels look like lists of labels"),
     ],
 )
@@ -510,6 +511,11 @@ def test_labels_that_are_pieces_of_lists_are_told(labels: list[str], said: str) 
 )
 def test_names_with_a_mark_at_one_end_are_names(labels: list[str]) -> None:
     assert not [said for said in doubts(Task("single-label", tuple(labels)), "c") if "lists" in said]
+
+
+@pytest.mark.parametrize("odd", [["(:", ":)"], ["a)", "b)"], ["[x", "y)"], ["(internal)", "[ui]"], ["f(x", "y)"]])
+def test_few_names_with_brackets_are_no_pieces_of_lists_unless_they_are_halves(odd: list[str]) -> None:
+    assert not list(doubts(Task("multi-label", (*odd, *"cdefgh")), "column"))
 
 
 def test_names_by_the_thousand_are_looked_through_in_a_moment() -> None:

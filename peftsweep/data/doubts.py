@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from peftsweep.data.joins import joins, made_of_others
-from peftsweep.data.lists import certain, listed, names_in, pieces
+from peftsweep.data.lists import certain, halves, listed, names_in, pieces
 from peftsweep.data.spelling import DIFFERENCE, seen, side_by_side
 from peftsweep.quoting import quoted
 from peftsweep.task import Task
@@ -63,7 +63,7 @@ def joined(task: Task, column: str) -> Iterator[str]:
         lists = {}  # (internal), [deleted]: names in brackets
     if 2 * len(lists) >= len(names) or made_of_others({name: lists.get(name, [name]) for name in names}, names):
         yield _advice(task, "lists of labels", list(lists), {"column": column})
-    elif 2 * len(broken := pieces(names)) >= len(names):
+    elif 2 * len(broken := pieces(names)) >= len(names) or (task.multi_label and (broken := halves(names))):
         yield f"{_count(task, broken)} look like pieces of lists, such as {quoted(broken[0])}; {_list_hint(column)}"
     elif (found := joins(names)) is not None:
         separator, those = found

@@ -256,6 +256,11 @@ def pieces(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in found or _enclosed(name)] if found else []
 
 
+def halves(names: Iterable[str]) -> list[str]:
+    """Those pieces that are halves of a bracket around words: even a few of them show that a list was cut."""
+    return [name for name in pieces(names) if not _balanced(name) and any(map(str.isalnum, name))]
+
+
 def _in_quotes(name: str) -> bool:
     return len(name) > 1 and name[0] in QUOTES and name[-1] in QUOTES
 
