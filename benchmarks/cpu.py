@@ -46,7 +46,7 @@ import peftsweep
 from peftsweep.config import StudyConfig, TrainConfig, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Pack, Report, Result, SlotStatus, Trial
+from peftsweep.engine import Judge, Pack, Progress, Report, Result, Trial, drive
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer
 from peftsweep.progress import for_stream
@@ -167,11 +167,11 @@ def examples(data: Dataset) -> list[dict[str, Any]]:
 # A pack -------------------------------------------------------------------------------------------------------------
 
 
-class Given:
-    """A source of the given trials that stops the pack when the clock has stopped."""
+class Given(Judge):
+    """Gives some trials, and stops the pack when the clock has stopped."""
 
     def __init__(self, trials: Sequence[Trial], marks: Marks) -> None:
-        self.waiting, self.marks = list(trials), marks
+        self.waiting, self.marks, self.stopped = list(trials), marks, False
 
     def next(self) -> Trial | None:
         return self.waiting.pop(0) if self.waiting else None
@@ -182,8 +182,12 @@ class Given:
     def finish(self, trial: Trial, result: Result) -> None:
         raise AssertionError(f"trial {trial.number} ended: {result.reason}")
 
-    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
-        return self.marks.step()
+    def progressed(self, event: Progress) -> None:
+        for _ in event.steps:
+            self.stopped |= not self.marks.step()
+
+    def wants_stop(self) -> bool:
+        return self.stopped
 
 
 def pack_rate(ground: Ground, dropout: float, folder: Path) -> float:
@@ -193,8 +197,9 @@ def pack_rate(ground: Ground, dropout: float, folder: Path) -> float:
     trials = [Trial(number, number, params, folder / str(number)) for number in range(SLOTS)]
     model = load_base(ground.config.model, data.task, four_bit=False, device=CPU).model
     method = METHODS["lora"](model, linear_names(model))
-    pack = Pack(model, method, data.task, data.train, data.validation, candidates=[params], slots=SLOTS)
-    pack.run(Given(trials, marks))
+    splits = data.train, data.validation
+    pack = Pack(model, method, data.task, *splits, candidates=[params], slots=SLOTS, heartbeat=0.0)
+    drive(pack, Given(trials, marks))
     return marks.rate(BATCH * SLOTS)
 
 
@@ -255,7 +260,7 @@ def seeds() -> None:
         pack = Pack(base.model, method, data.task, data.train, data.validation, candidates=[config.train], slots=SEEDS)
         with tempfile.TemporaryDirectory() as folder:
             given = Scored([Trial(seed, seed, config.train, Path(folder) / str(seed)) for seed in range(SEEDS)])
-            pack.run(given)
+            drive(pack, given)
         scores = [given.scores[seed] for seed in range(SEEDS)]
         mean, apart = statistics.mean(scores), statistics.stdev(scores)
         show(
@@ -267,8 +272,8 @@ def seeds() -> None:
         )
 
 
-class Scored:
-    """A source of the given trials that remembers the macro-F1 of each at its end."""
+class Scored(Judge):
+    """Gives some trials, and remembers the macro-F1 of each at its end."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.waiting, self.scores = list(trials), dict[int, float]()
@@ -283,9 +288,6 @@ class Scored:
 
     def finish(self, trial: Trial, result: Result) -> None:
         say(f"seed {trial.number}: {result.state}, {self.scores[trial.number]:.4f}")
-
-    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
-        return True
 
 
 def overhead(train: Path, validation: Path, quick: bool) -> None:

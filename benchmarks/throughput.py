@@ -41,8 +41,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, logging
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Examples, Limits, Pack, Report, Result, SlotStatus, Trial, capped, plan
-from peftsweep.engine.graphs import Graphs
+from peftsweep.engine import Examples, Judge, Limits, Pack, Progress, Report, Result, Trial, capped, drive, plan
+from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.methods import METHODS
 from peftsweep.models import default_device, linear_names
 from peftsweep.task import Task
@@ -281,14 +281,15 @@ def processes(setup: Setup, count: int = 8) -> dict[str, float]:
 # The pack -----------------------------------------------------------------------------------------------------------
 
 
-class Timed:
-    """A source of trials without end, that stops the pack when its time is up. The first steps do not count."""
+class Timed(Judge):
+    """Gives trials without end, and stops the pack when its time is up. The first steps do not count."""
 
     def __init__(self, params: TrainConfig, folder: Path, seconds: float, warm: int, profiled: int = 0) -> None:
         self.params, self.folder, self.limit, self.warm, self.profiled = params, folder, seconds, warm, profiled
         self.profile: Any = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
         self.given = self.steps = 0
-        self.graphs: Graphs | None = None
+        self.stopped = False
+        self.graphs: CudaGraphs | None = None
         self.captures = 0  # passes that became graphs under the clock
         self.seen = 0  # of those that ever did
         self.steady: dict[int, float] = {}  # seconds of each step under the clock in which none did
@@ -305,7 +306,14 @@ class Timed:
     def finish(self, trial: Trial, result: Result) -> None:
         raise AssertionError(f"trial {trial.number} ended: {result.reason}")
 
-    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
+    def progressed(self, event: Progress) -> None:
+        self.stopped |= not self.goes_on()
+
+    def wants_stop(self) -> bool:
+        return self.stopped
+
+    def goes_on(self) -> bool:
+        """Take note of a step; False when the time is up."""
         self.steps += not self.ended
         now = time.perf_counter()
         if self.began and not self.ended and self.captured() == self.seen:
@@ -357,7 +365,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
     method = METHODS["qlora" if setup.shape.four_bit else "lora"](model, linear_names(model))
 
     def build(count: int, limits: Limits | None = None) -> Pack:
-        limited: dict[str, Any] = {"candidates": [params], "slots": count, "limits": limits}
+        limited: dict[str, Any] = {"candidates": [params], "slots": count, "limits": limits, "heartbeat": 0.0}
         return Pack(model, method, EMOTIONS, texts, validation, compiled=setup.compiled, **limited)
 
     with capped(default_device()), tempfile.TemporaryDirectory() as folder:  # as `peftsweep run` has it
@@ -371,13 +379,13 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
         pack = build(found.slots, found.limits)
         pack.save = lambda slot: None  # type: ignore[method-assign]
         if not setup.graphs:
-            pack.graphs = None
+            pack.runner.graphs = None
         torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter() - began
         try:
-            source.graphs = pack.graphs
-            pack.run(source)
-            running = [(slot.schedule, slot.trial.seed) for slot in pack.occupied()]
+            source.graphs = pack.runner.graphs
+            drive(pack, source)
+            running = [(slot.schedule, slot.trial.seed) for slot in pack.slots.occupied]
         finally:
             pack.release()
     if setup.profiled:
@@ -386,7 +394,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
 
     def rates_of(some: Collection[int], seconds: float) -> dict[str, float]:
         batches = [schedule.batch(step, seed) for schedule, seed in running for step in some]
-        return {**rates(batches, pack.corpus.lengths, seconds), "step_ms": 1000 * seconds / len(some)}
+        return {**rates(batches, pack.batcher.corpus.lengths, seconds), "step_ms": 1000 * seconds / len(some)}
 
     steady = rates_of(source.steady, sum(source.steady.values())) if source.steady else rates_of(steps, took)
     return {
@@ -397,7 +405,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
         "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
         "start_seconds": started,
         "steps": len(steps),
-        "graphs": pack.graphs is not None and not pack.graphs.refused,
+        "graphs": pack.runner.graphs is not None and not pack.runner.graphs.refused,
         "captures": source.captures,
         "warm_seconds": source.began - began - started,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import torch
 from torch import nn
 
 from peftsweep.config import ModelConfig
-from peftsweep.engine import Evaluation, Pack, Report, Result, SlotStatus, Trial
+from peftsweep.engine import Evaluation, Judge, Pack, Progress, Report, Result, SlotStatus, Trial
+from peftsweep.engine.oom import Unfit
+from peftsweep.engine.runner import Runner
+from peftsweep.engine.slot import Slot
+from peftsweep.engine.slot_params import SlotParameters
+from peftsweep.engine.slots import Slots
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, linear_names, load_base
 from peftsweep.task import Task
@@ -33,8 +39,8 @@ class Texts:
             self.labels = rng.integers(0, 3, size=n)
 
 
-class Queue:
-    """A source that gives the trials in order, keeps all, and remembers what it was told."""
+class Queue(Judge):
+    """Answers a pack: gives the trials in order, keeps all, and remembers what it was told."""
 
     def __init__(self, trials: list[Trial]) -> None:
         self.waiting = list(trials)
@@ -42,12 +48,14 @@ class Queue:
         self.slots: dict[int, int] = {}
         self.results: dict[int, Result] = {}
         self.evaluations: dict[int, list[Evaluation]] = {trial.number: [] for trial in trials}
+        self.notes: list[str] = []
         self.stop_after: int | None = None
+        self.stopped = False
 
     def next(self) -> Trial | None:
         return self.waiting.pop(0) if self.waiting else None
 
-    def report(self, reports: list[Report]) -> list[bool]:
+    def report(self, reports: Sequence[Report]) -> list[bool]:
         for report in reports:
             self.evaluations[report.trial.number].append(report.evaluation)
         return [True] * len(reports)
@@ -55,62 +63,96 @@ class Queue:
     def finish(self, trial: Trial, result: Result) -> None:
         self.results[trial.number] = result
 
-    def stepped(self, slots: list[SlotStatus], seconds: float) -> bool:
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progressed(self, event: Progress) -> None:
+        for step in event.steps:
+            self.stopped |= not self.stepped(event.slots, step.seconds)
+
+    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
+        """Whether to go on after a step."""
         if self.stop_after is not None:
             self.stop_after -= 1
         return self.stop_after != 0
+
+    def wants_stop(self) -> bool:
+        return self.stopped
+
+
+def weights_of(stack: SlotParameters, slot: Slot) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in stack.split(slot.index, stack.weights[slot.index], slot.trial.params).items()}
+
+
+class WatchedRunner(Runner):
+    """A runner that writes down each step's loss, by the trial's number."""
+
+    @property
+    def trace(self) -> dict[int, list[float]]:
+        return self.__dict__.setdefault("_trace", {})  # type: ignore[no-any-return]
+
+    def forward_backward(self, slots: Sequence[Slot]) -> tuple[dict[int, torch.Tensor], list[Unfit]]:
+        losses, unfit = super().forward_backward(slots)
+        for slot in slots:
+            if slot.index in losses:
+                self.trace.setdefault(slot.trial.number, []).append(float(losses[slot.index]))
+        return losses, unfit
+
+
+class TracedRunner(WatchedRunner):
+    """A runner that writes down each step's weights, loss and gradients, by the trial's number."""
+
+    @property
+    def steps(self) -> dict[int, list[tuple[dict[str, torch.Tensor], float, dict[str, torch.Tensor]]]]:
+        return self.__dict__.setdefault("_steps", {})  # type: ignore[no-any-return]
+
+    def forward_backward(self, slots: Sequence[Slot]) -> tuple[dict[int, torch.Tensor], list[Unfit]]:
+        losses, unfit = super().forward_backward(slots)
+        stack = self.packed.stack
+        for slot in slots:
+            grads = stack.split(slot.index, stack.grads[slot.index].clone(), slot.trial.params)
+            step = weights_of(stack, slot), float(losses[slot.index]), grads
+            self.steps.setdefault(slot.trial.number, []).append(step)
+        return losses, unfit
+
+
+class WatchedSlots(Slots):
+    """Slots that write down each trial's first and last weights, and its slot."""
+
+    first: dict[int, dict[str, torch.Tensor]]
+    last: dict[int, dict[str, torch.Tensor]]
+    where: dict[int, int]
+
+    def put(self, index: int, trial: Trial) -> Slot:
+        slot = super().put(index, trial)
+        self.first[trial.number], self.where[trial.number] = weights_of(self.stack, slot), index
+        return slot
+
+    def vacate(self, slot: Slot) -> None:
+        self.last[slot.trial.number] = weights_of(self.stack, slot)
+        super().vacate(slot)
 
 
 class Watched(Pack):
     """A pack that writes down each step's loss and each trial's first and last weights."""
 
+    runner: WatchedRunner
+    slots: WatchedSlots
+
     def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.first: dict[int, dict[str, torch.Tensor]] = {}
-        self.last: dict[int, dict[str, torch.Tensor]] = {}
-        self.trace: dict[int, list[float]] = {}
-        self.where: dict[int, int] = {}
+        super().__init__(*args, **{"heartbeat": 0.0, **kwargs})  # type: ignore[arg-type]
+        self.runner.__class__, self.slots.__class__ = WatchedRunner, WatchedSlots
+        self.slots.first, self.slots.last, self.slots.where = {}, {}, {}
+        self.first, self.last, self.where = self.slots.first, self.slots.last, self.slots.where
+
+    @property
+    def trace(self) -> dict[int, list[float]]:
+        return self.runner.trace
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the base, and so of its products."""
         return next(self.packed.model.parameters()).dtype
-
-    def weights(self, slot):  # type: ignore[no-untyped-def]
-        row = self.stack.weights[slot.index]
-        return {k: v.clone() for k, v in self.stack.split(slot.index, row, slot.trial.params).items()}
-
-    def start(self, index, trial):  # type: ignore[no-untyped-def]
-        slot = super().start(index, trial)
-        self.first[trial.number], self.where[trial.number] = self.weights(slot), index
-        return slot
-
-    def losses(self, slots, source):  # type: ignore[no-untyped-def]
-        found = super().losses(slots, source)
-        for slot in slots:
-            if slot.index in found:
-                self.trace.setdefault(slot.trial.number, []).append(float(found[slot.index]))
-        return found
-
-    def end(self, slot, source, state, reason):  # type: ignore[no-untyped-def]
-        self.last[slot.trial.number] = self.weights(slot)
-        super().end(slot, source, state, reason)
-
-
-class Traced(Watched):
-    """A pack that writes down each step's weights, loss and gradients, by the trial's number."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
-        self.steps: dict[int, list[tuple[dict[str, torch.Tensor], float, dict[str, torch.Tensor]]]] = {}
-
-    def losses(self, slots, source):  # type: ignore[no-untyped-def]
-        found = super().losses(slots, source)
-        for slot in slots:
-            grads = self.stack.split(slot.index, self.stack.grads[slot.index].clone(), slot.trial.params)
-            step = self.weights(slot), float(found[slot.index]), grads
-            self.steps.setdefault(slot.trial.number, []).append(step)
-        return found
 
 
 def base_of(folder: Path, task: Task, method: str, dtype: str = "float32", device: torch.device = CPU) -> Base:
@@ -146,7 +188,7 @@ def pack_of(
     slots: int,
     kind: type[Watched] = Watched,
     dtype: str = "float32",
-    **kwargs: object,
+    **kwargs: Any,
 ) -> Watched:
     return pack_on(base_of(folder, task, method, dtype).model, task, method, trials, slots, kind, **kwargs)
 
@@ -159,13 +201,20 @@ def pack_on(
     slots: int,
     kind: type[Watched] = Watched,
     validation: Texts | None = None,
+    runner: type[WatchedRunner] = WatchedRunner,
     **kwargs: object,
 ) -> Watched:
-    """On a base that is loaded."""
+    """On a base that is loaded.
+
+    Args:
+        runner: how its passes are to run.
+    """
     adapters = METHODS[method](model, linear_names(model))
     train, validation = Texts(task, 37, 1), validation or Texts(task, 12, 2)
     candidates = [trial.params for trial in trials]
-    return kind(model, adapters, task, train, validation, candidates=candidates, slots=slots, **kwargs)  # type: ignore[arg-type]
+    pack = kind(model, adapters, task, train, validation, candidates=candidates, slots=slots, **kwargs)  # type: ignore[arg-type]
+    pack.runner.__class__ = runner
+    return pack
 
 
 def with_the_whole_block(pack: Watched) -> Watched:

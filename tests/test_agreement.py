@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, Gemma3Config
 
 from peftsweep import report
 from peftsweep.config import ModelConfig, TrainConfig
-from peftsweep.engine.packing import Packed
+from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import DataError, ExportError
 from peftsweep.exported import Classifier, writing
 from peftsweep.exported import manifest as manifests
@@ -50,14 +50,14 @@ class Trained:
         tokenizer = load_tokenizer(ModelConfig(**model))
         self.ids = [np.array(ids) for ids in tokenizer(TEXTS, truncation=True, max_length=24)["input_ids"]]
         kind = METHODS[method](loaded.model, linear_names(loaded.model))
-        packed = Packed(loaded.model, kind, [PARAMS], 1, sorted(self.ids, key=len), 9.0)
+        packed = PackedModel(loaded.model, kind, [PARAMS], 1, sorted(self.ids, key=len), 9.0)
         every = frozenset(layer.name for layer in packed.stack.layers)
         packed.stack.start(0, PARAMS, every, torch.Generator().manual_seed(0))
         weights = packed.stack.split(0, packed.stack.weights[0], PARAMS)
         draws = torch.Generator().manual_seed(1)
         for name, part in weights.items():
             part.normal_(std=scale if name.partition(":")[0] in packed.heads else 0.3, generator=draws)
-        rows = packed.lay([0], [np.arange(len(self.ids))], packed.corpus(self.ids))
+        rows = packed.pack_texts([0], [np.arange(len(self.ids))], packed.corpus(self.ids))
         with torch.no_grad():
             self.logits = packed.logits(rows, packed.current.nothing)[: len(self.ids)].numpy()
         wrong = np.random.default_rng(0).random(self.logits.shape) < 0.1

@@ -15,8 +15,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine.packing import Packed
-from peftsweep.engine.proof import samples_of
+from peftsweep.engine.equivalence import samples_of
+from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import ModelError
 from peftsweep.methods import METHODS, Method
 from peftsweep.models import linear_names
@@ -51,7 +51,7 @@ def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(
     if name == "ia3" and linears:  # peft has default layers for a few architectures only
         params = TrainConfig(target_modules=linears, feedforward_modules=linears[-1:])
     try:
-        packed = Packed(model, method, [params], 2, samples_of([TEXTS], model), 10.0)
+        packed = PackedModel(model, method, [params], 2, samples_of([TEXTS], model), 10.0)
     except ModelError as error:
         refusal = str(error)
     else:
@@ -68,7 +68,7 @@ def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(
 
 
 def packed_step(
-    packed: Packed, params: TrainConfig, texts: list[np.ndarray] = TEXTS
+    packed: PackedModel, params: TrainConfig, texts: list[np.ndarray] = TEXTS
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Logits of the first slot's texts beside a neighbour; its weights, and its gradients, by `path:parameter`."""
     stack, adapted = packed.stack, frozenset(layer.name for layer in packed.stack.layers)
@@ -76,7 +76,7 @@ def packed_step(
         stack.start(slot, params, adapted, torch.Generator().manual_seed(slot))
         for part in stack.split(slot, stack.weights[slot], params).values():
             part.add_(torch.randn(part.shape, generator=torch.Generator().manual_seed(slot)) * 0.05)
-    rows = packed.lay([0, 1], [MINE, OTHERS], packed.corpus(texts))
+    rows = packed.pack_texts([0, 1], [MINE, OTHERS], packed.corpus(texts))
     logits = packed.logits(rows, packed.current.nothing)
     (logits[: len(MINE)].cos().sum() + logits[len(MINE) :].sin().sum()).backward()
     mine = {name: part.clone() for name, part in stack.split(0, stack.weights[0], params).items()}

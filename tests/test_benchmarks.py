@@ -228,7 +228,7 @@ def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
         seconds = next(steps)
         source.graphs.captured += seconds > 1
         clock[0] += seconds
-        going_on = source.stepped((), seconds)
+        going_on = source.goes_on()
     assert source.steady == {2: 1, 4: 1, 6: 1} and source.ended - source.began == 11  # not 5: too little was steady
     assert (source.steps, source.captures) == (7, 2)
     setup = throughput.Setup("1b")

@@ -14,28 +14,40 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Limits, Trial, attention, build_that_fits, checkpoint, lanes, plan
+from peftsweep.engine import (
+    Limits,
+    Scored,
+    ScoreTrial,
+    Trial,
+    attention,
+    build_that_fits,
+    checkpoint,
+    cpu_workers,
+    drive,
+    plan,
+)
 from peftsweep.engine.attention import ATTENTION, attend
-from peftsweep.engine.graphs import Graphs
-from peftsweep.engine.memory import Measured, Relief, Share, planned
-from peftsweep.engine.packing import Packed
-from peftsweep.engine.rows import Corpus, Group, Pooling, lay
+from peftsweep.engine.batching import Batcher
+from peftsweep.engine.capacity import Measured, planned
+from peftsweep.engine.cuda_graphs import CudaGraphs
+from peftsweep.engine.oom import BackOff, Relief
+from peftsweep.engine.packed_batch import Corpus, Group, Pooling, pack_texts
+from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.schedule import Schedule
-from peftsweep.engine.stack import Stack
+from peftsweep.engine.slot_params import SlotParameters
 from peftsweep.errors import ModelError
-from peftsweep.methods import FAR, METHODS, Pass, Segments, moved, tiled
+from peftsweep.methods import FAR, METHODS, ForwardContext, Segments, moved, tiled
 from peftsweep.methods.base import keep_mask
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
 from peftsweep.task import tuned
 from tests.numbers import distance, same, same_training, same_values, same_weights
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, base_of, pack_of
+from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, WatchedRunner, base_of, pack_of
 from tests.tiny import tiny_model
 
 ONE = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2, evals_per_epoch=2)
@@ -60,7 +72,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def run(base: Path, trials: list[Trial], slots: int, method: str = "lora", **kwargs: object) -> Watched:
     pack = pack_of(base, SINGLE, method, trials, slots, **kwargs)
-    pack.run(Queue(trials))
+    drive(pack, Queue(trials))
     return pack
 
 
@@ -86,7 +98,7 @@ def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path, dropout: 
     whole = run(base, [trial(0, tmp_path / "a", dropout=dropout)], 1)
     limits = Limits(slot_tokens=25, eval_tokens=40)
     parts = run(base, [trial(0, tmp_path / "b", dropout=dropout)], 1, limits=limits)
-    assert len(parts.waves([parts.start(0, trial(1, tmp_path))])) > 2
+    assert len(parts.batcher.micro_batches([parts.slots.put(0, trial(1, tmp_path))], parts.runner.limits)) > 2
     same_training(parts, whole)
 
 
@@ -106,7 +118,7 @@ def test_the_base_is_byte_identical_after_a_sweep(base: Path, tmp_path: Path, me
 
     before = digest()
     assert len(before) > 20 and (method != "qlora" or any("nested_absmax" in name for name in before))
-    pack.run(Queue(neighbours(tmp_path)))
+    drive(pack, Queue(neighbours(tmp_path)))
     assert digest() == before
     pack.release()
     assert not any("stacked" in name or "inner" in name for name, _ in model.named_parameters())
@@ -119,11 +131,12 @@ def test_a_nan_fails_its_trial_and_leaves_the_others_bit_equal(base: Path, tmp_p
     queue = Queue(trials)
     for pack in (broken, healthy):
         for i, one in enumerate(trials):
-            pack.start(i, one)
+            pack.slots.put(i, one)
     broken.stack.weights[1].fill_(float("nan"))
     for _ in range(3):
-        broken.step(queue)
-        healthy.step(Queue(trials))
+        broken.step()
+        healthy.step()
+    queue.answer(broken.outbox.drain())
     assert queue.results[1].state == "failed"
     assert queue.results[1].reason == "loss is nan at step 1"
     assert torch.equal(broken.stack.weights[[0, 2]], healthy.stack.weights[[0, 2]])
@@ -133,9 +146,9 @@ def test_a_nan_fails_its_trial_and_leaves_the_others_bit_equal(base: Path, tmp_p
 @pytest.mark.numbers
 def test_dropout_is_that_of_lora_in_forward_and_backward() -> None:
     """y = W x + α/r · B A (x · mask / (1 - p)), by autograd, for two slots of other ranks and rates."""
-    current = Pass([0.0] * 2, torch.device("cpu"), fused=False)
+    current = ForwardContext([0.0] * 2, torch.device("cpu"), fused=False)
     layer = PackedLora(nn.Linear(6, 5).requires_grad_(False), "layer", 3, current, 2, rank=4)
-    stack = Stack([layer], 2, torch.device("cpu"))
+    stack = SlotParameters([layer], 2, torch.device("cpu"))
     stack.weights.normal_(generator=torch.Generator().manual_seed(0))
     for slot, params in enumerate((TrainConfig(rank=4, dropout=0.5), TrainConfig(rank=2, alpha=3.0, dropout=0.25))):
         layer.active[slot] = True
@@ -186,8 +199,8 @@ def test_a_stopped_trial_goes_on_bit_for_bit(base: Path, tmp_path: Path, stop: i
     stopped = pack_of(base, SINGLE, "lora", again, 1, dtype=dtype)
     queue = Queue(again)
     queue.stop_after = stop
-    stopped.run(queue)
-    assert stopped.slots[0] is not None and stopped.slots[0].step == stop
+    drive(stopped, queue)
+    assert stopped.slots.occupied[0].step == stop
     resumed = run(base, again, 1, dtype=dtype)
     assert distance(resumed.last[0], never.last[0]) == 0.0
     assert stopped.trace[0] + resumed.trace[0] == never.trace[0]
@@ -197,7 +210,7 @@ def test_a_checkpoint_fits_a_pack_of_another_shape(base: Path, tmp_path: Path, i
     never = run(base, [trial(0, tmp_path / "a")], 1)
     queue = Queue([trial(0, tmp_path / "b")])
     queue.stop_after = 4
-    pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1).run(queue)
+    drive(pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1), queue)
     wide = run(base, [*neighbours(tmp_path / "b"), trial(0, tmp_path / "b")], 8)
     same_weights(wide.last[0], never.last[0], never.first[0], never.dtype)
 
@@ -214,9 +227,9 @@ def test_trials_that_were_to_be_judged_together_are_after_a_kill(base: Path, tmp
 
     trials = [trial(i, tmp_path) for i in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        pack_of(base, SINGLE, "lora", trials, 3).run(Dies(trials))
+        drive(pack_of(base, SINGLE, "lora", trials, 3), Dies(trials))
     again = Dies(trials)
-    pack_of(base, SINGLE, "lora", trials, 3).run(again)
+    drive(pack_of(base, SINGLE, "lora", trials, 3), again)
     assert Dies.together == [[0, 1, 2]] * 5
     assert all(result.state == "complete" for result in again.results.values())
 
@@ -228,11 +241,26 @@ def test_a_trial_evaluated_but_not_judged_is_evaluated_and_judged_again(base: Pa
 
     trials = [trial(0, tmp_path)]
     with pytest.raises(KeyboardInterrupt):
-        pack_of(base, SINGLE, "lora", trials, 1).run(Dies(trials))
+        drive(pack_of(base, SINGLE, "lora", trials, 1), Dies(trials))
     queue = Queue(trials)
     queue.stop_after = ONE_EVALUATION
-    pack_of(base, SINGLE, "lora", trials, 1).run(queue)
+    drive(pack_of(base, SINGLE, "lora", trials, 1), queue)
     assert [evaluation.index for evaluation in queue.evaluations[0]] == [1]
+
+
+def test_a_trial_that_ends_as_it_comes_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) -> None:
+    """It was evaluated for the last time, and the process died before the verdict."""
+
+    trials = [trial(i, tmp_path) for i in range(2)]
+    pack = pack_of(base, SINGLE, "lora", trials, 1)
+    slot = pack.slots.put(0, trials[0])
+    while not slot.is_done:
+        pack.decide([True] * len(pack.undecided))
+        pack.step()
+    checkpoint.save(slot, pack.stack)
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 1), Queue(trials)
+    drive(pack, queue)
+    assert [queue.results[i].state for i in range(2)] == ["complete"] * 2
 
 
 def test_half_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
@@ -247,7 +275,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
     never = run(base, [trial(0, tmp_path / "a")], 1)
     queue = Queue([trial(0, tmp_path / "b")])
     queue.stop_after = 7
-    pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1).run(queue)
+    drive(pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1), queue)
     (folder,) = (tmp_path / "b" / "trial-0").glob("checkpoint-*")
     assert checkpoint.newest(folder.parent) == folder
     if name == "state.json":
@@ -261,14 +289,13 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
     assert distance(again.last[0], never.last[0]) == 0.0 and len(again.trace[0]) == len(never.trace[0])
 
 
-class Scarce(Watched):
-    """A pack on a machine that evaluates two slots at once at the most, and trial 3 not at all."""
+class Scarce(WatchedRunner):
+    """A machine that evaluates two slots at once at the most, and slot 3 not at all."""
 
-    def predict(self, slots, split):  # type: ignore[no-untyped-def]
-        running = [self.slots[slot].trial.number for slot in slots]
-        if len(slots) > 2 or 3 in running:
+    def logits_of(self, slots, corpus):  # type: ignore[no-untyped-def]
+        if len(slots) > 2 or 3 in slots:
             raise torch.OutOfMemoryError("out of memory\nwith details")
-        return super().predict(slots, split)
+        return super().logits_of(slots, corpus)
 
 
 class Asks:
@@ -289,17 +316,16 @@ class Asks:
         self.room -= 1
         return "freed" if self.room >= 0 else "none"
 
-    def alone(self, slot: Any, reason: str) -> None:
-        assert reason == "no room"
-        self.gone.append(slot)
-
-    def share(self, share: Share, slots: Sequence[int] = (1, 2, 3, 4)) -> dict[int, int]:
-        return share.of(self, slots, self.relieve, self.alone)  # type: ignore[arg-type]
+    def share(self, share: BackOff, slots: Sequence[int] = (1, 2, 3, 4)) -> dict[int, int]:
+        found, unfit = share.run(self, slots, self.relieve)  # type: ignore[arg-type]
+        assert {reason for _, reason in unfit} <= {"no room"}
+        self.gone += [slot for slot, _ in unfit]  # type: ignore[misc]
+        return found
 
 
 def test_slots_go_in_halves_for_good_once_they_did_not_fit() -> None:
     notes: list[str] = []
-    share, asks = Share(4, "step", notes.append), Asks(most=2)
+    share, asks = BackOff(4, "step", notes.append), Asks(most=2)
     assert asks.share(share) == {1: 10, 2: 20, 3: 30, 4: 40} and share.slots == 2
     assert asks.asked == [[1, 2, 3, 4], [1, 2], [3, 4]]
     asks.share(share)
@@ -309,13 +335,13 @@ def test_slots_go_in_halves_for_good_once_they_did_not_fit() -> None:
 
 def test_one_slot_that_never_fits_does_not_lower_what_the_others_get() -> None:
     notes: list[str] = []
-    share, asks = Share(4, "step", notes.append), Asks(most=4, never=2)
+    share, asks = BackOff(4, "step", notes.append), Asks(most=4, never=2)
     assert asks.share(share) == {1: 10, 3: 30, 4: 40} and share.slots == 4 and asks.gone == [2]
     assert not notes
 
 
 def test_slots_are_tried_again_whole_where_room_was_made() -> None:
-    share, asks = Share(4), Asks(most=4, never=2, room=1)
+    share, asks = BackOff(4), Asks(most=4, never=2, room=1)
     asks.share(share)
     assert asks.asked[:3] == [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]]
 
@@ -331,22 +357,22 @@ def test_a_last_slot_that_fits_once_graphs_are_gone_does_not_make_all_go_at_once
         def relieve(self, slots: Any, again: bool) -> Relief:
             return "freed" if len(slots) == 1 else "none"
 
-    share, asks = Share(5), Refilling(most=2)
+    share, asks = BackOff(5), Refilling(most=2)
     for _ in range(2):
         assert asks.share(share, (1, 2, 3, 4, 5)) == {slot: 10 * slot for slot in range(1, 6)} and share.slots == 2
     assert asks.asked == [[1, 2, 3, 4, 5], *2 * [[1, 2], [3, 4], [5], [5]]]
 
 
 def test_what_had_no_room_without_the_slot_that_never_fits_still_counts() -> None:
-    share, asks = Share(4), Asks(most=1, never=4)
+    share, asks = BackOff(4), Asks(most=1, never=4)
     assert asks.share(share) == {1: 10, 2: 20, 3: 30} and share.slots == 1 and asks.gone == [4]
 
 
 def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
     base: Path, tmp_path: Path, in_float64: None
 ) -> None:
-    class Refilling(Watched):  # graphs of a step's first pass, which are there again when its second has no room
-        def forget_graphs(self) -> bool:
+    class Refilling(WatchedRunner):  # graphs of a step's first pass, which are there again when its second has no room
+        def drop_graphs(self) -> bool:
             return True
 
         def backward(self, wave):  # type: ignore[no-untyped-def]
@@ -356,9 +382,9 @@ def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
 
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
-    pack = pack_of(base, SINGLE, "lora", trials, 4, kind=Refilling)
-    pack.run(Queue(trials))
-    assert pack.training.slots == 2
+    pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Refilling)
+    drive(pack, Queue(trials))
+    assert pack.runner.training.slots == 2
     same_training(pack, free)
 
 
@@ -372,13 +398,15 @@ def test_a_full_memory_between_the_passes_costs_no_trial_anything(
     def pack_in(run: str) -> tuple[Any, Queue]:
         trials = [trial(i, tmp_path / run) for i in range(3)]
         pack = pack_of(base, SINGLE, "lora", trials, 3)
-        pack.lanes.close()
-        pack.lanes = lanes.Lanes(1)  # of two, either might be the one that calls when it is time to fail
+        pack.runner.cpu_workers.close()
+        pack.runner.cpu_workers = cpu_workers.CpuWorkers(
+            1
+        )  # of two, either might be the one that calls when it is time to fail
         return pack, Queue(trials)
 
     (free, all_trials), (pack, queue), calls = pack_in("a"), pack_in("b"), []
-    free.run(all_trials)
-    pack.lays_ahead = True
+    drive(free, all_trials)
+    pack.runner.prefetches = True
 
     def scarce(work: Callable[..., Any], every: int) -> Callable[..., Any]:
         def tried(*given: Any) -> Any:
@@ -392,71 +420,81 @@ def test_a_full_memory_between_the_passes_costs_no_trial_anything(
     if what == "optimizer":
         monkeypatch.setattr("peftsweep.engine.optimizer.moved", scarce(moved, 3))
     elif what == "ahead":
-        pack.waves = scarce(pack.waves, 4)
+        pack.batcher.micro_batches = scarce(pack.batcher.micro_batches, 4)
     else:
-        pack.graphs = Graphs()  # as a base has them that cannot be captured, but for what is done ahead
-        pack.graphs.refused = True
-        pack.graphs.prepare = scarce(lambda function, wave: None, 4)
-    pack.run(queue)
+        pack.runner.graphs = CudaGraphs()  # as a base has them that cannot be captured, but for what is done ahead
+        pack.runner.graphs.refused = True
+        pack.runner.graphs.prepare = scarce(lambda function, wave: None, 4)
+    drive(pack, queue)
     assert len(calls) > 6 and {result.state for result in queue.results.values()} == {"complete"}
     same_training(pack, free)
+
+
+def exported(pack: Watched, queue: Queue, one: Trial, folder: Path) -> None:
+    weights = {key: torch.from_numpy(value) for key, value in queue.results[one.number].weights.items()}  # type: ignore[union-attr]
+    pack.slots.method.export(folder, weights=weights, params=one.params, source="base", revision=None)
+
+
+def on_test_split(pack: Watched, one: Trial, adapter: Path) -> dict[str, float]:
+    """The scores on the pack's test split."""
+    found, *_ = [event for event in pack.advance([ScoreTrial(one, adapter)]) if isinstance(event, Scored)]
+    assert found.trial == one.number
+    return found.scores
 
 
 @pytest.mark.numbers
 def test_a_test_split_that_does_not_fit_is_scored_in_shorter_passes(base: Path, tmp_path: Path) -> None:
     sizes: list[int] = []
 
-    class Small(Watched):
+    class Small(WatchedRunner):
         def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
             sizes.append(sum(int(corpus.lengths[part].sum()) for part in parts))
-            if corpus is not self.unseen and sizes[-1] > 100:
+            if len(corpus.lengths) == 60 and sizes[-1] > 100:
                 raise torch.OutOfMemoryError("no room")
             return super().logits(slots, parts, corpus)
 
     (one,) = trials = [trial(0, tmp_path)]
-    pack, queue = pack_of(base, SINGLE, "lora", trials, 1, kind=Small), Queue(trials)
-    pack.run(queue)
-    adapter = tmp_path / "adapter"
-    weights = load_file(queue.results[0].weights)  # type: ignore[arg-type]
-    pack.method.export(adapter, weights=weights, params=one.params, source="base", revision=None)
     split = Texts(SINGLE, 60, 3)
-    narrow = pack.score(one, adapter, split)
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 1, runner=Small, test=split), Queue(trials)
+    drive(pack, queue)
+    adapter = tmp_path / "adapter"
+    exported(pack, queue, one, adapter)
+    narrow = on_test_split(pack, one, adapter)
     assert max(sizes) > 100 >= sizes[-1]
-    wide = pack_of(base, SINGLE, "lora", trials, 1).score(one, adapter, split)
+    wide = on_test_split(pack_of(base, SINGLE, "lora", trials, 1, test=split), one, adapter)
     same_values([narrow.pop("loss")], [wide.pop("loss")])
     assert narrow == wide
 
 
 def test_the_test_split_is_scored_by_thresholds_of_the_validation_rows(base: Path, tmp_path: Path) -> None:
     (one,) = trials = [trial(0, tmp_path)]
-    pack, queue = pack_of(base, MULTI, "lora", trials, 1), Queue(trials)
-    pack.run(queue)
-    weights = load_file(queue.results[0].weights)  # type: ignore[arg-type]
-    pack.method.export(tmp_path / "adapter", weights=weights, params=one.params, source="base", revision=None)
     split = Texts(MULTI, 60, 3)
     split.labels = (np.random.default_rng(0).random((60, 3)) < 0.9).astype(np.float32)  # other shares than there
-    scores, seen = pack.score(one, tmp_path / "adapter", split), queue.results[0].logits
-    slot = pack.start(0, one)
+    pack, queue = pack_of(base, MULTI, "lora", trials, 1, test=split), Queue(trials)
+    drive(pack, queue)
+    exported(pack, queue, one, tmp_path / "adapter")
+    scores, seen = on_test_split(pack, one, tmp_path / "adapter"), queue.results[0].logits
+    slot = pack.slots.put(0, one)
     parts = pack.stack.split(slot.index, pack.stack.weights[slot.index], one.params)
-    pack.method.read(tmp_path / "adapter", parts, one.params)
-    (logits,) = pack.predict([slot.index], pack.packed.corpus(split.input_ids))
-    cuts = tuned(seen, np.asarray(pack.validation.labels))  # type: ignore[arg-type]
+    pack.slots.method.read(tmp_path / "adapter", parts, one.params)
+    (logits,) = pack.runner.logits_of([slot.index], pack.packed.corpus(split.input_ids))
+    cuts = tuned(seen, np.asarray(pack.evaluator.validation.labels))  # type: ignore[arg-type]
     assert scores["macro_f1_tuned"] == pytest.approx(MULTI.macro_f1(split.labels, MULTI.predictions(logits, cuts)))
     assert abs(scores["macro_f1_tuned"] - MULTI.scores(logits, split.labels)["macro_f1_tuned"]) > 0.01  # another one
 
 
 def test_the_lanes_of_a_cpu_keep_to_the_limit_of_all_together() -> None:
-    assert lanes.MOST * Limits().slot_tokens <= Limits().train_tokens
+    assert cpu_workers.MOST * Limits().slot_tokens <= Limits().train_tokens
 
 
 def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path, epochs=1) for i in range(2)]
     pack = pack_of(base, SINGLE, "lora", trials, 2)
-    pack.graphs = Graphs()
+    pack.runner.graphs = CudaGraphs()
     gc.collect()
     gc.disable()
     try:
-        pack.run(Queue(trials))
+        drive(pack, Queue(trials))
         weights, whole = weakref.ref(pack.stack.weights), weakref.ref(pack)
         pack.release()
         del pack
@@ -465,8 +503,8 @@ def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Pat
         gc.enable()
 
 
-class Narrow(Watched):
-    """A pack in which so many tokens of slot 1 go through at once, and those of other slots as they like."""
+class Narrow(WatchedRunner):
+    """A machine in which so many tokens of slot 1 go through at once, and those of other slots as they like."""
 
     most = 0
     passes = 0
@@ -485,27 +523,27 @@ def test_a_batch_that_does_not_fit_alone_is_cut_and_its_neighbours_stay_as_they_
 ) -> None:
     free = run(base, [trial(i, tmp_path / "a") for i in range(3)], 3)
     trials = [trial(i, tmp_path / "b") for i in range(3)]
-    pack, queue = pack_of(base, SINGLE, "lora", trials, 3, kind=Narrow), Queue(trials)
-    pack.most = most  # type: ignore[attr-defined]
-    pack.run(queue)
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 3, runner=Narrow), Queue(trials)
+    pack.runner.most = most  # type: ignore[attr-defined]
+    drive(pack, queue)
     ended = ["complete", "complete" if most else "pruned", "complete"]
     assert [queue.results[i].state for i in range(3)] == ended
     same_training(pack, free, [0, 2])
-    assert pack.training.slots == 3  # the others go together again
+    assert pack.runner.training.slots == 3  # the others go together again
     assert most or queue.results[1].reason == "out of memory, even alone: out of memory"
 
 
 def test_passes_of_an_evaluation_are_as_short_as_they_are_to_be(base: Path, tmp_path: Path, in_float64: None) -> None:
     sizes: list[int] = []
 
-    class Measured(Watched):
+    class Measuring(WatchedRunner):
         def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
             sizes.append(sum(int(corpus.lengths[part].sum()) for part in parts))
             return super().logits(slots, parts, corpus)
 
     trials = [trial(i, tmp_path / "b") for i in range(4)]
-    pack = pack_of(base, SINGLE, "lora", trials, 4, kind=Measured, limits=Limits(eval_tokens=24))
-    pack.run(Queue(trials))
+    pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Measuring, limits=Limits(eval_tokens=24))
+    drive(pack, Queue(trials))
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     assert max(sizes) <= 24
     same_training(pack, free)
@@ -514,18 +552,19 @@ def test_passes_of_an_evaluation_are_as_short_as_they_are_to_be(base: Path, tmp_
 def test_passes_of_a_step_are_of_like_size(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path) for i in range(6)]
     pack = pack_of(base, SINGLE, "lora", trials, 6)
-    slots = [pack.start(i, one) for i, one in enumerate(trials)]
-    (whole,) = pack.waves(slots)
-    pack.limits = Limits(train_tokens=sum(part.tokens for slot in slots for part in pack.parts(slot)) - 10)
-    sizes = [wave.size for wave in pack.waves(slots)]
+    slots = [pack.slots.put(i, one) for i, one in enumerate(trials)]
+    (whole,) = pack.batcher.micro_batches(slots, pack.runner.limits)
+    whole_tokens = sum(chunk.tokens for slot in slots for chunk in pack.batcher.chunks(slot, pack.runner.limits))
+    pack.runner.limits = Limits(train_tokens=whole_tokens - 10)
+    sizes = [wave.size for wave in pack.batcher.micro_batches(slots, pack.runner.limits)]
     assert len(sizes) == 2 and sum(sizes) == whole.size and min(sizes) > whole.size / 3
 
 
 def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path, in_float64: None) -> None:
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
-    pack, queue = pack_of(base, SINGLE, "lora", trials, 4, kind=Scarce), Queue(trials)
-    pack.run(queue)
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 4, runner=Scarce), Queue(trials)
+    drive(pack, queue)
     assert [queue.results[i].state for i in range(4)] == ["complete"] * 3 + ["pruned"]
     assert queue.results[3].reason == "out of memory, even alone: out of memory"
     same_training(pack, free, range(3))
@@ -537,9 +576,9 @@ def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_f
 ) -> None:
     error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if driver else torch.OutOfMemoryError("no room")
 
-    class Tight(Watched):
+    class Tight(WatchedRunner):
         def backward(self, wave):  # type: ignore[no-untyped-def]
-            if len(self.occupied()) == 4 and len(wave.rows.slots) < 4 and wave.rows.slots[-1] == 3 and not self.failed:
+            if len(wave.rows.slots) < 4 and wave.rows.slots[-1] == 3 and not self.failed:
                 self.failed = True  # the first wave's gradients are there already
                 with patch.object(self.packed, "logits", side_effect=error):
                     return super().backward(wave)
@@ -550,30 +589,30 @@ def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_f
     limits = Limits(train_tokens=200)
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4, limits=limits)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
-    pack = pack_of(base, SINGLE, "lora", trials, 4, kind=Tight, limits=limits)
-    pack.run(Queue(trials))
-    assert pack.failed
+    pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Tight, limits=limits)
+    drive(pack, Queue(trials))
+    assert pack.runner.failed  # type: ignore[attr-defined]
     same_training(pack, free)
 
 
 def test_rows_laid_out_ahead_are_those_of_the_step_or_dropped(base: Path, tmp_path: Path) -> None:
     plain = run(base, neighbours(tmp_path / "a"), 3)
 
-    class Ahead(Watched):
+    class Ahead(WatchedRunner):
         taken = dropped = 0
 
-        def planned(self, slots):  # type: ignore[no-untyped-def]
-            before, waves = self.ahead, super().planned(slots)
+        def next_batches(self, slots):  # type: ignore[no-untyped-def]
+            before, batches = self.prefetched, super().next_batches(slots)
             if before is not None:
-                self.taken += waves is before[1]
-                self.dropped += waves is not before[1]
-            return waves
+                self.taken += batches is before[1]
+                self.dropped += batches is not before[1]
+            return batches
 
     trials = neighbours(tmp_path / "b")
-    pack = pack_of(base, SINGLE, "lora", trials, 3, kind=Ahead)
-    pack.lays_ahead = True
-    pack.run(Queue(trials))
-    assert pack.taken > 10 and pack.dropped > 0  # a refill makes another step of it
+    pack = pack_of(base, SINGLE, "lora", trials, 3, runner=Ahead)
+    pack.runner.prefetches = True
+    drive(pack, Queue(trials))
+    assert pack.runner.taken > 10 and pack.runner.dropped > 0  # a refill makes another step of it
     assert all(distance(pack.last[n], plain.last[n]) == 0.0 for n in plain.last)
 
 
@@ -596,24 +635,28 @@ def test_a_plan_follows_from_what_was_measured(room: int, batch: float, wanted: 
     assert fewer.tokens >= found.tokens and fewer.limits.train_tokens == fewer.tokens
 
 
-class Card(Watched):
-    """A pack on a card with room for so many tokens at once, whose counters tell what a pass would take there."""
+class Card(WatchedRunner):
+    """A card with room for so many tokens at once, whose counters tell what a pass would take there."""
 
-    room, bytes, measured, tokens = 1000, 100, 0, 0
+    room, bytes, measured, evaluated = 1000, 100, 0, 0
 
-    def wave(self, parts):  # type: ignore[no-untyped-def]
-        self.tokens = sum(part.tokens for part in parts)  # without those that fill rows up
-        return super().wave(parts)
-
-    def backward(self, wave):  # type: ignore[no-untyped-def]
-        if wave.size > self.room:
+    def backward(self, batch):  # type: ignore[no-untyped-def]
+        if batch.size > self.room:
             raise torch.OutOfMemoryError("no room")
-        self.measured = 10_000_000 + self.bytes * self.tokens
-        return super().backward(wave)
+        self.measured = 10_000_000 + self.bytes * CountingBatcher.tokens
+        return super().backward(batch)
 
     def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
         self.evaluated = sum(int(corpus.lengths[part].sum()) for part in parts)
         return super().logits(slots, parts, corpus)
+
+
+class CountingBatcher(Batcher):
+    tokens = 0  # of the last micro-batch, without those that fill rows up
+
+    def micro_batch(self, chunks):  # type: ignore[no-untyped-def]
+        CountingBatcher.tokens = sum(chunk.tokens for chunk in chunks)
+        return super().micro_batch(chunks)
 
 
 @pytest.fixture
@@ -624,13 +667,14 @@ def cards(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         packs: list[Any] = []
 
         def build(slots: int) -> Any:
-            packs.append(pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], slots, kind=Card, compiled=compiled))
-            packs[-1].room = room
+            packs.append(pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], slots, runner=Card, compiled=compiled))
+            packs[-1].runner.room = room
+            packs[-1].batcher.__class__ = CountingBatcher
             return packs[-1]
 
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: packs[-1].measured)
-        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: packs[-1].measured - 2_000_000)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: packs[-1].runner.measured)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: packs[-1].runner.measured - 2_000_000)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free + others))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
         return build, packs
@@ -644,9 +688,9 @@ def test_a_plan_is_measured_by_passes_that_fit(cards: Callable[..., tuple[Any, l
     slot = 4 * packs[0].stack.weights[0].numel() * 4  # weights, gradients and two moments, fp32
     assert (found.slots, found.token, found.slot, found.room) == (5, 100, slot, 88_000_000)
     assert found.fixed == 10_000_000 - 2 * slot
-    assert found.evaluation == 2_000_000 // packs[0].evaluated
+    assert found.evaluation == 2_000_000 // packs[0].runner.evaluated
     assert found.evaluated == int(0.04 * (found.room - found.fixed) / found.evaluation)
-    assert not packs[0].occupied() and not packs[0].stack.weights.any()
+    assert not packs[0].slots.occupied and not packs[0].stack.weights.any()
 
 
 def test_a_plan_leaves_of_the_whole_card_what_nobody_is_to_fill(cards: Callable[..., tuple[Any, list[Any]]]) -> None:
@@ -664,7 +708,7 @@ def test_a_plan_that_is_short_of_room_is_measured_again_with_compiled_blocks(
     cards: Callable[..., tuple[Any, list[Any]]], monkeypatch: pytest.MonkeyPatch, free: int, token: int
 ) -> None:
     build, packs = cards(free, compiled=True)
-    monkeypatch.setattr(Packed, "compile", lambda self: setattr(packs[-1], "bytes", 10))
+    monkeypatch.setattr(PackedModel, "compile", lambda self: setattr(packs[-1].runner, "bytes", 10))
     found = plan(build, [ONE], 20)
     assert len(packs) == 1 and found.token == token
     assert (found.slots == 20) == (token == 100)
@@ -690,7 +734,7 @@ def test_a_pruned_trial_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) 
 
     trials = [trial(i, tmp_path) for i in range(3)]
     pack, queue = pack_of(base, SINGLE, "lora", trials, 2), Prunes(trials)
-    pack.run(queue)
+    drive(pack, queue)
     assert queue.results[1].state == "pruned" and queue.results[1].step == ONE_EVALUATION
     assert pack.where == {0: 0, 1: 1, 2: 1}
     assert queue.results[2].state == "complete"
@@ -712,7 +756,7 @@ def corpus(*texts: list[int]) -> Corpus:
 
 def test_rows_are_laid_back_to_back() -> None:
     split = corpus([9, 10], [5, 6, 7], [8])
-    rows = lay([3, 1], [np.array([1, 2]), np.array([0])], split, torch.device("cpu"), "padded")
+    rows = pack_texts([3, 1], [np.array([1, 2]), np.array([0])], split, torch.device("cpu"), "padded")
     assert rows.input_ids[0].tolist() == [5, 6, 7, 8, *[0] * 12, 9, 10, *[0] * 14]  # a slot's rows filled up by a text
     assert rows.position_ids[0].tolist() == [2, 3, 4, 2, *range(2, 14), 2, 3, *range(2, 16)]
     assert rows.pooled.tolist() == [2, 3, 17] and rows.spread.tolist() == [0, 1, 2, 2]
@@ -731,38 +775,38 @@ def test_what_fills_rows_up_has_no_part_in_anything(base: Path, tmp_path: Path, 
     """Gradients, losses and logits are the same to the last bit, whatever its tokens are; of a batch in parts, too."""
     trials = [trial(i, tmp_path, batch_size=5 + i) for i in range(3)]
     pack = pack_of(base, SINGLE, method, trials, 3, dtype=dtype)
-    slots = [pack.start(i, one) for i, one in enumerate(trials)]
+    slots = [pack.slots.put(i, one) for i, one in enumerate(trials)]
     pack.stack.weights.add_(0.05)  # no factor of a gradient is nought
-    pack.limits = Limits(slot_tokens=40)
+    pack.runner.limits = Limits(slot_tokens=40)
     found = []
     for token in (pack.packed.pooling.pad_token_id, 3):  # which no text has
-        for split in (pack.corpus, pack.unseen):
+        for split in (pack.batcher.corpus, pack.evaluator.unseen):
             assert int(split.lengths.sum()) % 16  # it takes a filler to lay them all
             split.tokens[split.filler :] = token
-        waves = pack.waves(slots)
+        waves = pack.batcher.micro_batches(slots, pack.runner.limits)
         assert len(waves) > 1 and all((wave.rows.input_ids == token).any() for wave in waves)
         pack.stack.grads.zero_()
-        losses = torch.stack(list(pack.gradients(slots).values()))
-        logits = torch.from_numpy(pack.predict([0, 1, 2], pack.unseen))
+        losses = torch.stack(list(pack.runner.accumulate_gradients(slots).values()))
+        logits = torch.from_numpy(pack.runner.logits_of([0, 1, 2], pack.evaluator.unseen))
         found.append((pack.stack.grads.clone(), losses, logits))
     assert all(one.any() and one.isfinite().all() for one in found[0])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_rows_that_are_full_by_themselves_are_not_filled_up() -> None:
-    rows = lay([0], [np.array([0, 1])], corpus([1] * 9, [2] * 7), torch.device("cpu"), "padded")
+    rows = pack_texts([0], [np.array([0, 1])], corpus([1] * 9, [2] * 7), torch.device("cpu"), "padded")
     assert rows.input_ids.shape == (1, 16) and rows.tokens.bounds == ((0, 16),)
     assert [group.real.shape for group in rows.groups] == [(2, 16)]
 
 
 def test_rows_for_texts_of_any_length_are_filled_up_by_texts_of_no_slot() -> None:
-    rows = lay([0], [np.array([0, 1])], corpus([9, 10], [5, 6, 7]), torch.device("cpu"), "varlen")
+    rows = pack_texts([0], [np.array([0, 1])], corpus([9, 10], [5, 6, 7]), torch.device("cpu"), "varlen")
     assert rows.ends is not None and rows.ends.tolist() == [0, 2, 5, 64] and rows.groups == ()
     assert rows.input_ids.shape == (1, 64) and not rows.input_ids[0, 5:].any()
     assert rows.tokens.bounds == ((0, 5),) and rows.longest == 64
     assert rows.pooled.tolist() == [1, 4] + [63] * 62
     long = corpus(*[[1] * 65] * 20)
-    wide = lay([0], [np.arange(20)], long, torch.device("cpu"), "varlen")
+    wide = pack_texts([0], [np.arange(20)], long, torch.device("cpu"), "varlen")
     assert wide.ends is not None and wide.ends.dtype == torch.int32 and wide.ends[-1] == wide.input_ids.shape[1]
     assert int(wide.ends.diff().max()) <= wide.longest == 128 and wide.input_ids.shape[1] % 64 == 0
 
@@ -772,7 +816,7 @@ def test_rows_are_the_same_read_from_another_buffer() -> None:
     device = torch.device("cpu")
     more = {"weights": np.array([0.5, 0.25, 1.0, 0.0], np.float32)}
     parts = [np.array([1, 2]), np.array([0])]
-    rows = lay([3, 1], parts, split, device, "tiles", tiles_for=4, skipped={1: (2, 9)}, more=more)
+    rows = pack_texts([3, 1], parts, split, device, "tiles", tiles_for=4, skipped={1: (2, 9)}, more=more)
     assert rows.spans is not None and rows.spans.begins[:6].tolist() == [0, 0, 0, 3, 4, 4]
     assert rows.spans.stops[:6].tolist() == [3, 3, 3, 4, 6, 6]
     assert rows.tokens.edges is not None and rows.tokens.edges.tolist() == [[0, 0, 0], [4, 6, 9], [0, 0, 0], [0, 4, 0]]
@@ -782,8 +826,8 @@ def test_rows_are_the_same_read_from_another_buffer() -> None:
     assert rows.batch.edges is not None and rows.batch.edges.tolist() == [[0, 0, 0], [2, 4, 2], [0, 0, 0], [0, 2, 0]]
     assert rows.tokens.tiles is not None and rows.tokens.tiles[:2].tolist() == [[3, 0], [1, 4]]
     assert set(rows.tokens.tiles[2:, 1].tolist()) == {FAR} and len(rows.tokens.tiles) == 64 // 64 + 4
-    other = lay([3, 1], [np.array([1, 3]), np.array([2])], split, device, "tiles", tiles_for=4, more=more)
-    assert rows.cargo.layout == other.cargo.layout
+    other = pack_texts([3, 1], [np.array([1, 3]), np.array([2])], split, device, "tiles", tiles_for=4, more=more)
+    assert rows.staging.layout == other.staging.layout
     read = rows.over(other.buffer)
     assert torch.equal(read.input_ids, other.input_ids) and torch.equal(read.pooled, other.pooled)
     assert torch.equal(read.spread, other.spread)
@@ -801,7 +845,7 @@ def test_tiles_cover_each_slot_and_nothing_else() -> None:
 
 def test_attention_groups_texts_of_like_length() -> None:
     split = corpus(*[list(range(1, n + 1)) for n in range(1, 65)])
-    rows = lay([0], [np.arange(64)], split, torch.device("cpu"), "padded")
+    rows = pack_texts([0], [np.arange(64)], split, torch.device("cpu"), "padded")
     assert [group.real.shape for group in rows.groups] == [(16, 16), (16, 32), (16, 48), (16, 64)]
     flat = torch.cat([group.spread.flatten() for group in rows.groups])
     assert rows.gather is not None and torch.equal(flat[rows.gather], torch.arange(sum(range(65))))
@@ -825,7 +869,7 @@ def test_windows_are_the_model_s_own_in_texts_longer_than_they_are(tmp_path: Pat
     model = base_of(folder, SINGLE, "lora").model
     method = METHODS["lora"](model, linear_names(model))
     samples = [np.arange(5, 5 + length) for length in (5, 9, 17, 18, 40, 48, 61)]
-    Packed(model, method, [ONE], 1, samples, mean=30.0).release()
+    PackedModel(model, method, [ONE], 1, samples, mean=30.0).release()
     far = attention._window(40, 16, architecture != "gemma3-bidirectional", torch.device("cpu"))
     assert far[20, 5] and not far[20, 4]
 
@@ -898,7 +942,7 @@ def test_a_base_that_was_refused_is_as_it_was(tmp_path: Path) -> None:
     before = [type(part).__name__ for part in model.modules()]
     method = METHODS["lora"](model, linear_names(model))
     with pytest.raises(ModelError):
-        Packed(model, method, [ONE], 2, [np.arange(5, 9)], mean=4.0)
+        PackedModel(model, method, [ONE], 2, [np.arange(5, 9)], mean=4.0)
     assert [type(part).__name__ for part in model.modules()] == before
 
 

@@ -28,7 +28,8 @@ def fits(model: Any, most: int = 16, highest: int = 127) -> None:
     data = Dataset(Task("single-label", ("a", "b")), split, split, split, "", "")
     said = {"train": "t.csv", "text": "text", "labels": "label", "max_length": most}
     study = {"name": "s", "model": {"id": "b"}, "method": "lora", "data": said, "space": {}}
-    check_fit(Base(model, "b", None, 1, False, torch.float32, CPU), StudyConfig.model_validate(study), data)
+    base = Base(model=model, source="b", revision=None, parameters=1, four_bit=False, dtype=torch.float32, device=CPU)
+    check_fit(base, StudyConfig.model_validate(study), data)
 
 
 def test_a_study_that_fits_its_base() -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from peftsweep.engine import graphs
-from peftsweep.engine.graphs import Graphs
-from peftsweep.engine.rows import Corpus, Pooling, lay
-from peftsweep.engine.wave import Wave
+from peftsweep.engine import cuda_graphs
+from peftsweep.engine.batching import MicroBatch
+from peftsweep.engine.cuda_graphs import CudaGraphs
+from peftsweep.engine.packed_batch import Corpus, Pooling, pack_texts
 
 CPU = torch.device("cpu")
 
@@ -42,17 +42,17 @@ class Replay:
 @pytest.fixture(autouse=True)
 def replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Replay)
-    monkeypatch.setattr(graphs, "_stream", lambda device: None)
+    monkeypatch.setattr(cuda_graphs, "_stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
 
-def wave(*lengths: int, first: int = 1) -> Wave:
+def wave(*lengths: int, first: int = 1) -> MicroBatch:
     """One slot's texts of these lengths, whose tokens count up."""
     texts = [np.arange(first, first + length) for length in lengths]
     corpus = Corpus(texts, Pooling(last=True, pad_token_id=0, first_position=0))
-    return Wave(lay([0], [np.arange(len(texts))], corpus, CPU, "tiles", tiles_for=1), {0: (0, 0)})
+    return MicroBatch(pack_texts([0], [np.arange(len(texts))], corpus, CPU, "tiles", tiles_for=1), {0: (0, 0)})
 
 
 class Sums:
@@ -61,7 +61,7 @@ class Sums:
     def __init__(self, error: BaseException | None = None) -> None:
         self.error, self.worked, self.captured = error, 0, 0
 
-    def __call__(self, given: Wave) -> torch.Tensor:
+    def __call__(self, given: MicroBatch) -> torch.Tensor:
         graph = Replay.capturing
         if graph is None:
             self.worked += 1
@@ -76,7 +76,7 @@ class Sums:
 
 def test_a_shape_is_captured_once_and_replayed_on_other_numbers() -> None:
     sums = Sums()
-    passes = Graphs()
+    passes = CudaGraphs()
     assert passes(sums, wave(3)).item() == 1 + 2 + 3 and sums.worked == 1  # the first as it is
     assert passes(sums, wave(4)).item() == 10 and sums.captured == 1
     first = passes(sums, wave(4, first=2))
@@ -87,7 +87,7 @@ def test_a_shape_is_captured_once_and_replayed_on_other_numbers() -> None:
 
 def test_other_shapes_get_graphs_of_their_own_and_a_larger_one_begins_anew() -> None:
     sums = Sums()
-    passes = Graphs()
+    passes = CudaGraphs()
     for lengths in ((3,), (60,), (20, 20), (60,), (20, 20)):
         passes(sums, wave(*lengths))
     assert sums.captured == 2 and len(passes.known) == 2
@@ -100,7 +100,7 @@ def test_other_shapes_get_graphs_of_their_own_and_a_larger_one_begins_anew() -> 
 
 def test_passes_to_come_are_captured_ahead_unless_one_of_them_is_the_largest() -> None:
     sums = Sums()
-    passes = Graphs()
+    passes = CudaGraphs()
     passes.prepare(sums, [wave(60)])
     assert (sums.captured, sums.worked) == (0, 0)  # the first call is to be made as it is
     passes(sums, wave(60))
@@ -119,7 +119,7 @@ def test_passes_to_come_are_captured_ahead_unless_one_of_them_is_the_largest() -
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("not permitted")])
 def test_a_capture_ahead_that_fails_leaves_the_pass_to_be_made_when_it_is_due(error: Exception) -> None:
     sums = Sums()
-    passes = Graphs()
+    passes = CudaGraphs()
     for _ in range(2):
         passes(sums, wave(60))
     sums.error = error
@@ -131,9 +131,9 @@ def test_a_capture_ahead_that_fails_leaves_the_pass_to_be_made_when_it_is_due(er
 
 
 def test_what_is_to_come_is_not_what_makes_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "SHAPES", 2)
+    monkeypatch.setattr(cuda_graphs, "SHAPES", 2)
     sums = Sums()
-    passes = Graphs()
+    passes = CudaGraphs()
     for lengths in ((60,), (60,), (20, 20)):
         passes(sums, wave(*lengths))
     passes.prepare(sums, [wave(60), wave(5, 5, 5, 5)])
@@ -143,9 +143,9 @@ def test_what_is_to_come_is_not_what_makes_room_for_it(monkeypatch: pytest.Monke
 
 
 def test_the_oldest_shapes_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "SHAPES", 2)
+    monkeypatch.setattr(cuda_graphs, "SHAPES", 2)
     sums = Sums()
-    passes = Graphs()
+    passes = CudaGraphs()
     for count in (1, 1, 2, 4, 1):  # batches of 1, 2 and 4 texts
         passes(sums, wave(*[5] * count))
     assert len(passes.known) == 2 and sums.captured == 4
@@ -156,7 +156,7 @@ def test_a_base_that_cannot_be_captured_is_run_as_it_is(monkeypatch: pytest.Monk
     monkeypatch.setattr(Replay, "broken", broken)
     sums = Sums(RuntimeError("operation not permitted when stream is capturing"))
     said: list[str] = []
-    passes = Graphs(said.append)
+    passes = CudaGraphs(said.append)
     assert [passes(sums, wave(n)).item() for n in (3, 4, 5)] == [6, 10, 15]
     assert sums.worked == 3 and passes.refused and not passes.known
     assert said == [
@@ -178,7 +178,7 @@ def test_out_of_memory_in_a_capture_is_the_step_s_own(
 ) -> None:
     """Also where the capture cannot be ended any more, which would be another error."""
     monkeypatch.setattr(Replay, "broken", broken)
-    passes, sums = Graphs(), Sums(error)
+    passes, sums = CudaGraphs(), Sums(error)
     passes(sums, wave(3))
     with pytest.raises(torch.OutOfMemoryError):
         passes(sums, wave(4))
@@ -187,7 +187,7 @@ def test_out_of_memory_in_a_capture_is_the_step_s_own(
 
 def test_a_signal_in_a_capture_is_no_fault_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Replay, "broken", True)
-    passes, sums = Graphs(), Sums(KeyboardInterrupt())
+    passes, sums = CudaGraphs(), Sums(KeyboardInterrupt())
     passes(sums, wave(3))
     with pytest.raises(KeyboardInterrupt):
         passes(sums, wave(4))

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from peftsweep.engine import lanes
-from peftsweep.engine.lanes import Lanes, dealt
+from peftsweep.engine import cpu_workers, drive
+from peftsweep.engine.cpu_workers import CpuWorkers, dealt
 from peftsweep.task import Task
 from tests.alone import peft_alone
 from tests.numbers import float64, same_losses, same_training, same_weights
-from tests.packs import MULTI, SINGLE, Queue, Watched, pack_of
+from tests.packs import MULTI, SINGLE, Queue, Watched, WatchedRunner, pack_of
 from tests.test_parity import mixed
 from tests.tiny import tiny_model
 
@@ -36,12 +36,12 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
-class Seen(Watched):
-    """A pack that writes down which threads its passes ran in."""
+class Seen(WatchedRunner):
+    """Passes that write down which threads they ran in."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
-        self.threads: dict[str, set[str]] = {"backward": set(), "logits": set()}
+    @property
+    def threads(self) -> dict[str, set[str]]:
+        return self.__dict__.setdefault("_threads", {"backward": set(), "logits": set()})  # type: ignore[no-any-return]
 
     def backward(self, wave):  # type: ignore[no-untyped-def]
         self.threads["backward"].add(threading.current_thread().name)
@@ -52,18 +52,22 @@ class Seen(Watched):
         return super().logits(slots, parts, corpus)
 
 
-def trained(folder: Path, kind: tuple[str, str, Task, str], watched: type[Seen] = Seen) -> tuple[Seen, Queue]:
+def threads_of(pack: Watched) -> dict[str, set[str]]:
+    assert isinstance(pack.runner, Seen)
+    return pack.runner.threads
+
+
+def trained(folder: Path, kind: tuple[str, str, Task, str], runner: type[Seen] = Seen) -> tuple[Watched, Queue]:
     """Five trials, of which one is a refill, in four slots."""
     method, architecture, task, dtype = kind
     base = tiny_model(folder / "base", architecture)
     trials = mixed(folder, method)
     stored = "float32" if dtype == "float64" else dtype
     with float64() if dtype == "float64" else nullcontext():
-        pack, queue = pack_of(base, task, method, trials, slots=4, kind=watched, dtype=stored), Queue(trials)
-        pack.run(queue)
+        pack, queue = pack_of(base, task, method, trials, slots=4, runner=runner, dtype=stored), Queue(trials)
+        drive(pack, queue)
     pack.release()
     assert pack.dtype == getattr(torch, dtype)
-    assert isinstance(pack, Seen)
     return pack, queue
 
 
@@ -72,10 +76,10 @@ def test_lanes_make_no_difference_to_any_trial(
     tmp_path: Path, kind: tuple[str, str, Task, str], two_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, told = trained(tmp_path / "lanes", kind)
-    assert all(sum(name.startswith("lane") for name in names) == 2 for names in ours.threads.values())
-    monkeypatch.setattr(lanes, "MOST", 1)
+    assert all(sum(name.startswith("lane") for name in names) == 2 for names in threads_of(ours).values())
+    monkeypatch.setattr(cpu_workers, "MOST", 1)
     alone, expected = trained(tmp_path / "alone", kind)
-    assert alone.threads["backward"] == alone.threads["logits"] == {threading.current_thread().name}
+    assert threads_of(alone)["backward"] == threads_of(alone)["logits"] == {threading.current_thread().name}
     assert sorted(ours.last) == [0, 1, 2, 3, 4]
     same_training(ours, alone)
     for number in alone.last:
@@ -89,8 +93,8 @@ def test_every_slot_of_a_lane_trains_as_stock_peft_alone(
 ) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     trials = mixed(tmp_path, method)
-    pack = pack_of(folder, MULTI, method, trials, slots=4, kind=Seen)
-    pack.run(Queue(trials))
+    pack = pack_of(folder, MULTI, method, trials, slots=4, runner=Seen)
+    drive(pack, Queue(trials))
     for trial in trials:
         first = pack.first[trial.number]
         losses, weights = peft_alone(folder, MULTI, method, trial, first)
@@ -111,7 +115,7 @@ def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, tw
 
     free, _ = trained(tmp_path / "free", ALL[0])
     tight, _ = trained(tmp_path / "tight", ALL[0], Tight)
-    assert tight.failed  # type: ignore[attr-defined]
+    assert tight.runner.failed  # type: ignore[attr-defined]
     same_training(tight, free)
 
 
@@ -135,7 +139,7 @@ def test_an_error_in_a_lane_is_told_when_the_others_are_done_and_keeps_nothing_a
         done.extend(slots)
         return {}
 
-    both = Lanes(2)
+    both = CpuWorkers(2)
     gc.disable()
     try:
         try:
@@ -154,14 +158,14 @@ def test_running_out_of_memory_does_not_hide_another_error(two_cores: None) -> N
     def work(slots: list[str]) -> dict[int, int]:
         raise torch.OutOfMemoryError("out of memory") if slots == ["a"] else KeyError("a mistake")
 
-    both = Lanes(2)
+    both = CpuWorkers(2)
     with pytest.raises(KeyError):
         both(work, ["a", "b"], even)  # type: ignore[arg-type,list-item]
     both.close()
 
 
 def test_who_is_interrupted_waits_for_a_pass_at_most(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    both, passes = Lanes(2), []
+    both, passes = CpuWorkers(2), []
 
     def work(slots: list[str]) -> dict[int, int]:
         for _ in range(100):
@@ -170,14 +174,14 @@ def test_who_is_interrupted_waits_for_a_pass_at_most(two_cores: None, monkeypatc
             time.sleep(0.05)
         return {}
 
-    waited = lanes.wait
+    waited = cpu_workers.wait
 
     def interrupted(parts: Any) -> Any:
-        monkeypatch.setattr(lanes, "wait", waited)
+        monkeypatch.setattr(cpu_workers, "wait", waited)
         time.sleep(0.1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lanes, "wait", interrupted)
+    monkeypatch.setattr(cpu_workers, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         both(work, ["a", "b"], even)  # type: ignore[arg-type,list-item]
     assert 2 <= len(passes) < 20
@@ -201,7 +205,7 @@ def test_each_lane_has_its_share_of_the_cores_and_all_other_threads_keep_theirs(
 
     torch.set_num_threads(8)
     try:
-        four = Lanes(16)
+        four = CpuWorkers(16)
         shares = four(lambda some: {i: threads() for i in some}, list(range(8)), even)  # type: ignore[call-overload]
         assert shares == dict.fromkeys(range(8), 2) and threads() == 8 and asked_anew() == 8
         four.close()
@@ -216,7 +220,7 @@ def test_each_lane_has_its_share_of_the_cores_and_all_other_threads_keep_theirs(
 )
 def test_cores_are_divided_without_a_rest(cores: int, slots: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    some = Lanes(slots)
+    some = CpuWorkers(slots)
     assert some.count == count
     some.close()
 
@@ -229,7 +233,7 @@ def test_slots_are_dealt_by_their_size_in_their_own_order() -> None:
 
 @pytest.mark.parametrize(("sizes", "aside"), [([1, 1, 1, 1], True), ([9, 1, 1, 1], False), ([1, 1, 1], False)])
 def test_slots_that_cannot_be_dealt_evenly_stay_with_the_caller(sizes: list[int], aside: bool, two_cores: None) -> None:
-    both = Lanes(4)
+    both = CpuWorkers(4)
     ran = both(
         lambda some: {i: threading.current_thread().name for i in some}, list(range(len(sizes))), sizes.__getitem__
     )  # type: ignore[call-overload]
@@ -243,7 +247,7 @@ def test_a_base_that_keeps_state_has_one_pass_at_a_time(
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     base, trials = tiny_model(tmp_path / "base", "llama"), mixed(tmp_path, "lora")
-    assert pack_of(base, MULTI, "lora", trials, slots=4).lanes.count == 2
+    assert pack_of(base, MULTI, "lora", trials, slots=4).runner.cpu_workers.count == 2
     forward = LlamaRotaryEmbedding.forward
 
     def moving(self, *args, **kwargs):  # type: ignore[no-untyped-def]
@@ -251,4 +255,4 @@ def test_a_base_that_keeps_state_has_one_pass_at_a_time(
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(LlamaRotaryEmbedding, "forward", moving)
-    assert pack_of(base, MULTI, "lora", trials, slots=4).lanes.count == 1
+    assert pack_of(base, MULTI, "lora", trials, slots=4).runner.cpu_workers.count == 1

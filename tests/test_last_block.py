@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Trial, attention
-from peftsweep.engine.last_block import PooledForward
+from peftsweep.engine import Trial, attention, drive
+from peftsweep.engine.pooled_last_block import PooledForward
 from peftsweep.methods import PackedLayer
 from tests.alone import peft_alone
 from tests.numbers import distance, same, same_losses, same_training
@@ -45,9 +45,9 @@ def test_behind_attention_the_last_block_sees_one_row_a_text(tmp_path: Path, arc
     for layer in pack.stack.layers:
         if layer.name not in pack.packed.heads and "pooler" not in layer.name:
             layer.register_forward_hook(watch)
-    slots = [pack.start(trial.number, trial) for trial in trials(tmp_path)]
-    (wave,) = pack.waves(slots)
-    pack.backward(wave)
+    slots = [pack.slots.put(trial.number, trial) for trial in trials(tmp_path)]
+    (wave,) = pack.batcher.micro_batches(slots, pack.runner.limits)
+    pack.runner.backward(wave)
     tokens, texts = wave.rows.input_ids.shape[1], 8 + 3
     assert len(wave.rows.pooled) == texts < tokens
     last = [name for name in seen if ".1." in name]
@@ -64,7 +64,7 @@ def test_it_gives_what_the_whole_block_gives(tmp_path: Path, architecture: str, 
     pack = pack_of(folder, SINGLE, method, trials(tmp_path / "a"), 2)
     whole = with_the_whole_block(pack_of(folder, SINGLE, method, trials(tmp_path / "b"), 2))
     for some, where in ((pack, "a"), (whole, "b")):
-        some.run(Queue(trials(tmp_path / where)))
+        drive(some, Queue(trials(tmp_path / where)))
     same_training(pack, whole)
     assert all(distance(pack.last[number], pack.first[number]) > 0.1 for number in (0, 1))  # it did learn something
 
@@ -73,13 +73,13 @@ def test_it_gives_what_the_whole_block_gives(tmp_path: Path, architecture: str, 
 def test_nobody_reads_what_fills_the_pooled_rows_up(tmp_path: Path) -> None:
     """As on a GPU, where there are so many of them; with a NaN where they are."""
     pack = pack_of(tiny_model(tmp_path / "base", "llama"), SINGLE, "lora", trials(tmp_path), 2)
-    slots = [pack.start(trial.number, trial) for trial in trials(tmp_path)]
-    (wave,) = pack.waves(slots)
+    slots = [pack.slots.put(trial.number, trial) for trial in trials(tmp_path)]
+    (wave,) = pack.batcher.micro_batches(slots, pack.runner.limits)
     more = torch.full((5,), wave.rows.input_ids.shape[1] - 1)
     filled = replace(wave.rows, pooled=torch.cat([wave.rows.pooled, more]))
     grads = []
     for rows in (wave.rows, filled):
-        pack.backward(replace(wave, rows=rows))
+        pack.runner.backward(replace(wave, rows=rows))
         grads.append(pack.stack.grads.clone())
         pack.stack.grads.zero_()
     same(*grads)
@@ -102,10 +102,10 @@ def test_one_text_of_one_token(tmp_path: Path) -> None:
     folder, found = tiny_model(tmp_path / "base", "llama"), []
     for whole in (False, True):
         pack = pack_of(folder, SINGLE, "lora", trials(tmp_path), 2)
-        pack.start(0, trials(tmp_path)[0])
+        pack.slots.put(0, trials(tmp_path)[0])
         if whole:
             with_the_whole_block(pack)
-        found.append(torch.from_numpy(pack.predict([0], pack.packed.corpus([np.array([7])]))))
+        found.append(torch.from_numpy(pack.runner.logits_of([0], pack.packed.corpus([np.array([7])]))))
     same(*found)
 
 
@@ -117,10 +117,10 @@ def test_a_text_that_ends_in_pads_is_read_where_it_ends_for_the_head(tmp_path: P
     found = []
     for whole in (False, True):
         pack = pack_of(folder, SINGLE, "lora", trials(tmp_path), 2)
-        pack.start(0, trials(tmp_path)[0])
+        pack.slots.put(0, trials(tmp_path)[0])
         if whole:
             with_the_whole_block(pack)
-        found.append(torch.from_numpy(pack.predict([0], pack.packed.corpus(split.input_ids))))
+        found.append(torch.from_numpy(pack.runner.logits_of([0], pack.packed.corpus(split.input_ids))))
     same(*found)
 
 
@@ -137,11 +137,10 @@ def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path, in_float
 
     model = looped()
     expected = model(input_ids=torch.tensor([[5, 6, 7]])).logits
-    said: list[str] = []
-    pack = pack_on(model, MULTI, "lora", [trial], 1, note=said.append)
+    pack, queue = pack_on(model, MULTI, "lora", [trial], 1), Queue([trial])
     assert pack.packed.last is None
-    pack.run(Queue([trial]))
-    assert said == ["last block: run for all tokens, and slower for it: with fewer the base errs"]
+    drive(pack, queue)
+    assert queue.notes == ["last block: run for all tokens, and slower for it: with fewer the base errs"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.alone.base_of", lambda *args: type("Base", (), {"model": looped()}))
         losses, _ = peft_alone(folder, MULTI, "lora", trial, pack.first[0])
@@ -153,8 +152,8 @@ def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path, in_float
 @pytest.mark.parametrize("part", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])
 def test_after_an_error_in_the_last_block_the_next_pass_is_as_any(tmp_path: Path, part: str) -> None:
     pack = pack_of(tiny_model(tmp_path / "base", "llama"), MULTI, "lora", trials(tmp_path), 2)
-    slot = pack.start(0, trials(tmp_path)[0])
-    pack.backward(pack.waves([slot])[0])
+    slot = pack.slots.put(0, trials(tmp_path)[0])
+    pack.runner.backward(pack.batcher.micro_batches([slot], pack.runner.limits)[0])
     expected = pack.stack.grads.clone()
 
     def full(*args: Any) -> None:
@@ -163,10 +162,10 @@ def test_after_an_error_in_the_last_block_the_next_pass_is_as_any(tmp_path: Path
     pack.stack.grads.zero_()
     hook = pack.packed.model.get_submodule(f"model.layers.1.{part}").register_forward_hook(full)
     with pytest.raises(torch.OutOfMemoryError):
-        pack.backward(pack.waves([slot])[0])
+        pack.runner.backward(pack.batcher.micro_batches([slot], pack.runner.limits)[0])
     hook.remove()
     pack.stack.grads.zero_()
-    pack.backward(pack.waves([slot])[0])
+    pack.runner.backward(pack.batcher.micro_batches([slot], pack.runner.limits)[0])
     assert expected.any() and torch.equal(pack.stack.grads, expected)
 
 

@@ -181,3 +181,33 @@ def test_text_leaves_by_one_file_which_makes_it_harmless() -> None:
             if called.endswith((".stdout.write", ".stderr.write", "echo")) or called in ("print", "Console"):
                 strangers.append(f"{here}:{node.lineno}: {called}")
     assert {stranger.partition(":")[0] for stranger in strangers} == {"terminal.py"}, strangers
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports for the type checker and those inside functions count too."""
+    files = {_module(path): path for path in PACKAGE.rglob("*.py")}
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        named = {name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) for name in _targets(node)}
+        graph[module] = {
+            name for name in named if name in files and name != module and not module.startswith(f"{name}.")
+        }
+    waiting = dict(graph)
+    while free := [module for module, needs in waiting.items() if not needs & waiting.keys()]:
+        for module in free:
+            del waiting[module]
+    assert not waiting, "in a circle, or above one: " + ", ".join(sorted(waiting))
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _targets(node: ast.AST) -> list[str]:
+    """The modules that an import may name: `from a.b import c` may name a.b.c or a.b."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [*(f"{node.module}.{alias.name}" for alias in node.names), node.module]
+    return []

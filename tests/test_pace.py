@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from peftsweep.engine import SlotStatus
+from peftsweep.engine import SlotStatus, StepTime
 from peftsweep.search import Halving
 from peftsweep.storage import TrialRecord
 from peftsweep.sweep.pace import Pace, chances, time_left
@@ -32,23 +32,24 @@ FACTOR = 2.0  # by which the time left may be wrong, from the first time that it
 def told(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[float, float | None]]:
     """Seconds since the first step, and those that were told to be left, step by step."""
     halving = None if recorded["halving"] is None else Halving(*recorded["halving"])
-    pace, trials = Pace(), recorded["trials"]
+    pace, trials, before = Pace(), recorded["trials"], 0.0
     for step, at in enumerate(recorded["at"]):
+        now = at / 1000 * stretch
         begun = [trial for trial in trials if trial[0] <= step]
         running = [trial for trial in begun if trial[3][-1] > step]
-        pace.evaluated(sum(step in trial[3] for trial in begun))
-        for trial in begun:
-            if trial[3][-1] == step:
-                pace.ended()
         slots = [SlotStatus(i) for i in range(recorded["slots"])]
         for i, (first, steps, evaluations, made, _) in enumerate(running):
             done = sum(after <= step for after in made)
             slots[i] = SlotStatus(
                 i, trials.index(running[i]), step - first + 1, steps, evaluated=done, evaluations=evaluations
             )
-        pace.stepped(slots, at / 1000 * stretch)
+        pace.sees(slots)
+        if step:
+            took = sum(trial[3][-1] >= step for trial in begun)
+            pace.stepped([StepTime(now - before, took, sum(step in trial[3] for trial in begun))])
+        before = now
         shares = chances([stored(trial, step) for trial in begun], halving, pace.usual().evaluations)
-        yield at / 1000 * stretch, time_left(pace, slots, len(trials) - len(begun), shares)
+        yield now, time_left(pace, slots, len(trials) - len(begun), shares)
 
 
 def stored(trial: list[Any], step: int) -> TrialRecord:
@@ -88,11 +89,9 @@ def test_nothing_is_told_before_there_is_a_pace() -> None:
 def test_a_machine_that_becomes_slower_is_noticed() -> None:
     pace = Pace()
     slots = [SlotStatus(0, 0, 0, 10_000, evaluations=10)]
-    now = 0.0
+    pace.sees(slots)
     for step, seconds in enumerate([0.1] * 2000 + [0.4] * 500):
-        now += seconds
-        pace.evaluated(int(step % 100 == 99))
-        pace.stepped(slots, now)
+        pace.stepped([StepTime(seconds, 1, int(step % 100 == 99))])
     left = time_left(pace, slots, 0, {})
     assert left is not None and 0.35 * 10_000 < left < 0.45 * 10_000
 
@@ -100,9 +99,8 @@ def test_a_machine_that_becomes_slower_is_noticed() -> None:
 def test_no_trial_begins_after_the_deadline() -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 50, 100, evaluated=1, evaluations=2) for i in range(4)]
-    for step in range(20):
-        pace.evaluated(int(step == 10))
-        pace.stepped(slots, float(step))
+    pace.sees(slots)
+    pace.stepped(StepTime(1.0, 4, int(step == 10)) for step in range(20))
     whole, none = (time_left(pace, slots, 40, {}, deadline) for deadline in (math.inf, 10.0))
     assert whole is not None and none is not None
     assert whole > 15 * none and 40 < none < 60
@@ -115,9 +113,8 @@ def test_of_many_coming_trials_some_are_simulated_and_the_others_take_as_long(
 ) -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 97 * i, 1000, evaluated=i, evaluations=10) for i in range(10)]
-    for step in range(100):
-        pace.evaluated(step % 3)
-        pace.stepped(slots, float(step))
+    pace.sees(slots)
+    pace.stepped(StepTime(1.0, 10, step % 3) for step in range(100))
     some = [time_left(pace, slots, coming, shares, deadline) for coming in (400, 501, 5000)]
     monkeypatch.setattr("peftsweep.sweep.pace.SIMULATED", 5000)
     assert some == pytest.approx(
@@ -129,9 +126,8 @@ def test_of_many_coming_trials_some_are_simulated_and_the_others_take_as_long(
 def test_asking_takes_no_time() -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 0, 1000, evaluations=30) for i in range(64)]
-    for step in range(1000):
-        pace.evaluated(step % 10)
-        pace.stepped(slots, float(step))
+    pace.sees(slots)
+    pace.stepped(StepTime(1.0, 64, step % 10) for step in range(1000))
     began = time.process_time()
     for _ in range(5):
         time_left(pace, slots, 1_000_000, {1: 0.3, 3: 0.3, 9: 0.3, 27: 0.3})

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import Phi3Config, RobertaConfig
 
-from peftsweep.engine.packing import Packed
-from peftsweep.engine.proof import FEW, samples_of
+from peftsweep.engine.equivalence import FEW, samples_of
+from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import ModelError
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, longest_text, longrope_window
@@ -22,9 +22,9 @@ from tests.test_architectures import MINE, PARAMS, packed_step, stock_step
 ALL_WORDS = np.arange(5, 128)
 
 
-def packed_on(model: Any, texts: list[np.ndarray], slots: int = 2) -> Packed:
+def packed_on(model: Any, texts: list[np.ndarray], slots: int = 2) -> PackedModel:
     method = METHODS["lora"](model, linear_names(model))
-    return Packed(model, method, [PARAMS], slots, samples_of([texts], model), 10.0)
+    return PackedModel(model, method, [PARAMS], slots, samples_of([texts], model), 10.0)
 
 
 def text(length: int, *, at: tuple[int, ...] = (), token: int = 1) -> np.ndarray:

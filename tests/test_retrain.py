@@ -28,10 +28,12 @@ import peftsweep
 from peftsweep import data as datasets
 from peftsweep import progress, report, search, sweep
 from peftsweep.config import load
-from peftsweep.engine import Pack, Trial
+from peftsweep.engine import Trial
+from peftsweep.engine.evaluation import Evaluator
+from peftsweep.engine.slot import Slot
 from peftsweep.errors import StorageError, StudyBusyError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
-from peftsweep.models import load_tokenizer
+from peftsweep.models import linear_names, load_tokenizer
 from peftsweep.stopping import Stop
 from peftsweep.storage import StoredStudy, Studies
 from peftsweep.sweep import RetrainResult
@@ -130,9 +132,9 @@ def test_a_seed_is_trained_as_stock_peft_trains_it_alone(here: Home) -> None:
     trial = Trial(0, ended.user_attrs["seed"], params, here.folder / "nothing")
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
     base = base_of(here.folder / "base", data.task, "lora")
-    method = METHODS["lora"](base.model, sweep.training.linear_names(base.model))
+    method = METHODS["lora"](base.model, linear_names(base.model))
     pack = Watched(base.model, method, data.task, data.train, data.validation, candidates=[params], slots=1)
-    pack.start(0, trial)
+    pack.slots.put(0, trial)
     pack.release()
     _, weights = peft_alone(here.folder / "base", data.task, "lora", trial, pack.first[0], train=data.train)
     exported = {key: torch.empty_like(value) for key, value in weights.items()}
@@ -253,7 +255,7 @@ def text_of(place: Home) -> str:
         "peftsweep.sweep.asking:complete 2",
         "peftsweep.engine.checkpoint:save 6",
         "optuna:Study.tell 3",
-        "peftsweep.engine.pack:Pack.score 1",
+        "peftsweep.engine.evaluation:Evaluator.on_test 1",
     ],
 )
 def test_one_that_was_killed_goes_on_and_ends_with_the_same_adapters_byte_for_byte(
@@ -341,15 +343,15 @@ def stock_macro_f1(place: Home, adapter: Path) -> float:
 
 
 def test_the_test_split_is_never_scored_again(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, score = [], Pack.score
+    looks, score = [], Evaluator.on_test
 
-    def counted(pack: Pack, trial: Trial, *rest: Any) -> dict[str, float]:
-        looks.append(trial.number)
-        return score(pack, trial, *rest)
+    def counted(evaluator: Evaluator, slot: Slot, adapter: Path) -> dict[str, float]:
+        looks.append(slot.trial.number)
+        return score(evaluator, slot, adapter)
 
     file = with_test(here)
     here.run(file)
-    monkeypatch.setattr(Pack, "score", counted)
+    monkeypatch.setattr(Evaluator, "on_test", counted)
     first = retrained(here, file).rows
     assert len(looks) == 2
     more = retrained(here, file, seeds=3, top=3).rows

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 import peftsweep
 from peftsweep import comparison, report
 from peftsweep.config import available, load
-from peftsweep.engine import Pack, Plan
+from peftsweep.engine import Pack, Plan, Progress
 from peftsweep.errors import (
     ForeignStudyError,
     ModelError,
@@ -37,7 +37,7 @@ from peftsweep.errors import (
 )
 from peftsweep.models import Base
 from peftsweep.progress import PlainProgress, Silent
-from peftsweep.sweep import training
+from peftsweep.sweep import worker
 from peftsweep.sweep.source import StudySource
 from peftsweep.task import Task
 from tests.numbers import distance, hold, norm
@@ -767,7 +767,7 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
         room=3 * GIB + GIB // 2,  # for two slots
         batch=1.0,
     )
-    gpu, load_on_cpu = torch.device("cuda:0"), training.load_base
+    gpu, load_on_cpu = torch.device("cuda:0"), worker.load_base
 
     def load_base(*args: Any, device: torch.device, **options: Any) -> Base:
         return replace(load_on_cpu(*args, device=torch.device("cpu"), **options), device=device)
@@ -775,14 +775,15 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
     events: list[Any] = []
 
     class Watched(Pack):
-        def run(self, source: Any) -> None:
-            events.append(self.limits)
-            super().run(source)
+        def begin(self) -> None:
+            if not self.begun:
+                events.append(self.runner.limits)
+            super().begin()
 
-    monkeypatch.setattr(training, "Pack", Watched)
-    monkeypatch.setattr(training, "default_device", lambda: gpu)
-    monkeypatch.setattr(training, "load_base", load_base)
-    monkeypatch.setattr(training, "plan", lambda build, candidates, most: room)
+    monkeypatch.setattr(worker, "Pack", Watched)
+    monkeypatch.setattr(worker, "default_device", lambda: gpu)
+    monkeypatch.setattr(worker, "load_base", load_base)
+    monkeypatch.setattr(worker, "plan", lambda build, candidates, most: room)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: events.append(share))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 8 * GIB))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: events.append("anew"))
@@ -810,13 +811,13 @@ def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_
             super().__init__(*args, **options)
             packs.append(self)
 
-    monkeypatch.setattr(training, "Pack", Kept)
-    monkeypatch.setattr(training, "default_device", lambda: torch.device("cpu"))  # where no other packs are probed
+    monkeypatch.setattr(worker, "Pack", Kept)
+    monkeypatch.setattr(worker, "default_device", lambda: torch.device("cpu"))  # where no other packs are probed
     here.run(here.study(), trials=1)
-    whole = 2 * sum(map(len, packs[0].train.input_ids))  # tokens of a trial of 2 epochs
-    monkeypatch.setattr(training, "WORTH_COMPILING", 2 * whole)
+    whole = 2 * int(packs[0].batcher.corpus.lengths.sum())  # tokens of a trial of 2 epochs
+    monkeypatch.setattr(worker, "WORTH_COMPILING", 2 * whole)
     here.run(here.study(), trials=3)  # two more
-    monkeypatch.setattr(training, "WORTH_COMPILING", 2 * whole - 1)
+    monkeypatch.setattr(worker, "WORTH_COMPILING", 2 * whole - 1)
     here.run(here.study(), trials=5)
     assert [pack.compiled for pack in packs] == [False, False, True]
 
@@ -842,20 +843,20 @@ def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
 
 def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, steps = 0, 0
-    trials, stepped = StudySource.trials, StudySource.stepped
+    trials, stepped = StudySource.trials, StudySource.progressed
 
     def counted(source: StudySource) -> list[optuna.trial.FrozenTrial]:
         nonlocal reads
         reads += 1
         return trials(source)
 
-    def watched(source: StudySource, *args: Any) -> bool:
+    def watched(source: StudySource, event: Progress) -> None:
         nonlocal steps
-        steps += 1
-        return stepped(source, *args)
+        steps += len(event.steps)
+        stepped(source, event)
 
     monkeypatch.setattr(StudySource, "trials", counted)
-    monkeypatch.setattr(StudySource, "stepped", watched)
+    monkeypatch.setattr(StudySource, "progressed", watched)
     here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2)
     # two of the three trials, then one beside a free slot; 20 evaluations each time, which read
     assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30

@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
+from peftsweep.engine.capacity import CEILING, Plan, build_that_fits, capped, plan
+from peftsweep.engine.evaluation import Examples
+from peftsweep.engine.judge import Judge, drive
 from peftsweep.engine.limits import Limits
-from peftsweep.engine.memory import CEILING, Plan, build_that_fits, capped, plan
-from peftsweep.engine.pack import Examples, Pack
-from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial, TrialSource
+from peftsweep.engine.messages import (
+    Command,
+    Evaluated,
+    Event,
+    Idle,
+    Note,
+    Progress,
+    SaveCheckpoints,
+    Scored,
+    ScoreTrial,
+    StartTrials,
+    StepTime,
+    Stop,
+    TrialEnded,
+    TrialsWanted,
+    Verdicts,
+)
+from peftsweep.engine.pack import Pack
+from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial
 
 __all__ = [
     "CEILING",
+    "Command",
+    "Evaluated",
     "Evaluation",
+    "Event",
     "Examples",
+    "Idle",
+    "Judge",
     "Limits",
+    "Note",
     "Pack",
     "Plan",
+    "Progress",
     "Report",
     "Result",
+    "SaveCheckpoints",
+    "ScoreTrial",
+    "Scored",
     "Scores",
     "SlotStatus",
+    "StartTrials",
+    "StepTime",
+    "Stop",
     "Trial",
-    "TrialSource",
+    "TrialEnded",
+    "TrialsWanted",
+    "Verdicts",
     "build_that_fits",
     "capped",
+    "drive",
     "plan",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from peftsweep.engine.rows import Group, Rows
+from peftsweep.engine.packed_batch import Group, PackedBatch
 from peftsweep.models import unsupported
 
 ATTENTION = "peftsweep_rows"  # the name under which transformers finds `attend`
@@ -28,7 +28,7 @@ _sdpa: Any = sdpa_attention_forward
 class _UnderWay(threading.local):
     """The pass whose layers call `attend` in a thread, for transformers tells them nothing of it."""
 
-    rows: Rows
+    rows: PackedBatch
     stops = False  # at what attention gives
     given: Tensor | None = None  # what attention gives, whatever it is asked
 
@@ -40,7 +40,7 @@ class _ReachedError(Exception):
     """Attention's result on its way out of a block."""
 
 
-def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
+def forward_rows(backbone: nn.Module, rows: PackedBatch) -> Tensor:
     """The backbone's last hidden state: [T, d], or [m, d] where its last block gives the pooled rows alone."""
     _now.rows = rows
     try:
@@ -51,7 +51,7 @@ def forward_rows(backbone: nn.Module, rows: Rows) -> Tensor:
     return hidden
 
 
-def rows_under_way() -> Rows:
+def rows_under_way() -> PackedBatch:
     """Those of the pass in this thread."""
     return _now.rows
 
@@ -144,7 +144,9 @@ def _within_texts(
     return _varlen(q, k, v, rows, causal, left, scaling)[None]
 
 
-def _in_tiles(q: Tensor, k: Tensor, v: Tensor, rows: Rows, causal: bool, left: int, scale: float | None) -> Tensor:
+def _in_tiles(
+    q: Tensor, k: Tensor, v: Tensor, rows: PackedBatch, causal: bool, left: int, scale: float | None
+) -> Tensor:
     from peftsweep.engine.kernels import attend_texts
 
     spans, edges, tiles = rows.spans, rows.tokens.edges, rows.tokens.tiles
@@ -157,7 +159,7 @@ def _in_tiles(q: Tensor, k: Tensor, v: Tensor, rows: Rows, causal: bool, left: i
     return out
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, rows: Rows, causal: bool, left: int, scale: float | None) -> Tensor:
+def _varlen(q: Tensor, k: Tensor, v: Tensor, rows: PackedBatch, causal: bool, left: int, scale: float | None) -> Tensor:
     """By flash attention, whose backward adds up a query's gradient in no fixed order, block by block of 128 keys or
     fewer: from three blocks on, two runs differ by rounding."""
     from torch.nn.attention.varlen import varlen_attn
@@ -176,7 +178,7 @@ class _Spread(torch.autograd.Function):
     whatever is wrong with one slot's numbers cannot reach another's through a masked product (0 · NaN)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, rows: PackedBatch) -> tuple[Tensor, ...]:
         ctx.rows = rows
         return tuple(_picked(x, group.spread) for group in rows.groups)
 
@@ -191,14 +193,14 @@ class _Gather(torch.autograd.Function):
     """The groups' padded batches [n, length, …] back to rows [T, …]."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Rows, *batches: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: PackedBatch, *batches: Tensor) -> Tensor:
         ctx.rows = rows
         assert rows.gather is not None
         return _picked(torch.cat([batch.flatten(0, 1) for batch in batches]), rows.gather)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows: Rows = ctx.rows
+        rows: PackedBatch = ctx.rows
         batches = [_picked(grad, group.spread) for group in rows.groups]
         for batch, group in zip(batches, rows.groups, strict=True):
             batch.flatten(0, 1).index_fill_(0, group.pads, 0)  # row by row, too, which filling by a mask is not
@@ -216,7 +218,7 @@ def _in_groups(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    rows: Rows,
+    rows: PackedBatch,
     causal: bool,
     window: int | None,
     scaling: float | None,

@@ -16,9 +16,11 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -27,7 +29,7 @@ from torch import Tensor
 from peftsweep import jsonfile, plainfile
 from peftsweep.aside import replaced
 from peftsweep.engine.slot import Slot
-from peftsweep.engine.stack import Stack
+from peftsweep.engine.slot_params import SlotParameters
 from peftsweep.engine.trial import Evaluation
 from peftsweep.permissions import of_umask
 
@@ -52,7 +54,7 @@ class State:
 _STATE = TypeAdapter(State)
 
 
-def save(slot: Slot, stack: Stack) -> None:
+def save(slot: Slot, stack: SlotParameters) -> None:
     """Write the slot's checkpoint; older ones go once it stands.
 
     Raises:
@@ -76,7 +78,7 @@ def save(slot: Slot, stack: Stack) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(slot: Slot, stack: Stack, folder: Path) -> None:
+def _write(slot: Slot, stack: SlotParameters, folder: Path) -> None:
     rows = {name: matrix[slot.index].cpu() for name, matrix in _matrices(stack).items()}
     with of_umask(folder / TENSORS) as file:
         save_file(_named(slot, stack, rows), file)
@@ -128,7 +130,7 @@ def _to_disk(paths: Iterable[Path]) -> None:
             os.close(handle)
 
 
-def restore(slot: Slot, stack: Stack, folder: Path) -> None:
+def restore(slot: Slot, stack: SlotParameters, folder: Path) -> None:
     """Put a checkpoint into a slot whose trial has been started there. It takes no memory of a GPU, which the other
     slots may have filled."""
     state = _state(folder)
@@ -146,11 +148,17 @@ def restore(slot: Slot, stack: Stack, folder: Path) -> None:
     slot.saved = folder
 
 
-def _matrices(stack: Stack) -> dict[str, Tensor]:
+def best_weights(slot: Slot) -> dict[str, NDArray[Any]]:
+    """The weights of the slot's best evaluation, by `path:parameter`. Its checkpoint must have been saved since."""
+    assert slot.saved is not None
+    return {key: value.numpy() for key, value in load_file(slot.saved / BEST).items()}
+
+
+def _matrices(stack: SlotParameters) -> dict[str, Tensor]:
     return {"weights": stack.weights, **stack.moments}
 
 
-def _named(slot: Slot, stack: Stack, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+def _named(slot: Slot, stack: SlotParameters, rows: dict[str, Tensor]) -> dict[str, Tensor]:
     """Unpadded copies of the row vectors, by `kind|path:parameter` (`path:parameter` where the kind is empty)."""
     return {
         f"{kind}|{name}" if kind else name: part.contiguous().clone()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from peftsweep.config import TrainConfig
-from peftsweep.methods import PackedLayer, Pass, Texts
+from peftsweep.methods import ForwardContext, PackedLayer, Texts
 
 
 class StackedLinear(PackedLayer):
@@ -71,7 +71,7 @@ class _LinearBySlot(torch.autograd.Function):
 class PooledTexts(nn.Module):
     """Stands where the backbone was: gives the head the pooled tokens, through the model's own pooler if it has one."""
 
-    def __init__(self, pooler: nn.Module | None, current: Pass) -> None:
+    def __init__(self, pooler: nn.Module | None, current: ForwardContext) -> None:
         super().__init__()
         self.pooler, self.current = pooler, current
 

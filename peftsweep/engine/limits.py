@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Note = Callable[[str], object]  # told, in a line, what a person should know of
+Say = Callable[[str], object]  # called with a line that a person should read
 
 
 def silent(text: str) -> None:
-    """Nobody is told."""
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine.memory import telling_full_memory
-from peftsweep.engine.stack import Stack
+from peftsweep.engine.oom import translate_oom
+from peftsweep.engine.slot_params import SlotParameters
 from peftsweep.methods import moved
 
 BETA1, BETA2, EPS, MOMENTUM = 0.9, 0.999, 1e-8, 0.9  # torch's own defaults
@@ -21,7 +21,7 @@ COLUMNS = ("runs", "limit", "rate", "decay", "coupled", "sgd", "keep1", "gain1",
 
 
 @dataclass(frozen=True)
-class Turn:
+class SlotUpdate:
     """What a slot's update needs: its index, the steps it has done before, its learning rate."""
 
     index: int
@@ -38,9 +38,9 @@ class Turn:
         return (1.0, self.params.max_grad_norm, self.rate, *decays, float(sgd), *first, BETA2, 1 - BETA2, *corrections)
 
 
-@telling_full_memory()
+@translate_oom()
 @torch.no_grad()
-def step(stack: Stack, turns: Sequence[Turn]) -> Tensor:
+def step(stack: SlotParameters, turns: Sequence[SlotUpdate]) -> Tensor:
     """Clip and update the rows of some slots; the others' stay as they are. Returns the norms of all gradients [K].
 
     A gradient that is not finite spoils its own row alone. All memory is asked for before anything is written, so that

@@ -12,17 +12,6 @@ from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.trial import Evaluation, SlotStatus, Trial
 
 
-@dataclass(frozen=True)
-class Part:
-    """Those texts of a slot's batch that go through the base together: all of them, where they fit."""
-
-    slot: Slot
-    whole: int  # texts of the batch
-    before: tuple[int, int]  # texts and tokens of the batch's earlier parts
-    texts: NDArray[np.int64]  # rows of the training split
-    tokens: int  # of these texts
-
-
 @dataclass
 class Slot:
     """The state of a trial under way. What a checkpoint holds, and nothing else, decides how it goes on."""
@@ -57,11 +46,18 @@ class Slot:
     def evaluated(self) -> bool:
         return bool(self.evaluations) and self.evaluations[-1].step == self.step
 
-    def count(self, loss: float) -> None:
-        """Note the loss of the step just done."""
+    @property
+    def is_done(self) -> bool:
+        """Whether all of its steps are done."""
+        return self.step >= self.schedule.steps
+
+    def record(self, loss: float, seconds: float) -> None:
+        """Note the loss of the step just done, and how long the step took."""
         self.loss = loss
         self.loss_sum += loss
         self.loss_count += 1
+        rate = self.trial.params.batch_size / seconds
+        self.rate = rate if self.rate == 0 else 0.9 * self.rate + 0.1 * rate
 
     def evaluated_as(self, scores: dict[str, float], logits: NDArray[np.float32]) -> Evaluation:
         """Note the scores of the weights as they are now, and the logits [n, C] that gave them."""

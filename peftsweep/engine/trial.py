@@ -1,11 +1,11 @@
-"""What the engine asks of whoever gives it work: trials in, reports and results out."""
+"""A trial as the engine sees it: what it is given, what it reports, how it ends."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from peftsweep.config import TrainConfig
 
 Scores = dict[str, float]  # see Task.scores
+State = Literal["complete", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,6 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Result:
-    """How a trial ended. `best` is None when it ended before its first evaluation."""
-
-    state: Literal["complete", "pruned", "failed"]
-    reason: str
-    step: int
-    seconds: float  # its share of the pack's time
-    best: Evaluation | None
-    weights: Path | None  # of a complete trial, safetensors of the best evaluation: adapter and head by module path
-    parameters: int  # trained ones
-    logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation
-
-
-@dataclass(frozen=True)
 class SlotStatus:
     """A slot as a person sees it while it runs; `trial` is None in an empty one."""
 
@@ -74,17 +61,16 @@ class SlotStatus:
     evaluations: int = 0
 
 
-class TrialSource(Protocol):
-    """Gives trials to a pack and decides about them. All calls come from the pack's own thread."""
+@dataclass(frozen=True)
+class Result:
+    """How a trial ended. `best` is None when it ended before its first evaluation."""
 
-    def next(self) -> Trial | None:
-        """The next trial for a free slot, or None when there is none now."""
-
-    def report(self, reports: Sequence[Report]) -> Sequence[bool]:
-        """Evaluations of all the slots that came to one in the same step; True at i keeps the i-th trial."""
-
-    def finish(self, trial: Trial, result: Result) -> None:
-        """The trial has left its slot."""
-
-    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
-        """After each step; False stops the pack, which checkpoints its slots and returns."""
+    state: State
+    reason: str
+    step: int
+    seconds: float  # its share of the pack's time
+    best: Evaluation | None
+    parameters: int  # trained ones
+    status: SlotStatus  # the slot's last
+    weights: Mapping[str, NDArray[Any]] | None = None  # of a complete trial's best evaluation, by `path:parameter`
+    logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation

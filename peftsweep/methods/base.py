@@ -94,7 +94,7 @@ class Masks:
     seeds: Tensor
 
 
-class Pass(threading.local):
+class ForwardContext(threading.local):
     """The forward pass under way in a thread, shared by all packed layers of a pack. What threads have in common is
     what they are made of.
 
@@ -148,7 +148,7 @@ class Pass(threading.local):
 class PackedLayer(nn.Module, ABC):
     """One frozen layer with the adapters of all slots. Subclasses say which, how they start and act."""
 
-    def __init__(self, inner: nn.Module, name: str, index: int, current: Pass, slots: int) -> None:
+    def __init__(self, inner: nn.Module, name: str, index: int, current: ForwardContext, slots: int) -> None:
         super().__init__()
         self.inner = inner
         self.name = name  # the module's path in the base model
@@ -221,7 +221,13 @@ class Method(ABC):
 
     @abstractmethod
     def layer(
-        self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, candidates: Sequence[TrainConfig]
+        self,
+        inner: nn.Module,
+        name: str,
+        index: int,
+        current: ForwardContext,
+        slots: int,
+        candidates: Sequence[TrainConfig],
     ) -> PackedLayer:
         """A packed layer wide enough for all the candidates."""
 

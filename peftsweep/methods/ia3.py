@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
-from peftsweep.methods.base import Method, PackedLayer, Pass, Segments, select, shortest_names
+from peftsweep.methods.base import ForwardContext, Method, PackedLayer, Segments, select, shortest_names
 from peftsweep.quoting import quoted
 
 
 class PackedIA3(PackedLayer):
     """scale: [K, d], with d = d_in where the input is scaled (feed-forward), d_out where the output is."""
 
-    def __init__(self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, feedforward: bool) -> None:
+    def __init__(
+        self, inner: nn.Module, name: str, index: int, current: ForwardContext, slots: int, feedforward: bool
+    ) -> None:
         super().__init__(inner, name, index, current, slots)
         self.feedforward = feedforward
 
@@ -109,7 +111,13 @@ class IA3(Method):
         return tuple(path for path in named if path in targets)
 
     def layer(
-        self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, candidates: Sequence[TrainConfig]
+        self,
+        inner: nn.Module,
+        name: str,
+        index: int,
+        current: ForwardContext,
+        slots: int,
+        candidates: Sequence[TrainConfig],
     ) -> PackedIA3:
         sides = {name in self.feedforward(params) for params in candidates if name in self.targets(params)}
         if len(sides) > 1:

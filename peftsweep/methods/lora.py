@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
-from peftsweep.methods.base import Method, PackedLayer, Pass, Segments, keep_mask, select, shortest_names
+from peftsweep.methods.base import ForwardContext, Method, PackedLayer, Segments, keep_mask, select, shortest_names
 from peftsweep.methods.stock import taken_elsewhere
 
 
 class PackedLora(PackedLayer):
     """A: [K, r_max, d_in], B: [K, d_out, r_max]. Rows of A and columns of B beyond a slot's rank stay zero."""
 
-    def __init__(self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, rank: int) -> None:
+    def __init__(self, inner: nn.Module, name: str, index: int, current: ForwardContext, slots: int, rank: int) -> None:
         super().__init__(inner, name, index, current, slots)
         self.max_rank = rank
         self.ranks = [0] * slots
@@ -209,7 +209,13 @@ class Lora(Method):
         return chosen
 
     def layer(
-        self, inner: nn.Module, name: str, index: int, current: Pass, slots: int, candidates: Sequence[TrainConfig]
+        self,
+        inner: nn.Module,
+        name: str,
+        index: int,
+        current: ForwardContext,
+        slots: int,
+        candidates: Sequence[TrainConfig],
     ) -> PackedLora:
         layer = PackedLora(inner, name, index, current, slots, max(params.rank for params in candidates))
         narrowest = min(layer.in_features, layer.out_features)

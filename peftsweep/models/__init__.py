@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftsweep.models.base import (
     Base,
+    BaseInfo,
     default_device,
     head_names,
     is_4bit,
@@ -23,6 +24,7 @@ from peftsweep.models.support import check_supported, refusing, unsupported
 
 __all__ = [
     "Base",
+    "BaseInfo",
     "called",
     "check_supported",
     "default_device",

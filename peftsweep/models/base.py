@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from peftsweep.models import fingerprints
 from peftsweep.models.faults import told
 
 
-@dataclass(frozen=True)
-class Base:
-    """A frozen `AutoModelForSequenceClassification`.
+@dataclass(frozen=True, kw_only=True)
+class BaseInfo:
+    """What is known of a base without having it at hand. It can be pickled.
 
     Attributes:
         source: what `from_pretrained` takes to load the same weights: a hub id or a folder.
@@ -26,7 +26,6 @@ class Base:
         dtype: in which it computes (its weights' own unless they are held in 4 bits).
     """
 
-    model: Any
     source: str
     revision: str | None
     parameters: int
@@ -39,6 +38,17 @@ class Base:
     def hub(self) -> bool:
         """Whether the hub has it, in place of this machine: folders are absolute."""
         return not Path(self.source).is_absolute()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base(BaseInfo):
+    """A frozen `AutoModelForSequenceClassification`."""
+
+    model: Any
+
+    @property
+    def info(self) -> BaseInfo:
+        return BaseInfo(**{field.name: getattr(self, field.name) for field in fields(BaseInfo)})
 
 
 def default_device() -> torch.device:
@@ -114,7 +124,7 @@ def longrope_window(model: Any) -> int | None:
     return min(windows, default=None)
 
 
-def revision_of(base: Base) -> str:
+def revision_of(base: BaseInfo) -> str:
     """What tells this base from another of the same name: the hub's commit, or a fingerprint of the folder's files.
 
     Raises:
@@ -126,7 +136,7 @@ def revision_of(base: Base) -> str:
         return fingerprints.of_folder(Path(base.source))
 
 
-def is_at(base: Base, revision: str | None) -> bool:
+def is_at(base: BaseInfo, revision: str | None) -> bool:
     """Whether the base is at that revision, which version 0.1.0 may have written down.
 
     Raises:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
-from safetensors.torch import load_file
 
 from peftsweep.aside import replaced
 from peftsweep.charts import confusion_png
@@ -17,7 +17,7 @@ from peftsweep.data import Dataset
 from peftsweep.engine import Result, Trial
 from peftsweep.folders import remove
 from peftsweep.methods import Method
-from peftsweep.models import Base
+from peftsweep.models import BaseInfo
 from peftsweep.permissions import of_umask
 from peftsweep.report import ADAPTER, CLASSES, PREDICTIONS, VALIDATION
 from peftsweep.report import trial_folder as trial_folder
@@ -32,7 +32,7 @@ def write(
     result: Result,
     config: StudyConfig,
     method: Method,
-    base: Base,
+    base: BaseInfo,
     data: Dataset,
     warn: Callable[[str], object],
 ) -> Path:
@@ -47,9 +47,8 @@ def write(
     assert result.weights is not None and result.logits is not None
     adapter = trial.folder / ADAPTER
     with replaced(adapter) as folder:
-        method.export(
-            folder, weights=load_file(result.weights), params=trial.params, source=base.source, revision=base.revision
-        )
+        weights = {key: torch.from_numpy(value) for key, value in result.weights.items()}
+        method.export(folder, weights=weights, params=trial.params, source=base.source, revision=base.revision)
     labels = np.asarray(data.validation.labels)
     kept = {"logits": result.logits, "labels": labels}
     with replaced(trial.folder / PREDICTIONS) as file, of_umask(file):

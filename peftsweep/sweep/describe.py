@@ -8,12 +8,12 @@ from typing import Any
 from peftsweep import __version__
 from peftsweep.config import StudyConfig
 from peftsweep.data import Dataset
-from peftsweep.models import Base, revision_of
+from peftsweep.models import BaseInfo, revision_of
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "scikit-learn")
 
 
-def study_params(config: StudyConfig, base: Base, data: Dataset) -> dict[str, Any]:
+def study_params(config: StudyConfig, base: BaseInfo, data: Dataset) -> dict[str, Any]:
     """What all trials of the study share."""
     sizes = {"train": data.train, "validation": data.validation, "test": data.test}
     return {

@@ -11,13 +11,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from optuna.trial import TrialState
 from scipy.optimize import nnls
 
-from peftsweep.engine import SlotStatus
+from peftsweep.engine import SlotStatus, StepTime
 from peftsweep.search import Halving
 from peftsweep.storage import TrialRecord
 
@@ -33,38 +33,25 @@ class Pace:
     """Seconds of a step, by how many trials took it and how many of them were evaluated after it."""
 
     def __init__(self) -> None:
-        self._running: set[int | None] = set()
-        self._trials = self._trial_steps = self._trial_evaluations = 0  # of all trials that were seen
-        self._at: float | None = None
-        self._evaluated = self._ended = 0  # since the last step
-        self._steps: deque[tuple[float, int, int]] = deque(maxlen=RECENT)  # seconds, trials, evaluations
+        self._seen: set[int | None] = set()
+        self._trial_steps = self._trial_evaluations = 0  # of all trials that were seen
+        self._steps: deque[StepTime] = deque(maxlen=RECENT)
 
-    def evaluated(self, trials: int) -> None:
-        self._evaluated += trials
+    def sees(self, trials: Iterable[SlotStatus]) -> None:
+        """Take note of trials, each of which may be seen many times."""
+        for trial in trials:
+            if trial.trial is not None and trial.trial not in self._seen:
+                self._seen.add(trial.trial)
+                self._trial_steps += trial.steps
+                self._trial_evaluations += trial.evaluations
 
-    def ended(self) -> None:
-        self._ended += 1
-
-    def stepped(self, slots: Sequence[SlotStatus], at: float) -> None:
-        """Take note of a step.
-
-        Args:
-            slots: as they are after it.
-            at: when it was done with all that followed from it, in seconds.
-        """
-        running = [slot for slot in slots if slot.trial is not None]
-        for slot in (slot for slot in running if slot.trial not in self._running):
-            self._trials += 1
-            self._trial_steps += slot.steps
-            self._trial_evaluations += slot.evaluations
-        self._running = {slot.trial for slot in running}
-        if self._at is not None:
-            self._steps.append((at - self._at, len(running) + self._ended, self._evaluated))
-        self._at, self._evaluated, self._ended = at, 0, 0
+    def stepped(self, steps: Iterable[StepTime]) -> None:
+        """Take note of steps."""
+        self._steps.extend(steps)
 
     def usual(self) -> SlotStatus:
         """A trial to come: as those that were seen, each of them once, for at any moment mostly long ones run."""
-        count = max(1, self._trials)
+        count = max(1, len(self._seen))
         return SlotStatus(
             -1, steps=round(self._trial_steps / count), evaluations=round(self._trial_evaluations / count)
         )
@@ -72,9 +59,10 @@ class Pace:
     def costs(self) -> tuple[float, float, float] | None:
         """Seconds of a step with no trial in it, of each trial's part, and of an evaluation; None before they are
         known. As long as the number of trials is always the same, the first two are taken to be even then."""
-        if len(self._steps) < FEWEST or not any(count for *_, count in self._steps):
+        if len(self._steps) < FEWEST or not any(step.evaluations for step in self._steps):
             return None
-        seconds, trials, evaluations = np.array(self._steps, dtype=float).T
+        steps = [(step.seconds, step.trials, step.evaluations) for step in self._steps]
+        seconds, trials, evaluations = np.array(steps, dtype=float).T
         weights = np.sqrt(FADES ** np.arange(len(seconds))[::-1])
         usual = float(np.average(trials, weights=weights))
         columns = np.stack([np.ones_like(trials), trials / usual, evaluations], axis=1) * weights[:, None]

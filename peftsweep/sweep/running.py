@@ -21,7 +21,8 @@ from peftsweep.stopping import stopped_by_signals
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.sweep.opening import begun, open_study
 from peftsweep.sweep.source import StudySource
-from peftsweep.sweep.training import train
+from peftsweep.sweep.training import Start, train
+from peftsweep.sweep.worker import LocalWorker
 from peftsweep.tracking import Tracker, check_address
 
 
@@ -46,6 +47,7 @@ def run(
     storage: str = "sqlite:///studies.db",
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
+    start: Start = LocalWorker,
 ) -> SweepResult:
     """Run a study, or go on with it where it stopped.
 
@@ -56,6 +58,7 @@ def run(
         slots: trials at once; "auto" measures what the GPU holds, and takes a modest number on a CPU.
         overrides: dotted keys in place of the file's, as a mapping or as `key=value`.
         progress: told what happens while it runs; by default nobody is.
+        start: starts the worker that trains; `SpawnedWorker` gives it a process of its own.
 
     Raises:
         PeftsweepError: one clear message; whatever was finished is kept.
@@ -76,7 +79,7 @@ def run(
             tracker = Tracker(tracking_uri, note=shown.warn)
             total = config.search.trials if trials is None else trials
             source = StudySource(config, opened, studies, data, tracker, shown, total, timeout, stop)
-            train(source, slots, tracking_uri)
+            train(source, slots, tracking_uri, start)
         best = next(iter(report.best(storage, [config.name])), None)
         return SweepResult(opened, best, source.counts(), source.seconds, stop.number)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from peftsweep.engine import SlotStatus
+from peftsweep.engine import Progress
 from peftsweep.report import done, ranked
 from peftsweep.search import Halving
 from peftsweep.storage import TrialRecord
@@ -42,16 +42,16 @@ class Clock:
         self.pace, self._halving, self._deadline = Pace(), halving, deadline
         self._asked, self._left = -math.inf, math.inf
 
-    def stepped(self, slots: Sequence[SlotStatus], coming: int, trials: Sequence[TrialRecord]) -> float | None:
-        """Take note of a step: seconds until the last trial ends, when there is something to estimate them from.
+    def stepped(self, event: Progress, coming: int, trials: Sequence[TrialRecord]) -> float | None:
+        """Take note of some steps: seconds until the last trial ends, when there is something to estimate them from.
 
         Args:
-            slots: as they are after it.
             coming: trials that have not begun.
             trials: of the study.
         """
-        at = time.monotonic()
-        self.pace.stepped(slots, at)
+        at, slots = time.monotonic(), event.slots
+        self.pace.sees(slots)
+        self.pace.stepped(event.steps)
         if at >= self._asked + ASKED:
             shares = chances(trials, self._halving, self.pace.usual().evaluations)
             left = time_left(self.pace, slots, coming, shares, self._deadline - at)

@@ -1,4 +1,4 @@
-"""A TrialSource over a study: trials from Optuna, decisions by successive halving, results to storage and MLflow."""
+"""What answers a worker: trials from Optuna, verdicts by successive halving, results to storage and MLflow."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from optuna.trial import TrialState
 from peftsweep import search
 from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.data import Dataset
-from peftsweep.engine import Pack, Report, Result, Scores, SlotStatus, Trial
+from peftsweep.engine import Command, Judge, Report, Result, Scores, ScoreTrial, Trial
+from peftsweep.engine import Progress as Progressed
 from peftsweep.folders import inside
 from peftsweep.methods import Method
-from peftsweep.models import Base
+from peftsweep.models import BaseInfo
 from peftsweep.progress import Memory, Opened, Progress, peak, tested
 from peftsweep.report import ADAPTER, done, is_over, ranked
-from peftsweep.stopping import Stop
+from peftsweep.stopping import Stop as Signals
 from peftsweep.storage import StoredStudy, Studies, TrialRecord
 from peftsweep.sweep import artifacts
 from peftsweep.sweep.asking import UnfitError, complete, trained
@@ -35,8 +36,8 @@ from peftsweep.tracking import Tracker, now
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-class StudySource:
-    """Everything between a pack and the study. Called by the pack's own thread alone.
+class StudySource(Judge):
+    """Everything between a worker and the study.
 
     Attributes:
         total: trials that the study is to have in all.
@@ -53,7 +54,7 @@ class StudySource:
         progress: Progress,
         total: int,
         timeout: float | None,
-        stop: Stop,
+        stop: Signals,
     ) -> None:
         self.config, self.study, self.studies, self.data = config, study, studies, data
         self.progress, self.stop = progress, stop
@@ -75,7 +76,8 @@ class StudySource:
         self.all_given = False  # no trial is left to ask for; a free slot asks before every step
         self.shown: Shown | None = None  # None when trials have changed since
         self.clock = Clock(self.halving, self.deadline)
-        self.base: Base | None = None
+        self.test_scores: dict[int, Scores] = {}  # on the test split, as long as others are to come
+        self.base: BaseInfo | None = None
         self.method: Method | None = None
         for trial in self.trials():
             if trial.state.is_finished():  # a process that died between telling and tidying up
@@ -109,7 +111,7 @@ class StudySource:
     def _exhausted(self) -> bool:
         return search.exhausted(self.config, self.study)
 
-    def opened(self, base: Base, method: Method, summary: Opened) -> None:
+    def opened(self, base: BaseInfo, method: Method, summary: Opened) -> None:
         """The base is loaded and the pack stands: say so, to the person and to MLflow."""
         self.base, self.method = base, method
         artifacts.keep_study(self.folder, self.config, self.data)
@@ -119,7 +121,16 @@ class StudySource:
         self.projection.open()
         self.progress.opened(summary)
 
-    # TrialSource ----------------------------------------------------------------------------------------------------
+    # Answers to the worker ------------------------------------------------------------------------------------------
+
+    def has_given_all(self) -> bool:
+        return self.all_given
+
+    def wants_stop(self) -> bool:
+        return self.stop.asked
+
+    def note(self, text: str) -> None:
+        self.progress.note(text)
 
     def next(self) -> Trial | None:
         while not (self.stop.asked or self.all_given):
@@ -193,7 +204,6 @@ class StudySource:
             self.projection.end(ended)
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
-        self.clock.pace.evaluated(len(reports))
         at: dict[int, tuple[int, float]] = {}
         kept: set[int] = set()
         known = {trial.number: trial for trial in self.trials()}
@@ -223,7 +233,7 @@ class StudySource:
 
     def finish(self, trial: Trial, result: Result) -> None:
         asked = self.running.pop(trial.number)
-        self.clock.pace.ended()
+        self.clock.pace.sees([result.status])
         self.shown = None
         adapter: Path | None = None
         if result.state == "complete":
@@ -250,14 +260,13 @@ class StudySource:
         self.progress.ended(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
         self.projection.note()
 
-    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
+    def progressed(self, event: Progressed) -> None:
         if self.shown is None:  # a query a step would show on a GPU
             self.shown = Shown.of(self.trials())
         trials, begun, done, best = self.shown
         coming = 0 if self.all_given else len(self.orphans) + max(0, self.total - begun)
-        left = self.clock.stepped(slots, coming, trials)
-        self.progress.step(slots, done=done, total=self.total, best=best, eta=left)
-        return not self.stop.asked
+        left = self.clock.stepped(event, coming, trials)
+        self.progress.step(event.slots, done=done, total=self.total, best=best, eta=left)
 
     # Results --------------------------------------------------------------------------------------------------------
 
@@ -267,18 +276,22 @@ class StudySource:
         found = Counter(trial.state.name.lower() for trial in self.trials())
         return {said.get(name, name): count for name, count in sorted(found.items())}
 
-    def score_test(self, pack: Pack) -> None:
-        """Score the test split, once, for those trials that are to be."""
-        scored: list[tuple[TrialRecord, Scores]] = []
-        for ended in self.test_due():
-            if self.stop.asked:
-                return
-            assert self.data.test is not None
-            params = trained(self.config, ended)
-            trial = Trial(ended.number, ended.seed or 0, params, self.trial_folder(ended.number))
-            scored.append((ended, pack.score(trial, trial.folder / ADAPTER, self.data.test)))
-        if scored:
-            self.tested(scored)
+    def scored(self, number: int, scores: Scores) -> None:
+        self.test_scores[number] = scores
+
+    def more_work(self) -> list[Command]:
+        """The next of those trials that are to be scored on the test split, once and for good."""
+        if self.stop.asked:
+            return []
+        due = self.test_due()
+        for ended in due:
+            if ended.number not in self.test_scores:
+                folder = self.trial_folder(ended.number)
+                trial = Trial(ended.number, ended.seed or 0, trained(self.config, ended), folder)
+                return [ScoreTrial(trial, folder / ADAPTER)]
+        if due:
+            self.tested([(ended, self.test_scores[ended.number]) for ended in due])
+        return []
 
     def test_due(self) -> list[TrialRecord]:
         """Trials to be scored on the test split, if none was before: one that is looked at twice is a validation

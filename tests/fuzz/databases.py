@@ -17,6 +17,7 @@ from peftsweep import comparison, exported, progress, report, sweep
 from peftsweep.config import StudyConfig, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
+from peftsweep.engine import Progress
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Silent
 from peftsweep.stopping import Stop
@@ -151,5 +152,5 @@ def _begun(source: StudySource) -> None:
         source.bounds()
         for _ in range(3):
             source.next()
-    source.stepped([], 0.0)
+    source.progressed(Progress((), ()))
     source.counts()

@@ -17,8 +17,8 @@ import torch
 import torch._dynamo
 
 from peftsweep.config import ModelConfig, TrainConfig
-from peftsweep.engine import Limits, Pack, Trial, capped, optimizer, plan
-from peftsweep.engine.rows import Corpus, Pooling, lay
+from peftsweep.engine import Limits, Pack, Trial, capped, drive, optimizer, plan
+from peftsweep.engine.packed_batch import Corpus, Pooling, pack_texts
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
 from peftsweep.methods import METHODS
@@ -59,6 +59,7 @@ def pack_on_gpu(
     train: Texts | None = None,
     **options: Any,
 ) -> Any:
+    """A pack that says after every step how far it is."""
     config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
     base = load_base(config, task, four_bit=METHODS[method].four_bit, device=GPU)
     adapters = METHODS[method](base.model, linear_names(base.model))
@@ -82,7 +83,7 @@ def test_the_gpu_trains_as_stock_peft_does_on_a_cpu(tmp_path: Path, method: str,
     folder = tiny_model(tmp_path / "base", architecture)
     trials = mixed(tmp_path, method)
     pack = pack_on_gpu(folder, task, method, trials, slots=3)
-    pack.run(Queue(trials))
+    drive(pack, Queue(trials))
     # other kernels add in another order, and Adam divides by what is nearly nought: a few steps drift apart
     tolerance = 0.02 if method == "qlora" else 2e-3
     for trial in trials:
@@ -122,10 +123,10 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
             known.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
             return super().stepped(slots, seconds)
 
-    pack.run(Counting(trials))
+    drive(pack, Counting(trials))
     assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), known  # none in mid-sweep
     assert (pack.packed.last.run != pack.packed.last._run) == compiled
-    assert pack.graphs.captured and not pack.graphs.refused
+    assert pack.runner.graphs.captured and not pack.runner.graphs.refused
     first, last, ours = on_cpu(pack.first[1]), on_cpu(pack.last[1]), pack.trace[1]
     alone: dict[str, Any] = {"dtype": "bfloat16", "device": GPU, "train": train}
     losses, weights = peft_alone(folder, MULTI, method, trials[1], first, **alone)
@@ -146,8 +147,8 @@ def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path:
         pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", compiled=True)
         if whole:
             with_the_whole_block(pack)
-        pack.run(Queue(trials))
-        assert pack.graphs.captured and not pack.graphs.refused
+        drive(pack, Queue(trials))
+        assert pack.runner.graphs.captured and not pack.runner.graphs.refused
         block = pack.packed.backbone.layers[-1]
         assert ("forward" in vars(block)) != whole and (block._compiled_call_impl is not None) == whole
         traces.append(pack.trace[1])
@@ -184,11 +185,11 @@ def test_a_slot_s_gradients_in_bf16_are_those_that_it_has_alone(tmp_path: Path, 
         bounds = [one(9, rank=9), last]
         pack = pack_on_gpu(folder, SINGLE, method, bounds, 4, dtype="bfloat16", train=train, kind=Pack)
         for index, other in enumerate(others):
-            pack.start(index, other)
-        slot = pack.start(3, last)
+            pack.slots.put(index, other)
+        slot = pack.slots.put(3, last)
         for part in pack.stack.split(slot.index, pack.stack.weights[slot.index], last.params).values():
             part.add_(0.01)  # so that no factor of a gradient is nought
-        pack.gradients(pack.occupied())
+        pack.runner.accumulate_gradients(pack.slots.occupied)
         parts = pack.stack.split(slot.index, pack.stack.grads[slot.index], last.params)
         return torch.cat([part.reshape(-1) for part in parts.values()])
 
@@ -210,15 +211,15 @@ def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: s
         return Trial(number, 100 + number, params.model_copy(update=changes), tmp_path / where / str(number))
 
     alone = pack_on_gpu(folder, SINGLE, method, [trial(0, "a")], 1, dtype)
-    alone.run(Queue([trial(0, "a")]))
+    drive(alone, Queue([trial(0, "a")]))
     others = [trial(i, "b", rank=1 + 2 * i, batch_size=3 + 4 * i, dropout=0.1 * i) for i in range(1, 5)]
     crowd = [*others, trial(0, "b")]
     packed = pack_on_gpu(folder, SINGLE, method, crowd, 4, dtype)
-    packed.run(Queue(crowd))
+    drive(packed, Queue(crowd))
     ours, theirs, first = packed.last[0], alone.last[0], alone.first[0]
     same_weights(ours, theirs, first, getattr(torch, dtype))
     if dtype == "bfloat16":
-        assert packed.graphs.known and not packed.graphs.refused
+        assert packed.runner.graphs.known and not packed.runner.graphs.refused
 
 
 def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> None:
@@ -231,9 +232,9 @@ def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> 
     queue = Queue(trials)
     queue.stop_after = 7
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 3, dtype="bfloat16")
-    pack.run(queue)
-    assert len(pack.occupied()) == 3 and pack.graphs.known
-    for slot in pack.occupied():
+    drive(pack, queue)
+    assert len(pack.slots.occupied) == 3 and pack.runner.graphs.known
+    for slot in pack.slots.occupied:
         for matrix in (pack.stack.weights, *pack.stack.moments.values()):
             row = matrix[slot.index].clone()
             for part in pack.stack.split(slot.index, row, slot.trial.params).values():
@@ -276,21 +277,23 @@ def test_a_nan_leaves_the_others_bit_equal_to_a_run_with_that_slot_empty(
     queue = Queue(trials)
     for pack in (broken, empty):
         for i, one in enumerate(trials):
-            pack.start(i, one)
+            pack.slots.put(i, one)
         if compiled:
             pack.packed.compile()
         for _ in range(before):
-            pack.step(queue)
+            pack.step()
     assert torch.equal(broken.stack.weights, empty.stack.weights)
-    assert bool(broken.graphs.known) == (before > 1)
-    empty.vacate(empty.slots[1])
+    assert bool(broken.runner.graphs.known) == (before > 1)
+    empty.slots.vacate(empty.slots.occupied[1])
     broken.stack.weights[1].fill_(float("nan"))
     assert (
-        broken.waves(broken.occupied())[0].rows.input_ids.shape == empty.waves(empty.occupied())[0].rows.input_ids.shape
+        broken.batcher.micro_batches(broken.slots.occupied, broken.runner.limits)[0].rows.input_ids.shape
+        == empty.batcher.micro_batches(empty.slots.occupied, empty.runner.limits)[0].rows.input_ids.shape
     )
     for _ in range(5):
-        broken.step(queue)
-        empty.step(queue)
+        broken.step()
+        empty.step()
+    queue.answer(broken.outbox.drain())
     assert queue.results[1].reason == f"loss is nan at step {before + 1}"
     assert torch.equal(broken.stack.weights[[0, 2]], empty.stack.weights[[0, 2]])
     assert not broken.stack.weights[1].any() and float(broken.stack.weights[0].abs().max()) > 0
@@ -307,7 +310,7 @@ def test_a_pack_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, me
         queue = Queue(trials)
         queue.stop_after = stop_after
         pack = pack_on_gpu(folder, SINGLE, method, trials, 2, dtype="bfloat16")
-        pack.run(queue)
+        drive(pack, queue)
         return pack, queue
 
     free, _ = run("free", None)
@@ -332,22 +335,22 @@ def test_attention_over_texts_of_any_length_gives_the_logits_of_padded_batches(
     folder = tiny_model(tmp_path / "base", architecture)
     trials = [Trial(0, 0, TrainConfig(rank=4), tmp_path)]
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 1, dtype="bfloat16")
-    slot = pack.start(0, trials[0])
+    slot = pack.slots.put(0, trials[0])
     pack.stack.weights[0].normal_(0, 0.05)
     rng = np.random.default_rng(0)
-    pack.corpus = pack.packed.corpus([rng.integers(5, 100, size=length) for length in (5, 17, 18, 33, 48, 61)])
-    tiles = pack.predict([slot.index], pack.corpus)
+    pack.batcher.corpus = pack.packed.corpus([rng.integers(5, 100, size=length) for length in (5, 17, 18, 33, 48, 61)])
+    tiles = pack.runner.logits_of([slot.index], pack.batcher.corpus)
     pack.packed.attention = "varlen"
-    flash = pack.predict([slot.index], pack.corpus)
+    flash = pack.runner.logits_of([slot.index], pack.batcher.corpus)
     pack.packed.attention = "padded"
-    padded = pack.predict([slot.index], pack.corpus)
+    padded = pack.runner.logits_of([slot.index], pack.batcher.corpus)
     assert np.abs(flash - padded).max() < 0.03 * np.abs(padded).max()
     assert np.abs(tiles - padded).max() < 0.03 * np.abs(padded).max()
 
 
 def test_rows_for_padded_batches_are_not_filled_up_on_a_gpu() -> None:
     corpus = Corpus([np.array([9, 10]), np.array([5, 6, 7])], Pooling(last=True, pad_token_id=0, first_position=0))
-    rows = lay([1, 0], [np.array([1]), np.array([0])], corpus, GPU, "padded")
+    rows = pack_texts([1, 0], [np.array([1]), np.array([0])], corpus, GPU, "padded")
     assert rows.input_ids.tolist() == [[5, 6, 7, 9, 10]] and rows.tokens.bounds == ((0, 3), (3, 5))
 
 
@@ -367,7 +370,7 @@ def test_a_plan_has_room_for_all_of_few_small_trials_and_its_pack_trains(tmp_pat
     assert found.slots == 100 and found.bytes < found.room and found.token > 0
     queue = Queue(trials)
     with capped(GPU):
-        build(found.slots, found.limits).run(queue)
+        drive(build(found.slots, found.limits), queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
 
 
@@ -394,11 +397,10 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
     base = load_base(ModelConfig(id=str(folder)), SINGLE, four_bit=METHODS[method].four_bit, device=GPU)
     adapters = METHODS[method](base.model, linear_names(base.model))
     train, validation = Texts(SINGLE, 320, 1), Texts(SINGLE, 400, 2)
-    said: list[str] = []
 
     def build(slots: int, limits: Limits | None = None) -> Pack:
         given: dict[str, Any] = {"candidates": [params], "slots": slots, "limits": limits}
-        return Pack(base.model, adapters, SINGLE, train, validation, compiled=True, note=said.append, **given)
+        return Pack(base.model, adapters, SINGLE, train, validation, compiled=True, **given)
 
     total = torch.cuda.get_device_properties(GPU).total_memory
     taken = int(0.88 * total) - 6 * 2**30
@@ -410,11 +412,11 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
         queue = Queue(trials)
         pack = build(found.slots, found.limits)
         torch.cuda.reset_peak_memory_stats()
-        pack.run(queue)
+        drive(pack, queue)
         peak, used = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
         pack.release()
     assert {result.state for result in queue.results.values()} == {"complete"}
-    assert not said and peak < 0.92 * total
+    assert not queue.notes and peak < 0.92 * total
     # what was foreseen, without what was there before
     kept = f"{peak - taken:,} kept, {used - taken:,} of it used, {before - taken:,} of them by the base and before it"
     assert 0.7 < (peak - taken) / (found.bytes - taken) < 1.3, kept
@@ -441,19 +443,19 @@ def test_memory_after_fifty_refills_is_that_after_five(
     reserved: dict[int, int] = {}
     pack = pack_on_gpu(folder, SINGLE, method, trials, 2, dtype="bfloat16", kind=Pack, compiled=compiled)
     if not graphs:
-        pack.graphs = None
+        pack.runner.graphs = None
 
     class Watching(Queue):
         def finish(self, trial: Trial, result: Any) -> None:
             super().finish(trial, result)
-            pack.ahead = None  # the other slot's next texts, as many as they are
+            pack.runner.prefetched = None  # the other slot's next texts, as many as they are
             torch.cuda.synchronize()
             # what a graph reads and writes is its own; there are so many of them at the most
-            held = [graph.buffer for graph in pack.graphs.known.values()] if graphs else []
+            held = [graph.buffer for graph in pack.runner.graphs.known.values()] if graphs else []
             used[len(self.results)] = torch.cuda.memory_allocated() - sum(rounded(x.nbytes) + 512 for x in held)
             reserved[len(self.results)] = torch.cuda.memory_reserved()
 
-    pack.run(Watching(trials))
+    drive(pack, Watching(trials))
     assert (used[49], used[50]) == (used[5], used[6])  # of each slot's
     assert reserved[50] <= reserved[25 if mixed else 5]  # less where a capture gave back what lay idle
 
@@ -467,10 +469,10 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
     folder = tiny_model(tmp_path / "base", "bert")
     trials = [Trial(i, i, TrainConfig(rank=4, epochs=1, batch_size=16), tmp_path / str(i)) for i in range(8)]
     free = pack_on_gpu(folder, SINGLE, "lora", trials, 8)
-    free.run(Queue(trials))
+    drive(free, Queue(trials))
     again = [Trial(i, i, trials[i].params, tmp_path / f"again-{i}") for i in range(8)]
     tight = pack_on_gpu(folder, SINGLE, "lora", again, 8)
-    gradients, sizes = tight.gradients, []
+    gradients, sizes = tight.runner.accumulate_gradients, []
 
     def scarce(slots: Any) -> dict[int, torch.Tensor]:
         sizes.append(len(slots))
@@ -478,9 +480,9 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
             torch.empty(1 << 50, dtype=torch.uint8, device="cuda:0")
         return gradients(slots)
 
-    tight.gradients = scarce  # type: ignore[method-assign]
+    tight.runner.accumulate_gradients = scarce
     queue = Queue(again)
-    tight.run(queue)
+    drive(tight, queue)
     assert sizes[:10] == [8, 4, 2, 2, 2, 2] + [2] * 4  # as many as fit, from the next step on at once
     assert {result.state for result in queue.results.values()} == {"complete"}
     same_training(tight, free)
@@ -511,16 +513,16 @@ def with_and_without_room(
 ) -> tuple[Any, Any, Tries, list[str]]:
     """Two packs that have trained the same trials, all at once. Amid the backward of the second, when half of the
     gradients are written, the allocator finds memory full where `full` says so; with its tries and what it noted."""
-    base, tries, said = tiny_model(folder / "base", "llama"), Tries(), list[str]()
+    base, tries = tiny_model(folder / "base", "llama"), Tries()
 
     def pack_of(run: str) -> tuple[Any, Queue]:
         trials = [Trial(i, i, params, folder / run / str(i)) for i in range(slots)]
-        return pack_on_gpu(base, SINGLE, "lora", trials, slots, dtype="bfloat16", note=said.append), Queue(trials)
+        return pack_on_gpu(base, SINGLE, "lora", trials, slots, dtype="bfloat16"), Queue(trials)
 
     free, queue = pack_of("free")
-    free.run(queue)
+    drive(free, queue)
     tight, queue = pack_of("tight")
-    gradients = tight.gradients
+    gradients = tight.runner.accumulate_gradients
 
     def watched(some: Any) -> dict[int, torch.Tensor]:
         tries.sizes.append(len(some))
@@ -540,11 +542,11 @@ def with_and_without_room(
         if out.requires_grad:
             out.register_hook(scarce)
 
-    tight.gradients = watched
+    tight.runner.accumulate_gradients = watched
     tight.packed.backbone.layers[0].register_forward_hook(seen)
-    tight.run(queue)
+    drive(tight, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
-    return free, tight, tries, said
+    return free, tight, tries, queue.notes
 
 
 @pytest.mark.parametrize("where", ["backward", "capture"])
@@ -557,7 +559,7 @@ def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Pat
     assert [tries.sizes[number - 1] for number in tries.failed] == [8, 4]
     assert said == ["memory: a step of 8 slots had no room; from now on 2 go at once"]
     assert tries.kept() < 2**20
-    assert tight.graphs.known and not tight.graphs.refused
+    assert tight.runner.graphs.known and not tight.runner.graphs.refused
     for number in range(8):
         ours, theirs = tight.last[number], free.last[number]
         apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
@@ -573,27 +575,29 @@ def test_running_out_of_memory_in_a_capture_ahead_costs_nothing(tmp_path: Path) 
     params = TrainConfig(rank=4, epochs=3, batch_size=8, dropout=0.1, learning_rate=2e-3)
     free, tight, tries, said = with_and_without_room(tmp_path, 4, params, full)
     assert len(tries.failed) == 2 and tries.kept() < 2**20
-    assert said == [] and set(tries.sizes) == {4} and not tight.graphs.refused
+    assert said == [] and set(tries.sizes) == {4} and not tight.runner.graphs.refused
     for number in range(4):
         assert all(torch.equal(tight.last[number][key], value) for key, value in free.last[number].items())
 
 
 def looks_at_its_numbers(folder: Path, trials: list[Trial]) -> None:
     """Two runs of a base that waits for the GPU in its forward: where graphs are tried, and where they are not."""
-    said: list[str] = []
+    said: list[list[str]] = []
 
     def looks(module: Any, given: Any, out: torch.Tensor) -> None:
         assert out.isfinite().all()
 
-    packs = [pack_on_gpu(folder, SINGLE, "lora", trials, 2, dtype="bfloat16", note=said.append) for _ in range(2)]
-    packs[1].graphs = None
+    packs = [pack_on_gpu(folder, SINGLE, "lora", trials, 2, dtype="bfloat16") for _ in range(2)]
+    packs[1].runner.graphs = None
     for run, pack in enumerate(packs):
         pack.packed.backbone.layers[0].register_forward_hook(looks)
         there = [replace(trial, folder=trial.folder / str(run)) for trial in trials]
         queue = Queue(there)
-        pack.run(queue)
+        drive(pack, queue)
         assert {result.state for result in queue.results.values()} == {"complete"}
-    assert packs[0].graphs.refused and len(said) == 1 and said[0].startswith("graphs: the base cannot be captured")
+        said.append(queue.notes)
+    (note,), others = said
+    assert packs[0].runner.graphs.refused and note.startswith("graphs: the base cannot be captured") and not others
     assert all(
         torch.equal(packs[0].last[n][key], value) for n in packs[1].last for key, value in packs[1].last[n].items()
     )
@@ -627,12 +631,12 @@ def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path,
         ]
         pack = pack_on_gpu(folder, MULTI, method, trials, 3, dtype="bfloat16")
         if not graphs:
-            pack.graphs = None
-        pack.run(Queue(trials))
+            pack.runner.graphs = None
+        drive(pack, Queue(trials))
         return pack
 
     replayed, plain = run("a", True), run("b", False)
-    assert len(replayed.graphs.known) > 2
+    assert len(replayed.runner.graphs.known) > 2
     for number in range(6):
         ours, theirs = replayed.last[number], plain.last[number]
         apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
@@ -652,12 +656,12 @@ def test_a_sweep_of_mixed_batches_captures_few_passes(tmp_path: Path) -> None:
 
     class Counting(Queue):
         def stepped(self, slots: Any, seconds: float) -> bool:
-            captured.append(pack.graphs.captured)
+            captured.append(pack.runner.graphs.captured)
             return super().stepped(slots, seconds)
 
-    pack.run(Counting(trials))
+    drive(pack, Counting(trials))
     assert len(captured) > 400 and captured[-1] < len(captured) / 8, (len(captured), captured[-1])
-    assert not pack.graphs.refused
+    assert not pack.runner.graphs.refused
 
 
 def test_a_released_pack_gives_its_memory_back_at_once_with_its_graphs(tmp_path: Path) -> None:
@@ -673,8 +677,8 @@ def test_a_released_pack_gives_its_memory_back_at_once_with_its_graphs(tmp_path:
             trials = [Trial(i, i, params, tmp_path / str(study) / str(i)) for i in range(4)]
             texts = Texts(SINGLE, 200, study), Texts(SINGLE, 12, 9)
             pack = Pack(base.model, adapters, SINGLE, *texts, candidates=[params], slots=4)
-            pack.run(Queue(trials))
-            assert pack.graphs is not None and pack.graphs.known
+            drive(pack, Queue(trials))
+            assert pack.runner.graphs is not None and pack.runner.graphs.known
             pack.release()
             del pack
             left.append(torch.cuda.memory_allocated())
@@ -689,27 +693,27 @@ def test_the_next_step_is_laid_out_and_captured_while_the_gpu_is_at_work(
     folder = tiny_model(tmp_path / "base", "llama")
     trials = [Trial(i, i, TrainConfig(rank=4, epochs=2, batch_size=8), tmp_path / str(i)) for i in range(3)]
     pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", kind=Pack)
-    update, waves, busy = optimizer.step, pack.waves, []
-    capture, during = pack.graphs.capture, []
+    update, waves, busy = optimizer.step, pack.batcher.micro_batches, []
+    capture, during = pack.runner.graphs.capture, []
 
     def slow(*given: Any) -> torch.Tensor:
         norms = update(*given)
         torch.cuda._sleep(200_000_000)  # cycles: a tenth of a second
         return norms
 
-    def watched(slots: Any) -> Any:
+    def watched(slots: Any, limits: Limits) -> Any:
         busy.append(not torch.cuda.current_stream().query())
-        return waves(slots)
+        return waves(slots, limits)
 
     def captured(function: Any, wave: Any) -> None:
-        largest = wave.size > pack.graphs.largest
+        largest = wave.size > pack.runner.graphs.largest
         capture(function, wave)
         during.append((largest, not torch.cuda.current_stream().query()))
 
     monkeypatch.setattr(optimizer, "step", slow)
-    pack.waves = watched  # type: ignore[method-assign]
-    pack.graphs.capture = captured
-    pack.run(Queue(trials))
+    pack.batcher.micro_batches = watched
+    pack.runner.graphs.capture = captured
+    drive(pack, Queue(trials))
     assert len(busy) > 5 and sum(busy) >= len(busy) - 3  # what was not laid out ahead is laid out when it is due
     others = [at_work for largest, at_work in during if not largest]
     assert others and all(others), during  # it was still at work when they were done
@@ -723,12 +727,16 @@ def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> Non
     limits = Limits(slot_tokens=2048, train_tokens=2048, eval_tokens=2048)
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 6, dtype="bfloat16", limits=limits)
     rng = np.random.default_rng(0)
-    texts = [*pack.train.input_ids[:30], *(rng.integers(5, 100, size=2048) for _ in range(7))]
-    pack.corpus, pack.packed.attention = pack.packed.corpus(texts), "varlen"
-    waves = [wave for step in range(9) for wave in pack.waves([step_of(pack, trial, step) for trial in trials])]
+    texts = [*Texts(SINGLE, 37, 1).input_ids[:30], *(rng.integers(5, 100, size=2048) for _ in range(7))]
+    pack.batcher.corpus, pack.packed.attention = pack.packed.corpus(texts), "varlen"
+    waves = [
+        wave
+        for step in range(9)
+        for wave in pack.batcher.micro_batches([step_of(pack, trial, step) for trial in trials], pack.runner.limits)
+    ]
     assert max(wave.size for wave in waves) <= 2112 and any(wave.size >= 2048 for wave in waves)
     queue = Queue(trials)
-    pack.run(queue)
+    drive(pack, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
 
 
@@ -741,17 +749,17 @@ def test_one_long_text_among_a_hundred_short_ones_is_read_as_it_is_alone(tmp_pat
     train.input_ids[40] = np.random.default_rng(0).integers(5, 100, size=2048)
     limits = Limits(slot_tokens=4096, train_tokens=4096, eval_tokens=4096)
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 4, dtype="bfloat16", train=train, limits=limits)
-    slot = pack.start(0, trials[0])
+    slot = pack.slots.put(0, trials[0])
     pack.stack.weights[0].normal_(0, 0.05)
-    tiles = pack.predict([slot.index], pack.corpus)
+    tiles = pack.runner.logits_of([slot.index], pack.batcher.corpus)
     pack.packed.attention = "padded"
-    padded = pack.predict([slot.index], pack.corpus)
+    padded = pack.runner.logits_of([slot.index], pack.batcher.corpus)
     pack.packed.attention = "tiles"
     assert np.abs(tiles - padded).max() < 0.03 * np.abs(padded).max()
-    pack.vacate(slot)
+    pack.slots.vacate(slot)
     queue, before = Queue(trials), torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    pack.run(queue)
+    drive(pack, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
     # scores of 2,048 by 2,048 in four heads and two layers, kept for backward, would be that much by themselves
     assert torch.cuda.max_memory_allocated() - before < 2 * 4 * 2048**2 * 4
@@ -759,7 +767,7 @@ def test_one_long_text_among_a_hundred_short_ones_is_read_as_it_is_alone(tmp_pat
 
 def step_of(pack: Any, trial: Trial, step: int) -> Slot:
     """A slot that is about to take this step."""
-    schedule = Schedule(trial.params, len(pack.train.input_ids))
+    schedule = Schedule(trial.params, len(pack.batcher.corpus.lengths))
     return Slot(trial.number, trial, schedule, parameters=0, step=step)
 
 

@@ -1,14 +1,11 @@
-"""How many slots a GPU holds, by measuring a step rather than by a formula of the architecture; and what to do when
-it holds fewer after all."""
+"""How many slots a GPU holds, by measuring a step rather than by a formula of the architecture."""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,14 +13,12 @@ from numpy.typing import NDArray
 
 from peftsweep.aside import temporary
 from peftsweep.config import TrainConfig
-from peftsweep.engine.limits import Limits, Note, silent
-from peftsweep.engine.slot import Part, Slot
-from peftsweep.engine.stack import any_layout
+from peftsweep.engine.batching import SlotChunk
+from peftsweep.engine.limits import Limits
+from peftsweep.engine.pack import Pack
+from peftsweep.engine.slot_params import any_layout
 from peftsweep.engine.trial import Trial
 from peftsweep.errors import ModelError
-
-if TYPE_CHECKING:
-    from peftsweep.engine.pack import Pack
 
 FILL = 0.88  # of the card, what others have of it included; the allocator loses a few percent
 CEILING = 0.92  # of the card, above which the allocator is not to go
@@ -32,95 +27,6 @@ BUSY = 32768  # tokens of a pass that keep any GPU busy
 MOST = 256  # slots: what a sweep does between steps takes its time for each
 SPREAD = 1.1  # steps have so many more tokens than their mean, at times
 PROBES = (2048, 8192)
-
-T = TypeVar("T")
-# What a part without room was given: memory, in which it may fit now; a shorter pass for its only slot; or nothing.
-Relief = Literal["freed", "cut", "none"]
-
-
-@dataclass
-class Share:
-    """How many slots go through the base at once: half as many for good, when they turn out not to fit.
-
-    Attributes:
-        what: they do there.
-        note: told when they become fewer.
-    """
-
-    slots: int
-    what: str = "step"
-    note: Note = silent
-
-    def of(
-        self,
-        work: Callable[[Sequence[Slot]], dict[int, T]],
-        slots: Sequence[Slot],
-        relieve: Callable[[Sequence[Slot], bool], Relief],
-        alone: Callable[[Slot, str], object],
-    ) -> dict[int, T]:
-        """What `work` makes of the slots, by slot, in parts of as many as fit.
-
-        A part without room goes in halves. Where one of its slots turns out not to fit by itself, that slot was why,
-        and the others need not go fewer at once for it.
-
-        Args:
-            relieve: undoes a try that ran out of memory, and makes room, if it can. Told whether the same slots ran out
-                of it just before, too.
-            alone: told the slot that does not fit even by itself, and why; it has no result.
-        """
-        found: dict[int, T] = {}
-        waiting, before = list(slots), self.slots
-        tight: list[Sequence[Slot]] = []  # parts that had no room
-        tried: Sequence[Slot] = ()
-        while waiting:
-            some = waiting[: self.slots]
-            done, reason = _tried(work, some)
-            if done is not None:
-                found |= done
-                waiting = waiting[len(some) :]
-                continue
-            again = len(some) == len(tried) and all(map(operator.is_, some, tried))
-            tried, relief = some, relieve(some, again)
-            if relief == "freed":
-                continue
-            if len(some) > 1:
-                tight.append(some)
-            else:
-                tight = [part for part in tight if all(slot is not some[0] for slot in part)]
-                if relief == "none":
-                    alone(some[0], reason)
-                    waiting = waiting[1:]
-            self.slots = min([before, *(len(part) // 2 for part in tight)])
-        if self.slots < before:
-            self.note(f"memory: a {self.what} of {len(slots)} slots had no room; from now on {self.slots} go at once")
-        return found
-
-
-@contextmanager
-def telling_full_memory() -> Iterator[None]:
-    """A full memory that CUDA's driver or its libraries found is told as torch's allocator tells it.
-
-    Raises:
-        torch.OutOfMemoryError: memory is full.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        if not any(word in str(error) for word in ("out of memory", "ALLOC_FAILED")):
-            raise
-        raise torch.OutOfMemoryError(str(error)) from error
-
-
-def _tried(work: Callable[[Sequence[Slot]], T], some: Sequence[Slot]) -> tuple[T | None, str]:
-    """What `work` makes of some slots; None where memory is full, and what it says then."""
-    try:
-        return work(some), ""
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-    torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
-    return None, reason
 
 
 def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:
@@ -187,7 +93,7 @@ def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: 
     """
     pack = build_that_fits(build, 2)
     try:
-        batch = max(params.batch_size for params in candidates) * float(pack.corpus.lengths.mean())
+        batch = max(params.batch_size for params in candidates) * float(pack.batcher.corpus.lengths.mean())
         wanted = min(most, MOST, math.ceil(BUSY / batch))
         found = planned(_measured(pack, candidates[0]), batch=batch, wanted=wanted)
         if found.slots < wanted and pack.compiled:
@@ -262,7 +168,7 @@ def _probes(pack: Pack, params: TrainConfig) -> tuple[Probe, Probe, int]:
 
 def _texts(pack: Pack, tokens: int) -> int:
     """Texts of each slot that make so many tokens together."""
-    return max(1, round(tokens / len(pack.slots) / float(pack.corpus.lengths.mean())))
+    return max(1, round(tokens / len(pack.slots) / float(pack.batcher.corpus.lengths.mean())))
 
 
 def _some(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -274,29 +180,30 @@ def _some(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
     """A pass over so many texts in each slot of the pack."""
-    lengths = pack.corpus.lengths
+    lengths = pack.batcher.corpus.lengths
     texts = _some(lengths, count)
     tokens = int(lengths[texts].sum())
     with temporary() as folder:
-        running = [pack.start(i, Trial(i, 0, params, folder)) for i in range(len(pack.slots))]
+        running = [pack.slots.put(i, Trial(i, 0, params, folder)) for i in range(len(pack.slots))]
         try:
             torch.cuda.reset_peak_memory_stats(pack.device)
             with any_layout():
-                pack.backward(pack.wave([Part(slot, len(texts), (0, 0), texts, tokens) for slot in running]))
+                chunks = [SlotChunk(slot, len(texts), (0, 0), texts, tokens) for slot in running]
+                pack.runner.backward(pack.batcher.micro_batch(chunks))
         finally:
             for slot in running:
-                pack.vacate(slot)
+                pack.slots.vacate(slot)
     return Probe(len(running) * tokens, torch.cuda.max_memory_allocated(pack.device))
 
 
 def _of_an_evaluation(pack: Pack, count: int) -> int:
     """Bytes a token of a pass without backward."""
-    texts = _some(pack.unseen.lengths, count)
+    texts = _some(pack.evaluator.unseen.lengths, count)
     before = torch.cuda.memory_allocated(pack.device)
     torch.cuda.reset_peak_memory_stats(pack.device)
-    pack.logits([0], [texts], pack.unseen)
+    pack.runner.logits([0], [texts], pack.evaluator.unseen)
     taken = torch.cuda.max_memory_allocated(pack.device) - before
-    return max(1, taken // int(pack.unseen.lengths[texts].sum()))
+    return max(1, taken // int(pack.evaluator.unseen.lengths[texts].sum()))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ class AbandonedError(Exception):
     """The thread that waited for a lane's work does so no more."""
 
 
-class Lanes:
+class CpuWorkers:
     """Work on slots, dealt to a few threads, each with its share of the cores.
 
     A product over one slot's rows is too small to be worth dividing between cores: two lanes of one core each took four

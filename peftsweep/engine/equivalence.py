@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftsweep.engine.memory import telling_full_memory
-from peftsweep.engine.rows import Text
+from peftsweep.engine.oom import translate_oom
+from peftsweep.engine.packed_batch import Text
 from peftsweep.models import refusing, unsupported
 
 ALIKE = {True: 2e-3, False: 0.1}  # by whether it computes in fp32: logits and the same again, of their largest
@@ -50,7 +50,7 @@ def plain_logits(model: Any, samples: Sequence[Text], pad: int) -> Tensor:
     Raises:
         ModelError: it gives none, or others in a padded batch.
     """
-    with refusing(model, "transformers' own code cannot run it on these texts"), telling_full_memory():
+    with refusing(model, "transformers' own code cannot run it on these texts"), translate_oom():
         alone = torch.cat([_batch_logits(model, [text], pad) for text in samples])
         batch = _batch_logits(model, samples, pad)
     if alone.ndim != 2 or not alone.isfinite().all():
@@ -85,7 +85,7 @@ def prove(model: Any, samples: Sequence[Text], expected: Tensor, run: Callable[[
     Raises:
         ModelError: they differ, or a text sees another.
     """
-    with refusing(model, "its own code cannot be run with texts in one row"), telling_full_memory():
+    with refusing(model, "its own code cannot be run with texts in one row"), translate_oom():
         got, leak = _tried(model, samples, run)
     if got.shape != expected.shape:
         raise unsupported(

@@ -19,7 +19,7 @@ from torch import Tensor
 from peftsweep.methods import Segments, Texts, moved, tiled
 
 Text = NDArray[np.int64]
-Places = NDArray[np.int64]  # of texts in a split
+Indices = NDArray[np.int64]  # of texts in a split
 
 BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
 STRIDE = 16  # by which slots' rows differ on a CPU: oneDNN compiles for each length, malloc searches for each size
@@ -91,7 +91,7 @@ class Spans:
     stops: Tensor
 
 
-class Cargo:
+class StagingBuffer:
     """Arrays that travel to a device in one copy and lie there in one buffer [words] int32, each aligned.
 
     Attributes:
@@ -123,7 +123,7 @@ def _strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedBatch:
     """One forward pass: texts of k slots in T rows, and as a batch [k, n] for the head."""
 
     input_ids: Tensor  # [1, T]
@@ -139,7 +139,7 @@ class Rows:
     ends: Tensor | None  # [texts + 1] int32, for attention over texts of any length: where each begins, and the end
     groups: tuple[Group, ...]  # for attention over padded batches
     gather: Tensor | None  # [T] the place of each row in the groups' spreads, flattened one after another
-    cargo: Cargo = field(repr=False)
+    staging: StagingBuffer = field(repr=False)
     buffer: Tensor = field(repr=False)  # of the cargo
     more: dict[str, Tensor] = field(default_factory=dict)  # what the caller sent along
 
@@ -150,15 +150,15 @@ class Rows:
     @classmethod
     def read(
         cls,
-        cargo: Cargo,
+        staging: StagingBuffer,
         buffer: Tensor,
         segments: Mapping[str, Segments],
         longest: int,
         groups: tuple[Group, ...],
         gather: Tensor | None,
-    ) -> Rows:
-        """What `lay` put into the cargo, from a buffer of its layout; the segments `tokens`, `reads` and `batch`."""
-        views = cargo.views(buffer)
+    ) -> PackedBatch:
+        """What `pack_texts` staged, from a buffer of its layout; the segments `tokens`, `reads` and `batch`."""
+        views = staging.views(buffer)
         stretches = {
             name: replace(each, edges=views.pop(f"{name}.edges", None), tiles=views.pop(f"{name}.tiles", None))
             for name, each in segments.items()
@@ -175,15 +175,15 @@ class Rows:
             ends=views.pop("ends", None),
             groups=groups,
             gather=gather,
-            cargo=cargo,
+            staging=staging,
             buffer=buffer,
             more=views,
         )
 
-    def over(self, buffer: Tensor) -> Rows:
+    def over(self, buffer: Tensor) -> PackedBatch:
         """The same rows, read from another buffer."""
         segments = {"tokens": self.tokens, "reads": self.reads, "batch": self.batch}
-        return Rows.read(self.cargo, buffer, segments, self.longest, self.groups, self.gather)
+        return PackedBatch.read(self.staging, buffer, segments, self.longest, self.groups, self.gather)
 
 
 def batch_of(counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -195,16 +195,16 @@ def batch_of(counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_
     return starts + np.minimum(column, sizes - 1), column < sizes
 
 
-def lay(
+def pack_texts(
     slots: Sequence[int],
-    parts: Sequence[Places],
+    parts: Sequence[Indices],
     corpus: Corpus,
     device: torch.device,
     attention: Attention,
     tiles_for: int = 0,
     skipped: Mapping[int, tuple[int, int]] | None = None,
     more: Mapping[str, NDArray[Any]] | None = None,
-) -> Rows:
+) -> PackedBatch:
     """Lay out some texts of a split for each slot.
 
     Rows are filled up to one of few lengths by texts that nobody reads, so that memory, compiled code and graphs serve
@@ -264,13 +264,13 @@ def lay(
     if tiles_for:
         for name, size in {"tokens": len(ids), "reads": len(arrays["pooled"]), "batch": there.size}.items():
             arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments[name], tiles_for, size)
-    cargo = Cargo(arrays | dict(more or {}))
-    return Rows.read(cargo, moved(cargo.words, device), segments, corpus.longest, *groups)
+    staging = StagingBuffer(arrays | dict(more or {}))
+    return PackedBatch.read(staging, moved(staging.words, device), segments, corpus.longest, *groups)
 
 
 def _with_fillers(
-    sources: Places, lengths: Places, text_starts: Places, text_stops: Places, filler: int
-) -> tuple[Places, Places, NDArray[np.bool_]]:
+    sources: Indices, lengths: Indices, text_starts: Indices, text_stops: Indices, filler: int
+) -> tuple[Indices, Indices, NDArray[np.bool_]]:
     """Where in the corpus each text comes from and how long it is, with a filler behind each slot's that makes its rows
     a multiple of `STRIDE`, of no length where they are; and which of them are no fillers: [texts + k]."""
     fills = -np.add.reduceat(lengths, text_starts) % STRIDE  # [k]
@@ -297,7 +297,7 @@ def _most_fillers(rows: int, longest: int) -> int:
     return -(-_step(rows) // longest)
 
 
-def _padded(lengths: Places, starts: Places, total: int, device: torch.device) -> tuple[tuple[Group, ...], Tensor]:
+def _padded(lengths: Indices, starts: Indices, total: int, device: torch.device) -> tuple[tuple[Group, ...], Tensor]:
     """Attention's groups of texts of like length, cutting its padding for a few more calls; and `gather`."""
     # A text's padded length is a matter of its own length alone: then neighbours cannot change even its rounding.
     padded = -(-lengths // BUCKET) * BUCKET

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from peftsweep.engine.attention import attended, giving, rows_under_way
-from peftsweep.engine.rows import Rows
-from peftsweep.methods import Pass
+from peftsweep.engine.packed_batch import PackedBatch
+from peftsweep.methods import ForwardContext
 
 
 class PooledForward:
     """Takes the place of a block's `forward`, and gives the pooled rows of a pass alone: [1, m, d] for [1, T, d]."""
 
-    def __init__(self, block: nn.Module, current: Pass) -> None:
+    def __init__(self, block: nn.Module, current: ForwardContext) -> None:
         self.block, self.forward, self.current = block, block.forward, current
         self.own = vars(block).get("forward")  # most blocks have that of their class
         self.run: Callable[..., Any] = self._run
@@ -51,7 +51,7 @@ class PooledForward:
             return self.forward(*some_args, **some_kwargs)
 
 
-def _of_pooled(value: Any, rows: Rows) -> Any:
+def _of_pooled(value: Any, rows: PackedBatch) -> Any:
     """What a block is given, of the pooled rows. That is the hidden states; and what goes with the positions, of which
     only queries and keys are made, that nobody uses here: it must be as long."""
     if isinstance(value, dict):

@@ -16,19 +16,19 @@ from torch.utils.hooks import RemovableHandle
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine.attention import ATTENTION, forward_rows, has_kernel
+from peftsweep.engine.equivalence import plain_logits, prove
 from peftsweep.engine.head import PooledTexts, StackedLinear
-from peftsweep.engine.last_block import PooledForward
-from peftsweep.engine.proof import plain_logits, prove
-from peftsweep.engine.rows import Attention, Corpus, Pooling, Rows, Text, lay
-from peftsweep.engine.stack import Stack
+from peftsweep.engine.packed_batch import Attention, Corpus, PackedBatch, Pooling, Text, pack_texts
+from peftsweep.engine.pooled_last_block import PooledForward
+from peftsweep.engine.slot_params import SlotParameters
 from peftsweep.errors import ModelError
-from peftsweep.methods import Masks, Method, PackedLayer, Pass
+from peftsweep.methods import ForwardContext, Masks, Method, PackedLayer
 from peftsweep.models import check_supported, head_names, is_4bit, nf4_parts, refusing, text_part, unsupported
 
 SHORT = 128  # tokens of a mean text, up to which attention takes tiles of several texts
 
 
-class Packed:
+class PackedModel:
     """The model's backbone, head and stacked adapters, as one function from rows to logits.
 
     Args:
@@ -61,7 +61,7 @@ class Packed:
         expected = plain_logits(model, samples, self.pooling.pad_token_id)
         fused = _runs_triton(self.device)
         may_drop = any(params.dropout > 0 for params in candidates)
-        self.current = Pass([0.0] * slots, self.device, fused, may_drop)
+        self.current = ForwardContext([0.0] * slots, self.device, fused, may_drop)
         # One for all of the pack's passes, so that it is the one that is proven (before anything is compiled).
         kernel: Attention = "tiles" if mean <= SHORT else "varlen"
         self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
@@ -77,7 +77,7 @@ class Packed:
             head = StackedLinear(model.get_submodule(path), path, len(layers), self.current, slots)
             head.std = float(getattr(model.config.get_text_config(), "initializer_range", StackedLinear.std))
             layers.append(head)
-        self.stack = Stack(layers, slots, self.device)  # before the model is touched: it may not fit
+        self.stack = SlotParameters(layers, slots, self.device)  # before the model is touched: it may not fit
         for layer in layers:
             model.set_submodule(layer.name, layer)
         prefix = model.base_model_prefix
@@ -129,18 +129,18 @@ class Packed:
     def corpus(self, texts: Sequence[Text]) -> Corpus:
         return Corpus(texts, self.pooling)
 
-    def lay(
+    def pack_texts(
         self,
         slots: Sequence[int],
         parts: Sequence[np.ndarray[Any, np.dtype[np.int64]]],
         corpus: Corpus,
         skipped: Mapping[int, tuple[int, int]] | None = None,
         more: Mapping[str, np.ndarray[Any, Any]] | None = None,
-    ) -> Rows:
+    ) -> PackedBatch:
         tiles_for = len(self.current.dropouts) if self.current.fused else 0
-        return lay(slots, parts, corpus, self.device, self.attention, tiles_for, skipped, more)
+        return pack_texts(slots, parts, corpus, self.device, self.attention, tiles_for, skipped, more)
 
-    def logits(self, rows: Rows, masks: Masks | None) -> Tensor:
+    def logits(self, rows: PackedBatch, masks: Masks | None) -> Tensor:
         """Logits [k·n, C] in fp32. Without masks nothing is dropped."""
         self.current.begin(rows.tokens, rows.texts, masks)
         if self.hooks:
@@ -214,7 +214,7 @@ class Packed:
 
     def _in_one_row(self, texts: Sequence[Text]) -> Tensor:
         """Logits [n, C] of some texts, by the first slot."""
-        rows = self.lay([0], [np.arange(len(texts))], self.corpus(texts))
+        rows = self.pack_texts([0], [np.arange(len(texts))], self.corpus(texts))
         return self.logits(rows, self.current.nothing)[: len(texts)]
 
 

@@ -22,7 +22,7 @@ from peftsweep.methods import PackedLayer
 
 
 @dataclass(frozen=True)
-class Place:
+class ParamSlice:
     """Where a layer's parameter lies in a row."""
 
     layer: PackedLayer
@@ -43,7 +43,7 @@ class Place:
         return row[self.start : self.stop].view(self.shape)
 
 
-class Stack:
+class SlotParameters:
     """Weights, gradients and the optimizer's moments of K slots over the packed layers, fp32.
 
     Attributes:
@@ -56,10 +56,10 @@ class Stack:
     def __init__(self, layers: Sequence[PackedLayer], slots: int, device: torch.device) -> None:
         found = [(layer, name, shape) for layer in layers for name, shape in layer.shapes().items()]
         found.sort(key=lambda item: item[1] == "bias")  # stable: biases last
-        self.places: list[Place] = []
+        self.places: list[ParamSlice] = []
         at = 0
         for layer, name, shape in found:
-            self.places.append(Place(layer, name, at, shape))
+            self.places.append(ParamSlice(layer, name, at, shape))
             at += math.prod(shape)
         self.layers = tuple(layers)
         decayed = sum(math.prod(shape) for _, name, shape in found if name != "bias")
@@ -71,7 +71,7 @@ class Stack:
         for layer in layers:
             layer.place({place.name: self._view(place, slots) for place in self.places if place.layer is layer})
 
-    def _view(self, place: Place, slots: int) -> Tensor:
+    def _view(self, place: ParamSlice, slots: int) -> Tensor:
         cut, shape = slice(place.start, place.stop), (slots, *place.shape)
         leaf = self.weights[:, cut].view(shape).detach().requires_grad_()
         leaf.grad = self.grads[:, cut].view(shape)

@@ -1,0 +1,183 @@
+"""Passes through the base: gradients of the slots' batches and logits of a split, as many slots at once as fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from peftsweep.engine.batching import Batcher, MicroBatch, Step, cut
+from peftsweep.engine.cpu_workers import CpuWorkers
+from peftsweep.engine.cuda_graphs import CudaGraphs
+from peftsweep.engine.limits import Limits, Say
+from peftsweep.engine.oom import BackOff, Relief, Unfit, translate_oom
+from peftsweep.engine.packed_batch import Corpus, Indices
+from peftsweep.engine.packed_model import PackedModel
+from peftsweep.engine.slot import Slot
+from peftsweep.engine.slot_params import any_layout
+from peftsweep.task import Task
+
+T = TypeVar("T")
+
+
+class Runner:
+    """Runs the packed model, and makes do with the memory there is.
+
+    Args:
+        limits: how much goes through the base at once; fewer tokens in evaluation once memory was full there.
+        say: called with notes on what does not fit.
+    """
+
+    def __init__(self, packed: PackedModel, task: Task, batcher: Batcher, limits: Limits, say: Say) -> None:
+        self.packed, self.task, self.batcher, self.limits = packed, task, batcher, limits
+        slots, self.device = len(packed.stack.weights), packed.device
+        self.training, self.evaluation = BackOff(slots, "step", say), BackOff(slots, "evaluation", say)
+        self.graphs = CudaGraphs(say) if packed.attention != "padded" else None
+        self.cpu_workers = CpuWorkers(slots if self.device.type == "cpu" and not packed.keeps_state else 1)
+        if (workers := self.cpu_workers.count) > 1:  # so many passes at once
+            shares = {"train_tokens": limits.train_tokens // workers, "eval_tokens": limits.eval_tokens // workers}
+            self.limits = replace(limits, **shares)
+        self.prefetches = self.device.type == "cuda"
+        self.prefetched: tuple[Step, list[MicroBatch]] | None = None
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def forward_backward(self, slots: Sequence[Slot]) -> tuple[dict[int, Tensor], list[Unfit]]:
+        """Add up the gradients of the next batch of each slot.
+
+        Returns:
+            Each slot's loss [], the mean over its batch's texts, by slot; and the slots that do not fit into memory.
+        """
+        return self.training.run(self.accumulate_gradients, slots, self.make_room)
+
+    def accumulate_gradients(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
+        """Add the gradients of one batch of each slot; returns the losses [] by slot."""
+        with any_layout():
+            return self.cpu_workers(self._losses, slots, self.batcher.tokens)
+
+    def _losses(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
+        losses: dict[int, list[Tensor]] = {slot.index: [] for slot in slots}
+        for batch in self.next_batches(slots):
+            self.cpu_workers.check()
+            part = self.backward(batch) if self.graphs is None else self.graphs(self.backward, batch)
+            for slot, loss in zip(batch.rows.slots, part.unbind(), strict=True):
+                losses[slot].append(loss)
+        return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
+
+    @translate_oom()
+    def backward(self, batch: MicroBatch) -> Tensor:
+        """Forward and backward of a micro-batch: its part of each of its k slots' losses [k]."""
+        weights = batch.weights
+        with torch.enable_grad():
+            logits = self.packed.logits(batch.rows, batch.masks)  # [k·n, C]
+            per_text = self.task.row_loss(logits, batch.labels)  # [k·n]
+            per_text.backward(weights)
+        weighted = (per_text.detach() * weights).view(batch.rows.texts.real.shape)  # [k, n]
+        return weighted.masked_fill_(batch.rows.texts.pads[:, :, 0], 0).sum(1)
+
+    def next_batches(self, slots: Sequence[Slot]) -> list[MicroBatch]:
+        """The micro-batches of the slots' next step: the prefetched ones, if all went as foreseen."""
+        ready, self.prefetched = self.prefetched, None
+        if ready is not None and ready[0] == Step.of(slots):
+            return ready[1]
+        return self.batcher.micro_batches(slots, self.limits)
+
+    def prefetch(self, slots: Sequence[Slot]) -> None:
+        """Lay out these slots' next step, and capture what is new in it, while the GPU is still at work. Where memory
+        is full, that is left to the step itself."""
+        self.prefetched = None
+        slots = slots[: self.training.slots]
+        if not (self.prefetches and slots):
+            return
+        with suppress(torch.OutOfMemoryError), any_layout():
+            batches = self.batcher.micro_batches(slots, self.limits)
+            self.prefetched = (Step.of(slots), batches)
+            if self.graphs is not None:
+                self.graphs.prepare(self.backward, batches)
+
+    def make_room(self, slots: Sequence[Slot], again: bool) -> Relief:
+        """After a step of these slots ran out of memory: without the graphs' memory they may fit, and a slot alone with
+        its batch cut in two, as long as it can be cut."""
+        for slot in slots:
+            self.packed.stack.grads[slot.index].zero_()
+        if self.drop_graphs() and not again:
+            return "freed"
+        if len(slots) > 1:
+            return "none"
+        chunks = self.batcher.chunks(slots[0], self.limits)
+        if len(chunks) == chunks[0].whole:
+            return "none"
+        slots[0].fits = max(chunk.tokens for chunk in chunks) // 2
+        return "cut"
+
+    # Evaluation -----------------------------------------------------------------------------------------------------
+
+    def predict(self, slots: Sequence[Slot], corpus: Corpus) -> tuple[dict[int, NDArray[np.float32]], list[Unfit]]:
+        """Logits [n, C] of a split's texts by slot, in fp32; and the slots that do not fit into memory."""
+
+        def work(some: Sequence[Slot]) -> dict[int, NDArray[np.float32]]:
+            indices = [slot.index for slot in some]
+            return dict(zip(indices, self.logits_of(indices, corpus), strict=True))
+
+        def side_by_side(some: Sequence[Slot]) -> dict[int, NDArray[np.float32]]:
+            return self.cpu_workers(work, some, lambda slot: 1)
+
+        return self.evaluation.run(side_by_side, slots, partial(self.make_more_room, corpus=corpus))
+
+    def logits_of(self, slots: Sequence[int], corpus: Corpus) -> NDArray[np.float32]:
+        """Logits [k, n, C] of a split's texts by each of the k slots, in fp32, in passes of at most `eval_tokens`."""
+        fit = max(1, self.limits.eval_tokens // int(corpus.lengths.max()))  # slots with room for the longest text
+        if len(slots) > fit:
+            return np.concatenate([self.logits_of(slots[i : i + fit], corpus) for i in range(0, len(slots), fit)])
+        order = np.argsort(corpus.lengths, kind="stable")  # neighbours of like length waste least in attention
+        chunks = cut(order, corpus.lengths[order] * len(slots), self.limits.eval_tokens)
+        parts = [self.logits(slots, [chunk] * len(slots), corpus) for chunk in chunks]
+        back = np.argsort(order, kind="stable")
+        return torch.cat(parts, dim=1).cpu().numpy()[:, back]
+
+    @translate_oom()
+    @torch.no_grad()
+    def logits(self, slots: Sequence[int], texts: Sequence[Indices], corpus: Corpus) -> Tensor:
+        """Logits [k, n, C] of some texts of a split, as many for each of the k slots."""
+        self.cpu_workers.check()
+        logits = self.packed.logits(self.packed.pack_texts(slots, texts, corpus), None)
+        return logits.view(len(slots), -1, logits.shape[-1])[:, : len(texts[0])]
+
+    def make_more_room(self, slots: Sequence[Slot], again: bool, corpus: Corpus) -> Relief:
+        """After an evaluation ran out of memory: the graphs' memory, or shorter passes for all."""
+        if self.drop_graphs() and not again:
+            return "freed"
+        shorter = self.limits.eval_tokens // 2
+        if shorter < int(corpus.lengths.max()):
+            return "none"
+        self.limits = replace(self.limits, eval_tokens=shorter)
+        return "freed"
+
+    # Memory ---------------------------------------------------------------------------------------------------------
+
+    def with_room(self, work: Callable[[], T]) -> T:
+        """What `work` returns; the graphs' memory is given up for it where there is no other."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            pass
+        self.drop_graphs()
+        return work()
+
+    def drop_graphs(self) -> bool:
+        """Give the graphs' memory back. Whether there were any."""
+        held = self.graphs is not None and bool(self.graphs.known)
+        if self.graphs is not None:
+            self.graphs.drop()
+        return held
+
+    def close(self) -> None:
+        self.cpu_workers.close()
+        self.drop_graphs()

@@ -1,0 +1,80 @@
+"""The K slots of a pack: trials come in from their seed or their checkpoint, and leave an empty row behind."""
+
+from __future__ import annotations
+
+import torch
+
+from peftsweep.config import TrainConfig
+from peftsweep.engine import checkpoint
+from peftsweep.engine.packed_model import PackedModel
+from peftsweep.engine.schedule import Schedule
+from peftsweep.engine.slot import Slot
+from peftsweep.engine.trial import SlotStatus, Trial
+from peftsweep.methods import Method
+
+
+class Slots:
+    """
+    Args:
+        rows: texts of the training split.
+        objective: the score by which a trial's evaluations are compared.
+    """
+
+    def __init__(self, packed: PackedModel, method: Method, rows: int, objective: str) -> None:
+        self.stack, self.heads, self.method = packed.stack, frozenset(packed.heads), method
+        self.rows, self.objective = rows, objective
+        self.all: list[Slot | None] = [None] * len(self.stack.weights)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    @property
+    def occupied(self) -> list[Slot]:
+        return [slot for slot in self.all if slot is not None]
+
+    @property
+    def free(self) -> int:
+        """How many are."""
+        return self.all.count(None)
+
+    def start(self, trial: Trial) -> Slot:
+        """Put a trial into the first free slot: from its newest checkpoint if it has one, else from its seed."""
+        return self.put(self.all.index(None), trial)
+
+    def put(self, index: int, trial: Trial) -> Slot:
+        """The same for a given slot."""
+        self.stack.clear(index)
+        self.stack.start(index, trial.params, self._adapted(trial.params), torch.Generator().manual_seed(trial.seed))
+        slot = Slot(
+            index=index,
+            trial=trial,
+            schedule=Schedule(trial.params, self.rows),
+            parameters=self.parameters(trial.params),
+            objective=self.objective,
+        )
+        folder = checkpoint.newest(trial.folder)
+        if folder is not None:
+            checkpoint.restore(slot, self.stack, folder)
+        self.all[index] = slot
+        return slot
+
+    def vacate(self, slot: Slot) -> None:
+        """Clear the slot for the next trial."""
+        self.all[slot.index] = None
+        self.stack.clear(slot.index)
+
+    def status(self) -> tuple[SlotStatus, ...]:
+        return tuple(SlotStatus(i) if slot is None else slot.status() for i, slot in enumerate(self.all))
+
+    def parameters(self, params: TrainConfig) -> int:
+        """How many numbers a trial with these hyperparameters trains."""
+        adapted, row = self._adapted(params), self.stack.weights[0]
+        return sum(
+            place.of(row)[place.layer.shape_of(place.name, params)].numel()
+            for place in self.stack.places
+            if place.layer.name in adapted
+        )
+
+    def _adapted(self, params: TrainConfig) -> frozenset[str]:
+        """Paths of the layers that a trial trains."""
+        return frozenset(self.method.targets(params)) | self.heads

@@ -1,0 +1,70 @@
+"""A worker in a process of its own, to which each call goes over a pipe."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from peftsweep.engine import Command, Event
+from peftsweep.models import BaseInfo
+from peftsweep.sweep.worker import LocalWorker, Ready, Usage, Work
+
+
+class SpawnedWorker:
+    """
+    Args:
+        work: it travels to the new process, which loads the base for itself.
+    """
+
+    def __init__(self, work: Work) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, work), name="worker", daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def load(self) -> BaseInfo:
+        return self._call("load")  # type: ignore[no-any-return]
+
+    def build(self) -> Ready:
+        return self._call("build")  # type: ignore[no-any-return]
+
+    def advance(self, commands: Sequence[Command]) -> list[Event]:
+        return self._call("advance", commands)  # type: ignore[no-any-return]
+
+    def close(self) -> Usage:
+        try:
+            return self._call("close")  # type: ignore[no-any-return]
+        finally:
+            self.pipe.close()
+            self.process.join()
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """
+        Raises:
+            Exception: what the worker raised.
+            EOFError: its process died.
+        """
+        self.pipe.send((name, arguments))
+        raised, value = self.pipe.recv()
+        if raised:
+            raise value
+        return value
+
+
+def _serve(pipe: Connection, work: Work) -> None:
+    """Answer calls until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes; the study decides
+    worker = LocalWorker(work)
+    with suppress(EOFError):  # the study's process is gone, or has closed its end
+        while True:
+            name, arguments = pipe.recv()
+            try:
+                answer = False, getattr(worker, name)(*arguments)
+            except Exception as error:
+                answer = True, error
+            pipe.send(answer)
