@@ -21,8 +21,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from peftsweep.config import TrainConfig
 from peftsweep.engine import (
     Limits,
+    SaveCheckpoints,
     Scored,
     ScoreTrial,
+    StartTrials,
     Trial,
     attention,
     build_that_fits,
@@ -261,6 +263,16 @@ def test_a_trial_that_ends_as_it_comes_leaves_its_slot_to_the_next(base: Path, t
     pack, queue = pack_of(base, SINGLE, "lora", trials, 1), Queue(trials)
     drive(pack, queue)
     assert [queue.results[i].state for i in range(2)] == ["complete"] * 2
+
+
+def test_checkpoints_are_saved_when_they_are_asked_for(base: Path, tmp_path: Path) -> None:
+    trials = [trial(i, tmp_path) for i in range(2)]
+    pack = pack_of(base, SINGLE, "lora", trials, 2)
+    pack.advance()
+    pack.advance([StartTrials(tuple(trials), more=False)])
+    assert not any(checkpoint.newest(one.folder) for one in trials)
+    pack.advance([SaveCheckpoints()])
+    assert all(checkpoint.newest(one.folder) for one in trials)
 
 
 def test_half_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from peftsweep.sweep.fit import check_fit
 from peftsweep.task import Task
 from tests.architectures import tiny_base
 from tests.packs import CPU
-from tests.test_proof import longrope
+from tests.test_equivalence import longrope
 
 LLAMA = partial(tiny_base, LlamaConfig)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,14 +70,12 @@ class MicroBatch:
         return replace(self, rows=self.rows.over(buffer))
 
 
-class Step(NamedTuple):
+StepKey = tuple[tuple[int, int, int], ...]
+
+
+def step_key(slots: Sequence[Slot]) -> StepKey:
     """What the next step of some slots is made of: index, trial and step of each."""
-
-    slots: tuple[tuple[int, int, int], ...]
-
-    @classmethod
-    def of(cls, slots: Sequence[Slot]) -> Step:
-        return cls(tuple((slot.index, slot.trial.number, slot.step) for slot in slots))
+    return tuple((slot.index, slot.trial.number, slot.step) for slot in slots)
 
 
 @dataclass

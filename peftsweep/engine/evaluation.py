@@ -31,7 +31,7 @@ class Examples(Protocol):
     def labels(self) -> NDArray[np.generic]: ...
 
 
-class Scored(NamedTuple):
+class SlotScores(NamedTuple):
     """A slot's scores and the logits [n, C] that gave them."""
 
     slot: Slot
@@ -55,12 +55,14 @@ class Evaluator:
     def __post_init__(self) -> None:
         self.unseen = self.runner.packed.corpus(self.validation.input_ids)
 
-    def on_validation(self, slots: Sequence[Slot]) -> tuple[list[Scored], list[Unfit]]:
+    def on_validation(self, slots: Sequence[Slot]) -> tuple[list[SlotScores], list[Unfit]]:
         """Scores of the slots as they are now; and the slots that do not fit into memory."""
         found, unfit = self.runner.predict(slots, self.unseen)
         labels = np.asarray(self.validation.labels)
         there = [slot for slot in slots if slot.index in found]
-        return [Scored(slot, self.task.scores(found[slot.index], labels), found[slot.index]) for slot in there], unfit
+        return [
+            SlotScores(slot, self.task.scores(found[slot.index], labels), found[slot.index]) for slot in there
+        ], unfit
 
     def on_test(self, slot: Slot, adapter: Path) -> Scores:
         """Scores of a trial that has ended on the test split, by its exported adapter.

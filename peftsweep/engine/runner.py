@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peftsweep.engine.batching import Batcher, MicroBatch, Step, cut
+from peftsweep.engine.batching import Batcher, MicroBatch, StepKey, cut, step_key
 from peftsweep.engine.cpu_workers import CpuWorkers
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.limits import Limits, Say
@@ -45,7 +45,7 @@ class Runner:
             shares = {"train_tokens": limits.train_tokens // workers, "eval_tokens": limits.eval_tokens // workers}
             self.limits = replace(limits, **shares)
         self.prefetches = self.device.type == "cuda"
-        self.prefetched: tuple[Step, list[MicroBatch]] | None = None
+        self.prefetched: tuple[StepKey, list[MicroBatch]] | None = None
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Runner:
     def next_batches(self, slots: Sequence[Slot]) -> list[MicroBatch]:
         """The micro-batches of the slots' next step: the prefetched ones, if all went as foreseen."""
         ready, self.prefetched = self.prefetched, None
-        if ready is not None and ready[0] == Step.of(slots):
+        if ready is not None and ready[0] == step_key(slots):
             return ready[1]
         return self.batcher.micro_batches(slots, self.limits)
 
@@ -98,7 +98,7 @@ class Runner:
             return
         with suppress(torch.OutOfMemoryError), any_layout():
             batches = self.batcher.micro_batches(slots, self.limits)
-            self.prefetched = (Step.of(slots), batches)
+            self.prefetched = (step_key(slots), batches)
             if self.graphs is not None:
                 self.graphs.prepare(self.backward, batches)
 
