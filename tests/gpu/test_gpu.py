@@ -322,7 +322,7 @@ def test_a_pack_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, me
         ours, theirs, first = again.last[number], free.last[number], free.first[number]
         assert distance(ours, theirs) < 2e-2 * distance(theirs, first)
     taken = {number: len(free.trace[number]) - len(again.trace[number]) for number in range(3)}
-    assert taken == {0: 7, 1: 7, 2: 0} and again.graphs.known
+    assert taken == {0: 7, 1: 7, 2: 0} and again.runner.graphs.known
 
 
 @pytest.mark.parametrize(
