@@ -26,8 +26,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from safetensors.numpy import save_file
 
 from peftsweep import comparison, dashboard
-from peftsweep.report import CLASSES, PREDICTIONS, trial_folder
 from peftsweep.storage import Studies
+from peftsweep.study.results import CLASSES, PREDICTIONS, trial_folder
 from peftsweep.task import Task
 
 LABELS = (

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import ttest_rel
 
-from peftsweep.comparison.intervals import Counted, difference, interval
-from peftsweep.sweep.seeds import behind_first
+from peftsweep.comparison.significance import Counted, difference, interval
+from peftsweep.study.seeds import behind_first
 from peftsweep.task.thresholds import halves, tuned
 
 Bits = NDArray[np.int64]  # noughts and ones [n, C]

@@ -40,9 +40,9 @@ import transformers
 from numpy.typing import NDArray
 
 import peftsweep
-from peftsweep import data, exported
+from peftsweep import data, export
 from peftsweep.config import load
-from peftsweep.exported import Classifier
+from peftsweep.export import Classifier
 from peftsweep.models import default_device
 from peftsweep.progress import for_stream
 
@@ -150,7 +150,7 @@ def compare(folder: Path, texts: Sequence[str], batch: int, rounds: int, place: 
     if far > 0.05:  # in bfloat16, other batches round otherwise
         raise SystemExit(f"the sides do not agree: their probabilities differ by up to {far:.3f}")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    ids = tokenizer(list(texts), truncation=True, max_length=exported.read(folder).max_length)["input_ids"]
+    ids = tokenizer(list(texts), truncation=True, max_length=export.read(folder).max_length)["input_ids"]
     lengths = [len(text) for text in ids]
     mean = round(statistics.mean(lengths), 1)
     show("texts", rows=len(texts), tokens=mean, batch=batch, padding=padding(lengths, batch), apart=round(far, 5))
@@ -166,7 +166,7 @@ def small_export(place: Path) -> Path:
     overrides = {"train.epochs": 1}
     tracking = f"sqlite:///{place}/mlflow.db"
     peftsweep.run("demo", trials=1, overrides=overrides, storage=storage, tracking_uri=tracking, progress=shown())
-    exported.export("demo", place / "adapter", storage=storage)
+    export.export("demo", place / "adapter", storage=storage)
     return place / "adapter"
 
 
@@ -225,7 +225,7 @@ def main() -> None:
     show("machine", **machine, torch=torch.__version__, load=round(os.getloadavg()[0], 2))
     with tempfile.TemporaryDirectory() as folder:
         adapter = given.adapter or small_export(Path(folder))
-        column = exported.read(adapter).text
+        column = export.read(adapter).text
         if given.input is None:
             texts = tweets(given.rows)
         else:

@@ -32,8 +32,8 @@ from peftsweep.config import StudyConfig, load
 from peftsweep.data import load as load_data
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer
-from peftsweep.report import ranked
 from peftsweep.storage import Studies, TrialRecord
+from peftsweep.study.results import ranked
 
 STUDIES = ["lora-smollm2", "qlora-smollm2", "ia3-smollm2", "lora-minilm", "lora-gemma3-270m"]
 SECONDS = 20.0  # for which the plain loop is timed

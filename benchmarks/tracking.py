@@ -43,9 +43,9 @@ from typing import Any
 import torch
 
 import peftsweep
-from peftsweep.sweep import running, training
+from peftsweep.sweep import run_study, training
 from peftsweep.tracking import Tracker
-from peftsweep.tracking.server import server_command, server_environment
+from peftsweep.tracking.mlflow_server import server_command, server_environment
 
 NOTHING = "nothing"
 DELAY = 0.2  # seconds for each piece of a request on its way to the slow server
@@ -206,7 +206,7 @@ SIDES: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
 
 def one_side(what: str, trials: int, overrides: Sequence[str]) -> dict[str, Any]:
     """A sweep in this process and in a new folder."""
-    running.Tracker = Untold if what == NOTHING else Timed
+    run_study.Tracker = Untold if what == NOTHING else Timed
     training.refresh = set_aside(training.refresh)
     with tempfile.TemporaryDirectory() as temporary, SIDES[what](Path(temporary)) as uri:
         began, cpu = time.perf_counter(), time.process_time()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftsweep.report import best
-    from peftsweep.standing import status
+    from peftsweep.study.results import best
+    from peftsweep.study.status import status
     from peftsweep.sweep import retrain, run
 
 __version__ = "0.1.0"
@@ -20,11 +20,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(sweep, name)
     if name == "best":
-        from peftsweep.report import best
+        from peftsweep.study.results import best
 
         return best
     if name == "status":
-        from peftsweep.standing import status
+        from peftsweep.study.status import status
 
         return status
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from peftsweep.aside import replaced
-from peftsweep.escaping import in_line
+from peftsweep.safe_text.escaping import in_line
+from peftsweep.system.atomic_files import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

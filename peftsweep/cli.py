@@ -19,12 +19,13 @@ from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
-from peftsweep import __version__, telling
+from peftsweep import __version__
 from peftsweep.errors import UsageError
-from peftsweep.masking import remember_words
-from peftsweep.quoting import bounded, quoted
-from peftsweep.stopping import Stopped, stopped_by_signals
-from peftsweep.terminal import masked_streams, open_standard_streams, say, say_data, say_json, say_lines_of_json
+from peftsweep.safe_text.quoting import bounded, quoted
+from peftsweep.safe_text.secrets import remember_words
+from peftsweep.system import error_report
+from peftsweep.system.signals import Stopped, stopped_by_signals
+from peftsweep.system.terminal import masked_streams, open_standard_streams, say, say_data, say_json, say_lines_of_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,7 +52,7 @@ def main() -> None:
             status = _told(error, debug)
         out.flush()
         if out.lost is not None and not status:
-            status = telling.unread(out.lost)
+            status = error_report.unread(out.lost)
     sys.exit(status)
 
 
@@ -75,7 +76,7 @@ def _told(error: BaseException, debug: bool) -> int:
             command = getattr(getattr(error, "ctx", None), "command_path", "peftsweep")
             say(f"error: {bounded(said)}; {command} --help shows what there is", sys.stderr)
         return error.exit_code
-    return telling.failed(error, debug)
+    return error_report.failed(error, debug)
 
 
 def quiet() -> None:
@@ -251,11 +252,13 @@ def _ended_by_signals(said: str = "everything is kept. To go on") -> Iterator[No
 @app.command()
 def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show the best trial of every study; of those on the same validation rows, the best first and marked."""
-    from peftsweep import progress, report, standing
+    from peftsweep import progress
+    from peftsweep.study import results
+    from peftsweep.study.status import status as statuses
 
     warn = progress.for_stream(sys.stderr).warn
-    rows = [row.as_dict() for row in report.best(storage, study, warn=warn)]
-    begun = bool(rows) or bool(standing.status(storage, study))
+    rows = [row.as_dict() for row in results.best(storage, study, warn=warn)]
+    begun = bool(rows) or bool(statuses(storage, study))
     nothing = "no trial is complete yet; peftsweep status shows how far they are" if begun else _no_studies(storage)
     _print(rows, as_json, progress.best_table, nothing)
 
@@ -263,10 +266,11 @@ def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = Fa
 @app.command()
 def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show how far every study is: trials by state, running or stopped, the best value, the time spent."""
-    from peftsweep import progress, standing
+    from peftsweep import progress
+    from peftsweep.study.status import status as statuses
 
     warn = progress.for_stream(sys.stderr).warn
-    _print(standing.status(storage, warn=warn), as_json, progress.status_table, _no_studies(storage))
+    _print(statuses(storage, warn=warn), as_json, progress.status_table, _no_studies(storage))
 
 
 @app.command()
@@ -311,10 +315,10 @@ def export(
 ) -> None:
     """Write an adapter with all that it takes to use it, after scoring it again by stock peft."""
     with _ended_by_signals("nothing is left. To do it again"):
-        from peftsweep import exported, progress
+        from peftsweep import export, progress
 
         shown = progress.for_stream(sys.stderr)
-        exported.export(study, folder, trial=trial, storage=storage, merge=merge, force=force, note=shown.note)
+        export.export(study, folder, trial=trial, storage=storage, merge=merge, force=force, note=shown.note)
     shown.note(f"{folder} is there; to use it: peftsweep predict {shlex.quote(str(folder))} --text '…'")
 
 
@@ -357,10 +361,10 @@ def _predict(
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
-    from peftsweep import exported, progress
+    from peftsweep import export, progress
 
     if source is None:
-        found = exported.Classifier(folder, trust_remote_code=trust_remote_code).predict(text)
+        found = export.Classifier(folder, trust_remote_code=trust_remote_code).predict(text)
         if as_json:
             rows = [{"text": text, **asdict(each)} for text, each in zip(text, found, strict=True)]
             say_lines_of_json([json.dumps(rows, indent=2, ensure_ascii=False)], sys.stdout)
@@ -368,7 +372,7 @@ def _predict(
             say_data("\n".join(progress.prediction(each.labels, each.probabilities) for each in found), sys.stdout)
         return
     bar, shown = partial(progress.bar, sys.stderr), progress.for_stream(sys.stderr)
-    lines = exported.predict_file(
+    lines = export.predict_file(
         folder,
         source,
         output,

@@ -18,7 +18,7 @@ no secret and no megabytes: see `masked` and `bounded`. Values in it are `quoted
 
 from __future__ import annotations
 
-from peftsweep.quoting import bounded
+from peftsweep.safe_text.quoting import bounded
 
 
 class PeftsweepError(Exception):

@@ -19,7 +19,7 @@ import yaml
 
 import peftsweep
 from peftsweep.sweep import SweepResult
-from peftsweep.tracking.store import make_store
+from peftsweep.tracking.mlflow_database import make_store
 from tests.programs import lacking
 from tests.tiny import tiny_model, tiny_rows, write
 

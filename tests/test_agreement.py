@@ -18,15 +18,15 @@ from pydantic import ValidationError
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, Gemma3Config
 
-from peftsweep import report
 from peftsweep.config import ModelConfig, TrainConfig
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import DataError, ExportError
-from peftsweep.exported import Classifier, writing
-from peftsweep.exported import manifest as manifests
+from peftsweep.export import Classifier, exporting
+from peftsweep.export import manifest as manifests
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer, revision_of
 from peftsweep.storage import StudyRecord, TrialRecord
+from peftsweep.study import results
 from peftsweep.task import Task, cuts_of, probabilities
 from tests.architectures import tiny_base
 from tests.packs import CPU
@@ -74,13 +74,13 @@ class Trained:
             | {"described": {"dtype": "float32"}}
         )
         own = TrialRecord.model_validate({"number": 0, "state": TrialState.RUNNING, "drawn": {}, "reported": {}})
-        self.chosen = report.Finished("small", 0, to / "trial", own, shared)
+        self.chosen = results.Finished("small", 0, to / "trial", own, shared)
 
     def export(self, *, merge: bool = False) -> Path:
         folder = self.to / "out"
         folder.mkdir()
         rows = self.logits, self.labels, self.ids
-        writing._write(self.chosen, rows, folder, str(folder), merge=merge, note=lambda text: None)
+        exporting._write(self.chosen, rows, folder, str(folder), merge=merge, note=lambda text: None)
         return folder
 
 
@@ -171,7 +171,7 @@ def test_an_export_that_stock_code_would_read_otherwise_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = Trained(llama(tmp_path / "base", pad=1, pads_with="<mask>"), MULTI, tmp_path)
-    monkeypatch.setattr(writing, "special_tokens", lambda tokenizer: set())  # so that it keeps its own padding token
+    monkeypatch.setattr(exporting, "special_tokens", lambda tokenizer: set())  # so that it keeps its own padding token
     with pytest.raises(ExportError, match=r"the code of the model card, .* does not give the logits"):
         trained.export()
 
@@ -179,7 +179,7 @@ def test_an_export_that_stock_code_would_read_otherwise_is_not_kept(
 def test_an_export_whose_card_has_other_code_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is run is the text of the card, as a reader copies it."""
     trained = Trained(llama(tmp_path / "base", pad=0, pads_with="<pad>"), MULTI, tmp_path)
-    written = writing.card
+    written = exporting.card
     for own, other, said in [
         (
             "padding=True",
@@ -196,7 +196,7 @@ def test_an_export_whose_card_has_other_code_is_not_kept(tmp_path: Path, monkeyp
             assert own in text
             return text.replace(own, other)
 
-        monkeypatch.setattr(writing, "card", other_card)
+        monkeypatch.setattr(exporting, "card", other_card)
         with pytest.raises(ExportError, match=re.escape(said)):
             trained.export()
         shutil.rmtree(tmp_path / "out")

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from peftsweep import exported
+from peftsweep import export
 from peftsweep.config import TrainConfig
 from peftsweep.tracking import Outcome, Parent
 from tests.numbers import PROMISED
@@ -206,8 +206,8 @@ def test_every_side_of_the_prediction_benchmark_gives_the_same_probabilities(
     for name, rows, seed in () if single else (("train", 48, 1), ("dev", 24, 2)):
         write(place.folder / f"{name}.csv", tiny_rows(LABELS, rows, seed))
     place.run(place.study(data=several), trials=1)
-    exported.export("small", tmp_path / "out", storage=place.storage)
-    predict, classifier = modules["predict"], exported.Classifier(tmp_path / "out")
+    export.export("small", tmp_path / "out", storage=place.storage)
+    predict, classifier = modules["predict"], export.Classifier(tmp_path / "out")
     shares = {side: found(classifier, texts, 2) for side, found in predict.SIDES.items()}
     assert len(shares) == 3 and {found.shape for found in shares.values()} == {(9, 3)}
     assert predict.apart(shares) <= PROMISED[torch.float32].step

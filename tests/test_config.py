@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from peftsweep.config import StudyConfig, TrainConfig, available, differences, find, load
-from peftsweep.config.yamlfile import parse, parse_value
+from peftsweep.config.yaml_lines import parse, parse_value
 from peftsweep.errors import StudyFileError, UsageError
 
 STUDY = """\

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from peftsweep import comparison, dashboard, report, sweep
-from peftsweep.dashboard import wording
+from peftsweep import comparison, dashboard, sweep
+from peftsweep.dashboard import formats
 from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
-from peftsweep.sweep import comparing
+from peftsweep.study import results
+from peftsweep.sweep import publishing
 from peftsweep.tracking import Tracker
 from tests.compared import best_folder, fill, storage
 from tests.stored import made, retrained, told
@@ -162,7 +163,7 @@ def test_studies_trained_on_different_rows_are_compared_on_the_same_validation_r
     (group,) = found.groups
     assert len(group.pairs) == 1 and group.untested == {} and set(group.studies) == {"all", "fewer"}
     assert group.data == sorted({leader.data for leader in found.leaders}) and len(group.data) == 2
-    assert [row.overall for row in report.best(here.storage)].count(True) == 1
+    assert [row.overall for row in results.best(here.storage)].count(True) == 1
     page = Elements(dashboard.page(found.as_dict())).text
     assert "the same validation rows, but were trained, or are tested, on different ones" in page
     assert f"Best on {group.data[0]} and {group.data[1]}" in page
@@ -219,9 +220,9 @@ def test_a_study_by_tuned_thresholds_has_its_interval_at_the_top(tmp_path: Path)
 
 
 def test_numbers_are_rounded_before_their_unit_is_chosen() -> None:
-    told = [wording.count(value) for value in (999, 1000, 999_499, 999_999, 1_234_567)]
+    told = [formats.count(value) for value in (999, 1000, 999_499, 999_999, 1_234_567)]
     assert told == ["999", "1 k", "999 k", "1 M", "1.23 M"]
-    assert (wording.p_is(0.0001), wording.p_is(0.0123)) == ("p < 0.001", "p = 0.012")
+    assert (formats.p_is(0.0001), formats.p_is(0.0123)) == ("p < 0.001", "p = 0.012")
 
 
 # What those see who lack one kind of cones: Machado, Oliveira and Fernandes, "A physiologically-based model for
@@ -317,7 +318,7 @@ def test_a_drawing_that_fails_and_a_tracker_that_is_dead_harm_no_run(
     def broken(*given: Any) -> str:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(comparing.dashboard, "page", broken)
+    monkeypatch.setattr(publishing.dashboard, "page", broken)
     assert here.run(here.study(), trials=2).counts == {"complete": 2}
     assert not page.exists() and compared_runs(here) == []
 

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from peftsweep.models.source import cache_folder
+from peftsweep.models.location import cache_folder
 from tests.postgresql import served
 from tests.programs import free_port
 from tests.services import COMPOSE, ROOT, SECRETS, Services, compose, make_databases, started

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from peftsweep.escaping import harmless, in_json, in_line, markdown, markdown_code, python_block
-from peftsweep.exported.card import Origin, card
-from peftsweep.exported.manifest import Manifest
-from peftsweep.names import refusal
+from peftsweep.export.manifest import Manifest
+from peftsweep.export.model_card import Origin, card
 from peftsweep.progress import LiveProgress, PlainProgress, bar, best_table, prediction, retrained_table, status_table
 from peftsweep.progress.screen import Screen
-from peftsweep.terminal import say, say_json
+from peftsweep.safe_text.escaping import harmless, in_json, in_line, markdown, markdown_code, python_block
+from peftsweep.system.names import refusal
+from peftsweep.system.terminal import say, say_json
 from tests.test_progress import OPENED, Terminal
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\x7f\x00\u202egpj\u2066 [red]\u2028x\ud800"

@@ -16,11 +16,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from peftsweep import exported
+from peftsweep import export
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError
-from peftsweep.exported import Classifier, writing
-from peftsweep.exported.manifest import NAME, Manifest, digests
+from peftsweep.export import Classifier, exporting
+from peftsweep.export.manifest import NAME, Manifest, digests
 from peftsweep.models import load_base, revision_of
 from peftsweep.task import Task
 from tests.test_names import BAD
@@ -227,7 +227,7 @@ def test_no_name_in_a_manifest_leads_out_of_the_folder(made: dict[str, Path], tm
     found = Manifest.model_validate_json((folder / NAME).read_bytes())
     found.model_copy(update={"files": {**found.files, name: "0" * 64}}).write(folder)
     with pytest.raises(ExportError, match=r"peftsweep\.json: files\.") as error:
-        exported.read(folder)
+        export.read(folder)
     assert "a file's name " in str(error.value) and str(error.value).isprintable()
 
 
@@ -247,7 +247,7 @@ def test_no_name_in_a_manifest_leads_out_of_the_folder(made: dict[str, Path], tm
 def test_a_manifest_that_is_none_is_one_short_message(tmp_path: Path, text: bytes) -> None:
     (tmp_path / NAME).write_bytes(text)
     with pytest.raises(ExportError, match=r"peftsweep\.json: ") as error:
-        exported.read(tmp_path)
+        export.read(tmp_path)
     assert len(str(error.value)) < 600 and str(error.value).isprintable()
 
 
@@ -278,5 +278,5 @@ def test_a_tokenizer_with_several_chat_templates_is_exported_as_files_alone(
     tokenizer.save_pretrained(tmp_path / "base")
     assert (tmp_path / "base" / "additional_chat_templates").is_dir()
     (tmp_path / "out").mkdir()
-    writing._save_tokenizer(ModelConfig(id=str(tmp_path / "base")), 0, [np.array([2, 5, 6, 3])], tmp_path / "out")
+    exporting._save_tokenizer(ModelConfig(id=str(tmp_path / "base")), 0, [np.array([2, 5, 6, 3])], tmp_path / "out")
     assert all(file.is_file() for file in (tmp_path / "out").iterdir())

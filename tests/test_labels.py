@@ -19,11 +19,11 @@ import yaml
 from pyarrow import parquet
 
 from peftsweep import data
-from peftsweep.data.doubts import doubts
+from peftsweep.data.label_spelling import class_name, order
 from peftsweep.data.labels import LONGEST
-from peftsweep.data.lists import in_cells, names_in
-from peftsweep.data.spelling import class_name, order
-from peftsweep.storage import bounds
+from peftsweep.data.list_cells import in_cells, names_in
+from peftsweep.data.suspect_labels import doubts
+from peftsweep.storage import value_limits
 from peftsweep.task import Task
 from tests.test_data import FORMATS, ROOT, checked, loaded, refusal
 from tests.tiny import EMOTIONS, tiny_rows, write
@@ -335,7 +335,7 @@ def test_a_name_that_no_database_gives_back_is_refused_before_a_study_is_made(tm
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = refusal(source=path, labels="emotions")
     assert said.startswith(f"{path}: the name of a class or label has 10,001 characters") and len(said) < 1000
-    assert LONGEST <= bounds.WORDS
+    assert LONGEST <= value_limits.WORDS
 
 
 def test_a_class_of_validation_that_looks_like_one_of_training_is_told_beside_it(tmp_path: Path) -> None:
@@ -741,7 +741,7 @@ def test_no_two_names_have_the_same_place_in_the_order() -> None:
 HASHED = """
 import sys
 from peftsweep.config import DataConfig, SplitConfig
-from peftsweep.data.cut import cut
+from peftsweep.data.splits import cut
 from peftsweep.data.labels import label_array, task_of
 from peftsweep.data.table import Table
 

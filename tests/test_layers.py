@@ -17,41 +17,28 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftsweep"
 FLOORS = {
-    "masking": 0,
-    "quoting": 1,
     "__version__": 0,
-    "errors": 2,
-    "escaping": 2,
-    "aside": 3,
-    "folders": 3,
-    "jsonfile": 1,
-    "plainfile": 0,
-    "names": 3,
-    "permissions": 3,
-    "stopping": 3,
-    "telling": 4,
-    "terminal": 3,
-    "config": 4,
-    "places": 4,
-    "task": 4,
-    "models": 5,
+    "safe_text": 0,
+    "errors": 1,
+    "system": 2,
+    "config": 3,
+    "task": 3,
+    "charts": 3,
+    "models": 4,
+    "storage": 4,
+    "tracking": 4,
     "methods": 5,
-    "search": 5,
-    "storage": 5,
-    "tracking": 5,
-    "data": 6,
+    "data": 5,
     "engine": 6,
-    "report": 6,
-    "comparison": 7,
-    "exported": 7,
-    "charts": 7,
-    "dashboard": 7,
-    "progress": 7,
-    "standing": 7,
-    "sweep": 8,
-    "cli": 9,
-    "__init__": 10,
-    "__main__": 10,
+    "study": 7,
+    "comparison": 8,
+    "dashboard": 8,
+    "progress": 8,
+    "export": 8,
+    "sweep": 9,
+    "cli": 10,
+    "__init__": 11,
+    "__main__": 11,
 }
 # library -> who may import it
 ONLY = {
@@ -69,9 +56,9 @@ ONLY = {
     "plotly": {"dashboard"},
     "jinja2": {"dashboard"},
     "filelock": {"storage"},
-    "optuna": {"search", "storage", "report", "comparison", "standing", "sweep"},
+    "optuna": {"study", "storage", "comparison", "sweep"},
     "triton": {"engine", "methods"},
-    "scipy": {"sweep"},
+    "scipy": {"study", "sweep"},
     "click": set(),
 }
 USED_BY_OTHERS = {"accelerate", "gguf"}  # named in pyproject.toml because transformers needs them
@@ -134,7 +121,7 @@ def test_imports_go_down_only() -> None:
     upward = [
         f"{found.place}: {found.room} (floor {FLOORS[found.room]}) imports {found.module}"
         for found in imports()
-        if ours(found) and room(found.module) != found.room and FLOORS.get(room(found.module), 10) >= FLOORS[found.room]
+        if ours(found) and room(found.module) != found.room and FLOORS.get(room(found.module), 11) >= FLOORS[found.room]
     ]
     assert not upward, "\n".join(upward)
 
@@ -151,9 +138,7 @@ def test_a_library_is_known_to_its_own_files_only(library: str) -> None:
 
 def test_the_engine_knows_no_study_and_no_tracker() -> None:
     rooms = {room(found.module) for found in imports() if found.room == "engine" and ours(found)}
-    assert rooms <= {"engine", "methods", "models", "task", "config", "errors", "aside", "jsonfile", "permissions"} | {
-        "plainfile"
-    }
+    assert rooms <= {"engine", "methods", "models", "task", "config", "errors", "system"}
 
 
 def test_what_is_imported_is_a_named_dependency() -> None:
@@ -172,7 +157,7 @@ def _plain(distribution: str) -> str:
 
 
 def test_text_leaves_by_one_file_which_makes_it_harmless() -> None:
-    """`peftsweep.terminal` for lines, `peftsweep.progress.screen` for what rich draws."""
+    """`peftsweep.system.terminal` for lines, `peftsweep.progress.screen` for what rich draws."""
     strangers = []
     for file in sorted(PACKAGE.rglob("*.py")):
         here = str(file.relative_to(PACKAGE))
@@ -180,7 +165,7 @@ def test_text_leaves_by_one_file_which_makes_it_harmless() -> None:
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             if called.endswith((".stdout.write", ".stderr.write", "echo")) or called in ("print", "Console"):
                 strangers.append(f"{here}:{node.lineno}: {called}")
-    assert {stranger.partition(":")[0] for stranger in strangers} == {"terminal.py"}, strangers
+    assert {stranger.partition(":")[0] for stranger in strangers} == {"system/terminal.py"}, strangers
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

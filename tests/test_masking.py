@@ -14,14 +14,14 @@ import jinja2
 import markupsafe
 import pytest
 
-from peftsweep.masking import known, masked, masked_all, remember, remember_words
+from peftsweep.safe_text.secrets import known_values, masked, masked_all, remember, remember_words
 
 SECRET = "s3/cr et@#?:%&9"  # not to be found in a text by its form alone, but for where it stands
 
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "_given", set())
+    monkeypatch.setattr(known_values, "_given", set())
 
 
 @pytest.mark.parametrize(

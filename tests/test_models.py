@@ -24,7 +24,7 @@ from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.models import fingerprints
 from peftsweep.models.loading import bf16_is_fast
-from peftsweep.models.source import locate
+from peftsweep.models.location import locate
 from peftsweep.task import Task
 from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model, tiny_tokenizer
 

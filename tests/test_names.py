@@ -14,20 +14,20 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from peftsweep import report, standing, sweep
+from peftsweep import sweep
 from peftsweep.comparison import compare
 from peftsweep.config import load
 from peftsweep.errors import PeftsweepError, StorageError, StudyFileError, UsageError
-from peftsweep.exported import export, predict_file
-from peftsweep.folders import inside
-from peftsweep.names import PART, file_name, fitting, path, refusal, study_refusal
-from peftsweep.places import packaged
+from peftsweep.export import export, predict_file
 from peftsweep.storage import Studies, TrialRecord, claim, exists
-from peftsweep.sweep import artifacts
+from peftsweep.study import artifacts, results, status
 from peftsweep.sweep.projection import Projection
+from peftsweep.system.folders import inside
+from peftsweep.system.names import PART, file_name, fitting, path, refusal, study_refusal
+from peftsweep.system.package_paths import packaged
 from peftsweep.tracking import Tracker, serve
 from tests.studies import Home, home
-from tests.test_exported import EARLIER
+from tests.test_export import EARLIER
 
 GOOD = [
     "demo",
@@ -127,8 +127,8 @@ def test_a_name_from_python_is_refused_wherever_it_comes_in(tmp_path: Path) -> N
     entries: list[Callable[[str], Any]] = [
         Studies(storage).create,
         Studies(storage).folder,
-        lambda name: report.best(storage, [name]),
-        lambda name: standing.status(storage, [name]),
+        lambda name: results.best(storage, [name]),
+        lambda name: status.status(storage, [name]),
         lambda name: sweep.retrain(config.model_copy(update={"name": name}), storage=storage),
         lambda name: sweep.sync(studies=[name], storage=storage),
         lambda name: sweep.compare(studies=[name], storage=storage),
@@ -201,7 +201,7 @@ def test_the_longest_names_together_have_their_locks_and_their_folder(tmp_path: 
 
 
 def test_a_place_in_a_package_leads_out_of_it_by_no_dots() -> None:
-    assert packaged("package://peftsweep/names.py", "model.id", UsageError).is_file()
+    assert packaged("package://peftsweep/system/names.py", "model.id", UsageError).is_file()
     for place in ("package://peftsweep/../tests/tiny.py", "package://peftsweep/config/../../setup.cfg"):
         with pytest.raises(UsageError, match=r"^model\.id: .*leads out of the package"):
             packaged(place, "model.id", UsageError)
@@ -269,8 +269,8 @@ def kept(place: Home) -> dict[Path, int]:
 def test_studies_of_forged_names_are_left_out_once_and_stop_no_other(swept: Home) -> None:
     before, said = kept(swept), list[str]()
     commands: dict[str, Callable[[], Any]] = {
-        "best": lambda: [row.study for row in report.best(swept.storage, warn=said.append)],
-        "status": lambda: [row["study"] for row in standing.status(swept.storage, warn=said.append)],
+        "best": lambda: [row.study for row in results.best(swept.storage, warn=said.append)],
+        "status": lambda: [row["study"] for row in status.status(swept.storage, warn=said.append)],
         "compare": lambda: [row.study for row in compare(swept.storage, warn=said.append).leaders],
         "sync": lambda: list(sweep.sync(storage=swept.storage, tracking_uri=swept.tracking_uri, note=said.append)),
         "run": lambda: list(swept.run(swept.folder / "small.yaml", trials=1, progress=Told(said)).counts) and ["small"],
@@ -302,7 +302,7 @@ def test_where_an_adapter_lies_does_not_come_from_the_database(swept: Home) -> N
         adapter = json.dumps("../../../etc/trial-0000/adapter")
         database.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'adapter'", (adapter,))
         database.commit()
-    (row,) = report.best(swept.storage)
+    (row,) = results.best(swept.storage)
     assert row.adapter == str(swept.adapter(0).parent)
 
 

@@ -49,7 +49,7 @@ def storage(server: Server, place: Home) -> str:
     ("moment", "left"),
     [
         ("peftsweep.engine.checkpoint:save 6", [TrialState.COMPLETE, TrialState.RUNNING]),
-        ("peftsweep.sweep.artifacts:write 1", [TrialState.RUNNING]),
+        ("peftsweep.study.artifacts:write 1", [TrialState.RUNNING]),
     ],
     ids=["in its second trial", "before tell"],
 )

@@ -26,9 +26,9 @@ from peftsweep.progress import (
     finished,
     for_stream,
     peak,
+    phrases,
     spent,
     status_table,
-    wording,
 )
 
 OPENED = Opened(
@@ -96,10 +96,10 @@ def test_what_was_loaded_is_said_first(kind: Callable[..., Progress], terminal: 
 
 def test_what_is_planned_for_a_gpu_and_taken_of_it_is_told_and_a_cpu_has_no_plan() -> None:
     memory = Memory(planned=int(61.2 * 2**30), whole=int(79.1 * 2**30), slots=40, tokens=32768)
-    header = dict(wording.header(replace(OPENED, memory=memory)))
+    header = dict(phrases.header(replace(OPENED, memory=memory)))
     assert header["memory"] == "plan 61.2 of 79.1 GiB: 40 slots, 32,768 tokens at once"
     assert peak(memory, int(58.4 * 2**30)) == "memory: peak 58.4 of 79.1 GiB, planned 61.2"
-    assert "memory" not in dict(wording.header(OPENED))
+    assert "memory" not in dict(phrases.header(OPENED))
 
 
 def test_a_trial_that_ends_is_one_line(kind: Callable[..., Progress], terminal: Terminal) -> None:
@@ -319,7 +319,7 @@ def test_silence_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     [(0.4, "0s"), (59.4, "59s"), (59.6, "1m00s"), (200, "3m20s"), (3599.7, "1h00m"), (3725, "1h02m")],
 )
 def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
-    assert wording.duration(seconds) == text
+    assert phrases.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -327,11 +327,11 @@ def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
     [(0.0, "0"), (1e-4, "1e-4"), (3.14e-5, "3.1e-5"), (0.00999, "0.00999"), (0.1234, "0.123"), (32.0, "32")],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert wording.number(value) == text
+    assert phrases.number(value) == text
 
 
 def test_amounts_carry_their_unit() -> None:
-    assert [wording.amount(n) for n in (980, 73_728, 22_713_216, 1_235_814_400)] == [
+    assert [phrases.amount(n) for n in (980, 73_728, 22_713_216, 1_235_814_400)] == [
         "980",
         "73.7 k",
         "22.7 M",
@@ -341,11 +341,11 @@ def test_amounts_carry_their_unit() -> None:
 
 def test_an_unknown_time_left_is_not_told() -> None:
     for eta in (None, math.inf):
-        assert wording.summary([], 0, 12, None, eta, "macro_f1") == "0 of 12 trials done · 0 running"
+        assert phrases.summary([], 0, 12, None, eta, "macro_f1") == "0 of 12 trials done · 0 running"
 
 
 def test_lists_of_modules_read_as_one_word() -> None:
-    assert wording.hyperparameters({"target_modules": ["q_proj", "v_proj"], "batch_size": 8}) == (
+    assert phrases.hyperparameters({"target_modules": ["q_proj", "v_proj"], "batch_size": 8}) == (
         "target modules q_proj,v_proj batch 8"
     )
 
@@ -374,11 +374,11 @@ def test_a_tuned_score_is_called_so_wherever_it_is_the_objective(
     with kind(terminal) as progress:
         progress.opened(replace(OPENED, objective="macro_f1_tuned"))
         progress.ended(8, "complete", 0.6123, "all 189 steps", {}, 1.0)
-        line = wording.summary(SLOTS, 5, 12, (3, 0.8116), None, "macro_f1_tuned")
+        line = phrases.summary(SLOTS, 5, 12, (3, 0.8116), None, "macro_f1_tuned")
         draw(progress)
     lines = [line, *terminal.getvalue().splitlines()]
     lines += [finished("a", {"complete": 1}, (7, 0.8), None, "macro_f1_tuned")]
-    lines += [wording.tested(7, {"macro_f1": 0.1, "macro_f1_tuned": 0.2}, "macro_f1_tuned")]
+    lines += [phrases.tested(7, {"macro_f1": 0.1, "macro_f1_tuned": 0.2}, "macro_f1_tuned")]
     table = io.StringIO()
     counts = dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 0) | {"retrain": None}
     for objectives in (["macro_f1_tuned"], ["macro_f1_tuned", "macro_f1"]):

@@ -26,8 +26,8 @@ from peftsweep.progress import Silent
 from peftsweep.storage import Studies
 from peftsweep.sweep import SweepResult
 from peftsweep.tracking import Tracker
-from peftsweep.tracking.server import server_command, server_environment
-from peftsweep.tracking.tracker import PATIENCE
+from peftsweep.tracking.mlflow_server import server_command, server_environment
+from peftsweep.tracking.queue import PATIENCE
 from tests.programs import free_port
 from tests.studies import Home, all_of, empty_mlflow, home, until
 
@@ -283,7 +283,7 @@ def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
             time.sleep(1)
         return True
 
-    monkeypatch.setattr("peftsweep.tracking.tracker.TIMEOUT", 3.0)
+    monkeypatch.setattr("peftsweep.tracking.queue.TIMEOUT", 3.0)
     with between(server, slowly) as way:
         progress = After({})
         result = swept(here, way.uri, progress)
@@ -313,7 +313,7 @@ def test_a_run_that_a_server_makes_after_sync_made_it_is_removed_by_the_next_syn
 ) -> None:
     """A request may lie on its way for as long as it likes; MLflow cannot tell it from a new one."""
     late = threading.Event()
-    monkeypatch.setattr("peftsweep.tracking.tracker.TIMEOUT", 1.0)
+    monkeypatch.setattr("peftsweep.tracking.queue.TIMEOUT", 1.0)
     made = itertools.count(1)
     with between(server, lambda _, path: path != CREATE or next(made) != nth or late.wait(120)) as way:
         result = swept(here, way.uri, After({}))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peftsweep.quoting import quoted, word
+from peftsweep.safe_text.quoting import quoted, word
 
 DEEP: list[Any] = []
 DEEP.append(DEEP)

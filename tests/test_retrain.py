@@ -26,7 +26,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import peftsweep
 from peftsweep import data as datasets
-from peftsweep import progress, report, search, sweep
+from peftsweep import progress, sweep
 from peftsweep.config import load
 from peftsweep.engine import Trial
 from peftsweep.engine.evaluation import Evaluator
@@ -34,11 +34,12 @@ from peftsweep.engine.slot import Slot
 from peftsweep.errors import StorageError, StudyBusyError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_tokenizer
-from peftsweep.stopping import Stop
 from peftsweep.storage import StoredStudy, Studies
+from peftsweep.study import results, space
+from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.sweep import RetrainResult
 from peftsweep.sweep.retraining import SeedSource
-from peftsweep.sweep.seeds import behind_first, means, still_wanted, summarised
+from peftsweep.system.signals import Stop
 from peftsweep.tracking import Tracker
 from tests.alone import peft_alone
 from tests.numbers import same_weights
@@ -97,7 +98,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path, dict[str
 
 def test_each_of_the_best_gets_the_same_fresh_seeds(once: tuple[Home, Path, dict[str, Any]]) -> None:
     place, _, before = once
-    best = report.ranked(before["trials"])[:2]
+    best = results.ranked(before["trials"])[:2]
     again = seeds_of(place).trials
     assert [t.state for t in again] == [TrialState.COMPLETE] * 4
     found = [(t.user_attrs["retrains"], t.user_attrs["replicate"], t.params) for t in again]
@@ -128,7 +129,7 @@ def test_a_seed_is_trained_as_stock_peft_trains_it_alone(here: Home) -> None:
     here.run(file)
     retrained(here, file, top=1)
     config, ended = load(file), seeds_of(here).trials[1]
-    params = config.hyperparameters(search.decode(config, ended.params))
+    params = config.hyperparameters(space.decode(config, ended.params))
     trial = Trial(0, ended.user_attrs["seed"], params, here.folder / "nothing")
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
     base = base_of(here.folder / "base", data.task, "lora")
@@ -190,7 +191,7 @@ def test_trials_with_the_same_hyperparameters_are_one_configuration(here: Home) 
     trials = here.run(file, trials=2).study.trials
     assert trials[0].params == trials[1].params
     (row,) = retrained(here, file, progress=shown).rows
-    assert row["trial"] == report.ranked(trials)[0].number
+    assert row["trial"] == results.ranked(trials)[0].number
     assert shown.notes[0].endswith("(no other configuration of its trials is complete)")
 
 
@@ -252,7 +253,7 @@ def text_of(place: Home) -> str:
     "moment",
     [
         "peftsweep.storage:Studies.begin 3",
-        "peftsweep.sweep.asking:complete 2",
+        "peftsweep.sweep.trial_params:complete 2",
         "peftsweep.engine.checkpoint:save 6",
         "optuna:Study.tell 3",
         "peftsweep.engine.evaluation:Evaluator.on_test 1",
@@ -306,7 +307,7 @@ def test_seeds_that_were_asked_for_by_mistake_are_not_trained_by_a_call_for_fewe
     assert states.count(TrialState.WAITING) == 1 and states.count(TrialState.RUNNING) == 0
     begun_now = [t for t in seeds_of(here).trials if t.state != TrialState.WAITING]
     found = [(t.user_attrs["retrains"], t.user_attrs["replicate"]) for t in begun_now]
-    first, second, third = (t.number for t in report.ranked(Studies(here.storage).load("small").records()))
+    first, second, third = (t.number for t in results.ranked(Studies(here.storage).load("small").records()))
     assert found[:3] == [(first, 1), (second, 1), (third, 1)] and len(begun) in (4, 5)
     assert set(found) == {(t.user_attrs["retrains"], t.user_attrs["replicate"]) for t in begun} | {
         (number, replicate) for number in (first, second) for replicate in (1, 2)
@@ -381,15 +382,15 @@ def test_adapters_that_stay_are_the_best_seeds_of_the_first(here: Home) -> None:
     first, _ = retrained(here, file).rows
     ours = [t for t in seeds_of(here).records() if t.retrains == first["trial"]]
     kept = [t.number for t in seeds_of(here).trials if here.adapter(t.number, "small/retrain").is_file()]
-    assert kept == [report.ranked(ours)[0].number]
-    assert here.adapter(report.ranked(Studies(here.storage).load("small").records())[0].number).is_file()
+    assert kept == [results.ranked(ours)[0].number]
+    assert here.adapter(results.ranked(Studies(here.storage).load("small").records())[0].number).is_file()
 
 
 def source_of(place: Home, file: Path, again: StoredStudy) -> SeedSource:
     config, studies = load(file), Studies(place.storage)
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
     main, tracker = studies.load("small"), Tracker(place.tracking_uri, note=print)
-    best = report.ranked(main.records())
+    best = results.ranked(main.records())
     return SeedSource(config, main, again, best, 2, studies, data, tracker, progress.Silent(), Stop())
 
 

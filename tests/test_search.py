@@ -14,10 +14,20 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
-from peftsweep import search
 from peftsweep.config import StudyConfig
 from peftsweep.errors import StudyFileError
-from peftsweep.search import Halving, decode, distributions, exhausted, grid, sampler, trial_seed
+from peftsweep.study import (
+    Halving,
+    decode,
+    distributions,
+    exhausted,
+    grid,
+    halving,
+    sampler,
+    samplers,
+    space,
+    trial_seed,
+)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE: dict[str, Any] = {
@@ -54,7 +64,7 @@ def ask(trials: optuna.Study, config: StudyConfig) -> optuna.Trial:
 def test_bounds_are_the_ends_of_ranges_and_every_choice_and_nothing_else() -> None:
     config = study({"rank": SPACE["rank"], "epochs": SPACE["epochs"], "batch_size": [4, 8]})  # not the default's 16
     for end, ends in (("low", (4, 1)), ("high", (64, 9))):
-        found = search.candidates(config, end)  # type: ignore[arg-type]
+        found = space.candidates(config, end)  # type: ignore[arg-type]
         assert [(c.rank, c.epochs, c.batch_size) for c in found] == [(*ends, 4), (*ends, 8)]
 
 
@@ -177,8 +187,8 @@ def test_a_grid_is_walked_once_and_then_exhausted() -> None:
 def test_a_wider_grid_walks_only_what_is_new() -> None:
     wider = {**GRID, "dropout": {"low": 0.0, "high": 0.4, "step": 0.1}}
     trials = empty(study(GRID))
-    for space, total in ((GRID, 30), (wider, 50)):
-        config = study(space, search={"sampler": "grid"})
+    for given, total in ((GRID, 30), (wider, 50)):
+        config = study(given, search={"sampler": "grid"})
         while not exhausted(config, trials):
             trials.tell(ask(trials, config), 0.5)
         assert len(trials.trials) == total
@@ -213,7 +223,7 @@ def test_trial_seeds_are_stable_and_apart() -> None:
     seeds = {trial_seed(study_seed, number) for study_seed in range(30) for number in range(100)}
     assert len(seeds) == 3000 and all(0 <= seed < 2**32 for seed in seeds)
     assert trial_seed(0, 7) == 1369798745
-    assert seeds.isdisjoint(search.replicate_seed(study_seed, n) for study_seed in range(30) for n in range(1, 100))
+    assert seeds.isdisjoint(samplers.replicate_seed(study_seed, n) for study_seed in range(30) for n in range(1, 100))
     config = study(SPACE, search={"sampler": "random"})
     own = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=trial_seed(0, 0)))
     assert own.ask(distributions(config)).params != ask(empty(config), config).params
@@ -288,4 +298,4 @@ def test_slots_at_different_rungs_are_judged_each_at_its_own() -> None:
 
 def test_one_lucky_diverged_score_never_raises_the_bar() -> None:
     trials = reported({0: [math.inf], 1: [0.5]})
-    assert search.Halving(3, 1).decide({0: (1, math.inf), 1: (1, 0.5)}, trials) == {0: False, 1: True}
+    assert halving.Halving(3, 1).decide({0: (1, math.inf), 1: (1, 0.5)}, trials) == {0: False, 1: True}

@@ -14,18 +14,18 @@ import pytest
 from peftsweep import cli
 from peftsweep.config import load
 from peftsweep.errors import StorageError, StudyFileError
-from peftsweep.masking import known, masked, remember
 from peftsweep.progress import LiveProgress, PlainProgress
-from peftsweep.quoting import quoted
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.safe_text.secrets import known_values, masked, remember
 from peftsweep.storage import Studies
-from peftsweep.terminal import masked_streams, say_json, say_lines_of_json
+from peftsweep.system.terminal import masked_streams, say_json, say_lines_of_json
 
 SECRET = "s3/cr et@#?:%&9"  # not to be found in a text by its form alone, but for where it stands
 
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "_given", set())
+    monkeypatch.setattr(known_values, "_given", set())
 
 
 def test_messages_are_masked_before_they_are_cut() -> None:

@@ -23,8 +23,8 @@ from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError, StudyBusyError, UsageError
 from peftsweep.storage import Studies, check_apart, check_there, exists, guarded, lasting, same_place, settle
-from peftsweep.storage.addresses import address
 from peftsweep.storage.postgresql import Postgresql
+from peftsweep.storage.urls import address
 from tests.postgresql import PASSWORD, USER, Server
 from tests.stored import made, told
 
@@ -338,7 +338,7 @@ def test_an_empty_file_has_no_studies_until_one_is_made(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_is_said_to_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftsweep.storage.faults.PATIENCE", 0.1)
+    monkeypatch.setattr("peftsweep.storage.database_errors.PATIENCE", 0.1)
     studies = Studies(f"sqlite:///{tmp_path}/studies.db")
     other = sqlite3.connect(tmp_path / "studies.db")
     other.execute("BEGIN EXCLUSIVE")

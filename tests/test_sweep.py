@@ -24,21 +24,15 @@ from optuna.trial import TrialState, create_trial
 from safetensors.torch import load_file, save_file
 
 import peftsweep
-from peftsweep import comparison, report
+from peftsweep import comparison
 from peftsweep.config import available, load
 from peftsweep.engine import Pack, Plan, Progress
-from peftsweep.errors import (
-    ForeignStudyError,
-    ModelError,
-    StorageError,
-    StudyFileError,
-    StudyMismatchError,
-    UsageError,
-)
+from peftsweep.errors import ForeignStudyError, ModelError, StorageError, StudyFileError, StudyMismatchError, UsageError
 from peftsweep.models import Base
 from peftsweep.progress import PlainProgress, Silent
+from peftsweep.study import results
 from peftsweep.sweep import worker
-from peftsweep.sweep.source import StudySource
+from peftsweep.sweep.study_judge import StudySource
 from peftsweep.task import Task
 from tests.numbers import distance, hold, norm
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
@@ -153,9 +147,9 @@ MOMENTS = {
     "between asking and the first step": "optuna:Study.ask 2",
     "after a decision and its checkpoint": "peftsweep.engine.checkpoint:save 6",
     "after the last checkpoint, before the adapter": "peftsweep.engine.checkpoint:save 4",
-    "after the adapter was renamed, before tell": "peftsweep.sweep.artifacts:write 1",
+    "after the adapter was renamed, before tell": "peftsweep.study.artifacts:write 1",
     "after tell": "optuna:Study.tell 1",
-    "when MLflow has half of the artifacts": "peftsweep.tracking.runs:Runs._upload 2",
+    "when MLflow has half of the artifacts": "peftsweep.tracking.mlflow_runs:Runs._upload 2",
 }
 
 
@@ -179,7 +173,7 @@ def test_mlflow_gets_what_a_killed_process_had_not_told_it_yet(
     study, temporary, waiting = here.study(**GRID), tmp_path / "tmp", here.folder / "artifacts" / "small" / ".mlflow"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    killed_at(here, "peftsweep.sweep.source:StudySource.report 6", study, "--tracking-uri", "http://127.0.0.1:9")
+    killed_at(here, "peftsweep.sweep.study_judge:StudySource.report 6", study, "--tracking-uri", "http://127.0.0.1:9")
     assert list(temporary.rglob("*.safetensors")) == []
     (copy,) = waiting.rglob("adapter_model.safetensors")
     assert copy.samefile(here.adapter(0))  # it waits without taking any room
@@ -226,7 +220,7 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
 
 def test_a_signal_before_the_first_step_ends_at_once_with_one_line(here: Home) -> None:
     words = ("run", "--study", str(here.study()))
-    done = struck(here, "peftsweep.sweep.running:load_tokenizer 1", [signal.SIGTERM], *words)
+    done = struck(here, "peftsweep.sweep.run_study:load_tokenizer 1", [signal.SIGTERM], *words)
     assert done.returncode == 143
     (line,) = done.stderr.splitlines()
     assert line.startswith("stopped; everything is kept")
@@ -503,7 +497,7 @@ def others_came(place: Home, score: float) -> None:
 
 def test_a_trial_that_was_kept_is_not_judged_again(here: Home) -> None:
     study = here.study(**APART)
-    killed_at(here, "peftsweep.sweep.source:StudySource.report 3", study)
+    killed_at(here, "peftsweep.sweep.study_judge:StudySource.report 3", study)
     stored = optuna.load_study(study_name="small", storage=here.storage)
     assert stored.trials[0].user_attrs["kept"] == 3
     others_came(here, 1.0)
@@ -519,7 +513,7 @@ def test_a_trial_that_was_not_judged_yet_meets_those_that_came_meanwhile(here: H
 
 def test_a_trial_that_was_dropped_stays_dropped_when_weaker_ones_come(here: Home) -> None:
     study = here.study(**APART)
-    killed_at(here, "peftsweep.sweep.source:StudySource.report 3", study, slots=2)
+    killed_at(here, "peftsweep.sweep.study_judge:StudySource.report 3", study, slots=2)
     weak = [t for t in optuna.load_study(study_name="small", storage=here.storage).trials if "dropped" in t.user_attrs]
     assert [trial.params["learning_rate"] for trial in weak] == [1e-8]
     others_came(here, 0.0)
@@ -550,7 +544,7 @@ def test_an_enqueued_trial_is_run_and_one_outside_the_space_fails_alone(here: Ho
     (run,) = [run for run in here.runs() if run.data.tags.get("peftsweep.trial") == "2"]
     assert (run.info.status, run.data.tags["peftsweep.reason"]) == ("FAILED", reason)
     assert here.run(here.study(), trials=3).seconds == {}
-    assert report.done(again.study.records()) == 3
+    assert results.done(again.study.records()) == 3
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
@@ -690,7 +684,7 @@ def test_the_test_split_is_not_scored_again_when_more_trials_change_the_best(her
 def test_a_trial_keeps_its_seed_and_hyperparameters(here: Home) -> None:
     result = here.run(here.study(train={"seed": 7}), trials=2)
     seeds = [trial.user_attrs["seed"] for trial in result.study.trials]
-    from peftsweep.search import trial_seed
+    from peftsweep.study import trial_seed
 
     assert seeds == [trial_seed(7, 0), trial_seed(7, 1)] and seeds[0] != seeds[1]
     params = result.study.trials[0].user_attrs["params"]

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from peftsweep.config import StudyConfig, load
-from peftsweep.search import decode, distributions, sampler
+from peftsweep.study import decode, distributions, sampler
 
 FOLDER = Path(__file__).parents[1] / "sweeps"
 NAMES = sorted(file.stem for file in FOLDER.iterdir())

@@ -13,9 +13,10 @@ from typing import Any
 import mlflow
 import pytest
 
-from peftsweep import report, sweep
+from peftsweep import sweep
 from peftsweep.errors import StorageError, TrackingError, UsageError
 from peftsweep.storage import Studies
+from peftsweep.study import results
 from peftsweep.tracking import Tracker
 from tests.compared import fill
 from tests.studies import Home, all_of, empty_mlflow, home
@@ -75,7 +76,7 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
     after = told(here, "after.db")
     assert after == before  # the times of all runs and of their evaluations, too
     assert len({at for _, _, at in after["1"][3]["macro_f1"]}) == 6
-    (best,) = report.best(here.storage)
+    (best,) = results.best(here.storage)
     client = mlflow.MlflowClient(tracking_uri=copied(here, "last.db"))
     assert best.mlflow_run_id is not None and client.get_run(best.mlflow_run_id).info.run_name == "trial-0001"
 
@@ -174,7 +175,7 @@ def test_runs_of_an_earlier_version_get_their_names_and_status(here: Home) -> No
     sweep.retrain(file, seeds=2, top=1, storage=here.storage, tracking_uri=here.tracking_uri)
     before = {run.info.run_id: (run.info.run_name, run.info.status) for run in here.runs()}
     found = sorted(before.values())
-    (best,) = report.best(here.storage)
+    (best,) = results.best(here.storage)
     seeds = [(f"{best.trial} seed {seed}", "FINISHED") for seed in (1, 2)]
     assert set(seeds) < set(found) and (f"trial-000{1 - best.trial} pruned", "KILLED") in found
     client = mlflow.MlflowClient(tracking_uri=here.tracking_uri)
@@ -315,7 +316,7 @@ def test_a_study_in_two_mlflows_is_once_in_each(here: Home) -> None:
 
 def test_points_that_were_lost_are_written(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that was full: curves without points, in runs that have ended as they should."""
-    monkeypatch.setattr("peftsweep.tracking.tracker.WAITING", 0)
+    monkeypatch.setattr("peftsweep.tracking.queue.WAITING", 0)
     here.run(here.study(), trials=1)
     monkeypatch.undo()
     assert "macro_f1" not in told(here)["0"][3]
@@ -345,7 +346,7 @@ def test_a_tracker_that_answers_with_an_error_is_not_said_to_be_silent(here: Hom
 
 
 def test_points_that_were_lost_are_written_by_the_next_run_too(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftsweep.tracking.tracker.WAITING", 0)
+    monkeypatch.setattr("peftsweep.tracking.queue.WAITING", 0)
     here.run(here.study(), trials=1)
     monkeypatch.undo()
     here.run(here.study(), trials=2)
@@ -381,7 +382,7 @@ def test_one_file_for_studies_and_mlflow_is_refused_and_stays_as_it_is(here: Hom
     before = (here.folder / "studies.db").read_bytes()
     with pytest.raises(UsageError, match="are one file"):
         sync(here, tracking_uri=here.storage)
-    assert (here.folder / "studies.db").read_bytes() == before and report.best(here.storage)
+    assert (here.folder / "studies.db").read_bytes() == before and results.best(here.storage)
 
 
 def test_a_server_that_does_not_answer_is_told_and_the_study_is_as_it_was(here: Home) -> None:
@@ -438,7 +439,7 @@ def test_an_artifact_that_was_cut_short_is_written_again(here: Home) -> None:
 
 
 def test_more_trials_than_mlflow_lists_at_once_are_all_found(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftsweep.tracking.client.PAGE", 1)
+    monkeypatch.setattr("peftsweep.tracking.mlflow_client.PAGE", 1)
     here.run(here.study(search={"trials": 3}))
     before = told(here, "before.db")
     assert set(before) == {"parent", "0", "1", "2"}

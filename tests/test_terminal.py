@@ -13,7 +13,7 @@ from typing import TextIO
 import pytest
 
 from peftsweep.progress import LiveProgress, PlainProgress
-from peftsweep.terminal import Closed, Masked, say, say_json
+from peftsweep.system.terminal import Closed, Masked, say, say_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,7 +80,8 @@ def test_help_is_shown_in_any_encoding(tmp_path: Path) -> None:
 
 def test_no_file_takes_the_place_of_a_stream_that_is_closed(tmp_path: Path) -> None:
     code = (
-        "import sys; from peftsweep.terminal import open_standard_streams as o; o(); sys.exit(open('x', 'w').fileno())"
+        "import sys; from peftsweep.system.terminal import open_standard_streams; open_standard_streams(); "
+        "sys.exit(open('x', 'w').fileno())"
     )
     done = subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{code}" <&- >&- 2>&-'], cwd=tmp_path)
     assert done.returncode > 2 and (tmp_path / "x").exists()

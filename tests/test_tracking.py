@@ -28,10 +28,10 @@ from mlflow.entities import Run
 from peftsweep.errors import TrackingError, UsageError
 from peftsweep.sweep import sync
 from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker, serve
-from peftsweep.tracking.addresses import check, sqlite_file
-from peftsweep.tracking.connection import Connection
-from peftsweep.tracking.server import ENDINGS, _stopped_by_signals, server_command, server_environment
-from peftsweep.tracking.store import _put
+from peftsweep.tracking.locations import check, sqlite_file
+from peftsweep.tracking.mlflow_connection import Connection
+from peftsweep.tracking.mlflow_database import _put
+from peftsweep.tracking.mlflow_server import ENDINGS, _stopped_by_signals, server_command, server_environment
 from tests.programs import free_port
 from tests.studies import ROOT
 
@@ -190,7 +190,7 @@ def test_copies_lie_in_a_locked_folder_though_the_system_s_temporary_place_was_c
     first = tracker._copied({"page": tmp_path / "page"})["page"]
     shutil.rmtree(first.parents[1])
     second = tracker._copied({"page": tmp_path / "page"})["page"]
-    another = [sys.executable, "-c", "from peftsweep.aside import make_temporary; make_temporary()"]
+    another = [sys.executable, "-c", "from peftsweep.system.atomic_files import make_temporary; make_temporary()"]
     subprocess.run(another, env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}, check=True)
     assert second.read_text() == "p"
     tracker.close()
@@ -357,7 +357,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_timeout(notes: list[s
 def test_what_waits_for_a_server_is_written_when_it_answers(
     uri: str, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftsweep.tracking.tracker.PAUSE", 0.2)
+    monkeypatch.setattr("peftsweep.tracking.queue.PAUSE", 0.2)
     file, aside = tmp_path / "mlflow.db", tmp_path / "aside.db"
     file.rename(aside)
     file.mkdir()  # in the way of the database
@@ -378,7 +378,7 @@ import os, signal, sys
 from pathlib import Path
 
 import mlflow.store.db.utils
-from peftsweep.tracking.store import make_store
+from peftsweep.tracking.mlflow_database import make_store
 
 mlflow.store.db.utils._upgrade_db = lambda engine: os.kill(os.getpid(), signal.SIGKILL)
 make_store(Path(sys.argv[1]))

@@ -19,9 +19,9 @@ from transformers import LlamaConfig
 from peftsweep import models
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, ModelError, PeftsweepError
-from peftsweep.exported.card import Origin, blocks, card
-from peftsweep.exported.manifest import Manifest
-from peftsweep.exported.writing import _save_tokenizer
+from peftsweep.export.exporting import _save_tokenizer
+from peftsweep.export.manifest import Manifest
+from peftsweep.export.model_card import Origin, blocks, card
 from peftsweep.methods import attached
 from peftsweep.models.gguf import converted
 from peftsweep.models.loading import saved_tokenizer

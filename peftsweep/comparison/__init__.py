@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peftsweep.comparison.groups import Group, Pair
+from peftsweep.comparison.compare import Group, Pair
 from peftsweep.comparison.history import History
 from peftsweep.comparison.leaders import Leader
-from peftsweep.comparison.rows import Comparison, compare
+from peftsweep.comparison.snapshot import Comparison, compare
 
 __all__ = ["Comparison", "Group", "History", "Leader", "Pair", "compare"]

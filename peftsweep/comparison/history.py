@@ -13,7 +13,7 @@ import numpy as np
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from peftsweep.comparison.reading import Held
+from peftsweep.comparison.study_data import Held
 from peftsweep.config import Range
 from peftsweep.storage import TrialRecord
 

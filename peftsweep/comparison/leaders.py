@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from peftsweep.comparison.reading import Held
+from peftsweep.comparison.study_data import Held
 
 
 @dataclass(frozen=True)

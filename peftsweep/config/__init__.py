@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from peftsweep.config.comparing import differences
+from peftsweep.config.comparability import differences
 from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
 from peftsweep.config.encoding import is_text_encoding
-from peftsweep.config.finding import available, find, folders_of_studies
-from peftsweep.config.reading import load
+from peftsweep.config.loading import load
 from peftsweep.config.sections import (
     METHOD_KEYS,
     MOST_TRIALS,
@@ -21,6 +20,7 @@ from peftsweep.config.sections import (
     number_type,
 )
 from peftsweep.config.study import StudyConfig, strangers
+from peftsweep.config.study_paths import available, find, folders_of_studies
 
 __all__ = [
     "METHOD_KEYS",

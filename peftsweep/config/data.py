@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Discriminator, Field, Strict, Tag
 
 from peftsweep.config.encoding import is_text_encoding
 from peftsweep.config.frozen import Frozen
-from peftsweep.config.wording import Mistake, Mistakes
-from peftsweep.quoting import quoted, word
+from peftsweep.config.messages import Mistake, Mistakes
+from peftsweep.safe_text.quoting import quoted, word
 
 
 class Filter(Frozen):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from peftsweep.config.wording import Mistake, Mistakes
-from peftsweep.masking import carries_secret
-from peftsweep.quoting import quoted
+from peftsweep.config.messages import Mistake, Mistakes
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.safe_text.secrets import carries_secret
 
 KEPT = (
     "has a password or a token in it, which would be kept with the study, in its database, MLflow and every export; "

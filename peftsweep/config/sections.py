@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag
 
 from peftsweep.config.frozen import Frozen
-from peftsweep.config.wording import Mistake
+from peftsweep.config.messages import Mistake
 
 Method = Literal["lora", "qlora", "ia3"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from peftsweep.config.data import DataConfig
 from peftsweep.config.frozen import Frozen
+from peftsweep.config.messages import UNKNOWN, Mistake, explained
 from peftsweep.config.sections import (
     METHOD_KEYS,
     Method,
@@ -21,10 +22,9 @@ from peftsweep.config.sections import (
     TrainConfig,
     number_type,
 )
-from peftsweep.config.wording import UNKNOWN, Mistake, explained
-from peftsweep.config.yamlfile import Key
-from peftsweep.names import study_refusal
-from peftsweep.quoting import quoted
+from peftsweep.config.yaml_lines import Key
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.system.names import study_refusal
 
 
 class StudyConfig(Frozen):

@@ -13,8 +13,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from peftsweep import __version__, jsonfile, plainfile
-from peftsweep.dashboard import wording
+from peftsweep import __version__
+from peftsweep.dashboard import formats
+from peftsweep.system import json_files, plain_files
 
 HERE = Path(__file__).parent
 TITLE = "<title>peftsweep · comparison</title>"
@@ -41,9 +42,9 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
             version=__version__,
             made=(made or datetime.now().astimezone()).replace(microsecond=0),
             by_study={row["study"]: row for row in rows["leaders"]},
-            names=wording.SCORES,
+            names=formats.SCORES,
             bounds={"macro_f1": "interval", "macro_f1_tuned": "interval_tuned"},
-            sortable=wording.sortable,
+            sortable=formats.sortable,
             share=share,
             top=top,
             loop_index=[history["study"] for history in rows["histories"]].index,
@@ -57,7 +58,7 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
 def is_page(file: Path) -> bool:
     """Whether a file is a page that `page` made."""
     try:
-        with plainfile.opened(file) as opened:
+        with plain_files.opened(file) as opened:
             return TITLE.encode() in opened.read(2000)
     except (OSError, ValueError):
         return False
@@ -67,14 +68,14 @@ def only_of(file: Path) -> list[str]:
     """The studies that a page is limited to; empty if it shows all, or if the file is no page."""
     if not is_page(file):
         return []
-    with plainfile.opened(file) as opened:
+    with plain_files.opened(file) as opened:
         found = ONLY.search(opened.read(HEAD).decode(errors="replace"))
     return [] if found is None else [name for name in html.unescape(found[1]).split("\n") if name]
 
 
 def embedded(rows: Mapping[str, Any]) -> str:
     """JSON that is safe inside a script element, whatever text it holds."""
-    text = json.dumps(jsonfile.with_nulls(rows), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_files.with_nulls(rows), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -98,5 +99,5 @@ def _environment() -> Environment:
     found = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters |= wording.FILTERS
+    found.filters |= formats.FILTERS
     return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from peftsweep.data.arrow import arrow_table
-from peftsweep.data.checking import mistakes
+from peftsweep.data.checks import mistakes
 from peftsweep.data.dataset import Dataset, Split, load
 from peftsweep.data.decoding import Form
-from peftsweep.data.reading import FORMATS, read
-from peftsweep.data.rows import with_texts
-from peftsweep.data.spelling import is_whole
+from peftsweep.data.files import FORMATS, read
+from peftsweep.data.label_spelling import is_whole
+from peftsweep.data.parquet_files import arrow_table
+from peftsweep.data.row_filters import with_texts
 from peftsweep.data.table import Table
 
 __all__ = [

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.config import DataConfig, LabelColumn, SplitConfig
-from peftsweep.data.checked import Rows, taken
-from peftsweep.data.copies import COPY, deduplicated, grouped, several_labels, with_copies, without_leaks
-from peftsweep.data.cut import cut
+from peftsweep.data.checked_files import Rows, taken
 from peftsweep.data.decoding import Form
-from peftsweep.data.doubts import doubts
+from peftsweep.data.duplicates import COPY, deduplicated, grouped, several_labels, with_copies, without_leaks
+from peftsweep.data.files import read
 from peftsweep.data.hub import HUB, read_hub
 from peftsweep.data.labels import label_array, task_of, with_sets
-from peftsweep.data.reading import read
-from peftsweep.data.rows import filtered, with_texts
+from peftsweep.data.row_filters import filtered, with_texts
+from peftsweep.data.splits import cut
+from peftsweep.data.suspect_labels import doubts
 from peftsweep.data.table import Table
 from peftsweep.data.vocabulary import unknown
 from peftsweep.errors import DataError

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftsweep import plainfile
-from peftsweep.data.guessing import (
+from peftsweep.data.encoding_guess import (
     WINDOWS,
     escaped,
     likely,
@@ -22,6 +21,7 @@ from peftsweep.data.guessing import (
     wide,
 )
 from peftsweep.errors import DataError
+from peftsweep.system import plain_files
 
 WESTERN = ("latin-1", "cp1252", "iso8859-15")  # in which bytes of any encoding are some text
 MOST = 1 << 32  # bytes: the whole text is held in memory, and each of its fields once more
@@ -92,7 +92,7 @@ def decoded(path: Path, name: str, form: Form) -> tuple[str, list[str]]:
         DataError: it is no text, looks like UTF-16 that is read as something else, or is too large.
     """
     try:
-        raw = plainfile.read(path, MOST)
+        raw = plain_files.read(path, MOST)
     except ValueError as error:
         raise DataError(f"{name}: {error}, which text is not read from; write it as Parquet") from error
     encoding = _mark(raw) or form.encoding

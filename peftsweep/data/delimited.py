@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.data.decoding import Form, Undecodable, decoded
-from peftsweep.data.swallowed import MANY, lines_of, swallowed
+from peftsweep.data.swallowed_rows import MANY, lines_of, swallowed
 from peftsweep.data.table import Table, places
 from peftsweep.errors import DataError
 

@@ -10,7 +10,7 @@ from typing import Any
 from peftsweep.config import DataConfig
 from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
-from peftsweep.quoting import quoted, shortened
+from peftsweep.safe_text.quoting import quoted, shortened
 
 HUB = "hub://"
 PARQUET_BRANCH = "refs/convert/parquet"

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
-from peftsweep.data.doubts import joined
-from peftsweep.data.lists import in_cells, names_in, one_each, torn, written_out
-from peftsweep.data.spelling import BOOLEANS, DIFFERENCE, FLAGS, class_name, is_missing, order, seen, side_by_side
+from peftsweep.data.label_spelling import BOOLEANS, DIFFERENCE, FLAGS, class_name, is_missing, order, seen, side_by_side
+from peftsweep.data.list_cells import in_cells, names_in, one_each, torn, written_out
+from peftsweep.data.suspect_labels import joined
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
-from peftsweep.quoting import quoted
+from peftsweep.safe_text.quoting import quoted
 from peftsweep.task import Labels, Task
 
 PAIRS = (("0", "1"), BOOLEANS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftsweep.errors import DataError
-from peftsweep.quoting import quoted, word
+from peftsweep.safe_text.quoting import quoted, word
 
 SHOWN = 5  # row numbers that a message lists
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peftsweep.aside import temporary
 from peftsweep.config import TrainConfig
 from peftsweep.engine.batching import SlotChunk
 from peftsweep.engine.limits import Limits
@@ -19,6 +18,7 @@ from peftsweep.engine.pack import Pack
 from peftsweep.engine.slot_params import any_layout
 from peftsweep.engine.trial import Trial
 from peftsweep.errors import ModelError
+from peftsweep.system.atomic_files import temporary
 
 FILL = 0.88  # of the card, what others have of it included; the allocator loses a few percent
 CEILING = 0.92  # of the card, above which the allocator is not to go

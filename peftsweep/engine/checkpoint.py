@@ -26,12 +26,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peftsweep import jsonfile, plainfile
-from peftsweep.aside import replaced
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.slot_params import SlotParameters
 from peftsweep.engine.trial import Evaluation
-from peftsweep.permissions import of_umask
+from peftsweep.system import json_files, plain_files
+from peftsweep.system.atomic_files import replaced
+from peftsweep.system.umask import of_umask
 
 STATE = "state.json"
 TENSORS = "state.safetensors"
@@ -105,7 +105,7 @@ def _whole(folder: Path) -> bool:
     """Whether nothing is cut off or missing, as after a disk that failed or a folder that was copied half."""
     try:
         for name in (TENSORS, *((BEST, LOGITS) if _state(folder).evaluations else ())):
-            plainfile.check(folder / name)
+            plain_files.check(folder / name)
             with safe_open(folder / name, "pt"):  # holds the header to the file's size
                 pass
     except (OSError, ValueError, SafetensorError):
@@ -117,7 +117,7 @@ def _state(folder: Path) -> State:
     """Raises:
     OSError, ValueError: it is no state.
     """
-    return _STATE.validate_python(jsonfile.read(folder / STATE))
+    return _STATE.validate_python(json_files.read(folder / STATE))
 
 
 def _to_disk(paths: Iterable[Path]) -> None:

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peftsweep import jsonfile, plainfile
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
-from peftsweep.permissions import of_umask
+from peftsweep.system import json_files, plain_files
+from peftsweep.system.umask import of_umask
 
 TILE = 64  # rows of one slot that a GPU's kernels take at once
 FAR = 1 << 30  # a row that there is not
@@ -265,12 +265,12 @@ class Method(ABC):
         config.save_pretrained(str(folder))
         # peft writes sets in an order that changes from run to run; equal adapters shall be equal files
         file = folder / "adapter_config.json"
-        file.write_text(json.dumps(_sorted(jsonfile.read(file)), indent=2, sort_keys=True) + "\n")
+        file.write_text(json.dumps(_sorted(json_files.read(file)), indent=2, sort_keys=True) + "\n")
 
     def read(self, folder: Path, parts: Mapping[str, Tensor], params: TrainConfig) -> None:
         """Fill a trial's tensors, by `path:parameter`, from the adapter that `export` wrote."""
         file = folder / "adapter_model.safetensors"
-        plainfile.check(file)
+        plain_files.check(file)
         tensors = load_file(file)
         for key, part in parts.items():
             name, stored = self._stored(key, part, params)

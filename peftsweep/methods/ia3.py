@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
 from peftsweep.methods.base import ForwardContext, Method, PackedLayer, Segments, select, shortest_names
-from peftsweep.quoting import quoted
+from peftsweep.safe_text.quoting import quoted
 
 
 class PackedIA3(PackedLayer):

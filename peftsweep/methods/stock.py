@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 
-from peftsweep import jsonfile
 from peftsweep.errors import ExportError
-from peftsweep.quoting import word
+from peftsweep.safe_text.quoting import word
+from peftsweep.system import json_files
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # of a layer: peft takes some for patterns
@@ -64,7 +64,7 @@ def _check_ours(folder: Path) -> None:
         if not (folder / name).is_file():
             raise ExportError(f"{folder}: {name} is gone; export it again")
     try:
-        said = _Described.model_validate(jsonfile.read(folder / FILES[0]))
+        said = _Described.model_validate(json_files.read(folder / FILES[0]))
         plain = vars(LoraConfig() if said.peft_type == "LORA" else IA3Config())
         strange = [key for key, value in (said.model_extra or {}).items() if value not in (plain.get(key, value), None)]
     except ValidationError as error:

@@ -17,10 +17,10 @@ from peftsweep.models.base import (
     text_part,
 )
 from peftsweep.models.loading import load_base, load_tokenizer, saved_tokenizer
+from peftsweep.models.location import called
 from peftsweep.models.padding import special_tokens
 from peftsweep.models.quiet import mute, quiet
-from peftsweep.models.source import called
-from peftsweep.models.support import check_supported, refusing, unsupported
+from peftsweep.models.supported import check_supported, refusing, unsupported
 
 __all__ = [
     "Base",

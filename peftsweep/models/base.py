@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftsweep.config import ModelConfig
 from peftsweep.models import fingerprints
-from peftsweep.models.faults import told
+from peftsweep.models.model_errors import told
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.models.base import head_names, is_4bit, linear_names
-from peftsweep.models.source import ADAPTER, Source, called, only_an_adapter
-from peftsweep.quoting import word
+from peftsweep.models.location import ADAPTER, Source, called, only_an_adapter
+from peftsweep.safe_text.quoting import word
 from peftsweep.task import Task
 
 PLAIN = ("F64", "F32", "F16", "BF16")  # as safetensors calls them

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from peftsweep import jsonfile, plainfile
+from peftsweep.system import json_files, plain_files
 
 # What a model and its tokenizer are made of, besides weights. These files are read whole.
 CONFIG = "config.json"
@@ -44,7 +44,7 @@ def older(folder: Path) -> str:
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}\n".encode())
-        with plainfile.opened(file) as stream:
+        with plain_files.opened(file) as stream:
             digest.update(stream.read(1 << 20))
             stream.seek(max(0, size - (1 << 20)))
             digest.update(stream.read())
@@ -54,14 +54,14 @@ def older(folder: Path) -> str:
 def _meant(file: Path) -> bytes:
     """What a file says; of a configuration, without what changes as another version of transformers saves it."""
     if file.name != CONFIG:
-        return plainfile.read(file, LARGEST)
-    said = jsonfile.read(file)
+        return plain_files.read(file, LARGEST)
+    said = json_files.read(file)
     return json.dumps({key: value for key, value in said.items() if key not in UNREAD}, sort_keys=True).encode()
 
 
 def _tensors(file: Path) -> Iterator[tuple[int, int]]:
     """Where the header and each tensor begin and end."""
-    with plainfile.opened(file) as stream:
+    with plain_files.opened(file) as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         head = json.loads(stream.read(length))
     yield 0, 8 + length
@@ -73,7 +73,7 @@ def _tensors(file: Path) -> Iterator[tuple[int, int]]:
 
 def _sampled(file: Path, regions: list[tuple[int, int]]) -> bytes:
     digest = hashlib.sha256(f"{file.name}:{file.stat().st_size}\n".encode())
-    with plainfile.opened(file) as stream:
+    with plain_files.opened(file) as stream:
         for start, end in regions:
             places = range(start, end, CHUNK)
             for place in sorted({places[0], places[len(places) // 2], places[-1]} if places else ()):

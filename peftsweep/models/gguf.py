@@ -10,14 +10,14 @@ from pathlib import Path
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
-from peftsweep.aside import aside, put, tidy
 from peftsweep.errors import ModelError, is_a_library_s
-from peftsweep.escaping import in_line
 from peftsweep.models.fingerprints import of_file
 from peftsweep.models.quiet import mute, quiet
-from peftsweep.names import fitting
-from peftsweep.permissions import of_umask
-from peftsweep.quoting import PATH, shortened, word
+from peftsweep.safe_text.escaping import in_line
+from peftsweep.safe_text.quoting import PATH, shortened, word
+from peftsweep.system.atomic_files import aside, put, tidy
+from peftsweep.system.names import fitting
+from peftsweep.system.umask import of_umask
 
 
 def converted(file: Path, cache: Path) -> Path:

@@ -12,12 +12,12 @@ from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, ModelError
 from peftsweep.models.base import Base, head_names
 from peftsweep.models.checks import check_filled, check_loaded, check_no_adapter, check_stored, holds_4bit
-from peftsweep.models.faults import NO_TOKENIZER, told
+from peftsweep.models.location import Source, called, locate
+from peftsweep.models.model_errors import NO_TOKENIZER, told
 from peftsweep.models.padding import is_padding, own_padding, padding_token, set_padding
 from peftsweep.models.quiet import mute
 from peftsweep.models.sizes import check_described, check_weights
-from peftsweep.models.source import Source, called, locate
-from peftsweep.models.support import check_supported
+from peftsweep.models.supported import check_supported
 from peftsweep.task import Task
 
 

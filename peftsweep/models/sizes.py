@@ -11,12 +11,12 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
-from peftsweep import jsonfile, plainfile
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.models.fingerprints import LARGEST, PARTS
-from peftsweep.models.source import Source, called
-from peftsweep.quoting import quoted, word
+from peftsweep.models.location import Source, called
+from peftsweep.safe_text.quoting import quoted, word
+from peftsweep.system import json_files, plain_files
 
 INDEX, TEMPLATES = "model.safetensors.index.json", "additional_chat_templates/*"
 # The largest numbers that a configuration may ask for, by the ends of their names.
@@ -43,7 +43,7 @@ def check_described(config: ModelConfig, source: Source) -> None:
             _check_plain(config, file, LARGEST)
     file = Path(source.name) / "config.json"
     try:
-        said = jsonfile.read(file) if file.exists() else {}
+        said = json_files.read(file) if file.exists() else {}
     except ValueError as error:
         raise ModelError(f"{called(config)}: config.json cannot be read: {error}") from error
     for key, number in _numbers(said):
@@ -65,7 +65,7 @@ def check_plain(config: ModelConfig, folder: Path) -> None:
             _check_plain(config, file)
     if (index := folder / INDEX).exists():
         try:
-            said = jsonfile.read(index)
+            said = json_files.read(index)
         except ValueError as error:
             raise ModelError(f"{called(config)}: {INDEX} cannot be read: {error}") from error
         named = said.get("weight_map") if isinstance(said, dict) else None
@@ -78,7 +78,7 @@ def check_plain(config: ModelConfig, folder: Path) -> None:
 
 def _check_plain(config: ModelConfig, file: Path, most: int | None = None) -> None:
     try:
-        plainfile.check(file, most)
+        plain_files.check(file, most)
     except ValueError as error:
         raise ModelError(f"{called(config)}: {word(file.name)}: {error}") from error
 

@@ -6,11 +6,11 @@ import os
 from typing import TextIO
 
 from peftsweep.progress.bar import bar
-from peftsweep.progress.contract import Memory, Opened, Progress, Silent
 from peftsweep.progress.live import LiveProgress
+from peftsweep.progress.phrases import finished, peak, prediction, spent, tested
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.tables import best_table, retrained_table, status_table
-from peftsweep.progress.wording import finished, peak, prediction, spent, tested
+from peftsweep.progress.watcher import Memory, Opened, Progress, Silent
 
 __all__ = [
     "LiveProgress",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from rich.live import Live
 from rich.text import Text
 
-from peftsweep.progress import wording
-from peftsweep.progress.contract import Opened
+from peftsweep.progress import phrases
 from peftsweep.progress.screen import Screen, fit
+from peftsweep.progress.watcher import Opened
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
@@ -29,7 +29,7 @@ class LiveProgress:
         self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._clock = clock
         self._next = 0.0
-        self._leader = wording.Leader()
+        self._leader = phrases.Leader()
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +41,7 @@ class LiveProgress:
         """Print what was loaded and begin to draw. The libraries' own bars (of a download) are over by now."""
         self._live.start()
         self._leader.objective = what.objective
-        for name, text in wording.header(what):
+        for name, text in phrases.header(what):
             self._print(Text.assemble((f"{name:<9}", "bold"), fit(text)))
 
     def note(self, text: str) -> None:
@@ -63,15 +63,15 @@ class LiveProgress:
         if self._clock() >= self._next:
             self._next = self._clock() + EVERY
             objective = self._leader.objective
-            line = wording.summary(slots, done, total, best, eta, objective)
-            self._live.update(_screen(slots, line, self._console.height, wording.SCORES[objective]), refresh=True)
+            line = phrases.summary(slots, done, total, best, eta, objective)
+            self._live.update(_screen(slots, line, self._console.height, phrases.SCORES[objective]), refresh=True)
 
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
     ) -> None:
         is_best = self._leader.takes(state, value)
         objective = self._leader.objective
-        line = wording.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
+        line = phrases.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
         self._print(Text(fit(line), style=_STYLES.get(state, "") + (" bold" if is_best else "")))
 
     def closed(self) -> None:
@@ -85,7 +85,7 @@ def _screen(slots: Sequence[SlotStatus], line: str, height: int, score: str) -> 
     """The table of as many slots as the terminal has lines for, and a summary below it."""
     shown = sorted(slots, key=lambda slot: (slot.trial is None, slot.slot))[: max(1, height - _AROUND)]
     columns = ("slot", "trial", "step", "loss", score, "best", "samples/s")
-    rows = [columns, *map(wording.slot_row, shown)]
+    rows = [columns, *map(phrases.slot_row, shown)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["   ".join(map(str.rjust, row, widths)) for row in rows]
     more = [f"and {len(slots) - len(shown)} more slots"] if len(shown) < len(slots) else []

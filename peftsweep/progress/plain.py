@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from peftsweep.progress import wording
-from peftsweep.progress.contract import Opened
+from peftsweep.progress import phrases
 from peftsweep.progress.screen import fit
-from peftsweep.terminal import say
+from peftsweep.progress.watcher import Opened
+from peftsweep.system.terminal import say
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
@@ -31,7 +31,7 @@ class PlainProgress:
         self._stream, self._clock, self._hour = stream, clock, hour
         self._began = self._said = clock()
         self._known: frozenset[tuple[int | None, int]] = frozenset()  # trials and their evaluations at the last line
-        self._leader = wording.Leader()
+        self._leader = phrases.Leader()
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +41,7 @@ class PlainProgress:
 
     def opened(self, what: Opened) -> None:
         self._leader.objective = what.objective
-        for name, text in wording.header(what):
+        for name, text in phrases.header(what):
             self._print(f"{name + ':':<9}{text}")
 
     def note(self, text: str) -> None:
@@ -64,7 +64,7 @@ class PlainProgress:
         least, part = NEWS if known - self._known else QUIET
         if now >= self._said + min(RAREST, max(least, part * (now - self._began))):
             self._said, self._known = now, known
-            line = wording.summary(slots, done, total, best, eta, self._leader.objective, wording.steps(slots))
+            line = phrases.summary(slots, done, total, best, eta, self._leader.objective, phrases.steps(slots))
             self._print(f"{self._hour()} {line}")
 
     def ended(
@@ -72,7 +72,7 @@ class PlainProgress:
     ) -> None:
         is_best = self._leader.takes(state, value)
         objective = self._leader.objective
-        line = wording.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
+        line = phrases.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
         self._print(f"{self._hour()} {line}")
 
     def closed(self) -> None:

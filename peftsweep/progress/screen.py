@@ -10,8 +10,8 @@ from rich.segment import Segment
 from rich.style import StyleType
 from rich.table import Table
 
-from peftsweep.escaping import harmless, in_line
-from peftsweep.quoting import LINE, shortened
+from peftsweep.safe_text.escaping import harmless, in_line
+from peftsweep.safe_text.quoting import LINE, shortened
 
 
 class Screen(Console):

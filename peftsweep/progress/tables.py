@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from peftsweep.progress import wording
-from peftsweep.progress.apart import apart
+from peftsweep.progress import phrases
+from peftsweep.progress.not_compared import apart
 from peftsweep.progress.screen import Grid, Screen
 
 Rows = Sequence[Mapping[str, Any]]  # as `--json` prints them
@@ -27,17 +27,17 @@ def best_table(rows: Rows, stream: TextIO) -> None:
             console.print_line(_data(same, rows))
         console.print(_scores(same))
         console.print()
-    console.print_line(wording.legend(list(by_rows.values())))
+    console.print_line(phrases.legend(list(by_rows.values())))
     for line in apart([same[0] for same in by_rows.values()]):
         console.print_line(line)
     console.print()
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        tied = wording.numbers("as good: trial", row["tied"])
+        tied = phrases.numbers("as good: trial", row["tied"])
         console.print_line(f"{row['study']}: trial {row['trial']} on {row['model']}" + (f" ({tied})" if tied else ""))
-        seeds = wording.retrained(row["trial"], row["retrained"])
-        tested = wording.tested(row["tested"], row["test"], row["objective"])
-        for line in filter(None, (wording.hyperparameters(chosen), _adapter(row), seeds, tested)):
+        seeds = phrases.retrained(row["trial"], row["retrained"])
+        tested = phrases.tested(row["tested"], row["test"], row["objective"])
+        for line in filter(None, (phrases.hyperparameters(chosen), _adapter(row), seeds, tested)):
             console.print_line(f"  {line}")
 
 
@@ -48,10 +48,10 @@ def _adapter(row: Mapping[str, Any]) -> str | None:
 
 
 def _scores(rows: Rows) -> Grid:
-    names = {name: title for name, title in wording.SCORES.items() if any(row[name] is not None for row in rows)}
+    names = {name: title for name, title in phrases.SCORES.items() if any(row[name] is not None for row in rows)}
     table = _table("", "study", "method", "trial", *names.values())
     for row in rows:
-        scores = [wording.score(row[name]) for name in names]
+        scores = [phrases.score(row[name]) for name in names]
         mark, style = ("*", "bold") if row["overall"] else ("", "")
         table.add_texts(mark, row["study"], row["method"], str(row["trial"]), *scores, style=style)
     return table
@@ -72,36 +72,36 @@ def status_table(rows: Rows, stream: TextIO) -> None:
     states = ["complete", "pruned", "failed", "running"]
     states += [state for state in ("stopped", "waiting") if any(row[state] for row in rows)]
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
-    table = _table("study", *states, *(wording.SCORES[objective] for objective in objectives), "time")
+    table = _table("study", *states, *(phrases.SCORES[objective] for objective in objectives), "time")
     for row in rows:
         counts = [str(row[state]) for state in states]
-        best = wording.score(row["best"]) or "-"
+        best = phrases.score(row["best"]) or "-"
         scores = [best if objective == row["objective"] else "" for objective in objectives]
-        table.add_texts(row["study"], *counts, *scores, wording.duration(row["seconds"]))
+        table.add_texts(row["study"], *counts, *scores, phrases.duration(row["seconds"]))
     console = _console(stream)
     console.print(table)
-    lines = [line for row in rows for line in wording.standing(row)]
+    lines = [line for row in rows for line in phrases.standing(row)]
     for line in ["", *lines] if lines else []:
         console.print_line(line)
 
 
 def retrained_table(rows: Rows, stream: TextIO) -> None:
     """Print one row per configuration, the best mean first, and a verdict below."""
-    shown = {name: title for name, title in wording.SCORES.items() if any(f"{name}_mean" in row for row in rows)}
-    table = _table("trial", f"{wording.SCORES[rows[0]['objective']]} in the sweep", "seeds", *shown.values(), "behind")
+    shown = {name: title for name, title in phrases.SCORES.items() if any(f"{name}_mean" in row for row in rows)}
+    table = _table("trial", f"{phrases.SCORES[rows[0]['objective']]} in the sweep", "seeds", *shown.values(), "behind")
     for row in rows:
         seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")
-        scores = [wording.spread(row, name) for name in shown]
+        scores = [phrases.spread(row, name) for name in shown]
         table.add_texts(
-            str(row["trial"]), wording.score(row["picked"]), seeds, *scores, wording.interval(row["behind"])
+            str(row["trial"]), phrases.score(row["picked"]), seeds, *scores, phrases.interval(row["behind"])
         )
     console = _console(stream)
     console.print(table)
     console.print()
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        console.print_line(f"trial {row['trial']}: {wording.hyperparameters(chosen)}")
-    for line in wording.verdict(rows):
+        console.print_line(f"trial {row['trial']}: {phrases.hyperparameters(chosen)}")
+    for line in phrases.verdict(rows):
         console.print_line(line)
 
 

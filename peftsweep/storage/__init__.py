@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from peftsweep.masking import masked
-from peftsweep.storage.addresses import check_apart, lasting, same_place
-from peftsweep.storage.faults import guarded
+from peftsweep.safe_text.secrets import masked
+from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, claim, fresh, settle
 from peftsweep.storage.record import Evaluation, StudyRecord, TrialRecord
-from peftsweep.storage.stored import StoredStudy
+from peftsweep.storage.stored_study import StoredStudy
 from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
+from peftsweep.storage.urls import check_apart, lasting, same_place
 
 __all__ = [
     "RETRAINED",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optuna.storages import RDBStorage
 
-from peftsweep.storage.holder import Doing
+from peftsweep.storage.lock_holder import Doing
 
 
 class Database(ABC):

@@ -20,14 +20,14 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from peftsweep import plainfile
-from peftsweep.aside import replaced, tidy, tidy_below
 from peftsweep.errors import StorageError
-from peftsweep.quoting import quoted
-from peftsweep.storage.addresses import address, alike, lasting, same_place
+from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage.database import Database
 from peftsweep.storage.record import Bound
-from peftsweep.storage.stored import StoredStudy
+from peftsweep.storage.stored_study import StoredStudy
+from peftsweep.storage.urls import address, alike, lasting, same_place
+from peftsweep.system import plain_files
+from peftsweep.system.atomic_files import replaced, tidy, tidy_below
 
 OWNER = "owner.json"  # in a study's folder
 LONGEST = 1 << 16  # bytes of it
@@ -87,7 +87,7 @@ def owner(folder: Path) -> Owner | None:
     """
     file = folder / OWNER
     try:
-        return Owner.model_validate_json(plainfile.read(file, LONGEST))
+        return Owner.model_validate_json(plain_files.read(file, LONGEST))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:  # pydantic's among them

@@ -19,10 +19,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from peftsweep.errors import StorageError, StudyBusyError
-from peftsweep.names import fitting
-from peftsweep.quoting import quoted
+from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage.database import Database
-from peftsweep.storage.holder import Doing, busy, note, overtaken, told
+from peftsweep.storage.lock_holder import Doing, busy, note, overtaken, told
+from peftsweep.system.names import fitting
 
 # Seconds (the last: milliseconds): a machine that is gone is noticed within a minute. A URL may say otherwise.
 CONNECT = {

@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from peftsweep.config import DataConfig, Method, ModelConfig, Range
-from peftsweep.quoting import quoted, word
-from peftsweep.storage.bounds import LARGEST, Count, Moment, Number, Seconds, Text, Value
+from peftsweep.safe_text.quoting import quoted, word
+from peftsweep.storage.value_limits import LARGEST, Count, Moment, Number, Seconds, Text, Value
 
 Objective = Literal["macro_f1", "macro_f1_tuned"]
 Scores = dict[Text, float]  # see `Task.scores`; of an evaluation that failed its trial, they may not be finite

@@ -15,13 +15,13 @@ from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 
-from peftsweep import plainfile
 from peftsweep.errors import StorageError
-from peftsweep.names import PART, file_name
-from peftsweep.places import did_you_mean
-from peftsweep.storage import faults
+from peftsweep.storage import database_errors
 from peftsweep.storage.database import Database
-from peftsweep.storage.holder import Doing, busy, note, told
+from peftsweep.storage.lock_holder import Doing, busy, note, told
+from peftsweep.system import plain_files
+from peftsweep.system.names import PART, file_name
+from peftsweep.system.package_paths import did_you_mean
 
 LONGEST = 1000  # bytes of a note on who holds a study
 
@@ -62,7 +62,9 @@ class Sqlite(Database):
         # mode rw makes no file, and reads what a killed process left half-written, as mode ro cannot
         place = f"file:{quote(str(self.file))}?mode=rw"
         try:
-            with closing(sqlite3.connect(place, uri=True, timeout=faults.PATIENCE, factory=Connection)) as database:
+            with closing(
+                sqlite3.connect(place, uri=True, timeout=database_errors.PATIENCE, factory=Connection)
+            ) as database:
                 return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         except UnicodeDecodeError as error:  # SQLite names what is broken in its own words, by bytes that may be any
             raise sqlite3.DatabaseError("malformed database schema") from error
@@ -75,7 +77,9 @@ class Sqlite(Database):
             yield
 
     def open(self) -> RDBStorage:
-        return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": faults.PATIENCE, "factory": Connection}})
+        return RDBStorage(
+            self.url, engine_kwargs={"connect_args": {"timeout": database_errors.PATIENCE, "factory": Connection}}
+        )
 
     def check_there(self) -> None:
         self._check_kind()
@@ -115,7 +119,7 @@ class Sqlite(Database):
     def doing(self, name: str) -> Doing | None:
         lock = Path(self._lock(name))
         try:
-            with plainfile.opened(lock) as file:  # nothing is made by looking
+            with plain_files.opened(lock) as file:  # nothing is made by looking
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return None
@@ -130,6 +134,6 @@ class Sqlite(Database):
 
 def _note(holder: Path) -> str:
     try:
-        return plainfile.read(holder, LONGEST).decode(errors="replace").strip()
+        return plain_files.read(holder, LONGEST).decode(errors="replace").strip()
     except (OSError, ValueError):  # not there yet, or forged
         return ""

@@ -17,18 +17,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from peftsweep.errors import ForeignStudyError, StorageError
-from peftsweep.folders import inside
-from peftsweep.masking import masked
-from peftsweep.names import check_study, study_refusal
-from peftsweep.quoting import quoted
-from peftsweep.storage.addresses import Address, address
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.safe_text.secrets import masked
 from peftsweep.storage.database import Database
-from peftsweep.storage.faults import guarded
-from peftsweep.storage.holder import Doing
+from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, owner
+from peftsweep.storage.lock_holder import Doing
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
-from peftsweep.storage.stored import StoredStudy, reading, shown
+from peftsweep.storage.stored_study import StoredStudy, reading, shown
+from peftsweep.storage.urls import Address, address
+from peftsweep.system.folders import inside
+from peftsweep.system.names import check_study, study_refusal
 
 LAST = "alembic_version"  # of its tables, Optuna makes this one last
 RETRAINED = "/retrain"  # a study's seeds are a study of their own, of this ending: no study file's name has a slash

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peftsweep.sweep.comparing import Compared, compare
+from peftsweep.sweep.publishing import Compared, compare
 from peftsweep.sweep.retraining import RetrainResult, retrain
-from peftsweep.sweep.running import SweepResult, run
+from peftsweep.sweep.run_study import SweepResult, run
 from peftsweep.sweep.syncing import sync
 
 __all__ = ["Compared", "RetrainResult", "SweepResult", "compare", "retrain", "run", "sync"]

@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 
 from peftsweep import engine
 from peftsweep.errors import StudyBusyError
-from peftsweep.folders import inside
-from peftsweep.report import is_over, ranked
 from peftsweep.storage import Evaluation, StoredStudy, TrialRecord
-from peftsweep.sweep import artifacts
-from peftsweep.sweep.seeds import OF, REPLICATE
+from peftsweep.study import artifacts
+from peftsweep.study.results import is_over, ranked
+from peftsweep.study.seeds import OF, REPLICATE
+from peftsweep.system.folders import inside
 from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker, now
 
 SPOOL = ".mlflow"  # in the folder of the study's artifacts

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import optuna
 
-from peftsweep import report, search
 from peftsweep.config import StudyConfig, TrainConfig, load
 from peftsweep.data import Dataset, mistakes
 from peftsweep.data import load as load_data
@@ -21,16 +20,17 @@ from peftsweep.engine import Scores, Trial
 from peftsweep.errors import StudyMismatchError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
-from peftsweep.report import ADAPTER, done, is_over, none_complete, ranked
-from peftsweep.stopping import Stop, stopped_by_signals
 from peftsweep.storage import RETRAINED, StoredStudy, Studies, TrialRecord, guarded, masked, settle
-from peftsweep.sweep import artifacts, asking
-from peftsweep.sweep.asking import UnfitError
-from peftsweep.sweep.opening import check_same, open_study
-from peftsweep.sweep.running import at_least, check, hushed
-from peftsweep.sweep.seeds import OF, REPLICATE, complete, is_seed, means, seeds_begun, still_wanted, summarised
-from peftsweep.sweep.source import StudySource
+from peftsweep.study import artifacts, results, samplers, space
+from peftsweep.study.results import ADAPTER, done, is_over, none_complete, ranked
+from peftsweep.study.seeds import OF, REPLICATE, complete, is_seed, means, seeds_begun, still_wanted, summarised
+from peftsweep.sweep import trial_params
+from peftsweep.sweep.open_study import check_same, open_study
+from peftsweep.sweep.run_study import at_least, check, hushed
+from peftsweep.sweep.study_judge import StudySource
 from peftsweep.sweep.training import train
+from peftsweep.sweep.trial_params import UnfitError
+from peftsweep.system.signals import Stop, stopped_by_signals
 from peftsweep.tracking import Tracker
 
 
@@ -50,7 +50,7 @@ def retrain(
     top: int = 3,
     slots: int | Literal["auto"] = "auto",
     overrides: Mapping[str, Any] | Sequence[str] = (),
-    storage: str = report.STORAGE,
+    storage: str = results.STORAGE,
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
 ) -> RetrainResult:
@@ -76,7 +76,7 @@ def retrain(
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), hushed():
         config = study if isinstance(study, StudyConfig) else load(study, overrides, check=mistakes)
-        studies, (found,) = report.opened(storage, [config.name], shown.warn)
+        studies, (found,) = results.opened(storage, [config.name], shown.warn)
         _best(found, top)  # nothing is loaded for a study that has none
         rows = found.record.fingerprint
         data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, begun=rows)
@@ -187,7 +187,7 @@ class SeedSource(StudySource):
         """The configurations themselves."""
         picked = {seed.retrains for seed in seeds_begun(self.study)} | {trial.number for trial in self.best}
         trials = [trial for trial in self.main.records() if trial.number in picked]
-        return [asking.trained(self.config, trial) for trial in trials]
+        return [trial_params.trained(self.config, trial) for trial in trials]
 
     def _exhausted(self) -> bool:
         return self.unbegun == 0
@@ -204,11 +204,11 @@ class SeedSource(StudySource):
         picked = [trial for trial in self.main.records() if trial.number == seed.retrains and trial.params]
         if not picked or not is_seed(seed):
             raise UnfitError(["it is no seed of a configuration"])
-        known = search.described(self.config, asking.trained(self.config, picked[0]))
-        return asking.complete(self.studies, self.config, asked, known)
+        known = space.described(self.config, trial_params.trained(self.config, picked[0]))
+        return trial_params.complete(self.studies, self.config, asked, known)
 
     def seed(self, asked: optuna.Trial) -> int:
-        return search.replicate_seed(self.config.train.seed, self.record(asked).replicate or 0)
+        return samplers.replicate_seed(self.config.train.seed, self.record(asked).replicate or 0)
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         own = self.trial(trial.number)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peftsweep import report
 from peftsweep.errors import StorageError, StudyBusyError, TrackingError
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded, settle
-from peftsweep.sweep.comparing import drawn
+from peftsweep.study import results
 from peftsweep.sweep.projection import Projection
+from peftsweep.sweep.publishing import drawn
 from peftsweep.tracking import Tracker, check_address
 
 SAID = {"level": "nothing was missing", "running": "its sweep is running, and writes to MLflow itself"}
@@ -19,7 +19,7 @@ PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take mi
 def sync(
     *,
     studies: Sequence[str] | None = None,
-    storage: str = report.STORAGE,
+    storage: str = results.STORAGE,
     tracking_uri: str = "sqlite:///mlflow.db",
     note: Callable[[str], object] = lambda text: None,
 ) -> dict[str, str]:
@@ -43,7 +43,7 @@ def sync(
     done: dict[str, str] = {}
     lacking: list[str] = []
     with guarded(storage):
-        opened, found = report.opened(storage, studies, note)
+        opened, found = results.opened(storage, studies, note)
         for study in found:
             wrote: list[str] = []
             state = done[study.study_name] = _sync(opened, study, tracking_uri, lacking, wrote)

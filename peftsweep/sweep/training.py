@@ -11,9 +11,9 @@ from peftsweep.errors import StudyMismatchError
 from peftsweep.models import BaseInfo, is_at, revision_of
 from peftsweep.progress import Opened
 from peftsweep.storage import masked
-from peftsweep.sweep.comparing import refresh
-from peftsweep.sweep.opening import splits
-from peftsweep.sweep.source import StudySource
+from peftsweep.sweep.open_study import splits
+from peftsweep.sweep.publishing import refresh
+from peftsweep.sweep.study_judge import StudySource
 from peftsweep.sweep.worker import LocalWorker, Ready, Work, Worker
 
 MANY = 10  # trials, beyond which TPE would not draw all of them at random anyway

@@ -15,7 +15,7 @@ from peftsweep.engine import Command, Event, Limits, Pack, Plan, build_that_fits
 from peftsweep.methods import METHODS, Method
 from peftsweep.models import Base, BaseInfo, default_device, linear_names, load_base
 from peftsweep.progress import Memory
-from peftsweep.sweep.fit import check_fit
+from peftsweep.sweep.compatibility import check_fit
 
 WORTH_COMPILING = 5_000_000  # tokens that a study may train on, above which it compiles: see benchmarks/README.md
 CPU_SLOTS = 8  # enough for a CPU's cores; what every step costs is shared by eight

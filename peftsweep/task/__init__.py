@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftsweep.task.strata import stratified
+from peftsweep.task.stratified import stratified
 from peftsweep.task.task import Labels, Task
 from peftsweep.task.thresholds import Logits, cross_fitted, cuts_of, probabilities, tuned
 

@@ -6,12 +6,12 @@ that is slow, down or wiped never slows or fails a trial.
 
 from __future__ import annotations
 
-from peftsweep.tracking.addresses import check as check_address
-from peftsweep.tracking.comparison import COMPARISON, SELECTION
-from peftsweep.tracking.contract import Outcome, Parent, Past, Point
-from peftsweep.tracking.runs import ABOVE, KEY, now
-from peftsweep.tracking.server import serve
-from peftsweep.tracking.tracker import Tracker
+from peftsweep.tracking.comparison_run import COMPARISON, SELECTION
+from peftsweep.tracking.locations import check as check_address
+from peftsweep.tracking.mlflow_runs import ABOVE, KEY, now
+from peftsweep.tracking.mlflow_server import serve
+from peftsweep.tracking.queue import Tracker
+from peftsweep.tracking.sink import Outcome, Parent, Past, Point
 
 __all__ = [
     "ABOVE",

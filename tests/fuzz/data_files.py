@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from peftsweep import data
 from peftsweep.config import DataConfig
 from peftsweep.errors import DataError
-from peftsweep.exported import files
+from peftsweep.export import prediction_files
 from tests.fuzz import raw, trees, values
 from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
@@ -97,10 +97,10 @@ class DataFiles(Kind):
         data.with_texts(rows, config.text)
         for ending in ENDINGS:
             try:
-                files.write(rows.columns, folder / f"labelled{ending}")
+                prediction_files.write(rows.columns, folder / f"labelled{ending}")
             except DataError:
                 continue
-        list(files._lines(rows.columns))
+        list(prediction_files._lines(rows.columns))
 
 
 def labelled(rng: random.Random) -> tuple[Any, list[dict[str, Any]]]:

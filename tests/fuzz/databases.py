@@ -13,20 +13,21 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb.storage import _VersionManager
 
 import peftsweep
-from peftsweep import comparison, exported, progress, report, sweep
+from peftsweep import comparison, export, progress, sweep
 from peftsweep.config import StudyConfig, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
 from peftsweep.engine import Progress
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Silent
-from peftsweep.stopping import Stop
 from peftsweep.storage import Studies, guarded, settle
+from peftsweep.study import results
+from peftsweep.study.seeds import summarised
 from peftsweep.sweep import retraining
-from peftsweep.sweep.opening import check_same, open_study
+from peftsweep.sweep.open_study import check_same, open_study
 from peftsweep.sweep.retraining import SeedSource
-from peftsweep.sweep.seeds import summarised
-from peftsweep.sweep.source import StudySource
+from peftsweep.sweep.study_judge import StudySource
+from peftsweep.system.signals import Stop
 from peftsweep.tracking import Tracker
 from tests.fuzz import spoiling
 from tests.fuzz.ground import Ground
@@ -96,7 +97,7 @@ class Databases(Kind):
         progress.status_table(rows, io.StringIO())
 
     def _finished(self, place: Home, study: str) -> None:
-        report.finished(place.storage, study)
+        results.finished(place.storage, study)
 
     def _compare(self, place: Home, study: str) -> None:
         json.dumps(comparison.compare(place.storage).as_dict(), allow_nan=False)
@@ -105,7 +106,7 @@ class Databases(Kind):
         sweep.compare(storage=place.storage, tracking_uri=self._mlflow(place))
 
     def _export(self, place: Home, study: str) -> None:
-        exported.export(study, place.folder / "out", storage=place.storage)
+        export.export(study, place.folder / "out", storage=place.storage)
 
     def _sync(self, place: Home, study: str) -> None:
         sweep.sync(storage=place.storage, tracking_uri=self._mlflow(place), studies=[study])
@@ -123,7 +124,7 @@ class Databases(Kind):
         """The same of `retrain`."""
         config, data = self.configs[study], self.data[study]
         with guarded(place.storage):
-            studies, (found,) = report.opened(place.storage, [study])
+            studies, (found,) = results.opened(place.storage, [study])
             best = retraining._best(found, 1)
             with studies.lease(config.name, "retrain"):
                 check_same(studies, found, config, data)

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from peftsweep import exported
-from peftsweep.exported import manifest
+from peftsweep import export
+from peftsweep.export import manifest
 from tests.fuzz import raw, trees, values
 from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
@@ -42,7 +42,7 @@ class Folders(Kind):
     def __init__(self, ground: Ground) -> None:
         self.home, self.exports = ground.swept, ground.folder / "exports"
         for name, study, merge in (("lora", "small", False), ("ia3", "several", False), ("merged", "several", True)):
-            exported.export(study, self.exports / name, storage=self.home.storage, merge=merge)
+            export.export(study, self.exports / name, storage=self.home.storage, merge=merge)
 
     def make(self, rng: random.Random, folder: Path) -> Plan:
         which = rng.choice(["lora", "lora", "ia3", "merged"])
@@ -56,13 +56,13 @@ class Folders(Kind):
     def use(self, folder: Path, plan: Plan) -> None:
         out = folder / "out"
         if plan["view"] == "texts":
-            exported.Classifier(out).predict(TEXTS)
+            export.Classifier(out).predict(TEXTS)
         elif plan["view"] == "file":
             write(folder / "new.csv", [{"text": text or "x", "n": n} for n, text in enumerate(TEXTS)])
-            exported.predict_file(out, folder / "new.csv", folder / "labelled.csv")
+            export.predict_file(out, folder / "new.csv", folder / "labelled.csv")
         else:
-            exported.read(out)
-            exported.export("small", out, storage=self.home.storage, force=True)
+            export.read(out)
+            export.export("small", out, storage=self.home.storage, force=True)
 
 
 def _spoilt(folder: Path, rng: random.Random) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from peftsweep import search
 from peftsweep.config import StudyConfig, differences, load
-from peftsweep.config.yamlfile import parse
+from peftsweep.config.yaml_lines import parse
+from peftsweep.study import samplers, space
 from tests.fuzz import raw, trees, values
 from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
@@ -122,10 +122,10 @@ class StudyFiles(Kind):
         study = load(folder / "study.yaml", plan["settings"])
         self._written_again(study, folder)
         differences(self.identity, json.loads(json.dumps(study.identity())))
-        search.distributions(study)
-        search.candidates(study, "low")
-        search.candidates(study)
-        search.sampler(study, 3)
+        space.distributions(study)
+        space.candidates(study, "low")
+        space.candidates(study)
+        samplers.sampler(study, 3)
 
     def _written_again(self, study: StudyConfig, folder: Path) -> None:
         """The file that a study is kept by gives the same study again."""

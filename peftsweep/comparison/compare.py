@@ -1,0 +1,157 @@
+"""Compares studies on the same validation rows: significance, F1 of each class, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from peftsweep.comparison.significance import Counted, difference, interval
+from peftsweep.comparison.study_data import Held, Predicted
+from peftsweep.study.results import common_objective, task_of
+
+TUNED = "macro_f1_tuned"
+FEW = 3  # rows of a class, from which on intervals and tests were measured to hold (benchmarks/intervals.py)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The best trials of two studies on the same validation rows.
+
+    Attributes:
+        difference: of `score`, the first study's less the second's; `low` and `high` bound its 95 % interval.
+        p: two-sided p-value of the difference; see `intervals.difference`.
+        p_holm: p, corrected by Holm's method for all pairs of these studies.
+    """
+
+    first: str
+    second: str
+    score: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Studies on the same validation rows.
+
+    Attributes:
+        data: names of their data: several if they were trained, or tested, on different rows.
+        score: what they are compared by: `macro_f1`, or `macro_f1_tuned` if it is the objective of all.
+        studies: those with a complete trial, the best first.
+        rows: number of validation rows.
+        intervals: 95 % intervals by score and study.
+        rare: labels that fewer than three validation rows have.
+        pairs: all pairs that were tested, the better study first in each.
+        untested: by study, why it is in no pair though it has a complete trial.
+        per_class: F1 of each label, by study.
+        cheapest, smallest: the Pareto fronts of score and seconds, and of score and trainable parameters.
+    """
+
+    data: list[str]
+    validation_fingerprint: str
+    kind: str | None
+    score: str
+    studies: list[str]
+    rows: int | None
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    rare: list[str]
+    pairs: list[Pair]
+    untested: dict[str, str]
+    labels: list[str]
+    per_class: dict[str, list[float | None]]
+    cheapest: list[str]
+    smallest: list[str]
+
+
+def group(helds: Sequence[Held]) -> Group:
+    """Compare studies whose validation rows have the same fingerprint."""
+    score = common_objective(held.objective for held in helds)
+    scores = {held.name: own.scores for held in helds if (own := held.best) is not None}
+    best = {name: own[score] for name, own in scores.items()}
+    ranks = sorted(best, key=lambda name: (-best[name], name))
+    by_name = {held.name: held for held in helds}
+    ranked = [by_name[name] for name in ranks]
+    usable, untested = _usable(ranked)
+    intervals, pairs = _tested(usable, score, scores)
+    known = by_name[next(iter(usable))].record if usable else helds[0].record
+    labels = list(known.labels)
+    truth = next((predicted.truth for predicted in usable.values()), None)
+    per_class = {held.name: held.per_class for held in ranked}
+    seconds = {held.name: sum(trial.seconds or 0.0 for trial in held.trials) for held in ranked}
+    sizes = {held.name: float(held.best.parameters) for held in ranked if held.best and held.best.parameters}
+    return Group(
+        data=sorted({held.record.experiment for held in helds}),
+        validation_fingerprint=helds[0].validation_fingerprint,
+        kind=task_of(known).kind,
+        score=score,
+        studies=ranks,
+        rows=None if truth is None else len(truth),
+        intervals=intervals,
+        rare=[] if truth is None else [label for label, n in zip(labels, truth.sum(axis=0), strict=True) if n < FEW],
+        pairs=pairs,
+        untested=untested,
+        labels=labels,
+        per_class={name: [f1.get(label) for label in labels] for name, f1 in per_class.items() if f1 is not None},
+        cheapest=front(seconds, best),
+        smallest=front(sizes, best),
+    )
+
+
+def front(costs: Mapping[str, float], scores: Mapping[str, float]) -> list[str]:
+    """The Pareto front: the names that no other beats in both cost and score, the cheapest first; all of equal ones."""
+    found: list[str] = []
+    bar = -np.inf
+    for name in sorted(costs, key=lambda name: (costs[name], -scores[name])):
+        equal = bool(found) and (costs[name], scores[name]) == (costs[found[-1]], scores[found[-1]])
+        if scores[name] > bar or equal:
+            found.append(name)
+            bar = scores[name]
+    return found
+
+
+def _usable(ranked: Sequence[Held]) -> tuple[dict[str, Predicted], dict[str, str]]:
+    """The studies' predictions of the same rows; and why other studies have none."""
+    usable: dict[str, Predicted] = {}
+    untested: dict[str, str] = {}
+    for held in ranked:
+        found = held.predicted
+        if isinstance(found, str):
+            untested[held.name] = found
+        elif usable and not np.array_equal(found.truth, next(iter(usable.values())).truth):
+            untested[held.name] = "its validation rows are in another order, or have other labels"
+        else:
+            usable[held.name] = found
+    return usable, untested
+
+
+def _tested(
+    usable: Mapping[str, Predicted], score: str, scores: Mapping[str, Mapping[str, float]]
+) -> tuple[dict[str, dict[str, tuple[float, float]]], list[Pair]]:
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, found in usable.items():
+        for each, guess in found.guesses.items():
+            own = interval(Counted.of(found.truth, guess), tuned=each == TUNED)
+            intervals.setdefault(each, {})[name] = own
+    counted = {name: Counted.of(found.truth, found.guesses[score]) for name, found in usable.items()}
+    pairs = []
+    for one, other in combinations(usable, 2):
+        low, high, p = difference(counted[one], counted[other], tuned=score == TUNED)
+        pairs.append(Pair(one, other, score, float(scores[one][score] - scores[other][score]), low, high, p, p))
+    corrected = holm([pair.p for pair in pairs])
+    return intervals, [replace(pair, p_holm=p) for pair, p in zip(pairs, corrected, strict=True)]
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979) for several p-values."""
+    corrected = [0.0] * len(ps)
+    highest = 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = highest
+    return corrected

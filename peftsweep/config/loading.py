@@ -1,0 +1,330 @@
+"""From a study file to its `StudyConfig`, or to every mistake in it at once, by key and line."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
+from peftsweep.config.messages import UNKNOWN, Mistake, explained, nearest
+from peftsweep.config.sections import ModelConfig, PrunerConfig, Range, SearchConfig, SpaceEntry, TrainConfig
+from peftsweep.config.study import StudyConfig, search_mistakes, strangers
+from peftsweep.config.study_paths import find
+from peftsweep.config.yaml_lines import (
+    MOST_CHARACTERS,
+    MOST_LEVELS,
+    TOO_DEEP,
+    Key,
+    YamlFile,
+    dotted,
+    parse,
+    parse_value,
+    problem,
+    whole,
+)
+from peftsweep.errors import StudyFileError
+from peftsweep.safe_text.quoting import PATH, quoted, word
+from peftsweep.safe_text.secrets import remember
+from peftsweep.system import plain_files
+from peftsweep.system.names import study_refusal
+
+# How peft, Trainer and papers call them.
+_ALSO_CALLED = {
+    "lr": "learning_rate",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "warmup_ratio": "warmup",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "lr_scheduler_type": "scheduler",
+    "optim": "optimizer",
+    "sep": "separator",
+    "delimiter": "separator",
+}
+
+
+_SECTIONS: dict[Key, type[BaseModel]] = {
+    ("model",): ModelConfig,
+    ("data",): DataConfig,
+    ("data", "labels"): LabelColumn,
+    ("data", "split"): SplitConfig,
+    ("train",): TrainConfig,
+    ("search",): SearchConfig,
+    ("search", "pruner"): PrunerConfig,
+}
+KNOWN = "; known here:"
+MOST_MISTAKES = 100  # that are told
+_TOP = tuple(name for name in StudyConfig.model_fields if name not in ("name", "path"))
+
+Override = tuple[str, ...]  # the way down to an overridden value: ("data", "train")
+
+# What a file's key loses its meaning by: `--set data.train=…` replaces the file's source, not adds to it.
+_SOURCE = ("source", "subset", "revision", "split", "test")
+_REPLACES: dict[Override, tuple[str, ...]] = {
+    ("data", "train"): _SOURCE,
+    ("data", "validation"): _SOURCE,
+    ("data", "source"): ("train", "validation", "test", "subset", "revision"),
+    ("model", "id"): ("revision",),
+}
+
+
+def load(
+    study: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    folders: Sequence[Path] | None = None,
+    check: Callable[[DataConfig], Iterable[Mistake]] = lambda data: (),
+) -> StudyConfig:
+    """Read and check a study file.
+
+    Args:
+        study: a name in `folders`, or a path.
+        overrides: `data.train=tweets.csv` with the value in YAML, or `{"data.train": "tweets.csv"}` as it is. They win
+            over the file: files for train and validation replace its source, a value under train its entry in space.
+        folders: where names are looked up; by default `folders_of_studies()`.
+        check: finds mistakes that the file alone does not show, such as a column that the data lacks.
+
+    Raises:
+        UsageError: there is no such study.
+        StudyFileError: its mistakes, a line each: `sweeps/x.yaml:12: space.rnak: unknown key; did you mean rank?`.
+    """
+    path = find(study, folders)
+    if why := study_refusal(path.stem):
+        raise StudyFileError(f"{_label(path)}: the study's name, {quoted(path.stem)}, {why}; rename the file")
+    draft = _Draft(_label(path), _parsed(path))
+    draft.override(overrides)
+    for text in _texts(draft.raw):
+        remember(text)
+    draft.refuse(draft.mistakes())
+    config = StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
+    draft.refuse(check(config.data))
+    return config
+
+
+def _texts(value: Any, name: str = "") -> Iterator[str]:
+    """Every text in it, as `name=text` where it has a name."""
+    if isinstance(value, str):
+        yield f"{name}={value}" if name else value
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from _texts(child, str(key))
+    elif isinstance(value, list):
+        for child in value:
+            yield from _texts(child, name)
+
+
+def _label(path: Path) -> str:
+    """The path as short as it can be: relative when it lies below the working folder."""
+    whole = path.absolute()
+    return word(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else path), PATH)
+
+
+def _parsed(path: Path) -> YamlFile:
+    try:
+        with plain_files.opened(path) as raw, io.TextIOWrapper(raw, "utf-8-sig") as file:
+            return parse(file.read(MOST_CHARACTERS + 1))
+    except yaml.YAMLError as error:
+        where, what = problem(error)
+        raise StudyFileError(f"{_label(path)}:{where or '1'}: broken YAML: {what}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise StudyFileError(f"{_label(path)}:{line}: not UTF-8; save the file as UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise StudyFileError(f"{_label(path)}: cannot be read: {getattr(error, 'strerror', error)}") from None
+
+
+@dataclass
+class _Draft:
+    """A study file's data on its way to a `StudyConfig`, with the places that its mistakes are told by."""
+
+    label: str
+    file: YamlFile
+    raw: dict[str, Any] = field(default_factory=dict)
+    overridden: dict[Override, Any] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)  # whole lines about overrides that could not be read
+    found: list[Mistake] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.file.data, dict):
+            self.raw = self.file.data
+        else:
+            self.found.append(((), f"expected the keys {', '.join(_TOP)}"))
+        self.found += [(key, f"given twice, again in line {line}") for key, line in self.file.repeated]
+
+    def override(self, overrides: Sequence[str] | Mapping[str, Any]) -> None:
+        for key, value in self._assignments(overrides):
+            self.overridden[key] = value
+        file = {name: set(value) for name, value in self.raw.items() if isinstance(value, dict)}
+        for key in self.overridden:
+            for section, name in _replaced_by(key, file):
+                if (section, name) not in self.overridden:
+                    self.raw[section].pop(name, None)
+        for key, value in self.overridden.items():
+            self._assign(key, value)
+
+    def _assignments(self, overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[Override, Any]]:
+        if isinstance(overrides, Mapping):
+            for name, value in overrides.items():
+                try:
+                    yield tuple(name.split(".")), _plain(value)
+                except ValueError as error:
+                    self.unread.append(f"overrides: {word(name)}: {error}")
+            return
+        for text in [overrides] if isinstance(overrides, str) else overrides:
+            name, equals, value = text.partition("=")
+            key = tuple(name.strip().split("."))
+            if not equals or not all(key) or len(key) > MOST_LEVELS:
+                self.unread.append(f"--set {word(text)}: expected KEY=VALUE, such as train.epochs=5")
+                continue
+            try:
+                yield key, parse_value(value)
+            except yaml.YAMLError as error:
+                self.unread.append(
+                    f"--set {word(name)}: {quoted(value)} is no YAML value ({problem(error)[1]}); put it into quotes"
+                )
+
+    def _assign(self, key: Override, value: Any) -> None:
+        here = self.raw
+        for depth, part in enumerate(key[:-1], start=1):
+            below = here.get(part)
+            if below is None:
+                below = here[part] = {}
+            if not isinstance(below, dict):
+                self.found.append((key, f"{dotted(key[:depth])} is no section with keys"))
+                return
+            here = below
+        here[key[-1]] = value
+
+    def refuse(self, mistakes: Iterable[Mistake]) -> None:
+        """Raises:
+        StudyFileError: there are mistakes; a line each, in the file's order.
+        """
+        found = sorted(mistakes, key=self._place)
+        lines = [self._line(key, what) for key, what in self._hinted(found[:MOST_MISTAKES])] + self.unread
+        if (more := len(found) - MOST_MISTAKES) > 0:
+            lines.append(f"{self.label}: and {more:,} more mistakes")
+        if lines:
+            raise StudyFileError("\n".join(lines))
+
+    def mistakes(self) -> list[Mistake]:
+        """All of them: each key's own, then those between the sections, as far as these can be read."""
+        if self.found and not self.raw:
+            return self.found
+        found = list(self.found)
+        found += [
+            ((name,), "unknown key; a study is named by its file") for name in ("name", "path") if name in self.raw
+        ]
+        given = {**self.raw, "name": "study", "path": None}
+        try:
+            StudyConfig.model_validate(given)
+        except ValidationError as error:
+            # what the root's own validator finds is found below as well, however broken the sections are
+            found += explained(error, given)
+        space = _entries(self.raw.get("space"))
+        method, train, search = self.raw.get("method"), self.raw.get("train"), self.raw.get("search")
+        fixed = train if isinstance(train, dict) else {}
+        sampler, pruned = None, True
+        if isinstance(search, dict):
+            sampler, pruned = search.get("sampler"), search.get("pruner", True) is not None
+        found += search_mistakes(method if isinstance(method, str) else None, fixed, space, sampler, pruned)
+        entries = self.raw.get("space")
+        for name in entries if isinstance(entries, dict) else ():
+            if name not in TrainConfig.model_fields:
+                found.append((("space", name), UNKNOWN))
+        return list(dict.fromkeys(found))
+
+    def _hinted(self, found: Iterable[Mistake]) -> Iterator[Mistake]:
+        """With what may have been meant by unknown keys. The keys that are known somewhere are listed once."""
+        listed = set()
+        for key, what in found:
+            hint = self._hint(key) if what == UNKNOWN else ""
+            yield key, what + ("" if hint in listed else hint)
+            if hint.startswith(KNOWN):
+                listed.add(hint)
+
+    def _hint(self, key: Key) -> str:
+        section, name = key[:-1], str(key[-1])
+        idle = strangers(str(self.raw.get("method")))
+        known = [name for name in _keys_of(section) if section not in (("train",), ("space",)) or name not in idle]
+        if near := _ALSO_CALLED.get(name) if _ALSO_CALLED.get(name) in known else nearest(name, known):
+            return f"; did you mean {near}?"
+        homes = [*(home for home in _SECTIONS if name in _keys_of(home)), *([()] if name in _TOP else [])]
+        if homes:
+            return "; it stands " + " or ".join(f"under {dotted(home)}" if home else "at the top" for home in homes)
+        return f"{KNOWN} {', '.join(known)}"
+
+    def _origin(self, key: Key) -> Override | None:
+        """The override that a key comes from, if it does."""
+        for given in self.overridden:
+            if key[: len(given)] == given or (given[: len(key)] == key and key not in self.file.lines):
+                return given
+        return None
+
+    def _place(self, mistake: Mistake) -> tuple[bool, int]:
+        """What mistakes are sorted by: the file's lines, then the overrides."""
+        key = mistake[0]
+        lines = self.file.lines
+        known = next((key[:n] for n in range(len(key), -1, -1) if key[:n] in lines), ())
+        return self._origin(key) is not None, lines.get(known, 1)
+
+    def _line(self, key: Key, what: str) -> str:
+        origin = self._origin(key)
+        where = f"--set {dotted(origin)}" if origin is not None else f"{self.label}:{self._place((key, what))[1]}"
+        return f"{where}: {what}" if not key or key == origin else f"{where}: {dotted(key)}: {what}"
+
+
+def _plain(value: Any, level: int = 0) -> Any:
+    """A value from Python as YAML would have given it."""
+    if level > MOST_LEVELS:
+        raise ValueError(TOO_DEEP)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(child, level + 1) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child, level + 1) for child in value]
+    return whole(value) if isinstance(value, int) else value
+
+
+def _replaced_by(key: Override, file: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """The keys of the file that an override makes void."""
+    names = _REPLACES.get(key, ())
+    if names is _SOURCE and "source" not in file.get("data", ()):
+        names = ()
+    yield from ((key[0], name) for name in names if key[0] in file)
+    other = {"train": "space", "space": "train"}.get(key[0])
+    if other is not None and other in file and len(key) > 1:
+        yield other, key[1]
+
+
+def _entries(space: Any) -> dict[str, Any]:
+    """The well-formed entries of a space."""
+    entries = {}
+    for name, entry in space.items() if isinstance(space, dict) else ():
+        try:
+            entries[name] = _SPACE_ENTRY.validate_python(entry)
+        except ValidationError:
+            continue
+    return entries
+
+
+_SPACE_ENTRY: TypeAdapter[Any] = TypeAdapter(SpaceEntry)
+
+
+def _keys_of(section: Key) -> tuple[str, ...]:
+    if not section:
+        return _TOP
+    if section == ("space",):
+        return tuple(name for name in TrainConfig.model_fields if name != "seed")
+    if len(section) == 2 and section[0] == "space":
+        return tuple(Range.model_fields)
+    if section[:2] == ("data", "filter"):
+        return tuple(Filter.model_fields)
+    return tuple(_SECTIONS[section].model_fields) if section in _SECTIONS else ()

@@ -1,0 +1,88 @@
+"""pydantic's errors in the words of a study file: what was expected at which key, what is there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from peftsweep.config.yaml_lines import Key, dotted
+from peftsweep.safe_text.quoting import quoted, shortened
+
+Mistake = tuple[Key, str]  # the key, what is wrong with it
+
+UNKNOWN = "unknown key"
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "string_too_short": "some text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "too_short": "at least one entry",
+    "dict_type": "keys and values",
+    "model_type": "keys and values",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "more than {gt:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:,}",
+    "literal_error": "{expected}",
+}
+
+
+class Mistakes(ValueError):  # noqa: N818
+    """Several mistakes found by one validator, each with its key below the validated value."""
+
+    def __init__(self, found: Iterable[Mistake]) -> None:
+        self.found = tuple(found)
+        super().__init__("; ".join(f"{dotted(key)}: {what}" if key else what for key, what in self.found))
+
+
+def nearest(word: Any, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant."""
+    close = difflib.get_close_matches(word, list(known), n=1) if isinstance(word, str) else []
+    return close[0] if close else None
+
+
+def explained(error: ValidationError, given: Any) -> list[Mistake]:
+    """pydantic's errors as mistakes. Where no member of a union fits, one mistake names them all.
+
+    Args:
+        given: what was validated; it tells the keys from the names of union members in pydantic's locations.
+    """
+    found: list[Mistake] = []
+    expected: dict[Key, tuple[list[str], Any]] = {}
+    for item in error.errors():
+        kind, context = item["type"], item.get("ctx", {})
+        absent = item["loc"][-1:] if kind == "missing" else ()
+        key = (*_key(item["loc"][: len(item["loc"]) - len(absent)], given), *absent)
+        if isinstance(context.get("error"), Mistakes):
+            found.extend((key + below, what) for below, what in context["error"].found)
+        elif kind in _EXPECTED:
+            what = _EXPECTED[kind].format(**context)
+            if kind == "literal_error" and (near := nearest(item["input"], what.split("'")[1::2])):
+                what += f" (did you mean {near}?)"
+            expected.setdefault(key, ([], item["input"]))[0].append(what)
+        else:
+            what = {"missing": "missing", "extra_forbidden": UNKNOWN}.get(kind, shortened(item["msg"], 200))
+            found.append((key, what))
+    for key, (whats, got) in expected.items():
+        shown = "nothing" if got is None else quoted(got)
+        found.append((key, f"expected {' or '.join(dict.fromkeys(whats))}, got {shown}"))
+    return found
+
+
+def _key(location: tuple[str | int, ...], given: Any) -> Key:
+    key: list[str | int] = []
+    for part in location:
+        try:
+            given = given[part]
+        except (KeyError, IndexError, TypeError):
+            continue  # the name of a union's member
+        key.append(part)
+    return tuple(key)

@@ -1,0 +1,57 @@
+"""From a study's name or path to its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftsweep.config.messages import nearest
+from peftsweep.errors import UsageError
+from peftsweep.safe_text.quoting import PATH, quoted, word
+from peftsweep.system import plain_files
+
+
+def folders_of_studies() -> list[Path]:
+    """`sweeps/` of the working folder, then of the package (in a source tree: beside it)."""
+    package = Path(__file__).parents[1]
+    inside = package / "sweeps"
+    return [Path("sweeps"), inside if inside.is_dir() else package.parent / "sweeps"]
+
+
+def available(folders: Sequence[Path] | None = None) -> list[str]:
+    """The names of all studies at hand, sorted."""
+    places = folders_of_studies() if folders is None else folders
+    return sorted({file.stem for folder in places for file in Path(folder).glob("*.yaml")})
+
+
+def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
+    """The file of a study, by its name in one of the folders (the first that has it wins) or by its path.
+
+    Raises:
+        UsageError: there is none; the message has the nearest names.
+    """
+    name, given = str(study), Path(study)
+    try:
+        if name.startswith("~") and not given.exists():  # ./~.yaml is a file like others
+            given = given.expanduser()
+        if isinstance(study, Path) or given.name != name or given.suffix in (".yaml", ".yml"):
+            if given.exists():
+                plain_files.check(given)
+                return given
+            names = [str(file) for file in given.parent.glob("*.y*ml")] + available(folders)
+            near = nearest(name, names) or nearest(given.stem, names)
+            raise UsageError(
+                f"no study file {word(name, PATH)}" + (f"; did you mean {word(near, PATH)}?" if near else "")
+            )
+        for folder in folders_of_studies() if folders is None else folders:
+            file = Path(folder) / f"{name}.yaml"
+            if file.exists():
+                plain_files.check(file)
+                return file
+    except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have, the home of nobody
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"no study file {word(name, PATH)}: {why}") from None
+    names = [word(name) for name in available(folders)]
+    near = nearest(name, names)
+    known = f"known studies: {', '.join(names)}" if names else "there is no sweeps/*.yaml in the working folder"
+    raise UsageError(f"no study {quoted(name)}; " + (f"did you mean {near}? " if near else "") + known)

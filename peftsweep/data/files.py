@@ -1,0 +1,114 @@
+"""Files to tables: CSV, TSV, Parquet and JSONL, on disk or in an installed package."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftsweep.data.decoding import Form, Undecodable, decoded
+from peftsweep.data.delimited import read_delimited
+from peftsweep.data.parquet_files import read_parquet
+from peftsweep.data.table import Table, missing_columns
+from peftsweep.errors import DataError
+from peftsweep.safe_text.quoting import PATH, shortened, word
+from peftsweep.system import json_files, names, plain_files
+from peftsweep.system.package_paths import PACKAGE, did_you_mean, packaged
+
+FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
+LINE = re.compile(r"\r\n|\r|\n")  # not the ends of lines that JSON's own texts may have in them
+
+
+def read(
+    place: str,
+    key: str,
+    wanted: Sequence[str],
+    form: Form,
+    warn: Callable[[str], object],
+    *,
+    whole: bool = False,
+    older: bool = False,
+) -> Table:
+    """Read the wanted columns of a file.
+
+    Args:
+        place: a path, or `package://module/path`.
+        key: of the study file, or an option, for messages.
+        warn: told of another encoding, or of quotation marks, that the file seems to have.
+        whole: all its columns; None where a row of JSONL has not the column of another.
+        older: as version 0.1 read it; see `read_parquet`.
+
+    Raises:
+        DataError: no such file or column, a broken file, broken bytes (with the row), or no rows at all.
+    """
+    try:
+        path = _path(place, key)
+        doubts: list[str] = []
+        if _ending(path) == ".parquet":
+            table = read_parquet(path, place, wanted, whole, older=older)
+        elif _ending(path) == ".jsonl":
+            table, doubts = _jsonl(path, place, wanted, whole, form)
+        else:
+            table, doubts = read_delimited(path, place, wanted, whole, form)
+        for doubt in doubts:
+            warn(f"{place}: {doubt}")
+    except OSError as error:
+        raise DataError(f"{key}: {word(place, PATH)} cannot be read: {error.strerror or error}") from error
+    if not table.rows:
+        raise DataError(f"{place}: no rows")
+    return table
+
+
+def _path(place: str, key: str) -> Path:
+    path = packaged(place, key, DataError) if place.startswith(PACKAGE) else names.path(place, key, DataError)
+    if not path.exists():
+        raise DataError(f"{key}: {word(place, PATH)} is not there{did_you_mean(path)}")
+    if _ending(path) not in FORMATS:
+        raise DataError(f"{key}: {word(place, PATH)} is no file of a format that is read: {', '.join(FORMATS)}")
+    try:
+        plain_files.check(path)
+    except ValueError as error:
+        raise DataError(f"{key}: {word(place, PATH)}: {error}") from error
+    return path
+
+
+def stamp(place: str) -> tuple[int, ...] | None:
+    """What changes as soon as a file at a place of `read` is written anew or replaced; None if there is none."""
+    try:
+        found = _path(place, "").stat()
+    except (OSError, DataError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form) -> tuple[Table, list[str]]:
+    records: dict[int, dict[str, Any]] = {}
+    try:
+        text, doubts = decoded(path, name, form)
+    except Undecodable as error:
+        raise error.told(name, len(LINE.findall(error.before)) + 1) from error
+    for number, line in enumerate(LINE.split(text), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json_files.parsed(line, once=True)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{name}: row {number} is not JSON: {error.msg} at character {error.colno}") from error
+        except ValueError as error:  # thousands of digits, a hundred levels, a key twice
+            why = shortened(str(error), 200)
+            raise DataError(f"{name}: row {number} is not JSON that can be read: {why}") from error
+        if not isinstance(record, dict):
+            hint = ", but a list: write each of its objects into a line of its own" if isinstance(record, list) else ""
+            raise DataError(f"{name}: row {number} is not a JSON object{hint}")
+        if any(column not in record for column in wanted):
+            raise missing_columns(f"row {number}: {name}", wanted, list(record))
+        records[number] = record if whole else {column: record[column] for column in wanted}
+    names = dict.fromkeys(column for record in records.values() for column in record)
+    columns = {column: [record.get(column) for record in records.values()] for column in names}
+    return Table(name, columns, list(records)), doubts

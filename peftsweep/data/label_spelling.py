@@ -1,0 +1,104 @@
+"""One name for each spelling of a class, and the order of classes."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from peftsweep.safe_text.escaping import FILLERS, UNSEEN
+from peftsweep.safe_text.quoting import quoted
+
+BOOLEANS = ("false", "true")
+FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
+OLDER = re.compile(r"([+-]?\d+)\.0+")
+LARGE = re.compile(r"[+-]?\d+(\.\d+[eE]\+?|[eE]\+)\d+")  # as programs write large numbers; `1E6` may be a code
+
+SPACES = "\t\n\r\v\f"
+DIFFERENCE = "case, spaces or characters that look alike"
+
+
+def class_name(value: Any, *, older: bool = False) -> str | None:
+    """The class that a cell names; None where it names none. A class has one name whatever the file's format is.
+
+    So what CSV can only spell has the name of what other formats have a type for: 1, 1.0, "1.0" and "+1" are `1`;
+    true, "True" and "TRUE" are `true`; 1e16, "1e+16" and "1.0E16" are `10000000000000000`. A text that may be a code
+    is itself: "007", "1E6", "1_000".
+
+    Args:
+        older: as version 0.1 named it, to which true was `1`, and "True" a name like any other.
+    """
+    if isinstance(value, np.generic):
+        value = float(str(value)) if isinstance(value, np.floating) else value.item()  # 0.1 of 32 bits is 0.1
+    if isinstance(value, str):
+        return _name_of_text(value.strip(), older=older)
+    if isinstance(value, bool) and not older:
+        return BOOLEANS[value]
+    if isinstance(value, int):
+        return str(int(value))
+    if not isinstance(value, float | Decimal) or not math.isfinite(value):
+        return None
+    if value == int(value):
+        return str(int(value))
+    return None if older else str(value)
+
+
+def _name_of_text(text: str, *, older: bool) -> str | None:
+    if not text or not is_whole(text):
+        return None
+    if older:
+        name = OLDER.sub(r"\1", text) if OLDER.fullmatch(text) else text
+        return "0" if name == "-0" != text else name
+    if text.lower() in BOOLEANS:
+        return text.lower()
+    if whole := WHOLE.fullmatch(text):
+        return whole[1] if text[0] != "-" or whole[1] == "0" else f"-{whole[1]}"
+    number = float(text) if LARGE.fullmatch(text) else math.inf
+    return str(int(number)) if math.isfinite(number) and number == int(number) else text
+
+
+def is_whole(text: str) -> bool:
+    """Whether it has no half of a surrogate pair. JSON can spell one, bytes of a command that are no UTF-8 become some,
+    and no tokenizer and no file takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def seen(name: str) -> str:
+    """The name without what a person hardly sees: case, spaces, how letters are encoded, what is not drawn."""
+    letters = unicodedata.normalize("NFKC", name).casefold()
+    plain = (" " if letter in SPACES or unicodedata.category(letter)[0] == "Z" else letter for letter in letters)
+    return " ".join("".join(letter for letter in plain if not _unseen(letter)).split())
+
+
+def _unseen(letter: str) -> bool:
+    return unicodedata.category(letter) in UNSEEN or FILLERS.match(letter) is not None
+
+
+def side_by_side(names: Iterable[str]) -> str:
+    """Names in a message, written out where they would look the same."""
+    names = list(names)
+    shown = " and ".join(map(quoted, names))
+    same = len({FILLERS.sub("", unicodedata.normalize("NFC", name)) for name in names}) < len(names)
+    return shown.encode("ascii", "backslashreplace").decode() if same else shown
+
+
+def order(name: str) -> tuple[bool, float, str]:
+    """Whole numbers by value, then names by letters. No two names are equal: numbers of one value stand in the order of
+    their letters, `01` before `1`, in any process."""
+    number = name.removeprefix("-").isdecimal()
+    return not number, float(name) if number else 0.0, name
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: CSV has no other word for it, pandas writes NaN."""
+    return value is None or (isinstance(value, str) and not value.strip()) or value != value

@@ -1,0 +1,112 @@
+"""Which rows stay: filters, and texts that are none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from peftsweep.config import Filter
+from peftsweep.data.label_spelling import BOOLEANS, FLAGS, WHOLE, class_name, is_missing, is_whole
+from peftsweep.data.table import Table
+from peftsweep.errors import DataError
+
+Say = Callable[[str], object]
+
+
+def filtered(table: Table, filters: Mapping[str, Filter], note: Say, *, older: bool = False) -> Table:
+    """The rows that pass all filters. A row without a number does not pass a comparison; how many those were is said.
+
+    Args:
+        older: those that passed in version 0.1, which compared texts with texts and numbers with numbers alone.
+
+    Raises:
+        DataError: no row passes.
+    """
+    for column, rule in filters.items():
+        values = table.column(column)
+        numbers = [_number(value) for value in values]
+        equal = _equal(values, numbers, rule.equals)
+        kept = [i for i, number in enumerate(numbers) if equal[i] and _within(number, rule)]
+        if older:
+            kept = [i for i, value in enumerate(values) if _passed(value, rule)]
+        if not kept:
+            raise DataError(f"{table.name}: no row is left by data.filter.{column}")
+        compared = rule.min is not None or rule.max is not None
+        if compared and (void := sum(number is None for number in numbers)):
+            note(f"{table.name}: {void:,} rows have no number in {column} and were left out")
+        table = table.take(kept)
+    return table
+
+
+def _equal(values: Sequence[Any], numbers: Sequence[float | None], wanted: str | int | float | None) -> list[bool]:
+    """Whether each value is the one that is wanted (all are, if none is): by its name, as that of a class, so that it
+    is the same in every format. In a column of booleans, or of noughts and ones, 1 is true. A number that is wanted is
+    one in any spelling."""
+    if wanted is None:
+        return [True] * len(values)
+    names = [_name(value) for value in values]
+    name = _name(wanted)
+    if name in FLAGS and set(names) - {""} <= FLAGS.keys():
+        return [own != "" and FLAGS[own] == FLAGS[name] for own in names]
+    number = None if isinstance(wanted, str | bool) else float(wanted)
+    # whole numbers by name alone: 9007199254740993 is no other number, but as a float it is
+    return [
+        own == name or (there == number is not None and own not in BOOLEANS and not WHOLE.fullmatch(own))
+        for own, there in zip(names, numbers, strict=True)
+    ]
+
+
+def _name(value: Any) -> str:
+    """That of a class; of a date or another value that names none, as Python writes it; of an empty cell, none."""
+    return "" if is_missing(value) else class_name(value) or str(value).strip()
+
+
+def _within(number: float | None, rule: Filter) -> bool:
+    if rule.min is None and rule.max is None:
+        return True
+    return number is not None and (rule.min is None or number >= rule.min) and (rule.max is None or number <= rule.max)
+
+
+def _passed(value: Any, rule: Filter) -> bool:
+    """Whether the row passed in version 0.1."""
+    if isinstance(rule.equals, str):
+        return str(value) == rule.equals
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return (rule.equals is None or number == rule.equals) and _within(number, rule)
+
+
+def _number(value: Any) -> float | None:
+    """The number that a cell has, or spells; that of a boolean is 0 or 1 in every format."""
+    if (name := class_name(value)) in BOOLEANS:
+        return float(FLAGS[name])
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):  # the last: JSON has whole numbers of any length
+        return None
+    return None if math.isnan(number) or (isinstance(value, str) and "_" in value) else number
+
+
+def with_texts(table: Table, column: str) -> Table:
+    """The table, its texts being texts.
+
+    Raises:
+        DataError: a row whose text is empty, null or no text, with the rows' numbers.
+    """
+    texts = table.column(column)
+    empty = [i for i, text in enumerate(texts) if text is None or (isinstance(text, str) and not text.strip())]
+    if empty:
+        raise DataError(f"{table.name}: column {column}: empty in {table.numbers(empty)}; remove these rows")
+    other = [i for i, text in enumerate(texts) if not isinstance(text, str)]
+    if other:
+        kind = type(texts[other[0]]).__name__
+        raise DataError(f"{table.name}: column {column}: {kind} instead of text in {table.numbers(other)}")
+    if broken := [i for i, text in enumerate(texts) if not is_whole(text)]:
+        raise DataError(f"{table.name}: column {column}: broken characters in {table.numbers(broken)}")
+    return Table(table.name, table.columns | {TEXT: texts}, table.rows)
+
+
+TEXT = "\0text"  # the texts' second name, so that rows can be compared without the study file

@@ -1,0 +1,92 @@
+"""What looks wrong about the names of classes, though they can be trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from peftsweep.data.joined_labels import joins, made_of_others
+from peftsweep.data.label_spelling import DIFFERENCE, seen, side_by_side
+from peftsweep.data.list_cells import certain, halves, listed, names_in, pieces
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.task import Task
+
+MISSING = ("nan", "null", "none", "n/a", "na", "<na>", "nat", "nil", "(null)", "\\n", "undefined", "?")
+EXCEL = ("#n/a", "#na", "#value!", "#ref!", "#name?", "#div/0!", "#null!", "#num!")
+SHOWN = 3  # groups of classes that look alike
+MANY = 20  # numbers with fractions: more than grades or versions have
+FRACTION = re.compile(r"-?\d+\.\d+(e-\d+)?")
+
+
+def doubts(task: Task, column: str) -> Iterator[str]:
+    """Sentences about the classes of one column.
+
+    Args:
+        column: the one of classes, or of all labels.
+    """
+    missing = [label for label in task.labels if label.lower() in (*MISSING, *EXCEL)]
+    if missing:
+        what = "class" if task.kind == "single-label" else "label"
+        yield f"the {what} {', '.join(missing)} looks like a missing label; if it is, remove its rows"
+    if column in task.labels:
+        yield f"{quoted(column)} is a class, too; if the header stands in the file again, remove that row"
+    if said := _alike(task.labels):
+        yield said
+    if len(fractions := [label for label in task.labels if FRACTION.fullmatch(label)]) > MANY:
+        yield (
+            f"{len(fractions):,} classes are numbers such as {quoted(fractions[0])}; if it is a measure, cut it into a "
+            "few ranges"
+        )
+    yield from joined(task, column)
+
+
+def _alike(names: Sequence[str]) -> str | None:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(seen(name), []).append(name)
+    groups = [own for own in found.values() if len(own) > 1]
+    if not groups:
+        return None
+    shown = ", ".join(side_by_side(own) for own in groups[:SHOWN])
+    more = f" and {len(groups) - SHOWN:,} more" if len(groups) > SHOWN else ""
+    return f"{shown}{more} are classes of their own, and differ by {DIFFERENCE}"
+
+
+def joined(task: Task, column: str) -> Iterator[str]:
+    """Whether the names look like several labels each, or like pieces of such."""
+    names = task.labels
+    lists = {name: entries for name in names if (entries := names_in(listed(name) or [])) is not None and entries}
+    if not any(len(entries) > 1 or certain(name) for name, entries in lists.items()):
+        lists = {}  # (internal), [deleted]: names in brackets
+    if 2 * len(lists) >= len(names) or made_of_others({name: lists.get(name, [name]) for name in names}, names):
+        yield _advice(task, "lists of labels", list(lists), {"column": column})
+    elif 2 * len(broken := pieces(names)) >= len(names) or (task.multi_label and (broken := halves(names))):
+        yield f"{_count(task, broken)} look like pieces of lists, such as {quoted(broken[0])}; {_list_hint(column)}"
+    elif (found := joins(names)) is not None:
+        separator, those = found
+        yield _advice(task, f"labels joined by {separator!r}", those, {"column": column, "separator": separator})
+
+
+def _list_hint(column: str) -> str:
+    return f"lists in cells are read without a separator: {in_yaml({'labels': {'column': column}})}"
+
+
+def _advice(task: Task, what: str, found: Sequence[str], labels: dict[str, str]) -> str:
+    hint = f"if each text may have several labels: {in_yaml({'labels': labels})}"
+    if task.multi_label:
+        hint = "if they are, labels are parted otherwise than was taken"
+        hint += "; see data.labels" if "separator" in labels else f": {_list_hint(labels['column'])}"
+    return f"{_count(task, found)} look like {what}, such as {quoted(found[0])}; {hint}"
+
+
+def in_yaml(keys: dict[str, Any]) -> str:
+    """Keys in a line, as a study file may have them."""
+    return yaml.safe_dump(keys, default_flow_style=None, allow_unicode=True, width=1000).strip()
+
+
+def _count(task: Task, found: Sequence[str]) -> str:
+    what = "labels" if task.multi_label else "classes"
+    return f"all {what}" if len(found) == len(task.labels) else f"{len(found):,} of {len(task.labels):,} {what}"

@@ -1,0 +1,100 @@
+"""What is wrong with a base, in one message that says what to do: anybody may have made it, or given its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import __version__ as transformers_version
+
+from peftsweep.config import ModelConfig
+from peftsweep.errors import ModelError, is_a_library_s
+from peftsweep.models.location import Source, called
+from peftsweep.models.quiet import quiet
+from peftsweep.safe_text.escaping import in_line
+from peftsweep.safe_text.quoting import PATH, quoted, shortened, word
+
+UNREACHABLE = (
+    "not in the local cache, and the hub cannot be reached. Check the network (and that HF_HUB_OFFLINE is not set), or "
+    "give a folder that holds the model"
+)
+NO_TOKENIZER = "has no tokenizer that transformers reads; save one beside the model"
+
+
+@contextmanager
+def told(config: ModelConfig, source: Source | None = None) -> Iterator[None]:
+    """Quiet while a base is looked for, loaded or read; what libraries raise becomes one message.
+
+    Args:
+        source: None before it is found.
+
+    Raises:
+        ModelError: in place of whatever a library or the system raises at a bad input.
+    """
+    try:
+        with quiet():
+            yield
+    except ModelError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{called(config)} does not fit the GPU's memory: {str(error).splitlines()[0]}") from error
+    except BaseException as error:
+        if not is_a_library_s(error):
+            raise
+        raise ModelError(f"{called(config)}: {_explained(error, config, source)}") from error
+
+
+def _explained(error: BaseException, config: ModelConfig, source: Source | None) -> str:
+    causes = list(_chain(error))
+    page = f"https://huggingface.co/{word(config.id, PATH)}"
+    hub = source is None or source.hub
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    text = "\n".join(str(cause) for cause in causes)
+    if caused_by(GatedRepoError):
+        return f"gated: accept its licence at {page}, then log in with `hf auth login` or set HF_TOKEN"
+    if caused_by(RevisionNotFoundError) or "is not a valid git identifier" in text:
+        return f"has no revision {quoted(config.revision)}; its revisions are listed at {page}/tree/main"
+    if caused_by(RepositoryNotFoundError, HFValidationError) or "is not a valid model identifier" in text:
+        return (
+            "no such model on the hub, and no such folder here. Check the spelling; if it is private, log in with "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    if "trust_remote_code" in text:
+        where = page if source is None or source.hub else source.name
+        return f"brings code of its own. If you trust it (read it at {where}), set model.trust_remote_code: true"
+    if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
+        return "has no safetensors weights, and nothing else is loaded; convert it with transformers first"
+    if hub and (
+        caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError)
+        or "couldn't connect to" in text
+    ):
+        return UNREACHABLE
+    if "does not recognize this architecture" in text:
+        kind = quoted(text.partition("model type `")[2].partition("`")[0])
+        return f"is of an architecture, {kind}, that transformers {transformers_version} does not know"
+    if "`model_type` key" in text:
+        return "has no config.json of an architecture that transformers knows"
+    if "backend tokenizer" in text:
+        return NO_TOKENIZER
+    if "Unrecognized configuration class" in text:
+        return "its architecture has no AutoModelForSequenceClassification in transformers: not supported"
+    return f"cannot be loaded: {type(error).__name__}: {in_line(shortened(' '.join(str(error).split()), 300))}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

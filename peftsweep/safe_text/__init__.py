@@ -1,0 +1,1 @@
+"""Text that may be shown: without secrets, short, and with nothing in it that a terminal, JSON or Markdown obeys."""

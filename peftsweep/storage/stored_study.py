@@ -1,0 +1,195 @@
+"""A sweep's study as Optuna has it, without the trials that are none of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy as copied
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from peftsweep.errors import ForeignStudyError, StorageError
+from peftsweep.safe_text.quoting import quoted, shortened
+from peftsweep.safe_text.secrets import masked
+from peftsweep.storage.record import BrokenError, StudyRecord, TrialRecord, is_own, study_record, trial_record
+
+# what Optuna and SQLAlchemy make of values in a database that they have never written
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError)
+STRANGE = "did not come from its sweep"
+
+
+class StoredStudy(optuna.Study):
+    """A study that a sweep has made.
+
+    To whoever asks, samplers and importances too, a finished trial that did not come from the sweep is not there, nor
+    is one that cannot be read, or has the number of another.
+
+    Args:
+        url: of the storage, for messages.
+
+    Raises:
+        ForeignStudyError: it did not come from a sweep.
+        StorageError: it cannot be read.
+    """
+
+    def __init__(self, name: str, storage: RDBStorage, url: str) -> None:
+        self._rdb, self._where = storage, f"study {quoted(name)} in {masked(url)}"
+        self._known: dict[int, TrialRecord | str] = {}  # of finished trials, by Optuna's id; or why there is none
+        with reading(self._where):
+            super().__init__(name, storage)
+            attrs = self.user_attrs
+        if "config" not in attrs or self.directions != [StudyDirection.MAXIMIZE]:
+            raise ForeignStudyError(f"{self._where} was not made by peftsweep")
+        self._objective = self.record.metric
+        with reading(self._where, self._culprit):
+            super()._get_trials(deepcopy=False)
+        self._twice = {number for number, count in Counter(self._numbers()).items() if count > 1}
+
+    @property
+    def record(self) -> StudyRecord:
+        """What the study keeps of itself, as it is now.
+
+        Raises:
+            StorageError: no sweep writes such a thing.
+        """
+        try:
+            return study_record(self.user_attrs)
+        except BrokenError as error:
+            raise StorageError(f"{self._where} cannot be read: {error}; restore the database from a copy") from error
+
+    @property
+    def mlflow_runs(self) -> dict[str, str]:
+        """The ids of its runs in MLflow, by trial; those of a study that it was copied from are not its own."""
+        return self.record.mlflow_runs if self.is_first else {}
+
+    @property
+    def is_first(self) -> bool:
+        """Whether its key was made for it, as far as its name tells: a copy has that of another."""
+        bound = self.record.bound
+        return bound is None or bound.study == self.study_name
+
+    def records(self) -> list[TrialRecord]:
+        """Its trials in the order in which they were made, those that wait to be asked for among them."""
+        found = [self._record(trial) for trial in self._get_trials(deepcopy=False)]
+        return [record for record in found if isinstance(record, TrialRecord)]
+
+    def left_out(self) -> Iterator[str]:
+        """Of which trials there is no record, and why, in lines."""
+        trials = [trial for trial in super()._get_trials(deepcopy=False) if trial.number not in self._twice]
+        found = {trial.number: self._record(trial) for trial in trials}
+        why = {number: record for number, record in found.items() if isinstance(record, str)}
+        if strange := [str(number) for number, reason in why.items() if reason == STRANGE]:
+            several = "s" * (len(strange) > 1)
+            yield f"{self._where}: trial{several} {shown(strange)} {STRANGE}, and {'are' if several else 'is'} left out"
+        if broken := {number: reason for number, reason in why.items() if reason != STRANGE}:
+            number, reason = next(iter(broken.items()))
+            more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+            yield f"{self._where}: trial {number} cannot be read ({reason}){more}, and is left out"
+        if self._twice:
+            twice = shown([str(number) for number in sorted(self._twice)])
+            yield f"{self._where}: more than one trial has number {twice}; they are left out"
+
+    def check_numbers(self) -> None:
+        """Raises:
+        StorageError: not each trial has its own number, as when rows were deleted, or put in from another database: a
+            new trial's number, and so its folder, would be that of another one.
+        """
+        numbers = sorted(self._numbers())
+        wrong = next((at for at, number in enumerate(numbers) if number != at), None)
+        if wrong is not None:
+            what = f"{wrong} is missing" if numbers[wrong] > wrong else f"{numbers[wrong]} stands where {wrong} should"
+            what = f"more than one has {numbers[wrong]}" if numbers[wrong] in self._twice else what
+            raise StorageError(
+                f"{self._where}: the numbers of its {len(numbers)} trials are not 0 to {len(numbers) - 1} ({what}): "
+                "rows were deleted, or put in; restore the database from a copy"
+            )
+
+    def _numbers(self) -> list[int]:
+        """As the table has them: Optuna's own calls show one trial of a number."""
+        query = sqlalchemy.text("SELECT number FROM trials WHERE study_id = :study")
+        with self._rdb.engine.connect() as connection:
+            return list(connection.execute(query, {"study": self._study_id}).scalars())
+
+    def has_trials(self) -> bool:
+        """Whether a sweep has made any, readable or not."""
+        return any(is_own(trial) for trial in super()._get_trials(deepcopy=False))
+
+    def why_unreadable(self, number: int) -> str | None:
+        """Why there is no record of a trial; None if there is one."""
+        trials = super()._get_trials(deepcopy=False)
+        record = next(self._record(trial) for trial in trials if trial.number == number)
+        return record if isinstance(record, str) else None
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        once = [trial for trial in trials if trial.number not in self._twice]
+        return [t for t in once if not t.state.is_finished() or isinstance(self._record(t), TrialRecord)]
+
+    def _get_best_trial(self, deepcopy: bool) -> FrozenTrial:
+        complete = self._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not complete:
+            raise ValueError("No trials are completed yet.")  # Optuna's own words
+        best = max(complete, key=lambda trial: (trial.values[0], -trial.number))
+        return copied(best) if deepcopy else best
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord | str:
+        if trial._trial_id in self._known:
+            return self._known[trial._trial_id]
+        found: TrialRecord | str = STRANGE
+        if is_own(trial):
+            try:
+                found = trial_record(trial, self._objective)
+            except BrokenError as error:
+                found = str(error)
+        if trial.state.is_finished():
+            self._known[trial._trial_id] = found
+        return found
+
+    def _culprit(self) -> str:
+        """Which trial it is that Optuna cannot read, for a message."""
+        query = sqlalchemy.text("SELECT trial_id, number FROM trials WHERE study_id = :study ORDER BY trial_id")
+        with self._rdb.engine.connect() as connection:
+            trials = connection.execute(query, {"study": self._study_id}).all()
+        for trial_id, number in trials:
+            if not isinstance(number, int):
+                return f", a trial of number {quoted(number)},"
+            try:
+                self._rdb.get_trial(trial_id)
+            except UNREADABLE:
+                return f", trial {number},"
+        return ""
+
+
+def shown(numbers: list[str], most: int = 10) -> str:
+    return ", ".join(numbers[:most]) + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
+
+
+@contextmanager
+def reading(what: str, culprit: Callable[[], str] = str) -> Iterator[None]:
+    """What a database holds that cannot be read becomes one message.
+
+    Args:
+        what: is read.
+        culprit: says which part of it cannot be.
+
+    Raises:
+        StorageError: such a value.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        where = ""
+        with suppress(sqlalchemy.exc.SQLAlchemyError, *UNREADABLE):
+            where = culprit()
+        first = next(iter(str(error).splitlines()), "")
+        raise StorageError(
+            f"{what}{where} cannot be read: the database has a value that Optuna never writes "
+            f"({shortened(f'{type(error).__name__}: {first}')}); restore it from a copy"
+        ) from error

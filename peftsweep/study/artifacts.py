@@ -1,0 +1,106 @@
+"""A trial's folder: its adapter and reports when it is complete, its checkpoints while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from peftsweep.charts import confusion_png
+from peftsweep.config import StudyConfig
+from peftsweep.data import Dataset
+from peftsweep.engine import Result, Trial
+from peftsweep.methods import Method
+from peftsweep.models import BaseInfo
+from peftsweep.storage import TrialRecord
+from peftsweep.study.results import ADAPTER, CLASSES, PREDICTIONS, VALIDATION
+from peftsweep.study.results import trial_folder as trial_folder
+from peftsweep.system.atomic_files import replaced
+from peftsweep.system.folders import remove
+from peftsweep.system.umask import of_umask
+from peftsweep.tracking import now
+
+PICTURE, STUDY = "confusion_matrix.png", "study.yaml"
+
+
+def write(
+    trial: Trial,
+    result: Result,
+    config: StudyConfig,
+    method: Method,
+    base: BaseInfo,
+    data: Dataset,
+    warn: Callable[[str], object],
+) -> Path:
+    """Write the adapter of a complete trial and the reports on it; returns the adapter's folder.
+
+    The adapter is written aside and renamed: a folder that is there is whole. A picture that cannot be drawn is left
+    out.
+
+    Args:
+        warn: told of a picture that is left out.
+    """
+    assert result.weights is not None and result.logits is not None
+    adapter = trial.folder / ADAPTER
+    with replaced(adapter) as folder:
+        weights = {key: torch.from_numpy(value) for key, value in result.weights.items()}
+        method.export(folder, weights=weights, params=trial.params, source=base.source, revision=base.revision)
+    labels = np.asarray(data.validation.labels)
+    kept = {"logits": result.logits, "labels": labels}
+    with replaced(trial.folder / PREDICTIONS) as file, of_umask(file):
+        save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, file)
+    per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
+    _write_text(trial.folder / CLASSES, per_class + "\n")
+    try:
+        confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
+    except Exception as error:  # of any kind that a library for pictures and fonts may raise
+        warn(f"trial {trial.number} has no {PICTURE}: it cannot be drawn ({type(error).__name__}: {error})")
+    _write_text(trial.folder / STUDY, config.text())
+    return adapter
+
+
+def _write_text(file: Path, text: str) -> None:
+    """Aside and renamed: where a link stands, it is replaced, not followed."""
+    with replaced(file) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
+    """Keep the study file, and the validation rows' token ids: so an export can be scored again wherever the data is by
+    then."""
+    study.mkdir(parents=True, exist_ok=True)
+    _write_text(study / STUDY, config.text())
+    texts = data.validation.input_ids
+    rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
+    with replaced(study / VALIDATION) as file, of_umask(file):
+        save_file(rows, file, {"fingerprint": data.fingerprint})
+
+
+def files(study: Path, number: int) -> dict[str, Path]:
+    """What is there of a complete trial, by its place in MLflow."""
+    folder = trial_folder(study, number)
+    return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, PREDICTIONS, STUDY) if (folder / name).exists()}
+
+
+def pause(trial: TrialRecord, folder: Path) -> tuple[int, int]:
+    """From the last that was kept of a trial to this moment, at which it goes on, in milliseconds since 1970."""
+    kept = (int(1000 * checkpoint.stat().st_mtime) for checkpoint in folder.glob("checkpoint-*"))
+    return max(trial.began or 0, *kept, *(evaluation.at or 0 for evaluation in trial.evaluations), 0), now()
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints, whole and half, of a trial that has ended."""
+    for old in [*folder.glob("checkpoint-*"), *folder.glob(".*")]:
+        remove(folder.parent, old)
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def keep_best(folder: Path, ranked: Sequence[TrialRecord], count: int) -> None:
+    """Remove the adapters of all but the best `count` trials."""
+    for trial in ranked[count:]:
+        remove(folder, trial_folder(folder, trial.number) / ADAPTER)

@@ -1,0 +1,106 @@
+"""Every point of a space with finitely many."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from peftsweep.config import Range, StudyConfig, number_type
+from peftsweep.errors import StudyFileError
+from peftsweep.study.space import Scalar, distributions, encoded, exponent, parameter
+
+LARGEST_GRID = 100_000
+
+
+def grid(study: StudyConfig) -> dict[str, list[Scalar]]:
+    """The values of each parameter, in Optuna's terms. Their product is the grid.
+
+    Raises:
+        StudyFileError: a range has no finite number of values, or the grid has more than `LARGEST_GRID` points.
+    """
+    values = {parameter(name, entry): _values(study, name, entry) for name, entry in study.space.items()}
+    if (size := math.prod(map(len, values.values()))) > LARGEST_GRID:
+        raise StudyFileError(
+            f"{study.path or study.name}: search.sampler: the grid has {size:,} points, more than {LARGEST_GRID:,}; "
+            "give larger steps or shorter lists, or use random or tpe"
+        )
+    return values
+
+
+def grid_size(study: StudyConfig) -> int:
+    """How many points the grid has."""
+    return math.prod(map(len, grid(study).values()))
+
+
+def exhausted(study: StudyConfig, trials: Study) -> bool:
+    """Whether every point of a grid has a trial, finished or running. Other samplers never end."""
+    if study.search.sampler != "grid":
+        return False
+    points = grid(study)
+    taken = _taken(trials, sorted(points))
+    return all(point in taken for point in itertools.product(*(points[name] for name in sorted(points))))
+
+
+class GridSampler(BaseSampler):
+    """Every point of the grid once, in an order shuffled by the study's seed.
+
+    Optuna's own calls `study.stop()`, which raises under ask-and-tell, and counts trials by their place in the grid, so
+    that a range made wider would begin anew. This one looks at the parameters of the trials that exist.
+    """
+
+    def __init__(self, study: StudyConfig) -> None:
+        points = grid(study)
+        self._names = sorted(points)
+        self._points = list(itertools.product(*(points[name] for name in self._names)))
+        self._order = np.random.default_rng(study.train.seed).permutation(len(self._points))
+        self._distributions = distributions(study)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The first point without a trial, of those with the parameters that the trial has already; the first of these
+        once all have one (ask `exhausted` before), or of all points where none has them."""
+        taken = _taken(study, self._names)
+        points = [dict(zip(self._names, self._points[i], strict=True)) for i in self._order]
+        agreeing = [point for point in points if point.items() >= trial.params.items()] or points
+        return next((point for point in agreeing if tuple(point.values()) not in taken), agreeing[0])
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise ValueError(f"the grid has no parameter {param_name}")
+
+
+def _values(study: StudyConfig, name: str, entry: Range | Sequence[Any]) -> list[Scalar]:
+    if not isinstance(entry, Range):
+        return [encoded(choice) for choice in entry]
+    if entry.log2:
+        return list(range(exponent(entry.low), exponent(entry.high) + 1))
+    whole = number_type(name) is int
+    if entry.log or (entry.step is None and not whole):
+        raise StudyFileError(f"{study.path or study.name}: space.{name}: a grid needs step, log2 or a list of values")
+    return [int(value) if whole else float(value) for value in _steps(entry)]
+
+
+def _steps(entry: Range) -> Iterator[Fraction]:
+    """low, low + step, …, high, without the rounding of floats: a wider range has the same values."""
+    low, high, step = (Fraction(str(number)) for number in (entry.low, entry.high, entry.step or 1))
+    return (low + i * step for i in range(int((high - low) / step) + 1))
+
+
+def _taken(study: Study, names: Sequence[str]) -> set[tuple[Any, ...]]:
+    """The points that have a trial; one that was created and has no parameters yet has none."""
+    trials = study.get_trials(deepcopy=False)
+    return {tuple(t.params[name] for name in names) for t in trials if all(name in t.params for name in names)}

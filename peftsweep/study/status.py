@@ -1,0 +1,78 @@
+"""How far the studies are: plain rows for `status`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.trial import TrialState
+
+from peftsweep.errors import StorageError
+from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
+from peftsweep.study.results import STORAGE, Warn, done, ranked, stored, unheard
+
+
+def status(
+    storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard
+) -> list[dict[str, Any]]:
+    """For each study: trials by state, how many there are to be, the best value of its objective (None before a trial
+    is complete), and seconds of training.
+
+    A trial is `running` while a process runs its study, and `stopped` where none does: the next one goes on with it.
+    `retrain` has the same of the study's seeds, `done` of `total`; None where it was not retrained.
+
+    The arguments and errors are those of `report.best`.
+    """
+    with guarded(storage):
+        opened = stored(storage, studies, warn)
+        return [] if opened is None else [_status(opened[0], study) for study in opened[1]]
+
+
+def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
+    trials, record = study.records(), study.record
+    best = ranked(trials)[:1]
+    again = _retrained(studies, study)
+    seeds = [] if again is None else again.records()
+    some = any(trial.state == TrialState.RUNNING for trial in [*trials, *seeds])
+    doing = studies.doing(study.study_name) if some else None
+    return {
+        "study": study.study_name,
+        **_counts(trials, running=doing == "run"),
+        "total": record.total,
+        "objective": record.metric,
+        "best": best[0].value if best else None,
+        "seconds": _seconds(trials),
+        "retrain": None if again is None or not seeds else _seeds(again, seeds, running=doing == "retrain"),
+    }
+
+
+def _retrained(studies: Studies, study: StoredStudy) -> StoredStudy | None:
+    try:
+        return studies.retrained(study.study_name)
+    except StorageError as error:
+        studies.warn(f"{error}; it is left out")
+        return None
+
+
+def _seeds(again: StoredStudy, seeds: Sequence[TrialRecord], *, running: bool) -> dict[str, Any]:
+    total = again.record.total
+    total = len(seeds) if total is None else total
+    return {"done": done(seeds), "total": total, **_counts(seeds, running=running), "seconds": _seconds(seeds)}
+
+
+def _counts(trials: Sequence[TrialRecord], *, running: bool) -> dict[str, int]:
+    counts = Counter(trial.state for trial in trials)
+    begun = counts[TrialState.RUNNING]
+    return {
+        "complete": counts[TrialState.COMPLETE],
+        "pruned": counts[TrialState.PRUNED],
+        "failed": counts[TrialState.FAIL],
+        "running": begun if running else 0,
+        "stopped": 0 if running else begun,
+        "waiting": counts[TrialState.WAITING],
+    }
+
+
+def _seconds(trials: Sequence[TrialRecord]) -> float:
+    return round(sum(trial.seconds or 0.0 for trial in trials), 1)

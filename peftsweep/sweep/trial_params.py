@@ -1,0 +1,69 @@
+"""The parameters of a trial that is to be trained: given, drawn, or drawn again after a process died."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from peftsweep.config import StudyConfig, TrainConfig
+from peftsweep.errors import StorageError
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.storage import Studies, TrialRecord
+from peftsweep.study import enqueued, samplers, space
+
+FIXED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
+MOST = 4  # reasons in one line
+
+
+class UnfitError(Exception):
+    """Why a trial cannot be trained, in a line."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        more = f"; and {len(reasons) - MOST} more" if len(reasons) > MOST else ""
+        super().__init__("; ".join(reasons[:MOST]) + more)
+
+
+def complete(studies: Studies, config: StudyConfig, trial: optuna.Trial, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a trial the parameters that it lacks, and store them; returns all.
+
+    Args:
+        known: hyperparameters that an earlier process kept of it.
+
+    Raises:
+        UnfitError: it was enqueued, or made by another program, with parameters that are not in the space.
+    """
+    stored = trial.storage.get_trial(trial._trial_id)
+    queued = stored.system_attrs.get(FIXED, {})
+    if not isinstance(queued, dict):
+        raise UnfitError([f"it was enqueued with {quoted(queued)} in place of parameters by name"])
+    fixed, wrong = enqueued.given(config, queued)
+    own, others = enqueued.given(config, stored.params)
+    differing = [name for name in fixed.keys() & own.keys() if fixed[name] != own[name]]
+    reasons = wrong + others + [f"{name}: enqueued with {fixed[name]}, stored with {own[name]}" for name in differing]
+    if reasons:
+        raise UnfitError(list(dict.fromkeys(reasons)))
+    before, _ = enqueued.given(config, {name: known[name] for name in config.space if name in known})
+    params = samplers.drawn(config, trial.study, stored, before | fixed | own, fixed)
+    for name, distribution in space.distributions(config).items():
+        if name not in stored.params:
+            studies.give(trial, name, params[name], distribution)
+    return params
+
+
+def trained(config: StudyConfig, trial: TrialRecord) -> TrainConfig:
+    """The hyperparameters of a trial that has been trained.
+
+    Raises:
+        StorageError: what the database has of them is not in the study's space.
+    """
+    params, wrong = enqueued.given(config, trial.drawn)
+    sampled = space.decode(config, params)
+    wrong += [f"{name}: missing" for name in config.space if name not in sampled and not wrong]
+    if wrong:
+        raise StorageError(
+            f"study {quoted(config.name)}: the parameters of trial {trial.number} cannot be read "
+            f"({UnfitError(wrong)}); restore the database from a copy"
+        )
+    return config.hyperparameters(sampled)

@@ -1,0 +1,54 @@
+"""Places in installed packages: `package://module/path`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from pathlib import Path
+
+from peftsweep.errors import PeftsweepError
+from peftsweep.safe_text.quoting import PATH, quoted, word
+from peftsweep.system import names
+
+PACKAGE = "package://"
+
+
+def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
+    """The path that `package://module/path` names. The module is found, not run: what it imports need not be there.
+
+    Args:
+        key: of the study file, for the message.
+        error: raised where the package is not installed or has no such file, or the path leads out of it.
+    """
+    module, _, inside = place.removeprefix(PACKAGE).partition("/")
+    try:
+        spec = importlib.util.find_spec(module) if module and "." not in module else None
+    except (ImportError, OSError, ValueError):
+        spec = None
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    said = f"{key}: {word(place, PATH)}"
+    if spec is not None and not folders:
+        raise error(f"{said}: {quoted(module)} is a module of one file, and no package with files in it")
+    if not folders:
+        name = word(module.replace("_", "-"))
+        raise error(f"{said}: the package {quoted(module)} is not installed; try: pip install {name}")
+    if ".." in Path(inside).parts or Path(inside).is_absolute():
+        raise error(f"{said}: {'/' if inside.startswith('/') else '..'} leads out of the package")
+    path = names.possible(Path(folders[0]) / inside, key, error)
+    if not path.exists():
+        raise error(f"{said}: the package has no {word(inside, PATH)}{did_you_mean(path)}")
+    return path
+
+
+def did_you_mean(path: Path, *, but: tuple[str, ...] = ()) -> str:
+    """`; did you mean x, y?` by the names beside a path that is not there; empty where nothing is near.
+
+    Args:
+        but: ends of names that nobody means.
+    """
+    try:
+        there = [entry.name for entry in path.parent.iterdir() if not entry.name.endswith(but)]
+    except OSError:
+        return f"; the folder {word(str(path.parent), PATH)} is not there" if path.parent.name else ""
+    near = difflib.get_close_matches(path.name, there, n=3)
+    return f"; did you mean {', '.join(map(word, near))}?" if near else ""

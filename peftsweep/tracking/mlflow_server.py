@@ -1,0 +1,209 @@
+"""MLflow's own server on a store, for `peftsweep ui`."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import IO
+from urllib.parse import urlencode
+
+from peftsweep.errors import TrackingError
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.safe_text.secrets import masked
+from peftsweep.system import json_files
+from peftsweep.system.names import host_refusal
+from peftsweep.system.terminal import say
+from peftsweep.tracking.locations import absolute, artifact_root, check, is_server, look_into, sqlite_file
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _print(text: str) -> None:
+    say(text, sys.stdout)
+
+
+def server_command(uri: str, host: str, port: int) -> list[str]:
+    """The command that starts MLflow's server, with the artifacts where `Tracker` puts them."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"),
+        *("--serve-artifacts", "--artifacts-destination", artifact_root(uri).as_uri()),
+    ]
+
+
+def server_environment(uri: str) -> dict[str, str]:
+    """What the server finds its store by: not in its command, which every user of the machine can read."""
+    return {
+        "MLFLOW_BACKEND_STORE_URI": absolute(uri),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three processes more, for what is not used
+        # MLflow's pages would tell their makers what is clicked
+        "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
+        "PYTHONSAFEPATH": "1",  # a mlflow.py in the working folder is not MLflow
+        "MLFLOW_LOGGING_LEVEL": "INFO",  # why it does not start is read from its log, which the terminal never shows
+    }
+
+
+def serve(uri: str, host: str = "127.0.0.1", port: int = 5000, note: Callable[[str], None] = _print) -> int:
+    """Run MLflow's server until Ctrl-C, SIGTERM or the end of the terminal, and return 0.
+
+    Raises:
+        TrackingError: nothing is tracked there yet, it is a server already, the port is taken, or the server broke.
+    """
+    _check_store(uri)
+    _check_port(host, port)
+    try:
+        with _stopped_by_signals(), tempfile.TemporaryFile() as chatter, _server(uri, host, port, chatter) as server:
+            _await_health(server, host, port, chatter)
+            note(f"MLflow: http://{in_url(host)}:{port}{_newest_runs(host, port)} (Ctrl-C ends it)")
+            if not is_loopback(host):
+                note(f"warning: the server asks nobody for a password, and {host} is open to other machines")
+            server.wait()
+            raise TrackingError(f"the MLflow server ended by itself{_last_words(chatter)}")
+    except KeyboardInterrupt:
+        return 0
+
+
+def _check_store(uri: str) -> None:
+    check(uri)
+    if is_server(uri):
+        raise TrackingError(f"{masked(uri)} is an MLflow server already: open it in a browser")
+    file = sqlite_file(uri)
+    if file is None:
+        return
+    if not file.exists():
+        raise TrackingError(f"nothing is tracked in {file} yet: run a study first, such as peftsweep run --study demo")
+    try:
+        tables = look_into(file)
+    except sqlite3.Error as error:
+        raise TrackingError(f"{file} is no database that MLflow could have made ({error})") from None
+    if "studies" in tables:  # MLflow would write its own tables into it, and fail then
+        raise TrackingError(f"{file} holds the studies; MLflow's runs are in another file, by default mlflow.db")
+
+
+def _check_port(host: str, port: int) -> None:
+    if not host.strip() or host_refusal(host):
+        raise TrackingError(
+            f"--host {quoted(host)} is no address: 127.0.0.1 is this machine's own, 0.0.0.0 lets others in, too"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        why = str(error.strerror or error).partition(" (")[0]  # what follows is the address once more
+        raise TrackingError(
+            f"cannot listen on port {port} of {host} ({why}): choose another --port or --host"
+        ) from None
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and the end of the terminal are as Ctrl-C; what was ignored before (nohup) stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _server(uri: str, host: str, port: int, chatter: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The server's processes, in a group of their own so that none outlives this."""
+    server = subprocess.Popen(
+        server_command(uri, host, port),
+        env=os.environ | server_environment(uri),
+        stdin=subprocess.DEVNULL,
+        stdout=chatter,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield server
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number in ENDINGS:
+                signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave the group behind
+        _end_group(server)
+
+
+def _end_group(server: subprocess.Popen[bytes]) -> None:
+    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        until = time.monotonic() + patience
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, number)
+            while time.monotonic() < until:
+                server.poll()  # the group is gone only when its leader is reaped
+                os.killpg(server.pid, 0)
+                time.sleep(0.05)
+
+
+def _await_health(server: subprocess.Popen[bytes], host: str, port: int, chatter: IO[bytes]) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if server.poll() is not None:
+            raise TrackingError(f"the MLflow server did not start{_last_words(chatter)}")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if _get(host, port, "/health")[0] == 200:
+                return
+        time.sleep(0.1)
+    raise TrackingError(f"the MLflow server does not answer on port {port}{_last_words(chatter)}")
+
+
+def _newest_runs(host: str, port: int) -> str:
+    """The page of the newest experiment's runs, or nothing: MLflow's first page is about chats, and hides them."""
+    newest = {"max_results": 1, "order_by": "creation_time DESC", "filter": "name != 'Default'"}
+    try:
+        status, answer = _get(host, port, f"/api/2.0/mlflow/experiments/search?{urlencode(newest)}")
+    except (OSError, http.client.HTTPException):
+        return ""
+    try:
+        newest_id = json_files.parsed(answer)["experiments"][0]["experiment_id"] if status == 200 else ""
+    except (ValueError, LookupError, TypeError):  # no experiment yet, or no answer of MLflow's
+        return ""
+    return f"/#/experiments/{newest_id}?workflowType=machine_learning" if newest_id else ""
+
+
+def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """The server's status and answer. No proxy is asked, whatever the environment names."""
+    with contextlib.closing(http.client.HTTPConnection(reachable(host), port, timeout=2)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def _last_words(chatter: IO[bytes]) -> str:
+    chatter.seek(0)
+    lines = [line.strip() for line in chatter.read().decode(errors="replace").splitlines()]
+    telling = [line for line in lines if line and not line.startswith("(Background on this error")]
+    return f": {masked(telling[-1])}" if telling else ""
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def reachable(host: str) -> str:
+    """An address that answers for all of them."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def in_url(host: str) -> str:
+    address = reachable(host)
+    return f"[{address}]" if ":" in address else address

