@@ -32,7 +32,7 @@ from peftsweep.comparison.significance import Counted, difference, interval
 from peftsweep.study.seeds import behind_first
 from peftsweep.task.thresholds import halves, tuned
 
-Bits = NDArray[np.int64]  # noughts and ones [n, C]
+Bits = NDArray[np.int64]  # zeros and ones [n, C]
 EMOTIONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 QUALITIES = (0.4, 0.6, 0.9, 0.97)
 GAP = 0.08  # by which the better one of two different classifiers is better

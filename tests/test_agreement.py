@@ -1,5 +1,5 @@
 """Training, `predict` and the code of an exported folder's card agree to the label on every text, whatever the base's
-configuration and tokenizer say, and however far from nought the logits are."""
+configuration and tokenizer say, and however far from zero the logits are."""
 
 from __future__ import annotations
 

@@ -788,7 +788,7 @@ def test_what_fills_rows_up_has_no_part_in_anything(base: Path, tmp_path: Path, 
     trials = [trial(i, tmp_path, batch_size=5 + i) for i in range(3)]
     pack = pack_of(base, SINGLE, method, trials, 3, dtype=dtype)
     slots = [pack.slots.put(i, one) for i, one in enumerate(trials)]
-    pack.stack.weights.add_(0.05)  # no factor of a gradient is nought
+    pack.stack.weights.add_(0.05)  # no factor of a gradient is zero
     pack.runner.limits = Limits(slot_tokens=40)
     found = []
     for token in (pack.packed.pooling.pad_token_id, 3):  # which no text has

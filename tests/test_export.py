@@ -646,7 +646,7 @@ def test_files_are_written_again_with_labels_and_probabilities(out: dict[str, Pa
     assert predict_file(out["lora"], files / f"texts.{ending}", target) == []
     rows = read_again(target)
     direct = Classifier(out["lora"]).predict([row["text"] for row in rows])
-    assert [row["id"] for row in rows] == [f"00{i}" for i in range(5)]  # as text, noughts and all
+    assert [row["id"] for row in rows] == [f"00{i}" for i in range(5)]  # as text, zeros and all
     assert rows[0]["text"] == TEXTS[0] + ' "x", y'
     assert [row["predicted"] for row in rows] == [list(each.labels) for each in direct]
     assert [row["probability_joy"] for row in rows] == pytest.approx([each.probabilities["joy"] for each in direct])

@@ -31,7 +31,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA of stock peft on the base, whose weights are not nought."""
+    """A LoRA of stock peft on the base, whose weights are not zero."""
     folder = tmp_path_factory.mktemp("adapter")
     model = AutoModel.from_pretrained(plain)
     config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, base_model_name_or_path=str(plain))

@@ -126,7 +126,7 @@ def test_a_home_that_nobody_has(tmp_path: Path) -> None:
 
 
 def test_files_of_random_pieces_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
-    """Lone quotation marks, noughts, half rows, bytes of no encoding, empty files, a header alone."""
+    """Lone quotation marks, zeros, half rows, bytes of no encoding, empty files, a header alone."""
     pieces = [
         b"text,c",
         b"text\tc",

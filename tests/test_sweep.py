@@ -125,7 +125,7 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -
     killed_and_resumed(killed, killed.study(**changes), slots=3, trial=1)
     for trial in range(3):
         ours, theirs = load_file(killed.adapter(trial)), load_file(never.adapter(trial))
-        way = norm(value for key, value in theirs.items() if "lora_B" in key)  # from nought
+        way = norm(value for key, value in theirs.items() if "lora_B" in key)  # from zero
         hold("weights", distance(ours, theirs) / way, torch.float32)
 
 
@@ -393,7 +393,7 @@ def test_a_study_of_an_earlier_version_gets_its_validation_rows_fingerprint_when
 
 
 def test_rows_whose_labels_are_written_otherwise_are_the_same_study(here: Home) -> None:
-    """Columns of noughts and ones, then one column of all labels; to the report and the page it has several labels."""
+    """Columns of zeros and ones, then one column of all labels; to the report and the page it has several labels."""
     here.run(here.study(**multi_label(here), train={"epochs": 1}), trials=1)
     forms: list[tuple[str, Any, Any]] = [
         (".csv", ";".join, {"column": "all", "separator": ";"}),

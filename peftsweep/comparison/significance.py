@@ -36,10 +36,10 @@ class Counted:
     """What a model predicted of the validation rows, counted.
 
     Attributes:
-        truth, guess: noughts and ones [n, C].
+        truth, guess: zeros and ones [n, C].
         hits: rows [C] that have a class both truly and by prediction.
         rows: those [C] that have it in either way.
-        residuals: float32 [n, C], of a class's rows: a hit less the share of hits, or nought less that.
+        residuals: float32 [n, C], of a class's rows: a hit less the share of hits, or zero less that.
     """
 
     truth: NDArray[np.int64]
@@ -59,7 +59,7 @@ class Counted:
 def interval(model: Counted, tuned: bool = False) -> tuple[float, float]:
     """95 % of macro-F1.
 
-    A class that no row has, truly or by prediction, counts as nought in the score. It may be as good as any: the upper
+    A class that no row has, truly or by prediction, counts as zero in the score. It may be as good as any: the upper
     bound allows for that.
 
     Args:
@@ -89,7 +89,7 @@ class _Sum:
     """A weighted sum of K classes' F1.
 
     Attributes:
-        weights: [K], below nought for a model that is subtracted.
+        weights: [K], below zero for a model that is subtracted.
         hits, rows: [K].
         correlation: [K, K], of the shares of hits.
         extra: by which the variance is larger than that of binomial counts.
@@ -138,7 +138,7 @@ class _Sum:
         return min(bound, self.found) if sign > 0 else max(bound, self.found)
 
     def p_of_nought(self) -> float:
-        """By the test of this sum against nought, two-sided."""
+        """By the test of this sum against zero, two-sided."""
         sign = 1 if self.found > 0 else -1
         shares = self.first_on_path(sign, lambda shares: sign * self.value(shares) <= 0)
         distance, error, skewness = map(float, self.test(shares))
@@ -198,7 +198,7 @@ def _slope(shares: Array) -> Array:
 
 
 def _moved(hits: Array, rows: Array, pull: Array) -> Array:
-    """The root between nought and one of rows · (found - j) = pull · j · (1 - j), for each class."""
+    """The root between zero and one of rows · (found - j) = pull · j · (1 - j), for each class."""
     pull = np.where(np.abs(pull) < 1e-9, 1e-9, pull)
     half = pull + rows
     root = np.sqrt(np.maximum(half**2 - 4 * pull * hits, 0))

@@ -24,7 +24,7 @@ class Predicted:
     """A trial's predictions of the validation rows.
 
     Attributes:
-        truth: noughts and ones [n, C].
+        truth: zeros and ones [n, C].
         guesses: the same of the predictions, by score: at a probability of one half (`macro_f1`), and multi-label with
             thresholds tuned on rows that were not scored (`macro_f1_tuned`).
     """

@@ -62,7 +62,7 @@ OTHERS = {
     b"SQLite format 3\0": "an SQLite database; export the table as CSV",
 }
 FEW = 8  # bytes, of which nothing can be told
-NULS = 64  # bytes to a nought of UTF-16, which ends of lines and marks between fields have in any language
+NULS = 64  # bytes to a zero of UTF-16, which ends of lines and marks between fields have in any language
 
 
 def no_text(raw: bytes) -> str | None:
@@ -72,7 +72,7 @@ def no_text(raw: bytes) -> str | None:
 
 def wide(raw: bytes) -> str | None:
     """The encoding of two or four bytes a character that the file is in, though no mark at its beginning says so: by
-    the places of its noughts."""
+    the places of its zeros."""
     counts = [raw[place::4].count(0) for place in range(4)]
     total = sum(counts)
     if total <= max(FEW, len(raw) // NULS):

@@ -22,7 +22,7 @@ LONGEST = 10_000  # characters of a name: the database gives back no longer one
 
 
 def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
-    """What is to be predicted: several columns of noughts and ones, one column of all labels, or one of classes.
+    """What is to be predicted: several columns of zeros and ones, one column of all labels, or one of classes.
 
     Args:
         older: see `class_name`.
@@ -56,7 +56,7 @@ def _check_short(train: Table, names: Iterable[str]) -> None:
 
 
 def label_array(config: DataConfig, table: Table, task: Task, *, older: bool = False) -> Labels:
-    """float32 [n, C] of noughts and ones, or int64 [n] of classes.
+    """float32 [n, C] of zeros and ones, or int64 [n] of classes.
 
     Args:
         older: see `class_name`.
@@ -167,7 +167,7 @@ def _sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> lis
         sizes = {len(cell or ()) for cell, value in zip(cells, values, strict=True) if not is_missing(value)}
         if len(sizes) == 1 and min(sizes) > 1:
             raise DataError(
-                f"{table.name}: column {column}: each list has {sizes.pop()} noughts and ones: expected the names of "
+                f"{table.name}: column {column}: each list has {sizes.pop()} zeros and ones: expected the names of "
                 "the labels that are on; or give each label a column of its own, and name all of them: labels: [joy, "
                 "anger]"
             )

@@ -41,7 +41,7 @@ def filtered(table: Table, filters: Mapping[str, Filter], note: Say, *, older: b
 
 def _equal(values: Sequence[Any], numbers: Sequence[float | None], wanted: str | int | float | None) -> list[bool]:
     """Whether each value is the one that is wanted (all are, if none is): by its name, as that of a class, so that it
-    is the same in every format. In a column of booleans, or of noughts and ones, 1 is true. A number that is wanted is
+    is the same in every format. In a column of booleans, or of zeros and ones, 1 is true. A number that is wanted is
     one in any spelling."""
     if wanted is None:
         return [True] * len(values)

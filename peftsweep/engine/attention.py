@@ -184,7 +184,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        # Attention masks pads as keys and `_Gather` drops them as queries: their gradient is nought, so each row's
+        # Attention masks pads as keys and `_Gather` drops them as queries: their gradient is zero, so each row's
         # gradient is that of its one place, and a gather (which has one order of summation) does for a scatter.
         return _picked(torch.cat([grad.flatten(0, 1) for grad in grads]), ctx.rows.gather), None
 

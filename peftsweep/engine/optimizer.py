@@ -82,7 +82,7 @@ def _update(matrices: Sequence[Tensor], clip: Tensor, columns: Tensor, decays: b
     adam = (new_first / fix1) / (new_second.sqrt() / fix2 + EPS)
     kept = weights * (1 - rate * decay) if decays else weights
     new_weights = kept - rate * torch.where(sgd > 0, new_first, adam)
-    taking = runs > 0  # selected, not multiplied: what does not take part has divided by nought
+    taking = runs > 0  # selected, not multiplied: what does not take part has divided by zero
     first.copy_(torch.where(taking, new_first, first))
     second.copy_(torch.where(taking, new_second, second))
     weights.copy_(torch.where(taking, new_weights, weights))

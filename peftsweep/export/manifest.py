@@ -96,7 +96,7 @@ class Manifest(BaseModel):
         return Task(self.kind, self.labels)
 
     def on(self, logits: Logits) -> NDArray[np.int64]:
-        """Which labels are on [n, C], noughts and ones."""
+        """Which labels are on [n, C], zeros and ones."""
         cuts = self.cuts if self.cuts is not None else cuts_of(self.thresholds or ())
         return self.task.one_hot(self.task.predictions(logits, np.asarray(cuts)))
 

@@ -38,7 +38,7 @@ class Segments:
     Attributes:
         skipped: by slot, rows of its batch that went through before, where that goes in parts: dropout falls on an
             element by its place in the whole batch, so that it does not matter where that is cut.
-        edges: the bounds as kernels take them, of all K slots by index, and what is skipped: [K, 3] int32, nought for a
+        edges: the bounds as kernels take them, of all K slots by index, and what is skipped: [K, 3] int32, zero for a
             slot without rows.
         tiles: the same cut into tiles of `TILE` rows: [n, 2] int32, each tile's slot and first row. There are always
             as many for so many rows; those too many begin at `FAR`.
@@ -72,7 +72,7 @@ class Texts:
     """The texts of k slots as the head sees them: a batch [k, n], n being the most that a slot has."""
 
     slots: Tensor  # [k]
-    real: Tensor  # [k, n] nought where a slot has no more texts
+    real: Tensor  # [k, n] zero where a slot has no more texts
 
     @property
     def pads(self) -> Tensor:
@@ -339,7 +339,7 @@ def random_bits(shape: tuple[int, ...], device: torch.device, key: tuple[int, ..
 def keep_mask(
     shape: tuple[int, ...], device: torch.device, key: tuple[int, ...], dropout: float, dtype: torch.dtype
 ) -> Tensor:
-    """Mask of ones and noughts that keeps each element with probability 1 - dropout (to 1/65536).
+    """Mask of ones and zeros that keeps each element with probability 1 - dropout (to 1/65536).
 
     In the activations' own dtype: a product with a boolean mask would convert it each time.
     """

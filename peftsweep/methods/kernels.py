@@ -209,7 +209,7 @@ def linear_lora(
 
     Args:
         x: [T, d_in]. weight: [d_out, d_in], or NF4 with absmax. a: [K, r, d_in]. b: [K, d_out, r].
-        factor, keep: [K] α/r (nought where a slot does not adapt the layer), and the share that dropout keeps.
+        factor, keep: [K] α/r (zero where a slot does not adapt the layer), and the share that dropout keeps.
         seeds: [K] of the slots' masks; salt: [1] of the layer's.
         tiles, edges: see `Segments`.
     """
@@ -293,7 +293,7 @@ def _scale(  # type: ignore[no-untyped-def]
     inside = (rows < end)[:, None] & (columns < WIDTH)
     place = rows.to(tl.int64)[:, None] * WIDTH + columns
     factor = tl.load(scale + slot * of_slot + columns, columns < WIDTH, 0.0)
-    factor = tl.where(tl.load(adapts + slot) > 0, factor, 1.0)  # an idle slot's vector is nought
+    factor = tl.where(tl.load(adapts + slot) > 0, factor, 1.0)  # an idle slot's vector is zero
     part = tl.load(x + place, inside, 0.0)
     tl.store(out + place, (part.to(tl.float32) * factor).to(out.dtype.element_ty), inside)
 
@@ -318,7 +318,7 @@ def _inner(  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("peftsweep::scale_rows", mutates_args=())
 def scale_rows(x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, edges: Tensor) -> Tensor:
-    """x [T, d] times its slot's vector of scale [K, d], where adapts [K] is above nought."""
+    """x [T, d] times its slot's vector of scale [K, d], where adapts [K] is above zero."""
     out = x.clone()  # rows of no slot
     grid = (tiles.shape[0], triton.cdiv(x.shape[1], 128))
     _scale[grid](x, scale, adapts, out, tiles, edges, x.shape[1], scale.stride(0), TILE=TILE, BLOCK=128)

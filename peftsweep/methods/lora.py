@@ -94,7 +94,7 @@ class PackedLora(PackedLayer):
             return None
         before = self.current.segments.skipped.get(slot, 0)
         whole = before + x.shape[0], x.shape[1]
-        key = (*keys[slot], 0, self.index)  # the nought stays, so that what is dropped stays what it was
+        key = (*keys[slot], 0, self.index)  # the zero stays, so that what is dropped stays what it was
         return keep_mask(whole, x.device, key, dropout, x.dtype)[before:]
 
 

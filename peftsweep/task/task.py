@@ -1,6 +1,6 @@
 """The task: labels, the loss of a row, metrics.
 
-Multi-label: each of C labels is on or off, by its logit above a cut (nought unless said: sigmoid at 0.5). Single-label:
+Multi-label: each of C labels is on or off, by its logit above a cut (zero unless said: sigmoid at 0.5). Single-label:
 one of C classes, by argmax.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from peftsweep.task.thresholds import Logits, cross_fitted
 
-Labels = NDArray[Any]  # float32 [n, C] of noughts and ones, or int64 [n]
+Labels = NDArray[Any]  # float32 [n, C] of zeros and ones, or int64 [n]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Task:
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
     def one_hot(self, labels: Labels) -> NDArray[np.int64]:
-        """Labels or predictions as noughts and ones [n, C]."""
+        """Labels or predictions as zeros and ones [n, C]."""
         if self.multi_label:
             return np.asarray(labels, dtype=np.int64)
         return np.asarray(np.asarray(labels)[:, None] == np.arange(len(self.labels)), dtype=np.int64)
@@ -73,7 +73,7 @@ class Task:
             return dict.fromkeys(names + (("macro_f1_tuned",) if self.multi_label else ()), float("nan"))
         guess, every = self.predictions(logits), np.arange(len(self.labels))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # labels without a true row: counted as nought, by zero_division
+            warnings.simplefilter("ignore")  # labels without a true row: counted as zero, by zero_division
             options: dict[str, Any] = {"labels": every, "zero_division": 0}
             scores = {
                 "macro_f1": self.macro_f1(labels, guess),

@@ -1,4 +1,4 @@
-"""Above which logit a label is on: nought, which is a probability of one half, or a cut tuned for F1."""
+"""Above which logit a label is on: zero, which is a probability of one half, or a cut tuned for F1."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Logits = NDArray[np.float32]  # [n, C]
 
 
 def tuned(logits: Logits, labels: NDArray[Any]) -> NDArray[np.float64]:
-    """The cut [C] of each label by which its F1 on these rows is highest; among equals the one nearest to nought.
+    """The cut [C] of each label by which its F1 on these rows is highest; among equals the one nearest to zero.
 
     Args:
-        labels: noughts and ones [n, C]. A label that no row has keeps nought.
+        labels: zeros and ones [n, C]. A label that no row has keeps zero.
     """
     order = np.argsort(-logits, axis=0, kind="stable")
     ranked = np.take_along_axis(logits, order, axis=0).astype(np.float64)  # [n, C], highest first
@@ -24,7 +24,7 @@ def tuned(logits: Logits, labels: NDArray[Any]) -> NDArray[np.float64]:
     count = np.arange(1, len(ranked) + 1)[:, None]  # rows above the cut
     f1 = 2 * hits / (count + positives)  # [n, C]
     below = np.vstack([ranked[1:], ranked[-1:] - 1.0])
-    # Nought where it lies between the two logits, else their middle. A cut between equals is none.
+    # Zero where it lies between the two logits, else their middle. A cut between equals is none.
     cuts = np.where((below <= 0) & (ranked > 0), 0.0, (ranked + below) / 2)
     f1[(ranked <= cuts) | (below > cuts)] = -1.0
     best = f1 >= f1.max(axis=0) - 1e-12
@@ -55,7 +55,7 @@ def halves(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """The logistic function, of numbers far from nought too: below -37 it is small, and above 37 it rounds to one.
+    """The logistic function, of numbers far from zero too: below -37 it is small, and above 37 it rounds to one.
 
     It is for people to read: what is on is decided by logits and cuts, which never round together.
     """
@@ -64,7 +64,7 @@ def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 def cuts_of(thresholds: Sequence[float]) -> NDArray[np.float64]:
     """The cuts [C] of probabilities, as exports of version 0.1.0 keep them. None is above one, so that its cut is
-    infinite; nought stands for the smallest that such an export told from it."""
+    infinite; zero stands for the smallest that such an export told from it."""
     shares = np.maximum(np.asarray(thresholds, np.float64), 2.0**-54)
     below = np.minimum(shares, 1 - 2.0**-53)
     return np.where(shares < 1, np.log(below) - np.log1p(-below), np.inf)

@@ -84,7 +84,7 @@ def test_the_gpu_trains_as_stock_peft_does_on_a_cpu(tmp_path: Path, method: str,
     trials = mixed(tmp_path, method)
     pack = pack_on_gpu(folder, task, method, trials, slots=3)
     drive(pack, Queue(trials))
-    # other kernels add in another order, and Adam divides by what is nearly nought: a few steps drift apart
+    # other kernels add in another order, and Adam divides by what is nearly zero: a few steps drift apart
     tolerance = 0.02 if method == "qlora" else 2e-3
     for trial in trials:
         first, last = on_cpu(pack.first[trial.number]), on_cpu(pack.last[trial.number])
@@ -188,7 +188,7 @@ def test_a_slot_s_gradients_in_bf16_are_those_that_it_has_alone(tmp_path: Path, 
             pack.slots.put(index, other)
         slot = pack.slots.put(3, last)
         for part in pack.stack.split(slot.index, pack.stack.weights[slot.index], last.params).values():
-            part.add_(0.01)  # so that no factor of a gradient is nought
+            part.add_(0.01)  # so that no factor of a gradient is zero
         pack.runner.accumulate_gradients(pack.slots.occupied)
         parts = pack.stack.split(slot.index, pack.stack.grads[slot.index], last.params)
         return torch.cat([part.reshape(-1) for part in parts.values()])
