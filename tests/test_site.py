@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_docs import BESIDE, COMMANDS, OPTIONS, PAGES, ROOT, examples, module, tables
+from tests.test_docs import BESIDE, COMMANDS, OPTIONS, PAGES, README, ROOT, examples, module, tables
 
 links = module("links")
 
@@ -107,6 +107,18 @@ def test_the_figures_that_are_measured_are_those_of_the_benchmarks() -> None:
     assert [row for row in rows if row not in measured] == []
     (rates,) = re.findall(r"^[\d,]+(?:, [\d,]+){9}\.$", PAGES["pack.md"], re.MULTILINE)
     assert f"K of 1 to 512: {rates}" in measured
+
+
+def test_the_readme_s_figures_are_those_of_the_benchmarks() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*) \| .* \| ([\d.]+) \| ([\d,]+) \((\d+) trials\) \| ([\d.]+)× \|$", README, re.MULTILINE)
+    assert len(rows) == 4
+    for base, loop, pack, slots, factor in rows[:3]:
+        assert re.search(rf"^\| {base} \| {loop} \| .* \| {pack} \(K={slots}\) \| {factor}×", measured, re.MULTILINE)
+    _, loop, pack, slots, factor = rows[3]
+    assert slots == "8" and f"| pack of {slots} |" in measured
+    row = rf"^\| 0\.0 \| [^|]* \| {loop} \([^|]* \| [^|]* \| [^|]* \| {pack} \([^|]* \| [\d.]+, {factor}, "
+    assert re.search(row, measured, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
