@@ -30,7 +30,7 @@ from scipy.stats import ttest_rel
 
 from peftsweep.comparison.significance import Counted, difference, interval
 from peftsweep.study.seeds import behind_first
-from peftsweep.task.thresholds import halves, tuned
+from peftsweep.task.thresholds import first_half, tune_thresholds
 
 Bits = NDArray[np.int64]  # zeros and ones [n, C]
 EMOTIONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
@@ -99,18 +99,19 @@ class Classifier:
         logits = self.logits(labels, noise)
         if not self.data.several:
             return np.eye(len(self.data.shares), dtype=np.int64)[logits.argmax(axis=1)], self.score()
-        cuts = [np.zeros(len(self.data.shares))] * 2
-        half = halves(labels)
+        thresholds = [np.zeros(len(self.data.shares))] * 2
+        half = first_half(labels)
         if self.data.tuned:
-            cuts = [tuned(logits[part].astype(np.float32), labels[part]) for part in (~half, half)]
-        return np.where(half[:, None], logits > cuts[0], logits > cuts[1]).astype(np.int64), self.score(cuts)
+            thresholds = [tune_thresholds(logits[part].astype(np.float32), labels[part]) for part in (~half, half)]
+        predicted = np.where(half[:, None], logits > thresholds[0], logits > thresholds[1])
+        return predicted.astype(np.int64), self.score(thresholds)
 
-    def score(self, cuts: Sequence[NDArray[Any]] = (np.zeros(1),)) -> float:
+    def score(self, thresholds: Sequence[NDArray[Any]] = (np.zeros(1),)) -> float:
         """Macro-F1 on all texts of the kind."""
         shares = np.array(self.data.shares)
         if self.data.several:
-            hit = np.mean([ndtr(self.skill + self.leaning - cut) for cut in cuts], axis=0)
-            false = np.mean([ndtr(self.leaning - self.skill - cut) for cut in cuts], axis=0)
+            hit = np.mean([ndtr(self.skill + self.leaning - threshold) for threshold in thresholds], axis=0)
+            false = np.mean([ndtr(self.leaning - self.skill - threshold) for threshold in thresholds], axis=0)
             return float(np.mean(2 * shares * hit / (shares + shares * hit + (1 - shares) * false)))
         return _by_drawing(self)
 

@@ -27,7 +27,7 @@ from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer, revision_of
 from peftsweep.storage import StudyRecord, TrialRecord
 from peftsweep.study import results
-from peftsweep.task import Task, cuts_of, probabilities
+from peftsweep.task import Task, probabilities, thresholds_from_probabilities
 from tests.architectures import tiny_base
 from tests.packs import CPU
 from tests.test_loaded import HELD, save_quantised
@@ -250,14 +250,15 @@ def test_a_folder_of_version_0_1_0_goes_on_predicting(tmp_path: Path) -> None:
     assert on.mean(axis=0).min() > 0 and on.mean(axis=0).max() < 1
 
 
-def test_probabilities_and_the_cuts_of_old_thresholds_at_their_ends() -> None:
+def test_probabilities_and_their_thresholds_at_both_ends() -> None:
     logits = np.array([-800.0, -40.0, -1.0, 0.0, 1.0, 36.0, 800.0])
     shares = probabilities(logits)
     assert shares[0] == 0 and 0 < shares[1] < 1e-17 and shares[3] == 0.5 and shares[-1] == 1
-    assert cuts_of(list(shares[2:5])) == pytest.approx(logits[2:5]) and cuts_of([shares[5]]) == pytest.approx(
-        [36], abs=0.2
+    assert thresholds_from_probabilities(list(shares[2:5])) == pytest.approx(logits[2:5])
+    assert thresholds_from_probabilities([shares[5]]) == pytest.approx([36], abs=0.2)
+    assert thresholds_from_probabilities([0.0, np.nextafter(1.0, 0.0), 1.0]) == pytest.approx(
+        [-37.43, 36.74, np.inf], abs=0.01
     )
-    assert cuts_of([0.0, np.nextafter(1.0, 0.0), 1.0]) == pytest.approx([-37.43, 36.74, np.inf], abs=0.01)
 
 
 def test_a_manifest_whose_cuts_are_none_is_refused() -> None:

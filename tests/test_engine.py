@@ -47,7 +47,7 @@ from peftsweep.methods import FAR, METHODS, ForwardContext, Segments, moved, til
 from peftsweep.methods.base import keep_mask
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
-from peftsweep.task import tuned
+from peftsweep.task import tune_thresholds
 from tests.numbers import distance, same, same_training, same_values, same_weights
 from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, WatchedRunner, base_of, pack_of
 from tests.tiny import tiny_model
@@ -490,8 +490,10 @@ def test_the_test_split_is_scored_by_thresholds_of_the_validation_rows(base: Pat
     parts = pack.stack.split(slot.index, pack.stack.weights[slot.index], one.params)
     pack.slots.method.read(tmp_path / "adapter", parts, one.params)
     (logits,) = pack.runner.logits_of([slot.index], pack.packed.corpus(split.input_ids))
-    cuts = tuned(seen, np.asarray(pack.evaluator.validation.labels))  # type: ignore[arg-type]
-    assert scores["macro_f1_tuned"] == pytest.approx(MULTI.macro_f1(split.labels, MULTI.predictions(logits, cuts)))
+    thresholds = tune_thresholds(seen, np.asarray(pack.evaluator.validation.labels))  # type: ignore[arg-type]
+    assert scores["macro_f1_tuned"] == pytest.approx(
+        MULTI.macro_f1(split.labels, MULTI.predictions(logits, thresholds))
+    )
     assert abs(scores["macro_f1_tuned"] - MULTI.scores(logits, split.labels)["macro_f1_tuned"]) > 0.01  # another one
 
 

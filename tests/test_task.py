@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from peftsweep.task import Task, probabilities, stratified, tuned
+from peftsweep.task import Task, probabilities, stratified_sample, tune_thresholds
 from tests.numbers import same
 
 MULTI = Task("multi-label", ("a", "b", "c"))
@@ -59,55 +59,55 @@ def test_per_class_rows_agree_with_the_confusion() -> None:
 def test_stratified_rows_keep_the_labels_shares() -> None:
     rng = np.random.default_rng(0)
     classes = rng.choice(3, size=1000, p=[0.7, 0.2, 0.1])
-    chosen = stratified(classes, 300, seed=1)
+    chosen = stratified_sample(classes, 300, seed=1)
     assert len(set(chosen)) == 300 and (chosen == np.sort(chosen)).all()
     assert np.abs(np.bincount(classes[chosen]) / 300 - np.bincount(classes) / 1000).max() < 0.005
-    assert (stratified(classes, 300, seed=1) == chosen).all()
-    assert (stratified(classes, 300, seed=2) != chosen).any()
+    assert (stratified_sample(classes, 300, seed=1) == chosen).all()
+    assert (stratified_sample(classes, 300, seed=2) != chosen).any()
 
 
 def test_stratified_multi_label_rows_keep_rare_labels() -> None:
     labels = (np.random.default_rng(0).random((400, 4)) < [0.5, 0.2, 0.05, 0.02]).astype(np.float32)
-    chosen = stratified(labels, 100, seed=0)
+    chosen = stratified_sample(labels, 100, seed=0)
     assert len(set(chosen)) == 100
     assert np.abs(labels[chosen].mean(axis=0) - labels.mean(axis=0)).max() < 0.02
 
 
 def test_a_class_of_one_row_does_not_stop_the_split() -> None:
-    assert len(stratified(np.array([0] * 9 + [1]), 3, seed=0)) == 3
+    assert len(stratified_sample(np.array([0] * 9 + [1]), 3, seed=0)) == 3
 
 
 def test_rare_classes_leave_the_others_stratified() -> None:
     classes = np.array([0] * 60 + [1] * 30 + [2] * 10 + [3, 4, 5, 5])
-    chosen = stratified(classes, 52, seed=3)
+    chosen = stratified_sample(classes, 52, seed=3)
     assert len(set(chosen)) == 52
     assert np.bincount(classes[chosen], minlength=6)[:3].tolist() == [30, 15, 5]
 
 
 def test_fewer_rows_than_classes_can_still_be_drawn() -> None:
-    assert len(stratified(np.arange(20) % 7, 3, seed=0)) == 3
+    assert len(stratified_sample(np.arange(20) % 7, 3, seed=0)) == 3
 
 
-def test_tuned_cuts_are_those_of_the_highest_f1() -> None:
-    """Against every cut there is, with equal logits among them, and a label that no row has."""
+def test_tuned_thresholds_are_those_of_the_highest_f1() -> None:
+    """Against every threshold there is, with equal logits among them, and a label that no row has."""
     from sklearn.metrics import f1_score
 
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 5)) < [0.5, 0.3, 0.1, 0.03, 0.0]).astype(np.float32)
     labels[0, 3] = 1
     logits = (rng.normal(size=(60, 5)) + labels - 0.5).round(1).astype(np.float32)
-    cuts = tuned(logits, labels)
+    thresholds = tune_thresholds(logits, labels)
     for label in range(4):
-        ours = f1_score(labels[:, label], logits[:, label] > cuts[label])
-        every = [f1_score(labels[:, label], logits[:, label] > cut) for cut in np.arange(-5.05, 5, 0.1)]
+        ours = f1_score(labels[:, label], logits[:, label] > thresholds[label])
+        every = [f1_score(labels[:, label], logits[:, label] > threshold) for threshold in np.arange(-5.05, 5, 0.1)]
         assert ours == pytest.approx(max(every)), label
-    assert cuts[4] == 0
+    assert thresholds[4] == 0
 
 
-def test_among_equal_cuts_the_one_nearest_to_one_half_is_taken() -> None:
+def test_among_equal_thresholds_the_one_nearest_to_one_half_is_taken() -> None:
     labels = np.array([[1, 1, 1], [0, 0, 0]], np.float32)
     logits = np.array([[2.0, 5.0, -1.0], [-1.0, 3.0, -3.0]], np.float32)
-    assert tuned(logits, labels).tolist() == [0.0, 4.0, -2.0]
+    assert tune_thresholds(logits, labels).tolist() == [0.0, 4.0, -2.0]
 
 
 def test_the_tuned_score_is_not_that_of_rows_that_were_tuned_on() -> None:
@@ -117,13 +117,14 @@ def test_the_tuned_score_is_not_that_of_rows_that_were_tuned_on() -> None:
         rng = np.random.default_rng(seed)
         labels, logits = (rng.random((80, 4)) < 0.2).astype(np.float32), rng.normal(size=(80, 4)).astype(np.float32)
         best_constant = task.scores(np.ones_like(logits), labels)["macro_f1"]  # every label on in every row
-        seen = task.scores(np.where(logits > tuned(logits, labels), 1, -1).astype(np.float32), labels)["macro_f1"]
+        predicted = np.where(logits > tune_thresholds(logits, labels), 1, -1).astype(np.float32)
+        seen = task.scores(predicted, labels)["macro_f1"]
         gains.append((task.scores(logits, labels)["macro_f1_tuned"] - best_constant, seen - best_constant))
     unseen, seen = np.mean(gains, axis=0)
     assert seen > 0.02 and unseen < 0.0
 
 
-def test_labels_that_are_told_by_another_cut_are_told_when_it_is_tuned() -> None:
+def test_labels_that_need_another_threshold_are_found_when_it_is_tuned() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((200, 3)) < 0.2).astype(np.float32)
     logits = (4 * labels - 4 + rng.normal(size=(200, 3)) / 4).astype(np.float32)  # all below one half
@@ -134,11 +135,11 @@ def test_labels_that_are_told_by_another_cut_are_told_when_it_is_tuned() -> None
 
 
 def test_halves_have_as_many_rows_of_each_label() -> None:
-    from peftsweep.task.thresholds import halves
+    from peftsweep.task.thresholds import first_half
 
     rng = np.random.default_rng(1)
     labels = (rng.random((300, 4)) < [0.5, 0.2, 0.05, 0.02]).astype(np.float32)
-    first = halves(labels)
+    first = first_half(labels)
     assert abs(int(first.sum()) - 150) <= 1
     assert (np.abs(labels[first].sum(axis=0) - labels[~first].sum(axis=0)) <= 8).all()  # of 150, 60, 15 and 6
     assert abs(labels[first, 3].sum() - labels[~first, 3].sum()) <= 1  # the rarest

@@ -16,7 +16,7 @@ from peftsweep.config import Range
 from peftsweep.storage import StoredStudy, StudyRecord, TrialRecord
 from peftsweep.study.results import ADAPTER, CLASSES, predictions, ranked, task_of, trial_folder
 from peftsweep.system import json_files
-from peftsweep.task import cross_fitted
+from peftsweep.task import cross_fitted_predictions
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Held:
             logits, labels = predictions(trial_folder(self.folder, self.best.number))
             guesses = {"macro_f1": task.one_hot(task.predictions(logits))}
             if "macro_f1_tuned" in self.best.scores:
-                guesses["macro_f1_tuned"] = cross_fitted(logits, labels)
+                guesses["macro_f1_tuned"] = cross_fitted_predictions(logits, labels)
             found = Predicted(task.one_hot(labels), guesses)
         except (OSError, SafetensorError, KeyError, ValueError, IndexError):
             return f"the predictions of its best trial ({self.best.number}) are gone or cannot be read"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from peftsweep.config import SplitConfig
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
-from peftsweep.task import Labels, stratified
+from peftsweep.task import Labels, stratified_sample
 
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
@@ -84,7 +84,7 @@ def _drawn(name: str, labels: Labels, split: SplitConfig) -> Places:
                 f"data.split.{PARTS[part]}: {name} has {len(labels):,} rows, of which {len(left):,} are left for "
                 f"{PARTS[part]}; it cannot take {rows:,}"
             )
-        chosen = np.arange(len(left)) if rows == len(left) else stratified(labels[left], rows, split.seed)
+        chosen = np.arange(len(left)) if rows == len(left) else stratified_sample(labels[left], rows, split.seed)
         places[left[chosen]] = part
         left = np.delete(left, chosen)
     if split.train is not None:

@@ -18,7 +18,7 @@ from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.trial import Scores
 from peftsweep.methods import Method
-from peftsweep.task import Task, tuned
+from peftsweep.task import Task, tune_thresholds
 
 
 class Examples(Protocol):
@@ -84,6 +84,6 @@ class Evaluator:
         scores = self.task.scores(logits, labels)
         if self.task.multi_label:  # by the validation rows' thresholds: those of the test would be tuned on the test
             ((_, _, seen),), _ = self.on_validation([slot])
-            cuts = tuned(seen, np.asarray(self.validation.labels))
-            scores["macro_f1_tuned"] = self.task.macro_f1(labels, self.task.predictions(logits, cuts))
+            thresholds = tune_thresholds(seen, np.asarray(self.validation.labels))
+            scores["macro_f1_tuned"] = self.task.macro_f1(labels, self.task.predictions(logits, thresholds))
         return scores

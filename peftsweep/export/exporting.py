@@ -40,7 +40,7 @@ from peftsweep.models import (
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.study import results
 from peftsweep.system.atomic_files import replaced, tidy
-from peftsweep.task import Labels, probabilities, tuned
+from peftsweep.task import Labels, probabilities, tune_thresholds
 
 DTYPES = ("float32", "bfloat16", "float16", "nf4")
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
@@ -128,7 +128,7 @@ def _write(
     config, task, tested = chosen.shared.config, chosen.task, chosen.shared.test
     before, labels, texts = rows
     origin, some, ours, exact = _proven(chosen, before, texts, aside, merge=merge, note=note)
-    cuts = tuned(before, labels) if task.multi_label else None
+    thresholds = tune_thresholds(before, labels) if task.multi_label else None
     described = Manifest(
         version=__version__,
         study=chosen.study,
@@ -138,8 +138,8 @@ def _write(
         base=str(chosen.shared.base),
         kind=task.kind,
         labels=task.labels,
-        thresholds=None if cuts is None else tuple(map(float, probabilities(cuts))),
-        cuts=None if cuts is None else tuple(map(float, cuts)),
+        thresholds=None if thresholds is None else tuple(map(float, probabilities(thresholds))),
+        cuts=None if thresholds is None else tuple(map(float, thresholds)),
         pad=origin.pad,
         text=config.data.text,
         max_length=config.data.max_length,

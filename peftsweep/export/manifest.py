@@ -16,7 +16,7 @@ from peftsweep.errors import ExportError
 from peftsweep.safe_text.quoting import MOST, shortened, word
 from peftsweep.system import plain_files
 from peftsweep.system.names import refusal
-from peftsweep.task import Logits, Task, cuts_of
+from peftsweep.task import Logits, Task, thresholds_from_probabilities
 
 NAME, CARD = "peftsweep.json", "README.md"
 LONGEST = 16_000_000  # bytes of a manifest; one of ten thousand labels has half a million
@@ -97,8 +97,8 @@ class Manifest(BaseModel):
 
     def on(self, logits: Logits) -> NDArray[np.int64]:
         """Which labels are on [n, C], zeros and ones."""
-        cuts = self.cuts if self.cuts is not None else cuts_of(self.thresholds or ())
-        return self.task.one_hot(self.task.predictions(logits, np.asarray(cuts)))
+        thresholds = self.cuts if self.cuts is not None else thresholds_from_probabilities(self.thresholds or ())
+        return self.task.one_hot(self.task.predictions(logits, np.asarray(thresholds)))
 
     def write(self, folder: Path) -> None:
         whole = self.model_copy(update={"digest": self.own_digest()})

@@ -1,18 +1,24 @@
-"""What is predicted: labels, losses, scores, cuts, and fair choices of rows."""
+"""What is predicted: labels, loss, scores, thresholds, and stratified samples of rows."""
 
 from __future__ import annotations
 
-from peftsweep.task.stratified import stratified
+from peftsweep.task.stratified import stratified_sample
 from peftsweep.task.task import Labels, Task
-from peftsweep.task.thresholds import Logits, cross_fitted, cuts_of, probabilities, tuned
+from peftsweep.task.thresholds import (
+    Logits,
+    cross_fitted_predictions,
+    probabilities,
+    thresholds_from_probabilities,
+    tune_thresholds,
+)
 
 __all__ = [
     "Labels",
     "Logits",
     "Task",
-    "cross_fitted",
-    "cuts_of",
+    "cross_fitted_predictions",
     "probabilities",
-    "stratified",
-    "tuned",
+    "stratified_sample",
+    "thresholds_from_probabilities",
+    "tune_thresholds",
 ]

@@ -1,4 +1,4 @@
-"""Stratified choices of rows."""
+"""Which rows make a sample in which every label is about as frequent as in all rows?"""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def stratified(labels: NDArray[Any], size: int, seed: int) -> NDArray[np.int64]:
-    """Indices of `size` rows, sorted, in which every label is about as frequent as in all rows.
+def stratified_sample(labels: NDArray[Any], size: int, seed: int) -> NDArray[np.int64]:
+    """Sorted indices [size] of rows in which every label is about as frequent as in all rows.
 
-    Single-label rows are drawn class by class (classes of one row count as one class with the next rarest);
-    multi-label rows by iterative stratification (Sechidis et al., 2011).
+    Single-label rows are drawn class by class, with the rarest classes merged where they are too small to split.
+    Multi-label rows are drawn by iterative stratification (Sechidis et al., 2011).
 
     Args:
         labels: int64 [n], or float32 [n, C].
@@ -24,7 +24,7 @@ def stratified(labels: NDArray[Any], size: int, seed: int) -> NDArray[np.int64]:
 
         split = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
         _, chosen = next(split.split(rows, labels.astype(int)))
-        return _exactly(np.asarray(chosen), rows, size, seed)
+        return _resized(np.asarray(chosen), rows, size, seed)
     from sklearn.model_selection import train_test_split
 
     strata = _strata(labels, min(size, len(labels) - size))
@@ -32,11 +32,12 @@ def stratified(labels: NDArray[Any], size: int, seed: int) -> NDArray[np.int64]:
     return np.sort(chosen)
 
 
-def _strata(labels: NDArray[Any], most: int) -> NDArray[np.int64] | None:
-    """The classes [n], the rarest of them joined until each has two rows and there are at most `most`; None for one."""
+def _strata(labels: NDArray[Any], max_strata: int) -> NDArray[np.int64] | None:
+    """The stratum [n] of each row: its class, after the rarest classes were merged until every stratum has two rows
+    and there are at most `max_strata`. None if a single stratum is left."""
     _, strata, counts = np.unique(labels, return_inverse=True, return_counts=True)
     order = [int(stratum) for stratum in np.argsort(counts, kind="stable")]
-    while len(order) > 1 and (counts[order[0]] < 2 or len(order) > most):
+    while len(order) > 1 and (counts[order[0]] < 2 or len(order) > max_strata):
         rarest, next_rarest = order[:2]
         strata[strata == rarest] = next_rarest
         counts[next_rarest] += counts[rarest]
@@ -44,8 +45,8 @@ def _strata(labels: NDArray[Any], most: int) -> NDArray[np.int64] | None:
     return np.asarray(strata) if len(order) > 1 else None
 
 
-def _exactly(chosen: NDArray[np.int64], rows: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
-    """Iterative stratification keeps the labels' shares and misses the size by a few rows: give or take those."""
+def _resized(chosen: NDArray[np.int64], rows: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
+    """Exactly `size` of the rows: iterative stratification may choose a few too many or too few."""
     rng = np.random.default_rng(seed)
     if len(chosen) > size:
         chosen = rng.choice(chosen, size, replace=False)
