@@ -120,7 +120,9 @@ def test_joined_labels_are_told_with_the_empty_cells_among_them(tmp_path: Path) 
 
 def test_nothing_slow_is_imported_before(tmp_path: Path) -> None:
     lines(tmp_path)
-    code = "import sys; from peftsweep.cli import _config; _config('mine.yaml', None); print(*sys.modules)"
+    code = (
+        "import sys; from peftsweep.cli.study_commands import _config; _config('mine.yaml', None); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"transformers", "optuna", "mlflow", "datasets", "peft", "peftsweep.sweep"}
 

@@ -17,6 +17,7 @@ import typer
 
 import peftsweep
 from peftsweep import cli
+from peftsweep.cli.options import duration
 from peftsweep.system import error_report
 from tests.stored import made
 from tests.studies import Home, home
@@ -98,9 +99,7 @@ def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -
         [["status"], ["best", "--json"], ["best", "--storage", here.tracking_uri]]
     )
     assert list(tmp_path.iterdir()) == []
-    assert (
-        status.stderr == "no studies of peftsweep in sqlite:///studies.db yet; to begin: peftsweep run --study demo\n"
-    )
+    assert status.stderr == "no studies in sqlite:///studies.db yet; to start one: peftsweep run --study demo\n"
     assert (status.returncode, best.returncode, best.stdout) == (0, 0, "[]\n")
     (line,) = errors(wrong)
     assert "MLflow's database; the studies are in another one" in line
@@ -112,7 +111,7 @@ def test_a_study_that_has_begun_is_not_called_none(here: Home, tmp_path: Path) -
     made(url, "early").ask()
     for words in (["best"], ["best", "--study", "early"]):
         done = peftsweep_(*words, "--storage", url, cwd=tmp_path)
-        said = "no trial is complete yet; peftsweep status shows how far they are\n"
+        said = "no trial is complete yet; see peftsweep status\n"
         assert (done.returncode, done.stdout, done.stderr) == (0, "", said)
 
 
@@ -187,13 +186,13 @@ def test_bad_usage_exits_2_without_a_traceback(words: list[str], capsys: pytest.
     ("text", "seconds"), [("2h", 7200), ("30m", 1800), ("90s", 90), ("1h30m", 5400), ("1h02m03s", 3723), ("45", 45)]
 )
 def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
-    assert cli._duration(text) == seconds
+    assert duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "h", "2 h", "-1m", "1.5h", "30m1h", "soon", "9" * 400 + "h"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="1h30m"):
-        cli._duration(text)
+        duration(text)
 
 
 def test_a_traceback_is_for_those_who_ask(tmp_path: Path) -> None:
@@ -231,7 +230,7 @@ def test_a_working_folder_that_was_removed_is_told(tmp_path: Path) -> None:
     words = f'mkdir gone; cd gone; rmdir ../gone; PYTHONPATH={ROOT} "{sys.executable}" -m peftsweep predict x --text a'
     done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and errors(done) == [
-        "error: the working folder is not there (No such file or directory): go to another one by cd"
+        "error: the working folder does not exist (No such file or directory); change to another one with cd"
     ]
 
 

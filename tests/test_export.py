@@ -394,7 +394,7 @@ def test_a_signal_in_mid_export_leaves_nothing(lora: Home, moment: str, number: 
     before = sorted(lora.folder.iterdir())
     done = struck(lora, f"peftsweep.{moment}", [number], "export", "--study", "small", "new/out")
     assert done.returncode == status and done.stdout == "" and sorted(lora.folder.iterdir()) == before
-    assert done.stderr.endswith("stopped; nothing is left. To do it again: peftsweep export --study small new/out\n")
+    assert done.stderr.endswith("stopped; nothing was written. To try again: peftsweep export --study small new/out\n")
 
 
 @pytest.mark.parametrize(("nth", "new"), [(1, False), (2, True)])
@@ -413,7 +413,7 @@ def test_a_signal_while_an_output_is_written_leaves_what_was_there(out: dict[str
     target.write_text("before")
     words = ["predict", str(out["single"]), "--input", "texts.csv", "--output", target.name]
     done = struck(Home(files), "peftsweep.export.prediction_files:_cell 19", [signal.SIGTERM], *words)
-    assert done.returncode == 143 and "stopped; nothing is left" in done.stderr
+    assert done.returncode == 143 and "stopped; nothing was written" in done.stderr
     assert sorted(files.iterdir()) == sorted([*before, target]) and target.read_text() == "before"
 
 
@@ -896,9 +896,9 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
     assert pyarrow.parquet.read_table(tmp_path / "found.parquet").num_rows == 2 and done[4].stdout == ""
     assert done[4].stderr == f"{tmp_path}/found.parquet: 2 rows\n"
     assert "--force replaces it" in done[5].stderr and "either --text" in done[6].stderr
-    assert "go with --input" in done[7].stderr and "texts.txt is no file of a format" in done[8].stderr
+    assert "need --input" in done[7].stderr and "texts.txt is no file of a format" in done[8].stderr
     assert json.loads(done[9].stdout) == [json.loads(line) for line in done[3].stdout.splitlines()]
-    assert "--json is for stdout" in done[10].stderr and "--text: there is nothing in it" in done[11].stderr
+    assert "--json prints to stdout" in done[10].stderr and "--text: the text is empty" in done[11].stderr
     assert "texts.csv is the input" in done[12].stderr
     assert done[13].stderr == "error: --input: textz.csv is not there; did you mean texts.csv, dev.csv?\n"
     assert done[14].stderr.startswith("error: b'caf\\xe9' is not UTF-8")

@@ -289,7 +289,7 @@ def test_ctrl_c_keeps_all_and_says_how_to_go_on(here: Home) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == f"stopped; everything is kept. To go on: peftsweep {' '.join(words)}"
+    assert err.splitlines()[-1] == f"stopped; everything is kept. To resume: peftsweep {' '.join(words)}"
     assert "retrained" not in Studies(here.storage).load("small").user_attrs
     assert not [run for run in here.runs() if run.info.status == "RUNNING"]
     assert [row["seeds"] for row in retrained(here, file).rows] == [2, 2]

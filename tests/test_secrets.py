@@ -155,7 +155,7 @@ def test_words_that_are_no_text_are_refused(
     command(monkeypatch, "best", "--storage", "sqlite:///\udcff.db", status=2)
     monkeypatch.setenv("PEFTSWEEP_STORAGE", "sqlite:///\udcff.db")
     command(monkeypatch, "best", status=2)
-    line = r"error: b'sqlite:///\xff.db' is not UTF-8, as every name, address and text must be"
+    line = r"error: b'sqlite:///\xff.db' is not UTF-8; names, addresses and texts must be"
     assert capsys.readouterr().err.splitlines() == [line, line]
 
 

@@ -205,7 +205,7 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == status
-    assert err.splitlines()[-1] == (f"stopped; everything is kept. To go on: peftsweep run --study {study} --slots 2")
+    assert err.splitlines()[-1] == (f"stopped; everything is kept. To resume: peftsweep run --study {study} --slots 2")
     assert "Traceback" not in err
     assert not [run for run in here.runs() if run.info.status == "RUNNING"]
     ends = {run.info.run_name: run.info.end_time for run in here.runs()}

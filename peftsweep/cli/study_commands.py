@@ -1,0 +1,196 @@
+"""Which commands run studies, and show what came of them?
+
+The commands compute nothing: they call the package and print what it returns. Each imports what it needs when it runs:
+torch and MLflow take seconds, and `--help` must not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from peftsweep.cli.exit_status import exit_on_signal
+from peftsweep.cli.options import (
+    STORAGE,
+    TRACKING,
+    AsJson,
+    Debug,
+    Settings,
+    Slots,
+    Storage,
+    Studies,
+    StudyFiles,
+    Timeout,
+    Tracking,
+)
+from peftsweep.system.signals import Stopped
+from peftsweep.system.terminal import say, say_json
+
+
+def run(
+    study: StudyFiles,
+    trials: Annotated[int | None, typer.Option(min=1, help="Total number of trials, including earlier runs.")] = None,
+    timeout: Timeout = None,
+    slots: Slots = "auto",
+    settings: Settings = None,
+    storage: Storage = STORAGE,
+    tracking_uri: Tracking = TRACKING,
+    debug: Debug = False,
+) -> None:
+    """Run a study, or resume it where it stopped. Several studies run one after the other."""
+    with exit_on_signal():
+        configs = [_config(name, settings) for name in study]  # check every study file before the first study starts
+
+        from peftsweep import progress, sweep
+
+        for config in configs:
+            display = progress.for_stream(sys.stderr)
+            result = sweep.run(
+                config,
+                trials=trials,
+                timeout=timeout,
+                slots=slots,
+                storage=storage,
+                tracking_uri=tracking_uri,
+                progress=display,
+            )
+            best = result.best
+            score = None if best is None else (best.trial, getattr(best, best.objective))
+            adapter = None if best is None else best.adapter
+            display.note(progress.finished(config.name, result.counts, score, adapter, config.search.objective))
+            if result.seconds:
+                display.note(progress.spent(result.seconds))
+            if result.interrupted is not None:
+                raise Stopped(result.interrupted)
+
+
+def retrain(
+    study: Annotated[
+        str, typer.Option(help="A name in sweeps/, or a path to a study file. The study must have been run.")
+    ],
+    seeds: Annotated[
+        int, typer.Option(min=2, help="Total number of seeds for each configuration, including earlier ones.")
+    ] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of the study's best configurations to train.")] = 3,
+    slots: Slots = "auto",
+    settings: Settings = None,
+    storage: Storage = STORAGE,
+    tracking_uri: Tracking = TRACKING,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Retrain the best configurations with new seeds, and show mean ± standard deviation. Scores the test split."""
+    with exit_on_signal():
+        config = _config(study, settings)
+
+        from peftsweep import progress, sweep
+
+        display = progress.for_stream(sys.stderr)
+        result = sweep.retrain(
+            config, seeds=seeds, top=top, slots=slots, storage=storage, tracking_uri=tracking_uri, progress=display
+        )
+        if result.seconds:
+            display.note(progress.spent(result.seconds))
+        if result.interrupted is not None:
+            raise Stopped(result.interrupted)
+        _print(result.rows, as_json, progress.retrained_table)
+
+
+def _config(study: str, settings: list[str] | None) -> Any:
+    """Load a study file. Mistakes in it, and in its data, are found before anything slow starts."""
+    from peftsweep.config import load
+    from peftsweep.data import mistakes
+
+    return load(study, settings or (), check=mistakes)
+
+
+def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Show each study's best trial. Of studies with the same validation rows, the best comes first and is marked."""
+    from peftsweep import progress
+    from peftsweep.study import results
+    from peftsweep.study.status import status as statuses
+
+    warn = progress.for_stream(sys.stderr).warn
+    rows = [row.as_dict() for row in results.best(storage, study, warn=warn)]
+    exists = bool(rows) or bool(statuses(storage, study))
+    empty = "no trial is complete yet; see peftsweep status" if exists else _no_studies(storage)
+    _print(rows, as_json, progress.best_table, empty)
+
+
+def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Show how far each study is: trials by state (running or stopped too), the best score, the time spent."""
+    from peftsweep import progress
+    from peftsweep.study.status import status as statuses
+
+    warn = progress.for_stream(sys.stderr).warn
+    _print(statuses(storage, warn=warn), as_json, progress.status_table, _no_studies(storage))
+
+
+def compare(
+    study: Studies = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Path of the page. By default in the artifacts folder."),
+    ] = None,
+    storage: Storage = STORAGE,
+    tracking_uri: Tracking = TRACKING,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare all studies on one HTML page, and store a copy in MLflow."""
+    from peftsweep import progress, sweep
+
+    compared = sweep.compare(
+        studies=study,
+        storage=storage,
+        tracking_uri=tracking_uri,
+        output=output,
+        note=progress.for_stream(sys.stderr).warn,
+    )
+    if as_json:
+        say_json(compared.as_dict(), sys.stdout)
+    else:
+        say(str(compared.page), sys.stdout)
+
+
+def sync(
+    study: Studies = None, storage: Storage = STORAGE, tracking_uri: Tracking = TRACKING, debug: Debug = False
+) -> None:
+    """Write to MLflow what it lacks, for example after it was down or wiped."""
+    from peftsweep import progress, sweep
+
+    sweep.sync(studies=study, storage=storage, tracking_uri=tracking_uri, note=progress.for_stream(sys.stderr).note)
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on. The server asks for no password.")] = "127.0.0.1",
+    tracking_uri: Tracking = TRACKING,
+    debug: Debug = False,
+) -> None:
+    """Serve the MLflow UI: runs, curves, artifacts. Ctrl-C stops it."""
+    from peftsweep import tracking
+
+    tracking.serve(tracking_uri, host=host, port=port)
+
+
+def _no_studies(storage: str) -> str:
+    return f"no studies in {storage} yet; to start one: peftsweep run --study demo"
+
+
+def _print(
+    rows: list[dict[str, Any]],
+    as_json: bool,
+    table: Callable[[list[dict[str, Any]], TextIO], None],
+    empty: str = "",
+) -> None:
+    if as_json:
+        say_json(rows, sys.stdout)
+    elif rows:
+        table(rows, sys.stdout)
+    else:
+        say(empty, sys.stderr)
