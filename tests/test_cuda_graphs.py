@@ -12,8 +12,9 @@ import torch
 
 from peftsweep.engine import cuda_graphs
 from peftsweep.engine.batching import MicroBatch
+from peftsweep.engine.corpus import Corpus, Pooling
 from peftsweep.engine.cuda_graphs import CudaGraphs
-from peftsweep.engine.packed_batch import Corpus, Pooling, pack_texts
+from peftsweep.engine.text_packing import pack_texts
 
 CPU = torch.device("cpu")
 

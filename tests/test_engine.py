@@ -26,25 +26,28 @@ from peftsweep.engine import (
     ScoreTrial,
     StartTrials,
     Trial,
-    attention,
     build_that_fits,
     checkpoint,
     cpu_workers,
     drive,
     plan,
 )
-from peftsweep.engine.attention import ATTENTION, attend
 from peftsweep.engine.batching import Batcher
 from peftsweep.engine.capacity import Measured, planned
+from peftsweep.engine.corpus import Corpus, Pooling
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.oom import BackOff, Relief
-from peftsweep.engine.packed_batch import Corpus, Group, Pooling, pack_texts
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot_params import SlotParameters
+from peftsweep.engine.text_packing import pack_texts
 from peftsweep.errors import ModelError
-from peftsweep.methods import FAR, METHODS, ForwardContext, Segments, moved, tiled
-from peftsweep.methods.base import keep_mask
+from peftsweep.layers import FAR, ForwardContext, Segments, attention, tiled
+from peftsweep.layers.attention import ATTENTION, attend
+from peftsweep.layers.dropout import keep_mask
+from peftsweep.layers.packed_batch import Group
+from peftsweep.layers.staging_buffer import to_device
+from peftsweep.methods import METHODS
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
 from peftsweep.task import tune_thresholds
@@ -430,7 +433,7 @@ def test_a_full_memory_between_the_passes_costs_no_trial_anything(
         return tried
 
     if what == "optimizer":
-        monkeypatch.setattr("peftsweep.engine.optimizer.moved", scarce(moved, 3))
+        monkeypatch.setattr("peftsweep.engine.optimizer.to_device", scarce(to_device, 3))
     elif what == "ahead":
         pack.batcher.micro_batches = scarce(pack.batcher.micro_batches, 4)
     else:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from peftsweep.methods import FAR, Segments, tiled
+from peftsweep.layers import FAR, Segments, tiled
 from tests.numbers import same
 from tests.programs import lacking
 
@@ -90,7 +90,7 @@ def mask(slot: int, skipped: int) -> torch.Tensor:
 
 
 def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: str, rank: int) -> None:
-    from peftsweep.methods.kernels import linear_lora
+    from peftsweep.layers.low_rank_kernels import linear_low_rank
 
     drops, skipped = DROPS[drop]
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: 
         torch.tensor(KEEP if drops else [1.0] * SLOTS).to(device),
     )
     tiles, bounds = layout(device, skipped)
-    ours, _ = linear_lora(
+    ours, _ = linear_low_rank(
         x,
         weight,
         None,
@@ -137,7 +137,7 @@ def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: 
 def attention_in_tiles_is_that_within_each_text(
     device: torch.device, dtype: torch.dtype, heads: int, groups: int, width: int, causal: bool, window: int | None
 ) -> None:
-    from peftsweep.engine.kernels import attend_texts
+    from peftsweep.layers.attention_kernels import attend_texts
 
     texts = [[30, 5, 1, 34], [], [3], [100, 30]]  # of the slots in `LENGTHS`; then rows of no slot
     lengths = torch.tensor([*(n for some in texts for n in some), REST])
@@ -167,7 +167,7 @@ def attention_in_tiles_is_that_within_each_text(
 
 
 def ia3_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype) -> None:
-    from peftsweep.methods.kernels import scale_rows
+    from peftsweep.layers.scaling_kernels import scale_rows
 
     torch.manual_seed(0)
     x = torch.randn(sum(LENGTHS) + REST, WIDE_IN, device=device).to(dtype).requires_grad_()

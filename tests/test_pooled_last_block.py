@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Trial, attention, drive
-from peftsweep.engine.pooled_last_block import PooledForward
-from peftsweep.methods import PackedLayer
+from peftsweep.engine import Trial, drive
+from peftsweep.layers import PackedLayer, attention
+from peftsweep.layers.pooled_last_block import PooledForward
 from tests.alone import peft_alone
 from tests.numbers import distance, same, same_losses, same_training
 from tests.packs import MULTI, SINGLE, Queue, Texts, base_of, pack_of, pack_on, with_the_whole_block

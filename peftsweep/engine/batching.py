@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peftsweep.engine.corpus import Corpus, Indices
 from peftsweep.engine.limits import Limits
-from peftsweep.engine.packed_batch import Corpus, Indices, PackedBatch, batch_of
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.slot import Slot
-from peftsweep.methods import Masks
+from peftsweep.engine.text_packing import batch_of
+from peftsweep.layers import Masks
+from peftsweep.layers.packed_batch import PackedBatch
 
 
 @dataclass(frozen=True)

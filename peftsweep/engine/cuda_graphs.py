@@ -1,6 +1,6 @@
 """Passes as CUDA graphs: thousands of launches that a processor would make one by one, given to the GPU at once.
 
-A graph knows one shape of pass. Packed batches come in few shapes (packed_batch.py): a pass of a new shape is captured,
+A graph knows one shape of pass. Packed batches come in few shapes (text_packing.py): a pass of a new shape is captured,
 and those after it are replayed on other numbers. All graphs share one pool of memory, in which the largest captured
 pass has room: a larger one begins it anew, for a pool that grows would hold on to blocks of every size that it ever
 had.

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peftsweep.engine.corpus import Text
 from peftsweep.engine.oom import translate_oom
-from peftsweep.engine.packed_batch import Text
 from peftsweep.models import refusing, unsupported
 
 ALIKE = {True: 2e-3, False: 0.1}  # by whether it computes in fp32: logits and the same again, of their largest

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peftsweep.engine.corpus import Text
 from peftsweep.engine.oom import Unfit
-from peftsweep.engine.packed_batch import Text
 from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.trial import Scores

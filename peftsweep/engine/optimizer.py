@@ -14,7 +14,7 @@ from torch import Tensor
 from peftsweep.config import TrainConfig
 from peftsweep.engine.oom import translate_oom
 from peftsweep.engine.slot_params import SlotParameters
-from peftsweep.methods import moved
+from peftsweep.layers.staging_buffer import to_device
 
 BETA1, BETA2, EPS, MOMENTUM = 0.9, 0.999, 1e-8, 0.9  # torch's own defaults
 COLUMNS = ("runs", "limit", "rate", "decay", "coupled", "sgd", "keep1", "gain1", "keep2", "gain2", "fix1", "fix2")
@@ -50,7 +50,7 @@ def step(stack: SlotParameters, turns: Sequence[SlotUpdate]) -> Tensor:
     values = np.zeros((len(COLUMNS), len(stack.weights), 1), str(stack.weights.dtype).removeprefix("torch."))
     for turn in turns:
         values[:, turn.index, 0] = turn.column()
-    columns = moved(values, stack.weights.device)  # [columns, K, 1]
+    columns = to_device(values, stack.weights.device)  # [columns, K, 1]
     limit = columns[COLUMNS.index("limit")]
     clips = (limit > 0) & (norms[:, None] > limit)
     clip = torch.where(clips, limit / (norms[:, None] + 1e-6), 1.0)  # [K, 1]

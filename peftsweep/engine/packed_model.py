@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine.attention import ATTENTION, forward_rows, has_kernel
+from peftsweep.engine.corpus import Corpus, Pooling, Text
 from peftsweep.engine.equivalence import plain_logits, prove
-from peftsweep.engine.head import PooledTexts, StackedLinear
-from peftsweep.engine.packed_batch import Attention, Corpus, PackedBatch, Pooling, Text, pack_texts
-from peftsweep.engine.pooled_last_block import PooledForward
 from peftsweep.engine.slot_params import SlotParameters
+from peftsweep.engine.text_packing import pack_texts
 from peftsweep.errors import ModelError
-from peftsweep.methods import ForwardContext, Masks, Method, PackedLayer
+from peftsweep.layers import ForwardContext, Masks, PackedLayer
+from peftsweep.layers.attention import ATTENTION, forward_rows, has_kernel
+from peftsweep.layers.head import PooledTexts, StackedLinear
+from peftsweep.layers.packed_batch import Attention, PackedBatch
+from peftsweep.layers.pooled_last_block import PooledForward
+from peftsweep.methods import Method
 from peftsweep.models import check_supported, head_names, is_4bit, nf4_parts, refusing, text_part, unsupported
 
 SHORT = 128  # tokens of a mean text, up to which attention takes tiles of several texts

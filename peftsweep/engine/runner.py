@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peftsweep.engine.batching import Batcher, MicroBatch, StepKey, cut, step_key
+from peftsweep.engine.corpus import Corpus, Indices
 from peftsweep.engine.cpu_workers import CpuWorkers
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.limits import Limits, Say
 from peftsweep.engine.oom import BackOff, Relief, Unfit, translate_oom
-from peftsweep.engine.packed_batch import Corpus, Indices
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.slot_params import any_layout

@@ -18,7 +18,7 @@ import torch._dynamo
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
-from peftsweep.methods import PackedLayer
+from peftsweep.layers import PackedLayer
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from peftsweep.methods.base import FAR, TILE, ForwardContext, Masks, Method, PackedLayer, Segments, Texts, moved, tiled
 from peftsweep.methods.ia3 import IA3
 from peftsweep.methods.lora import Lora, QLora
+from peftsweep.methods.method import Method
 from peftsweep.methods.stock import attached, merged
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (Lora, QLora, IA3)}
 
-__all__ = ["FAR", "METHODS", "TILE", "ForwardContext", "Masks", "Method", "PackedLayer", "Segments", "Texts"]
-__all__ += ["attached", "merged", "moved", "tiled"]
+__all__ = ["METHODS", "Method", "attached", "merged"]

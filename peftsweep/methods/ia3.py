@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
-from peftsweep.methods.base import ForwardContext, Method, PackedLayer, Segments, select, shortest_names
+from peftsweep.layers import ForwardContext, PackedLayer, Segments
+from peftsweep.methods.method import Method, select, shortest_names
 from peftsweep.safe_text.quoting import quoted
 
 
@@ -49,12 +50,10 @@ class PackedIA3(PackedLayer):
 
     def scaled(self, x: Tensor) -> Tensor:
         if self.current.fused:
-            from peftsweep.methods import kernels
+            from peftsweep.layers.scaling_kernels import scale_rows
 
             rows = x.reshape(-1, x.shape[-1]).contiguous()
-            out: Tensor = kernels.scale_rows(
-                rows, self.stacked["scale"], self.adapts, self.current.tiles, self.current.edges
-            )
+            out: Tensor = scale_rows(rows, self.stacked["scale"], self.adapts, self.current.tiles, self.current.edges)
             return out.view_as(x)
         segments = self.current.segments
         if not any(self.active[slot] for slot in segments.slots):

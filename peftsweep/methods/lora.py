@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
-from peftsweep.methods.base import ForwardContext, Method, PackedLayer, Segments, keep_mask, select, shortest_names
+from peftsweep.layers import ForwardContext, PackedLayer, Segments
+from peftsweep.layers.dropout import keep_mask
+from peftsweep.methods.method import Method, select, shortest_names
 from peftsweep.methods.stock import taken_elsewhere
 
 
@@ -67,11 +69,11 @@ class PackedLora(PackedLayer):
 
     def fused(self, x: Tensor) -> Tensor:
         """By the kernels of a GPU: all slots in one launch each."""
-        from peftsweep.methods import kernels
+        from peftsweep.layers.low_rank_kernels import linear_low_rank
 
         now = self.current
         y: Tensor
-        y, _ = kernels.linear_lora(
+        y, _ = linear_low_rank(
             x.reshape(-1, x.shape[-1]).contiguous(),  # as the kernels find their rows
             *self.frozen,
             self.inner.bias,

@@ -18,9 +18,10 @@ import torch._dynamo
 
 from peftsweep.config import ModelConfig, TrainConfig
 from peftsweep.engine import Limits, Pack, Trial, capped, drive, optimizer, plan
-from peftsweep.engine.packed_batch import Corpus, Pooling, pack_texts
+from peftsweep.engine.corpus import Corpus, Pooling
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
+from peftsweep.engine.text_packing import pack_texts
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base
 from peftsweep.task import Task

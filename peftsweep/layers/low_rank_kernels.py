@@ -1,11 +1,10 @@
-"""The adapters of all slots on a GPU: five Triton kernels, and the linear layers made of them.
+"""Low-rank adapters of all slots on a GPU: three Triton kernels, and the linear layer made of them.
 
-Rows of an activation [T, d] belong to slots in stretches of any length, cut into tiles of `TILE` rows of one slot
-(see `Segments`). So slots of different batch sizes lie side by side without padding, each kernel is one launch for all of
-them, and sums run in an order that is the slot's own. Dropout masks are never stored: they are hashed from the slot's
-seed and the element's place in its batch, in forward and backward alike.
+Each kernel is one launch for all slots (see tile_kernels.py), and sums run in an order that is the slot's own. Dropout
+masks are never stored: they are hashed from the slot's seed and the element's place in its batch, in forward and
+backward alike.
 
-`linear_lora` and `scale_rows` are custom operators, so that `torch.compile` sees through the layers around them.
+`linear_low_rank` is a custom operator, so that `torch.compile` sees through the layers around it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from peftsweep.methods.base import TILE
+from peftsweep.layers.segments import TILE
+from peftsweep.layers.tile_kernels import edges_of, tile_of
 
 NARROWEST = 16  # columns that a tensor core multiplies at once
 
@@ -30,21 +30,6 @@ def _kept(seed, salt, place, keep):  # type: ignore[no-untyped-def]
     key = (key ^ (key >> 15) ^ salt.to(tl.uint32)) * 0x846CA68B
     key = key ^ (key >> 16)
     return (key >> 8).to(tl.float32) < keep * 16777216.0
-
-
-@triton.jit
-def edges_of(slot, edges):  # type: ignore[no-untyped-def]
-    """A slot's first row, the row after its last, and how many rows of its batch went through before."""
-    return tl.load(edges + 3 * slot), tl.load(edges + 3 * slot + 1), tl.load(edges + 3 * slot + 2)
-
-
-@triton.jit
-def tile_of(tile, tiles, edges):  # type: ignore[no-untyped-def]
-    """A tile's slot and first row, where the slot's batch would begin if nothing of it were skipped, and the row after
-    its last. It has no rows where its first is not below the end."""
-    slot, first = tl.load(tiles + 2 * tile).to(tl.int64), tl.load(tiles + 2 * tile + 1)
-    begin, end, skipped = edges_of(slot, edges)
-    return slot, first, begin - skipped, end
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -177,9 +162,6 @@ class _Adapters:
         return out
 
 
-# LoRA ---------------------------------------------------------------------------------------------------------------
-
-
 def plain_weight(weight: Tensor, absmax: Tensor | None, out_features: int, like: Tensor) -> Tensor:
     """The frozen weight [d_out, d_in] in the activations' type; NF4 with its scales [blocks of 64] is unpacked."""
     if absmax is None:
@@ -189,8 +171,8 @@ def plain_weight(weight: Tensor, absmax: Tensor | None, out_features: int, like:
     return unpacked
 
 
-@torch.library.custom_op("peftsweep::linear_lora", mutates_args=())
-def linear_lora(
+@torch.library.custom_op("peftsweep::linear_low_rank", mutates_args=())
+def linear_low_rank(
     x: Tensor,
     weight: Tensor,
     absmax: Tensor | None,
@@ -220,14 +202,14 @@ def linear_lora(
     return y, hidden
 
 
-@linear_lora.register_fake
+@linear_low_rank.register_fake
 def _(x, weight, absmax, bias, a, b, factor, keep, seeds, salt, tiles, edges, drops):  # type: ignore[no-untyped-def]
     columns = max(NARROWEST, triton.next_power_of_2(int(a.shape[1])))
     return x.new_empty(x.shape[0], b.shape[1]), x.new_empty(x.shape[0], columns)
 
 
-@torch.library.custom_op("peftsweep::linear_lora_backward", mutates_args=())
-def linear_lora_backward(
+@torch.library.custom_op("peftsweep::linear_low_rank_backward", mutates_args=())
+def linear_low_rank_backward(
     grad: Tensor,
     x: Tensor,
     hidden: Tensor,
@@ -253,106 +235,24 @@ def linear_lora_backward(
     return to_x, to_a, to_b
 
 
-@linear_lora_backward.register_fake
+@linear_low_rank_backward.register_fake
 def _(grad, x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, edges, drops):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), a.new_empty(a.shape), b.new_empty(b.shape)
 
 
-def _keep_for_lora(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, absmax, _, a, b, factor, keep, seeds, salt, tiles, edges, drops = inputs
     ctx.save_for_backward(x, output[1], weight, absmax, a, b, factor, keep, seeds, salt, tiles, edges)
     ctx.drops = drops
     ctx.mark_non_differentiable(output[1])
 
 
-def _back_through_lora(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _back(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, edges = ctx.saved_tensors
-    to_x, to_a, to_b = linear_lora_backward(
+    to_x, to_a, to_b = linear_low_rank_backward(
         grad.contiguous(), x, hidden, weight, absmax, a, b, factor, keep, seeds, salt, tiles, edges, ctx.drops
     )
     return to_x, None, None, None, to_a, to_b, *(None,) * 7
 
 
-linear_lora.register_autograd(_back_through_lora, setup_context=_keep_for_lora)
-
-
-# IA³ ----------------------------------------------------------------------------------------------------------------
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _scale(  # type: ignore[no-untyped-def]
-    x, scale, adapts, out, tiles, edges, WIDTH, of_slot, TILE: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """out[t, d] = x[t, d] · scale[k, d] for the rows t of slot k, where it adapts the layer."""
-    tile, block = tl.program_id(0), tl.program_id(1)
-    slot, first, _, end = tile_of(tile, tiles, edges)
-    if first >= end:
-        return
-    rows = first + tl.arange(0, TILE)
-    columns = block * BLOCK + tl.arange(0, BLOCK)
-    inside = (rows < end)[:, None] & (columns < WIDTH)
-    place = rows.to(tl.int64)[:, None] * WIDTH + columns
-    factor = tl.load(scale + slot * of_slot + columns, columns < WIDTH, 0.0)
-    factor = tl.where(tl.load(adapts + slot) > 0, factor, 1.0)  # an idle slot's vector is zero
-    part = tl.load(x + place, inside, 0.0)
-    tl.store(out + place, (part.to(tl.float32) * factor).to(out.dtype.element_ty), inside)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _inner(  # type: ignore[no-untyped-def]
-    x, grad, adapts, out, edges, WIDTH, TILE: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """out[k, d] = Σ_t grad[t, d] · x[t, d] over the rows t of slot k, from first to last."""
-    slot, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    begin, end, _ = edges_of(slot, edges)
-    columns = block * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for start in range(begin, end, TILE):
-        rows = start + tl.arange(0, TILE)
-        inside = (rows < end)[:, None] & (columns < WIDTH)
-        place = rows.to(tl.int64)[:, None] * WIDTH + columns
-        product = tl.load(x + place, inside, 0.0).to(tl.float32) * tl.load(grad + place, inside, 0.0).to(tl.float32)
-        total += tl.sum(product, axis=0)
-    tl.store(out + slot * WIDTH + columns, tl.where(tl.load(adapts + slot) > 0, total, 0.0), columns < WIDTH)
-
-
-@torch.library.custom_op("peftsweep::scale_rows", mutates_args=())
-def scale_rows(x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, edges: Tensor) -> Tensor:
-    """x [T, d] times its slot's vector of scale [K, d], where adapts [K] is above zero."""
-    out = x.clone()  # rows of no slot
-    grid = (tiles.shape[0], triton.cdiv(x.shape[1], 128))
-    _scale[grid](x, scale, adapts, out, tiles, edges, x.shape[1], scale.stride(0), TILE=TILE, BLOCK=128)
-    return out
-
-
-@scale_rows.register_fake
-def _(x, scale, adapts, tiles, edges):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape)
-
-
-@torch.library.custom_op("peftsweep::scale_rows_backward", mutates_args=())
-def scale_rows_backward(
-    grad: Tensor, x: Tensor, scale: Tensor, adapts: Tensor, tiles: Tensor, edges: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x [T, d] and scale [K, d]."""
-    to_scale = scale.new_empty(scale.shape)
-    grid = (scale.shape[0], triton.cdiv(x.shape[1], 128))
-    _inner[grid](x, grad, adapts, to_scale, edges, x.shape[1], TILE=32, BLOCK=128)
-    return scale_rows(grad, scale, adapts, tiles, edges), to_scale
-
-
-@scale_rows_backward.register_fake
-def _(grad, x, scale, adapts, tiles, edges):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape), scale.new_empty(scale.shape)
-
-
-def _keep_for_scale(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _back_through_scale(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    to_x, to_scale = scale_rows_backward(grad.contiguous(), *ctx.saved_tensors)
-    return to_x, to_scale, None, None, None
-
-
-scale_rows.register_autograd(_back_through_scale, setup_context=_keep_for_scale)
+linear_low_rank.register_autograd(_back, setup_context=_keep)

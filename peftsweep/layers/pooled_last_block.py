@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftsweep.engine.attention import attended, giving, rows_under_way
-from peftsweep.engine.packed_batch import PackedBatch
-from peftsweep.methods import ForwardContext
+from peftsweep.layers.attention import attended, giving, rows_under_way
+from peftsweep.layers.context import ForwardContext
+from peftsweep.layers.packed_batch import PackedBatch
 
 
 class PooledForward:

@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from peftsweep.methods import FAR as NOWHERE
-from peftsweep.methods import TILE
-from peftsweep.methods.kernels import tile_of
+from peftsweep.layers.segments import FAR as NOWHERE
+from peftsweep.layers.segments import TILE
+from peftsweep.layers.tile_kernels import tile_of
 
 FAR = tl.constexpr(NOWHERE)  # a row that no tile reaches
 

@@ -1,8 +1,8 @@
 """Attention within each text of a row, registered with transformers under a name of its own.
 
-On a GPU over tiles of rows where texts are short (kernels.py), by flash attention over texts of any length where they
-are long. Elsewhere, and where those have no kernel, the texts are laid out as padded batches of like length, so no text
-sees another, and the pads are taken away again.
+On a GPU, short texts go through a kernel over tiles of rows (attention_kernels.py) and long ones through flash
+attention over texts of any length. Elsewhere, and for models that these kernels do not support, the texts are laid out
+as padded batches of similar length, so that no text sees another, and the padding is removed again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from peftsweep.engine.packed_batch import Group, PackedBatch
+from peftsweep.layers.packed_batch import Group, PackedBatch
 from peftsweep.models import unsupported
 
 ATTENTION = "peftsweep_rows"  # the name under which transformers finds `attend`
@@ -147,7 +147,7 @@ def _within_texts(
 def _in_tiles(
     q: Tensor, k: Tensor, v: Tensor, rows: PackedBatch, causal: bool, left: int, scale: float | None
 ) -> Tensor:
-    from peftsweep.engine.kernels import attend_texts
+    from peftsweep.layers.attention_kernels import attend_texts
 
     spans, edges, tiles = rows.spans, rows.tokens.edges, rows.tokens.tiles
     assert spans is not None and edges is not None and tiles is not None

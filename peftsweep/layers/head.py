@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from peftsweep.config import TrainConfig
-from peftsweep.methods import ForwardContext, PackedLayer, Texts
+from peftsweep.layers.context import ForwardContext
+from peftsweep.layers.packed_layer import PackedLayer
+from peftsweep.layers.segments import Texts
 
 
 class StackedLinear(PackedLayer):

@@ -1,0 +1,146 @@
+"""How some texts of each slot become one row: the work of the CPU before a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from peftsweep.engine.corpus import STRIDE, Corpus, Indices
+from peftsweep.layers import Segments, tiled
+from peftsweep.layers.packed_batch import Attention, Group, PackedBatch
+from peftsweep.layers.staging_buffer import StagingBuffer, to_device
+
+BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
+
+
+def batch_of(counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """So many texts of each slot, one slot's after another's, as a batch: which of them stands where [k, n], a slot's
+    last again where it has no more; and whether it is no repetition. n is a power of two."""
+    sizes = np.array(counts)[:, None]
+    column = np.arange(1 << (int(sizes.max()) - 1).bit_length())  # few shapes, whatever the slots' batch sizes
+    starts = np.cumsum(sizes)[:, None] - sizes
+    return starts + np.minimum(column, sizes - 1), column < sizes
+
+
+def pack_texts(
+    slots: Sequence[int],
+    parts: Sequence[Indices],
+    corpus: Corpus,
+    device: torch.device,
+    attention: Attention,
+    tiles_for: int = 0,
+    skipped: Mapping[int, tuple[int, int]] | None = None,
+    more: Mapping[str, NDArray[Any]] | None = None,
+) -> PackedBatch:
+    """Lay out some texts of a split for each slot.
+
+    Rows are filled up to one of few lengths by texts that nobody reads, so that memory, compiled code and graphs serve
+    again from one step to the next. For attention over tiles or over texts of any length, those come last and are of no
+    slot; the pooled rows are filled up, too, by the last row. For padded batches on a CPU, where products are made of a
+    slot's own rows, one comes behind the texts of each slot. For padded batches elsewhere nothing is filled up.
+
+    Args:
+        tiles_for: K where the adapters are kernels, which take segments in tiles.
+        skipped: by slot, texts and tokens of its batch that went through before.
+        more: arrays that travel along.
+    """
+    picked = np.concatenate(parts)  # [texts] of all slots
+    text_stops = np.cumsum([len(part) for part in parts])  # [k]
+    text_starts = text_stops - [len(part) for part in parts]
+    sources, lengths, real = corpus.starts[picked], corpus.lengths[picked], np.ones(len(picked), bool)
+    if device.type == "cpu" and attention == "padded":
+        sources, lengths, real = _with_fillers(sources, lengths, text_starts, text_stops, corpus.filler)
+    begins, total = np.cumsum(lengths) - lengths, int(lengths.sum())  # [texts, fillers too]
+    within = np.arange(total) - np.repeat(begins, lengths)  # [tokens] place in its text
+    places = np.repeat(sources, lengths) + within
+    ids, positions = corpus.tokens[places], corpus.positions[places]  # [tokens]
+    starts, stops = begins[real], (begins + lengths)[real]  # [texts] a text's first row, and the one after its last
+    slot_starts = starts[text_starts]  # [k]
+    spread, there = batch_of([len(part) for part in parts])  # [k, n]
+    firsts = np.arange(len(slots)) * there.shape[1]  # [k]
+    texts_before = {slot: texts for slot, (texts, _) in (skipped or {}).items()}
+    tokens_before = {slot: tokens for slot, (_, tokens) in (skipped or {}).items()}
+    segments = {
+        "tokens": Segments(tuple(slots), _pairs(slot_starts, np.append(slot_starts[1:], total)), tokens_before),
+        "reads": Segments(tuple(slots), _pairs(text_starts, text_stops), texts_before),
+        "batch": Segments(tuple(slots), _pairs(firsts, firsts + there.shape[1]), texts_before),
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "slots": np.array(slots),
+        "real": there.astype(np.int32),
+        "pooled": starts + corpus.pooled[picked],
+        "spread": spread.ravel(),
+    }
+    groups: tuple[tuple[Group, ...], Tensor | None] = (), None
+    if attention == "padded":
+        groups = _padded(lengths, begins, total, device)
+    else:
+        fill, step = _bucket(total) - total, corpus.longest
+        pooled = arrays["pooled"]
+        arrays["pooled"] = np.concatenate([pooled, np.full(_bucket(len(pooled)) - len(pooled), total + fill - 1)])
+        ids = np.concatenate([ids, np.full(fill, corpus.pooling.pad_token_id)])
+        filler = corpus.pooling.first_position + np.arange(fill) % int(lengths.max())  # positions that the base has
+        positions = np.concatenate([positions, filler])
+        if attention == "varlen":  # always as many for so many rows: texts too many are empty
+            fillers = np.minimum(total + step * np.arange(1, _most_fillers(total + fill, step) + 1), total + fill)
+            arrays["ends"] = np.concatenate([[0], stops, fillers])
+        else:
+            arrays["begins"] = np.concatenate([np.repeat(begins, lengths), np.full(fill, total)])
+            arrays["stops"] = np.concatenate([np.repeat(stops, lengths), np.full(fill, total + fill)])
+    arrays |= {"input_ids": ids, "position_ids": positions}
+    if tiles_for:
+        for name, size in {"tokens": len(ids), "reads": len(arrays["pooled"]), "batch": there.size}.items():
+            arrays[f"{name}.edges"], arrays[f"{name}.tiles"] = tiled(segments[name], tiles_for, size)
+    staging = StagingBuffer(arrays | dict(more or {}))
+    return PackedBatch.read(staging, to_device(staging.words, device), segments, corpus.longest, *groups)
+
+
+def _with_fillers(
+    sources: Indices, lengths: Indices, text_starts: Indices, text_stops: Indices, filler: int
+) -> tuple[Indices, Indices, NDArray[np.bool_]]:
+    """Where in the corpus each text comes from and how long it is, with a filler behind each slot's that makes its rows
+    a multiple of `STRIDE`, of no length where they are; and which of them are no fillers: [texts + k]."""
+    fills = -np.add.reduceat(lengths, text_starts) % STRIDE  # [k]
+    real = np.insert(np.ones(len(lengths), bool), text_stops, False)
+    return np.insert(sources, text_stops, filler), np.insert(lengths, text_stops, fills), real
+
+
+def _pairs(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def _step(tokens: int) -> int:
+    """By how much the lengths that rows may have are apart: about 3 %, and multiples of 64."""
+    return max(64, 1 << max(0, tokens.bit_length() - 6))
+
+
+def _bucket(tokens: int) -> int:
+    """The next of the lengths that rows may have."""
+    return -(-tokens // _step(tokens)) * _step(tokens)
+
+
+def _most_fillers(rows: int, longest: int) -> int:
+    """Texts of at most `longest` tokens that it takes to fill up to so many rows, whatever the rest."""
+    return -(-_step(rows) // longest)
+
+
+def _padded(lengths: Indices, starts: Indices, total: int, device: torch.device) -> tuple[tuple[Group, ...], Tensor]:
+    """Attention's groups of texts of like length, cutting its padding for a few more calls; and `gather`."""
+    # A text's padded length is a matter of its own length alone: then neighbours cannot change even its rounding.
+    padded = -(-lengths // BUCKET) * BUCKET
+    place, groups, places = np.empty(total, np.int64), [], 0
+    for length in np.unique(padded[padded > 0]):  # a filler may be of no length
+        some, column = np.flatnonzero(padded == length), np.arange(length)
+        spread = starts[some, None] + np.minimum(column, lengths[some, None] - 1)
+        real = column < lengths[some, None]
+        place[spread[real]] = places + np.flatnonzero(real)
+        places += real.size
+        groups.append(
+            Group(to_device(spread, device), to_device(real, device), to_device(np.flatnonzero(~real), device))
+        )
+    return tuple(groups), to_device(place, device)

@@ -1,0 +1,65 @@
+"""What the packed layers need to know of the forward pass under way: whose rows these are, and what dropout drops."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peftsweep.layers.dropout import Masks
+from peftsweep.layers.segments import Segments, Texts
+
+
+class ForwardContext(threading.local):
+    """The forward pass under way in a thread, shared by all packed layers of a pack. What threads have in common is
+    what they are made of.
+
+    Attributes:
+        fused: whether the adapters run as a GPU's kernels.
+        segments: of the tokens in the backbone, of the pooled ones at its end, of the texts in the head; `edges` and
+            `tiles` are its own.
+        texts: the head's batch.
+        pooled: the hidden states that the head reads [k·n, 1, d].
+        keys: see `Masks`; None where nothing is dropped (evaluation).
+        keep, seeds: see `Masks`.
+        dropouts: [K] of the trials in the slots, one list for all threads.
+        may_drop: whether any trial has dropout.
+        drops: whether there may be any in this pass. (Whether there is would be one more variant to compile.)
+    """
+
+    def __init__(self, dropouts: list[float], device: torch.device, fused: bool, may_drop: bool = True) -> None:
+        slots = len(dropouts)
+        self.fused, self.may_drop, self.dropouts = fused, may_drop, dropouts
+        self.segments = Segments((), ())
+        self.edges = self.tiles = torch.empty(0)
+        self.texts: Texts | None = None
+        self.pooled = torch.empty(0)
+        self.keys: Mapping[int, tuple[int, int]] | None = None
+        self.nothing = Masks({}, torch.ones(slots, device=device), torch.zeros(slots, dtype=torch.int32, device=device))
+        self.keep, self.seeds, self.drops = self.nothing.keep, self.nothing.seeds, False
+
+    def begin(self, segments: Segments, texts: Texts, masks: Masks | None) -> None:
+        """Set all of it for the next pass."""
+        self.texts = texts
+        self.keys, self.drops = None if masks is None else masks.keys, self.may_drop and masks is not None
+        masks = masks or self.nothing
+        self.keep, self.seeds = masks.keep, masks.seeds
+        self.turn_to(segments)
+
+    def turn_to(self, segments: Segments) -> None:
+        """The rows that come next: tokens, then one row a text, then the head's batch."""
+        self.segments = segments
+        if segments.edges is not None and segments.tiles is not None:
+            self.edges, self.tiles = segments.edges, segments.tiles
+
+    def drawn(self, keys: Mapping[int, tuple[int, int]]) -> dict[str, NDArray[Any]]:
+        """`keep` and `seeds` of `Masks` for these keys."""
+        keep, seeds = np.ones(len(self.dropouts), np.float32), np.zeros(len(self.dropouts), np.uint32)
+        for slot, key in keys.items():
+            keep[slot] = 1 - self.dropouts[slot]
+            seeds[slot] = np.random.SeedSequence(key).generate_state(1)[0]
+        return {"keep": keep, "seeds": seeds.view(np.int32)}

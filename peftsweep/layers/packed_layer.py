@@ -1,0 +1,65 @@
+"""A packed layer: one frozen linear layer and the adapters of all slots, stacked along dim 0."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from peftsweep.config import TrainConfig
+from peftsweep.layers.context import ForwardContext
+
+
+class PackedLayer(nn.Module, ABC):
+    """One frozen layer with the adapters of all slots. Subclasses say which, how they start and act."""
+
+    def __init__(self, inner: nn.Module, name: str, index: int, current: ForwardContext, slots: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.name = name  # the module's path in the base model
+        self.index = index  # its place among the packed layers: a part of the dropout seed
+        self.current = current
+        self.active = [False] * slots  # whether a slot's trial adapts this layer
+        self.stacked: dict[str, Tensor] = {}  # leaves, [K, …]; no nn.Parameter, whose shapes torch.compile would fix
+        # The frozen weight as kernels take it: [d_out, d_in], or two values a byte and a scale for each 64 (NF4).
+        self.frozen: tuple[Tensor, Tensor | None] = (inner.weight, None)  # type: ignore[assignment]
+
+    @property
+    def in_features(self) -> int:
+        return int(self.inner.in_features)  # type: ignore[arg-type]
+
+    @property
+    def out_features(self) -> int:
+        return int(self.inner.out_features)  # type: ignore[arg-type]
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's own, as `peft`'s layers have it: some bases look at it, at its dtype mostly."""
+        return self.inner.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.inner.bias  # type: ignore[return-value]
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter of one slot, padded to the widest trial."""
+
+    @abstractmethod
+    def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
+        """The part of a slot's padded parameter that a trial with these hyperparameters uses."""
+
+    @abstractmethod
+    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
+        """Take a new trial into the slot. Its parameters' first values, on the CPU, of the trial's own shapes; those
+        that are not named begin at zero."""
+
+    def place(self, stacked: Mapping[str, Tensor]) -> None:
+        """Take the stacked parameters, on their device."""
+        self.stacked = dict(stacked)
+
+    def clear(self, slot: int) -> None:
+        """The slot's trial is over; its parameters are zero."""
+        self.active[slot] = False
