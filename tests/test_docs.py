@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -24,10 +24,10 @@ from transformers import AutoTokenizer
 import peftsweep
 from peftsweep.cli import app
 from peftsweep.config import available, load
+from peftsweep.engine.messages import Command, Event
 from tests.alone import in_full
 from tests.numbers import same_values
 from tests.studies import LABELS, Home, home
-from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -247,15 +247,25 @@ def test_coverage_is_asked_of_all_tests_and_not_of_one_file() -> None:
     assert command("TESTS=tests/test_search.py").endswith("--no-cov tests/test_search.py")
 
 
-def test_contributing_draws_the_house_as_it_is() -> None:
-    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    drawn = {
-        name: int(floor)
-        for floor, files in re.findall(r"^\| (\d+) \| (.*) \|$", table, re.MULTILINE)
-        for name in re.findall(r"`(\w+)(?:\.py|/)`", files)
-    }
-    there = {path.name.removesuffix(".py") for path in (ROOT / "peftsweep").iterdir()}
-    assert drawn == {name: floor for name, floor in FLOORS.items() if name in there and not name.startswith("__")}
+@pytest.mark.parametrize(("kind", "messages"), [("event", Event), ("command", Command)])
+def test_the_architecture_page_has_every_message(kind: str, messages: Any) -> None:
+    (table,) = re.findall(rf"^\| {kind}, from .*\n\|[-|]*\n((?:\|.*\n)+)", PAGES["architecture.md"], re.MULTILINE)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [message.__name__ for message in get_args(messages)]
+
+
+def test_the_files_and_names_on_the_architecture_page_exist() -> None:
+    page = PAGES["architecture.md"]
+    drawn = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    files = set(re.findall(r"`([\w/]+\.py)`", page)) | set(re.findall(r"\w+/\w+\.py", drawn))
+    assert len(files) > 30
+    there = {file: path for file in files for path in (ROOT / "peftsweep" / file, ROOT / file) if path.is_file()}
+    assert sorted(files - there.keys()) == []
+    folders = set(re.findall(r"\b([a-z_]+)/(?![\w/])", drawn)) - {"artifacts"}
+    assert sorted(name for name in folders if not (ROOT / "peftsweep" / name).is_dir()) == []
+    places = re.findall(r"`([A-Za-z_]+)` in `([\w/]+\.py)`", page)
+    assert len(places) > 8
+    code = {file: path.read_text(encoding="utf-8") for file, path in there.items()}
+    assert [at for at in places if not re.search(rf"^ *(?:class|def) {at[0]}\b", code[at[1]], re.MULTILINE)] == []
 
 
 def test_the_changelog_has_this_version() -> None:

@@ -114,6 +114,16 @@ def test_every_file_has_a_floor() -> None:
     assert rooms <= FLOORS.keys(), f"give them a floor in {Path(__file__).name}: {sorted(rooms - FLOORS.keys())}"
 
 
+def test_the_architecture_page_has_these_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = {
+        name: int(floor)
+        for floor, files in re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)
+        for name in re.findall(r"`(\w+)(?:\.py|/)`", files)
+    }
+    assert drawn == {name: floor for name, floor in FLOORS.items() if not name.startswith("__")}
+
+
 def _is_package(path: Path) -> bool:
     return path.is_dir() and any(path.glob("*.py"))
 
