@@ -31,7 +31,7 @@ transformers.utils.logging.disable_progress_bar()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    # whatever the test before left: two threads are two lanes, and other waves
+    # whatever the test before left: two threads are two workers, and other micro-batches
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     numbers.marked = any(item.get_closest_marker(name) for name in ("numbers", "gpu"))
 

@@ -59,7 +59,7 @@ class Trained:
             part.normal_(std=scale if name.partition(":")[0] in packed.heads else 0.3, generator=draws)
         rows = packed.pack_texts([0], [np.arange(len(self.ids))], packed.corpus(self.ids))
         with torch.no_grad():
-            self.logits = packed.logits(rows, packed.current.nothing)[: len(self.ids)].numpy()
+            self.logits = packed.logits(rows, packed.context.no_dropout)[: len(self.ids)].numpy()
         wrong = np.random.default_rng(0).random(self.logits.shape) < 0.1
         self.labels: Any = (self.logits > np.median(self.logits, axis=0)) ^ wrong
         if not task.multi_label:

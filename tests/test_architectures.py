@@ -77,7 +77,7 @@ def packed_step(
         for part in stack.split(slot, stack.weights[slot], params).values():
             part.add_(torch.randn(part.shape, generator=torch.Generator().manual_seed(slot)) * 0.05)
     rows = packed.pack_texts([0, 1], [MINE, OTHERS], packed.corpus(texts))
-    logits = packed.logits(rows, packed.current.nothing)
+    logits = packed.logits(rows, packed.context.no_dropout)
     (logits[: len(MINE)].cos().sum() + logits[len(MINE) :].sin().sum()).backward()
     mine = {name: part.clone() for name, part in stack.split(0, stack.weights[0], params).items()}
     return logits[: len(MINE)].detach(), mine, stack.split(0, stack.grads[0], params)

@@ -75,8 +75,8 @@ def trained(folder: Path, kind: tuple[str, str, Task, str], runner: type[Seen] =
 def test_lanes_make_no_difference_to_any_trial(
     tmp_path: Path, kind: tuple[str, str, Task, str], two_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, told = trained(tmp_path / "lanes", kind)
-    assert all(sum(name.startswith("lane") for name in names) == 2 for names in threads_of(ours).values())
+    ours, told = trained(tmp_path / "workers", kind)
+    assert all(sum(name.startswith("cpu-worker") for name in names) == 2 for names in threads_of(ours).values())
     monkeypatch.setattr(cpu_workers, "MOST", 1)
     alone, expected = trained(tmp_path / "alone", kind)
     assert threads_of(alone)["backward"] == threads_of(alone)["logits"] == {threading.current_thread().name}
@@ -110,7 +110,7 @@ def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, tw
             if not self.failed and 1 in wave.rows.slots:
                 self.failed = True
                 raise torch.OutOfMemoryError("out of memory")
-            time.sleep(0 if self.failed else 0.1)  # the other lane goes on for a while
+            time.sleep(0 if self.failed else 0.1)  # the other worker goes on for a while
             return super().backward(wave)
 
     free, _ = trained(tmp_path / "free", ALL[0])
@@ -119,7 +119,7 @@ def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, tw
     same_training(tight, free)
 
 
-# Lanes by themselves ------------------------------------------------------------------------------------------------
+# Workers by themselves -----------------------------------------------------------------------------------------------
 
 
 def even(slot: object) -> int:
@@ -212,7 +212,7 @@ def test_each_lane_has_its_share_of_the_cores_and_all_other_threads_keep_theirs(
         assert threads() == 8 and asked_anew() == 8
     finally:
         torch.set_num_threads(before)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cpu-worker")]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_slots_that_cannot_be_dealt_evenly_stay_with_the_caller(sizes: list[int]
     ran = both(
         lambda some: {i: threading.current_thread().name for i in some}, list(range(len(sizes))), sizes.__getitem__
     )  # type: ignore[call-overload]
-    assert all(name.startswith("lane") == aside for name in ran.values()) and len(ran) == len(sizes)
+    assert all(name.startswith("cpu-worker") == aside for name in ran.values()) and len(ran) == len(sizes)
     both.close()
 
 

@@ -527,7 +527,7 @@ class Narrow(WatchedRunner):
     passes = 0
 
     def backward(self, wave):  # type: ignore[no-untyped-def]
-        sizes = {slot: stop - start for slot, start, stop in wave.rows.tokens.stretches()}
+        sizes = {slot: stop - start for slot, start, stop in wave.rows.tokens.by_slot()}
         if sizes.get(1, 0) > self.most:
             raise torch.OutOfMemoryError("out of memory")
         self.passes += 1
@@ -927,7 +927,7 @@ def test_attention_by_plain_products_is_torch_s_own_in_bfloat16_too(causal: bool
     itself = torch.eye(33, dtype=torch.bool)  # or a pad's query may see no key at all
     seen = near & (place[:, None] >= place) if causal else near & real[:, None, None, :] | itself
     theirs = nn.functional.scaled_dot_product_attention(q.float(), wide_k, wide_v, attn_mask=seen)
-    ours = attention._plain(q, k, v, attention._mask(group, window, causal), causal, None).transpose(1, 2)
+    ours = attention._by_products(q, k, v, attention._mask(group, window, causal), causal, None).transpose(1, 2)
     read = real[:, None, :, None].expand_as(ours)
     same(ours[read], theirs[read], torch.bfloat16)
     got = torch.autograd.grad(ours[read], (q, k, v), back[read])
@@ -942,7 +942,7 @@ def test_short_texts_attend_as_transformers_own_call_does(
 ) -> None:
     folder = tiny_model(tmp_path / "base", architecture)
     plain = run(folder, [trial(0, tmp_path / "a")], 1)
-    monkeypatch.setattr(attention, "PLAIN", 0)
+    monkeypatch.setattr(attention, "SHORT", 0)
     called = run(folder, [trial(0, tmp_path / "b")], 1)
     same_training(plain, called)
 

@@ -15,7 +15,7 @@ from torch import nn
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Trial, drive
 from peftsweep.layers import PackedLayer, attention
-from peftsweep.layers.pooled_last_block import PooledForward
+from peftsweep.layers.pooled_last_block import PooledBlockForward
 from tests.alone import peft_alone
 from tests.numbers import distance, same, same_losses, same_training
 from tests.packs import MULTI, SINGLE, Queue, Texts, base_of, pack_of, pack_on, with_the_whole_block
@@ -178,7 +178,7 @@ def test_a_released_base_has_its_own_last_block(tmp_path: Path, own: bool) -> No
         block.forward = partial(block.forward)
     before = vars(block).get("forward")
     pack = pack_on(base.model, MULTI, "lora", trials(tmp_path), 2)
-    assert isinstance(vars(block)["forward"], PooledForward)
+    assert isinstance(vars(block)["forward"], PooledBlockForward)
     pack.release()
     pack.release()
     assert vars(block).get("forward") is before and (before is not None) == own
@@ -189,7 +189,7 @@ def test_a_block_that_takes_no_fewer_rows_stays_whole(tmp_path: Path, error: typ
     base = base_of(tiny_model(tmp_path / "base", "bert"), MULTI, "lora")
 
     def strict(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        if attention._now.given is not None:  # the second run, for the pooled rows
+        if attention._thread.replayed is not None:  # the second run, for the pooled rows
             raise error("too few")
 
     base.model.bert.encoder.layer[-1].intermediate.register_forward_pre_hook(strict)
@@ -207,5 +207,5 @@ def test_a_block_that_is_not_run_is_not_taken_for_the_last(tmp_path: Path) -> No
 
 def test_a_block_without_attention_is_said_to_have_none() -> None:
     with pytest.raises(ValueError, match="without attention"):
-        attention.attended(lambda: None)
-    assert not attention._now.stops
+        attention.capture_attention(lambda: None)
+    assert not attention._thread.capturing

@@ -137,7 +137,7 @@ class Batcher:
         more = {
             "labels": self.labels[np.concatenate(texts)[spread.ravel()]],
             "whole": np.where(real, whole, 0).ravel(),
-            **self.packed.current.drawn(keys),
+            **self.packed.context.dropout_arrays(keys),
         }
         skipped = {chunk.slot.index: chunk.before for chunk in chunks}
         slots = [chunk.slot.index for chunk in chunks]

@@ -11,21 +11,21 @@ import torch
 
 from peftsweep.engine.slot import Slot
 
-MOST = 4  # lanes: Python itself is in one of them at a time
-UNEVEN = 1.25  # times the mean load, from which a lane is too long for the others to wait for it
+MOST = 4  # workers: only one of them can run Python code at a time
+UNEVEN = 1.25  # times the mean load: with a larger share, the others would wait too long for one worker
 
 T = TypeVar("T")
 
 
 class AbandonedError(Exception):
-    """The thread that waited for a lane's work does so no more."""
+    """The thread that waited for a worker has stopped waiting."""
 
 
 class CpuWorkers:
-    """Work on slots, dealt to a few threads, each with its share of the cores.
+    """A few threads, each with its share of the cores, that divide the slots' work.
 
-    A product over one slot's rows is too small to be worth dividing between cores: two lanes of one core each took four
-    fifths of the time of one lane of two. Which lane a slot is in makes no difference to its numbers beyond rounding.
+    A product over one slot's rows is too small to be worth dividing between cores: two workers with one core each took
+    four fifths of the time of one worker with two. Which worker runs a slot changes its numbers by rounding at most.
 
     Args:
         slots: at most so many are worked on at once.
@@ -38,7 +38,7 @@ class CpuWorkers:
         self.threads: ThreadPoolExecutor | None = None
         if self.count == 1:
             return
-        self.threads = ThreadPoolExecutor(self.count, "lane")
+        self.threads = ThreadPoolExecutor(self.count, "cpu-worker")
         together = threading.Barrier(self.count)
 
         def begin() -> None:
@@ -68,7 +68,7 @@ class CpuWorkers:
         return self._joined([self.threads.submit(work, part) for part in parts])
 
     def _joined(self, parts: list[Future[dict[int, T]]]) -> dict[int, T]:
-        """What all lanes found, when all of them are done: then what one could not do may be undone."""
+        """The results of all workers, once all have ended: only then can the work of one that failed be undone."""
         try:
             try:
                 wait(parts)
@@ -100,10 +100,10 @@ class CpuWorkers:
             self.threads.shutdown()
 
 
-def dealt(slots: Sequence[Slot], sizes: Sequence[int], lanes: int) -> tuple[list[list[Slot]], int]:
+def dealt(slots: Sequence[Slot], sizes: Sequence[int], workers: int) -> tuple[list[list[Slot]], int]:
     """The slots in as many parts of about the same size, each in the slots' own order; and the largest part's size."""
-    parts: list[list[int]] = [[] for _ in range(lanes)]
-    loads = [0] * lanes
+    parts: list[list[int]] = [[] for _ in range(workers)]
+    loads = [0] * workers
     for i in sorted(range(len(slots)), key=lambda i: -sizes[i]):
         least = loads.index(min(loads))
         parts[least].append(i)

@@ -16,7 +16,7 @@ def silent(text: str) -> None:
 class Limits:
     """How many tokens go through the base at once: of one slot in training, of all in training, in evaluation.
 
-    A slot's own are few enough that all lanes of a CPU together keep to the limit of all. What fills rows up comes on
+    A slot's own limit is low enough that all of a CPU's workers together keep to that of all slots. Fillers come on
     top: on a GPU 63 tokens at most, or some 3 % of more than 2,048; on a CPU fewer than 16 a slot.
     """
 

@@ -21,10 +21,10 @@ from peftsweep.engine.slot_params import SlotParameters
 from peftsweep.engine.text_packing import pack_texts
 from peftsweep.errors import ModelError
 from peftsweep.layers import ForwardContext, Masks, PackedLayer
-from peftsweep.layers.attention import ATTENTION, forward_rows, has_kernel
+from peftsweep.layers.attention import ATTENTION, has_kernel, run_backbone
 from peftsweep.layers.head import PooledTexts, StackedLinear
 from peftsweep.layers.packed_batch import Attention, PackedBatch
-from peftsweep.layers.pooled_last_block import PooledForward
+from peftsweep.layers.pooled_last_block import PooledBlockForward
 from peftsweep.methods import Method
 from peftsweep.models import check_supported, head_names, is_4bit, nf4_parts, refusing, text_part, unsupported
 
@@ -64,7 +64,7 @@ class PackedModel:
         expected = plain_logits(model, samples, self.pooling.pad_token_id)
         fused = _runs_triton(self.device)
         may_drop = any(params.dropout > 0 for params in candidates)
-        self.current = ForwardContext([0.0] * slots, self.device, fused, may_drop)
+        self.context = ForwardContext([0.0] * slots, self.device, fused, may_drop)
         # One for all of the pack's passes, so that it is the one that is proven (before anything is compiled).
         kernel: Attention = "tiles" if mean <= SHORT else "varlen"
         self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
@@ -73,11 +73,11 @@ class PackedModel:
         layers: list[PackedLayer] = []
         for path in (path for path in method.linears if path in targets):
             inner = model.get_submodule(path)
-            layers.append(method.layer(inner, path, len(layers), self.current, slots, candidates))
+            layers.append(method.layer(inner, path, len(layers), self.context, slots, candidates))
             if fused and is_4bit(inner):
                 layers[-1].frozen = nf4_parts(inner)
         for path in self.heads:
-            head = StackedLinear(model.get_submodule(path), path, len(layers), self.current, slots)
+            head = StackedLinear(model.get_submodule(path), path, len(layers), self.context, slots)
             head.std = float(getattr(model.config.get_text_config(), "initializer_range", StackedLinear.std))
             layers.append(head)
         self.stack = SlotParameters(layers, slots, self.device)  # before the model is touched: it may not fit
@@ -86,7 +86,7 @@ class PackedModel:
         prefix = model.base_model_prefix
         self.backbone: nn.Module = getattr(model, prefix)
         self.reader: nn.Module = model.get_submodule(text_part(model))
-        self.pooled = PooledTexts(getattr(self.backbone, "pooler", None), self.current)
+        self.pooled = PooledTexts(getattr(self.backbone, "pooler", None), self.context)
         if self.pooled.pooler is not None:
             self.backbone.pooler = None
         # The head is the whole model's own forward with the backbone taken out; a shallow copy leaves `model` intact.
@@ -94,7 +94,7 @@ class PackedModel:
         self.head._modules = dict(model._modules)
         setattr(self.head, prefix, self.pooled)
         self.hooks: list[RemovableHandle] = []
-        self.last: PooledForward | None = None
+        self.last: PooledBlockForward | None = None
         try:
             model.set_attn_implementation(ATTENTION)
             before = _state(model)
@@ -140,27 +140,27 @@ class PackedModel:
         skipped: Mapping[int, tuple[int, int]] | None = None,
         more: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> PackedBatch:
-        tiles_for = len(self.current.dropouts) if self.current.fused else 0
+        tiles_for = len(self.context.dropouts) if self.context.fused else 0
         return pack_texts(slots, parts, corpus, self.device, self.attention, tiles_for, skipped, more)
 
     def logits(self, rows: PackedBatch, masks: Masks | None) -> Tensor:
         """Logits [k·n, C] in fp32. Without masks nothing is dropped."""
-        self.current.begin(rows.tokens, rows.texts, masks)
+        self.context.begin(rows.tokens, rows.texts, masks)
         if self.hooks:
             along = () if rows.spans is None else (rows.spans.begins, rows.spans.stops)
             read = (rows.pooled, rows.reads.tiles)
             _of_any_length((rows.ends, rows.tokens.tiles, *read, *along), dim=0)
             _of_any_length((rows.position_ids,))
-        hidden = forward_rows(self.backbone, rows)  # [m, d], or [T, d]
+        hidden = run_backbone(self.backbone, rows)  # [m, d], or [T, d]
         if self.last is None:
             hidden = hidden[rows.pooled]  # [m, d]
-        self.current.turn_to(rows.batch)  # a pooler's linear layers are adapted too
+        self.context.use_segments(rows.batch)  # a pooler's linear layers are adapted too
         try:
-            self.current.pooled = hidden[rows.spread, None]  # [k·n, 1, d]
+            self.context.pooled = hidden[rows.spread, None]  # [k·n, 1, d]
             some_token = rows.input_ids[0, rows.pooled[rows.spread], None]  # [k·n, 1]
             logits: Tensor = self.head(input_ids=some_token).logits
         finally:
-            self.current.pooled = torch.empty(0)
+            self.context.pooled = torch.empty(0)
         return logits.float()
 
     def compile(self) -> None:
@@ -191,13 +191,13 @@ class PackedModel:
         """Run the last block for the pooled tokens alone, unless that gives other logits or an error: where one block
         is run more than once, say."""
         if blocks := _blocks(self.reader):
-            self.last = PooledForward(blocks[-1], self.current)
+            self.last = PooledBlockForward(blocks[-1], self.context)
             alike = True
             try:
                 self._prove(params, samples, expected)
             except ModelError:  # whatever a base's own code makes of fewer rows
                 alike = False
-            if not (alike and self.last.reached):
+            if not (alike and self.last.called):
                 self.last.remove()
                 self.last = None
         if self.last is None:
@@ -218,7 +218,7 @@ class PackedModel:
     def _in_one_row(self, texts: Sequence[Text]) -> Tensor:
         """Logits [n, C] of some texts, by the first slot."""
         rows = self.pack_texts([0], [np.arange(len(texts))], self.corpus(texts))
-        return self.logits(rows, self.current.nothing)[: len(texts)]
+        return self.logits(rows, self.context.no_dropout)[: len(texts)]
 
 
 def _runs_triton(device: torch.device) -> bool:

@@ -69,7 +69,7 @@ class SlotParameters:
         self.grads = torch.zeros(slots, at, device=device)
         self.moments = {name: torch.zeros(slots, at, device=device) for name in ("exp_avg", "exp_avg_sq")}
         for layer in layers:
-            layer.place({place.name: self._view(place, slots) for place in self.places if place.layer is layer})
+            layer.bind({place.name: self._view(place, slots) for place in self.places if place.layer is layer})
 
     def _view(self, place: ParamSlice, slots: int) -> Tensor:
         cut, shape = slice(place.start, place.stop), (slots, *place.shape)
@@ -97,13 +97,13 @@ class SlotParameters:
         for place in self.places:
             values = first.get(place.layer.name, {}).get(place.name)
             if values is not None:
-                place.of(row)[place.layer.shape_of(place.name, params)].copy_(values)
+                place.of(row)[place.layer.trial_part(place.name, params)].copy_(values)
         self.weights[slot].copy_(row)
 
     def split(self, slot: int, row: Tensor, params: TrainConfig) -> dict[str, Tensor]:
         """A vector of row `slot` as named tensors of the trial's true shapes: views, by `path:parameter`."""
         return {
-            place.key: place.of(row)[place.layer.shape_of(place.name, params)]
+            place.key: place.of(row)[place.layer.trial_part(place.name, params)]
             for place in self.places
             if place.layer.active[slot]
         }

@@ -70,7 +70,7 @@ class Slots:
         """How many numbers a trial with these hyperparameters trains."""
         adapted, row = self._adapted(params), self.stack.weights[0]
         return sum(
-            place.of(row)[place.layer.shape_of(place.name, params)].numel()
+            place.of(row)[place.layer.trial_part(place.name, params)].numel()
             for place in self.stack.places
             if place.layer.name in adapted
         )

@@ -39,24 +39,26 @@ class ForwardContext(threading.local):
         self.texts: Texts | None = None
         self.pooled = torch.empty(0)
         self.keys: Mapping[int, tuple[int, int]] | None = None
-        self.nothing = Masks({}, torch.ones(slots, device=device), torch.zeros(slots, dtype=torch.int32, device=device))
-        self.keep, self.seeds, self.drops = self.nothing.keep, self.nothing.seeds, False
+        self.no_dropout = Masks(
+            {}, torch.ones(slots, device=device), torch.zeros(slots, dtype=torch.int32, device=device)
+        )
+        self.keep, self.seeds, self.drops = self.no_dropout.keep, self.no_dropout.seeds, False
 
     def begin(self, segments: Segments, texts: Texts, masks: Masks | None) -> None:
         """Set all of it for the next pass."""
         self.texts = texts
         self.keys, self.drops = None if masks is None else masks.keys, self.may_drop and masks is not None
-        masks = masks or self.nothing
+        masks = masks or self.no_dropout
         self.keep, self.seeds = masks.keep, masks.seeds
-        self.turn_to(segments)
+        self.use_segments(segments)
 
-    def turn_to(self, segments: Segments) -> None:
+    def use_segments(self, segments: Segments) -> None:
         """The rows that come next: tokens, then one row a text, then the head's batch."""
         self.segments = segments
         if segments.edges is not None and segments.tiles is not None:
             self.edges, self.tiles = segments.edges, segments.tiles
 
-    def drawn(self, keys: Mapping[int, tuple[int, int]]) -> dict[str, NDArray[Any]]:
+    def dropout_arrays(self, keys: Mapping[int, tuple[int, int]]) -> dict[str, NDArray[Any]]:
         """`keep` and `seeds` of `Masks` for these keys."""
         keep, seeds = np.ones(len(self.dropouts), np.float32), np.zeros(len(self.dropouts), np.uint32)
         for slot, key in keys.items():

@@ -27,7 +27,7 @@ class StackedLinear(PackedLayer):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         return shapes | ({"bias": (self.out_features,)} if self.inner.bias is not None else {})
 
-    def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
+    def trial_part(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         return (slice(None),)
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ class StackedLinear(PackedLayer):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).float()
         weight, bias = self.stacked["weight"], self.stacked.get("bias")
-        y: Tensor = _LinearBySlot.apply(flat, weight, bias, self.current.texts)  # type: ignore[no-untyped-call]
+        y: Tensor = _LinearBySlot.apply(flat, weight, bias, self.context.texts)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
 
@@ -73,11 +73,11 @@ class _LinearBySlot(torch.autograd.Function):
 class PooledTexts(nn.Module):
     """Stands where the backbone was: gives the head the pooled tokens, through the model's own pooler if it has one."""
 
-    def __init__(self, pooler: nn.Module | None, current: ForwardContext) -> None:
+    def __init__(self, pooler: nn.Module | None, context: ForwardContext) -> None:
         super().__init__()
-        self.pooler, self.current = pooler, current
+        self.pooler, self.context = pooler, context
 
     def forward(self, *args: object, **kwargs: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        hidden = self.current.pooled
+        hidden = self.context.pooled
         pooled = None if self.pooler is None else self.pooler(hidden)
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=pooled)

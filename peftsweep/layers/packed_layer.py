@@ -15,12 +15,12 @@ from peftsweep.layers.context import ForwardContext
 class PackedLayer(nn.Module, ABC):
     """One frozen layer with the adapters of all slots. Subclasses say which, how they start and act."""
 
-    def __init__(self, inner: nn.Module, name: str, index: int, current: ForwardContext, slots: int) -> None:
+    def __init__(self, inner: nn.Module, name: str, index: int, context: ForwardContext, slots: int) -> None:
         super().__init__()
         self.inner = inner
         self.name = name  # the module's path in the base model
         self.index = index  # its place among the packed layers: a part of the dropout seed
-        self.current = current
+        self.context = context
         self.active = [False] * slots  # whether a slot's trial adapts this layer
         self.stacked: dict[str, Tensor] = {}  # leaves, [K, …]; no nn.Parameter, whose shapes torch.compile would fix
         # The frozen weight as kernels take it: [d_out, d_in], or two values a byte and a scale for each 64 (NF4).
@@ -48,7 +48,7 @@ class PackedLayer(nn.Module, ABC):
         """Shape of each parameter of one slot, padded to the widest trial."""
 
     @abstractmethod
-    def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
+    def trial_part(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         """The part of a slot's padded parameter that a trial with these hyperparameters uses."""
 
     @abstractmethod
@@ -56,7 +56,7 @@ class PackedLayer(nn.Module, ABC):
         """Take a new trial into the slot. Its parameters' first values, on the CPU, of the trial's own shapes; those
         that are not named begin at zero."""
 
-    def place(self, stacked: Mapping[str, Tensor]) -> None:
+    def bind(self, stacked: Mapping[str, Tensor]) -> None:
         """Take the stacked parameters, on their device."""
         self.stacked = dict(stacked)
 

@@ -36,7 +36,7 @@ class Segments:
     edges: Tensor | None = None
     tiles: Tensor | None = None
 
-    def stretches(self) -> Iterable[tuple[int, int, int]]:
+    def by_slot(self) -> Iterable[tuple[int, int, int]]:
         """(slot, first row, row after the last)."""
         return ((slot, start, stop) for slot, (start, stop) in zip(self.slots, self.bounds, strict=True))
 
@@ -45,7 +45,7 @@ def tiled(segments: Segments, slots: int, rows: int) -> tuple[NDArray[np.int32],
     """The edges and tiles of segments of an activation of so many rows, in a pack of so many slots."""
     edges, tiles = np.zeros((slots, 3), np.int32), np.full((rows // TILE + slots, 2), (0, FAR), np.int32)
     at = 0
-    for slot, start, stop in segments.stretches():
+    for slot, start, stop in segments.by_slot():
         edges[slot] = start, stop, segments.skipped.get(slot, 0)
         firsts = np.arange(start, stop, TILE)
         tiles[at : at + len(firsts), 0], tiles[at : at + len(firsts), 1] = slot, firsts

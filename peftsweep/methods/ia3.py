@@ -19,19 +19,19 @@ class PackedIA3(PackedLayer):
     """scale: [K, d], with d = d_in where the input is scaled (feed-forward), d_out where the output is."""
 
     def __init__(
-        self, inner: nn.Module, name: str, index: int, current: ForwardContext, slots: int, feedforward: bool
+        self, inner: nn.Module, name: str, index: int, context: ForwardContext, slots: int, feedforward: bool
     ) -> None:
-        super().__init__(inner, name, index, current, slots)
+        super().__init__(inner, name, index, context, slots)
         self.feedforward = feedforward
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"scale": (self.in_features if self.feedforward else self.out_features,)}
 
-    def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
+    def trial_part(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         return (slice(None),)
 
-    def place(self, stacked: Mapping[str, Tensor]) -> None:
-        super().place(stacked)
+    def bind(self, stacked: Mapping[str, Tensor]) -> None:
+        super().bind(stacked)
         self.adapts = torch.zeros(len(self.active), device=stacked["scale"].device)  # [K] `active` for kernels
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
@@ -49,13 +49,13 @@ class PackedIA3(PackedLayer):
         return self.scaled(self.inner(x))
 
     def scaled(self, x: Tensor) -> Tensor:
-        if self.current.fused:
+        if self.context.fused:
             from peftsweep.layers.scaling_kernels import scale_rows
 
             rows = x.reshape(-1, x.shape[-1]).contiguous()
-            out: Tensor = scale_rows(rows, self.stacked["scale"], self.adapts, self.current.tiles, self.current.edges)
+            out: Tensor = scale_rows(rows, self.stacked["scale"], self.adapts, self.context.tiles, self.context.edges)
             return out.view_as(x)
-        segments = self.current.segments
+        segments = self.context.segments
         if not any(self.active[slot] for slot in segments.slots):
             return x
         flat = x.reshape(-1, x.shape[-1])
@@ -71,7 +71,7 @@ class _ScaleBySlot(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.layer, ctx.segments = layer, segments
         out = x.clone()
-        for slot, start, stop in segments.stretches():
+        for slot, start, stop in segments.by_slot():
             if layer.active[slot]:
                 out[start:stop] *= scale[slot].to(x.dtype)
         return out
@@ -82,7 +82,7 @@ class _ScaleBySlot(torch.autograd.Function):
         layer, segments = ctx.layer, ctx.segments
         scale = layer.stacked["scale"]
         to_x = grad.clone() if ctx.needs_input_grad[0] else None
-        for slot, start, stop in segments.stretches():
+        for slot, start, stop in segments.by_slot():
             if layer.active[slot]:
                 scale.grad[slot] += (grad[start:stop] * x[start:stop]).sum(0, dtype=scale.dtype)
                 if to_x is not None:
@@ -114,14 +114,14 @@ class IA3(Method):
         inner: nn.Module,
         name: str,
         index: int,
-        current: ForwardContext,
+        context: ForwardContext,
         slots: int,
         candidates: Sequence[TrainConfig],
     ) -> PackedIA3:
         sides = {name in self.feedforward(params) for params in candidates if name in self.targets(params)}
         if len(sides) > 1:
             raise ModelError(f"feedforward_modules: {name} is among them in some trials only; fix it in `train`")
-        return PackedIA3(inner, name, index, current, slots, sides.pop())
+        return PackedIA3(inner, name, index, context, slots, sides.pop())
 
     def peft_config(self, params: TrainConfig, **common: Any) -> Any:
         from peft import IA3Config

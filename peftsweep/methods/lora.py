@@ -20,8 +20,8 @@ from peftsweep.methods.stock import taken_elsewhere
 class PackedLora(PackedLayer):
     """A: [K, r_max, d_in], B: [K, d_out, r_max]. Rows of A and columns of B beyond a slot's rank stay zero."""
 
-    def __init__(self, inner: nn.Module, name: str, index: int, current: ForwardContext, slots: int, rank: int) -> None:
-        super().__init__(inner, name, index, current, slots)
+    def __init__(self, inner: nn.Module, name: str, index: int, context: ForwardContext, slots: int, rank: int) -> None:
+        super().__init__(inner, name, index, context, slots)
         self.max_rank = rank
         self.ranks = [0] * slots
         self.scales = [0.0] * slots  # α/r
@@ -30,7 +30,7 @@ class PackedLora(PackedLayer):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"A": (self.max_rank, self.in_features), "B": (self.out_features, self.max_rank)}
 
-    def shape_of(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
+    def trial_part(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         return (slice(params.rank), slice(None)) if name == "A" else (slice(None), slice(params.rank))
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
@@ -38,12 +38,12 @@ class PackedLora(PackedLayer):
         alpha = 2 * params.rank if params.alpha is None else params.alpha
         self.ranks[slot], self.scales[slot] = params.rank, alpha / params.rank
         self.factor[slot] = self.scales[slot]
-        self.current.dropouts[slot] = params.dropout
+        self.context.dropouts[slot] = params.dropout
         bound = 1 / math.sqrt(self.in_features)
         return {"A": torch.empty(params.rank, self.in_features).uniform_(-bound, bound, generator=generator)}
 
-    def place(self, stacked: Mapping[str, Tensor]) -> None:
-        super().place(stacked)
+    def bind(self, stacked: Mapping[str, Tensor]) -> None:
+        super().bind(stacked)
         device = stacked["A"].device
         self.factor = torch.zeros(len(self.active), device=device)
         self.salt = torch.tensor([(self.index + 1) * 0x9E3779B1 % 2**32], device=device)  # spread over 32 bits
@@ -53,9 +53,9 @@ class PackedLora(PackedLayer):
         self.factor[slot] = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.current.fused:
+        if self.context.fused:
             return self.fused(x)
-        segments = self.current.segments
+        segments = self.context.segments
         if not any(self.active[slot] for slot in segments.slots):
             return self.inner(x)  # type: ignore[no-any-return]
         flat = x.reshape(-1, x.shape[-1])  # [rows, d_in]
@@ -71,7 +71,7 @@ class PackedLora(PackedLayer):
         """By the kernels of a GPU: all slots in one launch each."""
         from peftsweep.layers.low_rank_kernels import linear_low_rank
 
-        now = self.current
+        now = self.context
         y: Tensor
         y, _ = linear_low_rank(
             x.reshape(-1, x.shape[-1]).contiguous(),  # as the kernels find their rows
@@ -91,10 +91,10 @@ class PackedLora(PackedLayer):
 
     def mask(self, slot: int, x: Tensor) -> Tensor | None:
         """The slot's dropout mask over its rows x [n, d_in]; None where nothing is dropped."""
-        keys, dropout = self.current.keys, self.current.dropouts[slot]
+        keys, dropout = self.context.keys, self.context.dropouts[slot]
         if keys is None or dropout == 0.0:
             return None
-        before = self.current.segments.skipped.get(slot, 0)
+        before = self.context.segments.skipped.get(slot, 0)
         whole = before + x.shape[0], x.shape[1]
         key = (*keys[slot], 0, self.index)  # the zero stays, so that what is dropped stays what it was
         return keep_mask(whole, x.device, key, dropout, x.dtype)[before:]
@@ -138,12 +138,12 @@ def _forward_by_slot(
 ) -> tuple[list[Tensor | None], list[Tensor]]:
     """Each slot's stretch by itself, at its true rank. Returns dropout's mask and scale·A·dropout(x) [n, r] of each."""
     masks, saved = [], []
-    for slot, start, stop in segments.stretches():
+    for slot, start, stop in segments.by_slot():
         rank = layer.ranks[slot] if layer.active[slot] else 0
         rows = x[start:stop]
         mask, scale = layer.mask(slot, rows), layer.scales[slot]
         if mask is not None:
-            rows, scale = rows * mask, scale / (1 - layer.current.dropouts[slot])
+            rows, scale = rows * mask, scale / (1 - layer.context.dropouts[slot])
         hidden = (rows @ a[slot, :rank].T.to(x.dtype)).mul_(scale)  # [n, r]
         y[start:stop].addmm_(hidden, b[slot, :, :rank].T.to(x.dtype))
         masks.append(mask)
@@ -163,13 +163,13 @@ def _backward_by_slot(
     """Adds each slot's part to the gradients of A, B and x."""
     a, b = layer.stacked["A"], layer.stacked["B"]
     assert a.grad is not None and b.grad is not None
-    for (slot, start, stop), hidden, mask in zip(segments.stretches(), saved, masks, strict=True):
+    for (slot, start, stop), hidden, mask in zip(segments.by_slot(), saved, masks, strict=True):
         rank, scale = hidden.shape[1], layer.scales[slot]
         if rank == 0:  # this trial does not adapt the layer
             continue
         rows, g = x[start:stop], grad[start:stop]
         if mask is not None:
-            rows, scale = rows * mask, scale / (1 - layer.current.dropouts[slot])
+            rows, scale = rows * mask, scale / (1 - layer.context.dropouts[slot])
         b.grad[slot, :, :rank] += g.T @ hidden  # [d_out, r]
         to_hidden = (g @ b[slot, :, :rank].to(g.dtype)).mul_(scale)  # [n, r]
         a.grad[slot, :rank] += to_hidden.T @ rows  # [r, d_in]
@@ -215,11 +215,11 @@ class Lora(Method):
         inner: nn.Module,
         name: str,
         index: int,
-        current: ForwardContext,
+        context: ForwardContext,
         slots: int,
         candidates: Sequence[TrainConfig],
     ) -> PackedLora:
-        layer = PackedLora(inner, name, index, current, slots, max(params.rank for params in candidates))
+        layer = PackedLora(inner, name, index, context, slots, max(params.rank for params in candidates))
         narrowest = min(layer.in_features, layer.out_features)
         if layer.max_rank > narrowest:
             raise ModelError(

@@ -45,7 +45,7 @@ class Method(ABC):
         inner: nn.Module,
         name: str,
         index: int,
-        current: ForwardContext,
+        context: ForwardContext,
         slots: int,
         candidates: Sequence[TrainConfig],
     ) -> PackedLayer:

@@ -69,7 +69,7 @@ def pack_on_gpu(
     pack = kind(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
     kernel = "tiles" if np.mean([len(text) for text in train.input_ids]) <= 128 else "varlen"
     assert pack.packed.last is not None  # run for the pooled tokens alone
-    assert pack.packed.current.fused and pack.packed.attention == (kernel if dtype == "bfloat16" else "padded")
+    assert pack.packed.context.fused and pack.packed.attention == (kernel if dtype == "bfloat16" else "padded")
     return pack
 
 
