@@ -1,0 +1,124 @@
+"""What an earlier version left on a disk goes on working: its database, artifacts and exported folders.
+
+`recorded/version-0.1.0.tar.gz` is a working folder of version 0.1.0: `first` has complete, pruned, failed, stopped and
+waiting trials and was retrained; `second` is done. `recorded/version-0.1.0.json` is what that version's commands then
+printed, and what its `sync` wrote to MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from tests.studies import Home, empty_mlflow
+
+RECORDED = Path(__file__).parent / "recorded"
+TOLD = json.loads((RECORDED / "version-0.1.0.json").read_text(encoding="utf-8"))
+READ = [["best", "--json"], ["status", "--json"], ["compare", "--json"]]
+PREDICT = ["predict", "exported", "--text", "joy joy the and", "--text", "to anger of"]
+
+
+def unpacked(folder: Path) -> Home:
+    """The folder, as it was then, in another place."""
+    with tarfile.open(RECORDED / "version-0.1.0.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    (folder / "mlflow.db").write_bytes(empty_mlflow())
+    return Home(folder)
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
+    """The answers of the commands that read."""
+    return unpacked(tmp_path_factory.mktemp("read")).call_each([*READ, PREDICT])
+
+
+@pytest.mark.parametrize("place", range(len(READ)), ids=[words[0] for words in READ])
+def test_studies_of_version_0_1_read_as_they_did(read: list[subprocess.CompletedProcess[str]], place: int) -> None:
+    answer, (command, _) = read[place], READ[place]
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert_close(json.loads(answer.stdout), TOLD[command])
+
+
+def test_a_folder_that_version_0_1_exported_predicts_what_it_did(read: list[subprocess.CompletedProcess[str]]) -> None:
+    assert (read[-1].returncode, read[-1].stdout) == (0, TOLD["predict"])
+
+
+def test_mlflow_is_told_what_version_0_1_told_it(tmp_path: Path) -> None:
+    place = unpacked(tmp_path)
+    assert place.call("sync").returncode == 0
+    assert_close(runs(place.tracking_uri), TOLD["mlflow"])
+
+
+def test_a_study_of_version_0_1_goes_on_and_keeps_its_format(tmp_path: Path) -> None:
+    place = unpacked(tmp_path)
+    (study, before), answer = kept(place), place.call("run", "--study", "first.yaml", "--trials", "8")
+    assert answer.returncode == 0, answer.stderr
+    now, after = kept(place)
+    assert now.keys() == study.keys() and all(now[key] == study[key] for key in ("config", "key", "retrained", "test"))
+    assert after[:7] == before[:7]  # they had ended
+    for was, trial in zip(before[7:], after[7:], strict=True):  # one was stopped, one waited
+        assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and was.params.items() <= trial.params.items()
+        assert trial.user_attrs.keys() - {"pauses", "kept", "dropped"} == after[3].user_attrs.keys() - {"kept"}
+        assert trial.user_attrs["evaluations"][0].keys() == after[3].user_attrs["evaluations"][0].keys()
+    assert (seed(before[7]), len(after[7].user_attrs["pauses"])) == (seed(after[7]), 1)
+    assert after[7].user_attrs["evaluations"][0] == before[7].user_attrs["evaluations"][0]  # from its checkpoint
+
+
+def kept(place: Home) -> tuple[dict[str, Any], list[FrozenTrial]]:
+    """What the database has of `first` and its trials, as Optuna reads it."""
+    study = optuna.load_study(study_name="first", storage=place.storage)
+    return study.user_attrs, study.get_trials()
+
+
+def seed(trial: FrozenTrial) -> Any:
+    return trial.user_attrs["seed"]
+
+
+def runs(uri: str) -> dict[str, Any]:
+    """All that MLflow holds, by the runs' names, those of the runs that they are nested in before them."""
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    by_id = {run.info.run_id: run for run in found}
+
+    def path(run: mlflow.entities.Run) -> str:
+        above = run.data.tags.get("mlflow.parentRunId")
+        return run.info.run_name if above is None else f"{path(by_id[above])} > {run.info.run_name}"
+
+    return {path(run): whole(client, run) for run in found if "peftsweep.kind" not in run.data.tags}
+
+
+def whole(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> dict[str, Any]:
+    """A run as plain values."""
+    where = run.info.run_id
+    points = {key: client.get_metric_history(where, key) for key in run.data.metrics}
+    return {
+        "status": run.info.status,
+        "times": [run.info.start_time, run.info.end_time],
+        "params": run.data.params,
+        "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+        "metrics": {key: [[p.step, p.value, p.timestamp] for p in each] for key, each in points.items()},
+        "artifacts": sorted(file.path for file in client.list_artifacts(where)),
+    }
+
+
+def assert_close(now: Any, then: Any) -> None:
+    """Equal, but for the rounding of another machine."""
+    assert type(now) is type(then)
+    if isinstance(then, dict):
+        assert now.keys() == then.keys()
+        for key in then:
+            assert_close(now[key], then[key])
+    elif isinstance(then, list):
+        assert len(now) == len(then)
+        for one, other in zip(now, then, strict=True):
+            assert_close(one, other)
+    else:
+        assert now == (pytest.approx(then, rel=1e-6) if isinstance(then, float) else then)
