@@ -89,18 +89,18 @@ def test_without_a_pruner_trials_may_be_evaluated_at_their_own_pace(tmp_path: Pa
         ("epochs: 2", "epochs: '2'", "9: train.epochs: expected a whole number, got '2'"),
         ("epochs: 2", "epochs:", "9: train.epochs: expected a whole number, got nothing"),
         ("epochs: 2", "lr: 1e-3", "9: train.lr: unknown key; did you mean learning_rate?"),
-        ("epochs: 2", "trials: 2", "9: train.trials: unknown key; it stands under search"),
+        ("epochs: 2", "trials: 2", "9: train.trials: unknown key; it belongs under search"),
         ("epochs: 2", "warmup: 1", "9: train.warmup: expected less than 1, got 1"),
         ("epochs: 2", "learning_rate: .nan", "9: train.learning_rate: expected a finite number, got nan"),
         ("{epochs: 2, batch_size: 8}", "5", "9: train: expected keys and values, got 5"),
         ("method: lora", "method: qlorra", "2: method: expected 'lora', 'qlora' or 'ia3' (did you mean qlora?)"),
         ("method: lora", "", "1: method: missing"),
-        ("method: lora", "method: lora\nname: x", "3: name: unknown key; a study is named by its file"),
+        ("method: lora", "method: lora\nname: x", "3: name: unknown key; a study is named after its file"),
         ("method: lora", "method: ia3", "12: space.rank: ia3 has no rank"),
         (
             "scheduler: [linear, cosine]",
             "evals_per_epoch: [1, 2]",
-            "13: space.evals_per_epoch: trials at one rung would",
+            "13: space.evals_per_epoch: trials at the same rung would",
         ),
         ("joy, anger", "joy, joy", "8: data.labels[1]: joy is named twice"),
         ("joy, anger", "", "8: data.labels: name the label column"),
@@ -125,12 +125,12 @@ def test_without_a_pruner_trials_may_be_evaluated_at_their_own_pace(tmp_path: Pa
         ("high: 64, log2: true", "hihg: 64", "12: space.rank.high: missing"),
         ("{low: 4, high: 64, log2: true}", "16", "12: space.rank: expected {low: …, high: …} or a list"),
         ("{low: 4, high: 64, log2: true}", "[]", "12: space.rank: expected at least one entry"),
-        ("{low: 4, high: 64, log2: true}", "[4, 4]", "12: space.rank[1]: 4 is among the choices already"),
+        ("{low: 4, high: 64, log2: true}", "[4, 4]", "12: space.rank[1]: 4 is listed twice"),
         ("rank: {low: 4, high: 64, log2: true}", "dropout: {low: 0, high: 1}", "12: space.dropout.high: expected less"),
         ("rank: {low: 4, high: 64, log2: true}", "seed: [1, 2]", "12: space.seed: each trial already has its own"),
-        ("rank: {low: 4, high: 64, log2: true}", "epochs: [1, 2]", "12: space.epochs: stands under train also"),
+        ("rank: {low: 4, high: 64, log2: true}", "epochs: [1, 2]", "12: space.epochs: is also given under train"),
         ("[linear, cosine]", "[linear, cosin]", "13: space.scheduler[1]: expected 'linear', 'cosine'"),
-        ("[linear, cosine]", "{low: 1, high: 2}", "13: space.scheduler: has no numbers to range over"),
+        ("[linear, cosine]", "{low: 1, high: 2}", "13: space.scheduler: takes no numbers"),
         ("trials: 12", "sampler: grid", "11: space.learning_rate: a grid needs step, log2 or a list"),
         ("trials: 12", "trials: 12, trials: 13", "14: search.trials: given twice, again in line 14"),
     ],
@@ -143,7 +143,9 @@ def test_each_mistake_has_its_own_message(tmp_path: Path, old: str, new: str, li
 def test_one_column_of_classes_has_no_thresholds_to_tune(tmp_path: Path) -> None:
     for labels in ("mood", "[mood]"):
         found = complaints(tmp_path, ("[joy, anger]", labels), ("trials: 12", "objective: macro_f1_tuned"))
-        assert [line for line in found if line.startswith("14: search.objective: only several labels")], found
+        assert [
+            line for line in found if line.startswith("14: search.objective: only multi-label data has thresholds")
+        ], found
 
 
 def test_one_broken_section_does_not_hide_the_mistakes_of_others(tmp_path: Path) -> None:
@@ -204,7 +206,7 @@ def test_what_is_larger_than_a_study_can_be_is_told_at_once_in_a_short_line(tmp_
     began = time.process_time()
     with pytest.raises(StudyFileError, match=rf"^[^\n]*mine\.yaml:1[:\d]*: broken YAML: {message}[^\n]*$"):
         load(write(tmp_path, f"a: {value}"))
-    with pytest.raises(StudyFileError, match=rf"^--set data\.text: [^\n]* is no YAML value \({message}") as error:
+    with pytest.raises(StudyFileError, match=rf"^--set data\.text: [^\n]* is not a YAML value \({message}") as error:
         load(write(tmp_path), [f"data.text={value}"])
     assert len(str(error.value)) < 500
     assert time.process_time() - began < 4
@@ -257,7 +259,7 @@ def test_the_known_keys_are_listed_once(tmp_path: Path) -> None:
     assert [line.partition("key")[2].partition(":")[0] for line in train] == [
         "; known here",
         "",
-        "; it stands under search",
+        "; it belongs under search",
         "; did you mean epochs?",
     ]
     assert sum(line.endswith("unknown key; known here: low, high, log, log2, step") for line in lines) == 1
@@ -272,7 +274,9 @@ def test_nesting_without_end_is_told_in_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["hex", "rot13", "undefined", "utf-9", '"a\\0b"'])
 def test_what_encodes_no_text_is_refused_by_its_key(tmp_path: Path, encoding: str) -> None:
     (line,) = complaints(tmp_path, ("  text", f"  encoding: {encoding}\n  text"))
-    assert line.startswith("7: data.encoding: ") and "is no encoding of text; utf-8, latin-1" in line
+    assert (
+        line.startswith("7: data.encoding: ") and "is not a text encoding; expected one such as utf-8, latin-1" in line
+    )
 
 
 def test_a_file_that_is_not_utf8_is_told_by_line(tmp_path: Path) -> None:
@@ -328,16 +332,15 @@ def test_mistakes_in_overrides_are_named_as_such(tmp_path: Path) -> None:
         "--set foo.bar: foo: unknown key; known here: model, method, data, train, space, search",
         "--set data.trian: unknown key; did you mean train?",
         "--set train.batch_size: expected at least 1, got 0",
-        "--set space.scheduler.low: space.scheduler is no section with keys",
+        "--set space.scheduler.low: space.scheduler is not a section with keys",
         "--set train.epochs: expected KEY=VALUE, such as train.epochs=5",
-        "--set model.id: '[' is no YAML value (expected the node content, but found '<stream end>'); "
-        "put it into quotes",
+        "--set model.id: '[' is not a YAML value (expected the node content, but found '<stream end>'); quote it",
     ]
 
 
 def test_validation_without_train_is_told(tmp_path: Path) -> None:
     lines = complaints(tmp_path, overrides=["data.validation=b.tsv"])
-    assert lines == ["--set data.validation: needs a file for `train` beside it"]
+    assert lines == ["--set data.validation: needs a file for `train` too"]
 
 
 def test_a_name_is_found_in_the_first_folder_that_has_it(tmp_path: Path) -> None:

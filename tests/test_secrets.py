@@ -63,7 +63,7 @@ def test_no_error_holds_megabytes() -> None:
 @pytest.mark.parametrize("place", ["https://me:PW@h/x", "https:/me:PW@h/x", "hub://TOKEN@h", "x/?api_key=PW"])
 def test_a_study_keeps_no_secret(key: str, place: str) -> None:
     settings = {"data.train": "train.csv", "data.validation": "dev.csv"} | {key: place}
-    with pytest.raises(StudyFileError, match=rf"--set {key}: '.*\*\*\*.*' has a password or a token") as raised:
+    with pytest.raises(StudyFileError, match=rf"--set {key}: '.*\*\*\*.*' contains a password or a token") as raised:
         load("demo", settings)
     assert "PW" not in str(raised.value) and "TOKEN" not in str(raised.value).replace("HF_TOKEN", "")
 

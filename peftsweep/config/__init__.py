@@ -1,4 +1,4 @@
-"""The study file: frozen models, and `load`, which reports every mistake at once, by key and line."""
+"""The study file: `load` reads it into frozen models and reports every mistake at once, by key and line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
 from peftsweep.config.encoding import is_text_encoding
 from peftsweep.config.loading import load
 from peftsweep.config.sections import (
+    MAX_TRIALS,
     METHOD_KEYS,
-    MOST_TRIALS,
     Method,
     ModelConfig,
     Optimizer,
@@ -19,12 +19,12 @@ from peftsweep.config.sections import (
     TrainConfig,
     number_type,
 )
-from peftsweep.config.study import StudyConfig, strangers
+from peftsweep.config.study import StudyConfig, unused_hyperparameters
 from peftsweep.config.study_paths import available, find, folders_of_studies
 
 __all__ = [
+    "MAX_TRIALS",
     "METHOD_KEYS",
-    "MOST_TRIALS",
     "DataConfig",
     "Filter",
     "LabelColumn",
@@ -45,5 +45,5 @@ __all__ = [
     "is_text_encoding",
     "load",
     "number_type",
-    "strangers",
+    "unused_hyperparameters",
 ]

@@ -1,4 +1,4 @@
-"""The section `data` of a study file: where texts and labels are, how they are written, which rows are for what."""
+"""Where are the texts and labels, how are they written, and which rows are for what? The section `data` of a study."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from peftsweep.safe_text.quoting import quoted, word
 
 
 class Filter(Frozen):
-    """Rows to keep, by one column of the source."""
+    """Which rows of the source to keep, by the value in one column."""
 
     min: float | None = None
-    """Keep rows whose number is at least this. Rows without a number there are left out."""
+    """Keep rows whose number is at least this. Rows without a number are dropped."""
     max: float | None = None
     """Keep rows whose number is at most this."""
     equals: str | bool | int | float | None = None
-    """Keep rows with this value: a text, a number, true or false, which a file may spell as it may a class."""
+    """Keep rows with this value: a text, a number, true or false. Files may spell it in any way that they may spell a
+    class."""
 
     def _mistakes(self) -> Iterator[Mistake]:
         if self.min is None and self.max is None and self.equals is None:
@@ -37,20 +38,20 @@ def _size(value: int | float) -> int | float:
     return value
 
 
-Rows = Annotated[int | float, AfterValidator(_size)]
+SplitSize = Annotated[int | float, AfterValidator(_size)]
 
 
 class SplitConfig(Frozen):
-    """How one source is cut into splits, stratified by label. Sizes are rows (whole numbers) or fractions below 1."""
+    """How one source is split, stratified by label. Sizes are numbers of rows, or fractions below 1."""
 
-    train: Rows | None = None
-    """Rows for training; without it, what the other splits leave."""
-    validation: Rows = 0.1
-    """Rows by which trials are compared."""
-    test: Rows | None = None
-    """Rows for one last score of the best trial; without it, there is no test split."""
+    train: SplitSize | None = None
+    """Rows for training. By default all rows that the other splits leave."""
+    validation: SplitSize = 0.1
+    """Rows on which trials are compared."""
+    test: SplitSize | None = None
+    """Rows for a final score of the best trial. By default there is no test split."""
     seed: int = Field(default=0, ge=0, le=2**53)
-    """Another seed is another cut."""
+    """Seed of the random split."""
 
     def _mistakes(self) -> Iterator[Mistake]:
         total = sum(size for size in (self.train, self.validation, self.test) if isinstance(size, float))
@@ -59,19 +60,19 @@ class SplitConfig(Frozen):
 
 
 class LabelColumn(Frozen):
-    """One column that holds all labels of a text (multi-label). An empty cell is a text without labels."""
+    """One column that holds all labels of a text (multi-label). An empty cell means that the text has no labels."""
 
     column: str = Field(min_length=1)
-    """The column."""
+    """The name of the column."""
     separator: str | None = None
-    """What parts the labels in a cell that is a text, such as `";"`; spaces around them are dropped. Without it, each
-    cell must be a list: of JSONL or Parquet, or written out as `['joy', 'anger']` or `[joy, anger]`."""
+    """What separates the labels in a cell, such as `";"`. Spaces around labels are dropped. Without a separator each
+    cell must be a list: one of JSONL or Parquet, or text such as `['joy', 'anger']` or `[joy, anger]`."""
     grouped: bool = False
-    """Whether a text stands in a row for each of its labels. Its rows become one, with all labels that they have."""
+    """Whether a text has one row for each of its labels. These rows are merged into one with all the labels."""
 
     def _mistakes(self) -> Iterator[Mistake]:
         if self.separator == "":
-            yield ("separator",), "expected some text, or no such key if the column holds lists"
+            yield ("separator",), "expected some text; leave the key out if the column holds lists"
 
 
 LabelNames = Annotated[
@@ -81,41 +82,42 @@ LabelNames = Annotated[
 
 
 class DataConfig(Frozen):
-    """Texts and labels. Either `source` (cut by `split`, or a hub dataset's splits), or `train` and `validation`."""
+    """Texts and labels. Give either `source` (which `split` divides, or a hub dataset with splits), or `train` and
+    `validation`."""
 
     source: str | None = None
-    """One file (CSV, TSV, JSONL, Parquet, or `package://module/path`) to be cut, or `hub://owner/name`."""
+    """One file to be split (CSV, TSV, JSONL, Parquet, or `package://module/path`), or `hub://owner/name`."""
     train: str | None = None
-    """A file of rows for training, in place of `source`."""
+    """A file with the rows for training, instead of `source`."""
     validation: str | None = None
-    """A file of rows by which trials are compared. Without it, they are cut from `train`."""
+    """A file with the rows on which trials are compared. By default they are split off from `train`."""
     test: str | None = None
-    """A file of rows for one last score of the best trial. It steers nothing."""
+    """A file with the rows for a final score of the best trial. It influences no decision."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     subset: str | None = None
-    """Which of a hub dataset's subsets, if it has several."""
+    """Which subset of a hub dataset to use, if it has several."""
     text: str = Field(min_length=1)
-    """The column of texts."""
+    """The column that holds the texts."""
     labels: LabelNames
     """One column of classes (single-label), several columns of 0 and 1 (multi-label), or one column that holds all
     labels of a text: `{column: emotions, separator: ";"}` (multi-label)."""
     encoding: str = "utf-8"
     """Encoding of CSV, TSV and JSONL files."""
     quoting: bool | None = None
-    """Whether `"…"` holds a field together. By default it does in CSV and not in TSV."""
+    """Whether fields may be quoted (`"…"`). By default yes in CSV and no in TSV."""
     max_length: int = Field(default=128, ge=2)
-    """Tokens at which a text is cut. The base may have a limit of its own, which it must not exceed."""
+    """Number of tokens after which texts are truncated. It must not exceed the limit of the base, if that has one."""
     filter: dict[str, Filter] = Field(default={})
-    """Rows of the source to keep, by column: `{confidence: {min: 0.9}}`."""
+    """Which rows of the source to keep, by column: `{confidence: {min: 0.9}}`."""
     drop_duplicates: bool = False
     """Keep only the first row of each text."""
     split: SplitConfig | None = None
-    """How `source` is cut (of a hub dataset, its training split), or `train` if there is no `validation`."""
+    """How to split `source` (of a hub dataset, its training split), or `train` if there is no `validation`."""
 
     @property
     def single_label(self) -> bool:
-        """Whether each text has one of the classes of one column, unless that turns out to hold lists."""
+        """Whether one column gives each text its class. (The column may still turn out to hold lists.)"""
         return len(self.label_columns) == 1 and not isinstance(self.labels, LabelColumn)
 
     @property
@@ -126,7 +128,7 @@ class DataConfig(Frozen):
 
     @property
     def name(self) -> str:
-        """What a person would call this data: the hub dataset's name, or the file's."""
+        """A short name of the data for people: that of the hub dataset or of the file."""
         where = self.source or self.train or ""
         if where.startswith("hub://"):
             return where.rsplit("/", 1)[-1]
@@ -136,21 +138,24 @@ class DataConfig(Frozen):
 
     def _mistakes(self) -> Iterator[Mistake]:
         if self.source is None and self.train is None:
-            absent = "no source: give `source`, or `train` (and `validation`)"
-            yield ((), absent) if self.validation is None else (("validation",), "needs a file for `train` beside it")
+            missing = "no source: give `source`, or `train` (and `validation`)"
+            yield ((), missing) if self.validation is None else (("validation",), "needs a file for `train` too")
         if self.source is not None:
             for name in ("train", "validation"):
                 if getattr(self, name) is not None:
                     yield (name,), "give either `source`, or files for `train` and `validation`, not both"
         if not is_text_encoding(self.encoding):
-            yield ("encoding",), f"{quoted(self.encoding)} is no encoding of text; utf-8, latin-1 or mac_roman are some"
+            yield (
+                ("encoding",),
+                f"{quoted(self.encoding)} is not a text encoding; expected one such as utf-8, latin-1 or mac_roman",
+            )
         for name in ("revision", "subset"):
             if getattr(self, name) is not None and not (self.source or "").startswith("hub://"):
                 yield (name,), "only a hub dataset (source: hub://owner/name) has one"
         if self.split is not None and self.train is not None and self.validation is not None:
-            yield ("split",), "nothing is left to cut: train and validation are files of their own"
+            yield ("split",), "there is nothing to split: train and validation are separate files"
         if self.split is not None and self.split.test is not None and self.test is not None:
-            yield ("split", "test"), "data.test is a file of its own; keep one of them"
+            yield ("split", "test"), "data.test already names a file; keep one of them"
         labels = self.label_columns
         if not labels or not all(labels):
             yield ("labels",), "name the label column, or several 0/1 columns"

@@ -1,4 +1,4 @@
-"""Which of Python's codecs read files of text."""
+"""Does the name of one of Python's codecs stand for an encoding of text?"""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from contextlib import suppress
 
 
 def is_text_encoding(name: str) -> bool:
-    """Whether texts can be written and any file be read by it, but for bytes that it does not know.
+    """Whether the codec encodes plain text, and decodes any bytes or refuses them with a UnicodeDecodeError.
 
-    Python has codecs of no text (hex, rot13), of names of hosts alone (idna, punycode), of source code (unicode_escape)
-    and one that refuses everything (undefined).
+    Python also has codecs that are no encoding of text (hex, rot13), codecs for host names (idna, punycode) and for
+    source code (unicode_escape), and one that refuses everything (undefined).
     """
     try:
         ("text, " * 20).encode(name)

@@ -1,4 +1,4 @@
-"""What all sections of a study file are: models that never change, and say all that is wrong within them."""
+"""What do all sections of a study file have in common? They are immutable and report all their mistakes at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from peftsweep.config.messages import Mistake, Mistakes
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import carries_secret
 
-KEPT = (
-    "has a password or a token in it, which would be kept with the study, in its database, MLflow and every export; "
-    "leave it out (`hf auth login` or HF_TOKEN log in to the hub)"
+HOLDS_SECRET = (
+    "contains a password or a token, which would be stored in the studies' database, in MLflow and in every export; "
+    "leave it out (log in to the hub with `hf auth login` or HF_TOKEN)"
 )
 
 
@@ -32,8 +32,8 @@ class Frozen(BaseModel):
         for name, value in self:
             for text in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(text, str) and carries_secret(text):
-                    yield (name,), f"{quoted(text)} {KEPT}"
+                    yield (name,), f"{quoted(text)} {HOLDS_SECRET}"
 
     def _mistakes(self) -> Iterator[Mistake]:
-        """What is wrong between the fields, each of them being right by itself."""
+        """What is wrong between the fields, when each field is valid by itself."""
         yield from ()

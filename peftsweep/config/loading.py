@@ -1,4 +1,4 @@
-"""From a study file to its `StudyConfig`, or to every mistake in it at once, by key and line."""
+"""How is a study file read? Into its `StudyConfig`, or into every mistake at once, by key and line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
-from peftsweep.config.messages import UNKNOWN, Mistake, explained, nearest
+from peftsweep.config.messages import UNKNOWN, Mistake, explain, nearest
 from peftsweep.config.sections import ModelConfig, PrunerConfig, Range, SearchConfig, SpaceEntry, TrainConfig
-from peftsweep.config.study import StudyConfig, search_mistakes, strangers
+from peftsweep.config.study import StudyConfig, search_mistakes, unused_hyperparameters
 from peftsweep.config.study_paths import find
 from peftsweep.config.yaml_lines import (
     MOST_CHARACTERS,
@@ -34,8 +34,8 @@ from peftsweep.safe_text.secrets import remember
 from peftsweep.system import plain_files
 from peftsweep.system.names import study_refusal
 
-# How peft, Trainer and papers call them.
-_ALSO_CALLED = {
+# Names that peft, Trainer and papers use for the same keys.
+_SYNONYMS = {
     "lr": "learning_rate",
     "r": "rank",
     "lora_r": "rank",
@@ -50,7 +50,6 @@ _ALSO_CALLED = {
     "delimiter": "separator",
 }
 
-
 _SECTIONS: dict[Key, type[BaseModel]] = {
     ("model",): ModelConfig,
     ("data",): DataConfig,
@@ -60,13 +59,13 @@ _SECTIONS: dict[Key, type[BaseModel]] = {
     ("search",): SearchConfig,
     ("search", "pruner"): PrunerConfig,
 }
-KNOWN = "; known here:"
-MOST_MISTAKES = 100  # that are told
+_KNOWN_KEYS = "; known here:"
+_MAX_MISTAKES = 100  # shown for one file
 _TOP = tuple(name for name in StudyConfig.model_fields if name not in ("name", "path"))
 
-Override = tuple[str, ...]  # the way down to an overridden value: ("data", "train")
+Override = tuple[str, ...]  # the path to an overridden value: ("data", "train")
 
-# What a file's key loses its meaning by: `--set data.train=…` replaces the file's source, not adds to it.
+# Keys of the file that an override makes meaningless: `--set data.train=…` replaces the file's source.
 _SOURCE = ("source", "subset", "revision", "split", "test")
 _REPLACES: dict[Override, tuple[str, ...]] = {
     ("data", "train"): _SOURCE,
@@ -86,14 +85,16 @@ def load(
 
     Args:
         study: a name in `folders`, or a path.
-        overrides: `data.train=tweets.csv` with the value in YAML, or `{"data.train": "tweets.csv"}` as it is. They win
-            over the file: files for train and validation replace its source, a value under train its entry in space.
-        folders: where names are looked up; by default `folders_of_studies()`.
-        check: finds mistakes that the file alone does not show, such as a column that the data lacks.
+        overrides: texts such as `data.train=tweets.csv`, with the value in YAML, or a mapping such as
+            `{"data.train": "tweets.csv"}` with plain values. They replace what the file says; a file for train or
+            validation also replaces the file's source, and a value under train also replaces its entry in space.
+        folders: where to look names up. By default `folders_of_studies()`.
+        check: finds mistakes that the file alone does not show, such as a column that is missing in the data.
 
     Raises:
         UsageError: there is no such study.
-        StudyFileError: its mistakes, a line each: `sweeps/x.yaml:12: space.rnak: unknown key; did you mean rank?`.
+        StudyFileError: the file has mistakes, one a line:
+            `sweeps/x.yaml:12: space.rnak: unknown key; did you mean rank?`.
     """
     path = find(study, folders)
     if why := study_refusal(path.stem):
@@ -102,14 +103,14 @@ def load(
     draft.override(overrides)
     for text in _texts(draft.raw):
         remember(text)
-    draft.refuse(draft.mistakes())
+    draft.raise_for(draft.mistakes())
     config = StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
-    draft.refuse(check(config.data))
+    draft.raise_for(check(config.data))
     return config
 
 
 def _texts(value: Any, name: str = "") -> Iterator[str]:
-    """Every text in it, as `name=text` where it has a name."""
+    """Every text within the value, as `key=text` where it has a key."""
     if isinstance(value, str):
         yield f"{name}={value}" if name else value
     elif isinstance(value, dict):
@@ -121,7 +122,7 @@ def _texts(value: Any, name: str = "") -> Iterator[str]:
 
 
 def _label(path: Path) -> str:
-    """The path as short as it can be: relative when it lies below the working folder."""
+    """The path for messages: relative if it is below the working folder."""
     whole = path.absolute()
     return word(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else path), PATH)
 
@@ -142,13 +143,13 @@ def _parsed(path: Path) -> YamlFile:
 
 @dataclass
 class _Draft:
-    """A study file's data on its way to a `StudyConfig`, with the places that its mistakes are told by."""
+    """The data of a study file before it is validated, with the line or override that each value came from."""
 
     label: str
     file: YamlFile
     raw: dict[str, Any] = field(default_factory=dict)
     overridden: dict[Override, Any] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)  # whole lines about overrides that could not be read
+    bad_overrides: list[str] = field(default_factory=list)  # messages about overrides that could not be read
     found: list[Mistake] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -163,7 +164,7 @@ class _Draft:
             self.overridden[key] = value
         file = {name: set(value) for name, value in self.raw.items() if isinstance(value, dict)}
         for key in self.overridden:
-            for section, name in _replaced_by(key, file):
+            for section, name in _replaced_keys(key, file):
                 if (section, name) not in self.overridden:
                     self.raw[section].pop(name, None)
         for key, value in self.overridden.items():
@@ -173,21 +174,21 @@ class _Draft:
         if isinstance(overrides, Mapping):
             for name, value in overrides.items():
                 try:
-                    yield tuple(name.split(".")), _plain(value)
+                    yield tuple(name.split(".")), _as_from_yaml(value)
                 except ValueError as error:
-                    self.unread.append(f"overrides: {word(name)}: {error}")
+                    self.bad_overrides.append(f"overrides: {word(name)}: {error}")
             return
         for text in [overrides] if isinstance(overrides, str) else overrides:
             name, equals, value = text.partition("=")
             key = tuple(name.strip().split("."))
             if not equals or not all(key) or len(key) > MOST_LEVELS:
-                self.unread.append(f"--set {word(text)}: expected KEY=VALUE, such as train.epochs=5")
+                self.bad_overrides.append(f"--set {word(text)}: expected KEY=VALUE, such as train.epochs=5")
                 continue
             try:
                 yield key, parse_value(value)
             except yaml.YAMLError as error:
-                self.unread.append(
-                    f"--set {word(name)}: {quoted(value)} is no YAML value ({problem(error)[1]}); put it into quotes"
+                self.bad_overrides.append(
+                    f"--set {word(name)}: {quoted(value)} is not a YAML value ({problem(error)[1]}); quote it"
                 )
 
     def _assign(self, key: Override, value: Any) -> None:
@@ -197,37 +198,37 @@ class _Draft:
             if below is None:
                 below = here[part] = {}
             if not isinstance(below, dict):
-                self.found.append((key, f"{dotted(key[:depth])} is no section with keys"))
+                self.found.append((key, f"{dotted(key[:depth])} is not a section with keys"))
                 return
             here = below
         here[key[-1]] = value
 
-    def refuse(self, mistakes: Iterable[Mistake]) -> None:
+    def raise_for(self, mistakes: Iterable[Mistake]) -> None:
         """Raises:
-        StudyFileError: there are mistakes; a line each, in the file's order.
+        StudyFileError: there are mistakes; one a line, in the order of the file.
         """
-        found = sorted(mistakes, key=self._place)
-        lines = [self._line(key, what) for key, what in self._hinted(found[:MOST_MISTAKES])] + self.unread
-        if (more := len(found) - MOST_MISTAKES) > 0:
+        found = sorted(mistakes, key=self._order)
+        lines = [self._line(key, what) for key, what in self._with_hints(found[:_MAX_MISTAKES])] + self.bad_overrides
+        if (more := len(found) - _MAX_MISTAKES) > 0:
             lines.append(f"{self.label}: and {more:,} more mistakes")
         if lines:
             raise StudyFileError("\n".join(lines))
 
     def mistakes(self) -> list[Mistake]:
-        """All of them: each key's own, then those between the sections, as far as these can be read."""
+        """All mistakes: those of single keys, then those between sections, as far as the sections can be read."""
         if self.found and not self.raw:
             return self.found
         found = list(self.found)
         found += [
-            ((name,), "unknown key; a study is named by its file") for name in ("name", "path") if name in self.raw
+            ((name,), "unknown key; a study is named after its file") for name in ("name", "path") if name in self.raw
         ]
         given = {**self.raw, "name": "study", "path": None}
         try:
             StudyConfig.model_validate(given)
         except ValidationError as error:
-            # what the root's own validator finds is found below as well, however broken the sections are
-            found += explained(error, given)
-        space = _entries(self.raw.get("space"))
+            # pydantic skips the rules between sections if one section is broken; search_mistakes applies them below
+            found += explain(error, given)
+        space = _valid_entries(self.raw.get("space"))
         method, train, search = self.raw.get("method"), self.raw.get("train"), self.raw.get("search")
         fixed = train if isinstance(train, dict) else {}
         sampler, pruned = None, True
@@ -240,35 +241,35 @@ class _Draft:
                 found.append((("space", name), UNKNOWN))
         return list(dict.fromkeys(found))
 
-    def _hinted(self, found: Iterable[Mistake]) -> Iterator[Mistake]:
-        """With what may have been meant by unknown keys. The keys that are known somewhere are listed once."""
+    def _with_hints(self, found: Iterable[Mistake]) -> Iterator[Mistake]:
+        """The mistakes, with a suggestion for each unknown key. A list of known keys is given only once."""
         listed = set()
         for key, what in found:
             hint = self._hint(key) if what == UNKNOWN else ""
             yield key, what + ("" if hint in listed else hint)
-            if hint.startswith(KNOWN):
+            if hint.startswith(_KNOWN_KEYS):
                 listed.add(hint)
 
     def _hint(self, key: Key) -> str:
         section, name = key[:-1], str(key[-1])
-        idle = strangers(str(self.raw.get("method")))
-        known = [name for name in _keys_of(section) if section not in (("train",), ("space",)) or name not in idle]
-        if near := _ALSO_CALLED.get(name) if _ALSO_CALLED.get(name) in known else nearest(name, known):
+        unused = unused_hyperparameters(str(self.raw.get("method")))
+        known = [name for name in _keys_of(section) if section not in (("train",), ("space",)) or name not in unused]
+        if near := (_SYNONYMS.get(name) if _SYNONYMS.get(name) in known else nearest(name, known)):
             return f"; did you mean {near}?"
-        homes = [*(home for home in _SECTIONS if name in _keys_of(home)), *([()] if name in _TOP else [])]
-        if homes:
-            return "; it stands " + " or ".join(f"under {dotted(home)}" if home else "at the top" for home in homes)
-        return f"{KNOWN} {', '.join(known)}"
+        sections = [*(other for other in _SECTIONS if name in _keys_of(other)), *([()] if name in _TOP else [])]
+        if sections:
+            return "; it belongs " + " or ".join(f"under {dotted(key)}" if key else "at the top" for key in sections)
+        return f"{_KNOWN_KEYS} {', '.join(known)}"
 
     def _origin(self, key: Key) -> Override | None:
-        """The override that a key comes from, if it does."""
+        """The override that a key came from; None if it came from the file."""
         for given in self.overridden:
             if key[: len(given)] == given or (given[: len(key)] == key and key not in self.file.lines):
                 return given
         return None
 
-    def _place(self, mistake: Mistake) -> tuple[bool, int]:
-        """What mistakes are sorted by: the file's lines, then the overrides."""
+    def _order(self, mistake: Mistake) -> tuple[bool, int]:
+        """Sorts mistakes by the lines of the file; those of overrides come last."""
         key = mistake[0]
         lines = self.file.lines
         known = next((key[:n] for n in range(len(key), -1, -1) if key[:n] in lines), ())
@@ -276,25 +277,25 @@ class _Draft:
 
     def _line(self, key: Key, what: str) -> str:
         origin = self._origin(key)
-        where = f"--set {dotted(origin)}" if origin is not None else f"{self.label}:{self._place((key, what))[1]}"
+        where = f"--set {dotted(origin)}" if origin is not None else f"{self.label}:{self._order((key, what))[1]}"
         return f"{where}: {what}" if not key or key == origin else f"{where}: {dotted(key)}: {what}"
 
 
-def _plain(value: Any, level: int = 0) -> Any:
-    """A value from Python as YAML would have given it."""
+def _as_from_yaml(value: Any, level: int = 0) -> Any:
+    """A Python value as the YAML reader would have returned it."""
     if level > MOST_LEVELS:
         raise ValueError(TOO_DEEP)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(child, level + 1) for name, child in value.items()}
+        return {str(name): _as_from_yaml(child, level + 1) for name, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(child, level + 1) for child in value]
+        return [_as_from_yaml(child, level + 1) for child in value]
     return whole(value) if isinstance(value, int) else value
 
 
-def _replaced_by(key: Override, file: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
-    """The keys of the file that an override makes void."""
+def _replaced_keys(key: Override, file: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """The keys of the file that an override replaces besides its own."""
     names = _REPLACES.get(key, ())
     if names is _SOURCE and "source" not in file.get("data", ()):
         names = ()
@@ -304,8 +305,8 @@ def _replaced_by(key: Override, file: Mapping[str, set[str]]) -> Iterator[tuple[
         yield other, key[1]
 
 
-def _entries(space: Any) -> dict[str, Any]:
-    """The well-formed entries of a space."""
+def _valid_entries(space: Any) -> dict[str, Any]:
+    """The valid entries of a space."""
     entries = {}
     for name, entry in space.items() if isinstance(space, dict) else ():
         try:

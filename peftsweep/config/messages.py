@@ -1,4 +1,4 @@
-"""pydantic's errors in the words of a study file: what was expected at which key, what is there."""
+"""What does a mistake in a study file read like? pydantic's errors become: key, what was expected, what was found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from peftsweep.config.yaml_lines import Key, dotted
 from peftsweep.safe_text.quoting import quoted, shortened
 
-Mistake = tuple[Key, str]  # the key, what is wrong with it
+Mistake = tuple[Key, str]  # the key, and what is wrong there
 
 UNKNOWN = "unknown key"
 _EXPECTED = {
@@ -36,7 +36,7 @@ _EXPECTED = {
 
 
 class Mistakes(ValueError):  # noqa: N818
-    """Several mistakes found by one validator, each with its key below the validated value."""
+    """All mistakes that one validator found, each with its key relative to the validated value."""
 
     def __init__(self, found: Iterable[Mistake]) -> None:
         self.found = tuple(found)
@@ -44,23 +44,24 @@ class Mistakes(ValueError):  # noqa: N818
 
 
 def nearest(word: Any, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
+    """The known word that is most like the given one; None if none is similar."""
     close = difflib.get_close_matches(word, list(known), n=1) if isinstance(word, str) else []
     return close[0] if close else None
 
 
-def explained(error: ValidationError, given: Any) -> list[Mistake]:
-    """pydantic's errors as mistakes. Where no member of a union fits, one mistake names them all.
+def explain(error: ValidationError, given: Any) -> list[Mistake]:
+    """pydantic's errors as mistakes. Where no member of a union fits, a single mistake lists what all of them expect.
 
     Args:
-        given: what was validated; it tells the keys from the names of union members in pydantic's locations.
+        given: the value that was validated. pydantic's locations mix its keys with the names of union members; this
+            value shows which are which.
     """
     found: list[Mistake] = []
     expected: dict[Key, tuple[list[str], Any]] = {}
     for item in error.errors():
         kind, context = item["type"], item.get("ctx", {})
-        absent = item["loc"][-1:] if kind == "missing" else ()
-        key = (*_key(item["loc"][: len(item["loc"]) - len(absent)], given), *absent)
+        missing = item["loc"][-1:] if kind == "missing" else ()
+        key = (*_key(item["loc"][: len(item["loc"]) - len(missing)], given), *missing)
         if isinstance(context.get("error"), Mistakes):
             found.extend((key + below, what) for below, what in context["error"].found)
         elif kind in _EXPECTED:
@@ -71,9 +72,9 @@ def explained(error: ValidationError, given: Any) -> list[Mistake]:
         else:
             what = {"missing": "missing", "extra_forbidden": UNKNOWN}.get(kind, shortened(item["msg"], 200))
             found.append((key, what))
-    for key, (whats, got) in expected.items():
+    for key, (kinds, got) in expected.items():
         shown = "nothing" if got is None else quoted(got)
-        found.append((key, f"expected {' or '.join(dict.fromkeys(whats))}, got {shown}"))
+        found.append((key, f"expected {' or '.join(dict.fromkeys(kinds))}, got {shown}"))
     return found
 
 

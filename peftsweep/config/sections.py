@@ -1,5 +1,7 @@
-"""The sections of a study file as frozen models, and the rules within each (`data` is in data.py). The docstring of a
-key is what the documentation says of it."""
+"""Which keys do the sections of a study file have, and which values do they take? (The section `data` is in data.py.)
+
+The docstring below a key is also its description in the documentation.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ Method = Literal["lora", "qlora", "ia3"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Optimizer = Literal["adamw", "sgd"]
 
-# The hyperparameters of `train` that only some methods have; tests/test_methods.py holds them to the methods' own.
+# The hyperparameters of `train` that only some methods have. tests/test_methods.py compares them with the methods.
 METHOD_KEYS: dict[str, frozenset[str]] = {
     "lora": frozenset({"rank", "alpha", "dropout", "target_modules"}),
     "qlora": frozenset({"rank", "alpha", "dropout", "target_modules"}),
@@ -26,79 +28,80 @@ METHOD_KEYS: dict[str, frozenset[str]] = {
 
 
 class ModelConfig(Frozen):
-    """The base, which all trials share and none changes."""
+    """The base model. All trials share it, and none changes it."""
 
     id: str = Field(min_length=1)
     """A hub id, a folder, a `*.gguf` file, or `package://module/path` inside an installed package."""
     revision: str | None = None
-    """Branch, tag or commit of a hub model; without it, its main branch."""
+    """Branch, tag or commit of a hub model. By default its main branch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format in which the base computes. `auto`: bfloat16 on a GPU, and on CPUs that are quick at it (but not
-    for qlora); else float32."""
+    """Number format in which the base computes. `auto` is bfloat16 on a GPU and on CPUs that compute fast in it (but
+    not for qlora), else float32."""
     trust_remote_code: bool = False
-    """Whether to run Python code that the model brings along. Read it first."""
+    """Whether to run Python code that comes with the model. Read that code first."""
 
 
 Names = Literal["auto"] | Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 
-EXACT = 2**53  # of whole numbers: JSON's readers keep no larger one exactly
+MAX_EXACT = 2**53  # many JSON readers round larger whole numbers
 
 
 class TrainConfig(Frozen):
-    """One trial's hyperparameters: what the study file fixes, and what the search samples, in one place."""
+    """The hyperparameters of a trial: those that the study file fixes and those that the search samples."""
 
-    epochs: int = Field(default=3, ge=1, le=EXACT)
-    """How often each training text is seen."""
-    batch_size: int = Field(default=16, ge=1, le=EXACT)
-    """Texts of one trial in a step."""
+    epochs: int = Field(default=3, ge=1, le=MAX_EXACT)
+    """Number of passes over the training texts."""
+    batch_size: int = Field(default=16, ge=1, le=MAX_EXACT)
+    """Texts per step of one trial."""
     learning_rate: float = Field(default=2e-4, gt=0)
-    """The highest learning rate, reached at the end of warm-up."""
+    """The peak learning rate, reached at the end of warm-up."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Weight decay: decoupled for AdamW, added to the gradient for SGD; none for biases."""
+    """Weight decay. It is decoupled for AdamW and added to the gradient for SGD. Biases have none."""
     scheduler: Scheduler = "linear"
-    """How the learning rate goes on after warm-up. `constant` has no warm-up."""
+    """How the learning rate changes after warm-up. `constant` has no warm-up."""
     warmup: float = Field(default=0.06, ge=0, lt=1)
-    """Share of all steps in which the learning rate rises from 0."""
+    """Fraction of all steps during which the learning rate rises from 0 to its peak."""
     optimizer: Optimizer = "adamw"
     """AdamW (β 0.9 and 0.999, ε 1e-8), or SGD with momentum 0.9."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Norm to which a trial's own gradient is clipped; 0 clips nothing."""
-    evals_per_epoch: int = Field(default=1, ge=1, le=EXACT)
-    """Evaluations in an epoch, evenly spread. A trial is pruned, checkpointed and scored at these."""
-    seed: int = Field(default=0, ge=0, le=EXACT)
-    """Seed of the study. Each trial gets its own from this one and the trial's number."""
+    """Norm to which the gradient of each trial is clipped. 0 turns clipping off."""
+    evals_per_epoch: int = Field(default=1, ge=1, le=MAX_EXACT)
+    """Evaluations per epoch, evenly spaced. A trial is scored, checkpointed and perhaps pruned at each."""
+    seed: int = Field(default=0, ge=0, le=MAX_EXACT)
+    """Seed of the study. The seed of each trial is derived from it and the trial's number."""
     rank: int = Field(default=16, ge=1)
-    """r, the inner width of LoRA's two matrices."""
+    """LoRA's rank r, the inner dimension of its two matrices."""
     alpha: float | None = Field(default=None, gt=0)
-    """LoRA's term is scaled by α/r; without it, α is twice the rank."""
+    """LoRA's α: its term is scaled by α/r. By default twice the rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout of the input of LoRA's term. The base itself has no dropout."""
+    """Dropout on the input of LoRA's term. The base itself has no dropout."""
     target_modules: Names = "auto"
-    """Layers to adapt, by the ends of their names. `auto`: all linear layers for LoRA, `peft`'s own choice for IA³."""
+    """Layers to adapt, given by the ends of their names. `auto` is all linear layers for LoRA, `peft`'s own choice for
+    IA³."""
     feedforward_modules: Names = "auto"
-    """Those of the target modules whose input IA³ scales instead of their output. `auto`: `peft`'s own choice."""
+    """Those target modules whose input IA³ scales, instead of their output. `auto` is `peft`'s own choice."""
 
 
 def number_type(hyperparameter: str) -> type[int | float] | None:
-    """int or float for a numeric hyperparameter of `TrainConfig`, None for one of choices."""
+    """int or float for a numeric hyperparameter of `TrainConfig`, None for a categorical one."""
     annotation: Any = TrainConfig.model_fields[hyperparameter].annotation
     kinds = get_args(annotation) or (annotation,)
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 
 class Range(Frozen):
-    """Numbers from low to high: even, on a log scale, by step, or the powers of two (log2)."""
+    """Numbers from `low` to `high`: uniform, on a log scale, in steps, or powers of two only (`log2`)."""
 
     low: int | float
     """The lowest value."""
     high: int | float
-    """The highest value, which is included."""
+    """The highest value, included."""
     log: bool = False
-    """Even on a log scale; `low` must be above 0."""
+    """Sample on a log scale. `low` must be above 0."""
     log2: bool = False
-    """The powers of two alone; `low` and `high` must be such."""
+    """Sample powers of two only. `low` and `high` must be powers of two."""
     step: int | float | None = None
-    """The distance between values; it must divide `high - low`."""
+    """The distance between values. It must divide `high - low`."""
 
     def _mistakes(self) -> Iterator[Mistake]:
         scales = [name for name in ("log", "log2", "step") if getattr(self, name)]
@@ -150,29 +153,29 @@ SpaceEntry = Annotated[
 
 
 class PrunerConfig(Frozen):
-    """Successive halving: at evaluations min_evals·reductionⁱ the best 1/reduction go on."""
+    """Successive halving: after evaluations min_evals·reductionⁱ only the best 1/reduction of the trials continue."""
 
     reduction: int = Field(default=3, ge=2)
-    """One of this many trials at a rung goes on."""
+    """At each rung, one of this many trials continues."""
     min_evals: int = Field(default=1, ge=1)
-    """The evaluation that is the first rung. Before it, nothing is pruned."""
+    """Number of the evaluation that is the first rung. No trial is pruned before it."""
 
 
-MOST_TRIALS = 1_000_000  # of a study, which is read again whenever one of them ends
+MAX_TRIALS = 1_000_000  # per study: all its trials are read again whenever one of them ends
 Objective = Literal["macro_f1", "macro_f1_tuned"]
 
 
 class SearchConfig(Frozen):
-    """How trials are drawn, compared and pruned."""
+    """How trials are sampled, compared and pruned."""
 
     objective: Objective = "macro_f1"
-    """What is to be as large as can be on the validation rows: macro-F1 with labels on above a probability of 0.5, or
-    with a threshold of its own for each label (several labels only)."""
+    """The score to maximise on the validation rows: macro-F1 with a threshold of 0.5 for every label, or with a tuned
+    threshold for each label (multi-label only)."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """How hyperparameters are drawn. `grid` takes each point once, and needs finite ranges."""
-    trials: int = Field(default=40, ge=1, le=MOST_TRIALS)
-    """Total number of trials. The search may go on later with more: `--trials`."""
+    """How hyperparameters are sampled. `grid` takes each point once and needs finite ranges."""
+    trials: int = Field(default=40, ge=1, le=MAX_TRIALS)
+    """Total number of trials. To continue the search later with more, use `--trials`."""
     pruner: PrunerConfig | None = PrunerConfig()
-    """When a trial is stopped early; `null` lets all of them end."""
+    """When trials are stopped early. `null` turns pruning off."""
     keep_adapters: int = Field(default=3, ge=1)
-    """How many of the study's best adapters stay on disk."""
+    """How many of the study's best adapters are kept on disk."""

@@ -1,4 +1,4 @@
-"""From a study's name or path to its file."""
+"""Where is the file of a study, given its name or path?"""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from peftsweep.system import plain_files
 
 
 def folders_of_studies() -> list[Path]:
-    """`sweeps/` of the working folder, then of the package (in a source tree: beside it)."""
+    """`sweeps/` in the working folder, then the package's own (in a source tree, the one beside the package)."""
     package = Path(__file__).parents[1]
     inside = package / "sweeps"
     return [Path("sweeps"), inside if inside.is_dir() else package.parent / "sweeps"]
 
 
 def available(folders: Sequence[Path] | None = None) -> list[str]:
-    """The names of all studies at hand, sorted."""
+    """The names of all studies that can be found, sorted."""
     places = folders_of_studies() if folders is None else folders
     return sorted({file.stem for folder in places for file in Path(folder).glob("*.yaml")})
 
 
 def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
-    """The file of a study, by its name in one of the folders (the first that has it wins) or by its path.
+    """The file of a study, given its name (the first folder that has it wins) or its path.
 
     Raises:
-        UsageError: there is none; the message has the nearest names.
+        UsageError: there is no such file; the message suggests similar names.
     """
     name, given = str(study), Path(study)
     try:
-        if name.startswith("~") and not given.exists():  # ./~.yaml is a file like others
+        if name.startswith("~") and not given.exists():  # a file may really be called ~.yaml
             given = given.expanduser()
         if isinstance(study, Path) or given.name != name or given.suffix in (".yaml", ".yml"):
             if given.exists():
@@ -48,7 +48,7 @@ def find(study: str | Path, folders: Sequence[Path] | None = None) -> Path:
             if file.exists():
                 plain_files.check(file)
                 return file
-    except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have, the home of nobody
+    except (OSError, RuntimeError, ValueError) as error:  # an impossible file name, the home of an unknown user
         why = getattr(error, "strerror", None) or error
         raise UsageError(f"no study file {word(name, PATH)}: {why}") from None
     names = [word(name) for name in available(folders)]

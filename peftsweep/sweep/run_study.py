@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from peftsweep.config import MOST_TRIALS, StudyConfig, load
+from peftsweep.config import MAX_TRIALS, StudyConfig, load
 from peftsweep.data import load as load_data
 from peftsweep.data import mistakes
 from peftsweep.errors import UsageError
@@ -106,8 +106,8 @@ def at_least(least: int, name: str, value: object, other: str = "") -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UsageError(f"{name}: expected {other}a whole number of at least {least}, got {quoted(value)}")
-    if value > MOST_TRIALS:
-        raise UsageError(f"{name}: expected {other}a whole number of at most {MOST_TRIALS:,}, got {quoted(value)}")
+    if value > MAX_TRIALS:
+        raise UsageError(f"{name}: expected {other}a whole number of at most {MAX_TRIALS:,}, got {quoted(value)}")
 
 
 @contextmanager
