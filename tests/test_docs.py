@@ -270,4 +270,4 @@ def test_the_files_and_names_on_the_architecture_page_exist() -> None:
 
 def test_the_changelog_has_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(rf"^### {re.escape(peftsweep.__version__)}$", text, re.MULTILINE)
+    assert re.search(rf"^## {re.escape(peftsweep.__version__)}$", text, re.MULTILINE)
