@@ -32,7 +32,10 @@ from tests.studies import LABELS, Home, home
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
-BESIDE = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("docker/README.md", "benchmarks/README.md")}
+BESIDE = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("docker/README.md", "benchmarks/README.md", "benchmarks/notes.md")
+}
 DOCUMENTS = {"README.md": README, **PAGES, **BESIDE}
 OWN = {"topics", "messages", "NAME"}  # studies that a reader writes
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -118,7 +118,7 @@ WORLDS = {  # no class in fewer than three rows; the highest share of intervals 
     "5 classes of 3 to 5 rows": (0.975, 0.45),
     "5 classes of 3 rows": (0.995, 0.5),  # of 15 rows with 97 % right, most have no miss or one
     "11 labels, 4 to 40 %": (0.98, 0.2),
-    "3 labels, one of 3 rows": (1.0, 0.26),  # three rows of one label can say no more: see benchmarks/README.md
+    "3 labels, one of 3 rows": (1.0, 0.26),  # three rows of one label can say no more: see benchmarks/notes.md
 }
 
 

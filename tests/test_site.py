@@ -101,16 +101,15 @@ def test_every_option_stands_on_the_page_of_commands(site: Path, command: str, o
 
 
 def test_the_figures_that_are_measured_are_those_of_the_benchmarks() -> None:
-    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\|.*×.*\|$", PAGES["pack.md"], re.MULTILINE)
     assert len(rows) == 3
-    assert [row for row in rows if row not in measured] == []
+    assert [row for row in rows if row not in BESIDE["benchmarks/README.md"]] == []
     (rates,) = re.findall(r"^[\d,]+(?:, [\d,]+){9}\.$", PAGES["pack.md"], re.MULTILINE)
-    assert f"K of 1 to 512: {rates}" in measured
+    assert f"K of 1 to 512: {rates}" in BESIDE["benchmarks/notes.md"]
 
 
 def test_the_readme_s_figures_are_those_of_the_benchmarks() -> None:
-    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    measured = BESIDE["benchmarks/README.md"]
     rows = re.findall(r"^\| (.*) \| .* \| ([\d.]+) \| ([\d,]+) \((\d+) trials\) \| ([\d.]+)× \|$", README, re.MULTILINE)
     assert len(rows) == 4
     for base, loop, pack, slots, factor in rows[:3]:
@@ -119,6 +118,15 @@ def test_the_readme_s_figures_are_those_of_the_benchmarks() -> None:
     assert slots == "8" and f"| pack of {slots} |" in measured
     row = rf"^\| 0\.0 \| [^|]* \| {loop} \([^|]* \| [^|]* \| [^|]* \| {pack} \([^|]* \| [\d.]+, {factor}, "
     assert re.search(row, measured, re.MULTILINE)
+
+
+def test_the_benchmarks_headline_has_the_figures_of_their_tables() -> None:
+    headline, _, tables_below = BESIDE["benchmarks/README.md"].partition("\n## Training on a GPU")
+    measured = set(re.findall(r"[\d.,]*\d", tables_below + BESIDE["benchmarks/notes.md"]))
+    rows = re.findall(r"^\| .* \| (.* \| .* \| .*) \| (?:A|B|any) \| `python .*` \|$", headline, re.MULTILINE)
+    assert len(rows) == 11
+    for row in rows:
+        assert set(re.findall(r"[\d.,]*\d", row)) <= measured, row
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from peftsweep.models import Base, BaseInfo, default_device, linear_names, load_
 from peftsweep.progress import Memory
 from peftsweep.sweep.compatibility import check_fit
 
-WORTH_COMPILING = 5_000_000  # tokens that a study may train on, above which it compiles: see benchmarks/README.md
+WORTH_COMPILING = 5_000_000  # tokens that a study may train on, above which it compiles: see benchmarks/notes.md
 CPU_SLOTS = 8  # enough for a CPU's cores; what every step costs is shared by eight
 
 
