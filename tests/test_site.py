@@ -123,10 +123,10 @@ def test_the_readme_s_figures_are_those_of_the_benchmarks() -> None:
 def test_the_benchmarks_headline_has_the_figures_of_their_tables() -> None:
     headline, _, tables_below = BESIDE["benchmarks/README.md"].partition("\n## Training on a GPU")
     measured = set(re.findall(r"[\d.,]*\d", tables_below + BESIDE["benchmarks/notes.md"]))
-    rows = re.findall(r"^\| .* \| (.* \| .* \| .*) \| (?:A|B|any) \| `python .*` \|$", headline, re.MULTILINE)
+    rows = [line.split("|") for line in headline.splitlines() if line.endswith("` |")]
     assert len(rows) == 11
-    for row in rows:
-        assert set(re.findall(r"[\d.,]*\d", row)) <= measured, row
+    for _, name, *figures, _, _, _ in rows:
+        assert set(re.findall(r"[\d.,]*\d", " ".join(figures))) <= measured, name
 
 
 @pytest.fixture(scope="module")
