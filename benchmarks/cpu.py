@@ -46,7 +46,7 @@ import peftsweep
 from peftsweep.config import StudyConfig, TrainConfig, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Judge, Pack, Progress, Report, Result, Trial, drive
+from peftsweep.engine import Judge, Pack, PackWorker, Progress, Report, Result, Trial, drive
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer
 from peftsweep.progress import for_stream
@@ -198,8 +198,8 @@ def pack_rate(ground: Ground, dropout: float, folder: Path) -> float:
     model = load_base(ground.config.model, data.task, four_bit=False, device=CPU).model
     method = METHODS["lora"](model, linear_names(model))
     splits = data.train, data.validation
-    pack = Pack(model, method, data.task, *splits, candidates=[params], slots=SLOTS, heartbeat=0.0)
-    drive(pack, Given(trials, marks))
+    pack = Pack(model, method, data.task, *splits, candidates=[params], slots=SLOTS)
+    drive(PackWorker(pack, heartbeat=0.0), Given(trials, marks))
     return marks.rate(BATCH * SLOTS)
 
 
@@ -260,7 +260,7 @@ def seeds() -> None:
         pack = Pack(base.model, method, data.task, data.train, data.validation, candidates=[config.train], slots=SEEDS)
         with tempfile.TemporaryDirectory() as folder:
             given = Scored([Trial(seed, seed, config.train, Path(folder) / str(seed)) for seed in range(SEEDS)])
-            drive(pack, given)
+            drive(PackWorker(pack, heartbeat=0.0), given)
         scores = [given.scores[seed] for seed in range(SEEDS)]
         mean, apart = statistics.mean(scores), statistics.stdev(scores)
         show(

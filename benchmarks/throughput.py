@@ -41,7 +41,20 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, logging
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Examples, Judge, Limits, Pack, Progress, Report, Result, Trial, capped, drive, plan
+from peftsweep.engine import (
+    Examples,
+    Judge,
+    Limits,
+    Pack,
+    PackWorker,
+    Progress,
+    Report,
+    Result,
+    Trial,
+    capped,
+    drive,
+    plan,
+)
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.methods import METHODS
 from peftsweep.models import default_device, linear_names
@@ -365,7 +378,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
     method = METHODS["qlora" if setup.shape.four_bit else "lora"](model, linear_names(model))
 
     def build(count: int, limits: Limits | None = None) -> Pack:
-        limited: dict[str, Any] = {"candidates": [params], "slots": count, "limits": limits, "heartbeat": 0.0}
+        limited: dict[str, Any] = {"candidates": [params], "slots": count, "limits": limits}
         return Pack(model, method, EMOTIONS, texts, validation, compiled=setup.compiled, **limited)
 
     with capped(default_device()), tempfile.TemporaryDirectory() as folder:  # as `peftsweep run` has it
@@ -384,7 +397,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
         started = time.perf_counter() - began
         try:
             source.graphs = pack.runner.graphs
-            drive(pack, source)
+            drive(PackWorker(pack, heartbeat=0.0), source)
             running = [(slot.schedule, slot.trial.seed) for slot in pack.slots.occupied]
         finally:
             pack.release()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from peftsweep.config import ModelConfig
-from peftsweep.engine import Evaluation, Judge, Pack, Progress, Report, Result, SlotStatus, Trial
+from peftsweep.engine import Evaluation, Judge, Pack, PackWorker, Progress, Report, Result, SlotStatus, Trial, drive
 from peftsweep.engine.oom import Unfit
 from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
@@ -133,6 +133,11 @@ class WatchedSlots(Slots):
         super().vacate(slot)
 
 
+def run_pack(pack: Pack, judge: Judge) -> None:
+    """Let the judge drive the pack to its end; it hears of every step."""
+    drive(PackWorker(pack, heartbeat=0.0), judge)
+
+
 class Watched(Pack):
     """A pack that writes down each step's loss and each trial's first and last weights."""
 
@@ -140,7 +145,7 @@ class Watched(Pack):
     slots: WatchedSlots
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **{"heartbeat": 0.0, **kwargs})  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.runner.__class__, self.slots.__class__ = WatchedRunner, WatchedSlots
         self.slots.first, self.slots.last, self.slots.where = {}, {}, {}
         self.first, self.last, self.where = self.slots.first, self.slots.last, self.slots.where

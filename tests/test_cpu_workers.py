@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from peftsweep.engine import cpu_workers, drive
+from peftsweep.engine import cpu_workers
 from peftsweep.engine.cpu_workers import CpuWorkers, dealt
 from peftsweep.task import Task
 from tests.alone import peft_alone
 from tests.numbers import float64, same_losses, same_training, same_weights
-from tests.packs import MULTI, SINGLE, Queue, Watched, WatchedRunner, pack_of
+from tests.packs import MULTI, SINGLE, Queue, Watched, WatchedRunner, pack_of, run_pack
 from tests.test_parity import mixed
 from tests.tiny import tiny_model
 
@@ -65,7 +65,7 @@ def trained(folder: Path, kind: tuple[str, str, Task, str], runner: type[Seen] =
     stored = "float32" if dtype == "float64" else dtype
     with float64() if dtype == "float64" else nullcontext():
         pack, queue = pack_of(base, task, method, trials, slots=4, runner=runner, dtype=stored), Queue(trials)
-        drive(pack, queue)
+        run_pack(pack, queue)
     pack.release()
     assert pack.dtype == getattr(torch, dtype)
     return pack, queue
@@ -94,7 +94,7 @@ def test_every_slot_of_a_lane_trains_as_stock_peft_alone(
     folder = tiny_model(tmp_path / "base", "llama")
     trials = mixed(tmp_path, method)
     pack = pack_of(folder, MULTI, method, trials, slots=4, runner=Seen)
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     for trial in trials:
         first = pack.first[trial.number]
         losses, weights = peft_alone(folder, MULTI, method, trial, first)

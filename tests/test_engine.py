@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from peftsweep.config import TrainConfig
 from peftsweep.engine import (
     Limits,
+    PackWorker,
     SaveCheckpoints,
     Scored,
     ScoreTrial,
@@ -29,7 +30,6 @@ from peftsweep.engine import (
     build_that_fits,
     checkpoint,
     cpu_workers,
-    drive,
     plan,
 )
 from peftsweep.engine.batching import Batcher
@@ -52,7 +52,7 @@ from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
 from peftsweep.task import tune_thresholds
 from tests.numbers import distance, same, same_training, same_values, same_weights
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, WatchedRunner, base_of, pack_of
+from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, WatchedRunner, base_of, pack_of, run_pack
 from tests.tiny import tiny_model
 
 ONE = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2, evals_per_epoch=2)
@@ -77,7 +77,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def run(base: Path, trials: list[Trial], slots: int, method: str = "lora", **kwargs: object) -> Watched:
     pack = pack_of(base, SINGLE, method, trials, slots, **kwargs)
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     return pack
 
 
@@ -123,7 +123,7 @@ def test_the_base_is_byte_identical_after_a_sweep(base: Path, tmp_path: Path, me
 
     before = digest()
     assert len(before) > 20 and (method != "qlora" or any("nested_absmax" in name for name in before))
-    drive(pack, Queue(neighbours(tmp_path)))
+    run_pack(pack, Queue(neighbours(tmp_path)))
     assert digest() == before
     pack.release()
     assert not any("stacked" in name or "inner" in name for name, _ in model.named_parameters())
@@ -204,7 +204,7 @@ def test_a_stopped_trial_goes_on_bit_for_bit(base: Path, tmp_path: Path, stop: i
     stopped = pack_of(base, SINGLE, "lora", again, 1, dtype=dtype)
     queue = Queue(again)
     queue.stop_after = stop
-    drive(stopped, queue)
+    run_pack(stopped, queue)
     assert stopped.slots.occupied[0].step == stop
     resumed = run(base, again, 1, dtype=dtype)
     assert distance(resumed.last[0], never.last[0]) == 0.0
@@ -215,7 +215,7 @@ def test_a_checkpoint_fits_a_pack_of_another_shape(base: Path, tmp_path: Path, i
     never = run(base, [trial(0, tmp_path / "a")], 1)
     queue = Queue([trial(0, tmp_path / "b")])
     queue.stop_after = 4
-    drive(pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1), queue)
+    run_pack(pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1), queue)
     wide = run(base, [*neighbours(tmp_path / "b"), trial(0, tmp_path / "b")], 8)
     same_weights(wide.last[0], never.last[0], never.first[0], never.dtype)
 
@@ -232,9 +232,9 @@ def test_trials_that_were_to_be_judged_together_are_after_a_kill(base: Path, tmp
 
     trials = [trial(i, tmp_path) for i in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        drive(pack_of(base, SINGLE, "lora", trials, 3), Dies(trials))
+        run_pack(pack_of(base, SINGLE, "lora", trials, 3), Dies(trials))
     again = Dies(trials)
-    drive(pack_of(base, SINGLE, "lora", trials, 3), again)
+    run_pack(pack_of(base, SINGLE, "lora", trials, 3), again)
     assert Dies.together == [[0, 1, 2]] * 5
     assert all(result.state == "complete" for result in again.results.values())
 
@@ -246,10 +246,10 @@ def test_a_trial_evaluated_but_not_judged_is_evaluated_and_judged_again(base: Pa
 
     trials = [trial(0, tmp_path)]
     with pytest.raises(KeyboardInterrupt):
-        drive(pack_of(base, SINGLE, "lora", trials, 1), Dies(trials))
+        run_pack(pack_of(base, SINGLE, "lora", trials, 1), Dies(trials))
     queue = Queue(trials)
     queue.stop_after = ONE_EVALUATION
-    drive(pack_of(base, SINGLE, "lora", trials, 1), queue)
+    run_pack(pack_of(base, SINGLE, "lora", trials, 1), queue)
     assert [evaluation.index for evaluation in queue.evaluations[0]] == [1]
 
 
@@ -264,17 +264,18 @@ def test_a_trial_that_ends_as_it_comes_leaves_its_slot_to_the_next(base: Path, t
         pack.step()
     checkpoint.save(slot, pack.stack)
     pack, queue = pack_of(base, SINGLE, "lora", trials, 1), Queue(trials)
-    drive(pack, queue)
+    run_pack(pack, queue)
     assert [queue.results[i].state for i in range(2)] == ["complete"] * 2
 
 
 def test_checkpoints_are_saved_when_they_are_asked_for(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path) for i in range(2)]
     pack = pack_of(base, SINGLE, "lora", trials, 2)
-    pack.advance()
-    pack.advance([StartTrials(tuple(trials), more=False)])
+    worker = PackWorker(pack)
+    worker.advance()
+    worker.advance([StartTrials(tuple(trials), more=False)])
     assert not any(checkpoint.newest(one.folder) for one in trials)
-    pack.advance([SaveCheckpoints()])
+    worker.advance([SaveCheckpoints()])
     assert all(checkpoint.newest(one.folder) for one in trials)
 
 
@@ -290,7 +291,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
     never = run(base, [trial(0, tmp_path / "a")], 1)
     queue = Queue([trial(0, tmp_path / "b")])
     queue.stop_after = 7
-    drive(pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1), queue)
+    run_pack(pack_of(base, SINGLE, "lora", [trial(0, tmp_path / "b")], 1), queue)
     (folder,) = (tmp_path / "b" / "trial-0").glob("checkpoint-*")
     assert checkpoint.newest(folder.parent) == folder
     if name == "state.json":
@@ -398,7 +399,7 @@ def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
     pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Refilling)
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     assert pack.runner.training.slots == 2
     same_training(pack, free)
 
@@ -420,7 +421,7 @@ def test_a_full_memory_between_the_passes_costs_no_trial_anything(
         return pack, Queue(trials)
 
     (free, all_trials), (pack, queue), calls = pack_in("a"), pack_in("b"), []
-    drive(free, all_trials)
+    run_pack(free, all_trials)
     pack.runner.prefetches = True
 
     def scarce(work: Callable[..., Any], every: int) -> Callable[..., Any]:
@@ -440,7 +441,7 @@ def test_a_full_memory_between_the_passes_costs_no_trial_anything(
         pack.runner.graphs = CudaGraphs()  # as a base has them that cannot be captured, but for what is done ahead
         pack.runner.graphs.refused = True
         pack.runner.graphs.prepare = scarce(lambda function, wave: None, 4)
-    drive(pack, queue)
+    run_pack(pack, queue)
     assert len(calls) > 6 and {result.state for result in queue.results.values()} == {"complete"}
     same_training(pack, free)
 
@@ -452,7 +453,7 @@ def exported(pack: Watched, queue: Queue, one: Trial, folder: Path) -> None:
 
 def on_test_split(pack: Watched, one: Trial, adapter: Path) -> dict[str, float]:
     """The scores on the pack's test split."""
-    found, *_ = [event for event in pack.advance([ScoreTrial(one, adapter)]) if isinstance(event, Scored)]
+    found, *_ = [event for event in PackWorker(pack).advance([ScoreTrial(one, adapter)]) if isinstance(event, Scored)]
     assert found.trial == one.number
     return found.scores
 
@@ -471,7 +472,7 @@ def test_a_test_split_that_does_not_fit_is_scored_in_shorter_passes(base: Path, 
     (one,) = trials = [trial(0, tmp_path)]
     split = Texts(SINGLE, 60, 3)
     pack, queue = pack_of(base, SINGLE, "lora", trials, 1, runner=Small, test=split), Queue(trials)
-    drive(pack, queue)
+    run_pack(pack, queue)
     adapter = tmp_path / "adapter"
     exported(pack, queue, one, adapter)
     narrow = on_test_split(pack, one, adapter)
@@ -486,7 +487,7 @@ def test_the_test_split_is_scored_by_thresholds_of_the_validation_rows(base: Pat
     split = Texts(MULTI, 60, 3)
     split.labels = (np.random.default_rng(0).random((60, 3)) < 0.9).astype(np.float32)  # other shares than there
     pack, queue = pack_of(base, MULTI, "lora", trials, 1, test=split), Queue(trials)
-    drive(pack, queue)
+    run_pack(pack, queue)
     exported(pack, queue, one, tmp_path / "adapter")
     scores, seen = on_test_split(pack, one, tmp_path / "adapter"), queue.results[0].logits
     slot = pack.slots.put(0, one)
@@ -511,7 +512,7 @@ def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Pat
     gc.collect()
     gc.disable()
     try:
-        drive(pack, Queue(trials))
+        run_pack(pack, Queue(trials))
         weights, whole = weakref.ref(pack.stack.weights), weakref.ref(pack)
         pack.release()
         del pack
@@ -542,7 +543,7 @@ def test_a_batch_that_does_not_fit_alone_is_cut_and_its_neighbours_stay_as_they_
     trials = [trial(i, tmp_path / "b") for i in range(3)]
     pack, queue = pack_of(base, SINGLE, "lora", trials, 3, runner=Narrow), Queue(trials)
     pack.runner.most = most  # type: ignore[attr-defined]
-    drive(pack, queue)
+    run_pack(pack, queue)
     ended = ["complete", "complete" if most else "pruned", "complete"]
     assert [queue.results[i].state for i in range(3)] == ended
     same_training(pack, free, [0, 2])
@@ -560,7 +561,7 @@ def test_passes_of_an_evaluation_are_as_short_as_they_are_to_be(base: Path, tmp_
 
     trials = [trial(i, tmp_path / "b") for i in range(4)]
     pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Measuring, limits=Limits(eval_tokens=24))
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     assert max(sizes) <= 24
     same_training(pack, free)
@@ -581,7 +582,7 @@ def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path, 
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
     pack, queue = pack_of(base, SINGLE, "lora", trials, 4, runner=Scarce), Queue(trials)
-    drive(pack, queue)
+    run_pack(pack, queue)
     assert [queue.results[i].state for i in range(4)] == ["complete"] * 3 + ["pruned"]
     assert queue.results[3].reason == "out of memory, even alone: out of memory"
     same_training(pack, free, range(3))
@@ -607,7 +608,7 @@ def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_f
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4, limits=limits)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
     pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Tight, limits=limits)
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     assert pack.runner.failed  # type: ignore[attr-defined]
     same_training(pack, free)
 
@@ -628,7 +629,7 @@ def test_rows_laid_out_ahead_are_those_of_the_step_or_dropped(base: Path, tmp_pa
     trials = neighbours(tmp_path / "b")
     pack = pack_of(base, SINGLE, "lora", trials, 3, runner=Ahead)
     pack.runner.prefetches = True
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     assert pack.runner.taken > 10 and pack.runner.dropped > 0  # a refill makes another step of it
     assert all(distance(pack.last[n], plain.last[n]) == 0.0 for n in plain.last)
 
@@ -751,7 +752,7 @@ def test_a_pruned_trial_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) 
 
     trials = [trial(i, tmp_path) for i in range(3)]
     pack, queue = pack_of(base, SINGLE, "lora", trials, 2), Prunes(trials)
-    drive(pack, queue)
+    run_pack(pack, queue)
     assert queue.results[1].state == "pruned" and queue.results[1].step == ONE_EVALUATION
     assert pack.where == {0: 0, 1: 1, 2: 1}
     assert queue.results[2].state == "complete"

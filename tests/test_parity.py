@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Trial, drive
+from peftsweep.engine import Trial
 from peftsweep.task import Task
 from tests.alone import StockPeft, peft_alone
 from tests.numbers import distance, float64, same_losses, same_step, same_weights
-from tests.packs import MULTI, SINGLE, Queue, TracedRunner, pack_of
+from tests.packs import MULTI, SINGLE, Queue, TracedRunner, pack_of, run_pack
 from tests.tiny import tiny_model
 
 
@@ -53,7 +53,7 @@ def test_every_slot_trains_as_stock_peft_alone(tmp_path: Path, method: str, arch
     trials = mixed(tmp_path, method)
     with float64():
         pack = pack_of(folder, task, method, trials, slots=3)
-        drive(pack, Queue(trials))
+        run_pack(pack, Queue(trials))
         assert pack.dtype == torch.float64 and sorted(pack.last) == [0, 1, 2, 3, 4]
         for trial in trials:
             first, last = pack.first[trial.number], pack.last[trial.number]
@@ -75,7 +75,7 @@ def test_in_float32_each_step_is_that_of_stock_peft_and_all_lead_to_much_the_sam
     folder = tiny_model(tmp_path / "base", architecture)
     trials = mixed(tmp_path, method)
     pack = pack_of(folder, task, method, trials, slots=3, runner=TracedRunner)
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     assert isinstance(pack.runner, TracedRunner) and pack.dtype == torch.float32
     for trial in trials:
         first, last = pack.first[trial.number], pack.last[trial.number]

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import Trial, drive
+from peftsweep.engine import Trial
 from peftsweep.layers import PackedLayer, attention
 from peftsweep.layers.pooled_last_block import PooledBlockForward
 from tests.alone import peft_alone
 from tests.numbers import distance, same, same_losses, same_training
-from tests.packs import MULTI, SINGLE, Queue, Texts, base_of, pack_of, pack_on, with_the_whole_block
+from tests.packs import MULTI, SINGLE, Queue, Texts, base_of, pack_of, pack_on, run_pack, with_the_whole_block
 from tests.tiny import tiny_model
 
 SUPPORTED = ["llama", "mistral", "gemma", "gemma3", "gemma3-bidirectional", "bert", "roberta", "xlm-roberta"]
@@ -64,7 +64,7 @@ def test_it_gives_what_the_whole_block_gives(tmp_path: Path, architecture: str, 
     pack = pack_of(folder, SINGLE, method, trials(tmp_path / "a"), 2)
     whole = with_the_whole_block(pack_of(folder, SINGLE, method, trials(tmp_path / "b"), 2))
     for some, where in ((pack, "a"), (whole, "b")):
-        drive(some, Queue(trials(tmp_path / where)))
+        run_pack(some, Queue(trials(tmp_path / where)))
     same_training(pack, whole)
     assert all(distance(pack.last[number], pack.first[number]) > 0.1 for number in (0, 1))  # it did learn something
 
@@ -139,7 +139,7 @@ def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path, in_float
     expected = model(input_ids=torch.tensor([[5, 6, 7]])).logits
     pack, queue = pack_on(model, MULTI, "lora", [trial], 1), Queue([trial])
     assert pack.packed.last is None
-    drive(pack, queue)
+    run_pack(pack, queue)
     assert queue.notes == ["last block: run for all tokens, and slower for it: with fewer the base errs"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.alone.base_of", lambda *args: type("Base", (), {"model": looped()}))

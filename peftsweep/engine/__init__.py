@@ -24,6 +24,7 @@ from peftsweep.engine.messages import (
     Verdicts,
 )
 from peftsweep.engine.pack import Pack
+from peftsweep.engine.pack_worker import PackWorker
 from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Limits",
     "Note",
     "Pack",
+    "PackWorker",
     "Plan",
     "Progress",
     "Report",

@@ -141,8 +141,8 @@ def _measured(pack: Pack, params: TrainConfig) -> Measured:
     few, many, evaluation = _probes(pack, params)
     matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
     slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
-    free, whole = torch.cuda.mem_get_info(pack.device)
-    others = whole - free - torch.cuda.memory_reserved(pack.device)  # other programs, and CUDA's own
+    free, whole = torch.cuda.mem_get_info(pack.packed.device)
+    others = whole - free - torch.cuda.memory_reserved(pack.packed.device)  # other programs, and CUDA's own
     room = max(0, int(FILL * whole) - others)
     token = max(1, (many.bytes - few.bytes) // (many.tokens - few.tokens))
     return Measured(few.bytes - few.tokens * token - len(pack.slots) * slot, slot, token, evaluation, room)
@@ -186,23 +186,23 @@ def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
     with temporary() as folder:
         running = [pack.slots.put(i, Trial(i, 0, params, folder)) for i in range(len(pack.slots))]
         try:
-            torch.cuda.reset_peak_memory_stats(pack.device)
+            torch.cuda.reset_peak_memory_stats(pack.packed.device)
             with any_layout():
                 chunks = [SlotChunk(slot, len(texts), (0, 0), texts, tokens) for slot in running]
                 pack.runner.backward(pack.batcher.micro_batch(chunks))
         finally:
             for slot in running:
                 pack.slots.vacate(slot)
-    return Probe(len(running) * tokens, torch.cuda.max_memory_allocated(pack.device))
+    return Probe(len(running) * tokens, torch.cuda.max_memory_allocated(pack.packed.device))
 
 
 def _of_an_evaluation(pack: Pack, count: int) -> int:
     """Bytes a token of a pass without backward."""
     texts = _some(pack.evaluator.unseen.lengths, count)
-    before = torch.cuda.memory_allocated(pack.device)
-    torch.cuda.reset_peak_memory_stats(pack.device)
+    before = torch.cuda.memory_allocated(pack.packed.device)
+    torch.cuda.reset_peak_memory_stats(pack.packed.device)
     pack.runner.logits([0], [texts], pack.evaluator.unseen)
-    taken = torch.cuda.max_memory_allocated(pack.device) - before
+    taken = torch.cuda.max_memory_allocated(pack.packed.device) - before
     return max(1, taken // int(pack.evaluator.unseen.lengths[texts].sum()))
 
 

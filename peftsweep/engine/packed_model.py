@@ -111,11 +111,14 @@ class PackedModel:
             self.model.set_attn_implementation(ATTENTION)
             chosen = self.model.config._attn_implementation == ATTENTION
             self.model.set_attn_implementation(self.before)
+        if self.device.type == "cuda":
+            torch.compiler.reset()
         if not chosen:
             raise unsupported(self.model, "it has an attention of its own, in which the texts of one row would mix")
 
     def release(self) -> None:
-        """Put the base's own layers, pooler and attention back."""
+        """Put the base's own layers, pooler and attention back, and drop what was compiled: a process compiles only so
+        many variants of a function."""
         if self.pooled.pooler is not None:
             self.backbone.pooler = self.pooled.pooler
         for layer in self.stack.layers:
@@ -128,6 +131,8 @@ class PackedModel:
         for hook in self.hooks:
             hook.remove()
         self.model.set_attn_implementation(self.before)
+        if self.device.type == "cuda":
+            torch.compiler.reset()
 
     def corpus(self, texts: Sequence[Text]) -> Corpus:
         return Corpus(texts, self.pooling)

@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peftsweep.engine import optimizer
 from peftsweep.engine.batching import Batcher, MicroBatch, StepKey, cut, step_key
 from peftsweep.engine.corpus import Corpus, Indices
 from peftsweep.engine.cpu_workers import CpuWorkers
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.limits import Limits, Say
 from peftsweep.engine.oom import BackOff, Relief, Unfit, translate_oom
+from peftsweep.engine.optimizer import SlotUpdate
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.slot_params import any_layout
@@ -70,6 +72,15 @@ class Runner:
             for slot, loss in zip(batch.rows.slots, part.unbind(), strict=True):
                 losses[slot].append(loss)
         return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
+
+    def update(self, slots: Sequence[Slot]) -> Tensor:
+        """Take the optimizer's step with the slots' gradients; returns the norms of all gradients [K]."""
+        updates = [SlotUpdate(slot.index, slot.step, slot.learning_rate, slot.trial.params) for slot in slots]
+        norms = self.with_room(lambda: optimizer.step(self.packed.stack, updates))
+        self.packed.stack.grads.zero_()
+        for slot in slots:
+            slot.step += 1
+        return norms
 
     @translate_oom()
     def backward(self, batch: MicroBatch) -> Tensor:

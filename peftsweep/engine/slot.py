@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.engine.schedule import Schedule
-from peftsweep.engine.trial import Evaluation, SlotStatus, Trial
+from peftsweep.engine.trial import Evaluation, Result, SlotStatus, State, Trial
 
 
 @dataclass
@@ -51,13 +54,24 @@ class Slot:
         """Whether all of its steps are done."""
         return self.step >= self.schedule.steps
 
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the next step."""
+        return self.schedule.learning_rate(self.step)
+
     def record(self, loss: float, seconds: float) -> None:
-        """Note the loss of the step just done, and how long the step took."""
+        """Note the loss of the last step, and how long the step took."""
         self.loss = loss
         self.loss_sum += loss
         self.loss_count += 1
         rate = self.trial.params.batch_size / seconds
         self.rate = rate if self.rate == 0 else 0.9 * self.rate + 0.1 * rate
+
+    def not_finite(self, norm: float) -> str:
+        """What of the last step is not finite: its loss, or the norm of its gradient. Empty if both are."""
+        if self.loss is not None and not math.isfinite(self.loss):
+            return f"loss is {self.loss}"
+        return "" if math.isfinite(norm) else f"gradient norm is {norm}"
 
     def evaluated_as(self, scores: dict[str, float], logits: NDArray[np.float32]) -> Evaluation:
         """Note the scores of the weights as they are now, and the logits [n, C] that gave them."""
@@ -88,4 +102,22 @@ class Slot:
             rate=self.rate,
             evaluated=len(self.evaluations),
             evaluations=len(self.schedule.evaluations),
+        )
+
+    def result(self, state: State, reason: str, weights: Mapping[str, NDArray[Any]] | None) -> Result:
+        """How the trial ended.
+
+        Args:
+            weights: of a complete trial's best evaluation, by `path:parameter`.
+        """
+        return Result(
+            state=state,
+            reason=reason,
+            step=self.step,
+            seconds=self.seconds,
+            best=self.best,
+            parameters=self.parameters,
+            status=self.status(),
+            weights=weights,
+            logits=self.best_logits,
         )

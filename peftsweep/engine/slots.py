@@ -63,6 +63,11 @@ class Slots:
         self.all[slot.index] = None
         self.stack.clear(slot.index)
 
+    def share_seconds(self, seconds: float) -> None:
+        """Divide the time of a step among the trials that are still there."""
+        for slot in self.occupied:
+            slot.seconds += seconds / len(self.occupied)
+
     def status(self) -> tuple[SlotStatus, ...]:
         return tuple(SlotStatus(i) if slot is None else slot.status() for i, slot in enumerate(self.all))
 

@@ -11,7 +11,7 @@ import torch
 
 from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.data import Dataset
-from peftsweep.engine import Command, Event, Limits, Pack, Plan, build_that_fits, capped, plan
+from peftsweep.engine import Command, Event, Limits, Pack, PackWorker, Plan, build_that_fits, capped, plan
 from peftsweep.methods import METHODS, Method
 from peftsweep.models import Base, BaseInfo, default_device, linear_names, load_base
 from peftsweep.progress import Memory
@@ -75,7 +75,7 @@ class Worker(Protocol):
         """Build a pack of as many slots as are wanted and fit."""
 
     def advance(self, commands: Sequence[Command]) -> list[Event]:
-        """See `Pack.advance`."""
+        """See `PackWorker.advance`."""
 
     def close(self) -> Usage:
         """Give everything back."""
@@ -87,7 +87,7 @@ class LocalWorker:
     def __init__(self, work: Work) -> None:
         self.work, self.device = work, default_device()
         self.base: Base | None = None
-        self.pack: Pack | None = None
+        self.worker: PackWorker | None = None
         self.left = ExitStack()
         self.left.enter_context(capped(self.device))
 
@@ -129,25 +129,26 @@ class LocalWorker:
         def planned_build(count: int) -> Pack:
             return build(count, None if planned is None else planned.of(count).limits)
 
-        self.pack = build_that_fits(planned_build, max(1, min(count, work.trials)))
-        self.left.callback(self.pack.release)
-        slots = len(self.pack.slots)
-        trained = [self.pack.slots.parameters(params) for params in (*work.candidates, *work.smallest)]
+        pack = build_that_fits(planned_build, max(1, min(count, work.trials)))
+        self.left.callback(pack.release)
+        self.worker = PackWorker(pack)
+        slots = len(pack.slots)
+        trained = [pack.slots.parameters(params) for params in (*work.candidates, *work.smallest)]
         memory = None if planned is None else _memory(planned.of(slots), base.device)
         if memory is not None:
             torch.cuda.reset_peak_memory_stats(base.device)
         return Ready(method, slots, (min(trained), max(trained)), memory, tuple(notes))
 
     def advance(self, commands: Iterable[Command]) -> list[Event]:
-        assert self.pack is not None
-        return self.pack.advance(commands)
+        assert self.worker is not None
+        return self.worker.advance(commands)
 
     def close(self) -> Usage:
-        pack = self.pack
         self.left.close()
-        on_gpu = pack is not None and self.device.type == "cuda"
-        peak = torch.cuda.max_memory_reserved(self.device) if on_gpu else None
-        return Usage({} if pack is None else dict(pack.clock.seconds), peak)
+        if self.worker is None:
+            return Usage({}, None)
+        peak = torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else None
+        return Usage(dict(self.worker.pack.clock.seconds), peak)
 
 
 def _memory(planned: Plan, device: torch.device) -> Memory:

@@ -17,7 +17,7 @@ import torch
 import torch._dynamo
 
 from peftsweep.config import ModelConfig, TrainConfig
-from peftsweep.engine import Limits, Pack, Trial, capped, drive, optimizer, plan
+from peftsweep.engine import Limits, Pack, Trial, capped, optimizer, plan
 from peftsweep.engine.corpus import Corpus, Pooling
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
@@ -28,7 +28,7 @@ from peftsweep.task import Task
 from tests.alone import peft_alone
 from tests.gpu import MARKS
 from tests.numbers import PROMISED, same_training, same_weights
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, with_the_whole_block
+from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, run_pack, with_the_whole_block
 from tests.studies import Home, home
 from tests.test_parity import mixed
 from tests.tiny import ARCHITECTURES, DECODER, tiny_model
@@ -84,7 +84,7 @@ def test_the_gpu_trains_as_stock_peft_does_on_a_cpu(tmp_path: Path, method: str,
     folder = tiny_model(tmp_path / "base", architecture)
     trials = mixed(tmp_path, method)
     pack = pack_on_gpu(folder, task, method, trials, slots=3)
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     # other kernels add in another order, and Adam divides by what is nearly zero: a few steps drift apart
     tolerance = 0.02 if method == "qlora" else 2e-3
     for trial in trials:
@@ -124,7 +124,7 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
             known.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
             return super().stepped(slots, seconds)
 
-    drive(pack, Counting(trials))
+    run_pack(pack, Counting(trials))
     assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), known  # none in mid-sweep
     assert (pack.packed.last.run != pack.packed.last._run) == compiled
     assert pack.runner.graphs.captured and not pack.runner.graphs.refused
@@ -148,7 +148,7 @@ def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path:
         pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", compiled=True)
         if whole:
             with_the_whole_block(pack)
-        drive(pack, Queue(trials))
+        run_pack(pack, Queue(trials))
         assert pack.runner.graphs.captured and not pack.runner.graphs.refused
         block = pack.packed.backbone.layers[-1]
         assert ("forward" in vars(block)) != whole and (block._compiled_call_impl is not None) == whole
@@ -212,11 +212,11 @@ def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: s
         return Trial(number, 100 + number, params.model_copy(update=changes), tmp_path / where / str(number))
 
     alone = pack_on_gpu(folder, SINGLE, method, [trial(0, "a")], 1, dtype)
-    drive(alone, Queue([trial(0, "a")]))
+    run_pack(alone, Queue([trial(0, "a")]))
     others = [trial(i, "b", rank=1 + 2 * i, batch_size=3 + 4 * i, dropout=0.1 * i) for i in range(1, 5)]
     crowd = [*others, trial(0, "b")]
     packed = pack_on_gpu(folder, SINGLE, method, crowd, 4, dtype)
-    drive(packed, Queue(crowd))
+    run_pack(packed, Queue(crowd))
     ours, theirs, first = packed.last[0], alone.last[0], alone.first[0]
     same_weights(ours, theirs, first, getattr(torch, dtype))
     if dtype == "bfloat16":
@@ -233,7 +233,7 @@ def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> 
     queue = Queue(trials)
     queue.stop_after = 7
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 3, dtype="bfloat16")
-    drive(pack, queue)
+    run_pack(pack, queue)
     assert len(pack.slots.occupied) == 3 and pack.runner.graphs.known
     for slot in pack.slots.occupied:
         for matrix in (pack.stack.weights, *pack.stack.moments.values()):
@@ -311,7 +311,7 @@ def test_a_pack_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, me
         queue = Queue(trials)
         queue.stop_after = stop_after
         pack = pack_on_gpu(folder, SINGLE, method, trials, 2, dtype="bfloat16")
-        drive(pack, queue)
+        run_pack(pack, queue)
         return pack, queue
 
     free, _ = run("free", None)
@@ -371,7 +371,7 @@ def test_a_plan_has_room_for_all_of_few_small_trials_and_its_pack_trains(tmp_pat
     assert found.slots == 100 and found.bytes < found.room and found.token > 0
     queue = Queue(trials)
     with capped(GPU):
-        drive(build(found.slots, found.limits), queue)
+        run_pack(build(found.slots, found.limits), queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
 
 
@@ -413,7 +413,7 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
         queue = Queue(trials)
         pack = build(found.slots, found.limits)
         torch.cuda.reset_peak_memory_stats()
-        drive(pack, queue)
+        run_pack(pack, queue)
         peak, used = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
         pack.release()
     assert {result.state for result in queue.results.values()} == {"complete"}
@@ -456,7 +456,7 @@ def test_memory_after_fifty_refills_is_that_after_five(
             used[len(self.results)] = torch.cuda.memory_allocated() - sum(rounded(x.nbytes) + 512 for x in held)
             reserved[len(self.results)] = torch.cuda.memory_reserved()
 
-    drive(pack, Watching(trials))
+    run_pack(pack, Watching(trials))
     assert (used[49], used[50]) == (used[5], used[6])  # of each slot's
     assert reserved[50] <= reserved[25 if mixed else 5]  # less where a capture gave back what lay idle
 
@@ -470,7 +470,7 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
     folder = tiny_model(tmp_path / "base", "bert")
     trials = [Trial(i, i, TrainConfig(rank=4, epochs=1, batch_size=16), tmp_path / str(i)) for i in range(8)]
     free = pack_on_gpu(folder, SINGLE, "lora", trials, 8)
-    drive(free, Queue(trials))
+    run_pack(free, Queue(trials))
     again = [Trial(i, i, trials[i].params, tmp_path / f"again-{i}") for i in range(8)]
     tight = pack_on_gpu(folder, SINGLE, "lora", again, 8)
     gradients, sizes = tight.runner.accumulate_gradients, []
@@ -483,7 +483,7 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
 
     tight.runner.accumulate_gradients = scarce
     queue = Queue(again)
-    drive(tight, queue)
+    run_pack(tight, queue)
     assert sizes[:10] == [8, 4, 2, 2, 2, 2] + [2] * 4  # as many as fit, from the next step on at once
     assert {result.state for result in queue.results.values()} == {"complete"}
     same_training(tight, free)
@@ -521,7 +521,7 @@ def with_and_without_room(
         return pack_on_gpu(base, SINGLE, "lora", trials, slots, dtype="bfloat16"), Queue(trials)
 
     free, queue = pack_of("free")
-    drive(free, queue)
+    run_pack(free, queue)
     tight, queue = pack_of("tight")
     gradients = tight.runner.accumulate_gradients
 
@@ -545,7 +545,7 @@ def with_and_without_room(
 
     tight.runner.accumulate_gradients = watched
     tight.packed.backbone.layers[0].register_forward_hook(seen)
-    drive(tight, queue)
+    run_pack(tight, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
     return free, tight, tries, queue.notes
 
@@ -594,7 +594,7 @@ def looks_at_its_numbers(folder: Path, trials: list[Trial]) -> None:
         pack.packed.backbone.layers[0].register_forward_hook(looks)
         there = [replace(trial, folder=trial.folder / str(run)) for trial in trials]
         queue = Queue(there)
-        drive(pack, queue)
+        run_pack(pack, queue)
         assert {result.state for result in queue.results.values()} == {"complete"}
         said.append(queue.notes)
     (note,), others = said
@@ -633,7 +633,7 @@ def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path,
         pack = pack_on_gpu(folder, MULTI, method, trials, 3, dtype="bfloat16")
         if not graphs:
             pack.runner.graphs = None
-        drive(pack, Queue(trials))
+        run_pack(pack, Queue(trials))
         return pack
 
     replayed, plain = run("a", True), run("b", False)
@@ -660,7 +660,7 @@ def test_a_sweep_of_mixed_batches_captures_few_passes(tmp_path: Path) -> None:
             captured.append(pack.runner.graphs.captured)
             return super().stepped(slots, seconds)
 
-    drive(pack, Counting(trials))
+    run_pack(pack, Counting(trials))
     assert len(captured) > 400 and captured[-1] < len(captured) / 8, (len(captured), captured[-1])
     assert not pack.runner.graphs.refused
 
@@ -678,7 +678,7 @@ def test_a_released_pack_gives_its_memory_back_at_once_with_its_graphs(tmp_path:
             trials = [Trial(i, i, params, tmp_path / str(study) / str(i)) for i in range(4)]
             texts = Texts(SINGLE, 200, study), Texts(SINGLE, 12, 9)
             pack = Pack(base.model, adapters, SINGLE, *texts, candidates=[params], slots=4)
-            drive(pack, Queue(trials))
+            run_pack(pack, Queue(trials))
             assert pack.runner.graphs is not None and pack.runner.graphs.known
             pack.release()
             del pack
@@ -714,7 +714,7 @@ def test_the_next_step_is_laid_out_and_captured_while_the_gpu_is_at_work(
     monkeypatch.setattr(optimizer, "step", slow)
     pack.batcher.micro_batches = watched
     pack.runner.graphs.capture = captured
-    drive(pack, Queue(trials))
+    run_pack(pack, Queue(trials))
     assert len(busy) > 5 and sum(busy) >= len(busy) - 3  # what was not laid out ahead is laid out when it is due
     others = [at_work for largest, at_work in during if not largest]
     assert others and all(others), during  # it was still at work when they were done
@@ -737,7 +737,7 @@ def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> Non
     ]
     assert max(wave.size for wave in waves) <= 2112 and any(wave.size >= 2048 for wave in waves)
     queue = Queue(trials)
-    drive(pack, queue)
+    run_pack(pack, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
 
 
@@ -760,7 +760,7 @@ def test_one_long_text_among_a_hundred_short_ones_is_read_as_it_is_alone(tmp_pat
     pack.slots.vacate(slot)
     queue, before = Queue(trials), torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    drive(pack, queue)
+    run_pack(pack, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
     # scores of 2,048 by 2,048 in four heads and two layers, kept for backward, would be that much by themselves
     assert torch.cuda.max_memory_allocated() - before < 2 * 4 * 2048**2 * 4
