@@ -1,10 +1,10 @@
-"""What is written aside: whole or not there, and gone with the process that wrote it."""
+"""What is written aside is whole or not there, and is removed after the process that wrote it."""
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,24 +16,19 @@ from pathlib import Path
 import pytest
 
 from peftsweep.storage import Place, claim
-from peftsweep.system import atomic_files
-from peftsweep.system.atomic_files import (
-    has_temporary,
-    make_temporary,
-    put,
-    remove_temporary,
-    replaced,
-    temporary,
-    tidy,
-    tidy_below,
-)
+from peftsweep.system import leftovers
+from peftsweep.system.atomic_files import aside, put, put_if_free, replaced
+from peftsweep.system.leftovers import tidy, tidy_below
+from peftsweep.system.links import link_or_copy
+from peftsweep.system.temporary import TemporaryFolder
 from tests.programs import lacking
 from tests.studies import ROOT
 
 WRITES = """
 import os, signal, sys
 from pathlib import Path
-from peftsweep.system.atomic_files import aside, make_temporary, replaced
+from peftsweep.system.atomic_files import aside, replaced
+from peftsweep.system.temporary import TemporaryFolder
 
 here, ending = Path(sys.argv[1]), sys.argv[2]
 with aside(here / "mlflow.db") as file, replaced(here / "adapter") as folder:
@@ -41,7 +36,7 @@ with aside(here / "mlflow.db") as file, replaced(here / "adapter") as folder:
     file.with_name(file.name + "-journal").write_text("half")
     folder.mkdir()
     (folder / "weights").write_text("half")
-    print(make_temporary().name, flush=True)
+    print(TemporaryFolder().path.name, flush=True)
     if ending == "replacing":  # killed between the two renames
         Path.rename = lambda old, new, rename=Path.rename: (rename(old, new), os.kill(os.getpid(), signal.SIGKILL))
     elif ending == "killed":
@@ -92,13 +87,21 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
+def fill(path: Path, text: str) -> None:
+    """Make a file, or a folder with a file in it."""
+    if path.name == "folder":
+        path.mkdir()
+        path = path / "inside"
+    path.write_text(text)
+
+
+def read(path: Path) -> str:
+    return (path / "inside" if path.name == "folder" else path).read_text()
+
+
 def written(target: Path, text: str, *, fails: bool = False) -> None:
-    """A file, or a folder with a file in it."""
     with suppress(ZeroDivisionError), replaced(target) as path:
-        if target.name == "folder":
-            path.mkdir()
-            path = path / "inside"
-        path.write_text(text)
+        fill(path, text)
         assert not fails or 1 / 0
 
 
@@ -107,7 +110,7 @@ def test_what_is_written_takes_its_place_whole_and_what_fails_leaves_nothing(tmp
     written(tmp_path / name, "first")
     written(tmp_path / name, "second")
     written(tmp_path / name, "third", fails=True)
-    assert (tmp_path / name / ("inside" if name == "folder" else "")).read_text() == "second"
+    assert read(tmp_path / name) == "second"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -129,11 +132,11 @@ def test_temporary_folders_of_killed_processes_go_and_this_one_s_own_stay(
     killed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(killed))
-    with temporary() as first:
-        second = make_temporary()
-        assert left(killed) == sorted([first.name, second.name])
-    assert left(killed) == [second.name]
-    remove_temporary(second)
+    with TemporaryFolder() as first:
+        second = TemporaryFolder()
+        assert left(killed) == sorted([first.name, second.path.name])
+    assert left(killed) == [second.path.name]
+    second.remove()
     assert left(killed) == []
 
 
@@ -141,14 +144,14 @@ def test_a_temporary_folder_is_known_from_one_that_another_made_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = make_temporary()
-    assert has_temporary(folder)
-    folder.rmdir()
-    assert not has_temporary(folder)
-    (folder / "another's").mkdir(parents=True)
-    assert not has_temporary(folder)
-    remove_temporary(folder)
-    assert (folder / "another's").is_dir()
+    folder = TemporaryFolder()
+    assert folder.exists()
+    folder.path.rmdir()
+    assert not folder.exists()
+    (folder.path / "another's").mkdir(parents=True)
+    assert not folder.exists()
+    folder.remove()
+    assert (folder.path / "another's").is_dir()
 
 
 @pytest.mark.parametrize("within", [(), ("unshare", "--pid", "--fork")], ids=["here", "in another container"])
@@ -195,7 +198,7 @@ def test_what_earlier_versions_left_goes_with_what_it_was_of_a_day_later(
     for pid in (dead, os.getppid()):
         (tmp_path / name.format(pid)).touch()
     tidy(tmp_path / "mlflow.db")
-    monkeypatch.setattr(atomic_files, "DAY", -1.0)
+    monkeypatch.setattr(leftovers, "DAY", -1.0)
     tidy(tmp_path / "other.db")
     assert len(left(tmp_path)) == 2
     tidy(tmp_path / "mlflow.db")
@@ -205,7 +208,7 @@ def test_what_earlier_versions_left_goes_with_what_it_was_of_a_day_later(
 def test_whoever_takes_a_study_s_folder_removes_what_killed_processes_left_in_it_and_beside_it(
     tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic_files, "DAY", -1.0)
+    monkeypatch.setattr(leftovers, "DAY", -1.0)
     study = tmp_path / "artifacts" / "study"
     trial = study / "trial-0003"
     for place in (study.parent, study, trial):
@@ -218,7 +221,7 @@ def test_whoever_takes_a_study_s_folder_removes_what_killed_processes_left_in_it
 
 
 def test_files_that_only_look_like_it_stay(tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic_files, "DAY", -1.0)
+    monkeypatch.setattr(leftovers, "DAY", -1.0)
     names = [
         ".out.csv.20240101",
         ".mlflow.db.backup",
@@ -251,22 +254,75 @@ def test_what_nobody_can_tell_dead_stays_for_a_day(killed: Path, monkeypatch: py
         monkeypatch.setattr("fcntl.flock", lambda lock, how: os.read(lock, 1))  # an OSError
     written(killed / "file", "new")
     assert left(killed) == before
-    monkeypatch.setattr(atomic_files, "DAY", -1.0)
+    monkeypatch.setattr(leftovers, "DAY", -1.0)
     tidy(killed / "file")
     assert left(killed) == []
 
 
 def test_a_disk_s_second_mounting_is_another_place(tmp_path: Path) -> None:
-    assert atomic_files._told(tmp_path) == atomic_files._told(tmp_path.parent) != atomic_files._told(Path("/proc"))
+    assert leftovers.place_id(tmp_path) == leftovers.place_id(tmp_path.parent) != leftovers.place_id(Path("/proc"))
 
 
-def test_nothing_else_is_written_aside_in_another_way() -> None:
-    """What names its files by the process, or makes temporary ones, does so in atomic_files.py."""
-    other = re.compile(r"getpid\(|mkdtemp|mkstemp|Temporary(Directory|File)|NamedTemporary")
-    files = sorted((ROOT / "peftsweep").rglob("*.py"))
-    assert {file.relative_to(ROOT).as_posix() for file in files if other.search(file.read_text(encoding="utf-8"))} == {
-        "peftsweep/system/atomic_files.py",
-        "peftsweep/storage/lock_holder.py",  # who runs a study
-        "peftsweep/tracking/mlflow_server.py",  # a file without a name
-        "peftsweep/tracking/queue.py",  # in its own folder
+@pytest.mark.parametrize("name", ["file", "folder"])
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+def test_the_first_of_two_writers_keeps_its_file(
+    tmp_path: Path, name: str, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr("os.link", lambda *_, **__: os.read(-1, 1))  # an OSError
+    target = tmp_path / name
+    with aside(target) as path:
+        fill(path, "first")
+        put_if_free(path, target)
+    assert read(target) == "first" and left(tmp_path) == []
+    if links or name == "folder":
+        with aside(target) as path:
+            fill(path, "second")
+            put_if_free(path, target)
+        assert read(target) == "first" and left(tmp_path) == []
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+def test_files_get_a_second_name_where_the_disk_has_links_and_are_copied_elsewhere(
+    tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr("os.link", lambda *_, **__: os.read(-1, 1))  # an OSError
+    fill(tmp_path / "folder", "whole")
+    link_or_copy(tmp_path / "folder", tmp_path / "new" / "folder")
+    assert read(tmp_path / "new" / "folder") == "whole"
+    assert (tmp_path / "folder/inside").samefile(tmp_path / "new/folder/inside") == links
+
+
+def test_only_the_files_of_system_rename_link_or_make_temporary_files() -> None:
+    """What is written aside is put in its place, and tidied, in one way."""
+    found: dict[str, set[str]] = {}
+    for file in sorted((ROOT / "peftsweep").rglob("*.py")):
+        calls = {name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if (name := file_call(node))}
+        if calls:
+            found[file.relative_to(ROOT / "peftsweep").as_posix()] = calls
+    assert found == {
+        "system/atomic_files.py": {"rename", "replace", "hardlink_to"},
+        "system/leftovers.py": {"rename", "TemporaryFile"},  # moves back what was being replaced
+        "system/links.py": {"hardlink_to"},
+        "system/temporary.py": {"gettempdir"},
+        "storage/lock_holder.py": {"getpid"},  # it says who runs a study
+        "tracking/mlflow_server.py": {"TemporaryFile"},  # a file without a name
+        "models/gguf.py": {"symlink_to"},  # in its own aside
     }
+
+
+MOVES = {"rename", "renames", "move", "link", "hardlink_to", "symlink", "symlink_to"}
+TEMPORARY = {"getpid", "gettempdir", "mkdtemp", "mkstemp"}
+
+
+def file_call(node: ast.AST) -> str | None:
+    """The name of a call that renames, links or names files for this process only; None for any other node."""
+    if not isinstance(node, ast.Call):
+        return None
+    name = ast.unparse(node.func).rpartition(".")[2]
+    # str.replace takes two strings, and other kinds of replace take keywords
+    path_replace = isinstance(node.func, ast.Attribute) and len(node.args) == 1 and not node.keywords
+    replaces = name == "replace" and (path_replace or ast.unparse(node.func) == "os.replace")
+    temporary = name in TEMPORARY or name.endswith(("TemporaryFile", "TemporaryDirectory"))
+    return name if replaces or name in MOVES or temporary else None

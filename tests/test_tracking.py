@@ -27,10 +27,10 @@ from mlflow.entities import Run
 
 from peftsweep.errors import TrackingError, UsageError
 from peftsweep.sweep import sync
+from peftsweep.system.atomic_files import put_if_free
 from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker, serve
 from peftsweep.tracking.locations import check, sqlite_file
 from peftsweep.tracking.mlflow_connection import Connection
-from peftsweep.tracking.mlflow_database import _put
 from peftsweep.tracking.mlflow_server import ENDINGS, _stopped_by_signals, server_command, server_environment
 from tests.programs import free_port
 from tests.studies import ROOT
@@ -161,7 +161,7 @@ def test_artifacts_may_go_as_soon_as_they_are_handed_over(uri: str, notes: list[
     tracker.close()
     fetched = MlflowClient(uri).download_artifacts(tracker.run_ids["0"], "deep/adapter/weights", str(tmp_path))
     assert Path(fetched).read_text() == "w"
-    assert spool is not None and not spool.exists()
+    assert spool is not None and not spool.path.exists()
 
 
 def test_a_tracker_leaves_no_copies_and_no_open_file(
@@ -190,7 +190,7 @@ def test_copies_lie_in_a_locked_folder_though_the_system_s_temporary_place_was_c
     first = tracker._copied({"page": tmp_path / "page"})["page"]
     shutil.rmtree(first.parents[1])
     second = tracker._copied({"page": tmp_path / "page"})["page"]
-    another = [sys.executable, "-c", "from peftsweep.system.atomic_files import make_temporary; make_temporary()"]
+    another = [sys.executable, "-c", "from peftsweep.system.temporary import TemporaryFolder; TemporaryFolder()"]
     subprocess.run(another, env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}, check=True)
     assert second.read_text() == "p"
     tracker.close()
@@ -400,7 +400,7 @@ def test_a_process_killed_while_mlflow_makes_its_tables_leaves_no_half_database(
 def test_two_sweeps_that_begin_at_once_share_the_database_of_the_faster(tmp_path: Path) -> None:
     for name in ("mlflow.db", "aside"):
         (tmp_path / name).write_text(name)
-    _put(tmp_path / "aside", tmp_path / "mlflow.db")
+    put_if_free(tmp_path / "aside", tmp_path / "mlflow.db")
     assert (tmp_path / "mlflow.db").read_text() == "mlflow.db"
 
 

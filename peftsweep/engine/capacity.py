@@ -18,7 +18,7 @@ from peftsweep.engine.pack import Pack
 from peftsweep.engine.slot_params import any_layout
 from peftsweep.engine.trial import Trial
 from peftsweep.errors import ModelError
-from peftsweep.system.atomic_files import temporary
+from peftsweep.system.temporary import TemporaryFolder
 
 FILL = 0.88  # of the card, what others have of it included; the allocator loses a few percent
 CEILING = 0.92  # of the card, above which the allocator is not to go
@@ -183,7 +183,7 @@ def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
     lengths = pack.batcher.corpus.lengths
     texts = _some(lengths, count)
     tokens = int(lengths[texts].sum())
-    with temporary() as folder:
+    with TemporaryFolder() as folder:
         running = [pack.slots.put(i, Trial(i, 0, params, folder)) for i in range(len(pack.slots))]
         try:
             torch.cuda.reset_peak_memory_stats(pack.packed.device)

@@ -31,6 +31,7 @@ from peftsweep.engine.slot_params import SlotParameters
 from peftsweep.engine.trial import Evaluation
 from peftsweep.system import json_files, plain_files
 from peftsweep.system.atomic_files import replaced
+from peftsweep.system.links import link_or_copy
 from peftsweep.system.umask import of_umask
 
 STATE = "state.json"
@@ -90,7 +91,7 @@ def _write(slot: Slot, stack: SlotParameters, folder: Path) -> None:
             save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, file)
     elif best is not None and slot.saved is not None:
         for name in (BEST, LOGITS):
-            _share(slot.saved / name, folder / name)
+            link_or_copy(slot.saved / name, folder / name)
     state = State(slot.trial.number, slot.step, slot.loss_sum, slot.loss_count, slot.seconds, tuple(slot.evaluations))
     (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
     _to_disk([*folder.iterdir(), folder])
@@ -165,10 +166,3 @@ def _named(slot: Slot, stack: SlotParameters, rows: dict[str, Tensor]) -> dict[s
         for kind, row in rows.items()
         for name, part in stack.split(slot.index, row, slot.trial.params).items()
     }
-
-
-def _share(old: Path, new: Path) -> None:
-    try:
-        os.link(old, new)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(old, new)

@@ -39,7 +39,8 @@ from peftsweep.models import (
 )
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.study import results
-from peftsweep.system.atomic_files import replaced, tidy
+from peftsweep.system.atomic_files import replaced
+from peftsweep.system.leftovers import tidy
 from peftsweep.task import Labels, probabilities, tune_thresholds
 
 DTYPES = ("float32", "bfloat16", "float16", "nf4")

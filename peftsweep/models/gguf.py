@@ -15,7 +15,8 @@ from peftsweep.models.fingerprints import of_file
 from peftsweep.models.quiet import mute, quiet
 from peftsweep.safe_text.escaping import in_line
 from peftsweep.safe_text.quoting import PATH, shortened, word
-from peftsweep.system.atomic_files import aside, put, tidy
+from peftsweep.system.atomic_files import aside, put_if_free
+from peftsweep.system.leftovers import tidy
 from peftsweep.system.names import fitting
 from peftsweep.system.umask import of_umask
 
@@ -36,8 +37,7 @@ def converted(file: Path, cache: Path) -> Path:
         with aside(folder) as path:
             path.mkdir(parents=True)
             _convert(file, path)
-            if not folder.is_dir():  # another process may have been faster
-                put(path, folder)
+            put_if_free(path, folder)
     except BaseException as error:  # transformers, tokenizers and gguf raise what they like on a broken file
         if not is_a_library_s(error):
             raise

@@ -15,7 +15,8 @@ from peftsweep.errors import ModelError
 from peftsweep.models.gguf import converted
 from peftsweep.safe_text.quoting import PATH, shortened, word
 from peftsweep.system import json_files, names, plain_files
-from peftsweep.system.atomic_files import replaced, tidy
+from peftsweep.system.atomic_files import replaced
+from peftsweep.system.leftovers import tidy
 from peftsweep.system.package_paths import PACKAGE, did_you_mean, packaged
 
 ADAPTER = "adapter_config.json"

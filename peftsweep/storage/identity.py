@@ -27,7 +27,8 @@ from peftsweep.storage.record import Bound
 from peftsweep.storage.stored_study import StoredStudy
 from peftsweep.storage.urls import address, alike, lasting, same_place
 from peftsweep.system import plain_files
-from peftsweep.system.atomic_files import replaced, tidy, tidy_below
+from peftsweep.system.atomic_files import replaced
+from peftsweep.system.leftovers import tidy, tidy_below
 
 OWNER = "owner.json"  # in a study's folder
 LONGEST = 1 << 16  # bytes of it

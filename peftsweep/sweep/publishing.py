@@ -15,7 +15,8 @@ from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies, check_apart, guarded
 from peftsweep.study import results
 from peftsweep.system import names
-from peftsweep.system.atomic_files import replaced, tidy
+from peftsweep.system.atomic_files import replaced
+from peftsweep.system.leftovers import tidy
 from peftsweep.tracking import COMPARISON, SELECTION, Tracker, check_address
 
 

@@ -1,37 +1,28 @@
-"""MLflow's database, made whole or not at all."""
+"""How is MLflow's database made, whole or not at all?"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from peftsweep.system.atomic_files import aside, tidy
+from peftsweep.system.atomic_files import aside, put_if_free
+from peftsweep.system.leftovers import tidy
 from peftsweep.tracking.locations import artifact_root, look_into
 
 
 def make_store(file: Path) -> None:
-    """Make MLflow's tables in an SQLite file that is not there, aside and renamed: MLflow needs a second or two for
-    them, and can never open a database whose maker was killed meanwhile."""
+    """Make MLflow's tables in an SQLite file, unless it is there. The file is written aside: MLflow takes a second or
+    two for it, and could never open a database whose maker was killed meanwhile."""
     tidy(file)
     if file.exists():
         return
     with aside(file) as path:
-        look_into(path)  # a folder that cannot be written is found out at once
+        look_into(path)  # fails at once where the folder cannot be written
         _fill(path, artifact_root(f"sqlite:///{file}"))
-        _put(path, file)
+        put_if_free(path, file)
 
 
 def _fill(file: Path, artifacts: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore(f"sqlite:///{file}", artifacts.as_uri())  # type: ignore[no-untyped-call]
-    store.engine.dispose()  # else connections stay open to the file under its old name
-
-
-def _put(path: Path, file: Path) -> None:
-    """A name that nobody has taken: a sweep that began at the same time may have made the database, and uses it."""
-    try:
-        file.hardlink_to(path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links
-        path.replace(file)
+    store.engine.dispose()  # or connections would stay open to the file under its old name

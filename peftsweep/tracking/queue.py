@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-import tempfile
 import threading
 import time
 from collections import deque
@@ -15,7 +15,8 @@ from typing import Any
 
 from peftsweep.errors import TrackingError
 from peftsweep.safe_text.secrets import masked
-from peftsweep.system.atomic_files import has_temporary, make_temporary, remove_temporary
+from peftsweep.system.links import link_or_copy
+from peftsweep.system.temporary import TemporaryFolder
 from peftsweep.tracking.comparison_run import COMPARISON
 from peftsweep.tracking.locations import check
 from peftsweep.tracking.mlflow_connection import refused
@@ -57,7 +58,8 @@ class Tracker:
         self.trouble = ""
         self._noted: set[str] = set()
         self._spool: Path | None = None  # which the sweep gave
-        self._temporary: Path | None = None  # in place of it
+        self._temporary: TemporaryFolder | None = None  # where it gave none
+        self._numbers = itertools.count()
 
     def spool_to(self, folder: Path) -> None:
         """Keep copies of artifacts that wait in this folder, beside them: links, where the system's own folder may be
@@ -214,13 +216,14 @@ class Tracker:
         if not artifacts or self._closing:
             return {}
         try:
-            folder = Path(tempfile.mkdtemp(dir=self._place()))
+            folder = self._place() / str(next(self._numbers))
+            folder.mkdir()
         except OSError as error:
             self._lose(error)
             return {}
         for place, source in artifacts.items():
             try:
-                copy(source, folder / place)
+                link_or_copy(source, folder / place)
             except OSError as error:
                 self._lose(error)
         return {place: folder / place for place in artifacts}
@@ -230,16 +233,16 @@ class Tracker:
         if self._spool is not None:
             self._spool.mkdir(parents=True, exist_ok=True)
             return self._spool
-        if self._temporary is not None and not has_temporary(self._temporary):
+        if self._temporary is not None and not self._temporary.exists():
             self._remove_copies()
-        self._temporary = self._temporary or make_temporary()
-        return self._temporary
+        self._temporary = self._temporary or TemporaryFolder()
+        return self._temporary.path
 
     def _remove_copies(self) -> None:
         if self._spool is not None:
             shutil.rmtree(self._spool, ignore_errors=True)
         if self._temporary is not None:
-            remove_temporary(self._temporary)
+            self._temporary.remove()
             self._temporary = None
 
     def _write(self) -> None:
@@ -316,19 +319,3 @@ class Tracker:
 def _drawn(page: Path) -> int:
     """When it was, in milliseconds since 1970."""
     return int(1000 * page.stat().st_mtime)
-
-
-def copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=link)
-    else:
-        link(source, target)
-
-
-def link(source: str | Path, target: str | Path) -> None:
-    """A second name for the file where the file system can, else a copy."""
-    try:
-        Path(target).hardlink_to(Path(source).resolve())
-    except OSError:
-        shutil.copy(source, target)
