@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
-from peftsweep.config.messages import UNKNOWN, Mistake, explain, nearest
+from peftsweep.config.messages import UNKNOWN, Mistake, explain
 from peftsweep.config.sections import ModelConfig, PrunerConfig, Range, SearchConfig, SpaceEntry, TrainConfig
 from peftsweep.config.study import StudyConfig, search_mistakes, unused_hyperparameters
 from peftsweep.config.study_paths import find
@@ -33,6 +33,7 @@ from peftsweep.safe_text.quoting import PATH, quoted, word
 from peftsweep.safe_text.secrets import remember
 from peftsweep.system import plain_files
 from peftsweep.system.names import study_refusal
+from peftsweep.system.suggest import nearest
 
 # Names that peft, Trainer and papers use for the same keys.
 _SYNONYMS = {

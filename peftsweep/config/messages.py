@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from peftsweep.config.yaml_lines import Key, dotted
 from peftsweep.safe_text.quoting import quoted, shortened
+from peftsweep.system.suggest import nearest
 
 Mistake = tuple[Key, str]  # the key, and what is wrong there
 
@@ -41,12 +41,6 @@ class Mistakes(ValueError):  # noqa: N818
     def __init__(self, found: Iterable[Mistake]) -> None:
         self.found = tuple(found)
         super().__init__("; ".join(f"{dotted(key)}: {what}" if key else what for key, what in self.found))
-
-
-def nearest(word: Any, known: Iterable[str]) -> str | None:
-    """The known word that is most like the given one; None if none is similar."""
-    close = difflib.get_close_matches(word, list(known), n=1) if isinstance(word, str) else []
-    return close[0] if close else None
 
 
 def explain(error: ValidationError, given: Any) -> list[Mistake]:

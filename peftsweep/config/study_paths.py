@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftsweep.config.messages import nearest
 from peftsweep.errors import UsageError
 from peftsweep.safe_text.quoting import PATH, quoted, word
 from peftsweep.system import plain_files
+from peftsweep.system.suggest import nearest
 
 
 def folders_of_studies() -> list[Path]:

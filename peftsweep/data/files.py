@@ -15,7 +15,8 @@ from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
 from peftsweep.safe_text.quoting import PATH, shortened, word
 from peftsweep.system import json_files, names, plain_files
-from peftsweep.system.package_paths import PACKAGE, did_you_mean, packaged
+from peftsweep.system.package_paths import PACKAGE, packaged
+from peftsweep.system.suggest import did_you_mean_file
 
 FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
 LINE = re.compile(r"\r\n|\r|\n")  # not the ends of lines that JSON's own texts may have in them
@@ -64,7 +65,7 @@ def read(
 def _path(place: str, key: str) -> Path:
     path = packaged(place, key, DataError) if place.startswith(PACKAGE) else names.path(place, key, DataError)
     if not path.exists():
-        raise DataError(f"{key}: {word(place, PATH)} is not there{did_you_mean(path)}")
+        raise DataError(f"{key}: {word(place, PATH)} is not there{did_you_mean_file(path)}")
     if _ending(path) not in FORMATS:
         raise DataError(f"{key}: {word(place, PATH)} is no file of a format that is read: {', '.join(FORMATS)}")
     try:

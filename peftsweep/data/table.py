@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from peftsweep.errors import DataError
 from peftsweep.safe_text.quoting import quoted, word
+from peftsweep.system.suggest import nearest
 
 SHOWN = 5  # row numbers that a message lists
 
@@ -100,8 +100,8 @@ class MissingColumnsError(DataError):
 def missing_columns(name: str, wanted: Sequence[str], there: Sequence[str]) -> MissingColumnsError:
     absent = [column for column in wanted if column not in there]
     plain = {name.strip(' "').casefold(): name for name in there}
-    near = {column: difflib.get_close_matches(column.casefold(), plain, n=1, cutoff=0.5) for column in absent}
-    guesses = [f"{_shown(plain[match[0]])} for {_shown(column)}" for column, match in near.items() if match]
+    near = {column: nearest(column.casefold(), plain, cutoff=0.5) for column in absent}
+    guesses = [f"{_shown(plain[match])} for {_shown(column)}" for column, match in near.items() if match]
     hint = f"; did you mean {', '.join(guesses)}?" if guesses else ""
     plural = "columns" if len(absent) > 1 else "column"
     message = f"{name}: no {plural} {several(absent)}; it has {several(there) or 'none'}{hint}"

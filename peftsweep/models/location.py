@@ -17,7 +17,8 @@ from peftsweep.safe_text.quoting import PATH, shortened, word
 from peftsweep.system import json_files, names, plain_files
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.leftovers import tidy
-from peftsweep.system.package_paths import PACKAGE, did_you_mean, packaged
+from peftsweep.system.package_paths import PACKAGE, packaged
+from peftsweep.system.suggest import did_you_mean_file
 
 ADAPTER = "adapter_config.json"
 
@@ -49,7 +50,7 @@ def locate(config: ModelConfig) -> Source:
     if path.exists():
         return _local(path, config)
     if looks_local:
-        raise ModelError(f"{called(config)} is not there{did_you_mean(path)}")
+        raise ModelError(f"{called(config)} is not there{did_you_mean_file(path)}")
     from transformers.utils.hub import resolve_revision
 
     # The commit, not a branch: with `main`, transformers asks a service to convert a base without safetensors.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import weakref
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage.database import Database
 from peftsweep.storage.lock_holder import Doing, busy, note, overtaken, told
 from peftsweep.system.names import fitting
+from peftsweep.system.suggest import did_you_mean
 
 # Seconds (the last: milliseconds): a machine that is gone is noticed within a minute. A URL may say otherwise.
 CONNECT = {
@@ -71,9 +71,8 @@ def _check_settings(url: URL, psycopg: Any) -> None:
     """
     known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - OURS
     for key in url.query.keys() - known:
-        near = difflib.get_close_matches(key, known, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "PostgreSQL's manual lists them as libpq's key words"
-        raise StorageError(f"storage {quoted(str(url))}: {quoted(key)} is none of a connection's settings; {hint}")
+        hint = did_you_mean(key, known) or "; PostgreSQL's manual lists them as libpq's key words"
+        raise StorageError(f"storage {quoted(str(url))}: {quoted(key)} is none of a connection's settings{hint}")
 
 
 class Postgresql(Database):

@@ -21,7 +21,7 @@ from peftsweep.storage.database import Database
 from peftsweep.storage.lock_holder import Doing, busy, note, told
 from peftsweep.system import plain_files
 from peftsweep.system.names import PART, file_name
-from peftsweep.system.package_paths import did_you_mean
+from peftsweep.system.suggest import did_you_mean_file
 
 LONGEST = 1000  # bytes of a note on who holds a study
 
@@ -84,7 +84,7 @@ class Sqlite(Database):
     def check_there(self) -> None:
         self._check_kind()
         if not self.file.exists():
-            hint = did_you_mean(self.file, but=(".lock", ".holder", "-journal", "-wal", "-shm"))
+            hint = did_you_mean_file(self.file, endings_to_skip=(".lock", ".holder", "-journal", "-wal", "-shm"))
             raise StorageError(f"{self.url}: the file is not there{hint or '; peftsweep run makes it'}")
 
     def _check_kind(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -11,6 +10,7 @@ from typing import Any
 from peftsweep.config import Range, StudyConfig, number_type
 from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.study.space import decode, described, encoded, exponent, parameter
+from peftsweep.system.suggest import did_you_mean
 
 
 def given(study: StudyConfig, named: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -97,8 +97,7 @@ def _others(study: StudyConfig, found: Mapping[str, Any], named: Mapping[str, An
     reasons = []
     for key, value in named.items():
         if key not in all_have:
-            near = difflib.get_close_matches(key, [*study.space, *all_have], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(key, [*study.space, *all_have], most=1)
             reasons.append(f"{word(key)}: this study has no such hyperparameter{hint}")
         elif not _same(all_have[key], list(value) if isinstance(value, tuple) else value):
             reasons.append(f"{key}: not searched, all trials have {quoted(all_have[key])}; got {quoted(value)}")

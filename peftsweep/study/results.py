@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
@@ -18,6 +17,7 @@ from peftsweep.safe_text.quoting import shortened
 from peftsweep.storage import StoredStudy, Studies, StudyRecord, TrialRecord, check_there, exists, guarded, masked
 from peftsweep.system import plain_files
 from peftsweep.system.names import check_study
+from peftsweep.system.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits, Task
@@ -280,8 +280,7 @@ def stored(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Stud
     names = studies.names()
     for name in wanted or ():
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=3)
-            hint = f"; did you mean {', '.join(near)}?" if near else f"; it has {', '.join(names) or 'none'}"
+            hint = did_you_mean(name, names) or f"; it has {', '.join(names) or 'none'}"
             raise UsageError(f"no study {name!r} in {masked(storage)}{hint}")
     return studies, studies.all(list(dict.fromkeys(wanted)) if wanted else None)
 

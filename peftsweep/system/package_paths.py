@@ -1,14 +1,14 @@
-"""Places in installed packages: `package://module/path`."""
+"""Which file in an installed package does `package://module/path` name?"""
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from pathlib import Path
 
 from peftsweep.errors import PeftsweepError
 from peftsweep.safe_text.quoting import PATH, quoted, word
 from peftsweep.system import names
+from peftsweep.system.suggest import did_you_mean_file
 
 PACKAGE = "package://"
 
@@ -36,19 +36,5 @@ def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
         raise error(f"{said}: {'/' if inside.startswith('/') else '..'} leads out of the package")
     path = names.possible(Path(folders[0]) / inside, key, error)
     if not path.exists():
-        raise error(f"{said}: the package has no {word(inside, PATH)}{did_you_mean(path)}")
+        raise error(f"{said}: the package has no {word(inside, PATH)}{did_you_mean_file(path)}")
     return path
-
-
-def did_you_mean(path: Path, *, but: tuple[str, ...] = ()) -> str:
-    """`; did you mean x, y?` by the names beside a path that is not there; empty where nothing is near.
-
-    Args:
-        but: ends of names that nobody means.
-    """
-    try:
-        there = [entry.name for entry in path.parent.iterdir() if not entry.name.endswith(but)]
-    except OSError:
-        return f"; the folder {word(str(path.parent), PATH)} is not there" if path.parent.name else ""
-    near = difflib.get_close_matches(path.name, there, n=3)
-    return f"; did you mean {', '.join(map(word, near))}?" if near else ""
