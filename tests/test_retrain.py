@@ -39,7 +39,7 @@ from peftsweep.study import results, space
 from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.sweep import RetrainResult
 from peftsweep.sweep.retraining import SeedSource
-from peftsweep.system.signals import Stop
+from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker
 from tests.alone import peft_alone
 from tests.numbers import same_weights
@@ -391,7 +391,7 @@ def source_of(place: Home, file: Path, again: StoredStudy) -> SeedSource:
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
     main, tracker = studies.load("small"), Tracker(place.tracking_uri, note=print)
     best = results.ranked(main.records())
-    return SeedSource(config, main, again, best, 2, studies, data, tracker, progress.Silent(), Stop())
+    return SeedSource(config, main, again, best, 2, studies, data, tracker, progress.Silent(), StopSignal())
 
 
 def test_adapters_outlive_a_change_of_the_first_those_that_were_tested_too(here: Home) -> None:

@@ -31,7 +31,7 @@ from peftsweep.system.atomic_files import put_if_free
 from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker, serve
 from peftsweep.tracking.locations import check, sqlite_file
 from peftsweep.tracking.mlflow_connection import Connection
-from peftsweep.tracking.mlflow_server import ENDINGS, _stopped_by_signals, server_command, server_environment
+from peftsweep.tracking.mlflow_server import server_command, server_environment
 from tests.programs import free_port
 from tests.studies import ROOT
 
@@ -628,18 +628,6 @@ def test_ui_hides_the_password_in_what_the_server_says() -> None:
     with pytest.raises(TrackingError, match=r"did not start: .*foo://me:\*\*\*@host/db") as error:
         serve("foo://me:s3%2Fc%3Fr%40et@host/db", port=free_port())
     assert "et@host" not in str(error.value)
-
-
-def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
-    before = {number: signal.getsignal(number) for number in ENDINGS}
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        with _stopped_by_signals():
-            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
-        assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
 
 
 def test_ui_serves_what_was_tracked_until_it_is_interrupted(uri: str, notes: list[str], tmp_path: Path) -> None:

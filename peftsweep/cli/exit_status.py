@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import typer
 
 from peftsweep.safe_text.quoting import bounded
 from peftsweep.system import error_report
-from peftsweep.system.signals import Stopped, stopped_by_signals
+from peftsweep.system.signals import number_of, stopped_by_signals
 from peftsweep.system.terminal import say
 
 
@@ -35,7 +34,7 @@ def exit_on_signal(outcome: str = "everything is kept. To resume") -> Iterator[N
             yield
             return
         except KeyboardInterrupt as ended:
-            number = ended.number if isinstance(ended, Stopped) else signal.SIGINT
+            number = number_of(ended)
         except Exception:
             if stop.number is None:
                 raise

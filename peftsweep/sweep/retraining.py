@@ -30,7 +30,7 @@ from peftsweep.sweep.run_study import at_least, check, hushed
 from peftsweep.sweep.study_judge import StudySource
 from peftsweep.sweep.training import train
 from peftsweep.sweep.trial_params import UnfitError
-from peftsweep.system.signals import Stop, stopped_by_signals
+from peftsweep.system.signals import StopSignal, stopped_by_signals
 from peftsweep.tracking import Tracker
 
 
@@ -173,7 +173,7 @@ class SeedSource(StudySource):
         data: Dataset,
         tracker: Tracker,
         progress: Progress,
-        stop: Stop,
+        stop: StopSignal,
     ) -> None:
         self.main, self.best = main, best
         begun = {(seed.retrains, seed.replicate) for seed in seeds_begun(again)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -12,6 +11,7 @@ from typing import Any
 from peftsweep.engine import Command, Event
 from peftsweep.models import BaseInfo
 from peftsweep.sweep.worker import LocalWorker, Ready, Usage, Work
+from peftsweep.system.signals import ignore_interrupts
 
 
 class SpawnedWorker:
@@ -58,7 +58,7 @@ class SpawnedWorker:
 
 def _serve(pipe: Connection, work: Work) -> None:
     """Answer calls until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes; the study decides
+    ignore_interrupts()  # a terminal sends them to both processes; the study decides
     worker = LocalWorker(work)
     with suppress(EOFError):  # the study's process is gone, or has closed its end
         while True:

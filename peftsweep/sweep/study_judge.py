@@ -29,7 +29,7 @@ from peftsweep.sweep.projection import Projection, stored
 from peftsweep.sweep.run_descriptions import study_params
 from peftsweep.sweep.trial_params import UnfitError, complete, trained
 from peftsweep.system.folders import inside
-from peftsweep.system.signals import Stop as Signals
+from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -53,7 +53,7 @@ class StudySource(Judge):
         progress: Progress,
         total: int,
         timeout: float | None,
-        stop: Signals,
+        stop: StopSignal,
     ) -> None:
         self.config, self.study, self.studies, self.data = config, study, studies, data
         self.progress, self.stop = progress, stop

@@ -35,7 +35,7 @@ def train(source: StudySource, slots: int | Literal["auto"], tracking_uri: str, 
             _train(source, start, slots, masked(source.studies.url), masked(tracking_uri))
         source.conclude()
         if source.projection.is_behind and not source.projection.opened:
-            source.stop.patient = True
+            source.stop.finish_step_first = True
             source.projection.open()
         if source.projection.opened and not source.stop.asked:
             experiment = source.study.record.experiment
@@ -54,7 +54,7 @@ def _train(source: StudySource, start: Start, slots: int | Literal["auto"], stor
         for note in ready.notes:
             source.progress.note(note)
         _say_if_uninformed(source, ready.slots)
-        source.stop.patient = True  # from here on there is something to finish: MLflow's runs, a step
+        source.stop.finish_step_first = True  # from here on there is something to finish: MLflow's runs, a step
         source.opened(base, ready.method, _summary(source, base, ready, storage, tracking_uri))
         drive(worker, source)
     finally:

@@ -1,66 +1,103 @@
-"""Signals that end a sweep: at once while there is nothing to lose, else after the step under way."""
+"""What do SIGINT, SIGTERM and SIGHUP do?
+
+They end a command at once while there is nothing to lose, and a sweep after the step that is under way.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL, and from there until a group is left to itself
 
 
 class Stopped(KeyboardInterrupt):
-    """The end is to be now, by the signal of this number. A kind of its own, for Python remembers each plain
-    KeyboardInterrupt that leaves an `exec` (as dataclasses have), and kills itself by SIGINT in the end."""
+    """A signal ends the command now. It is a class of its own because Python remembers every plain KeyboardInterrupt
+    that leaves an `exec` (dataclasses call it), and kills its own process by SIGINT in the end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-class Stop:
-    """Whether a signal has asked for the end.
+class StopSignal:
+    """Whether a signal has asked the command to end.
 
     Attributes:
-        number: the newest signal; None when there was none.
-        patient: whether the first signal is only noted, for there is a step to finish or MLflow to be told.
+        number: the newest signal; None if there was none.
+        finish_step_first: whether the first signal is only noted, because a step or an MLflow run is to be finished.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.patient = False
+        self.finish_step_first = False
 
     @property
     def asked(self) -> bool:
         return self.number is not None
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """The handler.
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The signals' handler.
 
         Raises:
-            Stopped: when the end is to be now.
+            Stopped: the command ends now.
         """
-        at_once = self.asked or not self.patient
+        at_once = self.asked or not self.finish_step_first
         self.number = number
         if at_once:
             raise Stopped(number)
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[Stop]:
-    """SIGINT, SIGTERM and SIGHUP are heard, save those that the parent had ignored, as nohup does. Handlers are set
-    in the main thread only: Python allows no other."""
-    stop = Stop()
+def stopped_by_signals() -> Iterator[StopSignal]:
+    """Handle SIGINT, SIGTERM and SIGHUP inside the block, except those that the parent process ignores, as nohup does.
+    Outside the main thread nothing changes, since Python sets handlers there only."""
+    stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     # None: a handler that was not set from Python, and could not be set again
-    heard = [number for number in ENDINGS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    before = {number: signal.signal(number, stop.hear) for number in heard}
+    handled = [number for number in ENDING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, stop.handle) for number in handled}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C from now on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def ignore_all() -> None:
+    """Ignore all three from now on, if this is the main thread; `stopped_by_signals` puts the handlers back."""
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def number_of(ended: KeyboardInterrupt) -> int:
+    """The signal that raised it."""
+    return ended.number if isinstance(ended, Stopped) else signal.SIGINT
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all others of its group, by force if they do not end by themselves."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        until = time.monotonic() + PATIENCE
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+            while time.monotonic() < until:
+                process.poll()  # the group is gone only when its leader is reaped
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)

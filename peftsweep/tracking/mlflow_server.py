@@ -6,13 +6,11 @@ import contextlib
 import http.client
 import ipaddress
 import os
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import IO
@@ -23,10 +21,9 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import masked
 from peftsweep.system import json_files
 from peftsweep.system.names import host_refusal
+from peftsweep.system.signals import end_group, ignore_all, stopped_by_signals
 from peftsweep.system.terminal import say
 from peftsweep.tracking.locations import absolute, artifact_root, check, is_server, look_into, sqlite_file
-
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _print(text: str) -> None:
@@ -62,7 +59,7 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000, note: Callable[[s
     _check_store(uri)
     _check_port(host, port)
     try:
-        with _stopped_by_signals(), tempfile.TemporaryFile() as chatter, _server(uri, host, port, chatter) as server:
+        with stopped_by_signals(), tempfile.TemporaryFile() as chatter, _server(uri, host, port, chatter) as server:
             _await_health(server, host, port, chatter)
             note(f"MLflow: http://{in_url(host)}:{port}{_newest_runs(host, port)} (Ctrl-C ends it)")
             if not is_loopback(host):
@@ -106,21 +103,6 @@ def _check_port(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and the end of the terminal are as Ctrl-C; what was ignored before (nohup) stays so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, signal.default_int_handler) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def _server(uri: str, host: str, port: int, chatter: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """The server's processes, in a group of their own so that none outlives this."""
     server = subprocess.Popen(
@@ -134,21 +116,8 @@ def _server(uri: str, host: str, port: int, chatter: IO[bytes]) -> Iterator[subp
     try:
         yield server
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number in ENDINGS:
-                signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave the group behind
-        _end_group(server)
-
-
-def _end_group(server: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        until = time.monotonic() + patience
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(server.pid, number)
-            while time.monotonic() < until:
-                server.poll()  # the group is gone only when its leader is reaped
-                os.killpg(server.pid, 0)
-                time.sleep(0.05)
+        ignore_all()  # a second Ctrl-C must not leave the group behind
+        end_group(server)
 
 
 def _await_health(server: subprocess.Popen[bytes], host: str, port: int, chatter: IO[bytes]) -> None:
