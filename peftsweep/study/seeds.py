@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean, stdev
 from typing import Any
 
 from optuna.trial import TrialState
-from scipy.special import stdtrit
 
 from peftsweep.storage import StoredStudy, TrialRecord
 
@@ -132,14 +132,21 @@ def behind_first(configurations: Sequence[Mapping[int, float]]) -> list[dict[str
     if not configurations:
         return []
     first, *others = configurations
-    shared = [[first[seed] - other[seed] for seed in sorted(first.keys() & other.keys())] for other in others]
-    count = sum(len(differences) > 1 for differences in shared)
-    return [_interval(differences, count * (count + 1) // 2) for differences in shared]
+    shared = [[(first[seed], other[seed]) for seed in sorted(first.keys() & other.keys())] for other in others]
+    count = sum(len(scores) > 1 for scores in shared)
+    return [_interval(scores, count * (count + 1) // 2) for scores in shared]
 
 
-def _interval(differences: Sequence[float], pairs: int) -> dict[str, float] | None:
-    if len(differences) < 2:
+def _interval(scores: Sequence[tuple[float, float]], pairs: int) -> dict[str, float] | None:
+    """The interval of a paired t-test over (first, other) scores."""
+    if len(scores) < 2:
         return None
-    mean, error = fmean(differences), stdev(differences) / math.sqrt(len(differences))
-    half = error * float(stdtrit(len(differences) - 1, 1 - (1 - CONFIDENCE) / (2 * pairs)))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(differences), "pairs": pairs}
+    from scipy.stats import ttest_rel  # half a second, and only finished seeds need it
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # scores that differ by the same from seed to seed have no t; their interval is a point
+        found = ttest_rel(*zip(*scores, strict=True)).confidence_interval(1 - (1 - CONFIDENCE) / pairs)
+    mean = fmean(first - other for first, other in scores)
+    return {"mean": mean, "low": float(found.low), "high": float(found.high), "seeds": len(scores), "pairs": pairs}
