@@ -1,6 +1,8 @@
-"""YAML text as plain data, with the line of every key: what a message about a file needs.
+"""On which line of a YAML text does each key stand, and what does it say as plain data?
 
 Scalars follow YAML 1.2, not PyYAML's 1.1: `1e-5` is a number, `no`, `on` and `2020-01-01` are words, `010` is ten.
+ruamel.yaml is not used: it stops at the first repeated key, limits neither depth nor aliases, lets an alias contain
+itself, reads dates and `1_000`, and takes twice the time, so as much code would stand around it as stands here.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from peftsweep.safe_text.quoting import quoted, shortened, word
 
 Key = tuple[str | int, ...]  # the way down to a value: ("space", "rank", "low"), ("data", "labels", 2)
 
-# A study has some hundred values, five levels deep. Aliases count as what they stand for: a line of nine aliases to a
-# line of nine aliases and so on would fill any memory.
+# A study file has some hundred values, five levels deep. An alias counts as the values it stands for: a line of nine
+# aliases, each to another line of nine aliases and so on, would fill any memory.
 MOST_CHARACTERS = 1 << 18
 MOST_VALUES = 10_000
 MOST_LEVELS = 32
@@ -29,7 +31,7 @@ class _Loader(yaml.SafeLoader):
 
 def whole(number: int) -> int:
     """Raises:
-    ValueError: it has more than 64 bits, which nothing that keeps it takes.
+    ValueError: it has more than 64 bits; neither database stores that.
     """
     if abs(number) >= 2**63:
         raise ValueError("a whole number of more than 64 bits")
@@ -53,18 +55,23 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 @dataclass(frozen=True)
 class YamlFile:
-    """The data of a YAML text, the line of each key (from 1), and the keys that were given more than once."""
+    """A YAML text, read.
+
+    Attributes:
+        lines: line of each key, counted from 1.
+        repeated: each key that is there more than once, with the line of the repetition.
+    """
 
     data: Any
     lines: dict[Key, int]
-    repeated: list[tuple[Key, int]]  # the key, the line of its second mention
+    repeated: list[tuple[Key, int]]
 
 
 def parse(text: str) -> YamlFile:
     """Read one YAML document.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or larger than a study can be; a `yaml.MarkedYAMLError` has the place in
+        yaml.YAMLError: it is not YAML, or larger than a study file can be; a `yaml.MarkedYAMLError` has the place in
             `problem_mark` (counted from 0).
     """
     if len(text) > MOST_CHARACTERS:
@@ -82,16 +89,16 @@ def parse(text: str) -> YamlFile:
         return YamlFile(data, reader.lines, reader.repeated)
     except RecursionError:
         raise yaml.MarkedYAMLError(problem=TOO_DEEP, problem_mark=loader.get_mark()) from None
-    except (ValueError, OverflowError) as error:  # a character by a number that none has: "\U00110000"
+    except (ValueError, OverflowError) as error:  # the number of no character: "\U00110000"
         raise yaml.MarkedYAMLError(problem=str(error), problem_mark=loader.get_mark()) from None
     finally:
         loader.dispose()
 
 
 def parse_value(text: str) -> Any:
-    """One value as it would stand behind a key: `16`, `1e-4`, `[a, b]`, `{low: 1, high: 2}`.
+    """Read one value, written as it would be after a key: `16`, `1e-4`, `[a, b]`, `{low: 1, high: 2}`.
 
-    A `#` opens no comment, outside of brackets and quotation marks: names of files and columns have it.
+    A `#` outside brackets and quotation marks does not start a comment: names of files and columns have it.
     """
     plain = text.strip()
     return plain if "#" in plain and not plain.startswith(tuple("[{\"'")) else parse(text).data
@@ -103,14 +110,14 @@ def dotted(key: Key) -> str:
 
 
 def problem(error: yaml.YAMLError) -> tuple[str, str]:
-    """Where (`line:column`, from 1, or nothing) and what, of text that is no YAML."""
+    """Where a text is not YAML (`line:column`, from 1; empty if unknown), and what is wrong there."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f"{mark.line + 1}:{mark.column + 1}" if mark else ""
     return where, shortened(str(getattr(error, "problem", None) or error), 200)
 
 
 class _Reader:
-    """Nodes to plain data, each key's line noted."""
+    """Turns nodes into plain data and notes the line of each key."""
 
     def __init__(self, loader: _Loader) -> None:
         self.loader = loader
@@ -153,13 +160,13 @@ class _Reader:
             raise
         except ValueError as error:  # !!int x
             raise _problem(str(error), node) from None
-        except Exception:  # PyYAML's own slips: !!bool maybe, !!timestamp x
+        except Exception:  # PyYAML's constructors raise anything: !!bool maybe, !!timestamp x
             raise _problem(f"{quoted(node.value)} is no {node.tag.rpartition(':')[2]}", node) from None
         return _joined(value, node) if isinstance(value, str) else value
 
 
 def _joined(text: str, node: yaml.Node) -> str:
-    """Text without surrogates. Two of them are one character, as JSON writes it: "\\uD83D\\uDE00"."""
+    """The text with each pair of surrogates joined to one character, as JSON writes it: "\\uD83D\\uDE00"."""
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:
