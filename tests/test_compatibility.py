@@ -43,7 +43,7 @@ def test_a_study_that_fits_its_base() -> None:
     [
         (LLAMA, {"most": 65}, "data.max_length: 65 is above the 64 positions of b; set it to 64 or less"),
         (longrope, {"most": 17}, "data.max_length: 17: a text of more than 16 tokens would change how b reads the"),
-        (LLAMA, {"highest": 128}, "(it knows 128) of 1 texts of the train split, the first is 'joy <image>'"),
+        (LLAMA, {"highest": 128}, "vocabulary of 128, in 1 texts of the train split; the first is 'joy <image>'"),
         (
             partial(tiny_base, T5Config),
             {},

@@ -332,7 +332,10 @@ def test_a_dead_tracker_is_a_note_and_the_page_is_there(url: str, tmp_path: Path
 
 
 def test_a_file_that_cannot_be_there_is_told_before_anything_is_drawn(url: str, tmp_path: Path) -> None:
-    for output, said in ((tmp_path, "a folder; name a file"), (tmp_path / "no" / "page.html", "is not there; make it")):
+    for output, said in (
+        (tmp_path, "this is a folder; give a file"),
+        (tmp_path / "no" / "page.html", "does not exist; create it"),
+    ):
         with pytest.raises(UsageError, match=said):
             sweep.compare(storage=url, tracking_uri=DEAD, output=output)
     with pytest.raises(UsageError, match="did you mean study-1"):
@@ -346,7 +349,7 @@ def test_a_file_that_is_no_page_is_left_as_it_is(url: str, tmp_path: Path) -> No
     page = tmp_path / "page.html"
     for content in (b"", b"SQLite format 3\0", b"<!doctype html><title>mine</title>"):
         page.write_bytes(content)
-        with pytest.raises(UsageError, match="a file that is no earlier page"):
+        with pytest.raises(UsageError, match="is not a page of peftsweep"):
             sweep.compare(storage=url, tracking_uri=DEAD, output=page)
         assert page.read_bytes() == content
     page.write_text(drawn(url))

@@ -213,7 +213,7 @@ def check_level(place: Home, study: optuna.Study, uri: str) -> None:
     key = study.user_attrs["key"]
     there = all_of(uri, key)
     assert set(there) == {"parent", "0", "1", "2"}
-    assert sweep.sync(storage=place.storage, tracking_uri=uri) == {"small": "level"}
+    assert sweep.sync(storage=place.storage, tracking_uri=uri) == {"small": "in sync"}
     assert all_of(uri, key) == there
     (place.folder / "mlflow.db").write_bytes(empty_mlflow())
     assert sweep.sync(storage=place.storage, tracking_uri=place.tracking_uri) == {"small": "written"}

@@ -454,7 +454,7 @@ def test_seeds_are_runs_nested_under_the_study_tagged_and_rebuilt(once: tuple[Ho
     told = {"storage": place.storage, "tracking_uri": place.tracking_uri}
     assert sweep.sync(**told) == {"small": "written"}
     assert tree(place) == wanted(place) and said() == before
-    assert sweep.sync(**told) == {"small": "level"}
+    assert sweep.sync(**told) == {"small": "in sync"}
 
 
 def test_seeds_that_mlflow_heard_of_before_the_study_are_nested_by_sync(here: Home) -> None:
@@ -464,7 +464,7 @@ def test_seeds_that_mlflow_heard_of_before_the_study_are_nested_by_sync(here: Ho
     assert tree(here)[""] == {"small/retrain"}
     assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "written"}
     assert tree(here) == wanted(here)
-    assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "level"}
+    assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "in sync"}
 
 
 def test_one_complete_seed_has_no_deviation_and_sync_writes_the_rest(here: Home) -> None:
@@ -476,7 +476,7 @@ def test_one_complete_seed_has_no_deviation_and_sync_writes_the_rest(here: Home)
     again.set_user_attr("mlflow_level", False)
     assert again.user_attrs["summary"]["macro_f1_std"] is None
     assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "written"}
-    assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "level"}
+    assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "in sync"}
 
 
 # What cannot be retrained -------------------------------------------------------------------------------------------

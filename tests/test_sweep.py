@@ -785,7 +785,7 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
     said = io.StringIO()
     result = here.run(here.study(), slots=3, progress=PlainProgress(said))
     assert [line for line in said.getvalue().splitlines() if line.startswith("memory:")] == [
-        "memory: the GPU has room for 2 slots; the others wait",
+        "memory: the GPU has room for 2 slots; the other trials wait",
         "memory:  plan 3.0 of 8.0 GiB: 2 slots, 65,536 tokens at once",
         "memory: peak 5.0 of 8.0 GiB, planned 3.0",
     ]
@@ -831,7 +831,7 @@ def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
 
     study = here.study(search={"sampler": sampler, "trials": 12}, train={"epochs": 1, "evals_per_epoch": 1})
     here.run(study, slots=slots, progress=Noted())
-    assert [note for note in notes if note.startswith("search: all 12 trials begin at once")] == notes
+    assert [note for note in notes if note.startswith("search: all 12 trials start at once")] == notes
     assert bool(notes) == said
 
 
@@ -875,7 +875,7 @@ def test_options_that_cannot_be_meant_are_refused_from_python_too(options: dict[
 
 
 def test_overrides_of_a_study_built_in_python_are_refused_not_ignored(here: Home) -> None:
-    with pytest.raises(UsageError, match="overrides: they go with a study file"):
+    with pytest.raises(UsageError, match="overrides: only a study file can be overridden"):
         peftsweep.run(load(here.study()), overrides={"train.epochs": 1})
 
 

@@ -160,7 +160,7 @@ def test_run_ids_that_are_none_are_put_right(here: Home) -> None:
         study.set_user_attr("mlflow_runs", dict.fromkeys(("parent", "0"), kept))
         if wiped:
             delete_runs(here)
-        assert sync(here) == {"small": "written" if wiped else "level"}
+        assert sync(here) == {"small": "written" if wiped else "in sync"}
         ids = Studies(here.storage).load("small").user_attrs["mlflow_runs"]
         runs = {run.info.run_name: run.info.run_id for run in here.runs()}
         assert ids == {"parent": runs["small"], "0": runs["trial-0000"]} and (ids == before) != wiped
@@ -182,7 +182,7 @@ def test_runs_of_an_earlier_version_get_their_names_and_status(here: Home) -> No
     for run in here.runs():
         if "peftsweep.trial" in run.data.tags:
             client.update_run(run.info.run_id, status="FINISHED", name=f"trial-000{run.data.tags['peftsweep.trial']}")
-    assert sync(here) == {"small": "written"} and sync(here) == {"small": "level"}
+    assert sync(here) == {"small": "written"} and sync(here) == {"small": "in sync"}
     assert {run.info.run_id: (run.info.run_name, run.info.status) for run in here.runs()} == before
 
 
@@ -206,7 +206,7 @@ def test_the_comparison_comes_back_drawn_anew_if_its_file_is_gone(here: Home) ->
         assert sync(here) == {"small": "written"}
         again = comparison(here.tracking_uri)
         assert again[0] != run and again[1] == page.read_text()
-        assert sync(here) == {"small": "level"} and comparison(here.tracking_uri) == again
+        assert sync(here) == {"small": "in sync"} and comparison(here.tracking_uri) == again
 
 
 def pages(uri: str) -> dict[str, dict[str, str]]:
@@ -239,7 +239,7 @@ def test_the_page_of_some_studies_comes_back_in_their_experiments_alone(tmp_path
     assert sync(place, tracking_uri=other) == {"one": "written", "two": "written"}
     wiped = (tmp_path / "other.db").read_bytes()
     assert pages(other) == before
-    assert sync(place, tracking_uri=other) == {"one": "level", "two": "level"}
+    assert sync(place, tracking_uri=other) == {"one": "in sync", "two": "in sync"}
     assert (tmp_path / "other.db").read_bytes() == wiped
 
 
@@ -272,7 +272,7 @@ def test_a_page_of_some_studies_that_cannot_be_read_stops_nothing(tmp_path: Path
     fill(place.storage, "one", trials=3, rows=50).set_user_attr("key", "one")
     page = sweep.compare(storage=place.storage, tracking_uri=DEAD, studies=["one"]).page
     page.write_bytes(page.read_bytes()[:150] if spoilt.startswith(b"a page") else spoilt)
-    assert sync(place) == {"one": "written"} and sync(place) == {"one": "level"}
+    assert sync(place) == {"one": "written"} and sync(place) == {"one": "in sync"}
 
 
 def test_a_score_of_the_study_that_falls_is_the_one_that_is_shown(here: Home) -> None:
@@ -293,7 +293,7 @@ def test_a_page_that_mlflow_missed_replaces_the_older_one_there(here: Home) -> N
     page.write_text(page.read_text() + "<!-- newer -->")
     assert sync(here) == {"small": "written"}
     assert comparison(here.tracking_uri) == (run, page.read_text()) and page.read_text() != before
-    assert sync(here) == {"small": "level"}
+    assert sync(here) == {"small": "in sync"}
 
 
 def test_of_two_comparisons_that_two_sweeps_began_at_once_the_older_stays(here: Home) -> None:
@@ -310,7 +310,7 @@ def test_a_study_in_two_mlflows_is_once_in_each(here: Home) -> None:
     here.run(here.study(), trials=1)
     before, other = told(here), f"sqlite:///{here.folder}/other.db"
     assert sync(here, tracking_uri=other) == {"small": "written"}
-    assert sync(here) == sync(here, tracking_uri=other) == {"small": "level"}
+    assert sync(here) == sync(here, tracking_uri=other) == {"small": "in sync"}
     assert told(here) == all_of(other) == before
 
 
@@ -322,7 +322,7 @@ def test_points_that_were_lost_are_written(here: Home, monkeypatch: pytest.Monke
     assert "macro_f1" not in told(here)["0"][3]
     assert sync(here) == {"small": "written"}
     assert len(told(here)["0"][3]["macro_f1"]) == 4
-    assert sync(here) == {"small": "level"}
+    assert sync(here) == {"small": "in sync"}
 
 
 def test_a_point_that_was_lost_in_the_middle_of_a_curve_comes_back(here: Home) -> None:
@@ -351,7 +351,7 @@ def test_points_that_were_lost_are_written_by_the_next_run_too(here: Home, monke
     monkeypatch.undo()
     here.run(here.study(), trials=2)
     assert [len(told(here)[trial][3]["macro_f1"]) for trial in "01"] == [4, 4]
-    assert sync(here) == {"small": "level"}
+    assert sync(here) == {"small": "in sync"}
 
 
 @pytest.mark.parametrize("gone", ["mlartifacts", "mlartifacts/*/*/artifacts/adapter", "mlartifacts/**/small.yaml"])
@@ -364,7 +364,7 @@ def test_artifacts_that_went_by_themselves_come_back(here: Home, gone: str) -> N
     assert lost and told(here) != before
     assert sync(here) == {"small": "written"}
     assert told(here) == before
-    assert sync(here) == {"small": "level"}
+    assert sync(here) == {"small": "in sync"}
 
 
 def test_what_a_pack_took_of_the_memory_is_the_study_s(here: Home) -> None:
@@ -374,7 +374,7 @@ def test_what_a_pack_took_of_the_memory_is_the_study_s(here: Home) -> None:
     assert sync(here) == {"small": "written"}
     _, params, _, metrics, _, (_, ended) = told(here)["parent"]
     assert params["planned_bytes"] == str(3 * 2**30) and metrics["peak_bytes"] == [(0, 2.0 * 2**30, ended)]
-    assert sync(here) == {"small": "level"}
+    assert sync(here) == {"small": "in sync"}
 
 
 def test_one_file_for_studies_and_mlflow_is_refused_and_stays_as_it_is(here: Home) -> None:
@@ -402,7 +402,7 @@ def test_a_study_that_mlflow_refuses_does_not_keep_the_others_waiting(here: Home
     with pytest.raises(TrackingError, match=r"^study 'first': MLflow at .* did not take an update .*\n.*try again"):
         sync(here, note=notes.append)
     assert notes == ["first: not written", "second: written (2 runs made)"]
-    assert sync(here, studies=["second"]) == {"second": "level"}
+    assert sync(here, studies=["second"]) == {"second": "in sync"}
 
 
 def test_a_study_that_is_being_run_is_left_to_its_sweep(here: Home) -> None:
@@ -427,7 +427,7 @@ def test_a_study_whose_base_was_never_loaded_is_level_too(here: Home) -> None:
     failed = here.call("run", "--study", study)
     assert failed.returncode != 0 and "positions" in failed.stderr
     found = [sync(here), sync(here)]
-    assert found[1] == {"small": "level"}
+    assert found[1] == {"small": "in sync"}
 
 
 def test_an_artifact_that_was_cut_short_is_written_again(here: Home) -> None:
@@ -445,4 +445,4 @@ def test_more_trials_than_mlflow_lists_at_once_are_all_found(here: Home, monkeyp
     assert set(before) == {"parent", "0", "1", "2"}
     Studies(here.storage).load("small").set_user_attr("mlflow_runs", {})  # so that they have to be searched for
     found = [sync(here), sync(here)]
-    assert found[1] == {"small": "level"} and told(here, "after.db") == before
+    assert found[1] == {"small": "in sync"} and told(here, "after.db") == before

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from peftsweep.engine import SlotStatus, StepTime
 from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
-from peftsweep.sweep.time_left import Pace, chances, time_left
+from peftsweep.sweep.time_left import Pace, survival_rates, time_left
 from tests.stored import frozen, record
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -43,12 +43,12 @@ def told(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[fl
             slots[i] = SlotStatus(
                 i, trials.index(running[i]), step - first + 1, steps, evaluated=done, evaluations=evaluations
             )
-        pace.sees(slots)
+        pace.add_trials(slots)
         if step:
             took = sum(trial[3][-1] >= step for trial in begun)
-            pace.stepped([StepTime(now - before, took, sum(step in trial[3] for trial in begun))])
+            pace.add_steps([StepTime(now - before, took, sum(step in trial[3] for trial in begun))])
         before = now
-        shares = chances([stored(trial, step) for trial in begun], halving, pace.usual().evaluations)
+        shares = survival_rates([stored(trial, step) for trial in begun], halving, pace.typical_trial().evaluations)
         yield now, time_left(pace, slots, len(trials) - len(begun), shares)
 
 
@@ -89,9 +89,9 @@ def test_nothing_is_told_before_there_is_a_pace() -> None:
 def test_a_machine_that_becomes_slower_is_noticed() -> None:
     pace = Pace()
     slots = [SlotStatus(0, 0, 0, 10_000, evaluations=10)]
-    pace.sees(slots)
+    pace.add_trials(slots)
     for step, seconds in enumerate([0.1] * 2000 + [0.4] * 500):
-        pace.stepped([StepTime(seconds, 1, int(step % 100 == 99))])
+        pace.add_steps([StepTime(seconds, 1, int(step % 100 == 99))])
     left = time_left(pace, slots, 0, {})
     assert left is not None and 0.35 * 10_000 < left < 0.45 * 10_000
 
@@ -99,8 +99,8 @@ def test_a_machine_that_becomes_slower_is_noticed() -> None:
 def test_no_trial_begins_after_the_deadline() -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 50, 100, evaluated=1, evaluations=2) for i in range(4)]
-    pace.sees(slots)
-    pace.stepped(StepTime(1.0, 4, int(step == 10)) for step in range(20))
+    pace.add_trials(slots)
+    pace.add_steps(StepTime(1.0, 4, int(step == 10)) for step in range(20))
     whole, none = (time_left(pace, slots, 40, {}, deadline) for deadline in (math.inf, 10.0))
     assert whole is not None and none is not None
     assert whole > 15 * none and 40 < none < 60
@@ -113,8 +113,8 @@ def test_of_many_coming_trials_some_are_simulated_and_the_others_take_as_long(
 ) -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 97 * i, 1000, evaluated=i, evaluations=10) for i in range(10)]
-    pace.sees(slots)
-    pace.stepped(StepTime(1.0, 10, step % 3) for step in range(100))
+    pace.add_trials(slots)
+    pace.add_steps(StepTime(1.0, 10, step % 3) for step in range(100))
     some = [time_left(pace, slots, coming, shares, deadline) for coming in (400, 501, 5000)]
     monkeypatch.setattr("peftsweep.sweep.time_left.SIMULATED", 5000)
     assert some == pytest.approx(
@@ -126,8 +126,8 @@ def test_of_many_coming_trials_some_are_simulated_and_the_others_take_as_long(
 def test_asking_takes_no_time() -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 0, 1000, evaluations=30) for i in range(64)]
-    pace.sees(slots)
-    pace.stepped(StepTime(1.0, 64, step % 10) for step in range(1000))
+    pace.add_trials(slots)
+    pace.add_steps(StepTime(1.0, 64, step % 10) for step in range(1000))
     began = time.process_time()
     for _ in range(5):
         time_left(pace, slots, 1_000_000, {1: 0.3, 3: 0.3, 9: 0.3, 27: 0.3})

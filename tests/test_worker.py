@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peftsweep.errors import ModelError
-from peftsweep.sweep.spawned import SpawnedWorker
+from peftsweep.sweep.spawned_worker import SpawnedWorker
 from tests.studies import LABELS, Home, home, write
 from tests.tiny import tiny_rows
 

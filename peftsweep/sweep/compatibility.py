@@ -1,4 +1,4 @@
-"""Whether a base, its tokenizer and a study's data belong together, before a pack is built."""
+"""Do the base, its tokenizer and the study's data fit together? Checked before a pack is built."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from peftsweep.safe_text.quoting import quoted
 
 
 def check_fit(base: Base, config: StudyConfig, data: Dataset) -> None:
-    """Raises:
-    ModelError: the base cannot be trained, a text may be longer than it takes, or has a token that it lacks.
+    """
+    Raises:
+        ModelError: the base cannot be trained, texts may be too long for it, or a text has a token that it lacks.
     """
     check_supported(base.model)
     name, most, longest = config.model.id, config.data.max_length, longest_text(base.model)
@@ -23,14 +24,14 @@ def check_fit(base: Base, config: StudyConfig, data: Dataset) -> None:
     if window is not None and most > window:
         raise ModelError(
             f"data.max_length: {most}: a text of more than {window} tokens would change how {name} reads the shorter "
-            f"texts of its batch (longrope); set it to {window} or less"
+            f"texts in its batch (longrope); set it to {window} or less"
         )
     known = base.model.get_input_embeddings().weight.shape[0]
     for key, split in {"train": data.train, "validation": data.validation, "test": data.test}.items():
         beyond = [i for i, ids in enumerate(() if split is None else split.input_ids) if ids.max() >= known]
         if split is not None and beyond:
             raise ModelError(
-                f"model.id: {name}: its tokenizer makes tokens that it does not have (it knows {known:,}) of "
-                f"{len(beyond):,} texts of the {key} split, the first is {quoted(split.texts[beyond[0]])}; give the "
-                "base its own tokenizer"
+                f"model.id: {name}: its tokenizer produces tokens outside its vocabulary of {known:,}, in "
+                f"{len(beyond):,} texts of the {key} split; the first is "
+                f"{quoted(split.texts[beyond[0]])}. Use the base's own tokenizer"
             )

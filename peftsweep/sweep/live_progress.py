@@ -1,4 +1,4 @@
-"""What a person is shown of a sweep after each step: how far it is, and how long the rest takes."""
+"""How far is a sweep after a step, and how long will the rest take?"""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from peftsweep.engine import Progress
 from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
 from peftsweep.study.results import done, ranked
-from peftsweep.sweep.time_left import Pace, chances, time_left
+from peftsweep.sweep.time_left import Pace, survival_rates, time_left
 
-ASKED = 1.0  # seconds between two questions for the time that is left: a simulation a step would show on a GPU
+EVERY = 1.0  # seconds between two estimates of the time left: a simulation at every step would slow a GPU down
 
 
-class Shown(NamedTuple):
-    """A study's trials, counted once for all steps until one begins or ends."""
+class TrialCounts(NamedTuple):
+    """A study's trials and their counts. They are valid until a trial starts or ends."""
 
     trials: list[TrialRecord]
     begun: int
@@ -25,35 +25,35 @@ class Shown(NamedTuple):
     best: tuple[int, float] | None  # number and objective
 
     @classmethod
-    def of(cls, trials: list[TrialRecord]) -> Shown:
+    def of(cls, trials: list[TrialRecord]) -> TrialCounts:
         best = [(trial.number, trial.value or 0.0) for trial in ranked(trials)[:1]]
         return cls(trials, sum(trial.begun for trial in trials), done(trials), best[0] if best else None)
 
 
-class Clock:
-    """The time that is left.
+class RemainingTime:
+    """Estimates the time left, once a second.
 
     Args:
-        halving: by which trials are pruned, if they are.
-        deadline: when the last trial may begin, by `time.monotonic`.
+        halving: the pruner, if there is one.
+        deadline: no trial starts after this time of `time.monotonic`.
     """
 
     def __init__(self, halving: Halving | None, deadline: float) -> None:
         self.pace, self._halving, self._deadline = Pace(), halving, deadline
-        self._asked, self._left = -math.inf, math.inf
+        self._estimated, self._left = -math.inf, math.inf
 
-    def stepped(self, event: Progress, coming: int, trials: Sequence[TrialRecord]) -> float | None:
-        """Take note of some steps: seconds until the last trial ends, when there is something to estimate them from.
+    def update(self, event: Progress, upcoming: int, trials: Sequence[TrialRecord]) -> float | None:
+        """Record some steps; returns the seconds until the last trial ends, or None if they cannot be estimated yet.
 
         Args:
-            coming: trials that have not begun.
-            trials: of the study.
+            upcoming: number of trials that have not started.
+            trials: all trials of the study.
         """
-        at, slots = time.monotonic(), event.slots
-        self.pace.sees(slots)
-        self.pace.stepped(event.steps)
-        if at >= self._asked + ASKED:
-            shares = chances(trials, self._halving, self.pace.usual().evaluations)
-            left = time_left(self.pace, slots, coming, shares, self._deadline - at)
-            self._asked, self._left = at, math.inf if left is None else left
-        return None if self._left == math.inf else max(0.0, self._left - (at - self._asked))
+        now, slots = time.monotonic(), event.slots
+        self.pace.add_trials(slots)
+        self.pace.add_steps(event.steps)
+        if now >= self._estimated + EVERY:
+            rates = survival_rates(trials, self._halving, self.pace.typical_trial().evaluations)
+            left = time_left(self.pace, slots, upcoming, rates, self._deadline - now)
+            self._estimated, self._left = now, math.inf if left is None else left
+        return None if self._left == math.inf else max(0.0, self._left - (now - self._estimated))

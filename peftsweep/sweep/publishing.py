@@ -1,4 +1,4 @@
-"""The comparison as a page: in a file, and in MLflow where its artifacts are looked at."""
+"""Where is the comparison page written? To a file, and to MLflow, which shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from peftsweep import dashboard
 from peftsweep.comparison import Comparison
-from peftsweep.comparison import compare as gathered
+from peftsweep.comparison import compare as compare_studies
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies, check_apart, guarded
 from peftsweep.study import results
@@ -21,14 +21,14 @@ from peftsweep.tracking import COMPARISON, SELECTION, Tracker, check_address
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What `compare` left behind: the page, and the rows that it was drawn from."""
+class ComparisonPage:
+    """A page that `compare` wrote, and the rows that it shows."""
 
     page: Path
     rows: Comparison
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON, without the trials' own points: those are on the page."""
+        """For JSON, without the points of single trials: those are on the page."""
         return {
             "page": str(self.page),
             "leaders": [asdict(leader) for leader in self.rows.leaders],
@@ -44,21 +44,21 @@ def compare(
     tracking_uri: str = "sqlite:///mlflow.db",
     output: str | Path | None = None,
     note: Callable[[str], None] = lambda text: None,
-) -> Compared:
-    """Draw the studies side by side: one HTML page that needs no network.
+) -> ComparisonPage:
+    """Compare studies on one HTML page that needs no network.
 
-    MLflow gets a copy, in a run of its own beside the studies' in each of their experiments; what was there of an
-    earlier page is replaced. A page of some studies stands beside that of all. If MLflow does not answer, `note` is
-    told and the file is there all the same.
+    Each of the studies' experiments in MLflow gets a copy, in a run of its own, which replaces the earlier page. A page
+    of selected studies is stored beside the page of all. If MLflow does not answer, `note` gets a warning; the file is
+    written anyway.
 
     Args:
-        studies: only these, and the page says so.
-        output: the file to write, in place of `comparison.html` (of some studies `selection.html`) among the artifacts.
-            If it is there, it must be an earlier page.
+        studies: compare only these; the page says so.
+        output: file to write. By default `comparison.html`, or `selection.html` for selected studies, in the folder of
+            artifacts. An existing file is replaced only if it is such a page.
 
     Raises:
-        UsageError: a study that is not in the storage, nothing in it, or a file that cannot be there.
-        StorageError: the storage does not answer, or the disk is full. A page that was there stays as it was.
+        UsageError: a study is not in the storage, the storage has none, or `output` cannot be written.
+        StorageError: the storage does not answer, or the disk is full. An earlier page is left unchanged.
     """
     check_address(tracking_uri)
     check_apart(storage, tracking_uri)
@@ -66,49 +66,52 @@ def compare(
         output = names.path(output, "-o", UsageError)
         _check_place(output)
     tracker = Tracker(tracking_uri, note=note)
-    rows = gathered(storage, studies, note)
+    rows = compare_studies(storage, studies, note)
     page = _write(rows, storage, output)
     for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):
         tracker.keep_comparison(experiment, page, _name(rows))
     tracker.close()
-    return Compared(page, rows)
+    return ComparisonPage(page, rows)
 
 
-def refresh(storage: str, tracker: Tracker, experiment: str, note: Callable[[str], None]) -> None:
-    """Draw the page anew when a study has ended. Whatever goes wrong is a note: the study is what counts."""
+def redraw(storage: str, tracker: Tracker, experiment: str, note: Callable[[str], None]) -> None:
+    """Draw the page again when a study has ended. A failure becomes a note: it must not fail the study."""
     try:
-        tracker.keep_comparison(experiment, _write(gathered(storage), storage, None))
+        tracker.keep_comparison(experiment, _write(compare_studies(storage), storage, None))
     except Exception as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        note(f"the comparison was not drawn ({first}); to try again: peftsweep compare")
+        note(f"the comparison page was not written ({first}); to try again: peftsweep compare")
 
 
-def drawn(storage: str, study: str) -> list[Path]:
-    """The pages among the artifacts that a study is on: that of all, drawn if it is not there; that of some."""
-    page, some = (Studies(storage).artifacts / name for name in (COMPARISON, SELECTION))
+def pages_with(storage: str, study: str) -> list[Path]:
+    """Pages in the folder of artifacts that show a study: that of all studies, which is drawn if missing, and that of
+    selected ones."""
+    page, selection = (Studies(storage).artifacts / name for name in (COMPARISON, SELECTION))
     tidy(page)
-    whole = page if dashboard.is_page(page) else _write(gathered(storage), storage, None)
-    return [whole, some] if study in dashboard.only_of(some) else [whole]
+    whole = page if dashboard.is_page(page) else _write(compare_studies(storage), storage, None)
+    return [whole, selection] if study in dashboard.only_of(selection) else [whole]
 
 
 def _check_place(output: Path) -> None:
-    """Before seconds are spent on it."""
+    """Find mistakes before seconds are spent on the comparison."""
     if output.is_dir():
-        raise UsageError(f"-o {output}: a folder; name a file, such as {output / COMPARISON}")
+        raise UsageError(f"-o {output}: this is a folder; give a file, such as {output / COMPARISON}")
     if not output.absolute().parent.is_dir():
-        raise UsageError(f"-o {output}: the folder {output.absolute().parent} is not there; make it, or name another")
+        raise UsageError(
+            f"-o {output}: the folder {output.absolute().parent} does not exist; create it, or give another file"
+        )
     if os.path.lexists(output) and not dashboard.is_page(output):
-        raise UsageError(f"-o {output}: a file that is no earlier page; it is left as it is: name another")
+        raise UsageError(f"-o {output}: this file is not a page of peftsweep, so it is not replaced; give another file")
 
 
 def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
-    """Aside, then renamed: nobody sees half a page."""
+    """Write the page to a temporary file and rename it, so that nobody reads half a page."""
     with guarded(storage):
         page = Studies(storage).artifacts / _name(rows) if output is None else Path(output).absolute()
         if page.is_dir():
-            raise StorageError(f"{page}: a folder is there, in the place of the page; move it away")
+            raise StorageError(f"{page}: a folder is in the place of the page; move it away")
         if os.path.lexists(page) and not dashboard.is_page(page):
-            raise StorageError(f"{page}: a file that is no earlier page, and is left as it is; move it away")
+            raise StorageError(f"{page}: this file is not a page of peftsweep, so it is not replaced; move it away")
         page.parent.mkdir(parents=True, exist_ok=True)
         with replaced(page) as file:
             file.write_text(dashboard.page(rows.as_dict()), encoding="utf-8")
@@ -116,5 +119,5 @@ def _write(rows: Comparison, storage: str, output: str | Path | None) -> Path:
 
 
 def _name(rows: Comparison) -> str:
-    """Of the page, among the artifacts and in MLflow."""
+    """File name of the page."""
     return COMPARISON if rows.only is None else SELECTION

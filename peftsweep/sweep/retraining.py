@@ -25,10 +25,10 @@ from peftsweep.study import artifacts, results, samplers, space
 from peftsweep.study.results import ADAPTER, done, is_over, none_complete, ranked
 from peftsweep.study.seeds import OF, REPLICATE, complete, is_seed, means, seeds_begun, still_wanted, summarised
 from peftsweep.sweep import trial_params
+from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import check_same, open_study
-from peftsweep.sweep.run_study import at_least, check, hushed
+from peftsweep.sweep.run_study import quiet_bitsandbytes, train
 from peftsweep.sweep.study_judge import StudySource
-from peftsweep.sweep.training import train
 from peftsweep.sweep.trial_params import UnfitError
 from peftsweep.system.signals import StopSignal, stopped_by_signals
 from peftsweep.tracking import Tracker
@@ -70,11 +70,11 @@ def retrain(
     Raises:
         PeftsweepError: one clear message; whatever was finished is kept.
     """
-    check(study, slots, overrides, storage, tracking_uri)
-    at_least(2, "seeds", seeds)
-    at_least(1, "top", top)
+    check_arguments(study, slots, overrides, storage, tracking_uri)
+    check_at_least(2, "seeds", seeds)
+    check_at_least(1, "top", top)
     shown: Progress = Silent() if progress is None else progress
-    with stopped_by_signals() as stop, guarded(storage), hushed():
+    with stopped_by_signals() as stop, guarded(storage), quiet_bitsandbytes():
         config = study if isinstance(study, StudyConfig) else load(study, overrides, check=mistakes)
         studies, (found,) = results.opened(storage, [config.name], shown.warn)
         _best(found, top)  # nothing is loaded for a study that has none

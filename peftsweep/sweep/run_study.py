@@ -1,40 +1,54 @@
-"""One run of a study, from its file to its result."""
+"""How is a study run, from its file to its result?
+
+`run` opens the study, `train` starts a worker, and `engine.drive` passes messages between the worker and the study.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from peftsweep.config import MAX_TRIALS, StudyConfig, load
+from peftsweep.config import StudyConfig, load
 from peftsweep.data import load as load_data
 from peftsweep.data import mistakes
+from peftsweep.engine import drive
 from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
 from peftsweep.safe_text.quoting import quoted
-from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
+from peftsweep.storage import StoredStudy, Studies, guarded
 from peftsweep.study import results
+from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import begun, open_study
+from peftsweep.sweep.publishing import redraw
 from peftsweep.sweep.study_judge import StudySource
-from peftsweep.sweep.training import Start, train
-from peftsweep.sweep.worker import LocalWorker
+from peftsweep.sweep.worker import LocalWorker, PackInfo, StartWorker, WorkerSpec
+from peftsweep.sweep.worker_start import check_base, report_start
 from peftsweep.system.signals import stopped_by_signals
-from peftsweep.tracking import Tracker, check_address
+from peftsweep.tracking import Tracker
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a run left behind: the Optuna study, its best trial, and how many trials ended how."""
+    """The result of a run.
+
+    Attributes:
+        study: the Optuna study.
+        best: its best trial; None if no trial is complete.
+        counts: number of trials in each state.
+        seconds: time by kind of work: training, evaluation, checkpoints, source (everything else).
+        interrupted: the signal that stopped the run, if one did.
+    """
 
     study: StoredStudy
     best: results.Best | None
     counts: dict[str, int]
-    seconds: dict[str, float]  # where the time went: training, evaluation, checkpoints, source (everything else)
-    interrupted: int | None = None  # the signal that stopped it
+    seconds: dict[str, float]
+    interrupted: int | None = None
 
 
 def run(
@@ -47,72 +61,87 @@ def run(
     storage: str = "sqlite:///studies.db",
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
-    start: Start = LocalWorker,
+    start: StartWorker = LocalWorker,
 ) -> SweepResult:
-    """Run a study, or go on with it where it stopped.
+    """Run a study, or resume it where it stopped.
 
     Args:
         study: a name in `sweeps/`, a path to a study file, or a study built in Python.
-        trials: the study's total, in place of `search.trials`.
-        timeout: seconds after which no new trial is asked for; running ones finish.
-        slots: trials at once; "auto" measures what the GPU holds, and takes a modest number on a CPU.
-        overrides: dotted keys in place of the file's, as a mapping or as `key=value`.
-        progress: told what happens while it runs; by default nobody is.
-        start: starts the worker that trains; `SpawnedWorker` gives it a process of its own.
+        trials: total number of trials of the study; by default `search.trials`.
+        timeout: seconds after which no new trial starts; running trials finish.
+        slots: number of trials to train at once. "auto": as many as fit on the GPU; a few on a CPU.
+        overrides: values that replace the study file's, by dotted key, as a mapping or as `key=value`.
+        progress: displays what happens while the study runs; by default nothing is displayed.
+        start: starts the worker that trains. `SpawnedWorker` trains in a separate process.
 
     Raises:
-        PeftsweepError: one clear message; whatever was finished is kept.
+        PeftsweepError: with one clear message. Finished trials are kept.
     """
-    check(study, slots, overrides, storage, tracking_uri)
+    check_arguments(study, slots, overrides, storage, tracking_uri)
     if trials is not None:
-        at_least(1, "trials", trials)
+        check_at_least(1, "trials", trials)
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
         raise UsageError(f"timeout: expected seconds, such as 7200, got {quoted(timeout)}")
-    shown: Progress = Silent() if progress is None else progress
-    with stopped_by_signals() as stop, guarded(storage), hushed():
+    display: Progress = Silent() if progress is None else progress
+    with stopped_by_signals() as stop, guarded(storage), quiet_bitsandbytes():
         config = study if isinstance(study, StudyConfig) else load(study, overrides, check=mistakes)
-        studies = Studies(storage, shown.warn)
+        studies = Studies(storage, display.warn)
         rows = begun(studies, config.name)
-        data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, begun=rows)
+        data = load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, begun=rows)
         with studies.lease(config.name):
             opened = open_study(studies, config, data)
-            tracker = Tracker(tracking_uri, note=shown.warn)
+            tracker = Tracker(tracking_uri, note=display.warn)
             total = config.search.trials if trials is None else trials
-            source = StudySource(config, opened, studies, data, tracker, shown, total, timeout, stop)
-            train(source, slots, tracking_uri, start)
+            judge = StudySource(config, opened, studies, data, tracker, display, total, timeout, stop)
+            train(judge, slots, tracking_uri, start)
         best = next(iter(results.best(storage, [config.name])), None)
-        return SweepResult(opened, best, source.counts(), source.seconds, stop.number)
+        return SweepResult(opened, best, judge.counts(), judge.seconds, stop.number)
 
 
-def check(
-    study: str | Path | StudyConfig,
-    slots: object,
-    overrides: Mapping[str, Any] | Sequence[str],
-    storage: str,
-    tracking_uri: str,
+def train(
+    judge: StudySource, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker = LocalWorker
 ) -> None:
-    """What the command line's own parser refuses, refused from Python too, before anything is loaded."""
-    if isinstance(study, StudyConfig) and overrides:
-        raise UsageError("overrides: they go with a study file; put the values into the StudyConfig itself")
-    if slots != "auto":
-        at_least(1, "slots", slots, "'auto' or ")
-    check_address(tracking_uri)
-    check_apart(storage, tracking_uri)
+    """Train what is left of a study, and write to MLflow what earlier processes did not.
 
-
-def at_least(least: int, name: str, value: object, other: str = "") -> None:
-    """Raises:
-    UsageError: it is no whole number, a smaller one, or more than a study may have.
+    Args:
+        start: starts the worker that trains.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name}: expected {other}a whole number of at least {least}, got {quoted(value)}")
-    if value > MAX_TRIALS:
-        raise UsageError(f"{name}: expected {other}a whole number of at most {MAX_TRIALS:,}, got {quoted(value)}")
+    with ExitStack() as leave:
+        leave.callback(judge.close)
+        leave.enter_context(judge.progress)
+        if judge.has_work():
+            _train(judge, slots, tracking_uri, start)
+        judge.conclude()
+        if judge.projection.is_behind and not judge.projection.opened:
+            judge.stop.finish_step_first = True
+            judge.projection.open()
+        if judge.projection.opened and not judge.stop.asked:
+            experiment = judge.study.record.experiment
+            redraw(judge.studies.url, judge.projection.tracker, experiment, judge.progress.warn)
+
+
+def _train(judge: StudySource, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:
+    """Start a worker. Then wait for its events, let the study judge them, and answer, until there is no work left."""
+    spec = WorkerSpec(judge.config, judge.data, judge.bounds(), judge.bounds("low"), judge.left(), slots)
+    worker = start(spec)
+    pack: PackInfo | None = None
+    try:
+        base = worker.load()
+        check_base(base, judge)
+        pack = worker.build()
+        judge.stop.finish_step_first = True  # from now on a signal lets the step and MLflow's runs finish
+        report_start(judge, base, pack, tracking_uri)
+        drive(worker, judge)
+    finally:
+        usage = worker.close()
+        judge.seconds = usage.seconds
+        if pack is not None and pack.memory is not None and usage.peak_bytes is not None:
+            judge.took(pack.memory, usage.peak_bytes)
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Without what bitsandbytes says of a kernel for inference when peft imports it."""
+def quiet_bitsandbytes() -> Iterator[None]:
+    """Suppress bitsandbytes' message about an inference kernel, which it logs when peft imports it."""
     logger = logging.getLogger("bitsandbytes")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -24,9 +24,9 @@ from peftsweep.progress import Memory, Opened, Progress, peak, tested
 from peftsweep.storage import StoredStudy, Studies, TrialRecord
 from peftsweep.study import artifacts, exhausted, grid_size, halving, samplers, space
 from peftsweep.study.results import ADAPTER, done, is_over, ranked
-from peftsweep.sweep.live_progress import Clock, Shown
+from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
 from peftsweep.sweep.projection import Projection, stored
-from peftsweep.sweep.run_descriptions import study_params
+from peftsweep.sweep.study_params import study_params
 from peftsweep.sweep.trial_params import UnfitError, complete, trained
 from peftsweep.system.folders import inside
 from peftsweep.system.signals import StopSignal
@@ -73,8 +73,8 @@ class StudySource(Judge):
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
         self.all_given = False  # no trial is left to ask for; a free slot asks before every step
-        self.shown: Shown | None = None  # None when trials have changed since
-        self.clock = Clock(self.halving, self.deadline)
+        self.trial_counts: TrialCounts | None = None  # None when trials have changed since
+        self.remaining = RemainingTime(self.halving, self.deadline)
         self.test_scores: dict[int, Scores] = {}  # on the test split, as long as others are to come
         self.base: BaseInfo | None = None
         self.method: Method | None = None
@@ -140,7 +140,7 @@ class StudySource(Judge):
                 break
             else:
                 asked = self._new()
-            self.shown = None
+            self.trial_counts = None
             try:
                 return self._start(asked, self.complete(asked), resumed=resumed)
             except UnfitError as error:
@@ -232,8 +232,8 @@ class StudySource(Judge):
 
     def finish(self, trial: Trial, result: Result) -> None:
         asked = self.running.pop(trial.number)
-        self.clock.pace.sees([result.status])
-        self.shown = None
+        self.remaining.pace.add_trials([result.status])
+        self.trial_counts = None
         adapter: Path | None = None
         if result.state == "complete":
             assert self.method is not None and self.base is not None
@@ -260,11 +260,11 @@ class StudySource(Judge):
         self.projection.note()
 
     def progressed(self, event: Progressed) -> None:
-        if self.shown is None:  # a query a step would show on a GPU
-            self.shown = Shown.of(self.trials())
-        trials, begun, done, best = self.shown
+        if self.trial_counts is None:  # a query a step would show on a GPU
+            self.trial_counts = TrialCounts.of(self.trials())
+        trials, begun, done, best = self.trial_counts
         coming = 0 if self.all_given else len(self.orphans) + max(0, self.total - begun)
-        left = self.clock.stepped(event, coming, trials)
+        left = self.remaining.update(event, coming, trials)
         self.progress.step(event.slots, done=done, total=self.total, best=best, eta=left)
 
     # Results --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""MLflow made level with the studies, after it was down or wiped."""
+"""How does MLflow get what it lacks of the studies, after it was down or wiped?"""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from peftsweep.errors import StorageError, StudyBusyError, TrackingError
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded, settle
 from peftsweep.study import results
 from peftsweep.sweep.projection import Projection
-from peftsweep.sweep.publishing import drawn
+from peftsweep.sweep.publishing import pages_with
 from peftsweep.tracking import Tracker, check_address
 
-SAID = {"level": "nothing was missing", "running": "its sweep is running, and writes to MLflow itself"}
+MESSAGES = {"in sync": "nothing was missing", "running": "its sweep is running, and writes to MLflow itself"}
 PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take minutes
 
 
@@ -23,49 +23,50 @@ def sync(
     tracking_uri: str = "sqlite:///mlflow.db",
     note: Callable[[str], object] = lambda text: None,
 ) -> dict[str, str]:
-    """Write to MLflow what it lacks of the studies. What is there already is left as it is.
+    """Write to MLflow what it lacks of the studies. What it has already is left unchanged.
 
     Args:
         studies: only these.
-        note: gets a line about each study: what was written. Of one that was "not written", the error says more.
+        note: gets a line for each study that says what was written. For a study that was "not written", the error says
+            why.
 
     Returns:
-        By study: "level" (nothing was lacking), "written", or "running" (a sweep is at it, and tells MLflow itself).
+        By study: "in sync" (nothing was missing), "written", or "running" (its sweep writes to MLflow itself).
 
     Raises:
-        UsageError: a study that is not in the storage, or one file for both.
+        UsageError: a study is not in the storage, or both URLs name the same file.
         StorageError: the storage does not answer.
-        TrackingError: MLflow does not; or, when all studies have had their turn, it refused something. The studies are
-            as they were.
+        TrackingError: MLflow does not answer; or it refused something, which is raised after all studies were tried.
+            The studies are unchanged.
     """
     check_address(tracking_uri)
     check_apart(storage, tracking_uri)
     done: dict[str, str] = {}
-    lacking: list[str] = []
+    failures: list[str] = []
     with guarded(storage):
         opened, found = results.opened(storage, studies, note)
         for study in found:
-            wrote: list[str] = []
-            state = done[study.study_name] = _sync(opened, study, tracking_uri, lacking, wrote)
-            note(f"{study.study_name}: {SAID.get(state, state)}" + (f" ({', '.join(wrote)})" if wrote else ""))
-    if lacking:
-        raise TrackingError("\n".join([*lacking, "Nothing is lost; try again: peftsweep sync"]))
+            written: list[str] = []
+            state = done[study.study_name] = _sync(opened, study, tracking_uri, failures, written)
+            note(f"{study.study_name}: {MESSAGES.get(state, state)}" + (f" ({', '.join(written)})" if written else ""))
+    if failures:
+        raise TrackingError("\n".join([*failures, "Nothing is lost; try again: peftsweep sync"]))
     return done
 
 
-def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, lacking: list[str], wrote: list[str]) -> str:
-    """What `sync` returns of a study.
+def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, failures: list[str], written: list[str]) -> str:
+    """Sync one study; returns its state, as `sync` does.
 
     Args:
-        lacking: gets a line for each thing that MLflow did not take; other studies do not wait for it.
-        wrote: gets what was written, in a few words each.
+        failures: gets a line for each update that MLflow refused, so that the other studies are synced anyway.
+        written: gets what was written, such as "2 runs made".
     """
     name = study.study_name
     try:
         with studies.lease(name, "sync"):
             settle(study, studies.own_folder(name), studies.place)
             trackers = [_write(studies, study, tracking_uri)]
-            if (seeds := studies.retrained(name)) is not None:  # their run is nested under the study's
+            if (seeds := studies.retrained(name)) is not None:  # the seeds' run is nested under the study's run
                 settle(seeds, studies.own_folder(seeds.study_name), studies.place, main=study)
                 trackers.append(_write(studies, seeds, tracking_uri))
             runs = [tracker.counts for tracker in trackers if tracker is not None]
@@ -74,21 +75,21 @@ def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, lacking: list
     except StudyBusyError:
         return "running"
     except StorageError as error:
-        lacking.append(f"study {name!r}: {error}")
+        failures.append(f"study {name!r}: {error}")
         return "not written"
-    told = [tracker for tracker in trackers if tracker is not None]
-    refused = [tracker.trouble or "it took too long" for tracker in told if not tracker.level]
-    lacking += [f"study {name!r}: {why}" for why in dict.fromkeys(refused)]
+    used = [tracker for tracker in trackers if tracker is not None]
+    refused = [tracker.trouble or "it took too long" for tracker in used if not tracker.level]
+    failures += [f"study {name!r}: {why}" for why in dict.fromkeys(refused)]
     if refused:
         return "not written"
     made, updated = sum(made for made, _ in runs), sum(updated for _, updated in runs)
-    wrote += [f"{n} run{'s' * (n > 1)} {what}" for n, what in ((made, "made"), (updated, "updated")) if n]
-    wrote += [page.name for page in pages]
-    return "written" if told else "level"
+    written += [f"{n} run{'s' * (n > 1)} {what}" for n, what in ((made, "made"), (updated, "updated")) if n]
+    written += [page.name for page in pages]
+    return "written" if used else "in sync"
 
 
 def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker | None:
-    """Write what is lacking; returns the tracker that was told, if anything was."""
+    """Write what is missing; returns the tracker, or None if nothing was missing."""
     name = study.study_name
     tracker = Tracker(tracking_uri, note=lambda text: None)
     projection = Projection(study, tracker, studies.own_folder(name))
@@ -102,9 +103,9 @@ def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker |
 
 
 def _missing_pages(studies: Studies, study: StoredStudy, tracking_uri: str) -> list[Path]:
-    """The comparisons that a study is on and that its experiment lacks, the oldest first: the run begins with it."""
+    """Comparison pages with a study that its experiment lacks, the oldest first: the run starts at that time."""
     tracker = Tracker(tracking_uri, note=lambda text: None)
-    pages = drawn(studies.url, study.study_name)
+    pages = pages_with(studies.url, study.study_name)
     missing = [page for page in pages if not tracker.compares(study.record.experiment, page, page.name)]
     return sorted(missing, key=lambda page: page.stat().st_mtime)
 

@@ -1,9 +1,9 @@
-"""How long the rest of a sweep takes: the steps that are left, over the present pace of steps.
+"""How long will the rest of a sweep take? The steps left are simulated, and timed at the recent pace.
 
-A step of the pack is one of every slot that has a trial. So what is left is simulated: coming trials take the slots
-that become free first, as many steps as the others have and as successive halving leaves of them, and seconds go by as
-steps with so many trials, and evaluations, took lately. Of many coming trials the first few hundred are simulated;
-the others take as long on average.
+In one step of the pack, every slot that has a trial takes one step. In the simulation, each upcoming trial takes the
+slot that becomes free first. It has as many steps as earlier trials had, and is pruned as often as they were. A step
+takes as long as recent steps with as many trials and evaluations took. Only the first few hundred upcoming trials are
+simulated; the rest are assumed to take as long on average.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ from peftsweep.engine import SlotStatus, StepTime
 from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
 
-RECENT = 1000  # steps from which the pace is taken, newer ones the more; trials from which the pruned share is
-FADES = 0.995  # weight of a step, as a part of that of the step after it
-FEWEST = 10  # steps before there is a pace
-DRAWS = 8  # simulations whose mean counts
-SIMULATED = 500  # coming trials of a simulation
-GOLDEN = 0.6180339887498949  # its multiples are spread evenly over a unit, however many they are
+RECENT = 1000  # steps that the pace is estimated from, and trials that the survival rates are estimated from
+DECAY = 0.995  # weight of a step, relative to the step after it
+MIN_STEPS = 10  # fewer steps give no pace
+DRAWS = 8  # simulations to average
+SIMULATED = 500  # most upcoming trials in a simulation
+GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly over the unit interval
 
 
 class Pace:
-    """Seconds of a step, by how many trials took it and how many of them were evaluated after it."""
+    """How long a step takes, given the number of trials in it and of evaluations after it."""
 
     def __init__(self) -> None:
         self._seen: set[int | None] = set()
-        self._trial_steps = self._trial_evaluations = 0  # of all trials that were seen
+        self._trial_steps = self._trial_evaluations = 0  # sums over all trials seen
         self._steps: deque[StepTime] = deque(maxlen=RECENT)
 
-    def sees(self, trials: Iterable[SlotStatus]) -> None:
-        """Take note of trials, each of which may be seen many times."""
+    def add_trials(self, trials: Iterable[SlotStatus]) -> None:
+        """Record trials. The same trial may be added many times."""
         for trial in trials:
             if trial.trial is not None and trial.trial not in self._seen:
                 self._seen.add(trial.trial)
                 self._trial_steps += trial.steps
                 self._trial_evaluations += trial.evaluations
 
-    def stepped(self, steps: Iterable[StepTime]) -> None:
-        """Take note of steps."""
+    def add_steps(self, steps: Iterable[StepTime]) -> None:
+        """Record steps."""
         self._steps.extend(steps)
 
-    def usual(self) -> SlotStatus:
-        """A trial to come: as those that were seen, each of them once, for at any moment mostly long ones run."""
+    def typical_trial(self) -> SlotStatus:
+        """The mean of all trials seen. Each counts once: the trials running at any moment are mostly long ones."""
         count = max(1, len(self._seen))
         return SlotStatus(
             -1, steps=round(self._trial_steps / count), evaluations=round(self._trial_evaluations / count)
         )
 
     def costs(self) -> tuple[float, float, float] | None:
-        """Seconds of a step with no trial in it, of each trial's part, and of an evaluation; None before they are
-        known. As long as the number of trials is always the same, the first two are taken to be even then."""
-        if len(self._steps) < FEWEST or not any(step.evaluations for step in self._steps):
+        """Seconds of a step's fixed part, of each trial's part, and of an evaluation; None before they are known. While
+        the number of trials is always the same, the fixed part is assumed to equal the trials' parts."""
+        if len(self._steps) < MIN_STEPS or not any(step.evaluations for step in self._steps):
             return None
         steps = [(step.seconds, step.trials, step.evaluations) for step in self._steps]
         seconds, trials, evaluations = np.array(steps, dtype=float).T
-        weights = np.sqrt(FADES ** np.arange(len(seconds))[::-1])
+        weights = np.sqrt(DECAY ** np.arange(len(seconds))[::-1])
         usual = float(np.average(trials, weights=weights))
         columns = np.stack([np.ones_like(trials), trials / usual, evaluations], axis=1) * weights[:, None]
         even = np.array([1.0, -1.0, 0.0]) * math.sqrt(0.05 * float(np.square(weights).sum()))
@@ -74,97 +74,97 @@ class Pace:
 def time_left(
     pace: Pace,
     slots: Sequence[SlotStatus],
-    coming: int,
-    chances: Mapping[int, float],
+    upcoming: int,
+    rates: Mapping[int, float],
     deadline: float = math.inf,
 ) -> float | None:
     """Seconds until the last trial ends; None before there is a pace.
 
     Args:
-        slots: as they are after a step.
-        coming: trials that have not begun.
-        chances: see `chances`.
-        deadline: seconds after which no trial begins.
+        slots: their status after a step.
+        upcoming: number of trials that have not started.
+        rates: see `survival_rates`.
+        deadline: no trial starts after this many seconds.
     """
     costs = pace.costs()
     running = [slot for slot in slots if slot.trial is not None]
     if costs is None:
         return None
-    (fixed, each, evaluation), usual = costs, pace.usual()
+    (fixed, each, evaluation), typical = costs, pace.typical_trial()
     latest = deadline / max(1e-9, fixed + each * len(slots))
     seconds = 0.0
     for draw in range(DRAWS):
-        steps, evaluations = _simulated(running, usual, coming, len(slots), chances, latest, draw / DRAWS)
+        steps, evaluations = _simulate(running, typical, upcoming, len(slots), rates, latest, draw / DRAWS)
         seconds += sum(count * (fixed + each * trials) for trials, count in steps.items()) + evaluations * evaluation
     return seconds / DRAWS
 
 
-def chances(trials: Sequence[TrialRecord], halving: Halving | None, evaluations: int) -> dict[int, float]:
-    """The share of trials that go on, by the rung before the last evaluation: as of those that came to it, and as
-    halving means it to be as long as they are few.
+def survival_rates(trials: Sequence[TrialRecord], halving: Halving | None, evaluations: int) -> dict[int, float]:
+    """Share of trials that survive each rung before the last evaluation. It is estimated from the trials that reached
+    the rung; while these are few, it stays near the share that halving aims at.
 
     Args:
-        evaluations: of a trial.
+        evaluations: number of evaluations of a trial.
     """
     if halving is None:
         return {}
     rungs = [rung for rung in range(1, evaluations) if halving.is_rung(rung)]
-    passed, came = Counter[int](), Counter[int]()
+    passed, reached = Counter[int](), Counter[int]()
     for trial in trials[-RECENT:]:
         seen, pruned = max(trial.reported, default=0), trial.state == TrialState.PRUNED
         decided = seen if pruned else max(seen - 1, trial.kept)
         for rung in (rung for rung in rungs if rung <= decided):
-            came[rung] += 1
+            reached[rung] += 1
             passed[rung] += not (pruned and rung == seen)
-    return {rung: (passed[rung] + 1) / (came[rung] + halving.reduction) for rung in rungs}
+    return {rung: (passed[rung] + 1) / (reached[rung] + halving.reduction) for rung in rungs}
 
 
-def _simulated(
+def _simulate(
     running: Sequence[SlotStatus],
-    usual: SlotStatus,
-    coming: int,
+    typical: SlotStatus,
+    upcoming: int,
     slots: int,
-    chances: Mapping[int, float],
+    rates: Mapping[int, float],
     latest: float,
     draw: float,
 ) -> tuple[dict[int, float], float]:
-    """The steps that are left, by the number of trials in them, and the evaluations.
+    """Steps left, by the number of trials in them, and evaluations left.
 
     Args:
-        usual: a coming trial.
-        latest: the step from which on no trial begins.
-        draw: of 0 to 1; by which trials are dropped where.
+        typical: what upcoming trials are like.
+        latest: no trial starts after this step.
+        draw: from 0 to 1; decides at which rungs trials are pruned.
     """
     evaluations, ends = 0.0, list[float]()
     for number, trial in enumerate(running):
         luck = (draw + GOLDEN * number) % 1
-        last = _last_evaluation(trial, chances, luck)
+        last = _last_evaluation(trial, rates, luck)
         evaluations += last - trial.evaluated
         ends.append(max(1.0, trial.steps * last / max(1, trial.evaluations) - trial.step))
     free = ends + [0.0] * (slots - len(ends))
     heapq.heapify(free)
-    begun, taken = 0, 0.0  # coming trials, and their evaluations
-    while begun < min(coming, SIMULATED) and free[0] <= latest:
-        last = _last_evaluation(usual, chances, (draw + GOLDEN * (begun + len(running))) % 1)
-        begun, taken = begun + 1, taken + last
-        heapq.heapreplace(free, free[0] + usual.steps * last / max(1, usual.evaluations))
-    found, before = dict[int, float](), 0.0
+    started, taken = 0, 0.0  # simulated upcoming trials, and their evaluations
+    while started < min(upcoming, SIMULATED) and free[0] <= latest:
+        last = _last_evaluation(typical, rates, (draw + GOLDEN * (started + len(running))) % 1)
+        started, taken = started + 1, taken + last
+        heapq.heapreplace(free, free[0] + typical.steps * last / max(1, typical.evaluations))
+    steps, before = dict[int, float](), 0.0
     for trials, end in zip(range(slots, 0, -1), sorted(free), strict=True):
-        found[trials] = end - before
+        steps[trials] = end - before
         before = end
-    if begun == SIMULATED < coming and taken and usual.steps:  # for the others all slots stay taken so much longer
-        each = usual.steps * taken / begun / max(1, usual.evaluations) / slots
-        others = min(coming - begun, max(0.0, (latest - free[0]) / each))
-        found[slots] += others * each
-        taken *= 1 + others / begun
-    return found, evaluations + taken
+    if started == SIMULATED < upcoming and taken and typical.steps:  # the rest keep all slots busy for longer
+        each = typical.steps * taken / started / max(1, typical.evaluations) / slots
+        others = min(upcoming - started, max(0.0, (latest - free[0]) / each))
+        steps[slots] += others * each
+        taken *= 1 + others / started
+    return steps, evaluations + taken
 
 
-def _last_evaluation(trial: SlotStatus, chances: Mapping[int, float], luck: float) -> int:
-    """The number of the evaluation that ends a trial."""
+def _last_evaluation(trial: SlotStatus, rates: Mapping[int, float], luck: float) -> int:
+    """The number of the evaluation at which a trial ends."""
     share = 1.0
-    for rung in sorted(rung for rung in chances if trial.evaluated < rung < trial.evaluations):
-        share *= chances[rung]
+    for rung in sorted(rung for rung in rates if trial.evaluated < rung < trial.evaluations):
+        share *= rates[rung]
         if luck >= share:
             return rung
     return trial.evaluations

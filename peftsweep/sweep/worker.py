@@ -1,8 +1,8 @@
-"""A worker: the base loaded, a pack on it, and four calls by which the study drives it, here or in another process."""
+"""What is a worker? It loads the base and trains a pack on it. The study drives it with four calls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -17,18 +17,19 @@ from peftsweep.models import Base, BaseInfo, default_device, linear_names, load_
 from peftsweep.progress import Memory
 from peftsweep.sweep.compatibility import check_fit
 
-WORTH_COMPILING = 5_000_000  # tokens that a study may train on, above which it compiles: see benchmarks/notes.md
-CPU_SLOTS = 8  # enough for a CPU's cores; what every step costs is shared by eight
+COMPILE_FROM = 5_000_000  # training tokens of a study from which compiling pays off: see benchmarks/notes.md
+CPU_SLOTS = 8  # enough to keep the cores busy, and to share the fixed cost of a step
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a worker needs to know. It can be pickled.
+class WorkerSpec:
+    """What a worker is to train. It can be pickled.
 
     Attributes:
-        candidates: hyperparameters that bound what trials may ask for.
-        smallest: hyperparameters of which none trains fewer numbers.
-        trials: how many are left to train.
+        candidates: the largest hyperparameters that a trial may have; they bound memory and shapes.
+        smallest: the smallest ones; they bound the number of trainable parameters.
+        trials: number of trials left to train.
+        slots: number of trials to train at once. "auto": as many as fit on the GPU.
     """
 
     config: StudyConfig
@@ -40,14 +41,14 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A pack that stands.
+class PackInfo:
+    """What a worker has built.
 
     Attributes:
-        method: it knows the base's layers by name, and needs no base.
-        trainable: of a trial: the fewest and the most numbers that the candidates allow.
-        memory: of a GPU; None for a CPU.
-        notes: lines that a person should read.
+        method: holds the names of the base's layers, but not the base.
+        trainable: fewest and most trainable parameters of a trial.
+        memory: planned GPU memory; None on a CPU.
+        notes: lines for the user.
     """
 
     method: Method
@@ -59,92 +60,95 @@ class Ready:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a worker took: seconds by kind of work, and bytes of the GPU's memory at most (None for a CPU)."""
+    """Seconds that a worker spent on each kind of work, and its peak of GPU memory in bytes (None on a CPU)."""
 
     seconds: dict[str, float]
     peak_bytes: int | None
 
 
 class Worker(Protocol):
-    """The study's half of the door. Arguments and results can be pickled."""
+    """The calls by which the study drives a worker. Arguments and results can be pickled."""
 
     def load(self) -> BaseInfo:
-        """Load the base, and check that it, its tokenizer and the data belong together."""
+        """Load the base, and check that its tokenizer and the data fit it."""
 
-    def build(self) -> Ready:
-        """Build a pack of as many slots as are wanted and fit."""
+    def build(self) -> PackInfo:
+        """Build a pack with the wanted number of slots, or as many as fit."""
 
     def advance(self, commands: Sequence[Command]) -> list[Event]:
         """See `PackWorker.advance`."""
 
     def close(self) -> Usage:
-        """Give everything back."""
+        """Release the memory, and return what was used."""
+
+
+StartWorker = Callable[[WorkerSpec], Worker]
 
 
 class LocalWorker:
     """A worker in this process."""
 
-    def __init__(self, work: Work) -> None:
-        self.work, self.device = work, default_device()
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec, self.device = spec, default_device()
         self.base: Base | None = None
         self.worker: PackWorker | None = None
-        self.left = ExitStack()
-        self.left.enter_context(capped(self.device))
+        self._cleanup = ExitStack()
+        self._cleanup.enter_context(capped(self.device))
 
     def load(self) -> BaseInfo:
-        config, kind = self.work.config, METHODS[self.work.config.method]
-        self.base = load_base(config.model, self.work.data.task, four_bit=kind.four_bit, device=self.device)
-        check_fit(self.base, config, self.work.data)
+        config, kind = self.spec.config, METHODS[self.spec.config.method]
+        self.base = load_base(config.model, self.spec.data.task, four_bit=kind.four_bit, device=self.device)
+        check_fit(self.base, config, self.spec.data)
         return self.base.info
 
-    def build(self) -> Ready:
+    def build(self) -> PackInfo:
         assert self.base is not None
-        base, work = self.base, self.work
-        method = METHODS[work.config.method](base.model, linear_names(base.model))
-        longest = max(params.epochs for params in work.candidates) * sum(map(len, work.data.train.input_ids))
-        compiled = work.trials * longest > WORTH_COMPILING
+        base, spec = self.base, self.spec
+        method = METHODS[spec.config.method](base.model, linear_names(base.model))
+        longest = max(params.epochs for params in spec.candidates) * sum(map(len, spec.data.train.input_ids))
+        compiled = spec.trials * longest > COMPILE_FROM
 
         def build(count: int, limits: Limits | None = None) -> Pack:
             return Pack(
                 base.model,
                 method,
-                work.data.task,
-                work.data.train,
-                work.data.validation,
-                work.data.test,
-                candidates=work.candidates,
+                spec.data.task,
+                spec.data.train,
+                spec.data.validation,
+                spec.data.test,
+                candidates=spec.candidates,
                 slots=count,
                 limits=limits,
                 compiled=compiled,
-                objective=work.config.search.objective,
+                objective=spec.config.search.objective,
             )
 
         notes = []
-        planned = plan(build, work.candidates, work.trials) if base.device.type == "cuda" else None
-        count = work.slots if work.slots != "auto" else CPU_SLOTS if planned is None else planned.slots
+        planned = plan(build, spec.candidates, spec.trials) if base.device.type == "cuda" else None
+        count = spec.slots if spec.slots != "auto" else CPU_SLOTS if planned is None else planned.slots
         if planned is not None and planned.of(count).slots < count:
             count = planned.of(count).slots
-            notes.append(f"memory: the GPU has room for {count} slots; the others wait")
+            notes.append(f"memory: the GPU has room for {count} slots; the other trials wait")
 
         def planned_build(count: int) -> Pack:
             return build(count, None if planned is None else planned.of(count).limits)
 
-        pack = build_that_fits(planned_build, max(1, min(count, work.trials)))
-        self.left.callback(pack.release)
+        pack = build_that_fits(planned_build, max(1, min(count, spec.trials)))
+        self._cleanup.callback(pack.release)
         self.worker = PackWorker(pack)
         slots = len(pack.slots)
-        trained = [pack.slots.parameters(params) for params in (*work.candidates, *work.smallest)]
+        trained = [pack.slots.parameters(params) for params in (*spec.candidates, *spec.smallest)]
         memory = None if planned is None else _memory(planned.of(slots), base.device)
         if memory is not None:
             torch.cuda.reset_peak_memory_stats(base.device)
-        return Ready(method, slots, (min(trained), max(trained)), memory, tuple(notes))
+        return PackInfo(method, slots, (min(trained), max(trained)), memory, tuple(notes))
 
     def advance(self, commands: Iterable[Command]) -> list[Event]:
         assert self.worker is not None
         return self.worker.advance(commands)
 
     def close(self) -> Usage:
-        self.left.close()
+        self._cleanup.close()
         if self.worker is None:
             return Usage({}, None)
         peak = torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else None

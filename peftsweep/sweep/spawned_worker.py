@@ -1,4 +1,4 @@
-"""A worker in a process of its own, to which each call goes over a pipe."""
+"""How does a worker run in a separate process? Each call is sent to it over a pipe."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 
 from peftsweep.engine import Command, Event
 from peftsweep.models import BaseInfo
-from peftsweep.sweep.worker import LocalWorker, Ready, Usage, Work
+from peftsweep.sweep.worker import LocalWorker, PackInfo, Usage, WorkerSpec
 from peftsweep.system.signals import ignore_interrupts
 
 
 class SpawnedWorker:
     """
     Args:
-        work: it travels to the new process, which loads the base for itself.
+        spec: is sent to the new process, which loads the base itself.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, spec: WorkerSpec) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, work), name="worker", daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, spec), name="worker", daemon=True)
         self.process.start()
         theirs.close()
 
     def load(self) -> BaseInfo:
         return self._call("load")  # type: ignore[no-any-return]
 
-    def build(self) -> Ready:
+    def build(self) -> PackInfo:
         return self._call("build")  # type: ignore[no-any-return]
 
     def advance(self, commands: Sequence[Command]) -> list[Event]:
@@ -46,8 +46,8 @@ class SpawnedWorker:
     def _call(self, name: str, *arguments: Any) -> Any:
         """
         Raises:
-            Exception: what the worker raised.
-            EOFError: its process died.
+            Exception: the worker raised it.
+            EOFError: the worker's process died.
         """
         self.pipe.send((name, arguments))
         raised, value = self.pipe.recv()
@@ -56,11 +56,11 @@ class SpawnedWorker:
         return value
 
 
-def _serve(pipe: Connection, work: Work) -> None:
+def _serve(pipe: Connection, spec: WorkerSpec) -> None:
     """Answer calls until the pipe is closed."""
-    ignore_interrupts()  # a terminal sends them to both processes; the study decides
-    worker = LocalWorker(work)
-    with suppress(EOFError):  # the study's process is gone, or has closed its end
+    ignore_interrupts()  # a terminal sends them to both processes; the study decides when to stop
+    worker = LocalWorker(spec)
+    with suppress(EOFError):  # the study's process died or closed the pipe
         while True:
             name, arguments = pipe.recv()
             try:

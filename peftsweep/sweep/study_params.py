@@ -1,4 +1,4 @@
-"""What MLflow shall say of a study and of a trial: everything needed to know what was run, on what, with what."""
+"""Which parameters does MLflow show for a study? What was run, on which base, device and data, with which versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "scikit-
 
 
 def study_params(config: StudyConfig, base: BaseInfo, data: Dataset) -> dict[str, Any]:
-    """What all trials of the study share."""
+    """Parameters that all trials of the study share."""
     sizes = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
         "method": config.method,

@@ -1,0 +1,43 @@
+"""Are the arguments of `run` and `retrain` valid? Checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftsweep.config import MAX_TRIALS, StudyConfig
+from peftsweep.errors import UsageError
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.storage import check_apart
+from peftsweep.tracking import check_address
+
+
+def check_arguments(
+    study: str | Path | StudyConfig,
+    slots: object,
+    overrides: Mapping[str, Any] | Sequence[str],
+    storage: str,
+    tracking_uri: str,
+) -> None:
+    """
+    Raises:
+        UsageError: an argument is wrong. The command line's parser rejects the same values.
+    """
+    if isinstance(study, StudyConfig) and overrides:
+        raise UsageError("overrides: only a study file can be overridden; put the values into the StudyConfig itself")
+    if slots != "auto":
+        check_at_least(1, "slots", slots, "'auto' or ")
+    check_address(tracking_uri)
+    check_apart(storage, tracking_uri)
+
+
+def check_at_least(least: int, name: str, value: object, other: str = "") -> None:
+    """
+    Raises:
+        UsageError: the value is not a whole number from `least` to the largest number of trials of a study.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{name}: expected {other}a whole number of at least {least}, got {quoted(value)}")
+    if value > MAX_TRIALS:
+        raise UsageError(f"{name}: expected {other}a whole number of at most {MAX_TRIALS:,}, got {quoted(value)}")

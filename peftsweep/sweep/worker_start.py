@@ -1,0 +1,65 @@
+"""What is checked and reported when a worker has loaded the base and built a pack?"""
+
+from __future__ import annotations
+
+from peftsweep.errors import StudyMismatchError
+from peftsweep.models import BaseInfo, is_at, revision_of
+from peftsweep.progress import Opened
+from peftsweep.storage import masked
+from peftsweep.sweep.open_study import splits
+from peftsweep.sweep.study_judge import StudySource
+from peftsweep.sweep.worker import PackInfo
+
+MANY = 10  # TPE draws this many trials at random in any case
+
+
+def check_base(base: BaseInfo, judge: StudySource) -> None:
+    """
+    Raises:
+        StudyMismatchError: the study's trials were trained on another revision of the base.
+    """
+    config, study = judge.config, judge.study
+    revision, known = revision_of(base), study.record.base
+    if known is not None and study.has_trials() and not is_at(base, known):
+        way = "put its configuration, tokenizer and weights back" if base.revision is None else "set model.revision"
+        raise StudyMismatchError(
+            f"study {config.name!r}: its trials were trained on {config.model.id} at revision {known}, which is now at "
+            f"{revision}. To continue it, {way}; to start a new study, save the study file under another name"
+        )
+    study.set_user_attr("base", revision)
+
+
+def report_start(judge: StudySource, base: BaseInfo, pack: PackInfo, tracking_uri: str) -> None:
+    """Tell the user and MLflow what was loaded."""
+    for note in pack.notes:
+        judge.progress.note(note)
+    _warn_if_all_start_at_once(judge, pack.slots)
+    config = judge.config
+    opened = Opened(
+        study=config.name,
+        model=config.model.id,
+        method=config.method,
+        parameters=base.parameters,
+        trainable=pack.trainable,
+        slots=pack.slots,
+        rows=splits(judge.data),
+        device=str(base.device),
+        dtype="nf4" if base.four_bit else str(base.dtype).removeprefix("torch."),
+        done=judge.done(),
+        total=judge.total,
+        storage=masked(judge.studies.url),
+        tracking=masked(tracking_uri),
+        objective=config.search.objective,
+        memory=pack.memory,
+    )
+    judge.opened(base, pack.method, opened)
+
+
+def _warn_if_all_start_at_once(judge: StudySource, slots: int) -> None:
+    """TPE learns from finished trials. Trials that start together cannot learn from each other."""
+    left = judge.left()
+    if judge.config.search.sampler == "tpe" and not judge.done() and slots >= left > MANY:
+        judge.progress.note(
+            f"search: all {left} trials start at once, so none can learn from another's result (as with sampler: "
+            f"random); use fewer slots, such as --slots {left // 4}, or more trials"
+        )
