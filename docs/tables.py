@@ -69,7 +69,7 @@ def keys(section: str) -> str:
     model = sections()[section]
     assert model.__doc__, section
     fields = {name: field for name, field in model.model_fields.items() if name not in NOT_KEYS}
-    rows = [model.__doc__, "", "| key | value | default | what it is |", "|---|---|---|---|"]
+    rows = [" ".join(model.__doc__.split()), "", "| key | value | default | what it is |", "|---|---|---|---|"]
     for name, field in fields.items():
         assert field.description, f"{section}.{name} has no docstring"
         said = " ".join(field.description.split())
