@@ -174,8 +174,8 @@ def tweets(rows: int) -> list[str]:
     """Of the demo's file, in its order; not only those that the study uses."""
     config = load("demo").data
     assert config.source is not None
-    form = data.Form(config.encoding, config.quoting)
-    found: list[str] = data.read(config.source, "data.source", [config.text], form, say).column(config.text)
+    form = data.TextFormat(config.encoding, config.quoting)
+    found: list[str] = data.read_table(config.source, "data.source", [config.text], form, say).column(config.text)
     return [text for text in found if text.strip()][:rows]
 
 
@@ -229,8 +229,8 @@ def main() -> None:
         if given.input is None:
             texts = tweets(given.rows)
         else:
-            table = data.read(str(given.input), "--input", [column], data.Form(), say)
-            texts = data.with_texts(table, column).column(column)[: given.rows]
+            table = data.read_table(str(given.input), "--input", [column], data.TextFormat(), say)
+            texts = data.with_checked_texts(table, column).column(column)[: given.rows]
         compare(adapter, texts, given.batch, given.rounds, Path(folder))
 
 

@@ -18,7 +18,7 @@ ENDINGS = (".csv", ".tsv", ".jsonl")
 def read(path: Path, *wanted: str, whole: bool = False, **form: Any) -> tuple[data.Table, list[str]]:
     """The table, and what was doubtful."""
     said: list[str] = []
-    return data.read(str(path), "data.train", wanted, data.Form(**form), said.append, whole=whole), said
+    return data.read_table(str(path), "data.train", wanted, data.TextFormat(**form), said.append, whole=whole), said
 
 
 def refused(path: Path, *wanted: str, **form: Any) -> str:

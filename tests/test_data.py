@@ -32,12 +32,16 @@ def checked(**settings: Any) -> config.DataConfig:
 
 
 def loaded(
-    said: list[str] | None = None, *, tokenizer: Any = TOKENIZER, begun: str | None = None, **settings: Any
+    said: list[str] | None = None, *, tokenizer: Any = TOKENIZER, resumed: str | None = None, **settings: Any
 ) -> data.Dataset:
     """The dataset of these settings of `data`; notes and warnings go to `said`."""
     said = [] if said is None else said
     return data.load(
-        checked(**settings), tokenizer, note=said.append, warn=lambda text: said.append(f"warning: {text}"), begun=begun
+        checked(**settings),
+        tokenizer,
+        note=said.append,
+        warn=lambda text: said.append(f"warning: {text}"),
+        resumed=resumed,
     )
 
 
@@ -601,12 +605,12 @@ def begun_by_version_0_1(folder: Path) -> dict[str, dict[str, Any]]:
 def test_a_study_that_version_0_1_began_goes_on_with_its_rows(tmp_path: Path) -> None:
     for fingerprint, settings in begun_by_version_0_1(tmp_path).items():
         said: list[str] = []
-        new, old = loaded(**settings), loaded(said, begun=fingerprint, **settings)
+        new, old = loaded(**settings), loaded(said, resumed=fingerprint, **settings)
         assert old.fingerprint == fingerprint != new.fingerprint
-        assert [line for line in said if "the study goes on with the rows that it was begun with" in line], settings
+        assert [line for line in said if "the study continues with the rows" in line], settings
         other: list[str] = []
-        assert loaded(other, begun="0" * 16, **settings).fingerprint == new.fingerprint
-        assert not [line for line in other if "goes on" in line]
+        assert loaded(other, resumed="0" * 16, **settings).fingerprint == new.fingerprint
+        assert not [line for line in other if "the study continues" in line]
 
 
 FILTERED = {
@@ -634,10 +638,10 @@ def test_a_study_that_version_0_1_began_goes_on_with_the_rows_that_its_filter_ke
     columns = {"text": [f"text {i}" for i in range(60)], "mood": ["ab"[i % 2] for i in range(60)]}
     parquet.write_table(pyarrow.table(columns | {"c": FILTERED[column]}), path)
     settings: dict[str, Any] = {"source": path, "labels": "mood", "filter": {"c": rule}}
-    assert loaded(begun=fingerprint, **settings).fingerprint == fingerprint
-    assert not data.mistakes(checked(**settings))  # it is not refused before it is known to be begun
+    assert loaded(resumed=fingerprint, **settings).fingerprint == fingerprint
+    assert not data.find_mistakes(checked(**settings))  # it is not refused before it is known to be begun
     with contextlib.suppress(DataError):  # today it keeps none, or others
-        assert loaded(begun="0" * 16, **settings).fingerprint != fingerprint
+        assert loaded(resumed="0" * 16, **settings).fingerprint != fingerprint
 
 
 # What is wrong

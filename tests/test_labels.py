@@ -19,10 +19,10 @@ import yaml
 from pyarrow import parquet
 
 from peftsweep import data
-from peftsweep.data.label_spelling import class_name, order
-from peftsweep.data.labels import LONGEST
-from peftsweep.data.list_cells import in_cells, names_in
-from peftsweep.data.suspect_labels import doubts
+from peftsweep.data.label_spelling import class_name, sort_key
+from peftsweep.data.labels import MAX_NAME_LENGTH
+from peftsweep.data.list_cells import label_names, read_cells
+from peftsweep.data.suspect_labels import label_warnings
 from peftsweep.storage import value_limits
 from peftsweep.task import Task
 from tests.test_data import FORMATS, ROOT, checked, loaded, refusal
@@ -35,8 +35,8 @@ SETS[7] = []
 
 def labels_in(cell: Any, separator: str | None) -> list[str] | None:
     """Of a column that has this cell alone."""
-    (found,) = in_cells([cell], separator)
-    return None if found is None else names_in(found)
+    (found,) = read_cells([cell], separator)
+    return None if found is None else label_names(found)
 
 
 def rows(cell: Any) -> list[dict[str, Any]]:
@@ -197,7 +197,7 @@ def test_what_may_be_anything_in_brackets_is_refused(cell: str) -> None:
     ],
 )
 def test_how_lists_are_written_is_seen_from_the_column_as_a_whole(cells: list[Any], wrong: list[int]) -> None:
-    assert [i for i, found in enumerate(in_cells(cells, None)) if found is None] == wrong
+    assert [i for i, found in enumerate(read_cells(cells, None)) if found is None] == wrong
 
 
 def test_how_lists_are_written_is_seen_before_the_rows_are_cut(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_how_lists_are_written_is_seen_from_all_files(
         assert loaded(**settings).task == Task("multi-label", ("joy", "sad"))
     else:
         assert "written as in the other rows" in refusal(**settings)
-    assert bool(data.mistakes(checked(**settings))) is not read
+    assert bool(data.find_mistakes(checked(**settings))) is not read
 
 
 def test_names_in_brackets_are_labels_where_a_separator_parts_them(tmp_path: Path) -> None:
@@ -329,13 +329,13 @@ def test_a_column_that_does_not_hold_what_it_should(tmp_path: Path, cell: Any, l
 
 @pytest.mark.parametrize("several", [False, True], ids=["one class", "a list"])
 def test_a_name_that_no_database_gives_back_is_refused_before_a_study_is_made(tmp_path: Path, several: bool) -> None:
-    long = ["x" * (LONGEST + 1), "y" * LONGEST]
+    long = ["x" * (MAX_NAME_LENGTH + 1), "y" * MAX_NAME_LENGTH]
     path = tmp_path / "a.jsonl"
     lines = [{"text": f"text {i}", "emotions": [name] if several else name} for i, name in enumerate(long * 5)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = refusal(source=path, labels="emotions")
     assert said.startswith(f"{path}: the name of a class or label has 10,001 characters") and len(said) < 1000
-    assert LONGEST <= value_limits.WORDS
+    assert MAX_NAME_LENGTH <= value_limits.WORDS
 
 
 def test_a_class_of_validation_that_looks_like_one_of_training_is_told_beside_it(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several
     ],
 )
 def test_names_that_have_a_mark_in_them_are_not_taken_for_joined_labels(classes: list[str]) -> None:
-    assert list(doubts(Task("single-label", tuple(classes)), "class")) == []
+    assert list(label_warnings(Task("single-label", tuple(classes)), "class")) == []
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_names_that_have_a_mark_in_them_are_not_taken_for_joined_labels(classes:
     ],
 )
 def test_names_that_are_joins_of_others_are_told(classes: list[str]) -> None:
-    (said,) = doubts(Task("single-label", tuple(classes)), "class")
+    (said,) = label_warnings(Task("single-label", tuple(classes)), "class")
     assert "look like labels joined by" in said
 
 
@@ -471,12 +471,12 @@ def test_names_that_are_joins_of_others_are_told(classes: list[str]) -> None:
 )
 def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets: list[str]) -> None:
     classes = [name.replace(" ", mark) for name in sets]
-    (said,) = doubts(Task("single-label", tuple(classes)), "c")
+    (said,) = label_warnings(Task("single-label", tuple(classes)), "c")
     separator = yaml.safe_load(said.partition("several labels: ")[2])["labels"]["separator"]
-    assert {label for labels in in_cells(classes, separator) for label in names_in(labels or ()) or ()} == set(
+    assert {label for labels in read_cells(classes, separator) for label in label_names(labels or ()) or ()} == set(
         " ".join(sets).split()
     )
-    (said,) = doubts(Task("multi-label", tuple(classes)), "c")  # they were parted by another mark
+    (said,) = label_warnings(Task("multi-label", tuple(classes)), "c")  # they were parted by another mark
     assert "labels look like labels joined by" in said
 
 
@@ -490,7 +490,7 @@ def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets
     ],
 )
 def test_labels_that_are_pieces_of_lists_are_told(labels: list[str], said: str) -> None:
-    assert any(said in doubt for doubt in doubts(Task("multi-label", tuple(labels)), "c"))
+    assert any(said in doubt for doubt in label_warnings(Task("multi-label", tuple(labels)), "c"))
 
 
 @pytest.mark.parametrize(
@@ -510,19 +510,19 @@ def test_labels_that_are_pieces_of_lists_are_told(labels: list[str], said: str) 
     ids=lambda labels: labels[0],
 )
 def test_names_with_a_mark_at_one_end_are_names(labels: list[str]) -> None:
-    assert not [said for said in doubts(Task("single-label", tuple(labels)), "c") if "lists" in said]
+    assert not [said for said in label_warnings(Task("single-label", tuple(labels)), "c") if "lists" in said]
 
 
 @pytest.mark.parametrize("odd", [["(:", ":)"], ["a)", "b)"], ["[x", "y)"], ["(internal)", "[ui]"], ["f(x", "y)"]])
 def test_few_names_with_brackets_are_no_pieces_of_lists_unless_they_are_halves(odd: list[str]) -> None:
-    assert not list(doubts(Task("multi-label", (*odd, *"cdefgh")), "column"))
+    assert not list(label_warnings(Task("multi-label", (*odd, *"cdefgh")), "column"))
 
 
 def test_names_by_the_thousand_are_looked_through_in_a_moment() -> None:
     drawn = random.Random(0)
     names = sorted({", ".join(drawn.sample([f"tag {i}" for i in range(400)], 5)) for _ in range(9_000)})
     begun = time.process_time()
-    (said,) = doubts(Task("single-label", tuple(names)), "c")
+    (said,) = label_warnings(Task("single-label", tuple(names)), "c")
     assert "joined by ','" in said and time.process_time() - begun < 10
 
 
@@ -575,7 +575,7 @@ def test_of_several_columns_each_says_on_in_any_spelling(tmp_path: Path) -> None
     found = set()
     for ending, values, kind in NOUGHTS + BOOLEANS:
         path = column(tmp_path, ending, values, kind)
-        table = data.read(str(path), "data.train", ["text", "c"], data.Form(), print)
+        table = data.read_table(str(path), "data.train", ["text", "c"], data.TextFormat(), print)
         if ending == ".parquet":
             both = parquet.read_table(path)
             parquet.write_table(both.append_column("d", pyarrow.array([True] * 40)), path)
@@ -674,7 +674,7 @@ def test_the_class_that_a_cell_names(value: Any, name: str | None) -> None:
     ("value", "name"), [(True, "1"), ("True", "True"), ("-0", "-0"), ("-0.0", "0"), (0.5, None), ("1e+20", "1e+20")]
 )
 def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None) -> None:
-    assert class_name(value, older=True) == name
+    assert class_name(value, as_0_1=True) == name
 
 
 @pytest.mark.parametrize(
@@ -699,7 +699,7 @@ def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None
     ],
 )
 def test_classes_that_look_alike_or_are_a_measure_are_told(classes: list[str], said: str) -> None:
-    (doubt,) = doubts(Task("single-label", tuple(classes)), "class")
+    (doubt,) = label_warnings(Task("single-label", tuple(classes)), "class")
     assert said in doubt
 
 
@@ -729,10 +729,10 @@ ALIKE += ["9" * 400, "9" * 401, "9" * 5000, str(2**53), str(2**53 + 1), "inf", "
 
 def test_no_two_names_have_the_same_place_in_the_order() -> None:
     rng = np.random.default_rng(0)
-    first = sorted(ALIKE, key=order)
-    assert len({order(name) for name in ALIKE}) == len(ALIKE)
+    first = sorted(ALIKE, key=sort_key)
+    assert len({sort_key(name) for name in ALIKE}) == len(ALIKE)
     for _ in range(50):
-        assert sorted(rng.permutation(np.array(ALIKE, object)).tolist(), key=order) == first
+        assert sorted(rng.permutation(np.array(ALIKE, object)).tolist(), key=sort_key) == first
     numbers = [name for name in first if name.removeprefix("-").isdecimal()]
     assert first[: len(numbers)] == numbers and numbers[:4] == ["-01", "-1", "-0", "0"]
     assert numbers[4:10] == ["00", "001", "01", "1", "007", "7"]  # of one value, by letters
@@ -741,7 +741,7 @@ def test_no_two_names_have_the_same_place_in_the_order() -> None:
 HASHED = """
 import sys
 from peftsweep.config import DataConfig, SplitConfig
-from peftsweep.data.splits import cut
+from peftsweep.data.splits import split_table
 from peftsweep.data.labels import label_array, task_of
 from peftsweep.data.table import Table
 
@@ -751,7 +751,7 @@ table = Table("a", {"text": texts, "one": (names * 12)[:120], "all": joined[:120
 for labels in ("one", {"column": "all", "separator": ";"}):
     config = DataConfig.model_validate({"train": "a.csv", "text": "text", "labels": labels})
     task = task_of(config, table)
-    parts = cut(table, texts, label_array(config, table, task), SplitConfig(test=0.2), print)
+    parts = split_table(table, texts, label_array(config, table, task), SplitConfig(test=0.2), print)
     print(task, {name: part.rows for name, part in parts.items()})
 """
 

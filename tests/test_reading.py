@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from peftsweep.data.table import named
+from peftsweep.data.table import unique_names
 from tests.reading import ENDINGS, read, refused, told, written
 from tests.test_data import loaded, refusal
 
@@ -110,7 +110,7 @@ def test_columns_without_a_name_and_of_the_same_name_are_read_along(tmp_path: Pa
     ],
 )
 def test_each_column_has_a_name_of_its_own(header: list[str], names: list[str]) -> None:
-    assert named(header) == names
+    assert unique_names(header) == names
 
 
 def test_a_message_does_not_list_thousands_of_columns(tmp_path: Path) -> None:

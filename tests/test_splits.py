@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from peftsweep.config import SplitConfig
-from peftsweep.data.splits import cut
+from peftsweep.data.splits import split_table
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 
@@ -19,12 +19,17 @@ Rows = NDArray[np.int64]
 
 
 def parts(
-    texts: list[str], labels: NDArray[Any], said: list[str] | None = None, *, older: bool = False, **split: Any
+    texts: list[str], labels: NDArray[Any], said: list[str] | None = None, *, as_0_1: bool = False, **split: Any
 ) -> dict[str, Rows]:
     """The rows of each split."""
     table = Table("tweets.csv", {"place": list(range(len(texts)))}, list(range(1, len(texts) + 1)))
-    found = cut(
-        table, texts, labels, SplitConfig.model_validate(split), [].append if said is None else said.append, older=older
+    found = split_table(
+        table,
+        texts,
+        labels,
+        SplitConfig.model_validate(split),
+        [].append if said is None else said.append,
+        as_0_1=as_0_1,
     )
     return {name: np.array(part.column("place")) for name, part in found.items()}
 
@@ -69,7 +74,7 @@ def test_any_table_is_cut_into_splits_that_share_no_text_and_training_has_every_
         texts, labels = random_table(np.random.default_rng([number, seed]))
         said: list[str] = []
         split = SPLITS[number] | {"seed": seed}
-        found, drawn = parts(texts, labels, said, **split), parts(texts, labels, older=True, **split)
+        found, drawn = parts(texts, labels, said, **split), parts(texts, labels, as_0_1=True, **split)
         rows = np.concatenate(list(found.values()))
         assert len(set(rows.tolist())) == len(rows) and (len(rows) == len(texts) or "train" in split)
         assert all((part == np.sort(part)).all() for part in found.values())
@@ -101,7 +106,7 @@ def test_a_table_without_copies_is_cut_as_version_0_1_cut_it() -> None:
     rng = np.random.default_rng(0)
     for labels in (rng.choice(4, 200), (rng.random((200, 4)) < 0.3).astype(np.float32)):
         for split in SPLITS:
-            found, drawn = parts(texts, labels, **split), parts(texts, labels, older=True, **split)
+            found, drawn = parts(texts, labels, **split), parts(texts, labels, as_0_1=True, **split)
             assert found.keys() == drawn.keys() and all((found[name] == drawn[name]).all() for name in drawn)
 
 

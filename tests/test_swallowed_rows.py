@@ -24,7 +24,7 @@ ORDERS = [
 
 def doubts(path: Path, wanted: str = "text", **form: Any) -> list[str]:
     said: list[str] = []
-    data.read(str(path), "data.train", [wanted], data.Form(**form), said.append)
+    data.read_table(str(path), "data.train", [wanted], data.TextFormat(**form), said.append)
     return said
 
 

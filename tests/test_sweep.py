@@ -429,7 +429,7 @@ def test_a_study_that_version_0_1_began_goes_on_though_its_rows_would_be_cut_oth
     shown = PlainProgress(sys.stdout)
     assert here.run(study, trials=1, progress=shown).counts == {"complete": 1} and fingerprint != BEGUN
     peftsweep.retrain(study, seeds=2, top=1, storage=here.storage, tracking_uri=here.tracking_uri, progress=shown)
-    assert capsys.readouterr().out.count("the study goes on with the rows that it was begun with") == 2
+    assert capsys.readouterr().out.count("the study continues with the rows that an earlier version chose") == 2
 
 
 def multi_label(place: Home) -> dict[str, Any]:

@@ -103,9 +103,9 @@ def retrain(
 def _config(study: str, settings: list[str] | None) -> Any:
     """Load a study file. Mistakes in it, and in its data, are found before anything slow starts."""
     from peftsweep.config import load
-    from peftsweep.data import mistakes
+    from peftsweep.data import find_mistakes
 
-    return load(study, settings or (), check=mistakes)
+    return load(study, settings or (), check=find_mistakes)
 
 
 def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from peftsweep.data.checks import mistakes
 from peftsweep.data.dataset import Dataset, Split, load
-from peftsweep.data.decoding import Form
-from peftsweep.data.files import FORMATS, read
-from peftsweep.data.label_spelling import is_whole
-from peftsweep.data.parquet_files import arrow_table
-from peftsweep.data.row_filters import with_texts
+from peftsweep.data.decoding import TextFormat
+from peftsweep.data.early_checks import find_mistakes
+from peftsweep.data.files import FORMATS, read_table
+from peftsweep.data.label_spelling import is_valid_unicode
+from peftsweep.data.parquet_files import read_arrow_table
+from peftsweep.data.row_filters import with_checked_texts
 from peftsweep.data.table import Table
 
 __all__ = [
     "FORMATS",
     "Dataset",
-    "Form",
     "Split",
     "Table",
-    "arrow_table",
-    "is_whole",
+    "TextFormat",
+    "find_mistakes",
+    "is_valid_unicode",
     "load",
-    "mistakes",
-    "read",
-    "with_texts",
+    "read_arrow_table",
+    "read_table",
+    "with_checked_texts",
 ]

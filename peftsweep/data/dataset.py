@@ -11,17 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.config import DataConfig, LabelColumn, SplitConfig
-from peftsweep.data.checked_files import Rows, taken
-from peftsweep.data.decoding import Form
-from peftsweep.data.duplicates import COPY, deduplicated, grouped, several_labels, with_copies, without_leaks
-from peftsweep.data.files import read
+from peftsweep.data.check_cache import LabelledSplits, take
+from peftsweep.data.decoding import TextFormat
+from peftsweep.data.duplicates import (
+    NORMALISED_TEXT,
+    conflicting_labels_warning,
+    drop_copies,
+    merge_labels_of_copies,
+    with_normalised_texts,
+    without_leaks,
+)
+from peftsweep.data.files import read_table
 from peftsweep.data.hub import HUB, read_hub
-from peftsweep.data.labels import label_array, task_of, with_sets
-from peftsweep.data.row_filters import filtered, with_texts
-from peftsweep.data.splits import cut
-from peftsweep.data.suspect_labels import doubts
+from peftsweep.data.labels import label_array, task_of, with_label_sets
+from peftsweep.data.row_filters import filter_rows, with_checked_texts
+from peftsweep.data.splits import split_table
+from peftsweep.data.suspect_labels import label_warnings
 from peftsweep.data.table import Table
-from peftsweep.data.vocabulary import unknown
+from peftsweep.data.unknown_tokens import unknown_token_warning
 from peftsweep.errors import DataError
 from peftsweep.task import Labels, Task
 
@@ -58,24 +65,22 @@ class Dataset:
     validation_fingerprint: str
 
 
-def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, begun: str | None = None) -> Dataset:
+def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, resumed: str | None = None) -> Dataset:
     """Read, check, split and tokenise.
 
     Args:
         tokenizer: a `transformers` tokenizer.
         note: told what was left out.
         warn: told what may spoil the results.
-        begun: the fingerprint of a study that goes on. If it is that of the rows as version 0.1 read and cut them, and
-            this version would do it otherwise, they are read and cut so again.
+        resumed: the fingerprint of a study that is continued. If version 0.1 began the study and this version would
+            read or split its rows differently, they are read and split as in version 0.1.
 
     Raises:
         DataError: the first thing that is wrong, with file, column and rows.
     """
-    rows = _now_or_as_begun(config, note, warn, begun)
-    splits = {
-        name: _tokenised(config, table, rows.labels[name], tokenizer, note) for name, table in rows.tables.items()
-    }
-    if said := unknown(splits["train"].input_ids, tokenizer):
+    rows = _read_or_resume(config, note, warn, resumed)
+    splits = {name: _tokenise(config, table, rows.labels[name], tokenizer, note) for name, table in rows.tables.items()}
+    if said := unknown_token_warning(splits["train"].input_ids, tokenizer):
         warn(f"{rows.tables['train'].name}: column {config.text}: {said}")
     return Dataset(
         rows.task,
@@ -87,7 +92,9 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, begun: str
     )
 
 
-def labelled(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool = False) -> Rows:
+def label_splits(
+    config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, as_0_1: bool = False
+) -> LabelledSplits:
     """The splits and their labels.
 
     Args:
@@ -96,93 +103,96 @@ def labelled(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *
     Raises:
         DataError: the first thing that is wrong.
     """
-    tables = without_leaks(_splits(config, read, note, warn, older=older), note, warn)
-    task = task_of(config, tables["train"], older=older)
+    tables = without_leaks(_splits(config, read, note, warn, as_0_1=as_0_1), note, warn)
+    task = task_of(config, tables["train"], as_0_1=as_0_1)
     if len(config.label_columns) == 1:
         (column,) = config.label_columns
-        for doubt in doubts(task, column):
+        for doubt in label_warnings(task, column):
             warn(f"{tables['train'].name}: column {column}: {doubt}")
-    labels = {name: label_array(config, table, task, older=older) for name, table in tables.items()}
-    _check_classes(task, tables, labels, warn)
-    return Rows(task, tables, labels)
+    labels = {name: label_array(config, table, task, as_0_1=as_0_1) for name, table in tables.items()}
+    _check_every_label_occurs(task, tables, labels, warn)
+    return LabelledSplits(task, tables, labels)
 
 
-def _now_or_as_begun(config: DataConfig, note: Say, warn: Say, begun: str | None) -> Rows:
-    older: Rows | None = None
+def _read_or_resume(config: DataConfig, note: Say, warn: Say, resumed: str | None) -> LabelledSplits:
+    as_0_1: LabelledSplits | None = None
     try:
-        if checked := taken(config):
+        if checked := take(config):
             rows = checked.tell(note, warn)
         else:
-            rows = labelled(config, _read(config, note, warn), note, warn)
+            rows = label_splits(config, _read(config, note, warn), note, warn)
     except DataError:  # such as a filter that keeps no row today
-        if (older := _as_begun(config, begun)) is None:
+        if (as_0_1 := _as_stored(config, resumed)) is None:
             raise
     else:
-        if begun in (None, rows.fingerprint()) or (older := _as_begun(config, begun)) is None:
+        if resumed in (None, rows.fingerprint()) or (as_0_1 := _as_stored(config, resumed)) is None:
             return rows
     warn(
-        f"{config.name}: the study goes on with the rows that it was begun with by an earlier version, which let "
-        "copies of a text fall into several splits, gave true and false other names, or kept other rows by a filter; "
-        "a new study is better"
+        f"{config.name}: the study continues with the rows that an earlier version chose for it. That version put "
+        "copies of a text into several splits, gave true and false other names, or kept other rows by a filter; a new "
+        "study is better"
     )
-    return older
+    return as_0_1
 
 
-def _as_begun(config: DataConfig, fingerprint: str | None) -> Rows | None:
+def _as_stored(config: DataConfig, fingerprint: str | None) -> LabelledSplits | None:
     """The rows as version 0.1 read and cut them, if they are those of that fingerprint."""
-    rows = None if fingerprint is None else as_older(config)
+    rows = None if fingerprint is None else load_as_0_1(config)
     return rows if rows is not None and rows.fingerprint() == fingerprint else None
 
 
-def as_older(config: DataConfig, read: dict[str, Table] | None = None) -> Rows | None:
+def load_as_0_1(config: DataConfig, read: dict[str, Table] | None = None) -> LabelledSplits | None:
     """The rows as version 0.1 read and cut them; None where they were wrong to it.
 
     Args:
         read: the tables of the files, as this version reads them; only Parquet was read otherwise.
     """
     with contextlib.suppress(DataError):
-        if read is None or any(getattr(config, key).lower().endswith(".parquet") for key in files(config)):
-            read = _read(config, silent, silent, older=True)
-        return labelled(config, read, silent, silent, older=True)
+        if read is None or any(getattr(config, key).lower().endswith(".parquet") for key in file_keys(config)):
+            read = _read(config, ignore, ignore, as_0_1=True)
+        return label_splits(config, read, ignore, ignore, as_0_1=True)
     return None
 
 
-def silent(text: str) -> None:
+def ignore(text: str) -> None:
     """It is said elsewhere: when the study began, or when its data are loaded."""
 
 
-def _read(config: DataConfig, note: Say, warn: Say, *, older: bool = False) -> dict[str, Table]:
-    tables = read_hub(config, wanted(config), note) if is_of_hub(config) else {}
-    return tables | {split: read_file(config, key, warn, older=older) for key, split in files(config).items()}
+def _read(config: DataConfig, note: Say, warn: Say, *, as_0_1: bool = False) -> dict[str, Table]:
+    tables = read_hub(config, used_columns(config), note) if is_on_hub(config) else {}
+    return tables | {split: read_file(config, key, warn, as_0_1=as_0_1) for key, split in file_keys(config).items()}
 
 
-def is_of_hub(config: DataConfig) -> bool:
+def is_on_hub(config: DataConfig) -> bool:
     return config.source is not None and config.source.startswith(HUB)
 
 
-def files(config: DataConfig) -> dict[str, str]:
+def file_keys(config: DataConfig) -> dict[str, str]:
     """The keys of the section `data` that name files, and the split that each is for."""
     splits = {"source": "train", "train": "train", "validation": "validation", "test": "test"}
     given = {key: split for key, split in splits.items() if getattr(config, key) is not None}
-    return {key: split for key, split in given.items() if key != "source" or not is_of_hub(config)}
+    return {key: split for key, split in given.items() if key != "source" or not is_on_hub(config)}
 
 
-def wanted(config: DataConfig) -> list[str]:
+def used_columns(config: DataConfig) -> list[str]:
     """The columns that the study reads."""
     return list(dict.fromkeys([config.text, *config.label_columns, *config.filter]))
 
 
-def read_file(config: DataConfig, key: str, warn: Say, *, older: bool = False) -> Table:
-    form = Form(config.encoding, config.quoting)
-    return read(getattr(config, key), f"data.{key}", wanted(config), form, warn, older=older)
+def read_file(config: DataConfig, key: str, warn: Say, *, as_0_1: bool = False) -> Table:
+    form = TextFormat(config.encoding, config.quoting)
+    return read_table(getattr(config, key), f"data.{key}", used_columns(config), form, warn, as_0_1=as_0_1)
 
 
-def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, older: bool) -> dict[str, Table]:
+def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, as_0_1: bool) -> dict[str, Table]:
     """The splits as tables, by name, their texts checked."""
     whole = {
-        name: with_texts(filtered(table, config.filter, note, older=older), config.text) for name, table in read.items()
+        name: with_checked_texts(filter_rows(table, config.filter, note, as_0_1=as_0_1), config.text)
+        for name, table in read.items()
     }
-    tables = {name: kept(config, table, whole.values(), note, warn, older=older) for name, table in whole.items()}
+    tables = {
+        name: merge_copies(config, table, whole.values(), note, warn, as_0_1=as_0_1) for name, table in whole.items()
+    }
     if config.split is None and "validation" in tables:
         return _in_order(tables)
     split, source = config.split or SplitConfig(), tables.pop("train")
@@ -190,33 +200,33 @@ def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *,
         if name in tables and getattr(split, name) is not None:
             note(f"data.split: {name} is cut from {config.source}'s training split; its own is not used")
             del tables[name]
-    if not older:
+    if not as_0_1:
         source = without_leaks({"train": source} | tables, note, warn)["train"]
-    labels = label_array(config, source, task_of(config, source, older=older), older=older)
-    return _in_order(tables | cut(source, source.column(COPY), labels, split, note, older=older))
+    labels = label_array(config, source, task_of(config, source, as_0_1=as_0_1), as_0_1=as_0_1)
+    return _in_order(tables | split_table(source, source.column(NORMALISED_TEXT), labels, split, note, as_0_1=as_0_1))
 
 
-def kept(
-    config: DataConfig, table: Table, others: Iterable[Table], note: Say, warn: Say, *, older: bool = False
+def merge_copies(
+    config: DataConfig, table: Table, others: Iterable[Table], note: Say, warn: Say, *, as_0_1: bool = False
 ) -> Table:
     """The rows of a source that stay, before it is cut: one of each text, if the study says so.
 
     Args:
         others: all tables of the study: by them it is seen how lists of labels are written.
     """
-    table = with_copies(with_sets(config, table, others), older=older)
+    table = with_normalised_texts(with_label_sets(config, table, others), as_0_1=as_0_1)
     if isinstance(config.labels, LabelColumn) and config.labels.grouped:
-        return grouped(table, note)
-    if said := several_labels(config, table):
+        return merge_labels_of_copies(table, note)
+    if said := conflicting_labels_warning(config, table):
         warn(f"{table.name}: {said}")
-    return deduplicated(table, config.label_columns, note) if config.drop_duplicates else table
+    return drop_copies(table, config.label_columns, note) if config.drop_duplicates else table
 
 
 def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
     return {name: tables[name] for name in ("train", "validation", "test") if name in tables}
 
 
-def _check_classes(task: Task, tables: dict[str, Table], labels: dict[str, Labels], warn: Say) -> None:
+def _check_every_label_occurs(task: Task, tables: dict[str, Table], labels: dict[str, Labels], warn: Say) -> None:
     for name, table in tables.items():
         counts = labels[name].sum(axis=0) if task.multi_label else np.bincount(labels[name], minlength=len(task.labels))
         absent = [label for label, count in zip(task.labels, counts, strict=True) if count == 0]
@@ -229,7 +239,7 @@ def _check_classes(task: Task, tables: dict[str, Table], labels: dict[str, Label
             )
 
 
-def _tokenised(config: DataConfig, table: Table, labels: Labels, tokenizer: Any, note: Say) -> Split:
+def _tokenise(config: DataConfig, table: Table, labels: Labels, tokenizer: Any, note: Say) -> Split:
     texts: list[str] = table.column(config.text)
     input_ids: list[NDArray[np.int64]] = []
     for start in range(0, len(texts), CHUNK):

@@ -10,23 +10,23 @@ from pathlib import Path
 
 from peftsweep.data.encoding_guess import (
     WINDOWS,
-    escaped,
-    likely,
+    excerpt,
+    is_same_encoding,
+    iso2022,
+    kind_of_binary,
+    likely_encodings,
+    looks_western,
     mostly_utf8,
-    no_text,
-    same,
     sample_of,
-    shown,
-    western,
-    wide,
+    utf16_or_utf32,
 )
 from peftsweep.errors import DataError
 from peftsweep.system import plain_files
 
 WESTERN = ("latin-1", "cp1252", "iso8859-15")  # in which bytes of any encoding are some text
-MOST = 1 << 32  # bytes: the whole text is held in memory, and each of its fields once more
+MAX_BYTES = 1 << 32  # bytes: the whole text is held in memory, and each of its fields once more
 # The longer ones first: UTF-32's mark begins with UTF-16's.
-MARKS = {
+BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF8: "utf-8-sig",
@@ -36,7 +36,7 @@ MARKS = {
 
 
 @dataclass(frozen=True)
-class Form:
+class TextFormat:
     """How CSV, TSV and JSONL files are written, and how a person would say that it is another way.
 
     Attributes:
@@ -54,15 +54,15 @@ class Form:
     plain: str = "; if quotation marks mean nothing in this file: data.quoting: false"
 
 
-class Undecodable(Exception):  # noqa: N818
+class DecodingError(Exception):
     """Bytes that the encoding does not know.
 
     Attributes:
         before: the text up to them, and one letter for them, as they may open their row.
     """
 
-    def __init__(self, error: UnicodeDecodeError, raw: bytes, form: Form) -> None:
-        own, seen = _mark(raw), bytes(error.object)
+    def __init__(self, error: UnicodeDecodeError, raw: bytes, form: TextFormat) -> None:
+        own, seen = _encoding_of_mark(raw), bytes(error.object)
         encoding = own or form.encoding
         self.before = seen[: error.start].decode(encoding, "replace").removeprefix("\ufeff") + "\ufffd"
         self.what = (
@@ -70,9 +70,9 @@ class Undecodable(Exception):  # noqa: N818
         )
         if own is not None:
             self.what += ", which the mark at its beginning says it is; save it again"
-        elif same(encoding, "utf-8") and mostly_utf8(raw):
+        elif is_same_encoding(encoding, "utf-8") and mostly_utf8(raw):
             self.what += ", though most of the file is; mend that row"
-        elif names := likely(raw, encoding):
+        elif names := likely_encodings(raw, encoding):
             self.what += f"; if the file is in another encoding, name it: {advice(raw, names, form)}"
         else:
             self.what += f"; mend that row, or name the file's encoding: {form.decode}…"
@@ -84,7 +84,7 @@ class Undecodable(Exception):  # noqa: N818
         return DataError(f"{name}: {f'row {row}' if row else 'the header'} has {self.what}")
 
 
-def decoded(path: Path, name: str, form: Form) -> tuple[str, list[str]]:
+def decode_file(path: Path, name: str, form: TextFormat) -> tuple[str, list[str]]:
     """A file's text, a mark at its beginning left out; and what is doubtful about its encoding.
 
     Raises:
@@ -92,53 +92,55 @@ def decoded(path: Path, name: str, form: Form) -> tuple[str, list[str]]:
         DataError: it is no text, looks like UTF-16 that is read as something else, or is too large.
     """
     try:
-        raw = plain_files.read(path, MOST)
+        raw = plain_files.read(path, MAX_BYTES)
     except ValueError as error:
         raise DataError(f"{name}: {error}, which text is not read from; write it as Parquet") from error
-    encoding = _mark(raw) or form.encoding
-    if (what := no_text(raw)) is not None:
+    encoding = _encoding_of_mark(raw) or form.encoding
+    if (what := kind_of_binary(raw)) is not None:
         raise DataError(f"{name} is no text but {what}")
-    if encoding != _mark(raw) and (own := wide(raw)) is not None and not _fits(encoding, own):
+    if encoding != _encoding_of_mark(raw) and (own := utf16_or_utf32(raw)) is not None and not _fits(encoding, own):
         raise DataError(f"{name}: its bytes look like {own}, without a mark that says so; name it: {form.decode}{own}")
     try:
         text = raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise Undecodable(error, raw, form) from error
-    return text, list(_doubts(raw, encoding, form))
+        raise DecodingError(error, raw, form) from error
+    return text, list(_warnings(raw, encoding, form))
 
 
 def _fits(encoding: str, own: str) -> bool:
     """Whether a file of that encoding is read by this one, which may leave the order of bytes to the machine."""
-    return same(encoding, own) or (
-        same(encoding, own[:6]) and own.endswith("le" if sys.byteorder == "little" else "be")
+    return is_same_encoding(encoding, own) or (
+        is_same_encoding(encoding, own[:6]) and own.endswith("le" if sys.byteorder == "little" else "be")
     )
 
 
-def _doubts(raw: bytes, encoding: str, form: Form) -> Iterator[str]:
-    if own := escaped(raw, encoding):
+def _warnings(raw: bytes, encoding: str, form: TextFormat) -> Iterator[str]:
+    if own := iso2022(raw, encoding):
         yield f"its letters stand behind escapes, as {own} writes them; if so: {advice(raw, [own], form)}"
-    if raw.isascii() or encoding == _mark(raw) or same(encoding, "utf-8"):
+    if raw.isascii() or encoding == _encoding_of_mark(raw) or is_same_encoding(encoding, "utf-8"):
         return
     if mostly_utf8(raw):
         yield f"most of its characters beyond ASCII are UTF-8, and read as {encoding}; if so: {form.decode}utf-8"
-    elif not any(same(encoding, name) for name in WESTERN) or not (names := likely(raw, encoding)):
+    elif not any(is_same_encoding(encoding, name) for name in WESTERN) or not (
+        names := likely_encodings(raw, encoding)
+    ):
         return
-    elif not western(sample_of(raw)):
-        yield f"read as {encoding}, it looks like no text: {shown(raw, encoding)}; try {advice(raw, names, form)}"
-    elif same(encoding, "latin-1") and (controls := set(raw) & set(WINDOWS)):
+    elif not looks_western(sample_of(raw)):
+        yield f"read as {encoding}, it looks like no text: {excerpt(raw, encoding)}; try {advice(raw, names, form)}"
+    elif is_same_encoding(encoding, "latin-1") and (controls := set(raw) & set(WINDOWS)):
         yield (
             f"bytes such as 0x{min(controls):x} are control characters in latin-1; if it is from Windows: "
             f"{advice(raw, names, form)}"
         )
 
 
-def advice(raw: bytes, names: Sequence[str], form: Form) -> str:
+def advice(raw: bytes, names: Sequence[str], form: TextFormat) -> str:
     """Encodings in a message, with words as they would be read."""
     if names == ["utf-8"]:
         return f"{form.decode}utf-8"
-    first, *others = [f"{name} (it then reads {shown(raw, name)})" for name in names]
+    first, *others = [f"{name} (it then reads {excerpt(raw, name)})" for name in names]
     return f"{form.decode}{first}" + "".join(f", or {other}" for other in others)
 
 
-def _mark(raw: bytes) -> str | None:
-    return next((encoding for mark, encoding in MARKS.items() if raw.startswith(mark)), None)
+def _encoding_of_mark(raw: bytes) -> str | None:
+    return next((encoding for mark, encoding in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)

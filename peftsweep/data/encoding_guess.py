@@ -65,12 +65,12 @@ FEW = 8  # bytes, of which nothing can be told
 NULS = 64  # bytes to a zero of UTF-16, which ends of lines and marks between fields have in any language
 
 
-def no_text(raw: bytes) -> str | None:
+def kind_of_binary(raw: bytes) -> str | None:
     """What a file is that is no text, with what to do about it."""
     return next((what for start, what in OTHERS.items() if raw.startswith(start)), None)
 
 
-def wide(raw: bytes) -> str | None:
+def utf16_or_utf32(raw: bytes) -> str | None:
     """The encoding of two or four bytes a character that the file is in, though no mark at its beginning says so: by
     the places of its zeros."""
     counts = [raw[place::4].count(0) for place in range(4)]
@@ -86,10 +86,10 @@ def wide(raw: bytes) -> str | None:
     return "utf-16-le" if odd > 0.9 * total else "utf-16-be" if even > 0.9 * total else None
 
 
-def escaped(raw: bytes, encoding: str) -> str | None:
+def iso2022(raw: bytes, encoding: str) -> str | None:
     """The encoding, other than this one, whose letters are ASCII behind an escape: UTF-8 reads it as other text."""
-    names = [name for escape, name in ESCAPES.items() if escape in raw and not same(encoding, name)]
-    return next((name for name in names if _reads(raw, name)), None)
+    names = [name for escape, name in ESCAPES.items() if escape in raw and not is_same_encoding(encoding, name)]
+    return next((name for name in names if _can_decode(raw, name)), None)
 
 
 def mostly_utf8(raw: bytes) -> bool:
@@ -99,22 +99,22 @@ def mostly_utf8(raw: bytes) -> bool:
     return len(beyond) - broken > 2 * broken
 
 
-def likely(raw: bytes, encoding: str) -> list[str]:
+def likely_encodings(raw: bytes, encoding: str) -> list[str]:
     """Encodings other than this one that are worth trying, the likeliest first: UTF-8 if it fits; Windows' for the
     west, or latin-1 where no byte is Windows' alone, if the text then looks western; else what the bytes look like.
     All of them read the whole file."""
     if mostly_utf8(raw):
-        return [] if same(encoding, "utf-8") else ["utf-8"]
+        return [] if is_same_encoding(encoding, "utf-8") else ["utf-8"]
     found = []
     sample = sample_of(raw)
-    if western(sample):
+    if looks_western(sample):
         found.append("cp1252" if set(raw) & set(WINDOWS) else "latin-1")
-    if not found or set(sample) & set(RARE) or not western(sample, strict=True):
-        found += _guessed(sample)
-    return [name for name in dict.fromkeys(found) if not same(encoding, name) and _reads(raw, name)]
+    if not found or set(sample) & set(RARE) or not looks_western(sample, strict=True):
+        found += _guess(sample)
+    return [name for name in dict.fromkeys(found) if not is_same_encoding(encoding, name) and _can_decode(raw, name)]
 
 
-def western(raw: bytes, *, strict: bool = False) -> bool:
+def looks_western(raw: bytes, *, strict: bool = False) -> bool:
     """Whether the text looks like one of western Europe if it is read as cp1252: letters with accents stand alone or in
     pairs among others, or in any number if one language has all of them, and signs such as ¿ or ³ at the ends of words.
     So do a few bytes, of which nothing is told.
@@ -141,7 +141,7 @@ def _of_one_language(run: str) -> bool:
     return any(letters <= alphabet for alphabet in ALPHABETS)
 
 
-def _guessed(sample: bytes) -> list[str]:
+def _guess(sample: bytes) -> list[str]:
     found = charset_normalizer.from_bytes(sample, threshold=CHAOS, cp_isolation=USUAL, enable_fallback=False)
     alike = ({match.encoding, *match.could_be_from_charset} for match in itertools.islice(found, GUESSES))
     return [name for names in alike for name in [name for name in USUAL if name in names][:1]]
@@ -159,7 +159,7 @@ def sample_of(raw: bytes) -> bytes:
     return b"".join(lines)
 
 
-def shown(raw: bytes, encoding: str) -> str:
+def excerpt(raw: bytes, encoding: str) -> str:
     """Some words of the file in this encoding, by which a person sees whether it is the right one."""
     lines = re.split(rb"[\r\n]", sample_of(raw)) if not raw.isascii() else [raw[raw.find(b"\x1b") :]]
     line = max(lines, key=lambda line: len({byte for byte in line[:WORDS] if byte > 127}))[:WORDS]
@@ -169,12 +169,12 @@ def shown(raw: bytes, encoding: str) -> str:
     return quoted(text[begin : begin + 30])
 
 
-def same(encoding: str, name: str) -> bool:
+def is_same_encoding(encoding: str, name: str) -> bool:
     """Whether the two are names of one encoding."""
     return codecs.lookup(encoding) == codecs.lookup(name)
 
 
-def _reads(raw: bytes, encoding: str) -> bool:
+def _can_decode(raw: bytes, encoding: str) -> bool:
     try:
         raw.decode(encoding)
     except UnicodeDecodeError:

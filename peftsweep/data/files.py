@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftsweep.data.decoding import Form, Undecodable, decoded
-from peftsweep.data.delimited import read_delimited
+from peftsweep.data.csv_files import read_delimited
+from peftsweep.data.decoding import DecodingError, TextFormat, decode_file
 from peftsweep.data.parquet_files import read_parquet
 from peftsweep.data.table import Table, missing_columns
 from peftsweep.errors import DataError
@@ -22,15 +22,15 @@ FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
 LINE = re.compile(r"\r\n|\r|\n")  # not the ends of lines that JSON's own texts may have in them
 
 
-def read(
+def read_table(
     place: str,
     key: str,
     wanted: Sequence[str],
-    form: Form,
+    form: TextFormat,
     warn: Callable[[str], object],
     *,
     whole: bool = False,
-    older: bool = False,
+    as_0_1: bool = False,
 ) -> Table:
     """Read the wanted columns of a file.
 
@@ -39,18 +39,18 @@ def read(
         key: of the study file, or an option, for messages.
         warn: told of another encoding, or of quotation marks, that the file seems to have.
         whole: all its columns; None where a row of JSONL has not the column of another.
-        older: as version 0.1 read it; see `read_parquet`.
+        as_0_1: as version 0.1 read it; see `read_parquet`.
 
     Raises:
         DataError: no such file or column, a broken file, broken bytes (with the row), or no rows at all.
     """
     try:
-        path = _path(place, key)
+        path = _checked_path(place, key)
         doubts: list[str] = []
         if _ending(path) == ".parquet":
-            table = read_parquet(path, place, wanted, whole, older=older)
+            table = read_parquet(path, place, wanted, whole, as_0_1=as_0_1)
         elif _ending(path) == ".jsonl":
-            table, doubts = _jsonl(path, place, wanted, whole, form)
+            table, doubts = _read_jsonl(path, place, wanted, whole, form)
         else:
             table, doubts = read_delimited(path, place, wanted, whole, form)
         for doubt in doubts:
@@ -62,7 +62,7 @@ def read(
     return table
 
 
-def _path(place: str, key: str) -> Path:
+def _checked_path(place: str, key: str) -> Path:
     path = packaged(place, key, DataError) if place.startswith(PACKAGE) else names.path(place, key, DataError)
     if not path.exists():
         raise DataError(f"{key}: {word(place, PATH)} is not there{did_you_mean_file(path)}")
@@ -75,10 +75,10 @@ def _path(place: str, key: str) -> Path:
     return path
 
 
-def stamp(place: str) -> tuple[int, ...] | None:
+def file_stamp(place: str) -> tuple[int, ...] | None:
     """What changes as soon as a file at a place of `read` is written anew or replaced; None if there is none."""
     try:
-        found = _path(place, "").stat()
+        found = _checked_path(place, "").stat()
     except (OSError, DataError):
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -88,11 +88,11 @@ def _ending(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form) -> tuple[Table, list[str]]:
+def _read_jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form: TextFormat) -> tuple[Table, list[str]]:
     records: dict[int, dict[str, Any]] = {}
     try:
-        text, doubts = decoded(path, name, form)
-    except Undecodable as error:
+        text, doubts = decode_file(path, name, form)
+    except DecodingError as error:
         raise error.told(name, len(LINE.findall(error.before)) + 1) from error
     for number, line in enumerate(LINE.split(text), start=1):
         if not line.strip():

@@ -26,7 +26,7 @@ def read_hub(config: DataConfig, wanted: Sequence[str], note: Callable[[str], ob
         DataError: no such dataset, subset or column; gated; the hub cannot be reached; no split for training.
     """
     assert config.source is not None
-    found = _fetched(config.source.removeprefix(HUB), config)
+    found = _fetch(config.source.removeprefix(HUB), config)
     tables = {}
     for ours, theirs in SPLITS.items():
         split = next((split for split in theirs if split in found), None)
@@ -41,7 +41,7 @@ def read_hub(config: DataConfig, wanted: Sequence[str], note: Callable[[str], ob
     return tables
 
 
-def _fetched(name: str, config: DataConfig) -> Any:
+def _fetch(name: str, config: DataConfig) -> Any:
     from datasets import load_dataset
     from datasets.utils.logging import disable_progress_bar
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -55,14 +55,14 @@ def _fetched(name: str, config: DataConfig) -> Any:
             unreachable = isinstance(error, ConnectionError)  # then the branch may be in the hub's cache
             if not unreachable and not any(text in str(error) for text in SCRIPTED):
                 raise
-            return load_dataset(_converted(name, config, local=unreachable), trust_remote_code=False)
+            return load_dataset(_fetch_parquet_branch(name, config, local=unreachable), trust_remote_code=False)
     except DataError:
         raise
     except Exception as error:  # a dozen kinds, from HTTP to Arrow
-        raise DataError(f"data.source: {config.source}: {_explained(error, name, config)}") from error
+        raise DataError(f"data.source: {config.source}: {_explain(error, name, config)}") from error
 
 
-def _converted(name: str, config: DataConfig, *, local: bool) -> str:
+def _fetch_parquet_branch(name: str, config: DataConfig, *, local: bool) -> str:
     """A subset's folder in the hub's parquet branch, fetched into the hub's cache (`local`: only looked up there)."""
     from huggingface_hub import list_repo_files, snapshot_download
 
@@ -91,7 +91,7 @@ def _no_subset(config: DataConfig, subsets: Sequence[str]) -> str:
     return f"{which}; name one of these as data.subset: {', '.join(subsets)}"
 
 
-def _explained(error: Exception, name: str, config: DataConfig) -> str:
+def _explain(error: Exception, name: str, config: DataConfig) -> str:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionNotFoundError
 
@@ -129,15 +129,15 @@ def _table(name: str, split: Any, wanted: Sequence[str]) -> Table:
 
 def _column(name: str, column: str, split: Any) -> list[Any]:
     try:
-        return _named(split.features[column], list(split[column]))
+        return _with_class_names(split.features[column], list(split[column]))
     except Exception as error:  # of types that Python has not, or that take a library to read
         why = f"{type(error).__name__}: {shortened(str(error), 200)}".splitlines()[0]
         raise DataError(f"{name}: column {column} cannot be read: {why}") from error
 
 
-def _named(feature: Any, values: list[Any]) -> list[Any]:
+def _with_class_names(feature: Any, values: list[Any]) -> list[Any]:
     """Class numbers by their names, where the dataset has names for them, in lists too."""
     names, inside = getattr(feature, "names", None), getattr(feature, "feature", None)
     if getattr(inside, "names", None):
-        return [None if several is None else _named(inside, list(several)) for several in values]
+        return [None if several is None else _with_class_names(inside, list(several)) for several in values]
     return [names[value] if isinstance(value, int) and value >= 0 else None for value in values] if names else values

@@ -18,14 +18,19 @@ USUAL_IN_NAMES = re.compile(r"[\s._:'’‐‑–—-]+|.*\w.*", re.DOTALL)  # t
 NUMERIC = re.compile(r"[\s\d]*")
 
 
-def joins(names: Sequence[str]) -> tuple[str, list[str]] | None:
+def find_separator(names: Sequence[str]) -> tuple[str, list[str]] | None:
     """The mark by which most of the names look joined, and the names that it joins."""
     some = names[:: math.ceil(len(names) / MOST_NAMES)]
-    found = [(mark, parts, joined) for mark in _marks(some) for parts, joined in [_joined(some, mark)] if joined]
+    found = [
+        (mark, parts, joined)
+        for mark in _candidate_separators(some)
+        for parts, joined in [_compounds(some, mark)]
+        if joined
+    ]
     if not found:
         return None
     mark, _, joined = max(found, key=lambda found: _fitness(*found))
-    return mark, joined if len(some) == len(names) else _joined(names, mark)[1] or joined
+    return mark, joined if len(some) == len(names) else _compounds(names, mark)[1] or joined
 
 
 def _fitness(mark: str, parts: Mapping[str, Sequence[str]], joined: Sequence[str]) -> tuple[int, int, int]:
@@ -33,7 +38,7 @@ def _fitness(mark: str, parts: Mapping[str, Sequence[str]], joined: Sequence[str
     return len(joined), -sum(map(len, {part for name in joined for part in parts[name]})), -len(mark)
 
 
-def made_of_others(parts: Mapping[str, Sequence[str]], names: Sequence[str], mark: str = "") -> list[str]:
+def compound_names(parts: Mapping[str, Sequence[str]], names: Sequence[str], mark: str = "") -> list[str]:
     """The names that have several parts which other names have too, if they look like several labels each.
 
     They do if some name joins names that stand alone, or if most of all names are such. Marks that are usual in names
@@ -51,22 +56,24 @@ def made_of_others(parts: Mapping[str, Sequence[str]], names: Sequence[str], mar
     shared = [name for name in several if mark in RARE_IN_NAMES or all(seen[part] > 1 for part in parts[name])]
     most = 2 * len(shared) >= len(names)
     if mark and USUAL_IN_NAMES.fullmatch(mark):
-        told = len(alone) == len(several) > 0 or (most and (2 * len(alone) >= len(several) or _mixed(parts, several)))
+        told = len(alone) == len(several) > 0 or (
+            most and (2 * len(alone) >= len(several) or _parts_change_places(parts, several))
+        )
     else:
         told = bool(alone) or most
     return (shared or alone) if told else []
 
 
-def _joined(names: Sequence[str], mark: str) -> tuple[dict[str, list[str]], list[str]]:
+def _compounds(names: Sequence[str], mark: str) -> tuple[dict[str, list[str]], list[str]]:
     parts = {name: [part.strip() for part in name.split(mark)] for name in names}
     if not mark.isspace() and USUAL_IN_NAMES.fullmatch(mark):  # 0-10, 1.5, 10:30
         parts = {name: [name] if all(map(NUMERIC.fullmatch, own)) else own for name, own in parts.items()}
     if mark.isspace():
         parts = {name: list(filter(None, own)) for name, own in parts.items()}
-    return parts, made_of_others(parts, names, mark)
+    return parts, compound_names(parts, names, mark)
 
 
-def _mixed(parts: Mapping[str, Sequence[str]], several: Sequence[str]) -> bool:
+def _parts_change_places(parts: Mapping[str, Sequence[str]], several: Sequence[str]) -> bool:
     places: dict[str, set[int]] = {}
     for name in several:
         for place, part in enumerate(parts[name]):
@@ -74,7 +81,7 @@ def _mixed(parts: Mapping[str, Sequence[str]], several: Sequence[str]) -> bool:
     return 3 * sum(len(own) > 1 for own in places.values()) >= len(places) <= len(several)
 
 
-def _marks(names: Sequence[str]) -> list[str]:
+def _candidate_separators(names: Sequence[str]) -> list[str]:
     """What stands between parts, the most frequent first."""
     found: Counter[str] = Counter()
     for name in names:

@@ -24,7 +24,7 @@ SPACES = "\t\n\r\v\f"
 DIFFERENCE = "case, spaces or characters that look alike"
 
 
-def class_name(value: Any, *, older: bool = False) -> str | None:
+def class_name(value: Any, *, as_0_1: bool = False) -> str | None:
     """The class that a cell names; None where it names none. A class has one name whatever the file's format is.
 
     So what CSV can only spell has the name of what other formats have a type for: 1, 1.0, "1.0" and "+1" are `1`;
@@ -32,13 +32,13 @@ def class_name(value: Any, *, older: bool = False) -> str | None:
     is itself: "007", "1E6", "1_000".
 
     Args:
-        older: as version 0.1 named it, to which true was `1`, and "True" a name like any other.
+        as_0_1: as version 0.1 named it, to which true was `1`, and "True" a name like any other.
     """
     if isinstance(value, np.generic):
         value = float(str(value)) if isinstance(value, np.floating) else value.item()  # 0.1 of 32 bits is 0.1
     if isinstance(value, str):
-        return _name_of_text(value.strip(), older=older)
-    if isinstance(value, bool) and not older:
+        return _name_of_text(value.strip(), as_0_1=as_0_1)
+    if isinstance(value, bool) and not as_0_1:
         return BOOLEANS[value]
     if isinstance(value, int):
         return str(int(value))
@@ -46,13 +46,13 @@ def class_name(value: Any, *, older: bool = False) -> str | None:
         return None
     if value == int(value):
         return str(int(value))
-    return None if older else str(value)
+    return None if as_0_1 else str(value)
 
 
-def _name_of_text(text: str, *, older: bool) -> str | None:
-    if not text or not is_whole(text):
+def _name_of_text(text: str, *, as_0_1: bool) -> str | None:
+    if not text or not is_valid_unicode(text):
         return None
-    if older:
+    if as_0_1:
         name = OLDER.sub(r"\1", text) if OLDER.fullmatch(text) else text
         return "0" if name == "-0" != text else name
     if text.lower() in BOOLEANS:
@@ -63,7 +63,7 @@ def _name_of_text(text: str, *, older: bool) -> str | None:
     return str(int(number)) if math.isfinite(number) and number == int(number) else text
 
 
-def is_whole(text: str) -> bool:
+def is_valid_unicode(text: str) -> bool:
     """Whether it has no half of a surrogate pair. JSON can spell one, bytes of a command that are no UTF-8 become some,
     and no tokenizer and no file takes them."""
     try:
@@ -73,18 +73,18 @@ def is_whole(text: str) -> bool:
     return True
 
 
-def seen(name: str) -> str:
+def visible_form(name: str) -> str:
     """The name without what a person hardly sees: case, spaces, how letters are encoded, what is not drawn."""
     letters = unicodedata.normalize("NFKC", name).casefold()
     plain = (" " if letter in SPACES or unicodedata.category(letter)[0] == "Z" else letter for letter in letters)
-    return " ".join("".join(letter for letter in plain if not _unseen(letter)).split())
+    return " ".join("".join(letter for letter in plain if not _is_invisible(letter)).split())
 
 
-def _unseen(letter: str) -> bool:
+def _is_invisible(letter: str) -> bool:
     return unicodedata.category(letter) in UNSEEN or FILLERS.match(letter) is not None
 
 
-def side_by_side(names: Iterable[str]) -> str:
+def distinguishable(names: Iterable[str]) -> str:
     """Names in a message, written out where they would look the same."""
     names = list(names)
     shown = " and ".join(map(quoted, names))
@@ -92,7 +92,7 @@ def side_by_side(names: Iterable[str]) -> str:
     return shown.encode("ascii", "backslashreplace").decode() if same else shown
 
 
-def order(name: str) -> tuple[bool, float, str]:
+def sort_key(name: str) -> tuple[bool, float, str]:
     """Whole numbers by value, then names by letters. No two names are equal: numbers of one value stand in the order of
     their letters, `01` before `1`, in any process."""
     number = name.removeprefix("-").isdecimal()

@@ -8,24 +8,39 @@ from typing import Any
 import numpy as np
 
 from peftsweep.config import DataConfig, LabelColumn
-from peftsweep.data.label_spelling import BOOLEANS, DIFFERENCE, FLAGS, class_name, is_missing, order, seen, side_by_side
-from peftsweep.data.list_cells import in_cells, names_in, one_each, torn, written_out
-from peftsweep.data.suspect_labels import joined
+from peftsweep.data.label_spelling import (
+    BOOLEANS,
+    DIFFERENCE,
+    FLAGS,
+    class_name,
+    distinguishable,
+    is_missing,
+    sort_key,
+    visible_form,
+)
+from peftsweep.data.list_cells import (
+    are_all_written_lists,
+    is_written_list,
+    label_names,
+    read_cells,
+    read_single_labels,
+)
+from peftsweep.data.suspect_labels import warn_of_joined_labels
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.task import Labels, Task
 
 PAIRS = (("0", "1"), BOOLEANS)
-SETS = "\0sets"  # a second column of labels, as they were read
-LONGEST = 10_000  # characters of a name: the database gives back no longer one
+LABEL_SETS = "\0sets"  # a second column of labels, as they were read
+MAX_NAME_LENGTH = 10_000  # characters of a name: the database gives back no longer one
 
 
-def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
+def task_of(config: DataConfig, train: Table, *, as_0_1: bool = False) -> Task:
     """What is to be predicted: several columns of zeros and ones, one column of all labels, or one of classes.
 
     Args:
-        older: see `class_name`.
+        as_0_1: see `class_name`.
 
     Raises:
         DataError: an empty class, one class or label alone, or one whose name is too long.
@@ -35,31 +50,31 @@ def task_of(config: DataConfig, train: Table, *, older: bool = False) -> Task:
         _check_short(train, columns)
         return Task("multi-label", tuple(columns))
     if several := _holds_several(config, train):
-        names = {label for labels in _sets(config, train) for label in labels}
+        names = {label for labels in _label_sets(config, train) for label in labels}
     else:
-        names = set(_classes(train, columns[0], older=older))
-        if not older and not names.isdisjoint(BOOLEANS) and names <= FLAGS.keys():
+        names = set(_classes(train, columns[0], as_0_1=as_0_1))
+        if not as_0_1 and not names.isdisjoint(BOOLEANS) and names <= FLAGS.keys():
             names = {BOOLEANS[FLAGS[name]] for name in names}
     if len(names) < 2:
         what = f"one {'label' if several else 'class'} alone ({quoted(names.pop())})" if names else "no label at all"
         raise DataError(f"{train.name}: column {columns[0]} has {what}: nothing to tell apart")
     _check_short(train, names)
-    return Task("multi-label" if several else "single-label", tuple(sorted(names, key=order)))
+    return Task("multi-label" if several else "single-label", tuple(sorted(names, key=sort_key)))
 
 
 def _check_short(train: Table, names: Iterable[str]) -> None:
-    if long := [name for name in names if len(name) > LONGEST]:
+    if long := [name for name in names if len(name) > MAX_NAME_LENGTH]:
         raise DataError(
-            f"{train.name}: the name of a class or label has {len(max(long, key=len)):,} characters, and {LONGEST:,} "
-            f"are the most ({quoted(long[0])}): are data.text and data.labels exchanged?"
+            f"{train.name}: the name of a class or label has {len(max(long, key=len)):,} characters, but at most "
+            f"{MAX_NAME_LENGTH:,} are allowed ({quoted(long[0])}): are data.text and data.labels swapped?"
         )
 
 
-def label_array(config: DataConfig, table: Table, task: Task, *, older: bool = False) -> Labels:
+def label_array(config: DataConfig, table: Table, task: Task, *, as_0_1: bool = False) -> Labels:
     """float32 [n, C] of zeros and ones, or int64 [n] of classes.
 
     Args:
-        older: see `class_name`.
+        as_0_1: see `class_name`.
 
     Raises:
         DataError: a label that is neither 0 nor 1, or a class or label that training has not; with the rows.
@@ -71,13 +86,13 @@ def label_array(config: DataConfig, table: Table, task: Task, *, older: bool = F
     if task.labels in PAIRS and not task.multi_label:
         numbers = FLAGS  # another file may have the other of the two
     if task.multi_label:
-        sets = _sets(config, table)
+        sets = _label_sets(config, table)
         _check_known(table, columns[0], numbers, sets)
         found = np.zeros((len(table), len(numbers)), dtype=np.float32)
         for row, labels in enumerate(sets):
             found[row, [numbers[label] for label in labels]] = 1
         return found
-    classes = _classes(table, columns[0], older=older)
+    classes = _classes(table, columns[0], as_0_1=as_0_1)
     _check_known(table, columns[0], numbers, [[name] for name in classes])
     return np.array([numbers[label] for label in classes], dtype=np.int64)
 
@@ -86,11 +101,11 @@ def _check_known(table: Table, column: str, known: dict[str, int], sets: Sequenc
     strange = [(i, label) for i, labels in enumerate(sets) for label in labels if label not in known]
     if strange:
         rows = list(dict.fromkeys(i for i, _ in strange))
-        near = {seen(name): name for name in known}
-        twin = next(([label, near[seen(label)]] for _, label in strange if seen(label) in near), None)
-        hint = f"; {side_by_side(twin)} differ by {DIFFERENCE}" if twin else ""
+        near = {visible_form(name): name for name in known}
+        twin = next(([label, near[visible_form(label)]] for _, label in strange if visible_form(label) in near), None)
+        hint = f"; {distinguishable(twin)} differ by {DIFFERENCE}" if twin else ""
         raise DataError(
-            f"{table.name}: column {column}: {_listed([label for _, label in strange])} in {table.numbers(rows)}: no "
+            f"{table.name}: column {column}: {_examples([label for _, label in strange])} in {table.numbers(rows)}: no "
             f"row for training has it{hint}"
         )
 
@@ -103,7 +118,7 @@ def _holds_several(config: DataConfig, table: Table) -> bool:
     return any(isinstance(value, list | tuple) for value in table.column(first))
 
 
-def with_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> Table:
+def with_label_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> Table:
     """The table with the labels of each row, if one column holds all of them: read before it is cut, for how a cell is
     to be read is seen from the others.
 
@@ -115,53 +130,53 @@ def with_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) ->
     """
     if not _holds_several(config, table):
         return table
-    return Table(table.name, table.columns | {SETS: _sets(config, table, others)}, table.rows)
+    return Table(table.name, table.columns | {LABEL_SETS: _label_sets(config, table, others)}, table.rows)
 
 
 def row_labels(table: Table, columns: Sequence[str]) -> list[tuple[str | None, ...]]:
     """What each row has in place of labels, to be compared with other rows, whether that may stand there or not."""
-    if SETS in table.columns:
-        return [tuple(sorted(labels)) for labels in table.columns[SETS]]
+    if LABEL_SETS in table.columns:
+        return [tuple(sorted(labels)) for labels in table.columns[LABEL_SETS]]
     return list(zip(*([class_name(value) for value in table.column(column)] for column in columns), strict=True))
 
 
-def _sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> list[list[str]]:
+def _label_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> list[list[str]]:
     """The labels of each row."""
-    if SETS in table.columns:
-        return table.columns[SETS]
+    if LABEL_SETS in table.columns:
+        return table.columns[LABEL_SETS]
     (column,) = config.label_columns
     values = table.column(column)
     separator = config.labels.separator if isinstance(config.labels, LabelColumn) else None
-    if separator is not None and written_out(values, separator):
+    if separator is not None and are_all_written_lists(values, separator):
         raise DataError(
-            f"{table.name}: column {column}: each cell is a list in brackets, such as {_listed(values[:1])}: to read "
+            f"{table.name}: column {column}: each cell is a list in brackets, such as {_examples(values[:1])}: to read "
             f"it as one, leave the separator out: labels: {{column: {column}}}"
         )
-    if separator is not None and (lists := [i for i, value in enumerate(values) if torn(value, separator)]):
-        others = [value for value in values if not torn(value, separator)]
-        parted = any(cell is not None and len(cell) > 1 for cell in in_cells(others, separator))
-        readable = not parted and None not in in_cells(values, None)
+    if separator is not None and (lists := [i for i, value in enumerate(values) if is_written_list(value, separator)]):
+        others = [value for value in values if not is_written_list(value, separator)]
+        parted = any(cell is not None and len(cell) > 1 for cell in read_cells(others, separator))
+        readable = not parted and None not in read_cells(values, None)
         mend = f"leave it out: labels: {{column: {column}}}" if readable else "write them as in the other rows"
         raise DataError(
-            f"{table.name}: column {column}: {_listed([values[i] for i in lists])} in {table.numbers(lists)}: lists "
+            f"{table.name}: column {column}: {_examples([values[i] for i in lists])} in {table.numbers(lists)}: lists "
             f"that are written out are not parted by a separator ({quoted(separator)}); {mend}"
         )
     grouped = isinstance(config.labels, LabelColumn) and config.labels.grouped
     elsewhere = [cell for other in others for cell in other.column(column)]
-    cells = one_each(values) if grouped and separator is None else in_cells(values, separator, elsewhere)
-    found = [None if cell is None else names_in(cell) for cell in cells]
+    cells = read_single_labels(values) if grouped and separator is None else read_cells(values, separator, elsewhere)
+    found = [None if cell is None else label_names(cell) for cell in cells]
     if wrong := [i for i, labels in enumerate(found) if labels is None]:
         expected = f"labels parted by {quoted(separator)}"
         if grouped:
-            expected = "a name or a number for each row"
+            expected = "a name or a number in each row"
         elif separator is None:
             expected = (
                 "a list, such as ['joy', 'anger'], written as in the other rows; if a mark parts its labels, name "
             )
             expected += f'it: labels: {{column: {column}, separator: ";"}}'
         raise DataError(
-            f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: expected "
-            f"{expected}"
+            f"{table.name}: column {column}: {_examples([values[i] for i in wrong])} in {table.numbers(wrong)}: "
+            f"expected {expected}"
         )
     if all(FLAGS.keys() >= set(labels or ()) for labels in found):
         sizes = {len(cell or ()) for cell, value in zip(cells, values, strict=True) if not is_missing(value)}
@@ -180,32 +195,33 @@ def _flags(table: Table, column: str) -> list[int]:
     wrong = [i for i, flag in enumerate(flags) if flag < 0]
     if wrong:
         raise DataError(
-            f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: of "
+            f"{table.name}: column {column}: {_examples([values[i] for i in wrong])} in {table.numbers(wrong)}: of "
             "several label columns, each holds 0 or 1"
         )
     return flags
 
 
-def _classes(table: Table, column: str, *, older: bool) -> list[str]:
+def _classes(table: Table, column: str, *, as_0_1: bool) -> list[str]:
     values = table.column(column)
-    classes = [class_name(value, older=older) for value in values]
+    classes = [class_name(value, as_0_1=as_0_1) for value in values]
     wrong = [i for i, label in enumerate(classes) if label is None]
     if wrong:
+        hint = _hint_at_joined_labels([label for label in classes if label is not None], column)
         raise DataError(
-            f"{table.name}: column {column}: {_listed([values[i] for i in wrong])} in {table.numbers(wrong)}: expected "
-            f"a name or a number for each row{_also([label for label in classes if label is not None], column)}"
+            f"{table.name}: column {column}: {_examples([values[i] for i in wrong])} in {table.numbers(wrong)}: "
+            f"expected a name or a number in each row{hint}"
         )
     return [label for label in classes if label is not None]
 
 
-def _also(classes: Sequence[str], column: str) -> str:
+def _hint_at_joined_labels(classes: Sequence[str], column: str) -> str:
     """That the other classes look joined, where they do: then the empty cells may be right."""
-    task = Task("single-label", tuple(sorted(set(classes), key=order)))
-    said = list(joined(task, column)) if classes else []
+    task = Task("single-label", tuple(sorted(set(classes), key=sort_key)))
+    said = list(warn_of_joined_labels(task, column)) if classes else []
     return "".join(f"; {doubt}" for doubt in said) + ("; an empty cell is a text without labels then" if said else "")
 
 
-def _listed(values: Sequence[Any]) -> str:
+def _examples(values: Sequence[Any]) -> str:
     """Up to three of the values, as they stand in the file."""
     found = list(dict.fromkeys("empty" if value in (None, "") else quoted(value) for value in values[:1000]))
     return ", ".join(found[:3]) + (", …" if len(found) > 3 else "")

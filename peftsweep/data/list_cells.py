@@ -30,7 +30,9 @@ BARE = re.compile(rf"(?![{QUOTES}])[^,;|\[\](){{}}\"\r\n]+(?<![{QUOTES}])")
 BLOCK = re.compile(r"\s*(?:[-*•][ \t]+\S[^\r\n]*\s*)+")  # YAML's, an entry a line
 
 
-def in_cells(cells: Sequence[Any], separator: str | None, elsewhere: Sequence[Any] = ()) -> list[Sequence[Any] | None]:
+def read_cells(
+    cells: Sequence[Any], separator: str | None, elsewhere: Sequence[Any] = ()
+) -> list[Sequence[Any] | None]:
     """What stands in each cell of a column that holds all labels of a text, empty entries and repeated ones too; None
     where a cell cannot be read so.
 
@@ -43,21 +45,23 @@ def in_cells(cells: Sequence[Any], separator: str | None, elsewhere: Sequence[An
         elsewhere: the same column's cells in the study's other files, which say it where no cell here is a list.
     """
     if separator is not None:
-        return [_parted(cell, separator) for cell in cells]
+        return [_split(cell, separator) for cell in cells]
     if any(isinstance(cell, list | tuple) for cell in cells):
         return [[] if is_missing(cell) else cell if isinstance(cell, list | tuple) else None for cell in cells]
-    found = list(map(_listed, cells))
+    found = list(map(_parse_cell, cells))
     usual, proven = (
-        _way(zip(cells, found, strict=True)) or _way((cell, _listed(cell)) for cell in elsewhere) or ("", False)
+        _usual_bracket(zip(cells, found, strict=True))
+        or _usual_bracket((cell, _parse_cell(cell)) for cell in elsewhere)
+        or ("", False)
     )
-    return [_as_others(cell, own, usual, proven) for cell, own in zip(cells, found, strict=True)]
+    return [_read_like_others(cell, own, usual, proven) for cell, own in zip(cells, found, strict=True)]
 
 
-def _listed(cell: Any) -> list[Any] | None:
-    return listed(cell) if isinstance(cell, str) and not is_missing(cell) else None
+def _parse_cell(cell: Any) -> list[Any] | None:
+    return parse_list(cell) if isinstance(cell, str) and not is_missing(cell) else None
 
 
-def _way(cells: Iterable[tuple[Any, list[Any] | None]]) -> tuple[str, bool] | None:
+def _usual_bracket(cells: Iterable[tuple[Any, list[Any] | None]]) -> tuple[str, bool] | None:
     """The bracket that most of the lists have, and whether all are lists beyond doubt, and have it; None of no lists.
 
     Args:
@@ -65,47 +69,47 @@ def _way(cells: Iterable[tuple[Any, list[Any] | None]]) -> tuple[str, bool] | No
     """
     written = [(cell, own) for cell, own in cells if own is not None]
     lists = [cell for cell, own in written if own] or [cell for cell, _ in written]
-    kinds = Counter(map(_kind, lists))
+    kinds = Counter(map(_bracket_of, lists))
     usual = max(kinds, key=lambda kind: kinds[kind], default=None)
-    return None if usual is None else (usual, len(kinds) == 1 and all(map(certain, lists)))
+    return None if usual is None else (usual, len(kinds) == 1 and all(map(is_surely_list, lists)))
 
 
-def one_each(cells: Sequence[Any]) -> list[Sequence[Any]]:
+def read_single_labels(cells: Sequence[Any]) -> list[Sequence[Any]]:
     """The same of a column in which each cell has one label, or a list of them that is no text."""
     return [[] if is_missing(cell) else cell if isinstance(cell, list | tuple) else [cell] for cell in cells]
 
 
-def _as_others(cell: Any, own: list[Any] | None, usual: str, proven: bool) -> list[Any] | None:
+def _read_like_others(cell: Any, own: list[Any] | None, usual: str, proven: bool) -> list[Any] | None:
     if is_missing(cell):
         return []
     if own is not None:
-        return own if not own or _kind(cell) == usual else None
+        return own if not own or _bracket_of(cell) == usual else None
     return [cell] if proven and isinstance(cell, str) and BARE.fullmatch(cell.strip()) else None
 
 
-def _parted(cell: Any, separator: str) -> Sequence[Any]:
+def _split(cell: Any, separator: str) -> Sequence[Any]:
     if is_missing(cell):
         return []
     return cell.split(separator) if isinstance(cell, str) else cell if isinstance(cell, list | tuple) else [cell]
 
 
-def written_out(cells: Sequence[Any], separator: str) -> bool:
+def are_all_written_lists(cells: Sequence[Any], separator: str) -> bool:
     """Whether the cells of a column with a separator are lists all the same: all stand in brackets, and quotation marks
     or halves of brackets show that the names do not."""
     texts = [cell for cell in cells if not is_missing(cell)]
     if not texts or not all(isinstance(cell, str) and _enclosed(cell) for cell in texts):
         return False
-    return any(certain(cell) or not all(map(_balanced, cell.split(separator))) for cell in texts)
+    return any(is_surely_list(cell) or not all(map(_balanced, cell.split(separator))) for cell in texts)
 
 
-def torn(cell: Any, separator: str) -> bool:
+def is_written_list(cell: Any, separator: str) -> bool:
     """Whether a cell of a column with a separator is a list all the same: quotation marks right behind its bracket, or
     a function's name before it, show that it is no name in brackets, and it has several entries or is cut by the
     separator."""
     if not isinstance(cell, str):
         return False
     text = _unwrapped(cell.strip())
-    entries = listed(text)
+    entries = parse_list(text)
     if _enclosed(text):
         sure = QUOTED.match(text[1:-1].strip()) is not None
     else:
@@ -113,7 +117,7 @@ def torn(cell: Any, separator: str) -> bool:
     return sure and (len(entries or ()) > 1 or not all(map(_balanced, text.split(separator))))
 
 
-def _kind(text: str) -> str:
+def _bracket_of(text: str) -> str:
     """The bracket of a written list, or the name of the function in whose place it stands."""
     text = text.lstrip(' "')
     if text[0] in (*PAIRS, "-", "*", "•"):
@@ -122,7 +126,7 @@ def _kind(text: str) -> str:
     return {"set": "{", "frozenset": "{", "tuple": "("}.get(name, "[" if name.endswith("array") else "c")
 
 
-def certain(text: str) -> bool:
+def is_surely_list(text: str) -> bool:
     """Whether a written list is no name in brackets: it has quotation marks around a name, nothing in it, or a
     function's name before it."""
     text = text.strip()
@@ -130,13 +134,13 @@ def certain(text: str) -> bool:
     return not _enclosed(text) or not inside or QUOTED.match(inside) is not None
 
 
-def names_in(parts: Sequence[Any]) -> list[str] | None:
+def label_names(parts: Sequence[Any]) -> list[str] | None:
     """The labels that the entries of a list name, none twice; None if one names none."""
     names = [class_name(part) for part in parts if not is_missing(part)]
     return None if None in names else list(dict.fromkeys(name for name in names if name is not None))
 
 
-def listed(text: str) -> list[Any] | None:
+def parse_list(text: str) -> list[Any] | None:
     """The entries of a list that is written out; None where the text is none.
 
     Read are the lists of JSON and Python (tuples and sets, too), numpy, R, PostgreSQL and Java, YAML's `[a, b]` and its
@@ -144,10 +148,10 @@ def listed(text: str) -> list[Any] | None:
     """
     text = text.strip()
     if (inner := _unwrapped(text)) != text:
-        return _json(text, str) or (listed(inner) if _unwrapped(inner) == inner else None)
+        return _json(text, str) or (parse_list(inner) if _unwrapped(inner) == inner else None)
     if call := CALL.fullmatch(text):
         inner = call[1].strip()
-        return [] if inner in ("", "0") else listed(inner) if _enclosed(inner) else _tokens(inner)
+        return [] if inner in ("", "0") else parse_list(inner) if _enclosed(inner) else _tokens(inner)
     if _enclosed(text):
         return _inside(text)
     if BLOCK.fullmatch(text):
@@ -183,7 +187,7 @@ def _json(text: str, kind: type = list) -> list[Any] | None:
     except ValueError:
         return None
     if kind is str:
-        return listed(found) if isinstance(found, str) else None
+        return parse_list(found) if isinstance(found, str) else None
     return found if isinstance(found, list) else None
 
 
@@ -245,27 +249,27 @@ def _balanced(text: str) -> bool:
     return all(text.count(first) == text.count(last) for first, last in PAIRS.items())
 
 
-def pieces(names: Iterable[str]) -> list[str]:
+def list_fragments(names: Iterable[str]) -> list[str]:
     """Names that look like a list's first or last part (`[joy` and `anger]`), or like an entry with its quotation marks
     (`'joy'`). A mark at one end proves nothing as long as no name has its other half: `:)`, `11"`, `Diabetes (type 1)`.
     """
     names = list(names)
-    ends = {name: _lone_ends(name) for name in names}
+    ends = {name: _unmatched_ends(name) for name in names}
     halves = {first for first, _ in ends.values()} & {last for _, last in ends.values()} - {""}
     found = {name for name in names if halves.intersection(ends[name]) or _in_quotes(name)}
     return [name for name in names if name in found or _enclosed(name)] if found else []
 
 
-def halves(names: Iterable[str]) -> list[str]:
+def bracket_halves(names: Iterable[str]) -> list[str]:
     """Those pieces that are halves of a bracket around words: even a few of them show that a list was cut."""
-    return [name for name in pieces(names) if not _balanced(name) and any(map(str.isalnum, name))]
+    return [name for name in list_fragments(names) if not _balanced(name) and any(map(str.isalnum, name))]
 
 
 def _in_quotes(name: str) -> bool:
     return len(name) > 1 and name[0] in QUOTES and name[-1] in QUOTES
 
 
-def _lone_ends(name: str) -> tuple[str, str]:
+def _unmatched_ends(name: str) -> tuple[str, str]:
     """The closing mark that a name's first mark lacks, and its last one that lacks an opening one; empty for none."""
     if not name or _in_quotes(name):
         return "", ""

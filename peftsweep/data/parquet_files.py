@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from peftsweep.data.table import Table, places
+from peftsweep.data.table import Table, column_positions
 from peftsweep.errors import DataError
 from peftsweep.safe_text.quoting import shortened
 from peftsweep.system import plain_files
@@ -23,24 +23,24 @@ NARROW: dict[type[pyarrow.Scalar], type[np.floating[Any]]]
 NARROW = {pyarrow.HalfFloatScalar: np.float16, pyarrow.FloatScalar: np.float32}
 
 
-def read_parquet(path: Path, name: str, wanted: Sequence[str], whole: bool, *, older: bool = False) -> Table:
+def read_parquet(path: Path, name: str, wanted: Sequence[str], whole: bool, *, as_0_1: bool = False) -> Table:
     """The wanted columns (whole: all).
 
     Args:
-        older: numbers of few bits as version 0.1 read them: 0.9 of 32 bits as 0.8999999761581421.
+        as_0_1: numbers of few bits as version 0.1 read them: 0.9 of 32 bits as 0.8999999761581421.
 
     Raises:
         DataError: not a whole Parquet file, no such column, broken text.
     """
-    table = arrow_table(path, name, None if whole else wanted)
+    table = read_arrow_table(path, name, None if whole else wanted)
     columns = {
-        column: list(_values(table.column(place), name, older=older))
-        for column, place in places(name, wanted, table.column_names, whole).items()
+        column: list(_values(table.column(place), name, as_0_1=as_0_1))
+        for column, place in column_positions(name, wanted, table.column_names, whole).items()
     }
     return Table(name, columns, list(range(1, table.num_rows + 1)))
 
 
-def arrow_table(path: Path, name: str, wanted: Sequence[str] | None = None) -> pyarrow.Table:
+def read_arrow_table(path: Path, name: str, wanted: Sequence[str] | None = None) -> pyarrow.Table:
     """The file, or these columns of it.
 
     Raises:
@@ -51,7 +51,7 @@ def arrow_table(path: Path, name: str, wanted: Sequence[str] | None = None) -> p
         file = parquet.ParquetFile(path)
         _check_size(file.metadata, name)
         if wanted is not None:
-            places(name, wanted, file.schema_arrow.names, False)
+            column_positions(name, wanted, file.schema_arrow.names, False)
         return _whole(file, wanted, name)
     except (pyarrow.ArrowException, UnicodeDecodeError, ValueError, OverflowError) as error:
         why = shortened((str(error) or type(error).__name__).splitlines()[0], 200)
@@ -94,10 +94,10 @@ def _unpacked(batch: pyarrow.RecordBatch) -> int:
     return sum(each.nbytes for each in columns)
 
 
-def _values(column: pyarrow.ChunkedArray, name: str, *, older: bool) -> Iterator[Any]:
+def _values(column: pyarrow.ChunkedArray, name: str, *, as_0_1: bool) -> Iterator[Any]:
     for number, value in enumerate(column, start=1):
         try:
-            yield _plain(value, older=older)
+            yield _plain(value, as_0_1=as_0_1)
         except UnicodeDecodeError as error:
             broken = error.object[error.start : error.start + 1].hex()
             raise DataError(
@@ -105,10 +105,10 @@ def _values(column: pyarrow.ChunkedArray, name: str, *, older: bool) -> Iterator
             ) from error
 
 
-def _plain(value: pyarrow.Scalar, *, older: bool = False) -> Any:
+def _plain(value: pyarrow.Scalar, *, as_0_1: bool = False) -> Any:
     """In Python, or as Arrow writes it where Python has no such value: a moment of the year 100,000."""
     try:
-        if older:
+        if as_0_1:
             return value.as_py()
         if isinstance(value, pyarrow.DictionaryScalar) and value.is_valid:
             return _plain(value.value)

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peftsweep.config import Filter
-from peftsweep.data.label_spelling import BOOLEANS, FLAGS, WHOLE, class_name, is_missing, is_whole
+from peftsweep.data.label_spelling import BOOLEANS, FLAGS, WHOLE, class_name, is_missing, is_valid_unicode
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 
 Say = Callable[[str], object]
 
 
-def filtered(table: Table, filters: Mapping[str, Filter], note: Say, *, older: bool = False) -> Table:
+def filter_rows(table: Table, filters: Mapping[str, Filter], note: Say, *, as_0_1: bool = False) -> Table:
     """The rows that pass all filters. A row without a number does not pass a comparison; how many those were is said.
 
     Args:
-        older: those that passed in version 0.1, which compared texts with texts and numbers with numbers alone.
+        as_0_1: those that passed in version 0.1, which compared texts with texts and numbers with numbers alone.
 
     Raises:
         DataError: no row passes.
@@ -28,7 +28,7 @@ def filtered(table: Table, filters: Mapping[str, Filter], note: Say, *, older: b
         numbers = [_number(value) for value in values]
         equal = _equal(values, numbers, rule.equals)
         kept = [i for i, number in enumerate(numbers) if equal[i] and _within(number, rule)]
-        if older:
+        if as_0_1:
             kept = [i for i, value in enumerate(values) if _passed(value, rule)]
         if not kept:
             raise DataError(f"{table.name}: no row is left by data.filter.{column}")
@@ -90,7 +90,7 @@ def _number(value: Any) -> float | None:
     return None if math.isnan(number) or (isinstance(value, str) and "_" in value) else number
 
 
-def with_texts(table: Table, column: str) -> Table:
+def with_checked_texts(table: Table, column: str) -> Table:
     """The table, its texts being texts.
 
     Raises:
@@ -104,7 +104,7 @@ def with_texts(table: Table, column: str) -> Table:
     if other:
         kind = type(texts[other[0]]).__name__
         raise DataError(f"{table.name}: column {column}: {kind} instead of text in {table.numbers(other)}")
-    if broken := [i for i, text in enumerate(texts) if not is_whole(text)]:
+    if broken := [i for i, text in enumerate(texts) if not is_valid_unicode(text)]:
         raise DataError(f"{table.name}: column {column}: broken characters in {table.numbers(broken)}")
     return Table(table.name, table.columns | {TEXT: texts}, table.rows)
 

@@ -15,21 +15,21 @@ from peftsweep.task import Labels, stratified_sample
 
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
-Places = NDArray[np.int64]  # [n], the part of each row
+PartOfRow = NDArray[np.int64]  # [n], the part of each row
 # How much a size counts against the rows of one label, pass by pass. Labels first: at a half, a text may move although
 # a size suffers. Each later pass makes sizes dearer, so that they come back by the moves that harm labels least. In the
 # last one no number of labels outweighs a row, so that only sizes that cannot be held stay off.
-PASSES = (0.5, 1, 8, 64, 1e6)
+SIZE_WEIGHTS = (0.5, 1, 8, 64, 1e6)
 
 
-def cut(
+def split_table(
     table: Table,
     texts: Sequence[str],
     labels: Labels,
     split: SplitConfig,
     note: Callable[[str], object],
     *,
-    older: bool = False,
+    as_0_1: bool = False,
 ) -> dict[str, Table]:
     """The table's splits by name: train, validation and, if it is asked for, test.
 
@@ -41,14 +41,14 @@ def cut(
 
     Args:
         texts: of the rows, by which copies are told.
-        older: as version 0.1 did it: as the rows were drawn.
+        as_0_1: as version 0.1 did it: as the rows were drawn.
 
     Raises:
         DataError: the sizes ask for more rows than there are, or each label has one text alone, so that none is left
             for validation or test.
     """
-    drawn = _drawn(table.name, labels, split)
-    places = drawn if older else _mended(drawn, texts, labels, split.seed)
+    drawn = _draw(table.name, labels, split)
+    places = drawn if as_0_1 else _repair(drawn, texts, labels, split.seed)
     parts = {}
     for part, name in enumerate(PARTS):
         asked, rows = int((drawn == part).sum()), np.flatnonzero(places == part)
@@ -67,7 +67,7 @@ def cut(
     return parts
 
 
-def _drawn(name: str, labels: Labels, split: SplitConfig) -> Places:
+def _draw(name: str, labels: Labels, split: SplitConfig) -> PartOfRow:
     """Rows by label alone: first those of the test, then of validation, then of training if it has a size."""
     places = np.full(len(labels), TRAIN)
     left = np.arange(len(labels))
@@ -92,26 +92,26 @@ def _drawn(name: str, labels: Labels, split: SplitConfig) -> Places:
     return places
 
 
-def _mended(drawn: Places, texts: Sequence[str], labels: Labels, seed: int) -> Places:
+def _repair(drawn: PartOfRow, texts: Sequence[str], labels: Labels, seed: int) -> PartOfRow:
     """The places of rows, copies brought together and every label in training."""
     first: dict[str, int] = {}
     placed = ((text, place) for text, place in zip(texts, drawn.tolist(), strict=True) if place != UNUSED)
     torn = any(first.setdefault(text, place) != place for text, place in placed)
-    if not torn and not len(_untrained(drawn, labels)):
+    if not torn and not len(_labels_missing_in_training(drawn, labels)):
         return drawn
-    found = _Texts(drawn, texts, labels, seed)
-    for label in _untrained(found.places(), labels):
+    found = _TextMover(drawn, texts, labels, seed)
+    for label in _labels_missing_in_training(found.places(), labels):
         found.train(label)
     for part in (VALIDATION, TEST):
         if (drawn == part).any():
             found.fill(part)
-    for weight in PASSES:
+    for weight in SIZE_WEIGHTS:
         while found.balance(weight):
             pass
     return found.places()
 
 
-def _untrained(places: Places, labels: Labels) -> list[int]:
+def _labels_missing_in_training(places: PartOfRow, labels: Labels) -> list[int]:
     """Labels that some row has, but none for training."""
     trained = labels[places == TRAIN]
     if labels.ndim == 1:
@@ -119,7 +119,7 @@ def _untrained(places: Places, labels: Labels) -> list[int]:
     return [int(label) for label in np.flatnonzero(labels.any(axis=0) & ~trained.any(axis=0))]
 
 
-class _Texts:
+class _TextMover:
     """Texts, each with all its rows in one part: where most of them were drawn, or else the first of them.
 
     Attributes:
@@ -132,7 +132,7 @@ class _Texts:
         order: the order in which texts are moved: those with few copies first, by chance among equals.
     """
 
-    def __init__(self, drawn: Places, texts: Sequence[str], labels: Labels, seed: int) -> None:
+    def __init__(self, drawn: PartOfRow, texts: Sequence[str], labels: Labels, seed: int) -> None:
         copies: dict[str, list[int]] = {}
         for row, text in enumerate(texts):
             copies.setdefault(text, []).append(row)
@@ -158,7 +158,7 @@ class _Texts:
         shuffled = np.random.default_rng(seed).permutation(len(self.rows)).tolist()
         self.order = sorted(shuffled, key=lambda text: len(self.rows[text]))
 
-    def places(self) -> Places:
+    def places(self) -> PartOfRow:
         found = self.drawn.copy()
         for rows, part in zip(self.rows, self.parts, strict=True):
             found[rows] = part

@@ -8,20 +8,20 @@ from typing import Any
 
 import yaml
 
-from peftsweep.data.joined_labels import joins, made_of_others
-from peftsweep.data.label_spelling import DIFFERENCE, seen, side_by_side
-from peftsweep.data.list_cells import certain, halves, listed, names_in, pieces
+from peftsweep.data.joined_labels import compound_names, find_separator
+from peftsweep.data.label_spelling import DIFFERENCE, distinguishable, visible_form
+from peftsweep.data.list_cells import bracket_halves, is_surely_list, label_names, list_fragments, parse_list
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.task import Task
 
 MISSING = ("nan", "null", "none", "n/a", "na", "<na>", "nat", "nil", "(null)", "\\n", "undefined", "?")
 EXCEL = ("#n/a", "#na", "#value!", "#ref!", "#name?", "#div/0!", "#null!", "#num!")
-SHOWN = 3  # groups of classes that look alike
-MANY = 20  # numbers with fractions: more than grades or versions have
+MAX_SHOWN = 3  # groups of classes that look alike
+MANY_FRACTIONS = 20  # numbers with fractions: more than grades or versions have
 FRACTION = re.compile(r"-?\d+\.\d+(e-\d+)?")
 
 
-def doubts(task: Task, column: str) -> Iterator[str]:
+def label_warnings(task: Task, column: str) -> Iterator[str]:
     """Sentences about the classes of one column.
 
     Args:
@@ -33,39 +33,43 @@ def doubts(task: Task, column: str) -> Iterator[str]:
         yield f"the {what} {', '.join(missing)} looks like a missing label; if it is, remove its rows"
     if column in task.labels:
         yield f"{quoted(column)} is a class, too; if the header stands in the file again, remove that row"
-    if said := _alike(task.labels):
+    if said := _warn_of_lookalikes(task.labels):
         yield said
-    if len(fractions := [label for label in task.labels if FRACTION.fullmatch(label)]) > MANY:
+    if len(fractions := [label for label in task.labels if FRACTION.fullmatch(label)]) > MANY_FRACTIONS:
         yield (
             f"{len(fractions):,} classes are numbers such as {quoted(fractions[0])}; if it is a measure, cut it into a "
             "few ranges"
         )
-    yield from joined(task, column)
+    yield from warn_of_joined_labels(task, column)
 
 
-def _alike(names: Sequence[str]) -> str | None:
+def _warn_of_lookalikes(names: Sequence[str]) -> str | None:
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(seen(name), []).append(name)
+        found.setdefault(visible_form(name), []).append(name)
     groups = [own for own in found.values() if len(own) > 1]
     if not groups:
         return None
-    shown = ", ".join(side_by_side(own) for own in groups[:SHOWN])
-    more = f" and {len(groups) - SHOWN:,} more" if len(groups) > SHOWN else ""
+    shown = ", ".join(distinguishable(own) for own in groups[:MAX_SHOWN])
+    more = f" and {len(groups) - MAX_SHOWN:,} more" if len(groups) > MAX_SHOWN else ""
     return f"{shown}{more} are classes of their own, and differ by {DIFFERENCE}"
 
 
-def joined(task: Task, column: str) -> Iterator[str]:
+def warn_of_joined_labels(task: Task, column: str) -> Iterator[str]:
     """Whether the names look like several labels each, or like pieces of such."""
     names = task.labels
-    lists = {name: entries for name in names if (entries := names_in(listed(name) or [])) is not None and entries}
-    if not any(len(entries) > 1 or certain(name) for name, entries in lists.items()):
+    lists = {
+        name: entries for name in names if (entries := label_names(parse_list(name) or [])) is not None and entries
+    }
+    if not any(len(entries) > 1 or is_surely_list(name) for name, entries in lists.items()):
         lists = {}  # (internal), [deleted]: names in brackets
-    if 2 * len(lists) >= len(names) or made_of_others({name: lists.get(name, [name]) for name in names}, names):
+    if 2 * len(lists) >= len(names) or compound_names({name: lists.get(name, [name]) for name in names}, names):
         yield _advice(task, "lists of labels", list(lists), {"column": column})
-    elif 2 * len(broken := pieces(names)) >= len(names) or (task.multi_label and (broken := halves(names))):
+    elif 2 * len(broken := list_fragments(names)) >= len(names) or (
+        task.multi_label and (broken := bracket_halves(names))
+    ):
         yield f"{_count(task, broken)} look like pieces of lists, such as {quoted(broken[0])}; {_list_hint(column)}"
-    elif (found := joins(names)) is not None:
+    elif (found := find_separator(names)) is not None:
         separator, those = found
         yield _advice(task, f"labels joined by {separator!r}", those, {"column": column, "separator": separator})
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 BREAK = re.compile(r"\r\n|\r|\n")
-MOST = 0.8  # of the rows in such a cell, which look like other rows of the file
-MANY = 6  # lines, which no text has that all begin, or all end, with the name of a class
+MIN_SHARE = 0.8  # of the rows in such a cell, which look like other rows of the file
+MANY_LINES = 6  # lines, which no text has that all begin, or all end, with the name of a class
 
 
-def lines_of(record: Sequence[str], mark: str) -> list[list[str]]:
+def embedded_rows(record: Sequence[str], mark: str) -> list[list[str]]:
     """The rows that a cell of this record may have swallowed, each of as many fields as the record: its own first.
 
     They are in a cell if its lines have as many fields as the rows would have: the first one those from the cell on,
@@ -29,12 +29,12 @@ def lines_of(record: Sequence[str], mark: str) -> list[list[str]]:
         inner = [line.split(mark) for line in rest[:-1] if line.strip()]
         opened, closed = first.split(mark), rest[-1].split(mark)
         fitting = [row for row in inner if len(row) == width]
-        if (len(opened), len(closed)) == (width - place, place + 1) and len(fitting) >= MOST * len(inner):
+        if (len(opened), len(closed)) == (width - place, place + 1) and len(fitting) >= MIN_SHARE * len(inner):
             return [[*record[:place], *opened], *fitting, [*closed, *record[place + 1 :]]]
     return []
 
 
-def swallowed(suspects: Mapping[int, list[list[str]]], records: Iterable[Sequence[str]]) -> list[int]:
+def find_swallowed_rows(suspects: Mapping[int, list[list[str]]], records: Iterable[Sequence[str]]) -> list[int]:
     """The numbers of the records whose lines are rows beyond doubt. People write texts of lines such as `No, thanks`
     where `No` is a class; so the lines must have values that other rows have, as the name of a class is, in two
     columns, or be many. And their fields begin with spaces, as words after a comma do, only where those of others do.
@@ -65,7 +65,7 @@ class _Column:
         self.spaced += value[:1].isspace()
 
     def knows(self, values: Sequence[str]) -> bool:
-        return "" not in values and sum(value in self.values for value in values) >= MOST * len(values)
+        return "" not in values and sum(value in self.values for value in values) >= MIN_SHARE * len(values)
 
     def spaces(self, values: Sequence[str]) -> bool:
         """Whether these begin with spaces, most of them, and the column's do not."""
@@ -75,6 +75,6 @@ class _Column:
 def _are_rows(lines: Sequence[Sequence[str]], others: Sequence[_Column]) -> bool:
     columns = list(zip(*lines, strict=True))
     known = sum(column.knows(values) for values, column in zip(columns, others, strict=True))
-    if not known or (known == 1 and len(lines) < MANY):
+    if not known or (known == 1 and len(lines) < MANY_LINES):
         return False
     return not any(column.spaces(values[1:]) for values, column in zip(columns, others, strict=True))

@@ -10,7 +10,7 @@ from peftsweep.errors import DataError
 from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.system.suggest import nearest
 
-SHOWN = 5  # row numbers that a message lists
+MAX_SHOWN = 5  # row numbers that a message lists
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Table:
 
     def numbers(self, places: Sequence[int]) -> str:
         """`row 7` or `rows 7, 12, 13, 20, 21 and 5 more`."""
-        shown = ", ".join(str(self.rows[i]) for i in places[:SHOWN])
-        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+        shown = ", ".join(str(self.rows[i]) for i in places[:MAX_SHOWN])
+        more = f" and {len(places) - MAX_SHOWN} more" if len(places) > MAX_SHOWN else ""
         return f"row{'s' if len(places) > 1 else ''} {shown}{more}"
 
 
-def named(header: Sequence[str]) -> list[str]:
+def unique_names(header: Sequence[str]) -> list[str]:
     """A name of its own for each column, as pandas gives them: `Unnamed: 2` for the third if it has none, `a.1` for the
     second `a`."""
     found: dict[str, None] = {}
@@ -64,13 +64,13 @@ def named(header: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def places(name: str, wanted: Sequence[str], header: Sequence[str], whole: bool) -> dict[str, int]:
+def column_positions(name: str, wanted: Sequence[str], header: Sequence[str], whole: bool) -> dict[str, int]:
     """Where the wanted columns are, or (whole) all of them.
 
     Raises:
         DataError: there is none of a wanted name, or there are two.
     """
-    names = named(header)
+    names = unique_names(header)
     if any(column not in names for column in wanted):
         raise missing_columns(name, wanted, names)
     if twice := [column for column in wanted if header.count(column) > 1]:
@@ -78,7 +78,7 @@ def places(name: str, wanted: Sequence[str], header: Sequence[str], whole: bool)
     return {column: names.index(column) for column in (names if whole else wanted)}
 
 
-def several(names: Sequence[str]) -> str:
+def enumerate_names(names: Sequence[str]) -> str:
     """Names in a message, at most twenty of them."""
     more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
     return ", ".join(map(_shown, names[:20])) + more
@@ -104,5 +104,5 @@ def missing_columns(name: str, wanted: Sequence[str], there: Sequence[str]) -> M
     guesses = [f"{_shown(plain[match])} for {_shown(column)}" for column, match in near.items() if match]
     hint = f"; did you mean {', '.join(guesses)}?" if guesses else ""
     plural = "columns" if len(absent) > 1 else "column"
-    message = f"{name}: no {plural} {several(absent)}; it has {several(there) or 'none'}{hint}"
+    message = f"{name}: no {plural} {enumerate_names(absent)}; it has {enumerate_names(there) or 'none'}{hint}"
     return MissingColumnsError(message, name, absent, there)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peftsweep.data import is_whole
+from peftsweep.data import is_valid_unicode
 from peftsweep.errors import DataError, ExportError, ModelError, UsageError
 from peftsweep.export.broken_files import told
 from peftsweep.export.manifest import Manifest, read
@@ -101,7 +101,7 @@ class Classifier:
         found = self.manifest
         if not texts:
             return []
-        if broken := [text for text in texts if not is_whole(text)]:
+        if broken := [text for text in texts if not is_valid_unicode(text)]:
             raise UsageError(f"{quoted(broken[0])} is no text: it has half a character, or bytes that are not UTF-8")
         with told(self.folder, "its tokenizer"), mute():
             tokens = self._tokens(texts)

@@ -71,9 +71,9 @@ def predict_file(
     given = names.path(source, "--input", DataError)
     to = None if target is None else _checked(names.path(target, "--output", UsageError), given)
     kept = to is not None and to.suffix.lower() == source.suffix.lower() == ".parquet"
-    table = data.read(str(source), "--input", [column or manifest.text], _form(encoding), warn, whole=not kept)
-    texts = data.with_texts(table, column or manifest.text).column(column or manifest.text)
-    rows: Rows = data.arrow_table(given, str(source)) if kept else table.columns
+    table = data.read_table(str(source), "--input", [column or manifest.text], _form(encoding), warn, whole=not kept)
+    texts = data.with_checked_texts(table, column or manifest.text).column(column or manifest.text)
+    rows: Rows = data.read_arrow_table(given, str(source)) if kept else table.columns
     new = {PREDICTED, *(PROBABILITY + label for label in manifest.labels)}
     if taken := sorted(new.intersection(rows.column_names if isinstance(rows, pyarrow.Table) else rows)):
         raise DataError(f"{source}: has a column {taken[0]} already; rename it")
@@ -95,10 +95,10 @@ def predicted(found: Sequence[Prediction], labels: Sequence[str], *, several: bo
     return {PREDICTED: on} | {PROBABILITY + label: [each.probabilities[label] for each in found] for label in labels}
 
 
-def _form(encoding: str) -> data.Form:
+def _form(encoding: str) -> data.TextFormat:
     if not is_text_encoding(encoding):
         raise UsageError(f"--encoding: {quoted(encoding)} is no encoding of text; utf-8 and cp1252 are some")
-    return data.Form(encoding, decode="--encoding ", unquote="write it as CSV", plain="")
+    return data.TextFormat(encoding, decode="--encoding ", unquote="write it as CSV", plain="")
 
 
 def _checked(to: Path, source: Path) -> Path:

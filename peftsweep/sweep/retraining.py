@@ -14,7 +14,7 @@ from typing import Any, Literal
 import optuna
 
 from peftsweep.config import StudyConfig, TrainConfig, load
-from peftsweep.data import Dataset, mistakes
+from peftsweep.data import Dataset, find_mistakes
 from peftsweep.data import load as load_data
 from peftsweep.engine import Scores, Trial
 from peftsweep.errors import StudyMismatchError
@@ -75,11 +75,11 @@ def retrain(
     check_at_least(1, "top", top)
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), quiet_bitsandbytes():
-        config = study if isinstance(study, StudyConfig) else load(study, overrides, check=mistakes)
+        config = study if isinstance(study, StudyConfig) else load(study, overrides, check=find_mistakes)
         studies, (found,) = results.opened(storage, [config.name], shown.warn)
         _best(found, top)  # nothing is loaded for a study that has none
         rows = found.record.fingerprint
-        data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, begun=rows)
+        data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, resumed=rows)
         with studies.lease(config.name, "retrain"):
             check_same(studies, found, config, data)
             settle(found, studies.own_folder(config.name), studies.place)

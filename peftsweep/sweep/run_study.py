@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftsweep.config import StudyConfig, load
+from peftsweep.data import find_mistakes
 from peftsweep.data import load as load_data
-from peftsweep.data import mistakes
 from peftsweep.engine import drive
 from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
@@ -84,10 +84,10 @@ def run(
         raise UsageError(f"timeout: expected seconds, such as 7200, got {quoted(timeout)}")
     display: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), quiet_bitsandbytes():
-        config = study if isinstance(study, StudyConfig) else load(study, overrides, check=mistakes)
+        config = study if isinstance(study, StudyConfig) else load(study, overrides, check=find_mistakes)
         studies = Studies(storage, display.warn)
         rows = begun(studies, config.name)
-        data = load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, begun=rows)
+        data = load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, resumed=rows)
         with studies.lease(config.name):
             opened = open_study(studies, config, data)
             tracker = Tracker(tracking_uri, note=display.warn)

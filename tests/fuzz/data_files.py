@@ -79,7 +79,7 @@ class DataFiles(Kind):
     def use(self, folder: Path, plan: Plan) -> None:
         config = self._config(folder, plan)
         self._predicted(config, str(folder / plan["file"]), folder)
-        data.mistakes(config)  # `run` asks for them first
+        data.find_mistakes(config)  # `run` asks for them first
         data.load(config, self.tokenizer, note=str, warn=str)
 
     def _config(self, folder: Path, plan: Plan) -> DataConfig:
@@ -89,12 +89,12 @@ class DataFiles(Kind):
 
     def _predicted(self, config: DataConfig, file: str, folder: Path) -> None:
         """All columns are read and written again, as `predict` does."""
-        form = data.Form(config.encoding, config.quoting)
+        form = data.TextFormat(config.encoding, config.quoting)
         try:
-            rows = data.read(file, "--input", [config.text], form, str, whole=True)
+            rows = data.read_table(file, "--input", [config.text], form, str, whole=True)
         except DataError:
             return
-        data.with_texts(rows, config.text)
+        data.with_checked_texts(rows, config.text)
         for ending in ENDINGS:
             try:
                 prediction_files.write(rows.columns, folder / f"labelled{ending}")

@@ -7,14 +7,14 @@ import pytest
 
 from peftsweep.config import DataConfig
 from peftsweep.data import load
-from peftsweep.data.vocabulary import unknown
+from peftsweep.data.unknown_tokens import unknown_token_warning
 from tests.tiny import NOISE, tiny_tokenizer, write
 
 TOKENIZER = tiny_tokenizer(decoder=False)  # which puts a token before each text and one behind
 
 
 def said(*texts: str) -> str | None:
-    return unknown([np.array(ids) for ids in TOKENIZER(list(texts))["input_ids"]], TOKENIZER)
+    return unknown_token_warning([np.array(ids) for ids in TOKENIZER(list(texts))["input_ids"]], TOKENIZER)
 
 
 def test_texts_in_a_language_that_the_tokenizer_does_not_have_are_told(tmp_path: Path) -> None:
@@ -37,4 +37,6 @@ def test_a_few_unknown_words_are_not_told(strange: int, is_told: bool) -> None:
 def test_a_tokenizer_of_bytes_knows_everything() -> None:
     tokenizer = tiny_tokenizer(decoder=True)
     tokenizer.unk_token = None
-    assert unknown([np.array([1, 1, 1])], tokenizer) is None and unknown([], TOKENIZER) is None
+    assert (
+        unknown_token_warning([np.array([1, 1, 1])], tokenizer) is None and unknown_token_warning([], TOKENIZER) is None
+    )

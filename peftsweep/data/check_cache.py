@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from peftsweep.config import DataConfig
-from peftsweep.data.files import stamp
+from peftsweep.data.files import file_stamp
 from peftsweep.data.row_filters import TEXT
 from peftsweep.data.table import Table
 from peftsweep.task import Labels, Task
 
 Say = Callable[[str], object]
-MOST = 1_000_000  # rows that wait for being loaded; those of several studies, if they are fewer in all
+MAX_ROWS = 1_000_000  # rows that wait for being loaded; those of several studies, if they are fewer in all
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledSplits:
     """The splits by name: tables, and labels of their rows."""
 
     task: Task
@@ -39,7 +39,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedData:
     """Rows of a section `data`.
 
     Attributes:
@@ -49,40 +49,40 @@ class Checked:
 
     config: DataConfig
     stamps: Sequence[object]
-    rows: Rows
+    rows: LabelledSplits
     said: Sequence[tuple[Literal["note", "warn"], str]]
 
-    def tell(self, note: Say, warn: Say) -> Rows:
+    def tell(self, note: Say, warn: Say) -> LabelledSplits:
         for kind, text in self.said:
             {"note": note, "warn": warn}[kind](text)
         return self.rows
 
 
-_kept: list[Checked] = []
+_kept: list[CheckedData] = []
 
 
-def stamps(config: DataConfig) -> list[object]:
+def file_stamps(config: DataConfig) -> list[object]:
     """By which it is seen that a file has changed; None for one that is not there."""
     places = (config.source, config.train, config.validation, config.test)
-    return [stamp(place) for place in places if place is not None]
+    return [file_stamp(place) for place in places if place is not None]
 
 
-def keep(checked: Checked) -> None:
+def keep(checked: CheckedData) -> None:
     _drop(checked.config)
     _kept.append(checked)
-    while len(_kept) > 1 and sum(len(one.rows) for one in _kept) > MOST:
+    while len(_kept) > 1 and sum(len(one.rows) for one in _kept) > MAX_ROWS:
         del _kept[0]
 
 
-def known(config: DataConfig) -> Checked | None:
+def cached(config: DataConfig) -> CheckedData | None:
     """What was kept of this section, if its files are as they were."""
-    now = stamps(config)
+    now = file_stamps(config)
     return next((one for one in _kept if one.config == config and one.stamps == now), None)
 
 
-def taken(config: DataConfig) -> Checked | None:
+def take(config: DataConfig) -> CheckedData | None:
     """The same, and no longer kept."""
-    found = known(config)
+    found = cached(config)
     _drop(config)
     return found
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftsweep.data.decoding import Form, Undecodable, decoded
-from peftsweep.data.swallowed_rows import MANY, lines_of, swallowed
-from peftsweep.data.table import Table, places
+from peftsweep.data.decoding import DecodingError, TextFormat, decode_file
+from peftsweep.data.swallowed_rows import MANY_LINES, embedded_rows, find_swallowed_rows
+from peftsweep.data.table import Table, column_positions
 from peftsweep.errors import DataError
 
-PARTED = {";": "semicolons; write it with commas", "|": "bars; write it with commas"}
-PARTED |= {"\t": "tabs; let its name end in .tsv", ",": "commas; let its name end in .csv"}
+OTHER_DELIMITERS = {";": "semicolons; write it with commas", "|": "bars; write it with commas"}
+OTHER_DELIMITERS |= {"\t": "tabs; let its name end in .tsv", ",": "commas; let its name end in .csv"}
 # Excel's own first line, which says what parts fields; it may have lost that mark, or got more of them as it was saved.
-EXCEL = re.compile(r'"?sep=(?:([^\w"\s]|\t| )\1*)?"?[,;\t ]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+EXCEL_SEP_LINE = re.compile(r'"?sep=(?:([^\w"\s]|\t| )\1*)?"?[,;\t ]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 csv.field_size_limit(1 << 30)  # texts are long at times
 
 
@@ -39,7 +39,9 @@ class Dialect:
         return what + (" or quotation mark" if self.quoting else "")
 
 
-def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, form: Form) -> tuple[Table, list[str]]:
+def read_delimited(
+    path: Path, name: str, wanted: Sequence[str], whole: bool, form: TextFormat
+) -> tuple[Table, list[str]]:
     """The wanted columns (whole: all), and what is doubtful about the file.
 
     Raises:
@@ -48,8 +50,8 @@ def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, fo
     tabs = path.suffix.lower() == ".tsv"
     quoting = not tabs if form.quoting is None else form.quoting
     try:
-        text, doubts = decoded(path, name, form)
-    except Undecodable as error:
+        text, doubts = decode_file(path, name, form)
+    except DecodingError as error:
         before, dialect = _dialect(error.before, tabs, quoting)
         raise error.told(name, sum(map(bool, dialect.reader(before, strict=False))) - 1) from error
     text, dialect = _dialect(text, tabs, quoting)
@@ -58,7 +60,7 @@ def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, fo
     records = _records(dialect, text, name, form)
     _check_header(name, wanted, text, dialect, form)
     header = next(records, [])
-    taken = places(name, wanted, header, whole)
+    taken = column_positions(name, wanted, header, whole)
     columns: dict[str, list[Any]] = {column: [] for column in taken}
     rows, suspects = [], []
     for number, record in enumerate(records, start=1):
@@ -71,22 +73,24 @@ def read_delimited(path: Path, name: str, wanted: Sequence[str], whole: bool, fo
         for column, place in taken.items():
             columns[column].append(record[place])
         rows.append(number)
-        if quoting and (lines := lines_of(record, dialect.mark)):
+        if quoting and (lines := embedded_rows(record, dialect.mark)):
             suspects.append((number, lines))
-    if form.quoting is None and tabs and _quoted(columns):
+    if form.quoting is None and tabs and _has_quoted_fields(columns):
         doubts.append(f"its fields seem to stand in quotation marks, which mean nothing in TSV; {form.unquote}")
     if suspects:
-        doubts += _swallowed(dict(suspects), dialect, text, form)
+        doubts += _swallowed_row_warnings(dict(suspects), dialect, text, form)
     return Table(name, columns, rows), doubts
 
 
-def _swallowed(suspects: dict[int, list[list[str]]], dialect: Dialect, text: str, form: Form) -> Iterator[str]:
+def _swallowed_row_warnings(
+    suspects: dict[int, list[list[str]]], dialect: Dialect, text: str, form: TextFormat
+) -> Iterator[str]:
     records = filter(None, dialect.reader(text))
     width = len(next(records))
-    found = swallowed(suspects, records)
+    found = find_swallowed_rows(suspects, records)
     plain = Dialect(dialect.tabs, dialect.mark, quoting=False).reader(text)
     if not (fits := not found or all(len(record) == width for record in plain if record)):
-        found = [number for number in found if len(suspects[number]) >= MANY]
+        found = [number for number in found if len(suspects[number]) >= MANY_LINES]
     if found:
         lines, more = len(suspects[found[0]]), f", as do those of {len(found) - 1:,} more rows" if found[1:] else ""
         yield (
@@ -98,12 +102,12 @@ def _swallowed(suspects: dict[int, list[list[str]]], dialect: Dialect, text: str
 
 def _dialect(text: str, tabs: bool, quoting: bool) -> tuple[str, Dialect]:
     """The text without Excel's line, and how its fields are parted."""
-    said = EXCEL.match(text)
+    said = EXCEL_SEP_LINE.match(text)
     mark = said[1] if said and said[1] else "\t" if tabs else ","
     return text[said.end() :] if said else text, Dialect(tabs, mark, quoting)
 
 
-def _records(dialect: Dialect, text: str, name: str, form: Form) -> Iterator[list[str]]:
+def _records(dialect: Dialect, text: str, name: str, form: TextFormat) -> Iterator[list[str]]:
     """All but empty lines, the header first."""
     number, records = 0, dialect.reader(text)
     while True:
@@ -120,7 +124,7 @@ def _records(dialect: Dialect, text: str, name: str, form: Form) -> Iterator[lis
             yield record
 
 
-def _check_header(name: str, wanted: Sequence[str], text: str, dialect: Dialect, form: Form) -> None:
+def _check_header(name: str, wanted: Sequence[str], text: str, dialect: Dialect, form: TextFormat) -> None:
     """Raises:
     DataError: the wanted columns are there, but parted by something else, or in quotation marks that mean nothing.
     """
@@ -132,7 +136,7 @@ def _check_header(name: str, wanted: Sequence[str], text: str, dialect: Dialect,
             raise DataError(f"{name}: its header stands in quotation marks, which mean nothing in TSV; {form.unquote}")
         return
     ours = {"\t": "tabs", ",": "commas"}.get(dialect.mark, repr(dialect.mark))
-    for theirs, advice in PARTED.items():
+    for theirs, advice in OTHER_DELIMITERS.items():
         if set(wanted) <= set(_bare(line, theirs)):
             raise DataError(f"{name}: its fields are not parted by {ours} but by {advice}")
 
@@ -141,7 +145,7 @@ def _bare(line: str, mark: str) -> list[str]:
     return [field.strip(' "') for field in line.split(mark)]
 
 
-def _quoted(columns: dict[str, list[Any]]) -> bool:
+def _has_quoted_fields(columns: dict[str, list[Any]]) -> bool:
     """Whether quotation marks look like those of a writer, such as pandas, that puts fields into them: each mark inside
     is doubled, and some are or all fields of the column have them."""
     for values in columns.values():

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MANY = 0.05  # of the tokens, from which on it is told
+MAX_UNKNOWN = 0.05  # of the tokens, from which on it is told
 
 
-def unknown(texts: Sequence[NDArray[np.int64]], tokenizer: Any) -> str | None:
+def unknown_token_warning(texts: Sequence[NDArray[np.int64]], tokenizer: Any) -> str | None:
     """What to say where many tokens are unknown to the tokenizer, those left out that it puts around texts; else None.
 
     Args:
@@ -24,7 +24,7 @@ def unknown(texts: Sequence[NDArray[np.int64]], tokenizer: Any) -> str | None:
     missed = tokens == token
     around = np.isin(tokens, tokenizer.all_special_ids) & ~missed
     share = float(missed.sum() / max(1, (~around).sum()))
-    if share <= MANY:
+    if share <= MAX_UNKNOWN:
         return None
     blank = sum(bool(np.isin(text, tokenizer.all_special_ids).all()) for text in texts)
     nothing = f", and {blank:,} of {len(texts):,} texts have no other" if blank else ""

@@ -9,40 +9,40 @@ from typing import Literal
 
 from peftsweep.config import DataConfig
 from peftsweep.config.messages import Mistake
-from peftsweep.data.checked_files import Checked, keep, known, stamps
-from peftsweep.data.dataset import as_older, files, is_of_hub, kept, labelled, read_file, silent
+from peftsweep.data.check_cache import CheckedData, cached, file_stamps, keep
+from peftsweep.data.dataset import file_keys, ignore, is_on_hub, label_splits, load_as_0_1, merge_copies, read_file
 from peftsweep.data.labels import label_array, task_of
-from peftsweep.data.row_filters import TEXT, filtered, with_texts
+from peftsweep.data.row_filters import TEXT, filter_rows, with_checked_texts
 from peftsweep.data.table import MissingColumnsError, Table, missing_columns
 from peftsweep.errors import DataError
 
-OWN_KEY = re.compile(r"(data(?:\.\w+)+): (.*)", re.DOTALL)  # of messages that name the key themselves
+STARTS_WITH_KEY = re.compile(r"(data(?:\.\w+)+): (.*)", re.DOTALL)  # of messages that name the key themselves
 
 
-def mistakes(config: DataConfig) -> list[Mistake]:
+def find_mistakes(config: DataConfig) -> list[Mistake]:
     """Everything that can be found wrong in the files: files and columns that are missing, then texts and labels.
 
     A dataset of the hub is not fetched here; of such a study, only files are checked.
     """
-    if known(config):
+    if cached(config):
         return []  # of a study before, which is on the same data
     found: list[Mistake] = []
     tables: dict[str, Table] = {}
-    before, said = stamps(config), _Said()
-    for key, split in files(config).items():
-        with _noted(found, config, key):
+    before, said = file_stamps(config), _Recorder()
+    for key, split in file_keys(config).items():
+        with _collected(found, config, key):
             tables[split] = read_file(config, key, said.warn)
-    if found or is_of_hub(config):
+    if found or is_on_hub(config):
         return found
     first: list[Mistake] = []
-    with _noted(first, config):
-        keep(Checked(config, before, labelled(config, tables, said.note, said.warn), said.all))
-    if first and as_older(config, tables) is not None:
+    with _collected(first, config):
+        keep(CheckedData(config, before, label_splits(config, tables, said.note, said.warn), said.all))
+    if first and load_as_0_1(config, tables) is not None:
         return []  # a study of version 0.1 may go on
-    return first and (_rows(config, dict(tables)) or first)
+    return first and (_mistakes_in_rows(config, dict(tables)) or first)
 
 
-class _Said:
+class _Recorder:
     """What there is to be told once the study loads its data."""
 
     def __init__(self) -> None:
@@ -55,20 +55,20 @@ class _Said:
         self.all.append(("warn", text))
 
 
-def _rows(config: DataConfig, tables: dict[str, Table]) -> list[Mistake]:
+def _mistakes_in_rows(config: DataConfig, tables: dict[str, Table]) -> list[Mistake]:
     """What is wrong in any of the tables, and not only the first thing."""
     found: list[Mistake] = []
     for name, table in tables.items():
-        with _noted(found, config, "filter"):
-            tables[name] = filtered(table, config.filter, silent)
-        with _noted(found, config, "text"):
-            tables[name] = with_texts(tables[name], config.text)
+        with _collected(found, config, "filter"):
+            tables[name] = filter_rows(table, config.filter, ignore)
+        with _collected(found, config, "text"):
+            tables[name] = with_checked_texts(tables[name], config.text)
     task = None
     for name in ("train", *(name for name in tables if name != "train")):
         table = tables[name]
-        with _noted(found, config, "labels"):
+        with _collected(found, config, "labels"):
             if TEXT in table.columns:
-                table = kept(config, table, tables.values(), silent, silent)
+                table = merge_copies(config, table, tables.values(), ignore, ignore)
             if name == "train":
                 task = task_of(config, table)
             if task is not None:
@@ -77,14 +77,14 @@ def _rows(config: DataConfig, tables: dict[str, Table]) -> list[Mistake]:
 
 
 @contextmanager
-def _noted(found: list[Mistake], config: DataConfig, *key: str) -> Iterator[None]:
+def _collected(found: list[Mistake], config: DataConfig, *key: str) -> Iterator[None]:
     """Note a DataError as a mistake of this key of the section `data`, or of the key that its message begins with."""
     try:
         yield
     except MissingColumnsError as error:
         new = list(_columns(config, error))
     except DataError as error:
-        own = OWN_KEY.fullmatch(str(error))
+        own = STARTS_WITH_KEY.fullmatch(str(error))
         new = [(tuple(own[1].split(".")), own[2]) if own else (("data", *key), str(error))]
     else:
         new = []

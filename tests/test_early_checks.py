@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from peftsweep.config import load
-from peftsweep.data import checked_files, mistakes
+from peftsweep.data import check_cache, find_mistakes
 from peftsweep.data import load as loads
-from peftsweep.data.checked_files import known
+from peftsweep.data.check_cache import cached
 from peftsweep.errors import StudyFileError
 from peftsweep.system import plain_files
 from peftsweep.system.plain_files import read as whole
@@ -38,7 +38,11 @@ def lines(folder: Path, train: list[tuple[str, str]] = GOOD, **overrides: object
     validation = [{"text": "so so", "label": "joy"}, {"text": "oh", "label": "grief"}]
     (folder / "dev.jsonl").write_text("\n".join(map(json.dumps, validation)), encoding="utf-8")
     try:
-        load(folder / "mine.yaml", [f"{key}={json.dumps(value)}" for key, value in overrides.items()], check=mistakes)
+        load(
+            folder / "mine.yaml",
+            [f"{key}={json.dumps(value)}" for key, value in overrides.items()],
+            check=find_mistakes,
+        )
     except StudyFileError as error:
         return str(error).replace(f"{folder}/", "").splitlines()
     return []
@@ -71,7 +75,7 @@ def test_all_columns_that_any_file_lacks_are_listed(tmp_path: Path) -> None:
     lines(tmp_path)
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(StudyFileError) as error:
-        load("mine.yaml", check=mistakes)
+        load("mine.yaml", check=find_mistakes)
     assert str(error.value).splitlines() == [
         "mine.yaml:6: data.text: train.csv: no column body; it has text, label",
         "mine.yaml:6: data.text: row 1: dev.jsonl: no column body; it has text, label",
@@ -85,7 +89,7 @@ def test_all_columns_that_any_file_lacks_are_listed(tmp_path: Path) -> None:
 def test_texts_and_labels_are_both_complained_about(tmp_path: Path) -> None:
     assert lines(tmp_path, [*GOOD, ("", "joy"), ("hm", "")]) == [
         "mine.yaml:6: data.text: train.csv: column text: empty in row 4; remove these rows",
-        "mine.yaml:7: data.labels: train.csv: column label: empty in row 5: expected a name or a number for each row",
+        "mine.yaml:7: data.labels: train.csv: column label: empty in row 5: expected a name or a number in each row",
     ]
 
 
@@ -113,7 +117,7 @@ def test_a_mistake_of_a_file_that_is_train_and_validation_is_told_once(
 
 def test_joined_labels_are_told_with_the_empty_cells_among_them(tmp_path: Path) -> None:
     (said,) = lines(tmp_path, [("a", "joy;fear"), ("b", "joy"), ("c", ""), ("d", "fear"), ("e", "fear;joy")])
-    assert "column label: empty in row 3: expected a name or a number for each row; 2 of 4 classes look like" in said
+    assert "column label: empty in row 3: expected a name or a number in each row; 2 of 4 classes look like" in said
     assert "labels: {column: label, separator: ;}; an empty cell is a text without labels then" in said
     assert len(lines(tmp_path, [("a", ""), ("b", "")])) == 1  # no class at all looks like nothing
 
@@ -136,7 +140,7 @@ def test_files_that_were_checked_are_read_again_only_if_they_have_changed(
 ) -> None:
     lines(tmp_path, [*GOOD, ("how nice", "grief")])
     settings = load("mine.yaml").data
-    assert not mistakes(settings)
+    assert not find_mistakes(settings)
     path, opened = Path("train.csv"), []
     if state == "written anew":
         path.write_text(path.read_text().replace("what a day", "what a way"))
@@ -159,20 +163,20 @@ def test_studies_on_the_same_data_are_checked_by_one_reading(monkeypatch: pytest
     monkeypatch.setattr(plain_files, "read", lambda path, most: opened.append(path.name) or whole(path, most))
     path = Path("train.csv")
     path.write_text(path.read_text() + "so,joy\n")
-    assert not mistakes(settings) and not mistakes(load("mine.yaml").data)
+    assert not find_mistakes(settings) and not find_mistakes(load("mine.yaml").data)
     assert opened == ["train.csv", "dev.jsonl"]
     path.write_text("text,label\na,joy\n")
-    assert mistakes(settings)
+    assert find_mistakes(settings)
     assert opened == ["train.csv", "dev.jsonl"] * 2
 
 
 def test_rows_of_many_studies_do_not_all_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checked_files, "MOST", 12)
+    monkeypatch.setattr(check_cache, "MAX_ROWS", 12)
     lines(tmp_path)
     settings = load("mine.yaml").data
     for length in range(10, 20):
-        assert not mistakes(settings.model_copy(update={"max_length": length}))
-    assert [known(settings.model_copy(update={"max_length": length})) is not None for length in (17, 18, 19)] == [
+        assert not find_mistakes(settings.model_copy(update={"max_length": length}))
+    assert [cached(settings.model_copy(update={"max_length": length})) is not None for length in (17, 18, 19)] == [
         False,
         True,
         True,
