@@ -385,7 +385,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
         began = time.perf_counter()
         found = plan(build, [params], TRIALS)
         if setup.slots is not None:
-            found = found.of(setup.slots)
+            found = found.for_slots(setup.slots)
             if found.slots < setup.slots or found.tokens < setup.batch * setup.mean:
                 raise torch.OutOfMemoryError(f"there is no room for {setup.slots} slots and the texts of one of them")
         source = Timed(params, Path(folder), setup.seconds, warm=setup.warm, profiled=setup.profiled)

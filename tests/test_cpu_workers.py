@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from peftsweep.engine import cpu_workers
-from peftsweep.engine.cpu_workers import CpuWorkers, dealt
+from peftsweep.engine.cpu_workers import CpuWorkers, balanced_parts
 from peftsweep.task import Task
 from tests.alone import peft_alone
 from tests.numbers import float64, same_losses, same_training, same_weights
@@ -227,8 +227,8 @@ def test_cores_are_divided_without_a_rest(cores: int, slots: int, count: int, mo
 
 def test_slots_are_dealt_by_their_size_in_their_own_order() -> None:
     slots = ["a", "b", "c", "d", "e"]
-    assert dealt(slots, [5, 1, 4, 2, 2], 2) == ([["a", "e"], ["b", "c", "d"]], 7)  # type: ignore[arg-type,comparison-overlap]
-    assert dealt(slots[:2], [1, 1], 4) == ([["a"], ["b"]], 1)  # type: ignore[arg-type,comparison-overlap]
+    assert balanced_parts(slots, [5, 1, 4, 2, 2], 2) == ([["a", "e"], ["b", "c", "d"]], 7)  # type: ignore[arg-type,comparison-overlap]
+    assert balanced_parts(slots[:2], [1, 1], 4) == ([["a"], ["b"]], 1)  # type: ignore[arg-type,comparison-overlap]
 
 
 @pytest.mark.parametrize(("sizes", "aside"), [([1, 1, 1, 1], True), ([9, 1, 1, 1], False), ([1, 1, 1], False)])

@@ -33,7 +33,7 @@ from peftsweep.engine import (
     plan,
 )
 from peftsweep.engine.batching import Batcher
-from peftsweep.engine.capacity import Measured, planned
+from peftsweep.engine.capacity import Measured, plan_from
 from peftsweep.engine.corpus import Corpus, Pooling
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.oom import BackOff, Relief
@@ -112,7 +112,7 @@ def test_the_base_is_byte_identical_after_a_sweep(base: Path, tmp_path: Path, me
     """Its weights, buffers, and what 4-bit layers keep beside their weights; after training, evaluation and a save."""
     pack = pack_of(base, MULTI, method, neighbours(tmp_path), 3)
     model = pack.packed.model
-    own = {place.layer.stacked[place.name].data_ptr() for place in pack.stack.places}
+    own = {place.layer.stacked[place.name].data_ptr() for place in pack.stack.param_slices}
 
     def digest() -> dict[str, str]:
         state = {name: t for name, t in model.state_dict().items() if "stacked" not in name and t.data_ptr() not in own}
@@ -328,12 +328,12 @@ class Asks:
             raise torch.OutOfMemoryError("no room\nin detail")
         return {slot: 10 * slot for slot in slots}
 
-    def relieve(self, slots: Any, again: bool) -> Relief:
+    def make_room(self, slots: Any, again: bool) -> Relief:
         self.room -= 1
         return "freed" if self.room >= 0 else "none"
 
     def share(self, share: BackOff, slots: Sequence[int] = (1, 2, 3, 4)) -> dict[int, int]:
-        found, unfit = share.run(self, slots, self.relieve)  # type: ignore[arg-type]
+        found, unfit = share.run(self, slots, self.make_room)  # type: ignore[arg-type]
         assert {reason for _, reason in unfit} <= {"no room"}
         self.gone += [slot for slot, _ in unfit]  # type: ignore[misc]
         return found
@@ -370,7 +370,7 @@ def test_a_last_slot_that_fits_once_graphs_are_gone_does_not_make_all_go_at_once
                 raise torch.OutOfMemoryError("no room")
             return super().__call__(slots)
 
-        def relieve(self, slots: Any, again: bool) -> Relief:
+        def make_room(self, slots: Any, again: bool) -> Relief:
             return "freed" if len(slots) == 1 else "none"
 
     share, asks = BackOff(5), Refilling(most=2)
@@ -502,7 +502,7 @@ def test_the_test_split_is_scored_by_thresholds_of_the_validation_rows(base: Pat
 
 
 def test_the_lanes_of_a_cpu_keep_to_the_limit_of_all_together() -> None:
-    assert cpu_workers.MOST * Limits().slot_tokens <= Limits().train_tokens
+    assert cpu_workers.MAX_WORKERS * Limits().slot_tokens <= Limits().train_tokens
 
 
 def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Path) -> None:
@@ -644,12 +644,14 @@ def test_rows_laid_out_ahead_are_those_of_the_step_or_dropped(base: Path, tmp_pa
 )
 def test_a_plan_follows_from_what_was_measured(room: int, batch: float, wanted: int, slots: int, tokens: int) -> None:
     measured = Measured(fixed=50_000, slot=10_000, token=80, evaluation=1, room=room)
-    found = planned(measured, batch=batch, wanted=wanted)
+    found = plan_from(measured, batch=batch, wanted=wanted)
     assert (found.slots, found.tokens) == (slots, tokens)
     assert found.bytes <= room or found.slots == 1
     assert found.slots == 1 or found.tokens > found.slots * batch
-    assert (found.of(1000).slots < 1000 and found.of(1000).tokens >= batch) or found.slots == 1  # one batch at least
-    fewer = found.of(max(1, slots - 2))
+    assert (
+        found.for_slots(1000).slots < 1000 and found.for_slots(1000).tokens >= batch
+    ) or found.slots == 1  # one batch at least
+    fewer = found.for_slots(max(1, slots - 2))
     assert fewer.tokens >= found.tokens and fewer.limits.train_tokens == fewer.tokens
 
 
@@ -798,14 +800,14 @@ def test_what_fills_rows_up_has_no_part_in_anything(base: Path, tmp_path: Path, 
     pack.runner.limits = Limits(slot_tokens=40)
     found = []
     for token in (pack.packed.pooling.pad_token_id, 3):  # which no text has
-        for split in (pack.batcher.corpus, pack.evaluator.unseen):
+        for split in (pack.batcher.corpus, pack.evaluator.validation_corpus):
             assert int(split.lengths.sum()) % 16  # it takes a filler to lay them all
             split.tokens[split.filler :] = token
         waves = pack.batcher.micro_batches(slots, pack.runner.limits)
         assert len(waves) > 1 and all((wave.rows.input_ids == token).any() for wave in waves)
         pack.stack.grads.zero_()
         losses = torch.stack(list(pack.runner.accumulate_gradients(slots).values()))
-        logits = torch.from_numpy(pack.runner.logits_of([0, 1, 2], pack.evaluator.unseen))
+        logits = torch.from_numpy(pack.runner.logits_of([0, 1, 2], pack.evaluator.validation_corpus))
         found.append((pack.stack.grads.clone(), losses, logits))
     assert all(one.any() and one.isfinite().all() for one in found[0])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -789,10 +789,12 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
         "memory:  plan 3.0 of 8.0 GiB: 2 slots, 65,536 tokens at once",
         "memory: peak 5.0 of 8.0 GiB, planned 3.0",
     ]
-    assert result.study.user_attrs["memory"] == {"planned_bytes": room.of(2).bytes, "peak_bytes": 5 * GIB}
+    assert result.study.user_attrs["memory"] == {"planned_bytes": room.for_slots(2).bytes, "peak_bytes": 5 * GIB}
     (run,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
-    assert events == [0.92, "anew", room.of(2).limits, 1.0]
-    assert run.data.params["planned_bytes"] == str(room.of(2).bytes) and run.data.metrics["peak_bytes"] == 5 * GIB
+    assert events == [0.92, "anew", room.for_slots(2).limits, 1.0]
+    assert (
+        run.data.params["planned_bytes"] == str(room.for_slots(2).bytes) and run.data.metrics["peak_bytes"] == 5 * GIB
+    )
 
 
 def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_tokens(

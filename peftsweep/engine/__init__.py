@@ -1,4 +1,4 @@
-"""The pack: K trials at once on one frozen base. Torch only; it knows nothing of studies, databases or trackers."""
+"""The pack: K trials train at once on one frozen base. Torch only: no study, database or tracker is known here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which texts go through the base together: one batch of each slot, cut into micro-batches that memory holds."""
+"""Which texts go through the base together? One batch of each slot, split into micro-batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from peftsweep.layers.packed_batch import PackedBatch
 
 @dataclass(frozen=True)
 class SlotChunk:
-    """Those texts of a slot's batch that go through the base together: all of them, where they fit."""
+    """The texts of a slot's batch that go through the base together: all of them if they fit."""
 
     slot: Slot
-    whole: int  # texts of the batch
-    before: tuple[int, int]  # texts and tokens of the batch's earlier chunks
+    batch_size: int  # texts of the whole batch
+    skipped: tuple[int, int]  # texts and tokens in the batch's earlier chunks
     texts: NDArray[np.int64]  # rows of the training split
     tokens: int  # of these texts
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some texts of k slots with their labels and weights, and the keys of the slots' dropout.
+    """Some texts of k slots with their labels and weights, and the keys of the slots' dropout masks.
 
-    All its tensors lie in the rows' buffer (except what attention over padded batches takes), so that the same pass can
-    read them from another buffer.
+    All its tensors are stored in one buffer (except what attention over padded batches needs), so that a captured pass
+    can read another micro-batch of the same shape.
     """
 
     rows: PackedBatch
@@ -49,9 +49,9 @@ class MicroBatch:
 
     @property
     def weights(self) -> Tensor:
-        """[k·n] float32: one over the slot's whole batch; zero where there is no text."""
-        whole = self.rows.more["whole"]
-        return (whole > 0) / whole.clamp(min=1)
+        """[k·n] float32: one over the size of the slot's batch; zero where there is no text."""
+        sizes = self.rows.more["batch_size"]
+        return (sizes > 0) / sizes.clamp(min=1)
 
     @property
     def masks(self) -> Masks:
@@ -59,16 +59,16 @@ class MicroBatch:
 
     @property
     def shape(self) -> Any:
-        """Equal for micro-batches that differ in their numbers only."""
+        """Equal for micro-batches that differ only in their values."""
         return self.rows.staging.layout, self.rows.longest
 
     @property
     def size(self) -> int:
-        """Tokens, fillers included."""
+        """Tokens, padding included."""
         return self.rows.input_ids.shape[1]
 
     def over(self, buffer: Tensor) -> MicroBatch:
-        """The same micro-batch, read from another buffer."""
+        """The same micro-batch as views of another buffer."""
         return replace(self, rows=self.rows.over(buffer))
 
 
@@ -76,7 +76,7 @@ StepKey = tuple[tuple[int, int, int], ...]
 
 
 def step_key(slots: Sequence[Slot]) -> StepKey:
-    """What the next step of some slots is made of: index, trial and step of each."""
+    """What decides the next step of some slots: the index, trial and step of each."""
     return tuple((slot.index, slot.trial.number, slot.step) for slot in slots)
 
 
@@ -93,11 +93,11 @@ class Batcher:
     labels: NDArray[np.generic]
 
     def micro_batches(self, slots: Sequence[Slot], limits: Limits) -> list[MicroBatch]:
-        """The next batch of each slot, in micro-batches of at most `train_tokens` tokens."""
+        """Split the next batch of each slot into micro-batches of at most `train_tokens` tokens."""
         chunks = [chunk for slot in slots for chunk in self.chunks(slot, limits)]
-        whole = sum(chunk.tokens for chunk in chunks)
-        passes = -(-whole // limits.train_tokens)
-        enough = whole / passes  # passes of like size, for a last one of a few tokens would take as many launches
+        total = sum(chunk.tokens for chunk in chunks)
+        passes = -(-total // limits.train_tokens)
+        enough = total / passes  # passes of like size: a last pass of a few tokens would need as many launches
         batches: list[MicroBatch] = []
         here: list[SlotChunk] = []
         tokens = 0
@@ -111,14 +111,14 @@ class Batcher:
         return [*batches, self.micro_batch(here)]
 
     def chunks(self, slot: Slot, limits: Limits) -> list[SlotChunk]:
-        """The slot's next batch; in several chunks where it is too long by itself.
+        """The slot's next batch, in several chunks if it is too long for one pass.
 
-        It is cut by its own texts' lengths only, so that neighbours cannot change even its rounding.
+        Only the lengths of its own texts decide where it is split, so neighbours cannot change even its rounding.
         """
         batch = slot.schedule.batch(slot.step, slot.trial.seed)
-        most = limits.slot_tokens if slot.fits is None else slot.fits
+        most = limits.slot_tokens if slot.max_tokens is None else slot.max_tokens
         chunks, texts, tokens = [], 0, 0
-        for some in cut(batch, self.corpus.lengths[batch], most):
+        for some in split_by_tokens(batch, self.corpus.lengths[batch], most):
             size = int(self.corpus.lengths[some].sum())
             chunks.append(SlotChunk(slot, len(batch), (texts, tokens), some, size))
             texts, tokens = texts + len(some), tokens + size
@@ -129,23 +129,23 @@ class Batcher:
         return int(self.corpus.lengths[slot.schedule.batch(slot.step, slot.trial.seed)].sum())
 
     def micro_batch(self, chunks: Sequence[SlotChunk]) -> MicroBatch:
-        """Lay out some slots' texts. A text weighs one over its slot's whole batch."""
+        """Lay out some slots' texts. The weight of a text is one over the size of its slot's batch."""
         keys = {chunk.slot.index: (chunk.slot.trial.seed, chunk.slot.step) for chunk in chunks}
         spread, real = batch_of([len(chunk.texts) for chunk in chunks])  # [k, n]
-        whole = np.array([chunk.whole for chunk in chunks])[:, None]
+        sizes = np.array([chunk.batch_size for chunk in chunks])[:, None]
         texts = [chunk.texts for chunk in chunks]
         more = {
             "labels": self.labels[np.concatenate(texts)[spread.ravel()]],
-            "whole": np.where(real, whole, 0).ravel(),
+            "batch_size": np.where(real, sizes, 0).ravel(),
             **self.packed.context.dropout_arrays(keys),
         }
-        skipped = {chunk.slot.index: chunk.before for chunk in chunks}
+        skipped = {chunk.slot.index: chunk.skipped for chunk in chunks}
         slots = [chunk.slot.index for chunk in chunks]
         return MicroBatch(self.packed.pack_texts(slots, texts, self.corpus, skipped, more), keys)
 
 
-def cut(texts: Indices, tokens: Indices, most: int) -> Iterator[Indices]:
-    """The texts in pieces of at most so many tokens (a longer text goes alone), in their order."""
+def split_by_tokens(texts: Indices, tokens: Indices, most: int) -> Iterator[Indices]:
+    """Split texts, in their order, into pieces of at most `most` tokens. A longer text is a piece of its own."""
     start, total = 0, 0
     for i, size in enumerate(tokens.tolist()):
         if i > start and total + size > most:

@@ -1,4 +1,4 @@
-"""How many slots a GPU holds, by measuring a step rather than by a formula of the architecture."""
+"""How many slots fit on a GPU (`--slots auto`)? Measured by a step, not computed from the architecture."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from peftsweep.engine.trial import Trial
 from peftsweep.errors import ModelError
 from peftsweep.system.temporary import TemporaryFolder
 
-FILL = 0.88  # of the card, what others have of it included; the allocator loses a few percent
-CEILING = 0.92  # of the card, above which the allocator is not to go
-EVALUATION = 0.04  # of the room beside the base, for a pass of an evaluation while training's graphs hold theirs
-BUSY = 32768  # tokens of a pass that keep any GPU busy
-MOST = 256  # slots: what a sweep does between steps takes its time for each
-SPREAD = 1.1  # steps have so many more tokens than their mean, at times
+FILL = 0.88  # share of the card that may be used, by other programs too; the allocator loses a few percent
+CEILING = 0.92  # share of the card that the allocator must not exceed
+EVALUATION = 0.04  # share of the memory beside the base for an evaluation's pass, while training's graphs hold theirs
+BUSY = 32768  # tokens in a pass that keep any GPU busy
+MAX_SLOTS = 256  # the work of a sweep between two steps grows with each
+SPREAD = 1.1  # the tokens of a large step over those of the mean step
 PROBES = (2048, 8192)
 
 
 def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:
-    """A pack of that many slots, or of half as many, and so on, as memory allows.
+    """Build a pack of that many slots; if memory does not allow it, of half as many, and so on.
 
     Raises:
         torch.OutOfMemoryError: not even one slot fits.
@@ -46,28 +46,28 @@ def build_that_fits(build: Callable[[int], Pack], slots: int) -> Pack:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a pack is to fill a GPU, in bytes: `fixed + slots · slot + tokens · token + evaluated · evaluation` are to
-    stay under `room`."""
+    """How a pack fills a GPU: `fixed + slots · slot + tokens · token + evaluated · evaluation` bytes stay under
+    `room`."""
 
     slots: int
-    tokens: int  # of a pass, of all slots together
-    evaluated: int  # tokens of an evaluation's pass
-    fixed: int  # the base, and what a pass takes whatever its size
+    tokens: int  # in a pass, of all slots together
+    evaluated: int  # tokens in an evaluation's pass
+    fixed: int  # the base, and what a pass needs whatever its size
     slot: int  # a slot's weights, gradients and moments
-    token: int  # activations that wait for backward
-    evaluation: int  # activations of a token that do not
+    token: int  # activations of a token, kept for backward
+    evaluation: int  # activations of a token in a pass without backward
     room: int
-    batch: float  # tokens of a slot in a step, on average
+    batch: float  # mean tokens of a slot in a step
 
     @property
     def bytes(self) -> int:
-        """What a step takes, if it is none of the longest."""
+        """Memory of a step that is not one of the longest."""
         tokens = min(self.tokens, int(SPREAD * self.slots * self.batch))
         return self.fixed + self.slots * self.slot + tokens * self.token + self.evaluated * self.evaluation
 
-    def of(self, slots: int) -> Plan:
-        """The same for another number of slots: what they do not take is for tokens. Fewer slots, where they would not
-        leave room for one's batch."""
+    def for_slots(self, slots: int) -> Plan:
+        """The plan for another number of slots: the memory that they leave is for tokens. The slots become fewer if
+        they would not leave room for the batch of one of them."""
         left = self.room - self.fixed - self.evaluated * self.evaluation
         slots = max(1, min(slots, int((left - self.batch * self.token) // self.slot)))
         tokens = (left - slots * self.slot) // self.token
@@ -79,27 +79,27 @@ class Plan:
 
 
 def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: int) -> Plan:
-    """How many slots a GPU holds, and how many tokens at once, by measuring two passes.
+    """Measure two passes to find how many slots and how many tokens at once fit on a GPU.
 
-    They are measured before anything is compiled, and again with compiled blocks, which keep less, where that would
-    make a difference.
+    The passes are measured before anything is compiled. They are measured again with compiled blocks, which keep less
+    memory, if that could change the result.
 
-    More slots than make a pass of `BUSY` tokens would only take turns; a pass that comes out longer all the same (a
-    batch of long texts) is cut in two, so it is the mean text that counts here.
+    Once a pass has `BUSY` tokens, more slots would only take turns. A pass that becomes longer because its texts are
+    long is split in two, so the mean length of a text counts here.
 
     Args:
-        build: makes a pack of that many slots; released again here.
-        most: slots that there are trials for.
+        build: makes a pack of that many slots. It is released here.
+        most: the number of trials, which no more slots are needed for.
     """
     pack = build_that_fits(build, 2)
     try:
         batch = max(params.batch_size for params in candidates) * float(pack.batcher.corpus.lengths.mean())
-        wanted = min(most, MOST, math.ceil(BUSY / batch))
-        found = planned(_measured(pack, candidates[0]), batch=batch, wanted=wanted)
+        wanted = min(most, MAX_SLOTS, math.ceil(BUSY / batch))
+        found = plan_from(_measure(pack, candidates[0]), batch=batch, wanted=wanted)
         if found.slots < wanted and pack.compiled:
             pack.packed.compile()
-            _peak(pack, candidates[0], 1)  # in which they are
-            found = planned(_measured(pack, candidates[0]), batch=batch, wanted=wanted)
+            _peak(pack, candidates[0], 1)  # this pass compiles them
+            found = plan_from(_measure(pack, candidates[0]), batch=batch, wanted=wanted)
         return found
     finally:
         pack.release()
@@ -117,27 +117,27 @@ class Measured:
     room: int
 
 
-def planned(measured: Measured, *, batch: float, wanted: int) -> Plan:
-    """The plan from what was measured.
+def plan_from(measured: Measured, *, batch: float, wanted: int) -> Plan:
+    """The plan that follows from measurements.
 
     Args:
-        batch: tokens of a slot in a step, on average.
-        wanted: slots, if there is room.
+        batch: mean tokens of a slot in a step.
+        wanted: the number of slots if they fit.
     """
     beside = max(0, measured.room - measured.fixed)
     evaluated = min(2 * BUSY, max(1, int(EVALUATION * beside / measured.evaluation)))
     left = max(0, beside - evaluated * measured.evaluation)
     slots = max(1, min(wanted, int(left // (measured.slot + SPREAD * batch * measured.token))))
-    return Plan(slots, 0, evaluated, **asdict(measured), batch=batch).of(slots)
+    return Plan(slots, 0, evaluated, **asdict(measured), batch=batch).for_slots(slots)
 
 
 @dataclass(frozen=True)
 class Probe:
     tokens: int
-    bytes: int  # at the peak
+    bytes: int  # peak
 
 
-def _measured(pack: Pack, params: TrainConfig) -> Measured:
+def _measure(pack: Pack, params: TrainConfig) -> Measured:
     few, many, evaluation = _probes(pack, params)
     matrices = (pack.stack.weights, pack.stack.grads, *pack.stack.moments.values())
     slot = sum(matrix[0].numel() * matrix.element_size() for matrix in matrices)
@@ -149,17 +149,17 @@ def _measured(pack: Pack, params: TrainConfig) -> Measured:
 
 
 def _probes(pack: Pack, params: TrainConfig) -> tuple[Probe, Probe, int]:
-    """Two passes of different sizes, as large as fit (a large base on a small card has room for few tokens), and the
-    bytes a token of one without backward.
+    """Two passes of different sizes, as large as fit (a large base leaves a small card room for few tokens), and the
+    bytes per token of a pass without backward.
 
     Raises:
-        ModelError: not even a handful of texts.
+        ModelError: not even a handful of texts fits.
     """
     for smaller in (1, 4, 16):
         few, many = (_texts(pack, tokens // smaller) for tokens in PROBES)
         try:
             probes = _peak(pack, params, few), _peak(pack, params, max(many, few + 1))
-            return *probes, _of_an_evaluation(pack, few * len(pack.slots))
+            return *probes, _evaluation_bytes(pack, few * len(pack.slots))
         except torch.OutOfMemoryError:
             pass
         torch.cuda.empty_cache()
@@ -167,21 +167,21 @@ def _probes(pack: Pack, params: TrainConfig) -> tuple[Probe, Probe, int]:
 
 
 def _texts(pack: Pack, tokens: int) -> int:
-    """Texts of each slot that make so many tokens together."""
+    """How many texts of each slot make about `tokens` tokens together."""
     return max(1, round(tokens / len(pack.slots) / float(pack.batcher.corpus.lengths.mean())))
 
 
-def _some(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """So many texts, evenly taken from short ones and long ones; the middle one where it is one."""
+def _spread_texts(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`count` texts spread evenly over the lengths; the median text if it is one."""
     places = (np.arange(count) + 0.5) / count * len(lengths)
     texts: NDArray[np.int64] = np.argsort(lengths)[places.astype(int)]
     return texts
 
 
 def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
-    """A pass over so many texts in each slot of the pack."""
+    """Run a pass over `count` texts in each slot, and measure its peak."""
     lengths = pack.batcher.corpus.lengths
-    texts = _some(lengths, count)
+    texts = _spread_texts(lengths, count)
     tokens = int(lengths[texts].sum())
     with TemporaryFolder() as folder:
         running = [pack.slots.put(i, Trial(i, 0, params, folder)) for i in range(len(pack.slots))]
@@ -196,19 +196,19 @@ def _peak(pack: Pack, params: TrainConfig, count: int) -> Probe:
     return Probe(len(running) * tokens, torch.cuda.max_memory_allocated(pack.packed.device))
 
 
-def _of_an_evaluation(pack: Pack, count: int) -> int:
-    """Bytes a token of a pass without backward."""
-    texts = _some(pack.evaluator.unseen.lengths, count)
+def _evaluation_bytes(pack: Pack, count: int) -> int:
+    """Bytes per token of a pass without backward."""
+    texts = _spread_texts(pack.evaluator.validation_corpus.lengths, count)
     before = torch.cuda.memory_allocated(pack.packed.device)
     torch.cuda.reset_peak_memory_stats(pack.packed.device)
-    pack.runner.logits([0], [texts], pack.evaluator.unseen)
+    pack.runner.logits([0], [texts], pack.evaluator.validation_corpus)
     taken = torch.cuda.max_memory_allocated(pack.packed.device) - before
-    return max(1, taken // int(pack.evaluator.unseen.lengths[texts].sum()))
+    return max(1, taken // int(pack.evaluator.validation_corpus.lengths[texts].sum()))
 
 
 @contextmanager
 def capped(device: torch.device) -> Iterator[None]:
-    """Let this process take no more of a GPU than `CEILING`, whatever its allocator would like to keep."""
+    """Limit this process to `CEILING` of the GPU, whatever its allocator would keep."""
     if device.type != "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""A slot on disk: safetensors and JSON, written aside and renamed, so that a folder that is there is whole.
+"""How is a slot saved and restored? In a folder that is written aside and renamed, so that it is complete.
 
 trial-0007/checkpoint-000042-01/
     state.json            step, losses, evaluations, seconds
@@ -56,10 +56,10 @@ _STATE = TypeAdapter(State)
 
 
 def save(slot: Slot, stack: SlotParameters) -> None:
-    """Write the slot's checkpoint; older ones go once it stands.
+    """Write the slot's checkpoint, then remove older ones.
 
     Raises:
-        OSError: the disk is full or cannot be written; the older checkpoint is still there then.
+        OSError: the disk is full or cannot be written. The older checkpoint is still there then.
     """
     folder = slot.trial.folder / f"checkpoint-{slot.step:06d}-{len(slot.evaluations):02d}"
     if folder == slot.saved:
@@ -68,9 +68,9 @@ def save(slot: Slot, stack: SlotParameters) -> None:
         with replaced(folder) as aside:
             aside.mkdir(parents=True)
             _write(slot, stack, aside)
-        _to_disk([folder.parent])
+        _fsync([folder.parent])
     except SafetensorError as error:
-        if "os error 28" in str(error):  # its own kind for a full disk
+        if "os error 28" in str(error):  # how safetensors reports a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
     slot.saved = folder
@@ -94,20 +94,20 @@ def _write(slot: Slot, stack: SlotParameters, folder: Path) -> None:
             link_or_copy(slot.saved / name, folder / name)
     state = State(slot.trial.number, slot.step, slot.loss_sum, slot.loss_count, slot.seconds, tuple(slot.evaluations))
     (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
-    _to_disk([*folder.iterdir(), folder])
+    _fsync([*folder.iterdir(), folder])
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint of a trial that can be read; without one, the trial begins anew from its seed."""
-    return next((found for found in sorted(folder.glob("checkpoint-*"), reverse=True) if _whole(found)), None)
+    """The newest readable checkpoint of a trial. Without one, the trial starts from its seed."""
+    return next((found for found in sorted(folder.glob("checkpoint-*"), reverse=True) if _is_complete(found)), None)
 
 
-def _whole(folder: Path) -> bool:
-    """Whether nothing is cut off or missing, as after a disk that failed or a folder that was copied half."""
+def _is_complete(folder: Path) -> bool:
+    """Whether no file is truncated or missing, as after a disk failure or an interrupted copy."""
     try:
         for name in (TENSORS, *((BEST, LOGITS) if _state(folder).evaluations else ())):
             plain_files.check(folder / name)
-            with safe_open(folder / name, "pt"):  # holds the header to the file's size
+            with safe_open(folder / name, "pt"):  # compares the header with the file's size
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
@@ -116,13 +116,13 @@ def _whole(folder: Path) -> bool:
 
 def _state(folder: Path) -> State:
     """Raises:
-    OSError, ValueError: it is no state.
+    OSError, ValueError: the file is missing or is no valid state.
     """
     return _STATE.validate_python(json_files.read(folder / STATE))
 
 
-def _to_disk(paths: Iterable[Path]) -> None:
-    """Not in the system's cache only: a machine that loses power finds the whole checkpoint or the one before it."""
+def _fsync(paths: Iterable[Path]) -> None:
+    """Flush files to disk: after a loss of power, either this checkpoint is complete or the one before it is there."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -132,8 +132,8 @@ def _to_disk(paths: Iterable[Path]) -> None:
 
 
 def restore(slot: Slot, stack: SlotParameters, folder: Path) -> None:
-    """Put a checkpoint into a slot whose trial has been started there. It takes no memory of a GPU, which the other
-    slots may have filled."""
+    """Load a checkpoint into a slot in which its trial was started. This allocates no GPU memory, which other slots may
+    have filled."""
     state = _state(folder)
     tensors = load_file(folder / TENSORS)
     for kind, matrix in _matrices(stack).items():
@@ -150,7 +150,7 @@ def restore(slot: Slot, stack: SlotParameters, folder: Path) -> None:
 
 
 def best_weights(slot: Slot) -> dict[str, NDArray[Any]]:
-    """The weights of the slot's best evaluation, by `path:parameter`. Its checkpoint must have been saved since."""
+    """The weights of the slot's best evaluation, by `path:parameter`. They must have been saved in a checkpoint."""
     assert slot.saved is not None
     return {key: value.numpy() for key, value in load_file(slot.saved / BEST).items()}
 

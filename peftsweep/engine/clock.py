@@ -1,4 +1,4 @@
-"""Where a pack's time goes: each moment is counted once, for the innermost thing under way."""
+"""Where does a pack's time go? Every moment is counted once, for the innermost activity."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds by label: training, evaluation, checkpoints, and source between two calls of the pack: whatever the study
-    does meanwhile (sampling, judging, storing, tracking)."""
+    """Seconds by label: training, evaluation, checkpoints, other; and "source" between two calls of the pack, when the
+    study samples, judges, stores and tracks."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)

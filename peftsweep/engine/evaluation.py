@@ -1,4 +1,4 @@
-"""Trials' scores: on the validation split while they train, on the test split when they have ended."""
+"""How are trials scored? On the validation split while they train, on the test split after they have ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peftsweep.task import Task, tune_thresholds
 
 
 class Examples(Protocol):
-    """A tokenised split: the texts' token ids, and labels float32 [n, C] or int64 [n]."""
+    """A tokenised split: token ids of the texts, and labels, float32 [n, C] or int64 [n]."""
 
     @property
     def input_ids(self) -> Sequence[Text]: ...
@@ -32,7 +32,7 @@ class Examples(Protocol):
 
 
 class SlotScores(NamedTuple):
-    """A slot's scores and the logits [n, C] that gave them."""
+    """The scores of a slot, and the logits [n, C] that they follow from."""
 
     slot: Slot
     scores: Scores
@@ -40,7 +40,7 @@ class SlotScores(NamedTuple):
 
     @property
     def not_finite(self) -> list[str]:
-        """The names of such scores."""
+        """Names of the scores that are not finite."""
         return [name for name, value in self.scores.items() if not math.isfinite(value)]
 
 
@@ -53,11 +53,11 @@ class Evaluator:
     test: Examples | None
 
     def __post_init__(self) -> None:
-        self.unseen = self.runner.packed.corpus(self.validation.input_ids)
+        self.validation_corpus = self.runner.packed.corpus(self.validation.input_ids)
 
     def on_validation(self, slots: Sequence[Slot]) -> tuple[list[SlotScores], list[Unfit]]:
-        """Scores of the slots as they are now; and the slots that do not fit into memory."""
-        found, unfit = self.runner.predict(slots, self.unseen)
+        """Scores of the slots' present weights; and the slots that do not fit into memory."""
+        found, unfit = self.runner.predict(slots, self.validation_corpus)
         labels = np.asarray(self.validation.labels)
         there = [slot for slot in slots if slot.index in found]
         return [
@@ -65,13 +65,14 @@ class Evaluator:
         ], unfit
 
     def on_test(self, slot: Slot, adapter: Path) -> Scores:
-        """Scores of a trial that has ended on the test split, by its exported adapter.
+        """Scores of an ended trial's adapter on the test split.
 
         Args:
-            slot: one in which the trial was started.
+            slot: a slot in which the trial was started.
+            adapter: the folder of the adapter.
 
         Raises:
-            torch.OutOfMemoryError: not even one trial fits into memory.
+            torch.OutOfMemoryError: the trial does not fit into memory even alone.
         """
         assert self.test is not None
         stack = self.runner.packed.stack

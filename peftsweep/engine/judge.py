@@ -1,4 +1,4 @@
-"""The study's half of the door: who answers a worker's events, and the loop that lets both talk."""
+"""Who answers a worker's events? A judge. `drive` is the loop in which the two talk."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from peftsweep.engine.trial import Report, Result, Scores, Trial
 
 
 class Advances(Protocol):
-    """A pack, or a worker that has one."""
+    """A worker, in this process or another."""
 
     def advance(self, commands: Sequence[Command], /) -> list[Event]: ...
 
 
 class Judge(ABC):
-    """Gives trials, says which of them go on, and keeps what comes of them."""
+    """Provides trials, decides which of them go on, and stores their results."""
 
     def answer(self, events: Sequence[Event]) -> list[Command]:
-        """The commands that follow from some events; none when the worker is idle and is to stay so."""
+        """Answer events with commands. There are none if the worker is idle and has nothing left to do."""
         commands: list[Command] = []
         for event in events:
             match event:
@@ -56,43 +56,43 @@ class Judge(ABC):
 
     @abstractmethod
     def next(self) -> Trial | None:
-        """The next trial for a free slot; None when there is none now."""
+        """The next trial for a free slot, or None if there is none at the moment."""
 
     def has_given_all(self) -> bool:
-        """Whether a free slot need not ask for a trial again."""
+        """Whether there will be no more trials, so that free slots need not ask again."""
         return False
 
     @abstractmethod
     def report(self, reports: Sequence[Report]) -> Sequence[bool]:
-        """Evaluations of all the slots that came to one in the same step; True at i keeps the i-th trial."""
+        """Decide on all evaluations after one step: whether the i-th trial goes on."""
 
     @abstractmethod
     def finish(self, trial: Trial, result: Result) -> None:
-        """A trial has left its slot."""
+        """Store the result of a trial that has ended."""
 
     def progressed(self, event: Progress) -> None:
-        """Some steps were taken."""
+        """Report the progress of some steps."""
         return
 
     def note(self, text: str) -> None:
-        """A line that a person should read."""
+        """Show a line to the user."""
         return
 
     def scored(self, number: int, scores: Scores) -> None:
-        """A trial's scores on the test split."""
+        """Store a trial's scores on the test split."""
         return
 
     def more_work(self) -> list[Command]:
-        """What an idle worker is to do."""
+        """Further commands for an idle worker."""
         return []
 
     def wants_stop(self) -> bool:
-        """Whether the worker is to stop after the step under way."""
+        """Whether the worker must stop after the present step."""
         return False
 
 
 def drive(worker: Advances, judge: Judge) -> None:
-    """Wait for events, let the study judge, answer; until the worker is idle and the study has nothing more for it."""
+    """Wait for events, let the study judge, answer; until the worker is idle and the study has nothing left for it."""
     events = worker.advance([])
     while (commands := judge.answer(events)) or Idle() not in events:
         events = worker.advance(commands)

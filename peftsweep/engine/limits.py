@@ -1,4 +1,4 @@
-"""How much of a step goes through the base at once."""
+"""How many tokens go through the base at once?"""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Say = Callable[[str], object]  # called with a line that a person should read
 
 
 def silent(text: str) -> None:
-    """Tell nobody."""
+    """Ignore a note."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many tokens go through the base at once: of one slot in training, of all in training, in evaluation.
+    """The largest number of tokens in a pass: of one slot in training, of all slots in training, and in evaluation.
 
     A slot's own limit is low enough that all of a CPU's workers together keep to that of all slots. Fillers come on
     top: on a GPU 63 tokens at most, or some 3 % of more than 2,048; on a CPU fewer than 16 a slot.

@@ -1,6 +1,6 @@
-"""What a worker and a study say to each other: plain values that can be pickled, and the only door between the two.
+"""What do a worker and a study say to each other? A worker posts events, and the study answers with commands.
 
-A worker posts events; the study answers with commands. Nothing else passes between them.
+All are plain values that can be pickled. Nothing else passes between the two.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from peftsweep.engine.trial import Report, Result, Scores, SlotStatus, Trial
 # Events: from the worker to the study.
 @dataclass(frozen=True)
 class TrialsWanted:
-    """So many slots are free. Answer: `StartTrials`."""
+    """`slots` slots are free. Answer: `StartTrials`."""
 
     slots: int
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluations of all slots that came to one in the same step. Answer: `Verdicts`."""
+    """All evaluations after one step. Answer: `Verdicts`."""
 
     reports: tuple[Report, ...]
 
@@ -51,16 +51,16 @@ class Note:
 
 @dataclass(frozen=True)
 class StepTime:
-    """What one step took, with all that followed from it."""
+    """Time of one step, including its evaluations and what the study did after it."""
 
     seconds: float
-    trials: int  # that took it
-    evaluations: int  # that followed it
+    trials: int  # trials that took the step
+    evaluations: int  # evaluations after it
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The slots as they are, and the steps since the last such event."""
+    """The status of all slots, and the steps since the last such event."""
 
     slots: tuple[SlotStatus, ...]
     steps: tuple[StepTime, ...]
@@ -68,14 +68,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Idle:
-    """No slot trains any more: the study has no trial left to give, or has sent `Stop`."""
+    """No slot trains any more: the study has no trials left, or has sent `Stop`."""
 
 
 Event = TrialsWanted | Evaluated | TrialEnded | Scored | Note | Progress | Idle
 
 
 class Outbox:
-    """Events that wait to be sent."""
+    """Events that have not been sent yet."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -87,7 +87,7 @@ class Outbox:
         self.post(Note(text))
 
     def drain(self) -> list[Event]:
-        """All of them; none is left."""
+        """Take all events out."""
         events, self.events = self.events, []
         return events
 
@@ -95,7 +95,7 @@ class Outbox:
 # Commands: from the study to the worker.
 @dataclass(frozen=True)
 class StartTrials:
-    """Trials for free slots, at most as many as there are."""
+    """Start trials in free slots. There are at most as many trials as free slots."""
 
     trials: tuple[Trial, ...]
     more: bool = True  # whether to ask again while a slot is free
@@ -120,7 +120,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class ScoreTrial:
-    """Score a trial that has ended on the test split, by the adapter in a folder. It takes a free slot. Answer:
+    """Score an ended trial on the test split, with the adapter in a folder. This takes a free slot. Answer:
     `Scored`."""
 
     trial: Trial

@@ -1,4 +1,4 @@
-"""What happens when memory is full: the same work again with fewer slots at once, until it fits."""
+"""What happens when memory is full? The work is repeated with fewer slots at a time, until it fits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from peftsweep.engine.limits import Say, silent
 from peftsweep.engine.slot import Slot
 
 T = TypeVar("T")
-# What work that ran out of memory was given: memory, in which it may fit now; a shorter pass for its only slot; or
-# nothing.
-Relief = Literal["freed", "cut", "none"]
+# What `make_room` could do after work ran out of memory: it freed memory, shortened the pass of the only slot, or found
+# nothing to do.
+Relief = Literal["freed", "shortened", "none"]
 
 
 class Unfit(NamedTuple):
-    """A slot that does not fit into memory even alone, and what the allocator says of it."""
+    """A slot that does not fit into memory even alone, and the allocator's message."""
 
     slot: Slot
     reason: str
@@ -28,11 +28,12 @@ class Unfit(NamedTuple):
 
 @dataclass
 class BackOff:
-    """How many slots go through the base at once: half as many for good when they turn out not to fit.
+    """Runs work in groups of slots, and halves the group for good when it does not fit into memory.
 
     Attributes:
-        what: the work, as a note calls it.
-        say: called with a note when the slots become fewer.
+        slots: slots in a group.
+        what: the name of the work in notes.
+        say: called with a note when the group becomes smaller.
     """
 
     slots: int
@@ -43,31 +44,34 @@ class BackOff:
         self,
         work: Callable[[Sequence[Slot]], dict[int, T]],
         slots: Sequence[Slot],
-        relieve: Callable[[Sequence[Slot], bool], Relief],
+        make_room: Callable[[Sequence[Slot], bool], Relief],
     ) -> tuple[dict[int, T], list[Unfit]]:
-        """What `work` returns for the slots, by slot, in groups of as many as fit; and the slots that do not fit.
+        """Run `work` on the slots, in groups that fit.
 
-        A group without room goes in halves. Where one of its slots turns out not to fit even alone, that slot was the
-        cause, and the others need not be fewer at once because of it.
+        A group that does not fit is split in halves. If one of its slots does not fit even alone, that slot was the
+        cause, and the group size of the others stays as it was.
 
         Args:
-            relieve: undoes a try that ran out of memory, and makes room if it can. The second argument says whether the
-                same slots ran out of memory just before, too.
+            make_room: undoes an attempt that ran out of memory, and makes room if it can. Its second argument says
+                whether the same slots ran out of memory in the attempt before, too.
+
+        Returns:
+            What `work` returned, by slot; and the slots that do not fit even alone.
         """
         found: dict[int, T] = {}
         unfit: list[Unfit] = []
         waiting, before = list(slots), self.slots
-        tight: list[Sequence[Slot]] = []  # groups that had no room
+        tight: list[Sequence[Slot]] = []  # groups that did not fit
         tried: Sequence[Slot] = ()
         while waiting:
             group = waiting[: self.slots]
-            done, reason = _tried(work, group)
+            done, reason = _attempt(work, group)
             if done is not None:
                 found |= done
                 waiting = waiting[len(group) :]
                 continue
             again = len(group) == len(tried) and all(map(operator.is_, group, tried))
-            tried, relief = group, relieve(group, again)
+            tried, relief = group, make_room(group, again)
             if relief == "freed":
                 continue
             if len(group) > 1:
@@ -83,19 +87,19 @@ class BackOff:
         return found, unfit
 
 
-def _tried(work: Callable[[Sequence[Slot]], T], slots: Sequence[Slot]) -> tuple[T | None, str]:
-    """What `work` returns for some slots; None and the allocator's message where memory is full."""
+def _attempt(work: Callable[[Sequence[Slot]], T], slots: Sequence[Slot]) -> tuple[T | None, str]:
+    """Run `work` on some slots; returns None and the allocator's message if memory is full."""
     try:
         return work(slots), ""
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
-    torch.cuda.empty_cache()  # outside of `except`: its traceback holds on to the step's tensors
+    torch.cuda.empty_cache()  # not inside `except`, whose traceback keeps the step's tensors alive
     return None, reason
 
 
 @contextmanager
 def translate_oom() -> Iterator[None]:
-    """Raise a full memory that CUDA's driver or its libraries found as torch's allocator does.
+    """Turn the errors by which CUDA's driver and libraries report full memory into torch's.
 
     Raises:
         torch.OutOfMemoryError: memory is full.

@@ -22,7 +22,7 @@ COLUMNS = ("runs", "limit", "rate", "decay", "coupled", "sgd", "keep1", "gain1",
 
 @dataclass(frozen=True)
 class SlotUpdate:
-    """What a slot's update needs: its index, the steps it has done before, its learning rate."""
+    """What the update of a slot needs: its index, the number of steps done before, its learning rate."""
 
     index: int
     done: int
@@ -30,7 +30,8 @@ class SlotUpdate:
     params: TrainConfig
 
     def column(self) -> tuple[float, ...]:
-        """The values of `COLUMNS`. torch's SGD adds weight decay to the gradient, AdamW takes it off the weights."""
+        """The values of `COLUMNS`. As in torch, SGD adds weight decay to the gradient, and AdamW subtracts it from the
+        weights."""
         sgd, decay = self.params.optimizer == "sgd", self.params.weight_decay
         first = (MOMENTUM, 1.0) if sgd else (BETA1, 1 - BETA1)
         corrections = (1 - BETA1 ** (self.done + 1), (1 - BETA2 ** (self.done + 1)) ** 0.5)
@@ -40,27 +41,27 @@ class SlotUpdate:
 
 @translate_oom()
 @torch.no_grad()
-def step(stack: SlotParameters, turns: Sequence[SlotUpdate]) -> Tensor:
-    """Clip and update the rows of some slots; the others' stay as they are. Returns the norms of all gradients [K].
+def step(stack: SlotParameters, updates: Sequence[SlotUpdate]) -> Tensor:
+    """Clip and update the rows of some slots, and leave the others as they are. Returns the norms of all gradients [K].
 
-    A gradient that is not finite spoils its own row alone. All memory is asked for before anything is written, so that
-    a step that finds none can be taken again.
+    A gradient that is not finite spoils its own row only. All memory is allocated before anything is written, so a step
+    that runs out of memory can be repeated.
     """
     norms: Tensor = stack.grads.norm(dim=1)
     values = np.zeros((len(COLUMNS), len(stack.weights), 1), str(stack.weights.dtype).removeprefix("torch."))
-    for turn in turns:
-        values[:, turn.index, 0] = turn.column()
+    for update in updates:
+        values[:, update.index, 0] = update.column()
     columns = to_device(values, stack.weights.device)  # [columns, K, 1]
     limit = columns[COLUMNS.index("limit")]
     clips = (limit > 0) & (norms[:, None] > limit)
     clip = torch.where(clips, limit / (norms[:, None] + 1e-6), 1.0)  # [K, 1]
     on_gpu = stack.weights.device.type == "cuda"
-    update = _compiled() if on_gpu else _update
-    # All rows in one launch on a GPU; on a CPU row by row, for a row stays in the cache from one operation to the next.
-    for row in [slice(None)] if on_gpu else [slice(turn.index, turn.index + 1) for turn in turns]:
-        for cut, decays in stack.cuts:
+    apply = _compiled() if on_gpu else _update
+    # On a GPU, one launch for all rows. On a CPU, row by row: a row stays in the cache from one operation to the next.
+    for row in [slice(None)] if on_gpu else [slice(update.index, update.index + 1) for update in updates]:
+        for part, decays in stack.decay_slices:
             matrices = (stack.weights, stack.grads, *stack.moments.values())
-            update([matrix[row, cut] for matrix in matrices], clip[row], columns[:, row], decays)
+            apply([matrix[row, part] for matrix in matrices], clip[row], columns[:, row], decays)
     return norms
 
 
@@ -82,14 +83,14 @@ def _update(matrices: Sequence[Tensor], clip: Tensor, columns: Tensor, decays: b
     adam = (new_first / fix1) / (new_second.sqrt() / fix2 + EPS)
     kept = weights * (1 - rate * decay) if decays else weights
     new_weights = kept - rate * torch.where(sgd > 0, new_first, adam)
-    taking = runs > 0  # selected, not multiplied: what does not take part has divided by zero
-    first.copy_(torch.where(taking, new_first, first))
-    second.copy_(torch.where(taking, new_second, second))
-    weights.copy_(torch.where(taking, new_weights, weights))
+    runs_now = runs > 0  # select, do not multiply: rows that take no part have divided by zero
+    first.copy_(torch.where(runs_now, new_first, first))
+    second.copy_(torch.where(runs_now, new_second, second))
+    weights.copy_(torch.where(runs_now, new_weights, weights))
 
 
 @cache
 def _compiled() -> Any:
-    """One pass over memory instead of a dozen. To choose among ways to launch it, the compiler would copy all matrices
-    that it writes, which is most of what the slots take."""
+    """`_update` compiled: one pass over memory instead of a dozen. Autotuning is off, because it would copy all
+    matrices that the kernel writes, which are most of the memory of the slots."""
     return torch.compile(_update, dynamic=False, options={"triton.autotune_pointwise": False})

@@ -104,7 +104,7 @@ class Pack:
             if each.not_finite:
                 self.end(each.slot, "failed", f"{', '.join(each.not_finite)} not finite at step {each.slot.step}")
             else:
-                each.slot.evaluated_as(each.scores, each.logits)
+                each.slot.add_evaluation(each.scores, each.logits)
         return [each.slot for each in scored if not each.not_finite]
 
     def await_decision(self, slots: Sequence[Slot]) -> None:

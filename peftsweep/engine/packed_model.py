@@ -213,7 +213,7 @@ class PackedModel:
         every = frozenset(layer.name for layer in self.stack.layers)
         self.stack.start(0, params, every, torch.Generator().manual_seed(0))
         try:
-            for place in self.stack.places:
+            for place in self.stack.param_slices:
                 if place.layer.name in self.heads:
                     place.layer.stacked[place.name].data[0].copy_(getattr(place.layer.inner, place.name))
             prove(self.model, samples, expected, self._in_one_row)

@@ -1,4 +1,4 @@
-"""Passes through the base: gradients of the slots' batches and logits of a split, as many slots at once as fit."""
+"""How do slots go through the base? In passes for gradients or logits, as many at once as fit into memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peftsweep.engine import optimizer
-from peftsweep.engine.batching import Batcher, MicroBatch, StepKey, cut, step_key
+from peftsweep.engine.batching import Batcher, MicroBatch, StepKey, split_by_tokens, step_key
 from peftsweep.engine.corpus import Corpus, Indices
 from peftsweep.engine.cpu_workers import CpuWorkers
 from peftsweep.engine.cuda_graphs import CudaGraphs
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class Runner:
-    """Runs the packed model, and makes do with the memory there is.
+    """Runs the packed model within the memory there is.
 
     Args:
-        limits: how much goes through the base at once; fewer tokens in evaluation once memory was full there.
+        limits: how many tokens go through the base at once. Evaluation takes fewer once it has run out of memory.
         say: called with notes on what does not fit.
     """
 
@@ -43,7 +43,7 @@ class Runner:
         self.training, self.evaluation = BackOff(slots, "step", say), BackOff(slots, "evaluation", say)
         self.graphs = CudaGraphs(say) if packed.attention != "padded" else None
         self.cpu_workers = CpuWorkers(slots if self.device.type == "cpu" and not packed.keeps_state else 1)
-        if (workers := self.cpu_workers.count) > 1:  # so many passes at once
+        if (workers := self.cpu_workers.count) > 1:  # they run that many passes at once
             shares = {"train_tokens": limits.train_tokens // workers, "eval_tokens": limits.eval_tokens // workers}
             self.limits = replace(limits, **shares)
         self.prefetches = self.device.type == "cuda"
@@ -52,7 +52,7 @@ class Runner:
     # Training -------------------------------------------------------------------------------------------------------
 
     def forward_backward(self, slots: Sequence[Slot]) -> tuple[dict[int, Tensor], list[Unfit]]:
-        """Add up the gradients of the next batch of each slot.
+        """Accumulate the gradients of the next batch of each slot.
 
         Returns:
             Each slot's loss [], the mean over its batch's texts, by slot; and the slots that do not fit into memory.
@@ -60,7 +60,7 @@ class Runner:
         return self.training.run(self.accumulate_gradients, slots, self.make_room)
 
     def accumulate_gradients(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
-        """Add the gradients of one batch of each slot; returns the losses [] by slot."""
+        """The same for slots that fit into memory together; returns the losses [] by slot."""
         with any_layout():
             return self.cpu_workers(self._losses, slots, self.batcher.tokens)
 
@@ -84,7 +84,7 @@ class Runner:
 
     @translate_oom()
     def backward(self, batch: MicroBatch) -> Tensor:
-        """Forward and backward of a micro-batch: its part of each of its k slots' losses [k]."""
+        """Forward and backward of a micro-batch; returns its share of the losses of its k slots [k]."""
         weights = batch.weights
         with torch.enable_grad():
             logits = self.packed.logits(batch.rows, batch.masks)  # [k·n, C]
@@ -94,15 +94,15 @@ class Runner:
         return weighted.masked_fill_(batch.rows.texts.pads[:, :, 0], 0).sum(1)
 
     def next_batches(self, slots: Sequence[Slot]) -> list[MicroBatch]:
-        """The micro-batches of the slots' next step: the prefetched ones, if all went as foreseen."""
+        """The micro-batches of the slots' next step: the prefetched ones if they are still the right ones."""
         ready, self.prefetched = self.prefetched, None
         if ready is not None and ready[0] == step_key(slots):
             return ready[1]
         return self.batcher.micro_batches(slots, self.limits)
 
     def prefetch(self, slots: Sequence[Slot]) -> None:
-        """Lay out these slots' next step, and capture what is new in it, while the GPU is still at work. Where memory
-        is full, that is left to the step itself."""
+        """Lay out these slots' next step, and capture its new graphs, while the GPU still works on this one. If memory
+        is full, the step itself does so."""
         self.prefetched = None
         slots = slots[: self.training.slots]
         if not (self.prefetches and slots):
@@ -114,8 +114,8 @@ class Runner:
                 self.graphs.prepare(self.backward, batches)
 
     def make_room(self, slots: Sequence[Slot], again: bool) -> Relief:
-        """After a step of these slots ran out of memory: without the graphs' memory they may fit, and a slot alone with
-        its batch cut in two, as long as it can be cut."""
+        """After a step of these slots ran out of memory: free the graphs' memory, or split the batch of a single slot
+        in two as long as it has more than one text."""
         for slot in slots:
             self.packed.stack.grads[slot.index].zero_()
         if self.drop_graphs() and not again:
@@ -123,10 +123,10 @@ class Runner:
         if len(slots) > 1:
             return "none"
         chunks = self.batcher.chunks(slots[0], self.limits)
-        if len(chunks) == chunks[0].whole:
+        if len(chunks) == chunks[0].batch_size:
             return "none"
-        slots[0].fits = max(chunk.tokens for chunk in chunks) // 2
-        return "cut"
+        slots[0].max_tokens = max(chunk.tokens for chunk in chunks) // 2
+        return "shortened"
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
@@ -144,11 +144,11 @@ class Runner:
 
     def logits_of(self, slots: Sequence[int], corpus: Corpus) -> NDArray[np.float32]:
         """Logits [k, n, C] of a split's texts by each of the k slots, in fp32, in passes of at most `eval_tokens`."""
-        fit = max(1, self.limits.eval_tokens // int(corpus.lengths.max()))  # slots with room for the longest text
+        fit = max(1, self.limits.eval_tokens // int(corpus.lengths.max()))  # slots for which the longest text fits
         if len(slots) > fit:
             return np.concatenate([self.logits_of(slots[i : i + fit], corpus) for i in range(0, len(slots), fit)])
-        order = np.argsort(corpus.lengths, kind="stable")  # neighbours of like length waste least in attention
-        chunks = cut(order, corpus.lengths[order] * len(slots), self.limits.eval_tokens)
+        order = np.argsort(corpus.lengths, kind="stable")  # texts of like length waste least in attention
+        chunks = split_by_tokens(order, corpus.lengths[order] * len(slots), self.limits.eval_tokens)
         parts = [self.logits(slots, [chunk] * len(slots), corpus) for chunk in chunks]
         back = np.argsort(order, kind="stable")
         return torch.cat(parts, dim=1).cpu().numpy()[:, back]
@@ -156,13 +156,13 @@ class Runner:
     @translate_oom()
     @torch.no_grad()
     def logits(self, slots: Sequence[int], texts: Sequence[Indices], corpus: Corpus) -> Tensor:
-        """Logits [k, n, C] of some texts of a split, as many for each of the k slots."""
+        """Logits [k, n, C] of some texts of a split, equally many for each of the k slots."""
         self.cpu_workers.check()
         logits = self.packed.logits(self.packed.pack_texts(slots, texts, corpus), None)
         return logits.view(len(slots), -1, logits.shape[-1])[:, : len(texts[0])]
 
     def make_more_room(self, slots: Sequence[Slot], again: bool, corpus: Corpus) -> Relief:
-        """After an evaluation ran out of memory: the graphs' memory, or shorter passes for all."""
+        """After an evaluation ran out of memory: free the graphs' memory, or shorten the passes of all slots."""
         if self.drop_graphs() and not again:
             return "freed"
         shorter = self.limits.eval_tokens // 2
@@ -174,7 +174,7 @@ class Runner:
     # Memory ---------------------------------------------------------------------------------------------------------
 
     def with_room(self, work: Callable[[], T]) -> T:
-        """What `work` returns; the graphs' memory is given up for it where there is no other."""
+        """Run `work`; if memory is full, free the graphs and run it again."""
         try:
             return work()
         except torch.OutOfMemoryError:
@@ -183,7 +183,7 @@ class Runner:
         return work()
 
     def drop_graphs(self) -> bool:
-        """Give the graphs' memory back. Whether there were any."""
+        """Free the graphs' memory; returns whether there were any."""
         held = self.graphs is not None and bool(self.graphs.known)
         if self.graphs is not None:
             self.graphs.drop()

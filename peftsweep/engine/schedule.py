@@ -1,7 +1,7 @@
-"""Where a trial stands: its steps, evaluations, learning rate and batches, all functions of the step alone.
+"""What happens in each step of a trial? Its learning rate, batch and evaluations are functions of seed and step alone.
 
-Nothing here is drawn from a running random stream, so a trial that goes on from a checkpoint sees what it would have
-seen.
+Nothing here depends on a running random stream, so a trial that resumes from a checkpoint sees the same batches as
+without the interruption.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from peftsweep.config import TrainConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """A trial's plan over a training split of `rows` texts.
+    """A trial's steps over a training split of `rows` texts.
 
     Attributes:
-        orders: of rows [rows], by seed and epoch, the last one asked for alone: a long split's are large.
+        orders: the order of the rows [rows], by seed and epoch. Only the latest is kept: for a long split it is large.
     """
 
     params: TrainConfig
@@ -38,14 +38,14 @@ class Schedule:
     def steps(self) -> int:
         return self.steps_per_epoch * self.params.epochs
 
-    @cached_property  # asked for after each step
+    @cached_property  # read after each step
     def evaluations(self) -> tuple[int, ...]:
-        """Steps after which the trial is evaluated, evenly spread; the last is the last step."""
+        """Steps after which the trial is evaluated, evenly spread. The last one is the last step."""
         count = min(self.params.evals_per_epoch * self.params.epochs, self.steps)
         return tuple(round(self.steps * (i + 1) / count) for i in range(count))
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of step `step` (from 0), as `transformers.get_scheduler` has it."""
+        """Learning rate of step `step` (from 0), equal to that of `transformers.get_scheduler`."""
         peak = self.params.learning_rate
         if self.params.scheduler == "constant":
             return peak
@@ -60,7 +60,7 @@ class Schedule:
         return peak * max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
 
     def batch(self, step: int, seed: int) -> NDArray[np.int64]:
-        """Rows of the training split in step `step` (from 0): each epoch in a new order, its last batch the rest."""
+        """Rows of the training split in step `step`, from 0. Each epoch is shuffled anew; its last batch is short."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if (seed, epoch) not in self.orders:
             self.orders.clear()

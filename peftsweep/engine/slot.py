@@ -1,4 +1,4 @@
-"""One trial in its slot: its place in the data, what it has seen so far. Its numbers are a row of the stack."""
+"""What is the state of a trial in its slot? Its step, losses and evaluations. Its weights are a row of the stack."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from peftsweep.engine.trial import Evaluation, Result, SlotStatus, State, Trial
 
 @dataclass
 class Slot:
-    """The state of a trial under way. What a checkpoint holds, and nothing else, decides how it goes on."""
+    """The state of a running trial. Only what a checkpoint holds decides how it goes on."""
 
     index: int
     trial: Trial
     schedule: Schedule
-    parameters: int  # trained ones
+    parameters: int  # number of trained parameters
     objective: str = "macro_f1"  # the score by which evaluations are compared
     step: int = 0
-    loss_sum: float = 0.0  # of the steps since the last evaluation
+    loss_sum: float = 0.0  # over the steps since the last evaluation
     loss_count: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
     seconds: float = 0.0  # its share of the pack's time
     loss: float | None = None
     rate: float = 0.0
     saved: Path | None = None  # the newest checkpoint
-    fits: int | None = None  # tokens of its batch that go through at once, where the whole turned out not to fit
-    best_logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation
+    max_tokens: int | None = None  # of its batch in one pass, once a whole batch did not fit into memory
+    best_logits: NDArray[np.float32] | None = None  # [n, C] of the best evaluation, on the validation split
 
     @property
     def best(self) -> Evaluation | None:
-        """The best evaluation so far, the earliest among equals."""
+        """The best evaluation so far; the earliest of equal ones."""
         return max(self.evaluations, key=lambda e: (e.scores[self.objective], -e.index), default=None)
 
     @property
     def due(self) -> bool:
-        """Whether the step just done is one after which the trial is evaluated."""
+        """Whether the trial must be evaluated after the step that it is at."""
         return self.step in self.schedule.evaluations and not self.evaluated
 
     @property
@@ -51,7 +51,7 @@ class Slot:
 
     @property
     def is_done(self) -> bool:
-        """Whether all of its steps are done."""
+        """Whether the trial has taken all its steps."""
         return self.step >= self.schedule.steps
 
     @property
@@ -73,8 +73,8 @@ class Slot:
             return f"loss is {self.loss}"
         return "" if math.isfinite(norm) else f"gradient norm is {norm}"
 
-    def evaluated_as(self, scores: dict[str, float], logits: NDArray[np.float32]) -> Evaluation:
-        """Note the scores of the weights as they are now, and the logits [n, C] that gave them."""
+    def add_evaluation(self, scores: dict[str, float], logits: NDArray[np.float32]) -> Evaluation:
+        """Add the scores of the present weights, and the logits [n, C] that they follow from."""
         evaluation = Evaluation(
             index=len(self.evaluations) + 1,
             step=self.step,

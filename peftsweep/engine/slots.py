@@ -1,4 +1,4 @@
-"""The K slots of a pack: trials come in from their seed or their checkpoint, and leave an empty row behind."""
+"""How do trials enter and leave a pack? They start from a seed or a checkpoint, and leave an empty row behind."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from peftsweep.methods import Method
 
 
 class Slots:
-    """
+    """The K slots of a pack.
+
     Args:
-        rows: texts of the training split.
+        rows: number of texts in the training split.
         objective: the score by which a trial's evaluations are compared.
     """
 
@@ -34,15 +35,15 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many are."""
+        """Number of free slots."""
         return self.all.count(None)
 
     def start(self, trial: Trial) -> Slot:
-        """Put a trial into the first free slot: from its newest checkpoint if it has one, else from its seed."""
+        """Start a trial in the first free slot: from its newest checkpoint if it has one, else from its seed."""
         return self.put(self.all.index(None), trial)
 
     def put(self, index: int, trial: Trial) -> Slot:
-        """The same for a given slot."""
+        """The same in a given slot."""
         self.stack.clear(index)
         self.stack.start(index, trial.params, self._adapted(trial.params), torch.Generator().manual_seed(trial.seed))
         slot = Slot(
@@ -72,14 +73,14 @@ class Slots:
         return tuple(SlotStatus(i) if slot is None else slot.status() for i, slot in enumerate(self.all))
 
     def parameters(self, params: TrainConfig) -> int:
-        """How many numbers a trial with these hyperparameters trains."""
+        """Number of parameters that a trial with these hyperparameters trains."""
         adapted, row = self._adapted(params), self.stack.weights[0]
         return sum(
             place.of(row)[place.layer.trial_part(place.name, params)].numel()
-            for place in self.stack.places
+            for place in self.stack.param_slices
             if place.layer.name in adapted
         )
 
     def _adapted(self, params: TrainConfig) -> frozenset[str]:
-        """Paths of the layers that a trial trains."""
+        """Paths of the layers that a trial with these hyperparameters trains."""
         return frozenset(self.method.targets(params)) | self.heads

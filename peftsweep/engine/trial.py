@@ -1,4 +1,4 @@
-"""A trial as the engine sees it: what it is given, what it reports, how it ends."""
+"""What is a trial to the engine? What it is given, what it reports, and how it ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the validation split. `index` counts from 1; `step` is the optimizer step it followed."""
+    """Scores on the validation split after optimizer step `step`. `index` counts from 1."""
 
     index: int
     step: int
@@ -40,6 +40,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Report:
+    """A trial's latest evaluation, for the study to decide on."""
+
     trial: Trial
     evaluation: Evaluation
     seconds: float  # the trial's share of the pack's time so far
@@ -47,7 +49,7 @@ class Report:
 
 @dataclass(frozen=True)
 class SlotStatus:
-    """A slot as a person sees it while it runs; `trial` is None in an empty one."""
+    """A slot as it is shown to people. `trial` is None in an empty slot."""
 
     slot: int
     trial: int | None = None
@@ -57,20 +59,20 @@ class SlotStatus:
     last: float | None = None  # the objective at the last evaluation
     best: float | None = None
     rate: float = 0.0  # samples per second
-    evaluated: int = 0  # evaluations that were made, of so many
-    evaluations: int = 0
+    evaluated: int = 0  # evaluations so far
+    evaluations: int = 0  # evaluations in all
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended. `best` is None when it ended before its first evaluation."""
+    """How a trial ended. `best` is None if it ended before its first evaluation."""
 
     state: State
     reason: str
     step: int
     seconds: float  # its share of the pack's time
     best: Evaluation | None
-    parameters: int  # trained ones
-    status: SlotStatus  # the slot's last
+    parameters: int  # number of trained parameters
+    status: SlotStatus  # the slot's last status
     weights: Mapping[str, NDArray[Any]] | None = None  # of a complete trial's best evaluation, by `path:parameter`
     logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation

@@ -126,19 +126,19 @@ class LocalWorker:
         notes = []
         planned = plan(build, spec.candidates, spec.trials) if base.device.type == "cuda" else None
         count = spec.slots if spec.slots != "auto" else CPU_SLOTS if planned is None else planned.slots
-        if planned is not None and planned.of(count).slots < count:
-            count = planned.of(count).slots
+        if planned is not None and planned.for_slots(count).slots < count:
+            count = planned.for_slots(count).slots
             notes.append(f"memory: the GPU has room for {count} slots; the other trials wait")
 
         def planned_build(count: int) -> Pack:
-            return build(count, None if planned is None else planned.of(count).limits)
+            return build(count, None if planned is None else planned.for_slots(count).limits)
 
         pack = build_that_fits(planned_build, max(1, min(count, spec.trials)))
         self._cleanup.callback(pack.release)
         self.worker = PackWorker(pack)
         slots = len(pack.slots)
         trained = [pack.slots.parameters(params) for params in (*spec.candidates, *spec.smallest)]
-        memory = None if planned is None else _memory(planned.of(slots), base.device)
+        memory = None if planned is None else _memory(planned.for_slots(slots), base.device)
         if memory is not None:
             torch.cuda.reset_peak_memory_stats(base.device)
         return PackInfo(method, slots, (min(trained), max(trained)), memory, tuple(notes))
