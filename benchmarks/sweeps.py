@@ -88,7 +88,7 @@ def row_of(study: str, trials: Sequence[TrialRecord], took: float, pack: str) ->
         "pack": pack,
         "training_seconds": round(training, 1),
         "gpu_seconds": round(gpu, 1),
-        **Counter(trial.state.name.lower() for trial in trials),
+        **Counter(trial.state.value for trial in trials),
         "epochs": round(sum(epochs), 1),  # of all trials together
     }
     complete = ranked(trials)

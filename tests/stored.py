@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from peftsweep.storage import StoredStudy, Studies, TrialRecord, fresh
-from peftsweep.storage.record import trial_record
+from peftsweep.storage.attributes import read_trial
 
 DATA = {"train": "train.csv", "validation": "dev.csv", "text": "text", "labels": "topic"}
 CONFIG: dict[str, Any] = {"model": {"id": "base"}, "method": "lora", "data": DATA, "space": {"rank": [4, 8]}}
@@ -18,9 +18,11 @@ def made(url: str, name: str, **attrs: Any) -> StoredStudy:
     """A study without trials. `config` is merged into a small one's."""
     studies = Studies(url)
     study = studies.create(name)
-    known = {"fingerprint": "rows", "experiment": "rows", "metric": "macro_f1", "labels": ["a", "b"]}
+    known: dict[str, Any] = {"fingerprint": "rows", "experiment": "rows", "metric": "macro_f1", "labels": ["a", "b"]}
     config = CONFIG | attrs.pop("config", {})
-    for key, value in {**fresh(name, studies.place), **known, **attrs, "config": config}.items():
+    key, bound = fresh(name, studies.place)
+    known |= {"key": key, "bound": bound.model_dump()}
+    for key, value in {**known, **attrs, "config": config}.items():
         study.set_user_attr(key, value)
     return studies.load(name)
 
@@ -65,4 +67,4 @@ def frozen(value: float | None = None, state: TrialState | None = None, **attrs:
 
 def record(trial: FrozenTrial) -> TrialRecord:
     trial.number = max(0, trial.number)  # one that is in no study yet has none
-    return trial_record(trial, "macro_f1")
+    return read_trial(trial, "macro_f1")

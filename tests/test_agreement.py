@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from optuna.trial import TrialState
 from pydantic import ValidationError
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, Gemma3Config
@@ -25,7 +24,7 @@ from peftsweep.export import Classifier, exporting
 from peftsweep.export import manifest as manifests
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer, revision_of
-from peftsweep.storage import StudyRecord, TrialRecord
+from peftsweep.storage import StudyRecord, TrialRecord, TrialState
 from peftsweep.study import results
 from peftsweep.task import Task, probabilities, thresholds_from_probabilities
 from tests.architectures import tiny_base

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftsweep"
 FLOORS = {
     "__version__": 0,
+    "scores": 0,
     "safe_text": 0,
     "errors": 1,
     "system": 2,
@@ -165,6 +166,22 @@ def test_what_is_imported_is_a_named_dependency() -> None:
 
 def _plain(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
+
+
+def test_one_file_reads_and_writes_what_optuna_keeps_of_a_study_and_its_trials() -> None:
+    words = re.compile(r"\b(user_attrs?|system_attrs?|set_user_attr|get_\w+_attrs)\b")
+    assert _files_with(words) == {"storage/attributes.py"}
+
+
+def test_optuna_s_states_are_translated_in_one_file() -> None:
+    """Others that know them speak to Optuna: a study that leaves out trials, and the pruner."""
+    imported = re.compile(r"from optuna\.trial import .*\bTrialState\b|optuna\.trial\.TrialState")
+    assert _files_with(imported) == {"storage/trial_state.py", "storage/stored_study.py", "study/halving.py"}
+
+
+def _files_with(words: re.Pattern[str]) -> set[str]:
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {str(file.relative_to(PACKAGE)) for file in files if words.search(file.read_text(encoding="utf-8"))}
 
 
 def test_text_leaves_by_one_file_which_makes_it_harmless() -> None:

@@ -12,14 +12,13 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
 
 from peftsweep import sweep
 from peftsweep.comparison import compare
 from peftsweep.config import load
 from peftsweep.errors import PeftsweepError, StorageError, StudyFileError, UsageError
 from peftsweep.export import export, predict_file
-from peftsweep.storage import Studies, TrialRecord, claim, exists
+from peftsweep.storage import Studies, TrialRecord, TrialState, claim, exists
 from peftsweep.study import artifacts, results, status
 from peftsweep.sweep.projection import Projection
 from peftsweep.system.folders import inside

@@ -379,7 +379,7 @@ def test_a_copy_of_another_name_is_another_study(url: str, earlier: bool) -> Non
     if not earlier:
         assert Studies(url).load("copy").mlflow_runs == {}  # before anything was written, too
     second = owned(url, "copy")
-    assert second.record.key != first.record.key and second.mlflow_runs == {} and second.record.mlflow_level is False
+    assert second.record.key != first.record.key and second.mlflow_runs == {} and second.record.in_sync is False
     assert owned(url, "copy").record.key == second.record.key  # once
     assert (first.record.key, first.mlflow_runs) == (owned(url, "one").record.key, {"parent": "run"})
 

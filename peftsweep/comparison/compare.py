@@ -86,7 +86,7 @@ def group(helds: Sequence[Held]) -> Group:
     seconds = {held.name: sum(trial.seconds or 0.0 for trial in held.trials) for held in ranked}
     sizes = {held.name: float(held.best.parameters) for held in ranked if held.best and held.best.parameters}
     return Group(
-        data=sorted({held.record.experiment for held in helds}),
+        data=sorted({held.record.data for held in helds}),
         validation_fingerprint=helds[0].validation_fingerprint,
         kind=task_of(known).kind,
         score=score,

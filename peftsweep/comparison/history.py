@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import TrialState
 
 from peftsweep.comparison.study_data import Held
 from peftsweep.config import Range
-from peftsweep.storage import TrialRecord
+from peftsweep.storage import TrialRecord, TrialState
 
-WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 ENOUGH = 4  # complete trials, below which there is no best tenth to speak of
 
 
@@ -87,7 +85,7 @@ def history(held: Held) -> History:
         study=held.name,
         objective=held.objective,
         numbers=[trial.number for trial in trials],
-        states=[WORDS.get(trial.state, "running") for trial in trials],
+        states=[trial.state.value for trial in trials],
         values=[_value(trial, curve) for trial, curve in zip(trials, curves, strict=True)],
         ended=ended,
         seconds=[short(trial.seconds) for trial in trials],

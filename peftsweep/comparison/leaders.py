@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.trial import TrialState
-
 from peftsweep.comparison.study_data import Held
+from peftsweep.storage import TrialState, count_states
 
 
 @dataclass(frozen=True)
@@ -69,12 +67,12 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
     """
     best, record = held.best, held.record
     scores: Mapping[str, float] = {} if best is None else best.scores
-    counts = Counter(trial.state for trial in held.trials)
+    counts = count_states((trial.state for trial in held.trials), live=True)
     seconds = [trial.seconds for trial in held.trials if trial.seconds is not None]
     device = record.described.get("device")
     return Leader(
         study=held.name,
-        data=record.experiment,
+        data=record.data,
         fingerprint=record.fingerprint,
         validation_fingerprint=held.validation_fingerprint,
         model=record.config.model.id,
@@ -91,7 +89,7 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
         device=None if device is None else "GPU" if str(device).startswith("cuda") else str(device).upper(),
         complete=counts[TrialState.COMPLETE],
         pruned=counts[TrialState.PRUNED],
-        failed=counts[TrialState.FAIL],
+        failed=counts[TrialState.FAILED],
         running=counts[TrialState.RUNNING],
         retrained=_retrained(held),
         test=record.test.scores if best and record.test and record.test.trial == best.number else None,

@@ -56,7 +56,7 @@ class Held:
 
     @property
     def objective(self) -> str:
-        return self.record.metric
+        return self.record.objective
 
     @property
     def space(self) -> Mapping[str, Range | list[Any]]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from peftsweep.safe_text.secrets import masked
+from peftsweep.storage.attributes import enqueued_with, write_study, write_trial
 from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, claim, fresh, settle
-from peftsweep.storage.record import Evaluation, StudyRecord, TrialRecord
+from peftsweep.storage.record import StudyRecord, TrialRecord
+from peftsweep.storage.record_parts import Evaluation, HeldOutScores
 from peftsweep.storage.stored_study import StoredStudy
 from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
+from peftsweep.storage.trial_state import TrialState, count_states
 from peftsweep.storage.urls import check_apart, lasting, same_place
 
 __all__ = [
     "RETRAINED",
     "Evaluation",
+    "HeldOutScores",
     "Place",
     "StoredStudy",
     "Studies",
     "StudyRecord",
     "TrialRecord",
+    "TrialState",
     "check_apart",
     "check_there",
     "claim",
+    "count_states",
+    "enqueued_with",
     "exists",
     "fresh",
     "guarded",
@@ -28,4 +35,6 @@ __all__ = [
     "masked",
     "same_place",
     "settle",
+    "write_study",
+    "write_trial",
 ]

@@ -15,15 +15,15 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel
 
 from peftsweep.errors import StorageError
 from peftsweep.safe_text.quoting import quoted
+from peftsweep.storage.attributes import StudyFacts, write_study
 from peftsweep.storage.database import Database
-from peftsweep.storage.record import Bound
+from peftsweep.storage.record_parts import Bound
 from peftsweep.storage.stored_study import StoredStudy
 from peftsweep.storage.urls import address, alike, lasting, same_place
 from peftsweep.system import plain_files
@@ -143,10 +143,10 @@ def check_free(name: str, folder: Path, key: str, place: Place, *, known: bool) 
         )
 
 
-def fresh(name: str, place: Place) -> dict[str, Any]:
-    """The attributes of a new study that say which it is."""
+def fresh(name: str, place: Place) -> tuple[str, Bound]:
+    """A new study's key, and what it is bound to."""
     key = uuid4().hex
-    return {"key": key, "bound": Bound(key=key, study=name, storage=place.url, server=place.server).model_dump()}
+    return key, Bound(key=key, study=name, storage=place.url, server=place.server, was=None)
 
 
 def settle(study: StoredStudy, folder: Path, place: Place, main: StoredStudy | None = None) -> None:
@@ -162,21 +162,20 @@ def settle(study: StoredStudy, folder: Path, place: Place, main: StoredStudy | N
     """
     record = study.record
     bound = record.bound or Bound(
-        key=record.key or "", study=_name_of(study), storage=place.url
+        key=record.key or "", study=_name_of(study), storage=place.url, was=None
     )  # an earlier version's
     copied = is_copy(study.study_name, bound, folder, place)
     key = uuid4().hex if copied or not record.key else record.key
     check_free(study.study_name, folder, key, place, known=not copied)
     if key != record.key:
-        changed: dict[str, Any] = {"mlflow_runs": {}, "mlflow_level": False, "mlflow_lost": False, "key": key}
+        changed = StudyFacts(mlflow_runs={}, in_sync=False, mlflow_lost=False, key=key)
         if main is not None and main.record.bound and record.retrain_of in (None, main.record.bound.was):
             changed["retrain_of"] = main.record.key
-        for name, value in changed.items():
-            study.set_user_attr(name, value)
+        write_study(study, **changed)
         bound = Bound(key=key, study=study.study_name, storage=place.url, was=bound.key or None)
     bound = bound.model_copy(update={"storage": place.url, "server": place.server})
     if bound != record.bound:
-        study.set_user_attr("bound", bound.model_dump())  # last: until then it is a copy still
+        write_study(study, bound=bound)  # last: until then it is a copy still
     claim(study.study_name, folder, key, place, known=True)
 
 

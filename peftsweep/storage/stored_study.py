@@ -11,12 +11,14 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.safe_text.quoting import quoted, shortened
 from peftsweep.safe_text.secrets import masked
-from peftsweep.storage.record import BrokenError, StudyRecord, TrialRecord, is_own, study_record, trial_record
+from peftsweep.storage.attributes import BrokenError, has_record, is_own, read_study, read_trial
+from peftsweep.storage.record import StudyRecord, TrialRecord
 
 # what Optuna and SQLAlchemy make of values in a database that they have never written
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError)
@@ -42,10 +44,10 @@ class StoredStudy(optuna.Study):
         self._known: dict[int, TrialRecord | str] = {}  # of finished trials, by Optuna's id; or why there is none
         with reading(self._where):
             super().__init__(name, storage)
-            attrs = self.user_attrs
-        if "config" not in attrs or self.directions != [StudyDirection.MAXIMIZE]:
+            made_by_sweep = has_record(self)
+        if not made_by_sweep or self.directions != [StudyDirection.MAXIMIZE]:
             raise ForeignStudyError(f"{self._where} was not made by peftsweep")
-        self._objective = self.record.metric
+        self._objective = self.record.objective
         with reading(self._where, self._culprit):
             super()._get_trials(deepcopy=False)
         self._twice = {number for number, count in Counter(self._numbers()).items() if count > 1}
@@ -58,7 +60,7 @@ class StoredStudy(optuna.Study):
             StorageError: no sweep writes such a thing.
         """
         try:
-            return study_record(self.user_attrs)
+            return read_study(self)
         except BrokenError as error:
             raise StorageError(f"{self._where} cannot be read: {error}; restore the database from a copy") from error
 
@@ -126,14 +128,14 @@ class StoredStudy(optuna.Study):
         return record if isinstance(record, str) else None
 
     def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+        self, deepcopy: bool = True, states: Container[OptunaState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, states, use_cache)
         once = [trial for trial in trials if trial.number not in self._twice]
         return [t for t in once if not t.state.is_finished() or isinstance(self._record(t), TrialRecord)]
 
     def _get_best_trial(self, deepcopy: bool) -> FrozenTrial:
-        complete = self._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = self._get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
         if not complete:
             raise ValueError("No trials are completed yet.")  # Optuna's own words
         best = max(complete, key=lambda trial: (trial.values[0], -trial.number))
@@ -145,7 +147,7 @@ class StoredStudy(optuna.Study):
         found: TrialRecord | str = STRANGE
         if is_own(trial):
             try:
-                found = trial_record(trial, self._objective)
+                found = read_trial(trial, self._objective)
             except BrokenError as error:
                 found = str(error)
         if trial.state.is_finished():

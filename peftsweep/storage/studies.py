@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.storages._rdb.models import BaseModel
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import masked
+from peftsweep.storage.attributes import TrialFacts, has_record_in, running_trial
 from peftsweep.storage.database import Database
 from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, owner
@@ -26,6 +27,7 @@ from peftsweep.storage.lock_holder import Doing
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
 from peftsweep.storage.stored_study import StoredStudy, reading, shown
+from peftsweep.storage.trial_state import TrialState
 from peftsweep.storage.urls import Address, address
 from peftsweep.system.folders import inside
 from peftsweep.system.names import check_study, study_refusal
@@ -170,7 +172,7 @@ class Studies:
         """Whether a process was killed as it made this study: it had made the folder before."""
         with reading(f"study {quoted(name)} in {masked(self.url)}"):
             study = self.storage.get_study_id_from_name(name)
-            if "config" in self.storage.get_study_user_attrs(study) or self.storage.get_n_trials(study):
+            if has_record_in(self.storage, study) or self.storage.get_n_trials(study):
                 return False
             maximised = self.storage.get_study_directions(study) == [StudyDirection.MAXIMIZE]
         return maximised and owner(self.folder(name)) is not None
@@ -211,12 +213,11 @@ class Studies:
 
     def orphans(self, study: optuna.Study) -> list[FrozenTrial]:
         """Trials whose process died. To be asked by the holder of the study's lease, when no trial of its own runs."""
-        return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return study.get_trials(deepcopy=False, states=(TrialState.RUNNING.in_optuna,))
 
-    def begin(self, study: optuna.Study, user_attrs: dict[str, Any]) -> optuna.Trial:
-        """A new trial that has these attributes from its first moment on, whatever waits to be asked for."""
-        new = create_trial(state=TrialState.RUNNING, user_attrs=user_attrs)
-        return optuna.Trial(study, self.storage.create_new_trial(study._study_id, new))
+    def begin(self, study: optuna.Study, **facts: Unpack[TrialFacts]) -> optuna.Trial:
+        """A new trial that has these facts from its first moment on, whatever waits to be asked for."""
+        return optuna.Trial(study, self.storage.create_new_trial(study._study_id, running_trial(**facts)))
 
     def adopt(self, study: optuna.Study, number: int) -> optuna.Trial:
         """A running trial, to be gone on with under its own number."""

@@ -86,10 +86,10 @@ def files(study: Path, number: int) -> dict[str, Path]:
     return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, PREDICTIONS, STUDY) if (folder / name).exists()}
 
 
-def pause(trial: TrialRecord, folder: Path) -> tuple[int, int]:
-    """From the last that was kept of a trial to this moment, at which it goes on, in milliseconds since 1970."""
+def pause(trial: TrialRecord, folder: Path) -> list[int]:
+    """When a trial was last saved, and this moment, at which it goes on; in milliseconds since 1970."""
     kept = (int(1000 * checkpoint.stat().st_mtime) for checkpoint in folder.glob("checkpoint-*"))
-    return max(trial.began or 0, *kept, *(evaluation.at or 0 for evaluation in trial.evaluations), 0), now()
+    return [max(trial.began or 0, *kept, *(evaluation.at or 0 for evaluation in trial.evaluations), 0), now()]
 
 
 def drop_checkpoints(folder: Path) -> None:

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.trial import TrialState
 
 from peftsweep.errors import UsageError
 from peftsweep.safe_text.quoting import shortened
-from peftsweep.storage import StoredStudy, Studies, StudyRecord, TrialRecord, check_there, exists, guarded, masked
+from peftsweep.storage import (
+    StoredStudy,
+    Studies,
+    StudyRecord,
+    TrialRecord,
+    TrialState,
+    check_there,
+    exists,
+    guarded,
+    masked,
+)
 from peftsweep.system import plain_files
 from peftsweep.system.names import check_study
 from peftsweep.system.suggest import did_you_mean
@@ -164,9 +173,7 @@ def finished(storage: str, study: str, trial: int | None = None, warn: Warn = un
         if number not in trials:
             raise UsageError(f"study {study!r} has no trial {number}; {have}")
         if number not in folders:
-            raise UsageError(
-                f"trial {number} of study {study!r} is {_word(trials[number].state)}, not complete; {have}"
-            )
+            raise UsageError(f"trial {number} of study {study!r} is {trials[number].state}, not complete; {have}")
         if number not in kept:
             raise UsageError(
                 f"the adapter of trial {number} of study {study!r} is not in {folders[number]} (search.keep_adapters "
@@ -183,14 +190,10 @@ def none_complete(study: StoredStudy) -> UsageError:
     last = trials[-1]
     why = f": {shortened(last.reason, 200)}" if last.reason else ""
     return UsageError(
-        f"study {name!r} is done and has no complete trial: trial {last.number} {_word(last.state)}{why}; for more "
+        f"study {name!r} is done and has no complete trial: trial {last.number} {last.state}{why}; for more "
         f"trials: peftsweep run --study {name} --trials {2 * total}; for another space, save the study file under "
         "another name"
     )
-
-
-def _word(state: TrialState) -> str:
-    return "failed" if state == TrialState.FAIL else state.name.lower()
 
 
 def trial_folder(study: Path, number: int) -> Path:
@@ -245,12 +248,12 @@ def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 def is_over(trials: Sequence[TrialRecord], total: int) -> bool:
     """Whether at least `total` trials have begun, and all of these are finished."""
     begun = [trial for trial in trials if trial.begun]
-    return len(begun) >= total and all(trial.state.is_finished() for trial in begun)
+    return len(begun) >= total and all(trial.state.finished for trial in begun)
 
 
 def done(trials: Sequence[TrialRecord]) -> int:
     """How many of the trials that count towards a study's total are finished."""
-    return sum(trial.begun and trial.state.is_finished() for trial in trials)
+    return sum(trial.begun and trial.state.finished for trial in trials)
 
 
 def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> tuple[Studies, list[StoredStudy]]:
@@ -293,7 +296,7 @@ def _best(studies: Studies, study: StoredStudy, rows: str) -> Best | None:
     folder = trial_folder(studies.folder(study.study_name), first.number)
     return Best(
         study=study.study_name,
-        data=record.experiment,
+        data=record.data,
         fingerprint=record.fingerprint,
         validation_fingerprint=rows,
         model=record.config.model.id,
@@ -309,7 +312,7 @@ def _best(studies: Studies, study: StoredStudy, rows: str) -> Best | None:
         mlflow_run_id=study.mlflow_runs.get(str(first.number)),
         adapter=None if first.adapter is None else str(folder / ADAPTER),
         test=None if test is None else test.scores,
-        objective=record.metric,
+        objective=record.objective,
         macro_f1_tuned=first.scores.get("macro_f1_tuned"),
         tested=None if test is None else test.trial,
         retrained=record.retrained,

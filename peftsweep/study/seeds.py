@@ -8,11 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean, stdev
 from typing import Any
 
-from optuna.trial import TrialState
+from peftsweep.storage import StoredStudy, TrialRecord, TrialState
 
-from peftsweep.storage import StoredStudy, TrialRecord
-
-OF, REPLICATE = "retrains", "replicate"  # of a seed's trial: the study's trial, and a count from 1
 CONFIDENCE = 0.95
 
 
@@ -36,7 +33,7 @@ def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
         if seed.retrains in picked:
             groups.setdefault(seed.retrains, []).append(seed)
     record, tested = study.record, seeds.record.test
-    objective, space = record.metric, record.config.space
+    objective, space = record.objective, record.config.space
     rows: list[dict[str, Any]] = [
         {
             "trial": number,
@@ -45,7 +42,7 @@ def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
             "objective": objective,
             "picked": picked[number].value,
             "seeds": len(done := complete(group)),
-            "failed": sum(trial.state.is_finished() for trial in group) - len(done),
+            "failed": sum(trial.state.finished for trial in group) - len(done),
             **means([seed.scores for seed in done]),
             "shared": 0,
             "behind": None,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from optuna.trial import TrialState
-
 from peftsweep.errors import StorageError
-from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
+from peftsweep.storage import StoredStudy, Studies, TrialRecord, TrialState, count_states, guarded
 from peftsweep.study.results import STORAGE, Warn, done, ranked, stored, unheard
 
 
@@ -38,12 +35,12 @@ def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
     doing = studies.doing(study.study_name) if some else None
     return {
         "study": study.study_name,
-        **_counts(trials, running=doing == "run"),
+        **_counts(trials, live=doing == "run"),
         "total": record.total,
-        "objective": record.metric,
+        "objective": record.objective,
         "best": best[0].value if best else None,
         "seconds": _seconds(trials),
-        "retrain": None if again is None or not seeds else _seeds(again, seeds, running=doing == "retrain"),
+        "retrain": None if again is None or not seeds else _seeds(again, seeds, live=doing == "retrain"),
     }
 
 
@@ -55,23 +52,14 @@ def _retrained(studies: Studies, study: StoredStudy) -> StoredStudy | None:
         return None
 
 
-def _seeds(again: StoredStudy, seeds: Sequence[TrialRecord], *, running: bool) -> dict[str, Any]:
+def _seeds(again: StoredStudy, seeds: Sequence[TrialRecord], *, live: bool) -> dict[str, Any]:
     total = again.record.total
     total = len(seeds) if total is None else total
-    return {"done": done(seeds), "total": total, **_counts(seeds, running=running), "seconds": _seconds(seeds)}
+    return {"done": done(seeds), "total": total, **_counts(seeds, live=live), "seconds": _seconds(seeds)}
 
 
-def _counts(trials: Sequence[TrialRecord], *, running: bool) -> dict[str, int]:
-    counts = Counter(trial.state for trial in trials)
-    begun = counts[TrialState.RUNNING]
-    return {
-        "complete": counts[TrialState.COMPLETE],
-        "pruned": counts[TrialState.PRUNED],
-        "failed": counts[TrialState.FAIL],
-        "running": begun if running else 0,
-        "stopped": 0 if running else begun,
-        "waiting": counts[TrialState.WAITING],
-    }
+def _counts(trials: Sequence[TrialRecord], *, live: bool) -> dict[str, int]:
+    return count_states((trial.state for trial in trials), live=live)
 
 
 def _seconds(trials: Sequence[TrialRecord]) -> float:

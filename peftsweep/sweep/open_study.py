@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 from peftsweep.config import StudyConfig, differences
 from peftsweep.data import Dataset
 from peftsweep.errors import ForeignStudyError, StorageError, StudyMismatchError
-from peftsweep.storage import StoredStudy, Studies, claim, fresh, masked, settle
+from peftsweep.storage import StoredStudy, Studies, claim, fresh, masked, settle, write_study
 
 
 def open_study(studies: Studies, config: StudyConfig, data: Dataset, main: StoredStudy | None = None) -> StoredStudy:
@@ -31,9 +30,9 @@ def open_study(studies: Studies, config: StudyConfig, data: Dataset, main: Store
         studies.warn(line)
     check_same(studies, found, config, data)
     settle(found, folder, studies.place, main)
-    found.set_user_attr("config", config.identity())  # a widened range is kept
+    write_study(found, identity=config.identity())  # a widened range is kept
     if found.record.validation_fingerprint is None:  # a study of an earlier version
-        found.set_user_attr("validation_fingerprint", data.validation_fingerprint)
+        write_study(found, validation_fingerprint=data.validation_fingerprint)
     return found
 
 
@@ -45,22 +44,23 @@ def _found(studies: Studies, name: str) -> StoredStudy | None:
 
 
 def _made(studies: Studies, config: StudyConfig, data: Dataset) -> StoredStudy:
-    described: dict[str, Any] = {
-        **fresh(config.name, studies.place),
-        "fingerprint": data.fingerprint,
-        "validation_fingerprint": data.validation_fingerprint,
-        "splits": splits(data),
-        "experiment": _experiment(studies, config, data),
-        "metric": config.search.objective,
-        "kind": data.task.kind,
-        "labels": list(data.task.labels),
-        "config": config.identity(),  # last: whoever finds it finds the rest
-    }
-    # first: by its folder, a study that a process was killed over is told from another program's
-    claim(config.name, studies.own_folder(config.name), described["key"], studies.place)
-    study = studies.create(config.name)
-    for key, value in described.items():
-        study.set_user_attr(key, value)
+    key, bound = fresh(config.name, studies.place)
+    name = _data_name(studies, config, data)
+    # Claim the folder first: it tells a study that a process died over from another program's.
+    claim(config.name, studies.own_folder(config.name), key, studies.place)
+    write_study(
+        studies.create(config.name),
+        key=key,
+        bound=bound,
+        fingerprint=data.fingerprint,
+        validation_fingerprint=data.validation_fingerprint,
+        splits=splits(data),
+        data=name,
+        objective=config.search.objective,
+        kind=data.task.kind,
+        labels=list(data.task.labels),
+        identity=config.identity(),  # last: whoever finds it finds the rest
+    )
     return studies.load(config.name)
 
 
@@ -77,9 +77,9 @@ def check_same(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
         StudyMismatchError: it has another space or other data.
     """
     record = study.record
-    lines = differences(study.user_attrs["config"], config.identity())
-    if record.metric != config.search.objective:
-        lines.append(f"search.objective: {record.metric} in the storage, {config.search.objective} now")
+    lines = differences(record.identity, config.identity())
+    if record.objective != config.search.objective:
+        lines.append(f"search.objective: {record.objective} in the storage, {config.search.objective} now")
     if record.fingerprint == data.fingerprint:  # the same rows, wherever they lie and however written
         where = ("source", "train", "validation", "test", "subset", "revision", "encoding", "quoting", "labels")
         told = tuple(f"data.{key}{end}" for key in where for end in ":.")
@@ -95,13 +95,13 @@ def check_same(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
         )
 
 
-def _experiment(studies: Studies, config: StudyConfig, data: Dataset) -> str:
+def _data_name(studies: Studies, config: StudyConfig, data: Dataset) -> str:
     """A name that a person reads. Studies of the same rows share one, wherever the rows lie; no others do."""
     for name in studies.names():
         with suppress(StorageError):  # what cannot be read has no say
             known = studies.find(name)
             if known is not None and known.record.fingerprint == data.fingerprint:
-                return known.record.experiment
+                return known.record.data
     return f"{config.data.name} · {data.task.kind} · {data.fingerprint[:6]}"
 
 

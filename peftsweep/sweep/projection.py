@@ -7,19 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import TrialState
-
 from peftsweep import engine
 from peftsweep.errors import StudyBusyError
-from peftsweep.storage import Evaluation, StoredStudy, TrialRecord
+from peftsweep.storage import Evaluation, StoredStudy, TrialRecord, TrialState, write_study
 from peftsweep.study import artifacts
 from peftsweep.study.results import is_over, ranked
-from peftsweep.study.seeds import OF, REPLICATE
 from peftsweep.system.folders import inside
 from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker, now
 
 SPOOL = ".mlflow"  # in the folder of the study's artifacts
-NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class Projection:
@@ -41,11 +37,11 @@ class Projection:
     def is_behind(self) -> bool:
         """Whether the last process died, or lost sight of MLflow, before everything was written there; or the study has
         changed since."""
-        return self.study.record.mlflow_level is False
+        return self.study.record.in_sync is False
 
     def outdate(self) -> None:
         """The study has changed: what MLflow was told of it as a whole is to be told anew."""
-        self.study.set_user_attr("mlflow_level", False)
+        write_study(self.study, in_sync=False)
 
     def open(self, *, whole: bool = False) -> None:
         """Begin or go on with the study's runs, and end those that a killed process left running.
@@ -56,9 +52,9 @@ class Projection:
         """
         if self.study.record.began is None:  # a study of an earlier version did with its first trial
             known = [trial.began for trial in self.study.records() if trial.began is not None]
-            self.study.set_user_attr("began", min(known, default=now()))
+            write_study(self.study, began=min(known, default=now()))
         self.opened = True
-        self.study.set_user_attr("mlflow_level", False)
+        write_study(self.study, in_sync=False)
         self.tracker.open_study(self._parent())
         self.tracker.settle(self._pasts(), whole=whole or self.study.record.mlflow_lost)
 
@@ -82,7 +78,7 @@ class Projection:
         above = {} if record.retrain_of is None else {ABOVE: record.retrain_of}
         return Parent(
             self.study.study_name,
-            record.experiment,
+            record.data,
             params=record.described | planned,
             tags=self._tags(None) | {KEY: str(record.key)} | above,
             known=self.study.mlflow_runs,
@@ -108,9 +104,9 @@ class Projection:
         """Keep in the study how far the writer is: MLflow's run ids, and whether an update was lost for good."""
         ids = self.tracker.run_ids
         if ids and ids != self.study.mlflow_runs:
-            self.study.set_user_attr("mlflow_runs", ids)
+            write_study(self.study, mlflow_runs=ids)
         if self.tracker.lost and not self.study.record.mlflow_lost:
-            self.study.set_user_attr("mlflow_lost", True)
+            write_study(self.study, mlflow_lost=True)
 
     def close(self, running: Iterable[int], total: int, **limits: float) -> None:
         """End what MLflow still believes to be running, and remember its run ids.
@@ -137,9 +133,11 @@ class Projection:
             self.tracker.close(**limits)
         self.note()
         if self.opened and self.tracker.level:
-            for key, value in {"mlflow_lost": False, "mlflow_level": True}.items():
-                if getattr(self.study.record, key) is not value:
-                    self.study.set_user_attr(key, value)
+            record = self.study.record
+            if record.mlflow_lost:
+                write_study(self.study, mlflow_lost=False)
+            if not record.in_sync:
+                write_study(self.study, in_sync=True)
 
     def _whole(self, total: int) -> Outcome:
         """The study's own outcome, as it is now."""
@@ -180,11 +178,11 @@ class Projection:
 
     def _outcome(self, trial: TrialRecord) -> Outcome:
         """Of a trial that is over, or was when its process died."""
-        if not trial.state.is_finished():
+        if not trial.state.finished:
             return Outcome("interrupted")
         scores = {f"best_{name}": score for name, score in trial.scores.items()}
         return Outcome(
-            NAMES[trial.state],
+            trial.state.value,
             trial.reason,
             metrics=scores | ({} if trial.seconds is None else {"seconds": trial.seconds}),
             artifacts=artifacts.files(self.folder, trial.number) if trial.state == TrialState.COMPLETE else {},
@@ -194,7 +192,7 @@ class Projection:
         """Of a trial's run, or of the study's own."""
         config = self.study.record.config
         tags = {"peftsweep.method": str(config.method), "peftsweep.model": config.model.id}
-        seed = {} if trial is None else {OF: trial.retrains, REPLICATE: trial.replicate}
+        seed = {} if trial is None else {"retrains": trial.retrains, "replicate": trial.replicate}
         return tags | {f"peftsweep.{name}": str(value) for name, value in seed.items() if value is not None}
 
 

@@ -20,10 +20,20 @@ from peftsweep.engine import Scores, Trial
 from peftsweep.errors import StudyMismatchError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
-from peftsweep.storage import RETRAINED, StoredStudy, Studies, TrialRecord, guarded, masked, settle
+from peftsweep.storage import (
+    RETRAINED,
+    HeldOutScores,
+    StoredStudy,
+    Studies,
+    TrialRecord,
+    guarded,
+    masked,
+    settle,
+    write_study,
+)
 from peftsweep.study import artifacts, results, samplers, space
 from peftsweep.study.results import ADAPTER, done, is_over, none_complete, ranked
-from peftsweep.study.seeds import OF, REPLICATE, complete, is_seed, means, seeds_begun, still_wanted, summarised
+from peftsweep.study.seeds import complete, is_seed, means, seeds_begun, still_wanted, summarised
 from peftsweep.sweep import trial_params
 from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import check_same, open_study
@@ -134,12 +144,12 @@ def _companion(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
     again = open_study(studies, config.model_copy(update={"name": config.name + RETRAINED}), data, main=study)
     main, key = study.record, study.record.key
     if not again.has_trials():
-        again.set_user_attr("base", main.base)  # the seeds are to be trained on that one too
-        again.set_user_attr("retrain_of", key)
+        write_study(again, base=main.base)  # the seeds are to be trained on that one too
+        write_study(again, retrain_of=key)
         for row in main.retrained or ():
             if row["test"]:  # scored by seeds that are gone, as when a database was moved without them
                 scores = {name: score for name, score in row["test"].items() if name != "seeds"}
-                again.set_user_attr("test", {"trial": row["trial"], "seeds": row["test"]["seeds"], "scores": scores})
+                write_study(again, test=HeldOutScores(trial=row["trial"], seeds=row["test"]["seeds"], scores=scores))
     if again.record.retrain_of != key:
         raise StudyMismatchError(
             f"study {again.study_name!r} in {masked(studies.url)} has seeds of an earlier study {config.name!r}, which "
@@ -196,7 +206,7 @@ class SeedSource(StudySource):
         """The next one that is wanted."""
         self.unbegun -= 1
         picked, replicate = next(self.wanted)
-        return self.studies.begin(self.study, {OF: picked.number, REPLICATE: replicate})
+        return self.studies.begin(self.study, retrains=picked.number, replicate=replicate)
 
     def complete(self, asked: optuna.Trial) -> dict[str, Any]:
         """As the trial of the study has them."""
@@ -221,7 +231,8 @@ class SeedSource(StudySource):
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         each = [scores for _, scores in scored]
         first = scored[0][0].retrains
-        self.study.set_user_attr("test", {"trial": first, "seeds": len(each), "scores": means(each)})
+        assert first is not None  # each is a seed
+        write_study(self.study, test=HeldOutScores(trial=first, seeds=len(each), scores=means(each)))
 
     def is_done(self) -> bool:
         return is_over(self.trials(), self.total)
@@ -241,10 +252,12 @@ class SeedSource(StudySource):
         if self.is_done():
             rows = summarised(self.main, self.study)
             figures = {name: rows[0][name] for name in rows[0] if name.endswith(("_mean", "_std"))}
-            for study, name, value in ((self.study, "summary", figures), (self.main, "retrained", rows)):
-                if getattr(study.record, name) != value:
-                    study.set_user_attr(name, value)
-                    self.projection.outdate()
+            if self.study.record.summary != figures:
+                write_study(self.study, summary=figures)
+                self.projection.outdate()
+            if self.main.record.retrained != rows:
+                write_study(self.main, retrained=rows)
+                self.projection.outdate()
 
     def tidy(self, trials: Sequence[TrialRecord]) -> None:
         """Adapters stay until all seeds are done and the test split has been scored; then the best seeds' of the first

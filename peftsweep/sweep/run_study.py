@@ -116,8 +116,8 @@ def train(
             judge.stop.finish_step_first = True
             judge.projection.open()
         if judge.projection.opened and not judge.stop.asked:
-            experiment = judge.study.record.experiment
-            redraw(judge.studies.url, judge.projection.tracker, experiment, judge.progress.warn)
+            data = judge.study.record.data
+            redraw(judge.studies.url, judge.projection.tracker, data, judge.progress.warn)
 
 
 def _train(judge: StudySource, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:

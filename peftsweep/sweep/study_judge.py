@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import TrialState
 
 from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.data import Dataset
@@ -21,7 +20,16 @@ from peftsweep.engine import Progress as Progressed
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
 from peftsweep.progress import Memory, Opened, Progress, peak, tested
-from peftsweep.storage import StoredStudy, Studies, TrialRecord
+from peftsweep.storage import (
+    HeldOutScores,
+    StoredStudy,
+    Studies,
+    TrialRecord,
+    TrialState,
+    count_states,
+    write_study,
+    write_trial,
+)
 from peftsweep.study import artifacts, exhausted, grid_size, halving, samplers, space
 from peftsweep.study.results import ADAPTER, done, is_over, ranked
 from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
@@ -31,8 +39,6 @@ from peftsweep.sweep.trial_params import UnfitError, complete, trained
 from peftsweep.system.folders import inside
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
-
-STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 class StudySource(Judge):
@@ -64,7 +70,7 @@ class StudySource(Judge):
         self.folder = studies.own_folder(config.name)
         self.projection = Projection(study, tracker, self.folder)
         if study.record.total != self.total:
-            study.set_user_attr("total", self.total)
+            write_study(study, total=self.total)
             self.projection.outdate()
         self.orphans = deque(trial.number for trial in studies.orphans(study))
         for number in self.orphans:  # before any trial ends: by those that have ended they were, or are, drawn
@@ -79,7 +85,7 @@ class StudySource(Judge):
         self.base: BaseInfo | None = None
         self.method: Method | None = None
         for trial in self.trials():
-            if trial.state.is_finished():  # a process that died between telling and tidying up
+            if trial.state.finished:  # a process that died between telling and tidying up
                 artifacts.drop_checkpoints(self.trial_folder(trial.number))
 
     # What there is to do --------------------------------------------------------------------------------------------
@@ -114,9 +120,9 @@ class StudySource(Judge):
         """The base is loaded and the pack stands: say so, to the person and to MLflow."""
         self.base, self.method = base, method
         artifacts.keep_study(self.folder, self.config, self.data)
-        self.study.set_user_attr("described", study_params(self.config, base, self.data))
+        write_study(self.study, described=study_params(self.config, base, self.data))
         if summary.memory is not None:
-            self.study.set_user_attr("memory", {"planned_bytes": summary.memory.planned})
+            write_study(self.study, memory={"planned_bytes": summary.memory.planned})
         self.projection.open()
         self.progress.opened(summary)
 
@@ -149,7 +155,7 @@ class StudySource(Judge):
 
     def _new(self) -> optuna.Trial:
         asked = self.ask()
-        asked.set_user_attr("began", now())
+        write_trial(asked, began=now())
         # a database that was deleted may have left a trial of this number here
         shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
         return asked
@@ -184,19 +190,18 @@ class StudySource(Judge):
         params, seed = self.config.hyperparameters(space.decode(self.config, drawn)), self.seed(asked)
         if resumed:
             known = self.trial(asked.number)
-            asked.set_user_attr("pauses", [*known.pauses, artifacts.pause(known, self.trial_folder(known.number))])
-        asked.set_user_attr("params", space.described(self.config, params))
-        asked.set_user_attr("seed", seed)
+            pause = artifacts.pause(known, self.trial_folder(known.number))
+            write_trial(asked, pauses=[*known.pauses, pause])
+        write_trial(asked, params=space.described(self.config, params), seed=seed)
         self.running[asked.number] = asked
         self.projection.begin(self.trial(asked.number))
         return Trial(asked.number, seed, params, self.trial_folder(asked.number))
 
     def _refuse(self, asked: optuna.Trial, reason: str) -> None:
         """End a trial that cannot be trained, with the reason; the others go on."""
-        asked.set_user_attr("reason", reason)
-        asked.set_user_attr("ended", now())
-        self.study.tell(asked, state=TrialState.FAIL)
-        self.progress.ended(asked.number, "failed", None, reason, {}, 0.0)
+        write_trial(asked, reason=reason, ended=now())
+        self.study.tell(asked, state=TrialState.FAILED.in_optuna)
+        self.progress.ended(asked.number, TrialState.FAILED, None, reason, {}, 0.0)
         if self.study.why_unreadable(asked.number) is None:
             ended = self.trial(asked.number)
             self.projection.begin(ended)
@@ -214,8 +219,8 @@ class StudySource(Judge):
                 asked.report(value, step=evaluation.index)
             before = judged.evaluations
             evaluations = [*before[: evaluation.index - 1], stored(evaluation, before)]
-            asked.set_user_attr("evaluations", [each.model_dump() for each in evaluations])
-            asked.set_user_attr("seconds", entry.seconds)  # so that `status` counts a trial that is stopped
+            # seconds: so that `status` counts those of a trial that is stopped
+            write_trial(asked, evaluations=evaluations, seconds=entry.seconds)
             if len(before) < evaluation.index:  # else MLflow was told when the trial went on
                 self.projection.evaluated(number, evaluations[-1])
             if judged.kept >= evaluation.index:  # others have come to the rung since
@@ -225,9 +230,11 @@ class StudySource(Judge):
         if self.halving is None:
             return [True] * len(reports)
         for number, keeps in self.halving.decide(at, self.study).items():
-            self.running[number].set_user_attr("kept" if keeps else "dropped", at[number][0])
             if keeps:
+                write_trial(self.running[number], kept=at[number][0])
                 kept.add(number)
+            else:
+                write_trial(self.running[number], dropped=at[number][0])
         return [entry.trial.number in kept for entry in reports]
 
     def finish(self, trial: Trial, result: Result) -> None:
@@ -239,19 +246,18 @@ class StudySource(Judge):
             assert self.method is not None and self.base is not None
             adapter = artifacts.write(trial, result, self.config, self.method, self.base, self.data, self.progress.warn)
         scores = {} if result.best is None else result.best.scores
-        attrs: dict[str, Any] = {
-            "scores": scores,
-            "step": None if result.best is None else result.best.step,
-            "parameters": result.parameters,
-            "reason": result.reason,
-            "seconds": result.seconds,
-            "adapter": None if adapter is None else str(adapter.relative_to(self.studies.artifacts)),
-            "ended": now(),
-        }
-        for key, value in attrs.items():
-            asked.set_user_attr(key, value)
+        write_trial(
+            asked,
+            scores=scores,
+            step=None if result.best is None else result.best.step,
+            parameters=result.parameters,
+            reason=result.reason,
+            seconds=result.seconds,
+            adapter=None if adapter is None else str(adapter.relative_to(self.studies.artifacts)),
+            ended=now(),
+        )
         value = scores.get(self.config.search.objective)
-        self.study.tell(asked, value if result.state == "complete" else None, state=STATES[result.state])
+        self.study.tell(asked, value if result.state == "complete" else None, state=TrialState(result.state).in_optuna)
         trials = self.trials()
         self.projection.end(self.trial(trial.number))
         artifacts.drop_checkpoints(trial.folder)
@@ -271,9 +277,8 @@ class StudySource(Judge):
 
     def counts(self) -> dict[str, int]:
         """Trials by state; one that runs in the storage was stopped, and the next run goes on with it."""
-        said = {"fail": "failed", "running": "stopped"}
-        found = Counter(trial.state.name.lower() for trial in self.trials())
-        return {said.get(name, name): count for name, count in sorted(found.items())}
+        found = count_states((trial.state for trial in self.trials()), live=False)
+        return {name: count for name, count in sorted(found.items()) if count}
 
     def scored(self, number: int, scores: Scores) -> None:
         self.test_scores[number] = scores
@@ -307,12 +312,12 @@ class StudySource(Judge):
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         """Keep the scores on the test split."""
         ((best, scores),) = scored
-        self.study.set_user_attr("test", {"trial": best.number, "scores": scores})
+        write_study(self.study, test=HeldOutScores(trial=best.number, scores=dict(scores)))
         self.progress.note(tested(best.number, scores, self.config.search.objective))
 
     def took(self, memory: Memory, taken: int) -> None:
         """What the pack took of the GPU's memory at most, in bytes: the study keeps it, and the person is told."""
-        self.study.set_user_attr("memory", {**self.study.record.memory, "peak_bytes": taken})
+        write_study(self.study, memory={**self.study.record.memory, "peak_bytes": taken})
         self.progress.note(peak(memory, taken))
 
     def conclude(self) -> None:

@@ -14,11 +14,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from optuna.trial import TrialState
 from scipy.optimize import nnls
 
 from peftsweep.engine import SlotStatus, StepTime
-from peftsweep.storage import TrialRecord
+from peftsweep.storage import TrialRecord, TrialState
 from peftsweep.study import Halving
 
 RECENT = 1000  # steps that the pace is estimated from, and trials that the survival rates are estimated from

@@ -10,10 +10,9 @@ import optuna
 from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.errors import StorageError
 from peftsweep.safe_text.quoting import quoted
-from peftsweep.storage import Studies, TrialRecord
+from peftsweep.storage import Studies, TrialRecord, enqueued_with
 from peftsweep.study import enqueued, samplers, space
 
-FIXED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
 MOST = 4  # reasons in one line
 
 
@@ -35,7 +34,7 @@ def complete(studies: Studies, config: StudyConfig, trial: optuna.Trial, known: 
         UnfitError: it was enqueued, or made by another program, with parameters that are not in the space.
     """
     stored = trial.storage.get_trial(trial._trial_id)
-    queued = stored.system_attrs.get(FIXED, {})
+    queued = enqueued_with(stored)
     if not isinstance(queued, dict):
         raise UnfitError([f"it was enqueued with {quoted(queued)} in place of parameters by name"])
     fixed, wrong = enqueued.given(config, queued)

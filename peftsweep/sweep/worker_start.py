@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftsweep.errors import StudyMismatchError
 from peftsweep.models import BaseInfo, is_at, revision_of
 from peftsweep.progress import Opened
-from peftsweep.storage import masked
+from peftsweep.storage import masked, write_study
 from peftsweep.sweep.open_study import splits
 from peftsweep.sweep.study_judge import StudySource
 from peftsweep.sweep.worker import PackInfo
@@ -26,7 +26,7 @@ def check_base(base: BaseInfo, judge: StudySource) -> None:
             f"study {config.name!r}: its trials were trained on {config.model.id} at revision {known}, which is now at "
             f"{revision}. To continue it, {way}; to start a new study, save the study file under another name"
         )
-    study.set_user_attr("base", revision)
+    write_study(study, base=revision)
 
 
 def report_start(judge: StudySource, base: BaseInfo, pack: PackInfo, tracking_uri: str) -> None:

@@ -1,0 +1,118 @@
+"""What a record is made of: an evaluation, a test score, a retrained configuration, what a study's key is bound to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from peftsweep.config import DataConfig, Method, ModelConfig, Range
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.scores import SCORES, Objective
+from peftsweep.storage.value_limits import LARGEST, Count, Moment, Number, Text, Value
+
+Scores = dict[Text, float]  # see `Task.scores`; those of an evaluation that failed its trial may not be finite
+
+
+class Part(BaseModel):
+    """Strict: a sweep writes values of the right types. Fields that a later version adds are ignored."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class Evaluation(Part):
+    """The scores of a trial on the validation split at one step; see `engine.Evaluation`."""
+
+    index: Annotated[int, Field(ge=1)]
+    step: Count
+    epoch: Annotated[Number, Field(ge=0)]
+    train_loss: float
+    learning_rate: Number
+    scores: Scores
+    at: Moment | None = None
+
+
+def check_scores(scores: Mapping[str, float | None]) -> None:
+    """Raises:
+    ValueError: one of them is no score.
+    """
+    for name, score in scores.items():
+        if score is None:
+            continue
+        share = name in SCORES and SCORES[name].share
+        if not abs(score) <= LARGEST or (share and not 0 <= score <= 1):  # `not`: NaN compares as false
+            raise ValueError(f"scores.{name} is {quoted(score)}, which is no score")
+
+
+class HeldOutScores(Part):
+    """Scores on the test split: those of a trial or, if `seeds` is given, means and deviations over seeds."""
+
+    trial: Count
+    scores: dict[Text, float | None]
+    seeds: Count | None = None
+
+    @model_validator(mode="after")
+    def _has_scores(self) -> HeldOutScores:
+        end = "" if self.seeds is None else "_mean"
+        if self.scores.get(f"macro_f1{end}") is None:
+            raise ValueError(f"scores.macro_f1{end}: missing")
+        check_scores(self.scores)
+        return self
+
+
+class Behind(Part):
+    """How far a configuration is behind the first; see `study.seeds.behind_first`."""
+
+    mean: Number
+    low: Number
+    high: Number
+    seeds: Count
+    pairs: Count = 1
+
+
+class Retrained(Part):
+    """A configuration over several seeds; see `study.seeds.summarised`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    trial: Count
+    params: dict[Text, Value]
+    sampled: list[Text]
+    objective: Objective
+    picked: Annotated[float, Field(ge=0, le=1)]
+    seeds: Count
+    failed: Count
+    behind: Behind | None
+    test: dict[Text, Count | Number | None] | None
+
+    @model_validator(mode="after")
+    def _has_means(self) -> Retrained:
+        figures = {name: v for name, v in (self.model_extra or {}).items() if name.endswith(("_mean", "_std"))}
+        if not all(value is None or (isinstance(value, float) and abs(value) <= LARGEST) for value in figures.values()):
+            raise ValueError("expected numbers as means and deviations")
+        if self.test and self.test.get("seeds") is None:
+            raise ValueError("test.seeds is missing")
+        if self.seeds and figures.get(f"{self.objective}_mean") is None:
+            raise ValueError(f"{self.objective}_mean is missing")
+        return self
+
+
+class Described(Part):
+    """What a study file says about a study; see `StudyConfig.identity`."""
+
+    model: ModelConfig
+    method: Method
+    data: DataConfig
+    space: dict[Text, Range | Annotated[list[Value], Field(min_length=1)]]
+
+
+class Bound(Part):
+    """The study that a key was made for; see `storage.identity`."""
+
+    key: Text
+    study: Text
+    storage: Text
+    server: Text | None = None
+    was: Text | None = None
+    """In a copy: the key of the study that it was copied from."""
