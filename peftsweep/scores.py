@@ -15,11 +15,13 @@ class Score(NamedTuple):
         label: its name in tables, lines and pages.
         share: whether it lies between 0 and 1.
         required: whether every complete trial has it.
+        column: whether tables of studies have a column for it.
     """
 
     label: str
     share: bool = True
     required: bool = False
+    column: bool = True
 
 
 SCORES = {
@@ -27,9 +29,12 @@ SCORES = {
     "macro_f1_tuned": Score("tuned macro-F1"),  # with a threshold of its own for each label
     "micro_f1": Score("micro-F1", required=True),
     "accuracy": Score("accuracy", required=True),
-    "jaccard": Score("Jaccard"),
+    "jaccard": Score("Jaccard", column=False),
     "loss": Score("loss", share=False, required=True),
 }
+
+
+COLUMNS = {name: score.label for name, score in SCORES.items() if score.column}
 
 
 def label(score: str) -> str:

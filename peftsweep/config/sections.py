@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag
 
 from peftsweep.config.frozen import Frozen
 from peftsweep.config.messages import Mistake
+from peftsweep.scores import Objective
 
 Method = Literal["lora", "qlora", "ia3"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -162,7 +163,6 @@ class PrunerConfig(Frozen):
 
 
 MAX_TRIALS = 1_000_000  # per study: all its trials are read again whenever one of them ends
-Objective = Literal["macro_f1", "macro_f1_tuned"]
 
 
 class SearchConfig(Frozen):

@@ -14,10 +14,8 @@ import yaml
 
 from peftsweep.export.manifest import Manifest
 from peftsweep.safe_text.escaping import markdown, markdown_code, python_block
+from peftsweep.scores import SCORES, label
 from peftsweep.system.package_paths import PACKAGE
-
-NAMES = {"macro_f1": "macro-F1", "macro_f1_tuned": "macro-F1, tuned thresholds", "micro_f1": "micro-F1"}
-NAMES |= {"accuracy": "accuracy (all labels right)", "jaccard": "Jaccard", "loss": "loss"}
 
 
 @dataclass(frozen=True)
@@ -90,15 +88,17 @@ Then, for a list of texts:
 
 
 def scores(manifest: Manifest) -> str:
-    """A table of the scores, those on the test split beside those on the validation rows."""
+    """A table of the scores on the validation rows and, if there are any, on the test split."""
     columns = {"on the validation rows": manifest.scores}
     if manifest.test is not None:
         columns["on the test split"] = manifest.test
     lines = [["score", *columns], ["---"] * (1 + len(columns))]
     for name in manifest.scores:
         shown = [f"{column[name]:.4f}" if name in column else "–" for column in columns.values()]
-        lines.append([NAMES.get(name) or markdown(name), *shown])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        lines.append([label(name) if name in SCORES else markdown(name), *shown])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    accuracy = "\n\nAccuracy is the share of texts with all labels right." if manifest.task.multi_label else ""
+    return table + accuracy
 
 
 def whence(manifest: Manifest, origin: Origin) -> str:

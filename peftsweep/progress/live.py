@@ -12,6 +12,7 @@ from rich.text import Text
 from peftsweep.progress import phrases
 from peftsweep.progress.screen import Screen, fit
 from peftsweep.progress.watcher import Opened
+from peftsweep.scores import label
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
@@ -64,7 +65,7 @@ class LiveProgress:
             self._next = self._clock() + EVERY
             objective = self._leader.objective
             line = phrases.summary(slots, done, total, best, eta, objective)
-            self._live.update(_screen(slots, line, self._console.height, phrases.SCORES[objective]), refresh=True)
+            self._live.update(_screen(slots, line, self._console.height, label(objective)), refresh=True)
 
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float

@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from peftsweep.progress.watcher import Memory, Opened
 from peftsweep.safe_text.escaping import in_line
+from peftsweep.scores import label
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
-SCORES = {
-    "macro_f1": "macro-F1",
-    "macro_f1_tuned": "tuned macro-F1",  # a threshold of its own for each label
-    "micro_f1": "micro-F1",
-    "accuracy": "accuracy",
-    "loss": "loss",
-}
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "batch_size": "batch", "scheduler": "", "optimizer": ""}
 
 
@@ -58,7 +52,7 @@ def header(what: Opened) -> list[tuple[str, str]]:
         ("rows", rows),
         ("trials", f"{what.done} of {what.total} done · {what.slots} at a time"),
         *memory,
-        *([("by", f"{SCORES[what.objective]}: a threshold for each label")] if "tuned" in what.objective else []),
+        *([("by", f"{label(what.objective)}: a threshold for each label")] if "tuned" in what.objective else []),
         ("kept in", f"{what.storage} · MLflow: {what.tracking}"),
     ]
 
@@ -86,7 +80,7 @@ def ended(
     best: bool = False,
 ) -> str:
     """`trial 7 complete · macro-F1 0.812 (best) · all 189 steps · 14s · lr 3.1e-4 rank 16`"""
-    scored = "" if value is None else f"{SCORES[objective]} {score(value)}" + (" (best)" if best else "")
+    scored = "" if value is None else f"{label(objective)} {score(value)}" + (" (best)" if best else "")
     parts = [scored, reason.removeprefix(f"{state} "), duration(seconds), hyperparameters(params)]
     return " · ".join([f"trial {trial} {state}", *filter(None, parts)])
 
@@ -110,7 +104,7 @@ def summary(
     if rate := sum(slot.rate for slot in running):
         parts.append(f"{rate:,.0f} samples/s")
     if best is not None:
-        parts.append(f"best {SCORES[objective]} {score(best[1])} (trial {best[0]})")
+        parts.append(f"best {label(objective)} {score(best[1])} (trial {best[0]})")
     if eta is not None and math.isfinite(eta):
         parts.append(f"{duration(eta)} left")
     return " · ".join(parts)
@@ -203,7 +197,7 @@ def finished(
     """`demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter`"""
     parts = [f"{study}: " + (", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials")]
     if best is not None:
-        parts.append(f"best {SCORES[objective]} {score(best[1])} (trial {best[0]})")
+        parts.append(f"best {label(objective)} {score(best[1])} (trial {best[0]})")
     return " · ".join([*parts, *filter(None, [adapter])])
 
 
@@ -228,7 +222,7 @@ def standing(row: Mapping[str, Any]) -> list[str]:
 def legend(groups: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     """What the star means. Each group holds the studies on the same validation rows."""
     objectives = {row["objective"] for same in groups for row in same}
-    by = SCORES[objectives.pop()] if len(objectives) == 1 else "score by the objective, or macro-F1 where it differs,"
+    by = label(objectives.pop()) if len(objectives) == 1 else "score by the objective, or macro-F1 where it differs,"
     several = any(sum(row["overall"] for row in same) > 1 for same in groups)
     return f"* the best {by} on the same validation rows" + ("; equal ones share it" if several else "")
 
@@ -277,7 +271,7 @@ def retrained(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
     if not rows or not rows[0]["seeds"]:
         return ""
     first, own = rows[0], next((row for row in rows if row["trial"] == trial), None)
-    parts = [f"{SCORES[own['objective']]} {spread(own, own['objective'])}"] if own else []
+    parts = [f"{label(own['objective'])} {spread(own, own['objective'])}"] if own else []
     if own is not first:
         parts.append(f"trial {first['trial']} has {spread(first, first['objective'])}")
     return f"over {first['seeds']} seeds: {'; '.join(parts)}"
@@ -285,7 +279,7 @@ def retrained(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
 
 def tested(trial: int | None, scores: Mapping[str, float] | None, objective: str) -> str:
     """`test split: trial 3, macro-F1 0.705`; empty if it was not scored."""
-    return "" if scores is None else f"test split: trial {trial}, {SCORES[objective]} {score(scores[objective])}"
+    return "" if scores is None else f"test split: trial {trial}, {label(objective)} {score(scores[objective])}"
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -300,7 +294,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         own = spread(first, first["objective"])
         if first["seeds"] > first["shared"] > 0:
             own = f"by the {first['shared']} seeds that all have; over its {first['seeds']}: {own}"
-        name = SCORES[first["objective"]]
+        name = label(first["objective"])
         lines.append(f"trial {first['trial']} has the best mean {name}, {own}; {was}")
     lines += compared(rows)
     before = [row["trial"] for row in sorted(rows, key=lambda row: (-row["picked"], row["trial"]))]
@@ -310,9 +304,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "the sweep had the same order" if same else f"the sweep had the order {', '.join(map(str, before))}"
         )
     for row in (row for row in rows if row["test"]):
-        figures = (
-            f"{SCORES[row['objective']]} {spread(row['test'], row['objective'])} over {row['test']['seeds']} seeds"
-        )
+        figures = f"{label(row['objective'])} {spread(row['test'], row['objective'])} over {row['test']['seeds']} seeds"
         lines.append(f"test split: trial {row['trial']}, {figures}; scored once, and never again")
     return lines
 

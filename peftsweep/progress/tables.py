@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from peftsweep.progress import phrases
 from peftsweep.progress.not_compared import apart
 from peftsweep.progress.screen import Grid, Screen
+from peftsweep.scores import COLUMNS, label
 
 Rows = Sequence[Mapping[str, Any]]  # as `--json` prints them
 WIDE = 10_000  # columns of a pipe, where nothing is folded
@@ -48,7 +49,7 @@ def _adapter(row: Mapping[str, Any]) -> str | None:
 
 
 def _scores(rows: Rows) -> Grid:
-    names = {name: title for name, title in phrases.SCORES.items() if any(row[name] is not None for row in rows)}
+    names = {name: title for name, title in COLUMNS.items() if any(row[name] is not None for row in rows)}
     table = _table("", "study", "method", "trial", *names.values())
     for row in rows:
         scores = [phrases.score(row[name]) for name in names]
@@ -72,7 +73,7 @@ def status_table(rows: Rows, stream: TextIO) -> None:
     states = ["complete", "pruned", "failed", "running"]
     states += [state for state in ("stopped", "waiting") if any(row[state] for row in rows)]
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
-    table = _table("study", *states, *(phrases.SCORES[objective] for objective in objectives), "time")
+    table = _table("study", *states, *(label(objective) for objective in objectives), "time")
     for row in rows:
         counts = [str(row[state]) for state in states]
         best = phrases.score(row["best"]) or "-"
@@ -87,8 +88,8 @@ def status_table(rows: Rows, stream: TextIO) -> None:
 
 def retrained_table(rows: Rows, stream: TextIO) -> None:
     """Print one row per configuration, the best mean first, and a verdict below."""
-    shown = {name: title for name, title in phrases.SCORES.items() if any(f"{name}_mean" in row for row in rows)}
-    table = _table("trial", f"{phrases.SCORES[rows[0]['objective']]} in the sweep", "seeds", *shown.values(), "behind")
+    shown = {name: title for name, title in COLUMNS.items() if any(f"{name}_mean" in row for row in rows)}
+    table = _table("trial", f"{label(rows[0]['objective'])} in the sweep", "seeds", *shown.values(), "behind")
     for row in rows:
         seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")
         scores = [phrases.spread(row, name) for name in shown]
