@@ -71,7 +71,7 @@ class Timed(Tracker):
 
     def _write(self) -> None:
         super()._write()
-        if not self._runs.abandoned:
+        if not self._sink.abandoned:
             Timed.writer_cpu += time.thread_time()
 
 
@@ -93,7 +93,7 @@ def counted(method: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-for name in ("open_study", "settle", "start_trial", "log", "end_trial", "end_study", "keep_comparison"):
+for name in ("open_study", "catch_up", "start_trial", "log", "end_trial", "end_study", "store_page"):
     setattr(Timed, name, counted(getattr(Tracker, name)))
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from peftsweep import export
 from peftsweep.config import TrainConfig
-from peftsweep.tracking import Outcome, Parent
+from peftsweep.tracking import Outcome, StudySnapshot
 from tests.numbers import PROMISED
 from tests.stored import evaluated, frozen, record
 from tests.studies import LABELS, ROOT, home
@@ -277,7 +277,7 @@ def test_the_comparison_s_drawing_is_counted_apart_from_telling_the_tracker(
 
     def draw(tracker: Any) -> None:
         time.sleep(0.2)
-        tracker.keep_comparison("tweets", page)
+        tracker.store_page("tweets", page)
 
     modules["tracking"].set_aside(draw)(tracker)
     tracker.close()
@@ -293,7 +293,7 @@ def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
     for kind in (tracking.Untold, tracking.Timed):
         before = {name: getattr(tracking.Timed, name) for name in ("writer_cpu", "caller_cpu", "end_seconds")}
         tracker = kind(uri, note=print)
-        tracker.open_study(Parent("demo", "tweets"))
+        tracker.open_study(StudySnapshot("demo", "tweets"))
         tracker.start_trial(0, params={}, tags={})
         for step in range(50):
             tracker.log(0, {"loss": 0.5}, step)

@@ -388,10 +388,10 @@ def test_each_experiment_gets_the_page_and_that_of_some_studies_is_another(tmp_p
         "two": {"comparison.html": size},
     }
     tracker = Tracker(uri, note=lambda _: None)
-    assert all(tracker.compares(name, whole) for name in ("one", "two"))
+    assert all(tracker.has_page(name, whole) for name in ("one", "two"))
     whole.touch()  # drawn anew, and not delivered: that a selection was told since does not hide it
     sweep.compare(storage=url, tracking_uri=uri, studies=["one"])
-    assert not tracker.compares("one", whole)
+    assert not tracker.has_page("one", whole)
 
 
 def test_the_best_trials_come_first_and_complete_ones_before_others() -> None:
@@ -429,5 +429,5 @@ def test_the_command_prints_the_place_or_the_rows(here: Home) -> None:
     found = json.loads(rows.stdout)
     assert rows.returncode == 0 and found["leaders"][0]["study"] == "small" and Path(found["page"]).name
     assert (nowhere.returncode, nothing.returncode) == (2, 1)
-    assert "is not there" in nowhere.stderr and "none.db: the file is not there" in nothing.stderr
+    assert "does not exist" in nowhere.stderr and "none.db: the file is not there" in nothing.stderr
     assert "Traceback" not in nowhere.stderr + nothing.stderr

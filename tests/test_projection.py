@@ -34,7 +34,7 @@ from tests.studies import Home, all_of, empty_mlflow, home, until
 SLACK = 10.0  # seconds for the program's own end on a busy machine
 CREATE = "/api/2.0/mlflow/runs/create"
 Trouble = Callable[[int, str], bool]
-CALLS = ("open_study", "settle", "start_trial", "log", "end_trial", "end_study", "keep_comparison", "close")
+CALLS = ("open_study", "catch_up", "start_trial", "log", "end_trial", "end_study", "store_page", "close")
 
 
 class Server:

@@ -149,7 +149,7 @@ MOMENTS = {
     "after the last checkpoint, before the adapter": "peftsweep.engine.checkpoint:save 4",
     "after the adapter was renamed, before tell": "peftsweep.study.artifacts:write 1",
     "after tell": "optuna:Study.tell 1",
-    "when MLflow has half of the artifacts": "peftsweep.tracking.mlflow_runs:Runs._upload 2",
+    "when MLflow has half of the artifacts": "peftsweep.tracking.mlflow_runs:MlflowRuns._upload 2",
 }
 
 

@@ -259,7 +259,7 @@ def test_a_comparison_that_comes_back_ends_no_earlier_than_it_begins(tmp_path: P
     assert [run.info.start_time, run.info.end_time] == drawn
     os.utime(some, (time.time() - 7200,) * 2)  # one that is older than the run itself
     tracker = Tracker(place.tracking_uri, note=lambda _: None)
-    tracker.keep_comparison("tweets · multi-label · f00d00", some, some.name)
+    tracker.store_page("tweets · multi-label · f00d00", some, some.name)
     tracker.close()
     run = mlflow.MlflowClient(tracking_uri=place.tracking_uri).get_run(run_id)
     assert run.info.start_time <= run.info.end_time

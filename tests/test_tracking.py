@@ -28,7 +28,7 @@ from mlflow.entities import Run
 from peftsweep.errors import TrackingError, UsageError
 from peftsweep.sweep import sync
 from peftsweep.system.atomic_files import put_if_free
-from peftsweep.tracking import Outcome, Parent, Past, Point, Tracker, serve
+from peftsweep.tracking import Outcome, Point, StudySnapshot, Tracker, TrialSnapshot, serve
 from peftsweep.tracking.locations import check, sqlite_file
 from peftsweep.tracking.mlflow_connection import Connection
 from peftsweep.tracking.mlflow_server import server_command, server_environment
@@ -64,7 +64,7 @@ def notes() -> Iterator[list[str]]:
 
 def opened(uri: str, notes: list[str], known: dict[str, str] | None = None, **params: Any) -> Tracker:
     tracker = Tracker(uri, note=notes.append)
-    tracker.open_study(Parent("demo", EXPERIMENT, params, {"peftsweep.method": "lora"}, known or {}))
+    tracker.open_study(StudySnapshot("demo", EXPERIMENT, params, {"peftsweep.method": "lora"}, known or {}))
     return tracker
 
 
@@ -157,7 +157,7 @@ def test_artifacts_may_go_as_soon_as_they_are_handed_over(uri: str, notes: list[
     tracker.start_trial(0, params={}, tags={})
     tracker.end_trial(0, Outcome("complete", artifacts={"deep/adapter": adapter}))
     shutil.rmtree(adapter)
-    spool = tracker._temporary
+    spool = tracker._spool._temporary
     tracker.close()
     fetched = MlflowClient(uri).download_artifacts(tracker.run_ids["0"], "deep/adapter/weights", str(tmp_path))
     assert Path(fetched).read_text() == "w"
@@ -172,7 +172,7 @@ def test_a_tracker_leaves_no_copies_and_no_open_file(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     for end in (Tracker.abandon, Tracker.close):
         tracker = Tracker(f"sqlite:///{tmp_path}/none/mlflow.db", note=notes.append)
-        tracker._copied({"page": tmp_path / "page"})
+        tracker._copies({"page": tmp_path / "page"})
         assert len(list((tmp_path / "temporary").iterdir())) == 1
         end(tracker)
         end(tracker)
@@ -187,9 +187,9 @@ def test_copies_lie_in_a_locked_folder_though_the_system_s_temporary_place_was_c
     (tmp_path / "page").write_text("p")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tracker = Tracker(f"sqlite:///{tmp_path}/none/mlflow.db", note=notes.append)
-    first = tracker._copied({"page": tmp_path / "page"})["page"]
+    first = tracker._copies({"page": tmp_path / "page"})["page"]
     shutil.rmtree(first.parents[1])
-    second = tracker._copied({"page": tmp_path / "page"})["page"]
+    second = tracker._copies({"page": tmp_path / "page"})["page"]
     another = [sys.executable, "-c", "from peftsweep.system.temporary import TemporaryFolder; TemporaryFolder()"]
     subprocess.run(another, env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}, check=True)
     assert second.read_text() == "p"
@@ -208,9 +208,9 @@ def test_a_page_on_its_way_has_all_the_time_there_is(
 
     monkeypatch.setattr(MlflowClient, "log_artifact", slowly)
     tracker = Tracker(uri, note=notes.append)
-    tracker.keep_comparison(EXPERIMENT, tmp_path / "page")
+    tracker.store_page(EXPERIMENT, tmp_path / "page")
     tracker.close(patience=2)
-    assert tracker.level
+    assert tracker.in_sync
 
 
 def test_calls_return_at_once(uri: str, notes: list[str]) -> None:
@@ -262,8 +262,11 @@ def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, note
 def test_a_run_that_a_killed_process_left_running_is_ended(uri: str, notes: list[str]) -> None:
     known = left_running(uri, notes)
     tracker = opened(uri, notes, {"parent": known["parent"]})
-    tracker.settle(
-        {3: Past({}, {}, [], Outcome("pruned", "below the median")), 4: Past({}, {}, [], Outcome("interrupted"))}
+    tracker.catch_up(
+        {
+            3: TrialSnapshot({}, {}, [], Outcome("pruned", "below the median")),
+            4: TrialSnapshot({}, {}, [], Outcome("interrupted")),
+        }
     )
     tracker.close()
     trial = MlflowClient(uri).get_run(known["3"])
@@ -282,11 +285,11 @@ def test_a_run_told_in_part_is_made_whole_and_one_that_is_whole_stays(uri: str, 
     first.close()
     before = fetch(uri, first)["1"].info.end_time
     curve_told = [Point({"loss": 0.5}, 10), Point({"loss": 0.25}, 20)]
-    pasts = {0: Past({"rank": 8}, {}, curve_told, Outcome("complete", metrics={"best_macro_f1": 0.7}))}
-    pasts[1] = Past({}, {}, curve_told, Outcome("pruned", "below the median"))
-    pasts[2] = Past({"rank": 4}, {}, curve_told, Outcome("failed", "loss is nan"))
+    pasts = {0: TrialSnapshot({"rank": 8}, {}, curve_told, Outcome("complete", metrics={"best_macro_f1": 0.7}))}
+    pasts[1] = TrialSnapshot({}, {}, curve_told, Outcome("pruned", "below the median"))
+    pasts[2] = TrialSnapshot({"rank": 4}, {}, curve_told, Outcome("failed", "loss is nan"))
     second = opened(uri, notes, first.run_ids)
-    second.settle(pasts)
+    second.catch_up(pasts)
     second.close()
     runs = fetch(uri, second)
     assert [runs[n].data.tags["peftsweep.state"] for n in ("0", "1", "2")] == ["complete", "pruned", "failed"]
@@ -412,18 +415,20 @@ def test_an_update_that_mlflow_refuses_is_lost_alone(uri: str, notes: list[str])
     tracker.close()
     assert fetch(uri, tracker)["0"].data.metrics == {"loss": 0.5}
     warning, summary = notes
-    assert "did not take an update" in warning and summary.startswith("MLflow: 1 update was not written")
+    assert "refused an update" in warning and summary.startswith("MLflow: 1 update was not written")
     notes.clear()
 
 
 def test_a_trial_that_mlflow_refuses_leaves_those_after_it_alone(uri: str, notes: list[str]) -> None:
     tracker = opened(uri, notes)
     curves = [{"loss": 0.5}, {"no such; name?": 0.5}, {"loss": 0.25}]
-    tracker.settle({n: Past({}, {}, [Point(curve, 1)], Outcome("complete")) for n, curve in enumerate(curves)})
+    tracker.catch_up(
+        {n: TrialSnapshot({}, {}, [Point(curve, 1)], Outcome("complete")) for n, curve in enumerate(curves)}
+    )
     tracker.close()
     runs = fetch(uri, tracker)
     assert [runs[number].data.metrics for number in "02"] == [{"loss": 0.5}, {"loss": 0.25}]
-    assert notes.pop().startswith("MLflow: 1 update was not written") and "did not take" in notes.pop()
+    assert notes.pop().startswith("MLflow: 1 update was not written") and "refused an update" in notes.pop()
 
 
 def test_an_artifact_that_is_not_there_is_lost_alone(uri: str, notes: list[str], tmp_path: Path) -> None:
@@ -450,11 +455,11 @@ def test_importing_tracking_does_not_import_mlflow() -> None:
 
 TELEMETRY = """
 import sys
-from peftsweep.tracking import Parent, Tracker
+from peftsweep.tracking import StudySnapshot, Tracker
 
 tracker = Tracker(sys.argv[1], note=print)
 assert "mlflow" not in sys.modules, "it decides when it is imported"
-tracker.open_study(Parent("demo", "tweets"))
+tracker.open_study(StudySnapshot("demo", "tweets"))
 tracker.close()
 from mlflow.telemetry import utils
 assert not utils._IS_IN_CI_ENV_OR_TESTING, "it would be silent for that alone"

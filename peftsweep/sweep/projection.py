@@ -13,7 +13,7 @@ from peftsweep.storage import Evaluation, StoredStudy, TrialRecord, TrialState, 
 from peftsweep.study import artifacts
 from peftsweep.study.results import is_over, ranked
 from peftsweep.system.folders import inside
-from peftsweep.tracking import ABOVE, KEY, Outcome, Parent, Past, Point, Tracker, now
+from peftsweep.tracking import KEY, RETRAIN_OF, Outcome, Point, StudySnapshot, Tracker, TrialSnapshot, now
 
 SPOOL = ".mlflow"  # in the folder of the study's artifacts
 
@@ -30,7 +30,7 @@ class Projection:
 
     def __init__(self, study: StoredStudy, tracker: Tracker, folder: Path) -> None:
         self.study, self.tracker, self.folder = study, tracker, folder
-        tracker.spool_to(inside(folder, folder / SPOOL))
+        tracker.keep_copies_in(inside(folder, folder / SPOOL))
         self.opened = False
 
     @property
@@ -56,7 +56,7 @@ class Projection:
         self.opened = True
         write_study(self.study, in_sync=False)
         self.tracker.open_study(self._parent())
-        self.tracker.settle(self._pasts(), whole=whole or self.study.record.mlflow_lost)
+        self.tracker.catch_up(self._pasts(), whole=whole or self.study.record.mlflow_lost)
 
     def is_there(self, total: int) -> bool:
         """Whether MLflow holds all of it, as the study says; it is asked, and told nothing.
@@ -67,16 +67,16 @@ class Projection:
         Raises:
             TrackingError: it does not answer.
         """
-        there = self.tracker.holds(self._parent(), self._whole(total), self._pasts())
+        there = self.tracker.has_all(self._parent(), self._whole(total), self._pasts())
         if there:
             self.note()  # the ids that the study has may be those of another store, or none
         return there and not self.is_behind
 
-    def _parent(self) -> Parent:
+    def _parent(self) -> StudySnapshot:
         record = self.study.record
         planned = {key: int(value) for key, value in record.memory.items() if key == "planned_bytes"}
-        above = {} if record.retrain_of is None else {ABOVE: record.retrain_of}
-        return Parent(
+        above = {} if record.retrain_of is None else {RETRAIN_OF: record.retrain_of}
+        return StudySnapshot(
             self.study.study_name,
             record.data,
             params=record.described | planned,
@@ -132,7 +132,7 @@ class Projection:
         finally:
             self.tracker.close(**limits)
         self.note()
-        if self.opened and self.tracker.level:
+        if self.opened and self.tracker.in_sync:
             record = self.study.record
             if record.mlflow_lost:
                 write_study(self.study, mlflow_lost=False)
@@ -168,13 +168,13 @@ class Projection:
         seed = {} if trial.seed is None else {"seed": trial.seed}
         return {**trial.params, **seed, **self.study.record.described}
 
-    def _pasts(self) -> dict[int, Past]:
+    def _pasts(self) -> dict[int, TrialSnapshot]:
         return {t.number: self._past(t) for t in self.study.records() if t.state != TrialState.WAITING}
 
-    def _past(self, trial: TrialRecord) -> Past:
+    def _past(self, trial: TrialRecord) -> TrialSnapshot:
         curve = [_point(evaluation) for evaluation in trial.evaluations]
         told = self._params(trial), self._tags(trial), curve, self._outcome(trial)
-        return Past(*told, trial.began, trial.ended, _name(trial))
+        return TrialSnapshot(*told, trial.began, trial.ended, _name(trial))
 
     def _outcome(self, trial: TrialRecord) -> Outcome:
         """Of a trial that is over, or was when its process died."""

@@ -69,7 +69,7 @@ def compare(
     rows = compare_studies(storage, studies, note)
     page = _write(rows, storage, output)
     for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):
-        tracker.keep_comparison(experiment, page, _name(rows))
+        tracker.store_page(experiment, page, _name(rows))
     tracker.close()
     return ComparisonPage(page, rows)
 
@@ -77,7 +77,7 @@ def compare(
 def redraw(storage: str, tracker: Tracker, experiment: str, note: Callable[[str], None]) -> None:
     """Draw the page again when a study has ended. A failure becomes a note: it must not fail the study."""
     try:
-        tracker.keep_comparison(experiment, _write(compare_studies(storage), storage, None))
+        tracker.store_page(experiment, _write(compare_studies(storage), storage, None))
     except Exception as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         note(f"the comparison page was not written ({first}); to try again: peftsweep compare")

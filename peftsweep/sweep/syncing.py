@@ -78,7 +78,7 @@ def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, failures: lis
         failures.append(f"study {name!r}: {error}")
         return "not written"
     used = [tracker for tracker in trackers if tracker is not None]
-    refused = [tracker.trouble or "it took too long" for tracker in used if not tracker.level]
+    refused = [tracker.problem or "it took too long" for tracker in used if not tracker.in_sync]
     failures += [f"study {name!r}: {why}" for why in dict.fromkeys(refused)]
     if refused:
         return "not written"
@@ -106,7 +106,7 @@ def _missing_pages(studies: Studies, study: StoredStudy, tracking_uri: str) -> l
     """Comparison pages with a study that its experiment lacks, the oldest first: the run starts at that time."""
     tracker = Tracker(tracking_uri, note=lambda text: None)
     pages = pages_with(studies.url, study.study_name)
-    missing = [page for page in pages if not tracker.compares(study.record.data, page, page.name)]
+    missing = [page for page in pages if not tracker.has_page(study.record.data, page, page.name)]
     return sorted(missing, key=lambda page: page.stat().st_mtime)
 
 
@@ -115,6 +115,6 @@ def _write_pages(study: StoredStudy, tracking_uri: str, pages: Sequence[Path]) -
         return None
     tracker = Tracker(tracking_uri, note=lambda text: None)
     for page in pages:
-        tracker.keep_comparison(study.record.data, page, page.name)
+        tracker.store_page(study.record.data, page, page.name)
     tracker.close(timeout=PATIENCE, patience=PATIENCE)
     return tracker

@@ -1,28 +1,36 @@
-"""MLflow as a projection of the study: one parent run, a child run for each trial; and the server that shows them.
+"""Tracking: what a sweep shows in MLflow, and the server for it.
 
-The study's own database is the truth. MLflow gets a copy, written by one thread behind a queue, so that a server
-that is slow, down or wiped never slows or fails a trial.
+The study's own database is the truth. The tracker gets a copy, which one thread writes from a queue. So a server that
+is slow, down or wiped never slows or fails a trial. `sink.py` says what a tracker is; MLflow is one of them.
 """
 
 from __future__ import annotations
 
-from peftsweep.tracking.comparison_run import COMPARISON, SELECTION
 from peftsweep.tracking.locations import check as check_address
-from peftsweep.tracking.mlflow_runs import ABOVE, KEY, now
 from peftsweep.tracking.mlflow_server import serve
 from peftsweep.tracking.queue import Tracker
-from peftsweep.tracking.sink import Outcome, Parent, Past, Point
+from peftsweep.tracking.sink import (
+    COMPARISON,
+    KEY,
+    RETRAIN_OF,
+    SELECTION,
+    Outcome,
+    Point,
+    StudySnapshot,
+    TrialSnapshot,
+    now,
+)
 
 __all__ = [
-    "ABOVE",
     "COMPARISON",
     "KEY",
+    "RETRAIN_OF",
     "SELECTION",
     "Outcome",
-    "Parent",
-    "Past",
     "Point",
+    "StudySnapshot",
     "Tracker",
+    "TrialSnapshot",
     "check_address",
     "now",
     "serve",

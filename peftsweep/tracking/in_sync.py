@@ -1,4 +1,4 @@
-"""Whether a run in MLflow is what it should be. Nothing is written here."""
+"""Is a run in MLflow in sync with the study? Only read here, never written."""
 
 from __future__ import annotations
 
@@ -7,43 +7,54 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftsweep.tracking.sink import STATUS, Past, named
+from peftsweep.tracking.sink import TrialSnapshot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
-def is_level(client: MlflowClient, run: Run | None, past: Past, *, files: bool = False, points: bool = False) -> bool:
-    """Whether a run has ended in the same state, under its name, with the same last metrics. That of a trial which goes
-    on may not be there yet.
+# A pruned run has the status of one that was stopped, and MLflow's table shows no tags at first. So `run_name` says it.
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+def run_name(name: str, state: str) -> str:
+    """Name of a trial's run, given the trial's state."""
+    return f"{name} pruned" if state == "pruned" else name
+
+
+def is_in_sync(
+    client: MlflowClient, run: Run | None, trial: TrialSnapshot, *, files: bool = False, points: bool = False
+) -> bool:
+    """Whether a run has the trial's state, name and last metrics. The run of a trial that will be continued may be
+    missing.
 
     Args:
-        files: and has all its artifacts; a request or two.
-        points: and every point of its curves; a request for each metric.
+        files: check the artifacts too, with a request or two.
+        points: check every point of the curves too, with a request for each metric.
     """
     if run is None:
-        return past.outcome.state == "interrupted"
+        return trial.outcome.state == "interrupted"
     return (
-        _ended_as(run, past)
-        and (not files or _has_files(client, run, past.outcome.artifacts))
-        and (not points or _has_points(client, run, past))
+        _ended_as(run, trial)
+        and (not files or _has_files(client, run, trial.outcome.artifacts))
+        and (not points or _has_points(client, run, trial))
     )
 
 
-def _ended_as(run: Run, past: Past) -> bool:
-    last = {name: value for point in past.curve[-1:] for name, value in point.metrics.items()}
-    due = {name: value for name, value in (last | dict(past.outcome.metrics)).items() if math.isfinite(value)}
-    state = past.outcome.state
+def _ended_as(run: Run, trial: TrialSnapshot) -> bool:
+    last = {name: value for point in trial.curve[-1:] for name, value in point.metrics.items()}
+    due = {name: value for name, value in (last | dict(trial.outcome.metrics)).items() if math.isfinite(value)}
+    state = trial.outcome.state
     ended = run.info.status == STATUS[state] and run.data.tags.get("peftsweep.state") == state
-    if past.name and run.info.run_name != named(past.name, state):  # an earlier version named it otherwise
+    if trial.name and run.info.run_name != run_name(trial.name, state):  # an earlier version named it differently
         return False
     return ended and due.items() <= run.data.metrics.items()
 
 
-def _has_points(client: MlflowClient, run: Run, past: Past) -> bool:
+def _has_points(client: MlflowClient, run: Run, trial: TrialSnapshot) -> bool:
     due: dict[str, set[int]] = {}
-    for point in past.curve:
+    for point in trial.curve:
         for name, value in point.metrics.items():
             if math.isfinite(value):
                 due.setdefault(name, set()).add(point.step)
@@ -54,7 +65,7 @@ def _has_points(client: MlflowClient, run: Run, past: Past) -> bool:
 
 
 def _has_files(client: MlflowClient, run: Run, artifacts: Mapping[str, Path]) -> bool:
-    """Whether each of these files is there, with as many bytes."""
+    """Whether the run has each of these files, with the same size."""
     due = _sizes(artifacts)
     folders = {Path(place).parent.as_posix() for place in due}
     listed = [
@@ -64,7 +75,7 @@ def _has_files(client: MlflowClient, run: Run, artifacts: Mapping[str, Path]) ->
 
 
 def _sizes(artifacts: Mapping[str, Path]) -> dict[str, int]:
-    """Bytes of each file, by its place in the run."""
+    """Size of each file in bytes, by its path in the run."""
     found: dict[str, int] = {}
     for place, source in artifacts.items():
         files = source.rglob("*") if source.is_dir() else [source]

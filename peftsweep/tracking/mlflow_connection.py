@@ -1,4 +1,4 @@
-"""How MLflow is reached: a client, made when it is needed, and of use as long as its database is there."""
+"""How is MLflow reached? By a client that is made when it is first needed, and used while its database exists."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ if TYPE_CHECKING:
     from peftsweep.tracking.mlflow_client import Client
 
 
-SECONDS = 10  # for a database's host to answer
+SECONDS = 10  # time limit for a database's host to answer
 
 
 class Connection:
-    """Args:
-    uri: an SQLite URL, or the address of an MLflow server.
+    """
+    Args:
+        uri: an SQLite URL, or the address of an MLflow server.
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = absolute(uri)  # a process may change its folder later
+        self.uri = absolute(uri)  # the process may change its working folder later
         self._file = sqlite_file(self.uri)
-        self._before: os.stat_result | None = None  # the file, as it was when the client was made
+        self._before: os.stat_result | None = None  # the file when the client was made
         self._client: Client | None = None
 
     def client(self) -> Client:
-        """Raises TrackingError: its database is gone, and MLflow would write on into a file without a name."""
+        """
+        Raises:
+            TrackingError: the database file is gone; MLflow would go on writing into the deleted file.
+        """
         if self._client is None:
             self._client = self._made()
         if self._file is not None and not _is_there(self._file, self._before):
@@ -39,31 +43,31 @@ class Connection:
         return self._client
 
     def _made(self) -> Client:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its makers would hear of each run
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run that ends
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow would report each run to its makers
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run
         if is_server(self.uri):
-            # by default a call to a dead server takes four minutes; and a request whose answer was lost must not be
-            # made again before it is looked up what became of it
+            # By default a call to a dead server takes four minutes. And if an answer was lost, the request must not be
+            # repeated before it is known what became of it.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         elif self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             make_store(self._file)
-            look_into(self._file)  # MLflow itself goes on trying for 102 seconds
+            look_into(self._file)  # MLflow itself would retry for 102 seconds
             self._before = self._file.stat()
         elif place := database_host(self.uri):
-            _answers(self.uri, *place)
+            _check_database(self.uri, *place)
         from peftsweep.tracking.mlflow_client import Client
 
         silence()
         return Client(tracking_uri=self.uri)
 
 
-def _answers(uri: str, host: str | None, port: int) -> None:
-    """Whether MLflow's database can be used. MLflow itself would go on trying for minutes, whatever is wrong.
+def _check_database(uri: str, host: str | None, port: int) -> None:
+    """Connect to MLflow's database once. MLflow itself would retry for minutes, whatever is wrong.
 
     Raises:
-        Exception: what Python, the driver or the database says.
+        Exception: of Python, the driver or the database.
     """
     if host is not None:
         socket.create_connection((host, port), timeout=SECONDS).close()
@@ -83,7 +87,7 @@ def _is_there(file: Path, before: os.stat_result | None) -> bool:
         return False
 
 
-def refused(error: BaseException) -> bool:
-    """Whether MLflow answered, and the answer will be the same the next time."""
+def is_final(error: BaseException) -> bool:
+    """Whether MLflow answered with this error, and would answer the same the next time."""
     code = getattr(error, "error_code", None)
     return code is not None and code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")

@@ -1,7 +1,4 @@
-"""What MLflow and the libraries below it log.
-
-None of it reaches the terminal: what went wrong is told in a line of ours, and tracebacks would tear the live table.
-"""
+"""How are MLflow's loggers silenced? Our own messages report problems, and tracebacks would tear the live table."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NAMES = ("mlflow", "alembic", "sqlalchemy", "urllib3")
-NOTHING = logging.CRITICAL + 1
+SILENT = logging.CRITICAL + 1
 
 _lock = threading.Lock()
 _before: dict[str, int] = {}
@@ -20,8 +17,8 @@ _inside = 0
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Several threads may be in here at once: the last that leaves lets the libraries log again."""
+def quiet() -> Iterator[None]:
+    """Silence the loggers. Several threads may be inside; when the last one leaves, the libraries log again."""
     global _inside
     with _lock:
         _inside += 1
@@ -38,11 +35,11 @@ def hushed() -> Iterator[None]:
 
 
 def silence() -> None:
-    """Once more after MLflow was imported, for it sets its level then. Without effect outside of `hushed`."""
+    """Call this again after importing MLflow, which sets its level then. Has no effect outside of `quiet`."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     with _lock:
         for name in NAMES if _inside else ():
             logger = logging.getLogger(name)
-            if logger.level != NOTHING:
+            if logger.level != SILENT:
                 _before[name] = logger.level
-                logger.setLevel(NOTHING)
+                logger.setLevel(SILENT)

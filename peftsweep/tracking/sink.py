@@ -1,28 +1,31 @@
-"""What is told of a study and its trials, as plain values."""
+"""What is a tracker? A sink that is told about a study and its trials, as plain values. MLflow is one of them."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from peftsweep.errors import TrackingError
 
+KEY = "peftsweep.study_key"  # tag of a study's own run; finds the run when its id was never stored
+RETRAIN_OF = "peftsweep.retrain_of"  # tag of a run of seeds: the key of the study that it is nested under
+PARENT = "parent"  # stands for the study's own run where trials' runs go by their number
+COMPARISON = "comparison.html"  # the page that compares all studies
+SELECTION = "selection.html"  # the page that compares selected studies: the last selection
 
-class NonsenseError(TrackingError):
-    """MLflow answered, with something that cannot be the answer."""
+
+class BadAnswerError(TrackingError):
+    """The tracker gave an answer that does not fit the request."""
 
 
-def is_id(text: object) -> bool:
-    """Whether it could be an id of MLflow's: a word, as it is part of addresses."""
+def is_valid_id(text: object) -> bool:
+    """Whether this could be a run's id. Ids become part of URLs."""
     return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,128}", text) is not None
-
-
-# By its status alone a pruned run looks like one that failed, and MLflow's table does not show tags at first: `named`
-# says what it is.
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Outcome:
 
     Attributes:
         state: "complete", "pruned", "failed" or "interrupted".
-        artifacts: a file or a folder by its place in the run.
+        artifacts: files and folders, by their path in the run.
     """
 
     state: str
@@ -41,12 +44,12 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Parent:
-    """The study's own run.
+class StudySnapshot:
+    """What the tracker should show of a study.
 
     Attributes:
-        known: `Tracker.run_ids` of an earlier process; those that the store does not have any more are made anew.
-        began: in milliseconds since 1970; now, where it is not given. A run that is there keeps its own.
+        known: run ids that an earlier process stored (`Tracker.run_ids`). Runs that no longer exist are made again.
+        began: milliseconds since 1970; by default now. An existing run keeps its own start.
     """
 
     name: str
@@ -59,10 +62,10 @@ class Parent:
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation: a point of each metric's curve.
+    """One evaluation: a point on each metric's curve.
 
     Attributes:
-        at: milliseconds since 1970; None where it is not known.
+        at: milliseconds since 1970; None if unknown.
     """
 
     metrics: Mapping[str, float]
@@ -71,13 +74,13 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Past:
-    """A trial as the study holds it: all that its run is to have.
+class TrialSnapshot:
+    """What the tracker should show of a trial.
 
     Attributes:
-        name: of its run.
-        outcome: "interrupted" for a trial that goes on.
-        began, ended: in milliseconds since 1970; None where it is not known.
+        outcome: "interrupted" for a trial that will be continued.
+        began, ended: milliseconds since 1970; None if unknown.
+        name: of the trial's run.
     """
 
     params: Mapping[str, Any]
@@ -89,6 +92,72 @@ class Past:
     name: str = ""
 
 
-def named(name: str, state: str) -> str:
-    """What the run of a trial in this state is called."""
-    return f"{name} pruned" if state == "pruned" else name
+class Sink(Protocol):
+    """What a tracker must be able to do. Calls may block and raise.
+
+    Every call may be repeated after it failed half-way: what is there already is found, not made twice. `key` is
+    `PARENT`, or a trial's number; times (`at`) are milliseconds since 1970.
+
+    Attributes:
+        name: of the tracker, for messages.
+        ids: run ids by key, as far as they are known.
+        asked: when the tracker was last called, by the monotonic clock; infinite while a file is being uploaded.
+        abandoned: if set, no more calls are made, even in the middle of an update.
+    """
+
+    name: str
+    ids: dict[str, str]
+    asked: float
+    abandoned: bool
+
+    def open(self, study: StudySnapshot, at: int) -> None:
+        """Start the study's own run, or continue it."""
+
+    def start(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], at: int) -> None:
+        """Start a trial's run, or continue it."""
+
+    def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
+        """Add a point to each metric's curve, unless the step is there."""
+
+    def end(self, key: str, outcome: Outcome, at: int) -> None:
+        """End a run."""
+
+    def catch_up(self, number: int, trial: TrialSnapshot, at: int, whole: bool = False) -> None:
+        """Write what an earlier process did not write of a trial.
+
+        Args:
+            whole: check every point and artifact, even if the run ended as it should.
+        """
+
+    def has_all(self, study: StudySnapshot, outcome: Outcome, trials: Mapping[int, TrialSnapshot]) -> bool:
+        """Whether everything that `open`, `catch_up` and `end` would write is there. Writes nothing."""
+
+    def store_page(self, experiment: str, page: Path, at: int) -> None:
+        """Store a page that compares the experiment's studies, drawn at this time. It replaces one of the same name."""
+
+    def has_page(self, experiment: str, name: str, at: int) -> bool:
+        """Whether a page of this name is stored that is not older than this time. Writes nothing."""
+
+    def counts(self) -> tuple[int, int]:
+        """Number of runs made, and of existing runs that were updated."""
+
+    def end_all(self) -> None:
+        """End every run that this process started and did not end."""
+
+    def ping(self) -> None:
+        """Raise an exception if the tracker does not answer."""
+
+    def is_final(self, error: BaseException) -> bool:
+        """Whether the tracker answered with this error, and would answer the same the next time."""
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Silence the tracker's own loggers."""
+
+
+def trial_name(number: int) -> str:
+    return f"trial-{number:04d}"
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
