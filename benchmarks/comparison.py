@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 
 from peftsweep import comparison, dashboard
 from peftsweep.storage import Studies
-from peftsweep.study.results import CLASSES, PREDICTIONS, trial_folder
+from peftsweep.study.trial_files import CLASSES, PREDICTIONS, trial_folder
 from peftsweep.task import Task
 
 LABELS = (

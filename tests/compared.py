@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from peftsweep.storage import Studies
-from peftsweep.study import results
+from peftsweep.study import results, trial_files
 from peftsweep.task import Task
 from tests.stored import DATA, frozen, made
 
@@ -30,12 +30,12 @@ def best_folder(url: str, name: str) -> Path:
     """Of the artifacts of the study's best trial."""
     studies = Studies(url)
     best = results.ranked(studies.load(name).records())[0]
-    return results.trial_folder(studies.artifacts / name, best.number)
+    return trial_files.trial_folder(studies.artifacts / name, best.number)
 
 
 def with_predictions(url: str, name: str, logits: np.ndarray, labels: np.ndarray) -> None:
     """Let the best trial have predicted this."""
-    save_file({"logits": logits.astype(np.float32), "labels": labels}, best_folder(url, name) / results.PREDICTIONS)
+    save_file({"logits": logits.astype(np.float32), "labels": labels}, best_folder(url, name) / trial_files.PREDICTIONS)
 
 
 def predicted(url: str, name: str, task: Task, logits: np.ndarray, labels: np.ndarray) -> None:
@@ -44,6 +44,6 @@ def predicted(url: str, name: str, task: Task, logits: np.ndarray, labels: np.nd
     study = made(url, name, labels=list(task.labels), config={"data": data, "space": {}})
     scores = task.scores(logits, labels)
     study.add_trial(frozen(scores["macro_f1"], scores=scores))
-    folder = results.trial_folder(Studies(url).artifacts / name, 0)
+    folder = trial_files.trial_folder(Studies(url).artifacts / name, 0)
     folder.mkdir(parents=True)
-    save_file({"logits": logits.astype(np.float32), "labels": labels}, folder / results.PREDICTIONS)
+    save_file({"logits": logits.astype(np.float32), "labels": labels}, folder / trial_files.PREDICTIONS)

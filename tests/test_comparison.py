@@ -19,7 +19,7 @@ from peftsweep.comparison.history import best_so_far, busy, ends, importances, s
 from peftsweep.comparison.study_data import Held
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies
-from peftsweep.study import results
+from peftsweep.study import results, trial_files
 from peftsweep.task import Task
 from tests.compared import best_folder, fill, predicted, storage, with_predictions
 from tests.postgresql import Server
@@ -145,7 +145,7 @@ def test_pairs_are_tested_on_the_same_rows(url: str) -> None:
 
 
 def test_with_many_rows_of_each_class_the_interval_is_that_of_the_bootstrap(url: str) -> None:
-    logits, labels = results.predictions(best_folder(url, "good"))
+    logits, labels = trial_files.predictions(best_folder(url, "good"))
     rng = np.random.default_rng(1)
     scores = [
         f1_score(labels[rows], logits[rows] > 0, average="macro", zero_division=0)
@@ -166,7 +166,7 @@ def test_importance_is_optunas(url: str) -> None:
 
 def test_classes_have_the_f1_of_the_best_trial(url: str) -> None:
     (group,) = compare(url).groups
-    logits, labels = results.predictions(best_folder(url, "fair"))
+    logits, labels = trial_files.predictions(best_folder(url, "fair"))
     assert group.per_class["fair"] == pytest.approx(f1_score(labels, logits > 0, average=None))
 
 
@@ -271,8 +271,8 @@ def test_without_its_predictions_a_study_shows_the_rest(tmp_path: Path, how: str
     url = storage(tmp_path)
     for seed, name in enumerate(("one", "two")):
         fill(url, name, trials=6, rows=60, seed=seed)
-    file = best_folder(url, "two") / results.PREDICTIONS
-    logits, labels = results.predictions(file.parent)
+    file = best_folder(url, "two") / trial_files.PREDICTIONS
+    logits, labels = trial_files.predictions(file.parent)
     if how == "gone":
         file.unlink()
     elif how == "broken":

@@ -15,7 +15,7 @@ from peftsweep.config import load
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies
 from peftsweep.storage.identity import owner
-from peftsweep.study import results
+from peftsweep.study import trial_files
 from peftsweep.system import plain_files
 from tests.studies import ROOT
 
@@ -70,7 +70,7 @@ def test_no_file_of_ours_is_waited_for(tmp_path: Path, kind: str) -> None:
         owner(tmp_path)
     assert not dashboard.is_page(tmp_path / "page.html")
     with pytest.raises(ValueError, match="no plain file"):
-        results.arrays(tmp_path / "validation.safetensors")
+        trial_files.arrays(tmp_path / "validation.safetensors")
     assert Studies(f"sqlite:///{tmp_path}/s.db").doing("one") == "run"
 
 

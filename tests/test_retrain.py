@@ -40,7 +40,7 @@ from peftsweep.storage import StoredStudy, Studies
 from peftsweep.study import results, space
 from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.sweep import RetrainResult
-from peftsweep.sweep.retraining import SeedSource
+from peftsweep.sweep.retraining import SeedJudge
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker
 from tests.alone import peft_alone
@@ -388,12 +388,12 @@ def test_adapters_that_stay_are_the_best_seeds_of_the_first(here: Home) -> None:
     assert here.adapter(results.ranked(Studies(here.storage).load("small").records())[0].number).is_file()
 
 
-def source_of(place: Home, file: Path, again: StoredStudy) -> SeedSource:
+def source_of(place: Home, file: Path, again: StoredStudy) -> SeedJudge:
     config, studies = load(file), Studies(place.storage)
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
     main, tracker = studies.load("small"), Tracker(place.tracking_uri, note=print)
     best = results.ranked(main.records())
-    return SeedSource(config, main, again, best, 2, studies, data, tracker, progress.Silent(), StopSignal())
+    return SeedJudge(config, main, again, best, 2, studies, data, tracker, progress.Silent(), StopSignal())
 
 
 def test_adapters_outlive_a_change_of_the_first_those_that_were_tested_too(here: Home) -> None:

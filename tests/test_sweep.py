@@ -32,7 +32,7 @@ from peftsweep.models import Base
 from peftsweep.progress import PlainProgress, Silent
 from peftsweep.study import results
 from peftsweep.sweep import worker
-from peftsweep.sweep.study_judge import StudySource
+from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.task import Task
 from tests.numbers import distance, hold, norm
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
@@ -173,7 +173,7 @@ def test_mlflow_gets_what_a_killed_process_had_not_told_it_yet(
     study, temporary, waiting = here.study(**GRID), tmp_path / "tmp", here.folder / "artifacts" / "small" / ".mlflow"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    killed_at(here, "peftsweep.sweep.study_judge:StudySource.report 6", study, "--tracking-uri", "http://127.0.0.1:9")
+    killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 6", study, "--tracking-uri", "http://127.0.0.1:9")
     assert list(temporary.rglob("*.safetensors")) == []
     (copy,) = waiting.rglob("adapter_model.safetensors")
     assert copy.samefile(here.adapter(0))  # it waits without taking any room
@@ -497,7 +497,7 @@ def others_came(place: Home, score: float) -> None:
 
 def test_a_trial_that_was_kept_is_not_judged_again(here: Home) -> None:
     study = here.study(**APART)
-    killed_at(here, "peftsweep.sweep.study_judge:StudySource.report 3", study)
+    killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 3", study)
     stored = optuna.load_study(study_name="small", storage=here.storage)
     assert stored.trials[0].user_attrs["kept"] == 3
     others_came(here, 1.0)
@@ -513,7 +513,7 @@ def test_a_trial_that_was_not_judged_yet_meets_those_that_came_meanwhile(here: H
 
 def test_a_trial_that_was_dropped_stays_dropped_when_weaker_ones_come(here: Home) -> None:
     study = here.study(**APART)
-    killed_at(here, "peftsweep.sweep.study_judge:StudySource.report 3", study, slots=2)
+    killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 3", study, slots=2)
     weak = [t for t in optuna.load_study(study_name="small", storage=here.storage).trials if "dropped" in t.user_attrs]
     assert [trial.params["learning_rate"] for trial in weak] == [1e-8]
     others_came(here, 0.0)
@@ -622,15 +622,15 @@ def test_no_trial_begins_after_the_timeout(here: Home) -> None:
 
 
 def test_trials_that_run_at_the_timeout_finish(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = StudySource.next
+    asked = StudyJudge.next
 
-    def late(source: StudySource) -> object:  # time is up as soon as two trials have begun
+    def late(source: StudyJudge) -> object:  # time is up as soon as two trials have begun
         trial = asked(source)
         if len(source.running) == 2:
             source.deadline = 0.0
         return trial
 
-    monkeypatch.setattr(StudySource, "next", late)
+    monkeypatch.setattr(StudyJudge, "next", late)
     assert here.run(here.study(search={"trials": 9}), timeout=3600).counts == {"complete": 2}
 
 
@@ -839,20 +839,20 @@ def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
 
 def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, steps = 0, 0
-    trials, stepped = StudySource.trials, StudySource.progressed
+    trials, stepped = StudyJudge.trials, StudyJudge.progressed
 
-    def counted(source: StudySource) -> list[optuna.trial.FrozenTrial]:
+    def counted(source: StudyJudge) -> list[optuna.trial.FrozenTrial]:
         nonlocal reads
         reads += 1
         return trials(source)
 
-    def watched(source: StudySource, event: Progress) -> None:
+    def watched(source: StudyJudge, event: Progress) -> None:
         nonlocal steps
         steps += len(event.steps)
         stepped(source, event)
 
-    monkeypatch.setattr(StudySource, "trials", counted)
-    monkeypatch.setattr(StudySource, "progressed", watched)
+    monkeypatch.setattr(StudyJudge, "trials", counted)
+    monkeypatch.setattr(StudyJudge, "progressed", watched)
     here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2)
     # two of the three trials, then one beside a free slot; 20 evaluations each time, which read
     assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30

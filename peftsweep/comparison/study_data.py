@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 
 from peftsweep.config import Range
 from peftsweep.storage import StoredStudy, StudyRecord, TrialRecord
-from peftsweep.study.results import ADAPTER, CLASSES, predictions, ranked, task_of, trial_folder
+from peftsweep.study.results import ranked, task_of
+from peftsweep.study.trial_files import ADAPTER, CLASSES, predictions, trial_folder
 from peftsweep.system import json_files
 from peftsweep.task import cross_fitted_predictions
 

@@ -39,6 +39,7 @@ from peftsweep.models import (
 )
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.study import results
+from peftsweep.study.trial_files import ADAPTER
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.leftovers import tidy
 from peftsweep.task import Labels, probabilities, tune_thresholds
@@ -75,7 +76,7 @@ def export(
     """
     to = destination(folder)
     chosen = results.finished(storage, study, trial, note)
-    method = chosen.shared.config.method
+    method = chosen.study_record.config.method
     if merge and METHODS[method].four_bit:
         raise UsageError(
             f"study {study!r} is {method}: its base is held in 4 bits, into which nothing can be merged; export the "
@@ -126,7 +127,7 @@ def _write(
     merge: bool,
     note: Callable[[str], object],
 ) -> Manifest:
-    config, task, tested = chosen.shared.config, chosen.task, chosen.shared.test
+    config, task, tested = chosen.study_record.config, chosen.task, chosen.study_record.test
     before, labels, texts = rows
     origin, some, ours, exact = _proven(chosen, before, texts, aside, merge=merge, note=note)
     thresholds = tune_thresholds(before, labels) if task.multi_label else None
@@ -136,7 +137,7 @@ def _write(
         trial=chosen.number,
         method=config.method,
         model=config.model,
-        base=str(chosen.shared.base),
+        base=str(chosen.study_record.base),
         kind=task.kind,
         labels=task.labels,
         thresholds=None if thresholds is None else tuple(map(float, probabilities(thresholds))),
@@ -144,13 +145,13 @@ def _write(
         pad=origin.pad,
         text=config.data.text,
         max_length=config.data.max_length,
-        fingerprint=chosen.shared.fingerprint,
-        scores=chosen.own.scores,
+        fingerprint=chosen.study_record.fingerprint,
+        scores=chosen.record.scores,
         test=_numbers(tested.scores) if tested and tested.trial == chosen.number else None,
         merged=merge,
         files=manifests.digests(aside),
     )
-    params = chosen.own.params
+    params = chosen.record.params
     sampled = sorted(config.space.keys() & params.keys())
     shown, run = (card(described, origin, folder=of, params=params, sampled=sampled) for of in (name, str(aside)))
     note("export: reading texts by the card's code")
@@ -176,9 +177,9 @@ def _proven(
         what the card says of the base; some texts and their logits, to which the card's code is held; and whether it
         computes in fp32. No model stays in memory, for that code loads its own.
     """
-    given, task, dtype = chosen.shared.config.model, chosen.task, _dtype(chosen)
+    given, task, dtype = chosen.study_record.config.model, chosen.task, _dtype(chosen)
     note(f"export: trial {chosen.number} of {chosen.study}; loading {given.id}")
-    adapter = aside / results.ADAPTER if merge else aside
+    adapter = aside / ADAPTER if merge else aside
     _copy(chosen, adapter)
     base = _base(chosen, given, merge=merge)
     origin = _origin(base)
@@ -196,7 +197,7 @@ def _proven(
     note("export: scoring the validation rows again")
     exact = exact and dtype == "float32"
     check_logits(before, logits(model, texts), model, texts, exact=exact)
-    some = legible(tokenizer, texts, chosen.shared.config.data.max_length)
+    some = legible(tokenizer, texts, chosen.study_record.config.data.max_length)
     return origin, list(some), logits(model, list(some.values())) if some else before[:0], exact
 
 
@@ -206,7 +207,7 @@ def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
 
 def _dtype(chosen: results.Finished) -> str:
     """The precision in which the trial was trained: of torch, or nf4."""
-    dtype = chosen.shared.described.get("dtype")
+    dtype = chosen.study_record.described.get("dtype")
     if dtype not in DTYPES:
         raise ExportError(
             f"study {chosen.study!r}: the storage does not say in which precision it was trained, but {quoted(dtype)}"
@@ -255,12 +256,12 @@ def _base(chosen: results.Finished, given: ModelConfig, *, merge: bool) -> Base:
     """
     if merge:
         given = given.model_copy(update={"dtype": "float32"})
-    four_bit = METHODS[chosen.shared.config.method].four_bit
+    four_bit = METHODS[chosen.study_record.config.method].four_bit
     device = torch.device("cpu") if merge else default_device()
     base = load_base(given, chosen.task, four_bit=four_bit, device=device)
-    if not is_at(base, chosen.shared.base):
+    if not is_at(base, chosen.study_record.base):
         raise ExportError(
-            f"study {chosen.study!r} was trained on {given.id} at {chosen.shared.base}, which is now "
+            f"study {chosen.study!r} was trained on {given.id} at {chosen.study_record.base}, which is now "
             f"{revision_of(base)}; the adapter would mean nothing on it"
         )
     return base

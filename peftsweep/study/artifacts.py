@@ -17,8 +17,7 @@ from peftsweep.engine import Result, Trial
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
 from peftsweep.storage import TrialRecord
-from peftsweep.study.results import ADAPTER, CLASSES, PREDICTIONS, VALIDATION
-from peftsweep.study.results import trial_folder as trial_folder
+from peftsweep.study.trial_files import ADAPTER, CLASSES, PREDICTIONS, VALIDATION, trial_folder
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.folders import remove
 from peftsweep.system.umask import of_umask

@@ -24,7 +24,7 @@ from peftsweep.storage import (
     guarded,
     masked,
 )
-from peftsweep.system import plain_files
+from peftsweep.study.trial_files import ADAPTER, VALIDATION, arrays, predictions, trial_folder
 from peftsweep.system.names import check_study
 from peftsweep.system.suggest import did_you_mean
 
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 Warn = Callable[[str], object]
 
 STORAGE = "sqlite:///studies.db"
-ADAPTER = "adapter"  # in a complete trial's folder
-PREDICTIONS = "predictions.safetensors"  # in a complete trial's folder: logits [n, C] and labels of the validation rows
-CLASSES = "per_class.json"  # in a complete trial's folder: precision, recall, F1 of each label
-VALIDATION = "validation.safetensors"  # in a study's folder: those rows' token ids
 
 
 @dataclass(frozen=True)
@@ -124,14 +120,14 @@ class Finished:
 
     Attributes:
         folder: of its artifacts.
-        own, shared: the storage's records of the trial and of its study.
+        record, study_record: of the trial, and of its study.
     """
 
     study: str
     number: int
     folder: Path
-    own: TrialRecord
-    shared: StudyRecord
+    record: TrialRecord
+    study_record: StudyRecord
 
     @property
     def adapter(self) -> Path:
@@ -139,7 +135,7 @@ class Finished:
 
     @property
     def task(self) -> Task:
-        return task_of(self.shared)
+        return task_of(self.study_record)
 
     def predictions(self) -> tuple[Logits, Labels]:
         """Logits [n, C] of the validation rows at the best evaluation, and their labels."""
@@ -196,16 +192,11 @@ def none_complete(study: StoredStudy) -> UsageError:
     )
 
 
-def trial_folder(study: Path, number: int) -> Path:
-    """Folder of a trial's artifacts, inside its study's folder."""
-    return study / f"trial-{number:04d}"
-
-
-def task_of(shared: StudyRecord) -> Task:
+def task_of(record: StudyRecord) -> Task:
     """What a study predicts, from its record."""
     from peftsweep.task import Task
 
-    return Task(shared.kind_of_task, tuple(shared.labels))
+    return Task(record.kind_of_task, tuple(record.labels))
 
 
 def validation_fingerprints(studies: Iterable[StoredStudy]) -> dict[str, str]:
@@ -219,24 +210,6 @@ def validation_fingerprints(studies: Iterable[StoredStudy]) -> dict[str, str]:
     return {
         name: known.get(own.fingerprint, own.validation_fingerprint or own.fingerprint) for name, own in records.items()
     }
-
-
-def predictions(folder: Path) -> tuple[Logits, Labels]:
-    """Logits [n, C] of the validation rows at a trial's best evaluation, and their labels, from its folder."""
-    found = arrays(folder / PREDICTIONS)
-    return found["logits"], found["labels"]
-
-
-def arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """What a file of safetensors holds.
-
-    Raises:
-        OSError, SafetensorError, ValueError: it cannot be read.
-    """
-    from safetensors.numpy import load_file
-
-    plain_files.check(file)
-    return load_file(file)
 
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

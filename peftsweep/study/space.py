@@ -42,11 +42,11 @@ def candidates(study: StudyConfig, end: Literal["low", "high"] = "high") -> list
             ends[name] = entry[0]
         elif kind is not None:
             ends[name] = kind(getattr(entry, end))
-    bounds = [study.hyperparameters(ends)]
+    found = [study.hyperparameters(ends)]
     for name, entry in study.space.items():
         if not isinstance(entry, Range):
-            bounds += [study.hyperparameters(ends | {name: choice}) for choice in entry[1:]]
-    return bounds
+            found += [study.hyperparameters(ends | {name: choice}) for choice in entry[1:]]
+    return found
 
 
 def described(study: StudyConfig, params: TrainConfig) -> dict[str, Any]:

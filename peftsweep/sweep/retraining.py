@@ -32,13 +32,14 @@ from peftsweep.storage import (
     write_study,
 )
 from peftsweep.study import artifacts, results, samplers, space
-from peftsweep.study.results import ADAPTER, done, is_over, none_complete, ranked
+from peftsweep.study.results import done, is_over, none_complete, ranked
 from peftsweep.study.seeds import complete, is_seed, means, seeds_begun, still_wanted, summarised
+from peftsweep.study.trial_files import ADAPTER
 from peftsweep.sweep import trial_params
 from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import check_same, open_study
 from peftsweep.sweep.run_study import quiet_bitsandbytes, train
-from peftsweep.sweep.study_judge import StudySource
+from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.trial_params import UnfitError
 from peftsweep.system.signals import StopSignal, stopped_by_signals
 from peftsweep.tracking import Tracker
@@ -96,7 +97,7 @@ def retrain(
             best = _best(found, top)
             again = _companion(studies, found, config, data)
             tracker = Tracker(tracking_uri, note=shown.warn)
-            source = SeedSource(config, found, again, best, seeds, studies, data, tracker, shown, stop)
+            source = SeedJudge(config, found, again, best, seeds, studies, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)
             train(source, slots, tracking_uri)
             return RetrainResult(summarised(found, again), source.seconds, stop.number)
@@ -158,7 +159,7 @@ def _companion(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
     return again
 
 
-class SeedSource(StudySource):
+class SeedJudge(StudyJudge):
     """A source of the seeds that are wanted, and of no other trials; nothing is pruned. A seed is in the study from its
     beginning on: what was wanted once and never begun leaves no trace.
 
@@ -193,7 +194,7 @@ class SeedSource(StudySource):
         renamed = config.model_copy(update={"name": again.study_name, "search": fixed})
         super().__init__(renamed, again, studies, data, tracker, progress, total, None, stop)
 
-    def bounds(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
+    def candidates(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
         """The configurations themselves."""
         picked = {seed.retrains for seed in seeds_begun(self.study)} | {trial.number for trial in self.best}
         trials = [trial for trial in self.main.records() if trial.number in picked]

@@ -25,7 +25,7 @@ from peftsweep.study import results
 from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
-from peftsweep.sweep.study_judge import StudySource
+from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.worker import LocalWorker, PackInfo, StartWorker, WorkerSpec
 from peftsweep.sweep.worker_start import check_base, report_start
 from peftsweep.system.signals import stopped_by_signals
@@ -92,15 +92,13 @@ def run(
             opened = open_study(studies, config, data)
             tracker = Tracker(tracking_uri, note=display.warn)
             total = config.search.trials if trials is None else trials
-            judge = StudySource(config, opened, studies, data, tracker, display, total, timeout, stop)
+            judge = StudyJudge(config, opened, studies, data, tracker, display, total, timeout, stop)
             train(judge, slots, tracking_uri, start)
         best = next(iter(results.best(storage, [config.name])), None)
         return SweepResult(opened, best, judge.counts(), judge.seconds, stop.number)
 
 
-def train(
-    judge: StudySource, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker = LocalWorker
-) -> None:
+def train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker = LocalWorker) -> None:
     """Train what is left of a study, and write to MLflow what earlier processes did not.
 
     Args:
@@ -120,9 +118,9 @@ def train(
             redraw(judge.studies.url, judge.projection.tracker, data, judge.progress.warn)
 
 
-def _train(judge: StudySource, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:
+def _train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:
     """Start a worker. Then wait for its events, let the study judge them, and answer, until there is no work left."""
-    spec = WorkerSpec(judge.config, judge.data, judge.bounds(), judge.bounds("low"), judge.left(), slots)
+    spec = WorkerSpec(judge.config, judge.data, judge.candidates(), judge.candidates("low"), judge.left(), slots)
     worker = start(spec)
     pack: PackInfo | None = None
     try:

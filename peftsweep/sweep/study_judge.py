@@ -31,7 +31,8 @@ from peftsweep.storage import (
     write_trial,
 )
 from peftsweep.study import artifacts, exhausted, grid_size, halving, samplers, space
-from peftsweep.study.results import ADAPTER, done, is_over, ranked
+from peftsweep.study.results import done, is_over, ranked
+from peftsweep.study.trial_files import ADAPTER, trial_folder
 from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
 from peftsweep.sweep.projection import Projection, stored
 from peftsweep.sweep.study_params import study_params
@@ -41,7 +42,7 @@ from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
 
 
-class StudySource(Judge):
+class StudyJudge(Judge):
     """Everything between a worker and the study.
 
     Attributes:
@@ -109,7 +110,7 @@ class StudySource(Judge):
     def has_work(self) -> bool:
         return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or bool(self.test_due())
 
-    def bounds(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
+    def candidates(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
         """Hyperparameters that bound what the trials may ask for."""
         return space.candidates(self.config, end)
 
@@ -342,7 +343,7 @@ class StudySource(Judge):
         Raises:
             StorageError: a link leads out of the study's folder.
         """
-        return inside(self.folder, artifacts.trial_folder(self.folder, number))
+        return inside(self.folder, trial_folder(self.folder, number))
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         """Those that the search chose."""

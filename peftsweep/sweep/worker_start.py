@@ -7,13 +7,13 @@ from peftsweep.models import BaseInfo, is_at, revision_of
 from peftsweep.progress import Opened
 from peftsweep.storage import masked, write_study
 from peftsweep.sweep.open_study import splits
-from peftsweep.sweep.study_judge import StudySource
+from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.worker import PackInfo
 
 MANY = 10  # TPE draws this many trials at random in any case
 
 
-def check_base(base: BaseInfo, judge: StudySource) -> None:
+def check_base(base: BaseInfo, judge: StudyJudge) -> None:
     """
     Raises:
         StudyMismatchError: the study's trials were trained on another revision of the base.
@@ -29,7 +29,7 @@ def check_base(base: BaseInfo, judge: StudySource) -> None:
     write_study(study, base=revision)
 
 
-def report_start(judge: StudySource, base: BaseInfo, pack: PackInfo, tracking_uri: str) -> None:
+def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri: str) -> None:
     """Tell the user and MLflow what was loaded."""
     for note in pack.notes:
         judge.progress.note(note)
@@ -55,7 +55,7 @@ def report_start(judge: StudySource, base: BaseInfo, pack: PackInfo, tracking_ur
     judge.opened(base, pack.method, opened)
 
 
-def _warn_if_all_start_at_once(judge: StudySource, slots: int) -> None:
+def _warn_if_all_start_at_once(judge: StudyJudge, slots: int) -> None:
     """TPE learns from finished trials. Trials that start together cannot learn from each other."""
     left = judge.left()
     if judge.config.search.sampler == "tpe" and not judge.done() and slots >= left > MANY:

@@ -25,8 +25,8 @@ from peftsweep.study import results
 from peftsweep.study.seeds import summarised
 from peftsweep.sweep import retraining
 from peftsweep.sweep.open_study import check_same, open_study
-from peftsweep.sweep.retraining import SeedSource
-from peftsweep.sweep.study_judge import StudySource
+from peftsweep.sweep.retraining import SeedJudge
+from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker
 from tests.fuzz import spoiling
@@ -118,7 +118,7 @@ class Databases(Kind):
             studies = Studies(place.storage)
             with studies.lease(config.name):
                 opened = open_study(studies, config, data)
-                _begun(StudySource(config, opened, studies, data, _silenced(), Silent(), 4, None, StopSignal()))
+                _begun(StudyJudge(config, opened, studies, data, _silenced(), Silent(), 4, None, StopSignal()))
 
     def _seeds(self, place: Home, study: str) -> None:
         """The same of `retrain`."""
@@ -130,7 +130,7 @@ class Databases(Kind):
                 check_same(studies, found, config, data)
                 settle(found, studies.own_folder(config.name), studies.place)
                 again = retraining._companion(studies, found, config, data)
-                source = SeedSource(config, found, again, best, 3, studies, data, _silenced(), Silent(), StopSignal())
+                source = SeedJudge(config, found, again, best, 3, studies, data, _silenced(), Silent(), StopSignal())
                 _begun(source)
                 source.conclude()
                 summarised(found, again)
@@ -147,10 +147,10 @@ def _silenced() -> Tracker:
     return tracker
 
 
-def _begun(source: StudySource) -> None:
+def _begun(source: StudyJudge) -> None:
     """What a source does before anything is trained."""
     if source.has_work():
-        source.bounds()
+        source.candidates()
         for _ in range(3):
             source.next()
     source.progressed(Progress((), ()))
