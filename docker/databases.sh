@@ -1,10 +1,10 @@
 #!/bin/bash
-# Two databases, each with a user of its own: the studies, and MLflow's, which may not share one. PostgreSQL's image runs
-# this once, when its volume is empty.
+# Creates two databases, each with its own user: the studies' and MLflow's, which cannot share one. PostgreSQL's image runs this
+# once, when its volume is empty.
 set -euo pipefail
 
 make() { # NAME PASSWORD
-    # the password by the environment: psql's words are in the list of processes
+    # The password goes through the environment, because the process list shows psql's arguments.
     PASSWORD="$2" psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
         --set name="$1" <<'SQL'
 \getenv password PASSWORD
@@ -15,4 +15,4 @@ SQL
 }
 
 make mlflow "${MLFLOW_PASSWORD:?}"
-make studies "${STUDIES_PASSWORD:?}" # the last: the service is healthy when it is there
+make studies "${STUDIES_PASSWORD:?}" # last, because its existence makes the service healthy

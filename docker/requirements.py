@@ -1,4 +1,4 @@
-"""Print what a pyproject.toml asks for, so that an image's layer of packages does not change with the code.
+"""Print the requirements in a pyproject.toml, so that an image's layer of packages does not change with the code.
 
 python requirements.py pyproject.toml [EXTRA…]
 """

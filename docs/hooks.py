@@ -1,4 +1,4 @@
-"""What MkDocs does beside its own work."""
+"""MkDocs hooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The benchmarks' picture lies with them, and is shown here too."""
+    """Add the benchmarks' picture, which is in their folder."""
     picture = Path(config.config_file_path).parent / "benchmarks" / "scaling.png"
     files.append(File.generated(config, "images/scaling.png", abs_src_path=str(picture)))
     return files

@@ -1,4 +1,4 @@
-"""Ask every address that the documents link to whether it is still there. Needs a network: make links."""
+"""Check that every address in the documents still answers. Needs a network: make links."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [file for place in (".", "docs", "docker", "benchmarks") for file in (ROOT / place).glob("*.md")]
 PATIENCE = 20  # seconds
-GONE = (404, 410)  # others below 500, such as 403 and 429, are a server's ways with programs, not with readers
-PAUSE = 1  # seconds before a server that failed is asked once more
+GONE = (404, 410)  # other codes below 500, such as 403 and 429, are meant for programs, not for readers
+PAUSE = 1  # seconds before a server that failed is asked again
 
 
 def addresses(files: Iterable[Path]) -> list[str]:
-    """All of them but those of the reader's own machine and of no machine, sorted."""
+    """All addresses, sorted, except those of the reader's own machine and of example hosts."""
     found = {
         url.rstrip(".,:;") for file in files for url in re.findall(r"https?://[^\s)>`\"'\]]+", file.read_text("utf-8"))
     }
@@ -27,10 +27,10 @@ def addresses(files: Iterable[Path]) -> list[str]:
 
 
 def answer(url: str, again: bool = True) -> str | None:
-    """What is wrong with an address, or None.
+    """Return what is wrong with an address, or None.
 
     Args:
-        again: whether a server that fails (5xx) is asked a second time.
+        again: whether to ask a server that fails (5xx) a second time.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (a check of links)"})
     try:

@@ -1,6 +1,6 @@
-"""The pages' tables of keys and commands, written from the code: `make tables`.
+"""Writes the tables of keys and commands into the pages, from the code: `make tables`.
 
-A table stands between two comments: `<!-- keys: data.split -->` (the keys of a section) or `<!-- commands -->` (the
+A table is between two comments: `<!-- keys: data.split -->` (the keys of a section) or `<!-- commands -->` (the
 whole command line), and `<!-- end -->`.
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def renewed(page: str) -> str:
-    """The page with its tables as the code has them now. An unknown section is a KeyError."""
+    """Return the page with its tables as the code has them now. An unknown section raises KeyError."""
     return PLACE.sub(lambda place: f"{place[1]}\n\n{keys(place[2]) if place[2] else commands()}\n\n{END}", page)
 
 
@@ -50,7 +50,7 @@ def renewed(page: str) -> str:
 
 
 def sections() -> dict[str, type[BaseModel]]:
-    """Every section of a study file by its place in it; `study` is the whole."""
+    """Every section of a study file by its dotted name; `study` is the whole file."""
     found: dict[str, type[BaseModel]] = {"study": StudyConfig, "data.filter": Filter, "space": Range}
 
     def walk(model: type[BaseModel], path: str) -> None:
@@ -65,7 +65,7 @@ def sections() -> dict[str, type[BaseModel]]:
 
 
 def keys(section: str) -> str:
-    """What a section is, and the table of its keys."""
+    """The description of a section, and the table of its keys."""
     model = sections()[section]
     assert model.__doc__, section
     fields = {name: field for name, field in model.model_fields.items() if name not in NOT_KEYS}
@@ -82,7 +82,7 @@ def keys(section: str) -> str:
 
 
 def _value(field: FieldInfo) -> str:
-    """What may stand there, in words."""
+    """Which values a key takes, in words."""
     members = _members(field.annotation)
     kinds = [word for kind in members if (word := _word(kind)) and not (kind is int and float in members)]
     limits = [LIMITS[type(rule)](rule) for rule in field.metadata if type(rule) in LIMITS]
@@ -102,7 +102,7 @@ def _word(kind: Any) -> str:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The members of a union, without what is annotated to them."""
+    """The members of a union, without their annotations."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -128,7 +128,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def commands() -> str:
-    """The commands as typer describes them, without the title and the list of them, which the page has beside it."""
+    """The commands as typer describes them, without the title and the list of commands, which the page has itself."""
     typer = [sys.executable, "-m", "typer", "peftsweep.cli", "utils", "docs", "--name", "peftsweep"]
     text = html.unescape(subprocess.run(typer, check=True, stdout=subprocess.PIPE, text=True).stdout)
     own, each = text.split("\n## ", 1)
