@@ -23,12 +23,14 @@ from peftsweep.progress import (
     Silent,
     bar,
     best_table,
-    finished,
     for_stream,
-    peak,
-    phrases,
-    spent,
+    formats,
+    peak_memory,
+    result_lines,
     status_table,
+    sweep_lines,
+    sweep_result,
+    time_spent,
 )
 
 OPENED = Opened(
@@ -96,10 +98,10 @@ def test_what_was_loaded_is_said_first(kind: Callable[..., Progress], terminal: 
 
 def test_what_is_planned_for_a_gpu_and_taken_of_it_is_told_and_a_cpu_has_no_plan() -> None:
     memory = Memory(planned=int(61.2 * 2**30), whole=int(79.1 * 2**30), slots=40, tokens=32768)
-    header = dict(phrases.header(replace(OPENED, memory=memory)))
+    header = dict(sweep_lines.header(replace(OPENED, memory=memory)))
     assert header["memory"] == "plan 61.2 of 79.1 GiB: 40 slots, 32,768 tokens at once"
-    assert peak(memory, int(58.4 * 2**30)) == "memory: peak 58.4 of 79.1 GiB, planned 61.2"
-    assert "memory" not in dict(phrases.header(OPENED))
+    assert peak_memory(memory, int(58.4 * 2**30)) == "memory: peak 58.4 of 79.1 GiB, planned 61.2"
+    assert "memory" not in dict(sweep_lines.header(OPENED))
 
 
 def test_a_trial_that_ends_is_one_line(kind: Callable[..., Progress], terminal: Terminal) -> None:
@@ -319,7 +321,7 @@ def test_silence_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     [(0.4, "0s"), (59.4, "59s"), (59.6, "1m00s"), (200, "3m20s"), (3599.7, "1h00m"), (3725, "1h02m")],
 )
 def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
-    assert phrases.duration(seconds) == text
+    assert formats.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -327,11 +329,11 @@ def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
     [(0.0, "0"), (1e-4, "1e-4"), (3.14e-5, "3.1e-5"), (0.00999, "0.00999"), (0.1234, "0.123"), (32.0, "32")],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert phrases.number(value) == text
+    assert formats.number(value) == text
 
 
 def test_amounts_carry_their_unit() -> None:
-    assert [phrases.amount(n) for n in (980, 73_728, 22_713_216, 1_235_814_400)] == [
+    assert [formats.amount(n) for n in (980, 73_728, 22_713_216, 1_235_814_400)] == [
         "980",
         "73.7 k",
         "22.7 M",
@@ -341,25 +343,28 @@ def test_amounts_carry_their_unit() -> None:
 
 def test_an_unknown_time_left_is_not_told() -> None:
     for eta in (None, math.inf):
-        assert phrases.summary([], 0, 12, None, eta, "macro_f1") == "0 of 12 trials done · 0 running"
+        assert sweep_lines.summary([], 0, 12, None, eta, "macro_f1") == "0 of 12 trials done · 0 running"
 
 
 def test_lists_of_modules_read_as_one_word() -> None:
-    assert phrases.hyperparameters({"target_modules": ["q_proj", "v_proj"], "batch_size": 8}) == (
+    assert formats.hyperparameters({"target_modules": ["q_proj", "v_proj"], "batch_size": 8}) == (
         "target modules q_proj,v_proj batch 8"
     )
 
 
 def test_a_study_ends_with_its_counts_and_its_best() -> None:
     counts, adapter = {"complete": 8, "pruned": 4, "failed": 0}, "artifacts/demo/trial-0007/adapter"
-    line = finished("demo", counts, (7, 0.8123), adapter, "macro_f1")
+    line = sweep_result("demo", counts, (7, 0.8123), adapter, "macro_f1")
     assert line == "demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter"
-    assert finished("demo", {}, None, None, "macro_f1") == "demo: no trials"
+    assert sweep_result("demo", {}, None, None, "macro_f1") == "demo: no trials"
 
 
 def test_the_time_is_told_by_what_it_went_to() -> None:
     seconds = {"training": 90.0, "evaluation": 8.0, "checkpoints": 0.5, "source": 1.0, "other": 0.5}
-    assert spent(seconds) == "time: 1m40s · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"
+    assert (
+        time_spent(seconds)
+        == "time: 1m40s · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"
+    )
 
 
 def test_tuned_scores_stand_beside_the_others_where_there_are_any() -> None:
@@ -374,11 +379,11 @@ def test_a_tuned_score_is_called_so_wherever_it_is_the_objective(
     with kind(terminal) as progress:
         progress.opened(replace(OPENED, objective="macro_f1_tuned"))
         progress.ended(8, "complete", 0.6123, "all 189 steps", {}, 1.0)
-        line = phrases.summary(SLOTS, 5, 12, (3, 0.8116), None, "macro_f1_tuned")
+        line = sweep_lines.summary(SLOTS, 5, 12, (3, 0.8116), None, "macro_f1_tuned")
         draw(progress)
     lines = [line, *terminal.getvalue().splitlines()]
-    lines += [finished("a", {"complete": 1}, (7, 0.8), None, "macro_f1_tuned")]
-    lines += [phrases.tested(7, {"macro_f1": 0.1, "macro_f1_tuned": 0.2}, "macro_f1_tuned")]
+    lines += [sweep_result("a", {"complete": 1}, (7, 0.8), None, "macro_f1_tuned")]
+    lines += [result_lines.test_score(7, {"macro_f1": 0.1, "macro_f1_tuned": 0.2}, "macro_f1_tuned")]
     table = io.StringIO()
     counts = dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 0) | {"retrain": None}
     for objectives in (["macro_f1_tuned"], ["macro_f1_tuned", "macro_f1"]):

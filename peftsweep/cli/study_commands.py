@@ -61,9 +61,9 @@ def run(
             best = result.best
             score = None if best is None else (best.trial, getattr(best, best.objective))
             adapter = None if best is None else best.adapter
-            display.note(progress.finished(config.name, result.counts, score, adapter, config.search.objective))
+            display.note(progress.sweep_result(config.name, result.counts, score, adapter, config.search.objective))
             if result.seconds:
-                display.note(progress.spent(result.seconds))
+                display.note(progress.time_spent(result.seconds))
             if result.interrupted is not None:
                 raise Stopped(result.interrupted)
 
@@ -94,7 +94,7 @@ def retrain(
             config, seeds=seeds, top=top, slots=slots, storage=storage, tracking_uri=tracking_uri, progress=display
         )
         if result.seconds:
-            display.note(progress.spent(result.seconds))
+            display.note(progress.time_spent(result.seconds))
         if result.interrupted is not None:
             raise Stopped(result.interrupted)
         _print(result.rows, as_json, progress.retrained_table)

@@ -1,4 +1,4 @@
-"""What a person sees: a sweep while it runs, and tables of what came of it."""
+"""What users see: a sweep while it runs, and tables of its results."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TextIO
 
 from peftsweep.progress.bar import bar
 from peftsweep.progress.live import LiveProgress
-from peftsweep.progress.phrases import finished, peak, prediction, spent, tested
 from peftsweep.progress.plain import PlainProgress
+from peftsweep.progress.result_lines import prediction, test_score
+from peftsweep.progress.sweep_lines import peak_memory, sweep_result, time_spent
 from peftsweep.progress.tables import best_table, retrained_table, status_table
 from peftsweep.progress.watcher import Memory, Opened, Progress, Silent
 
@@ -21,14 +22,14 @@ __all__ = [
     "Silent",
     "bar",
     "best_table",
-    "finished",
     "for_stream",
-    "peak",
+    "peak_memory",
     "prediction",
     "retrained_table",
-    "spent",
     "status_table",
-    "tested",
+    "sweep_result",
+    "test_score",
+    "time_spent",
 ]
 
 

@@ -1,4 +1,4 @@
-"""A progress bar for a job of many similar parts."""
+"""How is the progress of a job with many similar parts shown?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftsweep.progress.screen import Screen, fit
 
 @contextmanager
 def bar(stream: TextIO, what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal, and nothing elsewhere. Yields a function that adds a number of finished parts."""
+    """A progress bar on a terminal, nothing elsewhere. Yields a function that adds finished parts."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Screen(stream)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:

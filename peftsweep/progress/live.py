@@ -1,4 +1,4 @@
-"""A live table of the slots on a terminal. Finished trials scroll above it."""
+"""How does a running sweep look on a terminal? A live table of the slots; finished trials scroll above it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from rich.live import Live
 from rich.text import Text
 
-from peftsweep.progress import phrases
+from peftsweep.progress import sweep_lines
 from peftsweep.progress.screen import Screen, fit
 from peftsweep.progress.watcher import Opened
 from peftsweep.scores import label
@@ -17,20 +17,20 @@ from peftsweep.scores import label
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
-EVERY = 0.25  # seconds between two drawings: one takes a millisecond or two of the training's thread
+EVERY = 0.25  # seconds between two drawings; each takes the training thread a millisecond or two
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
-_AROUND = 7  # lines of the screen that are not slots
+_OTHER_LINES = 7  # lines of the screen that do not show slots
 
 
 class LiveProgress:
-    """The training's own thread draws it; a second thread would slow the training down."""
+    """The training thread draws the table; a second thread would slow the training down."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = Screen(stream)
         self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._clock = clock
         self._next = 0.0
-        self._leader = phrases.Leader()
+        self._best = sweep_lines.BestSoFar()
 
     def __enter__(self) -> Self:
         return self
@@ -39,10 +39,10 @@ class LiveProgress:
         self.closed()
 
     def opened(self, what: Opened) -> None:
-        """Print what was loaded and begin to draw. The libraries' own bars (of a download) are over by now."""
+        """Print what was loaded, and start drawing. Libraries have finished their own bars (of downloads) by now."""
         self._live.start()
-        self._leader.objective = what.objective
-        for name, text in phrases.header(what):
+        self._best.objective = what.objective
+        for name, text in sweep_lines.header(what):
             self._print(Text.assemble((f"{name:<9}", "bold"), fit(text)))
 
     def note(self, text: str) -> None:
@@ -60,19 +60,19 @@ class LiveProgress:
         best: tuple[int, float] | None,
         eta: float | None,
     ) -> None:
-        self._leader.sees(best)
+        self._best.update(best)
         if self._clock() >= self._next:
             self._next = self._clock() + EVERY
-            objective = self._leader.objective
-            line = phrases.summary(slots, done, total, best, eta, objective)
+            objective = self._best.objective
+            line = sweep_lines.summary(slots, done, total, best, eta, objective)
             self._live.update(_screen(slots, line, self._console.height, label(objective)), refresh=True)
 
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
     ) -> None:
-        is_best = self._leader.takes(state, value)
-        objective = self._leader.objective
-        line = phrases.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
+        is_best = self._best.is_beaten_by(state, value)
+        objective = self._best.objective
+        line = sweep_lines.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
         self._print(Text(fit(line), style=_STYLES.get(state, "") + (" bold" if is_best else "")))
 
     def closed(self) -> None:
@@ -84,12 +84,12 @@ class LiveProgress:
 
 def _screen(slots: Sequence[SlotStatus], line: str, height: int, score: str) -> Text:
     """The table of as many slots as the terminal has lines for, and a summary below it."""
-    shown = sorted(slots, key=lambda slot: (slot.trial is None, slot.slot))[: max(1, height - _AROUND)]
+    shown = sorted(slots, key=lambda slot: (slot.trial is None, slot.slot))[: max(1, height - _OTHER_LINES)]
     columns = ("slot", "trial", "step", "loss", score, "best", "samples/s")
-    rows = [columns, *map(phrases.slot_row, shown)]
+    rows = [columns, *map(sweep_lines.slot_row, shown)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["   ".join(map(str.rjust, row, widths)) for row in rows]
     more = [f"and {len(slots) - len(shown)} more slots"] if len(shown) < len(slots) else []
     table = "\n".join(["", *lines, *more, ""])
-    # one text, not rich's tables: they take ten times as long
+    # one text instead of a rich table, which takes ten times as long
     return Text.assemble(table, (line, "bold"), no_wrap=True, overflow="ellipsis")

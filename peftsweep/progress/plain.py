@@ -1,4 +1,4 @@
-"""Plain lines for a pipe, a file or CI."""
+"""How is a running sweep shown in a pipe, a file or CI? By plain lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from peftsweep.progress import phrases
+from peftsweep.progress import sweep_lines
 from peftsweep.progress.screen import fit
 from peftsweep.progress.watcher import Opened
 from peftsweep.system.terminal import say
@@ -14,13 +14,13 @@ from peftsweep.system.terminal import say
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
-# The time between two lines about the state: so many seconds, or this part of the time so far if that is longer. NEWS
-# is for when trials have begun or were evaluated, QUIET for when nothing has happened. A long sweep's lines are rare.
-NEWS, QUIET, RAREST = (5.0, 1 / 50), (15.0, 1 / 10), 600.0
+# Time between two lines about the state: so many seconds, or this share of the elapsed time if that is longer. NEWS
+# applies when trials have started or were evaluated, QUIET when nothing has happened. Lines of a long sweep are rare.
+NEWS, QUIET, LONGEST = (5.0, 1 / 50), (15.0, 1 / 10), 600.0
 
 
 class PlainProgress:
-    """A line with the time of day for each trial that ends and, every now and then, for the state of the sweep."""
+    """Prints a line with the time of day when a trial ends and, from time to time, about the state of the sweep."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class PlainProgress:
         self._stream, self._clock, self._hour = stream, clock, hour
         self._began = self._said = clock()
         self._known: frozenset[tuple[int | None, int]] = frozenset()  # trials and their evaluations at the last line
-        self._leader = phrases.Leader()
+        self._best = sweep_lines.BestSoFar()
 
     def __enter__(self) -> Self:
         return self
@@ -40,8 +40,8 @@ class PlainProgress:
         self.closed()
 
     def opened(self, what: Opened) -> None:
-        self._leader.objective = what.objective
-        for name, text in phrases.header(what):
+        self._best.objective = what.objective
+        for name, text in sweep_lines.header(what):
             self._print(f"{name + ':':<9}{text}")
 
     def note(self, text: str) -> None:
@@ -59,20 +59,20 @@ class PlainProgress:
         best: tuple[int, float] | None,
         eta: float | None,
     ) -> None:
-        self._leader.sees(best)
+        self._best.update(best)
         now, known = self._clock(), frozenset((slot.trial, slot.evaluated) for slot in slots if slot.trial is not None)
         least, part = NEWS if known - self._known else QUIET
-        if now >= self._said + min(RAREST, max(least, part * (now - self._began))):
+        if now >= self._said + min(LONGEST, max(least, part * (now - self._began))):
             self._said, self._known = now, known
-            line = phrases.summary(slots, done, total, best, eta, self._leader.objective, phrases.steps(slots))
+            line = sweep_lines.summary(slots, done, total, best, eta, self._best.objective, sweep_lines.steps(slots))
             self._print(f"{self._hour()} {line}")
 
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
     ) -> None:
-        is_best = self._leader.takes(state, value)
-        objective = self._leader.objective
-        line = phrases.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
+        is_best = self._best.is_beaten_by(state, value)
+        objective = self._best.objective
+        line = sweep_lines.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
         self._print(f"{self._hour()} {line}")
 
     def closed(self) -> None:

@@ -1,4 +1,4 @@
-"""rich's console for text from data: no text is read as markup, and the terminal obeys none of it."""
+"""How does rich print text from data? It is not read as markup, and the terminal obeys no control code in it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from peftsweep.safe_text.quoting import LINE, shortened
 
 
 class Screen(Console):
-    """Prints texts, tables and bars. rich's own control codes (colours, cursor) reach the terminal; those in a text are
-    escaped."""
+    """A rich console. rich's own control codes (colours, cursor) reach the terminal; those in texts are escaped."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(file=stream, highlight=False, markup=False, emoji=False)

@@ -1,4 +1,4 @@
-"""The rows of `best` and `status` as tables for people."""
+"""How do `best`, `status` and `retrain` print their rows as tables?"""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from peftsweep.progress import phrases
-from peftsweep.progress.not_compared import apart
+from peftsweep.progress import result_lines
+from peftsweep.progress.formats import duration, hyperparameters, interval, score, spread
 from peftsweep.progress.screen import Grid, Screen
+from peftsweep.progress.why_not_compared import why_not_compared
 from peftsweep.scores import COLUMNS, label
 
 Rows = Sequence[Mapping[str, Any]]  # as `--json` prints them
-WIDE = 10_000  # columns of a pipe, where nothing is folded
-NARROW = 80  # a narrower terminal folds the lines itself, and loses nothing
+WIDE = 10_000  # width in a pipe, where nothing is folded
+NARROW = 80  # least width of a table; a narrower terminal folds the lines itself
 
 
 def best_table(rows: Rows, stream: TextIO) -> None:
-    """Print a table for each set of validation rows, with one row per study and the best marked. Below come each
-    study's base, hyperparameters and adapter, in lines that are never folded, so that they can be copied."""
+    """Print a table for each set of validation rows, with one row per study and the best marked. Lines with each
+    study's base, hyperparameters and adapter follow. They are never folded, so that they can be copied."""
     console = _console(stream)
     by_rows: dict[str | None, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -28,22 +29,22 @@ def best_table(rows: Rows, stream: TextIO) -> None:
             console.print_line(_data(same, rows))
         console.print(_scores(same))
         console.print()
-    console.print_line(phrases.legend(list(by_rows.values())))
-    for line in apart([same[0] for same in by_rows.values()]):
+    console.print_line(result_lines.legend(list(by_rows.values())))
+    for line in why_not_compared([same[0] for same in by_rows.values()]):
         console.print_line(line)
     console.print()
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        tied = phrases.numbers("as good: trial", row["tied"])
+        tied = result_lines.trial_numbers("tied with trial", row["tied"])
         console.print_line(f"{row['study']}: trial {row['trial']} on {row['model']}" + (f" ({tied})" if tied else ""))
-        seeds = phrases.retrained(row["trial"], row["retrained"])
-        tested = phrases.tested(row["tested"], row["test"], row["objective"])
-        for line in filter(None, (phrases.hyperparameters(chosen), _adapter(row), seeds, tested)):
+        seeds = result_lines.seeds_summary(row["trial"], row["retrained"])
+        tested = result_lines.test_score(row["tested"], row["test"], row["objective"])
+        for line in filter(None, (hyperparameters(chosen), _adapter(row), seeds, tested)):
             console.print_line(f"  {line}")
 
 
 def _adapter(row: Mapping[str, Any]) -> str | None:
-    """The adapter's folder. It may be missing: the study was copied, or is read on another machine."""
+    """The adapter's folder. It is missing if the study was copied, or is read on another machine."""
     there = row["adapter"] is None or Path(row["adapter"]).is_dir()
     return row["adapter"] if there else f"{row['adapter']} (not there)"
 
@@ -52,7 +53,7 @@ def _scores(rows: Rows) -> Grid:
     names = {name: title for name, title in COLUMNS.items() if any(row[name] is not None for row in rows)}
     table = _table("", "study", "method", "trial", *names.values())
     for row in rows:
-        scores = [phrases.score(row[name]) for name in names]
+        scores = [score(row[name]) for name in names]
         mark, style = ("*", "bold") if row["overall"] else ("", "")
         table.add_texts(mark, row["study"], row["method"], str(row["trial"]), *scores, style=style)
     return table
@@ -68,20 +69,20 @@ def _data(same: Rows, rows: Rows) -> str:
 
 
 def status_table(rows: Rows, stream: TextIO) -> None:
-    """Print one row per study: the number of trials in each state, the best score, the time spent. Below stand what was
-    stopped, how to go on, and how far retraining is."""
+    """Print one row per study: the number of trials in each state, the best score, the time spent. Lines about
+    stopped trials and retraining follow."""
     states = ["complete", "pruned", "failed", "running"]
     states += [state for state in ("stopped", "waiting") if any(row[state] for row in rows)]
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
     table = _table("study", *states, *(label(objective) for objective in objectives), "time")
     for row in rows:
         counts = [str(row[state]) for state in states]
-        best = phrases.score(row["best"]) or "-"
+        best = score(row["best"]) or "-"
         scores = [best if objective == row["objective"] else "" for objective in objectives]
-        table.add_texts(row["study"], *counts, *scores, phrases.duration(row["seconds"]))
+        table.add_texts(row["study"], *counts, *scores, duration(row["seconds"]))
     console = _console(stream)
     console.print(table)
-    lines = [line for row in rows for line in phrases.standing(row)]
+    lines = [line for row in rows for line in result_lines.resumable(row)]
     for line in ["", *lines] if lines else []:
         console.print_line(line)
 
@@ -92,17 +93,15 @@ def retrained_table(rows: Rows, stream: TextIO) -> None:
     table = _table("trial", f"{label(rows[0]['objective'])} in the sweep", "seeds", *shown.values(), "behind")
     for row in rows:
         seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")
-        scores = [phrases.spread(row, name) for name in shown]
-        table.add_texts(
-            str(row["trial"]), phrases.score(row["picked"]), seeds, *scores, phrases.interval(row["behind"])
-        )
+        scores = [spread(row, name) for name in shown]
+        table.add_texts(str(row["trial"]), score(row["picked"]), seeds, *scores, interval(row["behind"]))
     console = _console(stream)
     console.print(table)
     console.print()
     for row in rows:
         chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        console.print_line(f"trial {row['trial']}: {phrases.hyperparameters(chosen)}")
-    for line in phrases.verdict(rows):
+        console.print_line(f"trial {row['trial']}: {hyperparameters(chosen)}")
+    for line in result_lines.verdict(rows):
         console.print_line(line)
 
 
@@ -114,6 +113,6 @@ def _console(stream: TextIO) -> Screen:
 
 def _table(*columns: str) -> Grid:
     table = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:  # on a narrow screen names are folded, figures are not
+    for column in columns:  # on a narrow screen names are folded, numbers are not
         table.add_column(column, justify="left", overflow="fold", no_wrap=column != "study")
     return table

@@ -1,4 +1,4 @@
-"""What a sweep reports to its watcher."""
+"""What does a sweep report while it runs? `Progress` is the interface of everything that displays it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # the engine brings torch along, and `peftsweep best` draws t
 
 @dataclass(frozen=True)
 class Memory:
-    """GPU memory that a pack is planned to take, in bytes."""
+    """The GPU memory planned for a pack, in bytes."""
 
     planned: int
     whole: int
@@ -28,28 +28,28 @@ class Opened:
     model: str
     method: str
     parameters: int  # of the base
-    trainable: tuple[int, int]  # of a trial: the fewest and the most that the space allows
+    trainable: tuple[int, int]  # fewest and most parameters that a trial may train
     slots: int
     rows: Mapping[str, int]  # by split
     device: str
     dtype: str
     done: int  # trials that have ended
-    total: int  # trials of the study
+    total: int  # number of trials of the study
     storage: str
     tracking: str
-    objective: str = "macro_f1"  # the score that trials are compared by
-    memory: Memory | None = None  # nothing is planned on a CPU
+    objective: str = "macro_f1"  # score by which trials are compared
+    memory: Memory | None = None  # None on a CPU, where nothing is planned
 
 
 class Progress(Protocol):
-    """A watcher, used as a context manager while trials run. Notes and warnings may come before and after."""
+    """A display, used as a context manager while trials run. Notes and warnings may come before and after."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
     def opened(self, what: Opened) -> None:
-        """The base and the data are loaded; trials begin."""
+        """The base and the data are loaded; trials start."""
 
     def note(self, text: str) -> None:
         """Report something that needs no action."""
@@ -70,7 +70,7 @@ class Progress(Protocol):
 
         Args:
             done: trials that have ended.
-            total: trials of the study.
+            total: number of trials of the study.
             best: number and score (by the objective) of the best trial so far, including earlier runs.
             eta: seconds left, or None if they cannot be estimated yet.
         """
@@ -78,19 +78,19 @@ class Progress(Protocol):
     def ended(
         self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
     ) -> None:
-        """A trial has left its slot: it is complete, pruned or failed.
+        """A trial has ended: it is complete, pruned or failed.
 
         Args:
             value: score of its best evaluation by the objective; None if it had no evaluation.
-            params: the hyperparameters that the search drew.
+            params: hyperparameters that the search chose.
         """
 
     def closed(self) -> None:
-        """No more trials run. May be called twice."""
+        """No more trials will run. May be called twice."""
 
 
 class Silent:
-    """Reports nothing."""
+    """Displays nothing."""
 
     def __enter__(self) -> Self:
         return self

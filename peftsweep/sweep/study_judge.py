@@ -19,7 +19,7 @@ from peftsweep.engine import Command, Judge, Report, Result, Scores, ScoreTrial,
 from peftsweep.engine import Progress as Progressed
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
-from peftsweep.progress import Memory, Opened, Progress, peak, tested
+from peftsweep.progress import Memory, Opened, Progress, peak_memory, test_score
 from peftsweep.storage import (
     HeldOutScores,
     StoredStudy,
@@ -314,12 +314,12 @@ class StudyJudge(Judge):
         """Keep the scores on the test split."""
         ((best, scores),) = scored
         write_study(self.study, test=HeldOutScores(trial=best.number, scores=dict(scores)))
-        self.progress.note(tested(best.number, scores, self.config.search.objective))
+        self.progress.note(test_score(best.number, scores, self.config.search.objective))
 
     def took(self, memory: Memory, taken: int) -> None:
         """What the pack took of the GPU's memory at most, in bytes: the study keeps it, and the person is told."""
         write_study(self.study, memory={**self.study.record.memory, "peak_bytes": taken})
-        self.progress.note(peak(memory, taken))
+        self.progress.note(peak_memory(memory, taken))
 
     def conclude(self) -> None:
         """Keep what came of the trials together, if they are done: the page and MLflow tell it. Of a sweep, there is

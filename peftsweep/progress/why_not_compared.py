@@ -1,4 +1,4 @@
-"""Why studies that look alike are not compared."""
+"""Why are studies that look alike not compared?"""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from peftsweep.safe_text.quoting import word
 
-SHOWN = 3  # labels that a line lists
+SHOWN = 3  # most labels in a line
 
 
-def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each study that shares its data's name, or its labels, with the first, but not the validation rows.
+def why_not_compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each study that has the same data name or the same labels as the first, but other validation rows.
 
     Args:
-        rows: of `report.best`, one of each group of studies on the same validation rows.
+        rows: of `results.best`, one for each group of studies on the same validation rows.
     """
     return [
         f"{row['study']} is not compared with {rows[0]['study']}: {_why(row, rows[0])}"
@@ -24,7 +24,7 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _source(row: Mapping[str, Any]) -> str:
-    """`tweets` of `tweets · single-label · 3fa2bc`."""
+    """The source in a data name: `tweets` in `tweets · single-label · 3fa2bc`."""
     return str(row["data"] or "").partition(" · ")[0]
 
 

@@ -1,0 +1,152 @@
+"""How is a running sweep told in lines of text?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from peftsweep.progress.formats import amount, duration, gib, hyperparameters, score
+from peftsweep.progress.watcher import Memory, Opened
+from peftsweep.scores import label
+
+if TYPE_CHECKING:
+    from peftsweep.engine import SlotStatus
+
+
+class BestSoFar:
+    """The best score so far, which decides whether a finished trial is reported as the best.
+
+    Attributes:
+        objective: name of the score.
+    """
+
+    def __init__(self) -> None:
+        self.value = -math.inf
+        self.objective = "macro_f1"
+
+    def update(self, best: tuple[int, float] | None) -> None:
+        """Remember the best trial, which may be from an earlier run."""
+        if best is not None:
+            self.value = max(self.value, best[1])
+
+    def is_beaten_by(self, state: str, value: float | None) -> bool:
+        """Whether a trial with this result is the new best, which is then remembered."""
+        is_best = state == "complete" and value is not None and value > self.value
+        if is_best and value is not None:
+            self.value = value
+        return is_best
+
+
+def header(what: Opened) -> list[tuple[str, str]]:
+    """What was loaded, as pairs of a name and a text."""
+    low, high = what.trainable
+    trained = amount(low) if low == high else f"{amount(low)} to {amount(high)}"
+    rows = " · ".join(f"{count:,} {split}" for split, count in what.rows.items())
+    memory = [] if what.memory is None else [("memory", planned(what.memory))]
+    return [
+        ("study", f"{what.study}: {what.method} on {what.model}"),
+        ("model", f"{amount(what.parameters)} parameters, {trained} trained per trial · {what.dtype} on {what.device}"),
+        ("rows", rows),
+        ("trials", f"{what.done} of {what.total} done · {what.slots} at a time"),
+        *memory,
+        *([("score", f"{label(what.objective)}: a threshold for each label")] if "tuned" in what.objective else []),
+        ("storage", f"{what.storage} · MLflow: {what.tracking}"),
+    ]
+
+
+def planned(memory: Memory) -> str:
+    """`plan 61.2 of 79.1 GiB: 40 slots, 32,768 tokens at once`"""
+    of = f"{gib(memory.planned)} of {gib(memory.whole)} GiB"
+    return f"plan {of}: {memory.slots} slots, {memory.tokens:,} tokens at once"
+
+
+def peak_memory(memory: Memory, taken: int) -> str:
+    """`memory: peak 58.4 of 79.1 GiB, planned 61.2`"""
+    return f"memory: peak {gib(taken)} of {gib(memory.whole)} GiB, planned {gib(memory.planned)}"
+
+
+def ended(
+    trial: int,
+    state: str,
+    value: float | None,
+    reason: str,
+    params: Mapping[str, Any],
+    seconds: float,
+    *,
+    objective: str,
+    best: bool = False,
+) -> str:
+    """`trial 7 complete · macro-F1 0.812 (best) · all 189 steps · 14s · lr 3.1e-4 rank 16`"""
+    scored = "" if value is None else f"{label(objective)} {score(value)}" + (" (best)" if best else "")
+    parts = [scored, reason.removeprefix(f"{state} "), duration(seconds), hyperparameters(params)]
+    return " · ".join([f"trial {trial} {state}", *filter(None, parts)])
+
+
+def summary(
+    slots: Sequence[SlotStatus],
+    done: int,
+    total: int,
+    best: tuple[int, float] | None,
+    eta: float | None,
+    objective: str,
+    steps: str = "",
+) -> str:
+    """`5 of 12 trials done · 4 running · 412 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left`
+
+    Args:
+        steps: see `steps`.
+    """
+    running = [slot for slot in slots if slot.trial is not None]
+    parts = [f"{done} of {total} trials done", f"{len(running)} running", *filter(None, [steps])]
+    if rate := sum(slot.rate for slot in running):
+        parts.append(f"{rate:,.0f} samples/s")
+    if best is not None:
+        parts.append(f"best {label(objective)} {score(best[1])} (trial {best[0]})")
+    if eta is not None and math.isfinite(eta):
+        parts.append(f"{duration(eta)} left")
+    return " · ".join(parts)
+
+
+def steps(slots: Sequence[SlotStatus]) -> str:
+    """`step 63 of 189, evaluation 2 of 6` if all running trials agree; else sums over them: `252 of 756 steps, …`."""
+    running = [slot for slot in slots if slot.trial is not None]
+    if not running:
+        return ""
+    counts = {(slot.step, slot.steps, slot.evaluated, slot.evaluations) for slot in running}
+    if len(counts) == 1:
+        step, whole, made, evaluations = counts.pop()
+        return f"step {step:,} of {whole:,}, evaluation {made} of {evaluations}"
+    step, whole = sum(slot.step for slot in running), sum(slot.steps for slot in running)
+    made, evaluations = sum(slot.evaluated for slot in running), sum(slot.evaluations for slot in running)
+    return f"{step:,} of {whole:,} steps, {made} of {evaluations} evaluations"
+
+
+def slot_row(slot: SlotStatus) -> tuple[str, ...]:
+    """A slot's cells: slot, trial, step, loss, last and best score, samples per second."""
+    if slot.trial is None:
+        return (str(slot.slot), "-", "", "", "", "", "")
+    step, loss = f"{slot.step:,} of {slot.steps:,}", "" if slot.loss is None else f"{slot.loss:.3f}"
+    return (str(slot.slot), str(slot.trial), step, loss, score(slot.last), score(slot.best), f"{slot.rate:,.0f}")
+
+
+def time_spent(seconds: Mapping[str, float]) -> str:
+    """`time: 31m02s · training 91.2% · evaluation 7.4% · checkpoints 0.5% · everything else 0.9%`"""
+    whole = sum(seconds.values())
+    shares = {name: seconds.get(name, 0.0) / whole for name in ("training", "evaluation", "checkpoints")}
+    shares["everything else"] = 1 - sum(shares.values())
+    return " · ".join([f"time: {duration(whole)}", *(f"{name} {share:.1%}" for name, share in shares.items())])
+
+
+def sweep_result(
+    study: str,
+    counts: Mapping[str, int],
+    best: tuple[int, float] | None,
+    adapter: str | None,
+    objective: str,
+) -> str:
+    """`demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter`"""
+    parts = [f"{study}: " + (", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials")]
+    if best is not None:
+        parts.append(f"best {label(objective)} {score(best[1])} (trial {best[0]})")
+    return " · ".join([*parts, *filter(None, [adapter])])
