@@ -260,6 +260,8 @@ def test_the_files_and_names_on_the_architecture_page_exist() -> None:
     page = PAGES["architecture.md"]
     drawn = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
     files = set(re.findall(r"`([\w/]+\.py)`", page)) | set(re.findall(r"\w+/\w+\.py", drawn))
+    names = {path.name for path in (ROOT / "peftsweep").rglob("*.py")}
+    assert set(re.findall(r"\w+\.py", drawn)) <= names
     assert len(files) > 30
     there = {file: path for file in files for path in (ROOT / "peftsweep" / file, ROOT / file) if path.is_file()}
     assert sorted(files - there.keys()) == []
