@@ -100,11 +100,11 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path, dict[str
 
 def test_each_of_the_best_gets_the_same_fresh_seeds(once: tuple[Home, Path, dict[str, Any]]) -> None:
     place, _, before = once
-    best = results.ranked(before["trials"])[:2]
+    best = results.ranked(Studies(place.storage).load("small").records())[:2]
     again = seeds_of(place).trials
     assert [t.state for t in again] == [TrialState.COMPLETE] * 4
     found = [(t.user_attrs["retrains"], t.user_attrs["replicate"], t.params) for t in again]
-    assert found == [(t.number, replicate, t.params) for replicate in (1, 2) for t in best]
+    assert found == [(t.number, replicate, t.drawn) for replicate in (1, 2) for t in best]
     seeds = {t.user_attrs["replicate"]: t.user_attrs["seed"] for t in again}
     assert {t.user_attrs["seed"] for t in again} == set(seeds.values()) and len(set(seeds.values())) == 2
     assert not set(seeds.values()) & {t.user_attrs["seed"] for t in before["trials"]}
@@ -190,8 +190,8 @@ def test_fewer_complete_trials_than_asked_for_are_taken_and_said(here: Home) -> 
 
 def test_trials_with_the_same_hyperparameters_are_one_configuration(here: Home) -> None:
     file, shown = here.study(**QUICK | {"space": {"rank": [2]}}), Noted()
-    trials = here.run(file, trials=2).study.trials
-    assert trials[0].params == trials[1].params
+    trials = here.run(file, trials=2).study.records()
+    assert trials[0].drawn == trials[1].drawn
     (row,) = retrained(here, file, progress=shown).rows
     assert row["trial"] == results.ranked(trials)[0].number
     assert shown.notes[0].endswith("(no other configuration of its trials is complete)")
