@@ -1,4 +1,4 @@
-"""What a kind of database must be able to do for studies, besides what Optuna does with it."""
+"""What a kind of database must offer besides what Optuna does with it: its place, its tables, leases."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from peftsweep.storage.lock_holder import Doing
 
 
 class Database(ABC):
-    """An SQLite file or a PostgreSQL database. Making one touches nothing."""
+    """An SQLite file or a PostgreSQL database. Creating the object touches neither."""
 
     @property
     @abstractmethod
     def artifacts(self) -> Path:
-        """The folder of its studies' artifacts, unless the URL names one. Databases of one name may share it."""
+        """The folder of its studies' artifacts, unless the URL names one. Databases with the same name may share it."""
 
     @abstractmethod
     def tables(self) -> set[str]:
-        """The tables that are there; nothing is made by looking.
+        """Names of its tables. Nothing is created by looking.
 
         Raises:
-            sqlite3.Error, SQLAlchemyError: it does not answer, or is no database.
+            sqlite3.Error, SQLAlchemyError: it does not answer, or is not a database.
         """
 
     @abstractmethod
     def alone(self) -> AbstractContextManager[None]:
-        """Be the one process that makes the tables, of which two at once fail."""
+        """Be the only process that creates the tables: two at once would fail."""
 
     @abstractmethod
     def open(self) -> RDBStorage:
-        """Optuna's storage, its tables made if they are not there: by one process, so `alone`."""
+        """Optuna's storage. It creates missing tables, so call it inside `alone`."""
 
     @abstractmethod
     def check_there(self) -> None:
         """Raises:
-        StorageError: nothing is at this place, not even an empty database.
+        StorageError: nothing is there, not even an empty database.
         """
 
     def server(self) -> str | None:
-        """What tells it from a database of the same name elsewhere, if its own server says so."""
+        """Identifies its server, if the server can say so; tells it from a database of the same name elsewhere."""
         return None
 
     @abstractmethod
     def lease(self, name: str, doing: Doing) -> AbstractContextManager[None]:
-        """Be the one process that does something to this study; the lock is gone when the process is, however it ends.
+        """Be the only process that works on this study. The lock ends with the process, however that ends.
 
         Raises:
-            StudyBusyError: another process does.
+            StudyBusyError: another process works on it.
         """
 
     @abstractmethod
     def doing(self, name: str) -> Doing | None:
-        """What the process does that has this study's lease; None where none has it."""
+        """What the process with this study's lease does; None if no process has it."""

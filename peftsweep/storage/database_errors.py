@@ -1,4 +1,4 @@
-"""What a database cannot do, in one message."""
+"""Which message a person gets when the database or the disk fails."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ AGAIN = "What was finished is kept; give the same command again"
 DELETED = "the study was deleted while it was used here; the same command begins it anew"
 LOST = f"the connection was lost. {AGAIN} when it answers"
 
-# What SQLite, PostgreSQL and its client library say -> what we say. The first that fits counts: how a connection failed
-# comes before names that any statement may have in it.
+# What SQLite, PostgreSQL and its client library say -> what we say. The first match counts: reasons why a connection
+# failed come before names that may occur in any statement.
 KNOWN = {
     "password authentication failed|no password supplied|no PostgreSQL user name": "the server refuses this user and "
     "password; the password stands in the URL (with %40 for @, %2F for /), in PGPASSWORD or in ~/.pgpass",
@@ -59,11 +59,11 @@ KNOWN = {
 
 @contextmanager
 def guarded(url: str) -> Iterator[None]:
-    """What the database or the disk cannot do becomes one message. Whatever was written before is kept.
+    """Turn failures of the database or the disk into one message. What was written before is kept.
 
     Raises:
-        StorageError: locked, read-only, full, unreachable, no database of this kind, or somebody else ended a trial or
-            deleted the study.
+        StorageError: it is locked, read-only, full, unreachable or no database of this kind; or another process ended a
+            trial or deleted the study.
     """
     where = masked(url)
     try:
@@ -82,7 +82,9 @@ def guarded(url: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             if error.filename is None:
                 raise
-            raise StorageError(f"{error.filename} cannot be used: {error.strerror}") from error  # a file for a folder
+            raise StorageError(
+                f"{error.filename} cannot be used: {error.strerror}"
+            ) from error  # such as a file in place of a folder
         full = f" ({error.filename})" if error.filename else ""
         raise StorageError(
             f"the disk is full{full}. What was finished is kept; free some space and give the same command again"
@@ -92,7 +94,7 @@ def guarded(url: str) -> Iterator[None]:
             raise
         raise StorageError(f"{where}: made by another version of Optuna: {error}") from error
     except Exception as error:
-        if not type(error).__module__.startswith("alembic."):  # with which Optuna keeps the version of its tables
+        if not type(error).__module__.startswith("alembic."):  # Optuna keeps the version of its tables with it
             raise
         raise StorageError(
             f"{where}: the version of its tables cannot be read: {error}; restore it from a copy, or name another "

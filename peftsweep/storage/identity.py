@@ -1,9 +1,9 @@
-"""Which study this is, wherever it was copied to: its key, and the folder of artifacts that is its own.
+"""Which study this is, and which folder of artifacts belongs to it, even after it was copied or moved.
 
-Optuna copies a study with all its attributes, so the key alone does not tell a copy from the first one. Beside it
-stands the name and the storage that it was made for. A copy of another name is another study. One of the same name in
-another storage is the same study if its folder of artifacts came along, which is how a study is moved, and another one
-otherwise. A folder that two storages share belongs to one study: the file in it says which.
+Optuna copies a study with all its attributes, so a key alone does not tell a copy from its original. The study also
+records the name and the storage that the key was made for. A copy under another name is another study. A copy with the
+same name in another storage is the same study if its folder of artifacts came along (it was moved), and another study
+if not. A folder that two storages share belongs to one study, which a file in the folder names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from peftsweep.system.atomic_files import replaced
 from peftsweep.system.leftovers import tidy, tidy_below
 
 OWNER = "owner.json"  # in a study's folder
-LONGEST = 1 << 16  # bytes of it
+LONGEST = 1 << 16  # bytes of that file
 KEPT = """
 SELECT 1 FROM study_user_attributes JOIN studies USING (study_id)
 WHERE study_name = ? AND key = 'key' AND value_json = ?
@@ -40,12 +40,12 @@ WHERE study_name = ? AND key = 'key' AND value_json = ?
 
 @dataclass(frozen=True)
 class Place:
-    """A storage, as it can be told from others.
+    """What tells a storage from others.
 
     Attributes:
         url: without a password.
-        server: of PostgreSQL, what its own servers and databases are told by, whatever name they are reached under.
-        study_of: says the name of the study in it that a key was made for; None where there is none.
+        server: identifies a PostgreSQL server and database, whatever name they are reached under.
+        study_of: returns the name of the study in it that a key was made for, or None.
     """
 
     url: str
@@ -57,10 +57,10 @@ class Place:
         return cls(lasting(url), database.server(), study_of)
 
     def is_same(self, url: str, server: str | None, *, surely: bool = False) -> bool:
-        """Whether that is this place.
+        """Whether this URL and server are this place.
 
         Args:
-            surely: in doubt it is not. A server may have several names, as from within a container and from without.
+            surely: return False if in doubt. A server may have several names, inside a container and outside.
         """
         if self.server is not None and server is not None:
             return self.server == server and alike(self.url, url)
@@ -68,10 +68,10 @@ class Place:
 
 
 class Owner(BaseModel, frozen=True, strict=True):
-    """Whose a folder is: the study's key, and the storage that it was last run in.
+    """The owner of a folder: the study's key, and the storage that it was last run in.
 
     Attributes:
-        folder: where it was then. An earlier version kept neither this nor the server.
+        folder: its path at that time. An earlier version recorded neither this nor the server.
     """
 
     key: str
@@ -81,7 +81,7 @@ class Owner(BaseModel, frozen=True, strict=True):
 
 
 def owner(folder: Path) -> Owner | None:
-    """Of a study's folder, if it has one.
+    """The owner of a study's folder, if the folder names one.
 
     Raises:
         StorageError: the file cannot be read.
@@ -91,17 +91,17 @@ def owner(folder: Path) -> Owner | None:
         return Owner.model_validate_json(plain_files.read(file, LONGEST))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:  # pydantic's among them
+    except ValueError as error:  # pydantic's error is one
         raise StorageError(f"{file} cannot be read; if the folder is this study's, delete that file") from error
 
 
 def claim(name: str, folder: Path, key: str, place: Place, *, known: bool = False) -> None:
-    """Make the folder this study's. What a deleted study of the same storage left there is taken over; a study that was
-    moved brings its folder along. What killed processes wrote aside in it and beside it is removed.
+    """Make this study the folder's owner. It takes over what a deleted study of the same storage left there; a moved
+    study keeps the folder that came along. Temporary files of killed processes in it and beside it are removed.
 
     Args:
-        name: of the study.
-        known: whether the study has had it before: an earlier version did not say so in it.
+        name: the study's.
+        known: whether the folder was the study's before. An earlier version did not write that into the folder.
 
     Raises:
         StorageError: see `check_free`.
@@ -118,8 +118,8 @@ def claim(name: str, folder: Path, key: str, place: Place, *, known: bool = Fals
 
 def check_free(name: str, folder: Path, key: str, place: Place, *, known: bool) -> None:
     """Raises:
-    StorageError: it is the folder of another study, which would lose its adapters; or it has files that are nobody's of
-        ours.
+    StorageError: the folder belongs to another study, which would lose its adapters; or it holds files that no study
+        wrote.
     """
     there = owner(folder)
     if there is None:
@@ -150,12 +150,12 @@ def fresh(name: str, place: Place) -> tuple[str, Bound]:
 
 
 def settle(study: StoredStudy, folder: Path, place: Place, main: StoredStudy | None = None) -> None:
-    """Give a study that was copied a key of its own, so that it has runs of MLflow and artifacts of its own, too; and
-    the folder to the study. To be called by the holder of its lease.
+    """Give a copied study a key of its own, so that it gets MLflow runs and artifacts of its own; and make it the owner
+    of its folder. Only the holder of its lease may call this.
 
     Args:
-        folder: of its artifacts.
-        main: of seeds, the study whose configurations they have; it has been settled.
+        folder: for its artifacts.
+        main: for a study of seeds: the study whose configurations they have. It was settled before.
 
     Raises:
         StorageError: see `check_free`. Nothing was changed.
@@ -163,7 +163,7 @@ def settle(study: StoredStudy, folder: Path, place: Place, main: StoredStudy | N
     record = study.record
     bound = record.bound or Bound(
         key=record.key or "", study=_name_of(study), storage=place.url, was=None
-    )  # an earlier version's
+    )  # an earlier version did not record it
     copied = is_copy(study.study_name, bound, folder, place)
     key = uuid4().hex if copied or not record.key else record.key
     check_free(study.study_name, folder, key, place, known=not copied)
@@ -180,7 +180,7 @@ def settle(study: StoredStudy, folder: Path, place: Place, main: StoredStudy | N
 
 
 def is_copy(name: str, bound: Bound, folder: Path, place: Place) -> bool:
-    """Whether a study is not the one that its key was made for."""
+    """Whether a study is a copy of the study that its key was made for."""
     there = owner(folder)
     shared = (
         there is not None
@@ -191,15 +191,14 @@ def is_copy(name: str, bound: Bound, folder: Path, place: Place) -> bool:
     if bound.study != name:
         return True
     if place.is_same(bound.storage, bound.server):
-        return shared and _has(there, name, unknown=True)  # a copy of it was run meanwhile, and has the folder now
+        return shared and _has(there, name, unknown=True)  # a copy was run meanwhile, and owns the folder now
     if there is None or there.key != bound.key:
         return True
     return shared and _has(there, name, unknown=False)
 
 
 def _has(there: Owner | None, name: str, *, unknown: bool) -> bool:
-    """Whether the storage that a folder was last used by has the study still; `unknown` of a server, which is not
-    asked."""
+    """Whether the storage in which a folder was last used still has the study. A server is not asked: `unknown`."""
     if there is None:
         return False
     try:
@@ -213,7 +212,7 @@ def _has(there: Owner | None, name: str, *, unknown: bool) -> bool:
 
 
 def _name_of(study: StoredStudy) -> str:
-    """The name of the study that an earlier version made, by where its adapters were."""
+    """The name that a study of an earlier version was made under, taken from the paths of its adapters."""
     for trial in study.records():
         if trial.adapter and "/trial-" in trial.adapter:
             return trial.adapter.rpartition("/trial-")[0]

@@ -1,4 +1,4 @@
-"""Who holds a study and what for, as other processes are told."""
+"""Which process holds a study's lease, and what it does: the note that other processes read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Literal
 
 from peftsweep.errors import StudyBusyError
 
-HOST = 20  # characters: PostgreSQL keeps 63 of the whole note
+HOST = 20  # characters of the host's name: PostgreSQL keeps 63 of the whole note
 Doing = Literal["run", "retrain", "sync"]
-_FIRST: dict[Doing, str] = {"run": "process", "retrain": "retrain", "sync": "sync"}  # word of the note
+_FIRST: dict[Doing, str] = {"run": "process", "retrain": "retrain", "sync": "sync"}  # first word of the note
 _DONE: dict[Doing, str] = {"run": "run", "retrain": "retrained", "sync": "written to MLflow"}
 
 
@@ -21,7 +21,7 @@ def note(doing: Doing) -> str:
 
 
 def told(note: str) -> Doing:
-    """What a process does that left this note; an empty one is not there yet."""
+    """What the process that left this note does; of an empty note, which is being written, `run`."""
     first = note.partition(" ")[0]
     return next((doing for doing, word in _FIRST.items() if word == first), "run")
 

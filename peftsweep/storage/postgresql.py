@@ -1,4 +1,4 @@
-"""Studies in a PostgreSQL database."""
+"""How studies live in a PostgreSQL database: connections, and leases by advisory locks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peftsweep.storage.lock_holder import Doing, busy, note, overtaken, told
 from peftsweep.system.names import fitting
 from peftsweep.system.suggest import did_you_mean
 
-# Seconds (the last: milliseconds): a machine that is gone is noticed within a minute. A URL may say otherwise.
+# Notice within a minute that a machine is gone; a URL may override this. In seconds, but the last in milliseconds.
 CONNECT = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -32,8 +32,8 @@ CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
-OURS = {"client_encoding", "replication"}  # settings of a connection that studies cannot be read by, but as they are
-# The same for the server, which frees a dead machine's lease then. A setting that it does not know is left out.
+OURS = {"client_encoding", "replication"}  # connection settings that must not be changed, or studies could not be read
+# The same on the server's side, so that it frees a dead machine's lease. Settings that it does not know are skipped.
 SESSION = """
 SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES
     ('tcp_keepalives_idle', '30'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3'),
@@ -50,7 +50,7 @@ SERVER = """
 SELECT system_identifier || '/' || oid FROM pg_control_system(), pg_database WHERE datname = current_database()
 """
 BACKEND = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-# A network may fail on our side alone: the server then still believes in the old connection, and in its lock.
+# If the network fails only on our side, the server still holds the old connection, and its lock.
 END = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = :pid AND backend_start = :backend_start
 """
@@ -67,7 +67,7 @@ ON CONFLICT (study_id, key) DO UPDATE SET value_json = excluded.value_json
 
 def _check_settings(url: URL, psycopg: Any) -> None:
     """Raises:
-    StorageError: the URL has settings that the driver's library has not. The driver itself takes some as arguments.
+    StorageError: the URL has settings that libpq does not know. (The driver takes some of them as arguments.)
     """
     known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - OURS
     for key in url.query.keys() - known:
@@ -79,7 +79,7 @@ class Postgresql(Database):
     """A database of a PostgreSQL server, through psycopg.
 
     Args:
-        url: `postgresql://user@host/studies`; a password may stand in it, in PGPASSWORD or in ~/.pgpass.
+        url: `postgresql://user@host/studies`; the password may be in it, in PGPASSWORD or in ~/.pgpass.
 
     Raises:
         StorageError: the driver is not installed, or the URL has settings that it does not know.
@@ -106,12 +106,12 @@ class Postgresql(Database):
             yield
 
     def open(self) -> RDBStorage:
-        # it pings: a server that was started again between two evaluations costs nothing
+        # pool_pre_ping: a server that restarts between two evaluations does no harm
         pool = self._engine("peftsweep", pool_pre_ping=True).pool
         try:
             storage = RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs={"pool": pool})
         except BaseException:
-            pool.dispose()  # the driver warns of connections that nobody closed
+            pool.dispose()  # the driver warns about connections that nobody closed
             raise
         sqlalchemy.event.listen(storage.engine, "begin", self._renew)
         weakref.finalize(storage, pool.dispose)
@@ -124,7 +124,7 @@ class Postgresql(Database):
         try:
             with self._session("peftsweep").connect() as connection:
                 return str(connection.scalar(sqlalchemy.text(SERVER)))
-        except DBAPIError:  # a server that keeps it to itself
+        except DBAPIError:  # the server does not tell
             return None
 
     def doing(self, name: str) -> Doing | None:
@@ -144,12 +144,12 @@ class Postgresql(Database):
             lease.end()
 
     def _renew(self, _: Connection) -> None:
-        """Before every transaction: nothing is written by a process that is not the only one any more."""
+        """Before every transaction: a process that has lost its lease writes nothing."""
         for lease in self.leases:
             lease.renew()
 
     def _session(self, application: str) -> Engine:
-        """Connections that are closed when they are given back, each statement by itself."""
+        """Connections that are closed when they are returned, with every statement committed by itself."""
         return self._engine(application, poolclass=NullPool, pool_reset_on_return=None, isolation_level="AUTOCOMMIT")
 
     def _engine(self, application: str, **options: Any) -> Engine:
@@ -165,14 +165,14 @@ class Postgresql(Database):
 
 
 class Lease:
-    """An advisory lock, held by a connection of its own: it is gone as soon as the process is.
+    """An advisory lock on a connection of its own: it ends with the process.
 
-    The study keeps a token of the lease that wrote last: who takes a lost one again sees by it whether another process
-    had the study meanwhile. A pooler that deals the statements of one session to several connections (PgBouncer by
-    transaction) breaks it.
+    The study stores a token of the lease that wrote last. A process that takes a lost lease again sees from the token
+    whether another process had the study meanwhile. A pooler that spreads the statements of a session over several
+    connections (PgBouncer in transaction mode) breaks the lock.
 
     Attributes:
-        lost: why nothing is read or written any more, once another process has had the study.
+        lost: why nothing may be read or written any more, after another process has had the study.
     """
 
     def __init__(self, engine: Engine, name: str) -> None:
@@ -186,7 +186,7 @@ class Lease:
 
     def take(self) -> None:
         """Raises:
-        StudyBusyError: another process has it, or had it since this one did.
+        StudyBusyError: another process has the lease, or had it since this process lost it.
         """
         connection = self.engine.connect()
         try:
@@ -206,10 +206,10 @@ class Lease:
         self.connection = connection
 
     def renew(self) -> None:
-        """Take it again if the connection was lost, as by a server that was started again.
+        """Take the lease again if the connection was lost, for instance because the server restarted.
 
         Raises:
-            StudyBusyError: another process took it meanwhile; for good, whatever becomes of that one.
+            StudyBusyError: another process took it meanwhile. This stays so, even after that process ends.
         """
         if self.lost is not None:
             raise self.lost
@@ -222,7 +222,7 @@ class Lease:
                 raise
 
     def _answers(self) -> bool:
-        """Whether the connection is there. It leaves the token as soon as the study is, too."""
+        """Whether the connection works. The first time that the study exists, this writes the token."""
         if self.connection is None:
             return False
         try:

@@ -1,4 +1,4 @@
-"""Studies in an SQLite file."""
+"""How studies live in an SQLite file: its tables, its locks, and who may open it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LONGEST = 1000  # bytes of a note on who holds a study
 
 
 class Connection(sqlite3.Connection):
-    """Text that is no UTF-8 comes as Python has file names that are none: an error would be one of the whole query, and
-    hide in which study and trial it is. Nothing is written of a trial that is not there: when its study is deleted in
-    mid-run, the next trial would get its number and so what was written."""
+    """Decodes text that is not UTF-8 with surrogate escapes: an error would fail the whole query, and hide which study
+    and trial it concerns. Enforces foreign keys: if a study is deleted during its run, what is still written about its
+    trial would go to the next trial with that number."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -47,7 +47,7 @@ class Sqlite(Database):
     def __init__(self, url: URL) -> None:
         self.url = url.render_as_string(hide_password=False)
         file = Path(str(url.database))
-        # two names of one file have one lock, and one folder of artifacts
+        # two names of one file share the lock and the folder of artifacts
         self.file = Path(os.path.realpath(file)) if file.is_symlink() else file
 
     @property
@@ -59,14 +59,14 @@ class Sqlite(Database):
         self._check_kind()
         if not self.file.exists():
             return set()
-        # mode rw makes no file, and reads what a killed process left half-written, as mode ro cannot
+        # mode=rw creates no file; unlike mode=ro it can recover what a killed process left half-written
         place = f"file:{quote(str(self.file))}?mode=rw"
         try:
             with closing(
                 sqlite3.connect(place, uri=True, timeout=database_errors.PATIENCE, factory=Connection)
             ) as database:
                 return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        except UnicodeDecodeError as error:  # SQLite names what is broken in its own words, by bytes that may be any
+        except UnicodeDecodeError as error:  # SQLite's message quotes bytes that may be anything
             raise sqlite3.DatabaseError("malformed database schema") from error
 
     @contextmanager
@@ -89,8 +89,7 @@ class Sqlite(Database):
 
     def _check_kind(self) -> None:
         """Raises:
-        StorageError: something is there that no database can be in. Nothing may be written beside it: it may be in
-            /dev.
+        StorageError: something is there that cannot be a database. Nothing is written beside it: it may be in /dev.
         """
         if self.file.is_file():
             return
@@ -105,11 +104,11 @@ class Sqlite(Database):
         lock = FileLock(self._lock(name))
         holder = Path(f"{lock.lock_file}.holder")
         try:
-            lock.acquire(timeout=0.2, poll_interval=0.02)  # one who looks whether it is held has it for a moment
+            lock.acquire(timeout=0.2, poll_interval=0.02)  # a process that only looks holds it for a moment
         except Timeout as error:
             raise busy(name, self.url, _note(holder)) from error
         try:
-            holder.unlink(missing_ok=True)  # a link that somebody laid there is not followed
+            holder.unlink(missing_ok=True)  # do not follow a link that somebody put there
             holder.write_text(f"{note(doing)}\n")
             yield
         finally:
@@ -119,11 +118,11 @@ class Sqlite(Database):
     def doing(self, name: str) -> Doing | None:
         lock = Path(self._lock(name))
         try:
-            with plain_files.opened(lock) as file:  # nothing is made by looking
+            with plain_files.opened(lock) as file:  # looking creates nothing
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):  # held, or not to be looked at
+        except (OSError, ValueError):  # held, or not readable
             return told(_note(Path(f"{lock}.holder")))
         return None
 

@@ -1,4 +1,4 @@
-"""A sweep's study as Optuna has it, without the trials that are none of its own."""
+"""A sweep's study in Optuna's terms. Trials that did not come from the sweep are left out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peftsweep.safe_text.secrets import masked
 from peftsweep.storage.attributes import BrokenError, has_record, is_own, read_study, read_trial
 from peftsweep.storage.record import StudyRecord, TrialRecord
 
-# what Optuna and SQLAlchemy make of values in a database that they have never written
+# what Optuna and SQLAlchemy raise on values that they have never written
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 STRANGE = "did not come from its sweep"
 
@@ -28,20 +28,20 @@ STRANGE = "did not come from its sweep"
 class StoredStudy(optuna.Study):
     """A study that a sweep has made.
 
-    To whoever asks, samplers and importances too, a finished trial that did not come from the sweep is not there, nor
-    is one that cannot be read, or has the number of another.
+    It hides finished trials that did not come from the sweep, that cannot be read, or that share a number with another
+    trial. Nobody sees them, Optuna's samplers and importances included.
 
     Args:
-        url: of the storage, for messages.
+        url: the storage's, for messages.
 
     Raises:
-        ForeignStudyError: it did not come from a sweep.
+        ForeignStudyError: it was not made by a sweep.
         StorageError: it cannot be read.
     """
 
     def __init__(self, name: str, storage: RDBStorage, url: str) -> None:
         self._rdb, self._where = storage, f"study {quoted(name)} in {masked(url)}"
-        self._known: dict[int, TrialRecord | str] = {}  # of finished trials, by Optuna's id; or why there is none
+        self._known: dict[int, TrialRecord | str] = {}  # finished trials by Optuna's id, or why there is no record
         with reading(self._where):
             super().__init__(name, storage)
             made_by_sweep = has_record(self)
@@ -54,10 +54,10 @@ class StoredStudy(optuna.Study):
 
     @property
     def record(self) -> StudyRecord:
-        """What the study keeps of itself, as it is now.
+        """What the study records of itself, as it is now.
 
         Raises:
-            StorageError: no sweep writes such a thing.
+            StorageError: it has a value that no sweep writes.
         """
         try:
             return read_study(self)
@@ -66,22 +66,22 @@ class StoredStudy(optuna.Study):
 
     @property
     def mlflow_runs(self) -> dict[str, str]:
-        """The ids of its runs in MLflow, by trial; those of a study that it was copied from are not its own."""
+        """The ids of its runs in MLflow, by trial. A copied study does not own the runs of the first one."""
         return self.record.mlflow_runs if self.is_first else {}
 
     @property
     def is_first(self) -> bool:
-        """Whether its key was made for it, as far as its name tells: a copy has that of another."""
+        """Whether its key was made for a study of this name. A copy under another name still has the old key."""
         bound = self.record.bound
         return bound is None or bound.study == self.study_name
 
     def records(self) -> list[TrialRecord]:
-        """Its trials in the order in which they were made, those that wait to be asked for among them."""
+        """Its trials in the order of their creation, waiting ones included."""
         found = [self._record(trial) for trial in self._get_trials(deepcopy=False)]
         return [record for record in found if isinstance(record, TrialRecord)]
 
     def left_out(self) -> Iterator[str]:
-        """Of which trials there is no record, and why, in lines."""
+        """Lines that say which trials have no record, and why."""
         trials = [trial for trial in super()._get_trials(deepcopy=False) if trial.number not in self._twice]
         found = {trial.number: self._record(trial) for trial in trials}
         why = {number: record for number, record in found.items() if isinstance(record, str)}
@@ -98,8 +98,8 @@ class StoredStudy(optuna.Study):
 
     def check_numbers(self) -> None:
         """Raises:
-        StorageError: not each trial has its own number, as when rows were deleted, or put in from another database: a
-            new trial's number, and so its folder, would be that of another one.
+        StorageError: the trials are not numbered 0, 1, 2 and so on, as after rows were deleted or inserted. A new trial
+            would get the number, and so the folder, of another one.
         """
         numbers = sorted(self._numbers())
         wrong = next((at for at, number in enumerate(numbers) if number != at), None)
@@ -112,17 +112,17 @@ class StoredStudy(optuna.Study):
             )
 
     def _numbers(self) -> list[int]:
-        """As the table has them: Optuna's own calls show one trial of a number."""
+        """Numbers from the table itself: Optuna's calls show only one trial for each number."""
         query = sqlalchemy.text("SELECT number FROM trials WHERE study_id = :study")
         with self._rdb.engine.connect() as connection:
             return list(connection.execute(query, {"study": self._study_id}).scalars())
 
     def has_trials(self) -> bool:
-        """Whether a sweep has made any, readable or not."""
+        """Whether a sweep has made any trials, readable or not."""
         return any(is_own(trial) for trial in super()._get_trials(deepcopy=False))
 
     def why_unreadable(self, number: int) -> str | None:
-        """Why there is no record of a trial; None if there is one."""
+        """Why a trial has no record; None if it has one."""
         trials = super()._get_trials(deepcopy=False)
         record = next(self._record(trial) for trial in trials if trial.number == number)
         return record if isinstance(record, str) else None
@@ -155,7 +155,7 @@ class StoredStudy(optuna.Study):
         return found
 
     def _culprit(self) -> str:
-        """Which trial it is that Optuna cannot read, for a message."""
+        """Which trial Optuna cannot read, for a message."""
         query = sqlalchemy.text("SELECT trial_id, number FROM trials WHERE study_id = :study ORDER BY trial_id")
         with self._rdb.engine.connect() as connection:
             trials = connection.execute(query, {"study": self._study_id}).all()
@@ -175,14 +175,14 @@ def shown(numbers: list[str], most: int = 10) -> str:
 
 @contextmanager
 def reading(what: str, culprit: Callable[[], str] = str) -> Iterator[None]:
-    """What a database holds that cannot be read becomes one message.
+    """Turn errors about unreadable values in the database into one message.
 
     Args:
-        what: is read.
-        culprit: says which part of it cannot be.
+        what: what is being read.
+        culprit: says which part of it cannot be read.
 
     Raises:
-        StorageError: such a value.
+        StorageError: a value cannot be read.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""All studies of one storage."""
+"""All studies of one storage: which there are, and how one is made, opened, leased and continued."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from peftsweep.storage.urls import Address, address
 from peftsweep.system.folders import inside
 from peftsweep.system.names import check_study, study_refusal
 
-LAST = "alembic_version"  # of its tables, Optuna makes this one last
-RETRAINED = "/retrain"  # a study's seeds are a study of their own, of this ending: no study file's name has a slash
+LAST = "alembic_version"  # the last table that Optuna makes
+RETRAINED = "/retrain"  # ends the name of a study's seeds, a study of their own; names of study files have no slash
 OF_KEY = """
 SELECT study_name FROM studies JOIN study_user_attributes USING (study_id) WHERE key = 'key' AND value_json = :key
 """
@@ -43,16 +43,15 @@ class Studies:
     """All studies of one storage.
 
     Args:
-        url: of an SQLite file or a PostgreSQL database. `?artifacts=FOLDER` says where the studies' artifacts are, in
-            place of `Database.artifacts`.
-        warn: told, in a line, of what is there and cannot be used.
+        url: an SQLite file or a PostgreSQL database. `?artifacts=FOLDER` replaces `Database.artifacts`.
+        warn: called with a line about each thing in the storage that cannot be used.
 
     Attributes:
-        artifacts: the folder of adapters, checkpoints and reports, of each study in a folder by its name.
+        artifacts: the folder of adapters, checkpoints and reports, with a folder for each study.
 
     Raises:
-        StorageError: another URL, no such place, a server that does not answer, a database that is another program's
-            (it stays as it is).
+        StorageError: the URL is of another kind, the place does not exist, the server does not answer, or the database
+            is another program's (it is not changed).
     """
 
     def __init__(self, url: str, warn: Callable[[str], object] = lambda text: None) -> None:
@@ -72,22 +71,22 @@ class Studies:
         return Place.of(self.url, self.database, self._study_of)
 
     def names(self) -> list[str]:
-        """Those that have a study file. A name that no file can have is another program's, or forged: such a study is
-        left alone."""
+        """Names of the studies. A study with a name that no study file can have was made by another program, or
+        forged, and is left out."""
         return [name for name in self._mains() if not study_refusal(name)]
 
     def _mains(self) -> list[str]:
         return [name for name in self._names() if not name.endswith(RETRAINED)]
 
     def _misnamed(self) -> list[str]:
-        """Which studies have a name that no file can have, in a line."""
+        """A line about studies with names that no study file can have."""
         strange = {name: why for name in self._mains() if (why := study_refusal(name))}
         more = f", and {len(strange) - 1} more studies of such names" if len(strange) > 1 else ""
         told = (f"study {quoted(name)} is left out: its name {why}{more}" for name, why in strange.items())
         return [f"{masked(self.url)}: {line}" for line in list(told)[:1]]
 
     def folder(self, name: str) -> Path:
-        """The folder of a study's artifacts, to be read; the seeds' own is in the study's.
+        """The folder of a study's artifacts, for reading. The folder of its seeds is inside it.
 
         Raises:
             UsageError: no study can have this name.
@@ -96,16 +95,16 @@ class Studies:
         return self.artifacts / name
 
     def own_folder(self, name: str) -> Path:
-        """The same, to be written.
+        """The same, for writing.
 
         Raises:
             UsageError: see `folder`.
-            StorageError: a link there leads out of the artifacts.
+            StorageError: a link leads out of the folder of artifacts.
         """
         return inside(self.artifacts, self.folder(name))
 
     def _names(self) -> list[str]:
-        # Optuna's own call reads all that the studies hold, and one that cannot be read would hide the others
+        # Optuna's own call reads everything in all studies: one that cannot be read would hide the others.
         with reading(masked(self.url)), self.storage.engine.connect() as connection:
             found = connection.execute(sqlalchemy.text("SELECT study_name FROM studies")).scalars().all()
         return sorted(name for name in found if isinstance(name, str))
@@ -114,25 +113,25 @@ class Studies:
         """A study that a sweep has made.
 
         Raises:
-            ForeignStudyError: it was made by another program, or its sweep was stopped before it had begun.
+            ForeignStudyError: another program made it, or its sweep was stopped before it had begun.
             StorageError: it cannot be read.
         """
         return StoredStudy(name, self.storage, self.url)
 
     def find(self, name: str) -> StoredStudy | None:
-        """The same; None where there is nothing yet, or what a process left that was killed as it made the study."""
+        """The same; None if there is no such study, or only what a process left that died while it made the study."""
         if name not in self._names():
             return None
         return None if self._is_unbegun(name) else self.load(name)
 
     def all(self, wanted: Iterable[str] | None = None) -> list[StoredStudy]:
-        """The studies that sweeps have made, by name. `warn` is told of others, and of trials that are left out.
+        """The studies that sweeps have made, by name. `warn` is called about other studies and about trials left out.
 
         Args:
             wanted: only these.
 
         Raises:
-            StorageError: one that is wanted is another program's, or cannot be read; or all that are there cannot be.
+            StorageError: a wanted study is another program's or cannot be read; or no study can be read.
         """
         found: list[StoredStudy] = []
         foreign: list[str] = []
@@ -159,17 +158,17 @@ class Studies:
         return found
 
     def _study_of(self, key: str) -> str | None:
-        """The name of the study that this key was made for, if it is here. A copy of it has the same, until it is run.
+        """The name of the study that this key was made for, if it is here. A copy has the same key until it is run.
 
         Raises:
-            StorageError: one that has the key cannot be read.
+            StorageError: a study with this key cannot be read.
         """
         with self.storage.engine.connect() as connection:
             found = connection.execute(sqlalchemy.text(OF_KEY), {"key": json.dumps(key)}).scalars().all()
         return next((name for name in found if self.load(name).is_first), None)
 
     def _is_unbegun(self, name: str) -> bool:
-        """Whether a process was killed as it made this study: it had made the folder before."""
+        """Whether a process died while it made this study. It had claimed the folder before."""
         with reading(f"study {quoted(name)} in {masked(self.url)}"):
             study = self.storage.get_study_id_from_name(name)
             if has_record_in(self.storage, study) or self.storage.get_n_trials(study):
@@ -178,11 +177,11 @@ class Studies:
         return maximised and owner(self.folder(name)) is not None
 
     def retrained(self, name: str) -> StoredStudy | None:
-        """The study of this one's best configurations over several seeds, if there is one."""
+        """The study of this study's seeds, if it was retrained."""
         return self.find(name + RETRAINED)
 
     def create(self, name: str) -> optuna.Study:
-        """The study of this name, made if it is new; macro-F1 is to be as large as it can be.
+        """The Optuna study of this name, made if it is new. Its objective is maximised.
 
         Raises:
             UsageError: no study can have this name.
@@ -199,42 +198,42 @@ class Studies:
             optuna.logging.set_verbosity(before)
 
     def lease(self, name: str, doing: Doing = "run") -> AbstractContextManager[None]:
-        """Be the one process that runs this study; the lock is gone when the process is, however it ends.
+        """Be the only process that works on this study. The lock ends with the process, however that ends.
 
         Raises:
-            StudyBusyError: another process does something to it.
+            StudyBusyError: another process works on it.
         """
         return self.database.lease(name, doing)
 
     def doing(self, name: str) -> Doing | None:
-        """What the process does that has this study's lease; None where none has it: trials that it calls running have
-        been stopped then."""
+        """What the process with this study's lease does; None if no process has it. Then its running trials were
+        stopped."""
         return self.database.doing(name)
 
     def orphans(self, study: optuna.Study) -> list[FrozenTrial]:
-        """Trials whose process died. To be asked by the holder of the study's lease, when no trial of its own runs."""
+        """Trials whose process died. Only the holder of the study's lease may ask, before it starts trials itself."""
         return study.get_trials(deepcopy=False, states=(TrialState.RUNNING.in_optuna,))
 
     def begin(self, study: optuna.Study, **facts: Unpack[TrialFacts]) -> optuna.Trial:
-        """A new trial that has these facts from its first moment on, whatever waits to be asked for."""
+        """A new running trial that has these facts from its first moment. Waiting trials go on waiting."""
         return optuna.Trial(study, self.storage.create_new_trial(study._study_id, running_trial(**facts)))
 
     def adopt(self, study: optuna.Study, number: int) -> optuna.Trial:
-        """A running trial, to be gone on with under its own number."""
+        """A running trial, for continuing it under its own number."""
         return optuna.Trial(study, next(t._trial_id for t in study.get_trials(deepcopy=False) if t.number == number))
 
     def give(self, trial: optuna.Trial, name: str, value: Any, distribution: BaseDistribution) -> None:
-        """Store a parameter of a running trial. Optuna's own call refuses it where a trial of another program has the
-        same name with another distribution."""
+        """Store a parameter of a running trial. Optuna's own call refuses it if a trial of another program has a
+        parameter of this name with another distribution."""
         stored = distribution.to_internal_repr(value)
         self.storage._set_trial_param(trial._trial_id, name, stored, distribution, distribution)
 
 
 def exists(url: str) -> bool:
-    """Whether studies are stored there. An empty file or database has none, and is given no tables by looking.
+    """Whether studies are stored there. Looking does not create tables in an empty file or database.
 
     Raises:
-        StorageError: another program's database, or a server that does not answer.
+        StorageError: it is another program's database, or the server does not answer.
     """
     with guarded(url):
         tables = _database(address(url)).tables()
@@ -244,14 +243,14 @@ def exists(url: str) -> bool:
 
 def check_there(url: str) -> None:
     """Raises:
-    StorageError: nothing is at this place, not even an empty file or database: the address is mistyped.
+    StorageError: nothing is at this place, not even an empty file or database, so the address must be wrong.
     """
     with guarded(url):
         _database(address(url)).check_there()
 
 
 def _whole(tables: set[str]) -> bool:
-    """Whether Optuna has made all of its own: this one is the last."""
+    """Whether Optuna has made all of its tables."""
     return {"studies", LAST} <= tables
 
 
@@ -261,8 +260,8 @@ def _database(where: Address) -> Database:
 
 def _check_tables(url: str, tables: set[str]) -> None:
     """Raises:
-    StorageError: another program's database, into which Optuna would write its tables; or one of Optuna's is missing,
-        which it would make anew without a word.
+    StorageError: it is another program's database, and Optuna would write its tables into it; or one of Optuna's tables
+        is missing, and Optuna would silently make an empty one.
     """
     if "experiments" in tables:
         raise StorageError(

@@ -1,4 +1,4 @@
-"""Where the studies are: what a URL says."""
+"""What a storage's URL says, and whether two URLs name the same place."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import masked, remember
 from peftsweep.system import names
 
-ARTIFACTS = "artifacts"  # the one part of a URL that is ours, and not the database's
-# What a URL may say of a connection in whole numbers, and the largest that its library takes.
+ARTIFACTS = "artifacts"  # the only part of a URL that the database's driver does not get
+# Connection settings that are integers, and the largest that libpq accepts.
 NUMBERS = ("connect_timeout", "tcp_user_timeout", *(f"keepalives{end}" for end in ("", "_idle", "_interval", "_count")))
 LARGEST = 2**31 - 1
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
@@ -28,7 +28,7 @@ class Address:
 
     Attributes:
         url: for the database's driver.
-        artifacts: the folder that `?artifacts=` names, if it does.
+        artifacts: the folder in `?artifacts=`, if given.
     """
 
     url: URL
@@ -64,10 +64,10 @@ def address(text: str) -> Address:
 
 
 def _keys(text: str, url: URL) -> list[str]:
-    """What stands behind the ? of a URL, by its names.
+    """Names of the settings behind the ? of a URL.
 
     Raises:
-        StorageError: one stands there twice, or without a value: a database's driver would take any of them, or none.
+        StorageError: one is given twice, or without a value: the driver would take either, or neither.
     """
     rest = text.partition("://")[2]
     query = (rest if url.username is None else rest.partition("@")[2]).partition("?")[2]
@@ -87,9 +87,9 @@ def _parsed(text: str) -> URL | None:
     try:
         text.encode()
         url = make_url(text)
-    except (ArgumentError, ValueError):  # the latter: bytes that are no UTF-8, a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: bytes that are not UTF-8, or a port that is not a number
         return None
-    if url.drivername == "postgres":  # as several hosts of databases write it
+    if url.drivername == "postgres":  # some database hosts write it this way
         url = url.set(drivername="postgresql")
     if url.get_backend_name() == "sqlite":
         return url if url.database not in (None, "", ":memory:") and "\0" not in text else None
@@ -98,8 +98,8 @@ def _parsed(text: str) -> URL | None:
 
 def _check_file(text: str, url: URL) -> None:
     """Raises:
-    StorageError: no file can have this name, others cannot stand beside it (locks, and the artifacts' folder), or the
-        URL asks for more than a file.
+    StorageError: no file can have this name; locks and the folder of artifacts cannot be beside it; or the URL has
+        settings that a file does not.
     """
     said = f"storage {quoted(text)}"
     if url.drivername not in ("sqlite", "sqlite+pysqlite"):
@@ -119,7 +119,7 @@ def _check_file(text: str, url: URL) -> None:
 
 def _check_postgresql(text: str, url: URL) -> None:
     said = f"storage {quoted(text)}"
-    # one in ?artifacts=/data/me@home is no harm
+    # an @ in ?artifacts=/data/me@home does no harm
     parts = (url.host or "", url.database or "", text.partition("?")[2].partition("=")[0])
     if text.count("@") > 1 and any("@" in part for part in parts):
         raise StorageError(
@@ -137,9 +137,9 @@ def _check_postgresql(text: str, url: URL) -> None:
         raise StorageError(f"{said}: port {quoted(wrong[0])}: expected a whole number of 1 to 65535, such as 5432")
     for key in NUMBERS:
         number = str(url.query.get(key, "0"))
-        if not _is_number(number.removeprefix("-"), 0, LARGEST):  # libpq waits without an end for less than nothing
+        if not _is_number(number.removeprefix("-"), 0, LARGEST):  # negative: libpq waits forever
             raise StorageError(f"{said}: {key}: expected a whole number, got {quoted(url.query[key])}")
-    # beside hosts, folders of sockets, and abstract ones, as libpq takes them
+    # libpq also takes folders of sockets, and abstract sockets
     hosts = [url.host or "", *str(url.query.get("host", "")).split(",")]
     if wrong := [host for host in hosts if not host.startswith(("/", "@")) and names.host_refusal(host)]:
         raise StorageError(f"{said}: host {quoted(wrong[0])} {names.host_refusal(wrong[0])}")
@@ -150,7 +150,7 @@ def _is_number(text: str, low: int, high: int) -> bool:
 
 
 def lasting(text: str) -> str:
-    """The URL as it can be kept: without a password, and not by the working folder."""
+    """The URL as it may be stored: without a password, and independent of the working folder."""
     url = address(text).url
     if url.get_backend_name() == "sqlite":
         url = url.set(database=os.path.realpath(str(url.database)))
@@ -164,8 +164,7 @@ def same_place(a: str, b: str) -> bool:
 
 
 def alike(a: str, b: str) -> bool:
-    """The same, but for the name of a PostgreSQL server, of which there may be several: one from within a container,
-    another from without."""
+    """The same, ignoring the name of a PostgreSQL server: it may have one inside a container and another outside."""
     first, second = _place(a), _place(b)
     return first is not None and second is not None and first[-2:] == second[-2:]
 
@@ -190,7 +189,7 @@ def _place(text: str) -> tuple[object, ...] | None:
 
 
 def _file(path: str) -> tuple[object, ...]:
-    """What tells a file from others, by whatever name."""
+    """Identifies a file, whatever name it is reached under."""
     try:
         state = Path(path).stat()
     except OSError:
@@ -200,7 +199,7 @@ def _file(path: str) -> tuple[object, ...]:
 
 def check_apart(url: str, tracking_uri: str) -> None:
     """Raises:
-    UsageError: MLflow would make its tables among the studies', which nobody could read any more.
+    UsageError: they are the same place. MLflow would create its tables there, and nobody could read the studies.
     """
     if same_place(url, tracking_uri):
         kind = "file" if address(url).is_file else "database"

@@ -1,4 +1,4 @@
-"""What a value in a study may be, whoever wrote it: commands add such values up, draw them and print them."""
+"""Limits for values read from a database, whoever wrote them: commands add them up, draw them and print them."""
 
 from __future__ import annotations
 

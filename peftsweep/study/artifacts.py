@@ -1,4 +1,4 @@
-"""A trial's folder: its adapter and reports when it is complete, its checkpoints while it runs."""
+"""How a trial's folder is written and tidied: its checkpoints while it runs, then its adapter and reports."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def write(
 ) -> Path:
     """Write the adapter of a complete trial and the reports on it; returns the adapter's folder.
 
-    The adapter is written aside and renamed: a folder that is there is whole. A picture that cannot be drawn is left
-    out.
+    The adapter is written aside and renamed, so a folder that exists is whole. A picture that cannot be drawn is
+    skipped.
 
     Args:
-        warn: told of a picture that is left out.
+        warn: called with a line about a picture that was skipped.
     """
     assert result.weights is not None and result.logits is not None
     adapter = trial.folder / ADAPTER
@@ -56,21 +56,21 @@ def write(
     _write_text(trial.folder / CLASSES, per_class + "\n")
     try:
         confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
-    except Exception as error:  # of any kind that a library for pictures and fonts may raise
+    except Exception as error:  # libraries for pictures and fonts raise all kinds
         warn(f"trial {trial.number} has no {PICTURE}: it cannot be drawn ({type(error).__name__}: {error})")
     _write_text(trial.folder / STUDY, config.text())
     return adapter
 
 
 def _write_text(file: Path, text: str) -> None:
-    """Aside and renamed: where a link stands, it is replaced, not followed."""
+    """Write aside, then rename: a link in its place is replaced, not followed."""
     with replaced(file) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
-    """Keep the study file, and the validation rows' token ids: so an export can be scored again wherever the data is by
-    then."""
+    """Keep the study file and the token ids of the validation rows, so that an export can be scored again even if the
+    data has moved."""
     study.mkdir(parents=True, exist_ok=True)
     _write_text(study / STUDY, config.text())
     texts = data.validation.input_ids
@@ -80,7 +80,7 @@ def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
 
 
 def files(study: Path, number: int) -> dict[str, Path]:
-    """What is there of a complete trial, by its place in MLflow."""
+    """The files and folders of a complete trial that exist, by their place in MLflow."""
     folder = trial_folder(study, number)
     return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, PREDICTIONS, STUDY) if (folder / name).exists()}
 
@@ -92,7 +92,7 @@ def pause(trial: TrialRecord, folder: Path) -> list[int]:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints, whole and half, of a trial that has ended."""
+    """Remove all checkpoints of a trial that has ended, half-written ones too."""
     for old in [*folder.glob("checkpoint-*"), *folder.glob(".*")]:
         remove(folder.parent, old)
     if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):

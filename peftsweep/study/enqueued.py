@@ -1,4 +1,4 @@
-"""What a person gives a trial, under the names that everything shows or under Optuna's, held to the study's space."""
+"""Whether parameters that a person enqueued fit the study's space. Names may be the study file's or Optuna's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from peftsweep.system.suggest import did_you_mean
 
 
 def given(study: StudyConfig, named: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Optuna's parameters of these values, and what is wrong with others, a reason each.
+    """The values that fit, as Optuna's parameters, and a reason for each value that does not.
 
     Args:
-        named: by Optuna's names (`log2_rank: 3`) or by those of the study file (`rank: 8`). Hyperparameters that are
-            not searched may be among them with the value that all trials have.
+        named: values by Optuna's names (`log2_rank: 3`) or by those of the study file (`rank: 8`). Hyperparameters
+            that are not searched may be included, with the value that all trials have.
 
     Example:
         >>> given(study, {"rank": 8, "dropout": 1.5})  # doctest: +SKIP
@@ -40,14 +40,14 @@ def given(study: StudyConfig, named: Mapping[str, Any]) -> tuple[dict[str, Any],
     return found, sorted(reasons)
 
 
-NOTHING = object()  # in place of a value, for None may be a choice
+NOTHING = object()  # marks a value that does not fit; None may be a choice
 
 
 def _fitting(name: str, entry: Range | Sequence[Any], value: Any, *, shown: bool) -> Any:
     """The value as Optuna stores it; `NOTHING` if it is not in the space.
 
     Args:
-        shown: of a power of two, whether it is the number itself or its exponent.
+        shown: for a power of two: whether `value` is the number itself, not its exponent.
     """
     if not isinstance(entry, Range):
         same = (choice for choice in map(encoded, entry) if _same(choice, encoded(value)))
@@ -65,7 +65,7 @@ def _fitting(name: str, entry: Range | Sequence[Any], value: Any, *, shown: bool
     if entry.step is not None or whole:
         low, step = Fraction(str(entry.low)), Fraction(str(entry.step or 1))
         steps = (number - low) / step
-        if abs(steps - round(steps)) > Fraction(1, 10**8):  # as Optuna has it, for 3 * 0.1 is not 0.3
+        if abs(steps - round(steps)) > Fraction(1, 10**8):  # Optuna's tolerance: 3 * 0.1 is not 0.3
             return NOTHING
         number = low + round(steps) * step
     if not Fraction(str(entry.low)) <= number <= Fraction(str(entry.high)):
@@ -74,14 +74,14 @@ def _fitting(name: str, entry: Range | Sequence[Any], value: Any, *, shown: bool
 
 
 def _number(value: Any) -> Fraction | None:
-    """Exactly; None of what is no number, or no finite one."""
+    """The exact value; None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
         return None
     return Fraction(value)
 
 
 def _same(choice: Any, value: Any) -> bool:
-    """1 and 1.0 are; 1 and True are not."""
+    """1 and 1.0 are the same; 1 and True are not."""
     return bool(choice == value) and isinstance(choice, bool) == isinstance(value, bool)
 
 
@@ -92,7 +92,7 @@ def _expected(entry: Range | Sequence[Any], *, shown: bool) -> str:
 
 
 def _others(study: StudyConfig, found: Mapping[str, Any], named: Mapping[str, Any]) -> list[str]:
-    """What is wrong with values that are not searched."""
+    """What is wrong with values of hyperparameters that are not searched."""
     all_have = described(study, study.hyperparameters(decode(study, found)))
     reasons = []
     for key, value in named.items():

@@ -1,4 +1,4 @@
-"""Every point of a space with finitely many."""
+"""The grid of a search space: its size, its points, and the sampler that takes each once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST_GRID = 100_000
 
 
 def grid(study: StudyConfig) -> dict[str, list[Scalar]]:
-    """The values of each parameter, in Optuna's terms. Their product is the grid.
+    """The values of each parameter, by Optuna's name. The grid is their product.
 
     Raises:
         StudyFileError: a range has no finite number of values, or the grid has more than `LARGEST_GRID` points.
@@ -37,12 +37,12 @@ def grid(study: StudyConfig) -> dict[str, list[Scalar]]:
 
 
 def grid_size(study: StudyConfig) -> int:
-    """How many points the grid has."""
+    """Number of points in the grid."""
     return math.prod(map(len, grid(study).values()))
 
 
 def exhausted(study: StudyConfig, trials: Study) -> bool:
-    """Whether every point of a grid has a trial, finished or running. Other samplers never end."""
+    """Whether every point of the grid has a trial, finished or running. Always False for other samplers."""
     if study.search.sampler != "grid":
         return False
     points = grid(study)
@@ -51,10 +51,10 @@ def exhausted(study: StudyConfig, trials: Study) -> bool:
 
 
 class GridSampler(BaseSampler):
-    """Every point of the grid once, in an order shuffled by the study's seed.
+    """Takes every point of the grid once, in an order shuffled with the study's seed.
 
-    Optuna's own calls `study.stop()`, which raises under ask-and-tell, and counts trials by their place in the grid, so
-    that a range made wider would begin anew. This one looks at the parameters of the trials that exist.
+    Optuna's own `GridSampler` calls `study.stop()`, which raises an error with ask and tell. It also numbers trials by
+    their place in the grid, so a wider range would start over. This one looks at the parameters of existing trials.
     """
 
     def __init__(self, study: StudyConfig) -> None:
@@ -70,8 +70,8 @@ class GridSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The first point without a trial, of those with the parameters that the trial has already; the first of these
-        once all have one (ask `exhausted` before), or of all points where none has them."""
+        """The first point without a trial that agrees with the trial's known parameters. If each of these has a trial
+        (see `exhausted`), the first of them; if no point agrees, the same among all points."""
         taken = _taken(study, self._names)
         points = [dict(zip(self._names, self._points[i], strict=True)) for i in self._order]
         agreeing = [point for point in points if point.items() >= trial.params.items()] or points
@@ -95,12 +95,12 @@ def _values(study: StudyConfig, name: str, entry: Range | Sequence[Any]) -> list
 
 
 def _steps(entry: Range) -> Iterator[Fraction]:
-    """low, low + step, …, high, without the rounding of floats: a wider range has the same values."""
+    """low, low + step, …, high, in exact arithmetic: a wider range contains the same values."""
     low, high, step = (Fraction(str(number)) for number in (entry.low, entry.high, entry.step or 1))
     return (low + i * step for i in range(int((high - low) / step) + 1))
 
 
 def _taken(study: Study, names: Sequence[str]) -> set[tuple[Any, ...]]:
-    """The points that have a trial; one that was created and has no parameters yet has none."""
+    """The points that have a trial. A trial without parameters is at no point yet."""
     trials = study.get_trials(deepcopy=False)
     return {tuple(t.params[name] for name in names) for t in trials if all(name in t.params for name in names)}

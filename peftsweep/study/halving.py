@@ -1,4 +1,4 @@
-"""Which trials of a pack go on."""
+"""Which trials are pruned: asynchronous successive halving for slots that run in step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 class Halving:
     """Asynchronous successive halving (Li et al., 2020, https://arxiv.org/abs/1810.05934) for slots that run in step.
 
-    At the evaluations `min_evals · reductionⁱ`, the rungs, a trial goes on if its score is among the best
-    `max(1, n // reduction)` of the n that have come to this rung so far; equal scores go on together. Optuna's own
-    pruner compares a trial with those that asked before it, so that in a pack the order of the calls would decide.
+    The evaluations `min_evals · reductionⁱ` are rungs. At a rung, a trial is kept if its score is among the best
+    `max(1, n // reduction)` of the n trials that have reached the rung so far; equal scores are kept together. Optuna's
+    own pruner compares a trial with those that asked before it, so the order of calls would decide within a pack.
 
     Example:
         >>> [index for index in range(1, 30) if Halving(reduction=3, min_evals=1).is_rung(index)]
@@ -27,22 +27,22 @@ class Halving:
     min_evals: int
 
     def is_rung(self, index: int) -> bool:
-        """Whether trials are pruned at the index-th evaluation (from 1)."""
+        """Whether trials are pruned at this evaluation, counted from 1."""
         rung = self.min_evals
         while rung < index:
             rung *= self.reduction
         return rung == index
 
     def decide(self, at: Mapping[int, tuple[int, float]], study: Study) -> dict[int, bool]:
-        """Which trials go on.
+        """Which trials are kept.
 
         Args:
-            at: trial number -> (index of the evaluation it has just had, macro-F1), for all slots that were evaluated
-                in this step and are to be decided about.
-            study: where the values of all of them have been reported already.
+            at: trial number -> (index of its evaluation, objective), for all slots that were evaluated in this step
+                and need a verdict.
+            study: their values have been reported to it already.
 
         Returns:
-            True for each trial that goes on. A score that is not finite never does.
+            True for each trial that is kept. A trial whose score is not finite is never kept.
         """
         rungs = {index for index, _ in at.values() if self.is_rung(index)}
         bars = {index: self._bar(index, study) for index in rungs}

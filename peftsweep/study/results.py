@@ -1,4 +1,4 @@
-"""The results of studies: plain rows for `best`, a trial for `export`, and how both are read from the storage."""
+"""What came of the studies: rows for `best`, a complete trial for `export`, and how both are read from a storage."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ STORAGE = "sqlite:///studies.db"
 
 @dataclass(frozen=True)
 class Best:
-    """The best complete trial of a study. The scores are those of its best evaluation, whose adapter is kept.
+    """A row of `best`: a study's best complete trial. Its scores and its adapter are those of its best evaluation.
 
     Attributes:
-        objective: the score that makes it the best: `macro_f1`, or `macro_f1_tuned`.
-        data: name of the study's data, and its kind of task: `tweets · single-label`.
+        objective: the score that trials are ranked by: `macro_f1` or `macro_f1_tuned`.
+        data: name of the study's data with its kind of task: `tweets · single-label`.
         fingerprint: identifies the rows of all splits.
-        validation_fingerprint: identifies the validation rows and the labels. Only scores on the same ones can be
-            compared.
+        validation_fingerprint: identifies the validation rows and the labels. Scores are comparable only if it is the
+            same.
         overall: whether no other study in the list has a better score on the same validation rows.
         tied: numbers of the study's other trials with the same score.
         labels: in the order of the logits.
-        params: all its hyperparameters, sampled and fixed.
-        sampled: the names of those that the search chose.
+        params: all hyperparameters, sampled and fixed.
+        sampled: names of the sampled ones.
         adapter: the folder that stock `peft` loads.
-        macro_f1_tuned: with thresholds tuned on rows that were not scored; None for single-label tasks.
-        test: scores on the test split, if the data has one, of the trial that was the best when the study was done for
-            the first time.
+        macro_f1_tuned: with thresholds tuned on other rows than those scored; None for single-label tasks.
+        test: scores on the test split, if the data has one. They belong to the trial that was the best when the study
+            was first done.
         tested: number of the trial that `test` is about.
-        retrained: rows of `retrain`: the study's best configurations over several seeds; None if it was not retrained.
+        retrained: rows of `retrain`: the best configurations over several seeds; None if the study was not retrained.
     """
 
     study: str
@@ -89,21 +89,21 @@ class Best:
 
 
 def unheard(text: str) -> None:
-    """Nobody is warned."""
+    """Ignore a warning."""
 
 
 def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard) -> list[Best]:
-    """The best trial of each study that has a complete one: studies on the same validation rows side by side, the best
-    of them first.
+    """The best trial of each study that has a complete one. Studies on the same validation rows stand together, the
+    best first.
 
     Args:
-        storage: the URL of an SQLite file or a PostgreSQL database. The command's environment variable is not asked.
+        storage: the URL of an SQLite file or a PostgreSQL database. The command's environment variable is not read.
         studies: only these.
-        warn: gets a line about each thing in the storage that cannot be used.
+        warn: called with a line about each thing in the storage that cannot be used.
 
     Raises:
-        UsageError: a study that is not in the storage.
-        StorageError: the storage does not answer, or is not there; the default one may have to be made yet.
+        UsageError: a study is not in the storage.
+        StorageError: the storage does not answer, or does not exist. The default one need not exist.
     """
     with guarded(storage):
         opened = stored(storage, studies, warn)
@@ -116,11 +116,11 @@ def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: 
 
 @dataclass(frozen=True)
 class Finished:
-    """A complete trial whose adapter is there.
+    """A complete trial whose adapter exists.
 
     Attributes:
-        folder: of its artifacts.
-        record, study_record: of the trial, and of its study.
+        folder: where its artifacts are.
+        record, study_record: the records of the trial and of its study.
     """
 
     study: str
@@ -148,11 +148,11 @@ class Finished:
 
 
 def finished(storage: str, study: str, trial: int | None = None, warn: Warn = unheard) -> Finished:
-    """A complete trial of the study, the best one unless it is named.
+    """A complete trial of the study: the one with this number, or the best.
 
     Raises:
-        UsageError: no such study or trial, one that is not complete, or whose adapter was not kept.
-        StorageError: the storage does not answer, or is not there; the default one may have to be made yet.
+        UsageError: there is no such study or trial, the trial is not complete, or its adapter was not kept.
+        StorageError: the storage does not answer, or does not exist.
     """
     with guarded(storage):
         opened = stored(storage, [study], warn)
@@ -179,7 +179,7 @@ def finished(storage: str, study: str, trial: int | None = None, warn: Warn = un
 
 
 def none_complete(study: StoredStudy) -> UsageError:
-    """Of a study of whose trials none is complete: what to do."""
+    """The error for a study without a complete trial; it says what to do."""
     name, trials, total = study.study_name, study.records(), study.record.total
     if total is None or not trials or not is_over(trials, total):
         return UsageError(f"study {name!r} has no complete trial yet; go on with: peftsweep run --study {name}")
@@ -193,17 +193,17 @@ def none_complete(study: StoredStudy) -> UsageError:
 
 
 def task_of(record: StudyRecord) -> Task:
-    """What a study predicts, from its record."""
+    """The task of a study."""
     from peftsweep.task import Task
 
     return Task(record.kind_of_task, tuple(record.labels))
 
 
 def validation_fingerprints(studies: Iterable[StoredStudy]) -> dict[str, str]:
-    """What identifies each study's validation rows, by the study's name.
+    """The fingerprint of each study's validation rows, by the study's name.
 
-    An earlier version kept only a fingerprint of all rows. Such a study gets the one of another study on the same data,
-    if there is one; otherwise it stands alone.
+    An earlier version recorded only a fingerprint of all rows. Such a study gets the fingerprint of another study on
+    the same data, if there is one; otherwise it is compared with no other.
     """
     records = {study.study_name: study.record for study in studies}
     known = {own.fingerprint: own.validation_fingerprint for own in records.values() if own.validation_fingerprint}
@@ -213,27 +213,27 @@ def validation_fingerprints(studies: Iterable[StoredStudy]) -> dict[str, str]:
 
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Complete trials, best first, the earliest among equals."""
+    """Complete trials, the best first; of equal ones, the earliest first."""
     complete = [(trial.value, trial) for trial in trials if trial.state == TrialState.COMPLETE]
     return [trial for value, trial in sorted(complete, key=lambda each: (-(each[0] or 0.0), each[1].number))]
 
 
 def is_over(trials: Sequence[TrialRecord], total: int) -> bool:
-    """Whether at least `total` trials have begun, and all of these are finished."""
+    """Whether at least `total` trials have begun, and all of them have ended."""
     begun = [trial for trial in trials if trial.begun]
     return len(begun) >= total and all(trial.state.finished for trial in begun)
 
 
 def done(trials: Sequence[TrialRecord]) -> int:
-    """How many of the trials that count towards a study's total are finished."""
+    """How many trials that count towards the study's total have ended."""
     return sum(trial.begun and trial.state.finished for trial in trials)
 
 
 def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> tuple[Studies, list[StoredStudy]]:
-    """The storage and its studies, or only the wanted ones.
+    """The storage with all its studies, or with the wanted ones.
 
     Raises:
-        UsageError: nothing is stored there, or not this study.
+        UsageError: nothing is stored there, or a wanted study is not.
         StorageError: see `best`.
     """
     found = stored(storage, wanted, warn)
@@ -243,7 +243,7 @@ def opened(storage: str, wanted: Sequence[str] | None, warn: Warn = unheard) -> 
 
 
 def stored(storage: str, wanted: Sequence[str] | None, warn: Warn) -> tuple[Studies, list[StoredStudy]] | None:
-    """The same, or None if nothing is stored and nothing is wanted. Only the default file may be missing."""
+    """The same, but None if nothing is stored and no study is wanted. Only the default file may be missing."""
     for name in wanted or ():
         check_study(name)
     if not exists(storage):
@@ -295,8 +295,8 @@ def _best(studies: Studies, study: StoredStudy, rows: str) -> Best | None:
 
 
 def _ordered(rows: Sequence[Best]) -> list[Best]:
-    """Sort rows into groups with the same validation rows, ordered by the data's names. In each group the best comes
-    first, and it and its equals are marked. They are compared by their objective, if it is the same."""
+    """Group the rows by their validation rows; order the groups by the data's names, and each group by score. The best
+    of a group, and its equals, are marked. A group's score is its studies' objective, if they share one."""
     by_rows: dict[str | None, list[Best]] = {}
     for row in rows:
         by_rows.setdefault(row.validation_fingerprint, []).append(row)
@@ -310,6 +310,6 @@ def _ordered(rows: Sequence[Best]) -> list[Best]:
 
 
 def common_objective(objectives: Iterable[str]) -> str:
-    """The score that studies are compared by: their objective, or macro-F1 if their objectives differ."""
+    """The score that studies are compared by: their objective if they share one, otherwise macro-F1."""
     different = set(objectives)
     return different.pop() if len(different) == 1 else "macro_f1"

@@ -1,4 +1,4 @@
-"""How trials are drawn: the same whenever, and by whichever process."""
+"""How a trial's seed and hyperparameters are drawn: always the same, whichever process draws them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from peftsweep.study.space import distributions
 
 
 def trial_seed(study_seed: int, number: int) -> int:
-    """A trial's own seed, below 2³²: the same in every process, unrelated between neighbouring trials and studies."""
+    """The seed of a trial, below 2³²: the same in every process, and unrelated to those of other trials and studies."""
     return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])
 
 
 def replicate_seed(study_seed: int, replicate: int) -> int:
-    """The seed of a configuration that is trained again, below 2³²: the same for all of them, and no trial's own.
+    """The seed of a retrained configuration, below 2³²: the same for all configurations, and no trial has it.
 
     Args:
         replicate: counts from 1.
@@ -32,37 +32,37 @@ def replicate_seed(study_seed: int, replicate: int) -> int:
 
 
 def sampler(study: StudyConfig, number: int) -> BaseSampler:
-    """The sampler of the study file, for the trial of this number.
+    """The study file's sampler, for the trial with this number.
 
-    It is a part of the seed, so that a study that goes on does not sample its first trials again, and what a trial
-    draws does not depend on how often the study was stopped before.
+    The number is part of the seed. So a resumed study does not draw its first trials again, and a trial's draw does not
+    depend on how often the study was stopped.
     """
     if study.search.sampler == "grid":
         return GridSampler(study)
-    # a stream of its own: trial seeds take [seed, number], those of `replicate_seed` end in 2
+    # a stream of its own: `trial_seed` takes [seed, number], and `replicate_seed` ends in 2
     seed = int(np.random.SeedSequence([study.train.seed, number, 1]).generate_state(1)[0])
     if study.search.sampler == "random":
         return RandomSampler(seed=seed)
-    # Random trials before the model: a quarter of the study, for a pack of K begins with K of them anyway (running
-    # trials have nothing to teach yet); never more than Optuna's own ten.
+    # Random trials before TPE's model: a quarter of the study, at most Optuna's default of ten. A pack of K starts with
+    # K random trials anyway, because running trials have no results to learn from yet.
     startup = min(10, max(4, study.search.trials // 4))
-    # A parameter whose range was made wider on the way leaves the joint model and is modelled alone from then on.
+    # A parameter whose range was widened later leaves the joint model, and is modelled alone from then on.
     return TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
 
 
 def drawn(
     study: StudyConfig, trials: Study, trial: FrozenTrial, known: Mapping[str, Any], fixed: Collection[str] = ()
 ) -> dict[str, Any]:
-    """All parameters of a trial, in the order of the space: the known ones, and for the others what it draws.
+    """All parameters of a trial in the order of the space: known ones as they are, the others drawn.
 
-    Everything is drawn again that a process drew before it died, from the trial's own random stream and in the same
-    order, so that the rest comes out as it would have there. TPE draws by the results of other trials, too: none may
-    have been told between the ask and this.
+    What a process drew before it died is drawn again, from the trial's own random stream and in the same order, so that
+    the rest comes out as it would have there. TPE also draws by other trials' results: none may have been told to the
+    study since the trial was asked for.
 
     Args:
-        trials: the study that the trial is in, as its sampler may see it.
+        trials: the study, as the sampler may see it.
         known: parameters that stay as they are.
-        fixed: the names of those among them that were not drawn, but given.
+        fixed: names of known parameters that were given, not drawn.
     """
     wanted = distributions(study)
     if wanted.keys() <= known.keys():
@@ -84,7 +84,7 @@ def drawn(
 
 
 def _only(distribution: BaseDistribution) -> Any:
-    """The value of a distribution that has no other."""
+    """The only value of a distribution that has one."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[0]
     assert isinstance(distribution, FloatDistribution | IntDistribution)

@@ -1,4 +1,4 @@
-"""Configurations over several seeds: mean and standard deviation of each score, and how surely the first leads."""
+"""How configurations did over several seeds: means, standard deviations, and intervals of the differences."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ CONFIDENCE = 0.95
 
 
 def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
-    """A row for each configuration, the best mean over the seeds that all have first. Those of which a seed failed, or
-    fewer than two are complete, come after the others.
+    """A row for each configuration. The best mean over the seeds that all of them have comes first; configurations with
+    a failed seed, or with fewer than two complete ones, come last.
 
     Args:
-        study: whose trials the configurations are.
-        seeds: whose trials each have one of these configurations and a seed.
+        study: the configurations are trials of it.
+        seeds: each trial of it has one of these configurations and a seed.
 
     Returns:
-        Rows of plain values. `trial` is the study's, `picked` the score by which it was picked there; `seeds` counts
-        those that are complete, over which `macro_f1_mean`, `macro_f1_std` and so on are; `shared` those by which the
-        first was found; `behind` says how far it is behind the first, seed by seed (see `behind_first`); `test` has the
-        same figures on the test split.
+        Rows of plain values. `trial` is the study's trial, `picked` its score in the sweep. `seeds` counts the complete
+        seeds, which `macro_f1_mean`, `macro_f1_std` and so on are taken over; `shared` counts the seeds that the order
+        is based on. `behind` says how far the configuration is behind the first, seed by seed (see `behind_first`);
+        `test` has the same figures on the test split.
     """
     picked = {trial.number: trial for trial in complete(study.records())}
     groups: dict[int, list[TrialRecord]] = {}
@@ -69,18 +69,18 @@ def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
 
 
 def seeds_begun(seeds: StoredStudy) -> list[TrialRecord]:
-    """Those that wait were wanted by an earlier call; others that are no seeds did not come from one."""
+    """Trials of seeds that have begun. Waiting ones are leftovers of an earlier call; others are not seeds."""
     return [trial for trial in seeds.records() if trial.begun and is_seed(trial)]
 
 
 def still_wanted(
     best: Sequence[TrialRecord], seeds: int, begun: Set[tuple[int | None, int | None]]
 ) -> tuple[Iterator[tuple[TrialRecord, int]], int]:
-    """The seeds that are to begin, one of each configuration after the other, and how many they are, maybe millions.
+    """The seeds that are still to be trained, in turns of one for each configuration; and how many, maybe millions.
 
     Args:
-        seeds: for each of the best in all.
-        begun: the configuration's trial and the seed's count of those that are there.
+        seeds: total number for each of the best.
+        begun: the seeds that exist: number of the configuration's trial, and which seed it is.
     """
     wanted = ((trial, replicate) for replicate in range(1, seeds + 1) for trial in best)
     numbers = {trial.number for trial in best}
@@ -102,8 +102,8 @@ def _by_seed(trials: Sequence[TrialRecord], objective: str) -> dict[int, float]:
 
 
 def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """`macro_f1_mean` and `macro_f1_std` of the scores' `macro_f1`, and so on. The deviation is the sample's, None of
-    one."""
+    """Mean and standard deviation of each score: `macro_f1_mean`, `macro_f1_std` and so on. The deviation is the
+    sample's; None for a single value."""
     found: dict[str, float | None] = {}
     for name in [name for name in scores[0] if all(name in each for each in scores)] if scores else ():
         values = [each[name] for each in scores]
@@ -112,19 +112,19 @@ def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
 
 
 def behind_first(configurations: Sequence[Mapping[int, float]]) -> list[dict[str, float] | None]:
-    """How far each of the others is behind the first: the mean of the differences seed by seed, and its interval.
+    """How far each other configuration is behind the first: the mean difference seed by seed, and its interval.
 
-    The intervals are simultaneous: of each 100 tables, some interval misses its difference in five at most. They are
-    those of paired t-tests, corrected by Bonferroni's method for all pairs of configurations. That many could have been
-    looked at: which one is the first was found by the same seeds. Each pair's deviation is its own, for one
-    configuration may vary more from seed to seed than another.
+    The intervals are simultaneous: at most five of 100 tables have an interval that misses its difference. They come
+    from paired t-tests with Bonferroni's correction for all pairs of configurations, because the first one was chosen
+    by the same seeds and so any pair could have been compared. Each pair has its own deviation, because one
+    configuration may vary more between seeds than another.
 
     Args:
-        configurations: scores by seed of each, the first one first.
+        configurations: scores by seed, the first configuration first.
 
     Returns:
-        Of each other one: mean, low, high, seeds (that both have), pairs (corrected for); None where they do not have
-        two seeds in common.
+        For each other configuration: mean, low, high, seeds (that both have), pairs (corrected for); None if the two
+        have fewer than two seeds in common.
     """
     if not configurations:
         return []
@@ -141,9 +141,7 @@ def _interval(scores: Sequence[tuple[float, float]], pairs: int) -> dict[str, fl
     from scipy.stats import ttest_rel  # half a second, and only finished seeds need it
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # scores that differ by the same from seed to seed have no t; their interval is a point
+        warnings.simplefilter("ignore")  # a difference that never varies has no t; its interval is a point
         found = ttest_rel(*zip(*scores, strict=True)).confidence_interval(1 - (1 - CONFIDENCE) / pairs)
     mean = fmean(first - other for first, other in scores)
     return {"mean": mean, "low": float(found.low), "high": float(found.high), "seeds": len(scores), "pairs": pairs}

@@ -1,4 +1,4 @@
-"""A study file's space in Optuna's terms, and back."""
+"""How a study file's search space becomes Optuna's distributions, and Optuna's parameters become hyperparameters."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Scalar = str | int | float | bool | None  # what Optuna stores
 
 
 def distributions(study: StudyConfig) -> dict[str, BaseDistribution]:
-    """The space by Optuna's parameter names, for `study.ask(fixed_distributions=…)`.
+    """The space's distributions by Optuna's parameter names.
 
-    `rank: {low: 4, high: 64, log2: true}` becomes the whole number `log2_rank` from 2 to 6: unlike a list of choices
-    it may be made wider when the study goes on.
+    `rank: {low: 4, high: 64, log2: true}` becomes the integer `log2_rank` from 2 to 6. Unlike a list of choices, it may
+    be widened when the study is resumed.
     """
     return {parameter(name, entry): _distribution(name, entry) for name, entry in study.space.items()}
 
 
 def decode(study: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters of `TrainConfig` from a trial's Optuna parameters; others than the space's are ignored."""
+    """A trial's hyperparameters from its Optuna parameters; parameters outside the space are ignored."""
     sampled = {}
     for name, entry in study.space.items():
         known = parameter(name, entry)
@@ -34,7 +34,7 @@ def decode(study: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def candidates(study: StudyConfig, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
-    """Hyperparameters that bound what trials may ask for: one end of every range, with every choice once."""
+    """Hyperparameters at the limits of the space: one end of every range, and every choice once."""
     ends: dict[str, Any] = {}
     for name, entry in study.space.items():
         kind = number_type(name)
@@ -50,7 +50,7 @@ def candidates(study: StudyConfig, end: Literal["low", "high"] = "high") -> list
 
 
 def described(study: StudyConfig, params: TrainConfig) -> dict[str, Any]:
-    """All hyperparameters that the study's method has, sampled and fixed, as JSON."""
+    """All hyperparameters of the study's method, sampled and fixed, as JSON values."""
     named = {k: v for k, v in params.model_dump(mode="json").items() if k not in unused_hyperparameters(study.method)}
     if "rank" in named and params.alpha is None:
         named["alpha"] = 2.0 * params.rank
@@ -58,7 +58,7 @@ def described(study: StudyConfig, params: TrainConfig) -> dict[str, Any]:
 
 
 def parameter(name: str, entry: Range | Sequence[Any]) -> str:
-    """Optuna's name of a hyperparameter."""
+    """Optuna's name for a hyperparameter."""
     return f"log2_{name}" if isinstance(entry, Range) and entry.log2 else name
 
 

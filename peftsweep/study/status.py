@@ -1,4 +1,4 @@
-"""How far the studies are: plain rows for `status`."""
+"""How far each study is: plain rows for `status`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from peftsweep.study.results import STORAGE, Warn, done, ranked, stored, unheard
 def status(
     storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard
 ) -> list[dict[str, Any]]:
-    """For each study: trials by state, how many there are to be, the best value of its objective (None before a trial
-    is complete), and seconds of training.
+    """For each study: trials by state, their total, the best value of its objective (None before a trial is complete),
+    and seconds of training.
 
-    A trial is `running` while a process runs its study, and `stopped` where none does: the next one goes on with it.
-    `retrain` has the same of the study's seeds, `done` of `total`; None where it was not retrained.
+    A trial counts as `running` while a process runs its study, and as `stopped` otherwise: the next run resumes it.
+    `retrain` says the same about the study's seeds, with `done` of `total`; None if it was not retrained.
 
-    The arguments and errors are those of `report.best`.
+    Arguments and errors are those of `results.best`.
     """
     with guarded(storage):
         opened = stored(storage, studies, warn)

@@ -12,10 +12,12 @@ from peftsweep.system import plain_files
 if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits
 
-ADAPTER = "adapter"  # in a complete trial's folder
-PREDICTIONS = "predictions.safetensors"  # in a complete trial's folder: logits [n, C] and labels of the validation rows
-CLASSES = "per_class.json"  # in a complete trial's folder: precision, recall, F1 of each label
-VALIDATION = "validation.safetensors"  # in a study's folder: those rows' token ids
+# In a complete trial's folder:
+ADAPTER = "adapter"
+PREDICTIONS = "predictions.safetensors"  # logits [n, C] and labels of the validation rows
+CLASSES = "per_class.json"  # precision, recall, F1 of each label
+# In a study's folder:
+VALIDATION = "validation.safetensors"  # token ids of the validation rows
 
 
 def trial_folder(study: Path, number: int) -> Path:
@@ -24,13 +26,13 @@ def trial_folder(study: Path, number: int) -> Path:
 
 
 def predictions(folder: Path) -> tuple[Logits, Labels]:
-    """Logits [n, C] of the validation rows at a trial's best evaluation, and their labels, from its folder."""
+    """Logits [n, C] of the validation rows at a trial's best evaluation, and their labels."""
     found = arrays(folder / PREDICTIONS)
     return found["logits"], found["labels"]
 
 
 def arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """What a file of safetensors holds.
+    """The arrays in a safetensors file.
 
     Raises:
         OSError, SafetensorError, ValueError: it cannot be read.
