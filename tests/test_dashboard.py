@@ -18,7 +18,9 @@ import pytest
 from optuna.trial import TrialState
 
 from peftsweep import comparison, dashboard, sweep
-from peftsweep.dashboard import formats
+from peftsweep.dashboard import figures as across
+from peftsweep.dashboard import formats, study_figures
+from peftsweep.dashboard.figures import figures
 from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.study import results
@@ -122,10 +124,31 @@ def test_every_plot_has_words_and_every_table_can_be_scrolled_by_keyboard(url: s
     assert links <= set(page.ids())
 
 
-def test_the_rows_in_the_page_are_the_rows(url: str) -> None:
-    found = comparison.compare(url).as_dict()
-    (text,) = re.findall(r'<script type="application/json" id="rows">(.*?)</script>', dashboard.page(found), re.DOTALL)
-    assert json.loads(text) == json.loads(json.dumps(found))
+def embedded(page: str) -> dict[str, Any]:
+    """What the page's script draws from."""
+    (text,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def filled(value: Any, columns: list[Any]) -> Any:
+    """A figure of the page with its columns, as the browser has it."""
+    if isinstance(value, list):
+        return [filled(each, columns) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return columns[value["column"]] if "column" in value else {k: filled(each, columns) for k, each in value.items()}
+
+
+def test_the_page_has_a_figure_for_each_plot_and_every_column_once(url: str) -> None:
+    rows = comparison.compare(url).as_dict()
+    page = dashboard.page(rows)
+    found = embedded(page)
+    plots = [attrs for _, attrs in Elements(page).found if attrs.get("data-plot")]
+    assert sorted(found["figures"]) == sorted(f"{plot['data-plot']} {plot['data-index']}" for plot in plots)
+    texts = [json.dumps(column) for column in found["columns"]]
+    assert len(texts) == len(set(texts))
+    assert filled(found["figures"], found["columns"]) == json.loads(json.dumps(figures(rows)))
+    assert set(re.findall(r"var\(--(\w+)\)", json.dumps(found))) <= set(re.findall(r"--(\w+):", page))
 
 
 def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
@@ -431,3 +454,131 @@ def test_the_command_prints_the_place_or_the_rows(here: Home) -> None:
     assert (nowhere.returncode, nothing.returncode) == (2, 1)
     assert "does not exist" in nowhere.stderr and "none.db: the file is not there" in nothing.stderr
     assert "Traceback" not in nowhere.stderr + nothing.stderr
+
+
+# The plots' traces --------------------------------------------------------------------------------------------------
+
+LEADERS: list[dict[str, Any]] = [
+    {"study": "a", "method": "lora", "model": "m", "macro_f1": 0.8, "interval": (0.7, 0.9), "seconds": 10.0},
+    {"study": "b", "method": "ia3", "model": "<m>", "macro_f1": 0.7, "interval": None, "seconds": 200.0},
+    {"study": "c" * 40, "method": "lora", "model": None, "macro_f1": 0.6, "interval": (0.5, 0.65), "seconds": None},
+]
+GROUP: dict[str, Any] = {"score": "macro_f1", "studies": [row["study"] for row in LEADERS], "cheapest": ["a"]}
+
+
+def test_a_cost_has_a_trace_for_each_method_with_intervals_and_the_front() -> None:
+    figure = across.cost(GROUP, {row["study"]: row for row in LEADERS}, ["ia3", "lora"])
+    front, ia3, lora = figure["data"]
+    assert (front["x"], front["y"], front["mode"]) == ([10.0], [0.8], "lines")
+    assert (lora["name"], lora["x"], lora["y"]) == ("lora", [10.0, None], [0.8, 0.6])
+    assert lora["error_y"]["array"] == pytest.approx([0.1, 0.05])
+    assert lora["error_y"]["arrayminus"] == pytest.approx([0.1, 0.1])
+    assert "error_y" not in ia3 and ia3["customdata"] == [["b", "&lt;m&gt;"]]
+    assert lora["marker"]["opacity"] == [1, 0.65] and lora["marker"]["symbol"] != ia3["marker"]["symbol"]
+    assert figure["layout"]["xaxis"] == {"title": {"text": "seconds (log)"}, "type": "log", "dtick": 1}
+    assert ia3["textposition"] == ["top left"] and lora["textposition"] == ["top right", "top right"]
+    assert figure["narrow"]["data.2.text"] == ["a", "ccccccc…cccccccc"]
+
+
+def test_studies_that_cost_alike_have_a_linear_axis_from_zero() -> None:
+    leaders = {row["study"]: row | {"seconds": 10.0} for row in LEADERS}
+    axis = across.cost(GROUP, leaders, ["lora"])["layout"]["xaxis"]
+    assert axis == {"title": {"text": "seconds"}, "type": "linear", "rangemode": "tozero"}
+
+
+def test_classes_are_cells_of_their_f1_between_tenths() -> None:
+    figure = across.classes({"per_class": {"a": [0.55, None], "b": [0.91, 0.7]}, "labels": ["<x>", "y"]})
+    (trace,) = figure["data"]
+    assert (trace["z"], trace["text"]) == ([[0.55, None], [0.91, 0.7]], [["0.55", ""], ["0.91", "0.70"]])
+    assert (trace["zmin"], trace["zmax"], trace["texttemplate"]) == (0.5, 1.0, "%{text}")
+    assert figure["layout"]["xaxis"]["ticktext"] == ["&lt;x&gt;", "y"]
+    assert figure["layout"]["yaxis"]["autorange"] == "reversed"
+
+
+def test_differences_are_the_others_less_the_best_significant_ones_apart() -> None:
+    pairs = [
+        {"first": "a", "second": "b", "difference": 0.2, "low": 0.1, "high": 0.3, "p_holm": 0.01},
+        {"first": "a", "second": "c", "difference": 0.1, "low": -0.1, "high": 0.3, "p_holm": 0.2},
+        {"first": "b", "second": "c", "difference": 0.1, "low": -0.1, "high": 0.3, "p_holm": 0.3},
+    ]
+    figure = across.significance({"pairs": pairs, "score": "macro_f1"})
+    different, same = figure["data"]
+    assert (different["x"], different["y"], same["x"], same["y"]) == ([-0.2], [0], [-0.1], [1])
+    assert different["error_x"]["array"] == pytest.approx([0.1]) and same["error_x"]["arrayminus"] == pytest.approx(
+        [0.2]
+    )
+    assert different["customdata"] == [["b", "−0.200", "−0.300", "−0.100", 0.01]]
+    assert different["name"] == "different at 5 %" and figure["layout"]["yaxis"]["ticktext"] == ["b", "c"]
+
+
+RATE = {"name": "learning_rate", "scale": "log", "low": 1e-5, "high": 1e-2, "choices": [], "values": [1e-3, 1e-4, None]}
+CHOICE = {
+    "name": "scheduler",
+    "scale": "choice",
+    "low": 0.0,
+    "high": 1.0,
+    "choices": ["cosine", "a_b"],
+    "values": [0, 1, 1],
+}
+STUDY: dict[str, Any] = {
+    "objective": "macro_f1",
+    "numbers": [0, 1, 2],
+    "states": ["complete", "pruned", "running"],
+    "values": [0.7, 0.5, None],
+    "ended": [360.0, 720.0, None],
+    "ladders": [[0.5, 1.0], [0.5]],
+    "ladder": [0, 1, 1],
+    "curves": [[0.6, 0.7], [0.5], []],
+    "best_by_trial": [(0, 0.7), (2, 0.7)],
+    "best_by_time": [(360.0, 0.7), (720.0, 0.7)],
+    "axes": [RATE, CHOICE],
+    "importance": {"learning_rate": 0.9, "scheduler": 0.1},
+}
+
+
+def test_trials_are_marks_by_state_below_the_best_so_far() -> None:
+    complete, pruned, best = study_figures.trials(STUDY)["data"]
+    assert (complete["name"], complete["x"], complete["y"], complete["customdata"]) == ("complete", [0], [0.7], [0])
+    assert (pruned["name"], pruned["x"], pruned["y"]) == ("pruned", [1], [0.5])
+    assert (best["x"], best["y"], best["line"]["shape"]) == ([0, 2], [0.7, 0.7], "hv")
+
+
+def test_time_is_in_units_that_suit_it() -> None:
+    figure = study_figures.time(STUDY)
+    assert [trace["x"] for trace in figure["data"]] == [[6.0], [12.0], [6.0, 12.0]]
+    assert figure["layout"]["xaxis"]["title"]["text"] == "minutes in which trials ran"
+
+
+def test_curves_are_one_trace_for_each_state_and_one_for_the_best() -> None:
+    pruned, best = study_figures.curves(STUDY)["data"]
+    parts = [[0.5, 1.0, None], [0.5, None]]
+    assert pruned["x"] == {"join": parts, "order": [1]} and pruned["y"] == [0.5, None]
+    assert best["x"] == {"join": parts, "order": [0]} and best["y"] == [0.6, 0.7, None]
+    assert best["customdata"] == {"repeat": [0], "times": [3]} and best["name"] == "best"
+
+
+def test_parallel_axes_have_the_trials_that_have_all_hyperparameters() -> None:
+    (trace,) = study_figures.parallel(STUDY)["data"]
+    rate, choice, value = trace["dimensions"]
+    assert (rate["range"], rate["values"], rate["ticktext"]) == ([-5, -2], [-3, -4], ["1e-5", "1e-4", "0.001", "0.01"])
+    assert (choice["values"], choice["ticktext"]) == ([0, 1], ["cosine", "a_b"])
+    assert value == {"label": "macro-F1", "values": [0.7, 0.5]} and trace["line"]["color"] == [0.7, 0.5]
+
+
+def test_importance_has_the_highest_share_on_top() -> None:
+    figure = study_figures.importance(STUDY)
+    assert figure["data"][0]["x"] == [0.1, 0.9] and figure["data"][0]["text"] == ["0.10", "0.90"]
+    assert figure["layout"]["yaxis"]["ticktext"] == ["scheduler", "learning_rate"]
+
+
+def test_a_slice_has_a_choice_s_marks_apart_and_a_number_s_where_they_are() -> None:
+    rate, choice = (study_figures.slice_of(STUDY, axis) for axis in (RATE, CHOICE))
+    assert [trace["x"] for trace in rate["data"]] == [[1e-3], [1e-4]] and rate["layout"]["xaxis"]["type"] == "log"
+    assert rate["layout"]["xaxis"]["range"] == pytest.approx((-5.18, -1.82))
+    (first,), (second,) = (trace["x"] for trace in choice["data"])
+    assert abs(first) < 0.18 and abs(second - 1) < 0.18
+    assert choice["layout"]["xaxis"]["ticktext"] == ["cosine", "a_<br>b"]
+
+
+def test_a_study_without_a_score_has_no_plots() -> None:
+    assert list(study_figures.figures(STUDY | {"values": [None] * 3})) == []

@@ -1,4 +1,7 @@
-"""The page. Only its JavaScript comes from plotly; the browser draws."""
+"""How does a comparison become one HTML page?
+
+Python says what is drawn (`figures`), the template what is written; the browser draws with plotly.js, in its theme.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from peftsweep import __version__
 from peftsweep.dashboard import formats
+from peftsweep.dashboard.figures import figures
+from peftsweep.dashboard.plot_style import TEMPLATE, Figure
 from peftsweep.system import json_files, plain_files
 
 HERE = Path(__file__).parent
@@ -22,6 +27,7 @@ TITLE = "<title>peftsweep · comparison</title>"
 ONLY = re.compile(r'<meta name="peftsweep:only" content="([^"]*)">')
 HEAD = 100_000  # bytes that are searched for it: they hold the names of a thousand studies
 SHOWN = 12  # trials of a study in its table
+LONG = 8  # entries of a list that is worth a place of its own
 
 
 def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
@@ -48,7 +54,7 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
             share=share,
             top=top,
             loop_index=[history["study"] for history in rows["histories"]].index,
-            data=embedded(rows),
+            figures=embedded(figures(rows)),
             plotly=get_plotlyjs(),
             script=(HERE / "page.js").read_text(encoding="utf-8"),
         )
@@ -73,12 +79,31 @@ def only_of(file: Path) -> list[str]:
     return [] if found is None else [name for name in html.unescape(found[1]).split("\n") if name]
 
 
-def embedded(rows: Mapping[str, Any]) -> str:
-    """JSON that is safe inside a script element, whatever text it holds."""
-    text = json.dumps(json_files.with_nulls(rows), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+def embedded(figures: Mapping[str, Figure]) -> str:
+    """The figures as JSON that is safe inside a script element, whatever text it holds.
+
+    Many figures have the same columns, such as the trials' values. Each is written once, among `columns`; its place
+    there, as `{"column": 7}`, stands in the figures.
+    """
+    columns: dict[str, int] = {}
+    shared = {name: _shared(figure, columns) for name, figure in figures.items()}
+    text = f'{{"template":{_json(TEMPLATE)},"columns":[{",".join(columns)}],"figures":{_json(shared)}}}'
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _shared(value: Any, columns: dict[str, int]) -> Any:
+    """The value with places in `columns`, which are added to, in place of long lists."""
+    if isinstance(value, dict):
+        return {key: _shared(each, columns) for key, each in value.items()}
+    if isinstance(value, list) and len(value) >= LONG:
+        return {"column": columns.setdefault(_json(value), len(columns))}
+    return [_shared(each, columns) for each in value] if isinstance(value, list) else value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(json_files.with_nulls(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def share(value: float, lows: Sequence[float], highs: Sequence[float]) -> float:
