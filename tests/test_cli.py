@@ -210,7 +210,7 @@ def test_a_library_that_cannot_be_loaded_is_told_with_the_variable_that_may_be_w
     monkeypatch.setenv("OTHER_TIMEOUT", "10")
     with pytest.raises(ValueError, match="abc") as raised:
         importlib.import_module("some_library")
-    assert error_report.failed(raised.value, debug=False) == 1
+    assert error_report.report(raised.value, debug=False) == 1
     said = "error: some_library cannot be loaded: ValueError: invalid literal for int() with base 10: 'abc'; it may be "
     assert capsys.readouterr().err == f"{said}the variable SOME_TIMEOUT\n"
     (tmp_path / "other_library.py").write_text("raise ImportError('/root/abcd/lib.so: undefined symbol: abcd')\n")
@@ -218,11 +218,11 @@ def test_a_library_that_cannot_be_loaded_is_told_with_the_variable_that_may_be_w
     monkeypatch.setenv("SOME_TIMEOUT", "abc")
     with pytest.raises(ImportError) as unloaded:
         importlib.import_module("other_library")
-    assert error_report.failed(unloaded.value, debug=False) == 1
+    assert error_report.report(unloaded.value, debug=False) == 1
     assert capsys.readouterr().err.endswith("; is it installed whole, and are its variables right?\n")
     with pytest.raises(ValueError, match="abc") as raised:
         int("abc")  # and no import at all
-    error_report.failed(raised.value, debug=False)
+    error_report.report(raised.value, debug=False)
     assert "this should not happen" in capsys.readouterr().err
 
 

@@ -28,13 +28,13 @@ def test_a_file_of_too_many_values_is_not_parsed(node: str, monkeypatch: pytest.
     text = f"[{','.join([node] * 2000)}]"
     for whole in (text, text.encode(), text.encode("utf-16")):
         with pytest.raises(ValueError, match="more than 1,000 values"):
-            json_files.parsed(whole)
+            json_files.parse(whole)
     said = {"text": ',[{"\\' * 2000}  # one value
-    assert json_files.parsed(json.dumps(said)) == said == json_files.parsed(json.dumps(said).encode())
+    assert json_files.parse(json.dumps(said)) == said == json_files.parse(json.dumps(said).encode())
 
 
 def test_a_hundred_levels_are_read() -> None:
-    assert str(json_files.parsed("[" * 99 + "1" + "]" * 99)).count("[") == 99
+    assert str(json_files.parse("[" * 99 + "1" + "]" * 99)).count("[") == 99
 
 
 def test_what_is_no_plain_file_or_too_large_is_not_read(tmp_path: Path) -> None:

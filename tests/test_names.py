@@ -22,7 +22,7 @@ from peftsweep.storage import Studies, TrialRecord, TrialState, claim, exists
 from peftsweep.study import artifacts, results, status
 from peftsweep.sweep.projection import Projection
 from peftsweep.system.folders import inside
-from peftsweep.system.names import PART, file_name, fitting, path, refusal, study_refusal
+from peftsweep.system.names import PART, file_name, parse_path, refusal, shorten_name, study_refusal
 from peftsweep.system.package_paths import packaged
 from peftsweep.tracking import Tracker, serve
 from tests.studies import Home, home
@@ -60,7 +60,7 @@ def test_a_name_that_leads_elsewhere_or_cannot_be_written_is_refused(name: str) 
 
 def test_a_text_of_any_length_and_kind_makes_a_file_s_name_and_different_ones_make_different_names() -> None:
     texts = [*GOOD, *BAD, *TAKEN, "é" * 1000, "é" * 1000 + "x", "a" * 999, "a" * 998 + "b"]
-    for made in (file_name, lambda text, room=200: fitting(text, room)):
+    for made in (file_name, lambda text, room=200: shorten_name(text, room)):
         for room in (42, 200):
             names = [made(text, room) for text in texts]
             assert len(set(names)) == len(texts)
@@ -154,11 +154,11 @@ def test_a_storage_whose_file_cannot_be_is_one_message(tmp_path: Path, part: str
 
 
 def test_a_path_as_a_person_gives_it(tmp_path: Path) -> None:
-    assert path("~/x", "--input", UsageError) == Path.home() / "x"
-    assert path("x\udcff", "--input", UsageError) == Path("x\udcff")  # a byte that is no UTF-8
+    assert parse_path("~/x", "--input", UsageError) == Path.home() / "x"
+    assert parse_path("x\udcff", "--input", UsageError) == Path("x\udcff")  # a byte that is no UTF-8
     for wrong in ("a" * 256, "a/" * 2100, "a\0b", "x\ud800", "~nobody-of-this-name/x"):
         with pytest.raises(UsageError, match=r"^--input: '"):
-            path(wrong, "--input", UsageError)
+            parse_path(wrong, "--input", UsageError)
 
 
 @pytest.mark.parametrize("part", ["a" * 300, "a\0b"])

@@ -78,7 +78,7 @@ def test_files_are_opened_in_one_place() -> None:
     """Or by a library, after that place has looked at them."""
     ways = {
         r"\.read_(bytes|text)\(|\bopen\(.*\"r|\.open\(encoding": {
-            "system/leftovers.py",  # the system's
+            "system/leftovers.py",  # the system's boot id
             "dashboard/page.py",  # the page's own script
         },
         r"\b(safe_open|load_file|ParquetFile)\(": {

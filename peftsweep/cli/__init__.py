@@ -34,7 +34,7 @@ def main() -> None:
             status = report(error, debug)
         out.flush()
         if out.lost is not None and not status:
-            status = error_report.unread(out.lost)
+            status = error_report.report_lost_output(out.lost)
     sys.exit(status)
 
 

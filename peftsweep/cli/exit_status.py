@@ -22,7 +22,7 @@ def report(error: BaseException, debug: bool) -> int:
             command = getattr(getattr(error, "ctx", None), "command_path", "peftsweep")
             say(f"error: {bounded(message)}; see {command} --help", sys.stderr)
         return error.exit_code
-    return error_report.failed(error, debug)
+    return error_report.report(error, debug)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def read_table(
 
 
 def _checked_path(place: str, key: str) -> Path:
-    path = packaged(place, key, DataError) if place.startswith(PACKAGE) else names.path(place, key, DataError)
+    path = packaged(place, key, DataError) if place.startswith(PACKAGE) else names.parse_path(place, key, DataError)
     if not path.exists():
         raise DataError(f"{key}: {word(place, PATH)} is not there{did_you_mean_file(path)}")
     if _ending(path) not in FORMATS:
@@ -98,7 +98,7 @@ def _read_jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form:
         if not line.strip():
             continue
         try:
-            record = json_files.parsed(line, once=True)
+            record = json_files.parse(line, once=True)
         except json.JSONDecodeError as error:
             raise DataError(f"{name}: row {number} is not JSON: {error.msg} at character {error.colno}") from error
         except ValueError as error:  # thousands of digits, a hundred levels, a key twice

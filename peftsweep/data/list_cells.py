@@ -183,7 +183,7 @@ def _inside(text: str) -> list[Any] | None:
 def _json(text: str, kind: type = list) -> list[Any] | None:
     """The list that it is, or (of a string) that stands in the string; else None."""
     try:
-        found = json_files.parsed(text)
+        found = json_files.parse(text)
     except ValueError:
         return None
     if kind is str:

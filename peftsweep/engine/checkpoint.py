@@ -32,7 +32,7 @@ from peftsweep.engine.trial import Evaluation
 from peftsweep.system import json_files, plain_files
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.links import link_or_copy
-from peftsweep.system.umask import of_umask
+from peftsweep.system.umask import umask_permissions
 
 STATE = "state.json"
 TENSORS = "state.safetensors"
@@ -81,13 +81,13 @@ def save(slot: Slot, stack: SlotParameters) -> None:
 
 def _write(slot: Slot, stack: SlotParameters, folder: Path) -> None:
     rows = {name: matrix[slot.index].cpu() for name, matrix in _matrices(stack).items()}
-    with of_umask(folder / TENSORS) as file:
+    with umask_permissions(folder / TENSORS) as file:
         save_file(_named(slot, stack, rows), file)
     best = slot.best
     if best is not None and best.step == slot.step:
-        with of_umask(folder / BEST) as file:
+        with umask_permissions(folder / BEST) as file:
             save_file(_named(slot, stack, {"": rows["weights"]}), file)
-        with of_umask(folder / LOGITS) as file:
+        with umask_permissions(folder / LOGITS) as file:
             save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, file)
     elif best is not None and slot.saved is not None:
         for name in (BEST, LOGITS):

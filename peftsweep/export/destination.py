@@ -20,7 +20,7 @@ def destination(folder: str | Path) -> Path:
     Raises:
         UsageError: no folder can be there.
     """
-    to = Path(os.path.realpath(names.path(folder, "DEST", UsageError)))
+    to = Path(os.path.realpath(names.parse_path(folder, "DEST", UsageError)))
     if within(Path.cwd(), to):
         raise UsageError(
             f"DEST: {word(str(folder), PATH)} is the working folder, or above it; name a folder of its own"

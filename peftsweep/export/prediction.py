@@ -53,7 +53,7 @@ class Classifier:
     """
 
     def __init__(self, folder: Path, manifest: Manifest | None = None, *, trust_remote_code: bool = False) -> None:
-        self.folder = folder = names.path(folder, "the exported folder", ExportError).absolute()
+        self.folder = folder = names.parse_path(folder, "the exported folder", ExportError).absolute()
         self.manifest = found = manifest or read(folder)
         if found.model.trust_remote_code and not trust_remote_code:
             raise UsageError(

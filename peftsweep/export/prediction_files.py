@@ -67,9 +67,9 @@ def predict_file(
         UsageError: no such encoding or output format, or the two are one file.
         ExportError, ModelError: see `Classifier`.
     """
-    manifest = manifests.read(names.path(folder, "the exported folder", ExportError))
-    given = names.path(source, "--input", DataError)
-    to = None if target is None else _checked(names.path(target, "--output", UsageError), given)
+    manifest = manifests.read(names.parse_path(folder, "the exported folder", ExportError))
+    given = names.parse_path(source, "--input", DataError)
+    to = None if target is None else _checked(names.parse_path(target, "--output", UsageError), given)
     kept = to is not None and to.suffix.lower() == source.suffix.lower() == ".parquet"
     table = data.read_table(str(source), "--input", [column or manifest.text], _form(encoding), warn, whole=not kept)
     texts = data.with_checked_texts(table, column or manifest.text).column(column or manifest.text)

@@ -15,7 +15,7 @@ from peftsweep.config import TrainConfig
 from peftsweep.errors import ModelError
 from peftsweep.layers import ForwardContext, PackedLayer
 from peftsweep.system import json_files, plain_files
-from peftsweep.system.umask import of_umask
+from peftsweep.system.umask import umask_permissions
 
 
 class Method(ABC):
@@ -80,7 +80,7 @@ class Method(ABC):
             modules_to_save=sorted({path.split(".")[0] for path in heads}),
         )
         folder.mkdir(parents=True, exist_ok=True)
-        with of_umask(folder / "adapter_model.safetensors") as file:
+        with umask_permissions(folder / "adapter_model.safetensors") as file:
             save_file(tensors, file, metadata={"format": "pt"})
         config.save_pretrained(str(folder))
         # peft writes sets in an order that changes from run to run; equal adapters shall be equal files

@@ -17,8 +17,8 @@ from peftsweep.safe_text.escaping import in_line
 from peftsweep.safe_text.quoting import PATH, shortened, word
 from peftsweep.system.atomic_files import aside, put_if_free
 from peftsweep.system.leftovers import tidy
-from peftsweep.system.names import fitting
-from peftsweep.system.umask import of_umask
+from peftsweep.system.names import shorten_name
+from peftsweep.system.umask import umask_permissions
 
 
 def converted(file: Path, cache: Path) -> Path:
@@ -29,7 +29,7 @@ def converted(file: Path, cache: Path) -> Path:
     Raises:
         ModelError: the file is broken or of an architecture that transformers does not read from GGUF; disk full.
     """
-    folder = cache / "gguf" / fitting(f"{file.stem}-{of_file(file)}")
+    folder = cache / "gguf" / shorten_name(f"{file.stem}-{of_file(file)}")
     tidy(folder)
     if folder.is_dir():
         return folder
@@ -61,5 +61,5 @@ def _convert(file: Path, to: Path) -> None:
         del model.config.quantization_config
     model.config.save_pretrained(to)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with of_umask(to / "model.safetensors") as whole:
+    with umask_permissions(to / "model.safetensors") as whole:
         save_file(weights, whole, metadata={"format": "pt"})

@@ -45,7 +45,7 @@ def locate(config: ModelConfig) -> Source:
     """
     if config.id.startswith(PACKAGE):
         return _local(_packaged(config.id), config)
-    path = names.path(config.id, "model.id", ModelError)
+    path = names.parse_path(config.id, "model.id", ModelError)
     looks_local = config.id.startswith(("/", ".", "~")) or config.id.count("/") > 1 or config.id.endswith(".gguf")
     if path.exists():
         return _local(path, config)
@@ -62,8 +62,8 @@ def cache_folder() -> Path:
     """PEFTSWEEP_CACHE, or `peftsweep` in the user's cache folder."""
     own = os.environ.get("PEFTSWEEP_CACHE")
     if own:
-        return names.path(own, "PEFTSWEEP_CACHE", ModelError)
-    return names.path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME", ModelError) / "peftsweep"
+        return names.parse_path(own, "PEFTSWEEP_CACHE", ModelError)
+    return names.parse_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME", ModelError) / "peftsweep"
 
 
 def _local(path: Path, config: ModelConfig) -> Source:

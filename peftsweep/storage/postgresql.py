@@ -21,7 +21,7 @@ from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage.database import Database
 from peftsweep.storage.lock_holder import Doing, busy, note, overtaken, told
-from peftsweep.system.names import fitting
+from peftsweep.system.names import shorten_name
 from peftsweep.system.suggest import did_you_mean
 
 # Notice within a minute that a machine is gone; a URL may override this. In seconds, but the last in milliseconds.
@@ -93,7 +93,7 @@ class Postgresql(Database):
     @property
     def artifacts(self) -> Path:
         """In the working folder."""
-        return Path(f"{fitting(quote(str(self.url.database), safe=' '))}-artifacts")
+        return Path(f"{shorten_name(quote(str(self.url.database), safe=' '))}-artifacts")
 
     def tables(self) -> set[str]:
         with self._session("peftsweep").connect() as connection:

@@ -59,7 +59,7 @@ def address(text: str) -> Address:
     else:
         _check_file(text, url)
     folder = url.query.get(ARTIFACTS)
-    artifacts = None if folder is None else names.path(str(folder), f"storage: {ARTIFACTS}", StorageError)
+    artifacts = None if folder is None else names.parse_path(str(folder), f"storage: {ARTIFACTS}", StorageError)
     return Address(url.difference_update_query([ARTIFACTS]), artifacts)
 
 
@@ -113,7 +113,7 @@ def _check_file(text: str, url: URL) -> None:
             f"{said}: {quoted(others[0])} is none of an SQLite file's settings; all that may follow it is "
             f"?{ARTIFACTS}=FOLDER"
         )
-    if why := names.refusal(names.possible(Path(str(url.database)), "storage", StorageError).name):
+    if why := names.refusal(names.check_path(Path(str(url.database)), "storage", StorageError).name):
         raise StorageError(f"{said}: the file's name {why}")
 
 

@@ -20,7 +20,7 @@ from peftsweep.storage import TrialRecord
 from peftsweep.study.trial_files import ADAPTER, CLASSES, PREDICTIONS, VALIDATION, trial_folder
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.folders import remove
-from peftsweep.system.umask import of_umask
+from peftsweep.system.umask import umask_permissions
 from peftsweep.tracking import now
 
 PICTURE, STUDY = "confusion_matrix.png", "study.yaml"
@@ -50,7 +50,7 @@ def write(
         method.export(folder, weights=weights, params=trial.params, source=base.source, revision=base.revision)
     labels = np.asarray(data.validation.labels)
     kept = {"logits": result.logits, "labels": labels}
-    with replaced(trial.folder / PREDICTIONS) as file, of_umask(file):
+    with replaced(trial.folder / PREDICTIONS) as file, umask_permissions(file):
         save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, file)
     per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
     _write_text(trial.folder / CLASSES, per_class + "\n")
@@ -75,7 +75,7 @@ def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
     _write_text(study / STUDY, config.text())
     texts = data.validation.input_ids
     rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
-    with replaced(study / VALIDATION) as file, of_umask(file):
+    with replaced(study / VALIDATION) as file, umask_permissions(file):
         save_file(rows, file, {"fingerprint": data.fingerprint})
 
 

@@ -63,7 +63,7 @@ def compare(
     check_address(tracking_uri)
     check_apart(storage, tracking_uri)
     if output is not None:
-        output = names.path(output, "-o", UsageError)
+        output = names.parse_path(output, "-o", UsageError)
         _check_place(output)
     tracker = Tracker(tracking_uri, note=note)
     rows = compare_studies(storage, studies, note)

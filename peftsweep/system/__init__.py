@@ -1,1 +1,1 @@
-"""The operating system, made safe: files and folders, signals, the terminal, installed packages."""
+"""Files and folders, signals, the terminal, installed packages: what the other rooms need of the operating system."""

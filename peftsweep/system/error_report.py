@@ -1,4 +1,4 @@
-"""What a command says of an error that ended it."""
+"""What does a command print when an error ends it?"""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from peftsweep.safe_text.quoting import PATH, bounded, shortened
 from peftsweep.system.terminal import say
 
 
-def failed(error: BaseException, debug: bool) -> int:
-    """Say what went wrong, in a line unless it has several of its own; returns the exit status.
+def report(error: BaseException, debug: bool) -> int:
+    """Print what went wrong, in one line unless the message has several; returns the exit status.
 
     Args:
-        debug: with the traceback.
+        debug: print the traceback instead.
     """
     if debug:
         say("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
     else:
-        say(bounded(f"error: {_said(error)}"), sys.stderr)
+        say(bounded(f"error: {_message(error)}"), sys.stderr)
     return error.exit_status if isinstance(error, PeftsweepError) else 1
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, PeftsweepError):
         return str(error)
     said = f"{type(error).__name__}: {error}"
@@ -37,7 +37,7 @@ def _said(error: BaseException) -> str:
 
 
 def _not_loaded(error: BaseException) -> str | None:
-    """The library whose import failed, if that is what happened."""
+    """The library whose import failed; None if the error came from elsewhere."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         library = str(frame.f_globals.get("__name__")).partition(".")[0]
         if frame.f_code.co_name == "<module>" and library not in ("peftsweep", "__main__"):
@@ -46,17 +46,16 @@ def _not_loaded(error: BaseException) -> str | None:
 
 
 def _variables(error: BaseException) -> list[str]:
-    """Variables of the environment whose value the error shows as a word: libraries read theirs as they are imported.
-    Paths are left out, for an error shows many, and any may begin as HOME does; so are numbers without quotation marks.
-    """
+    """Environment variables whose value is a word in the error: libraries read theirs while they are imported. Values
+    that are paths are left out, since an error shows many paths; so are numbers without quotation marks."""
     text = str(error)
     shown = {word[1:-1] for word in re.findall(r"'[^']*'|\"[^\"]*\"", text)}
     shown |= {word for word in re.findall(r"[^\s'\",:;()]+", text) if not word.isdecimal()}
     return [name for name, value in os.environ.items() if len(value) > 1 and "/" not in value and value in shown]
 
 
-def unread(why: OSError) -> int:
-    """Say that stdout could not be written; returns the exit status. A reader who has left a pipe knows."""
+def report_lost_output(why: OSError) -> int:
+    """Print that stdout could not be written, unless its reader closed the pipe; returns the exit status."""
     if not isinstance(why, BrokenPipeError):
         say(f"error: stdout cannot be written: {why.strerror or why}", sys.stderr)
     return 1

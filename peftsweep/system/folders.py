@@ -1,4 +1,4 @@
-"""What is written or removed lies inside the folder that it belongs to."""
+"""Does a path lie inside the folder that it belongs to? Asked before anything is written or removed there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from peftsweep.errors import PeftsweepError, StorageError
 
 
 def inside(root: Path, path: Path, error: type[PeftsweepError] = StorageError) -> Path:
-    """The path, which lies below the root and is no link; to be asked before anything there is written or removed.
+    """The path, if it lies below the root and no link leads there.
 
     Raises:
-        error: it is the root itself, a name in it or a link leads elsewhere, or a link leads to another's place in the
-            root.
+        error: it is the root itself, or a name or link in it leads out of the root or to another place in it.
     """
     real = os.path.realpath(path)
     if not _lies_inside(root, path):
@@ -26,21 +25,21 @@ def inside(root: Path, path: Path, error: type[PeftsweepError] = StorageError) -
 
 
 def same(a: Path, b: Path) -> bool:
-    """Whether two paths are one place, however they are spelt: some disks take upper and lower case for one."""
+    """Whether two paths are the same place, however they are spelled: some disks ignore upper and lower case."""
     try:
         return a.samefile(b)
-    except OSError:  # one is not there
+    except OSError:  # one does not exist
         return os.path.realpath(a) == os.path.realpath(b)
 
 
 def within(path: Path, root: Path) -> bool:
-    """Whether the path is the root, or lies in it, links followed."""
+    """Whether the path is the root or lies in it, after following links."""
     path = Path(os.path.realpath(path))
     return any(same(part, root) for part in (path, *path.parents))
 
 
 def remove(root: Path, path: Path) -> None:
-    """Remove a folder below the root with all that it has. One to which a link leads out of the root stays."""
+    """Remove a folder below the root with everything in it. Nothing is removed where a link leads out of the root."""
     if _lies_inside(root, path):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""JSON that lies in a file or comes from a server, and may be anything by now; and values to be written as JSON."""
+"""How is JSON read that anybody may have written? With limits on its size, depth and number of values."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 
 from peftsweep.system import plain_files
 
-MOST = 1 << 26  # bytes: a tokenizer has some tens of millions
-MOST_NODES = 2_000_000  # values in it; each takes a hundred bytes of memory
+MOST = 1 << 26  # bytes; a tokenizer has some tens of millions
+MOST_NODES = 2_000_000  # values; each takes about a hundred bytes of memory
 TOO_DEEP = "nested too deeply"
 STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 STRING_BYTES = re.compile(STRING.pattern.encode(), re.DOTALL)
-LEVELS = 100  # so that whoever reads it may call itself for each of them
+LEVELS = 100  # few enough for functions that call themselves once per level
 
 
 def read(file: Path) -> Any:
-    """What a file holds.
+    """The value in a file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no plain file, or has no JSON.
+        ValueError: it is not a regular file, or not JSON.
     """
-    return parsed(plain_files.read(file, MOST))
+    return parse(plain_files.read(file, MOST))
 
 
-def parsed(text: str | bytes, *, once: bool = False) -> Any:
-    """What the text says.
+def parse(text: str | bytes, *, once: bool = False) -> Any:
+    """The value of a text.
 
     Args:
-        once: whether no object may have a key twice, of which Python would keep the last.
+        once: refuse an object with the same key twice; Python would keep the last one.
 
     Raises:
-        ValueError: it is no JSON, nested too deeply, or of too many values.
+        ValueError: it is not JSON, nested too deeply, or has too many values.
     """
     if _separators(text) > MOST_NODES:
         raise ValueError(f"more than {MOST_NODES:,} values")
@@ -53,7 +53,7 @@ def parsed(text: str | bytes, *, once: bool = False) -> Any:
 
 
 def _separators(text: str | bytes) -> int:
-    """How many values there are, at most: each has a comma, or what opens a list, before it."""
+    """Upper bound on the number of values: a comma or an opening bracket stands before each."""
     found = _count(text)
     if found <= MOST_NODES:
         return found
@@ -76,7 +76,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def with_nulls(value: Any) -> Any:
-    """The value with None in place of numbers that are infinite or none at all, for which JSON has no word."""
+    """The value with None in place of infinite numbers and NaN, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

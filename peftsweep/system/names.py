@@ -1,7 +1,7 @@
-"""What a name may be: of a study, of a file in an exported folder, of the folder that an export makes.
+"""Which names may a study, an exported file or an exported folder have?
 
-A name becomes a file's name here, in MLflow and on the machines of others, and stands in lines on terminals. So it is
-one part of a path and no more, it is text, and it leaves room for what is written beside it.
+A name becomes a file's name here, in MLflow and on other people's machines, and appears in lines on terminals. So it is
+a single part of a path, it is printable text, and it is short enough for the endings that are added to it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from peftsweep.errors import PeftsweepError, UsageError
 from peftsweep.safe_text.escaping import in_line
 from peftsweep.safe_text.quoting import quoted
 
-LONGEST = 200  # bytes in UTF-8; and 255 are those of most disks: `studies.db.NAME.lock.holder` has more in it
+LONGEST = 200  # bytes in UTF-8; most disks take 255, and `studies.db.NAME.lock.holder` adds some
 PART = 255  # bytes that file systems take for one part of a path
 PATH = 4095  # bytes that the system takes for a whole path
-PAGES = ("comparison.html", "selection.html")  # of all studies and of some, beside the studies' folders
+PAGES = ("comparison.html", "selection.html")  # pages that lie beside the studies' folders
 
 
 def refusal(name: str) -> str | None:
-    """Why this cannot be a file's name, in a few words; None where it can."""
+    """Why this cannot be a file's name, in a few words; None if it can."""
     if not name or name.isspace():
         return "is empty"
     if name in (".", ".."):
@@ -39,7 +39,7 @@ def refusal(name: str) -> str | None:
 
 
 def study_refusal(name: str) -> str | None:
-    """Why this cannot be a study's name, in a few words; None where it can."""
+    """Why this cannot be a study's name, in a few words; None if it can."""
     if why := refusal(name):
         return why
     if name.startswith("."):
@@ -56,7 +56,7 @@ def check_study(name: str) -> None:
 
 
 def host_refusal(host: str) -> str | None:
-    """Why no host can have this name, in a few words; None where one can, or where there is no name."""
+    """Why no host can have this name, in a few words; None if one can, or if the name is empty."""
     try:
         host.encode("idna")
     except UnicodeError:
@@ -66,8 +66,8 @@ def host_refusal(host: str) -> str | None:
     return None
 
 
-def fitting(name: str, room: int = LONGEST) -> str:
-    """The name; where it has more than `room` bytes in UTF-8, its beginning and a digest of the whole."""
+def shorten_name(name: str, room: int = LONGEST) -> str:
+    """The name if it has at most `room` bytes in UTF-8, else its beginning and a digest of the whole."""
     whole = name.encode(errors="surrogatepass")
     if len(whole) <= room:
         return name
@@ -76,36 +76,36 @@ def fitting(name: str, room: int = LONGEST) -> str:
 
 
 def file_name(text: str, room: int = LONGEST) -> str:
-    """A file's name for any text: as a part of a URL would have it, and no longer than `room` bytes."""
-    return fitting(quote(text, safe="", errors="surrogatepass"), room)
+    """A file's name for any text: quoted as in a URL, and at most `room` bytes long."""
+    return shorten_name(quote(text, safe="", errors="surrogatepass"), room)
 
 
-def path(text: str | Path, what: str, error: type[PeftsweepError]) -> Path:
-    """A path as a person gives it, `~` followed.
+def parse_path(text: str | Path, what: str, error: type[PeftsweepError]) -> Path:
+    """A path that a person gave, with `~` expanded.
 
     Args:
-        what: what the path is of, for the message.
+        what: where the path was given, for the message.
 
     Raises:
-        error: see `possible`; or there is no such user.
+        error: no file can have this path (see `check_path`), or there is no such user.
     """
     try:
-        return possible(Path(text).expanduser(), what, error)
+        return check_path(Path(text).expanduser(), what, error)
     except RuntimeError as unknown:
         raise error(f"{what}: {quoted(str(text))}: there is no such user") from unknown
 
 
-def possible(path: Path, what: str, error: type[PeftsweepError]) -> Path:
+def check_path(path: Path, what: str, error: type[PeftsweepError]) -> Path:
     """The path, if a file can have it.
 
     Raises:
-        error: a part of it is too long, or has characters that no file can have.
+        error: the path or a part of it is too long, or has characters that no file can have.
     """
     try:
         if "\0" in str(path):
             raise ValueError
         sizes = [len(os.fsencode(part)) for part in path.parts]
-    except ValueError as impossible:  # half of a surrogate pair, which is no byte that was not UTF-8
+    except ValueError as impossible:  # half of a surrogate pair
         raise error(f"{what}: {quoted(str(path))}: no file can have this name") from impossible
     if max(sizes, default=0) > PART or sum(sizes) + len(sizes) > PATH:
         raise error(

@@ -14,11 +14,11 @@ PACKAGE = "package://"
 
 
 def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
-    """The path that `package://module/path` names. The module is found, not run: what it imports need not be there.
+    """The path that `package://module/path` names. The module is found but not run, so its imports need not exist.
 
     Args:
-        key: of the study file, for the message.
-        error: raised where the package is not installed or has no such file, or the path leads out of it.
+        key: the study file's key, for the message.
+        error: raised if the package is not installed or has no such file, or if the path leads out of it.
     """
     module, _, inside = place.removeprefix(PACKAGE).partition("/")
     try:
@@ -34,7 +34,7 @@ def packaged(place: str, key: str, error: type[PeftsweepError]) -> Path:
         raise error(f"{said}: the package {quoted(module)} is not installed; try: pip install {name}")
     if ".." in Path(inside).parts or Path(inside).is_absolute():
         raise error(f"{said}: {'/' if inside.startswith('/') else '..'} leads out of the package")
-    path = names.possible(Path(folders[0]) / inside, key, error)
+    path = names.check_path(Path(folders[0]) / inside, key, error)
     if not path.exists():
         raise error(f"{said}: the package has no {word(inside, PATH)}{did_you_mean_file(path)}")
     return path

@@ -1,7 +1,8 @@
-"""Files that anybody may have put there. They are looked at before they are opened: a pipe or a device, which would be
-waited for or never end, is refused. Nothing is read that is larger than what belongs there.
+"""How is a file read that anybody may have put there?
 
-If one takes a file's place between the two, `opened` opens it, without waiting, and reads nothing of it.
+Its kind and size are checked before it is opened. A pipe or a device is refused, since reading it could wait for ever
+or never end, and so is a file larger than what belongs there. If a pipe takes the file's place after the check, it is
+opened without waiting, and nothing of it is read.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ STRANGE = "no plain file"
 
 
 def check(file: Path, most: int | None = None) -> None:
-    """To be asked before a library opens a file.
+    """Check a file before a library opens it.
 
     Args:
         most: bytes.
 
     Raises:
-        OSError: it is not there, or cannot be looked at.
-        ValueError: it is no plain file, or a larger one.
+        OSError: it does not exist, or its kind cannot be read.
+        ValueError: it is not a regular file, or has more bytes.
     """
     _check(file.stat(), most)
 
 
 @contextmanager
 def opened(file: Path, most: int | None = None) -> Iterator[BufferedReader]:
-    """A file's bytes.
+    """Open a file of bytes.
 
     Raises:
         OSError, ValueError: see `check`.
     """
-    check(file, most)  # a pipe's writer would be let go, and a device may do anything
-    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # of a pipe, too, at once
+    check(file, most)  # opening a pipe would release its writer, and a device may do anything
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # does not wait, even for a pipe
     try:
         _check(os.fstat(handle), most)
         with os.fdopen(handle, "rb", closefd=False) as stream:
@@ -47,7 +48,7 @@ def opened(file: Path, most: int | None = None) -> Iterator[BufferedReader]:
 
 
 def read(file: Path, most: int) -> bytes:
-    """All bytes of a file.
+    """Read all bytes of a file.
 
     Raises:
         OSError, ValueError: see `check`.

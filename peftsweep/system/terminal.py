@@ -1,11 +1,11 @@
-"""Where text leaves for a terminal, a pipe or a file. Nothing else in the program prints; drawings go by
-`progress.screen`, which does the same to their text.
+"""How is text printed safely?
 
-What is ours to say is masked (`masking`) and written out where a terminal would obey it (`escaping`). Data that
-somebody asked for, as predictions beside their texts, is never masked: it would be other data.
+Only this file prints; what rich draws goes through `progress.screen`, which treats text the same way. Messages have
+their secrets masked and their control characters written out (`safe_text`). Data that somebody asked for, such as
+predictions beside their texts, is never masked, because it would no longer be that data.
 
-Nobody may be there to read: a pipe's reader has left, the disk is full, a stream was closed. The command goes on all
-the same, for a sweep is worth more than its lines; it says in the end what could not be written.
+Printing may fail: the reader of a pipe has left, the disk is full, a stream was closed. The command goes on, since a
+sweep is worth more than its output, and reports at the end what could not be written.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from peftsweep.system import json_files
 
 
 def say(text: str, stream: TextIO) -> None:
-    """Print a line, or several: what a terminal would obey is written out, and so is what the stream has no bytes for.
-    A label or a file's name may hold anything."""
+    """Print one or more lines. Control characters are written out, since a label or a file's name may hold anything;
+    so are characters that the stream cannot encode."""
     say_data(masked(text), stream)
 
 
 def say_data(text: str, stream: TextIO) -> None:
-    """The same for data, secrets and all."""
+    """Print data, without masking secrets in it."""
     encoding = stream.encoding or "utf-8"
     _print(harmless(text).encode(encoding, "backslashreplace").decode(encoding), stream)
 
@@ -43,8 +43,8 @@ def say_json(value: Any, stream: TextIO) -> None:
 
 
 def say_lines_of_json(lines: Sequence[str], stream: TextIO) -> None:
-    """Print what is JSON already, as it is. What a terminal would obey, or the stream has no bytes for, stands in it as
-    `\\u001b`: a program reads the same."""
+    """Print lines that are JSON already. Control characters, and those that the stream cannot encode, are escaped as
+    `\\u001b`: a program reads the same values."""
     text = in_json("\n".join(lines))
     try:
         text.encode(stream.encoding or "utf-8")
@@ -54,7 +54,7 @@ def say_lines_of_json(lines: Sequence[str], stream: TextIO) -> None:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Print what is masked already, or must not be."""
+    """Print text that is masked already, or must not be."""
     if isinstance(stream, Masked):
         stream.write_as_it_is(f"{text}\n")
     else:
@@ -62,26 +62,26 @@ def _print(text: str, stream: TextIO) -> None:
 
 
 def open_standard_streams() -> None:
-    """Put nothing in the place of standard streams that are closed. The next file that is opened would take it: a
-    database would get what native code writes to stderr."""
+    """Open /dev/null in place of closed standard streams. Otherwise the next file to be opened would get the number of
+    one, and a database could receive what native code writes to stderr."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 @contextmanager
 def masked_streams() -> Iterator[Masked]:
-    """Whatever is written to stdout and stderr meanwhile is masked, by whomever: libraries' loggers, warnings, threads
-    that fail. Not what native code writes to the file beneath. Nobody is told that a stream cannot be written.
+    """Mask everything that Python code writes to stdout and stderr inside the block: libraries' loggers, warnings,
+    tracebacks of threads. Output of native code is not masked. Errors of writing are not raised.
 
     Yields:
         stdout.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a library knows no better than to raise
+            stream.reconfigure(errors="backslashreplace")  # else a library's print may raise
     out, err = Masked(sys.stdout or Closed()), Masked(sys.stderr or Closed())
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
         try:
@@ -92,26 +92,26 @@ def masked_streams() -> Iterator[Masked]:
 
 
 class Closed(io.StringIO):
-    """In place of a standard stream that was closed before the program began."""
+    """Stands for a standard stream that was closed before the program began."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.EBADF, "it is closed")
 
 
 class Masked:
-    """A stream that masks what is written to it. A line is written when it ends, or is flushed: `print` writes it in
-    parts, and what `password:` means is only seen with what follows.
+    """A stream that masks what is written to it. It writes whole lines, or what there is when it is flushed: `print`
+    writes a line in parts, and `password:` says nothing without what follows.
 
     Attributes:
-        lost: why nothing is written any more, once it could not be.
+        lost: the error after which nothing more is written; None while all goes well.
     """
 
     def __init__(self, plain: TextIO) -> None:
         self.plain = plain
         self.lost: OSError | None = None
-        self._begun = ""  # of the last line
-        self._in_key = False  # whether a private key has begun, and has not ended
-        self._alone = threading.RLock()  # a signal's handler may write, too
+        self._begun = ""  # beginning of a line that has not ended
+        self._in_key = False  # inside a private key
+        self._alone = threading.RLock()  # a signal handler may write, too
 
     def write(self, text: str) -> int:
         with self._alone:
@@ -122,7 +122,7 @@ class Masked:
         return len(text)
 
     def write_as_it_is(self, text: str) -> None:
-        """Write what is masked already, or must not be."""
+        """Write text that is masked already, or must not be."""
         with self._alone:
             self._end()
             self._plainly(text)
@@ -134,13 +134,13 @@ class Masked:
             self._plainly("")
 
     def _end(self) -> None:
-        """Write what there is of a line."""
+        """Write the line that has begun."""
         begun, self._begun = self._begun, ""
         if begun:
             self._write(begun)
 
     def _write(self, text: str) -> None:
-        """Write it masked. A private key may come line by line: `***` is its first one."""
+        """Write text masked. A private key may come line by line; only its first line is replaced, by `***`."""
         while self._in_key and text:
             line, end, rest = text.partition("\n")
             behind = behind_key(line)
@@ -151,7 +151,7 @@ class Masked:
             self._plainly(masked(text))
 
     def _plainly(self, text: str) -> None:
-        """Write it to the stream itself, or flush that; once it cannot be written, nothing is."""
+        """Write to the stream itself, or flush it; after an error do nothing."""
         if self.lost is not None:
             return
         try:
@@ -159,12 +159,12 @@ class Masked:
                 self.plain.write(text)
             else:
                 self.plain.flush()
-        except (OSError, ValueError) as error:  # the latter: somebody has closed it
+        except (OSError, ValueError) as error:  # ValueError: it was closed
             self.lost = error if isinstance(error, OSError) else OSError(errno.EBADF, "it is closed")
             self._leave()
 
     def _leave(self) -> None:
-        """Let what is still in the stream's buffer go nowhere: Python would try it again as it ends, and complain."""
+        """Send what is left in the stream's buffer to /dev/null: Python would try to write it at exit, and complain."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.plain.fileno())

@@ -1,4 +1,4 @@
-"""Who may read a file: safetensors writes files that are their owner's alone, whatever the umask."""
+"""Who may read a file that safetensors writes? Only its owner, whatever the umask, unless it is written in here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 @contextmanager
-def of_umask(file: Path) -> Iterator[Path]:
-    """A file that is written in here gets the permissions that the umask gives to any new one."""
+def umask_permissions(file: Path) -> Iterator[Path]:
+    """A file written inside the block gets the permissions that the umask gives to any new file."""
     file.touch()
     mode = stat.S_IMODE(file.stat().st_mode)
     yield file

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from peftsweep.errors import UsageError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import remember
-from peftsweep.system.names import host_refusal, possible
+from peftsweep.system.names import check_path, host_refusal
 
 NOWHERE = "its host or its port cannot be read"
 CODES = f"{NOWHERE}; in a password write %40 for @, %2F for /, %3F for ?, %23 for #"
@@ -88,7 +88,7 @@ def sqlite_file(uri: str) -> Path | None:
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
     if match is None or match[1] == ":memory:":
         return None
-    return possible(Path(match[1]).absolute(), "--tracking-uri", UsageError)
+    return check_path(Path(match[1]).absolute(), "--tracking-uri", UsageError)
 
 
 def database_host(uri: str) -> tuple[str | None, int] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import TrackingError
-from peftsweep.system.names import fitting
+from peftsweep.system.names import shorten_name
 from peftsweep.tracking import comparison_run
 from peftsweep.tracking.in_sync import is_in_sync, run_name
 from peftsweep.tracking.locations import artifact_root, check, is_server
@@ -228,7 +228,7 @@ class MlflowRuns:
             client = self._client()
             found = client.get_experiment_by_name(name)
             if found is None:
-                folder = fitting(re.sub(r"\W+", "-", name).strip("-") or "study")
+                folder = shorten_name(re.sub(r"\W+", "-", name).strip("-") or "study")
                 location = None if self.artifacts is None else (self.artifacts / folder).as_uri()
                 self._experiments[name] = client.create_experiment(name, location, KIND)
             else:

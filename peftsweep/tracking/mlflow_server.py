@@ -140,7 +140,7 @@ def _newest_runs(host: str, port: int) -> str:
     except (OSError, http.client.HTTPException):
         return ""
     try:
-        newest_id = json_files.parsed(answer)["experiments"][0]["experiment_id"] if status == 200 else ""
+        newest_id = json_files.parse(answer)["experiments"][0]["experiment_id"] if status == 200 else ""
     except (ValueError, LookupError, TypeError):  # no experiment yet, or no answer of MLflow's
         return ""
     return f"/#/experiments/{newest_id}?workflowType=machine_learning" if newest_id else ""
