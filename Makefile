@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist loadfile
+ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist worksteal
 N := 20000
 SEED := 0
 # pip is quiet, because its thousand lines would hide what matters.

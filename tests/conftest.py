@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 
@@ -10,6 +11,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models are slower with more threads; the same in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("PEFTSWEEP_TEST_THREADS", "1")
+
+# A sweep's databases wait for the disk hundreds of times, which tests nothing: use memory where there is enough.
+if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 8 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 import pytest
 import torch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,28 +18,12 @@ import yaml
 import peftsweep
 from peftsweep.sweep import SweepResult
 from peftsweep.tracking.mlflow_database import make_store
+from tests.fork_server import Program
 from tests.programs import lacking
 from tests.tiny import tiny_model, tiny_rows, write
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["anger", "joy", "sadness"]
-
-
-EACH = """
-import contextlib, io, json, sys
-
-from peftsweep.cli import main
-
-for words in json.loads(sys.argv[1]):
-    sys.argv = ["peftsweep", *words]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as left:
-            status = left.code or 0
-    print(json.dumps([status, out.getvalue(), err.getvalue()]))
-"""
 
 
 @dataclass(frozen=True)
@@ -83,36 +65,22 @@ class Home:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "peftsweep", *words]
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """The real program, running in this folder."""
-        return subprocess.Popen(
-            self.command(*words),
-            cwd=self.folder,
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *words: str, fresh: bool = False, **env: str) -> Program:
+        """The real program, running in this folder.
 
-    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=240)
+        Args:
+            fresh: have it import its libraries itself.
+        """
+        return Program(["-m", "peftsweep", *words], self.folder, env, fresh=fresh)
+
+    def call(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*words, **env) as process:
+            out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def call_each(self, commands: Sequence[Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
-        """The real program's answers to several commands, in one process: its imports take seconds."""
-        process = subprocess.run(
-            [sys.executable, "-c", EACH, json.dumps(commands)],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert process.returncode == 0, process.stderr
-        answers = [json.loads(line) for line in process.stdout.splitlines()]
-        return [subprocess.CompletedProcess(words, *answer) for words, answer in zip(commands, answers, strict=True)]
+        """The real program's answers to several commands, on a terminal of 120 columns."""
+        return [self.call(*words, COLUMNS="120") for words in commands]
 
     def runs(self) -> list[mlflow.entities.Run]:
         """MLflow's runs of studies and trials."""
@@ -191,14 +159,9 @@ main()
 def struck(place: Home, moment: str, numbers: list[int], *words: str) -> subprocess.CompletedProcess[str]:
     """Run the program with that `module:function n`; `numbers` are the signals."""
     given = " ".join([moment, *(str(int(number)) for number in numbers)])
-    return subprocess.run(
-        [sys.executable, "-c", STRUCK, given, *words],
-        cwd=place.folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    with Program(["-c", STRUCK, given, *words], place.folder) as process:
+        out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 @cache

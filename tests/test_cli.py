@@ -27,14 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 def peftsweep_(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The real program, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "peftsweep", *words],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return Home(cwd).call(*words, **{"COLUMNS": "120"} | env)
 
 
 def errors(done: subprocess.CompletedProcess[str]) -> list[str]:

@@ -227,7 +227,7 @@ def test_a_signal_before_the_first_step_ends_at_once_with_one_line(here: Home) -
 
 
 def test_a_signal_while_libraries_are_imported_ends_with_the_same_line(here: Home) -> None:
-    process = here.start("run", "--study", str(here.study()))
+    process = here.start("run", "--study", str(here.study()), fresh=True)
     until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -1,0 +1,221 @@
+"""How do tests run hundreds of commands without importing torch for each of them?
+
+A server imports the libraries once and forks a process for each command. `Program` is a `subprocess.Popen` whose
+process comes from there: it has its own streams, folder, environment, arguments and signals, and is a child of the
+test's process. A command whose environment would make the libraries differ starts anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import gc
+import importlib
+import json
+import logging
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import types
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+# What is read when a command runs. Libraries read other variables when they are imported, which is before the fork.
+READ_LATE = {"COLUMNS", "MLFLOW_TRACKING_URI", "PYTEST_CURRENT_TEST", "TMPDIR"}
+READ_LATE |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "_MLFLOW_TELEMETRY_SESSION_ID"}
+
+
+class Program(subprocess.Popen[str]):
+    """`python -m module …` or `python -c code …`, forked from a process that has imported the libraries.
+
+    Args:
+        words: what follows `python`.
+        env: changes to the environment of the tests.
+        fresh: start anew in any case.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        fresh: bool = False,
+        **options: Any,
+    ) -> None:
+        self.fresh = fresh or sys.platform != "linux" or "--debug" in words
+        self.words, self.environment = list(words), os.environ | {"PYTHONPATH": _path()} | (env or {})
+        super().__init__(
+            [sys.executable, *words],
+            cwd=cwd,
+            env=self.environment,
+            text=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
+        )
+
+    def _execute_child(self, *given: Any) -> None:
+        if self.fresh or not _known(self.environment):
+            super()._execute_child(*given)  # type: ignore[misc]
+            return
+        cwd, pipes = given[5], given[10:16]  # both ends of stdin, stdout, stderr
+        streams = [pipes[0], pipes[3], pipes[5]]
+        streams = [own if own >= 0 else inherited for inherited, own in enumerate(streams)]
+        ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
+        ignored = [number for number in ignored if number not in (signal.SIGPIPE, signal.SIGXFSZ)]  # Python's own
+        request = {"words": self.words, "cwd": str(cwd), "env": self.environment, "ignored": ignored}
+        self.pid = _server().fork(request, streams)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def _path() -> str:
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _known(environment: Mapping[str, str]) -> bool:
+    """Whether the libraries would read nothing in that environment but what they read already."""
+    theirs = _server().environment
+    own = {
+        name: theirs[name] for name in theirs.keys() - _server().given.keys()
+    }  # which the program sets if nobody did
+    ours = own | environment
+    differ = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
+    return all(name in READ_LATE or name.startswith("PEFTSWEEP_") for name in differ)
+
+
+class _Server:
+    def __init__(self) -> None:
+        self.given = os.environ | {"PYTHONPATH": _path()}
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # The server forks twice: a process whose parent has ended becomes the child of the next such ancestor.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        words = [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())]
+        self.process = subprocess.Popen(words, cwd=ROOT, env=self.given, pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.environment: dict[str, str] = json.loads(self.socket.recv(2**20))
+
+    def fork(self, request: Mapping[str, Any], streams: Sequence[int]) -> int:
+        socket.send_fds(self.socket, [json.dumps(request).encode()], streams)
+        answer = self.socket.recv(64)
+        assert answer, "the server has ended"
+        return int(answer)
+
+
+@cache
+def _server() -> _Server:
+    return _Server()
+
+
+# The server's side ----------------------------------------------------------------------------------------------------
+
+
+def _imports() -> set[str]:
+    """Modules that a file of the package imports, at its top or in a function, and the package's own."""
+    found = set()
+    for file in (ROOT / "peftsweep").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+    return found
+
+
+def _import_all() -> None:
+    """As the program does it: quietly, and without MLflow's makers, who decide at the import."""
+    from peftsweep.cli import quiet
+    from peftsweep.tracking import mlflow_logs
+
+    with warnings.catch_warnings():
+        quiet()
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        mlflow_logs.silence()
+        for name in sorted(_imports()):
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                continue  # a name in a module, or what is not installed
+        logging.disable(logging.NOTSET)
+    assert threading.active_count() == 1, f"a fork loses {threading.enumerate()}"
+
+
+def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Fork for each request. In the new process, returns what it is to run; in the server, None at the end."""
+    while True:
+        body, streams, _, _ = socket.recv_fds(connection, 2**20, 3)
+        if not body:
+            return None
+        reading, writing = os.pipe()
+        between = os.fork()
+        if between == 0:
+            between, pid = os.getpid(), os.fork()
+            if pid == 0:
+                os.close(reading), os.close(writing)
+                while os.getppid() == between:
+                    time.sleep(0.001)
+                return json.loads(body), streams
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        os.waitpid(between, 0)  # only now is the process the child of whoever asked
+        connection.send(os.read(reading, 64))
+        for each in (reading, writing, *streams):
+            os.close(each)
+
+
+def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
+    """Run the command as a Python that was just started."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.dup2(streams[number], number)
+        _open(number, name)
+    os.closerange(3, max(streams) + 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    tempfile.tempdir = None  # from TMPDIR, once more
+    kind, what, *words = request["words"]
+    if kind == "-m":
+        sys.path[0], sys.argv = str(Path.cwd()), [what, *words]
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0], sys.argv = "", ["-c", *words]
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), main.__dict__)
+
+
+def _open(number: int, name: str) -> None:
+    """Make the Python stream anew: pipes, files and terminals are buffered otherwise."""
+    like = getattr(sys, name)
+    opened = open(  # noqa: SIM115
+        number, "w" if number else "r", encoding=like.encoding, errors=like.errors, closefd=False
+    )
+    if number:
+        lines = os.isatty(number) or (name == "stderr" and like.line_buffering)
+        opened.reconfigure(line_buffering=lines, write_through=like.write_through)
+    setattr(sys, name, opened)
+    setattr(sys, f"__{name}__", opened)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, whose end is ours
+    with socket.socket(fileno=int(sys.argv[1])) as asked:
+        _import_all()
+        asked.send(json.dumps(dict(os.environ)).encode())
+        gc.freeze()  # the pages stay shared
+        forked = _serve(asked)
+    if forked is not None:
+        _become(*forked)

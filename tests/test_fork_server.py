@@ -1,0 +1,92 @@
+"""A command that is forked from a process with the libraries is, to itself and to others, one that was started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.fork_server import Program
+from tests.studies import Home
+
+SEEN = """
+import atexit, json, os, signal, sys, tempfile, threading
+
+atexit.register(print, "at exit")
+print(json.dumps({
+    "words": sys.argv,
+    "folder": os.getcwd(),
+    "path": sys.path[0],
+    "environment": dict(sorted(os.environ.items())),
+    "parent": os.getppid(),
+    "name": [__name__, sys.modules["__main__"].__dict__ is globals()],
+    "threads": threading.active_count(),
+    "temporary": tempfile.gettempdir(),
+    "streams": [[s.encoding, s.errors, s.line_buffering] for s in (sys.stdin, sys.stdout, sys.stderr)],
+    "files": [n for n in range(64) if os.path.exists(f"/proc/self/fd/{n}")],
+    "signals": {n: str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)},
+}))
+print(sys.stdin.read(), file=sys.stderr)
+sys.exit(3)
+"""
+
+
+def ran(words: list[str], folder: Path, fresh: bool, given: str = "") -> tuple[int, str, str]:
+    with Program(words, folder, {"COLUMNS": "33", "TMPDIR": str(folder)}, fresh=fresh, stdin=subprocess.PIPE) as one:
+        out, err = one.communicate(given, timeout=120)
+    return one.returncode, out, err
+
+
+def test_it_sees_what_a_process_sees_that_was_started(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(SEEN)
+    for words in (["-c", SEEN, "a", "caf\udce9"], ["-m", "module", "b"]):
+        forked, fresh = (ran(words, tmp_path, fresh, "given") for fresh in (False, True))
+        assert fresh[0] == 3 and fresh[1].endswith("at exit\n") and fresh[2] == "given\n"
+        assert forked == fresh
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_as_it_ends_any_process(tmp_path: Path, number: int) -> None:
+    code = "import time; print('here', flush=True); time.sleep(60)"
+    for fresh in (False, True):
+        with Program(["-c", code], tmp_path, fresh=fresh) as process:
+            assert process.stdout is not None and process.stdout.readline() == "here\n"
+            assert process.poll() is None
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == -number and ("KeyboardInterrupt" in err) == (number == signal.SIGINT)
+        with pytest.raises(ProcessLookupError):
+            os.kill(process.pid, 0)
+
+
+def test_an_error_ends_it_with_its_traceback_and_status_one(tmp_path: Path) -> None:
+    for fresh in (False, True):
+        status, out, err = ran(["-c", "print('before'); 1 / 0"], tmp_path, fresh)
+        assert (status, out) == (1, "before\n") and err.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_a_forked_one_has_the_libraries_and_a_fresh_one_imports_them_itself(tmp_path: Path) -> None:
+    code = "import sys; print(*sorted({'torch', 'mlflow', 'optuna', 'transformers', 'peft'} & set(sys.modules)))"
+    assert ran(["-c", code], tmp_path, fresh=False)[1] == "mlflow optuna peft torch transformers\n"
+    assert ran(["-c", code], tmp_path, fresh=True)[1] == "\n"
+
+
+def test_what_libraries_read_when_they_are_imported_starts_it_anew(tmp_path: Path) -> None:
+    code = "import sys; print('torch' in sys.modules)"
+    for env, forked in (
+        ({"PEFTSWEEP_STORAGE": "x"}, True),
+        ({"OMP_NUM_THREADS": "2"}, False),
+        ({"HF_HOME": "x"}, False),
+    ):
+        with Program(["-c", code], tmp_path, env) as process:
+            assert process.communicate(timeout=60)[0] == f"{forked}\n"
+
+
+def test_two_run_at_once(tmp_path: Path) -> None:
+    first, second = (Home(tmp_path).start("--version") for _ in range(2))
+    assert first.pid != second.pid
+    assert first.communicate(timeout=60) == second.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (0, 0)
