@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from peftsweep.system import atomic_files
-from peftsweep.system.atomic_files import OLD, temporary, tidy, tidy_below
+from peftsweep.system import leftovers
+from peftsweep.system.leftovers import OLD, tidy, tidy_below
+from peftsweep.system.temporary import TemporaryFolder
 from tests.programs import lacking
 from tests.test_atomic_files import ELSEWHERE, left, written
 from tests.test_atomic_files import dead as dead
@@ -30,7 +31,7 @@ def gave_way(place: Path, told: str = "00000000") -> Path:
 def test_what_gave_way_comes_back_at_once_where_nobody_can_tell_what_is_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: str
 ) -> None:
-    gave_way(tmp_path, "00000000" if sort == "before a restart" else atomic_files._told(tmp_path))
+    gave_way(tmp_path, "00000000" if sort == "before a restart" else leftovers.place_id(tmp_path))
     if sort == "no locks":
         monkeypatch.setattr("fcntl.flock", lambda lock, how: os.read(lock, 1))  # an OSError
     tidy(tmp_path / "adapter")
@@ -38,8 +39,8 @@ def test_what_gave_way_comes_back_at_once_where_nobody_can_tell_what_is_dead(
 
 
 def test_what_gave_way_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic_files, "DAY", -1.0)
-    old = {gave_way(tmp_path), gave_way(tmp_path, atomic_files._told(tmp_path))}
+    monkeypatch.setattr(leftovers, "DAY", -1.0)
+    old = {gave_way(tmp_path), gave_way(tmp_path, leftovers.place_id(tmp_path))}
     (tmp_path / "adapter").mkdir()  # somebody was faster
     tidy(tmp_path / "adapter")
     tidy_below(tmp_path)
@@ -65,7 +66,7 @@ def test_a_folder_that_cannot_take_its_place_loses_nothing(tmp_path: Path, monke
 def test_what_gave_way_by_version_0_1_is_not_removed_before_the_new_one_has_stood(
     tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic_files, "DAY", -1.0)
+    monkeypatch.setattr(leftovers, "DAY", -1.0)
     for name in ("adapter", f".adapter.{dead}", f".adapter.{dead}.old"):
         (tmp_path / name).mkdir()
     tidy(tmp_path / "adapter")
@@ -80,10 +81,10 @@ def test_what_gave_way_by_version_0_1_is_not_removed_before_the_new_one_has_stoo
 
 def use(how: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for what dead processes left there, a day later."""
-    monkeypatch.setattr(atomic_files, "DAY", -1.0)
+    monkeypatch.setattr(leftovers, "DAY", -1.0)
     if how == "temporary":
         monkeypatch.setattr(tempfile, "tempdir", str(place))
-        with temporary():
+        with TemporaryFolder():
             pass
     else:
         tidy(place / "adapter")
@@ -101,7 +102,7 @@ def test_a_link_leads_nowhere(tmp_path: Path, how: str, told: str, links: str, m
     victim = old.parent if links == "what gave way" else old.parents[1]
     shared = tmp_path / "shared"
     link = (
-        shared / f".peftsweep-{told or atomic_files._told(tmp_path)}-0badcafe" / (OLD if victim == old.parent else "")
+        shared / f".peftsweep-{told or leftovers.place_id(tmp_path)}-0badcafe" / (OLD if victim == old.parent else "")
     )
     link.parent.mkdir(parents=True)
     link.symlink_to(victim)
@@ -112,7 +113,7 @@ def test_a_link_leads_nowhere(tmp_path: Path, how: str, told: str, links: str, m
 
 @pytest.mark.parametrize("how", ["temporary", "tidy"])
 def test_nothing_comes_back_but_what_is_asked_for(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = gave_way(tmp_path, atomic_files._told(tmp_path))
+    old = gave_way(tmp_path, leftovers.place_id(tmp_path))
     (old.parent / "planted").mkdir()
     use(how, tmp_path, monkeypatch)
     assert not (tmp_path / "planted").exists() and (tmp_path / "adapter").exists() == (how == "tidy")
