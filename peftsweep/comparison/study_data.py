@@ -1,4 +1,4 @@
-"""Reads a study from its storage and its folder."""
+"""What comparing needs to know about a study, read from its storage and its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study in the storage: made if it is new, held to its file and its rows if it is not."""
+"""How a study is opened: created if it is new, compared with its file and its rows if it is not."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from peftsweep.storage import StoredStudy, Studies, claim, fresh, masked, settle
 
 
 def open_study(studies: Studies, config: StudyConfig, data: Dataset, main: StoredStudy | None = None) -> StoredStudy:
-    """The study in the storage, made if it is new.
+    """The study in the storage, created if it is new.
 
     Args:
-        main: of seeds, the study whose configurations they have.
+        main: for a study of seeds: the study whose configurations they have.
 
     Raises:
-        ForeignStudyError: one of that name is there which another program made.
-        StudyMismatchError: one of that name is there with another space or other data.
-        StorageError: its folder of artifacts is that of a study in another storage, or its trials are not numbered.
+        ForeignStudyError: another program made a study of that name.
+        StudyMismatchError: the study of that name has another space or other data.
+        StorageError: its folder of artifacts belongs to a study in another storage, or its trials are misnumbered.
     """
     found, folder = _found(studies, config.name), studies.own_folder(config.name)
     if found is not None:
         found.check_numbers()
-    if found is None or not found.has_trials():  # a study without trials may still be corrected
+    if found is None or not found.has_trials():  # as long as a study has no trials, its file may change
         return _made(studies, config, data)
     for line in found.left_out():
         studies.warn(line)
     check_same(studies, found, config, data)
     settle(found, folder, studies.place, main)
-    write_study(found, identity=config.identity())  # a widened range is kept
-    if found.record.validation_fingerprint is None:  # a study of an earlier version
+    write_study(found, identity=config.identity())  # ranges may have been widened
+    if found.record.validation_fingerprint is None:  # an earlier version did not record it
         write_study(found, validation_fingerprint=data.validation_fingerprint)
     return found
 
@@ -65,22 +65,21 @@ def _made(studies: Studies, config: StudyConfig, data: Dataset) -> StoredStudy:
 
 
 def begun(studies: Studies, name: str) -> str | None:
-    """The fingerprint of the rows that a study of this name has trials of, if there is one."""
+    """The fingerprint of the rows of the study with this name, if it has trials."""
     study = _found(studies, name)
     return None if study is None or not study.has_trials() else study.record.fingerprint
 
 
 def check_same(studies: Studies, study: StoredStudy, config: StudyConfig, data: Dataset) -> None:
-    """Whether the study in the storage is the one of the file, on the same rows.
-
+    """
     Raises:
-        StudyMismatchError: it has another space or other data.
+        StudyMismatchError: the study in the storage has another space or other data than the study file.
     """
     record = study.record
     lines = differences(record.identity, config.identity())
     if record.objective != config.search.objective:
         lines.append(f"search.objective: {record.objective} in the storage, {config.search.objective} now")
-    if record.fingerprint == data.fingerprint:  # the same rows, wherever they lie and however written
+    if record.fingerprint == data.fingerprint:  # the same rows, wherever they are and however they were written
         where = ("source", "train", "validation", "test", "subset", "revision", "encoding", "quoting", "labels")
         told = tuple(f"data.{key}{end}" for key in where for end in ":.")
         lines = [line for line in lines if not line.startswith(told)]
@@ -96,9 +95,9 @@ def check_same(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
 
 
 def _data_name(studies: Studies, config: StudyConfig, data: Dataset) -> str:
-    """A name that a person reads. Studies of the same rows share one, wherever the rows lie; no others do."""
+    """A name for people to read. Studies on the same rows share it, wherever the rows are; other studies do not."""
     for name in studies.names():
-        with suppress(StorageError):  # what cannot be read has no say
+        with suppress(StorageError):  # a study that cannot be read does not count
             known = studies.find(name)
             if known is not None and known.record.fingerprint == data.fingerprint:
                 return known.record.data
@@ -106,6 +105,6 @@ def _data_name(studies: Studies, config: StudyConfig, data: Dataset) -> str:
 
 
 def splits(data: Dataset) -> dict[str, int]:
-    """Rows of each split."""
+    """Number of rows in each split."""
     sizes = {"train": len(data.train), "validation": len(data.validation)}
     return sizes if data.test is None else sizes | {"test": len(data.test)}

@@ -1,4 +1,4 @@
-"""What MLflow shall hold of a study: its own run and a run for each trial, told from what the study has stored."""
+"""What MLflow is told about a study: a run for the study and one for each trial, made from the study's records."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ SPOOL = ".mlflow"  # in the folder of the study's artifacts
 
 
 class Projection:
-    """The study is the truth: what is told comes from it, so that any process can tell what another one could not.
+    """Everything that MLflow is told comes from the study, so any process can write what another one could not.
 
     Args:
-        folder: of the study's artifacts. This process has the study's lease: what waits for MLflow in there is its own.
+        folder: the study's folder of artifacts. This process has the study's lease, so updates that wait for MLflow in
+            the folder are its own.
 
     Attributes:
-        opened: whether MLflow has been told of this run.
+        opened: whether MLflow was told that the study runs.
     """
 
     def __init__(self, study: StoredStudy, tracker: Tracker, folder: Path) -> None:
@@ -35,22 +36,21 @@ class Projection:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the last process died, or lost sight of MLflow, before everything was written there; or the study has
-        changed since."""
+        """Whether MLflow lacks something: the last process died or could not reach it, or the study has changed."""
         return self.study.record.in_sync is False
 
     def outdate(self) -> None:
-        """The study has changed: what MLflow was told of it as a whole is to be told anew."""
+        """Note that the study has changed, so that its own run in MLflow is written again."""
         write_study(self.study, in_sync=False)
 
     def open(self, *, whole: bool = False) -> None:
-        """Begin or go on with the study's runs, and end those that a killed process left running.
+        """Start or resume the study's runs, and end those that a killed process left running.
 
         Args:
-            whole: look at every point and artifact of trials that have ended there as they did here, too; as is done
+            whole: check every point and artifact, also of trials whose runs have ended as the trials did. This is done
                 anyway after an update was lost for good.
         """
-        if self.study.record.began is None:  # a study of an earlier version did with its first trial
+        if self.study.record.began is None:  # an earlier version did not record it: it began with its first trial
             known = [trial.began for trial in self.study.records() if trial.began is not None]
             write_study(self.study, began=min(known, default=now()))
         self.opened = True
@@ -59,17 +59,17 @@ class Projection:
         self.tracker.catch_up(self._pasts(), whole=whole or self.study.record.mlflow_lost)
 
     def is_there(self, total: int) -> bool:
-        """Whether MLflow holds all of it, as the study says; it is asked, and told nothing.
+        """Whether MLflow has everything that the study has. MLflow is only read.
 
         Args:
-            total: trials that the study is to have in all.
+            total: number of trials that the study shall have.
 
         Raises:
             TrackingError: it does not answer.
         """
         there = self.tracker.has_all(self._parent(), self._whole(total), self._pasts())
         if there:
-            self.note()  # the ids that the study has may be those of another store, or none
+            self.note()  # the study's ids may be missing, or another server's
         return there and not self.is_behind
 
     def _parent(self) -> StudySnapshot:
@@ -86,14 +86,14 @@ class Projection:
         )
 
     def begin(self, trial: TrialRecord) -> None:
-        """Begin a trial's run, or go on with it; of its evaluations so far, those that are missing there."""
+        """Start or resume a trial's run, and write the evaluations that it lacks."""
         params, tags = self._params(trial), self._tags(trial)
         self.tracker.start_trial(trial.number, params=params, tags=tags, at=trial.began, name=_name(trial))
         for evaluation in trial.evaluations:
             self.evaluated(trial.number, evaluation)
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
-        """An evaluation as the study has it."""
+        """Write an evaluation."""
         point = _point(evaluation)
         self.tracker.log(number, point.metrics, point.step, point.at)
 
@@ -101,7 +101,7 @@ class Projection:
         self.tracker.end_trial(trial.number, self._outcome(trial), trial.ended)
 
     def note(self) -> None:
-        """Keep in the study how far the writer is: MLflow's run ids, and whether an update was lost for good."""
+        """Record how far the tracker is: MLflow's run ids, and whether an update was lost for good."""
         ids = self.tracker.run_ids
         if ids and ids != self.study.mlflow_runs:
             write_study(self.study, mlflow_runs=ids)
@@ -109,19 +109,19 @@ class Projection:
             write_study(self.study, mlflow_lost=True)
 
     def close(self, running: Iterable[int], total: int, **limits: float) -> None:
-        """End what MLflow still believes to be running, and remember its run ids.
+        """End the runs that MLflow believes to be running, and record their ids.
 
         Args:
-            running: trials that go on with the next run.
-            total: trials that the study is to have in all.
-            limits: of `Tracker.close`.
+            running: trials that the next run will resume.
+            total: number of trials that the study shall have.
+            limits: arguments of `Tracker.close`.
 
         Raises:
-            StudyBusyError: another process has taken the study over, and MLflow's runs with it: they are left to it.
+            StudyBusyError: another process has taken the study over. MLflow's runs are left to it.
         """
         try:
             if self.opened:
-                # first: they ask the study, which may be another process's by now
+                # first, because they read the study, which may belong to another process by now
                 whole, at = self._whole(total), self._latest()
                 for number in running:
                     self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"), at)
@@ -140,24 +140,28 @@ class Projection:
                 write_study(self.study, in_sync=True)
 
     def _whole(self, total: int) -> Outcome:
-        """The study's own outcome, as it is now."""
+        """The outcome of the study itself, as it is now."""
         record, trials = self.study.record, self.study.records()
         best = ranked(trials)[:1]
         scores: Mapping[str, float | None]
         scores = {} if not best else {f"best_{name}": score for name, score in best[0].scores.items()}
-        scores = scores if record.summary is None else record.summary  # of seeds, the best one says nothing
+        scores = scores if record.summary is None else record.summary  # a single best seed says nothing
         test = {} if record.test is None else {f"test_{name}": score for name, score in record.test.scores.items()}
         peak = {key: value for key, value in record.memory.items() if key == "peak_bytes"}
         metrics = {**scores, **test, **peak}
         file = self.folder / artifacts.STUDY
         return Outcome(
             "complete" if is_over(trials, total) else "interrupted",
-            metrics={name: value for name, value in metrics.items() if value is not None},  # one seed has no deviation
-            artifacts={f"{self.study.study_name}.yaml": file} if file.is_file() else {},  # no base, no file yet
+            metrics={
+                name: value for name, value in metrics.items() if value is not None
+            },  # a single seed has no deviation
+            artifacts={f"{self.study.study_name}.yaml": file}
+            if file.is_file()
+            else {},  # written when the base is loaded
         )
 
     def _latest(self) -> int:
-        """The latest moment that the study knows of. Its own run ends then, so that one made anew ends no later."""
+        """The latest moment that the study has recorded. Its run ends then, also if it is written again later."""
         latest = self.study.record.began or 0
         for trial in self.study.records():
             evaluated = [evaluation.at for evaluation in trial.evaluations]
@@ -177,7 +181,7 @@ class Projection:
         return TrialSnapshot(*told, trial.began, trial.ended, _name(trial))
 
     def _outcome(self, trial: TrialRecord) -> Outcome:
-        """Of a trial that is over, or was when its process died."""
+        """The outcome of a trial; of one that is running, that it was interrupted."""
         if not trial.state.finished:
             return Outcome("interrupted")
         scores = {f"best_{name}": score for name, score in trial.scores.items()}
@@ -189,7 +193,7 @@ class Projection:
         )
 
     def _tags(self, trial: TrialRecord | None) -> dict[str, str]:
-        """Of a trial's run, or of the study's own."""
+        """Tags of a trial's run, or of the study's run."""
         config = self.study.record.config
         tags = {"peftsweep.method": str(config.method), "peftsweep.model": config.model.id}
         seed = {} if trial is None else {"retrains": trial.retrains, "replicate": trial.replicate}
@@ -197,22 +201,22 @@ class Projection:
 
 
 def _name(trial: TrialRecord) -> str:
-    """Of its run. Of a retrained one the trial and the seed: MLflow's table shows ten characters there."""
+    """Name of a trial's run. For a seed: trial and seed, as MLflow's table shows only ten characters of a name."""
     return f"trial-{trial.number:04d}" if trial.retrains is None else f"{trial.retrains} seed {trial.replicate}"
 
 
 def stored(evaluation: engine.Evaluation, before: Sequence[Evaluation]) -> Evaluation:
-    """An evaluation as the study keeps it: with the time it was made at, in milliseconds since 1970.
+    """An evaluation as the study records it, with its time in milliseconds since 1970.
 
     Args:
-        before: those that the study has. One made again, after a process died, keeps the time of the first.
+        before: evaluations that the study has. One that is repeated after a process died keeps its first time.
     """
     at = before[evaluation.index - 1].at if evaluation.index <= len(before) else now()
     return Evaluation(**asdict(evaluation), at=at)
 
 
 def _point(evaluation: Evaluation) -> Point:
-    """A stored evaluation as MLflow's metrics."""
+    """A recorded evaluation as MLflow's metrics."""
     scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation.scores.items()}
     own = {name: getattr(evaluation, name) for name in ("train_loss", "learning_rate", "epoch")}
     return Point(scores | own, evaluation.step, evaluation.at)

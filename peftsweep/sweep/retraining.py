@@ -1,7 +1,7 @@
-"""The best configurations of a study trained again with fresh seeds: how good they are, and which is the best, surely.
+"""How `retrain` works: a study's best configurations are trained with fresh seeds, to see how good they really are.
 
-A study's best score is the highest of many, and so too high. Its configurations' seeds are trials of a second Optuna
-study, `NAME/retrain`: the search does not learn from them, and they stop and go on as all trials do.
+A study's best score is the highest of many, and therefore too high. The seeds are trials of a second Optuna study,
+`NAME/retrain`, so the search does not learn from them. They stop and resume like all trials.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from peftsweep.tracking import Tracker
 
 @dataclass(frozen=True)
 class RetrainResult:
-    """What came of the configurations: a row for each, the best mean first (see `seeds.summarised`)."""
+    """The result: a row for each configuration, the best mean first (see `seeds.summarised`)."""
 
     rows: list[dict[str, Any]]
-    seconds: dict[str, float]  # where the time went; empty when nothing was left to train
+    seconds: dict[str, float]  # where the time went; empty if nothing was left to train
     interrupted: int | None = None  # the signal that stopped it
 
 
@@ -65,21 +65,21 @@ def retrain(
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
 ) -> RetrainResult:
-    """Train the best configurations of a study with several seeds each, or go on with that.
+    """Train the best configurations of a study with several seeds each, or resume that.
 
-    A seed stands for first weights, order of batches and dropout. The study's own trials do not count: they were picked
-    by their scores. Seeds are the same for each configuration and each time: what is there already is not trained
-    again. Nothing is pruned; a seed's score is that of its best evaluation, as in the sweep. Of a study that is done,
-    the test split is scored once, for the configuration with the best mean, and never again.
+    A seed decides first weights, order of batches and dropout. The study's own trials do not count, because they were
+    chosen by their scores. All configurations get the same seeds, in every call, so seeds that exist are not trained
+    again. Nothing is pruned; a seed's score is that of its best evaluation, as in the sweep. Once the study is done,
+    the configuration with the best mean is scored on the test split, once and never again.
 
     Args:
-        study: a name in `sweeps/`, a path to a study file, or a study built in Python; one that has been run.
-        seeds: for each configuration in all, those of earlier calls included.
-        top: configurations, the best of the study.
+        study: a name in `sweeps/`, a path to a study file, or a study built in Python; it has been run before.
+        seeds: number for each configuration, including earlier calls.
+        top: number of configurations: the best of the study.
         slots, overrides, storage, tracking_uri, progress: as in `run`.
 
     Raises:
-        PeftsweepError: one clear message; whatever was finished is kept.
+        PeftsweepError: with one clear message. Finished seeds are kept.
     """
     check_arguments(study, slots, overrides, storage, tracking_uri)
     check_at_least(2, "seeds", seeds)
@@ -88,7 +88,7 @@ def retrain(
     with stopped_by_signals() as stop, guarded(storage), quiet_bitsandbytes():
         config = study if isinstance(study, StudyConfig) else load(study, overrides, check=find_mistakes)
         studies, (found,) = results.opened(storage, [config.name], shown.warn)
-        _best(found, top)  # nothing is loaded for a study that has none
+        _best(found, top)  # raises an error before anything is loaded
         rows = found.record.fingerprint
         data = load_data(config.data, load_tokenizer(config.model), note=shown.note, warn=shown.warn, resumed=rows)
         with studies.lease(config.name, "retrain"):
@@ -104,10 +104,10 @@ def retrain(
 
 
 def _best(study: StoredStudy, top: int) -> list[TrialRecord]:
-    """The best trials, at most so many; of those with the same hyperparameters, the best one alone.
+    """The `top` best trials. Of trials with the same hyperparameters, only the best counts.
 
     Raises:
-        UsageError: none is complete.
+        UsageError: no trial is complete.
     """
     best: list[TrialRecord] = []
     for trial in ranked(study.records()):
@@ -132,23 +132,23 @@ def _say(shown: Progress, study: StoredStudy, best: Sequence[TrialRecord], top: 
 
 
 def _is_done(study: StoredStudy) -> bool:
-    """Whether the study has all the trials that it was to have at its last run."""
+    """Whether the study has all trials that its last run asked for."""
     return is_over(study.records(), study.record.total or 0)
 
 
 def _companion(studies: Studies, study: StoredStudy, config: StudyConfig, data: Dataset) -> StoredStudy:
-    """The study of the seeds, made if it is new.
+    """The study of the seeds, created if it is new.
 
     Raises:
-        StudyMismatchError: its seeds are those of another study, which had the same name and is gone.
+        StudyMismatchError: its seeds belong to an earlier study with the same name, which is gone.
     """
     again = open_study(studies, config.model_copy(update={"name": config.name + RETRAINED}), data, main=study)
     main, key = study.record, study.record.key
     if not again.has_trials():
-        write_study(again, base=main.base)  # the seeds are to be trained on that one too
+        write_study(again, base=main.base)  # the seeds must be trained on the same base
         write_study(again, retrain_of=key)
         for row in main.retrained or ():
-            if row["test"]:  # scored by seeds that are gone, as when a database was moved without them
+            if row["test"]:  # the seeds that were scored are gone: the study was moved without them
                 scores = {name: score for name, score in row["test"].items() if name != "seeds"}
                 write_study(again, test=HeldOutScores(trial=row["trial"], seeds=row["test"]["seeds"], scores=scores))
     if again.record.retrain_of != key:
@@ -160,17 +160,17 @@ def _companion(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
 
 
 class SeedJudge(StudyJudge):
-    """A source of the seeds that are wanted, and of no other trials; nothing is pruned. A seed is in the study from its
-    beginning on: what was wanted once and never begun leaves no trace.
+    """Starts the seeds that are wanted, and no other trials; prunes nothing. A seed enters the study when it begins, so
+    seeds that were wanted once and never began leave no trace.
 
     Args:
-        main: the study whose configurations they have.
+        main: the study whose configurations the seeds have.
         again: the study of the seeds.
-        best: trials of the former, whose configurations are to have so many `seeds` in all.
+        best: trials of `main`; each of their configurations shall have this many `seeds`.
 
     Attributes:
-        wanted: the seeds that have not begun, one of each configuration after the other: the configuration, and which
-            of its seeds it is. They may be millions.
+        wanted: the seeds that have not begun, in turns of one for each configuration: the configuration's trial, and
+            which seed it is. There may be millions.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class SeedJudge(StudyJudge):
         super().__init__(renamed, again, studies, data, tracker, progress, total, None, stop)
 
     def candidates(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
-        """The configurations themselves."""
+        """The configurations that are retrained."""
         picked = {seed.retrains for seed in seeds_begun(self.study)} | {trial.number for trial in self.best}
         trials = [trial for trial in self.main.records() if trial.number in picked]
         return [trial_params.trained(self.config, trial) for trial in trials]
@@ -204,13 +204,13 @@ class SeedJudge(StudyJudge):
         return self.unbegun == 0
 
     def ask(self) -> optuna.Trial:
-        """The next one that is wanted."""
+        """The next seed that is wanted."""
         self.unbegun -= 1
         picked, replicate = next(self.wanted)
         return self.studies.begin(self.study, retrains=picked.number, replicate=replicate)
 
     def complete(self, asked: optuna.Trial) -> dict[str, Any]:
-        """As the trial of the study has them."""
+        """Give a seed the parameters of its configuration's trial."""
         seed = self.record(asked)
         picked = [trial for trial in self.main.records() if trial.number == seed.retrains and trial.params]
         if not picked or not is_seed(seed):
@@ -226,7 +226,7 @@ class SeedJudge(StudyJudge):
         return {"of trial": own.retrains, "seed": own.replicate, **super().sampled(trial)}
 
     def winners(self) -> list[TrialRecord]:
-        """The seeds of the configuration with the best mean, if the study and its seeds are done."""
+        """The complete seeds of the configuration with the best mean, if the study and its seeds are done."""
         return self.leading() if self.is_done() and _is_done(self.main) else []
 
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
@@ -244,11 +244,11 @@ class SeedJudge(StudyJudge):
         return self.seeds_of(rows[0]["trial"]) if rows else []
 
     def seeds_of(self, number: int | None) -> list[TrialRecord]:
-        """The complete seeds of a configuration, the study's trial of this number."""
+        """The complete seeds of the configuration that the study's trial with this number has."""
         return complete([seed for seed in seeds_begun(self.study) if seed.retrains == number])
 
     def conclude(self) -> None:
-        """In the study for those who read it, and for MLflow."""
+        """Record the rows in the study, and means and deviations for MLflow, once all seeds are done."""
         super().conclude()
         if self.is_done():
             rows = summarised(self.main, self.study)
@@ -261,8 +261,8 @@ class SeedJudge(StudyJudge):
                 self.projection.outdate()
 
     def tidy(self, trials: Sequence[TrialRecord]) -> None:
-        """Adapters stay until all seeds are done and the test split has been scored; then the best seeds' of the first
-        configuration and of the one that was scored, as far as earlier seeds' are still there."""
+        """Keep all adapters until the seeds are done and the test split is scored. Then keep those of the best seeds of
+        the first configuration, and of the one that was scored."""
         tested = self.study.record.test
         if self.is_done() and (self.data.test is None or tested is not None):
             kept: list[TrialRecord] = []

@@ -1,4 +1,4 @@
-"""What answers a worker: trials from Optuna, verdicts by successive halving, results to storage and MLflow."""
+"""How the study answers a worker: trials from Optuna, verdicts by successive halving, results to storage and MLflow."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from peftsweep.tracking import Tracker, now
 
 
 class StudyJudge(Judge):
-    """Everything between a worker and the study.
+    """Stands between a worker and the study.
 
     Attributes:
-        total: trials that the study is to have in all.
-        stop: whether a signal has asked for the end.
+        total: number of trials that the study shall have, including earlier runs.
+        stop: whether a signal asked to stop.
     """
 
     def __init__(
@@ -74,19 +74,19 @@ class StudyJudge(Judge):
             write_study(study, total=self.total)
             self.projection.outdate()
         self.orphans = deque(trial.number for trial in studies.orphans(study))
-        for number in self.orphans:  # before any trial ends: by those that have ended they were, or are, drawn
+        for number in self.orphans:  # before any trial ends: the draw depends on which have
             with suppress(UnfitError):
                 self.complete(studies.adopt(study, number))
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
-        self.all_given = False  # no trial is left to ask for; a free slot asks before every step
+        self.all_given = False  # no trial is left: remember it, because a free slot asks before every step
         self.trial_counts: TrialCounts | None = None  # None when trials have changed since
         self.remaining = RemainingTime(self.halving, self.deadline)
-        self.test_scores: dict[int, Scores] = {}  # on the test split, as long as others are to come
+        self.test_scores: dict[int, Scores] = {}  # on the test split, until all that are due have one
         self.base: BaseInfo | None = None
         self.method: Method | None = None
         for trial in self.trials():
-            if trial.state.finished:  # a process that died between telling and tidying up
+            if trial.state.finished:  # a process may have died before it tidied up
                 artifacts.drop_checkpoints(self.trial_folder(trial.number))
 
     # What there is to do --------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class StudyJudge(Judge):
         return done(self.trials())
 
     def left(self) -> int:
-        """Trials that are still to be run: orphans of a process that died, and those not asked for yet."""
+        """Number of trials still to be trained: orphans of a process that died, and those not asked for yet."""
         return len(self.orphans) + max(0, self.total - self._begun())
 
     def _begun(self) -> int:
@@ -111,14 +111,14 @@ class StudyJudge(Judge):
         return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or bool(self.test_due())
 
     def candidates(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
-        """Hyperparameters that bound what the trials may ask for."""
+        """Hyperparameters at the limits of what trials may have."""
         return space.candidates(self.config, end)
 
     def _exhausted(self) -> bool:
         return exhausted(self.config, self.study)
 
     def opened(self, base: BaseInfo, method: Method, summary: Opened) -> None:
-        """The base is loaded and the pack stands: say so, to the person and to MLflow."""
+        """Tell the user and MLflow that the base is loaded and the pack is built."""
         self.base, self.method = base, method
         artifacts.keep_study(self.folder, self.config, self.data)
         write_study(self.study, described=study_params(self.config, base, self.data))
@@ -157,16 +157,16 @@ class StudyJudge(Judge):
     def _new(self) -> optuna.Trial:
         asked = self.ask()
         write_trial(asked, began=now())
-        # a database that was deleted may have left a trial of this number here
+        # a deleted database may have left the folder of a trial with this number
         shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
         return asked
 
     def ask(self) -> optuna.Trial:
-        """A new trial, or one that was enqueued; it has no parameters yet but what a person gave it."""
+        """A new trial, or one that was enqueued. It only has the parameters that a person gave it."""
         return self.study.ask()
 
     def complete(self, asked: optuna.Trial) -> dict[str, Any]:
-        """A trial's parameters; it is given those that it lacks.
+        """Give a trial the parameters that it lacks, and return all.
 
         Raises:
             UnfitError: it cannot be trained.
@@ -174,17 +174,17 @@ class StudyJudge(Judge):
         return complete(self.studies, self.config, asked, self.record(asked).params)
 
     def record(self, asked: optuna.Trial) -> TrialRecord:
-        """What is kept of a trial that is to be trained.
+        """The record of a trial that is to be trained.
 
         Raises:
-            UnfitError: no sweep has kept such a thing.
+            UnfitError: it has a value that no sweep writes.
         """
         if why := self.study.why_unreadable(asked.number):
             raise UnfitError([f"it cannot be read: {why}"])
         return self.trial(asked.number)
 
     def seed(self, asked: optuna.Trial) -> int:
-        """Of a trial's first weights, order of batches and dropout."""
+        """The seed of a trial's first weights, order of batches and dropout."""
         return samplers.trial_seed(self.config.train.seed, asked.number)
 
     def _start(self, asked: optuna.Trial, drawn: Mapping[str, Any], *, resumed: bool) -> Trial:
@@ -199,7 +199,7 @@ class StudyJudge(Judge):
         return Trial(asked.number, seed, params, self.trial_folder(asked.number))
 
     def _refuse(self, asked: optuna.Trial, reason: str) -> None:
-        """End a trial that cannot be trained, with the reason; the others go on."""
+        """Fail a trial that cannot be trained, with the reason. The others go on."""
         write_trial(asked, reason=reason, ended=now())
         self.study.tell(asked, state=TrialState.FAILED.in_optuna)
         self.progress.ended(asked.number, TrialState.FAILED, None, reason, {}, 0.0)
@@ -215,16 +215,16 @@ class StudyJudge(Judge):
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores[self.config.search.objective]
-            asked, judged = self.running[number], known[number]  # maybe before the process died
-            if evaluation.index not in judged.reported:  # it is when a judged trial goes on
+            asked, judged = self.running[number], known[number]  # judged: maybe by a process that died
+            if evaluation.index not in judged.reported:  # it was, if a trial resumes from before a verdict
                 asked.report(value, step=evaluation.index)
             before = judged.evaluations
             evaluations = [*before[: evaluation.index - 1], stored(evaluation, before)]
-            # seconds: so that `status` counts those of a trial that is stopped
+            # seconds are written too, so that `status` counts those of a stopped trial
             write_trial(asked, evaluations=evaluations, seconds=entry.seconds)
-            if len(before) < evaluation.index:  # else MLflow was told when the trial went on
+            if len(before) < evaluation.index:  # otherwise MLflow was told when the trial resumed
                 self.projection.evaluated(number, evaluations[-1])
-            if judged.kept >= evaluation.index:  # others have come to the rung since
+            if judged.kept >= evaluation.index:  # keep that verdict, though others have reached the rung since
                 kept.add(number)
             elif judged.dropped != evaluation.index:
                 at[number] = (evaluation.index, value)
@@ -267,7 +267,7 @@ class StudyJudge(Judge):
         self.projection.note()
 
     def progressed(self, event: Progressed) -> None:
-        if self.trial_counts is None:  # a query a step would show on a GPU
+        if self.trial_counts is None:  # one query for each step would slow a GPU down
             self.trial_counts = TrialCounts.of(self.trials())
         trials, begun, done, best = self.trial_counts
         coming = 0 if self.all_given else len(self.orphans) + max(0, self.total - begun)
@@ -277,7 +277,7 @@ class StudyJudge(Judge):
     # Results --------------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """Trials by state; one that runs in the storage was stopped, and the next run goes on with it."""
+        """Number of trials by state. Running ones count as stopped: the next run resumes them."""
         found = count_states((trial.state for trial in self.trials()), live=False)
         return {name: count for name, count in sorted(found.items()) if count}
 
@@ -285,7 +285,7 @@ class StudyJudge(Judge):
         self.test_scores[number] = scores
 
     def more_work(self) -> list[Command]:
-        """The next of those trials that are to be scored on the test split, once and for good."""
+        """A command to score the next trial on the test split. Each is scored once, and never again."""
         if self.stop.asked:
             return []
         due = self.test_due()
@@ -299,8 +299,8 @@ class StudyJudge(Judge):
         return []
 
     def test_due(self) -> list[TrialRecord]:
-        """Trials to be scored on the test split, if none was before: one that is looked at twice is a validation
-        split. None whose adapters are gone, or stayed with the study that this one was copied from."""
+        """Trials to be scored on the test split. Empty if one was scored before, because a test split used twice is a
+        validation split; empty, too, if an adapter is missing, as in a copied study."""
         known = self.data.test is None or self.study.record.test is not None
         due = [] if known else self.winners()
         return due if all((self.trial_folder(trial.number) / ADAPTER).is_dir() for trial in due) else []
@@ -311,29 +311,28 @@ class StudyJudge(Judge):
         return ranked(trials)[:1] if is_over(trials, self.total) else []
 
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
-        """Keep the scores on the test split."""
+        """Record the scores on the test split."""
         ((best, scores),) = scored
         write_study(self.study, test=HeldOutScores(trial=best.number, scores=dict(scores)))
         self.progress.note(test_score(best.number, scores, self.config.search.objective))
 
     def took(self, memory: Memory, taken: int) -> None:
-        """What the pack took of the GPU's memory at most, in bytes: the study keeps it, and the person is told."""
+        """Record the pack's peak of GPU memory, in bytes, and tell the user."""
         write_study(self.study, memory={**self.study.record.memory, "peak_bytes": taken})
         self.progress.note(peak_memory(memory, taken))
 
     def conclude(self) -> None:
-        """Keep what came of the trials together, if they are done: the page and MLflow tell it. Of a sweep, there is
-        nothing but its trials."""
+        """Record results of all trials together, if they are done. A sweep has none besides its trials."""
         if self.data.test is not None and self.study.record.test is None and self.winners() and not self.test_due():
             self.progress.note(f"test split: not scored, for the best trial's adapter is not in {self.folder}")
 
     def close(self) -> None:
-        """End what MLflow still believes to be running, and tidy up after a process that died before it could."""
+        """End the runs that MLflow believes to be running, and tidy up what a killed process left."""
         self.projection.close(self.running, self.total)
         self.tidy(self.trials())
 
     def tidy(self, trials: Sequence[TrialRecord]) -> None:
-        """Remove the adapters that nobody wants any more."""
+        """Remove all adapters but the best `keep_adapters`."""
         artifacts.keep_best(self.folder, ranked(trials), self.config.search.keep_adapters)
 
     # Small things ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The parameters of a trial that is to be trained: given, drawn, or drawn again after a process died."""
+"""Which parameters a trial gets: those that a person gave it, those it drew, or drew again after a process died."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import Studies, TrialRecord, enqueued_with
 from peftsweep.study import enqueued, samplers, space
 
-MOST = 4  # reasons in one line
+MOST = 4  # reasons named in one line
 
 
 class UnfitError(Exception):
@@ -25,13 +25,13 @@ class UnfitError(Exception):
 
 
 def complete(studies: Studies, config: StudyConfig, trial: optuna.Trial, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a trial the parameters that it lacks, and store them; returns all.
+    """Give a trial the parameters that it lacks, store them, and return all.
 
     Args:
-        known: hyperparameters that an earlier process kept of it.
+        known: hyperparameters that an earlier process recorded.
 
     Raises:
-        UnfitError: it was enqueued, or made by another program, with parameters that are not in the space.
+        UnfitError: it was enqueued, or made by another program, with parameters outside the space.
     """
     stored = trial.storage.get_trial(trial._trial_id)
     queued = enqueued_with(stored)
@@ -55,7 +55,7 @@ def trained(config: StudyConfig, trial: TrialRecord) -> TrainConfig:
     """The hyperparameters of a trial that has been trained.
 
     Raises:
-        StorageError: what the database has of them is not in the study's space.
+        StorageError: the parameters in the database are not in the study's space.
     """
     params, wrong = enqueued.given(config, trial.drawn)
     sampled = space.decode(config, params)
