@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from peftsweep.config import METHOD_KEYS, Filter, Range, StudyConfig
+from peftsweep.config import SPECS, Filter, Range, StudyConfig
 
 END = "<!-- end -->"
 PLACE = re.compile(rf"^(<!-- (?:keys: (\S+)|commands) -->)$.*?^{END}$", re.DOTALL | re.MULTILINE)
@@ -73,8 +73,8 @@ def keys(section: str) -> str:
     for name, field in fields.items():
         assert field.description, f"{section}.{name} has no docstring"
         said = " ".join(field.description.split())
-        only = [method for method, has in METHOD_KEYS.items() if name in has]
-        if section == "train" and 0 < len(only) < len(METHOD_KEYS):
+        only = [method for method, spec in SPECS.items() if name in spec.hyperparameters.model_fields]
+        if section == "train" and 0 < len(only) < len(SPECS):
             said += f" Only for {' and '.join(only)}."
         cells = (f"`{name}`", _value(field), _default(field), said)
         rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
@@ -83,6 +83,8 @@ def keys(section: str) -> str:
 
 def _value(field: FieldInfo) -> str:
     """Which values a key takes, in words."""
+    if field.examples:
+        return ", ".join(f"`{example}`" for example in field.examples)
     members = _members(field.annotation)
     kinds = [word for kind in members if (word := _word(kind)) and not (kind is int and float in members)]
     limits = [LIMITS[type(rule)](rule) for rule in field.metadata if type(rule) in LIMITS]

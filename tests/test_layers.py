@@ -196,6 +196,31 @@ def test_text_leaves_by_one_file_which_makes_it_harmless() -> None:
     assert {stranger.partition(":")[0] for stranger in strangers} == {"system/terminal.py"}, strangers
 
 
+def test_nothing_but_its_own_files_names_a_method() -> None:
+    """In code or messages. What a docstring says of a method is for people."""
+    own = ("methods/", "config/hyperparameters/")
+    files = {str(file.relative_to(PACKAGE)): file for file in sorted(PACKAGE.rglob("*.py"))}
+    strangers = [
+        f"{here}: {text}"
+        for here, file in files.items()
+        if not here.startswith(own)
+        for text in _said(ast.parse(file.read_text(encoding="utf-8")))
+        if re.search(r"(?<![a-z])q?lora|(?<![a-z])ia3", text, re.IGNORECASE)
+    ]
+    assert not strangers, "\n".join(strangers)
+
+
+def _said(tree: ast.AST) -> Iterator[str]:
+    """Names, and texts that are no docstrings."""
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name", "module"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield name
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+            yield node.value
+
+
 def test_no_files_import_each_other_in_a_circle() -> None:
     """Imports for the type checker and those inside functions count too."""
     files = {_module(path): path for path in PACKAGE.rglob("*.py")}

@@ -22,7 +22,7 @@ def export(
     study: Annotated[str, typer.Option(help="Name of the study.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Export this trial instead of the best one.")] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Merge the adapter into the base's weights (not for qlora).")
+        bool, typer.Option("--merge", help="Merge the adapter into the base's weights (not with a base in 4 bits).")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier export.")] = False,
     storage: Storage = STORAGE,

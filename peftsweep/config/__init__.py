@@ -5,11 +5,16 @@ from __future__ import annotations
 from peftsweep.config.comparability import differences
 from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
 from peftsweep.config.encoding import is_text_encoding
+from peftsweep.config.hyperparameters import (
+    SPECS,
+    MethodName,
+    MethodSpec,
+    four_bit_methods,
+    unused_hyperparameters,
+)
 from peftsweep.config.loading import load
 from peftsweep.config.sections import (
     MAX_TRIALS,
-    METHOD_KEYS,
-    Method,
     ModelConfig,
     Optimizer,
     PrunerConfig,
@@ -19,16 +24,17 @@ from peftsweep.config.sections import (
     TrainConfig,
     number_type,
 )
-from peftsweep.config.study import StudyConfig, unused_hyperparameters
+from peftsweep.config.study import StudyConfig
 from peftsweep.config.study_paths import available, find, folders_of_studies
 
 __all__ = [
     "MAX_TRIALS",
-    "METHOD_KEYS",
+    "SPECS",
     "DataConfig",
     "Filter",
     "LabelColumn",
-    "Method",
+    "MethodName",
+    "MethodSpec",
     "ModelConfig",
     "Optimizer",
     "PrunerConfig",
@@ -42,6 +48,7 @@ __all__ = [
     "differences",
     "find",
     "folders_of_studies",
+    "four_bit_methods",
     "is_text_encoding",
     "load",
     "number_type",

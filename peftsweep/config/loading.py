@@ -12,9 +12,18 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
+from peftsweep.config.hyperparameters import SPECS, unused_hyperparameters
 from peftsweep.config.messages import UNKNOWN, Mistake, explain
-from peftsweep.config.sections import ModelConfig, PrunerConfig, Range, SearchConfig, SpaceEntry, TrainConfig
-from peftsweep.config.study import StudyConfig, search_mistakes, unused_hyperparameters
+from peftsweep.config.sections import (
+    ModelConfig,
+    PrunerConfig,
+    Range,
+    SearchConfig,
+    SpaceEntry,
+    TrainConfig,
+    train_config,
+)
+from peftsweep.config.study import StudyConfig, search_mistakes
 from peftsweep.config.study_paths import find
 from peftsweep.config.yaml_lines import (
     MOST_CHARACTERS,
@@ -38,10 +47,6 @@ from peftsweep.system.suggest import nearest
 # Names that peft, Trainer and papers use for the same keys.
 _SYNONYMS = {
     "lr": "learning_rate",
-    "r": "rank",
-    "lora_r": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
     "warmup_ratio": "warmup",
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",
@@ -238,7 +243,7 @@ class _Draft:
         found += search_mistakes(method if isinstance(method, str) else None, fixed, space, sampler, pruned)
         entries = self.raw.get("space")
         for name in entries if isinstance(entries, dict) else ():
-            if name not in TrainConfig.model_fields:
+            if name not in train_config().model_fields:
                 found.append((("space", name), UNKNOWN))
         return list(dict.fromkeys(found))
 
@@ -255,7 +260,8 @@ class _Draft:
         section, name = key[:-1], str(key[-1])
         unused = unused_hyperparameters(str(self.raw.get("method")))
         known = [name for name in _keys_of(section) if section not in (("train",), ("space",)) or name not in unused]
-        if near := (_SYNONYMS.get(name) if _SYNONYMS.get(name) in known else nearest(name, known)):
+        synonyms = _SYNONYMS | {alias: key for spec in SPECS.values() for alias, key in spec.aliases.items()}
+        if near := (synonyms[name] if synonyms.get(name) in known else nearest(name, known)):
             return f"; did you mean {near}?"
         sections = [*(other for other in _SECTIONS if name in _keys_of(other)), *([()] if name in _TOP else [])]
         if sections:
@@ -324,9 +330,11 @@ def _keys_of(section: Key) -> tuple[str, ...]:
     if not section:
         return _TOP
     if section == ("space",):
-        return tuple(name for name in TrainConfig.model_fields if name != "seed")
+        return tuple(name for name in train_config().model_fields if name != "seed")
     if len(section) == 2 and section[0] == "space":
         return tuple(Range.model_fields)
+    if section == ("train",):
+        return tuple(train_config().model_fields)
     if section[:2] == ("data", "filter"):
         return tuple(Filter.model_fields)
     return tuple(_SECTIONS[section].model_fields) if section in _SECTIONS else ()

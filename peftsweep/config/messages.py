@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -60,16 +60,30 @@ def explain(error: ValidationError, given: Any) -> list[Mistake]:
             found.extend((key + below, what) for below, what in context["error"].found)
         elif kind in _EXPECTED:
             what = _EXPECTED[kind].format(**context)
-            if kind == "literal_error" and (near := nearest(item["input"], what.split("'")[1::2])):
-                what += f" (did you mean {near}?)"
+            if kind == "literal_error":
+                what = _with_nearest(what, item["input"])
             expected.setdefault(key, ([], item["input"]))[0].append(what)
         else:
             what = {"missing": "missing", "extra_forbidden": UNKNOWN}.get(kind, shortened(item["msg"], 200))
             found.append((key, what))
-    for key, (kinds, got) in expected.items():
-        shown = "nothing" if got is None else quoted(got)
-        found.append((key, f"expected {' or '.join(dict.fromkeys(kinds))}, got {shown}"))
+    found += ((key, _unexpected(kinds, got)) for key, (kinds, got) in expected.items())
     return found
+
+
+def none_of(known: Sequence[str], given: Any) -> str:
+    """What is wrong with a value that is none of the known ones, in the words for a `Literal`."""
+    names = [f"'{name}'" for name in known]
+    listed = " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+    return _unexpected([_with_nearest(listed, given)], given)
+
+
+def _with_nearest(choices: str, given: Any) -> str:
+    near = nearest(given, choices.split("'")[1::2])
+    return f"{choices} (did you mean {near}?)" if near else choices
+
+
+def _unexpected(kinds: Iterable[str], got: Any) -> str:
+    return f"expected {' or '.join(dict.fromkeys(kinds))}, got {'nothing' if got is None else quoted(got)}"
 
 
 def _key(location: tuple[str | int, ...], given: Any) -> Key:

@@ -8,24 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 
 from peftsweep.config.frozen import Frozen
+from peftsweep.config.hyperparameters import SPECS, BuiltInHyperparameters
 from peftsweep.config.messages import Mistake
 from peftsweep.scores import Objective
 
-Method = Literal["lora", "qlora", "ia3"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Optimizer = Literal["adamw", "sgd"]
-
-# The hyperparameters of `train` that only some methods have. tests/test_methods.py compares them with the methods.
-METHOD_KEYS: dict[str, frozenset[str]] = {
-    "lora": frozenset({"rank", "alpha", "dropout", "target_modules"}),
-    "qlora": frozenset({"rank", "alpha", "dropout", "target_modules"}),
-    "ia3": frozenset({"target_modules", "feedforward_modules"}),
-}
 
 
 class ModelConfig(Frozen):
@@ -42,13 +36,11 @@ class ModelConfig(Frozen):
     """Whether to run Python code that comes with the model. Read that code first."""
 
 
-Names = Literal["auto"] | Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
-
 MAX_EXACT = 2**53  # many JSON readers round larger whole numbers
 
 
-class TrainConfig(Frozen):
-    """The hyperparameters of a trial: those that the study file fixes and those that the search samples."""
+class CommonHyperparameters(Frozen):
+    """The hyperparameters that every method has."""
 
     epochs: int = Field(default=3, ge=1, le=MAX_EXACT)
     """Number of passes over the training texts."""
@@ -70,22 +62,30 @@ class TrainConfig(Frozen):
     """Evaluations per epoch, evenly spaced. A trial is scored, checkpointed and perhaps pruned at each."""
     seed: int = Field(default=0, ge=0, le=MAX_EXACT)
     """Seed of the study. The seed of each trial is derived from it and the trial's number."""
-    rank: int = Field(default=16, ge=1)
-    """LoRA's rank r, the inner dimension of its two matrices."""
-    alpha: float | None = Field(default=None, gt=0)
-    """LoRA's α: its term is scaled by α/r. By default twice the rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the input of LoRA's term. The base itself has no dropout."""
-    target_modules: Names = "auto"
-    """Layers to adapt, given by the ends of their names. `auto` is all linear layers for LoRA, `peft`'s own choice for
-    IA³."""
-    feedforward_modules: Names = "auto"
-    """Those target modules whose input IA³ scales, instead of their output. `auto` is `peft`'s own choice."""
+
+
+class TrainConfig(BuiltInHyperparameters, CommonHyperparameters):
+    """The hyperparameters of a trial: those that the study file fixes and those that the search samples."""
+
+
+def train_config() -> type[TrainConfig]:
+    """`TrainConfig`, with the hyperparameters of methods that are registered but not built in."""
+    own = (spec.hyperparameters for spec in SPECS.values())
+    return _with(tuple(model for model in own if model.model_fields.keys() - TrainConfig.model_fields.keys()))
+
+
+@cache
+def _with(more: tuple[type[Frozen], ...]) -> type[TrainConfig]:
+    if not more:
+        return TrainConfig
+    bases: Any = (*more, TrainConfig)
+    model: type[TrainConfig] = create_model("TrainConfig", __base__=bases)
+    return model
 
 
 def number_type(hyperparameter: str) -> type[int | float] | None:
     """int or float for a numeric hyperparameter of `TrainConfig`, None for a categorical one."""
-    annotation: Any = TrainConfig.model_fields[hyperparameter].annotation
+    annotation: Any = train_config().model_fields[hyperparameter].annotation
     kinds = get_args(annotation) or (annotation,)
     return next((kind for kind in (int, float) if kind in kinds), None)
 

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
 from peftsweep.config.data import DataConfig
 from peftsweep.config.frozen import Frozen
-from peftsweep.config.messages import UNKNOWN, Mistake, explain
+from peftsweep.config.hyperparameters import MethodName, unused_hyperparameters
+from peftsweep.config.messages import UNKNOWN, Mistake, Mistakes, explain
 from peftsweep.config.sections import (
-    METHOD_KEYS,
-    Method,
     ModelConfig,
     Range,
     SearchConfig,
     SpaceEntry,
     TrainConfig,
     number_type,
+    train_config,
 )
 from peftsweep.config.yaml_lines import Key
 from peftsweep.safe_text.quoting import quoted
@@ -36,16 +36,26 @@ class StudyConfig(Frozen):
     """The file's path; not a key of the file."""
     model: ModelConfig
     """The base model."""
-    method: Method
+    method: MethodName
     """LoRA, QLoRA (LoRA on a base in 4 bits, NF4) or IA³."""
     data: DataConfig
     """Texts and labels."""
-    train: TrainConfig = TrainConfig()
+    train: SerializeAsAny[TrainConfig] = TrainConfig()
     """Hyperparameters that are the same for every trial."""
     space: dict[str, SpaceEntry] = Field(default={})
     """Hyperparameters to search: any key of `train` except `seed`, with a range or a list of choices."""
     search: SearchConfig = SearchConfig()
     """How trials are sampled, compared and pruned."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _of_registered_methods(cls, given: Any) -> Any:
+        if (model := train_config()) is TrainConfig or not isinstance(given, Mapping):
+            return given
+        try:
+            return model.model_validate(given)
+        except ValidationError as error:
+            raise Mistakes(explain(error, given)) from None
 
     def _mistakes(self) -> Iterator[Mistake]:
         if why := study_refusal(self.name):
@@ -60,7 +70,7 @@ class StudyConfig(Frozen):
 
     def hyperparameters(self, sampled: dict[str, Any]) -> TrainConfig:
         """`train` with the sampled values filled in, validated again."""
-        return TrainConfig.model_validate(self.train.model_dump() | sampled)
+        return train_config().model_validate(self.train.model_dump() | sampled)
 
     def text(self) -> str:
         """The study as the YAML of an equal study file, with overrides applied and defaults left out."""
@@ -80,12 +90,6 @@ class StudyConfig(Frozen):
         return whole
 
 
-def unused_hyperparameters(method: str) -> frozenset[str]:
-    """The hyperparameters of `train` that the method does not use, such as `rank` for IA³."""
-    specific = frozenset(name for names in METHOD_KEYS.values() for name in names)
-    return specific - METHOD_KEYS.get(method, specific)
-
-
 def search_mistakes(
     method: str | None,
     fixed: Container[str],
@@ -101,7 +105,7 @@ def search_mistakes(
         pruned: whether the study has a pruner.
     """
     unused = unused_hyperparameters(method or "")
-    for name in TrainConfig.model_fields:
+    for name in train_config().model_fields:
         if name in unused and name in fixed:
             yield ("train", name), f"{method} has no {name}"
         if name in space and name in fixed:
@@ -114,7 +118,7 @@ def search_mistakes(
         yield ("space", "evals_per_epoch"), what
     for name, entry in space.items():
         here: Key = ("space", name)
-        if name not in TrainConfig.model_fields:
+        if name not in train_config().model_fields:
             yield here, UNKNOWN
         elif name in unused:
             yield here, f"{method} has no {name}"
@@ -152,7 +156,7 @@ def _choice_mistakes(name: str, choices: tuple[Any, ...]) -> Iterator[Mistake]:
 def why_invalid(hyperparameter: str, value: Any) -> str | None:
     """Why `TrainConfig` rejects the value; None if it accepts it."""
     try:
-        TrainConfig.model_validate({hyperparameter: value})
+        train_config().model_validate({hyperparameter: value})
     except ValidationError as error:
         return explain(error, {hyperparameter: value})[0][1]
     return None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peftsweep.config import TrainConfig
+from peftsweep.config import TrainConfig, four_bit_methods
 from peftsweep.engine.batching import SlotChunk
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.pack import Pack
@@ -163,7 +163,7 @@ def _probes(pack: Pack, params: TrainConfig) -> tuple[Probe, Probe, int]:
         except torch.OutOfMemoryError:
             pass
         torch.cuda.empty_cache()
-    raise ModelError("the base leaves no room on the GPU to train with; take a smaller one, or qlora")
+    raise ModelError(f"the base leaves no room on the GPU to train with; take a smaller one, or {four_bit_methods()}")
 
 
 def _texts(pack: Pack, tokens: int) -> int:

@@ -20,7 +20,7 @@ from peftsweep.engine.equivalence import plain_logits, prove
 from peftsweep.engine.slot_params import SlotParameters
 from peftsweep.engine.text_packing import pack_texts
 from peftsweep.errors import ModelError
-from peftsweep.layers import ForwardContext, Masks, PackedLayer
+from peftsweep.layers import ForwardContext, LayerSpec, Masks, PackedLayer
 from peftsweep.layers.attention import ATTENTION, has_kernel, run_backbone
 from peftsweep.layers.head import PooledTexts, StackedLinear
 from peftsweep.layers.packed_batch import Attention, PackedBatch
@@ -72,12 +72,12 @@ class PackedModel:
         targets = {path for params in candidates for path in method.targets(params)}
         layers: list[PackedLayer] = []
         for path in (path for path in method.linears if path in targets):
-            inner = model.get_submodule(path)
-            layers.append(method.layer(inner, path, len(layers), self.context, slots, candidates))
-            if fused and is_4bit(inner):
-                layers[-1].frozen = nf4_parts(inner)
+            spec = LayerSpec(model.get_submodule(path), path, len(layers), self.context, slots)
+            layers.append(method.layer(spec, candidates))
+            if fused and is_4bit(layers[-1].inner):
+                layers[-1].frozen = nf4_parts(layers[-1].inner)
         for path in self.heads:
-            head = StackedLinear(model.get_submodule(path), path, len(layers), self.context, slots)
+            head = StackedLinear(LayerSpec(model.get_submodule(path), path, len(layers), self.context, slots))
             head.std = float(getattr(model.config.get_text_config(), "initializer_range", StackedLinear.std))
             layers.append(head)
         self.stack = SlotParameters(layers, slots, self.device)  # before the model is touched: it may not fit
@@ -122,7 +122,7 @@ class PackedModel:
         if self.pooled.pooler is not None:
             self.backbone.pooler = self.pooled.pooler
         for layer in self.stack.layers:
-            self.model.set_submodule(layer.name, layer.inner)
+            self.model.set_submodule(layer.name, layer.spec.inner)
         for block in _blocks(self.reader):
             block._compiled_call_impl = None
         if self.last is not None:

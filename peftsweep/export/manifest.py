@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from peftsweep.config import Method, ModelConfig
+from peftsweep.config import MethodName, ModelConfig
 from peftsweep.data import FORMATS
 from peftsweep.errors import ExportError
 from peftsweep.safe_text.quoting import MOST, shortened, word
@@ -62,7 +62,7 @@ class Manifest(BaseModel):
     version: str
     study: str
     trial: int
-    method: Method
+    method: MethodName
     model: ModelConfig
     base: str
     kind: Literal["multi-label", "single-label"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from peftsweep.config import SPECS
 from peftsweep.export.manifest import Manifest
 from peftsweep.safe_text.escaping import markdown, markdown_code, python_block
 from peftsweep.scores import SCORES, label
@@ -148,7 +149,7 @@ config.get_text_config().pad_token_id = config.pad_token_id = {origin.pad}
         head = "config=config"
     else:
         head += f", pad_token_id={origin.pad}"
-    if manifest.method == "qlora" and not origin.own_bits:
+    if SPECS[manifest.method].four_bit and not origin.own_bits:
         kind = f'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="{origin.dtype}"'
         skipped = f"llm_int8_skip_modules={json.dumps(origin.heads)}"
         before += f"bits = transformers.BitsAndBytesConfig(load_in_4bit=True, {kind}, {skipped})\n"

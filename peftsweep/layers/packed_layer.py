@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +15,48 @@ from peftsweep.config import TrainConfig
 from peftsweep.layers.context import ForwardContext
 
 
-class PackedLayer(nn.Module, ABC):
-    """One frozen layer with the adapters of all slots. Subclasses say which, how they start and act."""
+@dataclass(frozen=True)
+class LayerSpec:
+    """What a packed layer is made of.
 
-    def __init__(self, inner: nn.Module, name: str, index: int, context: ForwardContext, slots: int) -> None:
+    Attributes:
+        inner: the base's own layer.
+        name: its path in the base model.
+        index: its place among the packed layers, which is a part of the dropout seed.
+        slots: K.
+    """
+
+    inner: nn.Module
+    name: str
+    index: int
+    context: ForwardContext
+    slots: int
+
+
+class PackedLayer(nn.Module, ABC):
+    """One frozen layer with the adapters of all slots. A subclass says which parameters they have, how these start and
+    what they do.
+
+    Args:
+        inner: computes in place of the base's own layer, for methods that change the base's weights (the base itself is
+            never written to).
+        shared: frozen tensors that all slots of the layer read.
+
+    Attributes:
+        own_rates: names of parameters that have a learning rate of their own; see `rate_factor`.
+    """
+
+    own_rates: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self, spec: LayerSpec, *, inner: nn.Module | None = None, shared: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
         super().__init__()
-        self.inner = inner
-        self.name = name  # the module's path in the base model
-        self.index = index  # its place among the packed layers: a part of the dropout seed
-        self.context = context
-        self.active = [False] * slots  # whether a slot's trial adapts this layer
+        self.spec = spec
+        self.inner = inner = spec.inner if inner is None else inner
+        self.name, self.index, self.context = spec.name, spec.index, spec.context
+        self.shared = {name: tensor.to(inner.weight.device) for name, tensor in shared.items()}  # type: ignore[arg-type]
+        self.active = [False] * spec.slots  # whether a slot's trial adapts this layer
         self.stacked: dict[str, Tensor] = {}  # leaves, [K, …]; no nn.Parameter, whose shapes torch.compile would fix
         # The frozen weight as kernels take it: [d_out, d_in], or two values a byte and a scale for each 64 (NF4).
         self.frozen: tuple[Tensor, Tensor | None] = (inner.weight, None)  # type: ignore[assignment]
@@ -50,6 +85,10 @@ class PackedLayer(nn.Module, ABC):
     @abstractmethod
     def trial_part(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         """The part of a slot's padded parameter that a trial with these hyperparameters uses."""
+
+    def rate_factor(self, name: str, params: TrainConfig) -> float:
+        """What the trial's learning rate is multiplied by for one of the `own_rates`."""
+        return 1.0
 
     @abstractmethod
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,12 +1,12 @@
-"""The parameter-efficient methods, one file each, by the name that a study file gives them."""
+"""The parameter-efficient methods.
+
+A new one is a file here, a file of hyperparameters in `config/hyperparameters/`, and a line in the registry of each.
+"""
 
 from __future__ import annotations
 
-from peftsweep.methods.ia3 import IA3
-from peftsweep.methods.lora import Lora, QLora
 from peftsweep.methods.method import Method
+from peftsweep.methods.registry import METHODS, register
 from peftsweep.methods.stock import attached, merged
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Lora, QLora, IA3)}
-
-__all__ = ["METHODS", "Method", "attached", "merged"]
+__all__ = ["METHODS", "Method", "attached", "merged", "register"]

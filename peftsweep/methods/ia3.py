@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftsweep.config import TrainConfig
+from peftsweep.config.hyperparameters import ia3 as hyperparameters
 from peftsweep.errors import ModelError
-from peftsweep.layers import ForwardContext, PackedLayer, Segments
+from peftsweep.layers import LayerSpec, PackedLayer, Segments
+from peftsweep.methods.adapter_file import AdapterFile, Name
 from peftsweep.methods.method import Method, select, shortest_names
 from peftsweep.safe_text.quoting import quoted
 
@@ -18,10 +20,8 @@ from peftsweep.safe_text.quoting import quoted
 class PackedIA3(PackedLayer):
     """scale: [K, d], with d = d_in where the input is scaled (feed-forward), d_out where the output is."""
 
-    def __init__(
-        self, inner: nn.Module, name: str, index: int, context: ForwardContext, slots: int, feedforward: bool
-    ) -> None:
-        super().__init__(inner, name, index, context, slots)
+    def __init__(self, spec: LayerSpec, feedforward: bool) -> None:
+        super().__init__(spec)
         self.feedforward = feedforward
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -90,9 +90,16 @@ class _ScaleBySlot(torch.autograd.Function):
         return to_x, None, None, None
 
 
+class IA3File(AdapterFile):
+    """What IA³ writes to adapter_config.json."""
+
+    feedforward_modules: list[Name] | None = None
+    init_ia3_weights: Literal[True] = True
+
+
 class IA3(Method):
-    name = "ia3"
-    hyperparameters = frozenset({"target_modules", "feedforward_modules"})
+    spec = hyperparameters.IA3
+    adapter_file = IA3File
 
     def targets(self, params: TrainConfig) -> tuple[str, ...]:
         """peft's own choice for the architecture unless the trial names some."""
@@ -109,28 +116,25 @@ class IA3(Method):
         targets = set(self.targets(params))  # the space may have sets of targets without some of the named
         return tuple(path for path in named if path in targets)
 
-    def layer(
-        self,
-        inner: nn.Module,
-        name: str,
-        index: int,
-        context: ForwardContext,
-        slots: int,
-        candidates: Sequence[TrainConfig],
-    ) -> PackedIA3:
+    def layer(self, spec: LayerSpec, candidates: Sequence[TrainConfig]) -> PackedIA3:
+        name = spec.name
         sides = {name in self.feedforward(params) for params in candidates if name in self.targets(params)}
         if len(sides) > 1:
             raise ModelError(f"feedforward_modules: {name} is among them in some trials only; fix it in `train`")
-        return PackedIA3(inner, name, index, context, slots, sides.pop())
+        return PackedIA3(spec, sides.pop())
 
-    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
+    @classmethod
+    def config_class(cls) -> Any:
         from peft import IA3Config
 
+        return IA3Config
+
+    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
         targets, feedforward = self.targets(params), self.feedforward(params)
         names, inputs = shortest_names(targets, self.modules), shortest_names(feedforward, self.modules)
         if not set(inputs) <= set(names):  # peft wants them to be among the targets by name
             names, inputs = sorted(targets), sorted(feedforward)
-        return IA3Config(target_modules=names, feedforward_modules=inputs, **common)
+        return self.config_class()(target_modules=names, feedforward_modules=inputs, **common)
 
     def to_peft(self, path: str, parameter: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:
         """peft keeps a row [1, d_in] where the input is scaled, a column [d_out, 1] where the output is."""
@@ -145,7 +149,7 @@ class IA3(Method):
         if names is None or ours != set(names):
             what = "no default layers" if names is None else "default layers that this base does not have"
             raise ModelError(
-                f"ia3: peft has {what} for {quoted(self.architecture)}; name them by "
+                f"{self.name}: peft has {what} for {quoted(self.architecture)}; name them by "
                 "train.target_modules and train.feedforward_modules"
             )
         return names

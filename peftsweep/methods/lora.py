@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
+from peftsweep.config.hyperparameters import lora as hyperparameters
 from peftsweep.errors import ModelError
-from peftsweep.layers import ForwardContext, PackedLayer, Segments
+from peftsweep.layers import LayerSpec, PackedLayer, Segments
 from peftsweep.layers.dropout import keep_mask
+from peftsweep.methods.adapter_file import AdapterFile
 from peftsweep.methods.method import Method, select, shortest_names
-from peftsweep.methods.stock import taken_elsewhere
 
 
 class PackedLora(PackedLayer):
     """A: [K, r_max, d_in], B: [K, d_out, r_max]. Rows of A and columns of B beyond a slot's rank stay zero."""
 
-    def __init__(self, inner: nn.Module, name: str, index: int, context: ForwardContext, slots: int, rank: int) -> None:
-        super().__init__(inner, name, index, context, slots)
+    def __init__(self, spec: LayerSpec, rank: int, **options: Any) -> None:
+        super().__init__(spec, **options)
         self.max_rank = rank
-        self.ranks = [0] * slots
-        self.scales = [0.0] * slots  # α/r
+        self.ranks = [0] * spec.slots
+        self.scales = [0.0] * spec.slots  # α/r
         self.factor = self.salt = torch.empty(0)  # [K] the scales, and [1] the layer's own dropout, for kernels
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -181,9 +183,23 @@ def _backward_by_slot(
             to_x[start:stop].addcmul_(to_hidden @ a[slot, :rank].to(g.dtype), mask)
 
 
+class LoraFile(AdapterFile):
+    """What LoRA writes to adapter_config.json."""
+
+    r: Annotated[int, Field(ge=1)] = 1
+    lora_alpha: float = 1.0
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    init_lora_weights: Literal[True] = True
+
+    @property
+    def rank(self) -> int:
+        return self.r
+
+
 class Lora(Method):
-    name = "lora"
-    hyperparameters = frozenset({"rank", "alpha", "dropout", "target_modules"})
+    spec = hyperparameters.LORA
+    adapter_file = LoraFile
+    packed_layer: ClassVar[type[PackedLora]] = PackedLora
 
     def __init__(self, model: nn.Module, linears: Sequence[str]) -> None:
         super().__init__(model, linears)
@@ -210,30 +226,27 @@ class Lora(Method):
             )
         return chosen
 
-    def layer(
-        self,
-        inner: nn.Module,
-        name: str,
-        index: int,
-        context: ForwardContext,
-        slots: int,
-        candidates: Sequence[TrainConfig],
-    ) -> PackedLora:
-        layer = PackedLora(inner, name, index, context, slots, max(params.rank for params in candidates))
+    def layer(self, spec: LayerSpec, candidates: Sequence[TrainConfig]) -> PackedLora:
+        layer = self.packed_layer(spec, max(params.rank for params in candidates))
         narrowest = min(layer.in_features, layer.out_features)
         if layer.max_rank > narrowest:
+            width = f"{layer.in_features} → {layer.out_features}"
             raise ModelError(
-                f"rank: {layer.max_rank} is above the width of {name} ({layer.in_features} → {layer.out_features}); "
+                f"rank: {layer.max_rank} is above the width of {layer.name} ({width}); "
                 f"choose ranks up to {narrowest} or leave that layer out by target_modules"
             )
         return layer
 
-    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
+    @classmethod
+    def config_class(cls) -> Any:
         from peft import LoraConfig
 
-        return LoraConfig(
+        return LoraConfig
+
+    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
+        return self.config_class()(
             r=params.rank,
-            lora_alpha=2 * params.rank if params.alpha is None else params.alpha,  # type: ignore[arg-type]
+            lora_alpha=2 * params.rank if params.alpha is None else params.alpha,
             lora_dropout=params.dropout,
             target_modules=shortest_names(self.targets(params), self.modules),
             **common,
@@ -246,5 +259,19 @@ class Lora(Method):
 class QLora(Lora):
     """LoRA whose base is held in NF4 with double quantisation."""
 
-    name = "qlora"
-    four_bit = True
+    spec = hyperparameters.QLORA
+
+
+def taken_elsewhere(model: Any, names: Collection[str]) -> frozenset[str]:
+    """Those of some names of linear layers that peft takes for a model's experts. transformers 5 stacks experts, and
+    peft puts adapters there that are for layers called as theirs once were (`gate_proj`, say), whatever they are for.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=sorted(names))
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # some layers of an expert are among them, and others not
+        return frozenset(names)
+    return frozenset(names) - set(config.target_modules or ())

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peftsweep.config import TrainConfig
+from peftsweep.config import MethodSpec, TrainConfig
 from peftsweep.errors import ModelError
-from peftsweep.layers import ForwardContext, PackedLayer
+from peftsweep.layers import LayerSpec, PackedLayer
+from peftsweep.methods.adapter_file import AdapterFile
 from peftsweep.system import json_files, plain_files
 from peftsweep.system.umask import umask_permissions
 
@@ -24,14 +25,23 @@ class Method(ABC):
     Args:
         model: the base, a `transformers` model for sequence classification.
         linears: paths of the linear layers in its backbone.
+
+    Attributes:
+        constants: frozen tensors, on the CPU, that an adapter's file is made from besides the trained ones. Whoever
+            writes the file has no base: what comes from the base must be taken when the layers are made.
     """
 
-    name: ClassVar[str]
-    four_bit: ClassVar[bool] = False
-    hyperparameters: ClassVar[frozenset[str]]
+    spec: ClassVar[MethodSpec]
+    name: ClassVar[str]  # its spec's
+    four_bit: ClassVar[bool]  # its spec's
+    adapter_file: ClassVar[type[AdapterFile]]
+
+    def __init_subclass__(cls) -> None:
+        cls.name, cls.four_bit = cls.spec.name, cls.spec.four_bit
 
     def __init__(self, model: nn.Module, linears: Sequence[str]) -> None:
         self.linears = tuple(linears)
+        self.constants: dict[str, Tensor] = {}
         self.modules = tuple(name for name, _ in model.named_modules())
         self.architecture = str(model.config.get_text_config().model_type)  # type: ignore[union-attr,operator]
 
@@ -40,16 +50,17 @@ class Method(ABC):
         """Paths of the layers that a trial with these hyperparameters adapts."""
 
     @abstractmethod
-    def layer(
-        self,
-        inner: nn.Module,
-        name: str,
-        index: int,
-        context: ForwardContext,
-        slots: int,
-        candidates: Sequence[TrainConfig],
-    ) -> PackedLayer:
+    def layer(self, spec: LayerSpec, candidates: Sequence[TrainConfig]) -> PackedLayer:
         """A packed layer wide enough for all the candidates."""
+
+    @classmethod
+    @abstractmethod
+    def config_class(cls) -> Any:
+        """peft's class of configurations. (An import of peft takes seconds, so it is inside.)"""
+
+    @classmethod
+    def peft_type(cls) -> str:
+        return str(cls.config_class()().peft_type.value)
 
     @abstractmethod
     def peft_config(self, params: TrainConfig, **common: Any) -> Any:
@@ -58,6 +69,14 @@ class Method(ABC):
     @abstractmethod
     def to_peft(self, path: str, parameter: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:
         """A slot's parameter as peft stores it: its name without the module's path, and its shape."""
+
+    def from_peft(self, path: str, parameter: str, stored: Tensor, params: TrainConfig) -> Tensor:
+        """The reverse: a slot's parameter, of any shape with as many elements."""
+        return stored
+
+    def more_tensors(self, params: TrainConfig) -> Mapping[str, Tensor]:
+        """What peft needs in the adapter's file besides trained parameters, by its full names there."""
+        return {}
 
     def export(
         self, folder: Path, *, weights: Mapping[str, Tensor], params: TrainConfig, source: str, revision: str | None
@@ -69,7 +88,7 @@ class Method(ABC):
             source: what `from_pretrained` takes for the base.
         """
         stored = (self._stored(key, value, params) for key, value in weights.items())
-        tensors = {name: value.contiguous().clone() for name, value in stored}
+        tensors = {name: value.contiguous().clone() for name, value in (*stored, *self.more_tensors(params).items())}
         heads = {key.split(":")[0] for key in weights} - set(self.linears)
         config = self.peft_config(
             params,
@@ -93,8 +112,11 @@ class Method(ABC):
         plain_files.check(file)
         tensors = load_file(file)
         for key, part in parts.items():
-            name, stored = self._stored(key, part, params)
-            part.copy_(tensors[name].reshape(part.shape).to(stored.device))
+            stored = tensors[self._stored(key, part, params)[0]]
+            path, parameter = key.split(":")
+            if path in self.linears:
+                stored = self.from_peft(path, parameter, stored, params)
+            part.copy_(stored.reshape(part.shape))
 
     def _stored(self, key: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:
         """A tensor as peft's file has it, by its full name there."""

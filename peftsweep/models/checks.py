@@ -12,7 +12,7 @@ from torch import nn
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from peftsweep.config import ModelConfig
+from peftsweep.config import ModelConfig, four_bit_methods
 from peftsweep.errors import ModelError
 from peftsweep.models.base import head_names, is_4bit, linear_names
 from peftsweep.models.location import ADAPTER, Source, called, only_an_adapter
@@ -67,12 +67,12 @@ def holds_4bit(config: ModelConfig, described: Any, *, four_bit: bool) -> bool:
     if by != "bitsandbytes, nf4":
         raise ModelError(
             f"{called(config)} is quantised already ({word(by)}): not supported; give the base that it was made of, "
-            "which method: qlora holds in 4 bits"
+            f"which method: {four_bit_methods()} holds in 4 bits"
         )
     if not four_bit:
         raise ModelError(
             f"{called(config)} is quantised already ({word(by)}), and this method trains on whole weights; set method: "
-            "qlora, or give the base that it was made of"
+            f"{four_bit_methods()}, or give the base that it was made of"
         )
     return True
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from peftsweep.config import DataConfig, Method, ModelConfig, Range
+from peftsweep.config import DataConfig, MethodName, ModelConfig, Range
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.scores import SCORES, Objective
 from peftsweep.storage.value_limits import LARGEST, Count, Moment, Number, Text, Value
@@ -102,7 +102,7 @@ class Described(Part):
     """What a study file says about a study; see `StudyConfig.identity`."""
 
     model: ModelConfig
-    method: Method
+    method: MethodName
     data: DataConfig
     space: dict[Text, Range | Annotated[list[Value], Field(min_length=1)]]
 

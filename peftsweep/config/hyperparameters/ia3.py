@@ -1,0 +1,17 @@
+"""The hyperparameters of IA³."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from peftsweep.config.frozen import Frozen
+from peftsweep.config.hyperparameters.method_spec import TARGET_MODULES, MethodSpec, Names
+
+
+class IA3Hyperparameters(Frozen):
+    target_modules: Names = Field(default="auto", description=TARGET_MODULES)
+    feedforward_modules: Names = "auto"
+    """Those target modules whose input IA³ scales, instead of their output. `auto` is `peft`'s own choice."""
+
+
+IA3 = MethodSpec("ia3", IA3Hyperparameters)
