@@ -48,20 +48,24 @@ def step(stack: SlotParameters, updates: Sequence[SlotUpdate]) -> Tensor:
     that runs out of memory can be repeated.
     """
     norms: Tensor = stack.grads.norm(dim=1)
-    values = np.zeros((len(COLUMNS), len(stack.weights), 1), str(stack.weights.dtype).removeprefix("torch."))
+    dtype = str(stack.weights.dtype).removeprefix("torch.")
+    values = np.zeros((len(stack.groups), len(COLUMNS), len(stack.weights), 1), dtype)
     for update in updates:
-        values[:, update.index, 0] = update.column()
-    columns = to_device(values, stack.weights.device)  # [columns, K, 1]
-    limit = columns[COLUMNS.index("limit")]
+        values[:, :, update.index, 0] = update.column()
+        for number, group in enumerate(stack.groups):
+            values[number, COLUMNS.index("rate"), update.index] *= group.rate_factor(update.params)
+    columns = to_device(values, stack.weights.device)  # [groups, columns, K, 1]
+    limit = columns[0, COLUMNS.index("limit")]
     clips = (limit > 0) & (norms[:, None] > limit)
     clip = torch.where(clips, limit / (norms[:, None] + 1e-6), 1.0)  # [K, 1]
     on_gpu = stack.weights.device.type == "cuda"
     apply = _compiled() if on_gpu else _update
+    matrices = (stack.weights, stack.grads, *stack.moments.values())
     # On a GPU, one launch for all rows. On a CPU, row by row: a row stays in the cache from one operation to the next.
     for row in [slice(None)] if on_gpu else [slice(update.index, update.index + 1) for update in updates]:
-        for part, decays in stack.decay_slices:
-            matrices = (stack.weights, stack.grads, *stack.moments.values())
-            apply([matrix[row, part] for matrix in matrices], clip[row], columns[:, row], decays)
+        for number, group in enumerate(stack.groups):
+            parts = [matrix[row, group.columns] for matrix in matrices]
+            apply(parts, clip[row], columns[number, :, row], group.decays)
     return norms
 
 

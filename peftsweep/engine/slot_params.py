@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch._dynamo
@@ -43,28 +44,47 @@ class ParamSlice:
         return row[self.start : self.stop].view(self.shape)
 
 
+@dataclass(frozen=True)
+class ParamGroup:
+    """Neighbouring columns that the optimizer updates alike, like a parameter group of torch's optimizers.
+
+    Attributes:
+        decays: whether weight decay applies to them. Biases are not decayed, as in transformers' Trainer.
+        own_rate: one of the parameters, if their learning rate is a multiple of the trial's.
+    """
+
+    columns: slice
+    decays: bool
+    own_rate: ParamSlice | None
+
+    def rate_factor(self, params: TrainConfig) -> float:
+        """What the learning rate of a trial with these hyperparameters is multiplied by."""
+        return 1.0 if self.own_rate is None else self.own_rate.layer.rate_factor(self.own_rate.name, params)
+
+
 class SlotParameters:
     """Weights, gradients and the optimizer's moments of K slots over the packed layers, fp32.
 
     Attributes:
         weights, grads: [K, P].
         moments: exp_avg and exp_avg_sq [K, P], by torch's names; SGD has its momentum in the first.
-        decay_slices: slices of the columns, and whether weight decay applies to them. Biases come last and are not
-            decayed, as in transformers' Trainer.
+        groups: the columns, by how they are updated.
     """
 
     def __init__(self, layers: Sequence[PackedLayer], slots: int, device: torch.device) -> None:
         found = [(layer, name, shape) for layer in layers for name, shape in layer.shapes().items()]
-        found.sort(key=lambda item: item[1] == "bias")  # stable: biases last
+        found.sort(key=lambda item: _group_key(item[0], item[1]))
         self.param_slices: list[ParamSlice] = []
         at = 0
         for layer, name, shape in found:
             self.param_slices.append(ParamSlice(layer, name, at, shape))
             at += math.prod(shape)
         self.layers = tuple(layers)
-        decayed = sum(math.prod(shape) for _, name, shape in found if name != "bias")
-        halves = ((slice(0, decayed), True), (slice(decayed, at), False))
-        self.decay_slices = [(part, decays) for part, decays in halves if part.start < part.stop]
+        self.groups: list[ParamGroup] = []
+        for (rate, bias), members in groupby(self.param_slices, lambda place: _group_key(place.layer, place.name)):
+            first, *rest = members
+            columns = slice(first.start, (rest[-1] if rest else first).stop)
+            self.groups.append(ParamGroup(columns, not bias, first if rate else None))
         self.weights = torch.zeros(slots, at, device=device)
         self.grads = torch.zeros(slots, at, device=device)
         self.moments = {name: torch.zeros(slots, at, device=device) for name in ("exp_avg", "exp_avg_sq")}
@@ -107,6 +127,11 @@ class SlotParameters:
             for place in self.param_slices
             if place.layer.active[slot]
         }
+
+
+def _group_key(layer: PackedLayer, name: str) -> tuple[str, bool]:
+    """Equal for parameters that are updated alike. Sorting by it is stable and puts biases last."""
+    return f"{type(layer).__qualname__}.{name}" if name in layer.own_rates else "", name == "bias"
 
 
 @contextmanager
