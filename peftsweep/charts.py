@@ -1,7 +1,8 @@
-"""Confusion matrices as pictures. The only file that imports matplotlib, and only when a picture is drawn.
+"""How is a confusion matrix drawn?
 
-No pyplot: it keeps its figures in one global list, and a sweep may run in any thread. Nobody's settings: a
-`matplotlibrc` in the working folder may ask for LaTeX, or for fonts that are not there.
+Only this file imports matplotlib, and only when it draws. It does not use pyplot, which keeps its figures in a global
+list, since a sweep may run in any thread. It ignores the user's settings, since a `matplotlibrc` in the working folder
+may ask for LaTeX or for missing fonts.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 
 DPI = 120
 LONGEST = 24  # characters of a label beside a row
-LONGEST_TITLE = 16  # above a map of two cells a side
+LONGEST_TITLE = 16  # characters of a label above a map of two by two cells
 DARK, LIGHT, MUTED = "#1b2733", "#ffffff", "#9aa5b1"
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """What one map shows: counts [n, n] by true and predicted class, as shares of their row and as text."""
+    """One map: counts [n, n] by true and predicted class, as shares of their row and as text."""
 
     title: str
     names: tuple[str, ...]
@@ -48,7 +49,8 @@ def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) 
     """Draw a confusion matrix: counts in the cells, their share of the true class as colour.
 
     Args:
-        matrix: [C, C], rows true and columns predicted: one map. Or [C, 2, 2], off before on: a small map a label.
+        matrix: [C, C], true classes in rows and predicted ones in columns, for one map; or [C, 2, 2], off before on,
+            for a small map per label.
         labels: C names.
         path: the file, written aside and renamed.
     """
@@ -63,8 +65,8 @@ def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) 
             _draw_grid(figure, maps)
         else:
             _draw_one(figure, maps[0])
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a label's emoji is drawn as a box, which will do
-        # the figure is exactly its maps; `tight` adds the room that their labels take
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a label's emoji may be drawn as a box
+        # the figure is as large as its maps; `tight` adds room for their labels
         figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
 
 
@@ -72,7 +74,7 @@ def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) 
 
 
 def heat_maps(matrix: NDArray[np.int64], labels: Sequence[str]) -> list[HeatMap]:
-    """One map of a matrix [C, C]; or of a matrix [C, 2, 2] one for each label, its name as title."""
+    """One map for a matrix [C, C]; for a matrix [C, 2, 2] one per label, with its name as title."""
     if matrix.ndim == 2:
         return [_heat_map("", [shortened(label, LONGEST) for label in labels], matrix)]
     titles = [shortened(label, LONGEST_TITLE) for label in labels]
@@ -85,7 +87,7 @@ def _heat_map(title: str, names: Sequence[str], counts: NDArray[np.int64]) -> He
 
 
 def row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each count as a share of its row, 0 in a row without any."""
+    """Each count as a share of its row; 0 in an empty row."""
     totals = counts.sum(axis=1, keepdims=True)
     return np.asarray(counts / np.maximum(totals, 1), dtype=np.float64)
 
@@ -111,10 +113,10 @@ def shortened(label: str, longest: int) -> str:
 
 @contextmanager
 def _own_settings() -> Iterator[None]:
-    """matplotlib with its default settings meanwhile, whatever the user's files say."""
+    """matplotlib with its default settings inside the block, whatever the user's files say."""
     try:
         import matplotlib
-    except Exception:  # it reads its settings file as it is imported: one that it cannot read, or decode
+    except Exception:  # matplotlib reads its settings file on import, and may fail to
         _import_without_settings()
         import matplotlib
     with matplotlib.rc_context():
@@ -123,13 +125,13 @@ def _own_settings() -> Iterator[None]:
 
 
 def _import_without_settings() -> None:
-    """Import matplotlib as if no settings file was there, and no MPLBACKEND."""
+    """Import matplotlib as if there were no settings file and no MPLBACKEND."""
 
     def opened(file: str, **options: Any) -> TextIO:
         return Path(file).open(**options) if Path(file).is_relative_to(home) else io.StringIO()
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-        del sys.modules[name]  # what the failed import left
+        del sys.modules[name]  # left by the failed import
     spec = importlib.util.find_spec("matplotlib")
     assert spec is not None and spec.loader is not None and spec.origin is not None
     home, module = Path(spec.origin).parent, importlib.util.module_from_spec(spec)
@@ -151,7 +153,7 @@ def _import_without_settings() -> None:
 
 
 def _draw_one(figure: Figure, heat: HeatMap) -> None:
-    """One map of C classes; beyond some forty its cells are too small for text and colour speaks alone."""
+    """One map of C classes. From about forty on, cells are too small for text and have their colour only."""
     count = len(heat.names)
     cell = min(0.85, max(0.36, 6 / count), 20 / count)  # inches
     side = cell * count
@@ -173,11 +175,11 @@ def _draw_one(figure: Figure, heat: HeatMap) -> None:
 
 
 def _draw_grid(figure: Figure, maps: Sequence[HeatMap]) -> None:
-    """A small map for each label, row by row; all on one pair of axes, for each pair costs as much as what stands on
+    """A small map for each label, row by row. All are on one pair of axes: each pair takes as long as what is drawn on
     it, and a sweep waits."""
     columns = min(len(maps), max(3, math.ceil(math.sqrt(len(maps) * 1.3))))
     rows = math.ceil(len(maps) / columns)
-    cell = 0.56  # inches; all else is in cells
+    cell = 0.56  # inches; other lengths are in cells
     gap, head, near, far = 0.3 / cell, 0.42 / cell, 0.06 / cell, 0.37 / cell
     wide, high = columns * (2 + gap) - gap, rows * (2 + head) - head
     figure.set_size_inches(cell * wide, cell * high)
@@ -189,7 +191,7 @@ def _draw_grid(figure: Figure, maps: Sequence[HeatMap]) -> None:
         _draw_cells(axes, heat, cell, left, top)
         axes.text(left + 0.5, top - 0.5 - 2.5 * near, heat.title, **middle, fontsize=9, parse_math=False)
         for j, name in enumerate(heat.names):
-            if i + columns >= len(maps):  # nothing stands below
+            if i + columns >= len(maps):  # nothing is below
                 axes.text(left + j, top + 1.5 + 2 * near, name, **middle, fontsize=8)
             if column == 0:
                 axes.text(-0.5 - 2 * near, top + j, name, **middle, fontsize=8, rotation=90)
@@ -201,7 +203,7 @@ def _draw_grid(figure: Figure, maps: Sequence[HeatMap]) -> None:
 
 
 def _draw_cells(axes: Axes, heat: HeatMap, cell: float, left: float = 0.0, top: float = 0.0) -> None:
-    """A map's cells, the first one's middle at (left, top) in cells."""
+    """Draw a map's cells, the middle of the first one at (left, top), in cells."""
     from matplotlib.patches import Rectangle
 
     count = len(heat.names)
@@ -223,7 +225,7 @@ def _draw_cells(axes: Axes, heat: HeatMap, cell: float, left: float = 0.0, top: 
 
 
 def _draw_key(figure: Figure, axes: Axes, left: float, width: float) -> None:
-    """What the colours mean, right of everything; at most three inches high."""
+    """Draw what the colours mean, to the right of everything, at most three inches high."""
     high = figure.get_size_inches()[1]
     height = min(1.0, 3 / high)
     key = figure.colorbar(axes.images[0], cax=figure.add_axes((left, 1 - height, width, height)), ticks=(0, 0.5, 1))

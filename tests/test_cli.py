@@ -126,6 +126,24 @@ def test_help_is_there_in_a_second_without_the_heavy_libraries(tmp_path: Path) -
     assert not loaded & {"torch", "transformers", "optuna", "mlflow", "datasets", "peftsweep.sweep"}
 
 
+@pytest.mark.parametrize("command", ["best", "status"])
+def test_tables_of_studies_load_none_of_the_libraries_that_train_draw_or_track(tmp_path: Path, command: str) -> None:
+    made(f"sqlite:///{tmp_path}/studies.db", "one")
+    code = f"import sys; from peftsweep.cli import app; app([{command!r}], standalone_mode=False); print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    loaded = set(run.stdout.splitlines()[-1].split())
+    assert "sqlalchemy" in loaded
+    heavy = {"torch", "transformers", "peft", "datasets", "sklearn", "scipy", "pyarrow"}
+    assert not loaded & (heavy | {"mlflow", "plotly", "jinja2", "matplotlib", "psycopg", "peftsweep.sweep"})
+
+
 def test_the_version_is_printed(tmp_path: Path) -> None:
     assert peftsweep_("--version", cwd=tmp_path).stdout == f"peftsweep {peftsweep.__version__}\n"
 

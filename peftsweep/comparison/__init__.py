@@ -1,4 +1,4 @@
-"""Compares studies: which won, by how much, how surely, at what cost. Plain rows, which `compare` draws."""
+"""Which study is best, by how much, how surely, at what cost? The answers are plain rows; `dashboard` draws them."""
 
 from __future__ import annotations
 

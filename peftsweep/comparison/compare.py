@@ -1,4 +1,4 @@
-"""Compares studies on the same validation rows: significance, F1 of each class, cost."""
+"""How do studies with the same validation rows compare in score, significance, F1 of each class, and cost?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftsweep.comparison.study_data import Held, Predicted
 from peftsweep.study.results import common_objective, task_of
 
 TUNED = "macro_f1_tuned"
-FEW = 3  # rows of a class, from which on intervals and tests were measured to hold (benchmarks/intervals.py)
+FEW = 3  # rows of a class; with fewer, intervals and tests were not measured to hold (benchmarks/intervals.py)
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Pair:
     """The best trials of two studies on the same validation rows.
 
     Attributes:
-        difference: of `score`, the first study's less the second's; `low` and `high` bound its 95 % interval.
-        p: two-sided p-value of the difference; see `intervals.difference`.
-        p_holm: p, corrected by Holm's method for all pairs of these studies.
+        difference: the first study's `score` less the second's; `low` and `high` bound its 95 % interval.
+        p: two-sided p-value of the difference; see `significance.difference`.
+        p_holm: p, corrected by Holm's method for all pairs of the group.
     """
 
     first: str
@@ -41,14 +41,14 @@ class Group:
     """Studies on the same validation rows.
 
     Attributes:
-        data: names of their data: several if they were trained, or tested, on different rows.
-        score: what they are compared by: `macro_f1`, or `macro_f1_tuned` if it is the objective of all.
+        data: names of their data; several if they were trained or tested on different rows.
+        score: the score that compares them: `macro_f1`, or `macro_f1_tuned` if that is the objective of all.
         studies: those with a complete trial, the best first.
         rows: number of validation rows.
         intervals: 95 % intervals by score and study.
         rare: labels that fewer than three validation rows have.
         pairs: all pairs that were tested, the better study first in each.
-        untested: by study, why it is in no pair though it has a complete trial.
+        untested: for each study with a complete trial that is in no pair, the reason.
         per_class: F1 of each label, by study.
         cheapest, smallest: the Pareto fronts of score and seconds, and of score and trainable parameters.
     """
@@ -104,7 +104,7 @@ def group(helds: Sequence[Held]) -> Group:
 
 
 def front(costs: Mapping[str, float], scores: Mapping[str, float]) -> list[str]:
-    """The Pareto front: the names that no other beats in both cost and score, the cheapest first; all of equal ones."""
+    """The Pareto front: names that no other beats in both cost and score, the cheapest first, with all equal ones."""
     found: list[str] = []
     bar = -np.inf
     for name in sorted(costs, key=lambda name: (costs[name], -scores[name])):
@@ -116,7 +116,7 @@ def front(costs: Mapping[str, float], scores: Mapping[str, float]) -> list[str]:
 
 
 def _usable(ranked: Sequence[Held]) -> tuple[dict[str, Predicted], dict[str, str]]:
-    """The studies' predictions of the same rows; and why other studies have none."""
+    """The studies' predictions of the same rows, and for each other study why it has none."""
     usable: dict[str, Predicted] = {}
     untested: dict[str, str] = {}
     for held in ranked:

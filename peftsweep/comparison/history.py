@@ -1,4 +1,4 @@
-"""A study's course: its trials in columns, curves, the best value so far, importance."""
+"""How did a study go: its trials in columns, their curves, the best value so far, the hyperparameters' importance?"""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from peftsweep.comparison.study_data import Held
 from peftsweep.config import Range
 from peftsweep.storage import TrialRecord, TrialState
 
-ENOUGH = 4  # complete trials, below which there is no best tenth to speak of
+ENOUGH = 4  # complete trials; fewer have no best tenth
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A hyperparameter: `linear` or `log` for numbers, `log2` for powers of two, `choice` for anything else.
+    """A hyperparameter.
 
     Attributes:
-        low, high: bounds from the study file, or of the trials' values if those go beyond.
-        values: one for each trial, None if the trial has none. For a choice, its place in `choices`.
+        scale: `linear` or `log` for numbers, `log2` for powers of two, `choice` for anything else.
+        low, high: bounds from the study file, wider if trials have values beyond them.
+        values: one for each trial, None if the trial has none; for a choice, its place in `choices`.
     """
 
     name: str
@@ -38,20 +39,20 @@ class Axis:
 
 @dataclass(frozen=True)
 class History:
-    """A study's trials, in the order of their numbers. A `value` is a score by the objective.
+    """A study's trials, in the order of their numbers. A `value` is the score that the study maximises.
 
     Attributes:
-        numbers, states, values, seconds: one entry for each trial. A trial that is not complete has the best value
-            of its curve.
+        numbers, states, values, seconds: one entry for each trial. The value of a trial that is not complete is the
+            best of its curve.
         ended: seconds until each trial ended, without the pauses between runs.
         ladders: the different lists of epochs at which trials were evaluated.
-        ladder: for each trial, its place in `ladders`.
+        ladder: for each trial, the place of its epochs in `ladders`.
         curves: each trial's values at those epochs.
         best_by_trial: (number of the trial, best value so far) at each new best, and at the end.
-        best_by_time: the same, with seconds from `ended` in place of numbers.
-        importance: share of each hyperparameter by PED-ANOVA over the complete trials, the highest first; they add up
+        best_by_time: the same, with the seconds of `ended` in place of numbers.
+        importance: share of each hyperparameter by PED-ANOVA over the complete trials, the highest first. They add up
             to 1.
-        unimportant: why there is no importance, if there is none.
+        unimportant: why there is no importance; empty if there is one.
     """
 
     study: str
@@ -103,8 +104,8 @@ def history(held: Held) -> History:
 
 
 def best_so_far(points: Iterable[tuple[Any, TrialRecord]]) -> list[tuple[Any, float]]:
-    """Points (place on the axis, best value so far) of complete trials in this order: one at each new best, and one at
-    the end."""
+    """Points (place on the axis, best value so far) of trials in this order: one at each new best of a complete trial,
+    and one at the end."""
     found: list[tuple[Any, float]] = []
     last = None
     for last, trial in points:
@@ -128,8 +129,8 @@ def spans(trial: TrialRecord) -> list[tuple[int, int]]:
     the last evaluation or checkpoint that was kept until the trial went on."""
     paused = [at for pause in trial.pauses for at in pause]
     marks = [at for at in (trial.began, *paused, trial.ended) if at is not None]
-    pairs = zip(marks[::2], marks[1::2], strict=False)  # what still runs has no end
-    return [(start, max(start, end)) for start, end in pairs]  # a clock that is set back makes no time negative
+    pairs = zip(marks[::2], marks[1::2], strict=False)  # a running trial has no end
+    return [(start, max(start, end)) for start, end in pairs]  # not negative, even if the clock was set back
 
 
 def busy(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -162,14 +163,14 @@ def _text(choice: Any) -> str:
 
 
 def importances(held: Held) -> tuple[dict[str, float], str]:
-    """How much each hyperparameter distinguishes the best tenth of the complete trials; or none, and why."""
+    """How much each hyperparameter distinguishes the best tenth of the complete trials; or nothing, and why."""
     values = [trial.value for trial in held.trials if trial.state == TrialState.COMPLETE]
     if len(values) < ENOUGH:
         return {}, f"complete trials so far: {len(values)}; importance is worth a look from {ENOUGH} on"
-    if len(set(values)) == 1:  # all would be the best tenth, and all shares alike
+    if len(set(values)) == 1:  # then all are the best tenth, and all shares are equal
         return {}, "the complete trials do not differ"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where the best tenth is all there is
+        warnings.simplefilter("ignore")  # it warns if the best tenth is all trials
         found = get_param_importances(held.study, evaluator=PedAnovaImportanceEvaluator())
     if not any(found.values()):
         return {}, "the complete trials do not differ enough"
@@ -184,7 +185,7 @@ def _value(trial: TrialRecord, curve: Sequence[float | None]) -> float | None:
 
 
 def short(value: Any) -> float | None:
-    """The number with five digits, so that a page can hold 20,000 trials; None if it is not finite."""
+    """The number in five digits, so that a page can hold 20,000 trials; None if it is not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.5g}")

@@ -1,4 +1,4 @@
-"""The leaderboard: a row for each study."""
+"""What does the leaderboard say of a study?"""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from peftsweep.storage import TrialState, count_states
 
 @dataclass(frozen=True)
 class Leader:
-    """A study and its best trial. What needs a complete trial is None until there is one.
+    """A study and its best trial. Fields that need a complete trial are None until there is one.
 
     Attributes:
         trial: number of the best trial.
-        interval: 95 % interval of `macro_f1`, see `intervals.interval`; None without predictions.
+        interval: 95 % interval of `macro_f1` (see `significance.interval`); None without predictions.
         macro_f1_tuned: with thresholds tuned on rows that were not scored (multi-label); its interval is
             `interval_tuned`.
         parameters: trainable parameters of the best trial.
         adapter_bytes: size of its adapter's files.
-        seconds: sum over all trials of their shares of the pack's time, on the device in `device`.
-        retrained: trial, seeds, mean and standard deviation (`sd`) of `macro_f1`, if its best configurations were
-            retrained: of the best trial's, or of the one that was the best then.
-        test: scores on the test split, if this trial was scored there.
+        seconds: sum over all trials of their shares of the pack's time, on `device`.
+        retrained: trial, seeds, mean and standard deviation (`sd`) of `macro_f1`, if configurations were retrained:
+            those of the best trial, or else of the trial that was the best at that time.
+        test: scores on the test split, if the best trial was scored there.
         lacking: what cannot be shown, and why.
     """
 
@@ -63,7 +63,7 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
 
     Args:
         intervals: by score and study.
-        untested: why its predictions could not be compared, if they could not.
+        untested: why the study's predictions could not be compared; None if they were.
     """
     best, record = held.best, held.record
     scores: Mapping[str, float] = {} if best is None else best.scores

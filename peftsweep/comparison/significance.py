@@ -1,6 +1,6 @@
-"""How sure a macro-F1 is, and the difference of two: intervals by score tests, and a test that swaps predictions.
+"""How sure is a macro-F1, or the difference of two? Intervals by score tests, and a test that swaps predictions.
 
-What is asked for is macro-F1 on all texts of the kind that the validation rows were drawn from, by this very model.
+The quantity in question is this model's macro-F1 on all texts of the kind that the validation rows were drawn from.
 
 The F1 of a class is 2J/(1+J). J is the share of hits among the class's rows, which are those that have it, truly or by
 prediction. Of rows drawn at random, hits are a binomial count. So macro-F1 is a mean of functions of shares, and a
@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 
 LEVEL = 0.05
 QUANTILE = NormalDist().inv_cdf(1 - LEVEL / 2)
-# Variance with tuned thresholds over that with given ones, of one model and of the difference of two: which rows they
-# were tuned on is chance, too. Two models that are equal but for that are to be called different in 5 % of cases.
+# Variance with tuned thresholds relative to that with fixed ones, of one model and of the difference of two: the rows
+# for tuning are drawn by chance, too. With these factors, two equal models are called different in 5 % of cases.
 TUNED, BOTH_TUNED = 1.25, 1.4
-FORCES, ROUNDS = 40, 4  # by which a place on a path is found: to a hundred thousandth of the force
+FORCES, ROUNDS = 40, 4  # of the search for a place on a path: it finds the force to a hundred thousandth
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What a model predicted of the validation rows, counted.
+    """Counts of what a model predicted for the validation rows.
 
     Attributes:
         truth, guess: zeros and ones [n, C].
@@ -59,11 +59,11 @@ class Counted:
 def interval(model: Counted, tuned: bool = False) -> tuple[float, float]:
     """95 % of macro-F1.
 
-    A class that no row has, truly or by prediction, counts as zero in the score. It may be as good as any: the upper
-    bound allows for that.
+    A class that no row has, truly or by prediction, counts as zero in the score. Its true F1 may be anything, which the
+    upper bound allows for.
 
     Args:
-        tuned: thresholds were tuned, on rows that were not scored.
+        tuned: whether thresholds were tuned, on rows that were not scored.
     """
     found = _Sum.of(model, extra=TUNED if tuned else 1.0)
     absent = float((model.rows == 0).mean())
@@ -71,15 +71,15 @@ def interval(model: Counted, tuned: bool = False) -> tuple[float, float]:
 
 
 def difference(first: Counted, second: Counted, tuned: bool = False) -> tuple[float, float, float]:
-    """95 % interval of the first model's macro-F1 less the second's, and p: that they differ by chance, two-sided.
+    """95 % interval of the first model's macro-F1 less the second's, and the two-sided p of no difference.
 
     p is the larger one of two tests: the score test that the interval inverts, and a permutation test that swaps the
-    models' predictions of a row with a chance of one half. The first knows which classes have few rows; the second,
-    that two rows prove nothing, whichever class they have. The interval is widened to hold 0 where p is at least 0.05.
+    models' predictions of each row with probability one half. The first accounts for classes with few rows; the second
+    for two rows proving nothing, whatever their class. If p is at least 0.05, the interval is widened to hold 0.
     """
     extra = BOTH_TUNED if tuned else 1.0
     found = _Sum.of(first, second, extra=extra)
-    p = max(found.p_of_nought(), _swapped(first, second, extra))
+    p = max(found.p_of_zero(), _swapped(first, second, extra))
     low, high = max(-1.0, found.bound(1)), min(1.0, found.bound(-1))
     return (low, high, p) if p < LEVEL else (min(low, 0.0), max(high, 0.0), p)
 
@@ -109,13 +109,13 @@ class _Sum:
         together = (residuals.T @ residuals).astype(float)
         spread = np.sqrt(np.diag(together))
         correlation = together / np.maximum(np.outer(spread, spread), 1e-12)
-        # In few rows two models may agree by chance: as if they had disagreed in one row more of each class.
+        # With few rows two models may agree by chance: as if they disagreed in one more row of each class.
         less = np.sqrt(rows / (rows + 1))
         correlation[:classes, classes:] *= np.outer(less[:classes], less[classes:])
         correlation[classes:, :classes] = correlation[:classes, classes:].T
         np.fill_diagonal(correlation, 1.0)
         weights = np.repeat([1.0, -1.0][: len(models)], classes) / classes
-        weights[rows == 0] = 0  # of a class that is nowhere nothing is known
+        weights[rows == 0] = 0  # nothing is known of a class that no row has
         return cls(weights, hits, np.maximum(rows, 1), correlation, extra)
 
     def value(self, shares: Array) -> Array:
@@ -127,7 +127,7 @@ class _Sum:
         return float(self.value(self.hits / self.rows))
 
     def bound(self, sign: int, bent: bool = False) -> float:
-        """The lower one (sign 1) or the upper one (-1); never beyond what was found."""
+        """The lower bound (sign 1) or the upper one (-1); never on the other side of what was found."""
 
         def is_far(shares: Array) -> NDArray[np.bool_]:
             distance, error, skewness = self.test(shares, bent)
@@ -137,8 +137,8 @@ class _Sum:
         bound = float(self.value(self.first_on_path(sign, is_far)))
         return min(bound, self.found) if sign > 0 else max(bound, self.found)
 
-    def p_of_nought(self) -> float:
-        """By the test of this sum against zero, two-sided."""
+    def p_of_zero(self) -> float:
+        """Two-sided p of the test of this sum against zero."""
         sign = 1 if self.found > 0 else -1
         shares = self.first_on_path(sign, lambda shares: sign * self.value(shares) <= 0)
         distance, error, skewness = map(float, self.test(shares))
@@ -149,10 +149,11 @@ class _Sum:
         return math.erfc(min(far, normal) / math.sqrt(2))
 
     def first_on_path(self, sign: int, reached: Callable[[Array], NDArray[np.bool_]]) -> Array:
-        """Shares on the way to a lower sum (sign 1) or a higher one (-1), where it first holds; else those at its end.
+        """Shares at the first place that `reached` accepts on the path to a lower sum (sign 1) or a higher one (-1); or
+        those at the path's end.
 
-        The way is the one on which the hits found stay the most likely. Each class moves as far as its rows allow:
-        a share j solves rows · (found - j) = force · slope · j · (1 - j).
+        Along the path the hits that were found stay as likely as they can be. Each class moves as far as its rows
+        allow: a share j solves rows · (found - j) = force · slope · j · (1 - j).
         """
         slope = sign * self.weights * _slope((self.hits + 0.5) / (self.rows + 1))
         low, high = -6.0, 10.0  # of the force, its decimal logarithm
@@ -193,7 +194,7 @@ class _Sum:
 
 
 def _slope(shares: Array) -> Array:
-    """Of F1 over the share of hits."""
+    """Derivative of F1 with respect to the share of hits."""
     return 2 / (1 + shares) ** 2
 
 
@@ -207,8 +208,8 @@ def _moved(hits: Array, rows: Array, pull: Array) -> Array:
 
 
 def _swapped(first: Counted, second: Counted, extra: float) -> float:
-    """p of the difference, if each row's two predictions could as well have been the other model's. Its variance is
-    then the sum of the squares of what rows contribute; as in McNemar's test (1947), without drawing."""
+    """p of the difference if each row's two predictions could be swapped between the models. The variance is then the
+    sum of squares of the rows' contributions, so nothing is drawn at random, as in McNemar's test (1947)."""
     rows, classes = np.nonzero(first.guess != second.guess)
     total = first.truth.sum(axis=0) + (first.guess + second.guess).sum(axis=0) / 2
     f1 = (first.hits + second.hits) / np.maximum(total, 1)

@@ -1,4 +1,4 @@
-"""Everything that the page shows, gathered in one pass over the storage."""
+"""How is everything that the page shows gathered, in one pass over the storage?"""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Comparison:
     """The studies of a storage.
 
     Attributes:
-        leaders: group by group, best first; studies without a complete trial last.
+        leaders: group by group, the best first; in each, studies without a complete trial come last.
         groups: one for each set of validation rows.
-        histories: of each study, in the order of `leaders`.
+        histories: one for each study, in the order of `leaders`.
         only: the studies that were asked for; None for all.
     """
 
@@ -42,10 +42,10 @@ def compare(
     """Compare all studies, or only the named ones, as they are now.
 
     Args:
-        warn: gets a line about each thing in the storage that cannot be used.
+        warn: called with a line about each thing in the storage that cannot be used.
 
     Raises:
-        UsageError: nothing is stored there, or not this study.
+        UsageError: nothing is stored there, or a named study is not.
         StorageError: the storage does not answer.
     """
     with guarded(storage), _collecting_seldom():
@@ -58,7 +58,9 @@ def compare(
         by_rows: dict[str, list[Held]] = {}
         for held in helds:
             by_rows.setdefault(held.validation_fingerprint, []).append(held)
-        groups = sorted(map(group, by_rows.values()), key=lambda group: not group.studies)  # else by the first's name
+        groups = sorted(
+            map(group, by_rows.values()), key=lambda group: not group.studies
+        )  # the sort keeps the order of names
         ordered = [(group, held) for group in groups for held in _ordered(group, by_rows[group.validation_fingerprint])]
         return Comparison(
             [leader(held, group.intervals, group.untested.get(held.name)) for group, held in ordered],
@@ -70,8 +72,8 @@ def compare(
 
 @contextmanager
 def _collecting_seldom() -> Iterator[None]:
-    """Collect garbage less often. Tens of thousands of trials are read into objects that stay; at Python's usual pace,
-    collecting takes as long as reading."""
+    """Collect garbage less often inside the block. Tens of thousands of trials are read into objects that stay, and at
+    Python's usual pace the collector takes as long as the reading."""
     usual = gc.get_threshold()
     gc.set_threshold(max(usual[0], 50_000) if usual[0] else 0, *usual[1:])
     try:
@@ -81,6 +83,6 @@ def _collecting_seldom() -> Iterator[None]:
 
 
 def _ordered(group: Group, helds: Sequence[Held]) -> list[Held]:
-    """The best first. Studies without a complete trial come last, by name."""
+    """The studies of a group, the best first. Those without a complete trial come last, by name."""
     places = {name: place for place, name in enumerate(group.studies)}
     return sorted(helds, key=lambda held: (places.get(held.name, len(places)), held.name))

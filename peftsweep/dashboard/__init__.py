@@ -1,4 +1,4 @@
-"""Draws rows as one HTML page. It holds everything it needs, plotly.js included, and fetches nothing."""
+"""Draws the rows of a comparison as one HTML page, which has plotly.js in it and fetches nothing."""
 
 from __future__ import annotations
 

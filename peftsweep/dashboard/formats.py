@@ -1,4 +1,4 @@
-"""Numbers in a form that people read."""
+"""How does the page write numbers?"""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def number(value: Any) -> str:
 
 
 def sortable(value: float | None) -> str:
-    """The value that a column is sorted by. Unknown ones come last."""
+    """The value that a column is sorted by; empty if unknown, which comes last."""
     return "" if value is None else str(value)
 
 

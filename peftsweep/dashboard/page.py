@@ -25,7 +25,7 @@ from peftsweep.system import json_files, plain_files
 HERE = Path(__file__).parent
 TITLE = "<title>peftsweep · comparison</title>"
 ONLY = re.compile(r'<meta name="peftsweep:only" content="([^"]*)">')
-HEAD = 100_000  # bytes that are searched for it: they hold the names of a thousand studies
+HEAD = 100_000  # bytes searched for it; they hold the names of a thousand studies
 SHOWN = 12  # trials of a study in its table
 LONG = 8  # entries of a list that is worth a place of its own
 
@@ -35,7 +35,7 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
 
     Args:
         rows: `Comparison.as_dict()`: leaders, groups, histories.
-        made: time of the page; by default now.
+        made: time that the page shows; now by default.
     """
     from plotly.offline import get_plotlyjs
 
@@ -62,7 +62,7 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
 
 
 def is_page(file: Path) -> bool:
-    """Whether a file is a page that `page` made."""
+    """Whether `page` made a file."""
     try:
         with plain_files.opened(file) as opened:
             return TITLE.encode() in opened.read(2000)
@@ -107,13 +107,13 @@ def _json(value: Any) -> str:
 
 
 def share(value: float, lows: Sequence[float], highs: Sequence[float]) -> float:
-    """Place of a value between the lowest and the highest, in percent."""
+    """Position of a value between the lowest and the highest, in percent."""
     low, high = min(lows), max(highs)
     return round(100 * (value - low) / (high - low), 1) if high > low else 50.0
 
 
 def top(history: Mapping[str, Any]) -> list[int]:
-    """Places of the best trials, complete ones first, at most as many as the table shows."""
+    """Indices of the trials that the table shows: the best ones, complete ones first."""
     values, states = history["values"], history["states"]
     scored = [place for place, value in enumerate(values) if value is not None]
     return sorted(scored, key=lambda place: (states[place] != "complete", -values[place]))[:SHOWN]
