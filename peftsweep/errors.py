@@ -1,19 +1,19 @@
-"""Everything that peftsweep raises on purpose.
+"""Which errors does peftsweep raise on purpose?
 
     PeftsweepError              exit status 1
     ├── UsageError              exit status 2: a bad flag, an unknown study
-    │   └── StudyFileError      exit status 2: everything wrong in a study file and in the data that it names, at once
-    ├── DataError               a file, column or row of the data
-    ├── ModelError              the base: not there, gated, broken, not to be packed
-    ├── StorageError            studies.db: locked, unreachable, full
-    │   ├── StudyMismatchError  the study in the storage has another space or other data
-    │   ├── ForeignStudyError   the study in the storage was made by another program
+    │   └── StudyFileError      exit status 2: all mistakes in a study file and its data at once
+    ├── DataError               a mistake in a file, column or row of the data
+    ├── ModelError              the base is missing, gated, broken or not supported
+    ├── StorageError            studies.db is locked, unreachable or full
+    │   ├── StudyMismatchError  the stored study has another space or other data
+    │   ├── ForeignStudyError   another program made the stored study
     │   └── StudyBusyError      another process runs the study
-    ├── ExportError             an exported adapter: not what it was, changed, cannot be written
-    └── TrackingError           MLflow, where the user asked for it (`peftsweep ui`)
+    ├── ExportError             an exported adapter scores differently, was changed, or cannot be written
+    └── TrackingError           MLflow failed where the user asked for it (`peftsweep ui`)
 
-Each message says what was wrong, where (file, key, row) and what to do about it. However it was put together, it holds
-no secret and no megabytes: see `masked` and `bounded`. Values in it are `quoted`.
+Each message says what is wrong, where (file, key, row) and what to do about it. `bounded` masks secrets and limits its
+length, however it was put together. Values in it are `quoted`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from peftsweep.safe_text.quoting import bounded
 
 
 class PeftsweepError(Exception):
-    """Base of every error that a user may see without a traceback."""
+    """Base class of all errors that users see without a traceback."""
 
     exit_status = 1
 
@@ -30,32 +30,32 @@ class PeftsweepError(Exception):
         super().__init__(bounded(message))
 
 
-def is_a_library_s(error: BaseException) -> bool:
-    """Whether a library may raise it at a bad input. A library in Rust (tokenizers) panics: that is no Exception, and
-    its class is in no module."""
+def is_library_error(error: BaseException) -> bool:
+    """Whether a library may raise this error for a bad input. tokenizers, in Rust, panics: its PanicException is not
+    an Exception, and no module exports its class."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 class UsageError(PeftsweepError):
-    """A flag or an argument that cannot be meant."""
+    """An invalid option or argument."""
 
     exit_status = 2
 
 
 class StudyFileError(UsageError):
-    """A study file with mistakes: all of them, one a line."""
+    """A study file with mistakes. The message lists all of them, one per line."""
 
 
 class DataError(PeftsweepError):
-    """The data cannot be trained on as it is."""
+    """The data cannot be used for training as it is."""
 
 
 class ModelError(PeftsweepError):
-    """The base model cannot be had, or cannot be trained in a pack."""
+    """The base model cannot be loaded, or cannot be trained in a pack."""
 
 
 class StorageError(PeftsweepError):
-    """The studies' database did not answer, is locked, or is full."""
+    """The studies' database does not answer, is locked, or is full."""
 
 
 class StudyMismatchError(StorageError):
@@ -63,15 +63,15 @@ class StudyMismatchError(StorageError):
 
 
 class ForeignStudyError(StorageError):
-    """A study of this name exists that did not come from a sweep."""
+    """A study of this name exists that another program made."""
 
 
 class ExportError(PeftsweepError):
-    """An exported adapter does not score as it did, was changed afterwards, or cannot be written."""
+    """An exported adapter scores differently from before, was changed afterwards, or cannot be written."""
 
 
 class StudyBusyError(StorageError):
-    """Another process runs the study."""
+    """Another process is running the study."""
 
 
 class TrackingError(PeftsweepError):

@@ -47,7 +47,7 @@ def test_a_study_that_fits_its_base() -> None:
         (
             partial(tiny_base, T5Config),
             {},
-            "T5ForSequenceClassification is not supported: it reads a text by an encoder",
+            "T5ForSequenceClassification is not supported: it has both an encoder and a decoder",
         ),
     ],
 )

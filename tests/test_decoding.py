@@ -126,7 +126,7 @@ def test_letters_behind_escapes_are_told(tmp_path: Path, text: str, encoding: st
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", ["plain", text]).encode(encoding))
     (said,) = read(path, "text")[1]
-    assert f"if so: data.encoding: {encoding} (it then reads '{text}" in said
+    assert f"try data.encoding: {encoding} (it then reads '{text}" in said
     assert not read(path, "text", encoding=encoding)[1]
     path.write_bytes(written(".csv", ["\x1b[31mred", text]).encode())
     assert not read(path, "text")[1]
@@ -179,7 +179,7 @@ def test_a_mark_at_the_beginning_says_the_encoding_whatever_the_study_says(
     path.write_bytes(codecs.BOM_UTF16_LE + whole.encode("utf-16-le")[:-1])
     assert (
         "has bytes that are not utf-16" in (message := refused(path, "text"))
-        and "the mark at its beginning says" in message
+        and "though its byte order mark says" in message
     )
 
 
@@ -195,8 +195,8 @@ def test_utf_16_without_a_mark_is_recognised(tmp_path: Path, encoding: str, text
     if encoding == "utf-16-le" and named == "utf-16":  # this machine's own order
         assert read(path, "text", encoding=named)[0].columns["text"] == texts * 9
     else:
-        said = f"its bytes look like {encoding}, without a mark that says so; name it: data.encoding: {encoding}"
-        assert refused(path, "text", encoding=named).endswith(said)
+        said = f"its bytes look like {encoding}, but it has no byte order mark; name the encoding: "
+        assert refused(path, "text", encoding=named).endswith(f"{said}data.encoding: {encoding}")
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -218,7 +218,7 @@ def test_utf_8_that_is_read_as_something_else_is_told(tmp_path: Path, ending: st
         except DataError as error:
             said = str(error)
         assert said.endswith("data.encoding: utf-8")
-    assert "row 4 has bytes that are not utf-8 (0xe9), though most of the file is; mend that row" in refused(
+    assert "row 4 has bytes that are not utf-8 (0xe9), though most of the file is; fix that row" in refused(
         path, "text"
     )
 
@@ -227,13 +227,17 @@ def test_bytes_that_no_usual_encoding_has_are_told_without_one(tmp_path: Path) -
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", TEXTS).encode("cp1252") + b"\x81,m\n")
     assert refused(path, "text", encoding="cp1252").endswith(
-        "row 5 has bytes that are not cp1252 (0x81); mend that row, or name the file's encoding: data.encoding: …"
+        "row 5 has bytes that are not cp1252 (0x81); fix that row, or name the file's encoding: data.encoding: …"
     )
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_file_that_is_no_text_is_called_what_it_is(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
-    for start, what in {b"PK\x03\x04": "an Excel workbook", b"\x1f\x8b": "packed by gzip", b"PAR1": "Parquet"}.items():
+    for start, what in {
+        b"PK\x03\x04": "an Excel workbook",
+        b"\x1f\x8b": "compressed by gzip",
+        b"PAR1": "Parquet",
+    }.items():
         path.write_bytes(start + bytes(range(256)))
-        assert f"{path} is no text but {what}" in refused(path, "text")
+        assert f"{path} is not text but {what}" in refused(path, "text")

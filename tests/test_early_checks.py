@@ -63,7 +63,11 @@ def test_right_files_have_no_mistakes(tmp_path: Path) -> None:
         ("data.train", "trian.csv", "trian.csv is not there; did you mean train.csv?"),
         ("data.text", "tetx", "train.csv: no column tetx; it has text, label; did you mean text for tetx?"),
         ("data.labels", "topic", "train.csv: no column topic; it has text, label"),
-        ("data.validation", "mine.yaml", "mine.yaml is no file of a format that is read: .csv, .tsv, .parquet, .jsonl"),
+        (
+            "data.validation",
+            "mine.yaml",
+            "mine.yaml has no supported format; supported are .csv, .tsv, .parquet, .jsonl",
+        ),
     ],
 )
 def test_an_override_is_named_as_the_key_that_is_wrong(tmp_path: Path, key: str, value: str, said: str) -> None:
@@ -95,9 +99,8 @@ def test_texts_and_labels_are_both_complained_about(tmp_path: Path) -> None:
 
 def test_one_class_and_a_class_that_training_lacks(tmp_path: Path) -> None:
     (alone,) = lines(tmp_path, GOOD[:1])
-    assert (
-        alone == "mine.yaml:7: data.labels: train.csv: column label has one class alone ('joy'): nothing to tell apart"
-    )
+    said = "train.csv: column label has only one class ('joy'): there is nothing to distinguish"
+    assert alone == f"mine.yaml:7: data.labels: {said}"
     (strange,) = lines(tmp_path, [("a", "joy"), ("b", "fear")])
     assert "mine.yaml:7: data.labels: dev.jsonl: column label: 'grief' in row 2: no row for training has it" in strange
 
@@ -118,7 +121,7 @@ def test_a_mistake_of_a_file_that_is_train_and_validation_is_told_once(
 def test_joined_labels_are_told_with_the_empty_cells_among_them(tmp_path: Path) -> None:
     (said,) = lines(tmp_path, [("a", "joy;fear"), ("b", "joy"), ("c", ""), ("d", "fear"), ("e", "fear;joy")])
     assert "column label: empty in row 3: expected a name or a number in each row; 2 of 4 classes look like" in said
-    assert "labels: {column: label, separator: ;}; an empty cell is a text without labels then" in said
+    assert "labels: {column: label, separator: ;}; then an empty cell is a text without labels" in said
     assert len(lines(tmp_path, [("a", ""), ("b", "")])) == 1  # no class at all looks like nothing
 
 

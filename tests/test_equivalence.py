@@ -14,7 +14,7 @@ from peftsweep.engine.equivalence import FEW, samples_of
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import ModelError
 from peftsweep.methods import METHODS
-from peftsweep.models import linear_names, longest_text, longrope_window
+from peftsweep.models import linear_names, longrope_window, max_text_tokens
 from tests.architectures import tiny_base
 from tests.numbers import same
 from tests.test_architectures import MINE, PARAMS, packed_step, stock_step
@@ -67,7 +67,7 @@ def longrope() -> Any:
 
 def test_longrope_is_for_texts_on_one_side_of_its_window() -> None:
     model = longrope()
-    assert (longest_text(model), longrope_window(model)) == (64, 16)
+    assert (max_text_tokens(model), longrope_window(model)) == (64, 16)
     for lengths in ((3, 9, 16), (17, 30, 41)):
         packed_on(model, [text(length) for length in lengths]).release()
     with pytest.raises(ModelError, match="gives a text other logits in a padded batch than alone"):

@@ -743,14 +743,14 @@ def test_what_is_wrong_with_a_file_is_told_before_the_model_is_loaded_and_the_ot
     (files / "done.csv").write_text("text,predicted\njoy,joy\n")
     wrong = {
         "nosuch.csv": "nosuch.csv is not there",
-        "texts.txt": "is no file of a format that is read: .csv, .tsv, .parquet, .jsonl",
+        "texts.txt": "has no supported format; supported are .csv, .tsv, .parquet, .jsonl",
         "void.csv": "void.csv is empty",
         "blank.csv": "column text: empty in rows 2, 3; remove these rows",
         "latin.csv": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
         "latin.jsonl": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
         "open.csv": "row 1 is not CSV: a quotation mark that opens there is never closed",
-        "quoted.tsv": "its header stands in quotation marks, which mean nothing in TSV; write it as CSV",
-        "bars.csv": "its fields are not parted by commas but by semicolons",
+        "quoted.tsv": "its header is in quotation marks, which mean nothing in TSV; write it as CSV",
+        "bars.csv": "its fields are separated not by commas but by semicolons",
         "numbers.parquet": "column text: int instead of text in rows 1, 2",
         "ragged.csv": "row 2 has 1 fields, the header 2",
         "empty.csv": "no rows",

@@ -154,7 +154,7 @@ ADAPTERS: list[tuple[Edit, str]] = [
 ]
 MODELS: list[tuple[Edit, str]] = [
     (lambda data: b"{", "config.json cannot be read: "),
-    (as_json(model_type="nobody"), "its model is of an architecture, 'nobody', that"),
+    (as_json(model_type="nobody"), "its model has an architecture, 'nobody', that"),
     (as_json(hidden_size="x"), "cannot be loaded: "),
     (as_json(num_hidden_layers=10**9), "config.json asks for num_hidden_layers: 1000000000"),
     (as_json(num_labels=10**9), "config.json asks for num_labels: 1000000000"),

@@ -200,7 +200,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 )
 def test_a_dataset_with_its_own_splits(answers: dict[str, Any], case: str, sizes: list[int]) -> None:
     assert answers[case]["sizes"] == sizes
-    unused = ["data.split: validation is cut from hub://some/plain's training split; its own is not used"]
+    unused = [
+        "data.split: validation is split off from hub://some/plain's train split; its own validation split is not used"
+    ]
     assert answers[case]["notes"] == (unused if case == "own split" else [])
 
 
@@ -237,13 +239,13 @@ def test_what_was_fetched_once_loads_offline(answers: dict[str, Any], case: str)
         ("subset: unknown", "has no subset 'fr'; name one of these as data.subset: en, de"),
         ("script: none named", "has several subsets; name one of these as data.subset: task.de, task.en"),
         ("script: unknown subset", "has no subset 'task.fr'; name one of these as data.subset: task.de, task.en"),
-        ("script: not converted", "made by a script, which is not run, and without the hub's parquet branch"),
-        ("script: at a revision", "without Parquet files at revision main; leave data.revision out"),
+        ("script: not converted", "it needs a script, which is not run, and the hub has no Parquet branch of it"),
+        ("script: at a revision", "there are no Parquet files at revision main; leave data.revision out"),
         ("script: at a revision, offline", "not in the local cache, and the hub cannot be reached"),
         ("column", "no column texts; it has text, anger, anticipation, disgust; did you mean text for texts?"),
         ("unknown dataset", "no such dataset on the hub (or a private one). Check the spelling"),
         ("gated dataset", "gated: accept its terms at https://huggingface.co/datasets/some/gated, then log in"),
-        ("nothing", "holds no file of a format that is read"),
+        ("nothing", "has no file of a supported format"),
         ("only a test", "no split called train; it has test"),
         ("no owner", "expected hub://owner/name"),
         ("unknown dataset, offline", "not in the local cache, and the hub cannot be reached"),
@@ -267,8 +269,8 @@ def test_a_base_is_pinned_to_its_commit(answers: dict[str, Any]) -> None:
     ("case", "said"),
     [
         ("bert v9", "has no revision 'v9'; its revisions are listed at https://huggingface.co/some/bert/tree/main"),
-        ("pickled", "has no safetensors weights, and nothing else is loaded"),
-        ("no config", "has no config.json of an architecture that transformers knows"),
+        ("pickled", "has no safetensors weights, and no other format is loaded"),
+        ("no config", "has no config.json with an architecture that transformers knows"),
         ("unknown model", "no such model on the hub, and no such folder here. Check the spelling"),
         ("no such name", "no such model on the hub, and no such folder here. Check the spelling"),
         ("gated model", "gated: accept its licence at https://huggingface.co/some/gated, then log in"),

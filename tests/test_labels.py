@@ -255,7 +255,7 @@ def test_names_in_brackets_are_labels_where_a_separator_parts_them(tmp_path: Pat
 def test_a_column_of_lists_alone_is_not_parted_by_a_separator(tmp_path: Path, cell: Any, separator: str) -> None:
     path = write(tmp_path / "a.csv", rows(cell))
     said = refusal(source=path, labels={"column": "emotions", "separator": separator})
-    assert said.endswith("to read it as one, leave the separator out: labels: {column: emotions}")
+    assert said.endswith("to read it as a list, leave the separator out: labels: {column: emotions}")
 
 
 LEAVE, AS_OTHERS = "leave it out: labels: {column: c}", "write them as in the other rows"
@@ -282,7 +282,9 @@ def test_a_list_among_cells_that_a_separator_parts_is_refused_with_its_row(
     table[30]["c"] = written
     for ending in (".csv", ".jsonl"):
         said = refusal(source=write(tmp_path / f"a{ending}", table), labels={"column": "c", "separator": separator})
-        assert "in row 31: lists that are written out" in said and said.endswith(f"({separator!r}); {mend}")
+        assert "in row 31: written lists cannot be split at a separator" in said and said.endswith(
+            f"({separator!r}); {mend}"
+        )
 
 
 @pytest.mark.parametrize("cell", ["(a, b)", "bug, (in, out)", "[a],[b]", "- a,- b", "list(a, b)", "'a', 'b'", "c(a),d"])
@@ -299,12 +301,12 @@ def test_names_in_brackets_without_quotation_marks_are_parted_as_any_others(tmp_
         (
             ";".join,
             {"column": "emotions"},
-            "expected a list, such as ['joy', 'anger'], written as in the other rows; if a mark parts its labels, name "
+            "expected a list, such as ['joy', 'anger'], written as in the other rows; if labels have a separator, name "
             'it: labels: {column: emotions, separator: ";"}',
         ),
-        (lambda labels: {"a": 1}, {"column": "emotions", "separator": ";"}, "expected labels parted by ';'"),
-        (lambda labels: ["anger"], "emotions", "column emotions has one label alone ('anger')"),
-        (lambda labels: [], "emotions", "column emotions has no label at all"),
+        (lambda labels: {"a": 1}, {"column": "emotions", "separator": ";"}, "expected labels separated by ';'"),
+        (lambda labels: ["anger"], "emotions", "column emotions has only one label ('anger')"),
+        (lambda labels: [], "emotions", "column emotions has no labels"),
         (lambda labels: [int(name in labels) for name in LABELS], "emotions", "each list has 3 zeros and ones"),
         (
             lambda labels: str([int(name in labels) for name in LABELS]),
@@ -317,7 +319,7 @@ def test_names_in_brackets_without_quotation_marks_are_parted_as_any_others(tmp_
             "each list has 3 zeros and ones",
         ),
         (lambda labels: labels if labels != ["anger"] else 0.5, "emotions", "column emotions: 0.5 in rows"),
-        (list, ["emotions", "joy"], "of several label columns, each holds 0 or 1"),
+        (list, ["emotions", "joy"], "with several label columns, each must hold 0 or 1"),
     ],
 )
 def test_a_column_that_does_not_hold_what_it_should(tmp_path: Path, cell: Any, labels: Any, said: str) -> None:
@@ -483,9 +485,9 @@ def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (["[joy", "anger]", "[fear]", "love"], "3 of 4 labels look like pieces of lists, such as '[joy'"),
-        (["'joy'", "'anger'"], "all labels look like pieces of lists"),
-        (["[joy", "anger]", *"abcdefgh"], "2 of 10 labels look like pieces of lists, such as '[joy'"),
+        (["[joy", "anger]", "[fear]", "love"], "3 of 4 labels look like fragments of lists, such as '[joy'"),
+        (["'joy'", "'anger'"], "all labels look like fragments of lists"),
+        (["[joy", "anger]", *"abcdefgh"], "2 of 10 labels look like fragments of lists, such as '[joy'"),
         (['["joy"]', '["anger", "joy"]'], "all labels look like lists of labels"),
     ],
 )
@@ -682,20 +684,23 @@ def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None
     [
         (
             ["caf\u00e9", "cafe\u0301", "tea"],
-            r"'caf\xe9' and 'cafe\u0301' are classes of their own, and differ by case",
+            r"'caf\xe9' and 'cafe\u0301' are separate classes that differ only by case",
         ),
         (["tea", "#N/A"], "the class #N/A looks like a missing label"),
-        (["tea", "class"], "'class' is a class, too; if the header stands in the file again, remove that row"),
-        (["tea", "tea\u200b"], r"'tea' and 'tea\u200b' are classes of their own"),
-        (["tea", "Ｔea"], "'tea' and 'Ｔea' are classes of their own"),
-        (["joy", "jo\0y"], r"'joy' and 'jo\x00y' are classes of their own"),
-        (["joy", "jo\x1cy"], r"'joy' and 'jo\x1cy' are classes of their own"),
-        (["\u2764", "\u2764\ufe0f"], r"'\u2764' and '\u2764\ufe0f' are classes of their own"),
-        (["so so", "so\u00a0 so"], r"'so so' and 'so\xa0 so' are classes of their own"),
-        (["joy", "jo\u034fy"], r"'joy' and 'jo\u034fy' are classes of their own"),
-        (["STRASSE", "stra\u00dfe", "tea"], "'STRASSE' and 'straße' are classes of their own"),
-        ([f"{name}{i}" for name in "Aa" for i in range(9)], "'A2' and 'a2' and 6 more are classes of their own"),
-        ([f"{i / 97:.3f}" for i in range(50)], "50 classes are numbers such as '0.000'; if it is a measure, cut it"),
+        (["tea", "class"], "'class' is also a class; if the header is repeated in the file, remove that row"),
+        (["tea", "tea\u200b"], r"'tea' and 'tea\u200b' are separate classes"),
+        (["tea", "Ｔea"], "'tea' and 'Ｔea' are separate classes"),
+        (["joy", "jo\0y"], r"'joy' and 'jo\x00y' are separate classes"),
+        (["joy", "jo\x1cy"], r"'joy' and 'jo\x1cy' are separate classes"),
+        (["\u2764", "\u2764\ufe0f"], r"'\u2764' and '\u2764\ufe0f' are separate classes"),
+        (["so so", "so\u00a0 so"], r"'so so' and 'so\xa0 so' are separate classes"),
+        (["joy", "jo\u034fy"], r"'joy' and 'jo\u034fy' are separate classes"),
+        (["STRASSE", "stra\u00dfe", "tea"], "'STRASSE' and 'straße' are separate classes"),
+        ([f"{name}{i}" for name in "Aa" for i in range(9)], "'A2' and 'a2' and 6 more are separate classes"),
+        (
+            [f"{i / 97:.3f}" for i in range(50)],
+            "50 classes are numbers such as '0.000'; if it is a measurement, divide it",
+        ),
     ],
 )
 def test_classes_that_look_alike_or_are_a_measure_are_told(classes: list[str], said: str) -> None:

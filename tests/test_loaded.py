@@ -61,7 +61,7 @@ def test_a_folder_that_is_only_an_adapter_is_called_one(
     if not named:
         (alone / "adapter_config.json").write_text("[]")
     base = f"its base, {plain}" if named else "its base"
-    assert refusal(alone) == f"model.id: {alone} is an adapter, and no base: give {base}, or merge the adapter into it"
+    assert refusal(alone) == f"model.id: {alone} is an adapter, not a base: give {base}, or merge the adapter into it"
 
 
 HELD: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def save_quantised(plain: Path, folder: Path, held: dict[str, Any]) -> None:
 @pytest.mark.parametrize("method", ["lora", "ia3"])
 def test_a_base_in_4_bits_is_for_qlora(quantised: dict[str, Path], method: str) -> None:
     assert (
-        "is quantised already (bitsandbytes, nf4), and this method trains on whole weights; set method: qlora"
+        "is quantised already (bitsandbytes, nf4), but this method needs unquantised weights; set method: qlora"
         in refusal(quantised["nf4"], method)
     )
 
@@ -111,7 +111,7 @@ def test_a_base_in_4_bits_is_trained_on_as_it_is(quantised: dict[str, Path], tmp
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("kind", ["fp4", "8 bits"])
 def test_a_base_quantised_otherwise_is_refused(quantised: dict[str, Path], kind: str, method: str) -> None:
-    assert f"is quantised already (bitsandbytes, {kind}): not supported; give the base" in refusal(
+    assert f"is quantised already (bitsandbytes, {kind}), which is not supported; give the base" in refusal(
         quantised[kind], method
     )
 
@@ -122,7 +122,7 @@ def test_a_base_of_other_quantisers_is_refused_without_their_libraries(plain: Pa
     config = json.loads((place / "config.json").read_text())
     said = {"quant_method": kind, "bits": 4, "group_size": 128}
     (place / "config.json").write_text(json.dumps(config | {"quantization_config": said}))
-    assert f"is quantised already ({kind}): not supported" in refusal(place, "qlora")
+    assert f"is quantised already ({kind}), which is not supported" in refusal(place, "qlora")
 
 
 def described(place: Path, **changes: Any) -> None:
@@ -140,7 +140,7 @@ WEIGHTS: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "renamed",
         lambda at: stored(at, lambda name, part: (f"x.{name}", part)),
-        "holds another model's weights: none is",
+        "holds the weights of another model",
     ),
     (
         "a layer less",
@@ -158,7 +158,7 @@ WEIGHTS: list[tuple[str, Callable[[Path], Any], str]] = [
         "has no weights for model.layers.0.mlp.down_proj.weight",
     ),
     ("biased", lambda at: described(at, model_type="qwen2"), "has no weights for model.layers.0.self_attn.k_proj.bias"),
-    ("unknown", lambda at: described(at, model_type="no"), ": is of an architecture, 'no', that transformers "),
+    ("unknown", lambda at: described(at, model_type="no"), ": has an architecture, 'no', that transformers "),
     ("said oddly", lambda at: described(at, quantization_config=[1]), ": cannot be loaded: AttributeError: "),
     *(
         (
@@ -216,7 +216,7 @@ def test_of_shards_none_may_be_missing(plain: Path, tmp_path: Path) -> None:
 
 def test_what_is_loaded_is_what_was_asked_for(plain: Path) -> None:
     def found(dtype: torch.dtype = torch.float32, four_bit: bool = False) -> str:
-        with pytest.raises(ModelError, match="is not loaded as it was asked for") as caught:
+        with pytest.raises(ModelError, match="was not loaded as asked for") as caught:
             check_loaded(place, model, SINGLE, dtype=dtype, four_bit=four_bit)
         return str(caught.value)
 
@@ -229,4 +229,4 @@ def test_what_is_loaded_is_what_was_asked_for(plain: Path) -> None:
     model.score = torch.nn.Linear(64, 7).requires_grad_(False)
     assert found().endswith("labels: 3 asked for, its head has [7]")
     get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
-    assert "an adapter is on it" in found()
+    assert "it has an adapter" in found()

@@ -151,7 +151,7 @@ def test_a_decoder_whose_tokenizer_has_nothing_but_words_is_refused(tmp_path: Pa
     place = tiny_model(tmp_path / "llama", "llama")
     words = Tokenizer(WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(place)
-    assert refusal(place) == f"model.id: {place}: its tokenizer has no special token that could pad; give it one"
+    assert refusal(place) == f"model.id: {place}: its tokenizer has no special token to pad with; give it one"
 
 
 def change(file: Path, **settings: object) -> None:
@@ -242,7 +242,11 @@ def test_the_revision_of_a_folder_follows_all_that_decides_results(own: Path) ->
         save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
         before, after = after, models.revision_of(base)
         assert before != after
-    assert models.is_at(base, after) and not models.is_at(base, first) and not models.is_at(base, None)
+    assert (
+        models.is_at_revision(base, after)
+        and not models.is_at_revision(base, first)
+        and not models.is_at_revision(base, None)
+    )
 
 
 def test_weights_in_the_midst_of_large_files_are_noticed(tmp_path: Path) -> None:
@@ -260,11 +264,11 @@ def test_a_revision_that_version_0_1_wrote_down_is_known(own: Path) -> None:
     data = file.read_bytes()
     assert len(data) < 1 << 20  # read twice, as the first and as the last megabyte
     older = hashlib.sha256(f"model.safetensors:{len(data)}\n".encode() + data + data).hexdigest()[:16]
-    assert models.is_at(base, older) and models.revision_of(base) != older
+    assert models.is_at_revision(base, older) and models.revision_of(base) != older
     edited(own / "config.json", hidden_act="relu")
-    assert models.is_at(base, older)  # which knew nothing of it
+    assert models.is_at_revision(base, older)  # which knew nothing of it
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert not models.is_at(base, older)
+    assert not models.is_at_revision(base, older)
 
 
 def test_a_moved_folder_keeps_its_revision(own: Path, tmp_path: Path) -> None:
@@ -288,7 +292,7 @@ def test_a_folder_on_this_machine_has_no_revisions(own: Path) -> None:
 
 def test_a_folder_without_safetensors(own: Path) -> None:
     (own / "model.safetensors").rename(own / "pytorch_model.bin")
-    assert refusal(own).startswith(f"model.id: {own}: has no safetensors weights, and nothing else is loaded")
+    assert refusal(own).startswith(f"model.id: {own}: has no safetensors weights, and no other format is loaded")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1000])
@@ -302,8 +306,8 @@ def test_half_a_safetensors_file(own: Path, kept: int) -> None:
     ("content", "said"),
     [
         ("{broken", "config.json cannot be read: "),
-        ("{}", "no config.json of an architecture that transformers knows"),
-        ('{"model_type": "no-such-thing"}', "is of an architecture, 'no-such-thing', that"),
+        ("{}", "no config.json with an architecture that transformers knows"),
+        ('{"model_type": "no-such-thing"}', "has an architecture, 'no-such-thing', that"),
         ('{"model_type": "vits"}', "its architecture has no AutoModelForSequenceClassification"),
     ],
 )
@@ -319,7 +323,7 @@ def test_a_base_with_code_of_its_own(own: Path) -> None:
     (own / "config.json").write_text(json.dumps(described | {"model_type": "own-kind", "auto_map": code}))
     (own / "code.py").write_text("raise SystemExit('run')")
     message = refusal(own)
-    assert "brings code of its own" in message and "set model.trust_remote_code: true" in message
+    assert "comes with its own code" in message and "set model.trust_remote_code: true" in message
     assert "huggingface.co" not in message
 
 
@@ -477,11 +481,11 @@ def test_a_base_without_its_pooler_is_refused_instead_of_made_up(tmp_path: Path)
     folder = tiny_model(tmp_path / "base", "bert")
     config = AutoConfig.from_pretrained(folder)
     AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"no weights for bert\.pooler\.dense\.bias, .*which would be random numbers"):
+    with pytest.raises(ModelError, match=r"no weights for bert\.pooler\.dense\.bias, .*which would be random"):
         models.load_base(ModelConfig(id=str(folder)), SINGLE, four_bit=False, device=CPU)
 
 
 @pytest.mark.parametrize(("architecture", "tokens"), [("bert", 256), ("llama", 256), ("roberta", 255)])
 def test_the_longest_text_is_what_the_positions_allow(tmp_path: Path, architecture: str, tokens: int) -> None:
     base = models.load_base(ModelConfig(id=str(tiny_model(tmp_path, architecture))), SINGLE, four_bit=False, device=CPU)
-    assert models.longest_text(base.model) == tokens
+    assert models.max_text_tokens(base.model) == tokens

@@ -18,7 +18,7 @@ from peftsweep.errors import ModelError, PeftsweepError, UsageError
 from peftsweep.export import Classifier
 from peftsweep.export.destination import check_outside, destination
 from peftsweep.export.manifest import Manifest
-from peftsweep.models.gguf import converted
+from peftsweep.models.gguf import convert_gguf
 from peftsweep.task import Task
 from tests.studies import mount_again
 from tests.tiny import tiny_model
@@ -87,7 +87,7 @@ PLACES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pipe": (os.mkfifo, "has no config.json"),
     "loop": (lambda place: place.symlink_to(place), "is not there"),
     "loop.gguf": (lambda place: place.symlink_to(place), "is not there"),
-    "deep": (deep, "is an adapter, and no base"),
+    "deep": (deep, "is an adapter, not a base"),
 }
 
 
@@ -120,7 +120,7 @@ def test_a_pipe_that_an_index_of_weights_names_is_not_waited_for(plain: Path, tm
     os.mkfifo(tmp_path / "pipe")
     (base / "model.safetensors").unlink()
     (base / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {"a": "../pipe"}}')
-    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json names '\.\./pipe', which is no file"):
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json names '\.\./pipe', which is not a file"):
         models.load_base(ModelConfig(id=str(base)), TASK, four_bit=False, device=torch.device("cpu"))
 
 
@@ -129,7 +129,7 @@ def test_what_lies_beside_a_gguf_file_is_not_read(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(200))
     with pytest.raises(ModelError, match="could not be converted"):
-        converted(tmp_path / "x.gguf", tmp_path / "cache")
+        convert_gguf(tmp_path / "x.gguf", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("place", [".", "..", "/", "{here}", "{here}/../here", "../link"])

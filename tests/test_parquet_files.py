@@ -110,10 +110,10 @@ def test_parquet_that_unpacks_to_more_than_memory_holds_is_refused_by_its_footer
     parquet.write_table(table, file, row_group_size=1000)
     assert len(read(file, "text")[0]) == 3000
     for bound, most, said in (
-        ("ROWS", 2999, r"has 3,000 rows; 2,999 are the most"),
-        ("COLUMNS", 1, r"has 2 columns; 1 are the most"),
-        ("GROUPS", 2, r"has 3 row groups; 2 are the most"),
-        ("BYTES", 200_000, r"has more than 200,000 bytes, unpacked"),
+        ("ROWS", 2999, r"has 3,000 rows, but at most 2,999 are allowed"),
+        ("COLUMNS", 1, r"has 2 columns, but at most 1 are allowed"),
+        ("GROUPS", 2, r"has 3 row groups, but at most 2 are allowed"),
+        ("BYTES", 200_000, r"has more than 200,000 bytes when decoded"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(parquet_files, bound, most)

@@ -149,7 +149,7 @@ def test_a_text_of_hundreds_of_copies_does_not_fill_a_split_that_is_smaller() ->
 def test_of_few_rows_each_split_that_can_be_has_one(n: int) -> None:
     labels = np.array([0, 1, *[0] * (n - 2)])
     if n == 2:
-        with pytest.raises(DataError, match=r"data\.split\.validation: tweets\.csv has no row to spare for validation"):
+        with pytest.raises(DataError, match=r"data\.split\.validation: tweets\.csv has no row left for validation"):
             parts(["a", "b"], labels, validation=0.1)
         return
     found = parts([str(i) for i in range(n)], labels, validation=0.1)
@@ -162,7 +162,7 @@ def test_where_each_text_is_the_only_one_of_its_label_nothing_can_be_spared() ->
     said: list[str] = []
     found = parts([str(i) for i in range(9)], np.array([*range(8), 0]), said, validation=3)
     assert len(found["validation"]) == 1
-    assert "data.split.validation: 1 rows in place of 3: all copies of a text go to one split" in said[1]
+    assert "data.split.validation: 1 rows instead of 3: all copies of a text go to one split" in said[1]
 
 
 def test_a_training_split_of_fewer_rows_than_labels_has_all_labels() -> None:
@@ -170,7 +170,7 @@ def test_a_training_split_of_fewer_rows_than_labels_has_all_labels() -> None:
     found = parts([str(i) for i in range(90)], np.arange(90) % 9, said, train=4, validation=10)
     assert len(found["train"]) == 9 and len(found["validation"]) == 10
     assert said == [
-        "data.split.train: 9 rows in place of 4: all copies of a text go to one split, and training gets a text of "
+        "data.split.train: 9 rows instead of 4: all copies of a text go to one split, and training gets a text of "
         "each label"
     ]
 

@@ -44,7 +44,7 @@ def check(path: Path, columns: list[str], rows: int, mark: str, ends: str) -> No
     text = ends.join(map(mark.join, lines))
     path.write_text(f"sep=;{ends}{text}" if mark == ";" else text, newline="")
     (said,) = doubts(path, quoting=True)
-    assert said.startswith(f"{path}: row 5 has a text of {rows + 1} lines that look like rows of their own: ")
+    assert said.startswith(f"{path}: row 5 has a text of {rows + 1} lines that look like separate rows: ")
     assert said.endswith("if quotation marks mean nothing in this file: data.quoting: false")
     assert not doubts(path, quoting=False)
 
@@ -91,7 +91,7 @@ def test_marks_are_said_to_mean_nothing_only_where_the_whole_file_is_read_so(tmp
     path = tmp_path / "a.csv"
     path.write_text("mood,text\n" + "\n".join(lines))
     (said,) = doubts(path)
-    assert "row 5 has a text of 11 lines" in said and said.endswith("is written twice")
+    assert "row 5 has a text of 11 lines" in said and said.endswith("must be doubled")
 
 
 @pytest.mark.parametrize("columns", ORDERS)

@@ -23,7 +23,7 @@ from peftsweep.export.exporting import _save_tokenizer
 from peftsweep.export.manifest import Manifest
 from peftsweep.export.model_card import Origin, blocks, card
 from peftsweep.methods import attached
-from peftsweep.models.gguf import converted
+from peftsweep.models.gguf import convert_gguf
 from peftsweep.models.loading import saved_tokenizer
 from peftsweep.task import Task
 from tests.tiny import tiny_model
@@ -131,7 +131,7 @@ def test_no_code_runs_and_nobody_is_asked(base: Path, where: str, capfd: pytest.
             said.append(str(error))
     assert not (base.parent / "ran").exists() and capfd.readouterr().out == ""
     assert (said != []) == (where in REFUSED), said
-    assert all("brings code of its own" in line and "\n" not in line for line in said)
+    assert all("comes with its own code" in line and "\n" not in line for line in said)
 
 
 @pytest.mark.parametrize("where", ["config", "tokenizer"])
@@ -167,7 +167,7 @@ def test_a_gguf_file_asks_nothing_of_the_files_beside_it(
         named(base, where)
     (base / "own.gguf").write_bytes(b"GGUF" + bytes(200))
     with pytest.raises(ModelError):
-        converted(base / "own.gguf", tmp_path / "cache")
+        convert_gguf(base / "own.gguf", tmp_path / "cache")
     assert not (tmp_path / "ran").exists() and capfd.readouterr().out == ""
 
 

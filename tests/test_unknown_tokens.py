@@ -20,7 +20,7 @@ def said(*texts: str) -> str | None:
 def test_texts_in_a_language_that_the_tokenizer_does_not_have_are_told(tmp_path: Path) -> None:
     told = said("слова всё чужие", "ничего нет", "the word")
     assert told is not None and told.startswith("71% of the tokens are unknown to the base's tokenizer (<unk>)")
-    assert "and 2 of 3 texts have no other: nothing can be learnt of them" in told
+    assert "and 2 of 3 texts have no other: nothing can be learned from them" in told
     rows = [{"text": f"слово{i}", "label": "ab"[i % 2]} for i in range(20)]
     config = DataConfig(train=str(write(tmp_path / "train.csv", rows)), text="text", labels="label")
     warnings: list[str] = []

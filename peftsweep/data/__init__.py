@@ -1,4 +1,4 @@
-"""Texts and labels: read, checked, split and tokenised, once per study."""
+"""Texts and labels: they are read, checked, split and tokenised once for each study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the check of a study's data made of its files, kept until the study loads them: they are read and cut once."""
+"""Which rows did the early check already read? It keeps them until the study loads its data, so files are read once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from peftsweep.data.row_filters import TEXT
 from peftsweep.data.table import Table
 from peftsweep.task import Labels, Task
 
-Say = Callable[[str], object]
-MAX_ROWS = 1_000_000  # rows that wait for being loaded; those of several studies, if they are fewer in all
+Report = Callable[[str], object]
+MAX_ROWS = 1_000_000  # rows that are kept in total, for one or several studies
 
 
 @dataclass(frozen=True)
 class LabelledSplits:
-    """The splits by name: tables, and labels of their rows."""
+    """The splits by name: a table each, and the labels of its rows."""
 
     task: Task
     tables: dict[str, Table]
@@ -30,7 +30,7 @@ class LabelledSplits:
         return sum(map(len, self.tables.values()))
 
     def fingerprint(self, *names: str) -> str:
-        """Sixteen hex digits of all texts and labels of these splits (of all, if none is named), in their order."""
+        """A hash (16 hex digits) of the texts and labels of these splits (by default all), in their order."""
         digest = hashlib.sha256(json.dumps([self.task.kind, self.task.labels]).encode())
         for name in names or self.tables:
             digest.update(json.dumps([name, self.tables[name].column(TEXT)]).encode())
@@ -40,20 +40,20 @@ class LabelledSplits:
 
 @dataclass(frozen=True)
 class CheckedData:
-    """Rows of a section `data`.
+    """The rows that a section `data` describes.
 
     Attributes:
-        stamps: of its files, as they were when they were read.
-        said: what there was to be told, in its order.
+        stamps: the `file_stamps` from before the files were read.
+        messages: the notes and warnings about them, in order.
     """
 
     config: DataConfig
     stamps: Sequence[object]
     rows: LabelledSplits
-    said: Sequence[tuple[Literal["note", "warn"], str]]
+    messages: Sequence[tuple[Literal["note", "warn"], str]]
 
-    def tell(self, note: Say, warn: Say) -> LabelledSplits:
-        for kind, text in self.said:
+    def report(self, note: Report, warn: Report) -> LabelledSplits:
+        for kind, text in self.messages:
             {"note": note, "warn": warn}[kind](text)
         return self.rows
 
@@ -62,7 +62,7 @@ _kept: list[CheckedData] = []
 
 
 def file_stamps(config: DataConfig) -> list[object]:
-    """By which it is seen that a file has changed; None for one that is not there."""
+    """One stamp for each file of the section, which changes with the file; None for a missing file."""
     places = (config.source, config.train, config.validation, config.test)
     return [file_stamp(place) for place in places if place is not None]
 
@@ -75,13 +75,13 @@ def keep(checked: CheckedData) -> None:
 
 
 def cached(config: DataConfig) -> CheckedData | None:
-    """What was kept of this section, if its files are as they were."""
+    """The rows kept for this section, unless its files have changed since."""
     now = file_stamps(config)
     return next((one for one in _kept if one.config == config and one.stamps == now), None)
 
 
 def take(config: DataConfig) -> CheckedData | None:
-    """The same, and no longer kept."""
+    """The same as `cached`, but the rows are no longer kept."""
     found = cached(config)
     _drop(config)
     return found

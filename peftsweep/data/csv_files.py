@@ -1,4 +1,4 @@
-"""CSV, and TSV as it is exchanged: tabs, and quotation marks that mean nothing."""
+"""How are CSV and TSV files read? By default quotation marks group fields in CSV and mean nothing in TSV."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from peftsweep.errors import DataError
 
 OTHER_DELIMITERS = {";": "semicolons; write it with commas", "|": "bars; write it with commas"}
 OTHER_DELIMITERS |= {"\t": "tabs; let its name end in .tsv", ",": "commas; let its name end in .csv"}
-# Excel's own first line, which says what parts fields; it may have lost that mark, or got more of them as it was saved.
+# The first line that Excel adds to name the delimiter. Saving may have removed the delimiter or repeated it.
 EXCEL_SEP_LINE = re.compile(r'"?sep=(?:([^\w"\s]|\t| )\1*)?"?[,;\t ]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
-csv.field_size_limit(1 << 30)  # texts are long at times
+csv.field_size_limit(1 << 30)  # some texts are long
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields are parted and quoted. `tabs`: whether the file's name says that they are parted by tabs."""
+    """How fields are separated and quoted. `tabs` says whether the file name promises tabs (.tsv)."""
 
     tabs: bool
-    mark: str
+    delimiter: str
     quoting: bool
 
     def reader(self, text: str, *, strict: bool = True) -> Iterator[list[str]]:
         options: dict[str, Any] = {"strict": strict} if self.quoting else {"quoting": csv.QUOTE_NONE}
-        return csv.reader(io.StringIO(text, newline=""), delimiter=self.mark, **options)
+        return csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, **options)
 
     def stray(self) -> str:
-        what = {"\t": "tab", ",": "comma"}.get(self.mark, repr(self.mark))
+        what = {"\t": "tab", ",": "comma"}.get(self.delimiter, repr(self.delimiter))
         return what + (" or quotation mark" if self.quoting else "")
 
 
 def read_delimited(
     path: Path, name: str, wanted: Sequence[str], whole: bool, form: TextFormat
 ) -> tuple[Table, list[str]]:
-    """The wanted columns (whole: all), and what is doubtful about the file.
+    """The wanted columns (all if `whole`), and warnings about the file.
 
     Raises:
-        DataError: broken bytes, another mark between the fields, no such column, a row that is none.
+        DataError: broken bytes, another delimiter, a missing column, or a row with a wrong number of fields.
     """
     tabs = path.suffix.lower() == ".tsv"
     quoting = not tabs if form.quoting is None else form.quoting
@@ -53,7 +53,7 @@ def read_delimited(
         text, doubts = decode_file(path, name, form)
     except DecodingError as error:
         before, dialect = _dialect(error.before, tabs, quoting)
-        raise error.told(name, sum(map(bool, dialect.reader(before, strict=False))) - 1) from error
+        raise error.as_data_error(name, sum(map(bool, dialect.reader(before, strict=False))) - 1) from error
     text, dialect = _dialect(text, tabs, quoting)
     if not text.strip():
         raise DataError(f"{name} is empty")
@@ -73,10 +73,10 @@ def read_delimited(
         for column, place in taken.items():
             columns[column].append(record[place])
         rows.append(number)
-        if quoting and (lines := embedded_rows(record, dialect.mark)):
+        if quoting and (lines := embedded_rows(record, dialect.delimiter)):
             suspects.append((number, lines))
     if form.quoting is None and tabs and _has_quoted_fields(columns):
-        doubts.append(f"its fields seem to stand in quotation marks, which mean nothing in TSV; {form.unquote}")
+        doubts.append(f"its fields seem to be in quotation marks, which mean nothing in TSV; {form.unquote}")
     if suspects:
         doubts += _swallowed_row_warnings(dict(suspects), dialect, text, form)
     return Table(name, columns, rows), doubts
@@ -88,27 +88,27 @@ def _swallowed_row_warnings(
     records = filter(None, dialect.reader(text))
     width = len(next(records))
     found = find_swallowed_rows(suspects, records)
-    plain = Dialect(dialect.tabs, dialect.mark, quoting=False).reader(text)
+    plain = Dialect(dialect.tabs, dialect.delimiter, quoting=False).reader(text)
     if not (fits := not found or all(len(record) == width for record in plain if record)):
         found = [number for number in found if len(suspects[number]) >= MANY_LINES]
     if found:
         lines, more = len(suspects[found[0]]), f", as do those of {len(found) - 1:,} more rows" if found[1:] else ""
         yield (
-            f"row {found[0]} has a text of {lines:,} lines that look like rows of their own{more}: a quotation mark "
-            "that opens a text takes all up to the next one, and one that is no such mark is written twice"
+            f"row {found[0]} has a text of {lines:,} lines that look like separate rows{more}: a quotation mark at the "
+            "start of a field takes everything up to the next one; one that is part of a text must be doubled"
             + (form.plain if fits else "")
         )
 
 
 def _dialect(text: str, tabs: bool, quoting: bool) -> tuple[str, Dialect]:
-    """The text without Excel's line, and how its fields are parted."""
-    said = EXCEL_SEP_LINE.match(text)
-    mark = said[1] if said and said[1] else "\t" if tabs else ","
-    return text[said.end() :] if said else text, Dialect(tabs, mark, quoting)
+    """The text without Excel's first line, and how its fields are separated."""
+    line = EXCEL_SEP_LINE.match(text)
+    delimiter = line[1] if line and line[1] else "\t" if tabs else ","
+    return text[line.end() :] if line else text, Dialect(tabs, delimiter, quoting)
 
 
 def _records(dialect: Dialect, text: str, name: str, form: TextFormat) -> Iterator[list[str]]:
-    """All but empty lines, the header first."""
+    """All lines that are not empty, the header first."""
     number, records = 0, dialect.reader(text)
     while True:
         try:
@@ -126,28 +126,28 @@ def _records(dialect: Dialect, text: str, name: str, form: TextFormat) -> Iterat
 
 def _check_header(name: str, wanted: Sequence[str], text: str, dialect: Dialect, form: TextFormat) -> None:
     """Raises:
-    DataError: the wanted columns are there, but parted by something else, or in quotation marks that mean nothing.
+    DataError: the header has the wanted columns, but with another delimiter or in quotation marks that mean nothing.
     """
     line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0].strip()
-    if set(wanted) <= set(line.split(dialect.mark)):
+    if set(wanted) <= set(line.split(dialect.delimiter)):
         return
-    if set(wanted) <= set(_bare(line, dialect.mark)):
+    if set(wanted) <= set(_bare_fields(line, dialect.delimiter)):
         if not dialect.quoting:
-            raise DataError(f"{name}: its header stands in quotation marks, which mean nothing in TSV; {form.unquote}")
+            raise DataError(f"{name}: its header is in quotation marks, which mean nothing in TSV; {form.unquote}")
         return
-    ours = {"\t": "tabs", ",": "commas"}.get(dialect.mark, repr(dialect.mark))
+    ours = {"\t": "tabs", ",": "commas"}.get(dialect.delimiter, repr(dialect.delimiter))
     for theirs, advice in OTHER_DELIMITERS.items():
-        if set(wanted) <= set(_bare(line, theirs)):
-            raise DataError(f"{name}: its fields are not parted by {ours} but by {advice}")
+        if set(wanted) <= set(_bare_fields(line, theirs)):
+            raise DataError(f"{name}: its fields are separated not by {ours} but by {advice}")
 
 
-def _bare(line: str, mark: str) -> list[str]:
-    return [field.strip(' "') for field in line.split(mark)]
+def _bare_fields(line: str, delimiter: str) -> list[str]:
+    return [field.strip(' "') for field in line.split(delimiter)]
 
 
 def _has_quoted_fields(columns: dict[str, list[Any]]) -> bool:
-    """Whether quotation marks look like those of a writer, such as pandas, that puts fields into them: each mark inside
-    is doubled, and some are or all fields of the column have them."""
+    """Whether a writer such as pandas seems to have quoted the fields of a column: every mark inside is doubled, and
+    there is one, or all fields are quoted."""
     for values in columns.values():
         inside = [value[1:-1] for value in values if len(value) > 1 and value[0] == value[-1] == '"']
         doubled = sum('""' in text for text in inside)

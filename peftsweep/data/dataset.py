@@ -1,4 +1,4 @@
-"""A study's data: from its sources to tokenised splits."""
+"""How do a study's files or hub dataset become tokenised splits?"""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from peftsweep.data.unknown_tokens import unknown_token_warning
 from peftsweep.errors import DataError
 from peftsweep.task import Labels, Task
 
-Say = Callable[[str], object]
-CHUNK = 4096  # texts tokenised at once
+Report = Callable[[str], object]
+CHUNK = 4096  # texts per call of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Splits for training and validation, maybe one for the test.
+    """Splits for training and validation, and perhaps one for the test.
 
     Attributes:
-        fingerprint: stands for the texts and labels of all of them.
-        validation_fingerprint: of the validation rows alone, and of all labels: on those, scores are compared.
+        fingerprint: a hash of the texts and labels of all splits.
+        validation_fingerprint: a hash of the validation rows and of the names of all labels. Scores are comparable if
+            it is equal.
     """
 
     task: Task
@@ -65,23 +66,23 @@ class Dataset:
     validation_fingerprint: str
 
 
-def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, resumed: str | None = None) -> Dataset:
+def load(config: DataConfig, tokenizer: Any, *, note: Report, warn: Report, resumed: str | None = None) -> Dataset:
     """Read, check, split and tokenise.
 
     Args:
         tokenizer: a `transformers` tokenizer.
-        note: told what was left out.
-        warn: told what may spoil the results.
+        note: receives what was left out.
+        warn: receives what may spoil the results.
         resumed: the fingerprint of a study that is continued. If version 0.1 began the study and this version would
             read or split its rows differently, they are read and split as in version 0.1.
 
     Raises:
-        DataError: the first thing that is wrong, with file, column and rows.
+        DataError: the first mistake, with file, column and rows.
     """
     rows = _read_or_resume(config, note, warn, resumed)
     splits = {name: _tokenise(config, table, rows.labels[name], tokenizer, note) for name, table in rows.tables.items()}
-    if said := unknown_token_warning(splits["train"].input_ids, tokenizer):
-        warn(f"{rows.tables['train'].name}: column {config.text}: {said}")
+    if warning := unknown_token_warning(splits["train"].input_ids, tokenizer):
+        warn(f"{rows.tables['train'].name}: column {config.text}: {warning}")
     return Dataset(
         rows.task,
         splits["train"],
@@ -93,15 +94,15 @@ def load(config: DataConfig, tokenizer: Any, *, note: Say, warn: Say, resumed: s
 
 
 def label_splits(
-    config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, as_0_1: bool = False
+    config: DataConfig, read: dict[str, Table], note: Report, warn: Report, *, as_0_1: bool = False
 ) -> LabelledSplits:
     """The splits and their labels.
 
     Args:
-        read: the tables of the files, or of the hub dataset's splits, by the split's name.
+        read: the tables of the files, or of the splits of a hub dataset, by split.
 
     Raises:
-        DataError: the first thing that is wrong.
+        DataError: the first mistake.
     """
     tables = without_leaks(_splits(config, read, note, warn, as_0_1=as_0_1), note, warn)
     task = task_of(config, tables["train"], as_0_1=as_0_1)
@@ -114,14 +115,14 @@ def label_splits(
     return LabelledSplits(task, tables, labels)
 
 
-def _read_or_resume(config: DataConfig, note: Say, warn: Say, resumed: str | None) -> LabelledSplits:
+def _read_or_resume(config: DataConfig, note: Report, warn: Report, resumed: str | None) -> LabelledSplits:
     as_0_1: LabelledSplits | None = None
     try:
         if checked := take(config):
-            rows = checked.tell(note, warn)
+            rows = checked.report(note, warn)
         else:
             rows = label_splits(config, _read(config, note, warn), note, warn)
-    except DataError:  # such as a filter that keeps no row today
+    except DataError:  # for example, a filter that keeps no row in this version
         if (as_0_1 := _as_stored(config, resumed)) is None:
             raise
     else:
@@ -136,16 +137,16 @@ def _read_or_resume(config: DataConfig, note: Say, warn: Say, resumed: str | Non
 
 
 def _as_stored(config: DataConfig, fingerprint: str | None) -> LabelledSplits | None:
-    """The rows as version 0.1 read and cut them, if they are those of that fingerprint."""
+    """The rows as version 0.1 read and split them, if their fingerprint is the given one."""
     rows = None if fingerprint is None else load_as_0_1(config)
     return rows if rows is not None and rows.fingerprint() == fingerprint else None
 
 
 def load_as_0_1(config: DataConfig, read: dict[str, Table] | None = None) -> LabelledSplits | None:
-    """The rows as version 0.1 read and cut them; None where they were wrong to it.
+    """The rows as version 0.1 read and split them; None if it rejected them.
 
     Args:
-        read: the tables of the files, as this version reads them; only Parquet was read otherwise.
+        read: the tables of the files as this version reads them. Version 0.1 differed only in Parquet files.
     """
     with contextlib.suppress(DataError):
         if read is None or any(getattr(config, key).lower().endswith(".parquet") for key in file_keys(config)):
@@ -155,10 +156,10 @@ def load_as_0_1(config: DataConfig, read: dict[str, Table] | None = None) -> Lab
 
 
 def ignore(text: str) -> None:
-    """It is said elsewhere: when the study began, or when its data are loaded."""
+    """Drops a message that is reported elsewhere: when the study began, or when it loads its data."""
 
 
-def _read(config: DataConfig, note: Say, warn: Say, *, as_0_1: bool = False) -> dict[str, Table]:
+def _read(config: DataConfig, note: Report, warn: Report, *, as_0_1: bool = False) -> dict[str, Table]:
     tables = read_hub(config, used_columns(config), note) if is_on_hub(config) else {}
     return tables | {split: read_file(config, key, warn, as_0_1=as_0_1) for key, split in file_keys(config).items()}
 
@@ -168,7 +169,7 @@ def is_on_hub(config: DataConfig) -> bool:
 
 
 def file_keys(config: DataConfig) -> dict[str, str]:
-    """The keys of the section `data` that name files, and the split that each is for."""
+    """The keys of the section `data` that name files, with the split of each."""
     splits = {"source": "train", "train": "train", "validation": "validation", "test": "test"}
     given = {key: split for key, split in splits.items() if getattr(config, key) is not None}
     return {key: split for key, split in given.items() if key != "source" or not is_on_hub(config)}
@@ -179,13 +180,15 @@ def used_columns(config: DataConfig) -> list[str]:
     return list(dict.fromkeys([config.text, *config.label_columns, *config.filter]))
 
 
-def read_file(config: DataConfig, key: str, warn: Say, *, as_0_1: bool = False) -> Table:
+def read_file(config: DataConfig, key: str, warn: Report, *, as_0_1: bool = False) -> Table:
     form = TextFormat(config.encoding, config.quoting)
     return read_table(getattr(config, key), f"data.{key}", used_columns(config), form, warn, as_0_1=as_0_1)
 
 
-def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *, as_0_1: bool) -> dict[str, Table]:
-    """The splits as tables, by name, their texts checked."""
+def _splits(
+    config: DataConfig, read: dict[str, Table], note: Report, warn: Report, *, as_0_1: bool
+) -> dict[str, Table]:
+    """The splits as tables with checked texts, by name."""
     whole = {
         name: with_checked_texts(filter_rows(table, config.filter, note, as_0_1=as_0_1), config.text)
         for name, table in read.items()
@@ -198,7 +201,9 @@ def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *,
     split, source = config.split or SplitConfig(), tables.pop("train")
     for name in ("validation", "test"):
         if name in tables and getattr(split, name) is not None:
-            note(f"data.split: {name} is cut from {config.source}'s training split; its own is not used")
+            note(
+                f"data.split: {name} is split off from {config.source}'s train split; its own {name} split is not used"
+            )
             del tables[name]
     if not as_0_1:
         source = without_leaks({"train": source} | tables, note, warn)["train"]
@@ -207,18 +212,18 @@ def _splits(config: DataConfig, read: dict[str, Table], note: Say, warn: Say, *,
 
 
 def merge_copies(
-    config: DataConfig, table: Table, others: Iterable[Table], note: Say, warn: Say, *, as_0_1: bool = False
+    config: DataConfig, table: Table, others: Iterable[Table], note: Report, warn: Report, *, as_0_1: bool = False
 ) -> Table:
-    """The rows of a source that stay, before it is cut: one of each text, if the study says so.
+    """The rows of a source before it is split, with copies of a text merged or dropped as the study says.
 
     Args:
-        others: all tables of the study: by them it is seen how lists of labels are written.
+        others: all tables of the study. They show how lists of labels are written.
     """
     table = with_normalised_texts(with_label_sets(config, table, others), as_0_1=as_0_1)
     if isinstance(config.labels, LabelColumn) and config.labels.grouped:
         return merge_labels_of_copies(table, note)
-    if said := conflicting_labels_warning(config, table):
-        warn(f"{table.name}: {said}")
+    if warning := conflicting_labels_warning(config, table):
+        warn(f"{table.name}: {warning}")
     return drop_copies(table, config.label_columns, note) if config.drop_duplicates else table
 
 
@@ -226,7 +231,7 @@ def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
     return {name: tables[name] for name in ("train", "validation", "test") if name in tables}
 
 
-def _check_every_label_occurs(task: Task, tables: dict[str, Table], labels: dict[str, Labels], warn: Say) -> None:
+def _check_every_label_occurs(task: Task, tables: dict[str, Table], labels: dict[str, Labels], warn: Report) -> None:
     for name, table in tables.items():
         counts = labels[name].sum(axis=0) if task.multi_label else np.bincount(labels[name], minlength=len(task.labels))
         absent = [label for label, count in zip(task.labels, counts, strict=True) if count == 0]
@@ -234,22 +239,22 @@ def _check_every_label_occurs(task: Task, tables: dict[str, Table], labels: dict
             raise DataError(f"{table.name}: no row for training has the label {', '.join(absent)}; leave it out")
         if absent:
             warn(
-                f"{table.name}: no row for {name} has the label {', '.join(absent)}: its F1 there is 0 and lowers "
-                "macro-F1 in every trial alike"
+                f"{table.name}: no row for {name} has the label {', '.join(absent)}: its F1 there is 0, which "
+                "lowers the macro-F1 of every trial"
             )
 
 
-def _tokenise(config: DataConfig, table: Table, labels: Labels, tokenizer: Any, note: Say) -> Split:
+def _tokenise(config: DataConfig, table: Table, labels: Labels, tokenizer: Any, note: Report) -> Split:
     texts: list[str] = table.column(config.text)
     input_ids: list[NDArray[np.int64]] = []
     for start in range(0, len(texts), CHUNK):
         ids = tokenizer(texts[start : start + CHUNK], truncation=True, max_length=config.max_length)["input_ids"]
         input_ids += [np.array(text, dtype=np.int64) for text in ids]
-    void = [i for i, ids in enumerate(input_ids) if len(ids) == 0]
-    if void:
-        raise DataError(f"{table.name}: column {config.text}: {table.numbers(void)} gave no token at all")
-    longest = sum(len(ids) >= config.max_length for ids in input_ids)
-    if longest > len(texts) // 20:
-        share = longest / len(texts)
-        note(f"{table.name}: {share:.0%} of the texts are cut at data.max_length: {config.max_length} tokens")
+    empty = [i for i, ids in enumerate(input_ids) if len(ids) == 0]
+    if empty:
+        raise DataError(f"{table.name}: column {config.text}: {table.numbers(empty)} gave no token at all")
+    truncated = sum(len(ids) >= config.max_length for ids in input_ids)
+    if truncated > len(texts) // 20:
+        share = truncated / len(texts)
+        note(f"{table.name}: {share:.0%} of the texts are truncated at data.max_length: {config.max_length} tokens")
     return Split(tuple(texts), labels, tuple(input_ids))

@@ -1,4 +1,4 @@
-"""Bytes of a file to text: by the mark at its beginning, or else by the encoding that is named."""
+"""How do the bytes of a file become text? By its byte order mark, or else by the encoding that the study names."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from peftsweep.data.encoding_guess import (
 from peftsweep.errors import DataError
 from peftsweep.system import plain_files
 
-WESTERN = ("latin-1", "cp1252", "iso8859-15")  # in which bytes of any encoding are some text
-MAX_BYTES = 1 << 32  # bytes: the whole text is held in memory, and each of its fields once more
-# The longer ones first: UTF-32's mark begins with UTF-16's.
+WESTERN = ("latin-1", "cp1252", "iso8859-15")  # these decode any bytes to some text
+MAX_BYTES = 1 << 32  # the whole text is held in memory, and then each field again
+# Longer marks first: the mark of UTF-32 begins with that of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -37,28 +37,28 @@ BYTE_ORDER_MARKS = {
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How CSV, TSV and JSONL files are written, and how a person would say that it is another way.
+    """How CSV, TSV and JSONL files are written, and which options messages suggest to change that.
 
     Attributes:
-        encoding: of a file without a mark of its own.
-        quoting: whether "…" holds a field together; None: in CSV it does, in TSV it means nothing.
-        decode: what messages advise against bytes of another encoding, its name to follow.
-        unquote: what they advise against quotation marks in TSV.
-        plain: what they advise where those of CSV mean nothing.
+        encoding: the encoding of files without a byte order mark.
+        quoting: whether fields may be quoted ("…"). None: yes in CSV, no in TSV.
+        decode: how to set the encoding; messages append its name.
+        unquote: how to read or keep quotation marks in TSV.
+        plain: how to turn quoting off in CSV.
     """
 
     encoding: str = "utf-8"
     quoting: bool | None = None
     decode: str = "data.encoding: "
-    unquote: str = "to take them off: data.quoting: true; to keep them: data.quoting: false"
+    unquote: str = "to remove them: data.quoting: true; to keep them: data.quoting: false"
     plain: str = "; if quotation marks mean nothing in this file: data.quoting: false"
 
 
 class DecodingError(Exception):
-    """Bytes that the encoding does not know.
+    """The file has bytes that its encoding cannot decode.
 
     Attributes:
-        before: the text up to them, and one letter for them, as they may open their row.
+        before: the text up to these bytes, plus one character for them, because they may begin a row.
     """
 
     def __init__(self, error: UnicodeDecodeError, raw: bytes, form: TextFormat) -> None:
@@ -69,37 +69,39 @@ class DecodingError(Exception):
             f"bytes that are not {encoding.removesuffix('-sig')} (0x{seen[error.start : error.start + 1].hex()})"
         )
         if own is not None:
-            self.what += ", which the mark at its beginning says it is; save it again"
+            self.what += ", though its byte order mark says so; save it again"
         elif is_same_encoding(encoding, "utf-8") and mostly_utf8(raw):
-            self.what += ", though most of the file is; mend that row"
+            self.what += ", though most of the file is; fix that row"
         elif names := likely_encodings(raw, encoding):
             self.what += f"; if the file is in another encoding, name it: {advice(raw, names, form)}"
         else:
-            self.what += f"; mend that row, or name the file's encoding: {form.decode}…"
+            self.what += f"; fix that row, or name the file's encoding: {form.decode}…"
 
-    def told(self, name: str, row: int) -> DataError:
+    def as_data_error(self, name: str, row: int) -> DataError:
         """Args:
-        row: 0 for a header.
+        row: the row's number; 0 for the header.
         """
         return DataError(f"{name}: {f'row {row}' if row else 'the header'} has {self.what}")
 
 
 def decode_file(path: Path, name: str, form: TextFormat) -> tuple[str, list[str]]:
-    """A file's text, a mark at its beginning left out; and what is doubtful about its encoding.
+    """The text of a file without its byte order mark, and warnings about its encoding.
 
     Raises:
-        Undecodable: it is in another encoding.
-        DataError: it is no text, looks like UTF-16 that is read as something else, or is too large.
+        DecodingError: it is in another encoding.
+        DataError: it is not text, it looks like UTF-16 or UTF-32 but another encoding was named, or it is too large.
     """
     try:
         raw = plain_files.read(path, MAX_BYTES)
     except ValueError as error:
-        raise DataError(f"{name}: {error}, which text is not read from; write it as Parquet") from error
+        raise DataError(f"{name}: {error}, too large for a text file; save it as Parquet") from error
     encoding = _encoding_of_mark(raw) or form.encoding
     if (what := kind_of_binary(raw)) is not None:
-        raise DataError(f"{name} is no text but {what}")
+        raise DataError(f"{name} is not text but {what}")
     if encoding != _encoding_of_mark(raw) and (own := utf16_or_utf32(raw)) is not None and not _fits(encoding, own):
-        raise DataError(f"{name}: its bytes look like {own}, without a mark that says so; name it: {form.decode}{own}")
+        raise DataError(
+            f"{name}: its bytes look like {own}, but it has no byte order mark; name the encoding: {form.decode}{own}"
+        )
     try:
         text = raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -108,7 +110,7 @@ def decode_file(path: Path, name: str, form: TextFormat) -> tuple[str, list[str]
 
 
 def _fits(encoding: str, own: str) -> bool:
-    """Whether a file of that encoding is read by this one, which may leave the order of bytes to the machine."""
+    """Whether this encoding reads files of the other. utf-16 and utf-32 use the byte order of the machine."""
     return is_same_encoding(encoding, own) or (
         is_same_encoding(encoding, own[:6]) and own.endswith("le" if sys.byteorder == "little" else "be")
     )
@@ -116,17 +118,17 @@ def _fits(encoding: str, own: str) -> bool:
 
 def _warnings(raw: bytes, encoding: str, form: TextFormat) -> Iterator[str]:
     if own := iso2022(raw, encoding):
-        yield f"its letters stand behind escapes, as {own} writes them; if so: {advice(raw, [own], form)}"
+        yield f"it has the escape sequences of {own}; try {advice(raw, [own], form)}"
     if raw.isascii() or encoding == _encoding_of_mark(raw) or is_same_encoding(encoding, "utf-8"):
         return
     if mostly_utf8(raw):
-        yield f"most of its characters beyond ASCII are UTF-8, and read as {encoding}; if so: {form.decode}utf-8"
+        yield f"most of its non-ASCII characters are UTF-8, but it was read as {encoding}; try {form.decode}utf-8"
     elif not any(is_same_encoding(encoding, name) for name in WESTERN) or not (
         names := likely_encodings(raw, encoding)
     ):
         return
     elif not looks_western(sample_of(raw)):
-        yield f"read as {encoding}, it looks like no text: {excerpt(raw, encoding)}; try {advice(raw, names, form)}"
+        yield f"read as {encoding}, it looks wrong: {excerpt(raw, encoding)}; try {advice(raw, names, form)}"
     elif is_same_encoding(encoding, "latin-1") and (controls := set(raw) & set(WINDOWS)):
         yield (
             f"bytes such as 0x{min(controls):x} are control characters in latin-1; if it is from Windows: "
@@ -135,7 +137,7 @@ def _warnings(raw: bytes, encoding: str, form: TextFormat) -> Iterator[str]:
 
 
 def advice(raw: bytes, names: Sequence[str], form: TextFormat) -> str:
-    """Encodings in a message, with words as they would be read."""
+    """A suggestion of encodings for a message, with words of the file as each would read them."""
     if names == ["utf-8"]:
         return f"{form.decode}utf-8"
     first, *others = [f"{name} (it then reads {excerpt(raw, name)})" for name in names]

@@ -1,4 +1,4 @@
-"""Rows of one text: which are left out, which two splits share, and the same text under several labels."""
+"""Which rows hold the same text, and are they merged, dropped, or in two splits at once?"""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 from peftsweep.safe_text.quoting import quoted
 
-Say = Callable[[str], object]
-NORMALISED_TEXT = "\0copy"  # a second column of texts: those that are equal there are copies
-MANY_CONFLICTS = 0.05  # of the texts, from which on it is told
+Report = Callable[[str], object]
+NORMALISED_TEXT = "\0copy"  # an added column: rows that are equal here hold copies of one text
+MANY_CONFLICTS = 0.05  # share of the texts above which to warn
 
 
 def with_normalised_texts(table: Table, *, as_0_1: bool = False) -> Table:
-    """The table, its copies known. Texts are copies if a reader sees no difference: letters with accents may be encoded
-    in two ways (NFC, NFD), and spaces may be of any kind and number.
+    """The table with a column `NORMALISED_TEXT`, in which copies of a text are equal.
+
+    Texts are copies if a reader sees no difference: accented letters may be encoded in two ways (NFC, NFD), and spaces
+    may differ in kind and number.
 
     Args:
-        as_0_1: as version 0.1 knew them: by every character.
+        as_0_1: compare every character, as version 0.1 did.
     """
     texts = table.column(TEXT)
     copies = texts if as_0_1 else [" ".join(unicodedata.normalize("NFC", text).split()) for text in texts]
@@ -31,14 +33,14 @@ def with_normalised_texts(table: Table, *, as_0_1: bool = False) -> Table:
 
 
 def conflicting_labels_warning(config: DataConfig, table: Table) -> str | None:
-    """What to say where many texts stand in several rows with different labels, as in a table that has a row for each
-    label of a text; else None."""
+    """A warning if many texts have several rows with different labels, as in a table with one row for each label of a
+    text; else None."""
     columns = config.label_columns
     labels, rows = row_labels(table, columns), _rows_of_copies(table)
-    torn = [own for own in rows.values() if len({labels[row] for row in own}) > 1]
-    if not torn or len(torn) < MANY_CONFLICTS * len(rows):
+    conflicts = [own for own in rows.values() if len({labels[row] for row in own}) > 1]
+    if not conflicts or len(conflicts) < MANY_CONFLICTS * len(rows):
         return None
-    first, *others = torn[0]
+    first, *others = conflicts[0]
     pair = [first, next(row for row in others if labels[row] != labels[first])]
     shown, hint = "", "put all of them into one row"
     if len(columns) == 1:
@@ -47,27 +49,27 @@ def conflicting_labels_warning(config: DataConfig, table: Table) -> str | None:
             "column": columns[0],
             "grouped": True,
         }
-        hint = "this makes one text of its rows: " + in_yaml({"labels": key})
+        hint = "this merges the rows of a text: " + in_yaml({"labels": key})
     kept = (
         "only its first row is kept (data.drop_duplicates)" if config.drop_duplicates else "each row counts as a text"
     )
     return (
-        f"{len(torn):,} of {len(rows):,} texts ({len(torn) / len(rows):.0%}) stand in several rows with different "
-        f"labels, such as {quoted(table.column(TEXT)[first])} in {table.numbers(pair)}{shown}; {kept}. If a text may "
-        f"have several labels, {hint}"
+        f"{len(conflicts):,} of {len(rows):,} texts ({len(conflicts) / len(rows):.0%}) are in several rows with "
+        f"different labels, such as {quoted(table.column(TEXT)[first])} in {table.numbers(pair)}{shown}; {kept}. "
+        f"If a text may have several labels, {hint}"
     )
 
 
 def _rows_of_copies(table: Table) -> dict[str, list[int]]:
-    """The places of each text's rows."""
+    """The positions of the rows of each text."""
     rows: dict[str, list[int]] = {}
     for row, text in enumerate(table.column(NORMALISED_TEXT)):
         rows.setdefault(text, []).append(row)
     return rows
 
 
-def merge_labels_of_copies(table: Table, note: Say) -> Table:
-    """A row for each text: its first one, with the labels of all."""
+def merge_labels_of_copies(table: Table, note: Report) -> Table:
+    """One row for each text: its first row, with the labels of all its rows."""
     rows, sets = _rows_of_copies(table), table.column(LABEL_SETS)
     if len(rows) < len(table):
         note(f"{table.name}: {len(table):,} rows are {len(rows):,} texts, each with the labels of all its rows")
@@ -76,26 +78,27 @@ def merge_labels_of_copies(table: Table, note: Say) -> Table:
     return Table(table.name, first.columns | {LABEL_SETS: labels}, first.rows)
 
 
-def drop_copies(table: Table, columns: Sequence[str], note: Say) -> Table:
+def drop_copies(table: Table, columns: Sequence[str], note: Report) -> Table:
     """The first row of each text.
 
     Args:
-        columns: of labels.
+        columns: the label columns.
     """
     rows, labels = _rows_of_copies(table), row_labels(table, columns)
     if len(rows) < len(table):
         others = sum(labels[row] != labels[own[0]] for own in rows.values() for row in own)
         but = f", {others:,} of them with other labels" if others else ""
-        note(f"{table.name}: {len(table) - len(rows):,} rows whose text came before were left out{but}")
+        note(f"{table.name}: {len(table) - len(rows):,} rows repeat an earlier text and were left out{but}")
     return table.take(own[0] for own in rows.values())
 
 
-def without_leaks(tables: Mapping[str, Table], note: Say, warn: Say) -> dict[str, Table]:
-    """Leave out of training the texts of validation and test. Validation stays as it is, whatever the test has: the
-    test steers nothing.
+def without_leaks(tables: Mapping[str, Table], note: Report, warn: Report) -> dict[str, Table]:
+    """Remove the texts of validation and test from training.
+
+    Validation keeps texts that are in the test split too, because the test split must not influence anything.
 
     Raises:
-        DataError: nothing is left.
+        DataError: no rows are left.
     """
     left = dict(tables)
     for name in ("validation", "test"):
@@ -115,6 +118,6 @@ def without_leaks(tables: Mapping[str, Table], note: Say, warn: Say) -> dict[str
 
 
 def _rows_shared_with(table: Table, other: Table) -> list[int]:
-    """The places of the texts that the other has too."""
+    """The positions of the rows whose text the other table has too."""
     others = set(other.column(NORMALISED_TEXT))
     return [row for row, text in enumerate(table.column(NORMALISED_TEXT)) if text in others]

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a study, found before libraries and models are loaded, by the keys that name it."""
+"""What is wrong with the files of a study? Found before libraries and models load, and reported by key."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from peftsweep.data.row_filters import TEXT, filter_rows, with_checked_texts
 from peftsweep.data.table import MissingColumnsError, Table, missing_columns
 from peftsweep.errors import DataError
 
-STARTS_WITH_KEY = re.compile(r"(data(?:\.\w+)+): (.*)", re.DOTALL)  # of messages that name the key themselves
+STARTS_WITH_KEY = re.compile(r"(data(?:\.\w+)+): (.*)", re.DOTALL)  # messages that name their key themselves
 
 
 def find_mistakes(config: DataConfig) -> list[Mistake]:
-    """Everything that can be found wrong in the files: files and columns that are missing, then texts and labels.
+    """All mistakes in the files: missing files and columns first, then wrong texts and labels.
 
-    A dataset of the hub is not fetched here; of such a study, only files are checked.
+    Hub datasets are not fetched here: of such a study only the files are checked.
     """
     if cached(config):
-        return []  # of a study before, which is on the same data
+        return []  # an earlier study uses the same data
     found: list[Mistake] = []
     tables: dict[str, Table] = {}
-    before, said = file_stamps(config), _Recorder()
+    before, recorder = file_stamps(config), _Recorder()
     for key, split in file_keys(config).items():
         with _collected(found, config, key):
-            tables[split] = read_file(config, key, said.warn)
+            tables[split] = read_file(config, key, recorder.warn)
     if found or is_on_hub(config):
         return found
     first: list[Mistake] = []
     with _collected(first, config):
-        keep(CheckedData(config, before, label_splits(config, tables, said.note, said.warn), said.all))
+        keep(CheckedData(config, before, label_splits(config, tables, recorder.note, recorder.warn), recorder.messages))
     if first and load_as_0_1(config, tables) is not None:
-        return []  # a study of version 0.1 may go on
+        return []  # version 0.1 may have begun the study: it can continue
     return first and (_mistakes_in_rows(config, dict(tables)) or first)
 
 
 class _Recorder:
-    """What there is to be told once the study loads its data."""
+    """Keeps notes and warnings until the study loads its data."""
 
     def __init__(self) -> None:
-        self.all: list[tuple[Literal["note", "warn"], str]] = []
+        self.messages: list[tuple[Literal["note", "warn"], str]] = []
 
     def note(self, text: str) -> None:
-        self.all.append(("note", text))
+        self.messages.append(("note", text))
 
     def warn(self, text: str) -> None:
-        self.all.append(("warn", text))
+        self.messages.append(("warn", text))
 
 
 def _mistakes_in_rows(config: DataConfig, tables: dict[str, Table]) -> list[Mistake]:
-    """What is wrong in any of the tables, and not only the first thing."""
+    """The mistakes in all tables, not just the first one."""
     found: list[Mistake] = []
     for name, table in tables.items():
         with _collected(found, config, "filter"):
@@ -78,7 +78,7 @@ def _mistakes_in_rows(config: DataConfig, tables: dict[str, Table]) -> list[Mist
 
 @contextmanager
 def _collected(found: list[Mistake], config: DataConfig, *key: str) -> Iterator[None]:
-    """Note a DataError as a mistake of this key of the section `data`, or of the key that its message begins with."""
+    """Record a DataError as a mistake of this key of `data`, or of the key that its message begins with."""
     try:
         yield
     except MissingColumnsError as error:
@@ -99,5 +99,5 @@ def _columns(config: DataConfig, error: MissingColumnsError) -> Iterator[Mistake
         **{("data", "filter", column): [column] for column in config.filter},
     }
     for key, columns in named.items():
-        if absent := [column for column in columns if column in error.absent]:
-            yield key, str(missing_columns(error.name, absent, error.there))
+        if missing := [column for column in columns if column in error.missing]:
+            yield key, str(missing_columns(error.name, missing, error.there))

@@ -1,4 +1,4 @@
-"""Which encoding a file's bytes seem to be in, to be advised where the one that is named does not fit."""
+"""Which encoding do a file's bytes seem to be in? Messages suggest it where the named encoding does not fit."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import charset_normalizer
 
 from peftsweep.safe_text.quoting import quoted
 
-WINDOWS = bytes(range(0x80, 0xA0))  # quotation marks, dashes and € in cp1252; in latin-1, characters that nobody types
-RARE = "ŠŽšžÐÝÞðýþ".encode("cp1252")  # letters of few western texts, and in the places of others of the east
+WINDOWS = bytes(range(0x80, 0xA0))  # quotation marks, dashes and € in cp1252, but unused controls in latin-1
+RARE = "ŠŽšžÐÝÞðýþ".encode("cp1252")  # rare in western texts; eastern encodings have common letters there
 BEYOND, THREE, LETTER = re.compile(r"[^\x00-\x7f]+"), re.compile(r"[^\W\d_]{3}"), re.compile(r"[^\W\d_]")
-# Letters beyond ASCII that stand in one text: of German, Swedish (with Finnish and Estonian), Danish and Norwegian,
-# Icelandic and Faroese, Spanish, Catalan, Portuguese, French, Italian.
+# The non-ASCII letters of one language (or a few similar ones): German, Swedish with Finnish and Estonian, Danish and
+# Norwegian, Icelandic and Faroese, Spanish, Catalan, Portuguese, French, Italian.
 ALPHABETS = [
     *map(set, ("äöüß", "åäöéõšž", "æøåäöé", "áéíóúýðþæöø", "áéíóúüñ", "àçéèíïóòúü")),
     *map(set, ("áàâãçéêíóôõúü", "àâæçéèêëîïôœùûüÿ", "àèéìòù")),
 ]
 WITHIN_WORDS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿŠšŽžŒœŸªº’‘´·–—…\xad\xa0"
-SAMPLE, WORDS, GUESSES = 1 << 16, 60, 2  # bytes that are looked at and are shown, encodings that they may be in
-CHAOS = 0.5  # that an encoding's text may have: a few short rows look more chaotic than the default of 0.2 allows
+SAMPLE, WORDS, GUESSES = 1 << 16, 60, 2  # bytes to examine, bytes to show, encodings to suggest
+CHAOS = 0.5  # threshold of charset_normalizer: a few short rows exceed its default of 0.2
 ESCAPES = {b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp", b"\x1b$)C": "iso2022_kr"}
-# What people's programs write; of those that read a text alike, the first is advised.
+# Encodings in common use. Of several that decode a text to the same, the first is suggested.
 USUAL = [
     *(
         "cp1251",
@@ -57,22 +57,21 @@ USUAL = [
 OTHERS = {
     b"PK\x03\x04": "an Excel workbook or another zip archive; save it as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV",
-    b"\x1f\x8b": "packed by gzip; unpack it",
-    b"PAR1": "Parquet; let its name end in .parquet",
+    b"\x1f\x8b": "compressed by gzip; decompress it",
+    b"PAR1": "Parquet; rename it to end in .parquet",
     b"SQLite format 3\0": "an SQLite database; export the table as CSV",
 }
-FEW = 8  # bytes, of which nothing can be told
-NULS = 64  # bytes to a zero of UTF-16, which ends of lines and marks between fields have in any language
+FEW = 8  # too few bytes to judge by
+NULS = 64  # bytes per zero byte in UTF-16, at most: line ends and delimiters have one in any language
 
 
 def kind_of_binary(raw: bytes) -> str | None:
-    """What a file is that is no text, with what to do about it."""
+    """What kind of binary file it is, and what to do about it; None if it may be text."""
     return next((what for start, what in OTHERS.items() if raw.startswith(start)), None)
 
 
 def utf16_or_utf32(raw: bytes) -> str | None:
-    """The encoding of two or four bytes a character that the file is in, though no mark at its beginning says so: by
-    the places of its zeros."""
+    """The UTF-16 or UTF-32 encoding of a file without a byte order mark, judged by the positions of its zero bytes."""
     counts = [raw[place::4].count(0) for place in range(4)]
     total = sum(counts)
     if total <= max(FEW, len(raw) // NULS):
@@ -87,22 +86,24 @@ def utf16_or_utf32(raw: bytes) -> str | None:
 
 
 def iso2022(raw: bytes, encoding: str) -> str | None:
-    """The encoding, other than this one, whose letters are ASCII behind an escape: UTF-8 reads it as other text."""
+    """The ISO 2022 encoding that the file seems to be in, if not the given one. UTF-8 decodes it too: it is ASCII."""
     names = [name for escape, name in ESCAPES.items() if escape in raw and not is_same_encoding(encoding, name)]
     return next((name for name in names if _can_decode(raw, name)), None)
 
 
 def mostly_utf8(raw: bytes) -> bool:
-    """Whether most characters beyond ASCII are UTF-8, which happens to no other encoding by chance."""
+    """Whether most non-ASCII characters are valid UTF-8, which does not happen by chance in another encoding."""
     beyond = [letter for letter in raw.decode("utf-8", "surrogateescape") if letter > "\x7f"]
     broken = sum("\udc80" <= letter <= "\udcff" for letter in beyond)
     return len(beyond) - broken > 2 * broken
 
 
 def likely_encodings(raw: bytes, encoding: str) -> list[str]:
-    """Encodings other than this one that are worth trying, the likeliest first: UTF-8 if it fits; Windows' for the
-    west, or latin-1 where no byte is Windows' alone, if the text then looks western; else what the bytes look like.
-    All of them read the whole file."""
+    """Other encodings that can decode the whole file, the most likely first.
+
+    UTF-8 if it fits. If the text looks western: cp1252, or latin-1 if no byte is specific to cp1252. Else what
+    charset_normalizer guesses.
+    """
     if mostly_utf8(raw):
         return [] if is_same_encoding(encoding, "utf-8") else ["utf-8"]
     found = []
@@ -115,12 +116,13 @@ def likely_encodings(raw: bytes, encoding: str) -> list[str]:
 
 
 def looks_western(raw: bytes, *, strict: bool = False) -> bool:
-    """Whether the text looks like one of western Europe if it is read as cp1252: letters with accents stand alone or in
-    pairs among others, or in any number if one language has all of them, and signs such as ¿ or ³ at the ends of words.
-    So do a few bytes, of which nothing is told.
+    """Whether the bytes, read as cp1252, look like a text of western Europe.
+
+    In such a text accented letters occur alone or in pairs (or in longer runs if one language has all of them), and
+    signs such as ¿ or ³ occur at the ends of words. Fewer than eight non-ASCII bytes always count as western.
 
     Args:
-        strict: three such letters in a row are none, whatever they are.
+        strict: never accept three such letters in a row.
     """
     text = f" {raw.decode('cp1252', 'ignore')} "
     beyond = odd = 0
@@ -148,7 +150,7 @@ def _guess(sample: bytes) -> list[str]:
 
 
 def sample_of(raw: bytes) -> bytes:
-    """Lines with bytes beyond ASCII, as many as tell the encoding."""
+    """Lines with non-ASCII bytes, enough to judge the encoding by."""
     lines, size = [], 0
     for line in io.BytesIO(raw):
         if not line.isascii():
@@ -160,7 +162,7 @@ def sample_of(raw: bytes) -> bytes:
 
 
 def excerpt(raw: bytes, encoding: str) -> str:
-    """Some words of the file in this encoding, by which a person sees whether it is the right one."""
+    """Some words of the file in this encoding, so that a person sees whether it is the right one."""
     lines = re.split(rb"[\r\n]", sample_of(raw)) if not raw.isascii() else [raw[raw.find(b"\x1b") :]]
     line = max(lines, key=lambda line: len({byte for byte in line[:WORDS] if byte > 127}))[:WORDS]
     text = line.decode(encoding, "replace")
@@ -170,7 +172,7 @@ def excerpt(raw: bytes, encoding: str) -> str:
 
 
 def is_same_encoding(encoding: str, name: str) -> bool:
-    """Whether the two are names of one encoding."""
+    """Whether both names stand for the same encoding."""
     return codecs.lookup(encoding) == codecs.lookup(name)
 
 

@@ -1,4 +1,4 @@
-"""Files to tables: CSV, TSV, Parquet and JSONL, on disk or in an installed package."""
+"""How is a data file of any format (CSV, TSV, Parquet, JSONL) found and read into a table?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from peftsweep.system.package_paths import PACKAGE, packaged
 from peftsweep.system.suggest import did_you_mean_file
 
 FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
-LINE = re.compile(r"\r\n|\r|\n")  # not the ends of lines that JSON's own texts may have in them
+LINE = re.compile(
+    r"\r\n|\r|\n"
+)  # unlike str.splitlines, which also splits at characters that may occur inside JSON strings
 
 
 def read_table(
@@ -36,13 +38,13 @@ def read_table(
 
     Args:
         place: a path, or `package://module/path`.
-        key: of the study file, or an option, for messages.
-        warn: told of another encoding, or of quotation marks, that the file seems to have.
-        whole: all its columns; None where a row of JSONL has not the column of another.
-        as_0_1: as version 0.1 read it; see `read_parquet`.
+        key: the key of the study file or the option that names it, for messages.
+        warn: receives warnings about the encoding and about quotation marks.
+        whole: read all columns. A row of JSONL that lacks a column has None there.
+        as_0_1: read it as version 0.1 did; see `read_parquet`.
 
     Raises:
-        DataError: no such file or column, a broken file, broken bytes (with the row), or no rows at all.
+        DataError: the file or a column is missing, the file is broken (with the row), or it has no rows.
     """
     try:
         path = _checked_path(place, key)
@@ -67,7 +69,7 @@ def _checked_path(place: str, key: str) -> Path:
     if not path.exists():
         raise DataError(f"{key}: {word(place, PATH)} is not there{did_you_mean_file(path)}")
     if _ending(path) not in FORMATS:
-        raise DataError(f"{key}: {word(place, PATH)} is no file of a format that is read: {', '.join(FORMATS)}")
+        raise DataError(f"{key}: {word(place, PATH)} has no supported format; supported are {', '.join(FORMATS)}")
     try:
         plain_files.check(path)
     except ValueError as error:
@@ -76,7 +78,7 @@ def _checked_path(place: str, key: str) -> Path:
 
 
 def file_stamp(place: str) -> tuple[int, ...] | None:
-    """What changes as soon as a file at a place of `read` is written anew or replaced; None if there is none."""
+    """A value that changes when the file is rewritten or replaced; None if there is no such file."""
     try:
         found = _checked_path(place, "").stat()
     except (OSError, DataError):
@@ -93,7 +95,7 @@ def _read_jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form:
     try:
         text, doubts = decode_file(path, name, form)
     except DecodingError as error:
-        raise error.told(name, len(LINE.findall(error.before)) + 1) from error
+        raise error.as_data_error(name, len(LINE.findall(error.before)) + 1) from error
     for number, line in enumerate(LINE.split(text), start=1):
         if not line.strip():
             continue
@@ -101,11 +103,11 @@ def _read_jsonl(path: Path, name: str, wanted: Sequence[str], whole: bool, form:
             record = json_files.parse(line, once=True)
         except json.JSONDecodeError as error:
             raise DataError(f"{name}: row {number} is not JSON: {error.msg} at character {error.colno}") from error
-        except ValueError as error:  # thousands of digits, a hundred levels, a key twice
+        except ValueError as error:  # such as thousands of digits, deep nesting, a repeated key
             why = shortened(str(error), 200)
-            raise DataError(f"{name}: row {number} is not JSON that can be read: {why}") from error
+            raise DataError(f"{name}: row {number} is JSON that cannot be read: {why}") from error
         if not isinstance(record, dict):
-            hint = ", but a list: write each of its objects into a line of its own" if isinstance(record, list) else ""
+            hint = "; it is a list: write each of its objects on a separate line" if isinstance(record, list) else ""
             raise DataError(f"{name}: row {number} is not a JSON object{hint}")
         if any(column not in record for column in wanted):
             raise missing_columns(f"row {number}: {name}", wanted, list(record))

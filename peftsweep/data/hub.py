@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, and the parquet branch of those that were made by a script."""
+"""How is a dataset of the Hugging Face hub fetched? If it needs a script, from the hub's Parquet branch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from peftsweep.safe_text.quoting import quoted, shortened
 HUB = "hub://"
 PARQUET_BRANCH = "refs/convert/parquet"
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-# What datasets 5 says of a dataset that has a script; the second where its cache holds something of that name.
+# Messages of datasets 5 about a dataset that needs a script; the second if the cache holds a dataset of that name.
 SCRIPTED = ("scripts are no longer supported", "Couldn't find cache for")
 
 
 def read_hub(config: DataConfig, wanted: Sequence[str], note: Callable[[str], object]) -> dict[str, Table]:
-    """The dataset's own splits, by our names for them, but for a test split whose labels are kept secret.
+    """The dataset's own splits, by our names for them. A test split with secret labels is left out.
 
     Raises:
-        DataError: no such dataset, subset or column; gated; the hub cannot be reached; no split for training.
+        DataError: there is no such dataset, subset or column, or no split for training; or the dataset is gated, or
+            the hub cannot be reached.
     """
     assert config.source is not None
     found = _fetch(config.source.removeprefix(HUB), config)
@@ -52,18 +53,18 @@ def _fetch(name: str, config: DataConfig) -> Any:
         try:
             return load_dataset(name, name=config.subset, revision=config.revision, trust_remote_code=False)
         except (RuntimeError, ValueError, ConnectionError) as error:
-            unreachable = isinstance(error, ConnectionError)  # then the branch may be in the hub's cache
+            unreachable = isinstance(error, ConnectionError)  # the branch may still be in the cache
             if not unreachable and not any(text in str(error) for text in SCRIPTED):
                 raise
             return load_dataset(_fetch_parquet_branch(name, config, local=unreachable), trust_remote_code=False)
     except DataError:
         raise
-    except Exception as error:  # a dozen kinds, from HTTP to Arrow
+    except Exception as error:  # many kinds of errors, from HTTP to Arrow
         raise DataError(f"data.source: {config.source}: {_explain(error, name, config)}") from error
 
 
 def _fetch_parquet_branch(name: str, config: DataConfig, *, local: bool) -> str:
-    """A subset's folder in the hub's parquet branch, fetched into the hub's cache (`local`: only looked up there)."""
+    """The folder of a subset from the hub's Parquet branch, fetched into the cache (`local`: taken from the cache)."""
     from huggingface_hub import list_repo_files, snapshot_download
 
     branch: dict[str, Any] = {"repo_id": name, "repo_type": "dataset", "revision": config.revision or PARQUET_BRANCH}
@@ -77,8 +78,8 @@ def _fetch_parquet_branch(name: str, config: DataConfig, *, local: bool) -> str:
         raise ConnectionError
     if not subsets:
         raise DataError(
-            f"data.source: {config.source}: made by a script, which is not run, and without Parquet files at revision "
-            f"{branch['revision']}; leave data.revision out"
+            f"data.source: {config.source}: it needs a script, which is not run, and there are no Parquet files at "
+            f"revision {branch['revision']}; leave data.revision out"
         )
     subset = config.subset or (subsets[0] if len(subsets) == 1 else "")
     if subset not in subsets:
@@ -105,7 +106,7 @@ def _explain(error: Exception, name: str, config: DataConfig) -> str:
             "--set data.train=train.tsv --set data.validation=dev.tsv"
         )
     if isinstance(error, RevisionNotFoundError) and config.revision is None:
-        return f"made by a script, which is not run, and without the hub's parquet branch: see {page}"
+        return f"it needs a script, which is not run, and the hub has no Parquet branch of it: see {page}"
     if isinstance(error, RevisionNotFoundError) or text.startswith("Revision"):
         return f"has no revision {quoted(config.revision)}; its revisions are listed at {page}/tree/main"
     if isinstance(error, DatasetNotFoundError):
@@ -115,7 +116,7 @@ def _explain(error: Exception, name: str, config: DataConfig) -> str:
     if "BuilderConfig" in text or "Config name is missing" in text:
         return _no_subset(config, re.findall(r"'([^']*)'", text[text.find("[") : text.find("]")]))
     if "find any data file" in text or "any data files" in text:
-        return "holds no file of a format that is read"
+        return "has no file of a supported format"
     return f"cannot be loaded: {type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
@@ -130,13 +131,13 @@ def _table(name: str, split: Any, wanted: Sequence[str]) -> Table:
 def _column(name: str, column: str, split: Any) -> list[Any]:
     try:
         return _with_class_names(split.features[column], list(split[column]))
-    except Exception as error:  # of types that Python has not, or that take a library to read
+    except Exception as error:  # a type that Python lacks or that needs another library
         why = f"{type(error).__name__}: {shortened(str(error), 200)}".splitlines()[0]
         raise DataError(f"{name}: column {column} cannot be read: {why}") from error
 
 
 def _with_class_names(feature: Any, values: list[Any]) -> list[Any]:
-    """Class numbers by their names, where the dataset has names for them, in lists too."""
+    """Class numbers replaced by their names if the dataset has names for them, also within lists."""
     names, inside = getattr(feature, "names", None), getattr(feature, "feature", None)
     if getattr(inside, "names", None):
         return [None if several is None else _with_class_names(inside, list(several)) for several in values]

@@ -1,4 +1,4 @@
-"""Names that look like several names each, joined by a mark that is found in the names themselves."""
+"""Do the names of labels look like several names joined by a separator, and by which?"""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-MOST_NAMES, MOST_MARKS, MOST_LETTERS = 1_000, 30, 200  # that are looked at
-# What stands between two parts, of a name in which all letters are w and all else is -: marks, or a short word between
-# marks, such as ` and ` and `<br>`.
+MAX_NAMES, MAX_MARKS, MAX_LETTERS = 1_000, 30, 200  # that are examined
+# Separators in the shape of a name (w for each letter, - for anything else): marks, or a short word between marks, such
+# as ` and ` or `<br>`.
 MARKS = re.compile("(?<=w)(?=(-+)w)")
 WORDS = re.compile("(?<=w)(?=(-+w{1,5}-+)w)")
 RARE_IN_NAMES = (";", "|", "；")
-USUAL_IN_NAMES = re.compile(r"[\s._:'’‐‑–—-]+|.*\w.*", re.DOTALL)  # these, and words between marks
+USUAL_IN_NAMES = re.compile(r"[\s._:'’‐‑–—-]+|.*\w.*", re.DOTALL)  # these marks, and words between marks
 NUMERIC = re.compile(r"[\s\d]*")
 
 
 def find_separator(names: Sequence[str]) -> tuple[str, list[str]] | None:
-    """The mark by which most of the names look joined, and the names that it joins."""
-    some = names[:: math.ceil(len(names) / MOST_NAMES)]
+    """The separator that seems to join most of the names, and the names that it joins; None if there is none."""
+    some = names[:: math.ceil(len(names) / MAX_NAMES)]
     found = [
         (mark, parts, joined)
         for mark in _candidate_separators(some)
@@ -34,21 +34,21 @@ def find_separator(names: Sequence[str]) -> tuple[str, list[str]] | None:
 
 
 def _fitness(mark: str, parts: Mapping[str, Sequence[str]], joined: Sequence[str]) -> tuple[int, int, int]:
-    """What joins most names, then what leaves the fewest letters of parts: `=>` rather than `=` or `>`."""
+    """Prefers the separator that joins most names, then the one with the shortest parts: `=>` over `=` and `>`."""
     return len(joined), -sum(map(len, {part for name in joined for part in parts[name]})), -len(mark)
 
 
 def compound_names(parts: Mapping[str, Sequence[str]], names: Sequence[str], mark: str = "") -> list[str]:
-    """The names that have several parts which other names have too, if they look like several labels each.
+    """The names whose parts occur in other names too, if they look like several labels each; else none.
 
-    They do if some name joins names that stand alone, or if most of all names are such. Marks that are usual in names
-    prove less: `New York`, `new car` and `used car` are names. There, all that have the mark must join names that stand
-    alone; or most names are such, and either most of those join names that stand alone, or many parts stand in several
-    places, as in `joy fear`, `fear anger` and unlike in a tree's or a grid's names.
+    They do if a name joins other complete names, or if most names are of this kind. A mark that is usual in names is
+    weaker evidence: `New York`, `new car` and `used car` are single names. With such a mark, either every name that has
+    it must join complete names; or most names are of this kind, and most of them join complete names or many parts
+    occur at several positions, as in `joy fear` and `fear anger` but not in the names of a tree or a grid.
 
     Args:
         parts: the parts of each name.
-        mark: what they were parted by.
+        mark: the separator between the parts.
     """
     known, seen = set(names), Counter(part for own in parts.values() for part in set(own))
     several = [name for name, own in parts.items() if len(own) == len(set(own)) > 1 and all(own)]
@@ -56,12 +56,12 @@ def compound_names(parts: Mapping[str, Sequence[str]], names: Sequence[str], mar
     shared = [name for name in several if mark in RARE_IN_NAMES or all(seen[part] > 1 for part in parts[name])]
     most = 2 * len(shared) >= len(names)
     if mark and USUAL_IN_NAMES.fullmatch(mark):
-        told = len(alone) == len(several) > 0 or (
+        found = len(alone) == len(several) > 0 or (
             most and (2 * len(alone) >= len(several) or _parts_change_places(parts, several))
         )
     else:
-        told = bool(alone) or most
-    return (shared or alone) if told else []
+        found = bool(alone) or most
+    return (shared or alone) if found else []
 
 
 def _compounds(names: Sequence[str], mark: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -82,11 +82,11 @@ def _parts_change_places(parts: Mapping[str, Sequence[str]], several: Sequence[s
 
 
 def _candidate_separators(names: Sequence[str]) -> list[str]:
-    """What stands between parts, the most frequent first."""
+    """Candidates for the separator, the most frequent first."""
     found: Counter[str] = Counter()
     for name in names:
-        found.update(list(dict.fromkeys(_between(name[:MOST_LETTERS]))))
-    return [mark for mark, _ in found.most_common(MOST_MARKS)]
+        found.update(list(dict.fromkeys(_between(name[:MAX_LETTERS]))))
+    return [mark for mark, _ in found.most_common(MAX_MARKS)]
 
 
 def _between(name: str) -> Iterator[str]:
@@ -101,6 +101,6 @@ def _between(name: str) -> Iterator[str]:
 
 
 def _of_word(letter: str) -> bool:
-    """Letters, digits, what goes with them, and pictures."""
+    """Whether it is a letter, a digit, a combining mark or a pictograph."""
     kind = unicodedata.category(letter)
     return kind[0] in "LNM" or kind in ("So", "Cf")

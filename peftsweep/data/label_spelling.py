@@ -1,4 +1,4 @@
-"""One name for each spelling of a class, and the order of classes."""
+"""Which class does a cell name, however it is spelled, and how are classes ordered?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from peftsweep.safe_text.escaping import FILLERS, UNSEEN
+from peftsweep.safe_text.escaping import INVISIBLE_CATEGORIES, INVISIBLE_OTHERS
 from peftsweep.safe_text.quoting import quoted
 
 BOOLEANS = ("false", "true")
@@ -25,17 +25,17 @@ DIFFERENCE = "case, spaces or characters that look alike"
 
 
 def class_name(value: Any, *, as_0_1: bool = False) -> str | None:
-    """The class that a cell names; None where it names none. A class has one name whatever the file's format is.
+    """The class that a cell names; None if it names none. The name does not depend on the format of the file.
 
-    So what CSV can only spell has the name of what other formats have a type for: 1, 1.0, "1.0" and "+1" are `1`;
+    CSV holds text only, so texts get the same names as the values of other formats: 1, 1.0, "1.0" and "+1" are `1`;
     true, "True" and "TRUE" are `true`; 1e16, "1e+16" and "1.0E16" are `10000000000000000`. A text that may be a code
-    is itself: "007", "1E6", "1_000".
+    stays as it is: "007", "1E6", "1_000".
 
     Args:
-        as_0_1: as version 0.1 named it, to which true was `1`, and "True" a name like any other.
+        as_0_1: name it as version 0.1 did, where true was `1` and "True" an ordinary name.
     """
     if isinstance(value, np.generic):
-        value = float(str(value)) if isinstance(value, np.floating) else value.item()  # 0.1 of 32 bits is 0.1
+        value = float(str(value)) if isinstance(value, np.floating) else value.item()  # 0.1 in 32 bits stays 0.1
     if isinstance(value, str):
         return _name_of_text(value.strip(), as_0_1=as_0_1)
     if isinstance(value, bool) and not as_0_1:
@@ -64,8 +64,8 @@ def _name_of_text(text: str, *, as_0_1: bool) -> str | None:
 
 
 def is_valid_unicode(text: str) -> bool:
-    """Whether it has no half of a surrogate pair. JSON can spell one, bytes of a command that are no UTF-8 become some,
-    and no tokenizer and no file takes them."""
+    """Whether the text has no lone surrogate. JSON may contain one, and command-line bytes that are not UTF-8 become
+    some, but neither tokenizers nor files accept them."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -74,31 +74,31 @@ def is_valid_unicode(text: str) -> bool:
 
 
 def visible_form(name: str) -> str:
-    """The name without what a person hardly sees: case, spaces, how letters are encoded, what is not drawn."""
+    """The name without what a person hardly sees: case, extra spaces, encodings of letters, invisible characters."""
     letters = unicodedata.normalize("NFKC", name).casefold()
     plain = (" " if letter in SPACES or unicodedata.category(letter)[0] == "Z" else letter for letter in letters)
     return " ".join("".join(letter for letter in plain if not _is_invisible(letter)).split())
 
 
 def _is_invisible(letter: str) -> bool:
-    return unicodedata.category(letter) in UNSEEN or FILLERS.match(letter) is not None
+    return unicodedata.category(letter) in INVISIBLE_CATEGORIES or INVISIBLE_OTHERS.match(letter) is not None
 
 
 def distinguishable(names: Iterable[str]) -> str:
-    """Names in a message, written out where they would look the same."""
+    """The names for a message, with escapes if they would look the same."""
     names = list(names)
     shown = " and ".join(map(quoted, names))
-    same = len({FILLERS.sub("", unicodedata.normalize("NFC", name)) for name in names}) < len(names)
+    same = len({INVISIBLE_OTHERS.sub("", unicodedata.normalize("NFC", name)) for name in names}) < len(names)
     return shown.encode("ascii", "backslashreplace").decode() if same else shown
 
 
 def sort_key(name: str) -> tuple[bool, float, str]:
-    """Whole numbers by value, then names by letters. No two names are equal: numbers of one value stand in the order of
-    their letters, `01` before `1`, in any process."""
+    """Sorts whole numbers by value, then other names by letters. No two names are equal (`01` comes before `1`), so the
+    order is the same in every process."""
     number = name.removeprefix("-").isdecimal()
     return not number, float(name) if number else 0.0, name
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell is empty: CSV has no other word for it, pandas writes NaN."""
+    """Whether a cell is empty: None, a blank text as in CSV, or NaN as from pandas."""
     return value is None or (isinstance(value, str) and not value.strip()) or value != value

@@ -1,4 +1,4 @@
-"""Label columns to arrays."""
+"""How do label columns become a task and an array of labels?"""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.task import Labels, Task
 
 PAIRS = (("0", "1"), BOOLEANS)
-LABEL_SETS = "\0sets"  # a second column of labels, as they were read
-MAX_NAME_LENGTH = 10_000  # characters of a name: the database gives back no longer one
+LABEL_SETS = "\0sets"  # an added column: the list of labels of each row
+MAX_NAME_LENGTH = 10_000  # characters: the database does not return longer names
 
 
 def task_of(config: DataConfig, train: Table, *, as_0_1: bool = False) -> Task:
-    """What is to be predicted: several columns of zeros and ones, one column of all labels, or one of classes.
+    """The task: multi-label for several 0/1 columns or one column of all labels, single-label for a column of classes.
 
     Args:
         as_0_1: see `class_name`.
 
     Raises:
-        DataError: an empty class, one class or label alone, or one whose name is too long.
+        DataError: a class is empty, there is only one class or label, or a name is too long.
     """
     columns = config.label_columns
     if len(columns) > 1:
@@ -56,8 +56,8 @@ def task_of(config: DataConfig, train: Table, *, as_0_1: bool = False) -> Task:
         if not as_0_1 and not names.isdisjoint(BOOLEANS) and names <= FLAGS.keys():
             names = {BOOLEANS[FLAGS[name]] for name in names}
     if len(names) < 2:
-        what = f"one {'label' if several else 'class'} alone ({quoted(names.pop())})" if names else "no label at all"
-        raise DataError(f"{train.name}: column {columns[0]} has {what}: nothing to tell apart")
+        what = f"only one {'label' if several else 'class'} ({quoted(names.pop())})" if names else "no labels"
+        raise DataError(f"{train.name}: column {columns[0]} has {what}: there is nothing to distinguish")
     _check_short(train, names)
     return Task("multi-label" if several else "single-label", tuple(sorted(names, key=sort_key)))
 
@@ -77,14 +77,14 @@ def label_array(config: DataConfig, table: Table, task: Task, *, as_0_1: bool = 
         as_0_1: see `class_name`.
 
     Raises:
-        DataError: a label that is neither 0 nor 1, or a class or label that training has not; with the rows.
+        DataError: a label is neither 0 nor 1, or training lacks a class or label; with the rows.
     """
     columns = config.label_columns
     if len(columns) > 1:
         return np.array([_flags(table, column) for column in columns], dtype=np.float32).T
     numbers = {label: i for i, label in enumerate(task.labels)}
     if task.labels in PAIRS and not task.multi_label:
-        numbers = FLAGS  # another file may have the other of the two
+        numbers = FLAGS  # one file may say 0 and 1, another false and true
     if task.multi_label:
         sets = _label_sets(config, table)
         _check_known(table, columns[0], numbers, sets)
@@ -111,7 +111,7 @@ def _check_known(table: Table, column: str, known: dict[str, int], sets: Sequenc
 
 
 def _holds_several(config: DataConfig, table: Table) -> bool:
-    """Whether the one column holds all labels of a text: the study file says so, or its cells are lists."""
+    """Whether one column holds all labels of a text, because the study file says so or its cells are lists."""
     first, *others = config.label_columns
     if isinstance(config.labels, LabelColumn) or others:
         return not others
@@ -119,14 +119,15 @@ def _holds_several(config: DataConfig, table: Table) -> bool:
 
 
 def with_label_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) -> Table:
-    """The table with the labels of each row, if one column holds all of them: read before it is cut, for how a cell is
-    to be read is seen from the others.
+    """The table with the labels of each row in `LABEL_SETS`, if one column holds all labels.
+
+    They are read before the table is split, because the other cells show how to read a cell.
 
     Args:
-        others: all tables of the study, by which this one is read if it has no list.
+        others: all tables of the study. They show how to read this one if it has no list.
 
     Raises:
-        DataError: a cell that holds none, with the rows.
+        DataError: a cell does not hold labels; with the rows.
     """
     if not _holds_several(config, table):
         return table
@@ -134,7 +135,7 @@ def with_label_sets(config: DataConfig, table: Table, others: Iterable[Table] = 
 
 
 def row_labels(table: Table, columns: Sequence[str]) -> list[tuple[str | None, ...]]:
-    """What each row has in place of labels, to be compared with other rows, whether that may stand there or not."""
+    """The labels of each row for comparison with other rows, even if they are invalid."""
     if LABEL_SETS in table.columns:
         return [tuple(sorted(labels)) for labels in table.columns[LABEL_SETS]]
     return list(zip(*([class_name(value) for value in table.column(column)] for column in columns), strict=True))
@@ -149,29 +150,29 @@ def _label_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) 
     separator = config.labels.separator if isinstance(config.labels, LabelColumn) else None
     if separator is not None and are_all_written_lists(values, separator):
         raise DataError(
-            f"{table.name}: column {column}: each cell is a list in brackets, such as {_examples(values[:1])}: to read "
-            f"it as one, leave the separator out: labels: {{column: {column}}}"
+            f"{table.name}: column {column}: each cell is a list in brackets, such as {_examples(values[:1])}: to "
+            f"read it as a list, leave the separator out: labels: {{column: {column}}}"
         )
     if separator is not None and (lists := [i for i, value in enumerate(values) if is_written_list(value, separator)]):
         others = [value for value in values if not is_written_list(value, separator)]
-        parted = any(cell is not None and len(cell) > 1 for cell in read_cells(others, separator))
-        readable = not parted and None not in read_cells(values, None)
-        mend = f"leave it out: labels: {{column: {column}}}" if readable else "write them as in the other rows"
+        is_split = any(cell is not None and len(cell) > 1 for cell in read_cells(others, separator))
+        readable = not is_split and None not in read_cells(values, None)
+        fix = f"leave it out: labels: {{column: {column}}}" if readable else "write them as in the other rows"
         raise DataError(
-            f"{table.name}: column {column}: {_examples([values[i] for i in lists])} in {table.numbers(lists)}: lists "
-            f"that are written out are not parted by a separator ({quoted(separator)}); {mend}"
+            f"{table.name}: column {column}: {_examples([values[i] for i in lists])} in {table.numbers(lists)}: "
+            f"written lists cannot be split at a separator ({quoted(separator)}); {fix}"
         )
     grouped = isinstance(config.labels, LabelColumn) and config.labels.grouped
     elsewhere = [cell for other in others for cell in other.column(column)]
     cells = read_single_labels(values) if grouped and separator is None else read_cells(values, separator, elsewhere)
     found = [None if cell is None else label_names(cell) for cell in cells]
     if wrong := [i for i, labels in enumerate(found) if labels is None]:
-        expected = f"labels parted by {quoted(separator)}"
+        expected = f"labels separated by {quoted(separator)}"
         if grouped:
             expected = "a name or a number in each row"
         elif separator is None:
             expected = (
-                "a list, such as ['joy', 'anger'], written as in the other rows; if a mark parts its labels, name "
+                "a list, such as ['joy', 'anger'], written as in the other rows; if labels have a separator, name "
             )
             expected += f'it: labels: {{column: {column}, separator: ";"}}'
         raise DataError(
@@ -183,8 +184,7 @@ def _label_sets(config: DataConfig, table: Table, others: Iterable[Table] = ()) 
         if len(sizes) == 1 and min(sizes) > 1:
             raise DataError(
                 f"{table.name}: column {column}: each list has {sizes.pop()} zeros and ones: expected the names of "
-                "the labels that are on; or give each label a column of its own, and name all of them: labels: [joy, "
-                "anger]"
+                "the labels that are on; or give each label a separate column and name them all: labels: [joy, anger]"
             )
     return [labels or [] for labels in found]
 
@@ -195,8 +195,8 @@ def _flags(table: Table, column: str) -> list[int]:
     wrong = [i for i, flag in enumerate(flags) if flag < 0]
     if wrong:
         raise DataError(
-            f"{table.name}: column {column}: {_examples([values[i] for i in wrong])} in {table.numbers(wrong)}: of "
-            "several label columns, each holds 0 or 1"
+            f"{table.name}: column {column}: {_examples([values[i] for i in wrong])} in {table.numbers(wrong)}: with "
+            "several label columns, each must hold 0 or 1"
         )
     return flags
 
@@ -215,13 +215,15 @@ def _classes(table: Table, column: str, *, as_0_1: bool) -> list[str]:
 
 
 def _hint_at_joined_labels(classes: Sequence[str], column: str) -> str:
-    """That the other classes look joined, where they do: then the empty cells may be right."""
+    """A hint for a message that the classes look like joined labels, if they do: then empty cells may be correct."""
     task = Task("single-label", tuple(sorted(set(classes), key=sort_key)))
-    said = list(warn_of_joined_labels(task, column)) if classes else []
-    return "".join(f"; {doubt}" for doubt in said) + ("; an empty cell is a text without labels then" if said else "")
+    warnings = list(warn_of_joined_labels(task, column)) if classes else []
+    return "".join(f"; {doubt}" for doubt in warnings) + (
+        "; then an empty cell is a text without labels" if warnings else ""
+    )
 
 
 def _examples(values: Sequence[Any]) -> str:
-    """Up to three of the values, as they stand in the file."""
+    """Up to three of the values, as they are in the file."""
     found = list(dict.fromkeys("empty" if value in (None, "") else quoted(value) for value in values[:1000]))
     return ", ".join(found[:3]) + (", …" if len(found) > 3 else "")

@@ -1,4 +1,4 @@
-"""Lists that stand in one cell, written out by one program or another."""
+"""Which labels does a cell hold that is a list, written as text by one program or another?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peftsweep.system import json_files
 
 PAIRS = {"[": "]", "(": ")", "{": "}"}
 QUOTES = "'\"`‘’“”„«»"
-STRAIGHT = str.maketrans("‘’“”„", '\'\'"""')  # what word processors and Excel make of straight ones
+STRAIGHT = str.maketrans("‘’“”„", '\'\'"""')  # word processors and Excel turn straight quotation marks into these
 # numpy's array([…], dtype=object), Python's set(…) and frozenset(…), R's c(…), list(…) and character(0)
 CALL = re.compile(
     r"(?:(?:np\.|numpy\.)?array|frozenset|set|tuple|list|c|character|factor)"
@@ -27,22 +27,22 @@ SCALAR = re.compile(r"\b(?:np|numpy)\.[a-z]+_?\d*\(('[^']*'|\"[^\"]*\"|[-+.\w]+)
 MISSING = ("nan", "None", "null", "NULL", "NA")
 QUOTED = re.compile(rf"u?[{QUOTES}]")
 BARE = re.compile(rf"(?![{QUOTES}])[^,;|\[\](){{}}\"\r\n]+(?<![{QUOTES}])")
-BLOCK = re.compile(r"\s*(?:[-*•][ \t]+\S[^\r\n]*\s*)+")  # YAML's, an entry a line
+BLOCK = re.compile(r"\s*(?:[-*•][ \t]+\S[^\r\n]*\s*)+")  # a YAML list with one entry a line
 
 
 def read_cells(
     cells: Sequence[Any], separator: str | None, elsewhere: Sequence[Any] = ()
 ) -> list[Sequence[Any] | None]:
-    """What stands in each cell of a column that holds all labels of a text, empty entries and repeated ones too; None
-    where a cell cannot be read so.
+    """The entries of each cell of a column that holds all labels of a text, including empty and repeated entries. None
+    for a cell that cannot be read.
 
-    A text is parted by the separator and read no other way, so that `[bug]` may be a label's name. Without a separator,
-    the column as a whole says how its lists are written: each cell must be a list with the brackets that most have, or
-    an empty list. If quotation marks prove all that are there to be lists, a word without a mark is a list of one, as R
-    writes it.
+    With a separator, texts are split at it and read in no other way, so that `[bug]` may be the name of a label.
+    Without one, the whole column decides how its lists are written: each cell must be a list with the most frequent
+    bracket, or an empty list. If quotation marks prove that all other cells are lists, a bare word is a list with one
+    entry, as R writes it.
 
     Args:
-        elsewhere: the same column's cells in the study's other files, which say it where no cell here is a list.
+        elsewhere: the cells of the column in the study's other files. They decide if no cell here is a list.
     """
     if separator is not None:
         return [_split(cell, separator) for cell in cells]
@@ -62,10 +62,10 @@ def _parse_cell(cell: Any) -> list[Any] | None:
 
 
 def _usual_bracket(cells: Iterable[tuple[Any, list[Any] | None]]) -> tuple[str, bool] | None:
-    """The bracket that most of the lists have, and whether all are lists beyond doubt, and have it; None of no lists.
+    """The bracket of most lists, and whether all cells are surely lists with that bracket; None without lists.
 
     Args:
-        cells: each with what is listed in it, if it is a list.
+        cells: each cell with its entries, or None if it is not a list.
     """
     written = [(cell, own) for cell, own in cells if own is not None]
     lists = [cell for cell, own in written if own] or [cell for cell, _ in written]
@@ -75,7 +75,7 @@ def _usual_bracket(cells: Iterable[tuple[Any, list[Any] | None]]) -> tuple[str, 
 
 
 def read_single_labels(cells: Sequence[Any]) -> list[Sequence[Any]]:
-    """The same of a column in which each cell has one label, or a list of them that is no text."""
+    """Like `read_cells` for a column in which each cell holds one label, or a list that is not text."""
     return [[] if is_missing(cell) else cell if isinstance(cell, list | tuple) else [cell] for cell in cells]
 
 
@@ -94,8 +94,8 @@ def _split(cell: Any, separator: str) -> Sequence[Any]:
 
 
 def are_all_written_lists(cells: Sequence[Any], separator: str) -> bool:
-    """Whether the cells of a column with a separator are lists all the same: all stand in brackets, and quotation marks
-    or halves of brackets show that the names do not."""
+    """Whether the cells of a column with a separator are lists nevertheless: all are in brackets, and quotation marks
+    or unmatched brackets show that the brackets do not belong to the names."""
     texts = [cell for cell in cells if not is_missing(cell)]
     if not texts or not all(isinstance(cell, str) and _enclosed(cell) for cell in texts):
         return False
@@ -103,22 +103,22 @@ def are_all_written_lists(cells: Sequence[Any], separator: str) -> bool:
 
 
 def is_written_list(cell: Any, separator: str) -> bool:
-    """Whether a cell of a column with a separator is a list all the same: quotation marks right behind its bracket, or
-    a function's name before it, show that it is no name in brackets, and it has several entries or is cut by the
+    """Whether a cell of a column with a separator is a list nevertheless: a quotation mark after its bracket or a
+    function's name before it shows that it is not a name in brackets, and it has several entries or contains the
     separator."""
     if not isinstance(cell, str):
         return False
     text = _unwrapped(cell.strip())
     entries = parse_list(text)
     if _enclosed(text):
-        sure = QUOTED.match(text[1:-1].strip()) is not None
+        is_list = QUOTED.match(text[1:-1].strip()) is not None
     else:
-        sure = entries is not None and not BLOCK.fullmatch(text)
-    return sure and (len(entries or ()) > 1 or not all(map(_balanced, text.split(separator))))
+        is_list = entries is not None and not BLOCK.fullmatch(text)
+    return is_list and (len(entries or ()) > 1 or not all(map(_balanced, text.split(separator))))
 
 
 def _bracket_of(text: str) -> str:
-    """The bracket of a written list, or the name of the function in whose place it stands."""
+    """The bracket that a written list begins with, or the one that its function stands for."""
     text = text.lstrip(' "')
     if text[0] in (*PAIRS, "-", "*", "•"):
         return text[0]
@@ -127,24 +127,24 @@ def _bracket_of(text: str) -> str:
 
 
 def is_surely_list(text: str) -> bool:
-    """Whether a written list is no name in brackets: it has quotation marks around a name, nothing in it, or a
-    function's name before it."""
+    """Whether a written list cannot be a name in brackets: it is empty, begins with a quotation mark, or follows a
+    function's name."""
     text = text.strip()
     inside = text[1:-1].strip()
     return not _enclosed(text) or not inside or QUOTED.match(inside) is not None
 
 
 def label_names(parts: Sequence[Any]) -> list[str] | None:
-    """The labels that the entries of a list name, none twice; None if one names none."""
+    """The labels that the entries of a list name, without repetitions; None if an entry names none."""
     names = [class_name(part) for part in parts if not is_missing(part)]
     return None if None in names else list(dict.fromkeys(name for name in names if name is not None))
 
 
 def parse_list(text: str) -> list[Any] | None:
-    """The entries of a list that is written out; None where the text is none.
+    """The entries of a list that is written as text; None if the text is not a list.
 
-    Read are the lists of JSON and Python (tuples and sets, too), numpy, R, PostgreSQL and Java, YAML's `[a, b]` and its
-    lines `- a`. An entry without quotation marks is a name, and a comma parts it from the next.
+    It reads the lists of JSON, Python (also tuples and sets), numpy, R, PostgreSQL and Java, and YAML's `[a, b]` and
+    lines `- a`. An entry without quotation marks ends at the next comma.
     """
     text = text.strip()
     if (inner := _unwrapped(text)) != text:
@@ -160,7 +160,7 @@ def parse_list(text: str) -> list[Any] | None:
 
 
 def _unwrapped(text: str) -> str:
-    """What a string holds that is a list inside of one, as JSON and CSV write it; of any other text, the text."""
+    """The content of a text in double quotation marks, as JSON and CSV write it; any other text unchanged."""
     if len(text) > 1 and text[0] == text[-1] == '"':
         return text[1:-1].replace('""', '"').replace('\\"', '"').strip()
     return text
@@ -181,7 +181,7 @@ def _inside(text: str) -> list[Any] | None:
 
 
 def _json(text: str, kind: type = list) -> list[Any] | None:
-    """The list that it is, or (of a string) that stands in the string; else None."""
+    """The JSON list in a text, or (kind `str`) the list written in a JSON string; else None."""
     try:
         found = json_files.parse(text)
     except ValueError:
@@ -192,9 +192,8 @@ def _json(text: str, kind: type = list) -> list[Any] | None:
 
 
 def _tokens(inside: str) -> list[Any] | None:
-    """Texts in quotation marks, numbers and words for a missing one, as Python writes them; commas may lack, as numpy
-    leaves them out."""
-    # not by literal_eval of it all: 'joy' 'anger' would be one text
+    """Quoted texts, numbers and words for missing values, as Python writes them. Commas may be missing, as in numpy."""
+    # literal_eval of the whole would join 'joy' 'anger' into one text
     try:
         return list(_entries(tokenize.generate_tokens(io.StringIO(inside).readline)))
     except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
@@ -203,8 +202,8 @@ def _tokens(inside: str) -> list[Any] | None:
 
 def _entries(tokens: Iterator[tokenize.TokenInfo]) -> Iterator[Any]:
     """Raises:
-    ValueError, SyntaxError: a token that is no text, no number and no word for a missing one, or two without a comma or
-        space between them: 007, 'it''s'.
+    ValueError, SyntaxError: a token is not a text, a number or a word for a missing value, or two tokens have no comma
+        or space between them: 007, 'it''s'.
     """
     end, sign = (0, -1), ""
     for token in tokens:
@@ -224,8 +223,8 @@ def _entries(tokens: Iterator[tokenize.TokenInfo]) -> Iterator[Any]:
 
 
 def _names(text: str) -> list[Any] | None:
-    """Names without quotation marks, and in double ones among them, as PostgreSQL has them. An entry that has a
-    bracket, a quotation mark at an end, or what belongs to a map, may be anything."""
+    """Names without quotation marks, or some in double ones as in PostgreSQL. None if an entry has a bracket, a
+    quotation mark at an end, or a sign of a mapping, because it may then be anything."""
     inside = text[1:-1]
     parts = inside.split(",")
     if text[0] == "{" and '"' in inside:
@@ -234,8 +233,8 @@ def _names(text: str) -> list[Any] | None:
         except csv.Error:
             return None
     parts = [part.strip() for part in parts]
-    odd = any(part[:1] in QUOTES or part[-1:] in QUOTES or part in ("...", "…") for part in filter(None, parts))
-    if odd or any(mark in inside for mark in "[](){}") or (text[0] == "{" and re.search("[:=]", inside)):
+    ambiguous = any(part[:1] in QUOTES or part[-1:] in QUOTES or part in ("...", "…") for part in filter(None, parts))
+    if ambiguous or any(mark in inside for mark in "[](){}") or (text[0] == "{" and re.search("[:=]", inside)):
         return None
     return [None if part in MISSING[:4] else part for part in parts]
 
@@ -250,8 +249,9 @@ def _balanced(text: str) -> bool:
 
 
 def list_fragments(names: Iterable[str]) -> list[str]:
-    """Names that look like a list's first or last part (`[joy` and `anger]`), or like an entry with its quotation marks
-    (`'joy'`). A mark at one end proves nothing as long as no name has its other half: `:)`, `11"`, `Diabetes (type 1)`.
+    """Names that look like the first or last part of a list (`[joy` and `anger]`) or like a quoted entry (`'joy'`).
+
+    A mark at one end proves nothing unless another name has its counterpart: `:)`, `11"`, `Diabetes (type 1)`.
     """
     names = list(names)
     ends = {name: _unmatched_ends(name) for name in names}
@@ -261,7 +261,7 @@ def list_fragments(names: Iterable[str]) -> list[str]:
 
 
 def bracket_halves(names: Iterable[str]) -> list[str]:
-    """Those pieces that are halves of a bracket around words: even a few of them show that a list was cut."""
+    """The fragments with an unmatched bracket and a word: even a few of them show that lists were split."""
     return [name for name in list_fragments(names) if not _balanced(name) and any(map(str.isalnum, name))]
 
 
@@ -270,7 +270,7 @@ def _in_quotes(name: str) -> bool:
 
 
 def _unmatched_ends(name: str) -> tuple[str, str]:
-    """The closing mark that a name's first mark lacks, and its last one that lacks an opening one; empty for none."""
+    """The closing mark that the first character needs, and the last one if it needs an opening one; else empty."""
     if not name or _in_quotes(name):
         return "", ""
     first = PAIRS.get(name[0], "") if not _balanced(name) else ""

@@ -1,4 +1,4 @@
-"""Which rows stay: filters, and texts that are none."""
+"""Which rows pass the filters of the study, and are all their texts valid?"""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from peftsweep.data.label_spelling import BOOLEANS, FLAGS, WHOLE, class_name, is
 from peftsweep.data.table import Table
 from peftsweep.errors import DataError
 
-Say = Callable[[str], object]
+Report = Callable[[str], object]
 
 
-def filter_rows(table: Table, filters: Mapping[str, Filter], note: Say, *, as_0_1: bool = False) -> Table:
-    """The rows that pass all filters. A row without a number does not pass a comparison; how many those were is said.
+def filter_rows(table: Table, filters: Mapping[str, Filter], note: Report, *, as_0_1: bool = False) -> Table:
+    """The rows that pass all filters. A row without a number fails a comparison; their count is noted.
 
     Args:
-        as_0_1: those that passed in version 0.1, which compared texts with texts and numbers with numbers alone.
+        as_0_1: filter as version 0.1 did, which compared texts only with texts and numbers only with numbers.
 
     Raises:
         DataError: no row passes.
@@ -31,18 +31,20 @@ def filter_rows(table: Table, filters: Mapping[str, Filter], note: Say, *, as_0_
         if as_0_1:
             kept = [i for i, value in enumerate(values) if _passed(value, rule)]
         if not kept:
-            raise DataError(f"{table.name}: no row is left by data.filter.{column}")
+            raise DataError(f"{table.name}: no row passes data.filter.{column}")
         compared = rule.min is not None or rule.max is not None
-        if compared and (void := sum(number is None for number in numbers)):
-            note(f"{table.name}: {void:,} rows have no number in {column} and were left out")
+        if compared and (without := sum(number is None for number in numbers)):
+            note(f"{table.name}: {without:,} rows have no number in {column} and were left out")
         table = table.take(kept)
     return table
 
 
 def _equal(values: Sequence[Any], numbers: Sequence[float | None], wanted: str | int | float | None) -> list[bool]:
-    """Whether each value is the one that is wanted (all are, if none is): by its name, as that of a class, so that it
-    is the same in every format. In a column of booleans, or of zeros and ones, 1 is true. A number that is wanted is
-    one in any spelling."""
+    """Whether each value equals the wanted one (always, if that is None).
+
+    Values are compared by the name that they would have as a class, so that the format of the file does not matter. In
+    a column of booleans, or of zeros and ones, 1 equals true. A wanted number matches any spelling of it.
+    """
     if wanted is None:
         return [True] * len(values)
     names = [_name(value) for value in values]
@@ -50,7 +52,7 @@ def _equal(values: Sequence[Any], numbers: Sequence[float | None], wanted: str |
     if name in FLAGS and set(names) - {""} <= FLAGS.keys():
         return [own != "" and FLAGS[own] == FLAGS[name] for own in names]
     number = None if isinstance(wanted, str | bool) else float(wanted)
-    # whole numbers by name alone: 9007199254740993 is no other number, but as a float it is
+    # compare whole numbers by name: as a float, 9007199254740993 would equal its neighbour
     return [
         own == name or (there == number is not None and own not in BOOLEANS and not WHOLE.fullmatch(own))
         for own, there in zip(names, numbers, strict=True)
@@ -58,7 +60,7 @@ def _equal(values: Sequence[Any], numbers: Sequence[float | None], wanted: str |
 
 
 def _name(value: Any) -> str:
-    """That of a class; of a date or another value that names none, as Python writes it; of an empty cell, none."""
+    """The name of a class; Python's text for a date or another value that names no class; empty for an empty cell."""
     return "" if is_missing(value) else class_name(value) or str(value).strip()
 
 
@@ -69,7 +71,7 @@ def _within(number: float | None, rule: Filter) -> bool:
 
 
 def _passed(value: Any, rule: Filter) -> bool:
-    """Whether the row passed in version 0.1."""
+    """Whether the row passed the filter in version 0.1."""
     if isinstance(rule.equals, str):
         return str(value) == rule.equals
     try:
@@ -80,21 +82,21 @@ def _passed(value: Any, rule: Filter) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """The number that a cell has, or spells; that of a boolean is 0 or 1 in every format."""
+    """The number in a cell, also if written as text. A boolean is 0 or 1 in every format."""
     if (name := class_name(value)) in BOOLEANS:
         return float(FLAGS[name])
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):  # the last: JSON has whole numbers of any length
+    except (TypeError, ValueError, OverflowError):  # OverflowError: JSON has whole numbers of any length
         return None
     return None if math.isnan(number) or (isinstance(value, str) and "_" in value) else number
 
 
 def with_checked_texts(table: Table, column: str) -> Table:
-    """The table, its texts being texts.
+    """The table with its texts also in the column `TEXT`, after a check.
 
     Raises:
-        DataError: a row whose text is empty, null or no text, with the rows' numbers.
+        DataError: a text is empty, null, not text or not valid Unicode; with the numbers of the rows.
     """
     texts = table.column(column)
     empty = [i for i, text in enumerate(texts) if text is None or (isinstance(text, str) and not text.strip())]
@@ -109,4 +111,4 @@ def with_checked_texts(table: Table, column: str) -> Table:
     return Table(table.name, table.columns | {TEXT: texts}, table.rows)
 
 
-TEXT = "\0text"  # the texts' second name, so that rows can be compared without the study file
+TEXT = "\0text"  # an added column with the texts, so that their name in the study file is not needed

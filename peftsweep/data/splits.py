@@ -1,4 +1,4 @@
-"""One table cut into splits: stratified by label, all copies of a text in one split, every label in training."""
+"""How is one table split? Stratified by label, all copies of a text in one split, every label in training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from peftsweep.task import Labels, stratified_sample
 
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
-PartOfRow = NDArray[np.int64]  # [n], the part of each row
-# How much a size counts against the rows of one label, pass by pass. Labels first: at a half, a text may move although
-# a size suffers. Each later pass makes sizes dearer, so that they come back by the moves that harm labels least. In the
-# last one no number of labels outweighs a row, so that only sizes that cannot be held stay off.
+PartOfRow = NDArray[np.int64]  # [n], the part (split) of each row
+# Weight of the size of a split against its rows of one label, for each pass. The first pass favours labels: texts move
+# even if a size gets worse. Later passes weigh sizes more, which restores them by the moves that harm labels least. In
+# the last pass sizes outweigh all labels, so that only sizes that cannot be reached stay wrong.
 SIZE_WEIGHTS = (0.5, 1, 8, 64, 1e6)
 
 
@@ -33,18 +33,18 @@ def split_table(
 ) -> dict[str, Table]:
     """The table's splits by name: train, validation and, if it is asked for, test.
 
-    Rows are drawn by label. Then all copies of a text go to the split that has most of them, and each label that
-    training lost gets a text there. That changes sizes and shares of labels, so whole texts move between the splits
-    until both are as near as possible to what was drawn. A table without copies, and without labels that only one text
-    has, is cut as it was drawn. A split may end up with another size than asked for: by half of a text's copies, or by
-    the texts that training must have.
+    Rows are first drawn by label. Then all copies of a text move to the split that has most of them, and a text moves
+    into training for each label that training lacks. That changes sizes and label frequencies, so whole texts move
+    between the splits until both are as close as possible to the draw. Without copies and missing labels the draw is
+    final. The size of a split may differ from the one asked for by half of a text's copies, or by the texts that
+    training needs.
 
     Args:
-        texts: of the rows, by which copies are told.
-        as_0_1: as version 0.1 did it: as the rows were drawn.
+        texts: the text of each row. Rows with equal texts are copies.
+        as_0_1: keep the draw, as version 0.1 did.
 
     Raises:
-        DataError: the sizes ask for more rows than there are, or each label has one text alone, so that none is left
+        DataError: the sizes ask for more rows than there are, or every label has a single text, so that none is left
             for validation or test.
     """
     drawn = _draw(table.name, labels, split)
@@ -56,11 +56,11 @@ def split_table(
             continue
         if not len(rows):
             raise DataError(
-                f"data.split.{name}: {table.name} has no row to spare for {name}: training needs a text of each label"
+                f"data.split.{name}: {table.name} has no row left for {name}: training needs a text of each label"
             )
         if len(rows) != asked:
             note(
-                f"data.split.{name}: {len(rows):,} rows in place of {asked:,}: all copies of a text go to one split, "
+                f"data.split.{name}: {len(rows):,} rows instead of {asked:,}: all copies of a text go to one split, "
                 "and training gets a text of each label"
             )
         parts[name] = table.take(rows.tolist())
@@ -68,7 +68,7 @@ def split_table(
 
 
 def _draw(name: str, labels: Labels, split: SplitConfig) -> PartOfRow:
-    """Rows by label alone: first those of the test, then of validation, then of training if it has a size."""
+    """A draw by label only: first the rows of test, then of validation, then of training if it has a size."""
     places = np.full(len(labels), TRAIN)
     left = np.arange(len(labels))
     for part in (TEST, VALIDATION, TRAIN):
@@ -76,9 +76,9 @@ def _draw(name: str, labels: Labels, split: SplitConfig) -> PartOfRow:
         if size is None:
             continue
         rows = size if isinstance(size, int) else max(1, round(size * len(labels)))
-        after = (0, 1, 2)[part]  # splits that are still to come need a row each
+        after = (0, 1, 2)[part]  # each later split needs a row
         if isinstance(size, float) and rows == len(left) - after + 1 > 1:
-            rows -= 1  # the fractions were rounded up, all of them
+            rows -= 1  # all fractions were rounded up
         if rows > len(left) - (part != TRAIN):
             raise DataError(
                 f"data.split.{PARTS[part]}: {name} has {len(labels):,} rows, of which {len(left):,} are left for "
@@ -93,7 +93,7 @@ def _draw(name: str, labels: Labels, split: SplitConfig) -> PartOfRow:
 
 
 def _repair(drawn: PartOfRow, texts: Sequence[str], labels: Labels, seed: int) -> PartOfRow:
-    """The places of rows, copies brought together and every label in training."""
+    """The draw after copies were brought together and every label got a text in training."""
     first: dict[str, int] = {}
     placed = ((text, place) for text, place in zip(texts, drawn.tolist(), strict=True) if place != UNUSED)
     torn = any(first.setdefault(text, place) != place for text, place in placed)
@@ -112,7 +112,7 @@ def _repair(drawn: PartOfRow, texts: Sequence[str], labels: Labels, seed: int) -
 
 
 def _labels_missing_in_training(places: PartOfRow, labels: Labels) -> list[int]:
-    """Labels that some row has, but none for training."""
+    """Labels that occur in some row but in none for training."""
     trained = labels[places == TRAIN]
     if labels.ndim == 1:
         return [int(label) for label in np.setdiff1d(labels, trained)]
@@ -120,16 +120,16 @@ def _labels_missing_in_training(places: PartOfRow, labels: Labels) -> list[int]:
 
 
 class _TextMover:
-    """Texts, each with all its rows in one part: where most of them were drawn, or else the first of them.
+    """Moves whole texts between parts. A text starts in the part for which most of its rows were drawn.
 
     Attributes:
-        rows: the rows of each text that are placed: those drawn for a split. Rows drawn for none are placed only if the
-            text has no other rows, or if they have a label that its other rows lack.
+        rows: the rows of each text that are used: those drawn for a split. A row drawn for none is used only if the
+            text has no other rows, or if it has a label that the others lack.
         parts: the part of each text.
-        on: for each text, the number of its rows by label; under None, the number of all of them.
-        over: for each part, by label, how many rows more than drawn have it; under None, how many rows more there are.
+        on: for each text, the number of its rows by label; under None, of all its rows.
+        over: for each part, by label, the number of rows beyond the draw; under None, of all rows.
         counts: for each part, the number of texts by label; under None, of all texts.
-        order: the order in which texts are moved: those with few copies first, by chance among equals.
+        order: the order in which to move texts: those with few copies first, random among equals.
     """
 
     def __init__(self, drawn: PartOfRow, texts: Sequence[str], labels: Labels, seed: int) -> None:
@@ -165,22 +165,21 @@ class _TextMover:
         return found
 
     def train(self, label: int) -> None:
-        """Move a text of the label into training, if none is there by now."""
+        """Move a text with the label into training, unless it has one by now."""
         if not self.counts[TRAIN][label]:
             self._move(next(text for text in self.order if label in self.on[text]), TRAIN)
 
     def fill(self, part: int) -> None:
-        """Move a text into the part, if none is there and one can be spared."""
-        spare = (text for text in self.order if self.parts[text] != part and self._spare(text))
+        """Move a text into the part if it is empty and another part can spare one."""
+        spare = (text for text in self.order if self.parts[text] != part and self._can_spare(text))
         if not self.counts[part][None] and (text := next(spare, None)) is not None:
             self._move(text, part)
 
     def balance(self, weight: float) -> bool:
-        """Move each text to the part where it lowers most the sum of squares of what the parts are over. False if no
-        text was moved.
+        """Move each text to the part where it reduces the sum of squares of `over` most. False if no text moved.
 
         Args:
-            weight: how much a size counts against the rows of one label.
+            weight: the weight of the size of a part against its rows of one label.
         """
         moved = False
         parts = sorted(set(self.drawn.tolist()) | {TRAIN})
@@ -188,13 +187,13 @@ class _TextMover:
             part = self.parts[text]
             leaving = self._cost(text, part, -1, weight)
             cost, to = min((leaving + self._cost(text, to, 1, weight), to) for to in parts if to != part)
-            if cost < 0 and self._spare(text):
+            if cost < 0 and self._can_spare(text):
                 self._move(text, to)
                 moved = True
         return moved
 
     def _cost(self, text: int, part: int, sign: int, weight: float) -> float:
-        """How much the part's sum of squares grows when the part gets (1) or loses (-1) the text."""
+        """How much the part's sum of squares grows if it gains (sign 1) or loses (sign -1) the text."""
         if part == UNUSED:
             return 0.0
         over = self.over[part]
@@ -203,9 +202,8 @@ class _TextMover:
             for label, rows in self.on[text].items()
         )
 
-    def _spare(self, text: int) -> bool:
-        """Whether its part can do without it: training needs another text of each of its labels, the others need
-        another text at all."""
+    def _can_spare(self, text: int) -> bool:
+        """Whether its part can spare it: training keeps a text of each of its labels, other parts keep a text."""
         part = self.parts[text]
         if part == TRAIN:
             return all(self.counts[TRAIN][label] > 1 for label in self.on[text])
@@ -223,7 +221,7 @@ class _TextMover:
 
 
 def _labels_of_rows(labels: Labels) -> list[list[int | None]]:
-    """The labels that are on in each row, and None."""
+    """The labels of each row, and None, which counts the row itself."""
     if labels.ndim == 1:
         return [[label, None] for label in labels.tolist()]
     return [[*np.flatnonzero(row).tolist(), None] for row in labels]

@@ -1,4 +1,4 @@
-"""What looks wrong about the names of classes, though they can be trained on."""
+"""Which names of classes look like a mistake in the data, although they can be trained on?"""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from peftsweep.task import Task
 MISSING = ("nan", "null", "none", "n/a", "na", "<na>", "nat", "nil", "(null)", "\\n", "undefined", "?")
 EXCEL = ("#n/a", "#na", "#value!", "#ref!", "#name?", "#div/0!", "#null!", "#num!")
 MAX_SHOWN = 3  # groups of classes that look alike
-MANY_FRACTIONS = 20  # numbers with fractions: more than grades or versions have
+MANY_FRACTIONS = 20  # more fractional numbers than grades or versions have
 FRACTION = re.compile(r"-?\d+\.\d+(e-\d+)?")
 
 
 def label_warnings(task: Task, column: str) -> Iterator[str]:
-    """Sentences about the classes of one column.
+    """Warnings about the classes of one column.
 
     Args:
-        column: the one of classes, or of all labels.
+        column: the column of classes, or of all labels.
     """
     missing = [label for label in task.labels if label.lower() in (*MISSING, *EXCEL)]
     if missing:
         what = "class" if task.kind == "single-label" else "label"
         yield f"the {what} {', '.join(missing)} looks like a missing label; if it is, remove its rows"
     if column in task.labels:
-        yield f"{quoted(column)} is a class, too; if the header stands in the file again, remove that row"
-    if said := _warn_of_lookalikes(task.labels):
-        yield said
+        yield f"{quoted(column)} is also a class; if the header is repeated in the file, remove that row"
+    if warning := _warn_of_lookalikes(task.labels):
+        yield warning
     if len(fractions := [label for label in task.labels if FRACTION.fullmatch(label)]) > MANY_FRACTIONS:
         yield (
-            f"{len(fractions):,} classes are numbers such as {quoted(fractions[0])}; if it is a measure, cut it into a "
-            "few ranges"
+            f"{len(fractions):,} classes are numbers such as {quoted(fractions[0])}; if it is a measurement, divide it "
+            "into a few ranges"
         )
     yield from warn_of_joined_labels(task, column)
 
@@ -52,11 +52,11 @@ def _warn_of_lookalikes(names: Sequence[str]) -> str | None:
         return None
     shown = ", ".join(distinguishable(own) for own in groups[:MAX_SHOWN])
     more = f" and {len(groups) - MAX_SHOWN:,} more" if len(groups) > MAX_SHOWN else ""
-    return f"{shown}{more} are classes of their own, and differ by {DIFFERENCE}"
+    return f"{shown}{more} are separate classes that differ only by {DIFFERENCE}"
 
 
 def warn_of_joined_labels(task: Task, column: str) -> Iterator[str]:
-    """Whether the names look like several labels each, or like pieces of such."""
+    """A warning if the names look like several labels each, or like fragments of lists."""
     names = task.labels
     lists = {
         name: entries for name in names if (entries := label_names(parse_list(name) or [])) is not None and entries
@@ -68,7 +68,7 @@ def warn_of_joined_labels(task: Task, column: str) -> Iterator[str]:
     elif 2 * len(broken := list_fragments(names)) >= len(names) or (
         task.multi_label and (broken := bracket_halves(names))
     ):
-        yield f"{_count(task, broken)} look like pieces of lists, such as {quoted(broken[0])}; {_list_hint(column)}"
+        yield f"{_count(task, broken)} look like fragments of lists, such as {quoted(broken[0])}; {_list_hint(column)}"
     elif (found := find_separator(names)) is not None:
         separator, those = found
         yield _advice(task, f"labels joined by {separator!r}", those, {"column": column, "separator": separator})
@@ -81,13 +81,13 @@ def _list_hint(column: str) -> str:
 def _advice(task: Task, what: str, found: Sequence[str], labels: dict[str, str]) -> str:
     hint = f"if each text may have several labels: {in_yaml({'labels': labels})}"
     if task.multi_label:
-        hint = "if they are, labels are parted otherwise than was taken"
+        hint = "if they are, the labels are separated differently than assumed"
         hint += "; see data.labels" if "separator" in labels else f": {_list_hint(labels['column'])}"
     return f"{_count(task, found)} look like {what}, such as {quoted(found[0])}; {hint}"
 
 
 def in_yaml(keys: dict[str, Any]) -> str:
-    """Keys in a line, as a study file may have them."""
+    """The keys on one line, as they may be written in a study file."""
     return yaml.safe_dump(keys, default_flow_style=None, allow_unicode=True, width=1000).strip()
 
 

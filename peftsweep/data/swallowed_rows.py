@@ -1,4 +1,4 @@
-"""Rows of CSV that became part of a text: a quotation mark opens it, and another one, rows later, closes it."""
+"""Did a stray quotation mark in a CSV file make a text swallow the rows up to the next quotation mark?"""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 BREAK = re.compile(r"\r\n|\r|\n")
-MIN_SHARE = 0.8  # of the rows in such a cell, which look like other rows of the file
-MANY_LINES = 6  # lines, which no text has that all begin, or all end, with the name of a class
+MIN_SHARE = 0.8  # share of the rows in such a cell that must look like other rows of the file
+MANY_LINES = 6  # no real text has so many lines that all begin or end with the name of a class
 
 
-def embedded_rows(record: Sequence[str], mark: str) -> list[list[str]]:
-    """The rows that a cell of this record may have swallowed, each of as many fields as the record: its own first.
+def embedded_rows(record: Sequence[str], delimiter: str) -> list[list[str]]:
+    """The rows that a cell of this record may have swallowed, the record's own first; each has as many fields as it.
 
-    They are in a cell if its lines have as many fields as the rows would have: the first one those from the cell on,
-    the last one those up to the cell, and what is between all of them. A table of one column has no such pattern.
+    The lines of such a cell have as many fields as rows would leave: the first line those from the cell on, the last
+    line those up to the cell, and the lines between them all fields. A table with one column has no such pattern.
 
     Args:
-        mark: between the fields.
+        delimiter: the text between fields.
     """
     width = len(record)
     for place, cell in enumerate(record):
         if width == 1 or ("\n" not in cell and "\r" not in cell):
             continue
-        if '"' in cell:  # it is written twice there, by a program that puts texts into such marks
+        if '"' in cell:  # doubled marks: the program that wrote the file quotes texts properly
             continue
         first, *rest = BREAK.split(cell)
-        inner = [line.split(mark) for line in rest[:-1] if line.strip()]
-        opened, closed = first.split(mark), rest[-1].split(mark)
+        inner = [line.split(delimiter) for line in rest[:-1] if line.strip()]
+        opened, closed = first.split(delimiter), rest[-1].split(delimiter)
         fitting = [row for row in inner if len(row) == width]
         if (len(opened), len(closed)) == (width - place, place + 1) and len(fitting) >= MIN_SHARE * len(inner):
             return [[*record[:place], *opened], *fitting, [*closed, *record[place + 1 :]]]
@@ -35,9 +35,11 @@ def embedded_rows(record: Sequence[str], mark: str) -> list[list[str]]:
 
 
 def find_swallowed_rows(suspects: Mapping[int, list[list[str]]], records: Iterable[Sequence[str]]) -> list[int]:
-    """The numbers of the records whose lines are rows beyond doubt. People write texts of lines such as `No, thanks`
-    where `No` is a class; so the lines must have values that other rows have, as the name of a class is, in two
-    columns, or be many. And their fields begin with spaces, as words after a comma do, only where those of others do.
+    """The numbers of the records whose lines are surely rows.
+
+    People write lines such as `No, thanks` where `No` is a class. So the lines must share values with other rows (as
+    names of classes do) in two columns, or be many. And their fields may begin with spaces, as words after a comma do,
+    only in columns where the fields of other rows do.
 
     Args:
         suspects: the `lines_of` of some records, by number.
@@ -53,7 +55,7 @@ def find_swallowed_rows(suspects: Mapping[int, list[list[str]]], records: Iterab
 
 
 class _Column:
-    """What the rows have in a column that are no suspects."""
+    """The values of one column in the rows that are not suspected."""
 
     def __init__(self) -> None:
         self.values: set[str] = set()
@@ -68,7 +70,7 @@ class _Column:
         return "" not in values and sum(value in self.values for value in values) >= MIN_SHARE * len(values)
 
     def spaces(self, values: Sequence[str]) -> bool:
-        """Whether these begin with spaces, most of them, and the column's do not."""
+        """Whether most of these values begin with spaces, but not those of the column."""
         return 2 * sum(value[:1].isspace() for value in values) >= len(values) and 2 * self.spaced < self.rows
 
 

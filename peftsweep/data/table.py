@@ -1,4 +1,4 @@
-"""Rows as they were read, column by column, with the numbers by which a person finds them again."""
+"""What is a table of data? Columns as they were read, and for each row its number in the source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftsweep.errors import DataError
 from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.system.suggest import nearest
 
-MAX_SHOWN = 5  # row numbers that a message lists
+MAX_SHOWN = 5  # row numbers in a message
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Table:
     """Columns of a file or of a hub dataset's split.
 
     Attributes:
-        name: what messages call it.
-        rows: each row's number in the source; the first one after a header is 1.
+        name: its name in messages.
+        rows: the number of each row in the source. The first row after a header is 1.
     """
 
     name: str
@@ -30,14 +30,14 @@ class Table:
         return len(self.rows)
 
     def take(self, kept: Iterable[int]) -> Table:
-        """The rows at these places."""
+        """The rows at these positions."""
         places = list(kept)
         columns = {name: [values[i] for i in places] for name, values in self.columns.items()}
         return Table(self.name, columns, [self.rows[i] for i in places])
 
     def column(self, name: str) -> list[Any]:
         """Raises:
-        DataError: there is none of this name.
+        DataError: there is no column of this name.
         """
         if name not in self.columns:
             raise missing_columns(self.name, [name], list(self.columns))
@@ -51,8 +51,7 @@ class Table:
 
 
 def unique_names(header: Sequence[str]) -> list[str]:
-    """A name of its own for each column, as pandas gives them: `Unnamed: 2` for the third if it has none, `a.1` for the
-    second `a`."""
+    """A unique name for each column, as in pandas: `Unnamed: 2` for a third one without, `a.1` for the second `a`."""
     found: dict[str, None] = {}
     given = set(header)
     for place, name in enumerate(header):
@@ -65,10 +64,10 @@ def unique_names(header: Sequence[str]) -> list[str]:
 
 
 def column_positions(name: str, wanted: Sequence[str], header: Sequence[str], whole: bool) -> dict[str, int]:
-    """Where the wanted columns are, or (whole) all of them.
+    """The positions of the wanted columns (all if `whole`).
 
     Raises:
-        DataError: there is none of a wanted name, or there are two.
+        DataError: a wanted column is missing or occurs twice.
     """
     names = unique_names(header)
     if any(column not in names for column in wanted):
@@ -79,30 +78,30 @@ def column_positions(name: str, wanted: Sequence[str], header: Sequence[str], wh
 
 
 def enumerate_names(names: Sequence[str]) -> str:
-    """Names in a message, at most twenty of them."""
+    """The names for a message, at most twenty of them."""
     more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-    return ", ".join(map(_shown, names[:20])) + more
+    return ", ".join(map(_displayed, names[:20])) + more
 
 
-def _shown(name: str) -> str:
-    """As it is, unless spaces at its ends would be overlooked."""
+def _displayed(name: str) -> str:
+    """The name as it is, or in quotation marks so that spaces at its ends are seen."""
     return word(name) if name == name.strip() else quoted(name)
 
 
 class MissingColumnsError(DataError):
     """A file lacks columns that the study file names."""
 
-    def __init__(self, message: str, name: str, absent: Sequence[str], there: Sequence[str]) -> None:
+    def __init__(self, message: str, name: str, missing: Sequence[str], there: Sequence[str]) -> None:
         super().__init__(message)
-        self.name, self.absent, self.there = name, absent, there
+        self.name, self.missing, self.there = name, missing, there
 
 
 def missing_columns(name: str, wanted: Sequence[str], there: Sequence[str]) -> MissingColumnsError:
-    absent = [column for column in wanted if column not in there]
+    missing = [column for column in wanted if column not in there]
     plain = {name.strip(' "').casefold(): name for name in there}
-    near = {column: nearest(column.casefold(), plain, cutoff=0.5) for column in absent}
-    guesses = [f"{_shown(plain[match])} for {_shown(column)}" for column, match in near.items() if match]
+    near = {column: nearest(column.casefold(), plain, cutoff=0.5) for column in missing}
+    guesses = [f"{_displayed(plain[match])} for {_displayed(column)}" for column, match in near.items() if match]
     hint = f"; did you mean {', '.join(guesses)}?" if guesses else ""
-    plural = "columns" if len(absent) > 1 else "column"
-    message = f"{name}: no {plural} {enumerate_names(absent)}; it has {enumerate_names(there) or 'none'}{hint}"
-    return MissingColumnsError(message, name, absent, there)
+    plural = "columns" if len(missing) > 1 else "column"
+    message = f"{name}: no {plural} {enumerate_names(missing)}; it has {enumerate_names(there) or 'none'}{hint}"
+    return MissingColumnsError(message, name, missing, there)

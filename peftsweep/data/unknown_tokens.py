@@ -1,4 +1,4 @@
-"""Texts of which a base's tokenizer knows too little: another language's, or another tokenizer than the base's own."""
+"""Does the tokenizer know the words of the texts? If not, they may be in another language, or it is the wrong one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_UNKNOWN = 0.05  # of the tokens, from which on it is told
+MAX_UNKNOWN = 0.05  # share of the tokens above which to warn
 
 
 def unknown_token_warning(texts: Sequence[NDArray[np.int64]], tokenizer: Any) -> str | None:
-    """What to say where many tokens are unknown to the tokenizer, those left out that it puts around texts; else None.
+    """A warning if many tokens are unknown, not counting those that the tokenizer puts around texts; else None.
 
     Args:
-        texts: token ids of a split.
+        texts: the token ids of a split.
     """
     token = tokenizer.unk_token_id
     if token is None:
@@ -30,5 +30,5 @@ def unknown_token_warning(texts: Sequence[NDArray[np.int64]], tokenizer: Any) ->
     nothing = f", and {blank:,} of {len(texts):,} texts have no other" if blank else ""
     return (
         f"{share:.0%} of the tokens are unknown to the base's tokenizer ({tokenizer.unk_token}){nothing}: nothing can "
-        "be learnt of them. Is it the base for this language, and its own tokenizer?"
+        "be learned from them. Is it the base for this language, and its own tokenizer?"
     )

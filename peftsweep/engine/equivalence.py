@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from peftsweep.engine.corpus import Text
 from peftsweep.engine.oom import translate_oom
-from peftsweep.models import refusing, unsupported
+from peftsweep.models import unsupported_error, unsupported_if_it_fails
 
 ALIKE = {True: 2e-3, False: 0.1}  # by whether it computes in fp32: logits and the same again, of their largest
 FEW = 12  # texts of different lengths
@@ -50,13 +50,13 @@ def plain_logits(model: Any, samples: Sequence[Text], pad: int) -> Tensor:
     Raises:
         ModelError: it gives none, or others in a padded batch.
     """
-    with refusing(model, "transformers' own code cannot run it on these texts"), translate_oom():
+    with unsupported_if_it_fails(model, "transformers' own code cannot run it on these texts"), translate_oom():
         alone = torch.cat([_batch_logits(model, [text], pad) for text in samples])
         batch = _batch_logits(model, samples, pad)
     if alone.ndim != 2 or not alone.isfinite().all():
-        raise unsupported(model, "transformers' own code gives no finite logits for these texts")
+        raise unsupported_error(model, "transformers' own code gives no finite logits for these texts")
     if not (apart := _apart(batch, alone)) <= ALIKE[_exact(model)]:
-        raise unsupported(
+        raise unsupported_error(
             model, f"transformers' own code gives a text other logits in a padded batch than alone (off by {apart:.2%})"
         )
     return alone
@@ -85,17 +85,19 @@ def prove(model: Any, samples: Sequence[Text], expected: Tensor, run: Callable[[
     Raises:
         ModelError: they differ, or a text sees another.
     """
-    with refusing(model, "its own code cannot be run with texts in one row"), translate_oom():
+    with unsupported_if_it_fails(model, "its own code cannot be run with texts in one row"), translate_oom():
         got, leak = _tried(model, samples, run)
     if got.shape != expected.shape:
-        raise unsupported(
+        raise unsupported_error(
             model,
             f"its head reads the backbone in a way of its own (logits {tuple(got.shape)} for {tuple(expected.shape)})",
         )
     if leak != 0:
-        raise unsupported(model, "the texts of one row see each other")
+        raise unsupported_error(model, "the texts of one row see each other")
     if not (apart := _apart(got, expected)) <= ALIKE[_exact(model)]:
-        raise unsupported(model, f"with texts in one row it gives other logits than text by text (off by {apart:.2%})")
+        raise unsupported_error(
+            model, f"with texts in one row it gives other logits than text by text (off by {apart:.2%})"
+        )
 
 
 def _tried(model: Any, samples: Sequence[Text], run: Callable[[Sequence[Text]], Tensor]) -> tuple[Tensor, float]:

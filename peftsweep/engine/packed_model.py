@@ -26,7 +26,15 @@ from peftsweep.layers.head import PooledTexts, StackedLinear
 from peftsweep.layers.packed_batch import Attention, PackedBatch
 from peftsweep.layers.pooled_last_block import PooledBlockForward
 from peftsweep.methods import Method
-from peftsweep.models import check_supported, head_names, is_4bit, nf4_parts, refusing, text_part, unsupported
+from peftsweep.models import (
+    check_supported,
+    head_names,
+    is_4bit,
+    nf4_values_and_scales,
+    text_backbone,
+    unsupported_error,
+    unsupported_if_it_fails,
+)
 
 SHORT = 128  # tokens of a mean text, up to which attention takes tiles of several texts
 
@@ -75,7 +83,7 @@ class PackedModel:
             spec = LayerSpec(model.get_submodule(path), path, len(layers), self.context, slots)
             layers.append(method.layer(spec, candidates))
             if fused and is_4bit(layers[-1].inner):
-                layers[-1].frozen = nf4_parts(layers[-1].inner)
+                layers[-1].frozen = nf4_values_and_scales(layers[-1].inner)
         for path in self.heads:
             head = StackedLinear(LayerSpec(model.get_submodule(path), path, len(layers), self.context, slots))
             head.std = float(getattr(model.config.get_text_config(), "initializer_range", StackedLinear.std))
@@ -85,7 +93,7 @@ class PackedModel:
             model.set_submodule(layer.name, layer)
         prefix = model.base_model_prefix
         self.backbone: nn.Module = getattr(model, prefix)
-        self.reader: nn.Module = model.get_submodule(text_part(model))
+        self.reader: nn.Module = model.get_submodule(text_backbone(model))
         self.pooled = PooledTexts(getattr(self.backbone, "pooler", None), self.context)
         if self.pooled.pooler is not None:
             self.backbone.pooler = None
@@ -107,14 +115,16 @@ class PackedModel:
 
     def _check_attention(self) -> None:
         """Whether the model lets its attention be chosen."""
-        with refusing(self.model, "its attention cannot be chosen"):
+        with unsupported_if_it_fails(self.model, "its attention cannot be chosen"):
             self.model.set_attn_implementation(ATTENTION)
             chosen = self.model.config._attn_implementation == ATTENTION
             self.model.set_attn_implementation(self.before)
         if self.device.type == "cuda":
             torch.compiler.reset()
         if not chosen:
-            raise unsupported(self.model, "it has an attention of its own, in which the texts of one row would mix")
+            raise unsupported_error(
+                self.model, "it has an attention of its own, in which the texts of one row would mix"
+            )
 
     def release(self) -> None:
         """Put the base's own layers, pooler and attention back, and drop what was compiled: a process compiles only so

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peftsweep.errors import ExportError, PeftsweepError, is_a_library_s
-from peftsweep.models import quiet
-from peftsweep.safe_text.quoting import MOST, shortened
+from peftsweep.errors import ExportError, PeftsweepError, is_library_error
+from peftsweep.models import silence_libraries
+from peftsweep.safe_text.quoting import MAX_VALUE, shortened
 
 
 @contextmanager
@@ -22,14 +22,14 @@ def told(folder: Path, what: str) -> Iterator[None]:
         ExportError: in place of any exception that is not the program's own.
     """
     try:
-        with quiet():
+        with silence_libraries():
             yield
     except PeftsweepError:
         raise
     except BaseException as error:
-        if not is_a_library_s(error):
+        if not is_library_error(error):
             raise
         why = next(iter(str(error).strip().splitlines()), "")
         raise ExportError(
-            f"{folder}: {what} cannot be used: {type(error).__name__}: {shortened(why, 2 * MOST)}; export it again"
+            f"{folder}: {what} cannot be used: {type(error).__name__}: {shortened(why, 2 * MAX_VALUE)}; export it again"
         ) from error

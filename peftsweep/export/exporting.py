@@ -29,12 +29,12 @@ from peftsweep.models import (
     Base,
     default_device,
     head_names,
-    is_at,
+    is_at_revision,
     load_base,
     load_tokenizer,
-    quiet,
     revision_of,
     saved_tokenizer,
+    silence_libraries,
     special_tokens,
 )
 from peftsweep.safe_text.quoting import quoted
@@ -259,7 +259,7 @@ def _base(chosen: results.Finished, given: ModelConfig, *, merge: bool) -> Base:
     four_bit = METHODS[chosen.study_record.config.method].four_bit
     device = torch.device("cpu") if merge else default_device()
     base = load_base(given, chosen.task, four_bit=four_bit, device=device)
-    if not is_at(base, chosen.study_record.base):
+    if not is_at_revision(base, chosen.study_record.base):
         raise ExportError(
             f"study {chosen.study!r} was trained on {given.id} at {chosen.study_record.base}, which is now "
             f"{revision_of(base)}; the adapter would mean nothing on it"
@@ -270,7 +270,7 @@ def _base(chosen: results.Finished, given: ModelConfig, *, merge: bool) -> Base:
 def _save_merged(model: Any, dtype: torch.dtype, aside: Path) -> None:
     """In the precision in which the base computed."""
     plain = merged(model).to(dtype)
-    with quiet():
+    with silence_libraries():
         plain.save_pretrained(str(aside))
     mode = (aside / "config.json").stat().st_mode & 0o777
     for file in aside.glob("*.safetensors"):  # which only their owner can read, whatever the umask

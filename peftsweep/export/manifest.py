@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from peftsweep.config import MethodName, ModelConfig
 from peftsweep.data import FORMATS
 from peftsweep.errors import ExportError
-from peftsweep.safe_text.quoting import MOST, shortened, word
+from peftsweep.safe_text.quoting import MAX_VALUE, shortened, word
 from peftsweep.system import plain_files
 from peftsweep.system.names import refusal
 from peftsweep.task import Logits, Task, thresholds_from_probabilities
@@ -145,7 +145,7 @@ def said(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(word(str(part)) for part in first["loc"] if part != "[key]") or "the file"
-        what = shortened(first["msg"].removeprefix("Value error, "), 2 * MOST)
+        what = shortened(first["msg"].removeprefix("Value error, "), 2 * MAX_VALUE)
         raise ExportError(f"{file}: {where}: {what}; export it again") from error
     except (OSError, ValueError) as error:  # the latter: a number of thousands of digits, half of a surrogate pair
         raise ExportError(f"{file}: cannot be read: {shortened(str(error))}; export it again") from error

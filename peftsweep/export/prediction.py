@@ -17,7 +17,15 @@ from peftsweep.errors import DataError, ExportError, ModelError, UsageError
 from peftsweep.export.broken_files import told
 from peftsweep.export.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
-from peftsweep.models import called, default_device, is_at, load_base, mute, revision_of, saved_tokenizer
+from peftsweep.models import (
+    default_device,
+    is_at_revision,
+    load_base,
+    message_prefix,
+    mute_native_output,
+    revision_of,
+    saved_tokenizer,
+)
 from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.system import names
 from peftsweep.task import probabilities
@@ -72,14 +80,14 @@ class Classifier:
                 own, found.task, four_bit=False, device=default_device(), pad=found.pad, trained_head=True
             ).model
         except ModelError as error:
-            why = re.split("[;.] ", str(error).removeprefix(called(own)).lstrip(": "))[0]  # no advice
+            why = re.split("[;.] ", str(error).removeprefix(message_prefix(own)).lstrip(": "))[0]  # no advice
             raise ExportError(f"{self.folder}: its model {why}; export it again") from error
 
     def _adapted(self) -> Any:
         found = self.manifest
         four_bit = METHODS[found.method].four_bit
         base = load_base(found.model, found.task, four_bit=four_bit, device=default_device(), pad=found.pad)
-        if not is_at(base, found.base):
+        if not is_at_revision(base, found.base):
             raise ExportError(
                 f"{self.folder}: it was trained on {word(found.model.id)} at {word(found.base)}, which is now "
                 f"{revision_of(base)}; its predictions would mean nothing on another base"
@@ -103,7 +111,7 @@ class Classifier:
             return []
         if broken := [text for text in texts if not is_valid_unicode(text)]:
             raise UsageError(f"{quoted(broken[0])} is no text: it has half a character, or bytes that are not UTF-8")
-        with told(self.folder, "its tokenizer"), mute():
+        with told(self.folder, "its tokenizer"), mute_native_output():
             tokens = self._tokens(texts)
         with told(self.folder, "its model"):
             scored = logits(self.model, tokens, done)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from peftsweep.errors import ExportError
 from peftsweep.export.manifest import Manifest
 from peftsweep.export.prediction import Text, logits
-from peftsweep.models import default_device, quiet
+from peftsweep.models import default_device, silence_libraries
 from peftsweep.safe_text.quoting import shortened
 from peftsweep.task import Logits
 
@@ -84,7 +84,7 @@ def check_card(code: Sequence[str], texts: Sequence[str], ours: Logits, manifest
     theirs, found = [], list[Any]()
     steps = -(-len(texts) // TOGETHER)
     try:
-        with quiet():
+        with silence_libraries():
             exec(code[0], names)
             if names["model"].device.type == "cpu" and default_device().type != "cpu":  # whose 4 bits are there already
                 names["model"].to(default_device())

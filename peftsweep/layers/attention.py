@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.layers.packed_batch import Group, PackedBatch
-from peftsweep.models import unsupported
+from peftsweep.models import unsupported_error
 
 ATTENTION = "peftsweep_rows"  # the name under which transformers finds `attend`
 SHORT = 128  # tokens up to which a CPU computes attention by plain products
@@ -130,9 +130,9 @@ def _within_texts(
 ) -> Tensor:
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     if kwargs.get("softcap") is not None:
-        raise unsupported(module, "attention with a soft cap")
+        raise unsupported_error(module, "attention with a soft cap")
     if kwargs.get("s_aux") is not None:
-        raise unsupported(module, "attention with sinks")
+        raise unsupported_error(module, "attention with sinks")
     rows = _thread.batch
     if rows.spans is None and rows.ends is None:
         return _padded(module, query, key, value, rows, causal, sliding_window, scaling, kwargs)

@@ -1,4 +1,4 @@
-"""The base model of a study: found, fetched or converted, and loaded frozen."""
+"""The base model of a study: it is located, fetched or converted, and loaded frozen."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from peftsweep.models.base import (
     default_device,
     head_names,
     is_4bit,
-    is_at,
+    is_at_revision,
     linear_names,
-    longest_text,
     longrope_window,
-    nf4_parts,
+    max_text_tokens,
+    nf4_values_and_scales,
     revision_of,
-    text_part,
+    text_backbone,
 )
 from peftsweep.models.loading import load_base, load_tokenizer, saved_tokenizer
-from peftsweep.models.location import called
+from peftsweep.models.location import message_prefix
 from peftsweep.models.padding import special_tokens
-from peftsweep.models.quiet import mute, quiet
-from peftsweep.models.supported import check_supported, refusing, unsupported
+from peftsweep.models.quiet import mute_native_output, silence_libraries
+from peftsweep.models.supported import check_supported, unsupported_error, unsupported_if_it_fails
 
 __all__ = [
     "Base",
     "BaseInfo",
-    "called",
     "check_supported",
     "default_device",
     "head_names",
     "is_4bit",
-    "is_at",
+    "is_at_revision",
     "linear_names",
     "load_base",
     "load_tokenizer",
-    "longest_text",
     "longrope_window",
-    "mute",
-    "nf4_parts",
-    "quiet",
-    "refusing",
+    "max_text_tokens",
+    "message_prefix",
+    "mute_native_output",
+    "nf4_values_and_scales",
     "revision_of",
     "saved_tokenizer",
+    "silence_libraries",
     "special_tokens",
-    "text_part",
-    "unsupported",
+    "text_backbone",
+    "unsupported_error",
+    "unsupported_if_it_fails",
 ]

@@ -1,4 +1,4 @@
-"""What a loaded base is, and the names of its layers."""
+"""What is known of a loaded base: its size, precision, device, limits and the paths of its layers?"""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch import Tensor, nn
 
 from peftsweep.config import ModelConfig
 from peftsweep.models import fingerprints
-from peftsweep.models.model_errors import told
+from peftsweep.models.model_errors import as_model_errors
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseInfo:
-    """What is known of a base without having it at hand. It can be pickled.
+    """What is known of a base, without the live model. It can be pickled.
 
     Attributes:
-        source: what `from_pretrained` takes to load the same weights: a hub id or a folder.
-        revision: the hub's commit; None for a folder.
-        parameters: of the backbone; the head is each trial's own.
-        own_bits: whether its files hold it in 4 bits already.
-        dtype: in which it computes (its weights' own unless they are held in 4 bits).
+        source: the hub id or folder from which `from_pretrained` loads the same weights.
+        revision: the commit on the hub; None for a folder.
+        parameters: number of parameters of the backbone. Each trial has its own head.
+        four_bit: whether the backbone is held in NF4.
+        dtype: the number format in which it computes, and of its weights unless they are in 4 bits.
+        own_bits: whether its files already store it in 4 bits.
     """
 
     source: str
@@ -36,7 +37,7 @@ class BaseInfo:
 
     @property
     def hub(self) -> bool:
-        """Whether the hub has it, in place of this machine: folders are absolute."""
+        """Whether the source is a hub id. Folders are always absolute paths."""
         return not Path(self.source).is_absolute()
 
 
@@ -56,8 +57,8 @@ def default_device() -> torch.device:
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
-def text_part(model: Any) -> str:
-    """Path of what reads texts: the backbone, or its language model where it has other parts, for pictures say."""
+def text_backbone(model: Any) -> str:
+    """Path of the module that reads texts: the backbone, or its language model if it has a vision tower."""
     prefix = str(model.base_model_prefix)
     if model.config.get_text_config() is model.config:
         return prefix
@@ -68,18 +69,18 @@ def text_part(model: Any) -> str:
 
 def linear_names(model: Any) -> list[str]:
     """Paths of the linear layers (4-bit ones too) that read texts inside the backbone, in the model's own order."""
-    prefix = f"{text_part(model)}."
+    prefix = f"{text_backbone(model)}."
     return [name for name, part in model.named_modules() if name.startswith(prefix) and _is_linear(part)]
 
 
 def _is_linear(part: nn.Module) -> bool:
-    """Whether it is a linear layer and no more: routers of experts are made of one, and give several things."""
+    """Whether it is exactly a linear layer. Routers of experts derive from one but return several values."""
     kind = type(part)
     return isinstance(part, nn.Linear) and (kind.forward is nn.Linear.forward or kind.__name__ == "Linear4bit")
 
 
-def nf4_parts(linear: Any) -> tuple[Tensor, Tensor]:
-    """A 4-bit layer's values, two a byte, and their scales, one for each 64 values, themselves unpacked: fp32."""
+def nf4_values_and_scales(linear: Any) -> tuple[Tensor, Tensor]:
+    """The packed values of a 4-bit layer (two per byte), and their scales (one per 64 values) dequantised to fp32."""
     from bitsandbytes.functional import dequantize_blockwise
 
     state = linear.weight.quant_state
@@ -94,7 +95,7 @@ def is_4bit(linear: nn.Module) -> bool:
 
 
 def head_names(model: Any) -> list[str]:
-    """Paths of the modules outside the backbone that own parameters: the classification head."""
+    """Paths of the modules outside the backbone that own parameters: those of the classification head."""
     prefix = model.base_model_prefix
     return [
         name
@@ -103,11 +104,11 @@ def head_names(model: Any) -> list[str]:
     ]
 
 
-def longest_text(model: Any) -> int | None:
-    """How many tokens a text may have, where positions are learnt or limited."""
+def max_text_tokens(model: Any) -> int | None:
+    """The largest number of tokens in a text; None if positions are unlimited."""
     config = model.config.get_text_config()
     positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions <= 0:  # XLNet says so that it has no limit
+    if positions is not None and positions <= 0:  # XLNet says so to mean no limit
         positions = None
     embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
     if positions is not None and hasattr(embeddings, "create_position_ids_from_input_ids"):
@@ -116,8 +117,8 @@ def longest_text(model: Any) -> int | None:
 
 
 def longrope_window(model: Any) -> int | None:
-    """Tokens of a text beyond which a model with longrope (Ding et al., arXiv:2402.13753) turns all positions of its
-    batch by other angles, those of shorter texts too."""
+    """Length in tokens beyond which a text makes a model with LongRoPE (Ding et al., arXiv:2402.13753) rotate positions
+    by other angles in its whole batch, also for shorter texts; None for other models."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     kinds = [rope] if "rope_type" in rope else [kind for kind in rope.values() if isinstance(kind, dict)]
     windows = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
@@ -125,24 +126,24 @@ def longrope_window(model: Any) -> int | None:
 
 
 def revision_of(base: BaseInfo) -> str:
-    """What tells this base from another of the same name: the hub's commit, or a fingerprint of the folder's files.
+    """What identifies this version of the base: the commit on the hub, or a fingerprint of the files in its folder.
 
     Raises:
-        ModelError: a file of the folder cannot be read any more.
+        ModelError: a file of the folder can no longer be read.
     """
     if base.revision is not None:
         return base.revision
-    with told(ModelConfig(id=base.source)):
+    with as_model_errors(ModelConfig(id=base.source)):
         return fingerprints.of_folder(Path(base.source))
 
 
-def is_at(base: BaseInfo, revision: str | None) -> bool:
-    """Whether the base is at that revision, which version 0.1.0 may have written down.
+def is_at_revision(base: BaseInfo, revision: str | None) -> bool:
+    """Whether the base has that revision, which version 0.1.0 may have recorded in its own format.
 
     Raises:
         ModelError: see `revision_of`.
     """
     if revision == revision_of(base):
         return True
-    with told(ModelConfig(id=base.source)):
-        return base.revision is None and revision == fingerprints.older(Path(base.source))
+    with as_model_errors(ModelConfig(id=base.source)):
+        return base.revision is None and revision == fingerprints.of_folder_0_1(Path(base.source))

@@ -1,4 +1,4 @@
-"""What lies beside or inside a base and would be loaded unsaid; and whether what was loaded is what was asked for."""
+"""Is the loaded base what was asked for? No adapter, no quantisation and no random weights may slip in unnoticed."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from peftsweep.config import ModelConfig, four_bit_methods
 from peftsweep.errors import ModelError
 from peftsweep.models.base import head_names, is_4bit, linear_names
-from peftsweep.models.location import ADAPTER, Source, called, only_an_adapter
+from peftsweep.models.location import ADAPTER, Source, adapter_without_base, message_prefix
 from peftsweep.safe_text.quoting import word
 from peftsweep.task import Task
 
-PLAIN = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
+PLAIN = ("F64", "F32", "F16", "BF16")  # their names in safetensors
 
 
 def check_no_adapter(config: ModelConfig, source: Source) -> None:
-    """transformers puts an adapter that lies beside a base on it.
+    """Refuse an adapter beside the base, because transformers would silently apply it.
 
     Raises:
-        ModelError: there is one, or nothing but one.
+        ModelError: there is an adapter, with or without a base.
     """
     found = find_adapter_config_file(source.name, revision=source.revision)
     if found is None:
         return
     if not source.hub or _has_config(source):
         raise ModelError(
-            f"{called(config)} holds an adapter ({ADAPTER}) beside its base, which transformers would put on it; "
-            "take it away, or merge it into the base"
+            f"{message_prefix(config)} holds an adapter ({ADAPTER}) beside its base, which transformers would apply; "
+            "remove it, or merge it into the base"
         )
-    raise ModelError(only_an_adapter(config, Path(found)))
+    raise ModelError(adapter_without_base(config, Path(found)))
 
 
 def _has_config(source: Source) -> bool:
@@ -47,11 +47,11 @@ def _has_config(source: Source) -> bool:
     return cached_file(source.name, "config.json", revision=source.revision, **options) is not None
 
 
-def holds_4bit(config: ModelConfig, described: Any, *, four_bit: bool) -> bool:
-    """Whether the base's own weights are held in 4 bits already, as a method wants them.
+def is_stored_in_4bit(config: ModelConfig, described: Any, *, four_bit: bool) -> bool:
+    """Whether the files of the base already store its weights in NF4, as the method needs them.
 
     Raises:
-        ModelError: they are quantised in another way, or for a method that wants them whole.
+        ModelError: they are quantised in another way, or the method needs them unquantised.
     """
     said = getattr(described.get_text_config(), "quantization_config", None) or getattr(
         described, "quantization_config", None
@@ -66,56 +66,60 @@ def holds_4bit(config: ModelConfig, described: Any, *, four_bit: bool) -> bool:
         by = f"{by}, {kind}"
     if by != "bitsandbytes, nf4":
         raise ModelError(
-            f"{called(config)} is quantised already ({word(by)}): not supported; give the base that it was made of, "
-            f"which method: {four_bit_methods()} holds in 4 bits"
+            f"{message_prefix(config)} is quantised already ({word(by)}), which is not supported; give "
+            f"the base that it was made from, which method: {four_bit_methods()} holds in 4 bits"
         )
     if not four_bit:
         raise ModelError(
-            f"{called(config)} is quantised already ({word(by)}), and this method trains on whole weights; set method: "
-            f"{four_bit_methods()}, or give the base that it was made of"
+            f"{message_prefix(config)} is quantised already ({word(by)}), but this method needs unquantised "
+            f"weights; set method: {four_bit_methods()}, or give the base that it was made from"
         )
     return True
 
 
-def check_filled(config: ModelConfig, report: Mapping[str, Any], skeleton: Any, *, heads: Sequence[str]) -> None:
-    """Whether the files' weights and the configuration are of one model: transformers fills what is missing with random
-    numbers, and drops what it has no use for.
+def check_weights_fit_config(
+    config: ModelConfig, report: Mapping[str, Any], skeleton: Any, *, heads: Sequence[str]
+) -> None:
+    """Check that the weights belong to the configuration: transformers fills missing weights with random numbers and
+    drops unused ones.
 
     Args:
-        report: what `from_pretrained` says of the loading.
-        heads: what may be new.
+        report: the loading report of `from_pretrained`.
+        heads: modules that may be new.
 
     Raises:
-        ModelError: they are not.
+        ModelError: weights are missing or unused.
     """
     prefix = str(skeleton.base_model_prefix)
     own = dict(getattr(skeleton, prefix).named_children())
     made_up = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-    strange = sorted(key for key in made_up if not key.startswith(tuple(f"{head}." for head in heads)))
-    if len(strange) == sum(1 for name, _ in skeleton.named_parameters() if name.startswith(f"{prefix}.")):
-        raise ModelError(f"{called(config)} holds another model's weights: none is one of those that it needs")
-    if strange:
+    missing = sorted(key for key in made_up if not key.startswith(tuple(f"{head}." for head in heads)))
+    if len(missing) == sum(1 for name, _ in skeleton.named_parameters() if name.startswith(f"{prefix}.")):
         raise ModelError(
-            f"{called(config)} has no weights for {_some(strange)}, which would be random numbers; "
-            "save it again as a whole, its pooler included"
+            f"{message_prefix(config)} holds the weights of another model: it has none of those that it needs"
         )
-    left = [key for key in report["unexpected_keys"] if key.endswith(".weight")]  # others are buffers of old versions
+    if missing:
+        raise ModelError(
+            f"{message_prefix(config)} has no weights for {_first_names(missing)}, which would be random; save "
+            "the complete model again, including its pooler"
+        )
+    left = [key for key in report["unexpected_keys"] if key.endswith(".weight")]  # others are buffers of older versions
     if unread := sorted(key for key in left if key.removeprefix(f"{prefix}.").partition(".")[0] in own):
         raise ModelError(
-            f"{called(config)}: by its config.json, {_some(unread)} in its files would be left out; "
-            "give the config.json of these weights"
+            f"{message_prefix(config)}: by its config.json, {_first_names(unread)} in its files would be left out; "
+            "give the config.json that belongs to these weights"
         )
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(map(word, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def check_stored(config: ModelConfig, source: Source) -> None:
-    """Whether the files hold weights as they are, if the configuration says no other way of reading them.
+def check_stored_dtypes(config: ModelConfig, source: Source) -> None:
+    """Check that the files hold plain floats, for a configuration without quantisation.
 
     Raises:
-        ModelError: they hold whole numbers, or numbers of eight bits.
+        ModelError: they hold integers or 8-bit numbers.
     """
     place = cached_file(source.name, "config.json", revision=source.revision)
     for path in sorted(Path(place or source.name).parent.glob("*.safetensors")):
@@ -124,29 +128,29 @@ def check_stored(config: ModelConfig, source: Source) -> None:
                 kind = file.get_slice(name).get_dtype()
                 if name.endswith(".weight") and kind not in PLAIN:
                     raise ModelError(
-                        f"{called(config)}: its files hold {word(name)} as {kind}, and config.json does not "
-                        "say how that is read: not supported; give the base that it was made of"
+                        f"{message_prefix(config)}: its files hold {word(name)} as {kind}, and config.json does not "
+                        "say how to read that: not supported; give the base that it was made from"
                     )
 
 
 def check_loaded(config: ModelConfig, model: Any, task: Task, *, dtype: torch.dtype, four_bit: bool) -> None:
-    """Whether the base is as it was asked for: its labels, its precision, nothing trainable and nobody's adapter in it.
+    """Check the labels and precision of the base, and that it has no trainable parameters and no adapter.
 
     Raises:
-        ModelError: it is not.
+        ModelError: something differs from what was asked for.
     """
     linears = [model.get_submodule(name) for name in linear_names(model)]
-    held = {is_4bit(layer) for layer in linears}
+    in_4bit = {is_4bit(layer) for layer in linears}
     dtypes = {layer.weight.dtype for layer in linears if not is_4bit(layer)}
     foreign = [type(part).__name__ for part in model.modules() if type(part).__module__.startswith("peft.")]
     sizes = [part.out_features for part in map(model.get_submodule, head_names(model)) if isinstance(part, nn.Linear)]
     wrong = {
         f"labels: {len(task.labels)} asked for, its head has {sizes}": len(task.labels) not in sizes,
         f"{dtype} asked for, {dtypes} loaded": bool(dtypes - {dtype}),
-        "4 bits asked for, none loaded": four_bit and True not in held,
-        "its weights are in 4 bits": not four_bit and True in held,
-        f"an adapter is on it ({foreign[:1]})": bool(foreign),
+        "4 bits asked for, none loaded": four_bit and True not in in_4bit,
+        "its weights are in 4 bits": not four_bit and True in in_4bit,
+        f"it has an adapter ({foreign[:1]})": bool(foreign),
         "some of its parameters are trainable": any(part.requires_grad for part in model.parameters()),
     }
     if found := [what for what, is_so in wrong.items() if is_so]:
-        raise ModelError(f"{called(config)} is not loaded as it was asked for: {'; '.join(found)}")
+        raise ModelError(f"{message_prefix(config)} was not loaded as asked for: {'; '.join(found)}")

@@ -1,4 +1,4 @@
-"""What tells a base that lies on this machine from another of the same name."""
+"""What identifies a base on this machine, if another one may have the same name? A hash of its files."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from pathlib import Path
 
 from peftsweep.system import json_files, plain_files
 
-# What a model and its tokenizer are made of, besides weights. These files are read whole.
+# The files of a model and its tokenizer besides the weights. They are hashed completely.
 CONFIG = "config.json"
 PARTS = [CONFIG, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 PARTS += ["vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "*.model", "*.tiktoken", "*.py"]
-UNREAD = ("transformers_version", "_name_or_path")  # of a configuration: who wrote it, and from where
-LARGEST = 1 << 28  # bytes of one of them: the tokenizers of the largest vocabularies have some 50 million
-CHUNK, SPREAD = 1 << 14, 256  # bytes that are read at a place; places in a file of which no more is known
+UNREAD = ("transformers_version", "_name_or_path")  # keys of a configuration that say who wrote it and from where
+MAX_FILE_BYTES = 1 << 28  # tokenizers with the largest vocabularies have about 50 million bytes
+CHUNK, SPREAD = 1 << 14, 256  # bytes to read at one position; number of positions in a file of unknown structure
 DIGITS = 24
 
 
 def of_folder(folder: Path) -> str:
-    """Of a base: its configuration and tokenizer whole, and the beginning, middle and end of each tensor. Weights are
-    too large to be read twice, but to train a tensor changes all of it."""
+    """Hash of a base: its whole configuration and tokenizer, and the beginning, middle and end of each tensor.
+
+    Weights are too large to be read twice, but training changes a whole tensor, so samples show it.
+    """
     digest = hashlib.sha256()
     for pattern in PARTS:
         for file in filter(Path.is_file, sorted(folder.glob(pattern))):
-            digest.update(f"{file.name}:".encode() + _meant(file))
+            digest.update(f"{file.name}:".encode() + _content(file))
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(_sampled(file, list(_tensors(file))))
     return digest.hexdigest()[:DIGITS]
 
 
 def of_file(file: Path) -> str:
-    """Of a file of weights, by bytes spread over all of it."""
+    """Hash of a weights file, from samples spread over the whole file."""
     step = max(CHUNK, file.stat().st_size // SPREAD)
     return _sampled(file, [(start, start + step) for start in range(0, file.stat().st_size, step)]).hex()[:16]
 
 
-def older(folder: Path) -> str:
-    """As version 0.1.0 had it: sizes, first and last megabytes of the weights."""
+def of_folder_0_1(folder: Path) -> str:
+    """Hash of a base as version 0.1.0 made it: the sizes and the first and last megabytes of its weights files."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
@@ -51,16 +53,16 @@ def older(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _meant(file: Path) -> bytes:
-    """What a file says; of a configuration, without what changes as another version of transformers saves it."""
+def _content(file: Path) -> bytes:
+    """The content of a file. A configuration is taken without keys that change when transformers saves it again."""
     if file.name != CONFIG:
-        return plain_files.read(file, LARGEST)
+        return plain_files.read(file, MAX_FILE_BYTES)
     said = json_files.read(file)
     return json.dumps({key: value for key, value in said.items() if key not in UNREAD}, sort_keys=True).encode()
 
 
 def _tensors(file: Path) -> Iterator[tuple[int, int]]:
-    """Where the header and each tensor begin and end."""
+    """First and last byte position of the header and of each tensor."""
     with plain_files.opened(file) as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         head = json.loads(stream.read(length))

@@ -1,4 +1,4 @@
-"""GGUF files, converted once: transformers reads them slowly, not in 4 bits, and cannot save what it read."""
+"""How is a base loaded from a GGUF file? It is converted once: transformers reads GGUF slowly and not in 4 bits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
-from peftsweep.errors import ModelError, is_a_library_s
+from peftsweep.errors import ModelError, is_library_error
 from peftsweep.models.fingerprints import of_file
-from peftsweep.models.quiet import mute, quiet
+from peftsweep.models.quiet import mute_native_output, silence_libraries
 from peftsweep.safe_text.escaping import in_line
 from peftsweep.safe_text.quoting import PATH, shortened, word
 from peftsweep.system.atomic_files import aside, put_if_free
@@ -21,13 +21,13 @@ from peftsweep.system.names import shorten_name
 from peftsweep.system.umask import umask_permissions
 
 
-def converted(file: Path, cache: Path) -> Path:
-    """A folder in the cache with the file's config, tokenizer and fp32 weights, as `from_pretrained` takes it.
+def convert_gguf(file: Path, cache: Path) -> Path:
+    """A folder in the cache with the config, tokenizer and fp32 weights of the file, for `from_pretrained`.
 
-    Written aside and renamed, so that a folder that is there is whole.
+    It is written aside and renamed, so an existing folder is always complete.
 
     Raises:
-        ModelError: the file is broken or of an architecture that transformers does not read from GGUF; disk full.
+        ModelError: the file is broken, transformers does not read its architecture from GGUF, or the disk is full.
     """
     folder = cache / "gguf" / shorten_name(f"{file.stem}-{of_file(file)}")
     tidy(folder)
@@ -38,8 +38,8 @@ def converted(file: Path, cache: Path) -> Path:
             path.mkdir(parents=True)
             _convert(file, path)
             put_if_free(path, folder)
-    except BaseException as error:  # transformers, tokenizers and gguf raise what they like on a broken file
-        if not is_a_library_s(error):
+    except BaseException as error:  # transformers, tokenizers and gguf raise many kinds of errors for a broken file
+        if not is_library_error(error):
             raise
         why = in_line(shortened(" ".join(str(error).split()) or type(error).__name__, 300))
         raise ModelError(
@@ -49,15 +49,19 @@ def converted(file: Path, cache: Path) -> Path:
 
 
 def _convert(file: Path, to: Path) -> None:
-    alone = to / "alone"  # transformers would also read what lies beside the file, and wait for a pipe
+    alone = to / "alone"  # otherwise transformers would also read files beside it, and hang at a pipe
     alone.mkdir()
     (alone / file.name).symlink_to(file.resolve())
-    with quiet(), mute(), redirect_stderr(io.StringIO()):  # its progress bar listens to no switch
+    with (
+        silence_libraries(),
+        mute_native_output(),
+        redirect_stderr(io.StringIO()),
+    ):  # its progress bar cannot be switched off
         tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=file.name, trust_remote_code=False)
         model = AutoModel.from_pretrained(alone, gguf_file=file.name, trust_remote_code=False)
     shutil.rmtree(alone)
     tokenizer.save_pretrained(to)
-    if hasattr(model.config, "quantization_config"):  # the weights below are not quantised any more
+    if hasattr(model.config, "quantization_config"):  # the weights below are no longer quantised
         del model.config.quantization_config
     model.config.save_pretrained(to)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

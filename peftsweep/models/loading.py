@@ -1,4 +1,4 @@
-"""Loading a base, and saying in one line why it cannot be loaded."""
+"""How is a base loaded, frozen and with a new head, or refused with a message in one line?"""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, ModelError
 from peftsweep.models.base import Base, head_names
-from peftsweep.models.checks import check_filled, check_loaded, check_no_adapter, check_stored, holds_4bit
-from peftsweep.models.location import Source, called, locate
-from peftsweep.models.model_errors import NO_TOKENIZER, told
-from peftsweep.models.padding import is_padding, own_padding, padding_token, set_padding
-from peftsweep.models.quiet import mute
-from peftsweep.models.sizes import check_described, check_weights
+from peftsweep.models.checks import (
+    check_loaded,
+    check_no_adapter,
+    check_stored_dtypes,
+    check_weights_fit_config,
+    is_stored_in_4bit,
+)
+from peftsweep.models.location import Source, locate, message_prefix
+from peftsweep.models.model_errors import NO_TOKENIZER, as_model_errors
+from peftsweep.models.padding import configured_padding, is_padding, padding_token, set_padding
+from peftsweep.models.quiet import mute_native_output
+from peftsweep.models.sizes import check_config, check_weights
 from peftsweep.models.supported import check_supported
 from peftsweep.task import Task
 
@@ -27,22 +33,22 @@ def load_tokenizer(config: ModelConfig) -> Any:
     Raises:
         ModelError: see `load_base`.
     """
-    return _tokenizer(config, _found(config))
+    return _tokenizer(config, _locate(config))
 
 
-def _found(config: ModelConfig) -> Source:
+def _locate(config: ModelConfig) -> Source:
     """Raises:
-    ModelError: it cannot be looked for, or is not there.
+    ModelError: it is not there, or the hub cannot be asked.
     """
-    with told(config):
+    with as_model_errors(config):
         return locate(config)
 
 
 def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
-    """A tokenizer that `export` saved in a folder.
+    """The tokenizer that `export` saved in a folder.
 
     Args:
-        trust_remote_code: run the code that it brings along, if it brings any.
+        trust_remote_code: whether to run code that comes with it.
 
     Raises:
         ExportError: it cannot be loaded.
@@ -51,21 +57,23 @@ def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
     try:
         return _tokenizer(place, Source(str(folder), None, hub=False))
     except ModelError as error:
-        reason = str(error).removeprefix(f"{called(place)}: ").partition(". ")[0]
+        reason = str(error).removeprefix(f"{message_prefix(place)}: ").partition(". ")[0]
         raise ExportError(f"{folder}: its tokenizer {reason}; export it again") from error
 
 
 def _tokenizer(config: ModelConfig, source: Source) -> Any:
     trusted = config.trust_remote_code
-    with told(config, source), mute():
-        check_described(config, source)
+    with as_model_errors(config, source), mute_native_output():
+        check_config(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
-        made_up = len(tokenizer) <= len(tokenizer.all_special_ids)  # as transformers does where there are no files
-        tokenizer("")  # a spoilt one loads, and fails or panics when it is used
+        made_up = len(tokenizer) <= len(
+            tokenizer.all_special_ids
+        )  # transformers makes up an empty tokenizer if there are no files
+        tokenizer("")  # a corrupt tokenizer loads, but fails or panics when it is used
     if made_up:
-        raise ModelError(f"{called(config)}: {NO_TOKENIZER}")
+        raise ModelError(f"{message_prefix(config)}: {NO_TOKENIZER}")
     if not trusted:
-        tokenizer.init_kwargs.pop("auto_map", None)  # so that a copy names no code either
+        tokenizer.init_kwargs.pop("auto_map", None)  # so that copies do not refer to code either
     return tokenizer
 
 
@@ -81,21 +89,21 @@ def load_base(
     """Load the base frozen, with a new head for the task.
 
     Args:
-        four_bit: hold the backbone in NF4 with double quantisation (Dettmers et al., 2023, arXiv:2305.14314), or as it
-            is where the base comes in NF4; the head stays as it is.
-        pad: the token that pads, where it is known.
-        trained_head: it has one for this task already, which is kept: a merged export.
+        four_bit: hold the backbone in NF4 with double quantisation (Dettmers et al., 2023, arXiv:2305.14314), or
+            unchanged if its files are already in NF4. The head is not quantised.
+        pad: the padding token, if it is known.
+        trained_head: keep the head of the base, which was trained for this task (a merged export).
 
     Raises:
-        ModelError: it is not there, gated, cannot be reached, has no safetensors, or no head for classification; it is
-            not supported; or there is more in it than a base.
+        ModelError: the base is missing, gated or unreachable, has no safetensors weights or no classification head, is
+            not supported, or comes with an adapter.
     """
-    source = _found(config)
-    with told(config, source):
-        return _frozen(config, source, task, four_bit=four_bit, device=device, pad=pad, trained_head=trained_head)
+    source = _locate(config)
+    with as_model_errors(config, source):
+        return _load_frozen(config, source, task, four_bit=four_bit, device=device, pad=pad, trained_head=trained_head)
 
 
-def _frozen(
+def _load_frozen(
     config: ModelConfig,
     source: Source,
     task: Task,
@@ -107,12 +115,12 @@ def _frozen(
 ) -> Base:
     dtype = _dtype(config.dtype, device, four_bit)
     trusted, options = config.trust_remote_code, {}
-    check_described(config, source)
+    check_config(config, source)
     check_no_adapter(config, source)
     described = AutoConfig.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
-    described._attn_implementation = None  # transformers' choice: the folder's own may be code on the hub
-    own_bits = holds_4bit(config, described, four_bit=four_bit)
-    _for_task(described, task)
+    described._attn_implementation = None  # let transformers choose: the configuration could name code on the hub
+    own_bits = is_stored_in_4bit(config, described, four_bit=four_bit)
+    _set_task(described, task)
     skeleton = _skeleton(config, described, pad)
     check_weights(config, source, skeleton)
     if four_bit and not own_bits:
@@ -133,16 +141,16 @@ def _frozen(
         device_map={"": device},
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # a checkpoint with a head of its own: each trial makes a new one
+        ignore_mismatched_sizes=True,  # the checkpoint may have a head: each trial makes a new one
         **options,
     )
     if not trusted:
-        vars(model.config).pop("auto_map", None)  # so that a copy names no code either
-    check_filled(config, report, skeleton, heads=[] if trained_head else head_names(skeleton))
+        vars(model.config).pop("auto_map", None)  # so that copies do not refer to code either
+    check_weights_fit_config(config, report, skeleton, heads=[] if trained_head else head_names(skeleton))
     if not own_bits:
-        check_stored(config, source)
+        check_stored_dtypes(config, source)
     if four_bit:
-        _settle_4bit(model, dtype)
+        _fix_4bit_compute(model, dtype)
     model.requires_grad_(False)
     model.eval()
     check_loaded(config, model, task, dtype=dtype, four_bit=four_bit)
@@ -160,12 +168,12 @@ def _frozen(
 
 
 def _skeleton(config: ModelConfig, described: Any, pad: int | None) -> Any:
-    """The model without weights; its configuration gets the token that pads.
+    """The model without weights, after the padding token was set in its configuration.
 
     Raises:
         ModelError: it is not supported.
     """
-    own, chosen = own_padding(described), pad
+    own, chosen = configured_padding(described), pad
     if chosen is None and not is_padding(own, described):
         chosen = padding_token(described, load_tokenizer(config))
     set_padding(described, chosen if chosen is not None else own if is_padding(own, described) else 0)
@@ -174,39 +182,39 @@ def _skeleton(config: ModelConfig, described: Any, pad: int | None) -> Any:
             described, trust_remote_code=config.trust_remote_code
         )
     check_supported(skeleton)
-    if chosen is None and hasattr(skeleton, "score"):  # a decoder, which takes its own for a text's end
+    if chosen is None and hasattr(skeleton, "score"):  # a decoder takes this token for the end of a text
         chosen = padding_token(described, load_tokenizer(config))
         if chosen is None:
-            raise ModelError(f"{called(config)}: its tokenizer has no special token that could pad; give it one")
+            raise ModelError(f"{message_prefix(config)}: its tokenizer has no special token to pad with; give it one")
         set_padding(described, chosen)
     return skeleton
 
 
-def _dtype(wanted: str, device: torch.device, four_bit: bool) -> torch.dtype:
-    """auto: bfloat16 where it is fast. A CPU unpacks 4 bits to fp32 as quickly, so that there is nothing to win."""
-    if wanted == "auto":
+def _dtype(name: str, device: torch.device, four_bit: bool) -> torch.dtype:
+    """`auto` is bfloat16 where that is fast. With 4 bits a CPU gains nothing: it unpacks them to fp32 as fast."""
+    if name == "auto":
         fast = device.type != "cpu" or (bf16_is_fast() and not four_bit)
         return torch.bfloat16 if fast else torch.float32
-    return torch.float32 if wanted == "float32" else torch.bfloat16
+    return torch.float32 if name == "float32" else torch.bfloat16
 
 
 def bf16_is_fast() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own: three to nine times as fast."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    """Whether this CPU has matrix instructions for bfloat16, which are three to nine times as fast as fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _for_task(config: Any, task: Task) -> None:
-    """Tell the architecture what it classifies."""
+def _set_task(config: Any, task: Task) -> None:
+    """Set the task and its labels in the configuration."""
     config.problem_type = f"{task.kind.replace('-', '_')}_classification"
     config.id2label = dict(enumerate(task.labels))
     config.label2id = {label: i for i, label in enumerate(task.labels)}
     config.use_cache = False
 
 
-def _settle_4bit(model: Any, dtype: torch.dtype) -> None:
-    """Compute in this precision, whatever a base that comes in 4 bits says; and keep bitsandbytes from repacking
-    weights for AVX512-BF16: 0.50.2 goes on with wrong ones after a save."""
+def _fix_4bit_compute(model: Any, dtype: torch.dtype) -> None:
+    """Set the compute dtype of 4-bit layers, and stop bitsandbytes from repacking weights for AVX512-BF16: after a
+    save, version 0.50.2 continues with wrong weights."""
     from bitsandbytes.nn.modules import Linear4bit
 
     for part in model.modules():

@@ -1,4 +1,4 @@
-"""Where a base is: a hub id, a folder, a *.gguf file, or a place inside an installed package."""
+"""Where is a base? At a hub id, in a folder, in a *.gguf file, or inside an installed package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
-from peftsweep.models.gguf import converted
+from peftsweep.models.gguf import convert_gguf
 from peftsweep.safe_text.quoting import PATH, shortened, word
 from peftsweep.system import json_files, names, plain_files
 from peftsweep.system.atomic_files import replaced
@@ -25,32 +25,32 @@ ADAPTER = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Source:
-    """What `from_pretrained` takes."""
+    """Where `from_pretrained` loads a base from."""
 
     name: str  # hub id or folder
-    revision: str | None  # the commit, or as it was given where the hub cannot be asked; None for a folder
+    revision: str | None  # the commit, or the revision as given if the hub cannot be asked; None for a folder
     hub: bool
 
 
-def called(config: ModelConfig) -> str:
-    """How messages begin that are about a base."""
+def message_prefix(config: ModelConfig) -> str:
+    """The beginning of messages about a base: the key and its value."""
     return f"model.id: {word(config.id, PATH)}"
 
 
 def locate(config: ModelConfig) -> Source:
-    """Find the base; a GGUF file is converted into the cache when it is new there. To be asked within `faults.told`.
+    """Find the base. A GGUF file is converted into the cache first. Call it within `as_model_errors`.
 
     Raises:
-        ModelError: nothing is there, with what to do about it.
+        ModelError: there is nothing; the message says what to do.
     """
     if config.id.startswith(PACKAGE):
-        return _local(_packaged(config.id), config)
+        return _local(_path_in_package(config.id), config)
     path = names.parse_path(config.id, "model.id", ModelError)
     looks_local = config.id.startswith(("/", ".", "~")) or config.id.count("/") > 1 or config.id.endswith(".gguf")
     if path.exists():
         return _local(path, config)
     if looks_local:
-        raise ModelError(f"{called(config)} is not there{did_you_mean_file(path)}")
+        raise ModelError(f"{message_prefix(config)} is not there{did_you_mean_file(path)}")
     from transformers.utils.hub import resolve_revision
 
     # The commit, not a branch: with `main`, transformers asks a service to convert a base without safetensors.
@@ -68,37 +68,35 @@ def cache_folder() -> Path:
 
 def _local(path: Path, config: ModelConfig) -> Source:
     if config.revision is not None:
-        raise ModelError(
-            f"model.revision: {word(config.id, PATH)} lies on this machine; only a model of the hub has revisions"
-        )
+        raise ModelError(f"model.revision: {word(config.id, PATH)} is on this machine; only a hub model has revisions")
     if path.suffix == ".gguf" and not path.is_dir():
         try:
             plain_files.check(path)
         except ValueError as error:
-            raise ModelError(f"{called(config)}: {error}") from error
-        return Source(str(converted(path, cache_folder())), None, hub=False)
+            raise ModelError(f"{message_prefix(config)}: {error}") from error
+        return Source(str(convert_gguf(path, cache_folder())), None, hub=False)
     if not (path / "config.json").is_file():
         if (path / ADAPTER).is_file():
-            raise ModelError(only_an_adapter(config, path / ADAPTER))
+            raise ModelError(adapter_without_base(config, path / ADAPTER))
         inside = sorted(file.name for file in path.glob("*.gguf")) if path.is_dir() else []
         hint = f"; name its file: {word(f'{path.name}/{inside[0]}', PATH)}" if inside else ""
-        raise ModelError(f"{called(config)} has no config.json: not a folder that transformers loads{hint}")
+        raise ModelError(f"{message_prefix(config)} has no config.json: not a folder that transformers loads{hint}")
     return Source(str(path.resolve()), None, hub=False)
 
 
-def only_an_adapter(config: ModelConfig, file: Path) -> str:
-    """What to say of a folder without a base."""
+def adapter_without_base(config: ModelConfig, file: Path) -> str:
+    """The message about a folder that holds an adapter without a base."""
     try:
         said = json_files.read(file)
     except (OSError, ValueError):
         said = None
     base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
     named = f"its base, {word(base, PATH)}" if isinstance(base, str) and base else "its base"
-    return f"{called(config)} is an adapter, and no base: give {named}, or merge the adapter into it"
+    return f"{message_prefix(config)} is an adapter, not a base: give {named}, or merge the adapter into it"
 
 
-def _packaged(place: str) -> Path:
-    """A path in a package; of a package that carries its GGUF file in parts, the file that its `assemble` joins."""
+def _path_in_package(place: str) -> Path:
+    """A path inside a package, or the file that the package's `assemble` makes if it holds a GGUF file in parts."""
     path = packaged(place, "model.id", ModelError)
     name = place.removeprefix(PACKAGE).rstrip("/")
     if "/" in name or (path / "config.json").is_file():
@@ -126,8 +124,8 @@ def _packaged(place: str) -> Path:
 
 
 def _is_installed(package: Path) -> bool:
-    """Whether a package is one that was installed. Python also finds one in the working folder, whose code may be
-    anybody's, and importing it runs it."""
+    """Whether the package is installed. Python also finds packages in the working folder, but to import one runs its
+    code, which nobody chose to trust."""
     sites = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     return os.path.realpath(package.parent) in {os.path.realpath(folder) for folder in sites}
 

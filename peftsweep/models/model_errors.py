@@ -1,4 +1,4 @@
-"""What is wrong with a base, in one message that says what to do: anybody may have made it, or given its name."""
+"""What does a user read if a base cannot be loaded? Errors of libraries become one message that says what to do."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
 from transformers import __version__ as transformers_version
 
 from peftsweep.config import ModelConfig
-from peftsweep.errors import ModelError, is_a_library_s
-from peftsweep.models.location import Source, called
-from peftsweep.models.quiet import quiet
+from peftsweep.errors import ModelError, is_library_error
+from peftsweep.models.location import Source, message_prefix
+from peftsweep.models.quiet import silence_libraries
 from peftsweep.safe_text.escaping import in_line
 from peftsweep.safe_text.quoting import PATH, quoted, shortened, word
 
@@ -32,29 +32,31 @@ NO_TOKENIZER = "has no tokenizer that transformers reads; save one beside the mo
 
 
 @contextmanager
-def told(config: ModelConfig, source: Source | None = None) -> Iterator[None]:
-    """Quiet while a base is looked for, loaded or read; what libraries raise becomes one message.
+def as_model_errors(config: ModelConfig, source: Source | None = None) -> Iterator[None]:
+    """Silence libraries while a base is located, loaded or read, and turn their errors into one message.
 
     Args:
-        source: None before it is found.
+        source: where the base is; None before it is located.
 
     Raises:
-        ModelError: in place of whatever a library or the system raises at a bad input.
+        ModelError: instead of any error that a library or the system raises for a bad input.
     """
     try:
-        with quiet():
+        with silence_libraries():
             yield
     except ModelError:
         raise
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"{called(config)} does not fit the GPU's memory: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"{message_prefix(config)} does not fit the GPU's memory: {str(error).splitlines()[0]}"
+        ) from error
     except BaseException as error:
-        if not is_a_library_s(error):
+        if not is_library_error(error):
             raise
-        raise ModelError(f"{called(config)}: {_explained(error, config, source)}") from error
+        raise ModelError(f"{message_prefix(config)}: {_explain(error, config, source)}") from error
 
 
-def _explained(error: BaseException, config: ModelConfig, source: Source | None) -> str:
+def _explain(error: BaseException, config: ModelConfig, source: Source | None) -> str:
     causes = list(_chain(error))
     page = f"https://huggingface.co/{word(config.id, PATH)}"
     hub = source is None or source.hub
@@ -74,9 +76,9 @@ def _explained(error: BaseException, config: ModelConfig, source: Source | None)
         )
     if "trust_remote_code" in text:
         where = page if source is None or source.hub else source.name
-        return f"brings code of its own. If you trust it (read it at {where}), set model.trust_remote_code: true"
+        return f"comes with its own code. If you trust it (read it at {where}), set model.trust_remote_code: true"
     if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
-        return "has no safetensors weights, and nothing else is loaded; convert it with transformers first"
+        return "has no safetensors weights, and no other format is loaded; convert it with transformers first"
     if hub and (
         caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError)
         or "couldn't connect to" in text
@@ -84,9 +86,9 @@ def _explained(error: BaseException, config: ModelConfig, source: Source | None)
         return UNREACHABLE
     if "does not recognize this architecture" in text:
         kind = quoted(text.partition("model type `")[2].partition("`")[0])
-        return f"is of an architecture, {kind}, that transformers {transformers_version} does not know"
+        return f"has an architecture, {kind}, that transformers {transformers_version} does not know"
     if "`model_type` key" in text:
-        return "has no config.json of an architecture that transformers knows"
+        return "has no config.json with an architecture that transformers knows"
     if "backend tokenizer" in text:
         return NO_TOKENIZER
     if "Unrecognized configuration class" in text:

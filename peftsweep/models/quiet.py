@@ -1,4 +1,4 @@
-"""What libraries say while they load: what they print, which a user can do nothing about, and what they ask."""
+"""How are libraries kept from printing and asking while they load, where a user could do nothing about it?"""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers.utils import logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No load reports (a new head is meant), no progress bars, no deprecations of one library by another, no questions.
+def silence_libraries() -> Iterator[None]:
+    """No loading reports (the new head is intended), progress bars, deprecation warnings or questions.
 
-    transformers asks on the terminal whether to run a folder's code wherever `trust_remote_code` is not given. Every
-    call of ours gives it, but transformers' own calls for the parts of a model (a vision tower) do not. Without time
-    for an answer it does not ask, and raises ValueError.
+    transformers asks on the terminal whether to run code unless `trust_remote_code` is given. We always give it, but
+    transformers' own calls for parts of a model (a vision tower) do not. With no time to answer, it raises ValueError
+    instead.
     """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     patience = dynamic_module_utils.TIME_OUT_REMOTE_CODE
@@ -38,9 +38,11 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def mute() -> Iterator[None]:
-    """Without what native code writes to the process's stdout and stderr: tokenizers tells there of keys that it does
-    not know, and where it panics, before the exception comes. Nothing of Python's own is to be printed meanwhile."""
+def mute_native_output() -> Iterator[None]:
+    """Drop what native code writes to stdout and stderr: tokenizers reports unknown keys and panics there.
+
+    Python must not print anything meanwhile.
+    """
     with ExitStack() as undone:
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             try:

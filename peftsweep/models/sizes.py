@@ -1,4 +1,4 @@
-"""Whether a folder's files ask for a model of a size that can be built: anybody may have written them."""
+"""Do the files of a folder describe a model of a possible size? Anybody may have written them."""
 
 from __future__ import annotations
 
@@ -13,52 +13,53 @@ from torch import nn
 
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ModelError
-from peftsweep.models.fingerprints import LARGEST, PARTS
-from peftsweep.models.location import Source, called
+from peftsweep.models.fingerprints import MAX_FILE_BYTES, PARTS
+from peftsweep.models.location import Source, message_prefix
 from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.system import json_files, plain_files
 
 INDEX, TEMPLATES = "model.safetensors.index.json", "additional_chat_templates/*"
-# The largest numbers that a configuration may ask for, by the ends of their names.
-MOST = {
+# The largest values of a configuration, by the ends of their keys.
+MAX_VALUES = {
     "layer|block|depth": 10_000,
     "label|expert": 1_000_000,
     "size|dim|head|embedding|position|embd|inner|ctx|length|group|model": 1 << 24,
 }
-PACKED = 8  # weights that one stored number may hold
+MAX_PACKING = 8  # weights that one stored number may encode
 
 
-def check_described(config: ModelConfig, source: Source) -> None:
-    """Whether a folder's JSON is of a size that can be read, and its config.json of a model that can be built: anybody
-    may have written them, and transformers would go on for ever.
+def check_config(config: ModelConfig, source: Source) -> None:
+    """Check that JSON files are not too large and config.json describes a model that can be built. Else transformers
+    would run forever.
 
     Raises:
-        ModelError: it is not.
+        ModelError: a file is too large, or a value too high.
     """
     if source.hub:
         return
-    check_plain(config, Path(source.name))
+    check_plain_files(config, Path(source.name))
     for file in sorted(file for part in {*PARTS, "*.json"} for file in Path(source.name).glob(part)):
         if file.is_file():
-            _check_plain(config, file, LARGEST)
+            _check_plain(config, file, MAX_FILE_BYTES)
     file = Path(source.name) / "config.json"
     try:
         said = json_files.read(file) if file.exists() else {}
     except ValueError as error:
-        raise ModelError(f"{called(config)}: config.json cannot be read: {error}") from error
+        raise ModelError(f"{message_prefix(config)}: config.json cannot be read: {error}") from error
     for key, number in _numbers(said):
-        most = next((most for names, most in MOST.items() if re.search(rf"(^|_)({names})s?$", key)), None)
+        most = next((most for names, most in MAX_VALUES.items() if re.search(rf"(^|_)({names})s?$", key)), None)
         if most is not None and number > most:
             raise ModelError(
-                f"{called(config)}: config.json asks for {word(key)}: {quoted(number)}; {most:,} is the most"
+                f"{message_prefix(config)}: config.json asks for {word(key)}: {quoted(number)}, but at most "
+                f"{most:,} is allowed"
             )
 
 
-def check_plain(config: ModelConfig, folder: Path) -> None:
-    """Whether what transformers opens in a folder are files: a pipe would be waited for.
+def check_plain_files(config: ModelConfig, folder: Path) -> None:
+    """Check that everything transformers opens in a folder is a plain file: it would hang at a pipe.
 
     Raises:
-        ModelError: one is not.
+        ModelError: something is not a plain file.
     """
     for file in sorted([*folder.iterdir(), *folder.glob(TEMPLATES)]):
         if file.exists() and not file.is_dir():
@@ -67,24 +68,24 @@ def check_plain(config: ModelConfig, folder: Path) -> None:
         try:
             said = json_files.read(index)
         except ValueError as error:
-            raise ModelError(f"{called(config)}: {INDEX} cannot be read: {error}") from error
+            raise ModelError(f"{message_prefix(config)}: {INDEX} cannot be read: {error}") from error
         named = said.get("weight_map") if isinstance(said, dict) else None
         if not isinstance(named, dict):
-            raise ModelError(f"{called(config)}: {INDEX} has no weight_map, which says where each weight is")
-        strange = [name for name in named.values() if not (isinstance(name, str) and (folder / name).is_file())]
-        if strange:
-            raise ModelError(f"{called(config)}: {INDEX} names {quoted(strange[0])}, which is no file")
+            raise ModelError(f"{message_prefix(config)}: {INDEX} has no weight_map, which says where each weight is")
+        missing = [name for name in named.values() if not (isinstance(name, str) and (folder / name).is_file())]
+        if missing:
+            raise ModelError(f"{message_prefix(config)}: {INDEX} names {quoted(missing[0])}, which is not a file")
 
 
 def _check_plain(config: ModelConfig, file: Path, most: int | None = None) -> None:
     try:
         plain_files.check(file, most)
     except ValueError as error:
-        raise ModelError(f"{called(config)}: {word(file.name)}: {error}") from error
+        raise ModelError(f"{message_prefix(config)}: {word(file.name)}: {error}") from error
 
 
 def _numbers(said: Any) -> Iterator[tuple[str, int]]:
-    """Whole numbers in configurations and in those within them, by their keys."""
+    """The whole numbers in a configuration and its parts, with their keys."""
     for key, value in said.items() if isinstance(said, dict) else ():
         if isinstance(value, int):
             yield str(key), value
@@ -92,11 +93,11 @@ def _numbers(said: Any) -> Iterator[tuple[str, int]]:
 
 
 def check_weights(config: ModelConfig, source: Source, skeleton: nn.Module) -> None:
-    """Whether a folder has about as many numbers as its configuration asks for; transformers would draw all others at
-    random, in memory that nobody has.
+    """Check that the files hold about as many weights as the configuration asks for. Else transformers would make up
+    the rest and run out of memory.
 
     Raises:
-        ModelError: it has fewer.
+        ModelError: they hold far fewer.
     """
     files = [] if source.hub else sorted(Path(source.name).glob("*.safetensors"))
     if not files:
@@ -106,8 +107,8 @@ def check_weights(config: ModelConfig, source: Source, skeleton: nn.Module) -> N
         with safe_open(path, "pt") as file:
             there += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     asked = sum(part.numel() for part in skeleton.parameters())
-    if asked > PACKED * max(there, 1 << 20):
+    if asked > MAX_PACKING * max(there, 1 << 20):
         raise ModelError(
-            f"{called(config)}: config.json asks for {asked:,} weights, and its files have {there:,}: these "
-            "are another model's"
+            f"{message_prefix(config)}: config.json asks for {asked:,} weights, but its files have {there:,}: they "
+            "belong to another model"
         )

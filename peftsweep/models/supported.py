@@ -1,4 +1,4 @@
-"""Which architectures cannot be trained in a pack, and why: all refusals are worded here."""
+"""Which architectures cannot be trained in a pack, and why? All such messages are made here."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from peftsweep.models.base import head_names, linear_names
 from peftsweep.safe_text.quoting import shortened
 
 
-def unsupported(model: nn.Module, why: str) -> ModelError:
-    """The error of a base that is refused."""
+def unsupported_error(model: nn.Module, why: str) -> ModelError:
+    """The error for a base that is not supported."""
     return ModelError(f"model.id: {type(model).__name__} is not supported: {why}")
 
 
 def check_supported(model: Any) -> None:
-    """Refuse a base whose parts alone say that it cannot be trained in a pack; what it computes is proven later.
+    """Refuse a base whose parts show that it cannot be trained in a pack. What it computes is checked later.
 
     Raises:
         ModelError: see `unsupported`.
     """
     if getattr(model, str(model.base_model_prefix or "?"), None) is None:
-        raise unsupported(model, "it has no backbone apart from its head")
+        raise unsupported_error(model, "it has no backbone separate from its head")
     if getattr(model.config, "is_encoder_decoder", False):
-        raise unsupported(model, "it reads a text by an encoder and then by a decoder; a pack trains either alone")
+        raise unsupported_error(
+            model, "it has both an encoder and a decoder; a pack trains models with only one of them"
+        )
     if not linear_names(model):
-        raise unsupported(model, f"adapters go on linear layers, and its backbone has {_instead_of_linear(model)}")
+        raise unsupported_error(model, f"adapters need linear layers, but its backbone has {_instead_of_linear(model)}")
     for name in head_names(model):
         part = model.get_submodule(name)
         if not isinstance(part, nn.Linear):
-            raise unsupported(model, f"its head is more than linear layers: {name} is a {type(part).__name__}")
+            raise unsupported_error(model, f"its head is more than linear layers: {name} is a {type(part).__name__}")
 
 
 def _instead_of_linear(model: Any) -> str:
@@ -45,15 +47,15 @@ def _instead_of_linear(model: Any) -> str:
         for part in backbone.modules()
         if not isinstance(part, nn.Embedding) and getattr(getattr(part, "weight", None), "ndim", 0) == 2
     )
-    return f"{kinds.most_common(1)[0][0]} in their place" if kinds else "none"
+    return f"{kinds.most_common(1)[0][0]} instead" if kinds else "none"
 
 
 @contextmanager
-def refusing(model: nn.Module, what: str) -> Iterator[None]:
-    """Whatever a base's own code raises within becomes a refusal.
+def unsupported_if_it_fails(model: nn.Module, what: str) -> Iterator[None]:
+    """Turn any error of the base's own code into an `unsupported_error`.
 
     Args:
-        what: was tried, as in "packed, it cannot be run".
+        what: the beginning of the reason, such as "packed, it cannot be run".
     """
     try:
         yield
@@ -61,4 +63,4 @@ def refusing(model: nn.Module, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = shortened(" ".join(str(error).split()), 200)
-        raise unsupported(model, f"{what}: {type(error).__name__}: {said}") from error
+        raise unsupported_error(model, f"{what}: {type(error).__name__}: {said}") from error

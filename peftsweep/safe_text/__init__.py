@@ -1,1 +1,1 @@
-"""Text that may be shown: without secrets, short, and with nothing in it that a terminal, JSON or Markdown obeys."""
+"""Text that is safe to show: short, without secrets, and without anything that a terminal, JSON or Markdown obeys."""

@@ -1,21 +1,20 @@
-"""Values from files, databases and the command line in messages: short, without secrets, and without anything that a
-terminal would obey."""
+"""How does a message show a value from a file, a database or the command line? Short, escaped and without secrets."""
 
 from __future__ import annotations
 
 import reprlib
 from typing import Any
 
-from peftsweep.safe_text.secrets import masked, without_keys
+from peftsweep.safe_text.secrets import masked, without_private_keys
 
-MOST = 80  # characters of a value
-PATH = 240  # of a path, of which a person wants the whole
-LINE, LINES = 1_000, 120  # of a message: characters of a line, and lines
-ENDS = 10_000  # characters at each end of a text that are looked at: secrets are masked before anything is cut
+MAX_VALUE = 80  # characters of a value
+PATH = 240  # characters of a path, which people want to read completely
+LINE, LINES = 1_000, 120  # limits of a message: characters of a line, number of lines
+ENDS = 10_000  # characters at each end of a text in which secrets are masked, before the text is shortened
 
 
 class _Writer(reprlib.Repr):
-    """Writes as Python does, the middle of what is long left out."""
+    """Like `repr`, but without the middle of long values."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -23,11 +22,11 @@ class _Writer(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxdict = 20
 
     def repr_str(self, x: str, level: int) -> str:
-        return repr(shortened(x, self.maxstring - 2))  # quotation marks
+        return repr(shortened(x, self.maxstring - 2))  # for the quotation marks
 
 
-def quoted(value: Any, most: int = MOST) -> str:
-    """A value as Python writes it, so that it can be told from the words around it; a long one loses its middle.
+def quoted(value: Any, most: int = MAX_VALUE) -> str:
+    """A value as Python writes it, so that it stands out from the words around it. A long value loses its middle.
 
     Example:
         >>> quoted("\\x1b[31mred"), quoted("x" * 1000, 12), quoted([1, [2, [3]]])
@@ -35,13 +34,13 @@ def quoted(value: Any, most: int = MOST) -> str:
     """
     try:
         return shortened(_Writer(most).repr(value), 2 * most)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
+    except ValueError:  # Python refuses to write whole numbers of more than 4,300 digits
         return "a number of thousands of digits"
 
 
-def shortened(text: str, most: int = MOST) -> str:
-    """The text without secrets, at most so many characters of it: its two ends, and how much is left out between."""
-    text = without_keys(text)
+def shortened(text: str, most: int = MAX_VALUE) -> str:
+    """The text without secrets. If it is longer than `most` characters: its two ends, and how much was left out."""
+    text = without_private_keys(text)
     whole = len(text)
     if whole <= 2 * ENDS:
         first = last = masked(text)
@@ -57,14 +56,14 @@ def shortened(text: str, most: int = MOST) -> str:
     return f"{first[: most - len(mark) - tail]}{mark}{last[len(last) - tail :]}"
 
 
-def word(text: str, most: int = MOST) -> str:
-    """A name as it is, if it can stand in a line; as Python writes it otherwise."""
+def word(text: str, most: int = MAX_VALUE) -> str:
+    """A name as it is if it is short and printable; otherwise as Python writes it."""
     return masked(text) if text.isprintable() and len(text) <= most else quoted(text, most)
 
 
 def bounded(message: str) -> str:
-    """A whole message, however it was put together: without secrets, and with bounds on its lines."""
-    lines = without_keys(message).split("\n")
+    """A whole message without secrets, with limits on the number and length of its lines."""
+    lines = without_private_keys(message).split("\n")
     more = len(lines) - LINES
     kept = lines if more <= 0 else [*lines[: LINES - 1], f"… ({more + 1:,} lines more)"]
     return "\n".join(shortened(line, LINE) for line in kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftsweep.config import StudyConfig
 from peftsweep.data import Dataset
 from peftsweep.errors import ModelError
-from peftsweep.models import Base, check_supported, longest_text, longrope_window
+from peftsweep.models import Base, check_supported, longrope_window, max_text_tokens
 from peftsweep.safe_text.quoting import quoted
 
 
@@ -15,7 +15,7 @@ def check_fit(base: Base, config: StudyConfig, data: Dataset) -> None:
         ModelError: the base cannot be trained, texts may be too long for it, or a text has a token that it lacks.
     """
     check_supported(base.model)
-    name, most, longest = config.model.id, config.data.max_length, longest_text(base.model)
+    name, most, longest = config.model.id, config.data.max_length, max_text_tokens(base.model)
     if longest is not None and most > longest:
         raise ModelError(
             f"data.max_length: {most} is above the {longest} positions of {name}; set it to {longest} or less"

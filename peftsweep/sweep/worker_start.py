@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftsweep.errors import StudyMismatchError
-from peftsweep.models import BaseInfo, is_at, revision_of
+from peftsweep.models import BaseInfo, is_at_revision, revision_of
 from peftsweep.progress import Opened
 from peftsweep.storage import masked, write_study
 from peftsweep.sweep.open_study import splits
@@ -20,7 +20,7 @@ def check_base(base: BaseInfo, judge: StudyJudge) -> None:
     """
     config, study = judge.config, judge.study
     revision, known = revision_of(base), study.record.base
-    if known is not None and study.has_trials() and not is_at(base, known):
+    if known is not None and study.has_trials() and not is_at_revision(base, known):
         way = "put its configuration, tokenizer and weights back" if base.revision is None else "set model.revision"
         raise StudyMismatchError(
             f"study {config.name!r}: its trials were trained on {config.model.id} at revision {known}, which is now at "

@@ -21,7 +21,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from typing import Any, TextIO, cast
 
 from peftsweep.safe_text.escaping import harmless, in_json
-from peftsweep.safe_text.secrets import behind_key, masked, masked_all, opens_a_key
+from peftsweep.safe_text.secrets import after_private_key, ends_in_private_key, masked, masked_all
 from peftsweep.system import json_files
 
 
@@ -143,11 +143,11 @@ class Masked:
         """Write text masked. A private key may come line by line; only its first line is replaced, by `***`."""
         while self._in_key and text:
             line, end, rest = text.partition("\n")
-            behind = behind_key(line)
+            behind = after_private_key(line)
             self._in_key = behind is None
             text = behind + end + rest if behind else rest
         if text:
-            self._in_key = opens_a_key(text)
+            self._in_key = ends_in_private_key(text)
             self._plainly(masked(text))
 
     def _plainly(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Secrets that this process was given, looked for by themselves: wherever they stand, and however they are written."""
+"""Which secrets did this process receive, and how are they found anywhere in a text, in any notation?"""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from peftsweep.safe_text.secrets.patterns import given
+from peftsweep.safe_text.secrets.patterns import secrets_of_setting
 from peftsweep.safe_text.secrets.secret_names import means_secret
 from peftsweep.safe_text.secrets.token_prefixes import BEGIN
 from peftsweep.safe_text.secrets.urls import BEGINS, logins
 
-SHORTEST = 4  # characters of a secret that is looked for by itself: shorter ones are in many texts
-DIGITS = 6  # of one that is a number
-CERTAIN = 8  # characters from which one is not a part of another word by chance
-NO_SECRETS = frozenset({"true", "false", "none", "null", "default", "disabled", "enabled", "required"})
-# Variables that are called so and have no secret: a folder, a kind of desktop.
-ORDINARY = ("PWD", "OLDPWD", "DESKTOP_SESSION", "GDMSESSION", "XDG_SESSION_ID")
+MIN_LENGTH = 4  # characters of a known secret: shorter ones occur in many texts
+MIN_DIGITS = 6  # digits of a known secret that is a number
+CERTAIN = 8  # from this length a secret is not part of another word by chance
+ORDINARY_VALUES = frozenset({"true", "false", "none", "null", "default", "disabled", "enabled", "required"})
+# Variables with a suspicious name but no secret: a folder, a kind of desktop.
+ORDINARY_VARIABLES = ("PWD", "OLDPWD", "DESKTOP_SESSION", "GDMSESSION", "XDG_SESSION_ID")
 
 _given: set[str] = set()
 
 
 def remember(text: str) -> None:
-    """Know the secrets of an address from now on, wherever they turn up.
+    """Mask the secrets of this setting from now on, wherever they occur.
 
     Args:
-        text: one address and nothing else, `name=value`, or a connection string; of any other text nothing is kept.
+        text: a single address, `name=value`, or a connection string. Any other text is ignored.
     """
-    _given.update(_worth_knowing(text))
+    _given.update(_secrets_in(text))
 
 
 def remember_words(words: Iterable[str]) -> None:
-    """Know the secrets of a command: of each of its words, and what stands behind an option such as `--token`."""
+    """Mask the secrets of a command line from now on: those in its words, and values of options such as `--token`."""
     before = ""
     for word in words:
         remember(f"{before}={word}" if before.startswith("-") and "=" not in before else word)
@@ -44,18 +44,18 @@ def remember_words(words: Iterable[str]) -> None:
 
 
 def pattern() -> re.Pattern[str] | None:
-    """What finds the secrets that are known by now, each as the first group; None where there are none."""
+    """A pattern whose first group matches the secrets known so far; None if there are none."""
     return _pattern(frozenset({*_given, *_environment(tuple(os.environ.items()))}))
 
 
-def _worth_knowing(text: str) -> Iterator[str]:
-    yield from given(text)
+def _secrets_in(text: str) -> Iterator[str]:
+    yield from secrets_of_setting(text)
     for user, password in logins(text):
         yield from _login(user, password)
 
 
 def _login(user: str, password: str) -> Iterator[str]:
-    """As HTTP sends it: `Basic bWU6UFc=`."""
+    """The login as HTTP sends it: `Basic bWU6UFc=`."""
     login = b64encode(f"{unquote(user)}:{unquote(password)}".encode(errors="replace")).decode()
     yield from (login, login.rstrip("="))
 
@@ -64,18 +64,18 @@ def _login(user: str, password: str) -> Iterator[str]:
 def _environment(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
     found = set[str]()
     for name, value in variables:
-        if means_secret(name, told=True) and name not in ORDINARY:
-            if value.lower() not in NO_SECRETS and not _is_path(value):
+        if means_secret(name, single_value=True) and name not in ORDINARY_VARIABLES:
+            if value.lower() not in ORDINARY_VALUES and not _is_path(value):
                 found.add(value)
-        elif BEGINS.match(value) or not re.search(r"\s", value):  # and no text with an address in it
-            found.update(_worth_knowing(value))
+        elif BEGINS.match(value) or not re.search(r"\s", value):  # not a text that contains an address
+            found.update(_secrets_in(value))
     whole = dict(variables)
     user, password = whole.get("MLFLOW_TRACKING_USERNAME"), whole.get("MLFLOW_TRACKING_PASSWORD")
     return frozenset(found.union(_login(user, password) if user and password else ()))
 
 
 def _is_path(value: str) -> bool:
-    """Whether it says where a secret is, as GOOGLE_APPLICATION_CREDENTIALS does."""
+    """Whether the value is the path of a secret, as in GOOGLE_APPLICATION_CREDENTIALS."""
     try:
         return value.startswith(("/", "~", ".")) and Path(value).expanduser().exists()
     except (OSError, RuntimeError, ValueError):
@@ -88,19 +88,19 @@ def _is_path(value: str) -> bool:
 @lru_cache(maxsize=8)
 def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
     plain = {form for secret in secrets for form in (secret, unquote(secret)) if _is_rare(form)}
-    either = "|".join(map(_written, sorted(plain, key=len, reverse=True)))
-    return re.compile(f"(?=({either}))") if plain else None  # one may begin in the midst of another
+    either = "|".join(map(_pattern_of_secret, sorted(plain, key=len, reverse=True)))
+    return re.compile(f"(?=({either}))") if plain else None  # a lookahead, because one may begin inside another
 
 
 def _is_rare(secret: str) -> bool:
-    """Whether it is long enough to mean the secret wherever it stands."""
+    """Whether the secret is long enough not to occur in other texts by chance."""
     number = re.fullmatch(r"[\d.,eE+-]+", secret)
-    return len(secret.strip()) >= (DIGITS if number else SHORTEST) and secret.strip("*") != ""
+    return len(secret.strip()) >= (MIN_DIGITS if number else MIN_LENGTH) and secret.strip("*") != ""
 
 
-def _written(secret: str) -> str:
-    """A pattern for it; where it could be a word or a number, not as a part of another one."""
-    pattern = "".join(map(_ways, secret))
+def _pattern_of_secret(secret: str) -> str:
+    """A pattern for the secret. If it could be a word or a number, it must not be part of another one."""
+    pattern = "".join(map(_pattern_of_character, secret))
     if re.fullmatch(r"[\d.,eE+-]+", secret):
         return rf"(?:(?<![\w.])|{BEGIN[3:-1].partition('|')[2]}){pattern}(?![\w.]*\w)"
     if secret.isalpha() or (secret.isalnum() and len(secret) < CERTAIN):
@@ -109,9 +109,9 @@ def _written(secret: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _ways(character: str) -> str:
-    """A pattern for the ways to write a character: as it is, percent-encoded once or twice, quoted by Python, JSON or a
-    shell, escaped in HTML."""
+def _pattern_of_character(character: str) -> str:
+    """A pattern for all notations of a character: plain, percent-encoded once or twice, escaped by Python, JSON, a
+    shell or HTML."""
     if character.isascii() and character.isalnum():
         return character
     code, utf8 = ord(character), character.encode(errors="surrogatepass")
@@ -148,6 +148,6 @@ def _hex(digits: str) -> str:
 
 
 def _halves(character: str) -> list[int]:
-    """Its code, or those of the pair of surrogates that JSON writes for it."""
+    """The code of the character, or those of the surrogate pair that JSON writes for it."""
     pair = character.encode("utf-16-be", errors="surrogatepass")
     return [int.from_bytes(pair[at : at + 2], "big") for at in range(0, len(pair), 2)]

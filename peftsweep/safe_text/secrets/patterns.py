@@ -1,4 +1,4 @@
-"""Secrets that are found by their form, in any text: behind names that mean one, in headers, and by how they begin."""
+"""Where in any text are secrets, judged by their form? After telling names, in headers and addresses, as tokens."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from peftsweep.safe_text.secrets.secret_names import means_password, means_secret
-from peftsweep.safe_text.secrets.spans import HIDDEN, Span, hidden
+from peftsweep.safe_text.secrets.spans import HIDDEN, Span, hide
 from peftsweep.safe_text.secrets.token_prefixes import PRIVATE_KEY, SHAPES
 from peftsweep.safe_text.secrets.urls import in_addresses, in_one_address
 
-# Values: in quotes; a word, without what ends a sentence or a bracket.
+# Values: in quotes, or a word without the mark that ends a sentence or a bracket.
 _QUOTED = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
 _BARE = r"[^\s&;,]*[^\s&;,'\"`)\]}>:]"
 _VALUE = re.compile(rf"{_QUOTED}|{_BARE}")
 _LINE = re.compile(r"[^\n\r]*[^\n\r\s]")
-# Of a connection string: up to its next part, with spaces.
+# A part of a connection string, with spaces, up to the next part.
 _PART = re.compile(rf"{_QUOTED}|\{{[^}}\n]{{0,300}}\}}|[^;\n'\"]{{1,300}}?(?=;[ ]?[\w .-]{{1,40}}=)|{_BARE}")
-# Of a query: up to its next part, with spaces; the last one, which ends with the word; a password, which ends where a
-# message goes on behind the address, or with the line.
+# In a query: a value with spaces up to the next part; the last value, which ends with the word; a last password, which
+# ends where a message continues after the address, or with the line.
 _IN_QUERY = re.compile(r"[^&\n'\"<>#?]{1,300}?(?=&[\w.%-]{1,80}=)|[^&\s'\"<>#]*[^&\s'\"<>#:]")
 _LAST_PASSWORD = re.compile(r"(?:(?!:(?:\s|$)| \()[^&\n\r'\"<>#`]){1,2000}")
 _IN_WHOLE_QUERY = re.compile(r"[^&#\n]+")
-# A credential behind a name that means other things, too: letters and digits, and no path or word.
+# A credential after a name with other meanings: letters and digits, not a path or a word.
 _PLAIN = "[A-Za-z0-9+/_.~=-]"
 _CREDENTIAL = re.compile(
     r"['\"]?(?![/.])(?=[^\s/]{0,200}\d)(?=[^\s/]{0,200}[A-Za-z])(?!(?:[^\s/]{0,200}/){2})"
@@ -33,8 +33,8 @@ _CREDENTIAL = re.compile(
 )
 _NUMBER = re.compile(r"[+-]?(?:\d{0,5}\.\d+|\d{1,5})(?:e[+-]?\d+)?%?")
 
-# Names before values: `name=`; `name: `, at the start of a line or within; neither the user of an address, //name:x@h,
-# nor what a message calls a column, a label, a key or a study.
+# Names before values: `name=`, or `name: ` at the start of a line or inside it. Neither the user of an address
+# (//name:x@h) nor what a message calls a column, a label, a key or a study.
 _NAME = r"[\w.%~\[\]-]{1,80}"
 _EQUALS = re.compile(rf"(?<![\w.%~\[\]-])({_NAME})[ \t]?=(?!=)[ \t]?")
 _COLON = re.compile(
@@ -47,7 +47,7 @@ _IN_QUOTES = re.compile(
     r"(?P<open>\\{0,8}['\"])(?P<name>[\w.-]{1,60})(?P=open)\s{0,8}[:=]\s{0,8}(?:[bBuUrR](?=\\{0,8}['\"]))?"
     r"(?P<value>\\{0,8}['\"]|\d{6,}\b(?![.]))"
 )
-# ('name', 'value'); '--name', 'value', as Python writes the words of a command
+# ('name', 'value'); '--name', 'value', as Python writes the words of a command line
 _PAIR = re.compile(
     rf"(?:(?P<open>\(b?)|(?=['\"]-))['\"](?P<name>[\w.-]{{1,60}})['\"],\s{{0,8}}b?(?P<value>{_QUOTED})(?(open)\))"
 )
@@ -58,7 +58,7 @@ _OPTION = re.compile(
     rf"(?<![\w-])(?P<name>--?[A-Za-z][\w.-]{{0,60}})(?:=|[ \t]+)(?!-)(?P<value>(?:{_QUOTED}|[^\s'\"])+)"
 )
 
-# Headers of HTTP: Authorization, all of it but the name of the scheme; cookies; what stands behind Bearer or Basic.
+# HTTP headers: Authorization, except for the name of its scheme; cookies; what follows Bearer or Basic.
 _HEADER = re.compile(
     r"authorization['\"]?\s{0,8}[:=,]\s{0,8}(?:b?['\"])?"
     r"(?:(?:digest|hawk|signature|aws4[\w-]{0,40})\s+(?P<rest>[^\n'\\]+)|"
@@ -71,17 +71,17 @@ _BASIC = re.compile(r"\bbasic\s+([A-Za-z0-9+/]{6,}={0,2})", re.IGNORECASE)
 _HEADERS_NAME = re.compile(r"[Xx]-[\w-]+|(?:[A-Z][A-Za-z0-9]*-)+[A-Z][A-Za-z0-9]*")
 
 _ENCODED = re.compile(r"%(?:25)?3[aAdD]")  # a colon or = that is percent-encoded, once or twice
-LAYERS = 3  # of percent-encoding that are looked through
+LAYERS = 3  # of percent-encoding to decode
 _MORE = re.compile(r"[ \t]{1,8}[^\s]")
 NOTHING = frozenset({"none", "null", "true", "false", HIDDEN})
 
 
-def by_form(text: str) -> Iterator[Span]:
-    """Where secrets stand in a text, by their form."""
-    certain = list(_for_certain(text))
+def find_by_form(text: str) -> Iterator[Span]:
+    """The spans of the secrets in a text, judged by their form."""
+    certain = list(_certain_spans(text))
     yield from certain
     known = {start for start, _ in certain}
-    # An address knows better where its password ends than does the name of its user: x-access-token:PW@host/x
+    # The user of an address may be a telling name. The address shows where its password ends: x-access-token:PW@host/x
     yield from (span for span in _by_name(text) if span[0] not in known)
 
 
@@ -93,28 +93,30 @@ def _by_name(text: str) -> Iterator[Span]:
     if "'" in text or '"' in text:
         yield from _in_quotes(text)
     for pattern in (_OPTION, _ELEMENT):
-        yield from (found.span("value") for found in pattern.finditer(text) if means_secret(found["name"], told=True))
+        yield from (
+            found.span("value") for found in pattern.finditer(text) if means_secret(found["name"], single_value=True)
+        )
     for pattern in (_COOKIE, _BEARER):
         yield from (found.span(1) for found in pattern.finditer(text))
     yield from (found.span(1) for found in _BASIC.finditer(text) if _is_login(found[1]))
 
 
-def given(text: str) -> Iterator[str]:
-    """The secrets of one address, of `name=value`, or of a connection string, and nothing else in the text."""
+def secrets_of_setting(text: str) -> Iterator[str]:
+    """The secrets of a setting: a single address, `name=value`, or a connection string."""
     for start, end in (*in_one_address(text), *_behind_equals(text, whole=True), *_tokens(text)):
         yield text[start:end].strip("'\"")
     if _ENCODED.search(text) and (plain := unquote(text)) != text:
-        yield from given(plain)
+        yield from secrets_of_setting(plain)
 
 
 def carries_secret(text: str) -> bool:
-    """Whether there is a password or a token in an address, or in what else a study file may have for a value: that
-    `password: reset` is a label is more likely."""
-    return encoded(text, certain=True) != text or any(True for _ in _for_certain(text))
+    """Whether a value of a study file contains a password or a token. `password: reset` does not count: it is more
+    likely a label."""
+    return mask_encoded(text, certain=True) != text or any(True for _ in _certain_spans(text))
 
 
-def encoded(text: str, *, certain: bool = False, layers: int = LAYERS) -> str:
-    """The text in which words that are percent-encoded, and have a secret in them, are decoded and masked."""
+def mask_encoded(text: str, *, certain: bool = False, layers: int = LAYERS) -> str:
+    """The text with percent-encoded words decoded and masked if they contain a secret."""
     if not layers or not _ENCODED.search(text):
         return text
     return re.sub(r"[^\s\"'<>]+", lambda word: _decoded(word[0], certain, layers - 1), text)
@@ -123,13 +125,13 @@ def encoded(text: str, *, certain: bool = False, layers: int = LAYERS) -> str:
 def _decoded(word: str, certain: bool, layers: int) -> str:
     if not _ENCODED.search(word) or (plain := unquote(word)) == word:
         return word
-    spans = _for_certain(plain) if certain else by_form(plain)
-    masked = encoded(hidden(plain, spans), certain=certain, layers=layers)
+    spans = _certain_spans(plain) if certain else find_by_form(plain)
+    masked = mask_encoded(hide(plain, spans), certain=certain, layers=layers)
     return word if masked == plain else masked
 
 
-def _for_certain(text: str) -> Iterator[Span]:
-    """Those that cannot be anything else."""
+def _certain_spans(text: str) -> Iterator[Span]:
+    """The spans that can only be secrets."""
     yield from _tokens(text)
     yield from in_addresses(text)
     if "=" in text:
@@ -145,22 +147,22 @@ def _behind_equals(text: str, *, whole: bool = False) -> Iterator[Span]:
     """Values of queries, of `name=value` and of parts of connection strings.
 
     Args:
-        whole: the text is one `name=value`, if its name means a secret.
+        whole: the text is a single `name=value` if its name means a secret.
     """
     done = 0
     for name in _EQUALS.finditer(text):
         before, key, at = text[name.start() - 1 : name.start()], name[1], name.end()
         if at < done or text.startswith(HIDDEN, at):
             continue
-        if whole and name.start() == 0 and means_secret(key.rpartition(".")[2], told=True):
+        if whole and name.start() == 0 and means_secret(key.rpartition(".")[2], single_value=True):
             yield at, len(text)
             return
-        if before and before in "?&#" and means_secret(key, told=True, query=True):
+        if before and before in "?&#" and means_secret(key, single_value=True, query=True):
             value = _IN_WHOLE_QUERY.match(text, at) if whole else _in_query(text, at, key)
-        elif means_secret(key) or (before == ";" and means_secret(key, told=True)):
+        elif means_secret(key) or (before == ";" and means_secret(key, single_value=True)):
             value = _PART.match(text, at)
         else:
-            value = _CREDENTIAL.match(text, at) if means_secret(key, told=True) else None
+            value = _CREDENTIAL.match(text, at) if means_secret(key, single_value=True) else None
         if value is not None and value[0].strip("'\"").lower() not in NOTHING:
             yield value.span()
             done = value.end()
@@ -174,19 +176,19 @@ def _in_query(text: str, at: int, key: str) -> re.Match[str] | None:
 
 
 def _behind_colons(text: str) -> Iterator[Span]:
-    """`password: x`, `X-Api-Key: x`. In a sentence there is more behind such a colon: words."""
+    """Values in `password: x` and `X-Api-Key: x`, but not the words after such a colon in a sentence."""
     done = 0
     for name in _COLON.finditer(text):
-        if name.end() < done or not means_secret(name["name"], told=True):
+        if name.end() < done or not means_secret(name["name"], single_value=True):
             continue
-        if not means_secret(name["name"], told=_HEADERS_NAME.fullmatch(name["name"]) is not None):
+        if not means_secret(name["name"], single_value=_HEADERS_NAME.fullmatch(name["name"]) is not None):
             value = _CREDENTIAL.match(text, name.end())
         else:
             value = _VALUE.match(text, name.end())
             if value is None or value[0].lower() in NOTHING or _NUMBER.fullmatch(value[0]):
                 continue
-            if name["line"] is not None and not _goes_on(text, value):
-                value = _LINE.match(text, name.end())  # a line of its own: all of it
+            if name["line"] is not None and not _starts_sentence(text, value):
+                value = _LINE.match(text, name.end())  # a separate line: hide all of it
             elif _is_a_word(value[0].strip("'\"")):
                 continue
         if value is not None:
@@ -194,38 +196,38 @@ def _behind_colons(text: str) -> Iterator[Span]:
             done = value.end()
 
 
-def _goes_on(text: str, value: re.Match[str]) -> bool:
-    """Whether it is the first word of several, as in a sentence about a study or a label that is called `secret`."""
+def _starts_sentence(text: str, value: re.Match[str]) -> bool:
+    """Whether more words follow, as in a sentence about a study or a label with the name `secret`."""
     return value[0].isalpha() and value[0].islower() and _MORE.match(text, value.end()) is not None
 
 
 def _is_a_word(value: str) -> bool:
-    """Whether it may be a label, or the next word of a sentence: `column: password: reset`."""
+    """Whether the value may be a label or the next word of a sentence: `column: password: reset`."""
     return value.isalpha() and value[1:].islower()
 
 
 def _in_quotes(text: str) -> Iterator[Span]:
-    """`'password': 'x'`, `{\\"password\\": \\"x\\"}`, `("password", "x")`."""
+    """Values in `'password': 'x'`, `{\\"password\\": \\"x\\"}` and `("password", "x")`."""
     done = 0
     for found in _IN_QUOTES.finditer(text):
         sure = means_secret(found["name"])
-        if found.end() < done or not means_secret(found["name"], told=True):
+        if found.end() < done or not means_secret(found["name"], single_value=True):
             continue
         if found["value"].isdigit():
             place = found.span("value") if sure else None
         else:
-            end = _closing(text, found.end(), found["value"])
+            end = _end_of_quotes(text, found.end(), found["value"])
             place = (found.end(), end) if sure or _CREDENTIAL.fullmatch(text, found.end(), end) else None
             done = end if sure else done
         if place is not None:
             yield place
     for pair in _PAIR.finditer(text):
-        if means_secret(pair["name"], told=pair["open"] is None):
+        if means_secret(pair["name"], single_value=pair["open"] is None):
             yield pair.start("value") + 1, pair.end("value") - 1
 
 
-def _closing(text: str, start: int, quote: str) -> int:
-    """Where a text in quotes ends: at a quotation mark that is written as its first one is, or with its line."""
+def _end_of_quotes(text: str, start: int, quote: str) -> int:
+    """The end of a quoted text: at a quotation mark like the first one, or at the end of the line."""
     written = re.escape(quote) if len(quote) > 1 else rf"(?<!\\)(?:\\\\){{0,50}}{quote}"
     end = re.compile(rf"{written}|(?=\n)|\Z").search(text, start)
     return len(text) if end is None else max(start, end.end() - (len(quote) if end[0] else 0))

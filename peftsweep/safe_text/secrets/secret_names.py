@@ -1,5 +1,5 @@
-"""Which names mean a secret: the one table, for keys of queries, `name=value`, `name: value`, headers, parts of
-connection strings, options and environment variables."""
+"""Which names mean a secret? One table for queries, `name=value`, `name: value`, headers, connection strings, options
+and environment variables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote
 
-PASSWORDS = ("password", "passwd", "passphrase", "passcode", "pwd")  # which people choose: with spaces, too
-# How the names end of which a value is a secret wherever it stands, without what is no letter or digit.
+PASSWORDS = ("password", "passwd", "passphrase", "passcode", "pwd")  # people choose them, so they may have spaces
+# Ends of names (letters and digits only) whose value is always a secret.
 ALWAYS = tuple(
     f"{what}{end}"
     for what, ends in {
@@ -22,16 +22,16 @@ ALWAYS = tuple(
     }.items()
     for end in ends
 )
-# Last words of names that mean many things, and a secret where a name stands for one value alone: in an address's
-# query, a header, an option, an environment variable.
-TOLD = re.compile(
+# Last words of names with several meanings. They mean a secret only where a name has a single value: in the query of an
+# address, a header, an option, an environment variable.
+AMBIGUOUS = re.compile(
     "auth(orization)?|cookies?|cred(ential)?s?|csrf|xsrf|jwt|key|otp|passw?|pat|pin|pw|sas|secrets|sess(ion)?(id)?|sid|"
     "sig(nature)?|token"
 )
-# The same without what parts the words of a name: `usertoken`.
-TOLD_ENDS = ("token", "signature", "credential", "credentials", "sessionid")
-IN_QUERIES = ("code",)  # of signing in by another service
-# Of what else there are keys.
+# The same for names whose words are not separated: `usertoken`.
+AMBIGUOUS_ENDS = ("token", "signature", "credential", "credentials", "sessionid")
+IN_QUERIES = ("code",)  # of a login through another service
+# Kinds of keys that are not secret.
 NOT_KEYS = frozenset(
     ("primary", "public", "pub", "foreign", "partition", "sort", "sequence", "schema", "host", "index")
 )
@@ -40,13 +40,14 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W_A-Za-z]+")
 
 
 @lru_cache(maxsize=4096)
-def means_secret(name: str, *, told: bool = False, query: bool = False) -> bool:
-    """Whether what has this name is a secret.
+def means_secret(name: str, *, single_value: bool = False, query: bool = False) -> bool:
+    """Whether the value of this name is a secret.
 
     Args:
-        name: `sslpassword`, `X-Api-Key`, `HF_TOKEN`, `api%5Fkey`.
-        told: it stands where a name has one value: `--token`, `?key=`, `MY_PAT`; not `token: 5` in a sentence.
-        query: it stands in the query of an address.
+        name: such as `sslpassword`, `X-Api-Key`, `HF_TOKEN`, `api%5Fkey`.
+        single_value: the name is where a name has a single value (`--token`, `?key=`, `MY_PAT`), not in a sentence
+            (`token: 5`).
+        query: the name is in the query of an address.
     """
     words = [word.lower() for word in _WORDS.findall(unquote(name))]
     whole = "".join(words)
@@ -54,18 +55,18 @@ def means_secret(name: str, *, told: bool = False, query: bool = False) -> bool:
         return False
     if whole.endswith(ALWAYS):
         return True
-    if not (told or query):
-        return is_variable(name) and TOLD.fullmatch(words[-1]) is not None
-    for_sure = TOLD.fullmatch(words[-1]) or TOLD.fullmatch(whole) or whole.endswith(TOLD_ENDS)
+    if not (single_value or query):
+        return is_variable(name) and AMBIGUOUS.fullmatch(words[-1]) is not None
+    for_sure = AMBIGUOUS.fullmatch(words[-1]) or AMBIGUOUS.fullmatch(whole) or whole.endswith(AMBIGUOUS_ENDS)
     return bool(for_sure) or (query and words[-1] in IN_QUERIES)
 
 
 def means_password(name: str) -> bool:
-    """Whether it is a password, or called secret, which may have spaces in it as no token has."""
+    """Whether the name means a password or a `secret`, which may contain spaces, unlike a token."""
     whole = "".join(_WORDS.findall(unquote(name))).lower()
     return whole.endswith((*PASSWORDS, "pass", "pw", "secret"))
 
 
 def is_variable(name: str) -> bool:
-    """Whether it is called as variables of the environment are: `MY_TOKEN`, and not KEY, which stands for any key."""
+    """Whether the name looks like an environment variable: `MY_TOKEN`, but not KEY, which may mean any key."""
     return name.isupper() and ("_" in name or name.endswith("TOKEN"))

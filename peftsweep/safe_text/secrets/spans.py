@@ -1,4 +1,4 @@
-"""Parts of a text that are hidden, as pairs of where they begin and end."""
+"""How are parts of a text hidden, given as (start, end) pairs?"""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ HIDDEN = "***"
 Span = tuple[int, int]
 
 
-def hidden(text: str, spans: Iterable[Span]) -> str:
-    """The text with `***` for each of the spans, and one for those that touch."""
+def hide(text: str, spans: Iterable[Span]) -> str:
+    """The text with `***` for each span, and a single one for spans that touch or overlap."""
     parts, done, last = list[str](), 0, -1
     for start, end in sorted(spans):
         if start > last:

@@ -1,22 +1,22 @@
-"""Tokens that are known by how they begin: the one table, after what their makers and public scanners say."""
+"""Which tokens are recognised by their prefix? One table, from what their makers and public scanners document."""
 
 from __future__ import annotations
 
 import re
 
 _END = r"(?![A-Za-z0-9])"
-# What stands before a token: nothing of a word, or a character that an address or a text of Python has encoded.
+# What may precede a token: no part of a word, or a character that is encoded in an address or a Python string.
 BEGIN = r"(?:(?<![A-Za-z0-9_])|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrtbf]))"
 
 # Prefix, then what follows it.
 TOKENS = {
-    # where models, data and runs are kept
+    # stores of models, data and runs
     r"hf_": r"[A-Za-z0-9]{16,}",
     r"api_org_": r"[A-Za-z0-9]{16,}",
     r"KGAT_": r"[A-Za-z0-9]{16,}",  # Kaggle
     r"wandb_v\d_": r"\w{16,}",
     r"dapi": r"[0-9a-f]{16,}(?:-\d)?",  # Databricks
-    # makers of models
+    # providers of models
     r"sk-(?:proj|ant|or|svcacct|admin|lf|cp)-": r"[\w-]{12,}",  # OpenAI, Anthropic, OpenRouter
     r"sk-": r"[A-Za-z0-9]{20,}",
     r"gsk_": r"[A-Za-z0-9]{20,}",  # Groq
@@ -30,7 +30,7 @@ TOKENS = {
     r"fw_": r"[A-Za-z0-9]{20,}",  # Fireworks
     r"pcsk_": r"\w{20,}",  # Pinecone
     r"lsv2_(?:pt|sk)_": r"\w{20,}",  # LangSmith
-    # code
+    # code hosting and packages
     r"gh[pousr]_": r"[A-Za-z0-9]{16,}",
     r"github_pat_": r"\w{20,}",
     r"gl(?:pat|dt|rt|rtr|ptt|cbt|oas|ft|soat|imt|agent|ffct|wt)-": r"[\w.-]{16,}",  # GitLab
@@ -61,7 +61,7 @@ TOKENS = {
     r"dp\.(?:pt|st|ct|sa|scim|audit)\.": r"[\w.-]{32,}",  # Doppler
     r"ops_eyJ": r"[\w+/=-]{40,}",  # 1Password
     r"AGE-SECRET-KEY-1": r"[0-9A-Z]{40,}",
-    # what reports runs
+    # messages, monitoring and payment
     r"xox[a-z](?:\.xox[a-z])?-": r"[\w-]{10,}",  # Slack
     r"T[A-Z0-9]{8,12}/[AB][A-Z0-9]{8,12}/": r"[\w/]{16,}",  # its webhooks
     r"xapp-|xwfp-": r"[\w-]{16,}",
@@ -77,14 +77,14 @@ TOKENS = {
     r"shp(?:at|ca|pa|ss)_": r"[0-9a-fA-F]{32}",  # Shopify
     r"(?:bot)?\d{8,10}:AA": r"[\w-]{32,}",  # Telegram
     r"[MNO][\w-]{23,25}\.": r"[\w-]{6}\.[\w-]{27,}",  # Discord
-    # anybody's
+    # used by many services
     r"(?<!-)eyJ": r"[\w-]{8,}(?:\.[\w-]*){2,4}",  # JSON web token, signed or encrypted
 }
 SHAPES = re.compile(f"{BEGIN}(?:{'|'.join(f'(?:{begins}){rest}' for begins, rest in TOKENS.items())}){_END}")
-# Private keys in PEM's form: whole; or as much of one as there is, which is long runs of base64.
+# Private keys in PEM format: complete, or as much as there is, as long runs of base64.
 KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----")
 KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}-----")
-KEY_LINE = re.compile(r"[\s>|]*(?:[A-Za-z0-9+/=]*|[A-Z][\w-]{1,20}: ?\S*)\s*")  # of its lines in between
+KEY_LINE = re.compile(r"[\s>|]*(?:[A-Za-z0-9+/=]*|[A-Z][\w-]{1,20}: ?\S*)\s*")  # a line inside the key
 PRIVATE_KEY = re.compile(
     rf"{KEY_BEGINS.pattern}(?:(?:(?!-----).)*{KEY_ENDS.pattern}"
     r"|(?:[\s>|'\"\\]{0,20}[A-Za-z0-9+/=]{16,}+)*(?:[\s>|'\"\\]{1,20}[A-Za-z0-9+/]{1,62}={1,2})?)",
