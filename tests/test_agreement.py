@@ -171,7 +171,7 @@ def test_an_export_that_stock_code_would_read_otherwise_is_not_kept(
 ) -> None:
     trained = Trained(llama(tmp_path / "base", pad=1, pads_with="<mask>"), MULTI, tmp_path)
     monkeypatch.setattr(exporting, "special_tokens", lambda tokenizer: set())  # so that it keeps its own padding token
-    with pytest.raises(ExportError, match=r"the code of the model card, .* does not give the logits"):
+    with pytest.raises(ExportError, match=r"the code of the model card \(.*\) does not give the logits"):
         trained.export()
 
 
@@ -186,7 +186,7 @@ def test_an_export_whose_card_has_other_code_is_not_kept(tmp_path: Path, monkeyp
             "the code of the model card does not run: ValueError: Unable to create tensor",
         ),
         ("peft.PeftModel", "peft.NoSuch", "the code of the model card does not run: AttributeError: "),
-        ("pad_token_id=0", "pad_token_id=7", "padded batches, does not give the logits of `peftsweep predict` (apart"),
+        ("pad_token_id=0", "pad_token_id=7", "padded batches) does not give the logits of `peftsweep predict`: they"),
         ("logit > cut]", "logit > cut + 9]", "does not give the labels of `peftsweep predict`: the folder is not kept"),
     ]:
 
@@ -208,13 +208,13 @@ def test_why_an_export_fails_is_said(tmp_path: Path) -> None:
     assert sum(held) == 3
 
     def refusal() -> str:
-        with pytest.raises(ExportError, match="the logits that it gave in training") as caught:
+        with pytest.raises(ExportError, match="the logits of the training") as caught:
             trained.export()
         (tmp_path / "out").rename(tmp_path / f"out-{len(list(tmp_path.iterdir()))}")
         return str(caught.value)
 
     trained.logits[np.array(held) == 1] += 1
-    assert "3 of 48 texts differ" in (said := refusal()) and "each holds the token that pads" in said
+    assert "3 of 48 texts differ" in (said := refusal()) and "each contains the padding token" in said
     trained.logits[:] = before
     trained.logits[7] += 1
     assert "1 of 48 texts differ" in (said := refusal()) and "the first that does not is validation row 8." in said
@@ -230,7 +230,7 @@ def test_a_token_that_the_base_does_not_have_is_named(tmp_path: Path) -> None:
     tokenizer.save_pretrained(base)
     classifier = Classifier(Trained(base, MULTI, tmp_path).export())
     assert len(classifier.predict([more[-3]])) == 1
-    with pytest.raises(DataError, match=rf"^text 2: holds '{more[-1]}', a token that the base does not have$"):
+    with pytest.raises(DataError, match=rf"^text 2: has '{more[-1]}', a token that the base does not have$"):
         classifier.predict(["joy", f"joy {more[-1]}"])
 
 

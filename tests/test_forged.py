@@ -257,7 +257,7 @@ def test_what_is_no_file_is_not_waited_for(made: dict[str, Path], tmp_path: Path
         shutil.copytree(made["lora"], folder)
         (folder / name).unlink()
         os.mkfifo(folder / name)
-        with pytest.raises(ExportError, match=f"has no {NAME}|{name} is gone"):
+        with pytest.raises(ExportError, match=f"has no {NAME}|{name} is missing"):
             Classifier(folder)
         if name == TOKENIZER:
             sign(folder)  # as if it had never been there

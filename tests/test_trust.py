@@ -21,7 +21,7 @@ from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, ModelError, PeftsweepError
 from peftsweep.export.exporting import _save_tokenizer
 from peftsweep.export.manifest import Manifest
-from peftsweep.export.model_card import Origin, blocks, card
+from peftsweep.export.model_card import Origin, card, code_blocks
 from peftsweep.methods import attached
 from peftsweep.models.gguf import convert_gguf
 from peftsweep.models.loading import saved_tokenizer
@@ -217,7 +217,7 @@ def test_the_card_s_code_says_in_every_load_whether_code_may_run(
     whole = card(manifest, Origin("owner/base", True, 0, ["score"], nested=nested), folder="out", params={}, sampled=[])
     loads = [
         node
-        for code in blocks(whole)
+        for code in code_blocks(whole)
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.Call)
         and re.fullmatch(r"transformers\.Auto\w+\.from_pretrained", ast.unparse(node.func))

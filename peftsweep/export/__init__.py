@@ -1,4 +1,4 @@
-"""A finished adapter, to be taken away: exported with all that it takes to use it, checked, and used."""
+"""Export: a trial's adapter with everything needed to use it, checked; and predictions with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with the files of an exported folder, in one message: anybody may have written them."""
+"""How do libraries' errors about an exported folder's files become one message? Anybody may have written the files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from peftsweep.safe_text.quoting import MAX_VALUE, shortened
 
 
 @contextmanager
-def told(folder: Path, what: str) -> Iterator[None]:
-    """Whatever libraries raise while they read the folder's files, or use what they made of them, becomes one message.
+def as_export_error(folder: Path, what: str) -> Iterator[None]:
+    """Turn exceptions of libraries that read or use the folder's files into one message.
 
     Args:
-        what: of the folder is used: `its adapter`.
+        what: the part of the folder that is used, such as `its adapter`.
 
     Raises:
-        ExportError: in place of any exception that is not the program's own.
+        ExportError: instead of any exception that is not a `PeftsweepError`.
     """
     try:
         with silence_libraries():

@@ -1,4 +1,4 @@
-"""From a complete trial to a folder that works by itself; scored again before it counts."""
+"""How is a trial exported? To a folder that works by itself, and that is scored again before it is kept."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from peftsweep import __version__
 from peftsweep.config import ModelConfig
 from peftsweep.errors import ExportError, UsageError
 from peftsweep.export import manifest as manifests
-from peftsweep.export.broken_files import told
+from peftsweep.export.broken_files import as_export_error
 from peftsweep.export.destination import check_free, check_outside, destination
 from peftsweep.export.manifest import Manifest
-from peftsweep.export.model_card import Origin, blocks, card
+from peftsweep.export.model_card import Origin, card, code_blocks
 from peftsweep.export.prediction import logits
-from peftsweep.export.verification import check_card, check_logits, legible
+from peftsweep.export.verification import check_card, check_logits, decoded_sample
 from peftsweep.methods import METHODS, attached, merged
 from peftsweep.models import (
     Base,
@@ -60,18 +60,18 @@ def export(
 ) -> Manifest:
     """Write a trial's adapter with its head, tokenizer, labels, thresholds and a model card.
 
-    The folder is written aside, loaded again by stock `peft` and scored on the study's validation rows; only if it
-    scores as it did, it takes its place.
+    The folder is written under a temporary name, loaded by stock `peft`, and scored on the study's validation rows. It
+    gets its name only if the logits are those of the training.
 
     Args:
-        trial: the best one, unless it is named.
-        force: replace a folder that an earlier export made.
-        merge: a plain model in place of an adapter, for LoRA and IA³.
-        note: told what is under way, in a line.
+        trial: number of the trial; by default the best one.
+        force: replace the folder of an earlier export.
+        merge: write a plain model instead of an adapter, for LoRA and IA³.
+        note: called with a line about each step.
 
     Raises:
-        UsageError: no such study or trial, none that is complete, or a folder that is there already.
-        ExportError: it does not score as it did, or cannot be written. Nothing is left behind.
+        UsageError: the study or trial does not exist or is not complete, or the folder exists already.
+        ExportError: the logits differ, or the folder cannot be written. Nothing is left behind.
         ModelError: the base cannot be loaded.
     """
     to = destination(folder)
@@ -79,21 +79,21 @@ def export(
     method = chosen.study_record.config.method
     if merge and METHODS[method].four_bit:
         raise UsageError(
-            f"study {study!r} is {method}: its base is held in 4 bits, into which nothing can be merged; export the "
-            "adapter, without --merge"
+            f"study {study!r} uses {method}: its base is quantised to 4 bits, so nothing can be merged into it; "
+            "export the adapter, without --merge"
         )
     check_outside(to, chosen.folder.parent)
-    tidy(to)  # an export that was killed as it replaced this one
+    tidy(to)  # what a killed export left here
     check_free(to, force=force)
-    rows = _rows(chosen)
+    rows = _stored_predictions(chosen)
     made = [parent for parent in to.parents if not parent.exists()]  # the innermost first
     try:
         with replaced(to) as aside:
             aside.mkdir(parents=True)
             written = _write(chosen, rows, aside, to.name, merge=merge, note=note)
-            check_free(to, force=force)  # minutes later
+            check_free(to, force=force)  # again: minutes have passed
         return written
-    except Exception as error:  # tokenizers has none of its own for a full disk
+    except Exception as error:  # tokenizers raises a plain Exception for a full disk
         if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
             raise
         raise ExportError(f"{to}: {_reason(error)}; nothing is left there") from error
@@ -103,18 +103,18 @@ def export(
                 parent.rmdir()
 
 
-def _rows(chosen: results.Finished) -> tuple[NDArray[np.float32], Labels, list[NDArray[np.int64]]]:
-    """Logits, labels and token ids of the validation rows, as the sweep kept them.
+def _stored_predictions(chosen: results.Finished) -> tuple[NDArray[np.float32], Labels, list[NDArray[np.int64]]]:
+    """Logits [n, C], labels and token ids of the validation rows, as the sweep stored them.
 
     Raises:
-        ExportError: it did not, or they are gone.
+        ExportError: they are missing, or an older version stored them in another form.
     """
     try:
         return *chosen.predictions(), chosen.texts()
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ExportError(
-            f"trial {chosen.number} of study {chosen.study!r} cannot be scored again, for what its sweep kept of it is "
-            f"gone, or was kept by an older version: {getattr(error, 'filename', None) or error}"
+            f"trial {chosen.number} of study {chosen.study!r} cannot be scored again: what its sweep stored of it is "
+            f"missing, or was stored by an older version: {getattr(error, 'filename', None) or error}"
         ) from error
 
 
@@ -129,7 +129,7 @@ def _write(
 ) -> Manifest:
     config, task, tested = chosen.study_record.config, chosen.task, chosen.study_record.test
     before, labels, texts = rows
-    origin, some, ours, exact = _proven(chosen, before, texts, aside, merge=merge, note=note)
+    origin, some, ours, exact = _write_model(chosen, before, texts, aside, merge=merge, note=note)
     thresholds = tune_thresholds(before, labels) if task.multi_label else None
     described = Manifest(
         version=__version__,
@@ -154,15 +154,15 @@ def _write(
     params = chosen.record.params
     sampled = sorted(config.space.keys() & params.keys())
     shown, run = (card(described, origin, folder=of, params=params, sampled=sampled) for of in (name, str(aside)))
-    note("export: reading texts by the card's code")
-    check_card(blocks(run), some, ours, described, exact=exact)
+    note("export: running the model card's code on some texts")
+    check_card(code_blocks(run), some, ours, described, exact=exact)
     (aside / manifests.CARD).write_text(shown, encoding="utf-8")
     described = described.model_copy(update={"card": manifests.digest_of(aside / manifests.CARD)})
     described.write(aside)
     return described
 
 
-def _proven(
+def _write_model(
     chosen: results.Finished,
     before: NDArray[np.float32],
     texts: list[NDArray[np.int64]],
@@ -171,11 +171,11 @@ def _proven(
     merge: bool,
     note: Callable[[str], object],
 ) -> tuple[Origin, list[str], NDArray[np.float32], bool]:
-    """Write the model and its tokenizer, and score the validation rows again: it must give the logits of the training.
+    """Write the model and its tokenizer, and check that the validation rows get the logits [n, C] of the training.
 
     Returns:
-        what the card says of the base; some texts and their logits, to which the card's code is held; and whether it
-        computes in fp32. No model stays in memory, for that code loads its own.
+        what the card says of the base; some texts and their logits, with which the card's code must agree; and whether
+        the model computes in fp32. The model is released, because that code loads its own.
     """
     given, task, dtype = chosen.study_record.config.model, chosen.task, _dtype(chosen)
     note(f"export: trial {chosen.number} of {chosen.study}; loading {given.id}")
@@ -184,20 +184,20 @@ def _proven(
     base = _base(chosen, given, merge=merge)
     origin = _origin(base)
     tokenizer = _save_tokenizer(given, origin.pad, texts, aside)
-    with told(adapter, "the adapter"):
+    with as_export_error(adapter, "the adapter"):
         model = attached(base.model, adapter)
     exact = base.dtype == torch.float32 and not base.four_bit
     if merge:
         origin = replace(origin, dtype=dtype)
         _save_merged(model, getattr(torch, dtype), aside)
         shutil.rmtree(adapter)
-        del base, model  # there is room for one at a time
+        del base, model  # memory has room for one model at a time
         own = ModelConfig.model_validate({"id": str(aside), "dtype": dtype})
         model = load_base(own, task, four_bit=False, device=default_device(), pad=origin.pad).model
     note("export: scoring the validation rows again")
     exact = exact and dtype == "float32"
     check_logits(before, logits(model, texts), model, texts, exact=exact)
-    some = legible(tokenizer, texts, chosen.study_record.config.data.max_length)
+    some = decoded_sample(tokenizer, texts, chosen.study_record.config.data.max_length)
     return origin, list(some), logits(model, list(some.values())) if some else before[:0], exact
 
 
@@ -206,11 +206,11 @@ def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def _dtype(chosen: results.Finished) -> str:
-    """The precision in which the trial was trained: of torch, or nf4."""
+    """The precision in which the trial was trained: a dtype of torch, or nf4."""
     dtype = chosen.study_record.described.get("dtype")
     if dtype not in DTYPES:
         raise ExportError(
-            f"study {chosen.study!r}: the storage does not say in which precision it was trained, but {quoted(dtype)}"
+            f"study {chosen.study!r}: the storage has no valid precision of the training, but {quoted(dtype)}"
         )
     return str(dtype)
 
@@ -229,30 +229,30 @@ def _origin(base: Base) -> Origin:
 
 
 def _copy(chosen: results.Finished, to: Path) -> None:
-    """Copy the adapter, before anything that takes long.
+    """Copy the adapter before anything slow starts.
 
     Raises:
-        ExportError: a sweep that goes on has removed it meanwhile, or a part of it.
+        ExportError: a running sweep removed the adapter, or a part of it, meanwhile.
     """
     to.mkdir(exist_ok=True)
     gone = ExportError(
-        f"the adapter of trial {chosen.number} of study {chosen.study!r} was removed while it was copied, as better "
-        "trials came; export again, or give the study more search.keep_adapters"
+        f"the adapter of trial {chosen.number} of study {chosen.study!r} was removed while it was copied, because "
+        "better trials ended; export again, or set search.keep_adapters higher"
     )
     try:
         for file in sorted(chosen.adapter.iterdir()):
             shutil.copyfile(file, to / file.name)
     except FileNotFoundError as error:
         raise gone from error
-    if not all((chosen.adapter / name).exists() for name in WEIGHTS):  # else it was whole until now
+    if not all((chosen.adapter / name).exists() for name in WEIGHTS):  # if it has them, the copy is complete
         raise gone
 
 
 def _base(chosen: results.Finished, given: ModelConfig, *, merge: bool) -> Base:
-    """The base on which the trial was trained; to be merged, in fp32 on the CPU.
+    """The base on which the trial was trained; for merging, in fp32 on the CPU.
 
     Raises:
-        ExportError: it is another one by now.
+        ExportError: the base has changed since.
     """
     if merge:
         given = given.model_copy(update={"dtype": "float32"})
@@ -262,39 +262,39 @@ def _base(chosen: results.Finished, given: ModelConfig, *, merge: bool) -> Base:
     if not is_at_revision(base, chosen.study_record.base):
         raise ExportError(
             f"study {chosen.study!r} was trained on {given.id} at {chosen.study_record.base}, which is now "
-            f"{revision_of(base)}; the adapter would mean nothing on it"
+            f"{revision_of(base)}; the adapter is useless on another base"
         )
     return base
 
 
 def _save_merged(model: Any, dtype: torch.dtype, aside: Path) -> None:
-    """In the precision in which the base computed."""
+    """Save the merged model in this precision."""
     plain = merged(model).to(dtype)
     with silence_libraries():
         plain.save_pretrained(str(aside))
     mode = (aside / "config.json").stat().st_mode & 0o777
-    for file in aside.glob("*.safetensors"):  # which only their owner can read, whatever the umask
+    for file in aside.glob("*.safetensors"):  # safetensors makes them readable by the owner only, whatever the umask
         file.chmod(mode)
 
 
 def _save_tokenizer(given: ModelConfig, pad: int, texts: Sequence[NDArray[np.int64]], aside: Path) -> Any:
-    """The base's tokenizer, saved so that stock code pads as the base expects it; and loaded again.
+    """Save the base's tokenizer so that stock code pads as the base expects; returns the saved one, loaded again.
 
     Raises:
-        ExportError: it makes other tokens of texts once it is saved and loaded.
+        ExportError: the saved tokenizer gives other tokens.
     """
     tokenizer = load_tokenizer(given)
-    if pad in special_tokens(tokenizer) or tokenizer.pad_token_id is None:  # a word would become another token
+    if pad in special_tokens(tokenizer) or tokenizer.pad_token_id is None:  # else a word would be padding
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     tokenizer.padding_side = "right"
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what the base is trained with
-    tokenizer.chat_template = None  # nobody chats with a classifier; several templates make a folder of their own
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # the inputs used in training
+    tokenizer.chat_template = None  # a classifier needs none; several templates would make a folder
     tokenizer.save_pretrained(str(aside))
     some = [tokenizer.decode(text, skip_special_tokens=skip) for text in texts[:64] for skip in (True, False)]
     saved = saved_tokenizer(aside, trust_remote_code=given.trust_remote_code)
     if tokenizer(some)["input_ids"] != saved(some)["input_ids"]:
         raise ExportError(
-            "the base's tokenizer is another one once it is saved and loaded again; it cannot be exported"
+            "the base's tokenizer gives other tokens after it is saved and loaded again; it cannot be exported"
         )
     return saved
 

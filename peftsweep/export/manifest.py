@@ -1,4 +1,4 @@
-"""peftsweep.json: what an exported folder is, for programs; and whether it still is what was exported."""
+"""What does an exported folder contain, and is it unchanged? `peftsweep.json` says so, for programs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from peftsweep.system.names import refusal
 from peftsweep.task import Logits, Task, thresholds_from_probabilities
 
 NAME, CARD = "peftsweep.json", "README.md"
-LONGEST = 16_000_000  # bytes of a manifest; one of ten thousand labels has half a million
-FREE = (NAME, CARD)  # which may change
-UNREAD = (".md", *FORMATS)  # endings that no loader looks for
+LONGEST = 16_000_000  # most bytes of a manifest; ten thousand labels take half a million
+FREE = (NAME, CARD)  # files that may change
+UNREAD = (".md", *FORMATS)  # endings that no loader reads
 
 
 def _name(name: str) -> str:
-    """Of a file in the folder, which is opened: a name that leads into another folder is none."""
+    """A file's name. The file is opened, so the name may not lead into another folder."""
     if why := refusal(name):
         raise ValueError(f"a file's name {why}")
     return name
@@ -39,21 +39,20 @@ class Manifest(BaseModel):
     """What an exported folder holds.
 
     Attributes:
-        base: the hub's commit of the base, or a fingerprint of its files.
-        thresholds: the probability above which each label is on, for people to read; None where classes exclude each
-            other.
-        cuts: the logit above which each label is on. None where classes exclude each other; and in folders of version
-            0.1.0, where the thresholds say it.
-        pad: the token that pads; None in folders of version 0.1.0.
-        text: the data's column of texts.
+        base: revision of the base: a commit of the hub, or a fingerprint of its files.
+        thresholds: probability above which each label is predicted, for people; None if each text has one label.
+        cuts: logit above which each label is predicted. None if each text has one label; and in folders of version
+            0.1.0, which have the thresholds only.
+        pad: id of the padding token; None in folders of version 0.1.0.
+        text: name of the data's text column.
         fingerprint: of the data.
-        scores: of the validation rows, at the best evaluation.
-        test: of the test split, if that was scored by this trial.
-        merged: a plain model, the adapter being part of its weights.
-        files: digests (SHA-256) by name, of all but this file and the card.
+        scores: on the validation rows, at the best evaluation.
+        test: scores on the test split, if this trial was scored there.
+        merged: whether the folder is a plain model, with the adapter merged into its weights.
+        files: SHA-256 digests by name, of all files but this one and the card.
         card: digest of the model card, which may change; None in folders of version 0.1.0.
-        digest: of all that is said here, but for where the base is: that may move. What is None and came after version
-            0.1.0 is left out, for digests of its folders know nothing of it.
+        digest: of all fields but the location of the base, which may change. Fields that are newer than version 0.1.0
+            are left out if they are None, so that digests of older folders stay valid.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,7 +95,7 @@ class Manifest(BaseModel):
         return Task(self.kind, self.labels)
 
     def on(self, logits: Logits) -> NDArray[np.int64]:
-        """Which labels are on [n, C], zeros and ones."""
+        """Predicted labels [n, C] as zeros and ones, given logits [n, C]."""
         thresholds = self.cuts if self.cuts is not None else thresholds_from_probabilities(self.thresholds or ())
         return self.task.one_hot(self.task.predictions(logits, np.asarray(thresholds)))
 
@@ -105,40 +104,40 @@ class Manifest(BaseModel):
         (folder / NAME).write_text(whole.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def own_digest(self) -> str:
-        said = self.model_dump_json(exclude={"digest": True, "model": {"id"}})
-        return hashlib.sha256(said.encode()).hexdigest()
+        fields = self.model_dump_json(exclude={"digest": True, "model": {"id"}})
+        return hashlib.sha256(fields.encode()).hexdigest()
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of an exported folder whose files are those that were exported.
+    """Read the manifest, and check that the folder's files are those that were exported.
 
     Raises:
-        ExportError: it is no such folder, or something in it was changed, is gone or was added.
+        ExportError: the folder is not an export, or a file in it was changed, removed or added.
     """
-    found = said(folder)
+    found = read_manifest(folder)
     for name, digest in found.files.items():
         if not (folder / name).is_file():
-            raise ExportError(f"{folder}: {name} is gone; export it again")
+            raise ExportError(f"{folder}: {name} is missing; export it again")
         if digest_of(folder / name) != digest:
             raise ExportError(f"{folder}: {name} is not the file that was exported; export it again")
     if added := sorted(name for name in _read_by_loaders(folder) if name not in found.files):
-        raise ExportError(f"{folder}: {word(added[0])} was not exported, but added; remove it")
+        raise ExportError(f"{folder}: {word(added[0])} was added after the export; remove it")
     return found
 
 
-def said(folder: Path) -> Manifest:
-    """The manifest of an exported folder, whatever has become of its files.
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest without checking the folder's files.
 
     Raises:
-        ExportError: it is no such folder, or what the manifest says was changed.
+        ExportError: the folder is not an export, or its manifest was changed.
     """
     file = folder / NAME
     if not folder.is_dir():
         if folder.exists():
-            raise ExportError(f"{folder} is a file; give a folder that `peftsweep export` made")
-        raise ExportError(f"{folder} is not there; make it with: peftsweep export --study NAME {folder}")
+            raise ExportError(f"{folder} is a file; give a folder that `peftsweep export` wrote")
+        raise ExportError(f"{folder} does not exist; create it with: peftsweep export --study NAME {folder}")
     if not file.is_file():
-        raise ExportError(f"{folder} has no {NAME}: give a folder that `peftsweep export` made")
+        raise ExportError(f"{folder} has no {NAME}: give a folder that `peftsweep export` wrote")
     try:
         found = Manifest.model_validate_json(plain_files.read(file, LONGEST))
         digest = found.own_digest()
@@ -147,33 +146,33 @@ def said(folder: Path) -> Manifest:
         where = ".".join(word(str(part)) for part in first["loc"] if part != "[key]") or "the file"
         what = shortened(first["msg"].removeprefix("Value error, "), 2 * MAX_VALUE)
         raise ExportError(f"{file}: {where}: {what}; export it again") from error
-    except (OSError, ValueError) as error:  # the latter: a number of thousands of digits, half of a surrogate pair
+    except (OSError, ValueError) as error:  # ValueError: a number with thousands of digits, half of a surrogate pair
         raise ExportError(f"{file}: cannot be read: {shortened(str(error))}; export it again") from error
     if found.digest != digest:
         raise ExportError(f"{file} is not the file that was exported (model.id alone may change); export it again")
     return found
 
 
-def foreign(folder: Path, manifest: Manifest) -> list[str]:
-    """The names of what is in an exported folder and was not exported: other files, folders, links."""
+def added_files(folder: Path, manifest: Manifest) -> list[str]:
+    """Names of files, folders and links in an exported folder that were not exported."""
     exported = {*FREE, *manifest.files}
     entries = sorted(folder.iterdir())
     return [each.name for each in entries if each.name not in exported or each.is_symlink() or not each.is_file()]
 
 
-def own_words(folder: Path, manifest: Manifest) -> bool:
-    """Whether somebody edited the model card, as far as the manifest knows what it was."""
+def is_card_edited(folder: Path, manifest: Manifest) -> bool:
+    """Whether the model card was edited. False if the manifest does not have its digest."""
     card = folder / CARD
     return manifest.card is not None and card.is_file() and digest_of(card) != manifest.card
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of all that a prediction depends on, by name."""
+    """Digests of all files that a prediction depends on, by name."""
     return {file.name: digest_of(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name not in FREE}
 
 
 def _read_by_loaders(folder: Path) -> list[str]:
-    """Names of files that a model, a tokenizer or an adapter may be made of: all but hidden files, texts and tables."""
+    """Names of files that a loader might read: all but hidden files, texts and tables."""
     files = [file for file in folder.iterdir() if file.is_file() and file.name not in FREE]
     return [file.name for file in files if file.suffix.lower() not in UNREAD and not file.name.startswith(".")]
 

@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what it is, how good it is, how to load it."""
+"""What does the README.md of an exported folder say? What the model is, its scores, and how to use it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from peftsweep.system.package_paths import PACKAGE
 
 @dataclass(frozen=True)
 class Origin:
-    """The base, to those who load it.
+    """How the base is loaded.
 
     Attributes:
-        source: what `from_pretrained` takes.
-        hub: whether that is a hub id, in place of a folder.
-        pad: the token that pads.
-        heads: the modules outside of the backbone.
-        dtype: in which it computes, by its name.
-        nested: whether its configuration has one of its own for what reads texts.
-        own_bits: whether its files hold it in 4 bits already.
+        source: argument of `from_pretrained`.
+        hub: whether the source is a hub id; otherwise it is a folder.
+        pad: id of the padding token.
+        heads: names of the modules outside of the backbone.
+        dtype: name of the dtype in which the base computes.
+        nested: whether the base's configuration contains a separate one for text.
+        own_bits: whether the base's files are quantised to 4 bits already.
     """
 
     source: str
@@ -46,10 +46,11 @@ def card(manifest: Manifest, origin: Origin, *, folder: str, params: Mapping[str
     """The model card, with the header that the hub reads.
 
     Args:
-        folder: the exported folder's name.
-        params: the trial's hyperparameters, of which those in `sampled` were searched for.
+        folder: name of the exported folder.
+        params: the trial's hyperparameters.
+        sampled: names of the hyperparameters that the search chose.
     """
-    about: dict[str, Any] = {"base_model": manifest.model.id} if origin.hub else {}  # a folder is none to the hub
+    about: dict[str, Any] = {"base_model": manifest.model.id} if origin.hub else {}  # the hub knows no folders
     about |= {"library_name": "transformers" if manifest.merged else "peft"}
     about |= {"pipeline_tag": "text-classification", "tags": ["peftsweep", manifest.method]}
     form = "merged into its base" if manifest.merged else "an adapter"
@@ -64,26 +65,26 @@ def card(manifest: Manifest, origin: Origin, *, folder: str, params: Mapping[str
 
 {manifest.method.upper()} on {markdown_code(manifest.model.id)}, {form}: {manifest.kind} classification of texts.
 Labels: {", ".join(map(markdown, manifest.labels))}. Chosen by the search: {markdown(chosen) or "nothing"}.
-{whence(manifest, origin)}
+{base_location(manifest, origin)}
 
 {scores(manifest)}
 
-Data fingerprint: {markdown_code(manifest.fingerprint)}. Texts are cut at {manifest.max_length} tokens.
+Data fingerprint: {markdown_code(manifest.fingerprint)}. Texts are truncated to {manifest.max_length} tokens.
 
 ## Use it
 
     peftsweep predict {shlex.quote(folder)} --text "…"
 
-or by stock libraries:
+or with stock libraries:
 
 ```python
-{python_block(loading(manifest, origin, folder=folder))}
+{python_block(loading_code(manifest, origin, folder=folder))}
 ```
 
 Then, for a list of texts:
 
 ```python
-{python_block(using(manifest))}
+{python_block(prediction_code(manifest))}
 ```
 """
 
@@ -102,8 +103,8 @@ def scores(manifest: Manifest) -> str:
     return table + accuracy
 
 
-def whence(manifest: Manifest, origin: Origin) -> str:
-    """A line on where the base comes from."""
+def base_location(manifest: Manifest, origin: Origin) -> str:
+    """A line that says where to get the base."""
     if origin.hub:
         return f"The base is on the hub: https://huggingface.co/{manifest.model.id}, at {markdown_code(manifest.base)}."
     place, base = manifest.model.id, markdown_code(manifest.base)
@@ -118,14 +119,14 @@ def whence(manifest: Manifest, origin: Origin) -> str:
 
 
 def _inside(manifest: Manifest, origin: Origin) -> tuple[str, str] | None:
-    """The package and the path in it where the base is; None where it is not in one, or was made of what is in one."""
+    """Package and path in it of the base; None if it is not in a package, or was converted from a file in one."""
     module, _, inside = manifest.model.id.removeprefix(PACKAGE).partition("/")
     there = manifest.model.id.startswith(PACKAGE) and Path(origin.source).match(f"{module}/{inside}")
     return (module, inside) if there else None
 
 
-def loading(manifest: Manifest, origin: Origin, *, folder: str) -> str:
-    """Python that loads the folder."""
+def loading_code(manifest: Manifest, origin: Origin, *, folder: str) -> str:
+    """Python code that loads the folder."""
     where = json.dumps(folder, ensure_ascii=False)
     code = f", trust_remote_code={manifest.model.trust_remote_code}"
     dtype = f', dtype="{origin.dtype}"'
@@ -160,8 +161,8 @@ model = peft.PeftModel.from_pretrained(base, {where}).eval()
 tokenizer = transformers.AutoTokenizer.from_pretrained({where}{code})"""
 
 
-def using(manifest: Manifest) -> str:
-    """Python that makes labels of texts, with what `loading` loaded."""
+def prediction_code(manifest: Manifest) -> str:
+    """Python code that predicts labels of texts, after `loading_code` has run."""
     names = json.dumps(list(manifest.labels), ensure_ascii=False)
     options = f'truncation=True, max_length={manifest.max_length}, padding=True, return_tensors="pt"'
     first = f"""labels = {names}
@@ -177,6 +178,6 @@ found = [[name for name, logit, cut in zip(labels, row, cuts) if logit > cut] fo
     )
 
 
-def blocks(card: str) -> list[str]:
-    """The card's Python, as a reader would copy it: what loads the folder, and what makes labels of texts."""
+def code_blocks(card: str) -> list[str]:
+    """The card's Python code as a reader would copy it: one block loads the folder, one predicts labels."""
     return re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)

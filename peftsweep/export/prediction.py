@@ -1,4 +1,4 @@
-"""Texts to labels, by an exported adapter."""
+"""How does an exported adapter label texts?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from peftsweep.data import is_valid_unicode
 from peftsweep.errors import DataError, ExportError, ModelError, UsageError
-from peftsweep.export.broken_files import told
+from peftsweep.export.broken_files import as_export_error
 from peftsweep.export.manifest import Manifest, read
 from peftsweep.methods import METHODS, attached
 from peftsweep.models import (
@@ -31,16 +31,16 @@ from peftsweep.system import names
 from peftsweep.task import probabilities
 
 Text = NDArray[np.int64]
-# Of a batch, its padding too: a GPU is to be kept busy, and what a layer of a CPU's batch makes to stay in its caches.
+# Tokens of a batch, padding included: enough to keep a GPU busy, few enough to stay in a CPU's caches.
 TOKENS = {"cuda": 16384, "cpu": 1024}
-# A batch's width is a multiple of this. On a GPU each new shape costs some 50 ms once: more than padding does.
+# A batch's width is a multiple of this. On a GPU each new shape costs some 50 ms once, more than the padding costs.
 STEPS = {"cuda": 8, "cpu": 1}
-CHUNK = 4096  # texts tokenised at once
+CHUNK = 4096  # texts per call of the tokenizer
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one text: the labels that are on (one, where classes exclude each other), and each label's probability."""
+    """The predicted labels of a text (exactly one for single-label data), and each label's probability."""
 
     labels: tuple[str, ...]
     probabilities: dict[str, float]
@@ -50,13 +50,13 @@ class Classifier:
     """An exported folder, loaded.
 
     Args:
-        folder: as `export` wrote it.
-        manifest: of that folder, if it has been read already.
-        trust_remote_code: run the Python code that its base brings along, if it was trained with that.
+        folder: written by `export`.
+        manifest: of that folder, if it was read already.
+        trust_remote_code: run the Python code that comes with the base, if the base was trained with it.
 
     Raises:
-        UsageError: its base brings code along, and `trust_remote_code` was not given.
-        ExportError: no such folder, one that was changed, or one whose base is another by now.
+        UsageError: the base comes with code, and `trust_remote_code` is false.
+        ExportError: the folder does not exist or was changed, or the base has changed.
         ModelError: the base cannot be loaded.
     """
 
@@ -65,10 +65,10 @@ class Classifier:
         self.manifest = found = manifest or read(folder)
         if found.model.trust_remote_code and not trust_remote_code:
             raise UsageError(
-                f"{folder}: its base, {word(found.model.id)}, brings code of its own. If you trust it, and whom the "
-                "folder is from, give --trust-remote-code"
+                f"{folder}: its base, {word(found.model.id)}, brings code of its own. If you trust it, and the source "
+                "of the folder, give --trust-remote-code"
             )
-        with told(folder, "its tokenizer"):
+        with as_export_error(folder, "its tokenizer"):
             self.tokenizer = saved_tokenizer(folder, trust_remote_code=found.model.trust_remote_code)
         self.model = self._merged() if found.merged else self._adapted()
 
@@ -80,7 +80,7 @@ class Classifier:
                 own, found.task, four_bit=False, device=default_device(), pad=found.pad, trained_head=True
             ).model
         except ModelError as error:
-            why = re.split("[;.] ", str(error).removeprefix(message_prefix(own)).lstrip(": "))[0]  # no advice
+            why = re.split("[;.] ", str(error).removeprefix(message_prefix(own)).lstrip(": "))[0]  # without its advice
             raise ExportError(f"{self.folder}: its model {why}; export it again") from error
 
     def _adapted(self) -> Any:
@@ -90,34 +90,36 @@ class Classifier:
         if not is_at_revision(base, found.base):
             raise ExportError(
                 f"{self.folder}: it was trained on {word(found.model.id)} at {word(found.base)}, which is now "
-                f"{revision_of(base)}; its predictions would mean nothing on another base"
+                f"{revision_of(base)}; its predictions are useless on another base"
             )
-        with told(self.folder, "its adapter"):
+        with as_export_error(self.folder, "its adapter"):
             return attached(base.model, self.folder)
 
     def predict(self, texts: Sequence[str], done: Callable[[int], object] = lambda count: None) -> list[Prediction]:
-        """Labels and probabilities of each text, in their order.
+        """Predict labels and probabilities of each text, in the order of the texts.
 
         Args:
-            done: told how many texts have been read, batch by batch.
+            done: called with the number of texts in each finished batch.
 
         Raises:
-            UsageError: half a character is in a text, which no tokenizer takes.
+            UsageError: a text has half a character, which no tokenizer accepts.
             DataError: a text has a token that the base does not have.
-            ExportError: the folder's tokenizer or model, which was forged or spoilt, does not work.
+            ExportError: the folder's tokenizer or model is damaged or forged, and does not work.
         """
         found = self.manifest
         if not texts:
             return []
         if broken := [text for text in texts if not is_valid_unicode(text)]:
-            raise UsageError(f"{quoted(broken[0])} is no text: it has half a character, or bytes that are not UTF-8")
-        with told(self.folder, "its tokenizer"), mute_native_output():
+            raise UsageError(
+                f"{quoted(broken[0])} is not valid text: it has half a character, or bytes that are not UTF-8"
+            )
+        with as_export_error(self.folder, "its tokenizer"), mute_native_output():
             tokens = self._tokens(texts)
-        with told(self.folder, "its model"):
+        with as_export_error(self.folder, "its model"):
             scored = logits(self.model, tokens, done)
-        if strange := int((~np.isfinite(scored)).any(axis=1).sum()):
+        if invalid := int((~np.isfinite(scored)).any(axis=1).sum()):
             raise ExportError(
-                f"{self.folder}: its model gives no finite numbers for {strange:,} of {len(texts):,} texts"
+                f"{self.folder}: its model gives no finite numbers for {invalid:,} of {len(texts):,} texts"
             )
         if found.task.multi_label:
             shares = probabilities(scored)
@@ -133,8 +135,9 @@ class Classifier:
         ]
 
     def _tokens(self, texts: Sequence[str]) -> list[Text]:
-        """Raises:
-        DataError: a text has a token that the base does not have.
+        """
+        Raises:
+            DataError: a text has a token that the base does not have.
         """
         found: list[Text] = []
         known = self.model.get_input_embeddings().weight.shape[0]
@@ -144,7 +147,7 @@ class Classifier:
             for number, text in enumerate(ids, start + 1):
                 if max(text, default=0) >= known:
                     token = self.tokenizer.convert_ids_to_tokens(max(text))
-                    raise DataError(f"text {number}: holds {quoted(token)}, a token that the base does not have")
+                    raise DataError(f"text {number}: has {quoted(token)}, a token that the base does not have")
                 found.append(np.array(text or [self.model.config.pad_token_id], dtype=np.int64))
         return found
 
@@ -153,14 +156,17 @@ class Classifier:
 def logits(
     model: Any, texts: Sequence[Text], done: Callable[[int], object] = lambda count: None
 ) -> NDArray[np.float32]:
-    """Logits [n, C] in fp32 by a stock model, in padded batches of texts of like length, smaller ones if memory ends.
+    """Logits [n, C] in fp32 of a stock model, in padded batches of texts of similar length. If memory runs out, batches
+    get smaller.
 
     Args:
-        texts: token ids.
+        texts: token ids of n texts.
     """
     device, pad = next(model.parameters()).device, int(model.config.pad_token_id)
     tokens, step = TOKENS[device.type], STEPS[device.type]
-    order = np.argsort([-len(text) for text in texts], kind="stable")  # the longest first: if it does not fit, at once
+    order = np.argsort(
+        [-len(text) for text in texts], kind="stable"
+    )  # longest first: if one does not fit, this fails at once
     ordered = [texts[i] for i in order]
     longest = len(ordered[0])  # the base may have no position beyond it
     found: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""Files of texts, written again with what was predicted beside each row."""
+"""How is a file of texts labelled? Its rows are written to another file with the predictions beside them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from peftsweep.system.atomic_files import aside, put
 PREDICTED, PROBABILITY = "predicted", "probability_"
 
 Columns = Mapping[str, Sequence[Any]]
-Rows: TypeAlias = Columns | pyarrow.Table  # the latter from Parquet to Parquet, which has types that Python has not
+Rows: TypeAlias = Columns | pyarrow.Table  # a Table from Parquet to Parquet: it has types that Python lacks
 
 
 @contextmanager
 def silent_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Nobody is told."""
+    """Shows nothing."""
     yield lambda count: None
 
 
@@ -46,25 +46,25 @@ def predict_file(
     warn: Callable[[str], object] = lambda text: None,
     note: Callable[[str], object] = lambda text: None,
 ) -> list[str]:
-    """Predict a file's texts into another file; into lines of JSON where there is none.
+    """Label the texts of a file, and write the rows to another file; without one, return them as lines of JSON.
 
-    Each row keeps what it has (every field of CSV and TSV as text; from Parquet to Parquet its types too) and gets
-    `predicted` (a list, where a text has several labels) and `probability_…` of each label. What can be wrong with the
-    files is found out before the model is loaded.
+    Each row keeps its columns (as text from CSV and TSV; with their types from Parquet to Parquet). It gets `predicted`
+    (a list for multi-label data) and `probability_…` for each label. Mistakes in the files are found before the model
+    is loaded.
 
     Args:
-        folder: that `export` made.
-        target: replaced, once all is written, if it is there.
-        column: of the texts; by default the one that the adapter was trained on.
-        encoding: of CSV, TSV and JSONL. What is written is in UTF-8.
+        folder: written by `export`.
+        target: file to write. An existing file is replaced when everything is written.
+        column: column of the texts; by default the one used in training.
+        encoding: of the input, if it is CSV, TSV or JSONL. The output is UTF-8.
         trust_remote_code: see `Classifier`.
-        bar: shows how many texts have been read; see `progress.bar`.
-        warn: told what may spoil the predictions.
-        note: gets a line about the file that was written.
+        bar: shows the number of texts that are done; see `progress.bar`.
+        warn: called with a warning about what may harm the predictions.
+        note: called with a line about the file that was written.
 
     Raises:
-        DataError: the one file cannot be read, or the other not be written.
-        UsageError: no such encoding or output format, or the two are one file.
+        DataError: the input cannot be read, or the output cannot be written.
+        UsageError: the encoding or output format does not exist, or input and output are the same file.
         ExportError, ModelError: see `Classifier`.
     """
     manifest = manifests.read(names.parse_path(folder, "the exported folder", ExportError))
@@ -97,23 +97,23 @@ def predicted(found: Sequence[Prediction], labels: Sequence[str], *, several: bo
 
 def _form(encoding: str) -> data.TextFormat:
     if not is_text_encoding(encoding):
-        raise UsageError(f"--encoding: {quoted(encoding)} is no encoding of text; utf-8 and cp1252 are some")
+        raise UsageError(f"--encoding: {quoted(encoding)} is not a text encoding; examples are utf-8 and cp1252")
     return data.TextFormat(encoding, decode="--encoding ", unquote="write it as CSV", plain="")
 
 
 def _checked(to: Path, source: Path) -> Path:
-    """Where the output is to be, links followed.
+    """The output's path, with links resolved.
 
     Raises:
-        DataError: nothing can be written there.
-        UsageError: it is the input, or its ending is that of no format.
+        DataError: it cannot be written.
+        UsageError: it is the input, or has the ending of no known format.
     """
     if to.suffix.lower() not in _WRITE:
-        raise UsageError(f"--output: {to} is no file of a format that is written: {', '.join(_WRITE)}")
+        raise UsageError(f"--output: {to} has no known format; give one of {', '.join(_WRITE)}")
     if to.is_dir():
-        raise DataError(f"{to}: cannot be written: a folder is there")
+        raise DataError(f"{to}: cannot be written: it is a folder")
     if not os.access(to.parent, os.W_OK | os.X_OK):
-        raise DataError(f"{to}: cannot be written: the folder {to.parent} is not there, or not to be written")
+        raise DataError(f"{to}: cannot be written: the folder {to.parent} does not exist or is not writable")
     if to.exists() and source.exists() and to.samefile(source):
         raise UsageError(f"--output: {to} is the input; give another file")
     return Path(os.path.realpath(to))
@@ -131,18 +131,20 @@ def _extended(rows: Rows, beside: Columns) -> Rows:
 
 
 def write(rows: Rows, path: Path) -> None:
-    """Written aside and renamed.
+    """Write a temporary file and rename it.
 
     Raises:
-        DataError: it cannot be written; what was there before is as it was.
+        DataError: the rows cannot be written; an earlier file is unchanged.
     """
     with _written(rows, path) as written:
         put(written, path)
 
 
 def check_writable(rows: Rows, path: Path) -> None:
-    """Raises:
-    DataError: they cannot be written there, by having been written aside.
+    """Try to write the rows to a temporary file.
+
+    Raises:
+        DataError: they cannot be written there.
     """
     with _written(rows, path):
         pass
@@ -155,7 +157,7 @@ def _written(rows: Rows, path: Path) -> Iterator[Path]:
             _WRITE[path.suffix.lower()](rows, written, path)
             yield written
     except (pyarrow.ArrowException, csv.Error, OverflowError, UnicodeError) as error:
-        raise DataError(f"{path}: these rows cannot be written so: {error}; another format may take them") from error
+        raise DataError(f"{path}: these rows cannot be written in this format: {error}; try another format") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -171,8 +173,8 @@ def _write_delimited(columns: Columns, aside: Path, path: Path) -> None:
 
 
 class _Lines:
-    """A file that gets rows of `csv`, one a call, and ends them by a newline alone. The writer itself is to end them by
-    both characters: it quotes what has an ending in it, and a carriage return is one to who reads the file."""
+    """Ends rows of `csv` with a newline alone. The csv writer itself must end them with both characters: it quotes only
+    cells that contain one of them, and readers take a carriage return for a line end."""
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
@@ -186,7 +188,7 @@ def _cell(value: Any, name: str, *, tabs: bool) -> Any:
         value = ", ".join(value)
     if isinstance(value, list | dict):
         value = _json(value)
-    if isinstance(value, str) and tabs:  # which has no way to write them
+    if isinstance(value, str) and tabs:  # TSV cannot contain tabs or line ends
         value = " ".join(value.split("\t")).replace("\r", " ").replace("\n", " ")
     return value
 

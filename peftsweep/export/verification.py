@@ -1,4 +1,4 @@
-"""Whether what is exported still is what was trained: by our own batches, and by the code that the card gives."""
+"""Does the exported model give the logits of the training, in our batches and with the model card's code?"""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from peftsweep.models import default_device, silence_libraries
 from peftsweep.safe_text.quoting import shortened
 from peftsweep.task import Logits
 
-# Logits again, apart by their root mean square: what rounding makes of them, in fp32 and in bf16 or 4 bits.
-ALIKE = {True: 2e-3, False: 5e-2}
-WORST = 8  # texts that are read alone, to say why they differ
-CARD, TOGETHER = 64, 16  # texts that are read by the card's code, and in one batch
+# Largest relative root mean square difference that rounding explains: in fp32 (True), and in bf16 or 4 bits (False).
+TOLERANCE = {True: 2e-3, False: 5e-2}
+WORST = 8  # texts that are run alone, to find out why they differ
+SAMPLE, BATCH = 64, 16  # texts for the card's code: in all, and in one batch
 
 
 def check_logits(before: Logits, after: Logits, model: Any, texts: Sequence[Text], *, exact: bool) -> None:
@@ -30,38 +30,38 @@ def check_logits(before: Logits, after: Logits, model: Any, texts: Sequence[Text
         texts: token ids of the n texts.
 
     Raises:
-        ExportError: they differ; it says what can be known of why.
+        ExportError: they differ; the message gives the likely reason.
     """
-    if (apart := _apart(before, after)) <= ALIKE[exact]:
+    if (difference := _relative_difference(before, after)) <= TOLERANCE[exact]:
         return
     scale = np.sqrt(np.mean(before**2))
-    off = np.flatnonzero(~(np.abs(after - before).max(axis=1) <= ALIKE[exact] * scale))
+    off = np.flatnonzero(~(np.abs(after - before).max(axis=1) <= TOLERANCE[exact] * scale))
     worst = off[np.argsort(-np.abs(after - before).max(axis=1)[off])][:WORST]
     alone = np.concatenate([logits(model, [texts[int(i)]]) for i in worst])
     pad = int(model.config.pad_token_id)
-    if _apart(before[worst], alone) <= ALIKE[exact]:
-        why = "read alone they give the same, so the base reads a text in another way beside longer ones"
+    if _relative_difference(before[worst], alone) <= TOLERANCE[exact]:
+        why = "run alone they give the same logits, so the base reads a text differently beside longer ones"
     elif all((texts[int(i)] == pad).any() for i in off):
-        why = "each holds the token that pads, which versions before 0.2 counted otherwise in training; train again"
+        why = "each contains the padding token, which versions before 0.2 treated differently in training; train again"
     elif len(off) < len(texts):
-        why = f"the others give the same; the first that does not is validation row {off[0] + 1}"
+        why = f"the others agree; the first that differs is validation row {off[0] + 1}"
     else:
-        why = "the adapter's files were changed since, or the base's code was"
+        why = "the adapter's files or the base's code have changed since"
     raise ExportError(
-        f"the exported model does not give the logits that it gave in training: it is not kept. {len(off):,} of "
-        f"{len(texts):,} texts differ, all in all by {apart:.1%}: {why}. Another trial: --trial N"
+        f"the exported model does not give the logits of the training, so it is not kept. {len(off):,} of "
+        f"{len(texts):,} texts differ, in total by {difference:.1%}: {why}. To export another trial: --trial N"
     )
 
 
-def legible(tokenizer: Any, texts: Sequence[Text], max_length: int) -> dict[str, Text]:
-    """Some of the texts, of every length, made words again; with what the tokenizer makes of those.
+def decoded_sample(tokenizer: Any, texts: Sequence[Text], max_length: int) -> dict[str, Text]:
+    """Decode some of the texts, of all lengths; returns the token ids that the tokenizer gives for each decoded text.
 
     Args:
         tokenizer: the exported one.
         texts: token ids.
     """
     order = np.argsort([len(text) for text in texts], kind="stable")
-    some = order[np.linspace(0, len(texts) - 1, min(CARD, len(texts))).round().astype(int)]
+    some = order[np.linspace(0, len(texts) - 1, min(SAMPLE, len(texts))).round().astype(int)]
     words = [tokenizer.decode(texts[i], skip_special_tokens=True) for i in some]
     ids = tokenizer(words, truncation=True, max_length=max_length)["input_ids"]
     return {text: np.array(own) for text, own in zip(words, ids, strict=True) if own}
@@ -69,40 +69,42 @@ def legible(tokenizer: Any, texts: Sequence[Text], max_length: int) -> dict[str,
 
 @torch.inference_mode()
 def check_card(code: Sequence[str], texts: Sequence[str], ours: Logits, manifest: Manifest, *, exact: bool) -> None:
-    """Run the card's own code on texts, in padded batches, and compare what it finds with `peftsweep predict`.
+    """Run the card's code on texts in padded batches, and compare its results with those of `peftsweep predict`.
 
     Args:
-        code: of the card, for this folder: what loads it, and what makes labels of `texts`.
-        ours: logits [n, C] of the n texts.
+        code: the card's code for this folder: it loads the model, and predicts labels of `texts`.
+        ours: our logits [n, C] of the n texts.
 
     Raises:
-        ExportError: it fails, or finds something else.
+        ExportError: the code fails, or its results differ.
     """
-    if not texts:  # none that is left of its tokens is one again
+    if not texts:  # no text could be decoded
         return
     names: dict[str, Any] = {}
     theirs, found = [], list[Any]()
-    steps = -(-len(texts) // TOGETHER)
+    steps = -(-len(texts) // BATCH)
     try:
         with silence_libraries():
             exec(code[0], names)
-            if names["model"].device.type == "cpu" and default_device().type != "cpu":  # whose 4 bits are there already
+            if (
+                names["model"].device.type == "cpu" and default_device().type != "cpu"
+            ):  # a 4-bit model is on the GPU already
                 names["model"].to(default_device())
-            for start in range(steps):  # short texts beside long ones
+            for start in range(steps):  # mixes short and long texts
                 exec(code[1], read := names | {"texts": list(texts[start::steps])})
                 theirs.append(read["logits"].cpu().numpy())
                 found += read["found"]
-    except Exception as error:  # of any library, which anything may befall
+    except Exception as error:  # libraries raise anything
         why = shortened(" ".join(str(error).split()), 200)
         raise ExportError(
             f"the code of the model card does not run: {type(error).__name__}: {why}; the exported folder is not kept"
         ) from error
     rows = np.concatenate([np.arange(len(texts))[start::steps] for start in range(steps)])
     logits = np.concatenate(theirs)
-    if not (apart := _apart(ours[rows], logits)) <= ALIKE[exact]:
+    if not (difference := _relative_difference(ours[rows], logits)) <= TOLERANCE[exact]:
         raise ExportError(
-            "the code of the model card, by stock libraries and in padded batches, does not give the logits of "
-            f"`peftsweep predict` (apart by {apart:.1%}): the exported folder is not kept"
+            "the code of the model card (stock libraries, padded batches) does not give the logits of "
+            f"`peftsweep predict`: they differ by {difference:.1%}. The exported folder is not kept"
         )
     labels = [[name for name, on in zip(manifest.labels, row, strict=True) if on] for row in manifest.on(logits)]
     if [[each] if isinstance(each, str) else each for each in found] != labels:
@@ -111,6 +113,6 @@ def check_card(code: Sequence[str], texts: Sequence[str], ours: Logits, manifest
         )
 
 
-def _apart(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """The root mean square of the differences, of that of the numbers; nan where one is none."""
+def _relative_difference(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """Root mean square of the differences, relative to that of `before`; nan if a number is nan."""
     return float(np.sqrt(np.mean((after - before) ** 2)) / max(1e-12, np.sqrt(np.mean(before**2))))
