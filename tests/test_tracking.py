@@ -477,7 +477,7 @@ def test_mlflows_makers_hear_nothing_of_a_sweep(uri: str) -> None:
 
 
 WRONG = {
-    "is no address": [
+    "is not an address": [
         "",
         " ",
         "x",
@@ -504,10 +504,10 @@ WRONG = {
         "http://me:PW/x@h",
     ],
     "is a device, a pipe or a socket": ["sqlite:////dev/null"],
-    "is a store of files": ["ftp://h/x", "s3://bucket/x", "hdfs://h:8020/x"],
+    "is a file store": ["ftp://h/x", "s3://bucket/x", "hdfs://h:8020/x"],
     "there is no port 0": ["http://me:PW@h:0"],
     "no host has": ["http://h h:80", "http://a..b", "http://me:PW@.", f"http://{'a' * 64}.org"],
-    "has characters in it that no address has": [
+    "has characters that no address has": [
         "http://me:PW@h\n",
         "http://me:PW@h\x1b[2J",
         " http://h",
@@ -584,12 +584,12 @@ def test_the_command_of_the_server_which_all_users_can_read_has_no_password() ->
 
 
 def test_ui_says_when_nothing_is_tracked_yet(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match=r"nothing is tracked in .*mlflow\.db yet: run a study first"):
+    with pytest.raises(TrackingError, match=r"nothing is tracked in .*mlflow\.db yet; run a study first"):
         serve(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 def test_ui_of_a_server_is_the_server_itself() -> None:
-    with pytest.raises(TrackingError, match=r"http://u:\*\*\*@host:5000 is an MLflow server already"):
+    with pytest.raises(TrackingError, match=r"http://u:\*\*\*@host:5000 is an MLflow server;"):
         serve("http://u:secret@host:5000")
 
 
@@ -602,14 +602,16 @@ def test_ui_says_when_the_port_is_taken(uri: str) -> None:
 
 @pytest.mark.parametrize("host", ["", " ", "a..b", "http://127.0.0.1", "9" * 5000])
 def test_ui_says_at_once_that_a_host_is_no_address(uri: str, host: str) -> None:
-    with pytest.raises(TrackingError, match=r"^--host '.* is no address: 127\.0\.0\.1 is this machine's own") as raised:
+    with pytest.raises(
+        TrackingError, match=r"^--host '.* is not an address: 127\.0\.0\.1 is for this machine"
+    ) as raised:
         serve(uri, host=host)
     assert len(str(raised.value)) < 200
 
 
 def test_ui_says_when_the_file_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("long enough to be taken for a database" * 10)
-    with pytest.raises(TrackingError, match=r"mlflow\.db is no database .*file is not a database"):
+    with pytest.raises(TrackingError, match=r"mlflow\.db is not a database of MLflow .*file is not a database"):
         serve(f"sqlite:///{tmp_path}/mlflow.db")
 
 

@@ -1,4 +1,4 @@
-"""Where MLflow's runs and artifacts are."""
+"""Where are MLflow's runs and artifacts, and can this be their address?"""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from peftsweep.system.names import check_path, host_refusal
 
 NOWHERE = "its host or its port cannot be read"
 CODES = f"{NOWHERE}; in a password write %40 for @, %2F for /, %3F for ?, %23 for #"
-LONGEST = 4000  # characters of an address
+LONGEST = 4000  # most characters of an address
 SERVERS = ("http", "https")
-DATABASES = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}  # and their ports
+DATABASES = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}  # default port of each
 STORES_OF_FILES = ("ftp", "sftp", "s3", "gs", "hdfs", "dbfs", "wasb", "wasbs", "abfs", "abfss", "r2")
-BY_NAME = ("databricks", "databricks-uc", "uc", "arn")  # MLflow's own, and a plugin's, which have no //
+BY_NAME = ("databricks", "databricks-uc", "uc", "arn")  # addresses of MLflow and a plugin without //
 
 
 def check(uri: object) -> None:
-    """Refuse what cannot be the address of MLflow, before anything is done.
+    """Refuse what cannot be an address of MLflow, before anything else is done.
 
     Raises:
-        UsageError: it is no text, names no file or host, or has a port that there is not.
+        UsageError: it is not text, names no file or host, or has an impossible port.
     """
     if isinstance(uri, str):
         remember(uri)
@@ -38,26 +38,26 @@ def check(uri: object) -> None:
 
 
 def _refusal(uri: object) -> str | None:
-    """Why this is no address, in a few words; None where it may be one."""
+    """Why this is not an address, in a few words; None if it may be one."""
     if not isinstance(uri, str) or not uri.strip():
-        return "is no address"
+        return "is not an address"
     file = sqlite_file(uri)
     if not uri.isprintable() or uri != uri.strip():
-        return "has characters in it that no address has"
+        return "has characters that no address has"
     if len(uri) > LONGEST:
         return f"is longer than {LONGEST:,} characters"
     try:
         parts = urlsplit(uri)
         port = parts.port
-    except ValueError:  # a bracket that nobody closes, a port that is no number
+    except ValueError:  # an unclosed bracket, a port that is not a number
         return CODES if re.match(r"[^@\[]*:[^@\[]*[/?#][^@]*@", uri.partition("://")[2]) else NOWHERE
     kind = parts.scheme.partition("+")[0]
     if kind == "sqlite":
         if file is None or not file.name:
             return "names no file"
-        try:  # a folder may be in the way for a while, as a server may be down
+        try:  # a folder in its place is a temporary problem, like a server that is down
             plain = file.is_file() or file.is_dir() or not file.exists()
-        except OSError:  # in a folder that may not be searched; a tracker that cannot be reached stops no sweep
+        except OSError:  # the folder cannot be read; a tracker that cannot be reached stops no sweep
             plain = True
         return None if plain else "is a device, a pipe or a socket"
     if kind in SERVERS or kind in DATABASES:
@@ -65,11 +65,11 @@ def _refusal(uri: object) -> str | None:
             return CODES
         return _no_host(parts, port, needed=kind in SERVERS)
     if kind in STORES_OF_FILES:
-        return "is a store of files: MLflow keeps artifacts there, and no runs"
+        return "is a file store: MLflow can keep artifacts there, but not runs"
     if parts.scheme in BY_NAME or uri in BY_NAME:
         return None
     if kind == "file" or not parts.scheme or "//" not in uri:
-        return "is no address of a server or a database"
+        return "is not an address of a server or a database"
     return None
 
 
@@ -92,14 +92,18 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def database_host(uri: str) -> tuple[str | None, int] | None:
-    """The host and port of a database's URI (no host: sockets of this machine); None for any other URI."""
+    """Host and port of a database's URI (no host: this machine's sockets); None for any other URI."""
     parts = urlsplit(uri)
     port = DATABASES.get(parts.scheme.partition("+")[0])
     return None if port is None else (parts.hostname, parts.port or port)
 
 
-def look_into(file: Path) -> set[str]:
-    """The tables of an SQLite file. Raises sqlite3.Error if it cannot be opened, or is something else."""
+def table_names(file: Path) -> set[str]:
+    """Names of the tables in an SQLite file.
+
+    Raises:
+        sqlite3.Error: the file cannot be opened, or is not an SQLite database.
+    """
     with contextlib.closing(sqlite3.connect(file)) as database:
         return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
@@ -110,8 +114,8 @@ def absolute(uri: str) -> str:
 
 
 def artifact_root(uri: str) -> Path:
-    """The folder of a store's artifacts: beside an SQLite file, else in the working folder. Never `./mlruns`: it would
-    turn MLflow's default back to a store of files."""
+    """The folder of a store's artifacts: beside an SQLite file, else in the working folder. It is never `./mlruns`,
+    which would change MLflow's default back to a file store."""
     file = sqlite_file(uri)
     return (Path.cwd() if file is None else file.parent) / "mlartifacts"
 

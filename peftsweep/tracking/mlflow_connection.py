@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftsweep.errors import TrackingError
-from peftsweep.tracking.locations import absolute, database_host, is_server, look_into, sqlite_file
+from peftsweep.tracking.locations import absolute, database_host, is_server, sqlite_file, table_names
 from peftsweep.tracking.mlflow_database import make_store
 from peftsweep.tracking.mlflow_logs import silence
 
@@ -53,7 +53,7 @@ class Connection:
         elif self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             make_store(self._file)
-            look_into(self._file)  # MLflow itself would retry for 102 seconds
+            table_names(self._file)  # MLflow itself would retry for 102 seconds
             self._before = self._file.stat()
         elif place := database_host(self.uri):
             _check_database(self.uri, *place)

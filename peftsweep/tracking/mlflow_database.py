@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peftsweep.system.atomic_files import aside, put_if_free
 from peftsweep.system.leftovers import tidy
-from peftsweep.tracking.locations import artifact_root, look_into
+from peftsweep.tracking.locations import artifact_root, table_names
 
 
 def make_store(file: Path) -> None:
@@ -16,7 +16,7 @@ def make_store(file: Path) -> None:
     if file.exists():
         return
     with aside(file) as path:
-        look_into(path)  # fails at once where the folder cannot be written
+        table_names(path)  # fails at once where the folder cannot be written
         _fill(path, artifact_root(f"sqlite:///{file}"))
         put_if_free(path, file)
 
