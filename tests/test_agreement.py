@@ -217,9 +217,12 @@ def test_why_an_export_fails_is_said(tmp_path: Path) -> None:
     assert "3 of 48 texts differ" in (said := refusal()) and "each contains the padding token" in said
     trained.logits[:] = before
     trained.logits[7] += 1
-    assert "1 of 48 texts differ" in (said := refusal()) and "the first that does not is validation row 8." in said
+    assert "1 of 48 texts differ" in (said := refusal()) and "the first that differs is validation row 8." in said
     trained.logits[:] = before + 1
-    assert "48 of 48 texts differ" in (said := refusal()) and "the adapter's files were changed since" in said
+    assert (
+        "48 of 48 texts differ" in (said := refusal())
+        and "the adapter's files or the base's code have changed since" in said
+    )
 
 
 def test_a_token_that_the_base_does_not_have_is_named(tmp_path: Path) -> None:

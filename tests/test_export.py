@@ -284,11 +284,11 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("{}", "thesis.txt", "was not written by `peftsweep export`, so it is not replaced"),
         ("{}", None, "was not written by `peftsweep export`, so it is not replaced"),
         ("SPOILT", None, "is not the file that was exported"),
-        ("RIGHT", "thesis.txt", "because thesis.txt was added to it; move that away first"),
-        ("RIGHT", ".git/config", "because .git was added to it"),
-        ("RIGHT", "tokenizer.json/thesis.txt", "it has tokenizer.json besides"),
-        ("RIGHT", "\x1b[2J\n", r"it has '\x1b[2J\n' besides"),
-        ("RIGHT", "abcdefg", "it has a, b, c, d, e and 2 more besides"),
+        ("RIGHT", "thesis.txt", "because of what was added to it (thesis.txt); move that away first"),
+        ("RIGHT", ".git/config", "added to it (.git)"),
+        ("RIGHT", "tokenizer.json/thesis.txt", "added to it (tokenizer.json)"),
+        ("RIGHT", "\x1b[2J\n", r"added to it ('\x1b[2J\n')"),
+        ("RIGHT", "abcdefg", "added to it (a, b, c, d, e and 2 more)"),
     ],
 )
 def test_a_folder_with_anything_to_lose_is_not_replaced(
@@ -328,7 +328,7 @@ def test_what_comes_into_a_folder_while_it_is_about_to_be_replaced_is_not_lost(l
     def note(text: str) -> None:
         (to / "thesis.txt").write_text("mine")
 
-    with pytest.raises(UsageError, match=r"because thesis\.txt was added to it"):
+    with pytest.raises(UsageError, match=r"added to it \(thesis\.txt\)"):
         export.export("small", to, storage=lora.storage, force=True, note=note)
     assert contents(to) == before | {"thesis.txt": b"mine"}
 
@@ -385,9 +385,9 @@ def test_a_disk_that_fills_up_at_any_moment_of_an_export_leaves_nothing(lora: Ho
 @pytest.mark.parametrize(
     ("moment", "number", "status"),
     [
-        ("exported.writing:_copy 1", signal.SIGTERM, 143),
-        ("exported.writing:load_base 1", signal.SIGINT, 130),
-        ("exported.manifest:Manifest.write 1", signal.SIGTERM, 143),
+        ("export.exporting:_copy 1", signal.SIGTERM, 143),
+        ("export.exporting:load_base 1", signal.SIGINT, 130),
+        ("export.manifest:Manifest.write 1", signal.SIGTERM, 143),
     ],
 )
 def test_a_signal_in_mid_export_leaves_nothing(lora: Home, moment: str, number: int, status: int) -> None:

@@ -71,6 +71,6 @@ def check_free(to: Path, *, force: bool) -> None:
     if added:
         more = f" and {len(added) - SHOWN} more" if added[SHOWN:] else ""
         listed = ", ".join(map(word, added[:SHOWN])) + more
-        raise UsageError(f"{to} is not replaced because {listed} was added to it; move that away first")
+        raise UsageError(f"{to} is not replaced because of what was added to it ({listed}); move that away first")
     if manifests.is_card_edited(to, found):
         raise UsageError(f"{to} is not replaced because its {manifests.CARD} was edited; move that away first")
