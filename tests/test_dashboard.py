@@ -239,7 +239,7 @@ def test_a_study_by_tuned_thresholds_has_its_interval_at_the_top(tmp_path: Path)
     (row,) = comparison.compare(url).leaders
     assert row.interval_tuned is not None and row.interval_tuned != row.interval
     low, high = (f"{bound:.3f}" for bound in row.interval_tuned)
-    assert f"macro-F1, tuned thresholds · 95 % interval {low} to {high}" in Elements(drawn(url)).text
+    assert f"tuned macro-F1 · 95 % interval {low} to {high}" in Elements(drawn(url)).text
 
 
 def test_numbers_are_rounded_before_their_unit_is_chosen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from peftsweep.storage import Evaluation, HeldOutScores, Studies, StudyRecord, T
 from peftsweep.storage.attributes import StudyFacts, TrialFacts, write_study, write_trial
 from peftsweep.task import Task
 from tests.stored import kept, made
+
+PACKAGE = Path(__file__).parents[1] / "peftsweep"
 
 
 def test_what_is_written_of_a_study_reads_back(tmp_path: Path) -> None:
@@ -70,3 +73,10 @@ def test_every_score_has_a_label(kind: str) -> None:
     scores = task.scores(np.eye(2, dtype=np.float32), labels)
     assert scores.keys() <= SCORES.keys() and all(label(name) != name for name in scores if "_" in name)
     assert {name for name, score in SCORES.items() if score.required} <= scores.keys()
+
+
+def test_labels_of_scores_stand_in_one_file() -> None:
+    """A sentence may name a score; a heading or a table of names takes the label from `peftsweep.scores`."""
+    labels = re.compile(r"""["'](tuned )?(macro|micro)-F1(, tuned thresholds)?["']""", re.IGNORECASE)
+    files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js", ".jinja")]
+    assert {path.name for path in files if labels.search(path.read_text(encoding="utf-8"))} == {"scores.py"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from peftsweep.dashboard import formats, study_figures
 from peftsweep.dashboard.plot_style import UNTITLED, Axis, Figure, Trace, colour, plain, short, titled
+from peftsweep.scores import label
 
 # after Okabe and Ito's colours, moved apart for those who see two primaries; each goes with a shape of its own
 COLOURS = ("blue", "orange", "green", "red", "pink", "sky", "yellow")
@@ -78,7 +79,7 @@ def _trade(
             "xaxis": {"title": titled(f"{title} (log)"), "type": "log", "dtick": 1}
             if log
             else {"title": titled(title), "type": "linear", "rangemode": "tozero"},
-            "yaxis": {"title": titled(formats.SCORES[score])},
+            "yaxis": {"title": titled(label(score))},
             "margin": {"r": 20},
         },
         "narrow": {},
@@ -94,7 +95,7 @@ def _trade(
             trace = _marks(own, place, score, field, on_front=set(group[front]), middle=_middle(costs, log))
             trace["text"], trace["name"] = texts[0], plain(method)
             trace["hovertemplate"] = (
-                f"<b>%{{customdata[0]}}</b><br>%{{customdata[1]}}<br>{formats.SCORES[score]} %{{y:.3g}}"
+                f"<b>%{{customdata[0]}}</b><br>%{{customdata[1]}}<br>{label(score)} %{{y:.3g}}"
                 f"<br>{title} %{{x:,.1~f}}<extra></extra>"
             )
             figure["data"].append(trace)
@@ -198,7 +199,7 @@ def significance(group: Row) -> Figure:
                 | {"line": {"color": colour("soft"), "width": 1}}
             ],
             "xaxis": {
-                "title": titled(f"difference in {formats.SCORES[group['score']]}"),
+                "title": titled(f"difference in {label(group['score'])}"),
                 "tickformat": "+.3~f",
                 "nticks": 8,
             },

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 NONE = "–"
-SCORES = {"macro_f1": "macro-F1", "macro_f1_tuned": "macro-F1, tuned thresholds"}
 
 
 def score(value: float | None) -> str:
@@ -62,6 +61,11 @@ def sortable(value: float | None) -> str:
     return "" if value is None else str(value)
 
 
+def heading(text: str) -> str:
+    """With a capital letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "score": score,
     "signed": signed,
@@ -71,4 +75,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "size": size,
     "seconds": seconds,
     "number": number,
+    "heading": heading,
 }

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from peftsweep.dashboard import formats
 from peftsweep.dashboard.plot_style import UNTITLED, Axis, Figure, Trace, colour, plain, short, titled
+from peftsweep.scores import label
 
 
 class Look(NamedTuple):
@@ -82,7 +82,7 @@ def _course(study: History, x: Sequence[float | None], best: Sequence[tuple[floa
 
 
 def _values_axis(study: History) -> Axis:
-    return {"title": titled(formats.SCORES[study["objective"]])}
+    return {"title": titled(label(study["objective"]))}
 
 
 def _dots(study: History, x: Sequence[float | None], hover: str = "") -> list[Trace]:
@@ -176,7 +176,7 @@ def parallel(study: History) -> Figure:
     dimensions = [_dimension(axis, own) for axis in axes] if own else []
     trace: Trace = {
         "type": "parcoords",
-        "dimensions": [*dimensions, {"label": formats.SCORES[study["objective"]], "values": values}],
+        "dimensions": [*dimensions, {"label": label(study["objective"]), "values": values}],
         "labelfont": {"color": colour("text"), "size": 12},
         "tickfont": {"color": colour("soft"), "size": 11},
         "rangefont": {"color": "rgba(0,0,0,0)"},

@@ -193,7 +193,7 @@ MODELS = {
     "lora-gemma-3-270m": "google/gemma-3-270m",
     "ia3-smollm2-1.7b": "HuggingFaceTB/SmolLM2-1.7B-Instruct",
 }
-COLUMNS = {"Macro-F1, tuned thresholds", "Retrained, mean ± sd", "Macro-F1, test split", "Complete / pruned / failed"}
+COLUMNS = {"Tuned macro-F1", "Retrained, mean ± sd", "Macro-F1, test split", "Complete / pruned / failed"}
 LONG = {"parameters": 20_900_000, "adapter_bytes": 123_000_000, "seconds_per_trial": 3599.0, "seconds": 446_340.0}
 LONG |= {"complete": 118, "pruned": 882, "failed": 12}
 
