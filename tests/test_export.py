@@ -895,8 +895,8 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
     ].stderr == ""
     assert pyarrow.parquet.read_table(tmp_path / "found.parquet").num_rows == 2 and done[4].stdout == ""
     assert done[4].stderr == f"{tmp_path}/found.parquet: 2 rows\n"
-    assert "--force replaces it" in done[5].stderr and "either --text" in done[6].stderr
-    assert "need --input" in done[7].stderr and "texts.txt is no file of a format" in done[8].stderr
+    assert "with --force" in done[5].stderr and "either --text" in done[6].stderr
+    assert "need --input" in done[7].stderr and "texts.txt has no known format" in done[8].stderr
     assert json.loads(done[9].stdout) == [json.loads(line) for line in done[3].stdout.splitlines()]
     assert "--json prints to stdout" in done[10].stderr and "--text: the text is empty" in done[11].stderr
     assert "texts.csv is the input" in done[12].stderr

@@ -399,7 +399,7 @@ def test_a_study_that_mlflow_refuses_does_not_keep_the_others_waiting(here: Home
     first = Studies(here.storage).load("first")
     first.set_user_attr("described", {"no such; name?": 1})
     notes: list[str] = []
-    with pytest.raises(TrackingError, match=r"^study 'first': MLflow at .* did not take an update .*\n.*try again"):
+    with pytest.raises(TrackingError, match=r"^study 'first': MLflow at .* refused an update .*\n.*try again"):
         sync(here, note=notes.append)
     assert notes == ["first: not written", "second: written (2 runs made)"]
     assert sync(here, studies=["second"]) == {"second": "in sync"}
