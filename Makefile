@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist worksteal
 N := 20000
 SEED := 0
+# What needs a GPU, or hours, runs rarely: so its calls are checked against the code.
+TYPES_WHERE_NO_TEST_RUNS := MYPYPATH=benchmarks $(BIN)/mypy --explicit-package-bases tests/gpu benchmarks/*.py
 # pip is quiet, because its thousand lines would hide what matters.
 SAY := @echo 'Installing packages into $(VENV): some minutes and 2 to 4 GB of disk (more with CUDA), only this once …'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -29,6 +31,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(TYPES_WHERE_NO_TEST_RUNS)
 	$(BIN)/python -m pytest --quiet tests/test_layers.py
 
 # The silenced notice says that the theme gets fixes until May 2027. CONTRIBUTING.md says what follows from that.

@@ -144,7 +144,7 @@ def _trial(
         distributions=DISTRIBUTIONS,
         intermediate_values={i + 1: float(value) for i, value in enumerate(curve)},
         user_attrs={
-            "params": sampled | {"rank": 2 ** params["log2_rank"]},
+            "params": sampled | {"rank": 2 ** int(params["log2_rank"])},
             "evaluations": [
                 {"index": i + 1, "step": 100 * (i + 1), "epoch": 0.5 * (i + 1), "train_loss": 0.4}
                 | {"learning_rate": params["learning_rate"], "scores": {**scores, "macro_f1": float(value)}}
@@ -152,7 +152,7 @@ def _trial(
             ],
             "seed": number,
             "seconds": 3.0 * count,
-            "parameters": 4096 * 2 ** params["log2_rank"],
+            "parameters": 4096 * 2 ** int(params["log2_rank"]),
             "scores": {} if pruned else scores,
             "step": 100 * count,
             "reason": "",

@@ -74,10 +74,12 @@ class Data:
             return np.eye(classes, dtype=np.int64)[drawn]
         if self.counts is not None:
             order = rng.random((self.rows, classes)).argsort(axis=0).argsort(axis=0)
-            return (order < np.array(self.counts)).astype(np.int64)
+            below: Bits = (order < np.array(self.counts)).astype(np.int64)
+            return below
         common = rng.normal(size=(self.rows, 1))  # labels of a text are related
         related = math.sqrt(0.2) * common + math.sqrt(0.8) * rng.normal(size=(self.rows, classes))
-        return (related > -ndtri(self.shares)).astype(np.int64)
+        above: Bits = (related > -ndtri(self.shares)).astype(np.int64)
+        return above
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,9 @@ class Classifier:
     leaning: float
 
     def logits(self, labels: Bits, noise: NDArray[Any]) -> NDArray[Any]:
-        if self.data.several:
-            return self.skill * (2 * labels - 1) + self.leaning + noise
-        return self.skill * labels + self.leaning * np.log(self.data.shares) + noise
+        leaning = self.leaning if self.data.several else self.leaning * np.log(self.data.shares)
+        logits: NDArray[Any] = self.skill * (2 * labels - 1 if self.data.several else labels) + leaning + noise
+        return logits
 
     def guess(self, labels: Bits, noise: NDArray[Any]) -> tuple[Bits, float]:
         """Predictions, and their macro-F1 on all texts of the kind."""

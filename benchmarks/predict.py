@@ -80,7 +80,7 @@ def pipeline(classifier: Classifier, texts: Sequence[str], batch: int) -> Shares
         function_to_apply="sigmoid" if manifest.task.multi_label else "softmax",
         top_k=None,
     )
-    rows = pipe(list(texts), batch_size=batch, truncation=True, max_length=manifest.max_length)
+    rows: list[Any] = pipe(list(texts), batch_size=batch, truncation=True, max_length=manifest.max_length)
     by_name = [{each["label"]: each["score"] for each in row} for row in rows]
     return np.array([[row[label] for label in labels] for row in by_name])
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import nan
@@ -80,7 +79,7 @@ def curves_of(files: Sequence[Path]) -> tuple[dict[str, list[dict[str, Any]]], s
     for file in files:
         header, *found = (json.loads(line) for line in file.read_text().splitlines())
         cards.add(header["device"])
-        of_run = {row["curve"]: [] for row in found}
+        of_run: dict[str, list[dict[str, Any]]] = {row["curve"]: [] for row in found}
         for row in (row for row in found if "out_of_memory" not in row):
             of_run[row["curve"]].append(row | {"share": 100 * row["useful_tflops"] / header["peak_tflops"]})
         curves |= of_run
@@ -155,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

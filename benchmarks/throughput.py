@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import os
 import statistics
@@ -31,7 +32,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -158,9 +159,8 @@ def base(shape: Shape) -> Any:
 
 
 def in_4bit(linear: nn.Linear) -> nn.Module:
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    layer: Any = Linear4bit(
+    bnb: Any = importlib.import_module("bitsandbytes.nn")
+    layer: Any = bnb.Linear4bit(
         linear.in_features,
         linear.out_features,
         bias=False,
@@ -168,8 +168,8 @@ def in_4bit(linear: nn.Linear) -> nn.Module:
         quant_type="nf4",
         device="meta",
     )
-    layer.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=layer).cuda()
-    return layer
+    layer.weight = bnb.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=layer).cuda()
+    return cast(nn.Module, layer)
 
 
 def parameters(shape: Shape) -> tuple[int, int]:
@@ -390,7 +390,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
                 raise torch.OutOfMemoryError(f"there is no room for {setup.slots} slots and the texts of one of them")
         source = Timed(params, Path(folder), setup.seconds, warm=setup.warm, profiled=setup.profiled)
         pack = build(found.slots, found.limits)
-        pack.save = lambda slot: None  # type: ignore[method-assign]
+        pack.save = lambda slots: None  # type: ignore[method-assign]
         if not setup.graphs:
             pack.runner.graphs = None
         torch.cuda.reset_peak_memory_stats()
@@ -456,7 +456,7 @@ def matmul_peak() -> float:
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) / 1000)
-    return 2 * 8192**3 / statistics.median(times[3:]) / 1e12
+    return 2 * 8192**3 / float(statistics.median(times[3:])) / 1e12
 
 
 # Figures ------------------------------------------------------------------------------------------------------------

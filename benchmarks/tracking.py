@@ -43,7 +43,8 @@ from typing import Any
 import torch
 
 import peftsweep
-from peftsweep.sweep import run_study, training
+from peftsweep.sweep import run_study
+from peftsweep.sweep.publishing import redraw
 from peftsweep.tracking import Tracker
 from peftsweep.tracking.mlflow_server import server_command, server_environment
 
@@ -206,8 +207,8 @@ SIDES: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
 
 def one_side(what: str, trials: int, overrides: Sequence[str]) -> dict[str, Any]:
     """A sweep in this process and in a new folder."""
-    run_study.Tracker = Untold if what == NOTHING else Timed
-    training.refresh = set_aside(training.refresh)
+    vars(run_study)["Tracker"] = Untold if what == NOTHING else Timed
+    vars(run_study)["redraw"] = set_aside(redraw)
     with tempfile.TemporaryDirectory() as temporary, SIDES[what](Path(temporary)) as uri:
         began, cpu = time.perf_counter(), time.process_time()
         result = peftsweep.run(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ import torch._dynamo
 from peftsweep.config import ModelConfig, TrainConfig
 from peftsweep.engine import Limits, Pack, Trial, capped, optimizer, plan
 from peftsweep.engine.corpus import Corpus, Pooling
+from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.text_packing import pack_texts
@@ -49,6 +50,10 @@ def anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
 
 
+P = TypeVar("P", bound=Pack)
+
+
+@overload
 def pack_on_gpu(
     folder: Path,
     task: Task,
@@ -56,11 +61,36 @@ def pack_on_gpu(
     trials: list[Trial],
     slots: int,
     dtype: str = "float32",
-    kind: Any = Watched,
+    *,
+    kind: type[P],
     train: Texts | None = None,
     **options: Any,
-) -> Any:
-    """A pack that says after every step how far it is."""
+) -> P: ...
+@overload
+def pack_on_gpu(
+    folder: Path,
+    task: Task,
+    method: str,
+    trials: list[Trial],
+    slots: int,
+    dtype: str = "float32",
+    *,
+    train: Texts | None = None,
+    **options: Any,
+) -> Watched: ...
+def pack_on_gpu(
+    folder: Path,
+    task: Task,
+    method: str,
+    trials: list[Trial],
+    slots: int,
+    dtype: str = "float32",
+    *,
+    kind: type[Pack] = Watched,
+    train: Texts | None = None,
+    **options: Any,
+) -> Pack:
+    """A pack with the kernels that its texts and dtype call for."""
     config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
     base = load_base(config, task, four_bit=METHODS[method].four_bit, device=GPU)
     adapters = METHODS[method](base.model, linear_names(base.model))
@@ -71,6 +101,16 @@ def pack_on_gpu(
     assert pack.packed.last is not None  # run for the pooled tokens alone
     assert pack.packed.context.fused and pack.packed.attention == (kernel if dtype == "bfloat16" else "padded")
     return pack
+
+
+def graphs_of(pack: Pack) -> CudaGraphs:
+    assert pack.runner.graphs is not None
+    return pack.runner.graphs
+
+
+def blocks_of(pack: Pack) -> Any:
+    """The decoder's blocks, in order."""
+    return pack.packed.backbone.layers
 
 
 def on_cpu(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -126,8 +166,9 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
 
     run_pack(pack, Counting(trials))
     assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), known  # none in mid-sweep
-    assert (pack.packed.last.run != pack.packed.last._run) == compiled
-    assert pack.runner.graphs.captured and not pack.runner.graphs.refused
+    last_block = pack.packed.last
+    assert last_block is not None and (last_block.run != last_block._run) == compiled
+    assert graphs_of(pack).captured and not graphs_of(pack).refused
     first, last, ours = on_cpu(pack.first[1]), on_cpu(pack.last[1]), pack.trace[1]
     alone: dict[str, Any] = {"dtype": "bfloat16", "device": GPU, "train": train}
     losses, weights = peft_alone(folder, MULTI, method, trials[1], first, **alone)
@@ -149,8 +190,8 @@ def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path:
         if whole:
             with_the_whole_block(pack)
         run_pack(pack, Queue(trials))
-        assert pack.runner.graphs.captured and not pack.runner.graphs.refused
-        block = pack.packed.backbone.layers[-1]
+        assert graphs_of(pack).captured and not graphs_of(pack).refused
+        block = blocks_of(pack)[-1]
         assert ("forward" in vars(block)) != whole and (block._compiled_call_impl is not None) == whole
         traces.append(pack.trace[1])
         weights.append(pack.last[1])
@@ -220,7 +261,7 @@ def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: s
     ours, theirs, first = packed.last[0], alone.last[0], alone.first[0]
     same_weights(ours, theirs, first, getattr(torch, dtype))
     if dtype == "bfloat16":
-        assert packed.runner.graphs.known and not packed.runner.graphs.refused
+        assert graphs_of(packed).known and not graphs_of(packed).refused
 
 
 def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> None:
@@ -234,7 +275,7 @@ def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> 
     queue.stop_after = 7
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 3, dtype="bfloat16")
     run_pack(pack, queue)
-    assert len(pack.slots.occupied) == 3 and pack.runner.graphs.known
+    assert len(pack.slots.occupied) == 3 and graphs_of(pack).known
     for slot in pack.slots.occupied:
         for matrix in (pack.stack.weights, *pack.stack.moments.values()):
             row = matrix[slot.index].clone()
@@ -284,7 +325,7 @@ def test_a_nan_leaves_the_others_bit_equal_to_a_run_with_that_slot_empty(
         for _ in range(before):
             pack.step()
     assert torch.equal(broken.stack.weights, empty.stack.weights)
-    assert bool(broken.runner.graphs.known) == (before > 1)
+    assert bool(graphs_of(broken).known) == (before > 1)
     empty.slots.vacate(empty.slots.occupied[1])
     broken.stack.weights[1].fill_(float("nan"))
     assert (
@@ -323,7 +364,7 @@ def test_a_pack_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, me
         ours, theirs, first = again.last[number], free.last[number], free.first[number]
         assert distance(ours, theirs) < 2e-2 * distance(theirs, first)
     taken = {number: len(free.trace[number]) - len(again.trace[number]) for number in range(3)}
-    assert taken == {0: 7, 1: 7, 2: 0} and again.runner.graphs.known
+    assert taken == {0: 7, 1: 7, 2: 0} and graphs_of(again).known
 
 
 @pytest.mark.parametrize(
@@ -452,7 +493,7 @@ def test_memory_after_fifty_refills_is_that_after_five(
             pack.runner.prefetched = None  # the other slot's next texts, as many as they are
             torch.cuda.synchronize()
             # what a graph reads and writes is its own; there are so many of them at the most
-            held = [graph.buffer for graph in pack.runner.graphs.known.values()] if graphs else []
+            held = [graph.buffer for graph in graphs_of(pack).known.values()] if graphs else []
             used[len(self.results)] = torch.cuda.memory_allocated() - sum(rounded(x.nbytes) + 512 for x in held)
             reserved[len(self.results)] = torch.cuda.memory_reserved()
 
@@ -481,7 +522,7 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
             torch.empty(1 << 50, dtype=torch.uint8, device="cuda:0")
         return gradients(slots)
 
-    tight.runner.accumulate_gradients = scarce
+    tight.runner.accumulate_gradients = scarce  # type: ignore[method-assign]
     queue = Queue(again)
     run_pack(tight, queue)
     assert sizes[:10] == [8, 4, 2, 2, 2, 2] + [2] * 4  # as many as fit, from the next step on at once
@@ -516,7 +557,7 @@ def with_and_without_room(
     gradients are written, the allocator finds memory full where `full` says so; with its tries and what it noted."""
     base, tries = tiny_model(folder / "base", "llama"), Tries()
 
-    def pack_of(run: str) -> tuple[Any, Queue]:
+    def pack_of(run: str) -> tuple[Watched, Queue]:
         trials = [Trial(i, i, params, folder / run / str(i)) for i in range(slots)]
         return pack_on_gpu(base, SINGLE, "lora", trials, slots, dtype="bfloat16"), Queue(trials)
 
@@ -543,8 +584,8 @@ def with_and_without_room(
         if out.requires_grad:
             out.register_hook(scarce)
 
-    tight.runner.accumulate_gradients = watched
-    tight.packed.backbone.layers[0].register_forward_hook(seen)
+    tight.runner.accumulate_gradients = watched  # type: ignore[method-assign, assignment]
+    blocks_of(tight)[0].register_forward_hook(seen)
     run_pack(tight, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
     return free, tight, tries, queue.notes
@@ -560,7 +601,7 @@ def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Pat
     assert [tries.sizes[number - 1] for number in tries.failed] == [8, 4]
     assert said == ["memory: a step of 8 slots had no room; from now on 2 go at once"]
     assert tries.kept() < 2**20
-    assert tight.runner.graphs.known and not tight.runner.graphs.refused
+    assert graphs_of(tight).known and not graphs_of(tight).refused
     for number in range(8):
         ours, theirs = tight.last[number], free.last[number]
         apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
@@ -576,7 +617,7 @@ def test_running_out_of_memory_in_a_capture_ahead_costs_nothing(tmp_path: Path) 
     params = TrainConfig(rank=4, epochs=3, batch_size=8, dropout=0.1, learning_rate=2e-3)
     free, tight, tries, said = with_and_without_room(tmp_path, 4, params, full)
     assert len(tries.failed) == 2 and tries.kept() < 2**20
-    assert said == [] and set(tries.sizes) == {4} and not tight.runner.graphs.refused
+    assert said == [] and set(tries.sizes) == {4} and not graphs_of(tight).refused
     for number in range(4):
         assert all(torch.equal(tight.last[number][key], value) for key, value in free.last[number].items())
 
@@ -591,14 +632,14 @@ def looks_at_its_numbers(folder: Path, trials: list[Trial]) -> None:
     packs = [pack_on_gpu(folder, SINGLE, "lora", trials, 2, dtype="bfloat16") for _ in range(2)]
     packs[1].runner.graphs = None
     for run, pack in enumerate(packs):
-        pack.packed.backbone.layers[0].register_forward_hook(looks)
+        blocks_of(pack)[0].register_forward_hook(looks)
         there = [replace(trial, folder=trial.folder / str(run)) for trial in trials]
         queue = Queue(there)
         run_pack(pack, queue)
         assert {result.state for result in queue.results.values()} == {"complete"}
         said.append(queue.notes)
     (note,), others = said
-    assert packs[0].runner.graphs.refused and note.startswith("graphs: the base cannot be captured") and not others
+    assert graphs_of(packs[0]).refused and note.startswith("graphs: the base cannot be captured") and not others
     assert all(
         torch.equal(packs[0].last[n][key], value) for n in packs[1].last for key, value in packs[1].last[n].items()
     )
@@ -637,7 +678,7 @@ def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path,
         return pack
 
     replayed, plain = run("a", True), run("b", False)
-    assert len(replayed.runner.graphs.known) > 2
+    assert len(graphs_of(replayed).known) > 2
     for number in range(6):
         ours, theirs = replayed.last[number], plain.last[number]
         apart = sum(float((ours[key] - theirs[key]).norm()) for key in ours)
@@ -657,12 +698,12 @@ def test_a_sweep_of_mixed_batches_captures_few_passes(tmp_path: Path) -> None:
 
     class Counting(Queue):
         def stepped(self, slots: Any, seconds: float) -> bool:
-            captured.append(pack.runner.graphs.captured)
+            captured.append(graphs_of(pack).captured)
             return super().stepped(slots, seconds)
 
     run_pack(pack, Counting(trials))
     assert len(captured) > 400 and captured[-1] < len(captured) / 8, (len(captured), captured[-1])
-    assert not pack.runner.graphs.refused
+    assert not graphs_of(pack).refused
 
 
 def test_a_released_pack_gives_its_memory_back_at_once_with_its_graphs(tmp_path: Path) -> None:
@@ -679,7 +720,7 @@ def test_a_released_pack_gives_its_memory_back_at_once_with_its_graphs(tmp_path:
             texts = Texts(SINGLE, 200, study), Texts(SINGLE, 12, 9)
             pack = Pack(base.model, adapters, SINGLE, *texts, candidates=[params], slots=4)
             run_pack(pack, Queue(trials))
-            assert pack.runner.graphs is not None and pack.runner.graphs.known
+            assert pack.runner.graphs is not None and graphs_of(pack).known
             pack.release()
             del pack
             left.append(torch.cuda.memory_allocated())
@@ -695,7 +736,7 @@ def test_the_next_step_is_laid_out_and_captured_while_the_gpu_is_at_work(
     trials = [Trial(i, i, TrainConfig(rank=4, epochs=2, batch_size=8), tmp_path / str(i)) for i in range(3)]
     pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", kind=Pack)
     update, waves, busy = optimizer.step, pack.batcher.micro_batches, []
-    capture, during = pack.runner.graphs.capture, []
+    capture, during = graphs_of(pack).capture, []
 
     def slow(*given: Any) -> torch.Tensor:
         norms = update(*given)
@@ -707,13 +748,13 @@ def test_the_next_step_is_laid_out_and_captured_while_the_gpu_is_at_work(
         return waves(slots, limits)
 
     def captured(function: Any, wave: Any) -> None:
-        largest = wave.size > pack.runner.graphs.largest
+        largest = wave.size > graphs_of(pack).largest
         capture(function, wave)
         during.append((largest, not torch.cuda.current_stream().query()))
 
     monkeypatch.setattr(optimizer, "step", slow)
-    pack.batcher.micro_batches = watched
-    pack.runner.graphs.capture = captured
+    monkeypatch.setattr(pack.batcher, "micro_batches", watched)
+    monkeypatch.setattr(graphs_of(pack), "capture", captured)
     run_pack(pack, Queue(trials))
     assert len(busy) > 5 and sum(busy) >= len(busy) - 3  # what was not laid out ahead is laid out when it is due
     others = [at_work for largest, at_work in during if not largest]
