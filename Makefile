@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ALL := --cov --cov-report=term --numprocesses auto --maxprocesses 4 --dist worksteal
+COVERED := -m slipcover --json --out .coverage.json
+ALL := --numprocesses auto --maxprocesses 4 --dist worksteal
 N := 20000
 SEED := 0
 # What needs a GPU, or hours, runs rarely: so its calls are checked against the code.
@@ -21,7 +22,8 @@ demo: $(VENV)/.demo
 	$(BIN)/peftsweep best
 
 test: $(VENV)/.test
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(TESTS),--no-cov $(TESTS),$(ALL))
+	HF_HUB_OFFLINE=1 $(BIN)/python $(if $(TESTS),,$(COVERED)) -m pytest $(or $(TESTS),$(ALL))
+	$(if $(TESTS),,$(BIN)/python -m slipcover --merge .coverage.json --out /dev/null --fail-under 90)
 
 # The numerical tests once more, rounded as on a processor without AVX.
 numbers: $(VENV)/.test
@@ -56,7 +58,7 @@ screenshots: $(VENV)/.test
 	HF_HUB_OFFLINE=1 $(BIN)/python tools/screenshots.py
 
 clean:
-	rm -rf $(VENV) build dist site .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .coverage.json .mypy_cache .pytest_cache .ruff_cache
 
 # A stamp file says that the packages are installed. When their list changes, they are installed again.
 $(VENV)/.demo: $(VENV)/.pip

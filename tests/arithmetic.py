@@ -89,7 +89,7 @@ def main() -> int:
     ]
     with TemporaryDirectory() as folder:
         noted = Path(folder) / "deviations"
-        words = [sys.executable, "-m", "pytest", "--no-cov", "-m", "numbers"]
+        words = [sys.executable, "-m", "pytest", "-m", "numbers"]
         words += [word for word in sys.argv[1:] if not _is_setting(word)] + files
         done = subprocess.run(words, env=env | {"PEFTSWEEP_DEVIATIONS": str(noted)})
         print("largest deviations:", *largest(noted), sep="\n  ")

@@ -244,10 +244,11 @@ def test_coverage_is_asked_of_all_tests_and_not_of_one_file() -> None:
     def command(*words: str) -> str:
         alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "TESTS"))}
         make = ["make", "--no-print-directory", "-n", "test", *words]
-        return subprocess.check_output(make, cwd=ROOT, env=alone, text=True).splitlines()[-1]
+        return subprocess.check_output(make, cwd=ROOT, env=alone, text=True)
 
-    assert "--cov " in command() and "--no-cov" not in command()
-    assert command("TESTS=tests/test_search.py").endswith("--no-cov tests/test_search.py")
+    assert "-m slipcover --json" in command() and "--fail-under 90" in command()
+    one = command("TESTS=tests/test_search.py")
+    assert "slipcover" not in one and one.rstrip().endswith("-m pytest tests/test_search.py")
 
 
 @pytest.mark.parametrize(("kind", "messages"), [("event", Event), ("command", Command)])
