@@ -77,10 +77,8 @@ def test_a_group_is_ended_with_all_its_processes() -> None:
         child = int(process.stdout.readline())
         end_group(process)
         assert process.wait() == -signal.SIGTERM
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
     state = Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert not state.exists() or state.read_text().split()[2] == "Z"  # ended; init may not have reaped it yet
 
 
 def test_signals_are_handled_in_one_file() -> None:
