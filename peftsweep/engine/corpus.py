@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 Text = NDArray[np.int64]
 Indices = NDArray[np.int64]  # of texts in a split
 
-STRIDE = 16  # by which slots' rows differ on a CPU: oneDNN compiles for each length, malloc searches for each size
+STRIDE = (
+    16  # step between row lengths of slots on a CPU: oneDNN compiles for each length, malloc searches for each size
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Pooling:
         return np.where(pads, self.pad_token_id, self.pad_token_id + np.cumsum(~pads))
 
     def token(self, text: Text) -> int:
-        """Index of the pooled token, as transformers' own heads choose it."""
+        """Index of the pooled token, chosen as in transformers' heads."""
         if not self.last:
             return 0
         real = np.flatnonzero(text != self.pad_token_id)
@@ -37,14 +39,14 @@ class Pooling:
 
 
 class Corpus:
-    """The n texts of a split as one array, and what fills rows up, so that a batch is a matter of indexing.
+    """The n texts of a split and a filler text as one array, so that a batch is made by indexing.
 
     Attributes:
-        tokens: [all + STRIDE] ids of all texts, one after another, and of a filler, which is pads.
-        positions: [all + STRIDE] of them.
-        lengths, starts, pooled: [n] of each text; `pooled` is the place of the pooled token within it.
-        filler: where that begins.
-        longest: no text has more tokens; a power of two, of which kernels see few.
+        tokens: [all + STRIDE] ids of all texts, one after another, then a filler of pad tokens.
+        positions: [all + STRIDE] their position ids.
+        lengths, starts, pooled: [n] of each text; `pooled` is the index of the pooled token within it.
+        filler: where the filler begins.
+        longest: an upper bound of the lengths; a power of two, so that kernels see few values.
     """
 
     def __init__(self, texts: Sequence[Text], pooling: Pooling) -> None:

@@ -1,9 +1,8 @@
-"""Passes as CUDA graphs: thousands of launches that a processor would make one by one, given to the GPU at once.
+"""Passes as CUDA graphs: thousands of kernel launches, submitted to the GPU at once instead of one by one.
 
-A graph knows one shape of pass. Packed batches come in few shapes (text_packing.py): a pass of a new shape is captured,
-and those after it are replayed on other numbers. All graphs share one pool of memory, in which the largest captured
-pass has room: a larger one begins it anew, for a pool that grows would hold on to blocks of every size that it ever
-had.
+A graph works for one shape of pass. Packed batches have few shapes (text_packing.py): the first pass of a shape is
+captured, and later ones replay it with other numbers. All graphs share one memory pool that fits the largest captured
+pass. A larger pass starts a new pool, because a pool that grows keeps blocks of every size that it ever had.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from peftsweep.engine.batching import MicroBatch
 from peftsweep.engine.limits import Say, silent
 from peftsweep.engine.oom import translate_oom
 
-SHAPES = 64  # held at once
+SHAPES = 64  # graphs held at once
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,17 @@ Work = Callable[[MicroBatch], Tensor]
 
 
 class CudaGraphs:
-    """One function from a pass to a tensor, replayed where it can be. It comes with each call: kept here, a pack's own
-    would keep the pack, and all of its memory.
+    """Runs a function from a pass to a tensor, by replaying a graph where possible. The function is an argument of each
+    call: stored here, a method of a pack would keep the pack and all of its memory alive.
 
-    `captured` counts the passes that became graphs.
+    The first call runs without a graph, because kernels are compiled and libraries initialised in it. So do all calls
+    if the base cannot be captured, because its code depends on values on the GPU.
 
     Args:
         say: called with the reason why a base cannot be captured.
 
-    The first call is made as it is, for in it kernels are still compiled and libraries make themselves at home. So are
-    all calls where a base cannot be captured, because it looks at its numbers on the way.
+    Attributes:
+        captured: how many passes became graphs.
     """
 
     def __init__(self, say: Say = silent) -> None:
@@ -58,10 +58,10 @@ class CudaGraphs:
     def __call__(self, function: Work, batch: MicroBatch) -> Tensor:
         if not self.warm:
             result = function(batch)
-            self.warm = True  # not before: half of it would run for the first time in a capture
+            self.warm = True  # only now: after an error, parts of it would run for the first time in a capture
             return result
         if batch.shape not in self.known and not self.refused:
-            torch.cuda.empty_cache()  # what the pool needs may lie idle elsewhere; the GPU is waited for
+            torch.cuda.empty_cache()  # frees unused memory for the pool; this waits for the GPU
             self.capture(function, batch)
         if self.refused:
             return function(batch)
@@ -72,11 +72,11 @@ class CudaGraphs:
         return graph.result.clone()
 
     def prepare(self, function: Work, batches: Sequence[MicroBatch]) -> None:
-        """Capture what is of a new shape in a step to come: it is all the processor's work, and the GPU may still be at
-        the step before. Not with a pass larger than all so far: when that is due, memory begins anew with it."""
+        """Capture the new shapes of the next step. That is work for the CPU only, and the GPU may still run the step
+        before. If a pass is larger than all before it, capture nothing: that pass will start a new pool."""
         if any(
             batch.size > self.largest for batch in batches
-        ):  # so it is, too, before the first call and where refused
+        ):  # always so before the first call, and if the base cannot be captured
             return
         for batch in batches:
             if batch.shape in self.known:
@@ -85,10 +85,10 @@ class CudaGraphs:
                 self.capture(function, batch)
 
     def capture(self, function: Work, batch: MicroBatch) -> None:
-        """Make a graph of a pass, or settle that this base has none.
+        """Capture a graph of a pass, or find out that this base cannot be captured.
 
         Raises:
-            torch.OutOfMemoryError: there is no room for it.
+            torch.OutOfMemoryError: the graph does not fit into memory.
         """
         if batch.size > self.largest:
             self.drop()
@@ -108,8 +108,8 @@ class CudaGraphs:
             self.captured += 1
 
     def recorded(self, function: Work, batch: MicroBatch) -> Graph:
-        """A graph of a pass. Nothing runs meanwhile, and all graphs are replayed on one stream, so that memory of the
-        pool may be given to this one while another is at work in it; `torch.cuda.graph` would wait for the GPU."""
+        """A graph of a pass. Capturing runs nothing, and all graphs are replayed on one stream, so this graph may use
+        memory of the pool that another one is working in. (`torch.cuda.graph` would wait for the GPU.)"""
         buffer, graph = batch.rows.buffer.clone(), torch.cuda.CUDAGraph()
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
@@ -118,14 +118,14 @@ class CudaGraphs:
             try:
                 result = function(batch.over(buffer))
             except BaseException:
-                with suppress(RuntimeError):  # it would only say that there was an error
+                with suppress(RuntimeError):  # it only repeats that there was an error
                     graph.capture_end()
                 raise
             graph.capture_end()
         return Graph(graph, buffer, result)
 
     def drop(self) -> None:
-        """Give all of the memory back."""
+        """Drop all graphs and release their memory."""
         self.known.clear()
         self.largest, self.pool = 0, None
         torch.cuda.empty_cache()
@@ -133,5 +133,5 @@ class CudaGraphs:
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """That of all captures: libraries keep memory for every stream that they ever worked on."""
+    """The stream of all captures. One only, because libraries keep memory for every stream that they ever used."""
     return torch.cuda.Stream(device)

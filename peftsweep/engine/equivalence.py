@@ -1,6 +1,6 @@
-"""Proof, before anything is trained, that a packed base still is the same model, and that stock code will agree.
+"""Proof, before training, that a packed base is still the same model, and that stock code will agree with it.
 
-The untouched model reads some texts one by one and in a padded batch, as an export is read later; the packed one reads
+The unchanged model reads some texts one by one, and in a padded batch as users of an export do; the packed model reads
 them in one row. All three must give the same logits, and no text of a row may see another.
 """
 
@@ -17,14 +17,17 @@ from peftsweep.engine.corpus import Text
 from peftsweep.engine.oom import translate_oom
 from peftsweep.models import unsupported_error, unsupported_if_it_fails
 
-ALIKE = {True: 2e-3, False: 0.1}  # by whether it computes in fp32: logits and the same again, of their largest
+ALIKE = {
+    True: 2e-3,
+    False: 0.1,
+}  # by whether the base computes in fp32: largest difference, relative to the largest logit
 FEW = 12  # texts of different lengths
 SPECIAL = ("pad", "bos", "eos", "sep", "cls", "mask", "unk")
 
 
 def samples_of(splits: Iterable[Sequence[Text]], model: Any) -> list[Text]:
-    """The texts that prove most, the shortest first: some of every length, the longest and the shortest, and for each
-    special token the text that has it most often."""
+    """The texts that prove most, shortest first: texts of all lengths, among them the shortest and the longest, and for
+    each special token the text that has it most often."""
     texts = [text for split in splits for text in split]
     lengths = np.array([len(text) for text in texts])
     order = np.argsort(lengths, kind="stable")
@@ -45,10 +48,10 @@ def _special(config: Any) -> list[int]:
 
 
 def plain_logits(model: Any, samples: Sequence[Text], pad: int) -> Tensor:
-    """Logits [n, C] of the untouched model, text by text.
+    """Logits [n, C] of the unchanged model, text by text.
 
     Raises:
-        ModelError: it gives none, or others in a padded batch.
+        ModelError: it gives no finite logits, or different ones in a padded batch.
     """
     with unsupported_if_it_fails(model, "transformers' own code cannot run it on these texts"), translate_oom():
         alone = torch.cat([_batch_logits(model, [text], pad) for text in samples])
@@ -76,11 +79,11 @@ def _batch_logits(model: Any, texts: Sequence[Text], pad: int) -> Tensor:
 
 
 def prove(model: Any, samples: Sequence[Text], expected: Tensor, run: Callable[[Sequence[Text]], Tensor]) -> None:
-    """Compare the packed model, with the plain model's own head and no adapter, with the plain one.
+    """Compare the packed model, with the plain model's head and adapters that change nothing, with the plain model.
 
     Args:
         expected: logits [n, C] by `plain_logits`.
-        run: gives the logits [n, C] of texts in one row, as in training with no dropout.
+        run: returns the logits [n, C] of texts in one row, as in training without dropout.
 
     Raises:
         ModelError: they differ, or a text sees another.
@@ -101,8 +104,8 @@ def prove(model: Any, samples: Sequence[Text], expected: Tensor, run: Callable[[
 
 
 def _tried(model: Any, samples: Sequence[Text], run: Callable[[Sequence[Text]], Tensor]) -> tuple[Tensor, float]:
-    """Logits of the texts, and how much those of the middle one depend on the tokens of the others: not at all, to the
-    last bit, in any precision."""
+    """Logits of the texts, and how much those of the middle text depend on the tokens of the others: the gradient must
+    be exactly zero, in any precision."""
     embedded: list[Tensor] = []
 
     def watch(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -116,12 +119,12 @@ def _tried(model: Any, samples: Sequence[Text], run: Callable[[Sequence[Text]], 
     finally:
         hook.remove()
     start, stop = (sum(map(len, samples[:count])) for count in (middle, middle + 1))
-    others = torch.cat([grad[0, :start], grad[0, stop:]])  # what fills rows up, too
+    others = torch.cat([grad[0, :start], grad[0, stop:]])  # fillers included
     return logits.detach(), float(others.abs().max()) if others.numel() else 0.0
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference, of the largest number."""
+    """The largest difference, relative to the largest number."""
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
 
 

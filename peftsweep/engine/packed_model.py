@@ -1,4 +1,4 @@
-"""A base model made ready for a pack: its layers wrapped, its attention and head in rows, and proof that it still is
+"""A base model made ready for a pack: its layers wrapped, its attention and head replaced, and proof that it is still
 the same model."""
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from peftsweep.models import (
     unsupported_if_it_fails,
 )
 
-SHORT = 128  # tokens of a mean text, up to which attention takes tiles of several texts
+SHORT = 128  # mean tokens of a text up to which attention works on tiles of several texts
 
 
 class PackedModel:
-    """The model's backbone, head and stacked adapters, as one function from rows to logits.
+    """The model's backbone, head and stacked adapters, as one function from a packed batch to logits.
 
     Args:
         samples: a few texts of different lengths, on which the packed model is compared with the plain one.
         mean: tokens of a training text.
 
     Attributes:
-        last: the last block, if it is run for the pooled tokens alone.
-        keeps_state: whether the base changes something of its own in a pass, so that there can be one at a time.
+        last: the last block's forward, if that block runs on the pooled tokens only.
+        keeps_state: whether a pass changes buffers of the base, so that only one pass can run at a time.
 
     Raises:
         ModelError: the architecture does not give the same logits packed as it gives text by text.
@@ -73,7 +73,7 @@ class PackedModel:
         fused = _runs_triton(self.device)
         may_drop = any(params.dropout > 0 for params in candidates)
         self.context = ForwardContext([0.0] * slots, self.device, fused, may_drop)
-        # One for all of the pack's passes, so that it is the one that is proven (before anything is compiled).
+        # One kind for all passes of the pack, so that the proof (made before compiling) holds for all of them.
         kernel: Attention = "tiles" if mean <= SHORT else "varlen"
         self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
         self.heads = head_names(model)
@@ -88,7 +88,7 @@ class PackedModel:
             head = StackedLinear(LayerSpec(model.get_submodule(path), path, len(layers), self.context, slots))
             head.std = float(getattr(model.config.get_text_config(), "initializer_range", StackedLinear.std))
             layers.append(head)
-        self.stack = SlotParameters(layers, slots, self.device)  # before the model is touched: it may not fit
+        self.stack = SlotParameters(layers, slots, self.device)  # before the model is changed: it may not fit
         for layer in layers:
             model.set_submodule(layer.name, layer)
         prefix = model.base_model_prefix
@@ -97,7 +97,7 @@ class PackedModel:
         self.pooled = PooledTexts(getattr(self.backbone, "pooler", None), self.context)
         if self.pooled.pooler is not None:
             self.backbone.pooler = None
-        # The head is the whole model's own forward with the backbone taken out; a shallow copy leaves `model` intact.
+        # The head is the model's own forward without the backbone; the shallow copy leaves `model` intact.
         self.head: nn.Module = copy.copy(model)
         self.head._modules = dict(model._modules)
         setattr(self.head, prefix, self.pooled)
@@ -114,7 +114,7 @@ class PackedModel:
             raise
 
     def _check_attention(self) -> None:
-        """Whether the model lets its attention be chosen."""
+        """Check that the model's attention can be chosen."""
         with unsupported_if_it_fails(self.model, "its attention cannot be chosen"):
             self.model.set_attn_implementation(ATTENTION)
             chosen = self.model.config._attn_implementation == ATTENTION
@@ -159,7 +159,7 @@ class PackedModel:
         return pack_texts(slots, parts, corpus, self.device, self.attention, tiles_for, skipped, more)
 
     def logits(self, rows: PackedBatch, masks: Masks | None) -> Tensor:
-        """Logits [k·n, C] in fp32. Without masks nothing is dropped."""
+        """Logits [k·n, C] in fp32. Without masks there is no dropout."""
         self.context.begin(rows.tokens, rows.texts, masks)
         if self.hooks:
             along = () if rows.spans is None else (rows.spans.begins, rows.spans.stops)
@@ -179,11 +179,11 @@ class PackedModel:
         return logits.float()
 
     def compile(self) -> None:
-        """Compile the backbone's blocks, one after another from the same code, where the adapters are kernels.
+        """Compile the backbone's blocks, if the adapters run as kernels. Blocks of one kind share their compiled code.
 
-        A block's small operations (norms, rotations, activations) become a few kernels of their own. Each kind of block
-        (with another window, say) has a variant for training and one for evaluation, for rows of any length; what would
-        make more of them, or leave more open than the length, is kept away.
+        A block's small operations (norms, rotations, activations) become a few kernels. Each kind of block (such as one
+        with another window) has a variant for training and one for evaluation, both for rows of any length. The hooks
+        below prevent more variants, and more dynamic shapes than the length.
         """
         if self.attention == "padded" or self.hooks:
             return
@@ -203,8 +203,8 @@ class PackedModel:
     # Proof ----------------------------------------------------------------------------------------------------------
 
     def _settle_last_block(self, params: TrainConfig, samples: Sequence[Text], expected: Tensor) -> None:
-        """Run the last block for the pooled tokens alone, unless that gives other logits or an error: where one block
-        is run more than once, say."""
+        """Run the last block on the pooled tokens only, unless that changes the logits or fails (as it does if the
+        block runs more than once)."""
         if blocks := _blocks(self.reader):
             self.last = PooledBlockForward(blocks[-1], self.context)
             alike = True
@@ -219,7 +219,7 @@ class PackedModel:
             self._prove(params, samples, expected)
 
     def _prove(self, params: TrainConfig, samples: Sequence[Text], expected: Tensor) -> None:
-        """With adapters on every layer, as a trial begins: before its first step they change nothing."""
+        """Compare with adapters on every layer as at the start of a trial, when they change nothing yet."""
         every = frozenset(layer.name for layer in self.stack.layers)
         self.stack.start(0, params, every, torch.Generator().manual_seed(0))
         try:
@@ -231,20 +231,20 @@ class PackedModel:
             self.stack.clear(0)
 
     def _in_one_row(self, texts: Sequence[Text]) -> Tensor:
-        """Logits [n, C] of some texts, by the first slot."""
+        """Logits [n, C] of some texts in the first slot."""
         rows = self.pack_texts([0], [np.arange(len(texts))], self.corpus(texts))
         return self.logits(rows, self.context.no_dropout)[: len(texts)]
 
 
 def _runs_triton(device: torch.device) -> bool:
-    """Whether kernels of Triton run there: on GPUs since Ampere."""
+    """Whether Triton kernels run on the device: on GPUs since Ampere."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _state(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Which buffers the model has, and how often each was written."""
+    """The model's buffers, and how often each was written to."""
     return {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}
 
 
@@ -258,7 +258,7 @@ def _gives_any_length(module: nn.Module, inputs: Any, output: Any) -> None:
 
 
 def _of_any_length(tensors: Iterable[Any], dim: int = 1) -> None:
-    """Tell the compiler which side of these tensors is another in each pass."""
+    """Tell the compiler that the length of this dimension varies from pass to pass."""
     for tensor in tensors:
         if isinstance(tensor, Tensor) and tensor.dim() > dim:
             torch._dynamo.maybe_mark_dynamic(tensor, dim)

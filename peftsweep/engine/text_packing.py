@@ -1,4 +1,4 @@
-"""How some texts of each slot become one row: the work of the CPU before a pass."""
+"""How texts of several slots become one packed batch: the CPU's work before a pass."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from peftsweep.layers import Segments, tiled
 from peftsweep.layers.packed_batch import Attention, Group, PackedBatch
 from peftsweep.layers.staging_buffer import StagingBuffer, to_device
 
-BUCKET = 16  # tokens by which the padded lengths of attention's groups differ on a CPU
+BUCKET = 16  # tokens: the step between the padded lengths of attention's groups on a CPU
 
 
 def batch_of(counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """So many texts of each slot, one slot's after another's, as a batch: which of them stands where [k, n], a slot's
-    last again where it has no more; and whether it is no repetition. n is a power of two."""
+    """Arrange these numbers of texts, slot after slot, as a batch for the head: the index of the text at each place
+    [k, n] (a slot's last text again where it has no more), and whether it is a text of its own. n is a power of two."""
     sizes = np.array(counts)[:, None]
-    column = np.arange(1 << (int(sizes.max()) - 1).bit_length())  # few shapes, whatever the slots' batch sizes
+    column = np.arange(1 << (int(sizes.max()) - 1).bit_length())  # few shapes, for any batch sizes
     starts = np.cumsum(sizes)[:, None] - sizes
     return starts + np.minimum(column, sizes - 1), column < sizes
 
@@ -37,17 +37,17 @@ def pack_texts(
     skipped: Mapping[int, tuple[int, int]] | None = None,
     more: Mapping[str, NDArray[Any]] | None = None,
 ) -> PackedBatch:
-    """Lay out some texts of a split for each slot.
+    """Pack some texts of a split for each slot.
 
-    Rows are filled up to one of few lengths by texts that nobody reads, so that memory, compiled code and graphs serve
-    again from one step to the next. For attention over tiles or over texts of any length, those come last and are of no
-    slot; the pooled rows are filled up, too, by the last row. For padded batches on a CPU, where products are made of a
-    slot's own rows, one comes behind the texts of each slot. For padded batches elsewhere nothing is filled up.
+    Filler texts that nobody reads extend the row to one of a few lengths, so that steps can reuse memory, compiled code
+    and graphs. For attention over tiles or over texts of any length, the fillers come last and belong to no slot; the
+    pooled rows are extended too, with the last row. For padded batches on a CPU, where each slot's rows are multiplied
+    separately, one filler follows the texts of each slot. For padded batches elsewhere there are no fillers.
 
     Args:
-        tiles_for: K where the adapters are kernels, which take segments in tiles.
-        skipped: by slot, texts and tokens of its batch that went through before.
-        more: arrays that travel along.
+        tiles_for: K, if the adapters run as kernels, which need segments in tiles; else 0.
+        skipped: by slot, texts and tokens of its batch that earlier passes handled.
+        more: the caller's own arrays, to be copied along.
     """
     picked = np.concatenate(parts)  # [texts] of all slots
     text_stops = np.cumsum([len(part) for part in parts])  # [k]
@@ -84,9 +84,9 @@ def pack_texts(
         pooled = arrays["pooled"]
         arrays["pooled"] = np.concatenate([pooled, np.full(_bucket(len(pooled)) - len(pooled), total + fill - 1)])
         ids = np.concatenate([ids, np.full(fill, corpus.pooling.pad_token_id)])
-        filler = corpus.pooling.first_position + np.arange(fill) % int(lengths.max())  # positions that the base has
+        filler = corpus.pooling.first_position + np.arange(fill) % int(lengths.max())  # positions that the base knows
         positions = np.concatenate([positions, filler])
-        if attention == "varlen":  # always as many for so many rows: texts too many are empty
+        if attention == "varlen":  # their number depends on that of the rows only: surplus texts are empty
             fillers = np.minimum(total + step * np.arange(1, _most_fillers(total + fill, step) + 1), total + fill)
             arrays["ends"] = np.concatenate([[0], stops, fillers])
         else:
@@ -103,8 +103,8 @@ def pack_texts(
 def _with_fillers(
     sources: Indices, lengths: Indices, text_starts: Indices, text_stops: Indices, filler: int
 ) -> tuple[Indices, Indices, NDArray[np.bool_]]:
-    """Where in the corpus each text comes from and how long it is, with a filler behind each slot's that makes its rows
-    a multiple of `STRIDE`, of no length where they are; and which of them are no fillers: [texts + k]."""
+    """Sources and lengths of the texts, with a filler after those of each slot that makes the slot's rows a multiple of
+    `STRIDE` (it may be empty); and which are real texts: [texts + k]."""
     fills = -np.add.reduceat(lengths, text_starts) % STRIDE  # [k]
     real = np.insert(np.ones(len(lengths), bool), text_stops, False)
     return np.insert(sources, text_stops, filler), np.insert(lengths, text_stops, fills), real
@@ -115,26 +115,26 @@ def _pairs(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[tuple[i
 
 
 def _step(tokens: int) -> int:
-    """By how much the lengths that rows may have are apart: about 3 %, and multiples of 64."""
+    """Step between allowed row lengths: about 3 %, in multiples of 64."""
     return max(64, 1 << max(0, tokens.bit_length() - 6))
 
 
 def _bucket(tokens: int) -> int:
-    """The next of the lengths that rows may have."""
+    """The smallest allowed row length that holds so many tokens."""
     return -(-tokens // _step(tokens)) * _step(tokens)
 
 
 def _most_fillers(rows: int, longest: int) -> int:
-    """Texts of at most `longest` tokens that it takes to fill up to so many rows, whatever the rest."""
+    """The most filler texts of at most `longest` tokens that so many rows can need."""
     return -(-_step(rows) // longest)
 
 
 def _padded(lengths: Indices, starts: Indices, total: int, device: torch.device) -> tuple[tuple[Group, ...], Tensor]:
-    """Attention's groups of texts of like length, cutting its padding for a few more calls; and `gather`."""
-    # A text's padded length is a matter of its own length alone: then neighbours cannot change even its rounding.
+    """Attention's groups of texts of similar length (less padding, for a few more calls); and `gather`."""
+    # A text's padded length depends on its own length only, so that neighbours cannot change even its rounding.
     padded = -(-lengths // BUCKET) * BUCKET
     place, groups, places = np.empty(total, np.int64), [], 0
-    for length in np.unique(padded[padded > 0]):  # a filler may be of no length
+    for length in np.unique(padded[padded > 0]):  # a filler may be empty
         some, column = np.flatnonzero(padded == length), np.arange(length)
         spread = starts[some, None] + np.minimum(column, lengths[some, None] - 1)
         real = column < lengths[some, None]

@@ -1,11 +1,11 @@
-"""Attention within each text of a row on a GPU, for texts that are short: Triton kernels.
+"""Attention within each text on a GPU, for short texts: Triton kernels.
 
-Flash attention gives each text tiles of its own, 128 queries by 128 keys, of which a tweet of 27 tokens fills a
-twentieth. Here a tile is `TILE` rows of one slot, whatever texts they belong to: it looks at the rows from where its
-first text begins to where its last one ends, and each row sees its own text's among them. Grouped heads read the same
-keys and values, which need not be repeated.
+Flash attention gives each text its own tiles of 128 queries by 128 keys; a tweet of 27 tokens fills a twentieth of one.
+Here a tile is `TILE` rows of one slot, whatever texts they belong to. It reads the rows from the beginning of its first
+text to the end of its last one, and each row sees only those of its own text. Grouped heads read the same keys and
+values, without copies.
 
-A tile never loads another slot's rows, for what is masked would still be multiplied (0 · NaN).
+A tile never loads another slot's rows, because masked values are still multiplied (0 · NaN).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the packed layers need to know of the forward pass under way: whose rows these are, and what dropout drops."""
+"""What packed layers need to know about the current forward pass: which rows belong to which slot, and the dropout."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from peftsweep.layers.segments import Segments, Texts
 
 
 class ForwardContext(threading.local):
-    """The forward pass under way in a thread, shared by all packed layers of a pack. What threads have in common is
-    what they are made of.
+    """The current forward pass of a thread, shared by all packed layers of a pack. Threads share only the arguments.
 
     Attributes:
         fused: whether the adapters run as a GPU's kernels.
-        segments: of the tokens in the backbone, of the pooled ones at its end, of the texts in the head; `edges` and
-            `tiles` are its own.
+        segments: of the tokens in the backbone, of the pooled tokens in its last block, of the texts in the head.
+        edges, tiles: those of `segments`.
         texts: the head's batch.
         pooled: the hidden states that the head reads [k·n, 1, d].
-        keys: see `Masks`; None where nothing is dropped (evaluation).
+        keys: see `Masks`; None without dropout (evaluation).
         keep, seeds: see `Masks`.
-        dropouts: [K] of the trials in the slots, one list for all threads.
+        dropouts: [K] the dropout of each slot's trial; one list for all threads.
         may_drop: whether any trial has dropout.
-        drops: whether there may be any in this pass. (Whether there is would be one more variant to compile.)
+        drops: whether this pass may have dropout. (To know whether it does would take another compiled variant.)
     """
 
     def __init__(self, dropouts: list[float], device: torch.device, fused: bool, may_drop: bool = True) -> None:
@@ -45,7 +44,7 @@ class ForwardContext(threading.local):
         self.keep, self.seeds, self.drops = self.no_dropout.keep, self.no_dropout.seeds, False
 
     def begin(self, segments: Segments, texts: Texts, masks: Masks | None) -> None:
-        """Set all of it for the next pass."""
+        """Prepare for the next pass. Without masks it has no dropout."""
         self.texts = texts
         self.keys, self.drops = None if masks is None else masks.keys, self.may_drop and masks is not None
         masks = masks or self.no_dropout
@@ -53,7 +52,7 @@ class ForwardContext(threading.local):
         self.use_segments(segments)
 
     def use_segments(self, segments: Segments) -> None:
-        """The rows that come next: tokens, then one row a text, then the head's batch."""
+        """Set the segments of the next rows: tokens, then one row a text, then the head's batch."""
         self.segments = segments
         if segments.edges is not None and segments.tiles is not None:
             self.edges, self.tiles = segments.edges, segments.tiles

@@ -1,7 +1,7 @@
 """The head of each slot: whatever `AutoModelForSequenceClassification` puts behind its backbone, stacked.
 
-The whole model's own forward is run with its backbone replaced by the pooled tokens, so any head made of linear layers
-works as its authors wrote it.
+The model's own forward runs with its backbone replaced by the pooled tokens, so any head made of linear layers works as
+its authors wrote it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peftsweep.layers.segments import Texts
 
 
 class StackedLinear(PackedLayer):
-    """A head's linear layer, one for each slot, in fp32: weight [K, d_out, d_in], bias [K, d_out]."""
+    """A linear layer of the head, one for each slot, in fp32: weight [K, d_out, d_in], bias [K, d_out]."""
 
     std: float = 0.02
 
@@ -31,7 +31,7 @@ class StackedLinear(PackedLayer):
         return (slice(None),)
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        """Normal weights of the model's own initializer range, zero bias: what transformers gives a new head."""
+        """As transformers starts a new head: normal weights with the model's initializer range, zero bias."""
         weight = torch.empty(self.out_features, self.in_features)
         return {"weight": weight.normal_(0.0, self.std, generator=generator)}
 
@@ -43,9 +43,9 @@ class StackedLinear(PackedLayer):
 
 
 class _LinearBySlot(torch.autograd.Function):
-    """x [k·n, d_in] through its slot's own layer, as one batched product over the slots.
+    """x [k·n, d_in] through the layer of its slot, as one batched product over the slots.
 
-    Gradients go straight to the stacked `.grad`, as the adapters' do.
+    Gradients are added directly to the stacked `.grad`, like those of the adapters.
     """
 
     @staticmethod
@@ -71,7 +71,7 @@ class _LinearBySlot(torch.autograd.Function):
 
 
 class PooledTexts(nn.Module):
-    """Stands where the backbone was: gives the head the pooled tokens, through the model's own pooler if it has one."""
+    """Replaces the backbone: returns the pooled tokens to the head, through the model's pooler if it has one."""
 
     def __init__(self, pooler: nn.Module | None, context: ForwardContext) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
 """Low-rank adapters of all slots on a GPU: three Triton kernels, and the linear layer made of them.
 
-Each kernel is one launch for all slots (see tile_kernels.py), and sums run in an order that is the slot's own. Dropout
-masks are never stored: they are hashed from the slot's seed and the element's place in its batch, in forward and
-backward alike.
+Each kernel is one launch for all slots (see tile_kernels.py), and the order of summation depends on the slot's rows only.
+Dropout masks are never stored: forward and backward compute them from the slot's seed and the element's place.
 
 `linear_low_rank` is a custom operator, so that `torch.compile` sees through the layers around it.
 """
@@ -19,7 +18,7 @@ from torch import Tensor
 from peftsweep.layers.segments import TILE
 from peftsweep.layers.tile_kernels import edges_of, tile_of
 
-NARROWEST = 16  # columns that a tensor core multiplies at once
+NARROWEST = 16  # the fewest columns that a tensor core multiplies
 
 
 @triton.jit
@@ -117,7 +116,7 @@ def _outer(  # type: ignore[no-untyped-def]
 
 
 class _Adapters:
-    """The kernels over one layer's stacks, with what they share: tiles, dropout, and how wide a rank is laid out."""
+    """The kernels over one layer's stacked parameters, with their common arguments: tiles, dropout, padded rank."""
 
     def __init__(self, keep: Tensor, seeds: Tensor, salt: Tensor, tiles: Tensor, edges: Tensor, rank: int) -> None:
         self.dropout = (keep, seeds, salt)

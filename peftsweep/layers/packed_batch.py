@@ -1,4 +1,4 @@
-"""One forward pass: the texts of all slots back to back in one row, without padding from one to the next.
+"""The input of one forward pass: the texts of all slots one after another in one row, without padding between them.
 
 The base sees one sequence `[1, T]` whose position ids restart at each text. Only attention needs to know where texts
 begin (attention.py).
@@ -15,13 +15,13 @@ from torch import Tensor
 from peftsweep.layers.segments import Segments, Texts
 from peftsweep.layers.staging_buffer import StagingBuffer
 
-# Attention over padded batches of like length, over tiles of short texts, or over texts of any length by themselves.
+# Attention over padded batches of similar length, over tiles of short texts, or over texts of any length.
 Attention = Literal["padded", "tiles", "varlen"]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some of the texts, n of them, fillers too, as attention sees them on a CPU: a batch padded to one length."""
+    """n of the texts (fillers included) as a padded batch for attention on a CPU."""
 
     spread: Tensor  # [n, length] the row of each text's j-th token; its own last token where it is shorter
     real: Tensor  # [n, length] whether there is a j-th token
@@ -54,8 +54,8 @@ class PackedBatch:
     groups: tuple[Group, ...]  # for attention over padded batches
     gather: Tensor | None  # [T] the place of each row in the groups' spreads, flattened one after another
     staging: StagingBuffer = field(repr=False)
-    buffer: Tensor = field(repr=False)  # of the cargo
-    more: dict[str, Tensor] = field(default_factory=dict)  # what the caller sent along
+    buffer: Tensor = field(repr=False)  # what was staged, on the device
+    more: dict[str, Tensor] = field(default_factory=dict)  # the caller's own arrays
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ class PackedBatch:
         groups: tuple[Group, ...],
         gather: Tensor | None,
     ) -> PackedBatch:
-        """What `pack_texts` staged, from a buffer of its layout; the segments `tokens`, `reads` and `batch`."""
+        """The batch that `pack_texts` staged, read from a buffer with its layout."""
         views = staging.views(buffer)
         stretches = {
             name: replace(each, edges=views.pop(f"{name}.edges", None), tiles=views.pop(f"{name}.tiles", None))
@@ -95,6 +95,6 @@ class PackedBatch:
         )
 
     def over(self, buffer: Tensor) -> PackedBatch:
-        """The same rows, read from another buffer."""
+        """The same batch, read from another buffer."""
         segments = {"tokens": self.tokens, "reads": self.reads, "batch": self.batch}
         return PackedBatch.read(self.staging, buffer, segments, self.longest, self.groups, self.gather)

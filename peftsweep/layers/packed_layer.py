@@ -57,8 +57,8 @@ class PackedLayer(nn.Module, ABC):
         self.name, self.index, self.context = spec.name, spec.index, spec.context
         self.shared = {name: tensor.to(inner.weight.device) for name, tensor in shared.items()}  # type: ignore[arg-type]
         self.active = [False] * spec.slots  # whether a slot's trial adapts this layer
-        self.stacked: dict[str, Tensor] = {}  # leaves, [K, …]; no nn.Parameter, whose shapes torch.compile would fix
-        # The frozen weight as kernels take it: [d_out, d_in], or two values a byte and a scale for each 64 (NF4).
+        self.stacked: dict[str, Tensor] = {}  # leaves [K, …]; torch.compile would specialise on an nn.Parameter's shape
+        # The frozen weight for kernels: [d_out, d_in]; or NF4, two values a byte, and a scale for each 64 values.
         self.frozen: tuple[Tensor, Tensor | None] = (inner.weight, None)  # type: ignore[assignment]
 
     @property
@@ -71,7 +71,7 @@ class PackedLayer(nn.Module, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen layer's own, as `peft`'s layers have it: some bases look at it, at its dtype mostly."""
+        """The frozen layer's weight. Some bases read it (mostly its dtype), and `peft`'s layers have it too."""
         return self.inner.weight  # type: ignore[return-value]
 
     @property
@@ -92,13 +92,13 @@ class PackedLayer(nn.Module, ABC):
 
     @abstractmethod
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        """Take a new trial into the slot. Its parameters' first values, on the CPU, of the trial's own shapes; those
-        that are not named begin at zero."""
+        """Begin a new trial in the slot. Returns initial values of its parameters, on the CPU and unpadded; parameters
+        that are left out start at zero."""
 
     def bind(self, stacked: Mapping[str, Tensor]) -> None:
-        """Take the stacked parameters, on their device."""
+        """Use these stacked parameters, which are on the pack's device."""
         self.stacked = dict(stacked)
 
     def clear(self, slot: int) -> None:
-        """The slot's trial is over; its parameters are zero."""
+        """Forget the slot's trial. Its parameters are zero already."""
         self.active[slot] = False

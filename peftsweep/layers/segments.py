@@ -1,7 +1,6 @@
 """Which rows of an activation belong to which slot, and to which texts of the head's batch.
 
-Activations are flat, `[rows, features]`, and each occupied slot owns one stretch of rows. So no slot's numbers ever
-meet another's.
+Activations are flat, `[rows, features]`, and each occupied slot has one range of rows, so slots never mix.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-TILE = 64  # rows of one slot that a GPU's kernels take at once
-FAR = 1 << 30  # a row that there is not
+TILE = 64  # rows of one slot that one program of a GPU's kernel works on
+FAR = 1 << 30  # beyond any row
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,12 @@ class Segments:
     """Which rows of a flat activation `[rows, d]` belong to which slot: `bounds[i][0] : bounds[i][1]` to `slots[i]`.
 
     Attributes:
-        skipped: by slot, rows of its batch that went through before, where that goes in parts: dropout falls on an
-            element by its place in the whole batch, so that it does not matter where that is cut.
-        edges: the bounds as kernels take them, of all K slots by index, and what is skipped: [K, 3] int32, zero for a
-            slot without rows.
-        tiles: the same cut into tiles of `TILE` rows: [n, 2] int32, each tile's slot and first row. There are always
-            as many for so many rows; those too many begin at `FAR`.
+        skipped: by slot, rows of its batch that earlier passes handled. Dropout depends on an element's place in the
+            whole batch, so it does not matter where the batch is cut.
+        edges: for kernels, the first row, the row after the last and the skipped rows of all K slots: [K, 3] int32,
+            zero for a slot without rows.
+        tiles: the rows in tiles of `TILE`: [n, 2] int32, each tile's slot and first row. n depends on the number of
+            rows only; surplus tiles begin at `FAR`.
     """
 
     slots: tuple[int, ...]
@@ -42,7 +41,7 @@ class Segments:
 
 
 def tiled(segments: Segments, slots: int, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The edges and tiles of segments of an activation of so many rows, in a pack of so many slots."""
+    """The edges and tiles of the segments of an activation with this many rows, in a pack of K slots."""
     edges, tiles = np.zeros((slots, 3), np.int32), np.full((rows // TILE + slots, 2), (0, FAR), np.int32)
     at = 0
     for slot, start, stop in segments.by_slot():
@@ -55,10 +54,10 @@ def tiled(segments: Segments, slots: int, rows: int) -> tuple[NDArray[np.int32],
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of k slots as the head sees them: a batch [k, n], n being the most that a slot has."""
+    """The texts of k slots as a batch [k, n] for the head, where n is the largest number of texts of a slot."""
 
     slots: Tensor  # [k]
-    real: Tensor  # [k, n] zero where a slot has no more texts
+    real: Tensor  # [k, n] zero where there is no text
 
     @property
     def pads(self) -> Tensor:

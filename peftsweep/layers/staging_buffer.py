@@ -1,4 +1,4 @@
-"""How a batch's arrays travel to a device: in one copy, and beside the work under way there."""
+"""How a batch's arrays are copied to a device: all at once, and without waiting for the work that runs there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ALIGNED = 64  # words
 
 
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
-    """On the device; to a GPU from pinned memory, without which the copy would wait for all work under way."""
+    """Copy to the device. A GPU gets it from pinned memory; otherwise the copy would wait for all running work."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 class StagingBuffer:
-    """Arrays that travel to a device in one copy and lie there in one buffer [words] int32, each aligned.
+    """Arrays that are copied to a device as one buffer [words] int32, each aligned.
 
     Attributes:
         layout: name, type, shape and first word of each: equal for passes of equal shape.
@@ -40,7 +40,7 @@ class StagingBuffer:
 
     def views(self, buffer: Tensor) -> dict[str, Tensor]:
         """The arrays by name, in a buffer of this layout."""
-        storage = buffer.untyped_storage()  # no views to autograd and the compiler, which would follow the buffer
+        storage = buffer.untyped_storage()  # autograd and the compiler must not treat these as views of the buffer
         return {
             name: torch.empty(0, dtype=dtype, device=buffer.device).set_(storage, start, shape, _strides(shape))
             for name, dtype, shape, start in self.layout

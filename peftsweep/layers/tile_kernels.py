@@ -1,7 +1,7 @@
 """Which rows a kernel's program works on, in Triton.
 
-Rows of an activation [T, d] belong to slots in stretches of any length, cut into tiles of `TILE` rows of one slot
-(see `Segments`). So slots of different batch sizes lie side by side without padding, and one launch serves them all.
+Each slot has a range of rows of an activation [T, d], cut into tiles of `TILE` rows (see `Segments`). So slots of different
+batch sizes need no padding, and one launch serves them all.
 """
 
 from __future__ import annotations

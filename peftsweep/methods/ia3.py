@@ -35,7 +35,7 @@ class PackedIA3(PackedLayer):
         self.adapts = torch.zeros(len(self.active), device=stacked["scale"].device)  # [K] `active` for kernels
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        """Ones, as in the paper: the first step sees the bare base."""
+        """Ones, as in the paper, so the first step sees the unchanged base."""
         self.adapts[slot] = 1.0
         return {"scale": torch.ones(self.shapes()["scale"])}
 
@@ -64,7 +64,7 @@ class PackedIA3(PackedLayer):
 
 
 class _ScaleBySlot(torch.autograd.Function):
-    """x [rows, d] times its slot's vector; the vector's gradient goes straight to the stacked `.grad`."""
+    """x [rows, d] times its slot's vector. The vector's gradient is added directly to the stacked `.grad`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, layer: PackedIA3, segments: Segments) -> Tensor:

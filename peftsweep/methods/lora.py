@@ -36,7 +36,7 @@ class PackedLora(PackedLayer):
         return (slice(params.rank), slice(None)) if name == "A" else (slice(None), slice(params.rank))
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        """As peft starts it: A Kaiming-uniform with a = √5, B zero, so that the first step sees the bare base."""
+        """As in peft: A is Kaiming-uniform with a = √5 and B is zero, so the first step sees the unchanged base."""
         alpha = 2 * params.rank if params.alpha is None else params.alpha
         self.ranks[slot], self.scales[slot] = params.rank, alpha / params.rank
         self.factor[slot] = self.scales[slot]
@@ -70,7 +70,7 @@ class PackedLora(PackedLayer):
         return y.view(*x.shape[:-1], -1)
 
     def fused(self, x: Tensor) -> Tensor:
-        """By the kernels of a GPU: all slots in one launch each."""
+        """With a GPU's kernels, each of which handles all slots in one launch."""
         from peftsweep.layers.low_rank_kernels import linear_low_rank
 
         now = self.context
@@ -98,16 +98,15 @@ class PackedLora(PackedLayer):
             return None
         before = self.context.segments.skipped.get(slot, 0)
         whole = before + x.shape[0], x.shape[1]
-        key = (*keys[slot], 0, self.index)  # the zero stays, so that what is dropped stays what it was
+        key = (*keys[slot], 0, self.index)  # the zero keeps the masks of earlier versions
         return keep_mask(whole, x.device, key, dropout, x.dtype)[before:]
 
 
 class _AddLora(torch.autograd.Function):
     """y += scale·B A dropout(x), slot by slot.
 
-    Without y, the frozen layer's own product x Wᵀ + bias is made here too, so that the gradient of x is written once
-    instead of being added up from two. Gradients of A and B are added straight to the stacked `.grad`, which belongs to
-    all slots.
+    Without y, this computes the frozen layer's product x Wᵀ + bias too, so that the gradient of x is written once
+    instead of summed from two parts. Gradients of A and B are added directly to the stacked `.grad` of all slots.
     """
 
     @staticmethod
@@ -138,7 +137,7 @@ class _AddLora(torch.autograd.Function):
 def _forward_by_slot(
     y: Tensor, x: Tensor, a: Tensor, b: Tensor, layer: PackedLora, segments: Segments
 ) -> tuple[list[Tensor | None], list[Tensor]]:
-    """Each slot's stretch by itself, at its true rank. Returns dropout's mask and scale·A·dropout(x) [n, r] of each."""
+    """Each slot's rows separately, at its true rank. Returns the dropout mask and scale·A·dropout(x) [n, r] of each."""
     masks, saved = [], []
     for slot, start, stop in segments.by_slot():
         rank = layer.ranks[slot] if layer.active[slot] else 0
