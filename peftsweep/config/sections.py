@@ -148,7 +148,7 @@ SpaceEntry = Annotated[
     Discriminator(
         _entry_kind,
         custom_error_type="space_entry",
-        custom_error_message="expected {low: …, high: …} or a list of choices; a fixed value stands under train",
+        custom_error_message="expected {low: …, high: …} or a list of choices; a fixed value belongs under train",
     ),
 ]
 

@@ -53,15 +53,15 @@ def is_stored_in_4bit(config: ModelConfig, described: Any, *, four_bit: bool) ->
     Raises:
         ModelError: they are quantised in another way, or the method needs them unquantised.
     """
-    said = getattr(described.get_text_config(), "quantization_config", None) or getattr(
+    quantisation = getattr(described.get_text_config(), "quantization_config", None) or getattr(
         described, "quantization_config", None
     )
-    if not said:
+    if not quantisation:
         return False
-    if not isinstance(said, Mapping):
-        said = said.to_dict() if hasattr(said, "to_dict") else {}
-    kind = str(said.get("bnb_4bit_quant_type", "")) if said.get("load_in_4bit") else "8 bits"
-    by = str(said.get("quant_method", "?"))
+    if not isinstance(quantisation, Mapping):
+        quantisation = quantisation.to_dict() if hasattr(quantisation, "to_dict") else {}
+    kind = str(quantisation.get("bnb_4bit_quant_type", "")) if quantisation.get("load_in_4bit") else "8 bits"
+    by = str(quantisation.get("quant_method", "?"))
     if by == "bitsandbytes":
         by = f"{by}, {kind}"
     if by != "bitsandbytes, nf4":

@@ -57,8 +57,8 @@ def _content(file: Path) -> bytes:
     """The content of a file. A configuration is taken without keys that change when transformers saves it again."""
     if file.name != CONFIG:
         return plain_files.read(file, MAX_FILE_BYTES)
-    said = json_files.read(file)
-    return json.dumps({key: value for key, value in said.items() if key not in UNREAD}, sort_keys=True).encode()
+    config = json_files.read(file)
+    return json.dumps({key: value for key, value in config.items() if key not in UNREAD}, sort_keys=True).encode()
 
 
 def _tensors(file: Path) -> Iterator[tuple[int, int]]:
@@ -67,9 +67,9 @@ def _tensors(file: Path) -> Iterator[tuple[int, int]]:
         (length,) = struct.unpack("<Q", stream.read(8))
         head = json.loads(stream.read(length))
     yield 0, 8 + length
-    for name, said in sorted(head.items()):
+    for name, entry in sorted(head.items()):
         if name != "__metadata__":
-            start, end = said["data_offsets"]
+            start, end = entry["data_offsets"]
             yield 8 + length + start, 8 + length + end
 
 

@@ -87,10 +87,10 @@ def _local(path: Path, config: ModelConfig) -> Source:
 def adapter_without_base(config: ModelConfig, file: Path) -> str:
     """The message about a folder that holds an adapter without a base."""
     try:
-        said = json_files.read(file)
+        content = json_files.read(file)
     except (OSError, ValueError):
-        said = None
-    base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
+        content = None
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
     named = f"its base, {word(base, PATH)}" if isinstance(base, str) and base else "its base"
     return f"{message_prefix(config)} is an adapter, not a base: give {named}, or merge the adapter into it"
 

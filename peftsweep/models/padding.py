@@ -16,7 +16,7 @@ def is_padding(token: Any, config: Any) -> bool:
 
 def special_tokens(tokenizer: Any) -> set[int]:
     """The tokens that no word becomes."""
-    added = {token for token, said in tokenizer.added_tokens_decoder.items() if said.special}
+    added = {token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}
     return {*added, *tokenizer.all_special_ids}
 
 

@@ -43,10 +43,10 @@ def check_config(config: ModelConfig, source: Source) -> None:
             _check_plain(config, file, MAX_FILE_BYTES)
     file = Path(source.name) / "config.json"
     try:
-        said = json_files.read(file) if file.exists() else {}
+        content = json_files.read(file) if file.exists() else {}
     except ValueError as error:
         raise ModelError(f"{message_prefix(config)}: config.json cannot be read: {error}") from error
-    for key, number in _numbers(said):
+    for key, number in _numbers(content):
         most = next((most for names, most in MAX_VALUES.items() if re.search(rf"(^|_)({names})s?$", key)), None)
         if most is not None and number > most:
             raise ModelError(
@@ -66,10 +66,10 @@ def check_plain_files(config: ModelConfig, folder: Path) -> None:
             _check_plain(config, file)
     if (index := folder / INDEX).exists():
         try:
-            said = json_files.read(index)
+            content = json_files.read(index)
         except ValueError as error:
             raise ModelError(f"{message_prefix(config)}: {INDEX} cannot be read: {error}") from error
-        named = said.get("weight_map") if isinstance(said, dict) else None
+        named = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(named, dict):
             raise ModelError(f"{message_prefix(config)}: {INDEX} has no weight_map, which says where each weight is")
         missing = [name for name in named.values() if not (isinstance(name, str) and (folder / name).is_file())]
@@ -84,9 +84,9 @@ def _check_plain(config: ModelConfig, file: Path, most: int | None = None) -> No
         raise ModelError(f"{message_prefix(config)}: {word(file.name)}: {error}") from error
 
 
-def _numbers(said: Any) -> Iterator[tuple[str, int]]:
+def _numbers(content: Any) -> Iterator[tuple[str, int]]:
     """The whole numbers in a configuration and its parts, with their keys."""
-    for key, value in said.items() if isinstance(said, dict) else ():
+    for key, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, int):
             yield str(key), value
         yield from _numbers(value)

@@ -62,5 +62,5 @@ def unsupported_if_it_fails(model: nn.Module, what: str) -> Iterator[None]:
     except (PeftsweepError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        said = shortened(" ".join(str(error).split()), 200)
-        raise unsupported_error(model, f"{what}: {type(error).__name__}: {said}") from error
+        reason = shortened(" ".join(str(error).split()), 200)
+        raise unsupported_error(model, f"{what}: {type(error).__name__}: {reason}") from error
