@@ -8,6 +8,7 @@ test's process. A command whose environment would make the libraries differ star
 from __future__ import annotations
 
 import ast
+import atexit
 import ctypes
 import gc
 import importlib
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import types
 import warnings
 from collections.abc import Mapping, Sequence
@@ -218,4 +220,11 @@ if __name__ == "__main__":
         gc.freeze()  # the pages stay shared
         forked = _serve(asked)
     if forked is not None:
-        _become(*forked)
+        try:
+            _become(*forked)
+        except KeyboardInterrupt:  # nobody caught it: Python ends by the signal itself
+            traceback.print_exc()
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
