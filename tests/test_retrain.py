@@ -36,6 +36,7 @@ from peftsweep.engine.slot import Slot
 from peftsweep.errors import StorageError, StudyBusyError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_tokenizer
+from peftsweep.progress import result_lines
 from peftsweep.storage import StoredStudy, Studies
 from peftsweep.study import results, space
 from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
@@ -661,7 +662,7 @@ def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) ->
     rows = drawn(tmp_path, (0.8, more), (0.7, [0.74, 0.75, 0.76]), (0.6, [0.99]))
     assert [(row["trial"], row["seeds"], row["shared"]) for row in rows] == [(1, 3, 3), (0, 6, 3), (2, 1, 3)]
     assert rows[1]["macro_f1_mean"] == pytest.approx(fmean(more)) and rows[1]["behind"]["mean"] > 0
-    text = progress.wording.verdict(rows)
+    text = result_lines.verdict(rows)
     assert text[1].endswith("over 3 seeds: more than the noise of the seeds; too few seeds for trial 2")
     (tmp_path / "other").mkdir()
     (first, *_) = lines(tmp_path / "other", (0.8, [0.74, 0.75, 0.76, 0.9]), (0.7, [0.70, 0.70, 0.71]))[-3:]
