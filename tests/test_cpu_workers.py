@@ -77,7 +77,7 @@ def test_lanes_make_no_difference_to_any_trial(
 ) -> None:
     ours, told = trained(tmp_path / "workers", kind)
     assert all(sum(name.startswith("cpu-worker") for name in names) == 2 for names in threads_of(ours).values())
-    monkeypatch.setattr(cpu_workers, "MOST", 1)
+    monkeypatch.setattr(cpu_workers, "MAX_WORKERS", 1)
     alone, expected = trained(tmp_path / "alone", kind)
     assert threads_of(alone)["backward"] == threads_of(alone)["logits"] == {threading.current_thread().name}
     assert sorted(ours.last) == [0, 1, 2, 3, 4]

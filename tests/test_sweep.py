@@ -769,10 +769,9 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
     events: list[Any] = []
 
     class Watched(Pack):
-        def begin(self) -> None:
-            if not self.begun:
-                events.append(self.runner.limits)
-            super().begin()
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            events.append(self.runner.limits)
 
     monkeypatch.setattr(worker, "Pack", Watched)
     monkeypatch.setattr(worker, "default_device", lambda: gpu)
@@ -791,7 +790,7 @@ def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
     ]
     assert result.study.user_attrs["memory"] == {"planned_bytes": room.for_slots(2).bytes, "peak_bytes": 5 * GIB}
     (run,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
-    assert events == [0.92, "anew", room.for_slots(2).limits, 1.0]
+    assert events == [0.92, room.for_slots(2).limits, "anew", 1.0]
     assert (
         run.data.params["planned_bytes"] == str(room.for_slots(2).bytes) and run.data.metrics["peak_bytes"] == 5 * GIB
     )
@@ -811,9 +810,9 @@ def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_
     monkeypatch.setattr(worker, "default_device", lambda: torch.device("cpu"))  # where no other packs are probed
     here.run(here.study(), trials=1)
     whole = 2 * int(packs[0].batcher.corpus.lengths.sum())  # tokens of a trial of 2 epochs
-    monkeypatch.setattr(worker, "WORTH_COMPILING", 2 * whole)
+    monkeypatch.setattr(worker, "COMPILE_FROM", 2 * whole)
     here.run(here.study(), trials=3)  # two more
-    monkeypatch.setattr(worker, "WORTH_COMPILING", 2 * whole - 1)
+    monkeypatch.setattr(worker, "COMPILE_FROM", 2 * whole - 1)
     here.run(here.study(), trials=5)
     assert [pack.compiled for pack in packs] == [False, False, True]
 
