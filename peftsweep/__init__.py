@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftsweep.study.results import best
+    from peftsweep.study.best_trials import best
     from peftsweep.study.status import status
     from peftsweep.sweep import retrain, run
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(sweep, name)
     if name == "best":
-        from peftsweep.study.results import best
+        from peftsweep.study.best_trials import best
 
         return best
     if name == "status":

@@ -1,4 +1,4 @@
-"""Which scores there are, and what people read in place of their names."""
+"""Which scores are there, and what are they called? (`Task.scores` in task/task.py computes them.)"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from peftsweep.engine import Evaluation, Judge, Pack, PackWorker, Progress, Repo
 from peftsweep.engine.oom import Unfit
 from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
-from peftsweep.engine.slot_params import SlotParameters
+from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.slots import Slots
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, linear_names, load_base

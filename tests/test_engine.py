@@ -39,7 +39,7 @@ from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.oom import BackOff, Relief
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.schedule import Schedule
-from peftsweep.engine.slot_params import SlotParameters
+from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.text_packing import pack_texts
 from peftsweep.errors import ModelError
 from peftsweep.layers import FAR, ForwardContext, Segments, attention, tiled

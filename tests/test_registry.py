@@ -23,7 +23,7 @@ from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import StudyFileError
 from peftsweep.layers import LayerSpec, PackedLayer
 from peftsweep.methods import METHODS, Method, attached, register
-from peftsweep.methods.adapter_file import AdapterFile
+from peftsweep.methods.adapter_config import AdapterFile
 from peftsweep.methods.lora import Lora, PackedLora
 from peftsweep.methods.method import select, shortest_names
 from peftsweep.models import linear_names

@@ -19,7 +19,7 @@ from peftsweep import progress, sweep
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.export import export
 from peftsweep.storage import Studies
-from peftsweep.study import results, status
+from peftsweep.study import best_trials, status
 from tests.stored import kept, made, told
 
 KEYS = [
@@ -72,7 +72,7 @@ def storage(whole: Path, tmp_path: Path) -> str:
 
 
 def test_the_best_is_the_first_of_the_highest_complete_trials(storage: str, tmp_path: Path) -> None:
-    (row,) = results.best(storage)
+    (row,) = best_trials.best(storage)
     assert (row.study, row.trial, row.macro_f1, row.step) == ("a", 1, 0.7, 10)
     assert row.mlflow_run_id == "run-1"
     assert row.adapter == str(tmp_path / "artifacts" / "a" / "trial-0001" / "adapter")
@@ -82,17 +82,17 @@ def test_the_best_on_each_data_are_marked_and_come_first(storage: str) -> None:
     for name, fingerprint, value in (("c", "f1", 0.7), ("d", "f2", 0.9), ("e", "f2", 0.95), ("f", "f2", 0.95)):
         study(storage, name, fingerprint, [value])
     study(storage, "0", "f2", [0.2])
-    found = results.best(storage)
+    found = best_trials.best(storage)
     assert [row.study for row in found] == ["e", "f", "d", "0", "a", "c"]
     assert [row.study for row in found if row.overall] == ["e", "f", "a", "c"]
     assert [row.tied for row in found if row.study in "ac"] == [[2], []]
-    assert [row.overall for row in results.best(storage, ["d"])] == [True]
+    assert [row.overall for row in best_trials.best(storage, ["d"])] == [True]
 
 
 def test_the_best_is_told_by_validation_rows_whatever_the_studies_were_trained_on(storage: str) -> None:
     for name, rows, value in (("c", "v1", 0.7), ("d", "v1", 0.8), ("e", "v2", 0.6)):
         study(storage, name, f"data of {name}", [value]).set_user_attr("validation_fingerprint", rows)
-    found = results.best(storage, ["c", "d", "e"])
+    found = best_trials.best(storage, ["c", "d", "e"])
     assert [row.study for row in found if row.overall] == ["d", "e"]
     text = io.StringIO()
     progress.best_table([row.as_dict() for row in found], text)
@@ -104,7 +104,7 @@ def test_the_best_is_told_by_validation_rows_whatever_the_studies_were_trained_o
 
 def test_a_study_of_an_earlier_version_is_on_the_rows_of_one_with_its_data(storage: str) -> None:
     study(storage, "new", "f1", [0.9]).set_user_attr("validation_fingerprint", "v1")
-    assert [(row.study, row.validation_fingerprint, row.overall) for row in results.best(storage)] == [
+    assert [(row.study, row.validation_fingerprint, row.overall) for row in best_trials.best(storage)] == [
         ("new", "v1", True),
         ("a", "v1", False),
     ]
@@ -122,12 +122,12 @@ def test_status_says_by_which_score_a_study_goes(storage: str) -> None:
 def test_python_asks_no_environment(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTSWEEP_STORAGE", "sqlite:///elsewhere.db")
     monkeypatch.chdir(tmp_path)
-    assert [row.study for row in results.best()] == ["a"]
+    assert [row.study for row in best_trials.best()] == ["a"]
     assert status.status() == status.status(storage)
 
 
 def test_a_row_has_the_documented_keys_and_is_json(storage: str) -> None:
-    (row,) = results.best(storage)
+    (row,) = best_trials.best(storage)
     assert [*KEYS, "test", "objective", "macro_f1_tuned", "tested", "retrained", "overall", "tied", "labels"] == list(
         row.as_dict()
     )
@@ -191,27 +191,27 @@ def test_looking_whether_a_study_runs_keeps_nobody_from_running_it(storage: str)
 
 
 def test_only_the_studies_asked_for(storage: str) -> None:
-    assert results.best(storage, ["b"]) == []
+    assert best_trials.best(storage, ["b"]) == []
     assert [row["study"] for row in status.status(storage, ["b", "b"])] == ["b"]
 
 
 def test_an_unknown_study_has_the_nearest_names(storage: str) -> None:
     made(storage, "lora-minilm")
     with pytest.raises(UsageError, match=r"no study 'lora-minlm' .*; did you mean lora-minilm\?"):
-        results.best(storage, ["lora-minlm"])
+        best_trials.best(storage, ["lora-minlm"])
 
 
 def test_reading_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert results.best() == [] and status.status() == []
+    assert best_trials.best() == [] and status.status() == []
     with pytest.raises(UsageError, match="nothing is stored"):
-        results.best(studies=["a"])
+        best_trials.best(studies=["a"])
     assert list(tmp_path.iterdir()) == []
 
 
 READING: dict[str, Callable[[str], object]] = {
-    "best": results.best,
-    "best of one": lambda url: results.best(url, ["a"]),
+    "best": best_trials.best,
+    "best of one": lambda url: best_trials.best(url, ["a"]),
     "status": status.status,
     "compare": lambda url: sweep.compare(storage=url),
     "sync": lambda url: sweep.sync(storage=url),
@@ -238,15 +238,15 @@ def test_an_empty_file_is_left_empty(tmp_path: Path) -> None:
     for name in ("studies.db", "studies.db.lock"):
         (tmp_path / name).touch()
     url = f"sqlite:///{tmp_path}/studies.db"
-    assert results.best(url) == [] and status.status(url) == []
+    assert best_trials.best(url) == [] and status.status(url) == []
     assert (tmp_path / "studies.db").stat().st_size == 0
 
 
 def test_a_test_score_belongs_to_the_trial_it_was_made_for(storage: str) -> None:
-    assert (results.best(storage)[0].test, results.best(storage)[0].tested) == (None, None)
+    assert (best_trials.best(storage)[0].test, best_trials.best(storage)[0].tested) == (None, None)
     study = optuna.load_study(study_name="a", storage=storage)
     study.set_user_attr("test", {"trial": 0, "scores": {"macro_f1": 0.6}})  # the best one then
-    first = results.best(storage)[0]
+    first = best_trials.best(storage)[0]
     assert (first.trial, first.test, first.tested) == (1, {"macro_f1": 0.6}, 0)
     text = io.StringIO()
     progress.best_table([first.as_dict()], text)
@@ -258,6 +258,6 @@ def test_studies_with_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> 
     for name, plain, tuned in (("a", 0.6, 0.61), ("b", 0.5, 0.65)):
         one = study(url, name, "f1", (tuned,), macro_f1=plain, macro_f1_tuned=tuned)
         one.set_user_attr("metric", "macro_f1_tuned")
-    assert [(row.study, row.macro_f1_tuned) for row in results.best(url) if row.overall] == [("b", 0.65)]
+    assert [(row.study, row.macro_f1_tuned) for row in best_trials.best(url) if row.overall] == [("b", 0.65)]
     study(url, "c", "f1", (0.55,))  # one that was not: then by the score that all have
-    assert [row.study for row in results.best(url) if row.overall] == ["a"]
+    assert [row.study for row in best_trials.best(url) if row.overall] == ["a"]

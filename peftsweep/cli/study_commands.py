@@ -111,11 +111,11 @@ def _config(study: str, settings: list[str] | None) -> Any:
 def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show each study's best trial. Of studies with the same validation rows, the best comes first and is marked."""
     from peftsweep import progress
-    from peftsweep.study import results
+    from peftsweep.study import best_trials
     from peftsweep.study.status import status as statuses
 
     warn = progress.for_stream(sys.stderr).warn
-    rows = [row.as_dict() for row in results.best(storage, study, warn=warn)]
+    rows = [row.as_dict() for row in best_trials.best(storage, study, warn=warn)]
     exists = bool(rows) or bool(statuses(storage, study))
     empty = "no trial is complete yet; see peftsweep status" if exists else _no_studies(storage)
     _print(rows, as_json, progress.best_table, empty)

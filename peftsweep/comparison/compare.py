@@ -10,7 +10,8 @@ import numpy as np
 
 from peftsweep.comparison.significance import Counted, difference, interval
 from peftsweep.comparison.study_data import Held, Predicted
-from peftsweep.study.results import common_objective, task_of
+from peftsweep.study.best_trials import common_objective
+from peftsweep.study.results import task_of
 
 TUNED = "macro_f1_tuned"
 FEW = 3  # rows of a class; with fewer, intervals and tests were not measured to hold (benchmarks/intervals.py)

@@ -10,7 +10,7 @@ from typing import Any
 
 from peftsweep.comparison.compare import Group, group
 from peftsweep.comparison.history import History, history
-from peftsweep.comparison.leaders import Leader, leader
+from peftsweep.comparison.leaderboard import Leader, leader
 from peftsweep.comparison.study_data import Held
 from peftsweep.storage import guarded
 from peftsweep.study import results

@@ -12,14 +12,13 @@ from peftsweep.config.hyperparameters import (
     four_bit_methods,
     unused_hyperparameters,
 )
+from peftsweep.config.hyperparameters.common import Optimizer, Scheduler
 from peftsweep.config.loading import load
 from peftsweep.config.sections import (
     MAX_TRIALS,
     ModelConfig,
-    Optimizer,
     PrunerConfig,
     Range,
-    Scheduler,
     SearchConfig,
     TrainConfig,
     number_type,

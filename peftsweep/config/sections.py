@@ -15,11 +15,9 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 
 from peftsweep.config.frozen import Frozen
 from peftsweep.config.hyperparameters import SPECS, BuiltInHyperparameters
+from peftsweep.config.hyperparameters.common import CommonHyperparameters
 from peftsweep.config.messages import Mistake
 from peftsweep.scores import Objective
-
-Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
-Optimizer = Literal["adamw", "sgd"]
 
 
 class ModelConfig(Frozen):
@@ -34,34 +32,6 @@ class ModelConfig(Frozen):
     not for qlora), else float32."""
     trust_remote_code: bool = False
     """Whether to run Python code that comes with the model. Read that code first."""
-
-
-MAX_EXACT = 2**53  # many JSON readers round larger whole numbers
-
-
-class CommonHyperparameters(Frozen):
-    """The hyperparameters that every method has."""
-
-    epochs: int = Field(default=3, ge=1, le=MAX_EXACT)
-    """Number of passes over the training texts."""
-    batch_size: int = Field(default=16, ge=1, le=MAX_EXACT)
-    """Texts per step of one trial."""
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """The peak learning rate, reached at the end of warm-up."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Weight decay. It is decoupled for AdamW and added to the gradient for SGD. Biases have none."""
-    scheduler: Scheduler = "linear"
-    """How the learning rate changes after warm-up. `constant` has no warm-up."""
-    warmup: float = Field(default=0.06, ge=0, lt=1)
-    """Fraction of all steps during which the learning rate rises from 0 to its peak."""
-    optimizer: Optimizer = "adamw"
-    """AdamW (β 0.9 and 0.999, ε 1e-8), or SGD with momentum 0.9."""
-    max_grad_norm: float = Field(default=1.0, ge=0)
-    """Norm to which the gradient of each trial is clipped. 0 turns clipping off."""
-    evals_per_epoch: int = Field(default=1, ge=1, le=MAX_EXACT)
-    """Evaluations per epoch, evenly spaced. A trial is scored, checkpointed and perhaps pruned at each."""
-    seed: int = Field(default=0, ge=0, le=MAX_EXACT)
-    """Seed of the study. The seed of each trial is derived from it and the trial's number."""
 
 
 class TrainConfig(BuiltInHyperparameters, CommonHyperparameters):

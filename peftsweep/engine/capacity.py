@@ -15,7 +15,7 @@ from peftsweep.config import TrainConfig, four_bit_methods
 from peftsweep.engine.batching import SlotChunk
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.pack import Pack
-from peftsweep.engine.slot_params import any_layout
+from peftsweep.engine.slot_weights import any_layout
 from peftsweep.engine.trial import Trial
 from peftsweep.errors import ModelError
 from peftsweep.system.temporary import TemporaryFolder

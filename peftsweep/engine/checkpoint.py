@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftsweep.engine.slot import Slot
-from peftsweep.engine.slot_params import SlotParameters
+from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.trial import Evaluation
 from peftsweep.system import json_files, plain_files
 from peftsweep.system.atomic_files import replaced

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine.oom import translate_oom
-from peftsweep.engine.slot_params import SlotParameters
+from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.layers.staging_buffer import to_device
 
 BETA1, BETA2, EPS, MOMENTUM = 0.9, 0.999, 1e-8, 0.9  # torch's own defaults

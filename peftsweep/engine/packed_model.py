@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from peftsweep.config import TrainConfig
 from peftsweep.engine.corpus import Corpus, Pooling, Text
 from peftsweep.engine.equivalence import plain_logits, prove
-from peftsweep.engine.slot_params import SlotParameters
+from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.text_packing import pack_texts
 from peftsweep.errors import ModelError
 from peftsweep.layers import ForwardContext, LayerSpec, Masks, PackedLayer

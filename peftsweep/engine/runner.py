@@ -23,7 +23,7 @@ from peftsweep.engine.oom import BackOff, Relief, Unfit, translate_oom
 from peftsweep.engine.optimizer import SlotUpdate
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.slot import Slot
-from peftsweep.engine.slot_params import any_layout
+from peftsweep.engine.slot_weights import any_layout
 from peftsweep.task import Task
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from peftsweep.config import TrainConfig
 from peftsweep.config.hyperparameters import ia3 as hyperparameters
 from peftsweep.errors import ModelError
 from peftsweep.layers import LayerSpec, PackedLayer, Segments
-from peftsweep.methods.adapter_file import AdapterFile, Name
+from peftsweep.methods.adapter_config import AdapterFile, Name
 from peftsweep.methods.method import Method, select, shortest_names
 from peftsweep.safe_text.quoting import quoted
 

@@ -15,7 +15,7 @@ from peftsweep.config.hyperparameters import lora as hyperparameters
 from peftsweep.errors import ModelError
 from peftsweep.layers import LayerSpec, PackedLayer, Segments
 from peftsweep.layers.dropout import keep_mask
-from peftsweep.methods.adapter_file import AdapterFile
+from peftsweep.methods.adapter_config import AdapterFile
 from peftsweep.methods.method import Method, select, shortest_names
 
 

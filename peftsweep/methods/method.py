@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from peftsweep.config import MethodSpec, TrainConfig
 from peftsweep.errors import ModelError
 from peftsweep.layers import LayerSpec, PackedLayer
-from peftsweep.methods.adapter_file import AdapterFile
+from peftsweep.methods.adapter_config import AdapterFile
 from peftsweep.system import json_files, plain_files
 from peftsweep.system.umask import umask_permissions
 

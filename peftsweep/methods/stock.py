@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 
 from peftsweep.errors import ExportError
-from peftsweep.methods.adapter_file import AdapterFile
+from peftsweep.methods.adapter_config import AdapterFile
 from peftsweep.methods.registry import METHODS
 from peftsweep.safe_text.quoting import word
 from peftsweep.system import json_files

@@ -13,7 +13,18 @@ from peftsweep.storage import Evaluation, StoredStudy, TrialRecord, TrialState, 
 from peftsweep.study import artifacts
 from peftsweep.study.results import is_over, ranked
 from peftsweep.system.folders import inside
-from peftsweep.tracking import KEY, RETRAIN_OF, Outcome, Point, StudySnapshot, Tracker, TrialSnapshot, now
+from peftsweep.tracking import (
+    KEY,
+    RETRAIN_OF,
+    Outcome,
+    Point,
+    StudySnapshot,
+    Tracker,
+    TrialSnapshot,
+    now,
+    seed_name,
+    trial_name,
+)
 
 SPOOL = ".mlflow"  # in the folder of the study's artifacts
 
@@ -201,8 +212,10 @@ class Projection:
 
 
 def _name(trial: TrialRecord) -> str:
-    """Name of a trial's run. For a seed: trial and seed, as MLflow's table shows only ten characters of a name."""
-    return f"trial-{trial.number:04d}" if trial.retrains is None else f"{trial.retrains} seed {trial.replicate}"
+    """Name of a trial's run, or of a seed's."""
+    if trial.retrains is None:
+        return trial_name(trial.number)
+    return seed_name(trial.retrains, trial.replicate or 0)
 
 
 def stored(evaluation: engine.Evaluation, before: Sequence[Evaluation]) -> Evaluation:

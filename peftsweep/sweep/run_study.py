@@ -21,7 +21,7 @@ from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import StoredStudy, Studies, guarded
-from peftsweep.study import results
+from peftsweep.study import best_trials
 from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
@@ -45,7 +45,7 @@ class SweepResult:
     """
 
     study: StoredStudy
-    best: results.Best | None
+    best: best_trials.Best | None
     counts: dict[str, int]
     seconds: dict[str, float]
     interrupted: int | None = None
@@ -94,7 +94,7 @@ def run(
             total = config.search.trials if trials is None else trials
             judge = StudyJudge(config, opened, studies, data, tracker, display, total, timeout, stop)
             train(judge, slots, tracking_uri, start)
-        best = next(iter(results.best(storage, [config.name])), None)
+        best = next(iter(best_trials.best(storage, [config.name])), None)
         return SweepResult(opened, best, judge.counts(), judge.seconds, stop.number)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from peftsweep.tracking.locations import check as check_address
 from peftsweep.tracking.mlflow_server import serve
 from peftsweep.tracking.queue import Tracker
+from peftsweep.tracking.run_names import seed_name, trial_name
 from peftsweep.tracking.sink import (
     COMPARISON,
     KEY,
@@ -33,5 +34,7 @@ __all__ = [
     "TrialSnapshot",
     "check_address",
     "now",
+    "seed_name",
     "serve",
+    "trial_name",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peftsweep.tracking.run_names import run_name
 from peftsweep.tracking.sink import TrialSnapshot
 
 if TYPE_CHECKING:
@@ -14,13 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-# A pruned run has the status of one that was stopped, and MLflow's table shows no tags at first. So `run_name` says it.
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
-
-
-def run_name(name: str, state: str) -> str:
-    """Name of a trial's run, given the trial's state."""
-    return f"{name} pruned" if state == "pruned" else name
 
 
 def is_in_sync(

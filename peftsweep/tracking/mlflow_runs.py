@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from peftsweep.errors import TrackingError
 from peftsweep.system.names import shorten_name
 from peftsweep.tracking import comparison_run
-from peftsweep.tracking.in_sync import is_in_sync, run_name
+from peftsweep.tracking.in_sync import is_in_sync
 from peftsweep.tracking.locations import artifact_root, check, is_server
 from peftsweep.tracking.mlflow_connection import Connection, is_final
 from peftsweep.tracking.mlflow_logs import quiet
 from peftsweep.tracking.mlflow_search import keep_one, study_runs, trial_runs
 from peftsweep.tracking.mlflow_updates import describe, log_points, terminate
+from peftsweep.tracking.run_names import run_name, trial_name
 from peftsweep.tracking.sink import (
     KEY,
     PARENT,
@@ -30,7 +31,6 @@ from peftsweep.tracking.sink import (
     TrialSnapshot,
     is_valid_id,
     now,
-    trial_name,
 )
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import Any
 from peftsweep.errors import TrackingError
 from peftsweep.safe_text.secrets import masked
 from peftsweep.tracking.mlflow_runs import MlflowRuns
+from peftsweep.tracking.run_names import trial_name
 from peftsweep.tracking.sink import (
     COMPARISON,
     PARENT,
@@ -23,7 +24,6 @@ from peftsweep.tracking.sink import (
     StudySnapshot,
     TrialSnapshot,
     now,
-    trial_name,
 )
 from peftsweep.tracking.spool import Spool
 

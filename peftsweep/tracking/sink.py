@@ -154,10 +154,6 @@ class Sink(Protocol):
         """Silence the tracker's own loggers."""
 
 
-def trial_name(number: int) -> str:
-    return f"trial-{number:04d}"
-
-
 def now() -> int:
     """Milliseconds since 1970."""
     return int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""What peftsweep writes to adapter_config.json, and so all that it reads from there."""
+"""What may stand in an adapter's adapter_config.json? (`Method.export` in method.py writes an adapter's files.)"""
 
 from __future__ import annotations
 
