@@ -1,4 +1,4 @@
-"""Which scores are there, and what are they called? (`Task.scores` in task/task.py computes them.)"""
+"""Which scores are there, and what are they called? (task/metrics.py computes them.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How many slots fit on a GPU (`--slots auto`)? Measured by a step, not computed from the architecture."""
+"""How many slots fit on a GPU (`--slots auto`)? Measured by a step, not computed from the architecture.
+
+On a CPU it is a constant: `CPU_SLOTS` in sweep/worker.py.
+"""
 
 from __future__ import annotations
 

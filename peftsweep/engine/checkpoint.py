@@ -5,6 +5,8 @@ trial-0007/checkpoint-000042-01/
     state.safetensors     weights and optimizer vectors, unpadded: they fit a pack of any width
     best.safetensors      the weights of the best evaluation
     logits.safetensors    its logits on the validation split
+
+A complete trial's adapter is another thing: study/artifacts.py writes it.
 """
 
 from __future__ import annotations

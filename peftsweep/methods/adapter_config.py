@@ -1,4 +1,4 @@
-"""What may stand in an adapter's adapter_config.json? (`Method.export` in method.py writes an adapter's files.)"""
+"""What may stand in an adapter's adapter_config.json? (adapter_files.py writes it.)"""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from peftsweep.task.metrics import Labels
 from peftsweep.task.stratified import stratified_sample
-from peftsweep.task.task import Labels, Task
+from peftsweep.task.task import Task
 from peftsweep.task.thresholds import (
     Logits,
     cross_fitted_predictions,
