@@ -161,7 +161,7 @@ def test_a_base_that_cannot_be_captured_is_run_as_it_is(monkeypatch: pytest.Monk
     assert [passes(sums, wave(n)).item() for n in (3, 4, 5)] == [6, 10, 15]
     assert sums.worked == 3 and passes.refused and not passes.known
     assert said == [
-        "graphs: the base cannot be captured, and is slower for it: operation not permitted when stream is capturing"
+        "graphs: the base cannot be captured, so steps are slower: operation not permitted when stream is capturing"
     ]
 
 

@@ -346,7 +346,7 @@ def test_slots_go_in_halves_for_good_once_they_did_not_fit() -> None:
     assert asks.asked == [[1, 2, 3, 4], [1, 2], [3, 4]]
     asks.share(share)
     assert asks.asked[3:] == [[1, 2], [3, 4]]
-    assert notes == ["memory: a step of 4 slots had no room; from now on 2 go at once"]
+    assert notes == ["memory: a step of 4 slots did not fit; from now on 2 run at once"]
 
 
 def test_one_slot_that_never_fits_does_not_lower_what_the_others_get() -> None:
@@ -586,6 +586,19 @@ def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path, 
     assert [queue.results[i].state for i in range(4)] == ["complete"] * 3 + ["pruned"]
     assert queue.results[3].reason == "out of memory, even alone: out of memory"
     same_training(pack, free, range(3))
+
+
+def test_a_step_in_which_no_trial_fits_updates_nothing(base: Path, tmp_path: Path) -> None:
+    class Full(WatchedRunner):
+        def backward(self, batch):  # type: ignore[no-untyped-def]
+            raise torch.OutOfMemoryError("no room")
+
+        def update(self, slots):  # type: ignore[no-untyped-def]
+            raise AssertionError(f"an update of {slots}")
+
+    pack, queue = pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], 1, runner=Full), Queue([trial(0, tmp_path)])
+    run_pack(pack, queue)
+    assert queue.results[0].state == "pruned" and "out of memory" in queue.results[0].reason
 
 
 @pytest.mark.parametrize("driver", [False, True], ids=["allocator", "driver"])

@@ -281,7 +281,7 @@ def test_studies_of_forged_names_are_left_out_once_and_stop_no_other(swept: Home
         left_out = [line for line in said if "is left out: its name" in line]
         assert len(left_out) == 1 or (command == "run" and not left_out), command  # which needs no other study
         for line in left_out:
-            assert line.isprintable() and f"and {len(FORGED) - 1} more studies of such names" in line
+            assert line.isprintable() and f"and {len(FORGED) - 1} more studies with such names" in line
     assert {file: at for file, at in kept(swept).items() if swept.folder / "out" not in file.parents} == before
 
 

@@ -140,7 +140,7 @@ def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path, in_float
     pack, queue = pack_on(model, MULTI, "lora", [trial], 1), Queue([trial])
     assert pack.packed.last is None
     run_pack(pack, queue)
-    assert queue.notes == ["last block: run for all tokens, and slower for it: with fewer the base errs"]
+    assert queue.notes == ["last block: computed for all tokens, which is slower: the base fails with fewer"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.alone.base_of", lambda *args: type("Base", (), {"model": looped()}))
         losses, _ = peft_alone(folder, MULTI, "lora", trial, pack.first[0])

@@ -320,7 +320,7 @@ def test_trials_of_one_number_are_neither_shown_nor_gone_on_with(url: str) -> No
     ("statement", "said"),
     [
         ("DELETE FROM trials WHERE trial_id = 2", "1 is missing"),
-        ("UPDATE trials SET number = -1 WHERE trial_id = 1", "-1 stands where 0 should"),
+        ("UPDATE trials SET number = -1 WHERE trial_id = 1", "expected 0, found -1"),
         ("UPDATE trials SET number = 7 WHERE trial_id = 4", "3 is missing"),
     ],
 )

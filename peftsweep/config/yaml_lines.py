@@ -2,7 +2,7 @@
 
 Scalars follow YAML 1.2, not PyYAML's 1.1: `1e-5` is a number, `no`, `on` and `2020-01-01` are words, `010` is ten.
 ruamel.yaml is not used: it stops at the first repeated key, limits neither depth nor aliases, lets an alias contain
-itself, reads dates and `1_000`, and takes twice the time, so as much code would stand around it as stands here.
+itself, reads dates and `1_000`, and takes twice the time. The code around it would be as long as this file.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def _marks(own: Sequence[Row], place: int, score: str, field: str, *, on_front: 
 
 
 def _middle(costs: Sequence[float], log: bool) -> float:
-    """Of an axis, which begins at zero unless it is logarithmic."""
+    """The middle of an axis, which begins at zero unless it is logarithmic."""
     return math.sqrt(min(costs) * max(costs)) if log else max(costs, default=0) / 2
 
 

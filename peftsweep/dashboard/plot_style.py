@@ -121,7 +121,7 @@ def plain(text: str) -> str:
 
 
 def short(text: str, most: int = 26) -> str:
-    """The text without its middle, at most so many characters."""
+    """The text, shortened in its middle to at most `most` characters."""
     return text if len(text) <= most else f"{text[: most - 9]}…{text[-8:]}"
 
 

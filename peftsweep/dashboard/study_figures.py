@@ -27,7 +27,7 @@ LOOKS = {
 }
 MANY_DOTS, MANY_CURVES = 200, 60  # above which they are drawn lighter
 DRAWN_IN_ORDER = ("pruned", "failed", "running", "complete")  # curves: the last one lies on top
-CLOSE = 1.6  # powers of ten in an axis, below which 2 and 5 of each have a tick, too
+CLOSE = 1.6  # powers of ten in an axis, below which 2 and 5 get ticks, too
 DIGITS = 5
 
 History = Mapping[str, Any]

@@ -102,7 +102,7 @@ class CudaGraphs:
             raise
         except RuntimeError as error:  # nothing has been computed yet
             self.refused = True
-            self.say(f"graphs: the base cannot be captured, and is slower for it: {str(error).splitlines()[0]}")
+            self.say(f"graphs: the base cannot be captured, so steps are slower: {str(error).splitlines()[0]}")
             self.drop()
         else:
             self.captured += 1

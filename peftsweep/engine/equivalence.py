@@ -93,7 +93,7 @@ def prove(model: Any, samples: Sequence[Text], expected: Tensor, run: Callable[[
     if got.shape != expected.shape:
         raise unsupported_error(
             model,
-            f"its head reads the backbone in a way of its own (logits {tuple(got.shape)} for {tuple(expected.shape)})",
+            f"its head reads the backbone in another way (logits {tuple(got.shape)} for {tuple(expected.shape)})",
         )
     if leak != 0:
         raise unsupported_error(model, "the texts of one row see each other")

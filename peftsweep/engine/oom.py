@@ -83,7 +83,7 @@ class BackOff:
                     waiting = waiting[1:]
             self.slots = min([before, *(len(part) // 2 for part in tight)])
         if self.slots < before:
-            self.say(f"memory: a {self.what} of {len(slots)} slots had no room; from now on {self.slots} go at once")
+            self.say(f"memory: a {self.what} of {len(slots)} slots did not fit; from now on {self.slots} run at once")
         return found, unfit
 
 

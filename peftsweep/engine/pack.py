@@ -78,9 +78,10 @@ class Pack:
         with self.clock.at("training"):
             losses, unfit = self.runner.forward_backward(self.slots.occupied)
             self.end_unfit(unfit)
-            norms = self.runner.update(self.slots.occupied)
-            self.runner.prefetch([slot for slot in self.slots.occupied if not slot.is_done])
-            self.record(losses, norms, began)
+            if losses:
+                norms = self.runner.update(self.slots.occupied)
+                self.runner.prefetch([slot for slot in self.slots.occupied if not slot.is_done])
+                self.record(losses, norms, began)
         with self.clock.at("evaluation"):
             evaluated = self.evaluate([slot for slot in self.slots.occupied if slot.due])
         self.slots.share_seconds(time.perf_counter() - began)
@@ -90,9 +91,8 @@ class Pack:
         """Note each trial's loss, and end those that are not finite. This waits for the GPU, so it comes last."""
         slots = self.slots.occupied
         found = torch.stack([*(losses[slot.index] for slot in slots), *norms]).tolist()  # [k + K]
-        seconds = time.perf_counter() - began
         for slot, loss in zip(slots, found, strict=False):
-            slot.record(loss, seconds)
+            slot.record(loss, time.perf_counter() - began)
             if not_finite := slot.not_finite(norm=found[len(slots) + slot.index]):
                 self.end(slot, "failed", f"{not_finite} at step {slot.step}")
 

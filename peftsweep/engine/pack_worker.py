@@ -66,7 +66,7 @@ class PackWorker:
             return
         self.begun = True
         if self.pack.packed.last is None:
-            self.pack.outbox.note("last block: run for all tokens, and slower for it: with fewer the base errs")
+            self.pack.outbox.note("last block: computed for all tokens, which is slower: the base fails with fewer")
         if self.pack.compiled:
             self.pack.packed.compile()
 

@@ -119,11 +119,9 @@ class PackedModel:
             self.model.set_attn_implementation(ATTENTION)
             chosen = self.model.config._attn_implementation == ATTENTION
             self.model.set_attn_implementation(self.before)
-        if self.device.type == "cuda":
-            torch.compiler.reset()
         if not chosen:
             raise unsupported_error(
-                self.model, "it has an attention of its own, in which the texts of one row would mix"
+                self.model, "it computes attention in its own way, which would mix the texts of a row"
             )
 
     def release(self) -> None:

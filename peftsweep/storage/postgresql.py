@@ -72,7 +72,7 @@ def _check_settings(url: URL, psycopg: Any) -> None:
     known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - OURS
     for key in url.query.keys() - known:
         hint = did_you_mean(key, known) or "; PostgreSQL's manual lists them as libpq's key words"
-        raise StorageError(f"storage {quoted(str(url))}: {quoted(key)} is none of a connection's settings{hint}")
+        raise StorageError(f"storage {quoted(str(url))}: {quoted(key)} is not a setting of a connection{hint}")
 
 
 class Postgresql(Database):

@@ -104,11 +104,11 @@ class StoredStudy(optuna.Study):
         numbers = sorted(self._numbers())
         wrong = next((at for at, number in enumerate(numbers) if number != at), None)
         if wrong is not None:
-            what = f"{wrong} is missing" if numbers[wrong] > wrong else f"{numbers[wrong]} stands where {wrong} should"
+            what = f"{wrong} is missing" if numbers[wrong] > wrong else f"expected {wrong}, found {numbers[wrong]}"
             what = f"more than one has {numbers[wrong]}" if numbers[wrong] in self._twice else what
             raise StorageError(
                 f"{self._where}: the numbers of its {len(numbers)} trials are not 0 to {len(numbers) - 1} ({what}): "
-                "rows were deleted, or put in; restore the database from a copy"
+                "rows were deleted or inserted; restore the database from a copy"
             )
 
     def _numbers(self) -> list[int]:

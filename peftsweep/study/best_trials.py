@@ -65,7 +65,7 @@ class Best:
 
 
 def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard) -> list[Best]:
-    """The best trial of each study that has a complete one. Studies on the same validation rows stand together, the
+    """The best trial of each study that has a complete one. Studies on the same validation rows follow each other, the
     best first.
 
     Args:

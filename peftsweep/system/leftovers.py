@@ -80,7 +80,7 @@ def tidy_folder(place: Path, targets: re.Pattern[str] = NO_NAME) -> None:
 
 
 def place_id(place: Path) -> str:
-    """Digest of this boot of this machine and of the disk that a folder lies on: who shares it sees the same locks."""
+    """Digest of this boot of this machine and of a folder's disk: processes with the same digest share locks."""
     return hashlib.sha256(f"{_boot()} {place.stat().st_dev}".encode()).hexdigest()[:8]
 
 

@@ -599,7 +599,7 @@ def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Pat
     params = TrainConfig(rank=4, epochs=3, batch_size=8, learning_rate=2e-3)
     free, tight, tries, said = with_and_without_room(tmp_path, 8, params, full)
     assert [tries.sizes[number - 1] for number in tries.failed] == [8, 4]
-    assert said == ["memory: a step of 8 slots had no room; from now on 2 go at once"]
+    assert said == ["memory: a step of 8 slots did not fit; from now on 2 run at once"]
     assert tries.kept() < 2**20
     assert graphs_of(tight).known and not graphs_of(tight).refused
     for number in range(8):
