@@ -151,6 +151,21 @@ def test_the_page_has_a_figure_for_each_plot_and_every_column_once(url: str) -> 
     assert set(re.findall(r"var\(--(\w+)\)", json.dumps(found))) <= set(re.findall(r"--(\w+):", page))
 
 
+def test_columns_hold_only_what_the_browser_takes_as_it_is(tmp_path: Path) -> None:
+    """Nine methods are nine traces, each with a colour of the theme: a long list, but no column."""
+    url = storage(tmp_path)
+    for seed in range(9):
+        fill(url, f"study-{seed}", trials=9, rows=60, seed=seed)
+    rows = comparison.compare(url).as_dict()
+    for place, row in enumerate(rows["leaders"]):
+        row["method"] = f"method {place}"
+    found = embedded(dashboard.page(rows))
+    assert [len(found["figures"][name]["data"]) for name in ("cost 0", "parameters 0")] == [10, 10]  # and the front
+    held = [each for column in found["columns"] for each in column]
+    assert len(held) > 100 and not [each for each in held if isinstance(each, dict | list) or "var(--" in str(each)]
+    assert filled(found["figures"], found["columns"]) == json.loads(json.dumps(figures(rows)))
+
+
 def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
     url = storage(tmp_path)
     plain = len(Elements(_of(url, "plain")).found)

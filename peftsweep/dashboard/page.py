@@ -95,12 +95,19 @@ def embedded(figures: Mapping[str, Figure]) -> str:
 
 
 def _shared(value: Any, columns: dict[str, int]) -> Any:
-    """The value with places in `columns`, which are added to, in place of long lists."""
+    """The value with places in `columns`, which are added to, in place of long lists of plain values."""
     if isinstance(value, dict):
         return {key: _shared(each, columns) for key, each in value.items()}
-    if isinstance(value, list) and len(value) >= LONG:
-        return {"column": columns.setdefault(_json(value), len(columns))}
-    return [_shared(each, columns) for each in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    if len(value) < LONG or any(_is_filled_in(each) for each in value):
+        return [_shared(each, columns) for each in value]
+    return {"column": columns.setdefault(_json(value), len(columns))}
+
+
+def _is_filled_in(value: Any) -> bool:
+    """Whether the browser looks into a value, for columns and for its theme's colours. It takes columns as they are."""
+    return isinstance(value, dict | list | tuple) or (isinstance(value, str) and value.startswith("var(--"))
 
 
 def _json(value: Any) -> str:
