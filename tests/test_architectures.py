@@ -112,4 +112,4 @@ def stock_step(
 
 def test_the_documents_count_them() -> None:
     said = (Path(__file__).parents[1] / "docs" / "questions.md").read_text(encoding="utf-8")
-    assert f"the tests build every one small: {len(TRAINED.split())} train as stock peft trains them" in said
+    assert f"the tests build a small model. {len(TRAINED.split())} of them train as" in said

@@ -50,7 +50,7 @@ def test_best_is_a_marked_row_with_hyperparameters_and_adapter_below(here: Home)
     assert header == ["study", "method", "trial", "macro-F1", "micro-F1", "accuracy", "loss"]
     assert row[:5] == ["*", "small", "lora", str(best.trial), f"{best.macro_f1:.3f}"]
     assert where[:5] == ["small:", "trial", str(best.trial), "on", best.model]
-    assert where[5:] == (["(as", "good:", "trial", f"{best.tied[0]})"] if best.tied else [])
+    assert where[5:] == (["(tied", "with", "trial", f"{best.tied[0]})"] if best.tied else [])
     assert how[0] == "lr" and how[2:] == ["rank", str(best.params["rank"])]
     assert adapter == [f"artifacts/small/trial-000{best.trial}/adapter"]
     assert (done.returncode, done.stderr) == (0, "")

@@ -42,7 +42,7 @@ from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.text_packing import pack_texts
 from peftsweep.errors import ModelError
-from peftsweep.layers import FAR, ForwardContext, Segments, attention, tiled
+from peftsweep.layers import FAR, ForwardContext, LayerSpec, Segments, attention, tiled
 from peftsweep.layers.attention import ATTENTION, attend
 from peftsweep.layers.dropout import keep_mask
 from peftsweep.layers.packed_batch import Group
@@ -152,7 +152,7 @@ def test_a_nan_fails_its_trial_and_leaves_the_others_bit_equal(base: Path, tmp_p
 def test_dropout_is_that_of_lora_in_forward_and_backward() -> None:
     """y = W x + α/r · B A (x · mask / (1 - p)), by autograd, for two slots of other ranks and rates."""
     current = ForwardContext([0.0] * 2, torch.device("cpu"), fused=False)
-    layer = PackedLora(nn.Linear(6, 5).requires_grad_(False), "layer", 3, current, 2, rank=4)
+    layer = PackedLora(LayerSpec(nn.Linear(6, 5).requires_grad_(False), "layer", 3, current, 2), rank=4)
     stack = SlotParameters([layer], 2, torch.device("cpu"))
     stack.weights.normal_(generator=torch.Generator().manual_seed(0))
     for slot, params in enumerate((TrainConfig(rank=4, dropout=0.5), TrainConfig(rank=2, alpha=3.0, dropout=0.25))):

@@ -25,8 +25,12 @@ def send(number: int) -> None:
 
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_the_command_at_once_while_there_is_nothing_to_finish(number: int) -> None:
-    with pytest.raises(Stopped) as caught, stopped_by_signals():
-        send(number)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup the tests ignore SIGHUP
+    try:
+        with pytest.raises(Stopped) as caught, stopped_by_signals():
+            send(number)
+    finally:
+        signal.signal(number, before)
     assert number_of(caught.value) == number
 
 

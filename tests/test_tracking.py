@@ -651,7 +651,7 @@ def test_ui_serves_what_was_tracked_until_it_is_interrupted(uri: str, notes: lis
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=-1, stderr=-1, text=True) as ui:
         assert ui.stdout is not None and ui.stderr is not None
         base = f"http://127.0.0.1:{port}"
-        assert base in ui.stdout.readline() and "nobody for a password" in ui.stdout.readline()
+        assert base in ui.stdout.readline() and "no password" in ui.stdout.readline()
         with urlopen(f"{base}/api/2.0/mlflow/artifacts/list?run_id={run}") as answer:
             assert [file["path"] for file in json.load(answer)["files"]] == ["confusion_matrix.png"]
         with urlopen(f"{base}/get-artifact?path=confusion_matrix.png&run_uuid={run}") as answer:
