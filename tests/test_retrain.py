@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,7 +21,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import ttest_rel
 from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -363,6 +365,59 @@ def test_the_test_split_is_never_scored_again(here: Home, monkeypatch: pytest.Mo
     optuna.delete_study(study_name="small/retrain", storage=here.storage)  # as if it had not been moved along
     anew = retrained(here, file, seeds=2, top=3).rows
     assert len(looks) == 2 and [row["test"] for row in anew if row["test"]] == [scored["test"]]
+
+
+class Heard(progress.Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def unscored_and_broken(place: Home, study: str) -> None:
+    with closing(sqlite3.connect(place.folder / "studies.db")) as database, database:
+        named = "(SELECT study_id FROM studies WHERE study_name = ?)"
+        gone = f"DELETE FROM study_user_attributes WHERE key = 'test' AND study_id = {named}"
+        assert database.execute(gone, (study,)).rowcount == 1
+    for adapter in (place.folder / "artifacts" / study).glob("trial-*/adapter/adapter_model.safetensors"):
+        save_file({name: value * math.nan for name, value in load_file(adapter).items()}, adapter)
+
+
+def test_scores_on_the_test_split_that_are_not_finite_are_null_and_the_study_stays_readable(here: Home) -> None:
+    """As if a process had died before it scored the test split, and the adapters were such that no score is finite."""
+    file, heard, again = with_test(here), Heard(), Heard()
+    here.run(file)
+    unscored_and_broken(here, "small")
+    best = here.run(file, progress=heard).best
+    retrained(here, file)
+    unscored_and_broken(here, "small/retrain")
+    names = ["macro_f1", "micro_f1", "accuracy", "jaccard", "loss"]
+    lost = "are not finite; recorded as null, and never scored again"
+    assert best is not None and best.test == dict.fromkeys(names)
+    assert [line for line in heard.warnings if "test split" in line] == [
+        f"test split: trial {best.trial}: {', '.join(names)} {lost}"
+    ]
+    first, *_ = retrained(here, file, progress=again).rows
+    averages = [f"{name}_mean" for name in names]
+    assert first["test"] == {"seeds": 2, **dict.fromkeys(averages), **{f"{name}_std": None for name in names}}
+    assert [line for line in again.warnings if "test split" in line] == [
+        f"test split: trial {first['trial']}: {', '.join(averages)} {lost}"
+    ]
+    for command in ("best", "status", "compare", "sync"):
+        answer = here.call(command)
+        assert answer.returncode == 0 and "left out" not in answer.stderr, answer.stderr
+    assert f"test split: trial {best.trial}, macro-F1 not finite" in here.call("best").stdout
+    assert "macro-F1 not finite over 2 seeds" in "\n".join(result_lines.verdict([first]))
+
+
+def test_scores_that_an_earlier_version_recorded_as_nan_are_read(here: Home) -> None:
+    file = with_test(here)
+    here.run(file, trials=1)
+    study = Studies(here.storage).load("small")
+    study.set_user_attr("test", {"trial": 0, "scores": dict.fromkeys(study.user_attrs["test"]["scores"], math.nan)})
+    (row,) = peftsweep.best(here.storage)
+    assert row.test is not None and set(row.test.values()) == {None}
 
 
 def test_the_test_split_waits_until_the_study_is_done(here: Home) -> None:

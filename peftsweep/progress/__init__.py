@@ -8,7 +8,7 @@ from typing import TextIO
 from peftsweep.progress.bar import bar
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
-from peftsweep.progress.result_lines import prediction, test_score
+from peftsweep.progress.result_lines import lost_scores, prediction, test_score
 from peftsweep.progress.sweep_lines import peak_memory, sweep_result, time_spent
 from peftsweep.progress.tables import best_table, retrained_table, status_table
 from peftsweep.progress.watcher import Memory, Opened, Progress, Silent
@@ -23,6 +23,7 @@ __all__ = [
     "bar",
     "best_table",
     "for_stream",
+    "lost_scores",
     "peak_memory",
     "prediction",
     "retrained_table",

@@ -9,6 +9,8 @@ from peftsweep.progress.formats import duration, interval, score, spread
 from peftsweep.safe_text.escaping import in_line
 from peftsweep.scores import label
 
+NOT_FINITE = "not finite"  # in place of a score on the test split that is null
+
 
 def resumable(row: Mapping[str, Any]) -> list[str]:
     """Lines about a study's stopped trials and its retraining, with the commands that resume them."""
@@ -57,9 +59,17 @@ def seeds_summary(trial: int, rows: Sequence[Mapping[str, Any]] | None) -> str:
     return f"over {first['seeds']} seeds: {'; '.join(parts)}"
 
 
-def test_score(trial: int | None, scores: Mapping[str, float] | None, objective: str) -> str:
+def test_score(trial: int | None, scores: Mapping[str, float | None] | None, objective: str) -> str:
     """`test split: trial 3, macro-F1 0.705`; empty if the test split was not scored."""
-    return "" if scores is None else f"test split: trial {trial}, {label(objective)} {score(scores[objective])}"
+    if scores is None:
+        return ""
+    return f"test split: trial {trial}, {label(objective)} {score(scores[objective]) or NOT_FINITE}"
+
+
+def lost_scores(trial: int, names: Sequence[str]) -> str:
+    """A warning that scores on the test split are not finite."""
+    what = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite"
+    return f"test split: trial {trial}: {what}; recorded as null, and never scored again"
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -84,7 +94,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "the sweep had the same order" if same else f"the sweep had the order {', '.join(map(str, before))}"
         )
     for row in (row for row in rows if row["test"]):
-        figures = f"{label(row['objective'])} {spread(row['test'], row['objective'])} over {row['test']['seeds']} seeds"
+        figures = f"{label(row['objective'])} {spread(row['test'], row['objective']) or NOT_FINITE}"
+        figures += f" over {row['test']['seeds']} seeds"
         lines.append(f"test split: trial {row['trial']}, {figures}; scored once, and never again")
     return lines
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from peftsweep.config import DataConfig, MethodName, ModelConfig, Range
 from peftsweep.safe_text.quoting import quoted
@@ -46,16 +47,29 @@ def check_scores(scores: Mapping[str, float | None]) -> None:
 
 
 class HeldOutScores(Part):
-    """Scores on the test split: those of a trial or, if `seeds` is given, means and deviations over seeds."""
+    """Scores on the test split: those of a trial or, if `seeds` is given, means and deviations over seeds.
+
+    A score that is not finite becomes None: a model may fail on a text of the test split, and the split is scored once.
+    """
 
     trial: Count
     scores: dict[Text, float | None]
     seeds: Count | None = None
 
+    @property
+    def lost(self) -> list[str]:
+        """Names of the scores that were not finite. A single seed has no deviation, which is no loss."""
+        return [name for name, score in self.scores.items() if score is None and not name.endswith("_std")]
+
+    @field_validator("scores")
+    @classmethod
+    def _finite_or_none(cls, scores: dict[str, float | None]) -> dict[str, float | None]:
+        return {name: score if score is not None and math.isfinite(score) else None for name, score in scores.items()}
+
     @model_validator(mode="after")
     def _has_scores(self) -> HeldOutScores:
         end = "" if self.seeds is None else "_mean"
-        if self.scores.get(f"macro_f1{end}") is None:
+        if f"macro_f1{end}" not in self.scores:
             raise ValueError(f"scores.macro_f1{end}: missing")
         check_scores(self.scores)
         return self

@@ -103,11 +103,13 @@ def _by_seed(trials: Sequence[TrialRecord], objective: str) -> dict[int, float]:
 
 def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     """Mean and standard deviation of each score: `macro_f1_mean`, `macro_f1_std` and so on. The deviation is the
-    sample's; None for a single value."""
+    sample's; None for a single value. Both are None if a value is not finite."""
     found: dict[str, float | None] = {}
     for name in [name for name in scores[0] if all(name in each for each in scores)] if scores else ():
         values = [each[name] for each in scores]
-        found |= {f"{name}_mean": fmean(values), f"{name}_std": stdev(values) if len(values) > 1 else None}
+        finite = all(map(math.isfinite, values))
+        found[f"{name}_mean"] = fmean(values) if finite else None
+        found[f"{name}_std"] = stdev(values) if finite and len(values) > 1 else None
     return found
 
 

@@ -233,7 +233,7 @@ class SeedJudge(StudyJudge):
         each = [scores for _, scores in scored]
         first = scored[0][0].retrains
         assert first is not None  # each is a seed
-        write_study(self.study, test=HeldOutScores(trial=first, seeds=len(each), scores=means(each)))
+        self.keep_test(HeldOutScores(trial=first, seeds=len(each), scores=means(each)))
 
     def is_done(self) -> bool:
         return is_over(self.trials(), self.total)

@@ -19,7 +19,7 @@ from peftsweep.engine import Command, Judge, Report, Result, Scores, ScoreTrial,
 from peftsweep.engine import Progress as Progressed
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
-from peftsweep.progress import Memory, Opened, Progress, peak_memory, test_score
+from peftsweep.progress import Memory, Opened, Progress, lost_scores, peak_memory, test_score
 from peftsweep.storage import (
     HeldOutScores,
     StoredStudy,
@@ -313,8 +313,14 @@ class StudyJudge(Judge):
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         """Record the scores on the test split."""
         ((best, scores),) = scored
-        write_study(self.study, test=HeldOutScores(trial=best.number, scores=dict(scores)))
-        self.progress.note(test_score(best.number, scores, self.config.search.objective))
+        kept = HeldOutScores(trial=best.number, scores=dict(scores))
+        self.keep_test(kept)
+        self.progress.note(test_score(best.number, kept.scores, self.config.search.objective))
+
+    def keep_test(self, kept: HeldOutScores) -> None:
+        write_study(self.study, test=kept)
+        if kept.lost:
+            self.progress.warn(lost_scores(kept.trial, kept.lost))
 
     def took(self, memory: Memory, taken: int) -> None:
         """Record the pack's peak of GPU memory, in bytes, and tell the user."""
