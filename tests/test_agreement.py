@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, Gemma3Config
+from transformers import AutoTokenizer, Gemma3Config, PreTrainedTokenizerBase
 
 from peftsweep.config import ModelConfig, TrainConfig
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import DataError, ExportError
 from peftsweep.export import Classifier, exporting
 from peftsweep.export import manifest as manifests
+from peftsweep.export.model_card import code_blocks
+from peftsweep.export.verification import check_card
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer, revision_of
 from peftsweep.storage import StudyRecord, TrialRecord, TrialState
@@ -170,15 +171,24 @@ def test_an_export_that_stock_code_would_read_otherwise_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = Trained(llama(tmp_path / "base", pad=1, pads_with="<mask>"), MULTI, tmp_path)
-    monkeypatch.setattr(exporting, "special_tokens", lambda tokenizer: set())  # so that it keeps its own padding token
+    save = PreTrainedTokenizerBase.save_pretrained
+
+    def saved(tokenizer: Any, *given: Any, **options: Any) -> Any:
+        tokenizer.pad_token = "<mask>"  # as it was
+        return save(tokenizer, *given, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", saved)
     with pytest.raises(ExportError, match=r"the code of the model card \(.*\) does not give the logits"):
         trained.export()
 
 
-def test_an_export_whose_card_has_other_code_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_with_other_code_is_refused(tmp_path: Path) -> None:
     """What is run is the text of the card, as a reader copies it."""
     trained = Trained(llama(tmp_path / "base", pad=0, pads_with="<pad>"), MULTI, tmp_path)
-    written = exporting.card
+    folder = trained.export()
+    text, found = (folder / "README.md").read_text(), manifests.read(folder)
+    ours = np.array(trained.logits)
+    check_card(code_blocks(text), TEXTS, ours, found, exact=True)
     for own, other, said in [
         (
             "padding=True",
@@ -189,16 +199,9 @@ def test_an_export_whose_card_has_other_code_is_not_kept(tmp_path: Path, monkeyp
         ("pad_token_id=0", "pad_token_id=7", "padded batches) does not give the logits of `peftsweep predict`: they"),
         ("logit > cut]", "logit > cut + 9]", "does not give the labels of `peftsweep predict`: the folder is not kept"),
     ]:
-
-        def other_card(*given: Any, own: str = own, other: str = other, **named: Any) -> str:
-            text = written(*given, **named)
-            assert own in text
-            return text.replace(own, other)
-
-        monkeypatch.setattr(exporting, "card", other_card)
+        assert own in text
         with pytest.raises(ExportError, match=re.escape(said)):
-            trained.export()
-        shutil.rmtree(tmp_path / "out")
+            check_card(code_blocks(text.replace(own, other)), TEXTS, ours, found, exact=True)
 
 
 def test_why_an_export_fails_is_said(tmp_path: Path) -> None:

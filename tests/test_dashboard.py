@@ -24,7 +24,6 @@ from peftsweep.dashboard.figures import figures
 from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.study import best_trials
-from peftsweep.sweep import publishing
 from peftsweep.tracking import Tracker
 from tests.compared import best_folder, fill, storage
 from tests.stored import made, retrained, told
@@ -356,7 +355,7 @@ def test_a_drawing_that_fails_and_a_tracker_that_is_dead_harm_no_run(
     def broken(*given: Any) -> str:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(publishing.dashboard, "page", broken)
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", broken)
     assert here.run(here.study(), trials=2).counts == {"complete": 2}
     assert not page.exists() and compared_runs(here) == []
 

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,6 @@ from peftsweep.data import check_cache, find_mistakes
 from peftsweep.data import load as loads
 from peftsweep.data.check_cache import cached
 from peftsweep.errors import StudyFileError
-from peftsweep.system import plain_files
-from peftsweep.system.plain_files import read as whole
 from tests.test_data import TOKENIZER
 
 STUDY = """\
@@ -137,40 +137,54 @@ def test_nothing_slow_is_imported_before(tmp_path: Path) -> None:
 # What was checked is loaded
 
 
+@contextmanager
+def files_read() -> Iterator[list[str]]:
+    """The data files that Python opens meanwhile, as its audit tells."""
+    opened: list[str] = []
+
+    def hook(event: str, given: tuple[object, ...]) -> None:
+        if event == "open" and watching and (name := Path(str(given[0])).name) in ("train.csv", "dev.jsonl"):
+            opened.append(name)
+
+    watching = True
+    sys.addaudithook(hook)  # for good: a hook cannot be taken off
+    yield opened
+    watching = False
+
+
 @pytest.mark.parametrize("state", ["as it was", "written anew", "of another time"])
-def test_files_that_were_checked_are_read_again_only_if_they_have_changed(
-    tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_were_checked_are_read_again_only_if_they_have_changed(tmp_path: Path, state: str) -> None:
     lines(tmp_path, [*GOOD, ("how nice", "grief")])
     settings = load("mine.yaml").data
     assert not find_mistakes(settings)
-    path, opened = Path("train.csv"), []
+    path = Path("train.csv")
     if state == "written anew":
         path.write_text(path.read_text().replace("what a day", "what a way"))
     elif state == "of another time":
         os.utime(path, ns=(1, 1))
-    monkeypatch.setattr(plain_files, "read", lambda path, most: opened.append(path.name) or whole(path, most))
     fresh: list[list[str]] = []
-    for _ in range(2):  # the second time, nothing is kept any more
-        said: list[str] = []
-        dataset = loads(settings, TOKENIZER, note=said.append, warn=said.append)
-        fresh.append([dataset.fingerprint, *said])
+    with files_read() as opened:
+        for _ in range(2):  # the second time, nothing is kept any more
+            said: list[str] = []
+            dataset = loads(settings, TOKENIZER, note=said.append, warn=said.append)
+            fresh.append([dataset.fingerprint, *said])
     assert fresh[0] == fresh[1] and len(fresh[0]) > 1
     assert ("what a way" in dataset.train.texts) == (state == "written anew")
     assert opened == ["train.csv", "dev.jsonl"] * (1 if state == "as it was" else 2)
 
 
-def test_studies_on_the_same_data_are_checked_by_one_reading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_studies_on_the_same_data_are_checked_by_one_reading(tmp_path: Path) -> None:
     lines(tmp_path)
-    settings, opened = load("mine.yaml").data, []
-    monkeypatch.setattr(plain_files, "read", lambda path, most: opened.append(path.name) or whole(path, most))
+    settings = load("mine.yaml").data
     path = Path("train.csv")
     path.write_text(path.read_text() + "so,joy\n")
-    assert not find_mistakes(settings) and not find_mistakes(load("mine.yaml").data)
+    with files_read() as opened:
+        assert not find_mistakes(settings) and not find_mistakes(load("mine.yaml").data)
     assert opened == ["train.csv", "dev.jsonl"]
     path.write_text("text,label\na,joy\n")
-    assert find_mistakes(settings)
-    assert opened == ["train.csv", "dev.jsonl"] * 2
+    with files_read() as opened:
+        assert find_mistakes(settings)
+    assert opened == ["train.csv", "dev.jsonl"]
 
 
 def test_rows_of_many_studies_do_not_all_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import os
+import pkgutil
 import re
 import shutil
 import signal
@@ -28,10 +29,11 @@ import yaml
 from optuna.trial import TrialState
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
+from transformers import AutoModelForSequenceClassification
 
 from peftsweep import export
 from peftsweep.errors import DataError, ExportError, UsageError
-from peftsweep.export import Classifier, exporting, predict_file, prediction
+from peftsweep.export import Classifier, manifest, predict_file, prediction
 from peftsweep.export.manifest import Manifest
 from peftsweep.export.model_card import Origin, card, loading_code
 from peftsweep.export.prediction_files import _write_delimited
@@ -344,22 +346,37 @@ def test_a_name_that_no_folder_should_have_is_no_destination(lora: Home, name: s
     assert contents(lora.folder) == before and not (lora.folder / "new").exists()
 
 
-@pytest.mark.parametrize("where", ["shutil.copyfile", "manifests.digests", "_save_tokenizer", "Manifest.write"])
+TOKENIZER = "transformers.PreTrainedTokenizerBase.save_pretrained"
+
+
+@pytest.mark.parametrize(
+    ("call", "file"),
+    [
+        ("shutil.copyfile", "adapter_model.safetensors"),
+        (TOKENIZER, ""),
+        ("pathlib.Path.write_text", manifest.CARD),
+        ("pathlib.Path.write_text", manifest.NAME),
+    ],
+)
 @pytest.mark.parametrize("again", [False, True])
 def test_a_full_disk_leaves_nothing_and_what_was_there_before(
-    lora: Home, monkeypatch: pytest.MonkeyPatch, again: bool, where: str
+    lora: Home, monkeypatch: pytest.MonkeyPatch, again: bool, call: str, file: str
 ) -> None:
     to = lora.folder / "new" / "out"
     if again:
         export.export("small", to, storage=lora.storage)
     before = {path.name: path.read_bytes() for path in to.iterdir()} if again else {}
 
-    def full(*given: Any) -> None:
-        if where == "_save_tokenizer":
-            raise Exception("No space left on device (os error 28)")  # as tokenizers has it
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+    write = pkgutil.resolve_name(call)
 
-    monkeypatch.setattr(f"peftsweep.export.exporting.{where}", full)
+    def full(*given: Any, **options: Any) -> Any:
+        if call == TOKENIZER:
+            raise Exception("No space left on device (os error 28)")  # as tokenizers has it
+        if Path(given[0]).name == file:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+        return write(*given, **options)
+
+    monkeypatch.setattr(call, full)
     with pytest.raises(ExportError, match="the disk is full; nothing is left there"):
         export.export("small", to, storage=lora.storage, force=True)
     assert ({path.name: path.read_bytes() for path in to.iterdir()} if again else to.exists()) == (before or False)
@@ -439,18 +456,18 @@ def test_an_adapter_that_a_sweep_removes_meanwhile_is_one_message(lora: Home, mo
 
 def test_a_merge_has_one_base_in_memory_at_a_time(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
-    load = exporting.load_base
+    load = AutoModelForSequenceClassification.from_pretrained
 
     def counted(*given: Any, **options: Any) -> Any:
         gc.collect()
         assert [model for model in alive if model() is not None] == []
-        base = load(*given, **options)
-        alive.append(weakref.ref(base.model))
-        return base
+        loaded = load(*given, **options)
+        alive.append(weakref.ref(loaded[0] if isinstance(loaded, tuple) else loaded))
+        return loaded
 
-    monkeypatch.setattr(exporting, "load_base", counted)
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", counted)
     export.export("small", lora.folder / "plain", storage=lora.storage, merge=True)
-    assert len(alive) == 2
+    assert len(alive) == 3  # the base, the merged model, and the one of the card's code
 
 
 def test_the_card_names_a_base_of_the_hub_to_the_hub_and_says_where_another_comes_from(out: dict[str, Path]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,17 @@ SECRET = "s3/cr et@#?:%&9"  # not to be found in a text by its form alone, but f
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_values, "_given", set())
+
+
+@pytest.fixture(autouse=True)
+def quiet_for_a_test_only() -> Iterator[None]:
+    """A command silences its process for good: undo that."""
+    before = dict(os.environ)
+    with warnings.catch_warnings():
+        yield
+    logging.disable(logging.NOTSET)
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_messages_are_masked_before_they_are_cut() -> None:
@@ -104,7 +118,7 @@ def test_progress_is_masked() -> None:
 def test_a_traceback_is_masked_with_causes_and_notes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(**options: object) -> int:
+    def fail(*given: object, **options: object) -> None:
         try:
             raise ValueError(f"cause {SECRET}")
         except ValueError as cause:
@@ -126,8 +140,7 @@ def test_a_traceback_is_masked_with_causes_and_notes(
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str, status: int) -> None:
-    """Run it in this process, which is not to be made quiet for good."""
-    monkeypatch.setattr(cli, "quiet", lambda: None)
+    """Run it in this process."""
     monkeypatch.setattr(sys, "argv", ["peftsweep", *words])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -182,7 +195,6 @@ def test_a_command_that_fails_leaves_nothing_and_shows_no_secret(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "quiet", lambda: None)
     monkeypatch.setattr(sys, "argv", ["peftsweep", *words, *debug])
     with pytest.raises(SystemExit):
         cli.main()

@@ -10,7 +10,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import mlflow
 import optuna
 import pytest
+import sqlalchemy
 import torch
 import yaml
 from optuna.trial import TrialState, create_trial
@@ -26,13 +29,13 @@ from safetensors.torch import load_file, save_file
 import peftsweep
 from peftsweep import comparison
 from peftsweep.config import available, load
-from peftsweep.engine import Pack, Plan, Progress
+from peftsweep.engine import Command, Event, Pack, Plan, Progress, StartTrials
 from peftsweep.errors import ForeignStudyError, ModelError, StorageError, StudyFileError, StudyMismatchError, UsageError
 from peftsweep.models import Base
 from peftsweep.progress import PlainProgress, Silent
 from peftsweep.study import results
 from peftsweep.sweep import worker
-from peftsweep.sweep.study_judge import StudyJudge
+from peftsweep.sweep.worker import LocalWorker, PackInfo
 from peftsweep.task import Task
 from tests.numbers import distance, hold, norm
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
@@ -622,16 +625,16 @@ def test_no_trial_begins_after_the_timeout(here: Home) -> None:
 
 
 def test_trials_that_run_at_the_timeout_finish(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = StudyJudge.next
+    now = time.monotonic
 
-    def late(source: StudyJudge) -> object:  # time is up as soon as two trials have begun
-        trial = asked(source)
-        if len(source.running) == 2:
-            source.deadline = 0.0
-        return trial
+    class Late(LocalWorker):
+        def advance(self, commands: Iterable[Command]) -> list[Event]:
+            if any(isinstance(command, StartTrials) for command in commands):  # two trials begin: an hour goes by
+                monkeypatch.setattr(time, "monotonic", lambda: now() + 3600)
+            return super().advance(commands)
 
-    monkeypatch.setattr(StudyJudge, "next", late)
-    assert here.run(here.study(search={"trials": 9}), timeout=3600).counts == {"complete": 2}
+    study = here.study(search={"trials": 9})
+    assert here.run(study, timeout=3600, slots=2, start=Late).counts == {"complete": 2}
 
 
 def test_only_the_best_adapters_stay_and_no_checkpoint(here: Home) -> None:
@@ -801,19 +804,19 @@ def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_
 ) -> None:
     packs: list[Pack] = []
 
-    class Kept(Pack):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            packs.append(self)
+    class Kept(LocalWorker):
+        def build(self) -> PackInfo:
+            built = super().build()
+            assert self.worker is not None
+            packs.append(self.worker.pack)
+            return built
 
-    monkeypatch.setattr(worker, "Pack", Kept)
-    monkeypatch.setattr(worker, "default_device", lambda: torch.device("cpu"))  # where no other packs are probed
-    here.run(here.study(), trials=1)
+    here.run(here.study(), trials=1, start=Kept)
     whole = 2 * int(packs[0].batcher.corpus.lengths.sum())  # tokens of a trial of 2 epochs
     monkeypatch.setattr(worker, "COMPILE_FROM", 2 * whole)
-    here.run(here.study(), trials=3)  # two more
+    here.run(here.study(), trials=3, start=Kept)  # two more
     monkeypatch.setattr(worker, "COMPILE_FROM", 2 * whole - 1)
-    here.run(here.study(), trials=5)
+    here.run(here.study(), trials=5, start=Kept)
     assert [pack.compiled for pack in packs] == [False, False, True]
 
 
@@ -836,23 +839,25 @@ def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
     assert bool(notes) == said
 
 
-def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home) -> None:
     reads, steps = 0, 0
-    trials, stepped = StudyJudge.trials, StudyJudge.progressed
 
-    def counted(source: StudyJudge) -> list[optuna.trial.FrozenTrial]:
+    def counted(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         nonlocal reads
-        reads += 1
-        return trials(source)
+        reads += "trials.study_id = ? AND trials.trial_id > ?" in statement
 
-    def watched(source: StudyJudge, event: Progress) -> None:
-        nonlocal steps
-        steps += len(event.steps)
-        stepped(source, event)
+    class Watched(LocalWorker):
+        def advance(self, commands: Iterable[Command]) -> list[Event]:
+            nonlocal steps
+            events = super().advance(commands)
+            steps += sum(len(event.steps) for event in events if isinstance(event, Progress))
+            return events
 
-    monkeypatch.setattr(StudyJudge, "trials", counted)
-    monkeypatch.setattr(StudyJudge, "progressed", watched)
-    here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", counted)
+    try:
+        here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2, start=Watched)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", counted)
     # two of the three trials, then one beside a free slot; 20 evaluations each time, which read
     assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30
 
