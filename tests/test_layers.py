@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from peftsweep.config import SPECS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftsweep"
 FLOORS = {
@@ -208,6 +210,13 @@ def test_nothing_but_its_own_files_names_a_method() -> None:
         if re.search(r"(?<![a-z])q?lora|(?<![a-z])ia3", text, re.IGNORECASE)
     ]
     assert not strangers, "\n".join(strangers)
+
+
+def test_nothing_but_its_own_files_reads_a_hyperparameter_of_a_method() -> None:
+    """Those that only some methods have. Layers belong to methods."""
+    some = sorted({name for spec in SPECS.values() for name in spec.hyperparameters.model_fields})
+    files = _files_with(re.compile(rf"params\.({'|'.join(some)})\b"))
+    assert {file for file in files if not file.startswith(("methods/", "config/hyperparameters/", "layers/"))} == set()
 
 
 def _said(tree: ast.AST) -> Iterator[str]:

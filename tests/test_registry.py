@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,9 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from peftsweep.config import SPECS, MethodSpec, StudyConfig, TrainConfig, load
-from peftsweep.config.frozen import Frozen
 from peftsweep.config.hyperparameters.lora import LoraHyperparameters
-from peftsweep.config.hyperparameters.method_spec import Names
+from peftsweep.config.hyperparameters.method_spec import MethodHyperparameters, Names
 from peftsweep.config.sections import train_config
 from peftsweep.engine import Trial
 from peftsweep.engine.packed_model import PackedModel
@@ -24,9 +23,10 @@ from peftsweep.errors import StudyFileError
 from peftsweep.layers import LayerSpec, PackedLayer
 from peftsweep.methods import METHODS, Method, attached, register
 from peftsweep.methods.adapter_config import AdapterFile
-from peftsweep.methods.lora import Lora, PackedLora
+from peftsweep.methods.lora import Lora, LoraFile, PackedLora
 from peftsweep.methods.method import select, shortest_names
 from peftsweep.models import linear_names
+from peftsweep.study.space import described
 from tests.alone import StockPeft
 from tests.numbers import distance, same, same_losses, same_values, same_weights
 from tests.packs import SINGLE, Queue, Texts, base_of, pack_of, run_pack
@@ -37,7 +37,7 @@ from tests.tiny import tiny_model
 def registered() -> Iterator[None]:
     """The methods of this file, and afterwards those of before."""
     methods, specs = dict(METHODS), dict(SPECS)
-    for method in (LoraPlus, Vera, Pissa):
+    for method in (LoraPlus, Vera, Pissa, RsLora):
         register(method)
     yield
     METHODS.clear()
@@ -69,7 +69,7 @@ class LoraPlus(Lora):
 # VeRA (arXiv:2310.11454): frozen random matrices that all slots and layers share, and a vector behind each ------------
 
 
-class VeraHyperparameters(Frozen):
+class VeraHyperparameters(MethodHyperparameters):
     rank: int = Field(default=16, ge=1)
     target_modules: Names = "auto"
     start: float = 0.1
@@ -115,14 +115,14 @@ class Vera(Method):
     def __init__(self, model: nn.Module, linears: Sequence[str]) -> None:
         super().__init__(model, linears)
         layers: list[Any] = [model.get_submodule(path) for path in linears]
-        self.widest = max(layer.out_features for layer in layers), max(layer.in_features for layer in layers)
+        self.largest = max(layer.out_features for layer in layers), max(layer.in_features for layer in layers)
 
     def projections(self, rank: int) -> tuple[Tensor, Tensor]:
-        """A [r, widest] and B [widest, r], as peft draws them."""
+        """A [r, largest] and B [largest, r], as peft draws them."""
         from peft.tuners.vera.model import _kaiming_init
 
         generator = torch.Generator().manual_seed(self.key)
-        return _kaiming_init((rank, self.widest[1]), generator), _kaiming_init((self.widest[0], rank), generator)
+        return _kaiming_init((rank, self.largest[1]), generator), _kaiming_init((self.largest[0], rank), generator)
 
     def layer(self, spec: LayerSpec, candidates: Sequence[TrainConfig]) -> PackedVera:
         a, b = self.projections(candidates[0].rank)
@@ -192,6 +192,31 @@ class Pissa(Lora):
         return stored[: params.rank] if parameter == "A" else stored[:, : params.rank]
 
 
+# rsLoRA (arXiv:2312.03732): peft calls it LORA too ------------------------------------------------------------------
+
+
+class PackedRsLora(PackedLora):
+    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
+        started = super().start(slot, params, generator)
+        self.scales[slot] *= math.sqrt(params.rank)
+        self.factor[slot] = self.scales[slot]
+        return started
+
+
+class RsLoraFile(LoraFile):
+    use_rslora: Literal[True]
+
+
+class RsLora(Lora):
+    """LoRA whose term is scaled by α/√r."""
+
+    spec = MethodSpec("rslora", LoraHyperparameters)
+    adapter_file, packed_layer = RsLoraFile, PackedRsLora
+
+    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
+        return super().peft_config(params, use_rslora=True, **common)
+
+
 # Trained ------------------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +280,7 @@ def test_another_ratio_of_rates_moves_b_alone(tmp_path: Path, in_float64: None) 
 
 
 @pytest.mark.numbers
-@pytest.mark.parametrize("method", ["lora-plus", "vera", "pissa"])
+@pytest.mark.parametrize("method", ["lora", "lora-plus", "vera", "pissa", "rslora"])
 def test_stock_peft_rebuilds_the_adapter_and_so_does_the_pack(tmp_path: Path, method: str) -> None:
     """From a method that has no base any more, onto a base of its own."""
     folder, asked = tiny_model(tmp_path / "base", "llama"), trials(tmp_path)[:1]
@@ -312,6 +337,14 @@ def test_a_study_file_may_give_a_registered_method_and_its_keys(tmp_path: Path) 
     assert searched.hyperparameters({"start": 0.5}).start == 0.5  # type: ignore[attr-defined]
 
 
+def test_what_a_trial_records_is_what_its_method_has(tmp_path: Path) -> None:
+    for method, more in {"lora": {"alpha": 8.0}, "lora-plus": {"alpha": 8.0, "rate_ratio": 16.0}}.items():
+        own = study(tmp_path, method, train="rank: 4")
+        assert described(own, own.hyperparameters({})).items() >= ({"rank": 4} | more).items()
+    own = study(tmp_path, "vera", train="rank: 4")
+    assert described(own, own.hyperparameters({})).keys() == own.identity()["train"].keys() | own.space.keys()
+
+
 @pytest.mark.parametrize(
     ("method", "train", "space", "mistake"),
     [
@@ -320,7 +353,12 @@ def test_a_study_file_may_give_a_registered_method_and_its_keys(tmp_path: Path) 
         ("lora-plus", "rate_ratio: -1.0", "", ":5: train.rate_ratio: expected more than 0, got -1.0"),
         ("lora-plus", "", "rate_ratio: [2.0, 0.0]", r":6: space.rate_ratio[1]: expected more than 0, got 0.0"),
         ("lora-plus", "rate_ration: 4.0", "", ":5: train.rate_ration: unknown key; did you mean rate_ratio?"),
-        ("verra", "", "", ":3: method: expected 'lora', 'qlora', 'ia3', 'lora-plus', 'vera' or 'pissa' (did you mean"),
+        (
+            "verra",
+            "",
+            "",
+            ":3: method: expected 'lora', 'qlora', 'ia3', 'lora-plus', 'vera', 'pissa' or 'rslora' (did you mean",
+        ),
     ],
 )
 def test_its_mistakes_are_told_as_those_of_any_method(

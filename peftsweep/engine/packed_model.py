@@ -71,7 +71,7 @@ class PackedModel:
         self._check_attention()
         expected = plain_logits(model, samples, self.pooling.pad_token_id)
         fused = _runs_triton(self.device)
-        may_drop = any(params.dropout > 0 for params in candidates)
+        may_drop = any(method.may_drop(params) for params in candidates)
         self.context = ForwardContext([0.0] * slots, self.device, fused, may_drop)
         # One kind for all passes of the pack, so that the proof (made before compiling) holds for all of them.
         kernel: Attention = "tiles" if mean <= SHORT else "varlen"
@@ -106,8 +106,7 @@ class PackedModel:
         try:
             model.set_attn_implementation(ATTENTION)
             before = _state(model)
-            widest = max(candidates, key=lambda params: params.rank)
-            self._settle_last_block(widest.model_copy(update={"dropout": 0.0}), samples, expected)
+            self._settle_last_block(method.widest(candidates), samples, expected)
             self.keeps_state = _state(model) != before
         except BaseException:
             self.release()

@@ -236,6 +236,12 @@ class Lora(Method):
             )
         return layer
 
+    def may_drop(self, params: TrainConfig) -> bool:
+        return params.dropout > 0
+
+    def widest(self, candidates: Sequence[TrainConfig]) -> TrainConfig:
+        return max(candidates, key=lambda params: params.rank).model_copy(update={"dropout": 0.0})
+
     @classmethod
     def config_class(cls) -> Any:
         from peft import LoraConfig

@@ -49,6 +49,14 @@ class Method(AdapterFiles):
     def layer(self, spec: LayerSpec, candidates: Sequence[TrainConfig]) -> PackedLayer:
         """A packed layer wide enough for all the candidates."""
 
+    def may_drop(self, params: TrainConfig) -> bool:
+        """Whether a trial with these hyperparameters has dropout."""
+        return False
+
+    def widest(self, candidates: Sequence[TrainConfig]) -> TrainConfig:
+        """The candidate with the most trainable parameters in a layer, without its dropout."""
+        return candidates[0]
+
     @classmethod
     @abstractmethod
     def config_class(cls) -> Any:

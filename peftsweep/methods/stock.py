@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from peftsweep.errors import ExportError
 from peftsweep.methods.adapter_config import AdapterFile
+from peftsweep.methods.method import Method
 from peftsweep.methods.registry import METHODS
 from peftsweep.safe_text.quoting import word
 from peftsweep.system import json_files
@@ -41,26 +42,40 @@ def _check_ours(folder: Path) -> None:
             raise ExportError(f"{folder}: {name} is gone; export it again")
     try:
         raw = json_files.read(folder / FILES[0])
-        said = AdapterFile.model_validate(raw)
-        method = next((kind for kind in METHODS.values() if said.peft_type == kind.peft_type()), None)
-        if method is None:
-            strange = ["peft_type"]
-        else:
-            said, plain = method.adapter_file.model_validate(raw), vars(method.config_class()())
-            more = (said.model_extra or {}).items()
-            strange = [key for key, value in more if value not in (plain.get(key, value), None)]
+        read = [_read(raw, kind) for kind in _kinds(raw)] or ["peft_type"]
     except ValidationError as error:
-        strange = [str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else "nothing"]
+        read = [_first_key(error)]
     except (OSError, ValueError):
-        strange = ["nothing that is JSON"]
-    if strange:
+        read = ["nothing that is JSON"]
+    said = next((one for one in read if isinstance(one, AdapterFile)), read[0])
+    if isinstance(said, str):
         raise ExportError(
-            f"{folder}: {FILES[0]} describes no adapter that peftsweep writes ({word(strange[0])}); export it again"
+            f"{folder}: {FILES[0]} describes no adapter that peftsweep writes ({word(said)}); export it again"
         )
     with safe_open(folder / FILES[1], "pt") as file:
         sizes = [size for key in file.keys() for size in file.get_slice(key).get_shape()]  # noqa: SIM118
     if said.rank > max(sizes, default=0):
         raise ExportError(f"{folder}: {FILES[0]} has a rank that no weight of {FILES[1]} has; export it again")
+
+
+def _kinds(raw: Any) -> list[type[Method]]:
+    """The methods whose adapters peft calls as the file does: there may be several."""
+    said = AdapterFile.model_validate(raw).peft_type
+    return [kind for kind in METHODS.values() if kind.peft_type() == said]
+
+
+def _read(raw: Any, kind: type[Method]) -> AdapterFile | str:
+    """The file as one of the method's, or a key by which it is none."""
+    try:
+        said, plain = kind.adapter_file.model_validate(raw), vars(kind.config_class()())
+    except ValidationError as error:
+        return _first_key(error)
+    more = (said.model_extra or {}).items()
+    return next((key for key, value in more if value not in (plain.get(key, value), None)), said)
+
+
+def _first_key(error: ValidationError) -> str:
+    return str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else "nothing"
 
 
 def _check_whole(model: Any, folder: Path) -> None:

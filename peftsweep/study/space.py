@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from peftsweep.config import Range, StudyConfig, TrainConfig, number_type, unused_hyperparameters
+from peftsweep.config import SPECS, Range, StudyConfig, TrainConfig, number_type, unused_hyperparameters
 
 Scalar = str | int | float | bool | None  # what Optuna stores
 
@@ -52,9 +52,7 @@ def candidates(study: StudyConfig, end: Literal["low", "high"] = "high") -> list
 def described(study: StudyConfig, params: TrainConfig) -> dict[str, Any]:
     """All hyperparameters of the study's method, sampled and fixed, as JSON values."""
     named = {k: v for k, v in params.model_dump(mode="json").items() if k not in unused_hyperparameters(study.method)}
-    if "rank" in named and params.alpha is None:
-        named["alpha"] = 2.0 * params.rank
-    return named
+    return named | SPECS[study.method].hyperparameters.derived(params)
 
 
 def parameter(name: str, entry: Range | Sequence[Any]) -> str:

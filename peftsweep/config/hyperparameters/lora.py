@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from pydantic import Field
 
-from peftsweep.config.frozen import Frozen
-from peftsweep.config.hyperparameters.method_spec import TARGET_MODULES, MethodSpec, Names
+from peftsweep.config.hyperparameters.method_spec import TARGET_MODULES, MethodHyperparameters, MethodSpec, Names
 
 
-class LoraHyperparameters(Frozen):
+class LoraHyperparameters(MethodHyperparameters):
     rank: int = Field(default=16, ge=1)
     """LoRA's rank r, the inner dimension of its two matrices."""
     alpha: float | None = Field(default=None, gt=0)
@@ -18,6 +18,9 @@ class LoraHyperparameters(Frozen):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of LoRA's term. The base itself has no dropout."""
     target_modules: Names = Field(default="auto", description=TARGET_MODULES)
+
+    def derived(self) -> dict[str, Any]:
+        return {"alpha": 2.0 * self.rank} if self.alpha is None else {}
 
 
 ALIASES = {"r": "rank", "lora_r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict
 
@@ -15,6 +15,14 @@ TARGET_MODULES = (
     "Layers to adapt, given by the ends of their names. "
     "`auto` is all linear layers for LoRA, `peft`'s own choice for IA³."
 )
+
+
+class MethodHyperparameters(Frozen):
+    """The base of the hyperparameters that only some methods have."""
+
+    def derived(self) -> dict[str, Any]:
+        """Those that were left to follow from others, with the values that they get."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,6 @@ class MethodSpec:
     """
 
     name: str
-    hyperparameters: type[Frozen]
+    hyperparameters: type[MethodHyperparameters]
     four_bit: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
