@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-# Those that are left, each with its reason. The list may only get shorter: CONTRIBUTING says how long it is.
+# Those that are left, each with its reason. The list may only get shorter.
 STILL: dict[str, str] = {
     "gpu/test_gpu.py: graphs_of(pack), 'capture'": "slows a step on a real GPU and watches it",
     "gpu/test_gpu.py: pack.batcher, 'micro_batches'": "slows a step on a real GPU and watches it",

@@ -84,7 +84,7 @@ def test_files_are_opened_in_one_place() -> None:
         r"\b(safe_open|load_file|ParquetFile)\(": {
             "data/parquet_files.py",
             "engine/checkpoint.py",
-            "methods/method.py",
+            "methods/adapter_files.py",
             "methods/stock.py",
             "models/checks.py",  # by models.sizes.check_plain
             "models/sizes.py",
