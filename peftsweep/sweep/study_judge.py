@@ -301,8 +301,7 @@ class StudyJudge(Judge):
     def test_due(self) -> list[TrialRecord]:
         """Trials to be scored on the test split. Empty if one was scored before, because a test split used twice is a
         validation split; empty, too, if an adapter is missing, as in a copied study."""
-        known = self.data.test is None or self.study.record.test is not None
-        due = [] if known else self.winners()
+        due = [] if self.data.test is None or self.study.record.test is not None else self.winners()
         return due if all((self.trial_folder(trial.number) / ADAPTER).is_dir() for trial in due) else []
 
     def winners(self) -> list[TrialRecord]:
@@ -330,7 +329,7 @@ class StudyJudge(Judge):
     def conclude(self) -> None:
         """Record results of all trials together, if they are done. A sweep has none besides its trials."""
         if self.data.test is not None and self.study.record.test is None and self.winners() and not self.test_due():
-            self.progress.note(f"test split: not scored, for the best trial's adapter is not in {self.folder}")
+            self.progress.note(f"test split: not scored, because the best trial's adapter is not in {self.folder}")
 
     def close(self) -> None:
         """End the runs that MLflow believes to be running, and tidy up what a killed process left."""
@@ -341,13 +340,8 @@ class StudyJudge(Judge):
         """Remove all adapters but the best `keep_adapters`."""
         artifacts.keep_best(self.folder, ranked(trials), self.config.search.keep_adapters)
 
-    # Small things ---------------------------------------------------------------------------------------------------
-
     def trial_folder(self, number: int) -> Path:
-        """
-        Raises:
-            StorageError: a link leads out of the study's folder.
-        """
+        """A trial's folder. If a link leads out of the study's folder, this raises StorageError."""
         return inside(self.folder, trial_folder(self.folder, number))
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
