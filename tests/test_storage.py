@@ -227,7 +227,7 @@ def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
         *((f"sqlite+{driver}:///a.db", "write sqlite:///") for driver in ("aiosqlite", "pysqlcipher", "nonsense", "")),
         *((f"postgresql+{driver}://h/d", "write postgresql://") for driver in ("asyncpg", "psycopg_async", "")),
         *((f"sqlite:///a.db?{key}=1", rf"'{key}' is none .*\?artifacts=") for key in ("timeout", "mode", "nonsense")),
-        *((f"postgresql://h/d?{key}=1", f"'{key}' is none of") for key in ("autocommit", "conninfo", "nonsense")),
+        *((f"postgresql://h/d?{key}=1", f"'{key}' is not a setting") for key in ("autocommit", "conninfo", "nonsense")),
         ("postgresql://h/d?connect_timeot=1", "did you mean connect_timeout"),
         (
             "postgresql:///d?host=a:5432&host=b:5432",
