@@ -15,7 +15,16 @@ from markdown_it import MarkdownIt
 
 from peftsweep.export.manifest import Manifest
 from peftsweep.export.model_card import Origin, card
-from peftsweep.progress import LiveProgress, PlainProgress, bar, best_table, prediction, retrained_table, status_table
+from peftsweep.progress import (
+    EndedTrial,
+    LiveProgress,
+    PlainProgress,
+    bar,
+    best_table,
+    prediction,
+    retrained_table,
+    status_table,
+)
 from peftsweep.progress.screen import Screen
 from peftsweep.safe_text.escaping import harmless, in_json, in_line, markdown, markdown_code, python_block
 from peftsweep.system.names import refusal
@@ -119,7 +128,7 @@ def lines(stream: TextIO, kind: type[LiveProgress | PlainProgress]) -> None:
         progress.note(f"a note\n{HOSTILE}")
         progress.warn(HOSTILE)
         progress.opened(OPENED)
-        progress.ended(1, "failed", None, HOSTILE, {"scheduler": HOSTILE}, 1.0)
+        progress.ended(EndedTrial(1, "failed", None, HOSTILE, {"scheduler": HOSTILE}, 1.0))
 
 
 def drawn(stream: TextIO) -> None:

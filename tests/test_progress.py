@@ -15,12 +15,14 @@ import pytest
 
 from peftsweep.engine import SlotStatus
 from peftsweep.progress import (
+    EndedTrial,
     LiveProgress,
     Memory,
     Opened,
     PlainProgress,
     Progress,
     Silent,
+    SweepStatus,
     bar,
     best_table,
     for_stream,
@@ -68,7 +70,7 @@ class Clock:
 
 
 def draw(progress: Progress, slots: list[SlotStatus] = SLOTS, best: tuple[int, float] | None = (3, 0.8116)) -> None:
-    progress.step(slots, done=5, total=12, best=best, eta=130.0)
+    progress.step(SweepStatus(slots, done=5, total=12, best=best, eta=130.0))
 
 
 @pytest.fixture(params=[LiveProgress, PlainProgress])
@@ -107,7 +109,7 @@ def test_what_is_planned_for_a_gpu_and_taken_of_it_is_told_and_a_cpu_has_no_plan
 def test_a_trial_that_ends_is_one_line(kind: Callable[..., Progress], terminal: Terminal) -> None:
     with kind(terminal) as progress:
         progress.opened(OPENED)
-        progress.ended(8, "pruned", 0.4123, "pruned at step 63 of 189", PARAMS, 14.2)
+        progress.ended(EndedTrial(8, "pruned", 0.4123, "pruned at step 63 of 189", PARAMS, 14.2))
     line = "trial 8 pruned · macro-F1 0.412 · at step 63 of 189 · 14s · lr 3.1e-4 rank 16 dropout 0.05 cosine"
     assert line in terminal.getvalue()
 
@@ -123,8 +125,8 @@ def test_a_trial_is_called_the_best_when_it_beats_all_before_it(
             (9, "complete", 0.81),
             (10, "complete", 0.805),
         ]:
-            progress.ended(number, state, value, "all 189 steps", {}, 1.0)
-        progress.ended(11, "failed", None, "loss is nan at step 5", {}, 1.0)
+            progress.ended(EndedTrial(number, state, value, "all 189 steps", {}, 1.0))
+        progress.ended(EndedTrial(11, "failed", None, "loss is nan at step 5", {}, 1.0))
     lines = terminal.getvalue().splitlines()
     assert [line.split("trial ")[1].split()[0] for line in lines if "(best)" in line] == ["9"]
     assert any("trial 11 failed · loss is nan at step 5 · 1s" in line for line in lines)
@@ -220,9 +222,10 @@ def test_a_pipe_hears_soon_of_what_happens_and_seldom_of_what_does_not() -> None
 
 def test_a_trial_that_ends_has_the_time_of_day_in_a_pipe() -> None:
     stream = io.StringIO()
-    PlainProgress(stream, hour=lambda: "12:34:56").ended(8, "pruned", 0.4123, "pruned at step 63 of 189", {}, 14.2)
+    trial = EndedTrial(8, "pruned", 0.4123, "pruned at step 63 of 189", {}, 14.2)
+    PlainProgress(stream, hour=lambda: "12:34:56").ended(trial)
     assert stream.getvalue() == "12:34:56 trial 8 pruned · macro-F1 0.412 · at step 63 of 189 · 14s\n"
-    PlainProgress(stream).ended(8, "pruned", 0.4123, "", {}, 14.2)
+    PlainProgress(stream).ended(trial)
     assert re.match(r"[0-2]\d:[0-5]\d:[0-5]\d trial 8", stream.getvalue().splitlines()[1])
 
 
@@ -312,7 +315,7 @@ def test_silence_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
         progress.note("a")
         progress.warn("b")
         draw(progress)
-        progress.ended(1, "complete", 0.5, "", {}, 1.0)
+        progress.ended(EndedTrial(1, "complete", 0.5, "", {}, 1.0))
     assert capfd.readouterr() == ("", "")
 
 
@@ -343,7 +346,7 @@ def test_amounts_carry_their_unit() -> None:
 
 def test_an_unknown_time_left_is_not_told() -> None:
     for eta in (None, math.inf):
-        assert sweep_lines.summary([], 0, 12, None, eta, "macro_f1") == "0 of 12 trials done · 0 running"
+        assert sweep_lines.summary(SweepStatus([], 0, 12, None, eta), "macro_f1") == "0 of 12 trials done · 0 running"
 
 
 def test_lists_of_modules_read_as_one_word() -> None:
@@ -378,8 +381,8 @@ def test_a_tuned_score_is_called_so_wherever_it_is_the_objective(
 ) -> None:
     with kind(terminal) as progress:
         progress.opened(replace(OPENED, objective="macro_f1_tuned"))
-        progress.ended(8, "complete", 0.6123, "all 189 steps", {}, 1.0)
-        line = sweep_lines.summary(SLOTS, 5, 12, (3, 0.8116), None, "macro_f1_tuned")
+        progress.ended(EndedTrial(8, "complete", 0.6123, "all 189 steps", {}, 1.0))
+        line = sweep_lines.summary(SweepStatus(SLOTS, 5, 12, (3, 0.8116), None), "macro_f1_tuned")
         draw(progress)
     lines = [line, *terminal.getvalue().splitlines()]
     lines += [sweep_result("a", {"complete": 1}, (7, 0.8), None, "macro_f1_tuned")]

@@ -17,7 +17,7 @@ import pytest
 from peftsweep import cli
 from peftsweep.config import load
 from peftsweep.errors import StorageError, StudyFileError
-from peftsweep.progress import LiveProgress, PlainProgress
+from peftsweep.progress import EndedTrial, LiveProgress, PlainProgress
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import known_values, masked, remember
 from peftsweep.storage import Studies
@@ -111,7 +111,7 @@ def test_progress_is_masked() -> None:
         progress = kind(stream := io.StringIO())
         progress.note(f"a note {SECRET}")
         progress.warn(SECRET)
-        progress.ended(1, "failed", None, SECRET, {}, 1.0)
+        progress.ended(EndedTrial(1, "failed", None, SECRET, {}, 1.0))
         assert SECRET not in stream.getvalue() and stream.getvalue().count("***") == 3
 
 

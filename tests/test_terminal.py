@@ -12,7 +12,7 @@ from typing import TextIO
 
 import pytest
 
-from peftsweep.progress import LiveProgress, PlainProgress
+from peftsweep.progress import EndedTrial, LiveProgress, PlainProgress
 from peftsweep.system.terminal import Closed, Masked, say, say_json
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def test_what_nobody_can_read_stops_nobody(unread: TextIO) -> None:
     for progress in (PlainProgress(stream), LiveProgress(stream)):  # type: ignore[arg-type]
         with progress:
             progress.note("a note")
-            progress.ended(1, "failed", None, "why", {}, 1.0)
+            progress.ended(EndedTrial(1, "failed", None, "why", {}, 1.0))
     for _ in range(2):
         say("text", stream)  # type: ignore[arg-type]
         say_json({"a": 1}, stream)  # type: ignore[arg-type]

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 Text = NDArray[np.int64]
 Indices = NDArray[np.int64]  # of texts in a split
 
-STRIDE = (
-    16  # step between row lengths of slots on a CPU: oneDNN compiles for each length, malloc searches for each size
-)
+# The step between row lengths of slots on a CPU, in tokens: oneDNN compiles for each length, malloc searches for each.
+STRIDE = 16
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,22 @@ import os
 from typing import TextIO
 
 from peftsweep.progress.bar import bar
+from peftsweep.progress.display import EndedTrial, Memory, Opened, Progress, Silent, SweepStatus
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.result_lines import lost_scores, prediction, test_score
 from peftsweep.progress.sweep_lines import peak_memory, sweep_result, time_spent
 from peftsweep.progress.tables import best_table, retrained_table, status_table
-from peftsweep.progress.watcher import Memory, Opened, Progress, Silent
 
 __all__ = [
+    "EndedTrial",
     "LiveProgress",
     "Memory",
     "Opened",
     "PlainProgress",
     "Progress",
     "Silent",
+    "SweepStatus",
     "bar",
     "best_table",
     "for_stream",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from rich.live import Live
 from rich.text import Text
 
 from peftsweep.progress import sweep_lines
+from peftsweep.progress.display import EndedTrial, Opened, Progress, SweepStatus
 from peftsweep.progress.screen import Screen, fit
-from peftsweep.progress.watcher import Opened
 from peftsweep.scores import label
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
 _OTHER_LINES = 7  # lines of the screen that do not show slots
 
 
-class LiveProgress:
+class LiveProgress(Progress):
     """The training thread draws the table; a second thread would slow the training down."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,12 +31,6 @@ class LiveProgress:
         self._clock = clock
         self._next = 0.0
         self._best = sweep_lines.BestSoFar()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.closed()
 
     def opened(self, what: Opened) -> None:
         """Print what was loaded, and start drawing. Libraries have finished their own bars (of downloads) by now."""
@@ -51,29 +45,18 @@ class LiveProgress:
     def warn(self, text: str) -> None:
         self._print(Text.assemble(("warning: ", "bold yellow"), fit(text)))
 
-    def step(
-        self,
-        slots: Sequence[SlotStatus],
-        *,
-        done: int,
-        total: int,
-        best: tuple[int, float] | None,
-        eta: float | None,
-    ) -> None:
-        self._best.update(best)
+    def step(self, status: SweepStatus) -> None:
+        self._best.update(status.best)
         if self._clock() >= self._next:
             self._next = self._clock() + EVERY
             objective = self._best.objective
-            line = sweep_lines.summary(slots, done, total, best, eta, objective)
-            self._live.update(_screen(slots, line, self._console.height, label(objective)), refresh=True)
+            line = sweep_lines.summary(status, objective)
+            self._live.update(_screen(status.slots, line, self._console.height, label(objective)), refresh=True)
 
-    def ended(
-        self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
-    ) -> None:
-        is_best = self._best.is_beaten_by(state, value)
-        objective = self._best.objective
-        line = sweep_lines.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
-        self._print(Text(fit(line), style=_STYLES.get(state, "") + (" bold" if is_best else "")))
+    def ended(self, trial: EndedTrial) -> None:
+        is_best = self._best.is_beaten_by(trial)
+        line = sweep_lines.ended(trial, objective=self._best.objective, best=is_best)
+        self._print(Text(fit(line), style=_STYLES.get(trial.state, "") + (" bold" if is_best else "")))
 
     def closed(self) -> None:
         self._live.stop()

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from collections.abc import Callable
+from typing import TextIO
 
 from peftsweep.progress import sweep_lines
+from peftsweep.progress.display import EndedTrial, Opened, Progress, SweepStatus
 from peftsweep.progress.screen import fit
-from peftsweep.progress.watcher import Opened
 from peftsweep.system.terminal import say
-
-if TYPE_CHECKING:
-    from peftsweep.engine import SlotStatus
 
 # Time between two lines about the state: so many seconds, or this share of the elapsed time if that is longer. NEWS
 # applies when trials have started or were evaluated, QUIET when nothing has happened. Lines of a long sweep are rare.
 NEWS, QUIET, LONGEST = (5.0, 1 / 50), (15.0, 1 / 10), 600.0
 
 
-class PlainProgress:
+class PlainProgress(Progress):
     """Prints a line with the time of day when a trial ends and, from time to time, about the state of the sweep."""
 
     def __init__(
@@ -33,12 +30,6 @@ class PlainProgress:
         self._known: frozenset[tuple[int | None, int]] = frozenset()  # trials and their evaluations at the last line
         self._best = sweep_lines.BestSoFar()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.closed()
-
     def opened(self, what: Opened) -> None:
         self._best.objective = what.objective
         for name, text in sweep_lines.header(what):
@@ -50,33 +41,20 @@ class PlainProgress:
     def warn(self, text: str) -> None:
         self._print(f"warning: {text}")
 
-    def step(
-        self,
-        slots: Sequence[SlotStatus],
-        *,
-        done: int,
-        total: int,
-        best: tuple[int, float] | None,
-        eta: float | None,
-    ) -> None:
-        self._best.update(best)
-        now, known = self._clock(), frozenset((slot.trial, slot.evaluated) for slot in slots if slot.trial is not None)
+    def step(self, status: SweepStatus) -> None:
+        self._best.update(status.best)
+        now = self._clock()
+        known = frozenset((slot.trial, slot.evaluated) for slot in status.slots if slot.trial is not None)
         least, part = NEWS if known - self._known else QUIET
         if now >= self._said + min(LONGEST, max(least, part * (now - self._began))):
             self._said, self._known = now, known
-            line = sweep_lines.summary(slots, done, total, best, eta, self._best.objective, sweep_lines.steps(slots))
+            line = sweep_lines.summary(status, self._best.objective, sweep_lines.steps(status.slots))
             self._print(f"{self._hour()} {line}")
 
-    def ended(
-        self, trial: int, state: str, value: float | None, reason: str, params: Mapping[str, Any], seconds: float
-    ) -> None:
-        is_best = self._best.is_beaten_by(state, value)
-        objective = self._best.objective
-        line = sweep_lines.ended(trial, state, value, reason, params, seconds, objective=objective, best=is_best)
+    def ended(self, trial: EndedTrial) -> None:
+        is_best = self._best.is_beaten_by(trial)
+        line = sweep_lines.ended(trial, objective=self._best.objective, best=is_best)
         self._print(f"{self._hour()} {line}")
-
-    def closed(self) -> None:
-        pass
 
     def _print(self, line: str) -> None:
         say(fit(line), self._stream)

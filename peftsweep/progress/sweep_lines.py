@@ -1,13 +1,13 @@
-"""How is a running sweep told in lines of text?"""
+"""How is a running sweep reported in lines of text?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from peftsweep.progress.display import EndedTrial, Memory, Opened, SweepStatus
 from peftsweep.progress.formats import amount, duration, gib, hyperparameters, score
-from peftsweep.progress.watcher import Memory, Opened
 from peftsweep.scores import label
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ class BestSoFar:
         if best is not None:
             self.value = max(self.value, best[1])
 
-    def is_beaten_by(self, state: str, value: float | None) -> bool:
-        """Whether a trial with this result is the new best, which is then remembered."""
-        is_best = state == "complete" and value is not None and value > self.value
-        if is_best and value is not None:
-            self.value = value
-        return is_best
+    def is_beaten_by(self, trial: EndedTrial) -> bool:
+        """Whether a trial is the new best, which is then remembered."""
+        if trial.state != "complete" or trial.value is None or trial.value <= self.value:
+            return False
+        self.value = trial.value
+        return True
 
 
 def header(what: Opened) -> list[tuple[str, str]]:
@@ -66,45 +66,33 @@ def peak_memory(memory: Memory, taken: int) -> str:
     return f"memory: peak {gib(taken)} of {gib(memory.whole)} GiB, planned {gib(memory.planned)}"
 
 
-def ended(
-    trial: int,
-    state: str,
-    value: float | None,
-    reason: str,
-    params: Mapping[str, Any],
-    seconds: float,
-    *,
-    objective: str,
-    best: bool = False,
-) -> str:
+def ended(trial: EndedTrial, *, objective: str, best: bool = False) -> str:
     """`trial 7 complete · macro-F1 0.812 (best) · all 189 steps · 14s · lr 3.1e-4 rank 16`"""
-    scored = "" if value is None else f"{label(objective)} {score(value)}" + (" (best)" if best else "")
-    parts = [scored, reason.removeprefix(f"{state} "), duration(seconds), hyperparameters(params)]
-    return " · ".join([f"trial {trial} {state}", *filter(None, parts)])
+    scored = "" if trial.value is None else f"{label(objective)} {score(trial.value)}" + (" (best)" if best else "")
+    parts = [
+        scored,
+        trial.reason.removeprefix(f"{trial.state} "),
+        duration(trial.seconds),
+        hyperparameters(trial.params),
+    ]
+    return " · ".join([f"trial {trial.number} {trial.state}", *filter(None, parts)])
 
 
-def summary(
-    slots: Sequence[SlotStatus],
-    done: int,
-    total: int,
-    best: tuple[int, float] | None,
-    eta: float | None,
-    objective: str,
-    steps: str = "",
-) -> str:
+def summary(status: SweepStatus, objective: str, steps: str = "") -> str:
     """`5 of 12 trials done · 4 running · 412 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left`
 
     Args:
         steps: see `steps`.
     """
-    running = [slot for slot in slots if slot.trial is not None]
-    parts = [f"{done} of {total} trials done", f"{len(running)} running", *filter(None, [steps])]
+    running = [slot for slot in status.slots if slot.trial is not None]
+    parts = [f"{status.done} of {status.total} trials done", f"{len(running)} running", *filter(None, [steps])]
     if rate := sum(slot.rate for slot in running):
         parts.append(f"{rate:,.0f} samples/s")
-    if best is not None:
-        parts.append(f"best {label(objective)} {score(best[1])} (trial {best[0]})")
-    if eta is not None and math.isfinite(eta):
-        parts.append(f"{duration(eta)} left")
+    if status.best is not None:
+        number, value = status.best
+        parts.append(f"best {label(objective)} {score(value)} (trial {number})")
+    if status.eta is not None and math.isfinite(status.eta):
+        parts.append(f"{duration(status.eta)} left")
     return " · ".join(parts)
 
 

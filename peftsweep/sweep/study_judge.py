@@ -19,7 +19,7 @@ from peftsweep.engine import Command, Judge, Report, Result, Scores, ScoreTrial,
 from peftsweep.engine import Progress as Progressed
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
-from peftsweep.progress import Memory, Opened, Progress, lost_scores, peak_memory, test_score
+from peftsweep.progress import EndedTrial, Memory, Opened, Progress, SweepStatus, lost_scores, peak_memory, test_score
 from peftsweep.storage import (
     HeldOutScores,
     StoredStudy,
@@ -202,7 +202,7 @@ class StudyJudge(Judge):
         """Fail a trial that cannot be trained, with the reason. The others go on."""
         write_trial(asked, reason=reason, ended=now())
         self.study.tell(asked, state=TrialState.FAILED.in_optuna)
-        self.progress.ended(asked.number, TrialState.FAILED, None, reason, {}, 0.0)
+        self.progress.ended(EndedTrial(asked.number, TrialState.FAILED, None, reason, {}, 0.0))
         if self.study.why_unreadable(asked.number) is None:
             ended = self.trial(asked.number)
             self.projection.begin(ended)
@@ -259,11 +259,11 @@ class StudyJudge(Judge):
         )
         value = scores.get(self.config.search.objective)
         self.study.tell(asked, value if result.state == "complete" else None, state=TrialState(result.state).in_optuna)
-        trials = self.trials()
         self.projection.end(self.trial(trial.number))
         artifacts.drop_checkpoints(trial.folder)
-        self.tidy(trials)
-        self.progress.ended(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
+        self.tidy(self.trials())
+        ended = EndedTrial(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
+        self.progress.ended(ended)
         self.projection.note()
 
     def progressed(self, event: Progressed) -> None:
@@ -272,7 +272,7 @@ class StudyJudge(Judge):
         trials, begun, done, best = self.trial_counts
         coming = 0 if self.all_given else len(self.orphans) + max(0, self.total - begun)
         left = self.remaining.update(event, coming, trials)
-        self.progress.step(event.slots, done=done, total=self.total, best=best, eta=left)
+        self.progress.step(SweepStatus(event.slots, done, self.total, best, left))
 
     # Results --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,97 @@
+"""What does a sweep report while it runs? `Progress` is the interface of everything that displays it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:  # the engine brings torch along, and `peftsweep best` draws tables without it
+    from peftsweep.engine import SlotStatus
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The GPU memory planned for a pack, in bytes."""
+
+    planned: int
+    whole: int
+    slots: int
+    tokens: int  # most tokens that go through the base at once
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a sweep has loaded when it begins."""
+
+    study: str
+    model: str
+    method: str
+    parameters: int  # of the base
+    trainable: tuple[int, int]  # fewest and most parameters that a trial may train
+    slots: int
+    rows: Mapping[str, int]  # by split
+    device: str
+    dtype: str
+    done: int  # trials that have ended
+    total: int  # number of trials of the study
+    storage: str
+    tracking: str
+    objective: str = "macro_f1"  # score by which trials are compared
+    memory: Memory | None = None  # None on a CPU, where nothing is planned
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """Where a running sweep stands."""
+
+    slots: Sequence[SlotStatus]
+    done: int  # trials that have ended
+    total: int  # number of trials of the study
+    best: tuple[int, float] | None  # number and score (by the objective) of the best trial, including earlier runs
+    eta: float | None  # seconds left, or None if they cannot be estimated yet
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial that is complete, pruned or failed."""
+
+    number: int
+    state: str
+    value: float | None  # score of its best evaluation by the objective; None if it had no evaluation
+    reason: str
+    params: Mapping[str, Any]  # hyperparameters that the search chose
+    seconds: float
+
+
+class Progress:
+    """A display, used as a context manager while trials run. Notes and warnings may come before and after. This one
+    ignores all that it is given."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.closed()
+
+    def opened(self, what: Opened) -> None:
+        """The base and the data are loaded; trials start."""
+
+    def note(self, text: str) -> None:
+        """Report something that needs no action."""
+
+    def warn(self, text: str) -> None:
+        """Report something that the user may want to change."""
+
+    def step(self, status: SweepStatus) -> None:
+        """Called after every training step, so it must take hardly any time."""
+
+    def ended(self, trial: EndedTrial) -> None:
+        """A trial has ended."""
+
+    def closed(self) -> None:
+        """No more trials will run. May be called twice."""
+
+
+class Silent(Progress):
+    """Displays nothing."""
