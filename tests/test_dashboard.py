@@ -24,7 +24,7 @@ from peftsweep.dashboard.figures import figures
 from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.study import best_trials
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import MlflowRuns, Tracker
 from tests.compared import best_folder, fill, storage
 from tests.stored import made, retrained, told
 from tests.studies import LABELS, Home, empty_mlflow, home
@@ -424,7 +424,7 @@ def test_each_experiment_gets_the_page_and_that_of_some_studies_is_another(tmp_p
         "one": {"comparison.html": size, "selection.html": some.stat().st_size},
         "two": {"comparison.html": size},
     }
-    tracker = Tracker(uri, note=lambda _: None)
+    tracker = Tracker(MlflowRuns(uri), note=lambda _: None)
     assert all(tracker.has_page(name, whole) for name in ("one", "two"))
     whole.touch()  # drawn anew, and not delivered: that a selection was told since does not hide it
     sweep.compare(storage=url, tracking_uri=uri, studies=["one"])

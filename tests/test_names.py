@@ -24,7 +24,7 @@ from peftsweep.sweep.projection import Projection
 from peftsweep.system.folders import inside
 from peftsweep.system.names import PART, file_name, parse_path, refusal, shorten_name, study_refusal
 from peftsweep.system.package_paths import packaged
-from peftsweep.tracking import Tracker, serve
+from peftsweep.tracking import MlflowRuns, Tracker, serve
 from tests.studies import Home, home
 from tests.test_export import EARLIER
 
@@ -322,7 +322,7 @@ def test_a_link_that_leads_out_of_the_artifacts_is_not_followed(tmp_path: Path) 
         folder.mkdir()
         (folder / "thesis.txt").write_text("mine")
     artifacts = place.folder / "artifacts"
-    study, tracker = optuna.create_study(), Tracker(place.tracking_uri, note=print)
+    study, tracker = optuna.create_study(), Tracker(MlflowRuns(place.tracking_uri), note=print)
     writers: dict[str, Callable[[], Any]] = {
         "small": lambda: Studies(place.storage).own_folder("small"),
         "small/.mlflow": lambda: Projection(study, tracker, artifacts / "small"),

@@ -116,7 +116,7 @@ def test_a_sweep_whose_study_was_taken_over_leaves_mlflow_and_the_adapters_to_th
     with pytest.raises(StudyBusyError, match="is being run by process"):
         again(progress=watched)
     assert [run.info.status for run in here.runs()].count("RUNNING") == 2
-    assert not [t for t in threading.enumerate() if t.name == "mlflow" and t not in before]
+    assert not [t for t in threading.enumerate() if t.name == "tracker" and t not in before]
     watched.other.__exit__(None, None, None)
     again()
     assert {run.info.status for run in here.runs()} == {"FINISHED"}

@@ -44,7 +44,7 @@ from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.sweep import RetrainResult
 from peftsweep.sweep.retraining import SeedJudge
 from peftsweep.system.signals import StopSignal
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import MlflowRuns, Tracker
 from tests.alone import peft_alone
 from tests.numbers import same_weights
 from tests.packs import Watched, base_of
@@ -446,7 +446,7 @@ def test_adapters_that_stay_are_the_best_seeds_of_the_first(here: Home) -> None:
 def source_of(place: Home, file: Path, again: StoredStudy) -> SeedJudge:
     config, studies = load(file), Studies(place.storage)
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
-    main, tracker = studies.load("small"), Tracker(place.tracking_uri, note=print)
+    main, tracker = studies.load("small"), Tracker(MlflowRuns(place.tracking_uri), note=print)
     best = results.ranked(main.records())
     return SeedJudge(config, main, again, best, 2, studies, data, tracker, progress.Silent(), StopSignal())
 

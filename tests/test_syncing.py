@@ -17,7 +17,7 @@ from peftsweep import sweep
 from peftsweep.errors import StorageError, TrackingError, UsageError
 from peftsweep.storage import Studies
 from peftsweep.study import best_trials
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import MlflowRuns, Tracker
 from tests.compared import fill
 from tests.studies import Home, all_of, empty_mlflow, home
 
@@ -258,7 +258,7 @@ def test_a_comparison_that_comes_back_ends_no_earlier_than_it_begins(tmp_path: P
     drawn = [int(1000 * page.stat().st_mtime) for page in (some, whole)]
     assert [run.info.start_time, run.info.end_time] == drawn
     os.utime(some, (time.time() - 7200,) * 2)  # one that is older than the run itself
-    tracker = Tracker(place.tracking_uri, note=lambda _: None)
+    tracker = Tracker(MlflowRuns(place.tracking_uri), note=lambda _: None)
     tracker.store_page("tweets · multi-label · f00d00", some, some.name)
     tracker.close()
     run = mlflow.MlflowClient(tracking_uri=place.tracking_uri).get_run(run_id)

@@ -28,7 +28,7 @@ from mlflow.entities import Run
 from peftsweep.errors import TrackingError, UsageError
 from peftsweep.sweep import sync
 from peftsweep.system.atomic_files import put_if_free
-from peftsweep.tracking import Outcome, Point, StudySnapshot, Tracker, TrialSnapshot, serve
+from peftsweep.tracking import MlflowRuns, Outcome, Point, StudySnapshot, Tracker, TrialSnapshot, serve
 from peftsweep.tracking.locations import check, sqlite_file
 from peftsweep.tracking.mlflow_connection import Connection
 from peftsweep.tracking.mlflow_server import server_command, server_environment
@@ -63,7 +63,7 @@ def notes() -> Iterator[list[str]]:
 
 
 def opened(uri: str, notes: list[str], known: dict[str, str] | None = None, **params: Any) -> Tracker:
-    tracker = Tracker(uri, note=notes.append)
+    tracker = Tracker(MlflowRuns(uri), note=notes.append)
     tracker.open_study(StudySnapshot("demo", EXPERIMENT, params, {"peftsweep.method": "lora"}, known or {}))
     return tracker
 
@@ -171,7 +171,7 @@ def test_a_tracker_leaves_no_copies_and_no_open_file(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     for end in (Tracker.abandon, Tracker.close):
-        tracker = Tracker(f"sqlite:///{tmp_path}/none/mlflow.db", note=notes.append)
+        tracker = Tracker(MlflowRuns(f"sqlite:///{tmp_path}/none/mlflow.db"), note=notes.append)
         tracker._copies({"page": tmp_path / "page"})
         assert len(list((tmp_path / "temporary").iterdir())) == 1
         end(tracker)
@@ -186,7 +186,7 @@ def test_copies_lie_in_a_locked_folder_though_the_system_s_temporary_place_was_c
 ) -> None:
     (tmp_path / "page").write_text("p")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    tracker = Tracker(f"sqlite:///{tmp_path}/none/mlflow.db", note=notes.append)
+    tracker = Tracker(MlflowRuns(f"sqlite:///{tmp_path}/none/mlflow.db"), note=notes.append)
     first = tracker._copies({"page": tmp_path / "page"})["page"]
     shutil.rmtree(first.parents[1])
     second = tracker._copies({"page": tmp_path / "page"})["page"]
@@ -207,7 +207,7 @@ def test_a_page_on_its_way_has_all_the_time_there_is(
         send(*given)
 
     monkeypatch.setattr(MlflowClient, "log_artifact", slowly)
-    tracker = Tracker(uri, note=notes.append)
+    tracker = Tracker(MlflowRuns(uri), note=notes.append)
     tracker.store_page(EXPERIMENT, tmp_path / "page")
     tracker.close(patience=2)
     assert tracker.in_sync
@@ -444,7 +444,7 @@ def test_an_artifact_that_is_not_there_is_lost_alone(uri: str, notes: list[str],
 
 
 def test_a_tracker_that_was_told_nothing_does_nothing(tmp_path: Path, notes: list[str]) -> None:
-    Tracker(f"sqlite:///{tmp_path}/mlflow.db", note=notes.append).close()
+    Tracker(MlflowRuns(f"sqlite:///{tmp_path}/mlflow.db"), note=notes.append).close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -455,9 +455,9 @@ def test_importing_tracking_does_not_import_mlflow() -> None:
 
 TELEMETRY = """
 import sys
-from peftsweep.tracking import StudySnapshot, Tracker
+from peftsweep.tracking import MlflowRuns, StudySnapshot, Tracker
 
-tracker = Tracker(sys.argv[1], note=print)
+tracker = Tracker(MlflowRuns(sys.argv[1]), note=print)
 assert "mlflow" not in sys.modules, "it decides when it is imported"
 tracker.open_study(StudySnapshot("demo", "tweets"))
 tracker.close()

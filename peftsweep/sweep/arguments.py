@@ -9,16 +9,10 @@ from typing import Any
 from peftsweep.config import MAX_TRIALS, StudyConfig
 from peftsweep.errors import UsageError
 from peftsweep.safe_text.quoting import quoted
-from peftsweep.storage import check_apart
-from peftsweep.tracking import check_address
 
 
 def check_arguments(
-    study: str | Path | StudyConfig,
-    slots: object,
-    overrides: Mapping[str, Any] | Sequence[str],
-    storage: str,
-    tracking_uri: str,
+    study: str | Path | StudyConfig, slots: object, overrides: Mapping[str, Any] | Sequence[str]
 ) -> None:
     """
     Raises:
@@ -28,8 +22,6 @@ def check_arguments(
         raise UsageError("overrides: only a study file can be overridden; put the values into the StudyConfig itself")
     if slots != "auto":
         check_at_least(1, "slots", slots, "'auto' or ")
-    check_address(tracking_uri)
-    check_apart(storage, tracking_uri)
 
 
 def check_at_least(least: int, name: str, value: object, other: str = "") -> None:

@@ -17,7 +17,7 @@ from peftsweep.study import results
 from peftsweep.system import names
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.leftovers import tidy
-from peftsweep.tracking import COMPARISON, SELECTION, Tracker, check_address
+from peftsweep.tracking import COMPARISON, SELECTION, MlflowRuns, Tracker, check_address
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def compare(
     if output is not None:
         output = names.parse_path(output, "-o", UsageError)
         _check_place(output)
-    tracker = Tracker(tracking_uri, note=note)
+    tracker = Tracker(MlflowRuns(tracking_uri), note=note)
     rows = compare_studies(storage, studies, note)
     page = _write(rows, storage, output)
     for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):

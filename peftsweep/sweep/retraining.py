@@ -26,6 +26,7 @@ from peftsweep.storage import (
     StoredStudy,
     Studies,
     TrialRecord,
+    check_apart,
     guarded,
     masked,
     settle,
@@ -42,7 +43,7 @@ from peftsweep.sweep.run_study import quiet_bitsandbytes, train
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.trial_params import UnfitError
 from peftsweep.system.signals import StopSignal, stopped_by_signals
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import MlflowRuns, Tracker, check_address
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def retrain(
     Raises:
         PeftsweepError: with one clear message. Finished seeds are kept.
     """
-    check_arguments(study, slots, overrides, storage, tracking_uri)
+    check_arguments(study, slots, overrides)
+    check_address(tracking_uri)
+    check_apart(storage, tracking_uri)
     check_at_least(2, "seeds", seeds)
     check_at_least(1, "top", top)
     shown: Progress = Silent() if progress is None else progress
@@ -96,7 +99,7 @@ def retrain(
             settle(found, studies.own_folder(config.name), studies.place)
             best = _best(found, top)
             again = _companion(studies, found, config, data)
-            tracker = Tracker(tracking_uri, note=shown.warn)
+            tracker = Tracker(MlflowRuns(tracking_uri), note=shown.warn)
             source = SeedJudge(config, found, again, best, seeds, studies, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)
             train(source, slots, tracking_uri)

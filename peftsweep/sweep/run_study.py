@@ -20,7 +20,7 @@ from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
 from peftsweep.safe_text.quoting import quoted
-from peftsweep.storage import StoredStudy, Studies, guarded
+from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.study import best_trials
 from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import begun, open_study
@@ -29,7 +29,7 @@ from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.worker import LocalWorker, PackInfo, StartWorker, WorkerSpec
 from peftsweep.sweep.worker_start import check_base, report_start
 from peftsweep.system.signals import stopped_by_signals
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def run(
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
     start: StartWorker = LocalWorker,
+    sink: OpenSink = MlflowRuns,
 ) -> SweepResult:
     """Run a study, or resume it where it stopped.
 
@@ -73,11 +74,14 @@ def run(
         overrides: values that replace the study file's, by dotted key, as a mapping or as `key=value`.
         progress: displays what happens while the study runs; by default nothing is displayed.
         start: starts the worker that trains. `SpawnedWorker` trains in a separate process.
+        sink: opens the tracker at `tracking_uri`.
 
     Raises:
         PeftsweepError: with one clear message. Finished trials are kept.
     """
-    check_arguments(study, slots, overrides, storage, tracking_uri)
+    check_arguments(study, slots, overrides)
+    opened_sink = sink(tracking_uri)
+    check_apart(storage, tracking_uri)
     if trials is not None:
         check_at_least(1, "trials", trials)
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
@@ -90,8 +94,8 @@ def run(
         data = load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, resumed=rows)
         with studies.lease(config.name):
             opened = open_study(studies, config, data)
-            tracker = Tracker(tracking_uri, note=display.warn)
             total = config.search.trials if trials is None else trials
+            tracker = Tracker(opened_sink, note=display.warn)
             judge = StudyJudge(config, opened, studies, data, tracker, display, total, timeout, stop)
             train(judge, slots, tracking_uri, start)
         best = next(iter(best_trials.best(storage, [config.name])), None)

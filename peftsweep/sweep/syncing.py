@@ -10,7 +10,7 @@ from peftsweep.storage import StoredStudy, Studies, check_apart, guarded, settle
 from peftsweep.study import results
 from peftsweep.sweep.projection import Projection
 from peftsweep.sweep.publishing import pages_with
-from peftsweep.tracking import Tracker, check_address
+from peftsweep.tracking import MlflowRuns, Tracker, check_address
 
 MESSAGES = {"in sync": "nothing was missing", "running": "its sweep is running, and writes to MLflow itself"}
 PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take minutes
@@ -91,7 +91,7 @@ def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, failures: lis
 def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker | None:
     """Write what is missing; returns the tracker, or None if nothing was missing."""
     name = study.study_name
-    tracker = Tracker(tracking_uri, note=lambda text: None)
+    tracker = Tracker(MlflowRuns(tracking_uri), note=lambda text: None)
     projection = Projection(study, tracker, studies.own_folder(name))
     total = study.record.total
     total = len(study.records()) if total is None else total
@@ -104,7 +104,7 @@ def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker |
 
 def _missing_pages(studies: Studies, study: StoredStudy, tracking_uri: str) -> list[Path]:
     """Comparison pages with a study that its experiment lacks, the oldest first: the run starts at that time."""
-    tracker = Tracker(tracking_uri, note=lambda text: None)
+    tracker = Tracker(MlflowRuns(tracking_uri), note=lambda text: None)
     pages = pages_with(studies.url, study.study_name)
     missing = [page for page in pages if not tracker.has_page(study.record.data, page, page.name)]
     return sorted(missing, key=lambda page: page.stat().st_mtime)
@@ -113,7 +113,7 @@ def _missing_pages(studies: Studies, study: StoredStudy, tracking_uri: str) -> l
 def _write_pages(study: StoredStudy, tracking_uri: str, pages: Sequence[Path]) -> Tracker | None:
     if not pages:
         return None
-    tracker = Tracker(tracking_uri, note=lambda text: None)
+    tracker = Tracker(MlflowRuns(tracking_uri), note=lambda text: None)
     for page in pages:
         tracker.store_page(study.record.data, page, page.name)
     tracker.close(timeout=PATIENCE, patience=PATIENCE)

@@ -7,6 +7,7 @@ is slow, down or wiped never slows or fails a trial. `sink.py` says what a track
 from __future__ import annotations
 
 from peftsweep.tracking.locations import check as check_address
+from peftsweep.tracking.mlflow_runs import MlflowRuns
 from peftsweep.tracking.mlflow_server import serve
 from peftsweep.tracking.queue import Tracker
 from peftsweep.tracking.run_names import seed_name, trial_name
@@ -15,6 +16,7 @@ from peftsweep.tracking.sink import (
     KEY,
     RETRAIN_OF,
     SELECTION,
+    OpenSink,
     Outcome,
     Point,
     StudySnapshot,
@@ -27,6 +29,8 @@ __all__ = [
     "KEY",
     "RETRAIN_OF",
     "SELECTION",
+    "MlflowRuns",
+    "OpenSink",
     "Outcome",
     "Point",
     "StudySnapshot",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import TrackingError
+from peftsweep.safe_text.secrets import masked
 from peftsweep.system.names import shorten_name
 from peftsweep.tracking import comparison_run
 from peftsweep.tracking.in_sync import is_in_sync
@@ -76,6 +77,7 @@ class MlflowRuns:
 
     def __init__(self, uri: str) -> None:
         check(uri)
+        self.address = masked(uri)
         self.artifacts = None if is_server(uri) else artifact_root(uri)
         self.ids: dict[str, str] = {}
         self.asked = -math.inf

@@ -13,7 +13,6 @@ from typing import Any
 
 from peftsweep.errors import TrackingError
 from peftsweep.safe_text.secrets import masked
-from peftsweep.tracking.mlflow_runs import MlflowRuns
 from peftsweep.tracking.run_names import trial_name
 from peftsweep.tracking.sink import (
     COMPARISON,
@@ -41,7 +40,7 @@ class Tracker:
     at which it happened.
 
     Args:
-        uri: an SQLite URL, or the address of an MLflow server.
+        sink: the tracker. From now on only this queue uses it.
         note: called from any thread with a warning of one line: once per cause, and at the end if anything was not
             written.
 
@@ -50,9 +49,9 @@ class Tracker:
         problem: the latest problem with the tracker, in one line.
     """
 
-    def __init__(self, uri: str, *, note: Callable[[str], None]) -> None:
-        self._sink: Sink = MlflowRuns(uri)
-        self._where, self._note = f"{self._sink.name} at {masked(uri)}", note
+    def __init__(self, sink: Sink, *, note: Callable[[str], None]) -> None:
+        self._sink, self._note = sink, note
+        self._where = f"{sink.name} at {sink.address}"
         self._changed = threading.Condition()
         self._waiting: deque[Callable[[], None]] = deque()
         self._writer: threading.Thread | None = None
@@ -204,7 +203,7 @@ class Tracker:
             if self._closing:
                 return
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name="mlflow", daemon=True)
+                self._writer = threading.Thread(target=self._write, name="tracker", daemon=True)
                 self._writer.start()
             self._waiting.append(update)
             self._changed.notify()

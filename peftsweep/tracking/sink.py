@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,12 +100,14 @@ class Sink(Protocol):
 
     Attributes:
         name: of the tracker, for messages.
+        address: of the tracker, for messages; without passwords.
         ids: run ids by key, as far as they are known.
         asked: when the tracker was last called, by the monotonic clock; infinite while a file is being uploaded.
         abandoned: if set, no more calls are made, even in the middle of an update.
     """
 
     name: str
+    address: str
     ids: dict[str, str]
     asked: float
     abandoned: bool
@@ -152,6 +154,9 @@ class Sink(Protocol):
 
     def quiet(self) -> AbstractContextManager[None]:
         """Silence the tracker's own loggers."""
+
+
+OpenSink = Callable[[str], Sink]  # takes the address of the tracker; raises `UsageError` if it cannot be one
 
 
 def now() -> int:

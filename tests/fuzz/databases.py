@@ -28,7 +28,7 @@ from peftsweep.sweep.open_study import check_same, open_study
 from peftsweep.sweep.retraining import SeedJudge
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.system.signals import StopSignal
-from peftsweep.tracking import Tracker
+from peftsweep.tracking import MlflowRuns, Tracker
 from tests.fuzz import spoiling
 from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
@@ -142,7 +142,7 @@ class Databases(Kind):
 
 def _silenced() -> Tracker:
     """MLflow is not told: that takes most of a second."""
-    tracker = Tracker("http://127.0.0.1:9", note=str)
+    tracker = Tracker(MlflowRuns("http://127.0.0.1:9"), note=str)
     tracker.abandon()
     return tracker
 

@@ -173,7 +173,7 @@ def _joined() -> Iterator[None]:
         yield
     finally:
         for thread in threading.enumerate():
-            if thread.name == "mlflow" and thread not in before:
+            if thread.name == "tracker" and thread not in before:
                 thread.join(20)
 
 
