@@ -170,9 +170,10 @@ def _plain(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
-def test_one_file_reads_and_writes_what_optuna_keeps_of_a_study_and_its_trials() -> None:
+def test_attributes_are_read_and_written_in_one_file_and_their_tables_in_another() -> None:
     words = re.compile(r"\b(user_attrs?|system_attrs?|set_user_attr|get_\w+_attrs)\b")
     assert _files_with(words) == {"storage/attributes.py"}
+    assert _files_with(re.compile(r"(user|system)_attributes")) == {"storage/attribute_tables.py"}, "its tables"
 
 
 def test_optuna_s_states_are_translated_in_one_file() -> None:

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -553,7 +552,7 @@ def test_a_folder_that_may_not_be_searched_is_not_taken_for_a_device(tmp_path: P
 @pytest.mark.parametrize("why", WRONG)
 def test_what_is_no_address_is_refused_before_anything_is_done(why: str, tmp_path: Path) -> None:
     for uri in WRONG[why]:
-        uses: list[Callable[[Any], object]] = [serve, partial(Tracker, note=print)]
+        uses: list[Callable[[Any], object]] = [serve, MlflowRuns]
         for used in (*uses, lambda uri: sync(storage=str(tmp_path), tracking_uri=uri)):
             with pytest.raises(UsageError, match=re.escape(why)) as raised:
                 used(uri)

@@ -12,7 +12,6 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -21,6 +20,7 @@ from pydantic import BaseModel
 
 from peftsweep.errors import StorageError
 from peftsweep.safe_text.quoting import quoted
+from peftsweep.storage.attribute_tables import has_study
 from peftsweep.storage.attributes import StudyFacts, write_study
 from peftsweep.storage.database import Database
 from peftsweep.storage.record_parts import Bound
@@ -32,10 +32,6 @@ from peftsweep.system.leftovers import tidy, tidy_below
 
 OWNER = "owner.json"  # in a study's folder
 LONGEST = 1 << 16  # bytes of that file
-KEPT = """
-SELECT 1 FROM study_user_attributes JOIN studies USING (study_id)
-WHERE study_name = ? AND key = 'key' AND value_json = ?
-"""
 
 
 @dataclass(frozen=True)
@@ -205,8 +201,7 @@ def _has(there: Owner | None, name: str, *, unknown: bool) -> bool:
         where = address(there.storage)
         if not where.is_file:
             return unknown
-        with closing(sqlite3.connect(f"{Path(str(where.url.database)).as_uri()}?mode=ro", uri=True)) as database:
-            return database.execute(KEPT, (name, json.dumps(there.key))).fetchone() is not None
+        return has_study(Path(str(where.url.database)), name, there.key)
     except (StorageError, sqlite3.Error, ValueError):  # of a storage that is gone, too
         return False
 

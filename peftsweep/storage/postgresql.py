@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.safe_text.quoting import quoted
+from peftsweep.storage.attribute_tables import has_lease, mark_lease
 from peftsweep.storage.database import Database
 from peftsweep.storage.lock_holder import Doing, busy, note, overtaken, told
 from peftsweep.system.names import shorten_name
@@ -53,15 +53,6 @@ BACKEND = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backen
 # If the network fails only on our side, the server still holds the old connection, and its lock.
 END = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = :pid AND backend_start = :backend_start
-"""
-TOKEN = """
-SELECT value_json FROM study_system_attributes JOIN studies USING (study_id)
-WHERE study_name = :name AND key = 'peftsweep:lease'
-"""
-MARK = """
-INSERT INTO study_system_attributes (study_id, key, value_json)
-SELECT study_id, 'peftsweep:lease', :token FROM studies WHERE study_name = :name
-ON CONFLICT (study_id, key) DO UPDATE SET value_json = excluded.value_json
 """
 
 
@@ -178,7 +169,7 @@ class Lease:
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name
         self.url = engine.url.render_as_string()
-        self.named = {"name": name, "token": json.dumps(uuid4().hex)}
+        self.token = uuid4().hex
         self.connection: Connection | None = None
         self.backend: dict[str, Any] | None = None  # the server's own process of the connection
         self.marked = False  # whether the study has the token
@@ -193,10 +184,10 @@ class Lease:
             connection.execute(sqlalchemy.text(SESSION))
             if self.backend is not None:
                 connection.execute(sqlalchemy.text(END), self.backend)
-            if not connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({KEY})"), self.named):
-                holder = connection.scalar(sqlalchemy.text(HOLDER), self.named)
+            if not connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({KEY})"), {"name": self.name}):
+                holder = connection.scalar(sqlalchemy.text(HOLDER), {"name": self.name})
                 raise busy(self.name, self.url, holder or "")
-            if self.marked and connection.scalar(sqlalchemy.text(TOKEN), self.named) != self.named["token"]:
+            if self.marked and not has_lease(connection, self.name, self.token):
                 raise overtaken(self.name, self.url)
             pid, start = connection.execute(sqlalchemy.text(BACKEND)).one()
             self.backend = {"pid": pid, "backend_start": start}
@@ -229,7 +220,7 @@ class Lease:
             if self.marked:
                 self.connection.execute(sqlalchemy.text("SELECT 1"))
             else:
-                self.marked = self.connection.execute(sqlalchemy.text(MARK), self.named).rowcount > 0
+                self.marked = mark_lease(self.connection, self.name, self.token)
         except SQLAlchemyError:
             return False
         return True

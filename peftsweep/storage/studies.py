@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -19,6 +18,7 @@ from optuna.trial import FrozenTrial
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import masked
+from peftsweep.storage.attribute_tables import studies_of_key
 from peftsweep.storage.attributes import TrialFacts, has_record_in, running_trial
 from peftsweep.storage.database import Database
 from peftsweep.storage.database_errors import guarded
@@ -34,9 +34,6 @@ from peftsweep.system.names import check_study, study_refusal
 
 LAST = "alembic_version"  # the last table that Optuna makes
 RETRAINED = "/retrain"  # ends the name of a study's seeds, a study of their own; names of study files have no slash
-OF_KEY = """
-SELECT study_name FROM studies JOIN study_user_attributes USING (study_id) WHERE key = 'key' AND value_json = :key
-"""
 
 
 class Studies:
@@ -164,7 +161,7 @@ class Studies:
             StorageError: a study with this key cannot be read.
         """
         with self.storage.engine.connect() as connection:
-            found = connection.execute(sqlalchemy.text(OF_KEY), {"key": json.dumps(key)}).scalars().all()
+            found = studies_of_key(connection, key)
         return next((name for name in found if self.load(name).is_first), None)
 
     def _is_unbegun(self, name: str) -> bool:
