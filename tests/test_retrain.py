@@ -42,7 +42,8 @@ from peftsweep.storage import StoredStudy, Studies
 from peftsweep.study import results, space
 from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.sweep import RetrainResult
-from peftsweep.sweep.retraining import SeedJudge
+from peftsweep.sweep.seed_judge import SeedJudge
+from peftsweep.sweep.seed_supply import SeedSupply
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import MlflowRuns, Tracker
 from tests.alone import peft_alone
@@ -443,12 +444,12 @@ def test_adapters_that_stay_are_the_best_seeds_of_the_first(here: Home) -> None:
     assert here.adapter(results.ranked(Studies(here.storage).load("small").records())[0].number).is_file()
 
 
-def source_of(place: Home, file: Path, again: StoredStudy) -> SeedJudge:
+def judge_of(place: Home, file: Path, again: StoredStudy) -> SeedJudge:
     config, studies = load(file), Studies(place.storage)
     data = datasets.load(config.data, load_tokenizer(config.model), note=print, warn=print)
     main, tracker = studies.load("small"), Tracker(MlflowRuns(place.tracking_uri), note=print)
     best = results.ranked(main.records())
-    return SeedJudge(config, main, again, best, 2, studies, data, tracker, progress.Silent(), StopSignal())
+    return SeedJudge(SeedSupply(config, main, again, best, 2, studies), data, tracker, progress.Silent(), StopSignal())
 
 
 def test_adapters_outlive_a_change_of_the_first_those_that_were_tested_too(here: Home) -> None:
@@ -461,7 +462,7 @@ def test_adapters_outlive_a_change_of_the_first_those_that_were_tested_too(here:
             if (number == 0 and replicate > 1) or replicate > 3:  # the others went when trial 0 was the first
                 here.adapter(seed, "small/retrain").parent.mkdir(parents=True)
     again.set_user_attr("test", {"trial": 0, "seeds": 3, "scores": {"macro_f1_mean": 0.5}})
-    source_of(here, file, again).close()
+    judge_of(here, file, again).close()
     kept = [t.number for t in again.trials if here.adapter(t.number, "small/retrain").parent.is_dir()]
     assert kept == [2, 4, 7, 9]  # trial 0 by its second and third seed, trial 1 by its fourth and fifth
 

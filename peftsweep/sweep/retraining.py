@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
-
-from peftsweep.config import StudyConfig, TrainConfig, load
+from peftsweep.config import StudyConfig, load
 from peftsweep.data import Dataset, find_mistakes
 from peftsweep.data import load as load_data
-from peftsweep.engine import Scores, Trial
 from peftsweep.errors import StudyMismatchError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
@@ -32,17 +29,15 @@ from peftsweep.storage import (
     settle,
     write_study,
 )
-from peftsweep.study import artifacts, results, samplers, space
-from peftsweep.study.results import done, is_over, none_complete, ranked
-from peftsweep.study.seeds import complete, is_seed, means, seeds_begun, still_wanted, summarised
-from peftsweep.study.trial_files import ADAPTER
-from peftsweep.sweep import trial_params
+from peftsweep.study import results
+from peftsweep.study.results import done, none_complete, ranked
+from peftsweep.study.seeds import summarised
 from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import check_same, open_study
 from peftsweep.sweep.run_study import quiet_bitsandbytes, train
-from peftsweep.sweep.study_judge import StudyJudge
-from peftsweep.sweep.trial_params import UnfitError
-from peftsweep.system.signals import StopSignal, stopped_by_signals
+from peftsweep.sweep.seed_judge import SeedJudge, has_all_trials
+from peftsweep.sweep.seed_supply import SeedSupply
+from peftsweep.system.signals import stopped_by_signals
 from peftsweep.tracking import MlflowRuns, Tracker, check_address
 
 
@@ -100,10 +95,11 @@ def retrain(
             best = _best(found, top)
             again = _companion(studies, found, config, data)
             tracker = Tracker(MlflowRuns(tracking_uri), note=shown.warn)
-            source = SeedJudge(config, found, again, best, seeds, studies, data, tracker, shown, stop)
+            supply = SeedSupply(config, found, again, best, seeds, studies)
+            judge = SeedJudge(supply, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)
-            train(source, slots, tracking_uri)
-            return RetrainResult(summarised(found, again), source.seconds, stop.number)
+            train(judge, slots, tracking_uri)
+            return RetrainResult(summarised(found, again), judge.seconds, stop.number)
 
 
 def _best(study: StoredStudy, top: int) -> list[TrialRecord]:
@@ -126,17 +122,12 @@ def _say(shown: Progress, study: StoredStudy, best: Sequence[TrialRecord], top: 
     numbers = f"trial{'s' * (len(best) > 1)} {', '.join(str(trial.number) for trial in best)}"
     fewer = " (no other configuration of its trials is complete)" if len(best) < top else ""
     shown.note(f"retrain: {seeds} fresh seeds for each of the best of {name!r}: {numbers}{fewer}")
-    if not _is_done(study):
+    if not has_all_trials(study):
         ended = done(study.records())
         shown.note(
             f"retrain: {name!r} is not done ({ended} of {study.record.total} trials): its best may change, and "
             f"the test split is not scored before; go on with: peftsweep run --study {name}"
         )
-
-
-def _is_done(study: StoredStudy) -> bool:
-    """Whether the study has all trials that its last run asked for."""
-    return is_over(study.records(), study.record.total or 0)
 
 
 def _companion(studies: Studies, study: StoredStudy, config: StudyConfig, data: Dataset) -> StoredStudy:
@@ -160,117 +151,3 @@ def _companion(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
             f"is gone; delete it too: optuna delete-study --storage … --study-name {again.study_name}"
         )
     return again
-
-
-class SeedJudge(StudyJudge):
-    """Starts the seeds that are wanted, and no other trials; prunes nothing. A seed enters the study when it begins, so
-    seeds that were wanted once and never began leave no trace.
-
-    Args:
-        main: the study whose configurations the seeds have.
-        again: the study of the seeds.
-        best: trials of `main`; each of their configurations shall have this many `seeds`.
-
-    Attributes:
-        wanted: the seeds that have not begun, in turns of one for each configuration: the configuration's trial, and
-            which seed it is. There may be millions.
-    """
-
-    def __init__(
-        self,
-        config: StudyConfig,
-        main: StoredStudy,
-        again: StoredStudy,
-        best: Sequence[TrialRecord],
-        seeds: int,
-        studies: Studies,
-        data: Dataset,
-        tracker: Tracker,
-        progress: Progress,
-        stop: StopSignal,
-    ) -> None:
-        self.main, self.best = main, best
-        begun = {(seed.retrains, seed.replicate) for seed in seeds_begun(again)}
-        self.wanted, self.unbegun = still_wanted(best, seeds, begun)
-        total = len(begun) + self.unbegun
-        fixed = config.search.model_copy(update={"sampler": "random", "pruner": None, "trials": total})
-        renamed = config.model_copy(update={"name": again.study_name, "search": fixed})
-        super().__init__(renamed, again, studies, data, tracker, progress, total, None, stop)
-
-    def candidates(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
-        """The configurations that are retrained."""
-        picked = {seed.retrains for seed in seeds_begun(self.study)} | {trial.number for trial in self.best}
-        trials = [trial for trial in self.main.records() if trial.number in picked]
-        return [trial_params.trained(self.config, trial) for trial in trials]
-
-    def _exhausted(self) -> bool:
-        return self.unbegun == 0
-
-    def ask(self) -> optuna.Trial:
-        """The next seed that is wanted."""
-        self.unbegun -= 1
-        picked, replicate = next(self.wanted)
-        return self.studies.begin(self.study, retrains=picked.number, replicate=replicate)
-
-    def complete(self, asked: optuna.Trial) -> dict[str, Any]:
-        """Give a seed the parameters of its configuration's trial."""
-        seed = self.record(asked)
-        picked = [trial for trial in self.main.records() if trial.number == seed.retrains and trial.params]
-        if not picked or not is_seed(seed):
-            raise UnfitError(["it is no seed of a configuration"])
-        known = space.described(self.config, trial_params.trained(self.config, picked[0]))
-        return trial_params.complete(self.studies, self.config, asked, known)
-
-    def seed(self, asked: optuna.Trial) -> int:
-        return samplers.replicate_seed(self.config.train.seed, self.record(asked).replicate or 0)
-
-    def sampled(self, trial: Trial) -> dict[str, Any]:
-        own = self.trial(trial.number)
-        return {"of trial": own.retrains, "seed": own.replicate, **super().sampled(trial)}
-
-    def winners(self) -> list[TrialRecord]:
-        """The complete seeds of the configuration with the best mean, if the study and its seeds are done."""
-        return self.leading() if self.is_done() and _is_done(self.main) else []
-
-    def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
-        each = [scores for _, scores in scored]
-        first = scored[0][0].retrains
-        assert first is not None  # each is a seed
-        self.keep_test(HeldOutScores(trial=first, seeds=len(each), scores=means(each)))
-
-    def is_done(self) -> bool:
-        return is_over(self.trials(), self.total)
-
-    def leading(self) -> list[TrialRecord]:
-        """The complete seeds of the first configuration."""
-        rows = summarised(self.main, self.study)
-        return self.seeds_of(rows[0]["trial"]) if rows else []
-
-    def seeds_of(self, number: int | None) -> list[TrialRecord]:
-        """The complete seeds of the configuration that the study's trial with this number has."""
-        return complete([seed for seed in seeds_begun(self.study) if seed.retrains == number])
-
-    def conclude(self) -> None:
-        """Record the rows in the study, and means and deviations for MLflow, once all seeds are done."""
-        super().conclude()
-        if self.is_done():
-            rows = summarised(self.main, self.study)
-            figures = {name: rows[0][name] for name in rows[0] if name.endswith(("_mean", "_std"))}
-            if self.study.record.summary != figures:
-                write_study(self.study, summary=figures)
-                self.projection.outdate()
-            if self.main.record.retrained != rows:
-                write_study(self.main, retrained=rows)
-                self.projection.outdate()
-
-    def tidy(self, trials: Sequence[TrialRecord]) -> None:
-        """Keep all adapters until the seeds are done and the test split is scored. Then keep those of the best seeds of
-        the first configuration, and of the one that was scored."""
-        tested = self.study.record.test
-        if self.is_done() and (self.data.test is None or tested is not None):
-            kept: list[TrialRecord] = []
-            for group in (self.leading(), self.seeds_of(None if tested is None else tested.trial)):
-                there = [trial for trial in ranked(group) if (self.trial_folder(trial.number) / ADAPTER).is_dir()]
-                kept += [trial for trial in there[: self.config.search.keep_adapters] if trial not in kept]
-            others = [trial for trial in trials if trial not in kept]
-            artifacts.keep_best(self.folder, kept + others, len(kept))

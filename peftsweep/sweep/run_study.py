@@ -26,6 +26,7 @@ from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
 from peftsweep.sweep.study_judge import StudyJudge
+from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.sweep.worker import LocalWorker, PackInfo, StartWorker, WorkerSpec
 from peftsweep.sweep.worker_start import check_base, report_start
 from peftsweep.system.signals import stopped_by_signals
@@ -96,7 +97,8 @@ def run(
             opened = open_study(studies, config, data)
             total = config.search.trials if trials is None else trials
             tracker = Tracker(opened_sink, note=display.warn)
-            judge = StudyJudge(config, opened, studies, data, tracker, display, total, timeout, stop)
+            supply = TrialSupply(config, opened, studies, total, timeout)
+            judge = StudyJudge(supply, data, tracker, display, stop)
             train(judge, slots, tracking_uri, start)
         best = next(iter(best_trials.best(storage, [config.name])), None)
         return SweepResult(opened, best, judge.counts(), judge.seconds, stop.number)
@@ -124,7 +126,9 @@ def train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, st
 
 def _train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:
     """Start a worker. Then wait for its events, let the study judge them, and answer, until there is no work left."""
-    spec = WorkerSpec(judge.config, judge.data, judge.candidates(), judge.candidates("low"), judge.left(), slots)
+    supply = judge.supply
+    widest, smallest = supply.candidates("high"), supply.candidates("low")
+    spec = WorkerSpec(judge.config, judge.data, widest, smallest, supply.left(), slots)
     worker = start(spec)
     pack: PackInfo | None = None
     try:

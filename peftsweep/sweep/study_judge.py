@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 
-from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.data import Dataset
 from peftsweep.engine import Command, Judge, Report, Result, Scores, ScoreTrial, Trial
 from peftsweep.engine import Progress as Progressed
@@ -22,22 +16,20 @@ from peftsweep.models import BaseInfo
 from peftsweep.progress import EndedTrial, Memory, Opened, Progress, SweepStatus, lost_scores, peak_memory, test_score
 from peftsweep.storage import (
     HeldOutScores,
-    StoredStudy,
-    Studies,
     TrialRecord,
     TrialState,
     count_states,
     write_study,
     write_trial,
 )
-from peftsweep.study import artifacts, exhausted, grid_size, halving, samplers, space
-from peftsweep.study.results import done, is_over, ranked
-from peftsweep.study.trial_files import ADAPTER, trial_folder
+from peftsweep.study import artifacts, halving, space
+from peftsweep.study.results import is_over, ranked
+from peftsweep.study.trial_files import ADAPTER
 from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
 from peftsweep.sweep.projection import Projection, stored
 from peftsweep.sweep.study_params import study_params
-from peftsweep.sweep.trial_params import UnfitError, complete, trained
-from peftsweep.system.folders import inside
+from peftsweep.sweep.trial_params import UnfitError, trained
+from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
 
@@ -46,81 +38,38 @@ class StudyJudge(Judge):
     """Stands between a worker and the study.
 
     Attributes:
-        total: number of trials that the study shall have, including earlier runs.
         stop: whether a signal asked to stop.
     """
 
     def __init__(
-        self,
-        config: StudyConfig,
-        study: StoredStudy,
-        studies: Studies,
-        data: Dataset,
-        tracker: Tracker,
-        progress: Progress,
-        total: int,
-        timeout: float | None,
-        stop: StopSignal,
+        self, supply: TrialSupply, data: Dataset, tracker: Tracker, progress: Progress, stop: StopSignal
     ) -> None:
-        self.config, self.study, self.studies, self.data = config, study, studies, data
-        self.progress, self.stop = progress, stop
-        self.total = total if config.search.sampler != "grid" else min(total, grid_size(config))
-        self.deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pruner = config.search.pruner
+        self.supply, self.data, self.progress, self.stop = supply, data, progress, stop
+        self.config, self.study, self.studies = supply.config, supply.study, supply.studies
+        pruner = self.config.search.pruner
         self.halving = None if pruner is None else halving.Halving(pruner.reduction, pruner.min_evals)
-        self.folder = studies.own_folder(config.name)
-        self.projection = Projection(study, tracker, self.folder)
-        if study.record.total != self.total:
-            write_study(study, total=self.total)
+        self.projection = Projection(self.study, tracker, supply.folder)
+        if self.study.record.total != supply.total:
+            write_study(self.study, total=supply.total)
             self.projection.outdate()
-        self.orphans = deque(trial.number for trial in studies.orphans(study))
-        for number in self.orphans:  # before any trial ends: the draw depends on which have
-            with suppress(UnfitError):
-                self.complete(studies.adopt(study, number))
         self.running: dict[int, optuna.Trial] = {}
         self.seconds: dict[str, float] = {}  # where the pack's time went
-        self.all_given = False  # no trial is left: remember it, because a free slot asks before every step
         self.trial_counts: TrialCounts | None = None  # None when trials have changed since
-        self.remaining = RemainingTime(self.halving, self.deadline)
+        self.remaining = RemainingTime(self.halving, supply.deadline)
         self.test_scores: dict[int, Scores] = {}  # on the test split, until all that are due have one
         self.base: BaseInfo | None = None
         self.method: Method | None = None
-        for trial in self.trials():
+        for trial in supply.trials():
             if trial.state.finished:  # a process may have died before it tidied up
-                artifacts.drop_checkpoints(self.trial_folder(trial.number))
-
-    # What there is to do --------------------------------------------------------------------------------------------
-
-    def trials(self) -> list[TrialRecord]:
-        return self.study.records()
-
-    def trial(self, number: int) -> TrialRecord:
-        return next(trial for trial in self.trials() if trial.number == number)
-
-    def done(self) -> int:
-        return done(self.trials())
-
-    def left(self) -> int:
-        """Number of trials still to be trained: orphans of a process that died, and those not asked for yet."""
-        return len(self.orphans) + max(0, self.total - self._begun())
-
-    def _begun(self) -> int:
-        return sum(trial.begun for trial in self.trials())
+                artifacts.drop_checkpoints(supply.trial_folder(trial.number))
 
     def has_work(self) -> bool:
-        return bool(self.orphans) or (self.left() > 0 and not self._exhausted()) or bool(self.test_due())
-
-    def candidates(self, end: Literal["low", "high"] = "high") -> list[TrainConfig]:
-        """Hyperparameters at the limits of what trials may have."""
-        return space.candidates(self.config, end)
-
-    def _exhausted(self) -> bool:
-        return exhausted(self.config, self.study)
+        return self.supply.has_work() or bool(self.test_due())
 
     def opened(self, base: BaseInfo, method: Method, summary: Opened) -> None:
         """Tell the user and MLflow that the base is loaded and the pack is built."""
         self.base, self.method = base, method
-        artifacts.keep_study(self.folder, self.config, self.data)
+        artifacts.keep_study(self.supply.folder, self.config, self.data)
         write_study(self.study, described=study_params(self.config, base, self.data))
         if summary.memory is not None:
             write_study(self.study, memory={"planned_bytes": summary.memory.planned})
@@ -130,7 +79,7 @@ class StudyJudge(Judge):
     # Answers to the worker ------------------------------------------------------------------------------------------
 
     def has_given_all(self) -> bool:
-        return self.all_given
+        return self.supply.is_empty
 
     def wants_stop(self) -> bool:
         return self.stop.asked
@@ -139,64 +88,17 @@ class StudyJudge(Judge):
         self.progress.note(text)
 
     def next(self) -> Trial | None:
-        while not (self.stop.asked or self.all_given):
-            if resumed := bool(self.orphans):
-                asked = self.studies.adopt(self.study, self.orphans.popleft())
-            elif self._begun() >= self.total or time.monotonic() >= self.deadline or self._exhausted():
-                self.all_given = True
-                break
-            else:
-                asked = self._new()
+        while not self.stop.asked and (offer := self.supply.next()) is not None:
             self.trial_counts = None
             try:
-                return self._start(asked, self.complete(asked), resumed=resumed)
+                trial = self.supply.start(offer)
             except UnfitError as error:
-                self._refuse(asked, str(error))
+                self._refuse(offer.asked, str(error))
+            else:
+                self.running[trial.number] = offer.asked
+                self.projection.begin(self.supply.trial(trial.number))
+                return trial
         return None
-
-    def _new(self) -> optuna.Trial:
-        asked = self.ask()
-        write_trial(asked, began=now())
-        # a deleted database may have left the folder of a trial with this number
-        shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
-        return asked
-
-    def ask(self) -> optuna.Trial:
-        """A new trial, or one that was enqueued. It only has the parameters that a person gave it."""
-        return self.study.ask()
-
-    def complete(self, asked: optuna.Trial) -> dict[str, Any]:
-        """Give a trial the parameters that it lacks, and return all.
-
-        Raises:
-            UnfitError: it cannot be trained.
-        """
-        return complete(self.studies, self.config, asked, self.record(asked).params)
-
-    def record(self, asked: optuna.Trial) -> TrialRecord:
-        """The record of a trial that is to be trained.
-
-        Raises:
-            UnfitError: it has a value that no sweep writes.
-        """
-        if why := self.study.why_unreadable(asked.number):
-            raise UnfitError([f"it cannot be read: {why}"])
-        return self.trial(asked.number)
-
-    def seed(self, asked: optuna.Trial) -> int:
-        """The seed of a trial's first weights, order of batches and dropout."""
-        return samplers.trial_seed(self.config.train.seed, asked.number)
-
-    def _start(self, asked: optuna.Trial, drawn: Mapping[str, Any], *, resumed: bool) -> Trial:
-        params, seed = self.config.hyperparameters(space.decode(self.config, drawn)), self.seed(asked)
-        if resumed:
-            known = self.trial(asked.number)
-            pause = artifacts.pause(known, self.trial_folder(known.number))
-            write_trial(asked, pauses=[*known.pauses, pause])
-        write_trial(asked, params=space.described(self.config, params), seed=seed)
-        self.running[asked.number] = asked
-        self.projection.begin(self.trial(asked.number))
-        return Trial(asked.number, seed, params, self.trial_folder(asked.number))
 
     def _refuse(self, asked: optuna.Trial, reason: str) -> None:
         """Fail a trial that cannot be trained, with the reason. The others go on."""
@@ -204,14 +106,14 @@ class StudyJudge(Judge):
         self.study.tell(asked, state=TrialState.FAILED.in_optuna)
         self.progress.ended(EndedTrial(asked.number, TrialState.FAILED, None, reason, {}, 0.0))
         if self.study.why_unreadable(asked.number) is None:
-            ended = self.trial(asked.number)
+            ended = self.supply.trial(asked.number)
             self.projection.begin(ended)
             self.projection.end(ended)
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
         at: dict[int, tuple[int, float]] = {}
         kept: set[int] = set()
-        known = {trial.number: trial for trial in self.trials()}
+        known = {trial.number: trial for trial in self.supply.trials()}
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores[self.config.search.objective]
@@ -259,26 +161,26 @@ class StudyJudge(Judge):
         )
         value = scores.get(self.config.search.objective)
         self.study.tell(asked, value if result.state == "complete" else None, state=TrialState(result.state).in_optuna)
-        self.projection.end(self.trial(trial.number))
+        self.projection.end(self.supply.trial(trial.number))
         artifacts.drop_checkpoints(trial.folder)
-        self.tidy(self.trials())
+        self.tidy(self.supply.trials())
         ended = EndedTrial(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
         self.progress.ended(ended)
         self.projection.note()
 
     def progressed(self, event: Progressed) -> None:
         if self.trial_counts is None:  # one query for each step would slow a GPU down
-            self.trial_counts = TrialCounts.of(self.trials())
+            self.trial_counts = TrialCounts.of(self.supply.trials())
         trials, begun, done, best = self.trial_counts
-        coming = 0 if self.all_given else len(self.orphans) + max(0, self.total - begun)
+        coming = 0 if self.supply.is_empty else self.supply.left(begun)
         left = self.remaining.update(event, coming, trials)
-        self.progress.step(SweepStatus(event.slots, done, self.total, best, left))
+        self.progress.step(SweepStatus(event.slots, done, self.supply.total, best, left))
 
     # Results --------------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """Number of trials by state. Running ones count as stopped: the next run resumes them."""
-        found = count_states((trial.state for trial in self.trials()), live=False)
+        found = count_states((trial.state for trial in self.supply.trials()), live=False)
         return {name: count for name, count in sorted(found.items()) if count}
 
     def scored(self, number: int, scores: Scores) -> None:
@@ -291,7 +193,7 @@ class StudyJudge(Judge):
         due = self.test_due()
         for ended in due:
             if ended.number not in self.test_scores:
-                folder = self.trial_folder(ended.number)
+                folder = self.supply.trial_folder(ended.number)
                 trial = Trial(ended.number, ended.seed or 0, trained(self.config, ended), folder)
                 return [ScoreTrial(trial, folder / ADAPTER)]
         if due:
@@ -302,12 +204,15 @@ class StudyJudge(Judge):
         """Trials to be scored on the test split. Empty if one was scored before, because a test split used twice is a
         validation split; empty, too, if an adapter is missing, as in a copied study."""
         due = [] if self.data.test is None or self.study.record.test is not None else self.winners()
-        return due if all((self.trial_folder(trial.number) / ADAPTER).is_dir() for trial in due) else []
+        return due if all(map(self.has_adapter, due)) else []
+
+    def has_adapter(self, trial: TrialRecord) -> bool:
+        return (self.supply.trial_folder(trial.number) / ADAPTER).is_dir()
 
     def winners(self) -> list[TrialRecord]:
         """The best trial, if the study is done."""
-        trials = self.trials()
-        return ranked(trials)[:1] if is_over(trials, self.total) else []
+        trials = self.supply.trials()
+        return ranked(trials)[:1] if is_over(trials, self.supply.total) else []
 
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         """Record the scores on the test split."""
@@ -329,20 +234,18 @@ class StudyJudge(Judge):
     def conclude(self) -> None:
         """Record results of all trials together, if they are done. A sweep has none besides its trials."""
         if self.data.test is not None and self.study.record.test is None and self.winners() and not self.test_due():
-            self.progress.note(f"test split: not scored, because the best trial's adapter is not in {self.folder}")
+            self.progress.note(
+                f"test split: not scored, because the best trial's adapter is not in {self.supply.folder}"
+            )
 
     def close(self) -> None:
         """End the runs that MLflow believes to be running, and tidy up what a killed process left."""
-        self.projection.close(self.running, self.total)
-        self.tidy(self.trials())
+        self.projection.close(self.running, self.supply.total)
+        self.tidy(self.supply.trials())
 
     def tidy(self, trials: Sequence[TrialRecord]) -> None:
         """Remove all adapters but the best `keep_adapters`."""
-        artifacts.keep_best(self.folder, ranked(trials), self.config.search.keep_adapters)
-
-    def trial_folder(self, number: int) -> Path:
-        """A trial's folder. If a link leads out of the study's folder, this raises StorageError."""
-        return inside(self.folder, trial_folder(self.folder, number))
+        artifacts.keep_best(self.supply.folder, ranked(trials), self.config.search.keep_adapters)
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         """Those that the search chose."""

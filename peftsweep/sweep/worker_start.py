@@ -45,8 +45,8 @@ def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri
         rows=splits(judge.data),
         device=str(base.device),
         dtype="nf4" if base.four_bit else str(base.dtype).removeprefix("torch."),
-        done=judge.done(),
-        total=judge.total,
+        done=judge.supply.done(),
+        total=judge.supply.total,
         storage=masked(judge.studies.url),
         tracking=masked(tracking_uri),
         objective=config.search.objective,
@@ -57,8 +57,8 @@ def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri
 
 def _warn_if_all_start_at_once(judge: StudyJudge, slots: int) -> None:
     """TPE learns from finished trials. Trials that start together cannot learn from each other."""
-    left = judge.left()
-    if judge.config.search.sampler == "tpe" and not judge.done() and slots >= left > MANY:
+    left = judge.supply.left()
+    if judge.config.search.sampler == "tpe" and not judge.supply.done() and slots >= left > MANY:
         judge.progress.note(
             f"search: all {left} trials start at once, so none can learn from another's result (as with sampler: "
             f"random); use fewer slots, such as --slots {left // 4}, or more trials"

@@ -25,8 +25,10 @@ from peftsweep.study import results
 from peftsweep.study.seeds import summarised
 from peftsweep.sweep import retraining
 from peftsweep.sweep.open_study import check_same, open_study
-from peftsweep.sweep.retraining import SeedJudge
+from peftsweep.sweep.seed_judge import SeedJudge
+from peftsweep.sweep.seed_supply import SeedSupply
 from peftsweep.sweep.study_judge import StudyJudge
+from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import MlflowRuns, Tracker
 from tests.fuzz import spoiling
@@ -118,7 +120,7 @@ class Databases(Kind):
             studies = Studies(place.storage)
             with studies.lease(config.name):
                 opened = open_study(studies, config, data)
-                _begun(StudyJudge(config, opened, studies, data, _silenced(), Silent(), 4, None, StopSignal()))
+                _begun(StudyJudge(TrialSupply(config, opened, studies, 4), data, _silenced(), Silent(), StopSignal()))
 
     def _seeds(self, place: Home, study: str) -> None:
         """The same of `retrain`."""
@@ -130,9 +132,10 @@ class Databases(Kind):
                 check_same(studies, found, config, data)
                 settle(found, studies.own_folder(config.name), studies.place)
                 again = retraining._companion(studies, found, config, data)
-                source = SeedJudge(config, found, again, best, 3, studies, data, _silenced(), Silent(), StopSignal())
-                _begun(source)
-                source.conclude()
+                supply = SeedSupply(config, found, again, best, 3, studies)
+                judge = SeedJudge(supply, data, _silenced(), Silent(), StopSignal())
+                _begun(judge)
+                judge.conclude()
                 summarised(found, again)
 
     def _mlflow(self, place: Home) -> str:
@@ -147,11 +150,11 @@ def _silenced() -> Tracker:
     return tracker
 
 
-def _begun(source: StudyJudge) -> None:
-    """What a source does before anything is trained."""
-    if source.has_work():
-        source.candidates()
+def _begun(judge: StudyJudge) -> None:
+    """What a judge does before anything is trained."""
+    if judge.has_work():
+        judge.supply.candidates("high")
         for _ in range(3):
-            source.next()
-    source.progressed(Progress((), ()))
-    source.counts()
+            judge.next()
+    judge.progressed(Progress((), ()))
+    judge.counts()

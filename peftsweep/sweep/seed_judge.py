@@ -1,0 +1,84 @@
+"""What becomes of the seeds of a retraining? Their means are recorded, and the best configuration is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peftsweep.data import Dataset
+from peftsweep.engine import Scores, Trial
+from peftsweep.progress import Progress
+from peftsweep.storage import HeldOutScores, StoredStudy, TrialRecord, write_study
+from peftsweep.study import artifacts
+from peftsweep.study.results import is_over, ranked
+from peftsweep.study.seeds import complete, means, seeds_begun, summarised
+from peftsweep.sweep.seed_supply import SeedSupply
+from peftsweep.sweep.study_judge import StudyJudge
+from peftsweep.system.signals import StopSignal
+from peftsweep.tracking import Tracker
+
+
+class SeedJudge(StudyJudge):
+    """Prunes nothing, and records the results of all seeds together."""
+
+    def __init__(
+        self, supply: SeedSupply, data: Dataset, tracker: Tracker, progress: Progress, stop: StopSignal
+    ) -> None:
+        self.main = supply.main
+        super().__init__(supply, data, tracker, progress, stop)
+
+    def sampled(self, trial: Trial) -> dict[str, Any]:
+        own = self.supply.trial(trial.number)
+        return {"of trial": own.retrains, "seed": own.replicate, **super().sampled(trial)}
+
+    def winners(self) -> list[TrialRecord]:
+        """The complete seeds of the configuration with the best mean, if the study and its seeds are done."""
+        return self.leading() if self.is_done() and has_all_trials(self.main) else []
+
+    def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
+        each = [scores for _, scores in scored]
+        first = scored[0][0].retrains
+        assert first is not None  # each is a seed
+        self.keep_test(HeldOutScores(trial=first, seeds=len(each), scores=means(each)))
+
+    def is_done(self) -> bool:
+        return is_over(self.supply.trials(), self.supply.total)
+
+    def leading(self) -> list[TrialRecord]:
+        """The complete seeds of the first configuration."""
+        rows = summarised(self.main, self.study)
+        return self.seeds_of(rows[0]["trial"]) if rows else []
+
+    def seeds_of(self, number: int | None) -> list[TrialRecord]:
+        """The complete seeds of the configuration that the study's trial with this number has."""
+        return complete([seed for seed in seeds_begun(self.study) if seed.retrains == number])
+
+    def conclude(self) -> None:
+        """Record the rows in the study, and means and deviations for MLflow, once all seeds are done."""
+        super().conclude()
+        if self.is_done():
+            rows = summarised(self.main, self.study)
+            figures = {name: rows[0][name] for name in rows[0] if name.endswith(("_mean", "_std"))}
+            if self.study.record.summary != figures:
+                write_study(self.study, summary=figures)
+                self.projection.outdate()
+            if self.main.record.retrained != rows:
+                write_study(self.main, retrained=rows)
+                self.projection.outdate()
+
+    def tidy(self, trials: Sequence[TrialRecord]) -> None:
+        """Keep all adapters until the seeds are done and the test split is scored. Then keep those of the best seeds of
+        the first configuration, and of the one that was scored."""
+        tested = self.study.record.test
+        if self.is_done() and (self.data.test is None or tested is not None):
+            kept: list[TrialRecord] = []
+            for group in (self.leading(), self.seeds_of(None if tested is None else tested.trial)):
+                there = list(filter(self.has_adapter, ranked(group)))
+                kept += [trial for trial in there[: self.config.search.keep_adapters] if trial not in kept]
+            others = [trial for trial in trials if trial not in kept]
+            artifacts.keep_best(self.supply.folder, kept + others, len(kept))
+
+
+def has_all_trials(study: StoredStudy) -> bool:
+    """Whether the study has all trials that its last run asked for, and they have ended."""
+    return is_over(study.records(), study.record.total or 0)

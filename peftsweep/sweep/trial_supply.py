@@ -1,0 +1,146 @@
+"""Which trial does a free slot get? First those that a dead process left, then new ones from Optuna."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import optuna
+
+from peftsweep.config import StudyConfig, TrainConfig
+from peftsweep.engine import Trial
+from peftsweep.storage import StoredStudy, Studies, TrialRecord, write_trial
+from peftsweep.study import artifacts, exhausted, grid_size, samplers, space
+from peftsweep.study.results import done
+from peftsweep.study.trial_files import trial_folder
+from peftsweep.sweep.trial_params import UnfitError, complete
+from peftsweep.system.folders import inside
+from peftsweep.tracking import now
+
+
+class Offer(NamedTuple):
+    """A trial to be trained, and whether an earlier process began it."""
+
+    asked: optuna.Trial
+    resumed: bool
+
+
+class TrialSupply:
+    """The trials of a study that are still to be trained.
+
+    Args:
+        timeout: seconds after which no new trial starts; None for no limit.
+
+    Attributes:
+        total: number of trials that the study shall have, including earlier runs.
+        folder: of the study's artifacts.
+        orphans: trials that a dead process left.
+        is_empty: whether no trial is left. It is remembered, because a free slot asks before every step.
+    """
+
+    def __init__(
+        self, config: StudyConfig, study: StoredStudy, studies: Studies, total: int, timeout: float | None = None
+    ) -> None:
+        self.config, self.study, self.studies = config, study, studies
+        self.total = total if config.search.sampler != "grid" else min(total, grid_size(config))
+        self.deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self.folder = studies.own_folder(config.name)
+        self.is_empty = False
+        self.orphans = deque(trial.number for trial in studies.orphans(study))
+        for number in self.orphans:  # before any trial ends: the draw depends on which have
+            with suppress(UnfitError):
+                self.complete(studies.adopt(study, number))
+
+    def trials(self) -> list[TrialRecord]:
+        return self.study.records()
+
+    def trial(self, number: int) -> TrialRecord:
+        return next(trial for trial in self.trials() if trial.number == number)
+
+    def done(self) -> int:
+        return done(self.trials())
+
+    def left(self, begun: int | None = None) -> int:
+        """Number of trials still to be trained: orphans, and those not asked for yet.
+
+        Args:
+            begun: number of trials that have begun, if it is known.
+        """
+        begun = sum(trial.begun for trial in self.trials()) if begun is None else begun
+        return len(self.orphans) + max(0, self.total - begun)
+
+    def has_work(self) -> bool:
+        return bool(self.orphans) or (self.left() > 0 and not self.is_exhausted())
+
+    def is_exhausted(self) -> bool:
+        """Whether the search has no new trial to offer."""
+        return exhausted(self.config, self.study)
+
+    def candidates(self, end: Literal["low", "high"]) -> list[TrainConfig]:
+        """Hyperparameters at the limits of what trials may have."""
+        return space.candidates(self.config, end)
+
+    def next(self) -> Offer | None:
+        """The next trial; None if there are no more."""
+        if self.orphans:
+            return Offer(self.studies.adopt(self.study, self.orphans.popleft()), resumed=True)
+        if self.is_empty or self.left() <= 0 or time.monotonic() >= self.deadline or self.is_exhausted():
+            self.is_empty = True
+            return None
+        asked = self.ask()
+        write_trial(asked, began=now())
+        # a deleted database may have left the folder of a trial with this number
+        shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
+        return Offer(asked, resumed=False)
+
+    def start(self, offer: Offer) -> Trial:
+        """Record that a trial starts or resumes, and with which hyperparameters.
+
+        Raises:
+            UnfitError: it cannot be trained.
+        """
+        asked, resumed = offer
+        params = self.config.hyperparameters(space.decode(self.config, self.complete(asked)))
+        seed, folder = self.seed(asked), self.trial_folder(asked.number)
+        if resumed:
+            known = self.trial(asked.number)
+            write_trial(asked, pauses=[*known.pauses, artifacts.pause(known, folder)])
+        write_trial(asked, params=space.described(self.config, params), seed=seed)
+        return Trial(asked.number, seed, params, folder)
+
+    # What a supply of seeds does in another way ----------------------------------------------------------------------
+
+    def ask(self) -> optuna.Trial:
+        """A new trial, or one that was enqueued. It only has the parameters that a person gave it."""
+        return self.study.ask()
+
+    def complete(self, asked: optuna.Trial) -> dict[str, Any]:
+        """Give a trial the parameters that it lacks, and return all.
+
+        Raises:
+            UnfitError: it cannot be trained.
+        """
+        return complete(self.studies, self.config, asked, self.record(asked).params)
+
+    def seed(self, asked: optuna.Trial) -> int:
+        """The seed of a trial's first weights, order of batches and dropout."""
+        return samplers.trial_seed(self.config.train.seed, asked.number)
+
+    def record(self, asked: optuna.Trial) -> TrialRecord:
+        """The record of a trial that is to be trained.
+
+        Raises:
+            UnfitError: it has a value that no sweep writes.
+        """
+        if why := self.study.why_unreadable(asked.number):
+            raise UnfitError([f"it cannot be read: {why}"])
+        return self.trial(asked.number)
+
+    def trial_folder(self, number: int) -> Path:
+        """A trial's folder. If a link leads out of the study's folder, this raises StorageError."""
+        return inside(self.folder, trial_folder(self.folder, number))
