@@ -106,6 +106,12 @@ class _Server:
         self.process = subprocess.Popen(words, cwd=ROOT, env=self.given, pass_fds=[theirs.fileno()])
         theirs.close()
         self.environment: dict[str, str] = json.loads(self.socket.recv(2**20))
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the server."""
+        self.socket.close()
+        self.process.wait()
 
     def fork(self, request: Mapping[str, Any], streams: Sequence[int]) -> int:
         socket.send_fds(self.socket, [json.dumps(request).encode()], streams)
