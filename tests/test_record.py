@@ -12,6 +12,7 @@ from optuna.trial import TrialState as OptunaState
 from peftsweep.scores import SCORES, label
 from peftsweep.storage import Evaluation, HeldOutScores, Studies, StudyRecord, TrialRecord, TrialState, count_states
 from peftsweep.storage.attributes import StudyFacts, TrialFacts, write_study, write_trial
+from peftsweep.storage.record import ALWAYS
 from peftsweep.task import Task
 from tests.stored import kept, made
 
@@ -72,7 +73,7 @@ def test_every_score_has_a_label(kind: str) -> None:
     labels = np.eye(2, dtype=np.float32) if task.multi_label else np.array([0, 1])
     scores = task.scores(np.eye(2, dtype=np.float32), labels)
     assert scores.keys() <= SCORES.keys() and all(label(name) != name for name in scores if "_" in name)
-    assert {name for name, score in SCORES.items() if score.required} <= scores.keys()
+    assert set(ALWAYS) <= scores.keys()
 
 
 def test_labels_of_scores_stand_in_one_file() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from peftsweep.comparison.study_data import Held
+from peftsweep.scores import ScoreOf, in_columns
 from peftsweep.storage import TrialState, count_states
 
 
@@ -16,9 +17,9 @@ class Leader:
 
     Attributes:
         trial: number of the best trial.
+        scores: by name; empty until a trial is complete. Five of them are attributes, too.
         interval: 95 % interval of `macro_f1` (see `significance.interval`); None without predictions.
-        macro_f1_tuned: with thresholds tuned on rows that were not scored (multi-label); its interval is
-            `interval_tuned`.
+        interval_tuned: of `macro_f1_tuned`.
         parameters: trainable parameters of the best trial.
         adapter_bytes: size of its adapter's files.
         seconds: sum over all trials of their shares of the pack's time, on `device`.
@@ -36,13 +37,9 @@ class Leader:
     method: str | None
     objective: str
     trial: int | None
-    macro_f1: float | None
+    scores: Mapping[str, float]
     interval: tuple[float, float] | None
-    macro_f1_tuned: float | None
     interval_tuned: tuple[float, float] | None
-    micro_f1: float | None
-    accuracy: float | None
-    loss: float | None
     parameters: int | None
     adapter_bytes: int | None
     seconds: float
@@ -57,6 +54,16 @@ class Leader:
     params: dict[str, Any]
     lacking: list[str]
 
+    macro_f1 = ScoreOf[float | None]()
+    macro_f1_tuned = ScoreOf[float | None]()
+    micro_f1 = ScoreOf[float | None]()
+    accuracy = ScoreOf[float | None]()
+    loss = ScoreOf[float | None]()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON and the page, with a key for each score that has a column."""
+        return in_columns(asdict(self))
+
 
 def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]], untested: str | None) -> Leader:
     """Make the row of a study.
@@ -66,7 +73,6 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
         untested: why the study's predictions could not be compared; None if they were.
     """
     best, record = held.best, held.record
-    scores: Mapping[str, float] = {} if best is None else best.scores
     counts = count_states((trial.state for trial in held.trials), live=True)
     seconds = [trial.seconds for trial in held.trials if trial.seconds is not None]
     device = record.described.get("device")
@@ -79,9 +85,9 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
         method=record.config.method,
         objective=held.objective,
         trial=None if best is None else best.number,
+        scores={} if best is None else best.scores,
         interval=intervals.get("macro_f1", {}).get(held.name),
         interval_tuned=intervals.get("macro_f1_tuned", {}).get(held.name),
-        **{name: scores.get(name) for name in ("macro_f1", "macro_f1_tuned", "micro_f1", "accuracy", "loss")},
         parameters=None if best is None else best.parameters,
         adapter_bytes=held.adapter_bytes,
         seconds=sum(seconds),

@@ -33,7 +33,7 @@ class Comparison:
     only: list[str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"leaders": [leader.as_dict() for leader in self.leaders]}
 
 
 def compare(

@@ -20,7 +20,7 @@ from peftsweep import __version__
 from peftsweep.dashboard import formats
 from peftsweep.dashboard.figures import figures
 from peftsweep.dashboard.plot_style import TEMPLATE, Figure
-from peftsweep.scores import COLUMNS
+from peftsweep.scores import columns
 from peftsweep.system import json_files, plain_files
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def page(rows: Mapping[str, Any], made: datetime | None = None) -> str:
             version=__version__,
             made=(made or datetime.now().astimezone()).replace(microsecond=0),
             by_study={row["study"]: row for row in rows["leaders"]},
-            names=COLUMNS,
+            names=columns(),
             bounds={"macro_f1": "interval", "macro_f1_tuned": "interval_tuned"},
             sortable=formats.sortable,
             share=share,

@@ -10,7 +10,7 @@ from peftsweep.progress import result_lines
 from peftsweep.progress.formats import duration, hyperparameters, interval, score, spread
 from peftsweep.progress.screen import Grid, Screen
 from peftsweep.progress.why_not_compared import why_not_compared
-from peftsweep.scores import COLUMNS, label
+from peftsweep.scores import columns, label
 
 Rows = Sequence[Mapping[str, Any]]  # as `--json` prints them
 WIDE = 10_000  # width in a pipe, where nothing is folded
@@ -50,7 +50,7 @@ def _adapter(row: Mapping[str, Any]) -> str | None:
 
 
 def _scores(rows: Rows) -> Grid:
-    names = {name: title for name, title in COLUMNS.items() if any(row[name] is not None for row in rows)}
+    names = {name: title for name, title in columns().items() if any(row[name] is not None for row in rows)}
     table = _table("", "study", "method", "trial", *names.values())
     for row in rows:
         scores = [score(row[name]) for name in names]
@@ -89,7 +89,7 @@ def status_table(rows: Rows, stream: TextIO) -> None:
 
 def retrained_table(rows: Rows, stream: TextIO) -> None:
     """Print one row per configuration, the best mean first, and a verdict below."""
-    shown = {name: title for name, title in COLUMNS.items() if any(f"{name}_mean" in row for row in rows)}
+    shown = {name: title for name, title in columns().items() if any(f"{name}_mean" in row for row in rows)}
     table = _table("trial", f"{label(rows[0]['objective'])} in the sweep", "seeds", *shown.values(), "behind")
     for row in rows:
         seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from peftsweep.safe_text.quoting import quoted
-from peftsweep.scores import SCORES, Objective
+from peftsweep.scores import Objective
 from peftsweep.storage.record_parts import (
     Bound,
     Described,
@@ -27,6 +27,7 @@ from peftsweep.storage.trial_state import TrialState
 from peftsweep.storage.value_limits import Count, Moment, Number, Seconds, Text, Value
 
 TaskKind = Literal["single-label", "multi-label"]
+ALWAYS = ("macro_f1", "micro_f1", "accuracy", "loss")  # every version has recorded them; trials may lack later scores
 
 
 class TrialRecord(Part):
@@ -99,7 +100,7 @@ class TrialRecord(Part):
         return self
 
     def _check_complete(self) -> None:
-        lacking = [name for name, score in SCORES.items() if score.required and name not in self.scores]
+        lacking = [name for name in ALWAYS if name not in self.scores]
         lacking += [name for name in ("params", "seed", "step") if getattr(self, name) in ({}, None)]
         if lacking:
             raise ValueError(f"{lacking[0]}: missing from a complete trial")

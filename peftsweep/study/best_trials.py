@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from operator import attrgetter
 from typing import Any
 
+from peftsweep.scores import ScoreOf, in_columns
 from peftsweep.storage import StoredStudy, Studies, guarded
 from peftsweep.study.results import STORAGE, Warn, ranked, stored, unheard, validation_fingerprints
 from peftsweep.study.trial_files import ADAPTER, trial_folder
@@ -22,13 +22,15 @@ class Best:
         fingerprint: identifies the rows of all splits.
         validation_fingerprint: identifies the validation rows and the labels. Scores are comparable only if it is the
             same.
+        scores: by name. Five of them are attributes, too: `macro_f1`, `micro_f1`, `accuracy`, `loss`, and
+            `macro_f1_tuned`, which is None for single-label tasks (its thresholds are tuned on other rows than those
+            scored).
         overall: whether no other study in the list has a better score on the same validation rows.
         tied: numbers of the study's other trials with the same score.
         labels: in the order of the logits.
         params: all hyperparameters, sampled and fixed.
         sampled: names of the sampled ones.
         adapter: the folder that stock `peft` loads.
-        macro_f1_tuned: with thresholds tuned on other rows than those scored; None for single-label tasks.
         test: scores on the test split, if the data has one. They belong to the trial that was the best when the study
             was first done.
         tested: number of the trial that `test` is about.
@@ -42,10 +44,7 @@ class Best:
     model: str
     method: str
     trial: int
-    macro_f1: float
-    micro_f1: float
-    accuracy: float
-    loss: float
+    scores: dict[str, float]
     step: int
     params: dict[str, Any]
     sampled: list[str]
@@ -53,15 +52,21 @@ class Best:
     adapter: str | None
     test: dict[str, float | None] | None
     objective: str = "macro_f1"
-    macro_f1_tuned: float | None = None
     tested: int | None = None
     retrained: list[dict[str, Any]] | None = None
     overall: bool = False
     tied: list[int] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
+    macro_f1 = ScoreOf[float]()
+    macro_f1_tuned = ScoreOf[float | None]()
+    micro_f1 = ScoreOf[float]()
+    accuracy = ScoreOf[float]()
+    loss = ScoreOf[float]()
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """For JSON and tables, with a key for each score that has a column."""
+        return in_columns(asdict(self))
 
 
 def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard) -> list[Best]:
@@ -100,10 +105,7 @@ def _best(studies: Studies, study: StoredStudy, rows: str) -> Best | None:
         model=record.config.model.id,
         method=record.config.method,
         trial=first.number,
-        macro_f1=first.scores["macro_f1"],
-        micro_f1=first.scores["micro_f1"],
-        accuracy=first.scores["accuracy"],
-        loss=first.scores["loss"],
+        scores=first.scores,
         step=first.step or 0,
         params=first.params,
         sampled=sorted(record.config.space.keys() & first.params.keys()),
@@ -111,7 +113,6 @@ def _best(studies: Studies, study: StoredStudy, rows: str) -> Best | None:
         adapter=None if first.adapter is None else str(folder / ADAPTER),
         test=None if test is None else test.scores,
         objective=record.objective,
-        macro_f1_tuned=first.scores.get("macro_f1_tuned"),
         tested=None if test is None else test.trial,
         retrained=record.retrained,
         tied=[trial.number for trial in trials[1:] if trial.value == first.value],
@@ -127,10 +128,10 @@ def _ordered(rows: Sequence[Best]) -> list[Best]:
         by_rows.setdefault(row.validation_fingerprint, []).append(row)
     found = []
     for same in sorted(by_rows.values(), key=lambda same: min((row.data or "", row.study) for row in same)):
-        score = attrgetter(common_objective(row.objective for row in same))
-        highest = max(map(score, same))
-        same.sort(key=lambda row: (-score(row), row.study))
-        found += [replace(row, overall=score(row) == highest) for row in same]
+        score = common_objective(row.objective for row in same)
+        highest = max(row.scores[score] for row in same)
+        same.sort(key=lambda row: (-row.scores[score], row.study))
+        found += [replace(row, overall=row.scores[score] == highest) for row in same]
     return found
 
 

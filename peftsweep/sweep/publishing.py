@@ -31,7 +31,7 @@ class ComparisonPage:
         """For JSON, without the points of single trials: those are on the page."""
         return {
             "page": str(self.page),
-            "leaders": [asdict(leader) for leader in self.rows.leaders],
+            "leaders": [leader.as_dict() for leader in self.rows.leaders],
             "groups": [asdict(group) for group in self.rows.groups],
             "importance": {history.study: history.importance for history in self.rows.histories},
         }
