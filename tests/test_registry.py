@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ from peftsweep.methods.adapter_config import AdapterFile
 from peftsweep.methods.lora import Lora, LoraFile, PackedLora
 from peftsweep.methods.method import select, shortest_names
 from peftsweep.models import linear_names
-from peftsweep.study.space import described
+from peftsweep.study.enqueued import given
+from peftsweep.study.space import candidates, described, distributions
 from tests.alone import StockPeft
 from tests.numbers import distance, same, same_losses, same_values, same_weights
 from tests.packs import SINGLE, Queue, Texts, base_of, pack_of, run_pack
@@ -220,14 +222,14 @@ class RsLora(Lora):
 # Trained ------------------------------------------------------------------------------------------------------------
 
 
-def trials(folder: Path, **changes: Any) -> list[Trial]:
+def trials(folder: Path, method: str, **changes: Any) -> list[Trial]:
     """Two of different rates and batches, and one that comes when a slot is free."""
     plans = [
         {"learning_rate": 2e-3, "batch_size": 8},
         {"learning_rate": 5e-3, "batch_size": 3},
         {"learning_rate": 5e-3, "weight_decay": 0.1},
     ]
-    made = [train_config().model_validate({"epochs": 1, "rank": 4} | plan | changes) for plan in plans]
+    made = [train_config(method).model_validate({"epochs": 1, "rank": 4} | plan | changes) for plan in plans]
     return [Trial(i, 100 + i, params, folder / f"trial-{i}") for i, params in enumerate(made)]
 
 
@@ -250,7 +252,7 @@ class WithOwnRates(StockPeft):
 def test_a_registered_method_trains_as_stock_peft_does(
     tmp_path: Path, in_float64: None, method: str, stock: Callable[..., StockPeft], changes: dict[str, Any]
 ) -> None:
-    folder, asked = tiny_model(tmp_path / "base", "llama"), trials(tmp_path, **changes)
+    folder, asked = tiny_model(tmp_path / "base", "llama"), trials(tmp_path, method, **changes)
     pack = pack_of(folder, SINGLE, method, asked, slots=2)
     run_pack(pack, Queue(asked))
     for trial in asked:
@@ -268,7 +270,7 @@ def test_another_ratio_of_rates_moves_b_alone(tmp_path: Path, in_float64: None) 
     """In the first step."""
     folder, moved = tiny_model(tmp_path / "base", "llama"), []
     for ratio in (1.0, 4.0):
-        (trial, *_) = trials(tmp_path / str(ratio), rate_ratio=ratio, warmup=0.0, max_grad_norm=0.0)
+        (trial, *_) = trials(tmp_path / str(ratio), "lora-plus", rate_ratio=ratio, warmup=0.0, max_grad_norm=0.0)
         pack = pack_of(folder, SINGLE, "lora-plus", [trial], slots=1)
         pack.slots.put(0, trial)
         start = pack.stack.weights[0].clone()
@@ -283,7 +285,7 @@ def test_another_ratio_of_rates_moves_b_alone(tmp_path: Path, in_float64: None) 
 @pytest.mark.parametrize("method", ["lora", "lora-plus", "vera", "pissa", "rslora"])
 def test_stock_peft_rebuilds_the_adapter_and_so_does_the_pack(tmp_path: Path, method: str) -> None:
     """From a method that has no base any more, onto a base of its own."""
-    folder, asked = tiny_model(tmp_path / "base", "llama"), trials(tmp_path)[:1]
+    folder, asked = tiny_model(tmp_path / "base", "llama"), trials(tmp_path, method)[:1]
     pack, queue = pack_of(folder, SINGLE, method, asked, slots=1), Queue(asked)
     run_pack(pack, queue)
     weights = {key: torch.from_numpy(value) for key, value in (queue.results[0].weights or {}).items()}
@@ -355,7 +357,7 @@ def test_what_a_trial_records_is_what_its_method_has(tmp_path: Path) -> None:
         ("lora-plus", "rate_ration: 4.0", "", ":5: train.rate_ration: unknown key; did you mean rate_ratio?"),
         (
             "verra",
-            "",
+            "start: 0.2",
             "",
             ":3: method: expected 'lora', 'qlora', 'ia3', 'lora-plus', 'vera', 'pissa' or 'rslora' (did you mean",
         ),
@@ -367,10 +369,52 @@ def test_its_mistakes_are_told_as_those_of_any_method(
     with pytest.raises(StudyFileError) as told:
         study(tmp_path, method, train, space)
     assert mistake in str(told.value)
+    assert len(str(told.value).splitlines()) == 1
 
 
-def test_without_registered_methods_there_is_one_model_of_hyperparameters(registered: None) -> None:
-    assert {"rate_ratio", "start"} <= train_config().model_fields.keys()
-    for method in (LoraPlus, Vera):
-        del SPECS[method.name]
-    assert train_config() is TrainConfig
+# One method beside others ---------------------------------------------------------------------------------------------
+
+
+class RescaledHyperparameters(MethodHyperparameters):
+    """Keys that other methods have, and one that all have, of other types, bounds and defaults."""
+
+    rank: int = Field(default=256, ge=128)
+    dropout: Literal["none", "half"] = "half"
+    warmup: float = Field(default=0.5, gt=0.1)
+
+
+class Rescaled(Lora):
+    spec = MethodSpec("rescaled", RescaledHyperparameters)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "ia3"])
+def test_registering_a_method_changes_no_study_of_another(tmp_path: Path, method: str) -> None:
+    space = "" if method == "ia3" else "rank: {low: 4, high: 16, log2: true}, dropout: {low: 0.0, high: 0.3, step: 0.1}"
+    before = study(tmp_path, method, "weight_decay: 0.1", space)
+    register(Rescaled)
+    after = study(tmp_path, method, "weight_decay: 0.1", space)
+    assert after == before and after.train == TrainConfig(weight_decay=0.1) and after.identity() == before.identity()
+    assert distributions(after) == distributions(before) and candidates(after) == candidates(before)
+
+
+def test_a_method_has_its_own_types_bounds_and_defaults(tmp_path: Path) -> None:
+    register(Rescaled)
+    own = study(tmp_path, "rescaled", space="rank: {low: 128, high: 512}, dropout: [none, half]")
+    assert described(own, own.hyperparameters({})).items() >= {"rank": 256, "dropout": "half", "warmup": 0.5}.items()
+    assert [params.model_dump()["dropout"] for params in candidates(own)] == ["none", "half"]
+    drawn, reasons = given(own, {"rank": 200, "dropout": "none"})
+    assert drawn == {"rank": 200, "dropout": "none"} and reasons == []
+    with pytest.raises(StudyFileError) as told:
+        study(tmp_path, "rescaled", space="rank: {low: 4, high: 512}, dropout: {low: 0.0, high: 0.3}")
+    assert "space.rank.low: expected at least 128, got 4" in str(told.value)
+    assert "space.dropout: takes no numbers, so it cannot have a range" in str(told.value)
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-plus", "vera", "rescaled"])
+def test_a_trials_hyperparameters_can_be_sent_to_another_process(tmp_path: Path, method: str) -> None:
+    register(Rescaled)
+    params = study(tmp_path, method, "weight_decay: 0.1").train
+    here, there = Pipe()
+    here.send(params)
+    again = there.recv()
+    assert again == params and type(again) is type(params) and again.model_fields_set == {"weight_decay"}

@@ -165,6 +165,12 @@ class _Draft:
             self.found.append(((), f"expected the keys {', '.join(_TOP)}"))
         self.found += [(key, f"given twice, again in line {line}") for key, line in self.file.repeated]
 
+    @property
+    def method(self) -> str | None:
+        """As the file gives it, known or not."""
+        name = self.raw.get("method")
+        return name if isinstance(name, str) else None
+
     def override(self, overrides: Sequence[str] | Mapping[str, Any]) -> None:
         for key, value in self._assignments(overrides):
             self.overridden[key] = value
@@ -235,15 +241,16 @@ class _Draft:
             # pydantic skips the rules between sections if one section is broken; search_mistakes applies them below
             found += explain(error, given)
         space = _valid_entries(self.raw.get("space"))
-        method, train, search = self.raw.get("method"), self.raw.get("train"), self.raw.get("search")
+        train, search = self.raw.get("train"), self.raw.get("search")
         fixed = train if isinstance(train, dict) else {}
         sampler, pruned = None, True
         if isinstance(search, dict):
             sampler, pruned = search.get("sampler"), search.get("pruner", True) is not None
-        found += search_mistakes(method if isinstance(method, str) else None, fixed, space, sampler, pruned)
+        found += search_mistakes(self.method, fixed, space, sampler, pruned)
+        known = train_config(self.method).model_fields.keys() | unused_hyperparameters(self.method)
         entries = self.raw.get("space")
         for name in entries if isinstance(entries, dict) else ():
-            if name not in train_config().model_fields:
+            if name not in known:
                 found.append((("space", name), UNKNOWN))
         return list(dict.fromkeys(found))
 
@@ -258,15 +265,27 @@ class _Draft:
 
     def _hint(self, key: Key) -> str:
         section, name = key[:-1], str(key[-1])
-        unused = unused_hyperparameters(str(self.raw.get("method")))
-        known = [name for name in _keys_of(section) if section not in (("train",), ("space",)) or name not in unused]
+        known = self._keys_of(section)
         synonyms = _SYNONYMS | {alias: key for spec in SPECS.values() for alias, key in spec.aliases.items()}
         if near := (synonyms[name] if synonyms.get(name) in known else nearest(name, known)):
             return f"; did you mean {near}?"
-        sections = [*(other for other in _SECTIONS if name in _keys_of(other)), *([()] if name in _TOP else [])]
+        sections = [*(other for other in _SECTIONS if name in self._keys_of(other)), *([()] if name in _TOP else [])]
         if sections:
             return "; it belongs " + " or ".join(f"under {dotted(key)}" if key else "at the top" for key in sections)
         return f"{_KNOWN_KEYS} {', '.join(known)}"
+
+    def _keys_of(self, section: Key) -> tuple[str, ...]:
+        """The keys that a section may have in a study of this method."""
+        if not section:
+            return _TOP
+        if section in (("train",), ("space",)):
+            unused = unused_hyperparameters(self.method) | ({"seed"} if section == ("space",) else set())
+            return tuple(name for name in train_config(self.method).model_fields if name not in unused)
+        if len(section) == 2 and section[0] == "space":
+            return tuple(Range.model_fields)
+        if section[:2] == ("data", "filter"):
+            return tuple(Filter.model_fields)
+        return tuple(_SECTIONS[section].model_fields) if section in _SECTIONS else ()
 
     def _origin(self, key: Key) -> Override | None:
         """The override that a key came from; None if it came from the file."""
@@ -324,17 +343,3 @@ def _valid_entries(space: Any) -> dict[str, Any]:
 
 
 _SPACE_ENTRY: TypeAdapter[Any] = TypeAdapter(SpaceEntry)
-
-
-def _keys_of(section: Key) -> tuple[str, ...]:
-    if not section:
-        return _TOP
-    if section == ("space",):
-        return tuple(name for name in train_config().model_fields if name != "seed")
-    if len(section) == 2 and section[0] == "space":
-        return tuple(Range.model_fields)
-    if section == ("train",):
-        return tuple(train_config().model_fields)
-    if section[:2] == ("data", "filter"):
-        return tuple(Filter.model_fields)
-    return tuple(_SECTIONS[section].model_fields) if section in _SECTIONS else ()

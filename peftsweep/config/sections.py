@@ -37,25 +37,34 @@ class ModelConfig(Frozen):
 class TrainConfig(BuiltInHyperparameters, CommonHyperparameters):
     """The hyperparameters of a trial: those that the study file fixes and those that the search samples."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """pickle cannot import a class that `train_config` made. It can import the class that this one is made from."""
+        return _blank, (type(self).__bases__[0],), self.__getstate__()
 
-def train_config() -> type[TrainConfig]:
-    """`TrainConfig`, with the hyperparameters of methods that are registered but not built in."""
-    own = (spec.hyperparameters for spec in SPECS.values())
-    return _with(tuple(model for model in own if model.model_fields.keys() - TrainConfig.model_fields.keys()))
+
+def train_config(method: str | None) -> type[TrainConfig]:
+    """The section `train` of a method's studies: `TrainConfig` for built-in and unknown methods, and a subclass with
+    the method's own keys, bounds and defaults for one that is registered."""
+    return _section_with(SPECS[method].hyperparameters) if method in SPECS else TrainConfig
 
 
 @cache
-def _with(more: tuple[type[Frozen], ...]) -> type[TrainConfig]:
-    if not more:
+def _section_with(own: type[Frozen]) -> type[TrainConfig]:
+    if issubclass(TrainConfig, own):
         return TrainConfig
-    bases: Any = (*more, TrainConfig)
+    bases: Any = (own, TrainConfig)  # where both have a key, the first counts
     model: type[TrainConfig] = create_model("TrainConfig", __base__=bases)
     return model
 
 
-def number_type(hyperparameter: str) -> type[int | float] | None:
-    """int or float for a numeric hyperparameter of `TrainConfig`, None for a categorical one."""
-    annotation: Any = train_config().model_fields[hyperparameter].annotation
+def _blank(own: type[Frozen]) -> TrainConfig:
+    model = _section_with(own)
+    return model.__new__(model)
+
+
+def number_type(method: str | None, hyperparameter: str) -> type[int | float] | None:
+    """int or float for a numeric hyperparameter of a method, None for a categorical one."""
+    annotation: Any = train_config(method).model_fields[hyperparameter].annotation
     kinds = get_args(annotation) or (annotation,)
     return next((kind for kind in (int, float) if kind in kinds), None)
 

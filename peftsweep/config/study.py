@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from peftsweep.config.data import DataConfig
 from peftsweep.config.frozen import Frozen
-from peftsweep.config.hyperparameters import MethodName, unused_hyperparameters
+from peftsweep.config.hyperparameters import SPECS, MethodName, unused_hyperparameters
 from peftsweep.config.messages import UNKNOWN, Mistake, Mistakes, explain
 from peftsweep.config.sections import (
     ModelConfig,
@@ -40,7 +40,7 @@ class StudyConfig(Frozen):
     """LoRA, QLoRA (LoRA on a base in 4 bits, NF4) or IA³."""
     data: DataConfig
     """Texts and labels."""
-    train: SerializeAsAny[TrainConfig] = TrainConfig()
+    train: SerializeAsAny[TrainConfig] = Field(default=TrainConfig(), validate_default=True)
     """Hyperparameters that are the same for every trial."""
     space: dict[str, SpaceEntry] = Field(default={})
     """Hyperparameters to search: any key of `train` except `seed`, with a range or a list of choices."""
@@ -49,13 +49,10 @@ class StudyConfig(Frozen):
 
     @field_validator("train", mode="before")
     @classmethod
-    def _of_registered_methods(cls, given: Any) -> Any:
-        if (model := train_config()) is TrainConfig or not isinstance(given, Mapping):
-            return given
-        try:
-            return model.model_validate(given)
-        except ValidationError as error:
-            raise Mistakes(explain(error, given)) from None
+    def _with_keys_of_the_method(cls, given: Any, info: ValidationInfo) -> Any:
+        if isinstance(given, TrainConfig):
+            given = given.model_dump(exclude_unset=True)
+        return _train_section(info.data.get("method"), given) if isinstance(given, Mapping) else given
 
     def _mistakes(self) -> Iterator[Mistake]:
         if why := study_refusal(self.name):
@@ -70,7 +67,7 @@ class StudyConfig(Frozen):
 
     def hyperparameters(self, sampled: dict[str, Any]) -> TrainConfig:
         """`train` with the sampled values filled in, validated again."""
-        return train_config().model_validate(self.train.model_dump() | sampled)
+        return train_config(self.method).model_validate(self.train.model_dump() | sampled)
 
     def text(self) -> str:
         """The study as the YAML of an equal study file, with overrides applied and defaults left out."""
@@ -90,6 +87,21 @@ class StudyConfig(Frozen):
         return whole
 
 
+def _train_section(method: str | None, given: Mapping[str, Any]) -> TrainConfig:
+    """Raises:
+    Mistakes: some keys or values are not the method's. If the method is unknown (None), keys of any method pass.
+    """
+    unused = unused_hyperparameters(method)
+    found: list[Mistake] = [((name,), f"{method} has no {name}") for name in given if method and name in unused]
+    try:
+        section = train_config(method).model_validate({k: v for k, v in given.items() if k not in unused})
+    except ValidationError as error:
+        found += explain(error, given)
+    if found:
+        raise Mistakes(found)
+    return section
+
+
 def search_mistakes(
     method: str | None,
     fixed: Container[str],
@@ -104,10 +116,8 @@ def search_mistakes(
         space: its well-formed entries.
         pruned: whether the study has a pruner.
     """
-    unused = unused_hyperparameters(method or "")
-    for name in train_config().model_fields:
-        if name in unused and name in fixed:
-            yield ("train", name), f"{method} has no {name}"
+    unused, known = unused_hyperparameters(method), train_config(method).model_fields
+    for name in known:
         if name in space and name in fixed:
             yield ("space", name), "is also given under train; keep one of them"
     if pruned and "evals_per_epoch" in space:  # rungs are numbers of evaluations
@@ -118,25 +128,26 @@ def search_mistakes(
         yield ("space", "evals_per_epoch"), what
     for name, entry in space.items():
         here: Key = ("space", name)
-        if name not in train_config().model_fields:
+        if name in unused:
+            if method in SPECS:
+                yield here, f"{method} has no {name}"
+        elif name not in known:
             yield here, UNKNOWN
-        elif name in unused:
-            yield here, f"{method} has no {name}"
         elif name == "seed":
             yield here, "each trial already has its own seed, derived from train.seed and the trial's number"
         elif isinstance(entry, Range):
-            yield from ((here + key, what) for key, what in _range_mistakes(name, entry, sampler))
+            yield from ((here + key, what) for key, what in _range_mistakes(method, name, entry, sampler))
         else:
-            yield from ((here + key, what) for key, what in _choice_mistakes(name, entry))
+            yield from ((here + key, what) for key, what in _choice_mistakes(method, name, entry))
 
 
-def _range_mistakes(name: str, entry: Range, sampler: str | None) -> Iterator[Mistake]:
-    kind = number_type(name)
+def _range_mistakes(method: str | None, name: str, entry: Range, sampler: str | None) -> Iterator[Mistake]:
+    kind = number_type(method, name)
     if kind is None:
         yield (), "takes no numbers, so it cannot have a range; give a list of choices"
         return
     for bound in ("low", "high"):
-        if what := why_invalid(name, getattr(entry, bound)):
+        if what := why_invalid(method, name, getattr(entry, bound)):
             yield (bound,), what
     if kind is int and isinstance(entry.step, float):
         yield ("step",), f"expected a whole number, got {entry.step:g}"
@@ -145,18 +156,18 @@ def _range_mistakes(name: str, entry: Range, sampler: str | None) -> Iterator[Mi
         yield (), "a grid needs step, log2 or a list of values"
 
 
-def _choice_mistakes(name: str, choices: tuple[Any, ...]) -> Iterator[Mistake]:
+def _choice_mistakes(method: str | None, name: str, choices: tuple[Any, ...]) -> Iterator[Mistake]:
     for i, choice in enumerate(choices):
-        if what := why_invalid(name, choice):
+        if what := why_invalid(method, name, choice):
             yield (i,), what
         elif choice in choices[:i]:
             yield (i,), f"{quoted(choice)} is listed twice"
 
 
-def why_invalid(hyperparameter: str, value: Any) -> str | None:
-    """Why `TrainConfig` rejects the value; None if it accepts it."""
+def why_invalid(method: str | None, hyperparameter: str, value: Any) -> str | None:
+    """Why the method's section `train` rejects the value; None if it accepts it."""
     try:
-        train_config().model_validate({hyperparameter: value})
+        train_config(method).model_validate({hyperparameter: value})
     except ValidationError as error:
         return explain(error, {hyperparameter: value})[0][1]
     return None

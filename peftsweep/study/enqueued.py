@@ -29,7 +29,8 @@ def given(study: StudyConfig, named: Mapping[str, Any]) -> tuple[dict[str, Any],
     reasons: list[str] = []
     for key in names.keys() & named.keys():
         name, entry = names[key], study.space[names[key]]
-        value = _fitting(name, entry, named[key], shown=key == name)
+        kind = number_type(study.method, name)
+        value = _fitting(kind, entry, named[key], shown=key == name)
         own = parameter(name, entry)
         if value is NOTHING:
             expected = _expected(entry, shown=key == name)
@@ -43,10 +44,11 @@ def given(study: StudyConfig, named: Mapping[str, Any]) -> tuple[dict[str, Any],
 NOTHING = object()  # marks a value that does not fit; None may be a choice
 
 
-def _fitting(name: str, entry: Range | Sequence[Any], value: Any, *, shown: bool) -> Any:
+def _fitting(kind: type[int | float] | None, entry: Range | Sequence[Any], value: Any, *, shown: bool) -> Any:
     """The value as Optuna stores it; `NOTHING` if it is not in the space.
 
     Args:
+        kind: see `number_type`.
         shown: for a power of two: whether `value` is the number itself, not its exponent.
     """
     if not isinstance(entry, Range):
@@ -61,7 +63,7 @@ def _fitting(name: str, entry: Range | Sequence[Any], value: Any, *, shown: bool
             return int(number) if inside else NOTHING
         power = entry.low <= number <= entry.high and math.frexp(float(number))[0] == 0.5
         return exponent(float(number)) if power else NOTHING
-    whole = number_type(name) is int
+    whole = kind is int
     if entry.step is not None or whole:
         low, step = Fraction(str(entry.low)), Fraction(str(entry.step or 1))
         steps = (number - low) / step

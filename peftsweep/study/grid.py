@@ -88,7 +88,7 @@ def _values(study: StudyConfig, name: str, entry: Range | Sequence[Any]) -> list
         return [encoded(choice) for choice in entry]
     if entry.log2:
         return list(range(exponent(entry.low), exponent(entry.high) + 1))
-    whole = number_type(name) is int
+    whole = number_type(study.method, name) is int
     if entry.log or (entry.step is None and not whole):
         raise StudyFileError(f"{study.path or study.name}: space.{name}: a grid needs step, log2 or a list of values")
     return [int(value) if whole else float(value) for value in _steps(entry)]

@@ -20,7 +20,7 @@ def distributions(study: StudyConfig) -> dict[str, BaseDistribution]:
     `rank: {low: 4, high: 64, log2: true}` becomes the integer `log2_rank` from 2 to 6. Unlike a list of choices, it may
     be widened when the study is resumed.
     """
-    return {parameter(name, entry): _distribution(name, entry) for name, entry in study.space.items()}
+    return {parameter(name, entry): _distribution(study, name, entry) for name, entry in study.space.items()}
 
 
 def decode(study: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def decode(study: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     for name, entry in study.space.items():
         known = parameter(name, entry)
         if known in params:
-            sampled[name] = _decoded(name, entry, params[known])
+            sampled[name] = _decoded(study, name, entry, params[known])
     return sampled
 
 
@@ -37,7 +37,7 @@ def candidates(study: StudyConfig, end: Literal["low", "high"] = "high") -> list
     """Hyperparameters at the limits of the space: one end of every range, and every choice once."""
     ends: dict[str, Any] = {}
     for name, entry in study.space.items():
-        kind = number_type(name)
+        kind = number_type(study.method, name)
         if not isinstance(entry, Range):
             ends[name] = entry[0]
         elif kind is not None:
@@ -60,12 +60,12 @@ def parameter(name: str, entry: Range | Sequence[Any]) -> str:
     return f"log2_{name}" if isinstance(entry, Range) and entry.log2 else name
 
 
-def _distribution(name: str, entry: Range | Sequence[Any]) -> BaseDistribution:
+def _distribution(study: StudyConfig, name: str, entry: Range | Sequence[Any]) -> BaseDistribution:
     if not isinstance(entry, Range):
         return CategoricalDistribution([encoded(choice) for choice in entry])
     if entry.log2:
         return IntDistribution(exponent(entry.low), exponent(entry.high))
-    if number_type(name) is int:
+    if number_type(study.method, name) is int:
         return IntDistribution(int(entry.low), int(entry.high), log=entry.log, step=int(entry.step or 1))
     step = None if entry.step is None else float(entry.step)
     return FloatDistribution(float(entry.low), float(entry.high), log=entry.log, step=step)
@@ -80,10 +80,10 @@ def encoded(choice: Any) -> Any:
     return json.dumps(list(choice)) if isinstance(choice, (list, tuple)) else choice
 
 
-def _decoded(name: str, entry: Range | Sequence[Any], value: Any) -> Any:
+def _decoded(study: StudyConfig, name: str, entry: Range | Sequence[Any], value: Any) -> Any:
     if isinstance(entry, Range):
         number = 2.0**value if entry.log2 else value
-        return int(number) if number_type(name) is int else float(number)
+        return int(number) if number_type(study.method, name) is int else float(number)
     if isinstance(value, str) and value.startswith("["):
         return tuple(json.loads(value))
     return value

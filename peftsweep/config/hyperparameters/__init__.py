@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from peftsweep.config.hyperparameters.common import CommonHyperparameters
 from peftsweep.config.hyperparameters.ia3 import IA3, IA3Hyperparameters
 from peftsweep.config.hyperparameters.lora import LORA, QLORA, LoraHyperparameters
 from peftsweep.config.hyperparameters.method_spec import MethodSpec, Names
@@ -23,10 +24,15 @@ class BuiltInHyperparameters(IA3Hyperparameters, LoraHyperparameters):
     """Those of all methods that come with the package."""
 
 
-def unused_hyperparameters(method: str) -> frozenset[str]:
-    """The hyperparameters of `train` that the method does not use, such as `rank` for one without matrices."""
+def unused_hyperparameters(method: str | None) -> frozenset[str]:
+    """The hyperparameters that only other methods have, such as `rank` for a method without matrices.
+
+    Args:
+        method: if it is unknown or None, the result is the hyperparameters that no built-in method has.
+    """
+    own = SPECS[method].hyperparameters if method in SPECS else BuiltInHyperparameters
     every = frozenset(name for spec in SPECS.values() for name in spec.hyperparameters.model_fields)
-    return every - (SPECS[method].hyperparameters.model_fields.keys() if method in SPECS else every)
+    return every - own.model_fields.keys() - CommonHyperparameters.model_fields.keys()
 
 
 def four_bit_methods() -> str:
