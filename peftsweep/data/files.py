@@ -19,9 +19,8 @@ from peftsweep.system.package_paths import PACKAGE, packaged
 from peftsweep.system.suggest import did_you_mean_file
 
 FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
-LINE = re.compile(
-    r"\r\n|\r|\n"
-)  # unlike str.splitlines, which also splits at characters that may occur inside JSON strings
+# Unlike str.splitlines, which also splits at characters that may occur inside JSON strings.
+LINE = re.compile(r"\r\n|\r|\n")
 
 
 def read_table(

@@ -79,9 +79,8 @@ class CpuWorkers:
                 self.abandoned.clear()
                 raise
             errors = [error for part in parts if (error := part.exception()) is not None]
-            errors.sort(
-                key=lambda error: isinstance(error, torch.OutOfMemoryError)
-            )  # last, because that work is repeated
+            # Full memory comes last, because that work is repeated.
+            errors.sort(key=lambda error: isinstance(error, torch.OutOfMemoryError))
             if errors:
                 raise errors[0]
             return {slot: found for part in parts for slot, found in part.result().items()}

@@ -17,10 +17,8 @@ from peftsweep.engine.corpus import Text
 from peftsweep.engine.oom import translate_oom
 from peftsweep.models import unsupported_error, unsupported_if_it_fails
 
-ALIKE = {
-    True: 2e-3,
-    False: 0.1,
-}  # by whether the base computes in fp32: largest difference, relative to the largest logit
+# By whether the base computes in fp32: the largest difference, relative to the largest logit.
+ALIKE = {True: 2e-3, False: 0.1}
 FEW = 12  # texts of different lengths
 SPECIAL = ("pad", "bos", "eos", "sep", "cls", "mask", "unk")
 

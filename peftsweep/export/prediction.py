@@ -164,9 +164,8 @@ def logits(
     """
     device, pad = next(model.parameters()).device, int(model.config.pad_token_id)
     tokens, step = TOKENS[device.type], STEPS[device.type]
-    order = np.argsort(
-        [-len(text) for text in texts], kind="stable"
-    )  # longest first: if one does not fit, this fails at once
+    # The longest text comes first: if one does not fit, this fails at once.
+    order = np.argsort([-len(text) for text in texts], kind="stable")
     ordered = [texts[i] for i in order]
     longest = len(ordered[0])  # the base may have no position beyond it
     found: list[torch.Tensor] = []

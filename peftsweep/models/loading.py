@@ -66,9 +66,8 @@ def _tokenizer(config: ModelConfig, source: Source) -> Any:
     with as_model_errors(config, source), mute_native_output():
         check_config(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision, trust_remote_code=trusted)
-        made_up = len(tokenizer) <= len(
-            tokenizer.all_special_ids
-        )  # transformers makes up an empty tokenizer if there are no files
+        # transformers makes up an empty tokenizer if there are no files
+        made_up = len(tokenizer) <= len(tokenizer.all_special_ids)
         tokenizer("")  # a corrupt tokenizer loads, but fails or panics when it is used
     if made_up:
         raise ModelError(f"{message_prefix(config)}: {NO_TOKENIZER}")

@@ -1,4 +1,4 @@
-"""How are a study's results told in lines of text?"""
+"""How are a study's results reported in lines of text?"""
 
 from __future__ import annotations
 

@@ -157,9 +157,8 @@ def settle(study: StoredStudy, folder: Path, place: Place, main: StoredStudy | N
         StorageError: see `check_free`. Nothing was changed.
     """
     record = study.record
-    bound = record.bound or Bound(
-        key=record.key or "", study=_name_of(study), storage=place.url, was=None
-    )  # an earlier version did not record it
+    bound = record.bound  # an earlier version did not record it
+    bound = bound or Bound(key=record.key or "", study=_name_of(study), storage=place.url, was=None)
     copied = is_copy(study.study_name, bound, folder, place)
     key = uuid4().hex if copied or not record.key else record.key
     check_free(study.study_name, folder, key, place, known=not copied)

@@ -180,12 +180,8 @@ def _place(text: str) -> tuple[object, ...] | None:
         host = "localhost"
     port = str(url.port or url.query.get("port") or 5432)
     user = url.username or url.query.get("user")
-    return (
-        host,
-        port,
-        url.database or url.query.get("dbname") or user,
-        url.query.get("options"),
-    )  # the last: a schema of its own in the same database
+    options = url.query.get("options")  # they may name another schema in the same database
+    return host, port, url.database or url.query.get("dbname") or user, options
 
 
 def _file(path: str) -> tuple[object, ...]:

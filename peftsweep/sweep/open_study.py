@@ -81,8 +81,8 @@ def check_same(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
         lines.append(f"search.objective: {record.objective} in the storage, {config.search.objective} now")
     if record.fingerprint == data.fingerprint:  # the same rows, wherever they are and however they were written
         where = ("source", "train", "validation", "test", "subset", "revision", "encoding", "quoting", "labels")
-        told = tuple(f"data.{key}{end}" for key in where for end in ":.")
-        lines = [line for line in lines if not line.startswith(told)]
+        ways = tuple(f"data.{key}{end}" for key in where for end in ":.")
+        lines = [line for line in lines if not line.startswith(ways)]
     else:
         lines.append(f"the data's rows: fingerprint {record.fingerprint} in the storage, {data.fingerprint} now")
     if lines:

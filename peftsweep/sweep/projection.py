@@ -1,4 +1,4 @@
-"""What MLflow is told about a study: a run for the study and one for each trial, made from the study's records."""
+"""What does a tracker learn about a study? A run for the study and for each trial, made from the study's records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPOOL = ".mlflow"  # in the folder of the study's artifacts
 
 
 class Projection:
-    """Everything that MLflow is told comes from the study, so any process can write what another one could not.
+    """Everything that a tracker gets comes from the study, so any process can write what another one could not.
 
     Args:
         folder: the study's folder of artifacts. This process has the study's lease, so updates that wait for MLflow in
@@ -160,15 +160,11 @@ class Projection:
         test = {} if record.test is None else {f"test_{name}": score for name, score in record.test.scores.items()}
         peak = {key: value for key, value in record.memory.items() if key == "peak_bytes"}
         metrics = {**scores, **test, **peak}
-        file = self.folder / artifacts.STUDY
+        file = self.folder / artifacts.STUDY  # written when the base is loaded
         return Outcome(
             "complete" if is_over(trials, total) else "interrupted",
-            metrics={
-                name: value for name, value in metrics.items() if value is not None
-            },  # a single seed has no deviation
-            artifacts={f"{self.study.study_name}.yaml": file}
-            if file.is_file()
-            else {},  # written when the base is loaded
+            metrics={name: value for name, value in metrics.items() if value is not None},  # one seed has no deviation
+            artifacts={f"{self.study.study_name}.yaml": file} if file.is_file() else {},
         )
 
     def _latest(self) -> int:
@@ -188,8 +184,8 @@ class Projection:
 
     def _past(self, trial: TrialRecord) -> TrialSnapshot:
         curve = [_point(evaluation) for evaluation in trial.evaluations]
-        told = self._params(trial), self._tags(trial), curve, self._outcome(trial)
-        return TrialSnapshot(*told, trial.began, trial.ended, _name(trial))
+        shown = self._params(trial), self._tags(trial), curve, self._outcome(trial)
+        return TrialSnapshot(*shown, trial.began, trial.ended, _name(trial))
 
     def _outcome(self, trial: TrialRecord) -> Outcome:
         """The outcome of a trial; of one that is running, that it was interrupted."""
