@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from sklearn.metrics import f1_score
 
 from peftsweep.comparison import compare
-from peftsweep.comparison.compare import front, holm
+from peftsweep.comparison.groups import front, holm
 from peftsweep.comparison.history import best_so_far, busy, ends, importances, spans
-from peftsweep.comparison.study_data import Held
+from peftsweep.comparison.study_data import StudyData
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies
 from peftsweep.study import best_trials, trial_files
@@ -238,8 +238,8 @@ def test_equal_values_have_no_importance(tmp_path: Path) -> None:
     study = made(storage(tmp_path), "one")
     for _ in range(20):
         study.add_trial(frozen(0.5))
-    held = Held("one", study, study.record, study.records(), tmp_path, "rows")
-    assert importances(held) == ({}, "the complete trials do not differ")
+    data = StudyData("one", study, study.record, study.records(), tmp_path, "rows")
+    assert importances(data) == ({}, "the complete trials do not differ")
 
 
 def test_everything_is_json(url: str) -> None:

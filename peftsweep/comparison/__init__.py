@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peftsweep.comparison.compare import Group, Pair
+from peftsweep.comparison.comparing import Comparison, compare
+from peftsweep.comparison.groups import Group, Pair
 from peftsweep.comparison.history import History
 from peftsweep.comparison.leaderboard import Leader
-from peftsweep.comparison.snapshot import Comparison, compare
 
 __all__ = ["Comparison", "Group", "History", "Leader", "Pair", "compare"]

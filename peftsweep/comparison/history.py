@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-from peftsweep.comparison.study_data import Held
+from peftsweep.comparison.study_data import StudyData
 from peftsweep.config import Range
 from peftsweep.storage import TrialRecord, TrialState
 
@@ -72,19 +72,19 @@ class History:
     unimportant: str
 
 
-def history(held: Held) -> History:
-    trials = [trial for trial in held.trials if trial.state != TrialState.WAITING]
+def history(study: StudyData) -> History:
+    trials = [trial for trial in study.trials if trial.state != TrialState.WAITING]
     ladders: dict[tuple[float, ...], int] = {}
     ladder, curves = [], []
     for trial in trials:
         epochs = tuple(round(evaluation.epoch, 3) for evaluation in trial.evaluations)
         ladder.append(ladders.setdefault(epochs, len(ladders)))
-        curves.append([short(evaluation.scores.get(held.objective)) for evaluation in trial.evaluations])
+        curves.append([short(evaluation.scores.get(study.objective)) for evaluation in trial.evaluations])
     ended = ends(trials)
-    importance, reason = importances(held)
+    importance, reason = importances(study)
     return History(
-        study=held.name,
-        objective=held.objective,
+        study=study.name,
+        objective=study.objective,
         numbers=[trial.number for trial in trials],
         states=[trial.state.value for trial in trials],
         values=[_value(trial, curve) for trial, curve in zip(trials, curves, strict=True)],
@@ -97,7 +97,7 @@ def history(held: Held) -> History:
         best_by_time=best_so_far(
             sorted(((at, t) for at, t in zip(ended, trials, strict=True) if at is not None), key=itemgetter(0))
         ),
-        axes=[axis(name, entry, trials) for name, entry in held.space.items()],
+        axes=[axis(name, entry, trials) for name, entry in study.space.items()],
         importance=importance,
         unimportant=reason,
     )
@@ -162,19 +162,19 @@ def _text(choice: Any) -> str:
     return ", ".join(map(str, choice)) if isinstance(choice, list | tuple) else str(choice)
 
 
-def importances(held: Held) -> tuple[dict[str, float], str]:
+def importances(study: StudyData) -> tuple[dict[str, float], str]:
     """How much each hyperparameter distinguishes the best tenth of the complete trials; or nothing, and why."""
-    values = [trial.value for trial in held.trials if trial.state == TrialState.COMPLETE]
+    values = [trial.value for trial in study.trials if trial.state == TrialState.COMPLETE]
     if len(values) < ENOUGH:
         return {}, f"complete trials so far: {len(values)}; importance is worth a look from {ENOUGH} on"
     if len(set(values)) == 1:  # then all are the best tenth, and all shares are equal
         return {}, "the complete trials do not differ"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns if the best tenth is all trials
-        found = get_param_importances(held.study, evaluator=PedAnovaImportanceEvaluator())
+        found = get_param_importances(study.stored, evaluator=PedAnovaImportanceEvaluator())
     if not any(found.values()):
         return {}, "the complete trials do not differ enough"
-    names = {f"log2_{name}": name for name in held.space} | {name: name for name in held.space}
+    names = {f"log2_{name}": name for name in study.space} | {name: name for name in study.space}
     return {names.get(name, name): round(value, 4) for name, value in found.items()}, ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from peftsweep.comparison.study_data import Held
+from peftsweep.comparison.study_data import StudyData
 from peftsweep.scores import ScoreOf, in_columns
 from peftsweep.storage import TrialState, count_states
 
@@ -65,31 +65,33 @@ class Leader:
         return in_columns(asdict(self))
 
 
-def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]], untested: str | None) -> Leader:
+def leader(
+    study: StudyData, intervals: Mapping[str, Mapping[str, tuple[float, float]]], untested: str | None
+) -> Leader:
     """Make the row of a study.
 
     Args:
         intervals: by score and study.
         untested: why the study's predictions could not be compared; None if they were.
     """
-    best, record = held.best, held.record
-    counts = count_states((trial.state for trial in held.trials), live=True)
-    seconds = [trial.seconds for trial in held.trials if trial.seconds is not None]
+    best, record = study.best, study.record
+    counts = count_states((trial.state for trial in study.trials), live=True)
+    seconds = [trial.seconds for trial in study.trials if trial.seconds is not None]
     device = record.described.get("device")
     return Leader(
-        study=held.name,
+        study=study.name,
         data=record.data,
         fingerprint=record.fingerprint,
-        validation_fingerprint=held.validation_fingerprint,
+        validation_fingerprint=study.validation_fingerprint,
         model=record.config.model.id,
         method=record.config.method,
-        objective=held.objective,
+        objective=study.objective,
         trial=None if best is None else best.number,
         scores={} if best is None else best.scores,
-        interval=intervals.get("macro_f1", {}).get(held.name),
-        interval_tuned=intervals.get("macro_f1_tuned", {}).get(held.name),
+        interval=intervals.get("macro_f1", {}).get(study.name),
+        interval_tuned=intervals.get("macro_f1_tuned", {}).get(study.name),
         parameters=None if best is None else best.parameters,
-        adapter_bytes=held.adapter_bytes,
+        adapter_bytes=study.adapter_bytes,
         seconds=sum(seconds),
         seconds_per_trial=sum(seconds) / len(seconds) if seconds else None,
         device=None if device is None else "GPU" if str(device).startswith("cuda") else str(device).upper(),
@@ -97,30 +99,30 @@ def leader(held: Held, intervals: Mapping[str, Mapping[str, tuple[float, float]]
         pruned=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAILED],
         running=counts[TrialState.RUNNING],
-        retrained=_retrained(held),
+        retrained=_retrained(study),
         test=record.test.scores if best and record.test and record.test.trial == best.number else None,
-        params={} if best is None else {key: value for key, value in best.params.items() if key in held.space},
-        lacking=_lacking(held, untested),
+        params={} if best is None else {key: value for key, value in best.params.items() if key in study.space},
+        lacking=_lacking(study, untested),
     )
 
 
-def _retrained(held: Held) -> dict[str, Any] | None:
-    rows = [row for row in held.record.retrained or () if row.get("macro_f1_mean") is not None]
-    own = [row for row in rows if held.best is not None and row["trial"] == held.best.number]
+def _retrained(study: StudyData) -> dict[str, Any] | None:
+    rows = [row for row in study.record.retrained or () if row.get("macro_f1_mean") is not None]
+    own = [row for row in rows if study.best is not None and row["trial"] == study.best.number]
     row = next(iter(own or rows), None)
     if row is None:
         return None
     return {"trial": row["trial"], "seeds": row["seeds"], "mean": row["macro_f1_mean"], "sd": row.get("macro_f1_std")}
 
 
-def _lacking(held: Held, untested: str | None) -> list[str]:
-    if held.best is None:
+def _lacking(study: StudyData, untested: str | None) -> list[str]:
+    if study.best is None:
         return ["no trial is complete yet"]
     found = []
     if untested is not None:
         found.append(f"{untested}: no interval and no significance test")
-    if held.per_class is None:
+    if study.per_class is None:
         found.append("the scores of each class are gone: not in the heat map")
-    if held.adapter_bytes is None:
+    if study.adapter_bytes is None:
         found.append("the best trial's adapter is gone: its size is not known")
     return found

@@ -35,7 +35,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Held:
+class StudyData:
     """A study, read once.
 
     Attributes:
@@ -45,7 +45,7 @@ class Held:
     """
 
     name: str
-    study: StoredStudy
+    stored: StoredStudy
     record: StudyRecord
     trials: Sequence[TrialRecord]
     folder: Path

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from peftsweep.comparison.compare import Group, group
+from peftsweep.comparison.groups import Group, group
 from peftsweep.comparison.history import History, history
 from peftsweep.comparison.leaderboard import Leader, leader
-from peftsweep.comparison.study_data import Held
+from peftsweep.comparison.study_data import StudyData
 from peftsweep.storage import guarded
 from peftsweep.study import results
 
@@ -50,22 +50,19 @@ def compare(
     """
     with guarded(storage), _collecting_seldom():
         opened, found = results.opened(storage, studies, warn)
-        studied, scored = {study.study_name: study for study in found}, results.validation_fingerprints(found)
-        helds = [
-            Held(name, study, study.record, study.records(), opened.folder(name), scored[name])
-            for name, study in studied.items()
-        ]
-        by_rows: dict[str, list[Held]] = {}
-        for held in helds:
-            by_rows.setdefault(held.validation_fingerprint, []).append(held)
-        groups = sorted(
-            map(group, by_rows.values()), key=lambda group: not group.studies
-        )  # the sort keeps the order of names
-        ordered = [(group, held) for group in groups for held in _ordered(group, by_rows[group.validation_fingerprint])]
+        fingerprints = results.validation_fingerprints(found)
+        by_rows: dict[str, list[StudyData]] = {}
+        for stored in found:
+            name = stored.study_name
+            study = StudyData(name, stored, stored.record, stored.records(), opened.folder(name), fingerprints[name])
+            by_rows.setdefault(study.validation_fingerprint, []).append(study)
+        # The sort keeps the order of names.
+        groups = sorted(map(group, by_rows.values()), key=lambda group: not group.studies)
+        ordered = [(group, each) for group in groups for each in _ordered(group, by_rows[group.validation_fingerprint])]
         return Comparison(
-            [leader(held, group.intervals, group.untested.get(held.name)) for group, held in ordered],
+            [leader(each, group.intervals, group.untested.get(each.name)) for group, each in ordered],
             groups,
-            [history(held) for _, held in ordered],
+            [history(each) for _, each in ordered],
             None if studies is None else list(studies),
         )
 
@@ -82,7 +79,7 @@ def _collecting_seldom() -> Iterator[None]:
         gc.set_threshold(*usual)
 
 
-def _ordered(group: Group, helds: Sequence[Held]) -> list[Held]:
+def _ordered(group: Group, studies: Sequence[StudyData]) -> list[StudyData]:
     """The studies of a group, the best first. Those without a complete trial come last, by name."""
     places = {name: place for place, name in enumerate(group.studies)}
-    return sorted(helds, key=lambda held: (places.get(held.name, len(places)), held.name))
+    return sorted(studies, key=lambda study: (places.get(study.name, len(places)), study.name))

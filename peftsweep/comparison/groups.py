@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from peftsweep.comparison.significance import Counted, difference, interval
-from peftsweep.comparison.study_data import Held, Predicted
+from peftsweep.comparison.study_data import Predicted, StudyData
 from peftsweep.study.best_trials import common_objective
 from peftsweep.study.results import task_of
 
@@ -70,25 +70,25 @@ class Group:
     smallest: list[str]
 
 
-def group(helds: Sequence[Held]) -> Group:
+def group(studies: Sequence[StudyData]) -> Group:
     """Compare studies whose validation rows have the same fingerprint."""
-    score = common_objective(held.objective for held in helds)
-    scores = {held.name: own.scores for held in helds if (own := held.best) is not None}
+    score = common_objective(study.objective for study in studies)
+    scores = {study.name: own.scores for study in studies if (own := study.best) is not None}
     best = {name: own[score] for name, own in scores.items()}
     ranks = sorted(best, key=lambda name: (-best[name], name))
-    by_name = {held.name: held for held in helds}
+    by_name = {study.name: study for study in studies}
     ranked = [by_name[name] for name in ranks]
     usable, untested = _usable(ranked)
     intervals, pairs = _tested(usable, score, scores)
-    known = by_name[next(iter(usable))].record if usable else helds[0].record
+    known = by_name[next(iter(usable))].record if usable else studies[0].record
     labels = list(known.labels)
     truth = next((predicted.truth for predicted in usable.values()), None)
-    per_class = {held.name: held.per_class for held in ranked}
-    seconds = {held.name: sum(trial.seconds or 0.0 for trial in held.trials) for held in ranked}
-    sizes = {held.name: float(held.best.parameters) for held in ranked if held.best and held.best.parameters}
+    per_class = {study.name: study.per_class for study in ranked}
+    seconds = {study.name: sum(trial.seconds or 0.0 for trial in study.trials) for study in ranked}
+    sizes = {study.name: float(study.best.parameters) for study in ranked if study.best and study.best.parameters}
     return Group(
-        data=sorted({held.record.data for held in helds}),
-        validation_fingerprint=helds[0].validation_fingerprint,
+        data=sorted({study.record.data for study in studies}),
+        validation_fingerprint=studies[0].validation_fingerprint,
         kind=task_of(known).kind,
         score=score,
         studies=ranks,
@@ -116,18 +116,18 @@ def front(costs: Mapping[str, float], scores: Mapping[str, float]) -> list[str]:
     return found
 
 
-def _usable(ranked: Sequence[Held]) -> tuple[dict[str, Predicted], dict[str, str]]:
+def _usable(ranked: Sequence[StudyData]) -> tuple[dict[str, Predicted], dict[str, str]]:
     """The studies' predictions of the same rows, and for each other study why it has none."""
     usable: dict[str, Predicted] = {}
     untested: dict[str, str] = {}
-    for held in ranked:
-        found = held.predicted
+    for study in ranked:
+        found = study.predicted
         if isinstance(found, str):
-            untested[held.name] = found
+            untested[study.name] = found
         elif usable and not np.array_equal(found.truth, next(iter(usable.values())).truth):
-            untested[held.name] = "its validation rows are in another order, or have other labels"
+            untested[study.name] = "its validation rows are in another order, or have other labels"
         else:
-            usable[held.name] = found
+            usable[study.name] = found
     return usable, untested
 
 
