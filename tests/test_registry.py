@@ -3,8 +3,7 @@ package knows them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Literal
@@ -12,211 +11,45 @@ from typing import Any, Literal
 import pytest
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 
+from peftsweep import export
 from peftsweep.config import SPECS, MethodSpec, StudyConfig, TrainConfig, load
-from peftsweep.config.hyperparameters.lora import LoraHyperparameters
-from peftsweep.config.hyperparameters.method_spec import MethodHyperparameters, Names
+from peftsweep.config.hyperparameters.method_spec import MethodHyperparameters
 from peftsweep.config.sections import train_config
 from peftsweep.engine import Trial
 from peftsweep.engine.packed_model import PackedModel
-from peftsweep.errors import StudyFileError
-from peftsweep.layers import LayerSpec, PackedLayer
-from peftsweep.methods import METHODS, Method, attached, register
-from peftsweep.methods.adapter_config import AdapterFile
-from peftsweep.methods.lora import Lora, LoraFile, PackedLora
-from peftsweep.methods.method import select, shortest_names
+from peftsweep.errors import StudyFileError, UsageError
+from peftsweep.export import Classifier
+from peftsweep.methods import METHODS, attached, register
+from peftsweep.methods.lora import Lora
 from peftsweep.models import linear_names
+from peftsweep.study import best_trials
 from peftsweep.study.enqueued import given
 from peftsweep.study.space import candidates, described, distributions
+from peftsweep.sweep.spawned_worker import SpawnedWorker
+from peftsweep.sweep.worker import LocalWorker, StartWorker
 from tests.alone import StockPeft
 from tests.numbers import distance, same, same_losses, same_values, same_weights
+from tests.own_methods import LoraPlus, Pissa, RsLora, Vera
 from tests.packs import SINGLE, Queue, Texts, base_of, pack_of, run_pack
+from tests.studies import home
 from tests.tiny import tiny_model
+
+BUILT_IN = tuple(METHODS)
 
 
 @pytest.fixture(autouse=True)
-def registered() -> Iterator[None]:
-    """The methods of this file, and afterwards those of before."""
-    methods, specs = dict(METHODS), dict(SPECS)
+def own_methods() -> Iterator[None]:
     for method in (LoraPlus, Vera, Pissa, RsLora):
         register(method)
     yield
-    METHODS.clear()
-    METHODS.update(methods)
-    SPECS.clear()
-    SPECS.update(specs)
+    forget()
 
 
-# LoRA+ (arXiv:2402.12354): a learning rate of its own for B ----------------------------------------------------------
-
-
-class LoraPlusHyperparameters(LoraHyperparameters):
-    rate_ratio: float = Field(default=16.0, gt=0)
-    """B's learning rate is so many times A's."""
-
-
-class PackedLoraPlus(PackedLora):
-    own_rates = frozenset({"B"})
-
-    def rate_factor(self, name: str, params: TrainConfig) -> float:
-        return float(params.rate_ratio)  # type: ignore[attr-defined]
-
-
-class LoraPlus(Lora):
-    spec = MethodSpec("lora-plus", LoraPlusHyperparameters)
-    packed_layer = PackedLoraPlus
-
-
-# VeRA (arXiv:2310.11454): frozen random matrices that all slots and layers share, and a vector behind each ------------
-
-
-class VeraHyperparameters(MethodHyperparameters):
-    rank: int = Field(default=16, ge=1)
-    target_modules: Names = "auto"
-    start: float = 0.1
-    """The first value of the inner vector."""
-
-
-class PackedVera(PackedLayer):
-    """lambda_d: [K, r], lambda_b: [K, d_out], around the shared A [r, d_in] and B [d_out, r]."""
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"lambda_d": (len(self.shared["A"]),), "lambda_b": (self.out_features,)}
-
-    def trial_part(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
-        return (slice(None),)
-
-    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"lambda_d": torch.full(self.shapes()["lambda_d"], params.start)}  # type: ignore[attr-defined]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.inner(x)
-        flat, parts = x.reshape(-1, x.shape[-1]), []
-        for slot, start, stop in self.context.segments.by_slot():
-            inner = (flat[start:stop] @ self.shared["A"].T) * self.stacked["lambda_d"][slot]
-            parts.append((inner @ self.shared["B"].T) * self.stacked["lambda_b"][slot])
-        return y + torch.cat(parts).view_as(y)
-
-
-class VeraFile(AdapterFile):
-    r: int
-    vera_dropout: float
-    d_initial: float
-    projection_prng_key: int
-
-
-class Vera(Method):
-    spec = MethodSpec("vera", VeraHyperparameters)
-    adapter_file = VeraFile
-    key = 7
-
-    def targets(self, params: TrainConfig) -> tuple[str, ...]:
-        return self.linears if params.target_modules == "auto" else select(self.linears, params.target_modules)
-
-    def __init__(self, model: nn.Module, linears: Sequence[str]) -> None:
-        super().__init__(model, linears)
-        layers: list[Any] = [model.get_submodule(path) for path in linears]
-        self.largest = max(layer.out_features for layer in layers), max(layer.in_features for layer in layers)
-
-    def projections(self, rank: int) -> tuple[Tensor, Tensor]:
-        """A [r, largest] and B [largest, r], as peft draws them."""
-        from peft.tuners.vera.model import _kaiming_init
-
-        generator = torch.Generator().manual_seed(self.key)
-        return _kaiming_init((rank, self.largest[1]), generator), _kaiming_init((self.largest[0], rank), generator)
-
-    def layer(self, spec: LayerSpec, candidates: Sequence[TrainConfig]) -> PackedVera:
-        a, b = self.projections(candidates[0].rank)
-        dtype = spec.inner.weight.dtype
-        width, height = int(spec.inner.in_features), int(spec.inner.out_features)  # type: ignore[arg-type]
-        return PackedVera(spec, shared={"A": a[:, :width].to(dtype), "B": b[:height].to(dtype)})  # type: ignore[arg-type]
-
-    @classmethod
-    def config_class(cls) -> Any:
-        from peft import VeraConfig
-
-        return VeraConfig
-
-    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
-        names = shortest_names(self.targets(params), self.modules)
-        start: float = params.start  # type: ignore[attr-defined]
-        return self.config_class()(
-            r=params.rank, target_modules=names, projection_prng_key=self.key, d_initial=start, **common
-        )
-
-    def to_peft(self, path: str, parameter: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:
-        return f"vera_{parameter}", value
-
-    def more_tensors(self, params: TrainConfig) -> Mapping[str, Tensor]:
-        a, b = self.projections(params.rank)
-        return {"base_model.vera_A": a, "base_model.vera_B": b}
-
-
-# PiSSA (arXiv:2404.02948): the base gives its first singular vectors away, and the export needs them -----------------
-
-
-class PackedPissa(PackedLora):
-    """Starts where A and B make up for what was taken from the base's weight."""
-
-    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        super().start(slot, params, generator)
-        return {name: self.shared[name] for name in ("A", "B")}
-
-
-class Pissa(Lora):
-    """LoRA over W - s·B₀A₀ is LoRA of twice the rank over W: (B, -B₀) and (A, A₀)."""
-
-    spec = MethodSpec("pissa", LoraHyperparameters)
-
-    def layer(self, spec: LayerSpec, candidates: Sequence[TrainConfig]) -> PackedLora:
-        (rank,) = {params.rank for params in candidates}
-        weight: Tensor = spec.inner.weight.data  # type: ignore[assignment]
-        u, s, v = torch.linalg.svd(weight)
-        scale = s[:rank].sqrt() / math.sqrt(2)  # α/r is 2
-        first = {"A": scale[:, None] * v[:rank], "B": u[:, :rank] * scale}
-        rest = nn.Linear(weight.shape[1], weight.shape[0], bias=spec.inner.bias is not None, dtype=weight.dtype)
-        rest.load_state_dict({**spec.inner.state_dict(), "weight": weight - 2 * first["B"] @ first["A"]})
-        self.constants |= {f"{spec.name}:{name}": value.cpu() for name, value in first.items()}
-        return PackedPissa(spec, rank, inner=rest.requires_grad_(False), shared=first)
-
-    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
-        config = super().peft_config(params, **common)
-        config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
-        return config
-
-    def to_peft(self, path: str, parameter: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:
-        first = self.constants[f"{path}:{parameter}"].to(value.dtype)
-        both = torch.cat([value, first]) if parameter == "A" else torch.cat([value, -first], dim=1)
-        return super().to_peft(path, parameter, both, params)
-
-    def from_peft(self, path: str, parameter: str, stored: Tensor, params: TrainConfig) -> Tensor:
-        return stored[: params.rank] if parameter == "A" else stored[:, : params.rank]
-
-
-# rsLoRA (arXiv:2312.03732): peft calls it LORA too ------------------------------------------------------------------
-
-
-class PackedRsLora(PackedLora):
-    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        started = super().start(slot, params, generator)
-        self.scales[slot] *= math.sqrt(params.rank)
-        self.factor[slot] = self.scales[slot]
-        return started
-
-
-class RsLoraFile(LoraFile):
-    use_rslora: Literal[True]
-
-
-class RsLora(Lora):
-    """LoRA whose term is scaled by α/√r."""
-
-    spec = MethodSpec("rslora", LoraHyperparameters)
-    adapter_file, packed_layer = RsLoraFile, PackedRsLora
-
-    def peft_config(self, params: TrainConfig, **common: Any) -> Any:
-        return super().peft_config(params, use_rslora=True, **common)
+def forget() -> None:
+    """As in a process that has not imported a method of one's own."""
+    for name in METHODS.keys() - set(BUILT_IN):
+        del METHODS[name], SPECS[name]
 
 
 # Trained ------------------------------------------------------------------------------------------------------------
@@ -418,3 +251,39 @@ def test_a_trials_hyperparameters_can_be_sent_to_another_process(tmp_path: Path,
     here.send(params)
     again = there.recv()
     assert again == params and type(again) is type(params) and again.model_fields_set == {"weight_decay"}
+
+
+# From a sweep to predictions ----------------------------------------------------------------------------------------
+
+TEXTS = ["the joy and anger of it", "sadness", "was it for them", "joy", "and when there were words of anger"]
+
+
+@pytest.mark.parametrize(
+    ("method", "space", "start"),
+    [
+        ("vera", {"start": [0.1, 0.3], "rank": [4]}, LocalWorker),
+        ("lora-plus", {"rate_ratio": [4.0, 16.0]}, SpawnedWorker),
+    ],
+)
+def test_a_registered_method_is_swept_exported_and_rebuilt_by_stock_peft(
+    tmp_path: Path, method: str, space: dict[str, list[float]], start: StartWorker
+) -> None:
+    here = home(tmp_path / "home")
+    space = {"learning_rate": [1e-2, 5e-3], **space}
+    result = here.run(here.study(method=method, space=space, search={"trials": 2}), start=start)
+    assert result.counts == {"complete": 2}
+    (row,) = best_trials.best(here.storage)
+    assert row.method == method and row.params.keys() >= space.keys()
+    for name in ("adapter", "merged"):  # stock peft loads each, and its logits are compared with the sweep's
+        export.export("small", tmp_path / name, storage=here.storage, merge=name == "merged")
+    found = Classifier(tmp_path / "adapter").predict(TEXTS)
+    forget()
+    assert best_trials.best(here.storage) == [row]
+    again = Classifier(tmp_path / "merged").predict(TEXTS)
+    assert [text.labels for text in again] == [text.labels for text in found]
+    with pytest.raises(UsageError, match=f"study 'small' has the method '{method}', which is not registered here"):
+        export.export("small", tmp_path / "again", storage=here.storage)
+    with pytest.raises(UsageError, match=f"adapter has the method '{method}', which is not registered here"):
+        Classifier(tmp_path / "adapter")
+    with pytest.raises(StudyFileError, match=f":\\d+: method: expected 'lora', 'qlora' or 'ia3'.* got '{method}'"):
+        here.run(here.folder / "small.yaml")

@@ -7,7 +7,6 @@ from peftsweep.config.data import DataConfig, Filter, LabelColumn, SplitConfig
 from peftsweep.config.encoding import is_text_encoding
 from peftsweep.config.hyperparameters import (
     SPECS,
-    MethodName,
     MethodSpec,
     four_bit_methods,
     unused_hyperparameters,
@@ -32,7 +31,6 @@ __all__ = [
     "DataConfig",
     "Filter",
     "LabelColumn",
-    "MethodName",
     "MethodSpec",
     "ModelConfig",
     "Optimizer",

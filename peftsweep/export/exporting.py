@@ -24,7 +24,7 @@ from peftsweep.export.manifest import Manifest
 from peftsweep.export.model_card import Origin, card, code_blocks
 from peftsweep.export.prediction import logits
 from peftsweep.export.verification import check_card, check_logits, decoded_sample
-from peftsweep.methods import METHODS, attached, merged
+from peftsweep.methods import Method, attached, merged, registered
 from peftsweep.models import (
     Base,
     default_device,
@@ -70,16 +70,17 @@ def export(
         note: called with a line about each step.
 
     Raises:
-        UsageError: the study or trial does not exist or is not complete, or the folder exists already.
+        UsageError: the study or trial does not exist or is not complete, its method is not registered, or the folder
+            exists already.
         ExportError: the logits differ, or the folder cannot be written. Nothing is left behind.
         ModelError: the base cannot be loaded.
     """
     to = destination(folder)
     chosen = results.finished(storage, study, trial, note)
-    method = chosen.study_record.config.method
-    if merge and METHODS[method].four_bit:
+    method = _method(chosen)
+    if merge and method.four_bit:
         raise UsageError(
-            f"study {study!r} uses {method}: its base is quantised to 4 bits, so nothing can be merged into it; "
+            f"study {study!r} uses {method.name}: its base is quantised to 4 bits, so nothing can be merged into it; "
             "export the adapter, without --merge"
         )
     check_outside(to, chosen.folder.parent)
@@ -101,6 +102,10 @@ def export(
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
+
+
+def _method(chosen: results.Finished) -> type[Method]:
+    return registered(chosen.study_record.config.method, f"study {chosen.study!r}")
 
 
 def _stored_predictions(chosen: results.Finished) -> tuple[NDArray[np.float32], Labels, list[NDArray[np.int64]]]:
@@ -256,7 +261,7 @@ def _base(chosen: results.Finished, given: ModelConfig, *, merge: bool) -> Base:
     """
     if merge:
         given = given.model_copy(update={"dtype": "float32"})
-    four_bit = METHODS[chosen.study_record.config.method].four_bit
+    four_bit = _method(chosen).four_bit
     device = torch.device("cpu") if merge else default_device()
     base = load_base(given, chosen.task, four_bit=four_bit, device=device)
     if not is_at_revision(base, chosen.study_record.base):

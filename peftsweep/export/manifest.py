@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from peftsweep.config import MethodName, ModelConfig
+from peftsweep.config import ModelConfig
 from peftsweep.data import FORMATS
 from peftsweep.errors import ExportError
 from peftsweep.safe_text.quoting import MAX_VALUE, shortened, word
@@ -39,6 +39,7 @@ class Manifest(BaseModel):
     """What an exported folder holds.
 
     Attributes:
+        method: need not be registered: a merged model is loaded without it.
         base: revision of the base: a commit of the hub, or a fingerprint of its files.
         thresholds: probability above which each label is predicted, for people; None if each text has one label.
         cuts: logit above which each label is predicted. None if each text has one label; and in folders of version
@@ -61,7 +62,7 @@ class Manifest(BaseModel):
     version: str
     study: str
     trial: int
-    method: MethodName
+    method: str
     model: ModelConfig
     base: str
     kind: Literal["multi-label", "single-label"]

@@ -16,7 +16,7 @@ from peftsweep.data import is_valid_unicode
 from peftsweep.errors import DataError, ExportError, ModelError, UsageError
 from peftsweep.export.broken_files import as_export_error
 from peftsweep.export.manifest import Manifest, read
-from peftsweep.methods import METHODS, attached
+from peftsweep.methods import attached, registered
 from peftsweep.models import (
     default_device,
     is_at_revision,
@@ -85,7 +85,7 @@ class Classifier:
 
     def _adapted(self) -> Any:
         found = self.manifest
-        four_bit = METHODS[found.method].four_bit
+        four_bit = registered(found.method, str(self.folder)).four_bit
         base = load_base(found.model, found.task, four_bit=four_bit, device=default_device(), pad=found.pad)
         if not is_at_revision(base, found.base):
             raise ExportError(

@@ -6,7 +6,7 @@ A new one is a file here, a file of hyperparameters in `config/hyperparameters/`
 from __future__ import annotations
 
 from peftsweep.methods.method import Method
-from peftsweep.methods.registry import METHODS, register
+from peftsweep.methods.registry import METHODS, register, registered
 from peftsweep.methods.stock import attached, merged
 
-__all__ = ["METHODS", "Method", "attached", "merged", "register"]
+__all__ = ["METHODS", "Method", "attached", "merged", "register", "registered"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 from peftsweep.config import SPECS
+from peftsweep.errors import UsageError
 from peftsweep.methods.ia3 import IA3
 from peftsweep.methods.lora import Lora, QLora
 from peftsweep.methods.method import Method
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.system.suggest import did_you_mean
 
 M = TypeVar("M", bound=Method)
 
@@ -19,3 +22,20 @@ def register(method: type[M]) -> type[M]:
     SPECS[method.name] = method.spec
     METHODS[method.name] = method
     return method
+
+
+def registered(name: str, whose: str) -> type[Method]:
+    """The method that a stored study or an exported folder names.
+
+    Args:
+        whose: what names it, for the message.
+
+    Raises:
+        UsageError: this process knows no such method.
+    """
+    if name not in METHODS:
+        raise UsageError(
+            f"{whose} has the method {quoted(name)}, which is not registered here; registered are "
+            f"{', '.join(METHODS)}{did_you_mean(name, METHODS)}. If it is a method of your own, import its module first"
+        )
+    return METHODS[name]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from peftsweep.config import DataConfig, MethodName, ModelConfig, Range
+from peftsweep.config import DataConfig, ModelConfig, Range
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.scores import SCORES, Objective
 from peftsweep.storage.value_limits import LARGEST, Count, Moment, Number, Text, Value
@@ -116,7 +116,8 @@ class Described(Part):
     """What a study file says about a study; see `StudyConfig.identity`."""
 
     model: ModelConfig
-    method: MethodName
+    method: Text
+    """Need not be registered: whoever reads a study does not train it."""
     data: DataConfig
     space: dict[Text, Range | Annotated[list[Value], Field(min_length=1)]]
 

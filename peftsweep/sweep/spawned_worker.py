@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from peftsweep.engine import Command, Event
+from peftsweep.methods import METHODS, Method, register
 from peftsweep.models import BaseInfo
 from peftsweep.sweep.worker import LocalWorker, PackInfo, Usage, WorkerSpec
 from peftsweep.system.signals import ignore_interrupts
@@ -17,13 +18,15 @@ from peftsweep.system.signals import ignore_interrupts
 class SpawnedWorker:
     """
     Args:
-        spec: is sent to the new process, which loads the base itself.
+        spec: is sent to the new process, which loads the base itself. The study's method is sent with it, since the
+            new process has registered no method of one's own.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, spec), name="worker", daemon=True)
+        arguments = theirs, METHODS[spec.config.method], spec
+        self.process = context.Process(target=_serve, args=arguments, name="worker", daemon=True)
         self.process.start()
         theirs.close()
 
@@ -56,9 +59,10 @@ class SpawnedWorker:
         return value
 
 
-def _serve(pipe: Connection, spec: WorkerSpec) -> None:
+def _serve(pipe: Connection, method: type[Method], spec: WorkerSpec) -> None:
     """Answer calls until the pipe is closed."""
     ignore_interrupts()  # a terminal sends them to both processes; the study decides when to stop
+    register(method)
     worker = LocalWorker(spec)
     with suppress(EOFError):  # the study's process died or closed the pipe
         while True:

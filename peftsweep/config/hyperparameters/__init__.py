@@ -16,6 +16,7 @@ from peftsweep.config.hyperparameters.ia3 import IA3, IA3Hyperparameters
 from peftsweep.config.hyperparameters.lora import LORA, QLORA, LoraHyperparameters
 from peftsweep.config.hyperparameters.method_spec import MethodSpec, Names
 from peftsweep.config.messages import Mistakes, none_of
+from peftsweep.system.suggest import nearest
 
 SPECS: dict[str, MethodSpec] = {spec.name: spec for spec in (LORA, QLORA, IA3)}
 
@@ -42,7 +43,8 @@ def four_bit_methods() -> str:
 
 def _known(name: Any) -> Any:
     if name not in tuple(SPECS):
-        raise Mistakes([((), none_of(list(SPECS), name))])
+        own = "" if nearest(name, SPECS) else "; if it is a method of your own, import its module first"
+        raise Mistakes([((), none_of(list(SPECS), name) + own)])
     return name
 
 
