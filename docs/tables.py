@@ -69,6 +69,9 @@ def keys(section: str) -> str:
     model = sections()[section]
     assert model.__doc__, section
     fields = {name: field for name, field in model.model_fields.items() if name not in NOT_KEYS}
+    if section == "train":
+        for spec in SPECS.values():
+            fields = spec.hyperparameters.model_fields | fields
     rows = [" ".join(model.__doc__.split()), "", "| key | value | default | what it is |", "|---|---|---|---|"]
     for name, field in fields.items():
         assert field.description, f"{section}.{name} has no docstring"

@@ -24,14 +24,15 @@ from peftsweep.methods.method import select, shortest_names
 
 class LoraPlusHyperparameters(LoraHyperparameters):
     rate_ratio: float = Field(default=16.0, gt=0)
-    """B's learning rate is so many times A's."""
+    """B's learning rate is this many times A's."""
 
 
 class PackedLoraPlus(PackedLora):
     own_rates = frozenset({"B"})
 
     def rate_factor(self, name: str, params: TrainConfig) -> float:
-        return float(params.rate_ratio)  # type: ignore[attr-defined]
+        assert isinstance(params, LoraPlusHyperparameters)
+        return params.rate_ratio
 
 
 class LoraPlus(Lora):
@@ -59,7 +60,8 @@ class PackedVera(PackedLayer):
         return (slice(None),)
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"lambda_d": torch.full(self.shapes()["lambda_d"], params.start)}  # type: ignore[attr-defined]
+        assert isinstance(params, VeraHyperparameters)
+        return {"lambda_d": torch.full(self.shapes()["lambda_d"], params.start)}
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.inner(x)
@@ -111,9 +113,9 @@ class Vera(Method):
 
     def peft_config(self, params: TrainConfig, **common: Any) -> Any:
         names = shortest_names(self.targets(params), self.modules)
-        start: float = params.start  # type: ignore[attr-defined]
+        assert isinstance(params, VeraHyperparameters)
         return self.config_class()(
-            r=params.rank, target_modules=names, projection_prng_key=self.key, d_initial=start, **common
+            r=params.rank, target_modules=names, projection_prng_key=self.key, d_initial=params.start, **common
         )
 
     def to_peft(self, path: str, parameter: str, value: Tensor, params: TrainConfig) -> tuple[str, Tensor]:

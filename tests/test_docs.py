@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_the_study_of_ones_own_is_ten_lines_and_loads(tmp_path: Path) -> None:
     assert study.space.keys() == {"learning_rate", "rank", "dropout", "scheduler"}
 
 
-PYTHON, ADAPTER, FOUR_BITS = examples("python", PAGES["python.md"])
+PYTHON, ADAPTER, FOUR_BITS, METHOD, SCRIPT = examples("python", PAGES["python.md"])
 
 
 QUICK: dict[str, Any] = {
@@ -225,6 +226,19 @@ def test_a_qlora_adapter_is_loaded_as_shown_and_scores_as_reported(played: Home)
     best = played.run(played.study("four-bits", method="qlora", **QUICK), trials=1).best
     assert best is not None
     scores_as_reported(FOUR_BITS, best, played)
+
+
+def test_a_method_of_ones_own_is_swept_by_the_script_that_registers_it(tmp_path: Path) -> None:
+    here = home(tmp_path / "home")
+    for name, text in {"lora_plus.py": METHOD, "sweep.py": SCRIPT}.items():
+        (here.folder / name).write_text(text)
+    here.study(method="lora-plus", space={"rate_ratio": [4.0, 16.0]}, search={"trials": 1})
+    command = [sys.executable, "sweep.py", "run", "--study", "small.yaml"]
+    subprocess.run(command, cwd=here.folder, check=True, capture_output=True, timeout=240)
+    (best,) = peftsweep.best(here.storage)
+    assert best.method == "lora-plus" and best.params["rate_ratio"] in (4.0, 16.0)
+    refused = here.call("run", "--study", "small.yaml")
+    assert refused.returncode == 2 and "method: expected 'lora', 'qlora' or 'ia3'" in refused.stderr
 
 
 def test_links_lead_somewhere() -> None:

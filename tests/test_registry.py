@@ -223,11 +223,19 @@ class Rescaled(Lora):
 @pytest.mark.parametrize("method", ["lora", "qlora", "ia3"])
 def test_registering_a_method_changes_no_study_of_another(tmp_path: Path, method: str) -> None:
     space = "" if method == "ia3" else "rank: {low: 4, high: 16, log2: true}, dropout: {low: 0.0, high: 0.3, step: 0.1}"
-    before = study(tmp_path, method, "weight_decay: 0.1", space)
+    before = study(tmp_path, method, "warmup: 0.05", space)
     register(Rescaled)
-    after = study(tmp_path, method, "weight_decay: 0.1", space)
-    assert after == before and after.train == TrainConfig(weight_decay=0.1) and after.identity() == before.identity()
+    after = study(tmp_path, method, "warmup: 0.05", space)
+    assert after == before and after.train == TrainConfig(warmup=0.05) and after.identity() == before.identity()
     assert distributions(after) == distributions(before) and candidates(after) == candidates(before)
+
+
+def test_a_study_without_the_section_train_has_the_defaults_of_its_method(tmp_path: Path) -> None:
+    register(Rescaled)
+    for method, rank in {"lora": 16, "lora-plus": 16, "rescaled": 256}.items():
+        own, file = study(tmp_path, method), tmp_path / "own.yaml"
+        file.write_text(file.read_text().replace("train: {}\n", ""))
+        assert load(file) == own and load(file).train.rank == rank and own.text() == load(file).text()
 
 
 def test_a_method_has_its_own_types_bounds_and_defaults(tmp_path: Path) -> None:
