@@ -71,7 +71,7 @@ def keys(section: str) -> str:
     fields = {name: field for name, field in model.model_fields.items() if name not in NOT_KEYS}
     if section == "train":
         for spec in SPECS.values():
-            fields = spec.hyperparameters.model_fields | fields
+            fields |= {name: field for name, field in spec.hyperparameters.model_fields.items() if name not in fields}
     rows = [" ".join(model.__doc__.split()), "", "| key | value | default | what it is |", "|---|---|---|---|"]
     for name, field in fields.items():
         assert field.description, f"{section}.{name} has no docstring"

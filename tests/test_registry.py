@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from optuna.distributions import IntDistribution
 from pydantic import Field
 
 from peftsweep import export
@@ -25,7 +26,8 @@ from peftsweep.methods.lora import Lora
 from peftsweep.models import linear_names
 from peftsweep.study import best_trials
 from peftsweep.study.enqueued import given
-from peftsweep.study.space import candidates, described, distributions
+from peftsweep.study.grid import grid
+from peftsweep.study.space import candidates, decode, described, distributions
 from peftsweep.sweep.spawned_worker import SpawnedWorker
 from peftsweep.sweep.worker import LocalWorker, StartWorker
 from tests.alone import StockPeft
@@ -212,6 +214,7 @@ class RescaledHyperparameters(MethodHyperparameters):
     """Keys that other methods have, and one that all have, of other types, bounds and defaults."""
 
     rank: int = Field(default=256, ge=128)
+    alpha: int = Field(default=8, ge=1)
     dropout: Literal["none", "half"] = "half"
     warmup: float = Field(default=0.5, gt=0.1)
 
@@ -240,11 +243,14 @@ def test_a_study_without_the_section_train_has_the_defaults_of_its_method(tmp_pa
 
 def test_a_method_has_its_own_types_bounds_and_defaults(tmp_path: Path) -> None:
     register(Rescaled)
-    own = study(tmp_path, "rescaled", space="rank: {low: 128, high: 512}, dropout: [none, half]")
-    assert described(own, own.hyperparameters({})).items() >= {"rank": 256, "dropout": "half", "warmup": 0.5}.items()
-    assert [params.model_dump()["dropout"] for params in candidates(own)] == ["none", "half"]
-    drawn, reasons = given(own, {"rank": 200, "dropout": "none"})
-    assert drawn == {"rank": 200, "dropout": "none"} and reasons == []
+    own = study(tmp_path, "rescaled", space="alpha: {low: 4, high: 6}, dropout: [none, half]")
+    defaults = {"rank": 256, "dropout": "half", "warmup": 0.5, "alpha": 8}
+    assert described(own, own.hyperparameters({})).items() >= defaults.items()
+    assert [repr(params.alpha) + params.model_dump()["dropout"] for params in candidates(own)] == ["6none", "6half"]
+    assert isinstance(distributions(own)["alpha"], IntDistribution) and grid(own)["alpha"] == [4, 5, 6]
+    assert given(own, {"alpha": 5, "dropout": "none"}) == ({"alpha": 5, "dropout": "none"}, [])
+    assert given(own, {"alpha": 4.5})[1] == ["alpha: expected 4 to 6, got 4.5"]
+    assert repr(decode(own, {"alpha": 5})) == "{'alpha': 5}"
     with pytest.raises(StudyFileError) as told:
         study(tmp_path, "rescaled", space="rank: {low: 4, high: 512}, dropout: {low: 0.0, high: 0.3}")
     assert "space.rank.low: expected at least 128, got 4" in str(told.value)
