@@ -5,16 +5,18 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -46,7 +48,6 @@ from peftsweep.layers import FAR, ForwardContext, LayerSpec, Segments, attention
 from peftsweep.layers.attention import ATTENTION, attend
 from peftsweep.layers.dropout import keep_mask
 from peftsweep.layers.packed_batch import Group
-from peftsweep.layers.staging_buffer import to_device
 from peftsweep.methods import METHODS
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
@@ -55,6 +56,7 @@ from tests.numbers import distance, same, same_training, same_values, same_weigh
 from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, WatchedRunner, base_of, pack_of, run_pack
 from tests.tiny import tiny_model
 
+aten = torch.ops.aten
 ONE = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2, evals_per_epoch=2)
 
 
@@ -404,45 +406,54 @@ def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
     same_training(pack, free)
 
 
-@pytest.mark.parametrize("what", ["optimizer", "ahead", "capture"])
+class FullMemory(TorchDispatchMode):
+    """Memory that is full at some moments: at the norms of an update, or when the next step is laid out or captured."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.when, self.updates, self.raised, self.after_update = when, 0, 0, False
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if operation is aten.linalg_vector_norm.default:
+            self.updates, self.after_update = self.updates + 1, True
+            self.check(self.when == "update" and self.updates % 3 == 2)
+        elif operation is aten.set_.source_Storage_storage_offset:  # of a batch's arrays
+            first, self.after_update = self.after_update, False
+            self.check(self.when == "laid out" and first and self.updates % 2 == 1)
+        elif operation is aten.clone.default and args[0].dtype == torch.int32:  # of what a graph reads
+            self.check(self.when == "captured")
+        return operation(*args, **(kwargs or {}))
+
+    def check(self, full: bool) -> None:
+        if full:
+            self.raised += 1
+            raise torch.OutOfMemoryError("no room")
+
+
+@pytest.mark.parametrize("when", ["update", "laid out", "captured"])
 def test_a_full_memory_between_the_passes_costs_no_trial_anything(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, in_float64: None
+    base: Path, tmp_path: Path, when: str, in_float64: None
 ) -> None:
-    """In the update, before it has written anything; and where the next step is laid out or captured ahead, which can
-    wait."""
+    """In the update, before it has written anything; and while the next step is prepared, which can wait."""
 
     def pack_in(run: str) -> tuple[Any, Queue]:
         trials = [trial(i, tmp_path / run) for i in range(3)]
         pack = pack_of(base, SINGLE, "lora", trials, 3)
         pack.runner.cpu_workers.close()
-        pack.runner.cpu_workers = cpu_workers.CpuWorkers(
-            1
-        )  # of two, either might be the one that calls when it is time to fail
+        pack.runner.cpu_workers = cpu_workers.CpuWorkers(1)  # torch's mode holds for this thread only
         return pack, Queue(trials)
 
-    (free, all_trials), (pack, queue), calls = pack_in("a"), pack_in("b"), []
+    (free, all_trials), (pack, queue), memory = pack_in("a"), pack_in("b"), FullMemory(when)
     run_pack(free, all_trials)
     pack.runner.prefetches = True
-
-    def scarce(work: Callable[..., Any], every: int) -> Callable[..., Any]:
-        def tried(*given: Any) -> Any:
-            calls.append(len(calls))
-            if len(calls) % every == 2:
-                raise torch.OutOfMemoryError("no room")
-            return work(*given)
-
-        return tried
-
-    if what == "optimizer":
-        monkeypatch.setattr("peftsweep.engine.optimizer.to_device", scarce(to_device, 3))
-    elif what == "ahead":
-        pack.batcher.micro_batches = scarce(pack.batcher.micro_batches, 4)
-    else:
-        pack.runner.graphs = CudaGraphs()  # as a base has them that cannot be captured, but for what is done ahead
-        pack.runner.graphs.refused = True
-        pack.runner.graphs.prepare = scarce(lambda function, wave: None, 4)
-    run_pack(pack, queue)
-    assert len(calls) > 6 and {result.state for result in queue.results.values()} == {"complete"}
+    if when == "captured":
+        pack.runner.graphs = CudaGraphs()  # captures nothing but what is to come
+        pack.runner.graphs.warm = pack.runner.graphs.refused = True
+        pack.runner.graphs.largest = 1 << 30
+    with memory:
+        run_pack(pack, queue)
+    assert memory.raised > 2 and pack.runner.training.slots == 3
+    assert {result.state for result in queue.results.values()} == {"complete"}
     same_training(pack, free)
 
 
@@ -605,13 +616,14 @@ def test_a_step_in_which_no_trial_fits_updates_nothing(base: Path, tmp_path: Pat
 def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_first_try(
     base: Path, tmp_path: Path, driver: bool, in_float64: None
 ) -> None:
-    error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if driver else torch.OutOfMemoryError("no room")
+    def fail(*given: Any) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if driver else torch.OutOfMemoryError("no room")
 
     class Tight(WatchedRunner):
         def backward(self, wave):  # type: ignore[no-untyped-def]
             if len(wave.rows.slots) < 4 and wave.rows.slots[-1] == 3 and not self.failed:
                 self.failed = True  # the first wave's gradients are there already
-                with patch.object(self.packed, "logits", side_effect=error):
+                with self.packed.backbone.register_forward_pre_hook(fail):
                     return super().backward(wave)
             return super().backward(wave)
 
@@ -738,11 +750,19 @@ def test_a_card_without_room_for_a_pass_is_refused(cards: Callable[..., tuple[An
 
 @pytest.mark.parametrize(("free", "token"), [(100_000_000, 100), (12_500_000, 10)])
 def test_a_plan_that_is_short_of_room_is_measured_again_with_compiled_blocks(
-    cards: Callable[..., tuple[Any, list[Any]]], monkeypatch: pytest.MonkeyPatch, free: int, token: int
+    cards: Callable[..., tuple[Any, list[Any]]], free: int, token: int
 ) -> None:
     build, packs = cards(free, compiled=True)
-    monkeypatch.setattr(PackedModel, "compile", lambda self: setattr(packs[-1].runner, "bytes", 10))
-    found = plan(build, [ONE], 20)
+
+    def watch(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_qualname == "PackedModel.compile":
+            packs[-1].runner.bytes = 10  # compiled blocks keep less
+
+    sys.setprofile(watch)
+    try:
+        found = plan(build, [ONE], 20)
+    finally:
+        sys.setprofile(None)
     assert len(packs) == 1 and found.token == token
     assert (found.slots == 20) == (token == 100)
 

@@ -18,6 +18,7 @@ from peftsweep.comparison import compare
 from peftsweep.config import load
 from peftsweep.errors import PeftsweepError, StorageError, StudyFileError, UsageError
 from peftsweep.export import export, predict_file
+from peftsweep.progress import Silent
 from peftsweep.storage import Studies, TrialRecord, TrialState, claim, exists
 from peftsweep.study import artifacts, best_trials, status
 from peftsweep.sweep.projection import Projection
@@ -285,15 +286,14 @@ def test_studies_of_forged_names_are_left_out_once_and_stop_no_other(swept: Home
     assert {file: at for file, at in kept(swept).items() if swept.folder / "out" not in file.parents} == before
 
 
-class Told:
+class Told(Silent):
     """Progress that keeps warnings."""
 
-    def __new__(cls, said: list[str]) -> Any:
-        from peftsweep.progress import Silent
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
 
-        silent = Silent()
-        silent.warn = said.append  # type: ignore[method-assign]
-        return silent
+    def warn(self, text: str) -> None:
+        self.said.append(text)
 
 
 def test_where_an_adapter_lies_does_not_come_from_the_database(swept: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import cProfile
 import http.client
 import itertools
 import logging
@@ -174,23 +175,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Seconds that the callers of trackers spent in them, by call."""
-    found = dict.fromkeys(CALLS, 0.0)
+def spent() -> Iterator[Callable[[], dict[str, float]]]:
+    """Call it for the seconds that this thread has spent in trackers, by call."""
+    with cProfile.Profile(builtins=False) as profile:
 
-    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **options: Any) -> Any:
-            began = time.monotonic()
-            try:
-                return call(*args, **options)
-            finally:
-                found[name] += time.monotonic() - began
+        def found() -> dict[str, float]:
+            seconds = dict.fromkeys(CALLS, 0.0)
+            for entry in profile.getstats():
+                owner, _, name = getattr(entry.code, "co_qualname", "").rpartition(".")
+                if owner == Tracker.__name__ and name in seconds:
+                    seconds[name] += entry.totaltime
+            return seconds
 
-        return called
-
-    for name in CALLS:
-        monkeypatch.setattr(Tracker, name, timed(name, getattr(Tracker, name)))
-    return found
+        yield found
 
 
 @pytest.fixture
@@ -202,10 +199,11 @@ def swept(place: Home, uri: str, progress: After) -> SweepResult:
     return place.run(place.study(search={"trials": 3}), tracking_uri=uri, slots=1, progress=progress)
 
 
-def check_unhurt(result: SweepResult, spent: Mapping[str, float]) -> None:
+def check_unhurt(result: SweepResult, spent: Callable[[], Mapping[str, float]]) -> None:
     """All trials complete, and no call but the last took its time: MLflow's import alone would."""
     assert result.counts == {"complete": 3}
-    assert 0 < sum(spent.values()) - spent["close"] < 0.5
+    seconds = spent()
+    assert 0 < sum(seconds.values()) - seconds["close"] < 0.5
 
 
 def check_level(place: Home, study: optuna.Study, uri: str) -> None:
@@ -224,7 +222,7 @@ def check_level(place: Home, study: optuna.Study, uri: str) -> None:
 
 
 def test_a_server_killed_and_restarted_in_mid_sweep_has_it_all_at_the_end(
-    here: Home, server: Server, spent: dict[str, float], capfd: pytest.CaptureFixture[str]
+    here: Home, server: Server, spent: Callable[[], dict[str, float]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     progress = After({1: server.kill, 2: server.start})
     result = swept(here, server.uri, progress)
@@ -234,12 +232,12 @@ def test_a_server_killed_and_restarted_in_mid_sweep_has_it_all_at_the_end(
 
 
 def test_what_a_server_killed_in_mid_sweep_missed_is_written_by_the_next_command(
-    here: Home, server: Server, spent: dict[str, float]
+    here: Home, server: Server, spent: Callable[[], dict[str, float]]
 ) -> None:
     progress = After({2: server.kill})
     result = swept(here, server.uri, progress)
     check_unhurt(result, spent)
-    assert spent["close"] < PATIENCE / 2  # it is known to be dead: nothing to wait for
+    assert spent()["close"] < PATIENCE / 2  # it is known to be dead: nothing to wait for
     assert "not written" in progress.warned[-1] and "peftsweep sync" in progress.warned[-1]
     server.start()
     assert "2" not in all_of(server.uri, result.study.user_attrs["key"])
@@ -273,7 +271,7 @@ def test_a_server_that_accepts_and_never_answers_delays_the_end_by_ten_seconds(
 
 
 def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
-    here: Home, server: Server, spent: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    here: Home, server: Server, spent: Callable[[], dict[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = threading.Event()
     slow.set()
@@ -288,7 +286,7 @@ def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
         progress = After({})
         result = swept(here, way.uri, progress)
         check_unhurt(result, spent)
-        assert spent["close"] < 3 + PATIENCE / 2
+        assert spent()["close"] < 3 + PATIENCE / 2
         assert "not written (it took too long)" in progress.warned[-1]
         slow.clear()
         while way.under_way:  # what `run` gave up on may be done yet
@@ -332,7 +330,7 @@ def test_a_run_that_a_server_makes_after_sync_made_it_is_removed_by_the_next_syn
 
 
 def test_answers_that_are_lost_on_the_way_make_no_run_twice(
-    here: Home, server: Server, spent: dict[str, float]
+    here: Home, server: Server, spent: Callable[[], dict[str, float]]
 ) -> None:
     """The server did what it was asked; nobody heard of it."""
     with between(server, lambda count, _: count % 5 > 0) as way:

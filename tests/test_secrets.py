@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from peftsweep import cli
 from peftsweep.config import load
@@ -126,7 +127,7 @@ def test_a_traceback_is_masked_with_causes_and_notes(
             error.add_note(f"note {SECRET}")
             raise error from cause
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(typer.Typer, "__call__", fail)
     command(monkeypatch, "best", "--storage", f"postgresql://me:{SECRET}@h/d", "--debug", status=1)
     command(monkeypatch, "best", status=1)
     text = capsys.readouterr().err
