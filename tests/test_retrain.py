@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -31,9 +32,7 @@ import peftsweep
 from peftsweep import data as datasets
 from peftsweep import progress, sweep
 from peftsweep.config import load
-from peftsweep.engine import Trial
-from peftsweep.engine.evaluation import Evaluator
-from peftsweep.engine.slot import Slot
+from peftsweep.engine import Command, Event, ScoreTrial, Trial
 from peftsweep.errors import StorageError, StudyBusyError, StudyMismatchError, UsageError
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_tokenizer
@@ -44,6 +43,7 @@ from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.sweep import RetrainResult
 from peftsweep.sweep.seed_judge import SeedJudge
 from peftsweep.sweep.seed_supply import SeedSupply
+from peftsweep.sweep.worker import LocalWorker
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import MlflowRuns, Tracker
 from tests.alone import peft_alone
@@ -348,24 +348,25 @@ def stock_macro_f1(place: Home, adapter: Path) -> float:
     return float(f1_score([row["label"] for row in rows], found, average="macro", labels=LABELS))
 
 
-def test_the_test_split_is_never_scored_again(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, score = [], Evaluator.on_test
+def test_the_test_split_is_never_scored_again(here: Home) -> None:
+    looks: list[int] = []
 
-    def counted(evaluator: Evaluator, slot: Slot, adapter: Path) -> dict[str, float]:
-        looks.append(slot.trial.number)
-        return score(evaluator, slot, adapter)
+    class Counting(LocalWorker):
+        def advance(self, commands: Iterable[Command]) -> list[Event]:
+            commands = list(commands)
+            looks.extend(command.trial.number for command in commands if isinstance(command, ScoreTrial))
+            return super().advance(commands)
 
     file = with_test(here)
     here.run(file)
-    monkeypatch.setattr(Evaluator, "on_test", counted)
-    first = retrained(here, file).rows
+    first = retrained(here, file, start=Counting).rows
     assert len(looks) == 2
-    more = retrained(here, file, seeds=3, top=3).rows
+    more = retrained(here, file, seeds=3, top=3, start=Counting).rows
     assert len(looks) == 2
     (scored,) = [row for row in more if row["test"]]
     assert (scored["trial"], scored["seeds"], scored["test"]) == (first[0]["trial"], 3, first[0]["test"])
     optuna.delete_study(study_name="small/retrain", storage=here.storage)  # as if it had not been moved along
-    anew = retrained(here, file, seeds=2, top=3).rows
+    anew = retrained(here, file, seeds=2, top=3, start=Counting).rows
     assert len(looks) == 2 and [row["test"] for row in anew if row["test"]] == [scored["test"]]
 
 

@@ -37,6 +37,7 @@ from peftsweep.sweep.open_study import check_same, open_study
 from peftsweep.sweep.run_study import quiet_bitsandbytes, train
 from peftsweep.sweep.seed_judge import SeedJudge, has_all_trials
 from peftsweep.sweep.seed_supply import SeedSupply
+from peftsweep.sweep.worker import LocalWorker, StartWorker
 from peftsweep.system.signals import stopped_by_signals
 from peftsweep.tracking import MlflowRuns, Tracker, check_address
 
@@ -60,6 +61,7 @@ def retrain(
     storage: str = results.STORAGE,
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
+    start: StartWorker = LocalWorker,
 ) -> RetrainResult:
     """Train the best configurations of a study with several seeds each, or resume that.
 
@@ -72,7 +74,7 @@ def retrain(
         study: a name in `sweeps/`, a path to a study file, or a study built in Python; it has been run before.
         seeds: number for each configuration, including earlier calls.
         top: number of configurations: the best of the study.
-        slots, overrides, storage, tracking_uri, progress: as in `run`.
+        slots, overrides, storage, tracking_uri, progress, start: as in `run`.
 
     Raises:
         PeftsweepError: with one clear message. Finished seeds are kept.
@@ -98,7 +100,7 @@ def retrain(
             supply = SeedSupply(config, found, again, best, seeds, studies)
             judge = SeedJudge(supply, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)
-            train(judge, slots, tracking_uri)
+            train(judge, slots, tracking_uri, start)
             return RetrainResult(summarised(found, again), judge.seconds, stop.number)
 
 

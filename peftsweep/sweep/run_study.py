@@ -104,7 +104,7 @@ def run(
         return SweepResult(opened, best, judge.counts(), judge.seconds, stop.number)
 
 
-def train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker = LocalWorker) -> None:
+def train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:
     """Train what is left of a study, and write to MLflow what earlier processes did not.
 
     Args:
