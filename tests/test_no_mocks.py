@@ -59,7 +59,7 @@ class Replaced(ast.NodeVisitor):
         elif kind == "patch.multiple":
             for word in words:
                 self.attribute(given[0], ast.Constant(word))
-        elif name in ("setitem", "delitem") or kind == "patch.dict":
+        elif name == "setitem" or kind == "patch.dict":
             self.item(*given[:2])
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
@@ -69,7 +69,7 @@ class Replaced(ast.NodeVisitor):
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
         self.generic_visit(node)
-        if not isinstance(node.ctx, ast.Load):
+        if isinstance(node.ctx, ast.Store):  # a method that a test has registered may be deleted
             self.item(node.value, node.slice)
 
     def attribute(self, owner: ast.expr, name: ast.expr | None = None, *, assigned: bool = False) -> None:
@@ -200,6 +200,7 @@ from peftsweep.sweep import worker
         ("m.setitem(METHODS, 'lora', other)", "METHODS['lora']"),
         ("m.setitem(sys.modules, 'peftsweep.cli', other)", "sys.modules['peftsweep.cli']"),
         ("METHODS['lora'] = other", "METHODS['lora']"),
+        ("del METHODS['own']", None),
         ("mock.patch('peftsweep.sweep.worker.Pack')", "'peftsweep.sweep.worker.Pack'"),
         ("with mock.patch.object(worker, 'Pack'): pass", "worker.Pack"),
         ("mock.patch.multiple(worker, Pack=other)", "worker.Pack"),
