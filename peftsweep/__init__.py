@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftsweep.study.best_trials import best
-    from peftsweep.study.status import status
+    from peftsweep.study.best_rows import best
+    from peftsweep.study.status_rows import status
     from peftsweep.sweep import retrain, run
 
 __version__ = "0.1.0"
@@ -20,11 +20,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(sweep, name)
     if name == "best":
-        from peftsweep.study.best_trials import best
+        from peftsweep.study.best_rows import best
 
         return best
     if name == "status":
-        from peftsweep.study.status import status
+        from peftsweep.study.status_rows import status
 
         return status
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

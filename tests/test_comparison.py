@@ -19,7 +19,7 @@ from peftsweep.comparison.history import best_so_far, busy, ends, importances, s
 from peftsweep.comparison.study_data import StudyData
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies
-from peftsweep.study import best_trials, trial_files
+from peftsweep.study import best_rows, trial_files
 from peftsweep.task import Task
 from tests.compared import best_folder, fill, predicted, storage, with_predictions
 from tests.postgresql import Server
@@ -95,7 +95,7 @@ def test_the_pareto_front_is_what_nothing_beats() -> None:
 def test_the_leaderboard_has_the_best_trial_of_each_study_best_first(url: str) -> None:
     rows = {row.study: row for row in compare(url).leaders}
     assert next(iter(rows)) == "good"
-    for best in best_trials.best(url):
+    for best in best_rows.best(url):
         row = rows[best.study]
         assert (row.trial, row.macro_f1, row.micro_f1, row.loss) == (
             best.trial,
@@ -114,7 +114,7 @@ def test_the_leaderboard_has_the_best_trial_of_each_study_best_first(url: str) -
 def test_a_test_score_of_another_trial_than_the_best_is_not_its(tmp_path: Path) -> None:
     url = storage(tmp_path)
     study = fill(url, "one", trials=8, rows=50)
-    (best,) = best_trials.best(url)
+    (best,) = best_rows.best(url)
     for trial, shown in ((best.trial, {"macro_f1": 0.8}), (best.trial + 1, None)):
         study.set_user_attr("test", {"trial": trial, "scores": {"macro_f1": 0.8}})
         assert compare(url).leaders[0].test == shown
@@ -138,7 +138,7 @@ def test_pairs_are_tested_on_the_same_rows(url: str) -> None:
     assert others == [] and group.studies[0] == "good" and group.rows == 300
     assert len(group.pairs) == 3 and group.untested == {}
     first = group.pairs[0]
-    scores = {row.study: row.macro_f1 for row in best_trials.best(url)}
+    scores = {row.study: row.macro_f1 for row in best_rows.best(url)}
     assert first.first == "good" and first.difference == pytest.approx(scores["good"] - scores[first.second])
     assert 0 < first.low < first.difference < first.high and first.p_holm < 0.001
     assert group.pairs[-1].p_holm > 0.05 and {group.pairs[-1].first, group.pairs[-1].second} == {"fair", "same"}
@@ -322,7 +322,7 @@ def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> No
 
 def test_seeds_are_told_of_the_best_trial_if_it_was_retrained(url: str) -> None:
     study = Studies(url).load("good")
-    best = best_trials.best(url, ["good"])[0].trial
+    best = best_rows.best(url, ["good"])[0].trial
     rows = [retrained(0, 0.7)]
     study.set_user_attr("retrained", rows)
     assert compare(url, ["good"]).leaders[0].retrained == {"trial": 0, "seeds": 3, "mean": 0.7, "sd": 0.01}

@@ -23,7 +23,7 @@ from peftsweep.dashboard import formats, study_figures
 from peftsweep.dashboard.figures import figures
 from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
-from peftsweep.study import best_trials
+from peftsweep.study import best_rows
 from peftsweep.tracking import MlflowRuns, Tracker
 from tests.compared import best_folder, fill, storage
 from tests.stored import made, retrained, told
@@ -200,7 +200,7 @@ def test_studies_trained_on_different_rows_are_compared_on_the_same_validation_r
     (group,) = found.groups
     assert len(group.pairs) == 1 and group.untested == {} and set(group.studies) == {"all", "fewer"}
     assert group.data == sorted({leader.data for leader in found.leaders}) and len(group.data) == 2
-    assert [row.overall for row in best_trials.best(here.storage)].count(True) == 1
+    assert [row.overall for row in best_rows.best(here.storage)].count(True) == 1
     page = Elements(dashboard.page(found.as_dict())).text
     assert "the same validation rows, but were trained, or are tested, on different ones" in page
     assert f"Best on {group.data[0]} and {group.data[1]}" in page

@@ -38,7 +38,7 @@ from peftsweep.export.model_card import Origin, card, loading_code
 from peftsweep.export.prediction_files import _write_delimited
 from peftsweep.export.verification import TOLERANCE
 from peftsweep.models import fingerprints
-from peftsweep.study import best_trials
+from peftsweep.study import best_rows
 from tests.numbers import same_values
 from tests.stored import made, told
 from tests.studies import LABELS, Home, home, mount, struck
@@ -107,7 +107,7 @@ def test_the_card_says_how_stock_libraries_load_it_and_get_the_labels_that_predi
 def test_it_scores_as_the_trial_did(homes: dict[str, Home], out: dict[str, Path], method: str) -> None:
     rows = tiny_rows(LABELS, 24, 2, single="label" if method == "single" else None)
     found = Classifier(out[method]).predict([row["text"] for row in rows])
-    best = best_trials.best(homes[method].storage)[0]
+    best = best_rows.best(homes[method].storage)[0]
     if method == "single":
         true, guess = [row["label"] for row in rows], [each.labels[0] for each in found]
     else:  # the trial's own score is that at one half
@@ -164,7 +164,7 @@ def test_an_export_can_be_read_by_all_whom_the_umask_lets(lora: Home, merge: boo
 
 
 def test_the_card_has_the_score_on_the_test_split_of_this_trial_and_of_no_other(lora: Home) -> None:
-    study, best = optuna.load_study(study_name="small", storage=lora.storage), best_trials.best(lora.storage)[0]
+    study, best = optuna.load_study(study_name="small", storage=lora.storage), best_rows.best(lora.storage)[0]
     scores = {"macro_f1": 0.625, "loss": 1.5}
     for trial, kept in ((best.trial, scores), (1 - best.trial, None)):
         study.set_user_attr("test", {"trial": trial, "scores": scores})
@@ -200,7 +200,7 @@ def test_a_base_in_4_bits_is_not_merged(homes: dict[str, Home], tmp_path: Path) 
 
 
 def test_an_adapter_that_does_not_score_as_it_did_is_not_exported(lora: Home) -> None:
-    weights = lora.adapter(best_trials.best(lora.storage)[0].trial)
+    weights = lora.adapter(best_rows.best(lora.storage)[0].trial)
     tensors = load_file(weights)
     for spoilt in (0.5, 0.99, float("nan")):
         save_file({name: tensor * spoilt for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
@@ -231,7 +231,7 @@ def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
     asked = study.ask()
     asked.set_user_attr("reason", "out of memory")  # as a sweep says
     study.tell(asked, state=TrialState.PRUNED)
-    best = best_trials.best(lora.storage)[0].trial
+    best = best_rows.best(lora.storage)[0].trial
     wrong = {
         best + 10: f"has no trial {best + 10}; trials with an adapter: {best}, best first",
         2: f"trial 2 of study 'small' is pruned, not complete; trials with an adapter: {best}",
@@ -428,7 +428,7 @@ def test_a_signal_while_an_output_is_written_leaves_what_was_there(out: dict[str
 
 
 def test_an_adapter_that_a_sweep_removes_meanwhile_is_one_message(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = lora.adapter(best_trials.best(lora.storage)[0].trial).parent
+    adapter = lora.adapter(best_rows.best(lora.storage)[0].trial).parent
     copyfile, said = shutil.copyfile, "was removed while it was copied, because better trials ended; export again"
 
     def removed(file: Path, to: Path) -> None:
@@ -560,7 +560,7 @@ def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) 
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_export_with_a_file_that_a_loader_might_read_besides_is_not_used(lora: Home, merge: bool) -> None:
-    to, adapter = lora.folder / "out", lora.adapter(best_trials.best(lora.storage)[0].trial).parent
+    to, adapter = lora.folder / "out", lora.adapter(best_rows.best(lora.storage)[0].trial).parent
     export.export("small", to, storage=lora.storage, merge=merge)
     for name in (".gitattributes", "notes.md", "labelled.csv"):
         (to / name).write_text("mine")

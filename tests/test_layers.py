@@ -179,7 +179,7 @@ def test_attributes_are_read_and_written_in_one_file_and_their_tables_in_another
 def test_optuna_s_states_are_translated_in_one_file() -> None:
     """Others that know them speak to Optuna: a study that leaves out trials, and the pruner."""
     imported = re.compile(r"from optuna\.trial import .*\bTrialState\b|optuna\.trial\.TrialState")
-    assert _files_with(imported) == {"storage/trial_state.py", "storage/stored_study.py", "study/halving.py"}
+    assert _files_with(imported) == {"storage/trial_state.py", "storage/stored_study.py", "study/pruner.py"}
 
 
 def _files_with(words: re.Pattern[str]) -> set[str]:

@@ -20,7 +20,7 @@ from peftsweep.errors import PeftsweepError, StorageError, StudyFileError, Usage
 from peftsweep.export import export, predict_file
 from peftsweep.progress import Silent
 from peftsweep.storage import Studies, TrialRecord, TrialState, claim, exists
-from peftsweep.study import artifacts, best_trials, status
+from peftsweep.study import artifacts, best_rows, status_rows
 from peftsweep.sweep.projection import Projection
 from peftsweep.system.folders import inside
 from peftsweep.system.names import PART, file_name, parse_path, refusal, shorten_name, study_refusal
@@ -127,8 +127,8 @@ def test_a_name_from_python_is_refused_wherever_it_comes_in(tmp_path: Path) -> N
     entries: list[Callable[[str], Any]] = [
         Studies(storage).create,
         Studies(storage).folder,
-        lambda name: best_trials.best(storage, [name]),
-        lambda name: status.status(storage, [name]),
+        lambda name: best_rows.best(storage, [name]),
+        lambda name: status_rows.status(storage, [name]),
         lambda name: sweep.retrain(config.model_copy(update={"name": name}), storage=storage),
         lambda name: sweep.sync(studies=[name], storage=storage),
         lambda name: sweep.compare(studies=[name], storage=storage),
@@ -269,8 +269,8 @@ def kept(place: Home) -> dict[Path, int]:
 def test_studies_of_forged_names_are_left_out_once_and_stop_no_other(swept: Home) -> None:
     before, said = kept(swept), list[str]()
     commands: dict[str, Callable[[], Any]] = {
-        "best": lambda: [row.study for row in best_trials.best(swept.storage, warn=said.append)],
-        "status": lambda: [row["study"] for row in status.status(swept.storage, warn=said.append)],
+        "best": lambda: [row.study for row in best_rows.best(swept.storage, warn=said.append)],
+        "status": lambda: [row["study"] for row in status_rows.status(swept.storage, warn=said.append)],
         "compare": lambda: [row.study for row in compare(swept.storage, warn=said.append).leaders],
         "sync": lambda: list(sweep.sync(storage=swept.storage, tracking_uri=swept.tracking_uri, note=said.append)),
         "run": lambda: list(swept.run(swept.folder / "small.yaml", trials=1, progress=Told(said)).counts) and ["small"],
@@ -301,7 +301,7 @@ def test_where_an_adapter_lies_does_not_come_from_the_database(swept: Home) -> N
         adapter = json.dumps("../../../etc/trial-0000/adapter")
         database.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'adapter'", (adapter,))
         database.commit()
-    (row,) = best_trials.best(swept.storage)
+    (row,) = best_rows.best(swept.storage)
     assert row.adapter == str(swept.adapter(0).parent)
 
 

@@ -24,7 +24,7 @@ from peftsweep.export import Classifier
 from peftsweep.methods import METHODS, attached, register
 from peftsweep.methods.lora import Lora
 from peftsweep.models import linear_names
-from peftsweep.study import best_trials
+from peftsweep.study import best_rows
 from peftsweep.study.enqueued import given
 from peftsweep.study.grid import grid
 from peftsweep.study.space import candidates, decode, described, distributions
@@ -286,13 +286,13 @@ def test_a_registered_method_is_swept_exported_and_rebuilt_by_stock_peft(
     space = {"learning_rate": [1e-2, 5e-3], **space}
     result = here.run(here.study(method=method, space=space, search={"trials": 2}), start=start)
     assert result.counts == {"complete": 2}
-    (row,) = best_trials.best(here.storage)
+    (row,) = best_rows.best(here.storage)
     assert row.method == method and row.params.keys() >= space.keys()
     for name in ("adapter", "merged"):  # stock peft loads each, and its logits are compared with the sweep's
         export.export("small", tmp_path / name, storage=here.storage, merge=name == "merged")
     found = Classifier(tmp_path / "adapter").predict(TEXTS)
     forget()
-    assert best_trials.best(here.storage) == [row]
+    assert best_rows.best(here.storage) == [row]
     again = Classifier(tmp_path / "merged").predict(TEXTS)
     assert [text.labels for text in again] == [text.labels for text in found]
     with pytest.raises(UsageError, match=f"study 'small' has the method '{method}', which is not registered here"):

@@ -19,7 +19,7 @@ from peftsweep import progress, sweep
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.export import export
 from peftsweep.storage import Studies
-from peftsweep.study import best_trials, status
+from peftsweep.study import best_rows, status_rows
 from tests.stored import kept, made, told
 
 KEYS = [
@@ -73,7 +73,7 @@ def storage(whole: Path, tmp_path: Path) -> str:
 
 
 def test_the_best_is_the_first_of_the_highest_complete_trials(storage: str, tmp_path: Path) -> None:
-    (row,) = best_trials.best(storage)
+    (row,) = best_rows.best(storage)
     assert (row.study, row.trial, row.macro_f1, row.step) == ("a", 1, 0.7, 10)
     assert row.mlflow_run_id == "run-1"
     assert row.adapter == str(tmp_path / "artifacts" / "a" / "trial-0001" / "adapter")
@@ -83,17 +83,17 @@ def test_the_best_on_each_data_are_marked_and_come_first(storage: str) -> None:
     for name, fingerprint, value in (("c", "f1", 0.7), ("d", "f2", 0.9), ("e", "f2", 0.95), ("f", "f2", 0.95)):
         study(storage, name, fingerprint, [value])
     study(storage, "0", "f2", [0.2])
-    found = best_trials.best(storage)
+    found = best_rows.best(storage)
     assert [row.study for row in found] == ["e", "f", "d", "0", "a", "c"]
     assert [row.study for row in found if row.overall] == ["e", "f", "a", "c"]
     assert [row.tied for row in found if row.study in "ac"] == [[2], []]
-    assert [row.overall for row in best_trials.best(storage, ["d"])] == [True]
+    assert [row.overall for row in best_rows.best(storage, ["d"])] == [True]
 
 
 def test_the_best_is_told_by_validation_rows_whatever_the_studies_were_trained_on(storage: str) -> None:
     for name, rows, value in (("c", "v1", 0.7), ("d", "v1", 0.8), ("e", "v2", 0.6)):
         study(storage, name, f"data of {name}", [value]).set_user_attr("validation_fingerprint", rows)
-    found = best_trials.best(storage, ["c", "d", "e"])
+    found = best_rows.best(storage, ["c", "d", "e"])
     assert [row.study for row in found if row.overall] == ["d", "e"]
     text = io.StringIO()
     progress.best_table([row.as_dict() for row in found], text)
@@ -105,7 +105,7 @@ def test_the_best_is_told_by_validation_rows_whatever_the_studies_were_trained_o
 
 def test_a_study_of_an_earlier_version_is_on_the_rows_of_one_with_its_data(storage: str) -> None:
     study(storage, "new", "f1", [0.9]).set_user_attr("validation_fingerprint", "v1")
-    assert [(row.study, row.validation_fingerprint, row.overall) for row in best_trials.best(storage)] == [
+    assert [(row.study, row.validation_fingerprint, row.overall) for row in best_rows.best(storage)] == [
         ("new", "v1", True),
         ("a", "v1", False),
     ]
@@ -113,7 +113,7 @@ def test_a_study_of_an_earlier_version_is_on_the_rows_of_one_with_its_data(stora
 
 def test_status_says_by_which_score_a_study_goes(storage: str) -> None:
     study(storage, "c", "f1", [0.9]).set_user_attr("metric", "macro_f1_tuned")
-    assert {row["study"]: row["objective"] for row in status.status(storage)} == {
+    assert {row["study"]: row["objective"] for row in status_rows.status(storage)} == {
         "a": "macro_f1",
         "b": "macro_f1",
         "c": "macro_f1_tuned",
@@ -123,12 +123,12 @@ def test_status_says_by_which_score_a_study_goes(storage: str) -> None:
 def test_python_asks_no_environment(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTSWEEP_STORAGE", "sqlite:///elsewhere.db")
     monkeypatch.chdir(tmp_path)
-    assert [row.study for row in best_trials.best()] == ["a"]
-    assert status.status() == status.status(storage)
+    assert [row.study for row in best_rows.best()] == ["a"]
+    assert status_rows.status() == status_rows.status(storage)
 
 
 def test_a_row_has_the_documented_keys_and_is_json(storage: str) -> None:
-    (row,) = best_trials.best(storage)
+    (row,) = best_rows.best(storage)
     assert [*KEYS, "test", "objective", "tested", "retrained", "overall", "tied", "labels"] == list(row.as_dict())
     assert json.loads(json.dumps(row.as_dict())) == row.as_dict()
 
@@ -137,7 +137,7 @@ STATES = ("complete", "pruned", "failed", "running", "stopped", "waiting")
 
 
 def test_status_counts_every_state(storage: str) -> None:
-    a, b = status.status(storage)
+    a, b = status_rows.status(storage)
     assert [a[key] for key in STATES] == [3, 1, 1, 0, 1, 1]
     assert (a["best"], a["seconds"], a["retrain"]) == (0.7, 6.0, None)
     assert (b["study"], b["complete"], b["best"], b["seconds"]) == ("b", 0, None, 0)
@@ -151,8 +151,8 @@ def test_a_trial_runs_while_a_process_runs_its_study_and_is_stopped_otherwise(st
     rows = {}
     for doing in every:
         with Studies(storage).lease("b", "run"), Studies(storage).lease("a", doing):
-            rows[doing], _ = status.status(storage)
-    nobody, _ = status.status(storage)
+            rows[doing], _ = status_rows.status(storage)
+    nobody, _ = status_rows.status(storage)
     assert [(row["running"], row["stopped"]) for row in rows.values()] == [(1, 0), (0, 1), (0, 1)]
     seeds = [row["retrain"] for row in rows.values()]
     assert [(row["running"], row["stopped"], row["done"], row["total"]) for row in seeds] == [
@@ -190,28 +190,28 @@ def test_looking_whether_a_study_runs_keeps_nobody_from_running_it(storage: str)
 
 
 def test_only_the_studies_asked_for(storage: str) -> None:
-    assert best_trials.best(storage, ["b"]) == []
-    assert [row["study"] for row in status.status(storage, ["b", "b"])] == ["b"]
+    assert best_rows.best(storage, ["b"]) == []
+    assert [row["study"] for row in status_rows.status(storage, ["b", "b"])] == ["b"]
 
 
 def test_an_unknown_study_has_the_nearest_names(storage: str) -> None:
     made(storage, "lora-minilm")
     with pytest.raises(UsageError, match=r"no study 'lora-minlm' .*; did you mean lora-minilm\?"):
-        best_trials.best(storage, ["lora-minlm"])
+        best_rows.best(storage, ["lora-minlm"])
 
 
 def test_reading_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert best_trials.best() == [] and status.status() == []
+    assert best_rows.best() == [] and status_rows.status() == []
     with pytest.raises(UsageError, match="nothing is stored"):
-        best_trials.best(studies=["a"])
+        best_rows.best(studies=["a"])
     assert list(tmp_path.iterdir()) == []
 
 
 READING: dict[str, Callable[[str], object]] = {
-    "best": best_trials.best,
-    "best of one": lambda url: best_trials.best(url, ["a"]),
-    "status": status.status,
+    "best": best_rows.best,
+    "best of one": lambda url: best_rows.best(url, ["a"]),
+    "status": status_rows.status,
     "compare": lambda url: sweep.compare(storage=url),
     "sync": lambda url: sweep.sync(storage=url),
     "retrain": lambda url: sweep.retrain("demo", storage=url),
@@ -237,15 +237,15 @@ def test_an_empty_file_is_left_empty(tmp_path: Path) -> None:
     for name in ("studies.db", "studies.db.lock"):
         (tmp_path / name).touch()
     url = f"sqlite:///{tmp_path}/studies.db"
-    assert best_trials.best(url) == [] and status.status(url) == []
+    assert best_rows.best(url) == [] and status_rows.status(url) == []
     assert (tmp_path / "studies.db").stat().st_size == 0
 
 
 def test_a_test_score_belongs_to_the_trial_it_was_made_for(storage: str) -> None:
-    assert (best_trials.best(storage)[0].test, best_trials.best(storage)[0].tested) == (None, None)
+    assert (best_rows.best(storage)[0].test, best_rows.best(storage)[0].tested) == (None, None)
     study = optuna.load_study(study_name="a", storage=storage)
     study.set_user_attr("test", {"trial": 0, "scores": {"macro_f1": 0.6}})  # the best one then
-    first = best_trials.best(storage)[0]
+    first = best_rows.best(storage)[0]
     assert (first.trial, first.test, first.tested) == (1, {"macro_f1": 0.6}, 0)
     text = io.StringIO()
     progress.best_table([first.as_dict()], text)
@@ -257,6 +257,6 @@ def test_studies_with_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> 
     for name, plain, tuned in (("a", 0.6, 0.61), ("b", 0.5, 0.65)):
         one = study(url, name, "f1", (tuned,), macro_f1=plain, macro_f1_tuned=tuned)
         one.set_user_attr("metric", "macro_f1_tuned")
-    assert [(row.study, row.macro_f1_tuned) for row in best_trials.best(url) if row.overall] == [("b", 0.65)]
+    assert [(row.study, row.macro_f1_tuned) for row in best_rows.best(url) if row.overall] == [("b", 0.65)]
     study(url, "c", "f1", (0.55,))  # one that was not: then by the score that all have
-    assert [row.study for row in best_trials.best(url) if row.overall] == ["a"]
+    assert [row.study for row in best_rows.best(url) if row.overall] == ["a"]

@@ -22,7 +22,7 @@ from peftsweep.study import (
     distributions,
     exhausted,
     grid,
-    halving,
+    pruner,
     sampler,
     samplers,
     space,
@@ -298,4 +298,4 @@ def test_slots_at_different_rungs_are_judged_each_at_its_own() -> None:
 
 def test_one_lucky_diverged_score_never_raises_the_bar() -> None:
     trials = reported({0: [math.inf], 1: [0.5]})
-    assert halving.Halving(3, 1).decide({0: (1, math.inf), 1: (1, 0.5)}, trials) == {0: False, 1: True}
+    assert pruner.Halving(3, 1).decide({0: (1, math.inf), 1: (1, 0.5)}, trials) == {0: False, 1: True}

@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 from peftsweep.comparison import compare
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.storage import StoredStudy, Studies, claim, guarded, settle
-from peftsweep.study import Halving, best_trials, samplers, status
+from peftsweep.study import Halving, best_rows, samplers, status_rows
 from tests.stored import evaluated, kept, made, retrained, told
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -45,8 +45,8 @@ def url(whole: Path, tmp_path: Path) -> str:
 def seen(url: str) -> tuple[Any, ...]:
     """What the reading commands show of all studies, and what they warn of."""
     warned: list[str] = []
-    best = [row.as_dict() for row in best_trials.best(url, warn=warned.append)]
-    rows = status.status(url)
+    best = [row.as_dict() for row in best_rows.best(url, warn=warned.append)]
+    rows = status_rows.status(url)
     page = compare(url).as_dict()
     return json.loads(json.dumps([best, rows, page], allow_nan=False)), warned
 
@@ -172,7 +172,7 @@ def test_studies_of_others_are_left_out_in_one_line(url: str, directions: list[s
     assert after == before
     (line,) = warned
     assert line.endswith("not made by peftsweep and left out: 'plain', 'strange'")
-    for command in (best_trials.best, status.status, compare):
+    for command in (best_rows.best, status_rows.status, compare):
         with pytest.raises(ForeignStudyError, match=r"study 'plain' .* was not made by peftsweep"):
             command(url, ["plain"])
 
@@ -218,7 +218,7 @@ def test_a_study_with_a_value_that_no_sweep_writes_is_left_out_and_named(url: st
     (line,) = warned
     assert "study 'one'" in line and key in line and line.endswith("it is left out") and len(line) < 500
     with pytest.raises(StorageError, match=r"study 'one' .* cannot be read"):
-        best_trials.best(url, ["one"])
+        best_rows.best(url, ["one"])
 
 
 ROWS = {
@@ -243,7 +243,7 @@ def test_what_optuna_itself_cannot_read_is_one_line_that_names_the_study_and_the
     (line,) = warned
     assert "study 'one'" in line and ROWS[row] in line and "cannot be read" in line and "\n" not in line
     with pytest.raises(StorageError, match="restore it from a copy"):
-        best_trials.best(url, ["one"])
+        best_rows.best(url, ["one"])
 
 
 def test_a_study_whose_name_is_no_text_is_left_out_and_named(url: str) -> None:
@@ -254,7 +254,7 @@ def test_a_study_whose_name_is_no_text_is_left_out_and_named(url: str) -> None:
 
 def test_where_nothing_can_be_read_no_command_says_that_there_is_nothing(url: str) -> None:
     execute(url, "UPDATE study_user_attributes SET value_json = '{}' WHERE key = 'config'")
-    for command in (best_trials.best, status.status, compare):
+    for command in (best_rows.best, status_rows.status, compare):
         with pytest.raises(StorageError, match=r"study 'one' .* cannot be read(.|\n)*study 'two' .* cannot be read"):
             command(url)
 
@@ -263,7 +263,7 @@ def test_seeds_that_cannot_be_read_are_said_and_hide_no_study(url: str) -> None:
     made(url, "one/retrain")
     execute(url, "UPDATE study_user_attributes SET value_json = '[]' WHERE study_id = 3 AND key = 'config'")
     warned: list[str] = []
-    rows = status.status(url, warn=warned.append)
+    rows = status_rows.status(url, warn=warned.append)
     assert [(row["study"], row["retrain"]) for row in rows] == [("one", None), ("two", None)]
     (line,) = warned
     assert "study 'one/retrain'" in line and line.endswith("it is left out")
@@ -282,7 +282,7 @@ def test_seeds_that_cannot_be_read_are_said_and_hide_no_study(url: str) -> None:
 def test_a_table_or_column_that_is_missing_is_named_and_not_made_anew(url: str, statement: str, missing: str) -> None:
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute(statement)
-    for command in (best_trials.best, status.status, compare, Studies):
+    for command in (best_rows.best, status_rows.status, compare, Studies):
         with (
             pytest.raises(StorageError, match=f"{missing} is missing from the database")
             if command != Studies or ("table" in missing)

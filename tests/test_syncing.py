@@ -16,7 +16,7 @@ import pytest
 from peftsweep import sweep
 from peftsweep.errors import StorageError, TrackingError, UsageError
 from peftsweep.storage import Studies
-from peftsweep.study import best_trials
+from peftsweep.study import best_rows
 from peftsweep.tracking import MlflowRuns, Tracker
 from tests.compared import fill
 from tests.studies import Home, all_of, empty_mlflow, home
@@ -76,7 +76,7 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
     after = told(here, "after.db")
     assert after == before  # the times of all runs and of their evaluations, too
     assert len({at for _, _, at in after["1"][3]["macro_f1"]}) == 6
-    (best,) = best_trials.best(here.storage)
+    (best,) = best_rows.best(here.storage)
     client = mlflow.MlflowClient(tracking_uri=copied(here, "last.db"))
     assert best.mlflow_run_id is not None and client.get_run(best.mlflow_run_id).info.run_name == "trial-0001"
 
@@ -175,7 +175,7 @@ def test_runs_of_an_earlier_version_get_their_names_and_status(here: Home) -> No
     sweep.retrain(file, seeds=2, top=1, storage=here.storage, tracking_uri=here.tracking_uri)
     before = {run.info.run_id: (run.info.run_name, run.info.status) for run in here.runs()}
     found = sorted(before.values())
-    (best,) = best_trials.best(here.storage)
+    (best,) = best_rows.best(here.storage)
     seeds = [(f"{best.trial} seed {seed}", "FINISHED") for seed in (1, 2)]
     assert set(seeds) < set(found) and (f"trial-000{1 - best.trial} pruned", "KILLED") in found
     client = mlflow.MlflowClient(tracking_uri=here.tracking_uri)
@@ -382,7 +382,7 @@ def test_one_file_for_studies_and_mlflow_is_refused_and_stays_as_it_is(here: Hom
     before = (here.folder / "studies.db").read_bytes()
     with pytest.raises(UsageError, match="are one file"):
         sync(here, tracking_uri=here.storage)
-    assert (here.folder / "studies.db").read_bytes() == before and best_trials.best(here.storage)
+    assert (here.folder / "studies.db").read_bytes() == before and best_rows.best(here.storage)
 
 
 def test_a_server_that_does_not_answer_is_told_and_the_study_is_as_it_was(here: Home) -> None:

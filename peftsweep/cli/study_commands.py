@@ -111,11 +111,11 @@ def _config(study: str, settings: list[str] | None) -> Any:
 def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show each study's best trial. Of studies with the same validation rows, the best comes first and is marked."""
     from peftsweep import progress
-    from peftsweep.study import best_trials
-    from peftsweep.study.status import status as statuses
+    from peftsweep.study import best_rows
+    from peftsweep.study.status_rows import status as statuses
 
     warn = progress.for_stream(sys.stderr).warn
-    rows = [row.as_dict() for row in best_trials.best(storage, study, warn=warn)]
+    rows = [row.as_dict() for row in best_rows.best(storage, study, warn=warn)]
     exists = bool(rows) or bool(statuses(storage, study))
     empty = "no trial is complete yet; see peftsweep status" if exists else _no_studies(storage)
     _print(rows, as_json, progress.best_table, empty)
@@ -124,7 +124,7 @@ def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = Fa
 def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show how far each study is: trials by state (running or stopped too), the best score, the time spent."""
     from peftsweep import progress
-    from peftsweep.study.status import status as statuses
+    from peftsweep.study.status_rows import status as statuses
 
     warn = progress.for_stream(sys.stderr).warn
     _print(statuses(storage, warn=warn), as_json, progress.status_table, _no_studies(storage))

@@ -10,7 +10,7 @@ import numpy as np
 
 from peftsweep.comparison.significance import Counted, difference, interval
 from peftsweep.comparison.study_data import Predicted, StudyData
-from peftsweep.study.best_trials import common_objective
+from peftsweep.study.best_rows import common_objective
 from peftsweep.study.results import task_of
 
 TUNED = "macro_f1_tuned"

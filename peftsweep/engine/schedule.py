@@ -1,4 +1,4 @@
-"""What happens in each step of a trial? Its learning rate, batch and evaluations are functions of seed and step alone.
+"""Which texts does a trial see in each step, and when is it evaluated? Both follow from its seed and step alone.
 
 Nothing here depends on a running random stream, so a trial that resumes from a checkpoint sees the same batches as
 without the interruption.
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
+from peftsweep.engine.learning_rate import learning_rate
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,8 @@ class Schedule:
         return tuple(round(self.steps * (i + 1) / count) for i in range(count))
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of step `step` (from 0), equal to that of `transformers.get_scheduler`."""
-        peak = self.params.learning_rate
-        if self.params.scheduler == "constant":
-            return peak
-        warmup = math.ceil(self.steps * self.params.warmup)
-        if step < warmup:
-            return peak * step / max(1, warmup)
-        if self.params.scheduler == "constant_with_warmup":
-            return peak
-        if self.params.scheduler == "linear":
-            return peak * max(0.0, (self.steps - step) / max(1, self.steps - warmup))
-        progress = (step - warmup) / max(1, self.steps - warmup)
-        return peak * max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
+        """Learning rate of step `step`, from 0."""
+        return learning_rate(self.params, step, self.steps)
 
     def batch(self, step: int, seed: int) -> NDArray[np.int64]:
         """Rows of the training split in step `step`, from 0. Each epoch is shuffled anew; its last batch is short."""

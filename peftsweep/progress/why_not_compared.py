@@ -14,7 +14,7 @@ def why_not_compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each study that has the same data name or the same labels as the first, but other validation rows.
 
     Args:
-        rows: of `best_trials.best`, one for each group of studies on the same validation rows.
+        rows: of `best_rows.best`, one for each group of studies on the same validation rows.
     """
     return [
         f"{row['study']} is not compared with {rows[0]['study']}: {_why(row, rows[0])}"

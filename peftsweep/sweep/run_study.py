@@ -21,7 +21,7 @@ from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
-from peftsweep.study import best_trials
+from peftsweep.study import best_rows
 from peftsweep.sweep.arguments import check_arguments, check_at_least
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
@@ -46,7 +46,7 @@ class SweepResult:
     """
 
     study: StoredStudy
-    best: best_trials.Best | None
+    best: best_rows.Best | None
     counts: dict[str, int]
     seconds: dict[str, float]
     interrupted: int | None = None
@@ -100,7 +100,7 @@ def run(
             supply = TrialSupply(config, opened, studies, total, timeout)
             judge = StudyJudge(supply, data, tracker, display, stop)
             train(judge, slots, tracking_uri, start)
-        best = next(iter(best_trials.best(storage, [config.name])), None)
+        best = next(iter(best_rows.best(storage, [config.name])), None)
         return SweepResult(opened, best, judge.counts(), judge.seconds, stop.number)
 
 

@@ -22,7 +22,7 @@ from peftsweep.storage import (
     write_study,
     write_trial,
 )
-from peftsweep.study import artifacts, halving, space
+from peftsweep.study import Halving, artifacts, space
 from peftsweep.study.results import is_over, ranked
 from peftsweep.study.trial_files import ADAPTER
 from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
@@ -46,8 +46,8 @@ class StudyJudge(Judge):
     ) -> None:
         self.supply, self.data, self.progress, self.stop = supply, data, progress, stop
         self.config, self.study, self.studies = supply.config, supply.study, supply.studies
-        pruner = self.config.search.pruner
-        self.halving = None if pruner is None else halving.Halving(pruner.reduction, pruner.min_evals)
+        halving = self.config.search.pruner
+        self.halving = None if halving is None else Halving(halving.reduction, halving.min_evals)
         self.projection = Projection(self.study, tracker, supply.folder)
         if self.study.record.total != supply.total:
             write_study(self.study, total=supply.total)

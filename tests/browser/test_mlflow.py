@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import peftsweep
-from peftsweep.study.best_trials import Best
+from peftsweep.study.best_rows import Best
 from tests.browser.watching import watched
 from tests.studies import Home
 

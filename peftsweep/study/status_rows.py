@@ -19,7 +19,7 @@ def status(
     A trial counts as `running` while a process runs its study, and as `stopped` otherwise: the next run resumes it.
     `retrain` says the same about the study's seeds, with `done` of `total`; None if it was not retrained.
 
-    Arguments and errors are those of `best_trials.best`.
+    Arguments and errors are those of `best_rows.best`.
     """
     with guarded(storage):
         opened = stored(storage, studies, warn)
