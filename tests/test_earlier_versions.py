@@ -1,8 +1,9 @@
-"""What an earlier version left on a disk goes on working: its database, artifacts and exported folders.
+"""What earlier code left on a disk goes on working: its database, artifacts and exported folders.
 
-`recorded/version-0.1.0.tar.gz` is a working folder of version 0.1.0: `first` has complete, pruned, failed, stopped and
-waiting trials and was retrained; `second` is done. `recorded/version-0.1.0.json` is what that version's commands then
-printed, and what its `sync` wrote to MLflow.
+`recorded/commit-891dd38.tar.gz` is a working folder of commit 891dd38, which is later than release 0.1.0 and comes
+right before workers began to exchange messages with the study. In it, `first` has complete, pruned, failed, stopped and
+waiting trials and was retrained; `second` is done. `recorded/commit-891dd38.json` is what that code's commands printed,
+and what its `sync` wrote to MLflow.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.studies import Home, empty_mlflow
 
 RECORDED = Path(__file__).parent / "recorded"
-TOLD = json.loads((RECORDED / "version-0.1.0.json").read_text(encoding="utf-8"))
+TOLD = json.loads((RECORDED / "commit-891dd38.json").read_text(encoding="utf-8"))
 READ = [["best", "--json"], ["status", "--json"], ["compare", "--json"]]
 PREDICT = ["predict", "exported", "--text", "joy joy the and", "--text", "to anger of"]
 
 
 def unpacked(folder: Path) -> Home:
     """The folder, as it was then, in another place."""
-    with tarfile.open(RECORDED / "version-0.1.0.tar.gz") as archive:
+    with tarfile.open(RECORDED / "commit-891dd38.tar.gz") as archive:
         archive.extractall(folder, filter="data")
     (folder / "mlflow.db").write_bytes(empty_mlflow())
     return Home(folder)
@@ -41,23 +42,23 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedP
 
 
 @pytest.mark.parametrize("place", range(len(READ)), ids=[words[0] for words in READ])
-def test_studies_of_version_0_1_read_as_they_did(read: list[subprocess.CompletedProcess[str]], place: int) -> None:
+def test_earlier_studies_read_as_they_did(read: list[subprocess.CompletedProcess[str]], place: int) -> None:
     answer, (command, _) = read[place], READ[place]
     assert (answer.returncode, answer.stderr) == (0, "")
     assert_close(json.loads(answer.stdout), TOLD[command])
 
 
-def test_a_folder_that_version_0_1_exported_predicts_what_it_did(read: list[subprocess.CompletedProcess[str]]) -> None:
+def test_a_folder_that_was_exported_earlier_predicts_what_it_did(read: list[subprocess.CompletedProcess[str]]) -> None:
     assert (read[-1].returncode, read[-1].stdout) == (0, TOLD["predict"])
 
 
-def test_mlflow_is_told_what_version_0_1_told_it(tmp_path: Path) -> None:
+def test_mlflow_gets_what_earlier_code_wrote_to_it(tmp_path: Path) -> None:
     place = unpacked(tmp_path)
     assert place.call("sync").returncode == 0
     assert_close(runs(place.tracking_uri), TOLD["mlflow"])
 
 
-def test_a_study_of_version_0_1_goes_on_and_keeps_its_format(tmp_path: Path) -> None:
+def test_an_earlier_study_goes_on_and_keeps_its_format(tmp_path: Path) -> None:
     place = unpacked(tmp_path)
     (study, before), answer = kept(place), place.call("run", "--study", "first.yaml", "--trials", "8")
     assert answer.returncode == 0, answer.stderr

@@ -47,6 +47,14 @@ def test_what_is_written_of_a_trial_reads_back(tmp_path: Path) -> None:
     assert (record.state, record.values, record.value) == (TrialState.COMPLETE, [0.6], 0.6)
 
 
+def test_a_trial_has_a_place_for_its_worker_and_its_method_and_need_not_fill_it(tmp_path: Path) -> None:
+    study = made(f"sqlite:///{tmp_path}/studies.db", "one")
+    write_trial(study.ask(), params={"rank": 8}, worker="a.example/cuda:1", method={"rotations": 12})
+    write_trial(study.ask(), params={"rank": 4})
+    found = [(record.worker, record.method) for record in study.records()]
+    assert found == [("a.example/cuda:1", {"rotations": 12}), (None, {})]
+
+
 @pytest.mark.parametrize(("facts", "record"), [(StudyFacts, StudyRecord), (TrialFacts, TrialRecord)])
 def test_what_can_be_written_can_be_read(facts: type, record: type[StudyRecord | TrialRecord]) -> None:
     assert facts.__annotations__.keys() - {"splits"} <= record.model_fields.keys()

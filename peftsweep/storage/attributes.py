@@ -163,6 +163,8 @@ class TrialFacts(TypedDict, total=False):
     dropped: int
     retrains: int
     replicate: int
+    worker: str
+    method: dict[str, Any]
 
 
 def write_study(study: optuna.Study, **facts: Unpack[StudyFacts]) -> None:

@@ -69,9 +69,10 @@ class TrialRecord(Part):
     replicate: Annotated[int, Field(ge=1, le=2**32)] | None = None
     """In a seed's trial: which seed it is, from 1."""
     worker: Text | None = None
-    """The worker that trained it; None if the sweep had only one."""
+    """The worker that trained it. A sweep has one worker today and records None; its device is in
+    `StudyRecord.described`."""
     method: dict[Text, Value] = Field({})
-    """What the study's method records of its own."""
+    """What the study's method records besides; no method does today."""
 
     @property
     def value(self) -> float | None:
