@@ -69,17 +69,19 @@ def keys(section: str) -> str:
     model = sections()[section]
     assert model.__doc__, section
     fields = {name: field for name, field in model.model_fields.items() if name not in NOT_KEYS}
-    if section == "train":
-        for spec in SPECS.values():
-            fields |= {name: field for name, field in spec.hyperparameters.model_fields.items() if name not in fields}
+    own = {method: spec.hyperparameters.model_fields for method, spec in SPECS.items()} if section == "train" else {}
+    for more in own.values():
+        fields |= {name: field for name, field in more.items() if name not in fields}
     rows = [" ".join(model.__doc__.split()), "", "| key | value | default | what it is |", "|---|---|---|---|"]
     for name, field in fields.items():
         assert field.description, f"{section}.{name} has no docstring"
         said = " ".join(field.description.split())
-        only = [method for method, spec in SPECS.items() if name in spec.hyperparameters.model_fields]
-        if section == "train" and 0 < len(only) < len(SPECS):
-            said += f" Only for {' and '.join(only)}."
-        cells = (f"`{name}`", _value(field), _default(field), said)
+        only = [method for method, more in own.items() if name in more]
+        if 0 < len(only) < len(own):
+            said += f" Only for {' and '.join(filter(None, [', '.join(only[:-1]), only[-1]]))}."
+        default = _default(field)
+        others = [f"{other} for {method}" for method in only if (other := _default(own[method][name])) != default]
+        cells = (f"`{name}`", _value(field), ", ".join([default, *others]), said)
         rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
     return "\n".join(rows)
 
