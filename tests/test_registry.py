@@ -194,8 +194,9 @@ def test_what_a_trial_records_is_what_its_method_has(tmp_path: Path) -> None:
             "verra",
             "start: 0.2",
             "",
-            ":3: method: expected 'lora', 'qlora', 'ia3', 'lora-plus', 'vera', 'pissa' or 'rslora' (did you mean vera?)",
+            ":3: method: expected 'lora', 'qlora', 'ia3', 'lora-plus', 'vera', 'pissa' or 'rslora' (did you mean vera?",
         ),
+        ("mine", "", "", "got 'mine'; if it is a method of your own, import its module first"),
     ],
 )
 def test_its_mistakes_are_told_as_those_of_any_method(
