@@ -178,7 +178,7 @@ def test_an_export_that_stock_code_would_read_otherwise_is_not_kept(
         return save(tokenizer, *given, **options)
 
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", saved)
-    with pytest.raises(ExportError, match=r"the code of the model card \(.*\) does not give the logits"):
+    with pytest.raises(ExportError, match=r"code of the model card .*logits"):
         trained.export()
 
 
@@ -196,7 +196,7 @@ def test_a_card_with_other_code_is_refused(tmp_path: Path) -> None:
             "the code of the model card does not run: ValueError: Unable to create tensor",
         ),
         ("peft.PeftModel", "peft.NoSuch", "the code of the model card does not run: AttributeError: "),
-        ("pad_token_id=0", "pad_token_id=7", "padded batches) does not give the logits of `peftsweep predict`: they"),
+        ("pad_token_id=0", "pad_token_id=7", "logits of `peftsweep predict`: they"),
         ("logit > cut]", "logit > cut + 9]", "does not give the labels of `peftsweep predict`: the folder is not kept"),
     ]:
         assert own in text

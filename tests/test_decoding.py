@@ -24,7 +24,7 @@ def test_codecs_of_no_text_are_refused_and_with_every_other_a_file_is_read_or_to
     refused_ones = {"hex_codec", "rot_13", "zlib_codec", "punycode", "idna", "undefined", "unicode_escape", "aliases"}
     assert refused_ones.isdisjoint(kept) and len(kept) > 90
     for name in known - set(kept):
-        with pytest.raises(ValueError, match=r"is not a text encoding; expected one such as utf-8, latin-1"):
+        with pytest.raises(ValueError, match="is not a text encoding"):
             DataConfig.model_validate({"train": "a.csv", "text": "text", "labels": "c", "encoding": name})
     drawn, path = random.Random(0), tmp_path / "a.csv"
     with warnings.catch_warnings():
@@ -41,8 +41,8 @@ def test_codecs_of_no_text_are_refused_and_with_every_other_a_file_is_read_or_to
 @pytest.mark.parametrize(
     ("texts", "bytes_of", "said", "advised"),
     [
-        (TEXTS, "cp1252", "row 1 has bytes that are not utf-8 (0x92)", "cp1252"),
-        (TEXTS[2:], "cp1252", "row 1 has bytes that are not utf-8 (0xef)", "latin-1"),  # both read it alike
+        (TEXTS, "cp1252", "not utf-8 (0x92)", "cp1252"),
+        (TEXTS[2:], "cp1252", "not utf-8 (0xef)", "latin-1"),  # both read it alike
     ],
 )
 def test_bytes_that_are_not_utf_8_come_with_the_encoding_that_reads_them(
@@ -50,7 +50,11 @@ def test_bytes_that_are_not_utf_8_come_with_the_encoding_that_reads_them(
 ) -> None:
     path = tmp_path / f"a{ending}"
     path.write_bytes(written(ending, texts).encode(bytes_of))
-    assert f"{said}; if the file is in another encoding, name it: data.encoding: {advised}" in refused(path, "text")
+    message = refused(path, "text")
+    assert (
+        "row 1 " in message
+        and f"{said}; if the file is in another encoding, name it: data.encoding: {advised}" in message
+    )
     assert read(path, "text", encoding=advised)[0].columns["text"] == texts
 
 
@@ -177,10 +181,7 @@ def test_a_mark_at_the_beginning_says_the_encoding_whatever_the_study_says(
         table, doubts = read(path, "text", encoding=said)
         assert table.columns == {"text": TEXTS} and not doubts
     path.write_bytes(codecs.BOM_UTF16_LE + whole.encode("utf-16-le")[:-1])
-    assert (
-        "has bytes that are not utf-16" in (message := refused(path, "text"))
-        and "though its byte order mark says" in message
-    )
+    assert "not utf-16" in (message := refused(path, "text")) and "though its byte order mark says" in message
 
 
 @pytest.mark.parametrize("named", ["utf-8", "cp1252", "utf-16", "utf-32-be"])

@@ -59,7 +59,9 @@ def test_labels_that_dropped_duplicates_had_are_told(tmp_path: Path) -> None:
     path, said = write(tmp_path / "a.csv", LONG), list[str]()
     assert len(loaded(said, source=path, labels="c", drop_duplicates=True, split={"validation": 5}).train) == 37
     assert "only its first row is kept (data.drop_duplicates)" in warned(said)[0]
-    assert f"{path}: 30 rows repeat an earlier text and were left out, 30 of them with other labels" in said
+    assert any(
+        line.startswith(f"{path}: 30 rows ") and line.endswith(", 30 of them with other labels") for line in said
+    )
 
 
 def test_columns_of_noughts_and_ones_in_several_rows_of_a_text_are_told(tmp_path: Path) -> None:
@@ -95,4 +97,7 @@ def test_texts_that_a_reader_cannot_tell_apart_are_copies(tmp_path: Path, text: 
     assert {*dataset.train.texts, *dataset.validation.texts} == {text.format(i) for i in range(30)}
     dev = write(tmp_path / "dev.jsonl", [{"text": other.format(i), "c": "xy"[i % 2]} for i in range(5)])
     loaded(said := [], train=path, validation=dev, labels="c")
-    assert said == [f"{path}: 10 texts are in validation too and left out of train: rows 1, 2, 3, 4, 5 and 5 more"]
+    (line,) = said
+    assert line.startswith(f"{path}: 10 texts are in validation too") and line.endswith(
+        ": rows 1, 2, 3, 4, 5 and 5 more"
+    )

@@ -186,7 +186,7 @@ def test_a_folder_of_an_earlier_version_is_still_read(tmp_path: Path) -> None:
     (tmp_path / "peftsweep.json").write_text(EARLIER)
     assert export.read(tmp_path).test is None
     (tmp_path / "peftsweep.json").write_text(EARLIER.replace('"scores"', '"test": {"macro_f1": 0.9}, "scores"'))
-    with pytest.raises(ExportError, match="is not the file that was exported"):
+    with pytest.raises(ExportError, match="not the file that was exported"):
         export.read(tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_an_adapter_that_does_not_score_as_it_did_is_not_exported(lora: Home) ->
     tensors = load_file(weights)
     for spoilt in (0.5, 0.99, float("nan")):
         save_file({name: tensor * spoilt for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
-        with pytest.raises(ExportError, match="does not give the logits of the training"):
+        with pytest.raises(ExportError, match="logits of the training"):
             export.export("small", lora.folder / "out", storage=lora.storage)
     assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
     assert max(TOLERANCE.values()) < 0.1
@@ -244,7 +244,7 @@ def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
     with pytest.raises(UsageError, match="did you mean small"):
         export.export("smal", lora.folder / "out", storage=lora.storage)
     empty = made(lora.storage, "empty")
-    with pytest.raises(UsageError, match="'empty' has no complete trial yet; go on with: peftsweep run --study empty"):
+    with pytest.raises(UsageError, match=r"'empty' has no complete trial yet.* peftsweep run --study empty"):
         export.export("empty", lora.folder / "out", storage=lora.storage)
     told(empty, None, TrialState.FAIL, reason="loss is nan at step 3")
     empty.set_user_attr("total", 1)
@@ -284,7 +284,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         (None, "thesis.txt", "was not written by `peftsweep export`, so it is not replaced; give another folder"),
         ("{}", "thesis.txt", "was not written by `peftsweep export`, so it is not replaced"),
         ("{}", None, "was not written by `peftsweep export`, so it is not replaced"),
-        ("SPOILT", None, "is not the file that was exported"),
+        ("SPOILT", None, "export it again"),
         ("RIGHT", "thesis.txt", "because of what was added to it (thesis.txt); move that away first"),
         ("RIGHT", ".git/config", "added to it (.git)"),
         ("RIGHT", "tokenizer.json/thesis.txt", "added to it (tokenizer.json)"),
@@ -765,14 +765,14 @@ def test_a_wrong_input_is_refused_before_the_model_is_loaded_and_the_output_is_l
     (files / "done.csv").write_text("text,predicted\njoy,joy\n")
     wrong = {
         "nosuch.csv": "nosuch.csv is not there",
-        "texts.txt": "has no supported format; supported are .csv, .tsv, .parquet, .jsonl",
+        "texts.txt": "no supported format",
         "void.csv": "void.csv is empty",
         "blank.csv": "column text: empty in rows 2, 3; remove these rows",
-        "latin.csv": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
-        "latin.jsonl": "row 2 has bytes that are not utf-8 (0xe4); if the file is in another encoding, name it: --enc",
-        "open.csv": "row 1 is not CSV: a quotation mark that opens there is never closed",
-        "quoted.tsv": "its header is in quotation marks, which mean nothing in TSV; write it as CSV",
-        "bars.csv": "its fields are separated not by commas but by semicolons",
+        "latin.csv": "utf-8 (0xe4); if the file is in another encoding, name it: --encoding",
+        "latin.jsonl": "utf-8 (0xe4)",
+        "open.csv": "row 1 is not CSV: ",
+        "quoted.tsv": "TSV; write it as CSV",
+        "bars.csv": "not by commas but by semicolons",
         "numbers.parquet": "column text: int instead of text in rows 1, 2",
         "ragged.csv": "row 2 has 1 fields, the header 2",
         "empty.csv": "no rows",
@@ -781,7 +781,7 @@ def test_a_wrong_input_is_refused_before_the_model_is_loaded_and_the_output_is_l
         "broken.jsonl": "row 1 is not JSON: ",
         "list.jsonl": "row 1 is not a JSON object",
         "twice.csv": "two columns are called text",
-        "broken.parquet": "is not a whole Parquet file: ",
+        "broken.parquet": "whole Parquet",
         "done.csv": "has a column predicted already; rename it",
     }
     for name, said in wrong.items():

@@ -306,7 +306,7 @@ def test_half_a_safetensors_file(own: Path, kept: int) -> None:
     ("content", "said"),
     [
         ("{broken", "config.json cannot be read: "),
-        ("{}", "no config.json with an architecture that transformers knows"),
+        ("{}", "no config.json with an architecture"),
         ('{"model_type": "no-such-thing"}', "has an architecture, 'no-such-thing', that"),
         ('{"model_type": "vits"}', "its architecture has no AutoModelForSequenceClassification"),
     ],
@@ -391,7 +391,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_parts_of_a_package_are_joined_once(parts: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        assert "could not be converted from GGUF" in refusal("package://tiny_parts")  # which these bytes are not
+        assert "GGUF into" in refusal("package://tiny_parts")  # which these bytes are not
     joined = tmp_path / "cache" / "parts" / "tiny_parts-0.gguf"
     assert joined.read_bytes() == b"GGUF, joined" and list(joined.parent.iterdir()) == [joined]
     assert (parts / "count").read_text() == "."
@@ -474,7 +474,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF")
-    assert "could not be converted from GGUF" in refusal(path)
+    assert "GGUF into" in refusal(path)
 
 
 def test_a_base_without_its_pooler_is_refused_instead_of_made_up(tmp_path: Path) -> None:

@@ -83,11 +83,11 @@ PLACES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pipe.gguf": (os.mkfifo, ": no plain file"),
     "device.gguf": (lambda place: place.symlink_to("/dev/zero"), ": no plain file"),
     "folder.gguf": (Path.mkdir, "has no config.json"),
-    "empty.gguf": (Path.touch, "could not be converted from GGUF"),
+    "empty.gguf": (Path.touch, "GGUF into"),
     "pipe": (os.mkfifo, "has no config.json"),
     "loop": (lambda place: place.symlink_to(place), "is not there"),
     "loop.gguf": (lambda place: place.symlink_to(place), "is not there"),
-    "deep": (deep, "is an adapter, not a base"),
+    "deep": (deep, "is an adapter"),
 }
 
 
@@ -152,10 +152,10 @@ def test_a_place_is_known_by_whatever_name(tmp_path: Path, monkeypatch: pytest.M
     mount_again(tmp_path / "Here", tmp_path / "here")
     try:
         for place in (tmp_path / "Here", tmp_path / "Here" / "artifacts"):
-            with pytest.raises(UsageError, match="is the working folder or contains it"):
+            with pytest.raises(UsageError, match=r"^DEST: .*working folder"):
                 destination(place)
         for place in (tmp_path / "Here" / "artifacts" / "new", tmp_path / "Here"):
-            with pytest.raises(UsageError, match="an export cannot be written to"):
+            with pytest.raises(UsageError, match=r"^DEST: .*sweeps keep"):
                 check_outside(place, tmp_path / "here" / "artifacts" / "small")
         check_outside(tmp_path / "Here" / "new", tmp_path / "here" / "artifacts" / "small")
     finally:

@@ -57,7 +57,7 @@ def test_a_column_of_any_type_is_read_along_and_as_labels_is_read_or_refused(tmp
     parquet.write_table(pyarrow.table({"text": texts, "c": pyarrow.chunked_array([COLUMNS[kind]] * 10)}), path)
     assert read(path, "text")[0].columns == {"text": texts}
     if kind == "no utf-8":
-        assert "row 1 has bytes that are not utf-8 (0xff)" in refused(path, "c")
+        assert "row 1 " in (message := refused(path, "c")) and "utf-8 (0xff)" in message
         return
     table, _ = read(path, "text", whole=True)
     csv.writer(io.StringIO()).writerows(zip(*table.columns.values(), strict=True))

@@ -30,7 +30,7 @@ def test_the_line_of_excel_says_what_parts_the_fields(tmp_path: Path, mark: str,
     path.write_bytes(whole + f"x{mark}y{mark}z\n".encode())
     assert "row 3 has 3 fields, the header 2: a stray " in refused(path, "text")
     path.write_bytes(whole.replace(b"c", b"\xe9"))
-    assert "row 2 has bytes that are not utf-8 (0xe9)" in refused(path, "text")
+    assert "row 2 " in (message := refused(path, "text")) and "utf-8 (0xe9)" in message
 
 
 @pytest.mark.parametrize("line", ["sep=", "sep=,", 'sep="', "sep=,,,", "sep= "])
@@ -68,7 +68,7 @@ def test_rows_end_as_on_any_system(tmp_path: Path, ending: str, ends: str) -> No
     assert read(path, "text")[0].columns == {"text": ["one", "two"]}
     path.write_bytes(path.read_bytes().replace(b"two", b"\xff"))
     number = 4 if ending == ".jsonl" else 2  # lines of JSONL, rows of the others
-    assert f"row {number} has bytes that are not utf-8" in refused(path, "text")
+    assert f"row {number} " in (message := refused(path, "text")) and "utf-8" in message
 
 
 def test_line_ends_of_three_systems_in_one_file(tmp_path: Path) -> None:

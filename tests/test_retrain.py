@@ -197,7 +197,7 @@ def test_trials_with_the_same_hyperparameters_are_one_configuration(here: Home) 
     assert trials[0].drawn == trials[1].drawn
     (row,) = retrained(here, file, progress=shown).rows
     assert row["trial"] == results.ranked(trials)[0].number
-    assert shown.notes[0].endswith("(no other configuration of its trials is complete)")
+    assert "no other configuration" in shown.notes[0]
 
 
 # What stays as it was -----------------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ def test_the_test_split_waits_until_the_study_is_done(here: Home) -> None:
     Studies(here.storage).load("small").set_user_attr("total", 3)  # as `run --timeout` leaves it
     assert [row["test"] for row in retrained(here, file, progress=shown).rows] == [None]
     assert "'small' is not done (1 of 3 trials)" in shown.notes[1]
-    assert shown.notes[1].endswith("; go on with: peftsweep run --study small")
+    assert shown.notes[1].endswith("peftsweep run --study small")
     here.run(file, trials=2)
     rows = retrained(here, file).rows
     assert rows[0]["test"]["seeds"] == 2 and [row["test"] for row in rows[1:]] == [None]
@@ -581,16 +581,16 @@ def test_seeds_of_a_study_that_was_deleted_are_not_mixed_with_those_of_a_new_one
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"seeds": 1}, "seeds: expected a whole number of at least 2, got 1"),
+        ({"seeds": 1}, "at least 2, got 1"),
         ({"seeds": 2.5}, "got 2.5"),
-        ({"top": 0}, "top: expected a whole number of at least 1, got 0"),
-        ({"slots": 0}, "slots: expected 'auto' or a whole number of at least 1, got 0"),
+        ({"top": 0}, "at least 1, got 0"),
+        ({"slots": 0}, "'auto' or a whole number of at least 1, got 0"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as error:
         peftsweep.retrain("demo", **options)
-    assert said in str(error.value)
+    assert str(error.value).startswith(f"{next(iter(options))}: ") and said in str(error.value)
 
 
 # Rows, and what is made of them -------------------------------------------------------------------------------------
@@ -700,7 +700,7 @@ def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) ->
     assert [(row["trial"], row["seeds"], row["shared"]) for row in rows] == [(1, 3, 3), (0, 6, 3), (2, 1, 3)]
     assert rows[1]["macro_f1_mean"] == pytest.approx(fmean(more)) and rows[1]["behind"]["mean"] > 0
     text = result_lines.verdict(rows)
-    assert text[1].endswith("over 3 seeds: more than the noise of the seeds; too few seeds for trial 2")
+    assert text[1].endswith("; too few seeds for trial 2") and "more than the noise" in text[1]
     (tmp_path / "other").mkdir()
     (first, *_) = lines(tmp_path / "other", (0.8, [0.74, 0.75, 0.76, 0.9]), (0.7, [0.70, 0.70, 0.71]))[-3:]
     assert first.startswith(
@@ -713,8 +713,7 @@ def test_the_first_is_sure_only_against_all_and_one_that_is_ahead_is_said_to_be(
         (tmp_path / name).mkdir()
     clear, wide = [0.70, 0.70, 0.71], [0.76, 0.60, 0.75]
     found = lines(tmp_path / "all", (0.8, [0.74, 0.75, 0.76]), (0.7, clear), (0.6, [0.50, 0.51, 0.52]))
-    sure = "over 3 seeds, corrected for all 3 pairs: more than the noise of the seeds, and so for the others"
-    assert found[-2].endswith(sure)
+    assert "corrected for all 3 pairs: more than the noise" in found[-2] and found[-2].endswith("and so for the others")
     found = lines(tmp_path / "one", (0.8, [0.74, 0.75, 0.76]), (0.7, clear), (0.6, wide))
     assert found[-2].startswith("trial 2 is behind by 0.047 (-0.") and "within the noise" in found[-2]
     found = lines(tmp_path / "ahead", (0.8, [0.70, 0.71, 0.72]), (0.7, [0.73, 0.742, 0.75, None]))

@@ -113,5 +113,5 @@ def test_marks_that_break_a_file_come_with_the_key_that_takes_them_as_they_are(t
         path.write_text(
             "text,mood\n" + "".join(f"{i}{spoilt if i == 9 else ''},{i % 2}\n" for i in range(20)).replace('9"', '"')
         )
-        assert refusal(source=path, labels="mood").endswith("mean nothing in this file: data.quoting: false")
+        assert refusal(source=path, labels="mood").endswith("data.quoting: false")
         assert not doubts(path, quoting=False)

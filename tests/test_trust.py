@@ -192,7 +192,7 @@ def test_an_adapter_of_another_kind_is_not_even_looked_at(
     (base / "adapter_config.json").write_text(json.dumps(said))
     shutil.copy(base / "model.safetensors", base / "adapter_model.safetensors")
     model = models.load_base(ModelConfig(id=str(plain)), TASK, four_bit=False, device=torch.device("cpu")).model
-    with pytest.raises(ExportError, match=r"adapter_config\.json describes no adapter that peftsweep writes"):
+    with pytest.raises(ExportError, match=r"adapter_config\.json describes no adapter"):
         attached(model, base)
     assert not (base.parent / "ran").exists()
 
