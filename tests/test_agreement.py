@@ -30,7 +30,7 @@ from peftsweep.study import results
 from peftsweep.task import Task, probabilities, thresholds_from_probabilities
 from tests.architectures import tiny_base
 from tests.packs import CPU
-from tests.test_loaded import HELD, save_quantised
+from tests.test_base_as_asked import HELD, save_quantised
 from tests.tiny import NOISE, VOCABULARY, tiny_model, tiny_tokenizer
 
 MULTI, SINGLE = Task("multi-label", ("anger", "joy", "trust")), Task("single-label", ("anger", "joy", "trust"))

@@ -21,7 +21,7 @@ from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies
 from peftsweep.study import best_rows, trial_files
 from peftsweep.task import Task
-from tests.compared import best_folder, fill, predicted, storage, with_predictions
+from tests.made_studies import best_folder, fill, predicted, storage, with_predictions
 from tests.postgresql import Server
 from tests.stored import evaluated, frozen, made, record, retrained
 

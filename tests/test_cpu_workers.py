@@ -16,9 +16,9 @@ import torch
 from peftsweep.engine import cpu_workers
 from peftsweep.engine.cpu_workers import CpuWorkers, balanced_parts
 from peftsweep.task import Task
-from tests.alone import peft_alone
 from tests.numbers import float64, same_losses, same_training, same_weights
 from tests.packs import MULTI, SINGLE, Queue, Watched, WatchedRunner, pack_of, run_pack
+from tests.stock_training import peft_alone
 from tests.test_parity import mixed
 from tests.tiny import tiny_model
 

@@ -25,7 +25,7 @@ from peftsweep.dashboard.page import top
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.study import best_rows
 from peftsweep.tracking import MlflowRuns, Tracker
-from tests.compared import best_folder, fill, storage
+from tests.made_studies import best_folder, fill, storage
 from tests.stored import made, retrained, told
 from tests.studies import LABELS, Home, empty_mlflow, home
 from tests.tiny import tiny_rows, write

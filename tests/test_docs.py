@@ -26,8 +26,8 @@ import peftsweep
 from peftsweep.cli import app
 from peftsweep.config import available, load
 from peftsweep.engine.messages import Command, Event
-from tests.alone import in_full
 from tests.numbers import same_values
+from tests.stock_training import in_full
 from tests.studies import LABELS, Home, home
 
 ROOT = Path(__file__).parents[1]

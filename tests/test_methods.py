@@ -17,9 +17,9 @@ from peftsweep.config import SPECS, TrainConfig
 from peftsweep.errors import ModelError
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names
-from tests.alone import in_full
 from tests.numbers import same_values
 from tests.packs import SINGLE, base_of
+from tests.stock_training import in_full
 from tests.studies import LABELS, Home, home
 from tests.tiny import tiny_model, tiny_rows, write
 

@@ -10,9 +10,9 @@ import torch
 from peftsweep.config import TrainConfig
 from peftsweep.engine import Trial
 from peftsweep.task import Task
-from tests.alone import StockPeft, peft_alone
 from tests.numbers import distance, float64, same_losses, same_step, same_weights
 from tests.packs import MULTI, SINGLE, Queue, TracedRunner, pack_of, run_pack
+from tests.stock_training import StockPeft, peft_alone
 from tests.tiny import tiny_model
 
 

@@ -16,9 +16,9 @@ from peftsweep.config import TrainConfig
 from peftsweep.engine import Trial
 from peftsweep.layers import PackedLayer, attention
 from peftsweep.layers.pooled_last_block import PooledBlockForward
-from tests.alone import peft_alone
 from tests.numbers import distance, same, same_losses, same_training
 from tests.packs import MULTI, SINGLE, Queue, Texts, base_of, pack_of, pack_on, run_pack, with_the_whole_block
+from tests.stock_training import peft_alone
 from tests.tiny import tiny_model
 
 SUPPORTED = ["llama", "mistral", "gemma", "gemma3", "gemma3-bidirectional", "bert", "roberta", "xlm-roberta"]
@@ -142,7 +142,7 @@ def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path, in_float
     run_pack(pack, queue)
     assert queue.notes == ["last block: computed for all tokens, which is slower: the base fails with fewer"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.alone.base_of", lambda *args: type("Base", (), {"model": looped()}))
+        patch.setattr("tests.stock_training.base_of", lambda *args: type("Base", (), {"model": looped()}))
         losses, _ = peft_alone(folder, MULTI, "lora", trial, pack.first[0])
     same_losses(pack.trace[0], losses, pack.dtype)
     pack.release()

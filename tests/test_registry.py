@@ -30,10 +30,10 @@ from peftsweep.study.grid import grid
 from peftsweep.study.space import candidates, decode, described, distributions
 from peftsweep.sweep.spawned_worker import SpawnedWorker
 from peftsweep.sweep.worker import LocalWorker, StartWorker
-from tests.alone import StockPeft
 from tests.numbers import distance, same, same_losses, same_values, same_weights
 from tests.own_methods import LoraPlus, Pissa, RsLora, Vera
 from tests.packs import SINGLE, Queue, Texts, base_of, pack_of, run_pack
+from tests.stock_training import StockPeft
 from tests.studies import home
 from tests.tiny import tiny_model
 

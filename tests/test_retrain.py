@@ -46,9 +46,9 @@ from peftsweep.sweep.seed_supply import SeedSupply
 from peftsweep.sweep.worker import LocalWorker
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import MlflowRuns, Tracker
-from tests.alone import peft_alone
 from tests.numbers import same_weights
 from tests.packs import Watched, base_of
+from tests.stock_training import peft_alone
 from tests.stored import frozen, made, record, told
 from tests.studies import LABELS, Home, home, until
 from tests.test_sweep import struck

@@ -18,7 +18,7 @@ from peftsweep.errors import StorageError, TrackingError, UsageError
 from peftsweep.storage import Studies
 from peftsweep.study import best_rows
 from peftsweep.tracking import MlflowRuns, Tracker
-from tests.compared import fill
+from tests.made_studies import fill
 from tests.studies import Home, all_of, empty_mlflow, home
 
 DEAD = "http://127.0.0.1:9"

@@ -19,7 +19,7 @@ from peftsweep import comparison, dashboard
 from peftsweep.task import Task
 from tests.browser.conftest import STUDIES
 from tests.browser.watching import watched
-from tests.compared import fill, predicted, storage
+from tests.made_studies import fill, predicted, storage
 from tests.studies import Home, home
 
 SECTIONS = ("leaderboard", "cost", "parameters", "classes", "significance", "studies")

@@ -19,8 +19,8 @@ from peftsweep.models import load_base, load_tokenizer, revision_of
 from peftsweep.task import Task
 from tests.fuzz import raw, values
 from tests.fuzz.folders import ADDED, TARGETS, as_data
-from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
+from tests.fuzz.swept_folders import Ground
 from tests.tiny import WORDS, tiny_model
 
 TASK = Task("multi-label", ("anger", "joy"))

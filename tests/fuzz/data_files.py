@@ -20,8 +20,8 @@ from peftsweep.config import DataConfig
 from peftsweep.errors import DataError
 from peftsweep.export import prediction_files
 from tests.fuzz import raw, trees, values
-from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
+from tests.fuzz.swept_folders import Ground
 from tests.tiny import tiny_rows, tiny_tokenizer
 
 LABELS = ["anger", "joy", "sadness"]

@@ -32,8 +32,8 @@ from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import MlflowRuns, Tracker
 from tests.fuzz import spoiling
-from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
+from tests.fuzz.swept_folders import Ground
 from tests.studies import Home
 
 STUDIES = ("small", "other", "several")

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from peftsweep import export
 from peftsweep.export import manifest
 from tests.fuzz import raw, trees, values
-from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
+from tests.fuzz.swept_folders import Ground
 from tests.tiny import write
 
 TEXTS = ["the joy and anger of it", "sadness", "", "<pad> <mask> joy", "x" * 2000]

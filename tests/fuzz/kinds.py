@@ -9,9 +9,9 @@ from tests.fuzz.bases import Bases
 from tests.fuzz.data_files import DataFiles
 from tests.fuzz.databases import Databases
 from tests.fuzz.folders import Folders
-from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind
 from tests.fuzz.study_files import StudyFiles
+from tests.fuzz.swept_folders import Ground
 
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles, DataFiles, Databases, Folders, Bases)}
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import peftsweep
 from peftsweep.errors import PeftsweepError
-from tests.fuzz.ground import Ground
+from tests.fuzz.swept_folders import Ground
 
 Plan = dict[str, Any]  # JSON: what is to be done with an input, besides its files
 SECONDS = 5.0  # of CPU that an input may take

@@ -13,8 +13,8 @@ from peftsweep.config import StudyConfig, differences, load
 from peftsweep.config.yaml_lines import parse
 from peftsweep.study import samplers, space
 from tests.fuzz import raw, trees, values
-from tests.fuzz.ground import Ground
 from tests.fuzz.running import Kind, Plan
+from tests.fuzz.swept_folders import Ground
 
 FILES = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 WHOLE = """\

@@ -26,10 +26,10 @@ from peftsweep.engine.text_packing import pack_texts
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base
 from peftsweep.task import Task
-from tests.alone import peft_alone
 from tests.gpu import MARKS
 from tests.numbers import PROMISED, same_training, same_weights
 from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, run_pack, with_the_whole_block
+from tests.stock_training import peft_alone
 from tests.studies import Home, home
 from tests.test_parity import mixed
 from tests.tiny import ARCHITECTURES, DECODER, tiny_model
