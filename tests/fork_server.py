@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import atexit
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -23,7 +24,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 import types
 import warnings
 from collections.abc import Mapping, Sequence
@@ -218,6 +218,39 @@ def _open(number: int, name: str) -> None:
     setattr(sys, f"__{name}__", opened)
 
 
+def _ran(request: Mapping[str, Any], streams: Sequence[int]) -> int:
+    """Run the command; returns its status, or minus the signal that ends it."""
+    try:
+        _become(request, streams)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        sys.excepthook(*sys.exc_info())
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def _end(status: int) -> None:
+    """Wait for threads, run what is registered for the exit, write what is buffered, and end.
+
+    Where a stream cannot be written, Python ends as usual. Otherwise Python's own end is left out: it
+    frees every object of every library one by one, which copies all their pages and takes longer than most commands.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if status < 0:
+            signal.signal(-status, signal.SIG_DFL)
+            os.kill(os.getpid(), -status)
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, whose end is ours
     with socket.socket(fileno=int(sys.argv[1])) as asked:
@@ -226,11 +259,4 @@ if __name__ == "__main__":
         gc.freeze()  # the pages stay shared
         forked = _serve(asked)
     if forked is not None:
-        try:
-            _become(*forked)
-        except KeyboardInterrupt:  # nobody caught it: Python ends by the signal itself
-            traceback.print_exc()
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
+        _end(_ran(*forked))

@@ -68,6 +68,22 @@ def test_an_error_ends_it_with_its_traceback_and_status_one(tmp_path: Path) -> N
         assert (status, out) == (1, "before\n") and err.endswith("ZeroDivisionError: division by zero\n")
 
 
+ENDS = {
+    "a thread": "import threading, time; threading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()",
+    "registered": "import atexit, sys; atexit.register(lambda: print('late', file=sys.stderr)); print('early')",
+    "a text": "import sys; print('early'); sys.exit('why')",
+    "a large status": "import sys; sys.exit(258)",
+    "unwritable": "import sys; sys.stdout = open('/dev/full', 'w'); print('early')",
+}
+
+
+@pytest.mark.parametrize("code", ENDS.values(), ids=list(ENDS))
+def test_it_ends_as_a_process_does_that_was_started(tmp_path: Path, code: str) -> None:
+    forked, fresh = (ran(["-c", code], tmp_path, fresh) for fresh in (False, True))
+    assert fresh != (0, "", "")
+    assert forked == fresh
+
+
 def test_a_forked_one_has_the_libraries_and_a_fresh_one_imports_them_itself(tmp_path: Path) -> None:
     code = "import sys; print(*sorted({'torch', 'mlflow', 'optuna', 'transformers', 'peft'} & set(sys.modules)))"
     assert ran(["-c", code], tmp_path, fresh=False)[1] == "mlflow optuna peft torch transformers\n"
