@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.fork_server import Program
 from tests.test_docs import BESIDE, COMMANDS, OPTIONS, PAGES, README, ROOT, examples, module, tables
 
 links = module("links")
@@ -135,25 +136,21 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder, page = tmp_path_factory.mktemp("first") / "home", PAGES["first-sweep.md"]
     (folder / "sweeps").mkdir(parents=True)
     ((data,), (study,)) = examples("python", page), examples("yaml", page)
-    here = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HF_HUB_OFFLINE": "1",
-    }
-    subprocess.run([sys.executable, "-c", data], cwd=folder, env=here, check=True)
+    commands = [["-c", data]]
     (folder / "sweeps" / "messages.yaml").write_text(study, encoding="utf-8")
     install, *blocks = examples("sh", page)
     assert "pip install -c constraints.txt '.[demo]'" in install
-    script = f'set -e\npeftsweep() {{ {shlex.quote(sys.executable)} -m peftsweep "$@"; }}\n{"".join(blocks)}'
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=folder,
-        env=here | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    return folder, done.stdout
+    for line in "".join(blocks).splitlines():
+        program, *words = shlex.split(line)
+        assert program == "peftsweep"
+        commands.append(["-m", "peftsweep", *words])
+    said = ""
+    for words in commands:
+        with Program(words, folder, stderr=subprocess.STDOUT) as running:
+            out, _ = running.communicate()
+        said += out
+        assert running.returncode == 0, said
+    return folder, said
 
 
 @pytest.mark.timeout(900)  # a minute; more on a busy machine
