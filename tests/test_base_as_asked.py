@@ -182,7 +182,7 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused(
     assert said in refusal(place, colon=said.startswith((":", "its files", "by its")))
 
 
-def test_norms_that_an_architecture_does_not_read_are_told(tmp_path: Path) -> None:
+def test_norms_that_an_architecture_does_not_read_are_reported(tmp_path: Path) -> None:
     place = tiny_model(tmp_path / "base", "qwen3")
     described(place, model_type="llama", architectures=["LlamaForCausalLM"])
     assert "self_attn.q_norm.weight" in (message := refusal(place, colon=True)) and "would be left out" in message

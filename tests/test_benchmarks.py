@@ -322,7 +322,7 @@ def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
         (["cpu.py", "--train", "nosuch.tsv", "--validation", "nosuch.tsv"], "nosuch.tsv is not there"),
     ],
 )
-def test_bad_input_is_told_in_a_line_before_anything_is_measured(
+def test_bad_input_is_reported_in_a_line_before_anything_is_measured(
     modules: dict[str, ModuleType],
     words: list[str],
     said: str,

@@ -162,7 +162,7 @@ def test_an_unknown_study_is_one_line_with_the_nearest_name(tmp_path: Path) -> N
     assert line.startswith("error: no study 'dmeo'; did you mean demo?")
 
 
-def test_all_mistakes_of_a_study_file_are_told_before_anything_runs(tmp_path: Path) -> None:
+def test_all_mistakes_of_a_study_file_are_reported_before_anything_runs(tmp_path: Path) -> None:
     settings = ["--set", "train.epochz=3", "--set", "space.rank={low: 8, high: 4}"]
     done = peftsweep_("run", "--study", "demo", *settings, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -212,7 +212,7 @@ def test_a_traceback_is_for_those_who_ask(tmp_path: Path) -> None:
     assert "Traceback" in peftsweep_("run", "--study", "dmeo", cwd=tmp_path, PEFTSWEEP_DEBUG="1").stderr
 
 
-def test_a_library_that_cannot_be_loaded_is_told_with_the_variable_that_may_be_why(
+def test_a_library_that_cannot_be_loaded_is_reported_with_the_variable_that_may_be_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "some_library.py").write_text("import os\nint(os.environ['SOME_TIMEOUT'])\n")
@@ -237,7 +237,7 @@ def test_a_library_that_cannot_be_loaded_is_told_with_the_variable_that_may_be_w
     assert "this should not happen" in capsys.readouterr().err
 
 
-def test_a_working_folder_that_was_removed_is_told(tmp_path: Path) -> None:
+def test_a_working_folder_that_was_removed_is_reported(tmp_path: Path) -> None:
     words = f'mkdir gone; cd gone; rmdir ../gone; PYTHONPATH={ROOT} "{sys.executable}" -m peftsweep predict x --text a'
     done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and errors(done) == [

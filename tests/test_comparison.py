@@ -320,7 +320,7 @@ def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> No
     assert pair.low < pair.difference < pair.high
 
 
-def test_seeds_are_told_of_the_best_trial_if_it_was_retrained(url: str) -> None:
+def test_seeds_are_reported_of_the_best_trial_if_it_was_retrained(url: str) -> None:
     study = Studies(url).load("good")
     best = best_rows.best(url, ["good"])[0].trial
     rows = [retrained(0, 0.7)]

@@ -59,7 +59,7 @@ def test_a_study_is_read_with_its_name_its_path_and_defaults(tmp_path: Path) -> 
     assert study.search.pruner is not None and study.search.pruner.reduction == 3
 
 
-def test_all_mistakes_are_told_at_once_by_key_and_line(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_by_key_and_line(tmp_path: Path) -> None:
     lines = complaints(
         tmp_path,
         ("revision: abc", "revison: abc"),
@@ -174,7 +174,7 @@ def test_one_broken_section_does_not_hide_the_mistakes_of_others(tmp_path: Path)
         ("- model", ":1: expected the keys model, method, data"),
     ],
 )
-def test_broken_yaml_is_told_by_line_and_column(tmp_path: Path, text: str, message: str) -> None:
+def test_broken_yaml_is_reported_by_line_and_column(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(StudyFileError) as error:
         load(path)
@@ -201,7 +201,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("kind", TOO_LARGE)
-def test_what_is_larger_than_a_study_can_be_is_told_at_once_in_a_short_line(tmp_path: Path, kind: str) -> None:
+def test_what_is_larger_than_a_study_can_be_is_reported_at_once_in_a_short_line(tmp_path: Path, kind: str) -> None:
     value, message = TOO_LARGE[kind]
     began = time.process_time()
     with pytest.raises(StudyFileError, match=rf"^[^\n]*mine\.yaml:1[:\d]*: broken YAML: {message}[^\n]*$"):
@@ -238,12 +238,12 @@ def test_a_file_may_be_called_as_a_home_is(tmp_path: Path, monkeypatch: pytest.M
     assert find("./~nobody.yaml") == find("~nobody.yaml") == Path("~nobody.yaml")
 
 
-def test_only_so_many_mistakes_are_told(tmp_path: Path) -> None:
+def test_only_so_many_mistakes_are_reported(tmp_path: Path) -> None:
     lines = complaints(tmp_path, ("rank: {low: 4, high: 64, log2: true}", "rank: [" + "-1, " * 5000 + "]"))
     assert len(lines) == 101 and lines[-1].endswith("and 4,900 more mistakes")
 
 
-def test_a_character_in_two_halves_is_read_and_half_a_character_is_told(tmp_path: Path) -> None:
+def test_a_character_in_two_halves_is_read_and_half_a_character_is_reported(tmp_path: Path) -> None:
     assert parse_value('"\\uD83D\\uDE00"') == "😀"
     with pytest.raises(StudyFileError, match=r":7:9: broken YAML: half a character"):
         load(write(tmp_path, STUDY.replace("Tweet", '"\\uD83D"')))
@@ -266,7 +266,7 @@ def test_the_known_keys_are_listed_once(tmp_path: Path) -> None:
     assert sum("weight_decay" in line for line in lines) == 2  # those of train, those of space
 
 
-def test_nesting_without_end_is_told_in_a_line(tmp_path: Path) -> None:
+def test_nesting_without_end_is_reported_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(StudyFileError, match=r"^[^\n]*:1:\d+: broken YAML: nested too deeply$"):
         load(write(tmp_path, "a: " + "{b: " * 3000))
 
@@ -279,7 +279,7 @@ def test_what_encodes_no_text_is_refused_by_its_key(tmp_path: Path, encoding: st
     )
 
 
-def test_a_file_that_is_not_utf8_is_told_by_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_reported_by_line(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes("method: lora\nmodel: ü".encode("latin-1"))
     with pytest.raises(StudyFileError, match=r"x\.yaml:2: not UTF-8"):
@@ -338,7 +338,7 @@ def test_mistakes_in_overrides_are_named_as_such(tmp_path: Path) -> None:
     ]
 
 
-def test_validation_without_train_is_told(tmp_path: Path) -> None:
+def test_validation_without_train_is_reported(tmp_path: Path) -> None:
     lines = complaints(tmp_path, overrides=["data.validation=b.tsv"])
     assert lines == ["--set data.validation: needs a file for `train` too"]
 
@@ -426,7 +426,7 @@ def test_defaults_written_out_are_no_difference(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_differences_are_told_by_key(tmp_path: Path, override: str, lines: list[str]) -> None:
+def test_differences_are_reported_by_key(tmp_path: Path, override: str, lines: list[str]) -> None:
     stored = json.loads(json.dumps(load(write(tmp_path)).identity()))
     assert differences(stored, load(write(tmp_path), [override]).identity()) == lines
 

@@ -43,9 +43,9 @@ class Seen(WatchedRunner):
     def threads(self) -> dict[str, set[str]]:
         return self.__dict__.setdefault("_threads", {"backward": set(), "logits": set()})  # type: ignore[no-any-return]
 
-    def backward(self, wave):  # type: ignore[no-untyped-def]
+    def backward(self, batch):  # type: ignore[no-untyped-def]
         self.threads["backward"].add(threading.current_thread().name)
-        return super().backward(wave)
+        return super().backward(batch)
 
     def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
         self.threads["logits"].add(threading.current_thread().name)
@@ -106,12 +106,12 @@ def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, tw
     class Tight(Seen):
         failed = False
 
-        def backward(self, wave):  # type: ignore[no-untyped-def]
-            if not self.failed and 1 in wave.rows.slots:
+        def backward(self, batch):  # type: ignore[no-untyped-def]
+            if not self.failed and 1 in batch.rows.slots:
                 self.failed = True
                 raise torch.OutOfMemoryError("out of memory")
             time.sleep(0 if self.failed else 0.1)  # the other worker goes on for a while
-            return super().backward(wave)
+            return super().backward(batch)
 
     free, _ = trained(tmp_path / "free", ALL[0])
     tight, _ = trained(tmp_path / "tight", ALL[0], Tight)
@@ -126,7 +126,7 @@ def even(slot: object) -> int:
     return 1
 
 
-def test_an_error_in_a_lane_is_told_when_the_others_are_done_and_keeps_nothing_alive(two_cores: None) -> None:
+def test_an_error_in_a_lane_is_reported_when_the_others_are_done_and_keeps_nothing_alive(two_cores: None) -> None:
     done: list[str] = []
     held: list[Any] = []
 

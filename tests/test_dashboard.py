@@ -368,7 +368,7 @@ def test_a_dead_tracker_is_a_note_and_the_page_is_there(url: str, tmp_path: Path
     assert any("does not answer" in note for note in notes)
 
 
-def test_a_file_that_cannot_be_there_is_told_before_anything_is_drawn(url: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_there_is_reported_before_anything_is_drawn(url: str, tmp_path: Path) -> None:
     for output, said in (
         (tmp_path, "this is a folder; give a file"),
         (tmp_path / "no" / "page.html", "does not exist; create it"),

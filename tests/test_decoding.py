@@ -126,7 +126,7 @@ def test_a_word_that_may_be_of_two_alphabets_is_shown_in_both(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "encoding"), [("今日はとても楽しい", "iso2022_jp"), ("오늘은 정말 행복해요", "iso2022_kr")]
 )
-def test_letters_behind_escapes_are_told(tmp_path: Path, text: str, encoding: str) -> None:
+def test_letters_behind_escapes_are_reported(tmp_path: Path, text: str, encoding: str) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", ["plain", text]).encode(encoding))
     (said,) = read(path, "text")[1]
@@ -210,7 +210,7 @@ def test_noughts_in_a_text_are_read_as_they_are(tmp_path: Path, ending: str) -> 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("named", ["cp1252", "latin-1", "cp1250", "shift_jis"])
-def test_utf_8_that_is_read_as_something_else_is_told(tmp_path: Path, ending: str, named: str) -> None:
+def test_utf_8_that_is_read_as_something_else_is_reported(tmp_path: Path, ending: str, named: str) -> None:
     path = tmp_path / f"a{ending}"
     for spoilt in (b"", b"\xe9"):  # a row of another encoding among them
         path.write_bytes(written(ending, ["naïve – €", "plain", "café", "SPOILT"]).encode().replace(b"SPOILT", spoilt))
@@ -224,7 +224,7 @@ def test_utf_8_that_is_read_as_something_else_is_told(tmp_path: Path, ending: st
     )
 
 
-def test_bytes_that_no_usual_encoding_has_are_told_without_one(tmp_path: Path) -> None:
+def test_bytes_that_no_usual_encoding_has_are_reported_without_one(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", TEXTS).encode("cp1252") + b"\x81,m\n")
     assert refused(path, "text", encoding="cp1252").endswith(

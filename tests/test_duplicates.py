@@ -24,7 +24,7 @@ def warned(said: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_a_row_for_each_label_of_a_text_is_told_and_the_advice_makes_one_text_of_them(
+def test_a_row_for_each_label_of_a_text_is_reported_and_the_advice_makes_one_text_of_them(
     tmp_path: Path, ending: str
 ) -> None:
     path, said = write(tmp_path / f"a{ending}", LONG), list[str]()
@@ -55,7 +55,7 @@ def test_rows_of_several_labels_each_are_grouped_too(tmp_path: Path, cell: Any, 
     )
 
 
-def test_labels_that_dropped_duplicates_had_are_told(tmp_path: Path) -> None:
+def test_labels_that_dropped_duplicates_had_are_reported(tmp_path: Path) -> None:
     path, said = write(tmp_path / "a.csv", LONG), list[str]()
     assert len(loaded(said, source=path, labels="c", drop_duplicates=True, split={"validation": 5}).train) == 37
     assert "only its first row is kept (data.drop_duplicates)" in warned(said)[0]
@@ -64,7 +64,7 @@ def test_labels_that_dropped_duplicates_had_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_columns_of_noughts_and_ones_in_several_rows_of_a_text_are_told(tmp_path: Path) -> None:
+def test_columns_of_noughts_and_ones_in_several_rows_of_a_text_are_reported(tmp_path: Path) -> None:
     rows = [row | dict.fromkeys(LABELS, 0) | {name: 1} for row in WIDE for name in LABELS if row[name]]
     loaded(said := list[str](), source=write(tmp_path / "a.csv", rows), labels=LABELS)
     assert warned(said)[0].endswith("If a text may have several labels, put all of them into one row")

@@ -112,13 +112,13 @@ def test_one_class_and_a_class_that_training_lacks(tmp_path: Path) -> None:
         (("", "joy"), "text", "--set data.text: train.csv: column text: empty in row 4; remove these rows"),
     ],
 )
-def test_a_mistake_of_a_file_that_is_train_and_validation_is_told_once(
+def test_a_mistake_of_a_file_that_is_train_and_validation_is_reported_once(
     tmp_path: Path, row: tuple[str, str], text: str, said: str
 ) -> None:
     assert lines(tmp_path, [*GOOD, row], **{"data.validation": "train.csv", "data.text": text}) == [said]
 
 
-def test_joined_labels_are_told_with_the_empty_cells_among_them(tmp_path: Path) -> None:
+def test_joined_labels_are_reported_with_the_empty_cells_among_them(tmp_path: Path) -> None:
     (said,) = lines(tmp_path, [("a", "joy;fear"), ("b", "joy"), ("c", ""), ("d", "fear"), ("e", "fear;joy")])
     assert "column label: empty in row 3: " in said and "; 2 of 4 classes look like" in said
     assert "labels: {column: label, separator: ;}; then an empty cell is a text without labels" in said

@@ -393,10 +393,10 @@ def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
         def drop_graphs(self) -> bool:
             return True
 
-        def backward(self, wave):  # type: ignore[no-untyped-def]
-            if len(wave.rows.slots) > 2:
+        def backward(self, batch):  # type: ignore[no-untyped-def]
+            if len(batch.rows.slots) > 2:
                 raise torch.OutOfMemoryError("out of memory")
-            return super().backward(wave)
+            return super().backward(batch)
 
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
@@ -512,7 +512,7 @@ def test_the_test_split_is_scored_by_thresholds_of_the_validation_rows(base: Pat
     assert abs(scores["macro_f1_tuned"] - MULTI.scores(logits, split.labels)["macro_f1_tuned"]) > 0.01  # another one
 
 
-def test_the_lanes_of_a_cpu_keep_to_the_limit_of_all_together() -> None:
+def test_all_cpu_workers_together_keep_to_the_limit() -> None:
     assert cpu_workers.MAX_WORKERS * Limits().slot_tokens <= Limits().train_tokens
 
 
@@ -538,12 +538,12 @@ class Narrow(WatchedRunner):
     most = 0
     passes = 0
 
-    def backward(self, wave):  # type: ignore[no-untyped-def]
-        sizes = {slot: stop - start for slot, start, stop in wave.rows.tokens.by_slot()}
+    def backward(self, batch):  # type: ignore[no-untyped-def]
+        sizes = {slot: stop - start for slot, start, stop in batch.rows.tokens.by_slot()}
         if sizes.get(1, 0) > self.most:
             raise torch.OutOfMemoryError("out of memory")
         self.passes += 1
-        return super().backward(wave)
+        return super().backward(batch)
 
 
 @pytest.mark.parametrize("most", [32, 0])
@@ -585,7 +585,7 @@ def test_passes_of_a_step_are_of_like_size(base: Path, tmp_path: Path) -> None:
     (whole,) = pack.batcher.micro_batches(slots, pack.runner.limits)
     whole_tokens = sum(chunk.tokens for slot in slots for chunk in pack.batcher.chunks(slot, pack.runner.limits))
     pack.runner.limits = Limits(train_tokens=whole_tokens - 10)
-    sizes = [wave.size for wave in pack.batcher.micro_batches(slots, pack.runner.limits)]
+    sizes = [batch.size for batch in pack.batcher.micro_batches(slots, pack.runner.limits)]
     assert len(sizes) == 2 and sum(sizes) == whole.size and min(sizes) > whole.size / 3
 
 
@@ -620,12 +620,12 @@ def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_f
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if driver else torch.OutOfMemoryError("no room")
 
     class Tight(WatchedRunner):
-        def backward(self, wave):  # type: ignore[no-untyped-def]
-            if len(wave.rows.slots) < 4 and wave.rows.slots[-1] == 3 and not self.failed:
-                self.failed = True  # the first wave's gradients are there already
+        def backward(self, batch):  # type: ignore[no-untyped-def]
+            if len(batch.rows.slots) < 4 and batch.rows.slots[-1] == 3 and not self.failed:
+                self.failed = True  # the first batch's gradients are there already
                 with self.packed.backbone.register_forward_pre_hook(fail):
-                    return super().backward(wave)
-            return super().backward(wave)
+                    return super().backward(batch)
+            return super().backward(batch)
 
         failed = False
 
@@ -836,8 +836,8 @@ def test_what_fills_rows_up_has_no_part_in_anything(base: Path, tmp_path: Path, 
         for split in (pack.batcher.corpus, pack.evaluator.validation_corpus):
             assert int(split.lengths.sum()) % 16  # it takes a filler to lay them all
             split.tokens[split.filler :] = token
-        waves = pack.batcher.micro_batches(slots, pack.runner.limits)
-        assert len(waves) > 1 and all((wave.rows.input_ids == token).any() for wave in waves)
+        batches = pack.batcher.micro_batches(slots, pack.runner.limits)
+        assert len(batches) > 1 and all((batch.rows.input_ids == token).any() for batch in batches)
         pack.stack.grads.zero_()
         losses = torch.stack(list(pack.runner.accumulate_gradients(slots).values()))
         logits = torch.from_numpy(pack.runner.logits_of([0, 1, 2], pack.evaluator.validation_corpus))

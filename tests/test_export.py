@@ -226,7 +226,7 @@ def test_a_merged_model_has_the_precision_in_which_the_base_computed(tmp_path: P
         assert {str(tensor.dtype) for tensor in stored.values()} == {f"torch.{dtype}"}
 
 
-def test_which_trials_can_be_exported_is_told(lora: Home) -> None:
+def test_which_trials_can_be_exported_is_reported(lora: Home) -> None:
     study = optuna.load_study(study_name="small", storage=lora.storage)
     asked = study.ask()
     asked.set_user_attr("reason", "out of memory")  # as a sweep says
@@ -638,7 +638,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_bar_is_told_of_every_text_of_a_file(out: dict[str, Path], files: Path) -> None:
+def test_a_bar_is_reported_of_every_text_of_a_file(out: dict[str, Path], files: Path) -> None:
     told: list[int] = []
 
     @contextmanager
@@ -875,7 +875,7 @@ def test_a_disk_that_fills_up_leaves_no_half_of_an_output(out: dict[str, Path], 
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_reader_that_leaves_early_is_no_failure_that_anyone_is_told_of(out: dict[str, Path], files: Path) -> None:
+def test_a_reader_that_leaves_early_is_no_failure_that_anyone_is_reported_of(out: dict[str, Path], files: Path) -> None:
     for words in (["--input", str(files / "texts.csv")], ["--text", "joy", "--json"]):
         with Home(files).start("predict", str(out["single"]), *words) as process:
             assert process.stdout is not None and process.stderr is not None

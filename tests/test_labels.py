@@ -340,7 +340,7 @@ def test_a_name_that_no_database_gives_back_is_refused_before_a_study_is_made(tm
     assert MAX_NAME_LENGTH <= value_limits.WORDS
 
 
-def test_a_class_of_validation_that_looks_like_one_of_training_is_told_beside_it(tmp_path: Path) -> None:
+def test_a_class_of_validation_that_looks_like_one_of_training_is_reported_beside_it(tmp_path: Path) -> None:
     dev = column(tmp_path, ".jsonl", ["cafe\u0301", "tea"], name="dev")
     said = refusal(train=column(tmp_path, ".csv", ["caf\u00e9", "tea"]), validation=dev, labels="c")
     assert said.endswith(
@@ -348,7 +348,7 @@ def test_a_class_of_validation_that_looks_like_one_of_training_is_told_beside_it
     )
 
 
-def test_a_label_that_only_validation_has_is_told_with_its_rows(tmp_path: Path) -> None:
+def test_a_label_that_only_validation_has_is_reported_with_its_rows(tmp_path: Path) -> None:
     dev = [{"text": f"other {i}", "emotions": "anger" if i else "joy; anger"} for i in range(9)]
     train = write(tmp_path / "a.csv", rows(";".join))
     message = refusal(
@@ -431,7 +431,7 @@ def test_names_that_have_a_mark_in_them_are_not_taken_for_joined_labels(classes:
         ["1 5", "5", "1", "1 5 7", "7"],
     ],
 )
-def test_names_that_are_joins_of_others_are_told(classes: list[str]) -> None:
+def test_names_that_are_joins_of_others_are_reported(classes: list[str]) -> None:
     (said,) = label_warnings(Task("single-label", tuple(classes)), "class")
     assert "look like labels joined by" in said
 
@@ -491,7 +491,7 @@ def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets
         (['["joy"]', '["anger", "joy"]'], "all labels look like lists of labels"),
     ],
 )
-def test_labels_that_are_pieces_of_lists_are_told(labels: list[str], said: str) -> None:
+def test_labels_that_are_pieces_of_lists_are_reported(labels: list[str], said: str) -> None:
     assert any(said in doubt for doubt in label_warnings(Task("multi-label", tuple(labels)), "c"))
 
 
@@ -703,7 +703,7 @@ def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None
         ),
     ],
 )
-def test_classes_that_look_alike_or_are_a_measure_are_told(classes: list[str], said: str) -> None:
+def test_classes_that_look_alike_or_are_a_measure_are_reported(classes: list[str], said: str) -> None:
     (doubt,) = label_warnings(Task("single-label", tuple(classes)), "class")
     assert said in doubt
 

@@ -46,10 +46,10 @@ def test_behind_attention_the_last_block_sees_one_row_a_text(tmp_path: Path, arc
         if layer.name not in pack.packed.heads and "pooler" not in layer.name:
             layer.register_forward_hook(watch)
     slots = [pack.slots.put(trial.number, trial) for trial in trials(tmp_path)]
-    (wave,) = pack.batcher.micro_batches(slots, pack.runner.limits)
-    pack.runner.backward(wave)
-    tokens, texts = wave.rows.input_ids.shape[1], 8 + 3
-    assert len(wave.rows.pooled) == texts < tokens
+    (batch,) = pack.batcher.micro_batches(slots, pack.runner.limits)
+    pack.runner.backward(batch)
+    tokens, texts = batch.rows.input_ids.shape[1], 8 + 3
+    assert len(batch.rows.pooled) == texts < tokens
     last = [name for name in seen if ".1." in name]
     asked = [name for name in last if name.rpartition(".")[2] in ASKED]
     assert len(asked) in (1, 3) and len(last) - len(asked) >= 3 and len(seen) == 2 * len(last)
@@ -74,18 +74,18 @@ def test_nobody_reads_what_fills_the_pooled_rows_up(tmp_path: Path) -> None:
     """As on a GPU, where there are so many of them; with a NaN where they are."""
     pack = pack_of(tiny_model(tmp_path / "base", "llama"), SINGLE, "lora", trials(tmp_path), 2)
     slots = [pack.slots.put(trial.number, trial) for trial in trials(tmp_path)]
-    (wave,) = pack.batcher.micro_batches(slots, pack.runner.limits)
-    more = torch.full((5,), wave.rows.input_ids.shape[1] - 1)
-    filled = replace(wave.rows, pooled=torch.cat([wave.rows.pooled, more]))
+    (batch,) = pack.batcher.micro_batches(slots, pack.runner.limits)
+    more = torch.full((5,), batch.rows.input_ids.shape[1] - 1)
+    filled = replace(batch.rows, pooled=torch.cat([batch.rows.pooled, more]))
     grads = []
-    for rows in (wave.rows, filled):
-        pack.runner.backward(replace(wave, rows=rows))
+    for rows in (batch.rows, filled):
+        pack.runner.backward(replace(batch, rows=rows))
         grads.append(pack.stack.grads.clone())
         pack.stack.grads.zero_()
     same(*grads)
     with torch.no_grad():
-        expected = pack.packed.logits(wave.rows, wave.masks)
-        same(pack.packed.logits(filled, wave.masks), expected)
+        expected = pack.packed.logits(batch.rows, batch.masks)
+        same(pack.packed.logits(filled, batch.masks), expected)
         seen: list[int] = []
 
         def spoil(layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -93,7 +93,7 @@ def test_nobody_reads_what_fills_the_pooled_rows_up(tmp_path: Path) -> None:
             return output.index_fill(1, torch.arange(11, 16), torch.nan)
 
         pack.packed.model.get_submodule("model.layers.1.mlp.down_proj").register_forward_hook(spoil)
-        same(pack.packed.logits(filled, wave.masks), expected)
+        same(pack.packed.logits(filled, batch.masks), expected)
         assert seen == [16]
 
 

@@ -98,7 +98,7 @@ def test_what_was_loaded_is_said_first(kind: Callable[..., Progress], terminal: 
     assert "2 of 12 done · 8 at a time" in text
 
 
-def test_what_is_planned_for_a_gpu_and_taken_of_it_is_told_and_a_cpu_has_no_plan() -> None:
+def test_what_is_planned_for_a_gpu_and_taken_of_it_is_reported_and_a_cpu_has_no_plan() -> None:
     memory = Memory(planned=int(61.2 * 2**30), whole=int(79.1 * 2**30), slots=40, tokens=32768)
     header = dict(sweep_lines.header(replace(OPENED, memory=memory)))
     assert header["memory"] == "plan 61.2 of 79.1 GiB: 40 slots, 32,768 tokens at once"
@@ -304,7 +304,7 @@ def test_studies_on_other_data_stand_in_tables_of_their_own(terminal: Terminal) 
     ]
 
 
-def test_other_data_of_the_same_name_is_told_apart(terminal: Terminal) -> None:
+def test_other_data_of_the_same_name_is_reported_apart(terminal: Terminal) -> None:
     lines = shown([row("a", "f1e5"), row("b", "02ac")])
     assert {"tweets · single-label · f1e5", "tweets · single-label · 02ac"} <= set(lines)
 
@@ -362,7 +362,7 @@ def test_a_study_ends_with_its_counts_and_its_best() -> None:
     assert sweep_result("demo", {}, None, None, "macro_f1") == "demo: no trials"
 
 
-def test_the_time_is_told_by_what_it_went_to() -> None:
+def test_the_time_is_reported_by_what_it_went_to() -> None:
     seconds = {"training": 90.0, "evaluation": 8.0, "checkpoints": 0.5, "source": 1.0, "other": 0.5}
     assert (
         time_spent(seconds)

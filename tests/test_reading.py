@@ -54,7 +54,7 @@ def test_the_line_of_excel_may_name_no_mark_or_have_more_after_it(tmp_path: Path
         ('text,mood\na,b\n"c,d\ne,f\n', "row 2 is not CSV: a quotation mark that opens there is never closed"),
     ],
 )
-def test_a_table_that_is_none_is_told_in_a_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_table_that_is_none_is_reported_in_a_line(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "a.csv"
     path.write_text(text, encoding="utf-8")
     assert said in refused(path, "text", "mood")

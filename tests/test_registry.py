@@ -199,7 +199,7 @@ def test_what_a_trial_records_is_what_its_method_has(tmp_path: Path) -> None:
         ("mine", "", "", "got 'mine'; if it is a method of your own, import its module first"),
     ],
 )
-def test_its_mistakes_are_told_as_those_of_any_method(
+def test_its_mistakes_are_reported_as_those_of_any_method(
     tmp_path: Path, method: str, train: str, space: str, mistake: str
 ) -> None:
     with pytest.raises(StudyFileError) as told:

@@ -90,7 +90,7 @@ def test_the_best_on_each_data_are_marked_and_come_first(storage: str) -> None:
     assert [row.overall for row in best_rows.best(storage, ["d"])] == [True]
 
 
-def test_the_best_is_told_by_validation_rows_whatever_the_studies_were_trained_on(storage: str) -> None:
+def test_the_best_is_reported_by_validation_rows_whatever_the_studies_were_trained_on(storage: str) -> None:
     for name, rows, value in (("c", "v1", 0.7), ("d", "v1", 0.8), ("e", "v2", 0.6)):
         study(storage, name, f"data of {name}", [value]).set_user_attr("validation_fingerprint", rows)
     found = best_rows.best(storage, ["c", "d", "e"])

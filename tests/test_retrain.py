@@ -662,7 +662,7 @@ def lines(folder: Path, *configurations: tuple[float, list[float | None]]) -> li
     return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
-def test_a_winner_within_the_noise_is_not_called_sure_and_a_changed_order_is_told(tmp_path: Path) -> None:
+def test_a_winner_within_the_noise_is_not_called_sure_and_a_changed_order_is_reported(tmp_path: Path) -> None:
     found = lines(tmp_path, (0.80, [0.70, 0.74, 0.72]), (0.79, [0.74, 0.72, 0.73]))
     columns = "trial macro-F1 in the sweep seeds macro-F1 micro-F1 accuracy loss behind"
     assert found[0].split() == columns.split()

@@ -217,7 +217,7 @@ def server() -> Iterator[str]:
         found.shutdown()
 
 
-def test_addresses_that_are_gone_or_do_not_answer_are_told(server: str) -> None:
+def test_addresses_that_are_gone_or_do_not_answer_are_reported(server: str) -> None:
     assert links.answer(f"{server}/there") is None
     assert links.answer(f"{server}/not-for-programs") is None
     assert links.answer(f"{server}/gone") == "404 Not Found"

@@ -432,7 +432,7 @@ def test_a_database_of_the_same_name_elsewhere_is_another_place(postgresql: Serv
     assert again.record.key != key
 
 
-def test_a_user_who_may_not_make_tables_is_told(postgresql: Server) -> None:
+def test_a_user_who_may_not_make_tables_is_reported(postgresql: Server) -> None:
     url = postgresql.database()
     name = url.rpartition("/")[2]
     postgresql.execute(f"ALTER DATABASE {name} OWNER TO postgres")

@@ -291,7 +291,7 @@ def test_a_table_or_column_that_is_missing_is_named_and_not_made_anew(url: str, 
             command(url)
 
 
-def test_a_parameter_that_was_never_drawn_is_told(url: str) -> None:
+def test_a_parameter_that_was_never_drawn_is_reported(url: str) -> None:
     study = Studies(url).load("one")
     trial = study.ask({"learning_rate": FloatDistribution(1e-4, 1e-2)})
     for key, value in kept(0.9).items():

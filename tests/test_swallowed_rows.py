@@ -30,7 +30,7 @@ def doubts(path: Path, wanted: str = "text", **form: Any) -> list[str]:
 
 @pytest.mark.parametrize("columns", ORDERS)
 @pytest.mark.parametrize(("ending", "mark", "ends"), [(".csv", ",", "\n"), (".csv", ";", "\r\n"), (".tsv", "\t", "\r")])
-def test_a_quotation_mark_that_is_closed_rows_later_is_told(
+def test_a_quotation_mark_that_is_closed_rows_later_is_reported(
     tmp_path: Path, columns: list[str], ending: str, mark: str, ends: str
 ) -> None:
     for rows in (1, 2, 5, 30) if "on" in columns else (5, 30):

@@ -385,7 +385,7 @@ def test_one_file_for_studies_and_mlflow_is_refused_and_stays_as_it_is(here: Hom
     assert (here.folder / "studies.db").read_bytes() == before and best_rows.best(here.storage)
 
 
-def test_a_server_that_does_not_answer_is_told_and_the_study_is_as_it_was(here: Home) -> None:
+def test_a_server_that_does_not_answer_is_reported_and_the_study_is_as_it_was(here: Home) -> None:
     study = here.run(here.study(), trials=1).study
     before = study.user_attrs
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):

@@ -63,7 +63,7 @@ def stored(trial: list[Any], step: int) -> TrialRecord:
 
 
 @pytest.mark.parametrize("name", ["demo", "whole", "pruned", "batches", "dropped"])
-def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_told(name: str) -> None:
+def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_reported(name: str) -> None:
     recorded = json.loads((RECORDED / f"{name}.json").read_text())
     answers = list(told(recorded))
     end = answers[-1][0]
@@ -78,7 +78,7 @@ def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_told(name: str
     assert answers[-1][1] == 0.0
 
 
-def test_nothing_is_told_before_there_is_a_pace() -> None:
+def test_nothing_is_reported_before_there_is_a_pace() -> None:
     recorded = json.loads((RECORDED / "demo.json").read_text())
     answers = [left for _, left in told(recorded)]
     first = next(i for i, left in enumerate(answers) if left is not None)

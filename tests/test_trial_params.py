@@ -214,7 +214,7 @@ def test_parameters_are_taken_under_either_name(params: dict[str, Any], stored: 
         ({"rank": 6, "dropout": 9, "scheduler": 1, "x": 1, "y": 1}, "; and 1 more"),
     ],
 )
-def test_what_is_not_in_the_space_is_told_with_what_is(params: dict[str, Any], reason: str) -> None:
+def test_what_is_not_in_the_space_is_reported_with_what_is(params: dict[str, Any], reason: str) -> None:
     _, reasons = enqueued.given(study(), params)
     text = str(UnfitError(reasons))
     assert reason in text and len(text) < 400 and "\n" not in text

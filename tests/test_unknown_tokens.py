@@ -17,7 +17,7 @@ def said(*texts: str) -> str | None:
     return unknown_token_warning([np.array(ids) for ids in TOKENIZER(list(texts))["input_ids"]], TOKENIZER)
 
 
-def test_texts_in_a_language_that_the_tokenizer_does_not_have_are_told(tmp_path: Path) -> None:
+def test_texts_in_a_language_that_the_tokenizer_does_not_have_are_reported(tmp_path: Path) -> None:
     told = said("слова всё чужие", "ничего нет", "the word")
     assert told is not None and told.startswith("71% of the tokens are unknown to the base's tokenizer (<unk>)")
     assert "and 2 of 3 texts have no other: nothing can be learned from them" in told

@@ -285,7 +285,7 @@ def test_a_plot_that_cannot_be_drawn_says_so_and_stops_no_other(browser: Browser
         expect(plot.locator(".main-svg").first).to_be_visible()
 
 
-def test_choices_are_told_as_they_are_and_all_of_them(browser: Browser, tmp_path: Path) -> None:
+def test_choices_are_reported_as_they_are_and_all_of_them(browser: Browser, tmp_path: Path) -> None:
     fill(storage(tmp_path), "one", trials=12, rows=60)
     rows = comparison.compare(storage(tmp_path)).as_dict()
     place = next(i for i, axis in enumerate(rows["histories"][0]["axes"]) if axis["scale"] == "choice")
