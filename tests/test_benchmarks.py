@@ -20,7 +20,7 @@ from torch import nn
 
 from peftsweep import export
 from peftsweep.config import TrainConfig
-from peftsweep.tracking import Outcome, StudySnapshot
+from peftsweep.tracking import MlflowRuns, Outcome, StudySnapshot
 from tests.numbers import PROMISED
 from tests.stored import evaluated, frozen, record
 from tests.studies import LABELS, ROOT, home
@@ -79,7 +79,7 @@ def test_a_sweep_is_compared_by_the_epochs_that_its_trials_trained(modules: dict
         record(frozen(0.5, evaluations=evaluated(0.4, 0.5, 0.5))),
         record(frozen(None, evaluations=evaluated(0.4))),
     ]
-    said = "time: 1m40s · training 50.0% · evaluation 10.0% · checkpoints 15.0% · everything else 25.0%"
+    said = "time: 1m40s in this run · training 50.0% · evaluation 10.0% · checkpoints 15.0% · everything else 25.0%"
     row = modules["sweeps"].row_of("some", trials, 120.04, said)
     assert row["epochs"] == 4.0 and row["complete"] == row["pruned"] == 1
     assert row["seconds"] == 120.0 and row["best"] == trials[0].scores and row["study"] == "some"
@@ -272,7 +272,7 @@ def test_the_comparison_s_drawing_is_counted_apart_from_telling_the_tracker(
 ) -> None:
     timed, (page, told) = modules["tracking"].Timed, (tmp_path / "page.html", [])
     page.write_text("p")
-    tracker = timed("http://127.0.0.1:9", note=told.append)
+    tracker = timed(MlflowRuns("http://127.0.0.1:9"), note=told.append)
     before = timed.caller_cpu, timed.drawing_seconds
 
     def draw(tracker: Any) -> None:
@@ -292,7 +292,7 @@ def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
     uri, costs = f"sqlite:///{tmp_path}/mlflow.db", {}
     for kind in (tracking.Untold, tracking.Timed):
         before = {name: getattr(tracking.Timed, name) for name in ("writer_cpu", "caller_cpu", "end_seconds")}
-        tracker = kind(uri, note=print)
+        tracker = kind(MlflowRuns(uri), note=print)
         tracker.open_study(StudySnapshot("demo", "tweets"))
         tracker.start_trial(0, params={}, tags={})
         for step in range(50):
