@@ -178,6 +178,7 @@ def test_the_study_of_ones_own_is_ten_lines_and_loads(tmp_path: Path) -> None:
 PYTHON, ADAPTER, FOUR_BITS, METHOD, SCRIPT = examples("python", PAGES["python.md"])
 
 
+PAGE: dict[str, Any] = {}  # what the page's code has defined, from top to bottom
 QUICK: dict[str, Any] = {
     "train": {"batch_size": 16, "evals_per_epoch": 1},
     "space": {"learning_rate": {"low": 1e-2, "high": 5e-2, "log": True}},
@@ -191,7 +192,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Home:
     (place.folder / "sweeps").mkdir()
     place.study("sweeps/demo", **QUICK | {"train": QUICK["train"] | {"epochs": 9}})
     with contextlib.chdir(place.folder):
-        exec(PYTHON, {})
+        exec(PYTHON, PAGE)
     return place
 
 
@@ -201,11 +202,11 @@ def test_the_example_in_python_runs(played: Home) -> None:
     assert {trial.user_attrs["params"]["epochs"] for trial in study.trials} == {2}
 
 
-def scores_as_reported(snippet: str, best: Any, place: Home) -> None:
+def scores_as_reported(snippet: str, loaded: dict[str, Any], best: Any, place: Home) -> None:
     """Hold the model that the snippet loads to the loss on the validation rows that was reported, by plain
     transformers."""
-    loaded: dict[str, Any] = {"adapter": best.adapter}
-    exec(snippet, loaded)
+    with contextlib.chdir(place.folder):
+        exec(snippet, loaded)
     model = in_full(loaded["model"].eval())
     tokenizer = AutoTokenizer.from_pretrained(place.folder / "base")
     with (place.folder / "dev.csv").open(newline="") as stream, torch.inference_mode():
@@ -218,14 +219,14 @@ def scores_as_reported(snippet: str, best: Any, place: Home) -> None:
 @pytest.mark.numbers
 def test_the_adapter_is_loaded_as_shown_and_scores_as_reported(played: Home) -> None:
     best, *_ = peftsweep.best(played.storage, ["demo"])
-    scores_as_reported(ADAPTER, best, played)
+    scores_as_reported(ADAPTER, dict(PAGE), best, played)
 
 
 @pytest.mark.numbers
 def test_a_qlora_adapter_is_loaded_as_shown_and_scores_as_reported(played: Home) -> None:
     best = played.run(played.study("four-bits", method="qlora", **QUICK), trials=1).best
     assert best is not None
-    scores_as_reported(FOUR_BITS, best, played)
+    scores_as_reported(FOUR_BITS, {"adapter": best.adapter}, best, played)
 
 
 def test_a_method_of_ones_own_is_swept_by_the_script_that_registers_it(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from peftsweep.progress import (
     best_table,
     for_stream,
     formats,
+    next_step,
     peak_memory,
     result_lines,
     status_table,
@@ -110,7 +111,9 @@ def test_a_trial_that_ends_is_one_line(kind: Callable[..., Progress], terminal: 
     with kind(terminal) as progress:
         progress.opened(OPENED)
         progress.ended(EndedTrial(8, "pruned", 0.4123, "pruned at step 63 of 189", PARAMS, 14.2))
-    line = "trial 8 pruned · macro-F1 0.412 · at step 63 of 189 · 14s · lr 3.1e-4 rank 16 dropout 0.05 cosine"
+    line = (
+        "trial 8 pruned · macro-F1 0.412 at its best · at step 63 of 189 · 14s · lr 3.1e-4 rank 16 dropout 0.05 cosine"
+    )
     assert line in terminal.getvalue()
 
 
@@ -224,7 +227,7 @@ def test_a_trial_that_ends_has_the_time_of_day_in_a_pipe() -> None:
     stream = io.StringIO()
     trial = EndedTrial(8, "pruned", 0.4123, "pruned at step 63 of 189", {}, 14.2)
     PlainProgress(stream, hour=lambda: "12:34:56").ended(trial)
-    assert stream.getvalue() == "12:34:56 trial 8 pruned · macro-F1 0.412 · at step 63 of 189 · 14s\n"
+    assert stream.getvalue() == "12:34:56 trial 8 pruned · macro-F1 0.412 at its best · at step 63 of 189 · 14s\n"
     PlainProgress(stream).ended(trial)
     assert re.match(r"[0-2]\d:[0-5]\d:[0-5]\d trial 8", stream.getvalue().splitlines()[1])
 
@@ -360,13 +363,14 @@ def test_a_study_ends_with_its_counts_and_its_best() -> None:
     line = sweep_result("demo", counts, (7, 0.8123), adapter, "macro_f1")
     assert line == "demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter"
     assert sweep_result("demo", {}, None, None, "macro_f1") == "demo: no trials"
+    assert next_step("demo") == "next: peftsweep best, or peftsweep export --study demo DEST"
 
 
 def test_the_time_is_reported_by_what_it_went_to() -> None:
     seconds = {"training": 90.0, "evaluation": 8.0, "checkpoints": 0.5, "source": 1.0, "other": 0.5}
     assert (
         time_spent(seconds)
-        == "time: 1m40s · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"
+        == "time: 1m40s in this run · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"
     )
 
 

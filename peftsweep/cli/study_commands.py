@@ -59,13 +59,15 @@ def run(
                 progress=display,
             )
             best = result.best
-            score = None if best is None else (best.trial, getattr(best, best.objective))
+            score = None if best is None else (best.trial, best.scores[best.objective])
             adapter = None if best is None else best.adapter
             display.note(progress.sweep_result(config.name, result.counts, score, adapter, config.search.objective))
             if result.seconds:
                 display.note(progress.time_spent(result.seconds))
             if result.interrupted is not None:
                 raise Stopped(result.interrupted)
+            if best is not None:
+                display.note(progress.next_step(config.name))
 
 
 def retrain(
@@ -122,7 +124,7 @@ def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = Fa
 
 
 def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show how far each study is: trials by state (running or stopped too), the best score, the time spent."""
+    """Show how far each study is: trials by state (running or stopped too), the best score, the trials' time."""
     from peftsweep import progress
     from peftsweep.study.status_rows import status as statuses
 

@@ -10,7 +10,7 @@ from peftsweep.progress.display import EndedTrial, Memory, Opened, Progress, Sil
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.result_lines import lost_scores, prediction, test_score
-from peftsweep.progress.sweep_lines import peak_memory, sweep_result, time_spent
+from peftsweep.progress.sweep_lines import next_step, peak_memory, sweep_result, time_spent
 from peftsweep.progress.tables import best_table, retrained_table, status_table
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "best_table",
     "for_stream",
     "lost_scores",
+    "next_step",
     "peak_memory",
     "prediction",
     "retrained_table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,12 @@ def peak_memory(memory: Memory, taken: int) -> str:
 
 
 def ended(trial: EndedTrial, *, objective: str, best: bool = False) -> str:
-    """`trial 7 complete · macro-F1 0.812 (best) · all 189 steps · 14s · lr 3.1e-4 rank 16`"""
-    scored = "" if trial.value is None else f"{label(objective)} {score(trial.value)}" + (" (best)" if best else "")
+    """`trial 7 complete · macro-F1 0.812 (best) · all 189 steps · 14s · lr 3.1e-4 rank 16`
+
+    The score is that of the trial's best evaluation. A trial may be pruned later, by a score that was lower.
+    """
+    note = " (best)" if best else " at its best" if trial.state == "pruned" else ""
+    scored = "" if trial.value is None else f"{label(objective)} {score(trial.value)}{note}"
     parts = [
         scored,
         trial.reason.removeprefix(f"{trial.state} "),
@@ -119,11 +124,16 @@ def slot_row(slot: SlotStatus) -> tuple[str, ...]:
 
 
 def time_spent(seconds: Mapping[str, float]) -> str:
-    """`time: 31m02s · training 91.2% · evaluation 7.4% · checkpoints 0.5% · everything else 0.9%`"""
+    """`time: 31m02s in this run · training 91.2% · evaluation 7.4% · checkpoints 0.5% · everything else 0.9%`
+
+    It counts the worker's time from the loaded base on. `status` adds up the trials' own times, of all runs.
+    """
     whole = sum(seconds.values())
     shares = {name: seconds.get(name, 0.0) / whole for name in ("training", "evaluation", "checkpoints")}
     shares["everything else"] = 1 - sum(shares.values())
-    return " · ".join([f"time: {duration(whole)}", *(f"{name} {share:.1%}" for name, share in shares.items())])
+    return " · ".join(
+        [f"time: {duration(whole)} in this run", *(f"{name} {share:.1%}" for name, share in shares.items())]
+    )
 
 
 def sweep_result(
@@ -138,3 +148,8 @@ def sweep_result(
     if best is not None:
         parts.append(f"best {label(objective)} {score(best[1])} (trial {best[0]})")
     return " · ".join([*parts, *filter(None, [adapter])])
+
+
+def next_step(study: str) -> str:
+    """`next: peftsweep best, or peftsweep export --study demo DEST`"""
+    return f"next: peftsweep best, or {shlex.join(['peftsweep', 'export', '--study', study])} DEST"
