@@ -239,11 +239,11 @@ def test_what_the_numbers_do_not_say_is_said(tmp_path: Path) -> None:
     (best_folder(url, "study-2") / "predictions.safetensors").unlink()
     text = Elements(drawn(url)).text
     assert "On the test split: macro-F1 0.812" in text and "Macro-F1, test split" in text
-    assert "Chosen on these rows as the best of 24 trials, so a little too high." in text
+    assert "Chosen on these rows as the best of 24 trials, so probably a little too high." in text
     assert "Seconds of GPU and of CPU are not the same seconds" in text
-    assert "Each study less the best of those tested, study-1" in text
+    assert "Difference from the best of those tested, study-1" in text
     assert "classes have fewer than three validation rows" in text
-    assert "complete trials: little more than noise" in text
+    assert "complete trials, this is little more than noise" in text
     assert "Intervals of tuned scores are a tenth wider" in text
 
 
@@ -391,7 +391,7 @@ def test_a_file_that_is_no_page_is_left_as_it_is(url: str, tmp_path: Path) -> No
         assert page.read_bytes() == content
     page.write_text(drawn(url))
     sweep.compare(storage=url, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", output=page, studies=["study-1"])
-    assert "Only study-1: other studies" in Elements(page.read_text(encoding="utf-8")).text
+    assert "This page shows only study-1" in Elements(page.read_text(encoding="utf-8")).text
 
 
 def test_a_dead_tracker_is_waited_for_once_however_many_data_there_are(tmp_path: Path) -> None:
