@@ -254,6 +254,15 @@ def text_of(place: Home) -> str:
 # Stopping and going on ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, list[dict[str, Any]]]:
+    """A study that was run and retrained by one slot, and its rows."""
+    place = home(tmp_path_factory.mktemp("never") / "home")
+    file = with_test(place)
+    place.run(file, slots=1, trials=2)
+    return place, retrained(place, file, slots=1).rows
+
+
 @pytest.mark.parametrize(
     "moment",
     [
@@ -265,13 +274,10 @@ def text_of(place: Home) -> str:
     ],
 )
 def test_one_that_was_killed_goes_on_and_ends_with_the_same_adapters_byte_for_byte(
-    once: tuple[Home, Path, dict[str, Any]], tmp_path: Path, moment: str
+    never_killed: tuple[Home, list[dict[str, Any]]], tmp_path: Path, moment: str
 ) -> None:
-    never, killed = (home(tmp_path / name, mlflow=name == "never") for name in ("never", "killed"))
-    for place in (never, killed):
-        place.run(with_test(place, model={"id": str(never.folder / "base")}), slots=1, trials=2)
-    file = never.folder / "small.yaml"
-    rows = retrained(never, file, slots=1).rows
+    (never, rows), killed = never_killed, home(tmp_path / "killed", mlflow=False)
+    killed.run(with_test(killed, model={"id": str(never.folder / "base")}), slots=1, trials=2)
     words = ("retrain", "--study", str(killed.folder / "small.yaml"), "--seeds", "2", "--top", "2", "--slots", "1")
     done = struck(killed, moment, [signal.SIGKILL], *words)
     assert done.returncode == -signal.SIGKILL, done.stderr
