@@ -36,6 +36,6 @@ def registered(name: str, whose: str) -> type[Method]:
     if name not in METHODS:
         raise UsageError(
             f"{whose} has the method {quoted(name)}, which is not registered here; registered are "
-            f"{', '.join(METHODS)}{did_you_mean(name, METHODS)}. If it is a method of your own, import its module first"
+            f"{', '.join(METHODS)}; if it is a method of your own, import its module first{did_you_mean(name, METHODS)}"
         )
     return METHODS[name]
