@@ -149,19 +149,35 @@ def test_a_file_in_utf_8_that_is_said_to_be_something_else_is_advised_to_be_utf_
     assert refused(path, "text", encoding="ascii").endswith("name it: data.encoding: utf-8")
 
 
+@pytest.mark.parametrize("encoding", ["iso8859-1", "iso8859-15", "iso8859-2", "charmap", "raw_unicode_escape"])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_latin_1_is_warned_about_where_it_makes_control_characters_of_quotation_marks(
-    tmp_path: Path, ending: str
+def test_any_encoding_that_makes_control_characters_of_quotation_marks_is_warned_about(
+    tmp_path: Path, ending: str, encoding: str
 ) -> None:
     path = tmp_path / f"a{ending}"
     path.write_bytes(written(ending, TEXTS).encode("cp1252"))
-    table, (said,) = read(path, "text", encoding="iso8859-1")
+    table, (said,) = read(path, "text", encoding=encoding)
     assert table.columns["text"][0] == "it\x92s \x93so\x94 good"
-    assert said.startswith(f"{path}: bytes such as 0x80 are control characters in latin-1; if it is from Windows: ")
+    assert said.startswith(f"{path}: bytes such as 0x80 are control characters in {encoding}; if it is from Windows: ")
     assert "data.encoding: cp1252 (it then reads " in said and "it’s “so” good" in said
     assert not read(path, "text", encoding="cp1252")[1]
     path.write_bytes(written(ending, TEXTS[2:]).encode("latin-1"))
-    assert not read(path, "text", encoding="latin-1")[1]
+    assert not read(path, "text", encoding=encoding)[1]
+
+
+def test_bytes_within_a_letter_are_no_control_characters(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for text, encoding in (("ホームで楽しい", "cp932"), ("l’été – 10 €", "utf-16-le"), ("łódź", "iso8859-2")):
+        path.write_bytes(written(".csv", [text]).encode(encoding))
+        table, said = read(path, "text", encoding=encoding)
+        assert table.columns["text"] == [text] and not said
+
+
+def test_control_characters_are_warned_about_where_no_encoding_fits(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(written(".csv", TEXTS).encode("cp1252") + b"\x81,m\n")
+    (said,) = read(path, "text", encoding="iso8859-15")[1]
+    assert "bytes such as 0x80 are control characters in iso8859-15" in said and "data.encoding: cp1252" in said
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -106,7 +106,7 @@ def decode_file(path: Path, name: str, form: TextFormat) -> tuple[str, list[str]
         text = raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DecodingError(error, raw, form) from error
-    return text, list(_warnings(raw, encoding, form))
+    return text, list(_warnings(raw, text, encoding, form))
 
 
 def _fits(encoding: str, own: str) -> bool:
@@ -116,24 +116,31 @@ def _fits(encoding: str, own: str) -> bool:
     )
 
 
-def _warnings(raw: bytes, encoding: str, form: TextFormat) -> Iterator[str]:
+def _warnings(raw: bytes, text: str, encoding: str, form: TextFormat) -> Iterator[str]:
     if own := iso2022(raw, encoding):
         yield f"it has the escape sequences of {own}; try {advice(raw, [own], form)}"
     if raw.isascii() or encoding == _encoding_of_mark(raw) or is_same_encoding(encoding, "utf-8"):
         return
     if mostly_utf8(raw):
         yield f"most of its non-ASCII characters are UTF-8, but it was read as {encoding}; try {form.decode}utf-8"
-    elif not any(is_same_encoding(encoding, name) for name in WESTERN) or not (
-        names := likely_encodings(raw, encoding)
-    ):
         return
-    elif not looks_western(sample_of(raw)):
+    controls = _control_bytes(raw, text, encoding)
+    if not controls and not any(is_same_encoding(encoding, name) for name in WESTERN):
+        return
+    names = likely_encodings(raw, encoding)
+    if names and not looks_western(sample_of(raw)):
         yield f"read as {encoding}, it looks wrong: {excerpt(raw, encoding)}; try {advice(raw, names, form)}"
-    elif is_same_encoding(encoding, "latin-1") and (controls := set(raw) & set(WINDOWS)):
+    elif controls:
         yield (
-            f"bytes such as 0x{min(controls):x} are control characters in latin-1; if it is from Windows: "
-            f"{advice(raw, names, form)}"
+            f"bytes such as 0x{min(controls):x} are control characters in {encoding}; if it is from Windows: "
+            f"{advice(raw, names or ['cp1252'], form)}"
         )
+
+
+def _control_bytes(raw: bytes, text: str, encoding: str) -> set[int]:
+    """The file's quotation marks, dashes and € from Windows that became control characters, as in all of ISO 8859."""
+    found = {byte for byte in WINDOWS if byte in raw and chr(byte) in text}
+    return {byte for byte in found if bytes([byte]).decode(encoding, "ignore") == chr(byte)}
 
 
 def advice(raw: bytes, names: Sequence[str], form: TextFormat) -> str:
