@@ -358,10 +358,12 @@ def test_lists_of_modules_read_as_one_word() -> None:
     )
 
 
-def test_a_study_ends_with_its_counts_and_its_best() -> None:
-    counts, adapter = {"complete": 8, "pruned": 4, "failed": 0}, "artifacts/demo/trial-0007/adapter"
-    line = sweep_result("demo", counts, (7, 0.8123), adapter, "macro_f1")
-    assert line == "demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter"
+def test_a_study_ends_with_its_counts_and_its_best(tmp_path: Path) -> None:
+    counts, adapter = {"complete": 8, "pruned": 4, "failed": 0}, tmp_path / "trial-0007" / "adapter"
+    best = "demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7)"
+    assert sweep_result("demo", counts, (7, 0.8123), str(adapter), "macro_f1") == f"{best} · its adapter is not there"
+    adapter.mkdir(parents=True)
+    assert sweep_result("demo", counts, (7, 0.8123), str(adapter), "macro_f1") == f"{best} · {adapter}"
     assert sweep_result("demo", {}, None, None, "macro_f1") == "demo: no trials"
     assert next_step("demo") == "next: peftsweep best, or peftsweep export --study demo DEST"
 

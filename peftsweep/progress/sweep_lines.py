@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftsweep.progress.display import EndedTrial, Memory, Opened, SweepStatus
@@ -143,11 +144,16 @@ def sweep_result(
     adapter: str | None,
     objective: str,
 ) -> str:
-    """`demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter`"""
+    """`demo: 8 complete, 4 pruned · best macro-F1 0.812 (trial 7) · artifacts/demo/trial-0007/adapter`
+
+    A copied study's best trial may have its adapter elsewhere: then no folder is named.
+    """
     parts = [f"{study}: " + (", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials")]
     if best is not None:
         parts.append(f"best {label(objective)} {score(best[1])} (trial {best[0]})")
-    return " · ".join([*parts, *filter(None, [adapter])])
+    if adapter is not None:
+        parts.append(adapter if Path(adapter).is_dir() else "its adapter is not there")
+    return " · ".join(parts)
 
 
 def next_step(study: str) -> str:
