@@ -46,10 +46,11 @@ import peftsweep
 from peftsweep.config import StudyConfig, TrainConfig, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Judge, Pack, PackWorker, Progress, Report, Result, Trial, drive
+from peftsweep.engine import Pack, PackWorker, Progress, Report, Result, Trial
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer
 from peftsweep.progress import for_stream
+from peftsweep.sweep.judge import Judge, drive
 
 SLOTS, SEEDS = 8, 5
 BATCH, RANK = 16, 16
@@ -183,8 +184,8 @@ class Given(Judge):
         raise AssertionError(f"trial {trial.number} ended: {result.reason}")
 
     def progressed(self, event: Progress) -> None:
-        for _ in event.steps:
-            self.stopped |= not self.marks.step()
+        if not self.stopped:
+            self.stopped = not self.marks.step()
 
     def wants_stop(self) -> bool:
         return self.stopped

@@ -44,7 +44,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, logging
 from peftsweep.config import TrainConfig
 from peftsweep.engine import (
     Examples,
-    Judge,
     Limits,
     Pack,
     PackWorker,
@@ -53,12 +52,12 @@ from peftsweep.engine import (
     Result,
     Trial,
     capped,
-    drive,
     plan,
 )
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.methods import METHODS
 from peftsweep.models import default_device, linear_names
+from peftsweep.sweep.judge import Judge, drive
 from peftsweep.task import Task
 
 EMOTIONS = Task("multi-label", tuple(f"emotion {i}" for i in range(11)))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from peftsweep.config import ModelConfig
-from peftsweep.engine import Evaluation, Judge, Pack, PackWorker, Progress, Report, Result, SlotStatus, Trial, drive
+from peftsweep.engine import Evaluation, Pack, PackWorker, Progress, Report, Result, SlotStatus, Trial
 from peftsweep.engine.oom import Unfit
 from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
@@ -19,6 +19,7 @@ from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.slots import Slots
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, linear_names, load_base
+from peftsweep.sweep.judge import Judge, drive
 from peftsweep.task import Task
 from tests.numbers import as_stored
 
@@ -40,7 +41,7 @@ class Texts:
 
 
 class Queue(Judge):
-    """Answers a pack: gives the trials in order, keeps all, and remembers what it was told."""
+    """Answers a pack: gives the trials in order, keeps all, and remembers the events."""
 
     def __init__(self, trials: list[Trial]) -> None:
         self.waiting = list(trials)
@@ -67,10 +68,10 @@ class Queue(Judge):
         self.notes.append(text)
 
     def progressed(self, event: Progress) -> None:
-        for step in event.steps:
-            self.stopped |= not self.stepped(event.slots, step.seconds)
+        if not self.stopped:
+            self.stopped = not self.stepped(event.slots)
 
-    def stepped(self, slots: Sequence[SlotStatus], seconds: float) -> bool:
+    def stepped(self, slots: Sequence[SlotStatus]) -> bool:
         """Whether to go on after a step."""
         if self.stop_after is not None:
             self.stop_after -= 1

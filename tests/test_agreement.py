@@ -50,7 +50,7 @@ class Trained:
         tokenizer = load_tokenizer(ModelConfig(**model))
         self.ids = [np.array(ids) for ids in tokenizer(TEXTS, truncation=True, max_length=24)["input_ids"]]
         kind = METHODS[method](loaded.model, linear_names(loaded.model))
-        packed = PackedModel(loaded.model, kind, [PARAMS], 1, sorted(self.ids, key=len), 9.0)
+        packed = PackedModel(loaded.model, kind, [PARAMS], 1, sorted(self.ids, key=len), self.ids)
         every = frozenset(layer.name for layer in packed.stack.layers)
         packed.stack.start(0, PARAMS, every, torch.Generator().manual_seed(0))
         weights = packed.stack.split(0, packed.stack.weights[0], PARAMS)

@@ -51,7 +51,7 @@ def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(
     if name == "ia3" and linears:  # peft has default layers for a few architectures only
         params = TrainConfig(target_modules=linears, feedforward_modules=linears[-1:])
     try:
-        packed = PackedModel(model, method, [params], 2, samples_of([TEXTS], model), 10.0)
+        packed = PackedModel(model, method, [params], 2, samples_of([TEXTS], model), TEXTS)
     except ModelError as error:
         refusal = str(error)
     else:

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import sys
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +23,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine import (
+    Evaluated,
+    Idle,
     Limits,
     PackWorker,
+    Progress,
     SaveCheckpoints,
     Scored,
     ScoreTrial,
@@ -466,6 +470,7 @@ def on_test_split(pack: Watched, one: Trial, adapter: Path) -> dict[str, float]:
     """The scores on the pack's test split."""
     found, *_ = [event for event in PackWorker(pack).advance([ScoreTrial(one, adapter)]) if isinstance(event, Scored)]
     assert found.trial == one.number
+    assert found.scores is not None, found.reason
     return found.scores
 
 
@@ -922,7 +927,7 @@ def test_windows_are_the_model_s_own_in_texts_longer_than_they_are(tmp_path: Pat
     model = base_of(folder, SINGLE, "lora").model
     method = METHODS["lora"](model, linear_names(model))
     samples = [np.arange(5, 5 + length) for length in (5, 9, 17, 18, 40, 48, 61)]
-    PackedModel(model, method, [ONE], 1, samples, mean=30.0).release()
+    PackedModel(model, method, [ONE], 1, samples, [np.arange(30)]).release()
     far = attention._window(40, 16, architecture != "gemma3-bidirectional", torch.device("cpu"))
     assert far[20, 5] and not far[20, 4]
 
@@ -995,7 +1000,7 @@ def test_a_base_that_was_refused_is_as_it_was(tmp_path: Path) -> None:
     before = [type(part).__name__ for part in model.modules()]
     method = METHODS["lora"](model, linear_names(model))
     with pytest.raises(ModelError):
-        PackedModel(model, method, [ONE], 2, [np.arange(5, 9)], mean=4.0)
+        PackedModel(model, method, [ONE], 2, [np.arange(5, 9)], [np.arange(5, 9)])
     assert [type(part).__name__ for part in model.modules()] == before
 
 
@@ -1007,3 +1012,57 @@ def test_a_rank_above_the_width_is_refused(base: Path, tmp_path: Path) -> None:
 def test_unknown_target_modules_are_refused_with_the_known_ones(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"target_modules: q_prok match no linear layer of the base; it has .*"):
         pack_of(base, SINGLE, "lora", [trial(0, tmp_path, target_modules=("q_prok",))], 1)
+
+
+# The worker ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_test_split_without_room_is_an_answer_with_the_reason(base: Path, tmp_path: Path, split: str) -> None:
+    (one,) = trials = [trial(0, tmp_path)]
+
+    class Full(WatchedRunner):
+        def logits_of(self, slots, corpus):  # type: ignore[no-untyped-def]
+            if (corpus is pack.evaluator.validation_corpus) == (split == "validation"):
+                raise torch.OutOfMemoryError("no room for 3 GiB")
+            return super().logits_of(slots, corpus)
+
+    pack, queue = pack_of(base, MULTI, "lora", trials, 1, test=Texts(MULTI, 9, 3)), Queue(trials)
+    run_pack(pack, queue)
+    exported(pack, queue, one, tmp_path / "adapter")
+    pack.runner.__class__ = Full
+    answer, *_ = PackWorker(pack).advance([ScoreTrial(one, tmp_path / "adapter")])
+    assert answer == Scored(0, None, "no room for 3 GiB")
+    assert not pack.slots.occupied
+
+
+def test_a_steps_time_has_what_the_study_did_after_it(base: Path, tmp_path: Path) -> None:
+    class Slow(Queue):
+        def report(self, reports):  # type: ignore[no-untyped-def]
+            time.sleep(0.5)
+            return super().report(reports)
+
+    trials = [trial(0, tmp_path)]
+    queue, steps = Slow(trials), []
+    worker = PackWorker(pack_of(base, SINGLE, "lora", trials, 1), heartbeat=0.0)
+    events = worker.advance([])
+    while (commands := queue.answer(events)) or Idle() not in events:
+        events = worker.advance(commands)
+        steps += [step for event in events if isinstance(event, Progress) for step in event.steps]
+    judged = [step.seconds for step in steps if step.evaluations]
+    assert judged and min(judged) >= 0.5
+    assert sum(step.seconds for step in steps) < 0.5 * len(judged) + 60  # no pause counts twice
+    assert min(step.seconds for step in steps if not step.evaluations) < 0.5
+
+
+def test_a_checkpoint_on_demand_waits_for_the_verdict(base: Path, tmp_path: Path) -> None:
+    trials = [trial(0, tmp_path)]
+    queue = Queue(trials)
+    worker = PackWorker(pack_of(base, SINGLE, "lora", trials, 1))
+    events = worker.advance([])
+    while not any(isinstance(event, Evaluated) for event in events):
+        events = worker.advance(queue.answer(events))
+    worker.advance([SaveCheckpoints()])
+    assert not list(trials[0].folder.glob("checkpoint-*"))
+    worker.advance(queue.answer(events))
+    assert list(trials[0].folder.glob("checkpoint-*"))

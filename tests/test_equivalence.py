@@ -24,7 +24,7 @@ ALL_WORDS = np.arange(5, 128)
 
 def packed_on(model: Any, texts: list[np.ndarray], slots: int = 2) -> PackedModel:
     method = METHODS["lora"](model, linear_names(model))
-    return PackedModel(model, method, [PARAMS], slots, samples_of([texts], model), 10.0)
+    return PackedModel(model, method, [PARAMS], slots, samples_of([texts], model), texts)
 
 
 def text(length: int, *, at: tuple[int, ...] = (), token: int = 1) -> np.ndarray:

@@ -141,7 +141,7 @@ def test_a_changed_base_is_given_back_as_it_was(tmp_path: Path) -> None:
     model = base_of(tiny_model(tmp_path / "base", "llama"), SINGLE, "pissa").model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     adapters, params = METHODS["pissa"](model, linear_names(model)), TrainConfig(rank=4)
-    packed = PackedModel(model, adapters, [params], 1, Texts(SINGLE, 4, 1).input_ids, 10.0)
+    packed = PackedModel(model, adapters, [params], 1, Texts(SINGLE, 4, 1).input_ids, Texts(SINGLE, 4, 1).input_ids)
     layer = packed.stack.layers[0]
     assert not torch.equal(layer.weight, before[f"{layer.name}.weight"])
     packed.release()

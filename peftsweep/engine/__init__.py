@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from peftsweep.engine.capacity import CEILING, Plan, build_that_fits, capped, plan
 from peftsweep.engine.evaluation import Examples
-from peftsweep.engine.judge import Judge, drive
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.messages import (
     Command,
@@ -35,7 +34,6 @@ __all__ = [
     "Event",
     "Examples",
     "Idle",
-    "Judge",
     "Limits",
     "Note",
     "Pack",
@@ -58,6 +56,5 @@ __all__ = [
     "Verdicts",
     "build_that_fits",
     "capped",
-    "drive",
     "plan",
 ]

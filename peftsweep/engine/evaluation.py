@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peftsweep.engine.corpus import Text
+from peftsweep.engine.corpus import Corpus, Text
 from peftsweep.engine.oom import Unfit
 from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
@@ -78,13 +78,22 @@ class Evaluator:
         stack = self.runner.packed.stack
         weights = stack.split(slot.index, stack.weights[slot.index], slot.trial.params)
         self.method.read(adapter, weights, slot.trial.params)
-        found, unfit = self.runner.predict([slot], self.runner.packed.corpus(self.test.input_ids))
-        if unfit:
-            raise torch.OutOfMemoryError(unfit[0].reason)
-        logits, labels = found[slot.index], np.asarray(self.test.labels)
+        logits = self._logits(slot, self.runner.packed.corpus(self.test.input_ids))
+        labels = np.asarray(self.test.labels)
         scores = self.task.scores(logits, labels)
         if self.task.multi_label:  # by the validation rows' thresholds: those of the test would be tuned on the test
-            ((_, _, seen),), _ = self.on_validation([slot])
+            seen = self._logits(slot, self.validation_corpus)
             thresholds = tune_thresholds(seen, np.asarray(self.validation.labels))
             scores["macro_f1_tuned"] = self.task.macro_f1(labels, self.task.predictions(logits, thresholds))
         return scores
+
+    def _logits(self, slot: Slot, corpus: Corpus) -> NDArray[np.float32]:
+        """Logits [n, C] of one slot.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit into memory even alone.
+        """
+        found, unfit = self.runner.predict([slot], corpus)
+        if unfit:
+            raise torch.OutOfMemoryError(unfit[0].reason)
+        return found[slot.index]

@@ -1,6 +1,7 @@
 """What do a worker and a study say to each other? A worker posts events, and the study answers with commands.
 
-All are plain values that can be pickled. Nothing else passes between the two.
+All are plain values that can be pickled. Besides them the two share the trials' folders: the worker keeps checkpoints
+there, and the study removes them.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer to `ScoreTrial`."""
+    """The answer to `ScoreTrial`. `scores` is None if the trial does not fit into memory even alone."""
 
     trial: int
-    scores: Scores
+    scores: Scores | None
+    reason: str = ""  # why there are no scores
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Note:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Time of one step, including its evaluations and what the study did after it."""
+    """Time from the beginning of a step to that of the next: its evaluations, and what the study did after it."""
 
     seconds: float
     trials: int  # trials that took the step
@@ -72,24 +74,6 @@ class Idle:
 
 
 Event = TrialsWanted | Evaluated | TrialEnded | Scored | Note | Progress | Idle
-
-
-class Outbox:
-    """Events that have not been sent yet."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def post(self, event: Event) -> None:
-        self.events.append(event)
-
-    def note(self, text: str) -> None:
-        self.post(Note(text))
-
-    def drain(self) -> list[Event]:
-        """Take all events out."""
-        events, self.events = self.events, []
-        return events
 
 
 # Commands: from the study to the worker.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ from peftsweep.engine.clock import Clock
 from peftsweep.engine.equivalence import samples_of
 from peftsweep.engine.evaluation import Evaluator, Examples
 from peftsweep.engine.limits import Limits
-from peftsweep.engine.messages import Evaluated, Outbox, TrialEnded
+from peftsweep.engine.messages import Evaluated, TrialEnded
+from peftsweep.engine.outbox import Outbox
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
@@ -36,7 +36,7 @@ class Pack:
         model: a frozen `transformers` model for sequence classification. Its layers are wrapped in place.
         test: the split on which finished trials are scored.
         candidates: hyperparameters that bound what trials may ask for (the widest rank, every choice of layers).
-        compiled: whether to compile the backbone's blocks: that takes half a minute once, and makes steps faster.
+        compiled: whether to compile the backbone's blocks, which takes half a minute once and makes steps faster.
         objective: the score by which a trial's evaluations are compared; see `Task.scores`.
 
     Raises:
@@ -60,12 +60,12 @@ class Pack:
     ) -> None:
         self.compiled, self.outbox, self.clock = compiled, Outbox(), Clock()
         samples = samples_of((train.input_ids, validation.input_ids), model)
-        self.packed = PackedModel(model, method, candidates, slots, samples, fmean(map(len, train.input_ids)))
-        self.stack = self.packed.stack
-        self.batcher = Batcher(self.packed, self.packed.corpus(train.input_ids), np.asarray(train.labels))
-        self.runner = Runner(self.packed, task, self.batcher, limits or Limits(), self.outbox.note)
+        self.packed = packed = PackedModel(model, method, candidates, slots, samples, train.input_ids)
+        self.stack = packed.stack
+        self.batcher = Batcher(packed, packed.corpus(train.input_ids), np.asarray(train.labels))
+        self.runner = Runner(packed, task, self.batcher, limits or Limits(), self.outbox.note)
         self.evaluator = Evaluator(self.runner, method, task, validation, test)
-        self.slots = Slots(self.packed, method, len(train.input_ids), objective)
+        self.slots = Slots(packed, method, len(train.input_ids), objective)
         self.undecided: list[Slot] = []  # evaluated; the study has not decided yet
 
     def admit(self, trials: Iterable[Trial]) -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from pathlib import Path
+
+import torch
 
 from peftsweep.engine.messages import (
     Command,
@@ -25,6 +28,7 @@ from peftsweep.engine.messages import (
     Verdicts,
 )
 from peftsweep.engine.pack import Pack
+from peftsweep.engine.trial import Trial
 
 HEARTBEAT = 1.0
 
@@ -41,7 +45,9 @@ class PackWorker:
         self.begun = self.stopped = self.has_all_trials = False
         self.unfilled = 0  # free slots for which the study was asked before this step
         self.step_times: list[StepTime] = []  # since the last `Progress`
-        self.last_progress = self.last_step = -math.inf
+        self.counts: tuple[int, int] | None = None  # trials and evaluations of the last step, until its time is noted
+        self.began = 0.0  # when that step began
+        self.last_progress = -math.inf
 
     def advance(self, commands: Iterable[Command] = ()) -> list[Event]:
         """Obey the commands, then train until the study has to decide, a heartbeat is due, or no trial is left."""
@@ -56,6 +62,7 @@ class PackWorker:
                 self.unfilled = pack.slots.free
                 post(TrialsWanted(self.unfilled))
             elif self.is_idle and not pack.undecided:
+                self.close_step_time()
                 self.post_progress()
                 post(Idle())
         return pack.outbox.drain()
@@ -80,16 +87,25 @@ class PackWorker:
             case Verdicts(keep):
                 pack.decide(keep)
             case SaveCheckpoints():
-                pack.save(pack.slots.occupied)
+                self.save_decided()
             case Stop():
                 self.stopped = True
-                pack.save(slot for slot in pack.slots.occupied if slot not in pack.undecided)
+                self.save_decided()
             case ScoreTrial(trial, adapter):
-                slot = pack.slots.start(trial)
-                try:
-                    pack.outbox.post(Scored(trial.number, pack.evaluator.on_test(slot, adapter)))
-                finally:
-                    pack.slots.vacate(slot)
+                pack.outbox.post(self.score(trial, adapter))
+
+    def save_decided(self) -> None:
+        """Save every slot but those that the study has not judged yet: see `Pack.decide`."""
+        self.pack.save(slot for slot in self.pack.slots.occupied if slot not in self.pack.undecided)
+
+    def score(self, trial: Trial, adapter: Path) -> Scored:
+        slot = self.pack.slots.start(trial)
+        try:
+            return Scored(trial.number, self.pack.evaluator.on_test(slot, adapter))
+        except torch.OutOfMemoryError as error:
+            return Scored(trial.number, None, str(error).splitlines()[0])
+        finally:
+            self.pack.slots.vacate(slot)
 
     @property
     def wants_trials(self) -> bool:
@@ -100,15 +116,20 @@ class PackWorker:
         return self.stopped or not self.pack.slots.occupied
 
     def step(self) -> None:
-        """One step of the pack, its time, and `Progress` when it is due."""
-        began, running = time.perf_counter(), len(self.pack.slots.occupied)
+        """One step of the pack, and `Progress` when it is due."""
+        self.close_step_time()
+        self.began = time.perf_counter()
+        running = len(self.pack.slots.occupied)
         self.pack.step()
-        ended, self.unfilled = time.perf_counter(), 0
-        since = began if self.last_step == -math.inf else self.last_step  # with what the study did in between
-        self.step_times.append(StepTime(ended - since, running, len(self.pack.undecided)))
-        self.last_step = ended
-        if ended >= self.last_progress + self.heartbeat:
+        self.unfilled, self.counts = 0, (running, len(self.pack.undecided))
+        if time.perf_counter() >= self.last_progress + self.heartbeat:
             self.post_progress()
+
+    def close_step_time(self) -> None:
+        """Note the time of the step before: until now, so that it has what the study did after it."""
+        if self.counts is not None:
+            self.step_times.append(StepTime(time.perf_counter() - self.began, *self.counts))
+            self.counts = None
 
     def post_progress(self) -> None:
         self.pack.outbox.post(Progress(self.pack.slots.status(), tuple(self.step_times)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class PackedModel:
 
     Args:
         samples: a few texts of different lengths, on which the packed model is compared with the plain one.
-        mean: tokens of a training text.
+        texts: token ids of the training texts. Their mean length decides how attention is computed.
 
     Attributes:
         last: the last block's forward, if that block runs on the pooled tokens only.
@@ -61,7 +62,7 @@ class PackedModel:
         candidates: Sequence[TrainConfig],
         slots: int,
         samples: Sequence[Text],
-        mean: float,
+        texts: Sequence[Text],
     ) -> None:
         check_supported(model)
         self.model = model
@@ -74,7 +75,7 @@ class PackedModel:
         may_drop = any(method.may_drop(params) for params in candidates)
         self.context = ForwardContext([0.0] * slots, self.device, fused, may_drop)
         # One kind for all passes of the pack, so that the proof (made before compiling) holds for all of them.
-        kernel: Attention = "tiles" if mean <= SHORT else "varlen"
+        kernel: Attention = "tiles" if fmean(map(len, texts)) <= SHORT else "varlen"
         self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
         self.heads = head_names(model)
         targets = {path for params in candidates for path in method.targets(params)}

@@ -1,6 +1,6 @@
 """How is a study run, from its file to its result?
 
-`run` opens the study, `train` starts a worker, and `engine.drive` passes messages between the worker and the study.
+`run` opens the study, `train` starts a worker, and `judge.drive` passes messages between the worker and the study.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, Literal
 from peftsweep.config import StudyConfig, load
 from peftsweep.data import find_mistakes
 from peftsweep.data import load as load_data
-from peftsweep.engine import drive
 from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
@@ -23,6 +22,7 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.study import best_rows
 from peftsweep.sweep.arguments import check_arguments, check_at_least
+from peftsweep.sweep.judge import drive
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
 from peftsweep.sweep.study_judge import StudyJudge

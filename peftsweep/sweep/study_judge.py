@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 
 from peftsweep.data import Dataset
-from peftsweep.engine import Command, Judge, Report, Result, Scores, ScoreTrial, Trial
+from peftsweep.engine import Command, Report, Result, Scores, ScoreTrial, Trial
 from peftsweep.engine import Progress as Progressed
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
@@ -25,6 +25,7 @@ from peftsweep.storage import (
 from peftsweep.study import Halving, artifacts, space
 from peftsweep.study.results import is_over, ranked
 from peftsweep.study.trial_files import ADAPTER
+from peftsweep.sweep.judge import Judge
 from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
 from peftsweep.sweep.projection import Projection, stored
 from peftsweep.sweep.study_params import study_params
@@ -57,6 +58,7 @@ class StudyJudge(Judge):
         self.trial_counts: TrialCounts | None = None  # None when trials have changed since
         self.remaining = RemainingTime(self.halving, supply.deadline)
         self.test_scores: dict[int, Scores] = {}  # on the test split, until all that are due have one
+        self.unscored: set[int] = set()  # trials that could not be scored
         self.base: BaseInfo | None = None
         self.method: Method | None = None
         for trial in supply.trials():
@@ -183,14 +185,20 @@ class StudyJudge(Judge):
         found = count_states((trial.state for trial in self.supply.trials()), live=False)
         return {name: count for name, count in sorted(found.items()) if count}
 
-    def scored(self, number: int, scores: Scores) -> None:
-        self.test_scores[number] = scores
+    def scored(self, number: int, scores: Scores | None, reason: str) -> None:
+        if scores is None:
+            self.unscored.add(number)
+            self.progress.warn(f"test split: trial {number} was not scored, because it needs too much memory: {reason}")
+        else:
+            self.test_scores[number] = scores
 
     def more_work(self) -> list[Command]:
         """A command to score the next trial on the test split. Each is scored once, and never again."""
         if self.stop.asked:
             return []
         due = self.test_due()
+        if any(ended.number in self.unscored for ended in due):
+            return []  # the next run tries again
         for ended in due:
             if ended.number not in self.test_scores:
                 folder = self.supply.trial_folder(ended.number)

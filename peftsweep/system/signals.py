@@ -1,6 +1,7 @@
 """What do SIGINT, SIGTERM and SIGHUP do?
 
-They end a command at once while there is nothing to lose, and a sweep after the step that is under way.
+They end a command at once while there is nothing to lose. A sweep ends after the step that is under way; if steps are
+short, after up to a second of them.
 """
 
 from __future__ import annotations

@@ -160,9 +160,9 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
     known: list[int] = []
 
     class Counting(Queue):
-        def stepped(self, slots: Any, seconds: float) -> bool:
+        def stepped(self, slots: Any) -> bool:
             known.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-            return super().stepped(slots, seconds)
+            return super().stepped(slots)
 
     run_pack(pack, Counting(trials))
     assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), known  # none in mid-sweep
@@ -697,9 +697,9 @@ def test_a_sweep_of_mixed_batches_captures_few_passes(tmp_path: Path) -> None:
     captured: list[int] = []
 
     class Counting(Queue):
-        def stepped(self, slots: Any, seconds: float) -> bool:
+        def stepped(self, slots: Any) -> bool:
             captured.append(graphs_of(pack).captured)
-            return super().stepped(slots, seconds)
+            return super().stepped(slots)
 
     run_pack(pack, Counting(trials))
     assert len(captured) > 400 and captured[-1] < len(captured) / 8, (len(captured), captured[-1])

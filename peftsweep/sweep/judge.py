@@ -6,21 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
-from peftsweep.engine.messages import (
+from peftsweep.engine import (
     Command,
     Evaluated,
     Event,
     Idle,
     Note,
     Progress,
+    Report,
+    Result,
     Scored,
+    Scores,
     StartTrials,
     Stop,
+    Trial,
     TrialEnded,
     TrialsWanted,
     Verdicts,
 )
-from peftsweep.engine.trial import Report, Result, Scores, Trial
 
 
 class Advances(Protocol):
@@ -48,8 +51,8 @@ class Judge(ABC):
                 case TrialsWanted(slots):
                     given = [each for _ in range(slots) if (each := self.next()) is not None]
                     commands.append(StartTrials(tuple(given), more=not self.has_given_all()))
-                case Scored(number, scores):
-                    self.scored(number, scores)
+                case Scored(number, scores, reason):
+                    self.scored(number, scores, reason)
                 case Idle():
                     commands += self.more_work()
         return [*commands, Stop()] if self.wants_stop() and Idle() not in events else commands
@@ -78,8 +81,8 @@ class Judge(ABC):
         """Show a line to the user."""
         return
 
-    def scored(self, number: int, scores: Scores) -> None:
-        """Store a trial's scores on the test split."""
+    def scored(self, number: int, scores: Scores | None, reason: str) -> None:
+        """Store a trial's scores on the test split, or say why there are none."""
         return
 
     def more_work(self) -> list[Command]:
@@ -87,7 +90,7 @@ class Judge(ABC):
         return []
 
     def wants_stop(self) -> bool:
-        """Whether the worker must stop after the present step."""
+        """Whether the worker must stop. It learns so with the next answer, at most a second later."""
         return False
 
 
