@@ -21,7 +21,7 @@ from peftsweep.engine import Trial
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import StudyFileError, UsageError
 from peftsweep.export import Classifier
-from peftsweep.methods import METHODS, attached, register
+from peftsweep.methods import METHODS, Method, attached, register
 from peftsweep.methods.lora import Lora
 from peftsweep.models import linear_names
 from peftsweep.study import best_rows
@@ -222,6 +222,32 @@ class RescaledHyperparameters(MethodHyperparameters):
 
 class Rescaled(Lora):
     spec = MethodSpec("rescaled", RescaledHyperparameters)
+
+
+@pytest.mark.parametrize("there", [METHODS["lora"], METHODS["ia3"], LoraPlus])
+def test_no_method_takes_the_name_of_another(there: type[Method]) -> None:
+    class Taker(Lora):
+        spec = there.spec
+
+    message = (
+        f"Taker: the method '{there.name}' is {there.__module__}.{there.__name__} already; give yours a `spec` with"
+    )
+    with pytest.raises(UsageError, match=message):
+        register(Taker)
+    assert METHODS[there.name] is there and SPECS[there.name] is there.spec
+
+
+def test_a_class_may_be_registered_again_and_defined_again() -> None:
+    def cell() -> type[Lora]:
+        @register
+        class Mine(Lora):
+            spec = MethodSpec("mine", RescaledHyperparameters)
+
+        return Mine
+
+    first, second = cell(), cell()
+    assert first is not second and METHODS["mine"] is second and SPECS["mine"] is second.spec
+    assert register(Lora) is Lora is METHODS["lora"]
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "ia3"])

@@ -18,10 +18,26 @@ METHODS: dict[str, type[Method]] = {method.name: method for method in (Lora, QLo
 
 
 def register(method: type[M]) -> type[M]:
-    """Add a method of one's own, under the name of its spec, for this process: a class decorator."""
+    """Add a method of one's own, under the name of its spec, for this process: a class decorator.
+
+    A class that is defined again, as when a cell of a notebook runs again, replaces itself.
+
+    Raises:
+        UsageError: another class has this name.
+    """
+    there = METHODS.get(method.name, method)
+    if _origin(there) != _origin(method):
+        raise UsageError(
+            f"{_origin(method)}: the method {quoted(method.name)} is {_origin(there)} already; give yours a `spec` "
+            "with another name"
+        )
     SPECS[method.name] = method.spec
     METHODS[method.name] = method
     return method
+
+
+def _origin(method: type[Method]) -> str:
+    return f"{method.__module__}.{method.__qualname__}"
 
 
 def registered(name: str, whose: str) -> type[Method]:
