@@ -90,7 +90,7 @@ def mask(slot: int, skipped: int) -> torch.Tensor:
 
 
 def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: str, rank: int) -> None:
-    from peftsweep.layers.low_rank_kernels import linear_low_rank
+    from peftsweep.methods.low_rank_kernels import linear_low_rank
 
     drops, skipped = DROPS[drop]
     torch.manual_seed(0)
@@ -167,7 +167,7 @@ def attention_in_tiles_is_that_within_each_text(
 
 
 def ia3_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype) -> None:
-    from peftsweep.layers.scaling_kernels import scale_rows
+    from peftsweep.methods.scaling_kernels import scale_rows
 
     torch.manual_seed(0)
     x = torch.randn(sum(LENGTHS) + REST, WIDE_IN, device=device).to(dtype).requires_grad_()

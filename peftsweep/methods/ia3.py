@@ -50,7 +50,7 @@ class PackedIA3(PackedLayer):
 
     def scaled(self, x: Tensor) -> Tensor:
         if self.context.fused:
-            from peftsweep.layers.scaling_kernels import scale_rows
+            from peftsweep.methods.scaling_kernels import scale_rows
 
             rows = x.reshape(-1, x.shape[-1]).contiguous()
             out: Tensor = scale_rows(rows, self.stacked["scale"], self.adapts, self.context.tiles, self.context.edges)

@@ -71,7 +71,7 @@ class PackedLora(PackedLayer):
 
     def fused(self, x: Tensor) -> Tensor:
         """With a GPU's kernels, each of which handles all slots in one launch."""
-        from peftsweep.layers.low_rank_kernels import linear_low_rank
+        from peftsweep.methods.low_rank_kernels import linear_low_rank
 
         now = self.context
         y: Tensor

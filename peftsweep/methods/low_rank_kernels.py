@@ -1,6 +1,6 @@
 """Low-rank adapters of all slots on a GPU: three Triton kernels, and the linear layer made of them.
 
-Each kernel is one launch for all slots (see tile_kernels.py), and the order of summation depends on the slot's rows only.
+Each kernel is one launch for all slots (see layers/tile_kernels.py), and the order of summation depends on the slot's rows only.
 Dropout masks are never stored: forward and backward compute them from the slot's seed and the element's place.
 
 `linear_low_rank` is a custom operator, so that `torch.compile` sees through the layers around it.
