@@ -1,4 +1,4 @@
-"""Packs for tests: random texts, a source that gives trials in order, a pack that writes down what it does."""
+"""Packs for tests: random texts, a judge that gives trials in order, a pack that writes down what it does."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.trial_supply import TrialSupply
-from peftsweep.sweep.worker import LocalWorker, PackInfo, StartWorker, WorkerSpec
+from peftsweep.sweep.worker import LocalWorker, PackInfo, StartWorker, Worker, WorkerSpec
 from peftsweep.sweep.worker_start import check_base, report_start
 from peftsweep.system.signals import stopped_by_signals
 from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
@@ -41,7 +41,8 @@ class SweepResult:
         study: the Optuna study.
         best: its best trial; None if no trial is complete.
         counts: number of trials in each state.
-        seconds: time by kind of work: training, evaluation, checkpoints, source (everything else).
+        seconds: by kind of work: "training", "evaluation", "checkpoints", "other", and "source" (what the study itself
+            took: to sample, judge, store and track). Empty if nothing was left to train.
         interrupted: the signal that stopped the run, if one did.
     """
 
@@ -138,11 +139,19 @@ def _train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, s
         judge.stop.finish_step_first = True  # from now on a signal lets the step and MLflow's runs finish
         report_start(judge, base, pack, tracking_uri)
         drive(worker, judge)
-    finally:
-        usage = worker.close()
-        judge.seconds = usage.seconds
-        if pack is not None and pack.memory is not None and usage.peak_bytes is not None:
-            judge.took(pack.memory, usage.peak_bytes)
+    except BaseException:
+        with suppress(Exception):  # it must not hide the first error
+            _close(worker, judge, pack)
+        raise
+    _close(worker, judge, pack)
+
+
+def _close(worker: Worker, judge: StudyJudge, pack: PackInfo | None) -> None:
+    """Close the worker, and record what it used."""
+    usage = worker.close()
+    judge.seconds = usage.seconds
+    if pack is not None and pack.memory is not None and usage.peak_bytes is not None:
+        judge.took(pack.memory, usage.peak_bytes)
 
 
 @contextmanager

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from peftsweep.engine import Command, Event
+from peftsweep.errors import WorkerError
 from peftsweep.methods import METHODS, Method, register
 from peftsweep.models import BaseInfo
 from peftsweep.sweep.worker import LocalWorker, PackInfo, Usage, WorkerSpec
-from peftsweep.system.signals import ignore_interrupts
+from peftsweep.system.signals import PATIENCE, held_back
 
 
 class SpawnedWorker:
@@ -20,17 +24,24 @@ class SpawnedWorker:
     Args:
         spec: is sent to the new process, which loads the base itself. The study's method is sent with it, since the
             new process has registered no method of one's own.
+
+    Attributes:
+        ready: whether the process waits for a call. It does not after a call that a signal interrupted: it is still at
+            work, and its answer must not be taken for that to the next call.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        arguments = theirs, METHODS[spec.config.method], spec
+        self.pipe, self._theirs = context.Pipe()
+        arguments = self._theirs, METHODS[spec.config.method], spec
         self.process = context.Process(target=_serve, args=arguments, name="worker", daemon=True)
-        self.process.start()
-        theirs.close()
+        self.ready = False
 
     def load(self) -> BaseInfo:
+        resource_tracker.ensure_running()  # otherwise start() does it, and lets signals through
+        with held_back():  # a terminal sends signals to both processes; the study decides when to stop
+            self.process.start()
+        self._theirs.close()
         return self._call("load")  # type: ignore[no-any-return]
 
     def build(self) -> PackInfo:
@@ -40,35 +51,70 @@ class SpawnedWorker:
         return self._call("advance", commands)  # type: ignore[no-any-return]
 
     def close(self) -> Usage:
+        """End the process. What it used is unknown if it died or is still at work."""
+        usage = Usage({}, None)
         try:
-            return self._call("close")  # type: ignore[no-any-return]
+            if self.ready:
+                with suppress(WorkerError):  # nothing is lost: all events have arrived
+                    usage = self._call("close")
+            return usage
         finally:
             self.pipe.close()
-            self.process.join()
+            if self.ready:
+                self.process.join(PATIENCE)
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """
         Raises:
-            Exception: the worker raised it.
-            EOFError: the worker's process died.
+            WorkerError: the process died.
+            BaseException: the worker raised it. Its traceback is added as a note.
         """
-        self.pipe.send((name, arguments))
-        raised, value = self.pipe.recv()
-        if raised:
-            raise value
+        self.ready = False
+        try:
+            self.pipe.send((name, arguments))
+            value, error, where = self.pipe.recv()
+        except (EOFError, ConnectionError) as lost:
+            raise self._died() from lost
+        self.ready = True
+        if error is not None:
+            error.add_note(where)
+            raise error
         return value
+
+    def _died(self) -> WorkerError:
+        self.process.join(PATIENCE)
+        code = self.process.exitcode
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit status {code}"
+        hint = " (often because memory ran out)" if code == -9 else ""
+        return WorkerError(
+            f"the worker's process {self.process.pid} {how}{hint}; finished trials are kept: run the same command "
+            f"again to continue"
+        )
 
 
 def _serve(pipe: Connection, method: type[Method], spec: WorkerSpec) -> None:
-    """Answer calls until the pipe is closed."""
-    ignore_interrupts()  # a terminal sends them to both processes; the study decides when to stop
+    """Answer calls until the pipe is closed. An answer is a value, or None, an error and its traceback."""
     register(method)
-    worker = LocalWorker(spec)
-    with suppress(EOFError):  # the study's process died or closed the pipe
+    worker: LocalWorker | None = None
+    with suppress(EOFError, ConnectionError):  # the study's process died or closed the pipe
         while True:
             name, arguments = pipe.recv()
             try:
-                answer = False, getattr(worker, name)(*arguments)
-            except Exception as error:
-                answer = True, error
-            pipe.send(answer)
+                worker = worker or LocalWorker(spec)
+                pipe.send((getattr(worker, name)(*arguments), None, ""))
+            except ConnectionError:
+                raise
+            except BaseException as error:  # tokenizers panics with errors that are not Exceptions
+                pipe.send((None, _sendable(error), f"In the worker's process:\n{traceback.format_exc()}"))
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error, or its text if it cannot be pickled."""
+    try:
+        ForkingPickler.loads(ForkingPickler.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -75,9 +75,15 @@ def stopped_by_signals() -> Iterator[StopSignal]:
             signal.signal(number, handler)
 
 
-def ignore_interrupts() -> None:
-    """Ignore Ctrl-C from now on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold all three back inside the block; they arrive at its end. A process that is started inside never gets them,
+    not even while it imports its modules."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_all() -> None:
