@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftsweep.tracking.sink import COMPARISON
+from peftsweep.tracking.sink import COMPARISON, BadAnswerError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -23,7 +23,10 @@ def get_or_create(client: Client, experiment_id: str, at: int) -> Run:
     """
     if not runs(client, experiment_id):
         client.create_run(experiment_id, at, {KIND: "comparison", "mlflow.note.content": NOTE}, "comparison")
-    first, *others = runs(client, experiment_id)
+    found = runs(client, experiment_id)
+    if not found:
+        raise BadAnswerError("it does not have the run that it was asked to make")
+    first, *others = found
     for other in others:
         client.delete_run(other.info.run_id)
     return first

@@ -21,8 +21,40 @@ from peftsweep.tracking.sink import BadAnswerError, is_valid_id
 PAGE = 1000  # runs per request, MLflow's own limit
 
 
+@contextmanager
+def _checked() -> Iterator[None]:
+    """Turn what MLflow's client raises for an answer that it cannot read into `BadAnswerError`."""
+    try:
+        yield
+    except (BadAnswerError, OSError):
+        raise
+    except MlflowException as error:
+        if "not in a valid JSON format" in error.message:
+            raise BadAnswerError("its answer is not JSON") from error
+        raise
+    except Exception as error:
+        if type(error).__name__ == "ParseError":  # of protobuf, which comes with MLflow
+            raise BadAnswerError("its answer has other types than MLflow's") from error
+        if isinstance(error, TypeError | ValueError | LookupError | AttributeError):
+            raise BadAnswerError("its answer is not one that MLflow gives") from error
+        raise
+
+
 class Client(MlflowClient):
     """Raises `BadAnswerError` if an answer does not fit the request."""
+
+    search_runs = _checked()(MlflowClient.search_runs)
+    get_metric_history = _checked()(MlflowClient.get_metric_history)
+    list_artifacts = _checked()(MlflowClient.list_artifacts)
+    restore_experiment = _checked()(MlflowClient.restore_experiment)
+    update_run = _checked()(MlflowClient.update_run)
+    delete_run = _checked()(MlflowClient.delete_run)
+    delete_tag = _checked()(MlflowClient.delete_tag)
+    set_tag = _checked()(MlflowClient.set_tag)
+    set_terminated = _checked()(MlflowClient.set_terminated)
+    log_batch = _checked()(MlflowClient.log_batch)
+    log_artifact = _checked()(MlflowClient.log_artifact)
+    log_artifacts = _checked()(MlflowClient.log_artifacts)
 
     def get_experiment_by_name(self, name: str) -> Experiment | None:
         with _checked():
@@ -58,24 +90,10 @@ class Client(MlflowClient):
         found: list[Run] = []
         token: str | None = None
         while True:
-            with _checked():
-                wanted = f"tags.`{tag}` = '{value}'"
-                page = self.search_runs([experiment_id], wanted, max_results=PAGE, page_token=token)
+            page = self.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=PAGE, page_token=token)
             if any(not is_valid_id(run.info.run_id) for run in page):
                 raise BadAnswerError("its answer has runs without an id")
             found += [run for run in page if run.data.tags.get(tag) == value]
             token = page.token
             if not token:
                 return found
-
-
-@contextmanager
-def _checked() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ == "ParseError":  # of protobuf, which comes with MLflow
-            raise BadAnswerError(f"its answer has other types than MLflow's: {error}") from error
-        if isinstance(error, MlflowException) and "not in a valid JSON format" in error.message:
-            raise BadAnswerError("its answer is not JSON") from error
-        raise

@@ -193,8 +193,8 @@ class Tracker:
             with self._sink.quiet():
                 return question()
         except Exception as error:
-            what = "gave an answer that cannot be used" if self._answers() else "does not answer"
-            raise TrackingError(f"{self._where} {what} ({self._cause(error)})") from error
+            answers = isinstance(error, BadAnswerError) or self._answers()
+            raise TrackingError(self._failure(error, answers)) from error
 
     # The queue --------------------------------------------------------------------------------------------------------
 
@@ -263,15 +263,21 @@ class Tracker:
     def _pause(self, error: Exception) -> None:
         self._reason = self._cause(error)
         self._retry_at = time.monotonic() + PAUSE
-        what = "gives no answer that can be used" if isinstance(error, BadAnswerError) else "does not answer"
-        self.problem = f"{self._where} {what} ({self._reason})"
+        self.problem = self._failure(error, isinstance(error, BadAnswerError))
         self._warn(f"{self.problem}; the study continues without it")
 
     def _lose(self, error: Exception) -> None:
         self.lost += 1
         self._reason = self._cause(error)
-        self.problem = f"{self._where} refused an update ({self._reason})"
+        if isinstance(error, BadAnswerError):
+            self.problem = self._failure(error, True)
+        else:
+            self.problem = f"{self._where} refused an update ({self._reason})"
         self._warn(self.problem)
+
+    def _failure(self, error: Exception, answers: bool) -> str:
+        what = "gives no answer that can be used" if answers else "does not answer"
+        return f"{self._where} {what} ({self._cause(error)})"
 
     def _warn(self, text: str) -> None:
         if not self._sink.abandoned and text not in self._noted and len(self._noted) < NOTES:
@@ -279,8 +285,10 @@ class Tracker:
             self._note(text)
 
     def _cause(self, error: BaseException) -> str:
-        """The innermost cause, in one line and without passwords."""
-        while not self._sink.is_final(error) and (cause := error.__cause__ or error.__context__) is not None:
+        """The innermost cause that means something to a user, in one line and without passwords."""
+        while not (isinstance(error, BadAnswerError) or self._sink.is_final(error)):
+            if (cause := error.__cause__ or error.__context__) is None:
+                break
             error = cause
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
