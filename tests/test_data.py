@@ -22,7 +22,7 @@ LABELS = EMOTIONS[:3]
 FORMATS = [".csv", ".tsv", ".parquet", ".jsonl"]
 ROOT = Path(__file__).parents[1]
 TOKENIZER = tiny_tokenizer(decoder=False)
-TOKENIZER.unk_token = None  # the texts here are of any words; tests/test_vocabulary.py has those that are unknown
+TOKENIZER.unk_token = None  # the texts here are of any words; tests/test_unknown_tokens.py has those that are unknown
 
 
 def checked(**settings: Any) -> config.DataConfig:

@@ -1,5 +1,5 @@
 """How sure is a macro-F1, or the difference of two? Intervals by score tests, and a test that swaps predictions, whose
-p-values compare.py corrects for the number of pairs (Holm).
+p-values groups.py corrects for the number of pairs (Holm).
 
 The quantity in question is this model's macro-F1 on all texts of the kind that the validation rows were drawn from.
 

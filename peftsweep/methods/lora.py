@@ -19,6 +19,10 @@ from peftsweep.methods.adapter_config import AdapterFile
 from peftsweep.methods.method import Method, select, shortest_names
 
 
+def alpha_of(params: TrainConfig) -> float:
+    return hyperparameters.default_alpha(params.rank) if params.alpha is None else params.alpha
+
+
 class PackedLora(PackedLayer):
     """A: [K, r_max, d_in], B: [K, d_out, r_max]. Rows of A and columns of B beyond a slot's rank stay zero."""
 
@@ -37,8 +41,7 @@ class PackedLora(PackedLayer):
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """As in peft: A is Kaiming-uniform with a = √5 and B is zero, so the first step sees the unchanged base."""
-        alpha = 2 * params.rank if params.alpha is None else params.alpha
-        self.ranks[slot], self.scales[slot] = params.rank, alpha / params.rank
+        self.ranks[slot], self.scales[slot] = params.rank, alpha_of(params) / params.rank
         self.factor[slot] = self.scales[slot]
         self.context.dropouts[slot] = params.dropout
         bound = 1 / math.sqrt(self.in_features)
@@ -251,7 +254,7 @@ class Lora(Method):
     def peft_config(self, params: TrainConfig, **common: Any) -> Any:
         return self.config_class()(
             r=params.rank,
-            lora_alpha=2 * params.rank if params.alpha is None else params.alpha,
+            lora_alpha=alpha_of(params),
             lora_dropout=params.dropout,
             target_modules=shortest_names(self.targets(params), self.modules),
             **common,

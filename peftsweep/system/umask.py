@@ -1,4 +1,4 @@
-"""Who may read a file that safetensors writes? Only its owner, whatever the umask, unless it is written in here."""
+"""How does a file that safetensors writes, for its owner alone, get the permissions that any new file gets?"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Tracking: what a sweep shows in MLflow, and the server for it.
+"""Where else can a sweep be watched? In a tracker: today MLflow, whose server can be started here, too.
 
 The study's own database is the truth. The tracker gets a copy, which one thread writes from a queue. So a server that
-is slow, down or wiped never slows or fails a trial. `sink.py` says what a tracker is; MLflow is one of them.
+is slow, down or wiped never slows or fails a trial. `sink.py` says what a tracker is.
 """
 
 from __future__ import annotations

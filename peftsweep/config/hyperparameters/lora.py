@@ -20,7 +20,11 @@ class LoraHyperparameters(MethodHyperparameters):
     target_modules: Names = Field(default="auto", description=TARGET_MODULES)
 
     def derived(self) -> dict[str, Any]:
-        return {"alpha": 2.0 * self.rank} if self.alpha is None else {}
+        return {"alpha": float(default_alpha(self.rank))} if self.alpha is None else {}
+
+
+def default_alpha(rank: int) -> int:
+    return 2 * rank
 
 
 ALIASES = {"r": "rank", "lora_r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
