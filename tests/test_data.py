@@ -669,7 +669,7 @@ def test_a_file_of_a_format_that_is_not_read(tmp_path: Path, name: str) -> None:
 
 
 def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
-    assert "is too long: 255 bytes are the most for a name" in refusal(source=tmp_path / f"{'a' * 300}.csv")
+    assert "is too long: a name has at most 255 bytes" in refusal(source=tmp_path / f"{'a' * 300}.csv")
 
 
 @pytest.mark.parametrize("ending", FORMATS)

@@ -165,7 +165,7 @@ def test_files_of_random_pieces_are_read_or_refused_in_one_line(tmp_path: Path) 
 
 def test_a_key_that_a_row_has_twice_is_not_chosen_from(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a", "c": "x"}\n{"text": "b", "c": "x", "c": "y"}\n')
-    assert "row 2 is JSON that cannot be read: 'c' stands twice in one object" in refused(tmp_path / "a.jsonl", "c")
+    assert "row 2 is JSON that cannot be read: one object has the key 'c' twice" in refused(tmp_path / "a.jsonl", "c")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

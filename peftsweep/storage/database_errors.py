@@ -17,7 +17,7 @@ from peftsweep.safe_text.secrets import masked
 
 PATIENCE = 30  # seconds that a call waits for another process's write
 AGAIN = "What was finished is kept; give the same command again"
-DELETED = "the study was deleted while it was used here; the same command begins it anew"
+DELETED = "the study was deleted while it was used here; the same command starts it again from the beginning"
 LOST = f"the connection was lost. {AGAIN} when it answers"
 
 # What SQLite, PostgreSQL and its client library say -> what we say. The first match counts: reasons why a connection

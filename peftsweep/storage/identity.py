@@ -121,7 +121,7 @@ def check_free(name: str, folder: Path, key: str, place: Place, *, known: bool) 
     if there is None:
         if not known and folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
             raise StorageError(
-                f"{folder} has files in it and no {OWNER}: it is no study's folder, and is left as it is; move it "
+                f"{folder} has files but no {OWNER}, so no study made it. Nothing in it was changed. Move it "
                 "away, or name another place for artifacts by ?artifacts=FOLDER at the end of --storage"
             )
         return

@@ -19,11 +19,11 @@ def _plain(value: Any) -> Any:
     """
     items = value if isinstance(value, list | tuple) else [value]
     if len(items) > ITEMS:
-        raise ValueError(f"a list of {len(items):,}, and {ITEMS:,} are the most")
+        raise ValueError(f"expected at most {ITEMS:,} values in a list, got {len(items):,}")
     for item in items:
         if isinstance(item, str):
             if len(item) > WORDS:
-                raise ValueError(f"a text of {len(item):,} characters, and {WORDS:,} are the most")
+                raise ValueError(f"expected at most {WORDS:,} characters in a text, got {len(item):,}")
             if not item.isascii():
                 item.encode()
         elif isinstance(item, float):

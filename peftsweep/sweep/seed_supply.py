@@ -67,7 +67,7 @@ class SeedSupply(TrialSupply):
         seed = self.record(asked)
         picked = [trial for trial in self.main.records() if trial.number == seed.retrains and trial.params]
         if not picked or not is_seed(seed):
-            raise UnfitError(["it is no seed of a configuration"])
+            raise UnfitError(["no configuration of the study belongs to this seed"])
         known = space.described(self.config, trial_params.trained(self.config, picked[0]))
         return trial_params.complete(self.studies, self.config, asked, known)
 

@@ -34,7 +34,7 @@ def refusal(name: str) -> str | None:
     if name != name.strip():
         return "begins or ends with a space"
     if (size := len(name.encode())) > LONGEST:
-        return f"is {size} bytes long, in UTF-8; {LONGEST} are the most"
+        return f"is {size} bytes long in UTF-8; at most {LONGEST} are allowed"
     return None
 
 
@@ -108,7 +108,5 @@ def check_path(path: Path, what: str, error: type[PeftsweepError]) -> Path:
     except ValueError as impossible:  # half of a surrogate pair
         raise error(f"{what}: {quoted(str(path))}: no file can have this name") from impossible
     if max(sizes, default=0) > PART or sum(sizes) + len(sizes) > PATH:
-        raise error(
-            f"{what}: {quoted(str(path))} is too long: {PART} bytes are the most for a name, {PATH} for the whole path"
-        )
+        raise error(f"{what}: {quoted(str(path))} is too long: a name has at most {PART} bytes, a whole path {PATH}")
     return path
