@@ -211,6 +211,7 @@ def test_a_secret_behind_a_question_mark_is_hidden(key: str) -> None:
         "sk-learn-tfidf-baseline-model, hf_hub_download, pypi-download-stats-classifier, npm_config_cache",
         "python:3.11@sha256:0123456789abcdef, mailto:me@x.org, 12:30@noon, git@github.com:me/x.git",
         "column: password: reset; row 5: secret: Joy, token: 12",
+        "files.../../etc/passwd: a file's name has a slash; x/.secret: it isn't a file; ../passwd: isn't there",
         "labels: secret: 0.93, password: .8, key: 12%; F1 of password: 0.5; threshold of token: -1.5e-3",
         "secret: trial 0 on /home/me/base\ntoken: too few rows",
         "x.csv: column password: 'No. 1' in row 21: no row has it; label token: ab12cd34ef56gh78",

@@ -202,8 +202,9 @@ def _starts_sentence(text: str, value: re.Match[str]) -> bool:
 
 
 def _is_a_word(value: str) -> bool:
-    """Whether the value may be a label or the next word of a sentence: `column: password: reset`."""
-    return value.isalpha() and value[1:].islower()
+    """Whether the value may be a label or the next word of a sentence: `password: reset`, `passwd: a file's`."""
+    letters = value.replace("'", "")
+    return letters.isalpha() and letters[1:] == letters[1:].lower()
 
 
 def _in_quotes(text: str) -> Iterator[Span]:
