@@ -75,6 +75,18 @@ def test_moments_that_python_has_no_date_for_are_kept_as_parquet_has_them(tmp_pa
     assert table.columns["all"][0] == [table.columns["at"][0]]
 
 
+@pytest.mark.parametrize("unit", ["ms", "us"])
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC", "+05:30", "No/Where"])
+def test_moments_that_overflow_are_shown_alike_with_and_without_a_zone(tmp_path: Path, unit: str, zone: str) -> None:
+    path = tmp_path / "a.parquet"
+    stored = pyarrow.array([2**62, -(2**62)])
+    both = {"plain": stored.view(pyarrow.timestamp(unit)), "zoned": stored.view(pyarrow.timestamp(unit, zone))}
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], **both}), path)
+    columns = read(path, "text", whole=True)[0].columns
+    assert columns["plain"] == columns["zoned"]
+    assert all(shown.startswith("<value out of range: ") for shown in columns["zoned"])
+
+
 def test_folders_and_names_of_columns_mean_nothing_to_parquet(tmp_path: Path) -> None:
     """A folder `label=1` is a column to others, and `a.b` a field of `a`."""
     folder = tmp_path / "label=1"

@@ -18,6 +18,7 @@ from peftsweep.system import plain_files
 
 # Limits of a file, because all of it is held in memory.
 ROWS, COLUMNS, GROUPS, LEVELS, BYTES = 10_000_000, 10_000, 100_000, 50, 1 << 31
+OUT_OF_RANGE = "<value out of range"  # begins Arrow's text of a time that overflows
 BATCH = 1000  # rows decoded at once
 NARROW: dict[type[pyarrow.Scalar], type[np.floating[Any]]]
 NARROW = {pyarrow.HalfFloatScalar: np.float16, pyarrow.FloatScalar: np.float32}
@@ -124,6 +125,10 @@ def _plain(value: pyarrow.Scalar, *, as_0_1: bool = False) -> Any:
             return {field: _plain(inner) for field, inner in value.items()}
         if (inside := getattr(value, "values", None)) is not None:
             return [_plain(inner) for inner in inside]
+    if isinstance(value, pyarrow.TimestampScalar) and value.type.tz is not None:
+        utc = str(value.cast(pyarrow.timestamp(value.type.unit)).cast(pyarrow.string()).as_py())
+        if utc.startswith(OUT_OF_RANGE):  # with a time zone, Arrow would make up a date
+            return utc
     for kind in (pyarrow.string(), pyarrow.int64()):  # int64 for a time in an unknown time zone
         with contextlib.suppress(pyarrow.ArrowException):
             return str(value.cast(kind).as_py())
