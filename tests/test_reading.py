@@ -168,6 +168,14 @@ def test_a_key_that_a_row_has_twice_is_not_chosen_from(tmp_path: Path) -> None:
     assert "row 2 is JSON that cannot be read: one object has the key 'c' twice" in refused(tmp_path / "a.jsonl", "c")
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, f"[{'9' * 5000}]"])
+def test_a_number_of_thousands_of_digits_is_refused_in_our_own_words(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a", "c": 1}}\n{{"text": "b", "c": {number}}}\n')
+    assert refused(tmp_path / "a.jsonl", "c").endswith(
+        "row 2 is JSON that cannot be read: a whole number of more than 4,300 digits"
+    )
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.csv")
     assert "train.csv: no plain file" in refused(tmp_path / "train.csv", "text")

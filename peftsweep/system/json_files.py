@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def parse(text: str | bytes, *, once: bool = False) -> Any:
         found = json.loads(text, object_pairs_hook=_once if once else None)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):  # Python would advise a programmer to call it
+            raise ValueError(f"a whole number of more than {sys.get_int_max_str_digits():,} digits") from None
+        raise
     level = [found]
     for _ in range(LEVELS):
         level = [child for each in level if isinstance(each, list | dict) for child in _children(each)]
