@@ -155,7 +155,27 @@ WEIGHTS: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "wider",
         lambda at: described(at, intermediate_size=256),
-        "has no weights for model.layers.0.mlp.down_proj.weight",
+        "has weights of other shapes than its configuration needs: model.layers.0.mlp.down_proj.weight is ",
+    ),
+    (
+        "of fewer words",
+        lambda at: described(at, vocab_size=40),
+        "model.embed_tokens.weight is 128 × 64, not 40 × 64; give the config.json that belongs",
+    ),
+    (
+        "padded by a text",
+        lambda at: described(at, pad_token_id="0"),
+        ": has a config.json in which pad_token_id is '0', but it must be a whole number or null",
+    ),
+    (
+        "padded by a list",
+        lambda at: described(at, pad_token_id=[3, 4]),
+        ": has a config.json in which pad_token_id is [3, 4], but it must be a whole number or null",
+    ),
+    (
+        "padded by half a token",
+        lambda at: described(at, pad_token_id=0.5),
+        ": has a config.json in which pad_token_id is 0.5, but it must be a whole number or null",
     ),
     ("biased", lambda at: described(at, model_type="qwen2"), "has no weights for model.layers.0.self_attn.k_proj.bias"),
     ("unknown", lambda at: described(at, model_type="no"), ": has an architecture, 'no', that transformers "),

@@ -155,7 +155,10 @@ ADAPTERS: list[tuple[Edit, str]] = [
 MODELS: list[tuple[Edit, str]] = [
     (lambda data: b"{", "config.json cannot be read: "),
     (as_json(model_type="nobody"), "its model has an architecture, 'nobody', that"),
-    (as_json(hidden_size="x"), "cannot be loaded: "),
+    (
+        as_json(hidden_size="x"),
+        "has a config.json in which hidden_size is 'x', but it must be a whole number",
+    ),
     (as_json(num_hidden_layers=10**9), "config.json asks for num_hidden_layers: 1000000000"),
     (as_json(num_labels=10**9), "config.json asks for num_labels: 1000000000"),
     (as_json(vocab_size=10**24), "config.json asks for vocab_size: "),
@@ -163,7 +166,10 @@ MODELS: list[tuple[Edit, str]] = [
     (as_json(intermediate_size=10**7), "config.json asks for 2,5"),
     (lambda data: b"[" * 100_000, "config.json cannot be read: nested too deeply"),
     (as_json(num_hidden_layers=3), "its model has no weights for bert.encoder.layer.2."),
-    (as_json(vocab_size=7), "its model has no weights for bert.embeddings.word_embeddings.weight"),
+    (
+        as_json(vocab_size=7),
+        "its model has weights of other shapes than its configuration needs: bert.embeddings.word_embeddings.weight",
+    ),
 ]
 MERGED: list[tuple[Edit, str]] = [
     (lambda data: data[:100], "its model cannot be loaded: "),
@@ -209,7 +215,7 @@ def test_a_forged_file_is_one_message_of_the_folder(
 def test_labels_that_the_head_does_not_have_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
     for which, said in (
         ("lora", "its adapter cannot be used: "),
-        ("merged", "its model has no weights for classifier."),
+        ("merged", "its model has weights of other shapes than its configuration needs: classifier."),
     ):
         folder = tmp_path / which
         shutil.copytree(made[which], folder)

@@ -88,13 +88,16 @@ def check_weights_fit_config(
         heads: modules that may be new.
 
     Raises:
-        ModelError: weights are missing or unused.
+        ModelError: weights are missing, unused or of other shapes.
     """
     prefix = str(skeleton.base_model_prefix)
     own = dict(getattr(skeleton, prefix).named_children())
-    made_up = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-    missing = sorted(key for key in made_up if not key.startswith(tuple(f"{head}." for head in heads)))
-    if len(missing) == sum(1 for name, _ in skeleton.named_parameters() if name.startswith(f"{prefix}.")):
+    new = tuple(f"{head}." for head in heads)
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(new))
+    other_shapes = sorted(entry for entry in report["mismatched_keys"] if not entry[0].startswith(new))
+    if missing and len(missing) + len(other_shapes) == sum(
+        1 for name, _ in skeleton.named_parameters() if name.startswith(f"{prefix}.")
+    ):
         raise ModelError(
             f"{message_prefix(config)} holds the weights of another model: it has none of those that it needs"
         )
@@ -102,6 +105,13 @@ def check_weights_fit_config(
         raise ModelError(
             f"{message_prefix(config)} has no weights for {_first_names(missing)}, which would be random; save "
             "the complete model again, including its pooler"
+        )
+    if other_shapes:
+        name, stored, described = other_shapes[0]
+        raise ModelError(
+            f"{message_prefix(config)} has weights of other shapes than its configuration needs: {word(name)} is "
+            f"{_shape(stored)}, not {_shape(described)}{_and_more(other_shapes, 1)}; give the config.json that belongs "
+            "to these weights"
         )
     left = [key for key in report["unexpected_keys"] if key.endswith(".weight")]  # others are buffers of older versions
     if unread := sorted(key for key in left if key.removeprefix(f"{prefix}.").partition(".")[0] in own):
@@ -112,7 +122,15 @@ def check_weights_fit_config(
 
 
 def _first_names(names: Sequence[str]) -> str:
-    return ", ".join(map(word, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(word, names[:3])) + _and_more(names, 3)
+
+
+def _and_more(found: Sequence[Any], shown: int) -> str:
+    return f" and {len(found) - shown} more" if len(found) > shown else ""
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return " × ".join(map(str, sizes)) or "a single number"
 
 
 def check_stored_dtypes(config: ModelConfig, source: Source) -> None:

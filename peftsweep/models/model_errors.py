@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassFieldValidationError,
 )
 from transformers import __version__ as transformers_version
 
@@ -28,6 +30,7 @@ UNREACHABLE = (
     "not in the local cache, and the hub cannot be reached. Check the network (and that HF_HUB_OFFLINE is not set), or "
     "give a folder that holds the model"
 )
+TYPES = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "NoneType": "null"}
 NO_TOKENIZER = "has no tokenizer that transformers reads; save one beside the model"
 
 
@@ -74,6 +77,8 @@ def _explain(error: BaseException, config: ModelConfig, source: Source | None) -
             "no such model on the hub, and no such folder here. Check the spelling; if it is private, log in with "
             "`hf auth login` or set HF_TOKEN"
         )
+    if caused_by(StrictDataclassFieldValidationError):
+        return _wrong_field(text)
     if "trust_remote_code" in text:
         where = page if source is None or source.hub else source.name
         return f"comes with its own code. If you trust it (read it at {where}), set model.trust_remote_code: true"
@@ -94,6 +99,16 @@ def _explain(error: BaseException, config: ModelConfig, source: Source | None) -
     if "Unrecognized configuration class" in text:
         return "its architecture has no AutoModelForSequenceClassification in transformers: not supported"
     return f"cannot be loaded: {type(error).__name__}: {in_line(shortened(' '.join(str(error).split()), 300))}"
+
+
+def _wrong_field(text: str) -> str:
+    """Which value of config.json has a wrong type, from the message of its dataclass."""
+    field = re.search(r"field '([^']*)'", text)
+    name = word(field[1]) if field else "a value"
+    kinds = dict.fromkeys(TYPES.get(kind, kind) for kind in re.findall(r"expected (\w+), got", text))
+    value = re.search(r"\(value: (.*?)\)(?:;|$)", text, re.MULTILINE)
+    found = f" is {in_line(shortened(value[1], 60))}," if value else " has a wrong value,"
+    return f"has a config.json in which {name}{found} but it must be {' or '.join(kinds) or 'of another type'}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
