@@ -1,14 +1,30 @@
-"""A worker in a process of its own does what one in this process does: messages are the only door."""
+"""A worker in a process of its own does what one in this process does, and a signal loses nothing."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from peftsweep.config import SPECS, MethodSpec
+from peftsweep.config.hyperparameters.lora import LoraHyperparameters
+from peftsweep.engine import Command, Event, Verdicts
 from peftsweep.errors import ModelError
+from peftsweep.methods import METHODS, register
+from peftsweep.methods.lora import Lora, PackedLora
+from peftsweep.models import BaseInfo
+from peftsweep.progress import Silent
 from peftsweep.sweep.spawned_worker import SpawnedWorker
+from peftsweep.system.signals import ENDING, Stopped
 from tests.studies import LABELS, Home, home, write
 from tests.tiny import tiny_rows
 
@@ -16,6 +32,46 @@ from tests.tiny import tiny_rows
 @pytest.fixture
 def here(tmp_path: Path) -> Home:
     return home(tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def own_methods() -> Iterator[None]:
+    own = (Cramped, Broken)
+    for method in own:
+        register(method)
+    yield
+    for method in own:
+        del METHODS[method.name], SPECS[method.name]
+
+
+class CrampedLayer(PackedLora):
+    """Writes down in which process it trains, and has no room for two slots at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            Path(os.environ["TRAINED_IN"]).write_text(str(os.getpid()))
+            if len(list(self.context.segments.by_slot())) > 1:
+                raise torch.OutOfMemoryError("no room")
+        return super().forward(x)
+
+
+class Cramped(Lora):
+    spec = MethodSpec("cramped", LoraHyperparameters)
+    packed_layer = CrampedLayer
+
+
+class UnsendableError(BaseException):
+    """As tokenizers' PanicException: no Exception, and what pickle makes of it cannot be read."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Broken(Lora):
+    spec = MethodSpec("broken", LoraHyperparameters)
+
+    def layer(self, *given: Any) -> PackedLora:
+        raise UnsendableError("this", "that")
 
 
 TIMES = {"began", "ended", "seconds", "pauses"}
@@ -28,8 +84,8 @@ def untimed(value: Any) -> Any:
     return [untimed(each) for each in value] if isinstance(value, list) else value
 
 
-def kept(here: Home, result: Any) -> tuple[Any, dict[str, bytes]]:
-    """What a study's trials keep, and the bytes of all adapters, predictions and reports."""
+def kept(here: Home, result: Any) -> tuple[Any, Any, dict[str, bytes]]:
+    """What a study's trials keep, its test scores, and the bytes of all adapters, predictions and reports."""
     trials = [
         (trial.number, trial.state, trial.params, trial.values, trial.intermediate_values, untimed(trial.user_attrs))
         for trial in result.study.trials
@@ -38,25 +94,118 @@ def kept(here: Home, result: Any) -> tuple[Any, dict[str, bytes]]:
     files = {
         str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("trial-*/**/*")) if file.is_file()
     }
-    return (trials, untimed(result.study.user_attrs.get("test"))), files
+    return trials, untimed(result.study.user_attrs.get("test")), files
 
 
-def test_a_spawned_worker_leaves_the_same_study_byte_for_byte(here: Home, tmp_path: Path) -> None:
+def forget(here: Home) -> None:
+    """Remove the study, so that it can be run anew."""
+    (here.folder / "studies.db").unlink()
+    shutil.rmtree(here.folder / "artifacts")
+
+
+def test_a_spawned_worker_leaves_the_same_study_byte_for_byte(here: Home) -> None:
     test = write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
     search = {"sampler": "tpe", "trials": 4, "pruner": {"reduction": 2, "min_evals": 1}}
     study = here.study(data={"test": str(test)}, search=search)
-    found = []
-    for start in ({}, {"start": SpawnedWorker}):
-        found.append(kept(here, here.run(study, slots=1, **start)))
-        (here.folder / "studies.db").unlink()
-        (here.folder / "artifacts").rename(tmp_path / f"artifacts-{len(found)}")
-    (trials, files), (others, other_files) = found
-    assert trials == others and files.keys() == other_files.keys()
-    assert any(name.endswith("adapter_model.safetensors") for name in files) and trials[1] is not None
+    result = here.run(study, slots=1)
+    trials, scored, files = kept(here, result)
+    assert scored is not None
+    assert any(name.endswith("adapter_model.safetensors") for name in files)
+    forget(here)
+    other_trials, other_scored, other_files = kept(here, here.run(study, slots=1, start=SpawnedWorker))
+    assert (trials, scored, files.keys()) == (other_trials, other_scored, other_files.keys())
     assert [name for name in files if files[name] != other_files[name]] == []
+
+
+def test_another_process_trains_and_its_notes_arrive(
+    here: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINED_IN", str(tmp_path / "pid"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two threads would take one slot each
+    workers: list[SpawnedWorker] = []
+
+    def start(spec: Any) -> SpawnedWorker:
+        workers.append(SpawnedWorker(spec))
+        return workers[-1]
+
+    notes: list[str] = []
+    heard = Silent()
+    heard.note = notes.append  # type: ignore[method-assign]
+    result = here.run(here.study(method="cramped"), trials=2, slots=2, start=start, progress=heard)
+    (worker,) = workers
+    assert int((tmp_path / "pid").read_text()) == worker.process.pid != os.getpid()
+    assert result.counts == {"complete": 2} and result.seconds["training"] > 0
+    assert "memory: a step of 2 slots did not fit; from now on 1 run at once" in notes
+
+
+def struck(strike: Callable[[int], None]) -> type[SpawnedWorker]:
+    """A worker that is struck when the study has judged six evaluations: two of three trials have ended."""
+
+    class Struck(SpawnedWorker):
+        judged = 0
+
+        def advance(self, commands: Sequence[Command]) -> list[Event]:
+            self.judged += sum(isinstance(command, Verdicts) for command in commands)
+            if self.judged == 6:
+                assert self.process.pid is not None
+                strike(self.process.pid)
+                self.judged += 1
+            return super().advance(commands)
+
+    return Struck
+
+
+def test_a_signal_to_both_processes_stops_the_sweep_which_resumes_to_the_same_study(here: Home) -> None:
+    """As the end of a service sends it."""
+
+    def terminate(worker: int) -> None:
+        os.kill(worker, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    study = here.study()
+    undisturbed = kept(here, here.run(study, slots=2))
+    forget(here)
+    stopped = here.run(study, slots=2, start=struck(terminate))
+    assert stopped.interrupted == signal.SIGTERM and stopped.counts == {"complete": 2, "stopped": 1}
+    assert stopped.seconds["training"] > 0
+    assert kept(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_while_the_base_is_loaded_ends_both_processes_at_once(here: Home, number: int) -> None:
+    class Interrupted(SpawnedWorker):
+        def load(self) -> BaseInfo:
+            workers.append(self)
+
+            def strike() -> None:
+                for process in (self.process.pid, os.getpid()):
+                    assert process is not None
+                    os.kill(process, number)
+
+            threading.Timer(0.3, strike).start()  # the other process is still importing torch
+            return super().load()
+
+    workers: list[SpawnedWorker] = []
+    before = signal.signal(number, signal.default_int_handler)  # under nohup the tests ignore SIGHUP
+    try:
+        with pytest.raises(Stopped) as stopped:
+            here.run(here.study(), start=Interrupted)
+    finally:
+        signal.signal(number, before)
+    assert stopped.value.number == number and stopped.value.__context__ is None
+    assert workers[0].process.exitcode == -signal.SIGKILL  # by close: the signal itself did not end it
 
 
 def test_an_error_of_a_spawned_worker_is_the_one_that_this_process_would_raise(here: Home) -> None:
     study = here.study(data={"max_length": 4096})
-    with pytest.raises(ModelError, match=r"data\.max_length: 4096 is above"):
+    with pytest.raises(ModelError, match=r"data\.max_length: 4096 is above") as raised:
         here.run(study, start=SpawnedWorker)
+    (note,) = raised.value.__notes__
+    assert re.search(r"compatibility\.py.*, in check_fit", note)
+
+
+def test_an_error_that_cannot_be_sent_arrives_as_text(here: Home) -> None:
+    with pytest.raises(RuntimeError, match=r"^UnsendableError: this and that\n") as raised:
+        here.run(here.study(method="broken"), start=SpawnedWorker)
+    (note,) = raised.value.__notes__
+    assert re.search(r"test_worker\.py.*, in layer", note)
