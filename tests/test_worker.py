@@ -1,4 +1,4 @@
-"""A worker in a process of its own does what one in this process does, and a signal loses nothing."""
+"""A worker in a process of its own does what one in this process does, and a signal or its death loses nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from peftsweep.config import SPECS, MethodSpec
 from peftsweep.config.hyperparameters.lora import LoraHyperparameters
 from peftsweep.engine import Command, Event, Verdicts
-from peftsweep.errors import ModelError
+from peftsweep.errors import ModelError, WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora, PackedLora
 from peftsweep.models import BaseInfo
@@ -168,6 +168,18 @@ def test_a_signal_to_both_processes_stops_the_sweep_which_resumes_to_the_same_st
     stopped = here.run(study, slots=2, start=struck(terminate))
     assert stopped.interrupted == signal.SIGTERM and stopped.counts == {"complete": 2, "stopped": 1}
     assert stopped.seconds["training"] > 0
+    assert kept(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
+
+
+def test_a_worker_that_is_killed_gives_one_clear_error_and_the_same_command_continues(here: Home) -> None:
+    study = here.study()
+    undisturbed = kept(here, here.run(study, slots=2))
+    forget(here)
+    said = (
+        r"^the worker's process \d+ was killed by signal 9 \(.*\); finished trials are kept: run the same command again"
+    )
+    with pytest.raises(WorkerError, match=said):
+        here.run(study, slots=2, start=struck(lambda worker: os.kill(worker, signal.SIGKILL)))
     assert kept(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
 
 
