@@ -195,7 +195,7 @@ TOO_LARGE = {
     "characters": ("x" * 300_000, "more than 262,144 characters: no study is so long"),
     "levels": ("[" * 50 + "]" * 50, "nested too deeply"),
     "levels without end": ("{b: " * 3000, "nested too deeply"),
-    "digits": ("1" * 5000, "more than 64 bits"),
+    "digits": ("1" * 5000, "a whole number of more than 64 bits"),
     "a tag": ("!" + "x" * 5000 + " 1", "could not determine a constructor for the tag"),
 }
 

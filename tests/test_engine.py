@@ -1020,17 +1020,18 @@ def test_unknown_target_modules_are_refused_with_the_known_ones(base: Path, tmp_
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_a_test_split_without_room_is_an_answer_with_the_reason(base: Path, tmp_path: Path, split: str) -> None:
     (one,) = trials = [trial(0, tmp_path)]
+    ended: list[Trial] = []
 
     class Full(WatchedRunner):
         def logits_of(self, slots, corpus):  # type: ignore[no-untyped-def]
-            if (corpus is pack.evaluator.validation_corpus) == (split == "validation"):
+            if ended and (corpus is pack.evaluator.validation_corpus) == (split == "validation"):
                 raise torch.OutOfMemoryError("no room for 3 GiB")
             return super().logits_of(slots, corpus)
 
-    pack, queue = pack_of(base, MULTI, "lora", trials, 1, test=Texts(MULTI, 9, 3)), Queue(trials)
+    pack, queue = pack_of(base, MULTI, "lora", trials, 1, runner=Full, test=Texts(MULTI, 9, 3)), Queue(trials)
     run_pack(pack, queue)
     exported(pack, queue, one, tmp_path / "adapter")
-    pack.runner.__class__ = Full
+    ended.append(one)
     answer, *_ = PackWorker(pack).advance([ScoreTrial(one, tmp_path / "adapter")])
     assert answer == Scored(0, None, "no room for 3 GiB")
     assert not pack.slots.occupied

@@ -25,6 +25,7 @@ STILL: dict[str, str] = {
     "packs.py: self.runner.__class__": "a subclass watches each pass",
     "packs.py: self.slots.__class__": "a subclass watches each pass",
     "test_engine.py: packs[-1].batcher.__class__": "a subclass counts tokens",
+    "test_projection.py: Tracker": "times the calls of a tracker (cProfile misses them now and then)",
     "test_sweep.py: worker.Pack": "stands in for a GPU",
     "test_sweep.py: worker.default_device": "stands in for a GPU",
     "test_sweep.py: worker.load_base": "stands in for a GPU",

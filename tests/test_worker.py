@@ -44,6 +44,16 @@ def own_methods() -> Iterator[None]:
         del METHODS[method.name], SPECS[method.name]
 
 
+class Heard(Silent):
+    """Remembers notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 class CrampedLayer(PackedLora):
     """Writes down in which process it trains, and has no room for two slots at once."""
 
@@ -128,14 +138,12 @@ def test_another_process_trains_and_its_notes_arrive(
         workers.append(SpawnedWorker(spec))
         return workers[-1]
 
-    notes: list[str] = []
-    heard = Silent()
-    heard.note = notes.append  # type: ignore[method-assign]
+    heard = Heard()
     result = here.run(here.study(method="cramped"), trials=2, slots=2, start=start, progress=heard)
     (worker,) = workers
     assert int((tmp_path / "pid").read_text()) == worker.process.pid != os.getpid()
     assert result.counts == {"complete": 2} and result.seconds["training"] > 0
-    assert "memory: a step of 2 slots did not fit; from now on 1 run at once" in notes
+    assert "memory: a step of 2 slots did not fit; from now on 1 run at once" in heard.notes
 
 
 def struck(strike: Callable[[int], None]) -> type[SpawnedWorker]:
