@@ -341,7 +341,7 @@ def test_a_tracker_that_answers_with_an_error_is_not_said_to_be_silent(here: Hom
     here.run(here.study(), trials=1)
     with sqlite3.connect(here.folder / "mlflow.db") as database:
         database.execute("DROP TABLE latest_metrics")
-    with pytest.raises(TrackingError, match=r"gave an answer that cannot be used \(.*no such table: latest_metrics"):
+    with pytest.raises(TrackingError, match=r"gives no answer that can be used \(.*no such table: latest_metrics"):
         sync(here)
 
 
