@@ -84,7 +84,7 @@ class Progress:
         """Report something that the user may want to change."""
 
     def step(self, status: SweepStatus) -> None:
-        """Called after every training step, so it must take hardly any time."""
+        """Called about once a second. Training waits meanwhile, so it must take hardly any time."""
 
     def ended(self, trial: EndedTrial) -> None:
         """A trial has ended."""

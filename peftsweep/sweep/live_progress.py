@@ -13,7 +13,7 @@ from peftsweep.study import Halving
 from peftsweep.study.results import done, ranked
 from peftsweep.sweep.time_left import Pace, survival_rates, time_left
 
-EVERY = 1.0  # seconds between two estimates of the time left: a simulation at every step would slow a GPU down
+EVERY = 1.0  # seconds between two estimates of the time left: a simulation takes time in which nothing trains
 
 
 class TrialCounts(NamedTuple):

@@ -171,7 +171,7 @@ class StudyJudge(Judge):
         self.projection.note()
 
     def progressed(self, event: Progressed) -> None:
-        if self.trial_counts is None:  # one query for each step would slow a GPU down
+        if self.trial_counts is None:  # nothing trains while the storage is read
             self.trial_counts = TrialCounts.of(self.supply.trials())
         trials, begun, done, best = self.trial_counts
         coming = 0 if self.supply.is_empty else self.supply.left(begun)

@@ -40,7 +40,7 @@ class TrialSupply:
         total: number of trials that the study shall have, including earlier runs.
         folder: of the study's artifacts.
         orphans: trials that a dead process left.
-        is_empty: whether no trial is left. It is remembered, because a free slot asks before every step.
+        is_empty: whether no trial is left. It is remembered, because free slots ask again and again.
     """
 
     def __init__(
