@@ -42,7 +42,7 @@ from peftsweep.engine.batching import Batcher
 from peftsweep.engine.capacity import Measured, plan_from
 from peftsweep.engine.corpus import Corpus, Pooling
 from peftsweep.engine.cuda_graphs import CudaGraphs
-from peftsweep.engine.oom import BackOff, Relief
+from peftsweep.engine.oom import BackOff, RoomMade
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot_weights import SlotParameters
@@ -334,7 +334,7 @@ class Asks:
             raise torch.OutOfMemoryError("no room\nin detail")
         return {slot: 10 * slot for slot in slots}
 
-    def make_room(self, slots: Any, again: bool) -> Relief:
+    def make_room(self, slots: Any, again: bool) -> RoomMade:
         self.room -= 1
         return "freed" if self.room >= 0 else "none"
 
@@ -376,7 +376,7 @@ def test_a_last_slot_that_fits_once_graphs_are_gone_does_not_make_all_go_at_once
                 raise torch.OutOfMemoryError("no room")
             return super().__call__(slots)
 
-        def make_room(self, slots: Any, again: bool) -> Relief:
+        def make_room(self, slots: Any, again: bool) -> RoomMade:
             return "freed" if len(slots) == 1 else "none"
 
     share, asks = BackOff(5), Refilling(most=2)
@@ -1054,6 +1054,18 @@ def test_a_steps_time_has_what_the_study_did_after_it(base: Path, tmp_path: Path
     assert judged and min(judged) >= 0.5
     assert sum(step.seconds for step in steps) < 0.5 * len(judged) + 60  # no pause counts twice
     assert min(step.seconds for step in steps if not step.evaluations) < 0.5
+
+
+def test_progress_comes_once_a_heartbeat_and_at_the_end(base: Path, tmp_path: Path) -> None:
+    heartbeat, trials = 0.1, [trial(0, tmp_path, epochs=12)]
+    queue = Queue(trials)
+    worker = PackWorker(pack_of(base, SINGLE, "lora", trials, 1), heartbeat)
+    began, answers = time.perf_counter(), [worker.advance([])]
+    while (commands := queue.answer(answers[-1])) or Idle() not in answers[-1]:
+        answers.append(worker.advance(commands))
+    found = [event for events in answers for event in events if isinstance(event, Progress)]
+    assert 2 <= len(found) <= 2 + (time.perf_counter() - began) / heartbeat
+    assert sum(len(event.steps) for event in found) == 12 * 5  # 37 texts, 8 a step
 
 
 def test_a_checkpoint_on_demand_waits_for_the_verdict(base: Path, tmp_path: Path) -> None:

@@ -168,17 +168,6 @@ def test_the_live_table_keeps_within_the_screen(terminal: Terminal) -> None:
     assert drawn.count("\n") < 24
 
 
-def test_the_live_table_is_drawn_four_times_a_second_at_most(terminal: Terminal) -> None:
-    clock = Clock()
-    with LiveProgress(terminal, clock) as progress:
-        progress.opened(OPENED)
-        sizes = []
-        for clock.now in (200.0, 200.1, 200.2, 200.3):
-            draw(progress)
-            sizes.append(terminal.tell())
-    assert sizes[0] == sizes[1] == sizes[2] < sizes[3]
-
-
 def told(events: Iterator[tuple[float, list[SlotStatus]]]) -> list[tuple[float, str]]:
     """Seconds at which lines are written to a pipe, and the lines."""
     stream, clock = io.StringIO(), Clock()

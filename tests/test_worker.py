@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def here(tmp_path: Path) -> Home:
 
 @pytest.fixture(autouse=True)
 def own_methods() -> Iterator[None]:
-    own = (Cramped, Broken)
+    own = (Cramped, Halting, Broken)
     for method in own:
         register(method)
     yield
@@ -68,6 +69,20 @@ class CrampedLayer(PackedLora):
 class Cramped(Lora):
     spec = MethodSpec("cramped", LoraHyperparameters)
     packed_layer = CrampedLayer
+
+
+class HaltingLayer(PackedLora):
+    """Does not go on while a file is there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        while Path(os.environ["STUCK"]).exists():
+            time.sleep(0.05)
+        return super().forward(x)
+
+
+class Halting(Lora):
+    spec = MethodSpec("halting", LoraHyperparameters)
+    packed_layer = HaltingLayer
 
 
 class UnsendableError(BaseException):
@@ -189,6 +204,36 @@ def test_a_worker_that_is_killed_gives_one_clear_error_and_the_same_command_cont
     with pytest.raises(WorkerError, match=said):
         here.run(study, slots=2, start=struck(lambda worker: os.kill(worker, signal.SIGKILL)))
     assert kept(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
+
+
+def test_a_second_signal_ends_both_processes_amid_a_step_and_the_sweep_resumes(
+    here: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stuck(SpawnedWorker):
+        """Gets two signals while it is in the middle of a step that does not end."""
+
+        judged = 0
+
+        def advance(self, commands: Sequence[Command]) -> list[Event]:
+            self.judged += sum(isinstance(command, Verdicts) for command in commands)
+            if self.judged == 2:
+                (tmp_path / "stuck").touch()
+                workers.append(self)
+                for seconds in (0.5, 1.0):
+                    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return super().advance(commands)
+
+    monkeypatch.setenv("STUCK", str(tmp_path / "stuck"))
+    workers: list[SpawnedWorker] = []
+    study = here.study(method="halting")
+    undisturbed = kept(here, here.run(study, slots=1))
+    forget(here)
+    with pytest.raises(Stopped) as stopped:
+        here.run(study, slots=1, start=Stuck)
+    assert stopped.value.number == signal.SIGINT
+    assert [worker.process.exitcode for worker in workers] == [-signal.SIGKILL]
+    (tmp_path / "stuck").unlink()
+    assert kept(here, here.run(study, slots=1, start=SpawnedWorker)) == undisturbed
 
 
 @pytest.mark.parametrize("number", ENDING)

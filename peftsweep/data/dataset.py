@@ -65,6 +65,12 @@ class Dataset:
     fingerprint: str
     validation_fingerprint: str
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of rows in each split."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split) for name, split in splits.items() if split is not None}
+
 
 def load(config: DataConfig, tokenizer: Any, *, note: Report, warn: Report, resumed: str | None = None) -> Dataset:
     """Read, check, split and tokenise.

@@ -16,7 +16,7 @@ from peftsweep.engine.slot import Slot
 T = TypeVar("T")
 # What `make_room` could do after work ran out of memory: it freed memory, shortened the pass of the only slot, or found
 # nothing to do.
-Relief = Literal["freed", "shortened", "none"]
+RoomMade = Literal["freed", "shortened", "none"]
 
 
 class Unfit(NamedTuple):
@@ -44,7 +44,7 @@ class BackOff:
         self,
         work: Callable[[Sequence[Slot]], dict[int, T]],
         slots: Sequence[Slot],
-        make_room: Callable[[Sequence[Slot], bool], Relief],
+        make_room: Callable[[Sequence[Slot], bool], RoomMade],
     ) -> tuple[dict[int, T], list[Unfit]]:
         """Run `work` on the slots, in groups that fit.
 
@@ -71,14 +71,14 @@ class BackOff:
                 waiting = waiting[len(group) :]
                 continue
             again = len(group) == len(tried) and all(map(operator.is_, group, tried))
-            tried, relief = group, make_room(group, again)
-            if relief == "freed":
+            tried, made = group, make_room(group, again)
+            if made == "freed":
                 continue
             if len(group) > 1:
                 tight.append(group)
             else:
                 tight = [part for part in tight if all(slot is not group[0] for slot in part)]
-                if relief == "none":
+                if made == "none":
                     unfit.append(Unfit(group[0], reason))
                     waiting = waiting[1:]
             self.slots = min([before, *(len(part) // 2 for part in tight)])

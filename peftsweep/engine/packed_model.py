@@ -221,9 +221,9 @@ class PackedModel:
         every = frozenset(layer.name for layer in self.stack.layers)
         self.stack.start(0, params, every, torch.Generator().manual_seed(0))
         try:
-            for place in self.stack.param_slices:
-                if place.layer.name in self.heads:
-                    place.layer.stacked[place.name].data[0].copy_(getattr(place.layer.inner, place.name))
+            for param in self.stack.param_slices:
+                if param.layer.name in self.heads:
+                    param.layer.stacked[param.name].data[0].copy_(getattr(param.layer.inner, param.name))
             prove(self.model, samples, expected, self._in_one_row)
         finally:
             self.stack.clear(0)

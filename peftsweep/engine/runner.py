@@ -19,7 +19,7 @@ from peftsweep.engine.corpus import Corpus, Indices
 from peftsweep.engine.cpu_workers import CpuWorkers
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.limits import Limits, Say
-from peftsweep.engine.oom import BackOff, Relief, Unfit, translate_oom
+from peftsweep.engine.oom import BackOff, RoomMade, Unfit, translate_oom
 from peftsweep.engine.optimizer import SlotUpdate
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.slot import Slot
@@ -113,7 +113,7 @@ class Runner:
             if self.graphs is not None:
                 self.graphs.prepare(self.backward, batches)
 
-    def make_room(self, slots: Sequence[Slot], again: bool) -> Relief:
+    def make_room(self, slots: Sequence[Slot], again: bool) -> RoomMade:
         """After a step of these slots ran out of memory: free the graphs' memory, or split the batch of a single slot
         in two as long as it has more than one text."""
         for slot in slots:
@@ -161,7 +161,7 @@ class Runner:
         logits = self.packed.logits(self.packed.pack_texts(slots, texts, corpus), None)
         return logits.view(len(slots), -1, logits.shape[-1])[:, : len(texts[0])]
 
-    def make_more_room(self, slots: Sequence[Slot], again: bool, corpus: Corpus) -> Relief:
+    def make_more_room(self, slots: Sequence[Slot], again: bool, corpus: Corpus) -> RoomMade:
         """After an evaluation ran out of memory: free the graphs' memory, or shorten the passes of all slots."""
         if self.drop_graphs() and not again:
             return "freed"

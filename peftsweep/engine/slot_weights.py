@@ -81,7 +81,7 @@ class SlotParameters:
             at += math.prod(shape)
         self.layers = tuple(layers)
         self.groups: list[ParamGroup] = []
-        for (rate, bias), members in groupby(self.param_slices, lambda place: _group_key(place.layer, place.name)):
+        for (rate, bias), members in groupby(self.param_slices, lambda param: _group_key(param.layer, param.name)):
             first, *rest = members
             columns = slice(first.start, (rest[-1] if rest else first).stop)
             self.groups.append(ParamGroup(columns, not bias, first if rate else None))
@@ -89,10 +89,10 @@ class SlotParameters:
         self.grads = torch.zeros(slots, at, device=device)
         self.moments = {name: torch.zeros(slots, at, device=device) for name in ("exp_avg", "exp_avg_sq")}
         for layer in layers:
-            layer.bind({place.name: self._view(place, slots) for place in self.param_slices if place.layer is layer})
+            layer.bind({param.name: self._view(param, slots) for param in self.param_slices if param.layer is layer})
 
-    def _view(self, place: ParamSlice, slots: int) -> Tensor:
-        columns, shape = slice(place.start, place.stop), (slots, *place.shape)
+    def _view(self, param: ParamSlice, slots: int) -> Tensor:
+        columns, shape = slice(param.start, param.stop), (slots, *param.shape)
         leaf = self.weights[:, columns].view(shape).detach().requires_grad_()
         leaf.grad = self.grads[:, columns].view(shape)
         torch._dynamo.mark_static(leaf)  # its shape never changes while the pack lives
@@ -114,18 +114,18 @@ class SlotParameters:
                 layer.active[slot] = True
                 first[layer.name] = layer.start(slot, params, generator)
         row = torch.zeros(self.weights.shape[1])
-        for place in self.param_slices:
-            values = first.get(place.layer.name, {}).get(place.name)
+        for param in self.param_slices:
+            values = first.get(param.layer.name, {}).get(param.name)
             if values is not None:
-                place.of(row)[place.layer.trial_part(place.name, params)].copy_(values)
+                param.of(row)[param.layer.trial_part(param.name, params)].copy_(values)
         self.weights[slot].copy_(row)
 
     def split(self, slot: int, row: Tensor, params: TrainConfig) -> dict[str, Tensor]:
         """Split a row vector of `slot` into views of the trial's true shapes, by `path:parameter`."""
         return {
-            place.key: place.of(row)[place.layer.trial_part(place.name, params)]
-            for place in self.param_slices
-            if place.layer.active[slot]
+            param.key: param.of(row)[param.layer.trial_part(param.name, params)]
+            for param in self.param_slices
+            if param.layer.active[slot]
         }
 
 

@@ -76,9 +76,9 @@ class Slots:
         """Number of parameters that a trial with these hyperparameters trains."""
         adapted, row = self._adapted(params), self.stack.weights[0]
         return sum(
-            place.of(row)[place.layer.trial_part(place.name, params)].numel()
-            for place in self.stack.param_slices
-            if place.layer.name in adapted
+            param.of(row)[param.layer.trial_part(param.name, params)].numel()
+            for param in self.stack.param_slices
+            if param.layer.name in adapted
         )
 
     def _adapted(self, params: TrainConfig) -> frozenset[str]:

@@ -40,6 +40,11 @@ class BaseInfo:
         """Whether the source is a hub id. Folders are always absolute paths."""
         return not Path(self.source).is_absolute()
 
+    @property
+    def weights_format(self) -> str:
+        """The number format of its weights, such as "bfloat16" or "nf4"."""
+        return "nf4" if self.four_bit else str(self.dtype).removeprefix("torch.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Base(BaseInfo):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from rich.live import Live
@@ -17,7 +16,6 @@ from peftsweep.scores import label
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
-EVERY = 0.25  # seconds between two drawings; each takes the training thread a millisecond or two
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
 _OTHER_LINES = 7  # lines of the screen that do not show slots
 
@@ -25,11 +23,9 @@ _OTHER_LINES = 7  # lines of the screen that do not show slots
 class LiveProgress(Progress):
     """The training thread draws the table; a second thread would slow the training down."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._console = Screen(stream)
         self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
-        self._clock = clock
-        self._next = 0.0
         self._best = sweep_lines.BestSoFar()
 
     def opened(self, what: Opened) -> None:
@@ -47,11 +43,9 @@ class LiveProgress(Progress):
 
     def step(self, status: SweepStatus) -> None:
         self._best.update(status.best)
-        if self._clock() >= self._next:
-            self._next = self._clock() + EVERY
-            objective = self._best.objective
-            line = sweep_lines.summary(status, objective)
-            self._live.update(_screen(status.slots, line, self._console.height, label(objective)), refresh=True)
+        objective = self._best.objective
+        line = sweep_lines.summary(status, objective)
+        self._live.update(_screen(status.slots, line, self._console.height, label(objective)), refresh=True)
 
     def ended(self, trial: EndedTrial) -> None:
         is_best = self._best.is_beaten_by(trial)

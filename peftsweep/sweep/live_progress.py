@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,8 +11,6 @@ from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
 from peftsweep.study.results import done, ranked
 from peftsweep.sweep.time_left import Pace, survival_rates, time_left
-
-EVERY = 1.0  # seconds between two estimates of the time left: a simulation takes time in which nothing trains
 
 
 class TrialCounts(NamedTuple):
@@ -31,7 +28,7 @@ class TrialCounts(NamedTuple):
 
 
 class RemainingTime:
-    """Estimates the time left, once a second.
+    """Estimates the time left.
 
     Args:
         halving: the pruner, if there is one.
@@ -40,7 +37,6 @@ class RemainingTime:
 
     def __init__(self, halving: Halving | None, deadline: float) -> None:
         self.pace, self._halving, self._deadline = Pace(), halving, deadline
-        self._estimated, self._left = -math.inf, math.inf
 
     def update(self, event: Progress, upcoming: int, trials: Sequence[TrialRecord]) -> float | None:
         """Record some steps; returns the seconds until the last trial ends, or None if they cannot be estimated yet.
@@ -49,11 +45,7 @@ class RemainingTime:
             upcoming: number of trials that have not started.
             trials: all trials of the study.
         """
-        now, slots = time.monotonic(), event.slots
-        self.pace.add_trials(slots)
+        self.pace.add_trials(event.slots)
         self.pace.add_steps(event.steps)
-        if now >= self._estimated + EVERY:
-            rates = survival_rates(trials, self._halving, self.pace.typical_trial().evaluations)
-            left = time_left(self.pace, slots, upcoming, rates, self._deadline - now)
-            self._estimated, self._left = now, math.inf if left is None else left
-        return None if self._left == math.inf else max(0.0, self._left - (now - self._estimated))
+        rates = survival_rates(trials, self._halving, self.pace.typical_trial().evaluations)
+        return time_left(self.pace, event.slots, upcoming, rates, self._deadline - time.monotonic())

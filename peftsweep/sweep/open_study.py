@@ -54,7 +54,7 @@ def _made(studies: Studies, config: StudyConfig, data: Dataset) -> StoredStudy:
         bound=bound,
         fingerprint=data.fingerprint,
         validation_fingerprint=data.validation_fingerprint,
-        splits=splits(data),
+        splits=data.sizes,
         data=name,
         objective=config.search.objective,
         kind=data.task.kind,
@@ -102,9 +102,3 @@ def _data_name(studies: Studies, config: StudyConfig, data: Dataset) -> str:
             if known is not None and known.record.fingerprint == data.fingerprint:
                 return known.record.data
     return f"{config.data.name} · {data.task.kind} · {data.fingerprint[:6]}"
-
-
-def splits(data: Dataset) -> dict[str, int]:
-    """Number of rows in each split."""
-    sizes = {"train": len(data.train), "validation": len(data.validation)}
-    return sizes if data.test is None else sizes | {"test": len(data.test)}

@@ -148,10 +148,7 @@ def _train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, s
 
 def _close(worker: Worker, judge: StudyJudge, pack: PackInfo | None) -> None:
     """Close the worker, and record what it used."""
-    usage = worker.close()
-    judge.seconds = usage.seconds
-    if pack is not None and pack.memory is not None and usage.peak_bytes is not None:
-        judge.took(pack.memory, usage.peak_bytes)
+    judge.used(worker.close(), None if pack is None else pack.memory)
 
 
 @contextmanager

@@ -24,8 +24,8 @@ class SeedJudge(StudyJudge):
     def __init__(
         self, supply: SeedSupply, data: Dataset, tracker: Tracker, progress: Progress, stop: StopSignal
     ) -> None:
-        self.main = supply.main
         super().__init__(supply, data, tracker, progress, stop)
+        self.main = supply.main
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         own = self.supply.trial(trial.number)

@@ -39,13 +39,13 @@ class SeedSupply(TrialSupply):
         seeds: int,
         studies: Studies,
     ) -> None:
-        self.main, self.best = main, best
         begun = {(seed.retrains, seed.replicate) for seed in seeds_begun(again)}
         self.wanted, self.unbegun = still_wanted(best, seeds, begun)
         total = len(begun) + self.unbegun
         fixed = config.search.model_copy(update={"sampler": "random", "pruner": None, "trials": total})
         renamed = config.model_copy(update={"name": again.study_name, "search": fixed})
         super().__init__(renamed, again, studies, total)
+        self.main, self.best = main, best
 
     def candidates(self, end: Literal["low", "high"]) -> list[TrainConfig]:
         """The configurations that are retrained."""

@@ -31,6 +31,7 @@ from peftsweep.sweep.projection import Projection, stored
 from peftsweep.sweep.study_params import study_params
 from peftsweep.sweep.trial_params import UnfitError, trained
 from peftsweep.sweep.trial_supply import TrialSupply
+from peftsweep.sweep.worker import Usage
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
 
@@ -54,13 +55,14 @@ class StudyJudge(Judge):
             write_study(self.study, total=supply.total)
             self.projection.outdate()
         self.running: dict[int, optuna.Trial] = {}
-        self.seconds: dict[str, float] = {}  # where the pack's time went
+        self.seconds: dict[str, float] = {}  # where the worker's time went
         self.trial_counts: TrialCounts | None = None  # None when trials have changed since
         self.remaining = RemainingTime(self.halving, supply.deadline)
         self.test_scores: dict[int, Scores] = {}  # on the test split, until all that are due have one
         self.unscored: set[int] = set()  # trials that could not be scored
         self.base: BaseInfo | None = None
         self.method: Method | None = None
+        supply.complete_orphans()
         for trial in supply.trials():
             if trial.state.finished:  # a process may have died before it tidied up
                 artifacts.drop_checkpoints(supply.trial_folder(trial.number))
@@ -81,7 +83,7 @@ class StudyJudge(Judge):
     # Answers to the worker ------------------------------------------------------------------------------------------
 
     def has_given_all(self) -> bool:
-        return self.supply.is_empty
+        return not self.supply.has_more()
 
     def wants_stop(self) -> bool:
         return self.stop.asked
@@ -174,7 +176,7 @@ class StudyJudge(Judge):
         if self.trial_counts is None:  # nothing trains while the storage is read
             self.trial_counts = TrialCounts.of(self.supply.trials())
         trials, begun, done, best = self.trial_counts
-        coming = 0 if self.supply.is_empty else self.supply.left(begun)
+        coming = self.supply.left(begun) if self.supply.has_more() else 0
         left = self.remaining.update(event, coming, trials)
         self.progress.step(SweepStatus(event.slots, done, self.supply.total, best, left))
 
@@ -234,10 +236,12 @@ class StudyJudge(Judge):
         if kept.lost:
             self.progress.warn(lost_scores(kept.trial, kept.lost))
 
-    def took(self, memory: Memory, taken: int) -> None:
-        """Record the pack's peak of GPU memory, in bytes, and tell the user."""
-        write_study(self.study, memory={**self.study.record.memory, "peak_bytes": taken})
-        self.progress.note(peak_memory(memory, taken))
+    def used(self, usage: Usage, planned: Memory | None) -> None:
+        """Record what the worker used, and show the peak of GPU memory."""
+        self.seconds = usage.seconds
+        if planned is not None and usage.peak_bytes is not None:
+            write_study(self.study, memory={**self.study.record.memory, "peak_bytes": usage.peak_bytes})
+            self.progress.note(peak_memory(planned, usage.peak_bytes))
 
     def conclude(self) -> None:
         """Record results of all trials together, if they are done. A sweep has none besides its trials."""

@@ -15,16 +15,15 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "scikit-
 
 def study_params(config: StudyConfig, base: BaseInfo, data: Dataset) -> dict[str, Any]:
     """Parameters that all trials of the study share."""
-    sizes = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
         "method": config.method,
         "model": config.model.id,
         "model_revision": revision_of(base),
         "model_parameters": base.parameters,
-        "dtype": "nf4" if base.four_bit else str(base.dtype).removeprefix("torch."),
+        "dtype": base.weights_format,
         "device": str(base.device),
         "data_fingerprint": data.fingerprint,
-        **{f"rows_{name}": len(split) for name, split in sizes.items() if split is not None},
+        **{f"rows_{name}": size for name, size in data.sizes.items()},
         "version_peftsweep": __version__,
         **{f"version_{name}": version(name) for name in LIBRARIES},
     }

@@ -40,7 +40,6 @@ class TrialSupply:
         total: number of trials that the study shall have, including earlier runs.
         folder: of the study's artifacts.
         orphans: trials that a dead process left.
-        is_empty: whether no trial is left. It is remembered, because free slots ask again and again.
     """
 
     def __init__(
@@ -50,11 +49,14 @@ class TrialSupply:
         self.total = total if config.search.sampler != "grid" else min(total, grid_size(config))
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
         self.folder = studies.own_folder(config.name)
-        self.is_empty = False
         self.orphans = deque(trial.number for trial in studies.orphans(study))
-        for number in self.orphans:  # before any trial ends: the draw depends on which have
+
+    def complete_orphans(self) -> None:
+        """Give orphans the parameters that they lack. This must come before any trial ends: the draw depends on which
+        have ended."""
+        for number in self.orphans:
             with suppress(UnfitError):
-                self.complete(studies.adopt(study, number))
+                self.complete(self.studies.adopt(self.study, number))
 
     def trials(self) -> list[TrialRecord]:
         return self.study.records()
@@ -75,6 +77,7 @@ class TrialSupply:
         return len(self.orphans) + max(0, self.total - begun)
 
     def has_work(self) -> bool:
+        """Whether trials are left, and the search can offer them."""
         return bool(self.orphans) or (self.left() > 0 and not self.is_exhausted())
 
     def is_exhausted(self) -> bool:
@@ -85,12 +88,15 @@ class TrialSupply:
         """Hyperparameters at the limits of what trials may have."""
         return space.candidates(self.config, end)
 
+    def has_more(self) -> bool:
+        """Whether there is a next trial now."""
+        return bool(self.orphans) or (time.monotonic() < self.deadline and self.has_work())
+
     def next(self) -> Offer | None:
         """The next trial; None if there are no more."""
         if self.orphans:
             return Offer(self.studies.adopt(self.study, self.orphans.popleft()), resumed=True)
-        if self.is_empty or self.left() <= 0 or time.monotonic() >= self.deadline or self.is_exhausted():
-            self.is_empty = True
+        if not self.has_more():
             return None
         asked = self.ask()
         write_trial(asked, began=now())

@@ -6,7 +6,6 @@ from peftsweep.errors import StudyMismatchError
 from peftsweep.models import BaseInfo, is_at_revision, revision_of
 from peftsweep.progress import Opened
 from peftsweep.storage import masked, write_study
-from peftsweep.sweep.open_study import splits
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.worker import PackInfo
 
@@ -42,9 +41,9 @@ def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri
         parameters=base.parameters,
         trainable=pack.trainable,
         slots=pack.slots,
-        rows=splits(judge.data),
+        rows=judge.data.sizes,
         device=str(base.device),
-        dtype="nf4" if base.four_bit else str(base.dtype).removeprefix("torch."),
+        dtype=base.weights_format,
         done=judge.supply.done(),
         total=judge.supply.total,
         storage=masked(judge.studies.url),
