@@ -268,7 +268,7 @@ def tables(top: int, seeds: int, spread: str, sets: int) -> dict[str, Any]:
         scores = deviations * rng.normal(size=(top, seeds)) + rng.normal(size=seeds)
         scores = scores[np.argsort(-scores.mean(axis=1))]
         found = behind_first([dict(enumerate(own.tolist())) for own in scores])
-        wrong["together"] += any(row is not None and row["low"] > 0 for row in found)
+        wrong["together"] += any(row is not None and row.low > 0 for row in found)
         wrong["each_row_alone"] += bool((ttest_rel(scores[:1], scores[1:], axis=1).pvalue < 0.05).any())
     what = {"figure": "retrain", "top": top, "seeds": seeds, "spread": spread, "sets": sets}
     return what | {name: round(count / sets, 3) for name, count in wrong.items()}

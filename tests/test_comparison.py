@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 from peftsweep.comparison import compare
 from peftsweep.comparison.groups import front, holm
 from peftsweep.comparison.history import best_so_far, busy, ends, importances, spans
+from peftsweep.comparison.leaderboard import OverSeeds
 from peftsweep.comparison.study_data import StudyData
 from peftsweep.errors import StorageError, UsageError
 from peftsweep.storage import Studies
@@ -325,9 +326,9 @@ def test_seeds_are_reported_of_the_best_trial_if_it_was_retrained(url: str) -> N
     best = best_rows.best(url, ["good"])[0].trial
     rows = [retrained(0, 0.7)]
     study.set_user_attr("retrained", rows)
-    assert compare(url, ["good"]).leaders[0].retrained == {"trial": 0, "seeds": 3, "mean": 0.7, "sd": 0.01}
+    assert compare(url, ["good"]).leaders[0].retrained == OverSeeds(trial=0, seeds=3, mean=0.7, sd=0.01)
     study.set_user_attr("retrained", [*rows, retrained(best, 0.6, None)])
-    assert compare(url, ["good"]).leaders[0].retrained == {"trial": best, "seeds": 3, "mean": 0.6, "sd": None}
+    assert compare(url, ["good"]).leaders[0].retrained == OverSeeds(trial=best, seeds=3, mean=0.6, sd=None)
 
 
 def test_nothing_stored_and_an_unknown_study_are_said(url: str, tmp_path: Path) -> None:

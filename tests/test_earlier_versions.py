@@ -9,8 +9,10 @@ and what its `sync` wrote to MLflow.
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import tarfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from peftsweep.storage import Studies, write_study
+from peftsweep.study.seeds import summarised
 from tests.studies import Home, empty_mlflow
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -46,6 +50,29 @@ def test_earlier_studies_read_as_they_did(read: list[subprocess.CompletedProcess
     answer, (command, _) = read[place], READ[place]
     assert (answer.returncode, answer.stderr) == (0, "")
     assert_close(json.loads(answer.stdout), TOLD[command])
+
+
+def test_configurations_that_were_retrained_are_written_byte_for_byte_as_they_were(
+    read: list[subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    studies = Studies(unpacked(tmp_path).storage)
+    study, seeds, then = studies.load("first"), studies.retrained("first"), retrained_text(tmp_path)
+    assert seeds is not None and len(then) > 2000 and study.record.retrained == summarised(study, seeds)
+    for configurations in (study.record.retrained, summarised(study, seeds)):
+        write_study(study, retrained=[])
+        assert retrained_text(tmp_path) == "[]"
+        write_study(study, retrained=configurations)
+        assert retrained_text(tmp_path) == then
+    printed = {row["study"]: row["retrained"] for row in json.loads(read[0].stdout)}  # it keeps the order of keys
+    assert json.dumps(printed["first"]) == then and printed["second"] is None
+
+
+def retrained_text(folder: Path) -> str:
+    """What the database holds."""
+    with closing(sqlite3.connect(folder / "studies.db")) as database:
+        query = "SELECT value_json FROM study_user_attributes WHERE key = 'retrained'"
+        ((text,),) = database.execute(query).fetchall()
+    return str(text)
 
 
 def test_a_folder_that_was_exported_earlier_predicts_what_it_did(read: list[subprocess.CompletedProcess[str]]) -> None:

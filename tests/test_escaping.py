@@ -27,6 +27,8 @@ from peftsweep.progress import (
 )
 from peftsweep.progress.screen import Screen
 from peftsweep.safe_text.escaping import harmless, in_json, in_line, markdown, markdown_code, python_block
+from peftsweep.storage import Retrained
+from peftsweep.study.best_rows import Best
 from peftsweep.system.names import refusal
 from peftsweep.system.terminal import say, say_json
 from tests.test_progress import OPENED, Terminal
@@ -39,24 +41,22 @@ PLANES = [*range(0x3200), *range(0xD7F0, 0xE010), *range(0xFDF0, 0x10010), *rang
 CATEGORIES = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 EVERY = {c for c in map(chr, PLANES) if unicodedata.category(c) in CATEGORIES} - SEEN
 FILLERS = {*"\u034f\u115f\u1160\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
-ROW: dict[str, Any] = {"macro_f1": 0.5, "macro_f1_tuned": None, "micro_f1": 0.5, "accuracy": 0.5, "loss": 1.0}
+ROW: dict[str, Any] = {"scores": {"macro_f1": 0.5, "micro_f1": 0.5, "accuracy": 0.5, "loss": 1.0}, "step": 1}
 ROW |= {"study": HOSTILE, "method": HOSTILE, "model": HOSTILE, "data": HOSTILE, "adapter": HOSTILE, "trial": 1}
 ROW |= {"validation_fingerprint": "0123", "overall": True, "params": {"scheduler": HOSTILE}, "sampled": ["scheduler"]}
-ROW |= {
-    "labels": [HOSTILE, "b"],
-    "retrained": None,
-    "tested": None,
-    "test": None,
+ROW |= {"labels": [HOSTILE, "b"], "fingerprint": "89ab", "mlflow_run_id": None, "test": None}
+COUNTS = dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 1)
+STATUS = COUNTS | {"study": HOSTILE, "objective": "macro_f1", "best": 0.5, "seconds": 1.0, "retrain": None}
+SEEDS: dict[str, Any] = {
+    "trial": 1,
     "objective": "macro_f1",
-    "best": 0.5,
-    "seconds": 1.0,
+    "picked": 0.5,
+    "seeds": 0,
+    "shared": 0,
+    "failed": 0,
+    "behind": None,
 }
-ROW |= dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 1) | {
-    "tied": [],
-    "retrain": None,
-}
-SEEDS = {"trial": 1, "objective": "macro_f1", "picked": 0.5, "seeds": 0, "shared": 0, "failed": 0, "behind": None}
-SEEDS |= {"params": {"scheduler": HOSTILE}, "sampled": ["scheduler"], "test": None}
+SEEDS |= {"params": {"scheduler": HOSTILE}, "sampled": ["scheduler"], "test": None, "figures": {}}
 
 
 def test_every_character_that_a_terminal_obeys_is_written_out_and_no_other() -> None:
@@ -142,10 +142,10 @@ SHOWN: dict[str, Callable[[TextIO], None]] = {
     "live": lambda stream: lines(stream, LiveProgress),
     "plain": lambda stream: lines(stream, PlainProgress),
     "best": lambda stream: best_table(
-        [ROW, ROW | {"validation_fingerprint": "4567", "labels": ["a", HOSTILE]}], stream
+        [Best(**ROW), Best(**ROW | {"validation_fingerprint": "4567", "labels": ["a", HOSTILE]})], stream
     ),
-    "status": lambda stream: status_table([ROW], stream),
-    "retrained": lambda stream: retrained_table([SEEDS], stream),
+    "status": lambda stream: status_table([STATUS], stream),
+    "retrained": lambda stream: retrained_table([Retrained.model_construct(**SEEDS)], stream),
     "screen": lambda stream: Screen(stream).print(HOSTILE),
     "bar": drawn,
 }

@@ -35,6 +35,7 @@ from peftsweep.progress import (
     sweep_result,
     time_spent,
 )
+from peftsweep.study.best_rows import Best
 
 OPENED = Opened(
     study="demo",
@@ -233,10 +234,12 @@ def test_a_terminal_gets_the_table_and_everything_else_plain_lines(
     assert isinstance(for_stream(terminal), PlainProgress)
 
 
-def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
+SCORES = {"macro_f1": 0.8116, "micro_f1": 0.81, "accuracy": 0.79, "loss": 0.52}
+
+
+def row(study: str, fingerprint: str = "f1", **more: Any) -> Best:
     """A row of `best`."""
-    scores = {"macro_f1": 0.8116, "macro_f1_tuned": None, "micro_f1": 0.81, "accuracy": 0.79, "loss": 0.52}
-    found = {
+    found: dict[str, Any] = {
         "study": study,
         "data": "tweets · single-label",
         "fingerprint": fingerprint,
@@ -250,10 +253,12 @@ def row(study: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
         "labels": ["anger", "joy"],
     }
     found |= {"model": "owner/base", "method": "lora", "trial": 7, "params": PARAMS | {"epochs": 3}}
-    return found | scores | {"sampled": list(PARAMS), "adapter": f"/{'long/' * 20}{study}/adapter"} | more
+    found |= {"scores": SCORES, "step": 10}
+    found |= {"sampled": list(PARAMS), "adapter": f"/{'long/' * 20}{study}/adapter", "mlflow_run_id": None}
+    return Best(**found | more)
 
 
-def shown(rows: list[dict[str, Any]]) -> list[str]:
+def shown(rows: list[Best]) -> list[str]:
     stream = Terminal()
     best_table(rows, stream)
     return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in stream.getvalue().splitlines()]
@@ -367,7 +372,7 @@ def test_the_time_is_reported_by_what_it_went_to() -> None:
 
 def test_tuned_scores_stand_beside_the_others_where_there_are_any() -> None:
     assert "tuned" not in shown([row("a")])[0]
-    first, second = shown([row("a", macro_f1_tuned=0.8466), row("b")])[:2]
+    first, second = shown([row("a", scores=SCORES | {"macro_f1_tuned": 0.8466}), row("b")])[:2]
     assert first.split()[3:6] == ["macro-F1", "tuned", "macro-F1"] and "0.847" in second
 
 

@@ -96,7 +96,7 @@ def test_the_best_is_reported_by_validation_rows_whatever_the_studies_were_train
     found = best_rows.best(storage, ["c", "d", "e"])
     assert [row.study for row in found if row.overall] == ["d", "e"]
     text = io.StringIO()
-    progress.best_table([row.as_dict() for row in found], text)
+    progress.best_table(found, text)
     tables = [line.split() for line in text.getvalue().split("* the best")[0].splitlines()]
     assert [
         words[1] if words[0] == "*" else words[0] for words in tables if len(words) > 4 and words[0] != "study"
@@ -248,7 +248,7 @@ def test_a_test_score_belongs_to_the_trial_it_was_made_for(storage: str) -> None
     first = best_rows.best(storage)[0]
     assert (first.trial, first.test, first.tested) == (1, {"macro_f1": 0.6}, 0)
     text = io.StringIO()
-    progress.best_table([first.as_dict()], text)
+    progress.best_table([first], text)
     assert text.getvalue().splitlines()[-1] == "  test split: trial 0, macro-F1 0.600"
 
 

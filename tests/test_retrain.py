@@ -37,7 +37,7 @@ from peftsweep.errors import StorageError, StudyBusyError, StudyMismatchError, U
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_tokenizer
 from peftsweep.progress import result_lines
-from peftsweep.storage import StoredStudy, Studies
+from peftsweep.storage import Retrained, StoredStudy, Studies
 from peftsweep.study import results, space
 from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.sweep import RetrainResult
@@ -417,7 +417,7 @@ def test_scores_on_the_test_split_that_are_not_finite_are_null_and_the_study_sta
         answer = here.call(command)
         assert answer.returncode == 0 and "left out" not in answer.stderr, answer.stderr
     assert f"test split: trial {best.trial}, macro-F1 not finite" in here.call("best").stdout
-    assert "macro-F1 not finite over 2 seeds" in "\n".join(result_lines.verdict([first]))
+    assert "macro-F1 not finite over 2 seeds" in "\n".join(result_lines.verdict([Retrained.model_validate(first)]))
 
 
 def test_scores_that_an_earlier_version_recorded_as_nan_are_read(here: Home) -> None:
@@ -608,13 +608,13 @@ def test_the_intervals_are_those_of_paired_t_tests_corrected_for_all_pairs() -> 
     near, far, none = behind_first(rows)  # the sixth seed of the second has no partner
     for found, other, count in ((near, second, 5), (far, third, 4)):
         wanted = ttest_rel(first[:count], other).confidence_interval(1 - 0.05 / 3)
-        assert found is not None and (found["low"], found["high"]) == pytest.approx((wanted.low, wanted.high))
-        assert (found["mean"], found["seeds"]) == (pytest.approx(fmean(first[:count]) - fmean(other)), count)
-        assert found["pairs"] == 3
+        assert found is not None and (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+        assert (found.mean, found.seeds) == (pytest.approx(fmean(first[:count]) - fmean(other)), count)
+        assert found.pairs == 3
     assert none is None and behind_first(rows[:1]) == behind_first([]) == []
     (alone,) = behind_first(rows[:2])
     wanted = ttest_rel(first, second).confidence_interval(0.95)  # two configurations are one pair
-    assert alone is not None and (alone["low"], alone["high"]) == pytest.approx((wanted.low, wanted.high))
+    assert alone is not None and (alone.low, alone.high) == pytest.approx((wanted.low, wanted.high))
 
 
 @pytest.mark.parametrize(("top", "seeds"), [(3, 3), (3, 5), (10, 3), (10, 10)])
@@ -625,11 +625,11 @@ def test_among_equal_configurations_none_is_said_to_be_behind(top: int, seeds: i
         spread = np.where(np.arange(top) == 0, 1 + 3 * (table % 2), 1)
         scores = sorted(spread[:, None] * rng.normal(size=(top, seeds)) + rng.normal(size=seeds), key=np.mean)[::-1]
         found = behind_first([dict(enumerate(map(float, own))) for own in scores])
-        wrong += any(row is not None and row["low"] > 0 for row in found)
+        wrong += any(row is not None and row.low > 0 for row in found)
     assert wrong / tables <= 0.06
 
 
-def drawn(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[dict[str, Any]]:
+def drawn(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[Retrained]:
     """Rows of a study that picked configurations by these scores, whose seeds came to those (None: it failed)."""
     url = f"sqlite:///{folder}/studies.db"
     main, again = made(url, "a"), made(url, "a/retrain")
@@ -654,11 +654,11 @@ def test_a_million_seeds_are_not_listed_before_they_begin() -> None:
 
 def test_a_configuration_of_which_a_seed_failed_comes_last(tmp_path: Path) -> None:
     rows = drawn(tmp_path, (0.9, [0.9, 0.9, None]), (0.8, [0.6, 0.7, 0.8]), (0.7, [None, None, None]))
-    assert [(row["trial"], row["seeds"], row["failed"]) for row in rows] == [(1, 3, 0), (0, 2, 1), (2, 0, 3)]
+    assert [(row.trial, row.seeds, row.failed) for row in rows] == [(1, 3, 0), (0, 2, 1), (2, 0, 3)]
     assert rows[0]["macro_f1_mean"] == pytest.approx(0.7) and rows[0]["macro_f1_std"] == pytest.approx(0.1)
-    assert rows[1]["behind"]["seeds"] == 2 and rows[2]["behind"] is None
+    assert rows[1]["behind"]["seeds"] == 2 and rows[2].behind is None
     text = io.StringIO()
-    progress.retrained_table(json.loads(json.dumps(rows)), text)
+    progress.retrained_table(rows, text)
     assert "2, 1 failed" in text.getvalue() and "0, 3 failed" in text.getvalue()
 
 
@@ -684,10 +684,9 @@ def test_a_winner_within_the_noise_is_not_called_sure_and_a_changed_order_is_rep
 
 def test_tuned_scores_of_seeds_are_called_so(tmp_path: Path) -> None:
     rows = drawn(tmp_path, (0.80, [0.70, 0.74, 0.72]), (0.79, [0.74, 0.72, 0.73]))
-    for row in rows:
-        row |= {"objective": "macro_f1_tuned", "macro_f1_tuned_mean": 0.9, "macro_f1_tuned_std": 0.01}
+    tuned = {"objective": "macro_f1_tuned", "macro_f1_tuned_mean": 0.9, "macro_f1_tuned_std": 0.01}
     text = io.StringIO()
-    progress.retrained_table(rows, text)
+    progress.retrained_table([Retrained.model_validate(row.as_dict() | tuned) for row in rows], text)
     header = text.getvalue().splitlines()[0].split()
     assert header[1:6] == ["tuned", "macro-F1", "in", "the", "sweep"]
     assert "has the best mean tuned macro-F1, 0.900 ± 0.010" in text.getvalue()
@@ -703,7 +702,7 @@ def test_a_winner_by_more_than_the_noise_is_called_so(tmp_path: Path) -> None:
 def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) -> None:
     more = [0.70, 0.70, 0.71, 0.90, 0.90, 0.90]
     rows = drawn(tmp_path, (0.8, more), (0.7, [0.74, 0.75, 0.76]), (0.6, [0.99]))
-    assert [(row["trial"], row["seeds"], row["shared"]) for row in rows] == [(1, 3, 3), (0, 6, 3), (2, 1, 3)]
+    assert [(row.trial, row.seeds, row.shared) for row in rows] == [(1, 3, 3), (0, 6, 3), (2, 1, 3)]
     assert rows[1]["macro_f1_mean"] == pytest.approx(fmean(more)) and rows[1]["behind"]["mean"] > 0
     text = result_lines.verdict(rows)
     assert text[1].endswith("; too few seeds for trial 2") and "more than the noise" in text[1]

@@ -10,6 +10,7 @@ import pytest
 from peftsweep import best, dashboard
 from peftsweep.progress import best_table, retrained_table
 from peftsweep.scores import SCORES, Score
+from peftsweep.storage import Retrained
 from peftsweep.sweep.publishing import compare
 from tests.stored import evaluated, kept, made, retrained, told
 
@@ -27,9 +28,10 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_best_shows_a_new_score_and_reads_trials_without_it(url: str) -> None:
-    rows = {row.study: row.as_dict() for row in best(url)}
+    found = best(url)
+    rows = {row.study: row.as_dict() for row in found}
     assert (rows["old"]["kappa"], rows["new"]["kappa"], rows["old"]["macro_f1"]) == (None, 0.4321, 0.7)
-    best_table([*rows.values()], text := StringIO())
+    best_table(found, text := StringIO())
     heading, old, new = text.getvalue().splitlines()[:3]
     assert "Cohen's kappa" in heading and "0.432" in new and "old" in old and "0.700" in old
 
@@ -43,7 +45,7 @@ def test_the_page_shows_a_new_score(url: str, tmp_path: Path) -> None:
 
 def test_retrain_shows_a_new_score_of_the_configurations_that_have_it(url: str) -> None:
     rows = [retrained(0, 0.7), retrained(1, 0.6, kappa_mean=0.4321, kappa_std=0.01)]
-    retrained_table(rows, text := StringIO())
+    retrained_table([Retrained.model_validate(row) for row in rows], text := StringIO())
     assert "Cohen's kappa" in text.getvalue() and "0.432 ± 0.010" in text.getvalue()
 
 

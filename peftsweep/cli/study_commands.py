@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
 
@@ -29,6 +29,8 @@ from peftsweep.cli.options import (
 )
 from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
+
+Row = TypeVar("Row")
 
 
 def run(
@@ -99,7 +101,7 @@ def retrain(
             display.note(progress.time_spent(result.seconds))
         if result.interrupted is not None:
             raise Stopped(result.interrupted)
-        _print(result.rows, as_json, progress.retrained_table)
+        _print(result.configurations, result.rows, as_json, progress.retrained_table)
 
 
 def _config(study: str, settings: list[str] | None) -> Any:
@@ -117,10 +119,10 @@ def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = Fa
     from peftsweep.study.status_rows import status as statuses
 
     warn = progress.for_stream(sys.stderr).warn
-    rows = [row.as_dict() for row in best_rows.best(storage, study, warn=warn)]
+    rows = best_rows.best(storage, study, warn=warn)
     exists = bool(rows) or bool(statuses(storage, study))
     empty = "no trial is complete yet; see peftsweep status" if exists else _no_studies(storage)
-    _print(rows, as_json, progress.best_table, empty)
+    _print(rows, [row.as_dict() for row in rows], as_json, progress.best_table, empty)
 
 
 def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
@@ -129,7 +131,8 @@ def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = F
     from peftsweep.study.status_rows import status as statuses
 
     warn = progress.for_stream(sys.stderr).warn
-    _print(statuses(storage, warn=warn), as_json, progress.status_table, _no_studies(storage))
+    rows = statuses(storage, warn=warn)
+    _print(rows, rows, as_json, progress.status_table, _no_studies(storage))
 
 
 def compare(
@@ -185,13 +188,15 @@ def _no_studies(storage: str) -> str:
 
 
 def _print(
-    rows: list[dict[str, Any]],
+    rows: list[Row],
+    plain: list[dict[str, Any]],
     as_json: bool,
-    table: Callable[[list[dict[str, Any]], TextIO], None],
+    table: Callable[[list[Row], TextIO], None],
     empty: str = "",
 ) -> None:
+    """Print rows as a table, or as plain values for `--json`."""
     if as_json:
-        say_json(rows, sys.stdout)
+        say_json(plain, sys.stdout)
     elif rows:
         table(rows, sys.stdout)
     else:

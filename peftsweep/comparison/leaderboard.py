@@ -12,6 +12,16 @@ from peftsweep.storage import TrialState, count_states
 
 
 @dataclass(frozen=True)
+class OverSeeds:
+    """Mean and standard deviation (`sd`) of a trial's macro-F1 over fresh seeds."""
+
+    trial: int
+    seeds: int
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
 class Leader:
     """A study and its best trial. Fields that need a complete trial are None until there is one.
 
@@ -23,8 +33,8 @@ class Leader:
         parameters: trainable parameters of the best trial.
         adapter_bytes: size of its adapter's files.
         seconds: sum over all trials of their shares of the pack's time, on `device`.
-        retrained: trial, seeds, mean and standard deviation (`sd`) of `macro_f1`, if configurations were retrained:
-            those of the best trial, or else of the trial that was the best at that time.
+        retrained: if configurations were retrained, how the best trial's did, or else that of the trial that was the
+            best at that time.
         test: scores on the test split, if the best trial was scored there.
         lacking: what cannot be shown, and why.
     """
@@ -49,7 +59,7 @@ class Leader:
     pruned: int
     failed: int
     running: int
-    retrained: dict[str, Any] | None
+    retrained: OverSeeds | None
     test: dict[str, float | None] | None
     params: dict[str, Any]
     lacking: list[str]
@@ -106,13 +116,14 @@ def leader(
     )
 
 
-def _retrained(study: StudyData) -> dict[str, Any] | None:
-    rows = [row for row in study.record.retrained or () if row.get("macro_f1_mean") is not None]
-    own = [row for row in rows if study.best is not None and row["trial"] == study.best.number]
-    row = next(iter(own or rows), None)
-    if row is None:
-        return None
-    return {"trial": row["trial"], "seeds": row["seeds"], "mean": row["macro_f1_mean"], "sd": row.get("macro_f1_std")}
+def _retrained(study: StudyData) -> OverSeeds | None:
+    found = [
+        OverSeeds(row.trial, row.seeds, mean, row.figures.get("macro_f1_std"))
+        for row in study.record.retrained or ()
+        if (mean := row.figures.get("macro_f1_mean")) is not None
+    ]
+    own = [each for each in found if study.best is not None and each.trial == study.best.number]
+    return next(iter(own or found), None)
 
 
 def _lacking(study: StudyData, untested: str | None) -> list[str]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftsweep.storage import Behind
+
 
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "batch_size": "batch", "scheduler": "", "optimizer": ""}
 
@@ -61,6 +65,6 @@ def spread(figures: Mapping[str, Any], name: str) -> str:
     return score(mean) + ("" if deviation is None else f" ± {deviation:.3f}")
 
 
-def interval(behind: Mapping[str, float] | None) -> str:
+def interval(behind: Behind | None) -> str:
     """`0.007 (-0.004 to 0.018)`: a mean difference and its 95 % interval."""
-    return "" if behind is None else f"{behind['mean']:.3f} ({behind['low']:.3f} to {behind['high']:.3f})"
+    return "" if behind is None else f"{behind.mean:.3f} ({behind.low:.3f} to {behind.high:.3f})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from peftsweep.progress import result_lines
 from peftsweep.progress.formats import duration, hyperparameters, interval, score, spread
@@ -12,18 +12,21 @@ from peftsweep.progress.screen import Grid, Screen
 from peftsweep.progress.why_not_compared import why_not_compared
 from peftsweep.scores import columns, label
 
-Rows = Sequence[Mapping[str, Any]]  # as `--json` prints them
+if TYPE_CHECKING:
+    from peftsweep.storage import Retrained
+    from peftsweep.study.best_rows import Best
+
 WIDE = 10_000  # width in a pipe, where nothing is folded
 NARROW = 80  # least width of a table; a narrower terminal folds the lines itself
 
 
-def best_table(rows: Rows, stream: TextIO) -> None:
+def best_table(rows: Sequence[Best], stream: TextIO) -> None:
     """Print a table for each set of validation rows, with one row per study and the best marked. Lines with each
     study's base, hyperparameters and adapter follow. They are never folded, so that they can be copied."""
     console = _console(stream)
-    by_rows: dict[str | None, list[Mapping[str, Any]]] = {}
+    by_rows: dict[str | None, list[Best]] = {}
     for row in rows:
-        by_rows.setdefault(row["validation_fingerprint"], []).append(row)
+        by_rows.setdefault(row.validation_fingerprint, []).append(row)
     for same in by_rows.values():
         if len(by_rows) > 1:
             console.print_line(_data(same, rows))
@@ -34,41 +37,41 @@ def best_table(rows: Rows, stream: TextIO) -> None:
         console.print_line(line)
     console.print()
     for row in rows:
-        chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        tied = result_lines.trial_numbers("tied with trial", row["tied"])
-        console.print_line(f"{row['study']}: trial {row['trial']} on {row['model']}" + (f" ({tied})" if tied else ""))
-        seeds = result_lines.seeds_summary(row["trial"], row["retrained"])
-        tested = result_lines.test_score(row["tested"], row["test"], row["objective"])
+        chosen = {name: value for name, value in row.params.items() if name in row.sampled}
+        tied = result_lines.trial_numbers("tied with trial", row.tied)
+        console.print_line(f"{row.study}: trial {row.trial} on {row.model}" + (f" ({tied})" if tied else ""))
+        seeds = result_lines.seeds_summary(row.trial, row.retrained)
+        tested = result_lines.test_score(row.tested, row.test, row.objective)
         for line in filter(None, (hyperparameters(chosen), _adapter(row), seeds, tested)):
             console.print_line(f"  {line}")
 
 
-def _adapter(row: Mapping[str, Any]) -> str | None:
+def _adapter(row: Best) -> str | None:
     """The adapter's folder. It is missing if the study was copied, or is read on another machine."""
-    there = row["adapter"] is None or Path(row["adapter"]).is_dir()
-    return row["adapter"] if there else f"{row['adapter']} (not there)"
+    there = row.adapter is None or Path(row.adapter).is_dir()
+    return row.adapter if there else f"{row.adapter} (not there)"
 
 
-def _scores(rows: Rows) -> Grid:
-    names = {name: title for name, title in columns().items() if any(row[name] is not None for row in rows)}
+def _scores(rows: Sequence[Best]) -> Grid:
+    names = {name: title for name, title in columns().items() if any(name in row.scores for row in rows)}
     table = _table("", "study", "method", "trial", *names.values())
     for row in rows:
-        scores = [score(row[name]) for name in names]
-        mark, style = ("*", "bold") if row["overall"] else ("", "")
-        table.add_texts(mark, row["study"], row["method"], str(row["trial"]), *scores, style=style)
+        scores = [score(row.scores.get(name)) for name in names]
+        mark, style = ("*", "bold") if row.overall else ("", "")
+        table.add_texts(mark, row.study, row.method, str(row.trial), *scores, style=style)
     return table
 
 
-def _data(same: Rows, rows: Rows) -> str:
+def _data(same: Sequence[Best], rows: Sequence[Best]) -> str:
     """Title of a group of studies on the same validation rows: the names of their data. If another group has the same
     names, the beginning of the rows' fingerprint is added."""
-    names, own = {row["data"] for row in same}, same[0]["validation_fingerprint"]
+    names, own = {row.data for row in same}, same[0].validation_fingerprint
     title = " and ".join(sorted(name or "data without a name" for name in names))
-    shared = any(row["data"] in names and row["validation_fingerprint"] != own for row in rows)
+    shared = any(row.data in names and row.validation_fingerprint != own for row in rows)
     return f"{title} · {own[:4]}" if shared and own else title
 
 
-def status_table(rows: Rows, stream: TextIO) -> None:
+def status_table(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
     """Print one row per study: the number of trials in each state, the best score, the time spent. Lines about
     stopped trials and retraining follow."""
     states = ["complete", "pruned", "failed", "running"]
@@ -87,20 +90,20 @@ def status_table(rows: Rows, stream: TextIO) -> None:
         console.print_line(line)
 
 
-def retrained_table(rows: Rows, stream: TextIO) -> None:
+def retrained_table(rows: Sequence[Retrained], stream: TextIO) -> None:
     """Print one row per configuration, the best mean first, and a verdict below."""
-    shown = {name: title for name, title in columns().items() if any(f"{name}_mean" in row for row in rows)}
-    table = _table("trial", f"{label(rows[0]['objective'])} in the sweep", "seeds", *shown.values(), "behind")
+    shown = {name: title for name, title in columns().items() if any(f"{name}_mean" in row.figures for row in rows)}
+    table = _table("trial", f"{label(rows[0].objective)} in the sweep", "seeds", *shown.values(), "behind")
     for row in rows:
-        seeds = str(row["seeds"]) + (f", {row['failed']} failed" if row["failed"] else "")
-        scores = [spread(row, name) for name in shown]
-        table.add_texts(str(row["trial"]), score(row["picked"]), seeds, *scores, interval(row["behind"]))
+        seeds = str(row.seeds) + (f", {row.failed} failed" if row.failed else "")
+        scores = [spread(row.figures, name) for name in shown]
+        table.add_texts(str(row.trial), score(row.picked), seeds, *scores, interval(row.behind))
     console = _console(stream)
     console.print(table)
     console.print()
     for row in rows:
-        chosen = {name: value for name, value in row["params"].items() if name in row["sampled"]}
-        console.print_line(f"trial {row['trial']}: {hyperparameters(chosen)}")
+        chosen = {name: value for name, value in row.params.items() if name in row.sampled}
+        console.print_line(f"trial {row.trial}: {hyperparameters(chosen)}")
     for line in result_lines.verdict(rows):
         console.print_line(line)
 

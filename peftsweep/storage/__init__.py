@@ -7,7 +7,7 @@ from peftsweep.storage.attributes import enqueued_with, write_study, write_trial
 from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, claim, fresh, settle
 from peftsweep.storage.record import StudyRecord, TrialRecord
-from peftsweep.storage.record_parts import Evaluation, HeldOutScores
+from peftsweep.storage.record_parts import Behind, Evaluation, HeldOutScores, Retrained
 from peftsweep.storage.stored_study import StoredStudy
 from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
 from peftsweep.storage.trial_state import TrialState, count_states
@@ -15,9 +15,11 @@ from peftsweep.storage.urls import check_apart, lasting, same_place
 
 __all__ = [
     "RETRAINED",
+    "Behind",
     "Evaluation",
     "HeldOutScores",
     "Place",
+    "Retrained",
     "StoredStudy",
     "Studies",
     "StudyRecord",

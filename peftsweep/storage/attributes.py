@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.scores import Objective
 from peftsweep.storage.record import StudyRecord, TaskKind, TrialRecord
-from peftsweep.storage.record_parts import Bound, Evaluation, HeldOutScores, Part
+from peftsweep.storage.record_parts import Bound, Evaluation, HeldOutScores, Part, Retrained
 from peftsweep.storage.trial_state import TrialState
 
 OWN = ("params", "reason")  # a sweep writes the first when a trial begins, the second when it ends
@@ -134,7 +134,7 @@ class StudyFacts(TypedDict, total=False):
     described: dict[str, Any]
     memory: dict[str, int]
     test: HeldOutScores
-    retrained: list[dict[str, Any]]
+    retrained: list[Retrained]
     summary: dict[str, float | None]
     began: int
     base: str | None

@@ -112,12 +112,6 @@ class TrialRecord(Part):
             raise ValueError(f"its adapter is {quoted(self.adapter)}, of another trial")
 
 
-def _checked_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for row in rows:
-        Retrained.model_validate(row)
-    return rows
-
-
 def _distinct(labels: list[str]) -> list[str]:
     if len(set(labels)) < len(labels):
         raise ValueError("two are the same")
@@ -149,8 +143,8 @@ class StudyRecord(Part):
     memory: dict[Text, Count] = Field({})
     """GPU memory in bytes: planned, and the peak."""
     test: HeldOutScores | None = None
-    retrained: Annotated[list[dict[str, Any]], AfterValidator(_checked_rows)] | None = None
-    """Rows of `study.seeds.summarised`."""
+    retrained: list[Retrained] | None = None
+    """The configurations that were retrained, in the order of `study.seeds.summarised`."""
     summary: dict[Text, Number | None] | None = None
     """In the study of the seeds: means and deviations of the best configuration."""
     began: Moment | None = None

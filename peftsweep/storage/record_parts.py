@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from peftsweep.config import DataConfig, ModelConfig, Range
 from peftsweep.safe_text.quoting import quoted
@@ -82,7 +90,8 @@ class Behind(Part):
     low: Number
     high: Number
     seeds: Count
-    pairs: Count = 1
+    pairs: Count | None = None
+    """Number of pairs that the interval is corrected for; earlier versions corrected for none."""
 
 
 class Retrained(Part):
@@ -91,23 +100,55 @@ class Retrained(Part):
     model_config = ConfigDict(extra="allow")
 
     trial: Count
+    """The study's trial that has this configuration."""
     params: dict[Text, Value]
     sampled: list[Text]
+    """Names of the sampled hyperparameters."""
     objective: Objective
     picked: Annotated[float, Field(ge=0, le=1)]
+    """The trial's score in the sweep."""
     seeds: Count
+    """Number of complete seeds."""
     failed: Count
+    figures: dict[Text, float | None]
+    """Means and deviations over the complete seeds: `macro_f1_mean`, `macro_f1_std` and so on. They are recorded among
+    the other fields, not in a mapping of their own."""
+    shared: Count | None = None
+    """Number of seeds that the order of the configurations is based on; earlier versions did not record it."""
     behind: Behind | None
     test: dict[Text, Count | Number | None] | None
+    """The same figures on the test split, and their `seeds`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is recorded, and as `--json` prints it."""
+        return self.model_dump(exclude_unset=True)
+
+    def __getitem__(self, name: str) -> Any:
+        """`row["macro_f1_mean"]`: the rows of version 0.1.0 were dicts."""
+        return self.as_dict()[name]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, row: Any) -> Any:
+        if not isinstance(row, Mapping) or "figures" in row:
+            return row
+        figures = {name: value for name, value in row.items() if str(name).endswith(("_mean", "_std"))}
+        return {name: value for name, value in row.items() if name not in figures} | {"figures": figures}
+
+    @model_serializer(mode="wrap")
+    def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in handler(self).items():
+            found |= value if name == "figures" else {name: value}
+        return found
 
     @model_validator(mode="after")
     def _has_means(self) -> Retrained:
-        figures = {name: v for name, v in (self.model_extra or {}).items() if name.endswith(("_mean", "_std"))}
-        if not all(value is None or (isinstance(value, float) and abs(value) <= LARGEST) for value in figures.values()):
+        if not all(value is None or abs(value) <= LARGEST for value in self.figures.values()):
             raise ValueError("expected numbers as means and deviations")
         if self.test and self.test.get("seeds") is None:
             raise ValueError("test.seeds is missing")
-        if self.seeds and figures.get(f"{self.objective}_mean") is None:
+        if self.seeds and self.figures.get(f"{self.objective}_mean") is None:
             raise ValueError(f"{self.objective}_mean is missing")
         return self
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from peftsweep.scores import ScoreOf, in_columns
-from peftsweep.storage import StoredStudy, Studies, guarded
+from peftsweep.storage import Retrained, StoredStudy, Studies, guarded
 from peftsweep.study.results import STORAGE, Warn, ranked, stored, unheard, validation_fingerprints
 from peftsweep.study.trial_files import ADAPTER, trial_folder
 
@@ -34,7 +34,7 @@ class Best:
         test: scores on the test split, if the data has one. They belong to the trial that was the best when the study
             was first done.
         tested: number of the trial that `test` is about.
-        retrained: rows of `retrain`: the best configurations over several seeds; None if the study was not retrained.
+        retrained: the best configurations over several seeds; None if the study was not retrained.
     """
 
     study: str
@@ -53,7 +53,7 @@ class Best:
     test: dict[str, float | None] | None
     objective: str = "macro_f1"
     tested: int | None = None
-    retrained: list[dict[str, Any]] | None = None
+    retrained: list[Retrained] | None = None
     overall: bool = False
     tied: list[int] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -65,8 +65,9 @@ class Best:
     loss = ScoreOf[float]()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON and tables, with a key for each score that has a column."""
-        return in_columns(asdict(self))
+        """For JSON, with a key for each score that has a column."""
+        again = None if self.retrained is None else [configuration.as_dict() for configuration in self.retrained]
+        return in_columns(asdict(self) | {"retrained": again})
 
 
 def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard) -> list[Best]:

@@ -6,26 +6,19 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean, stdev
-from typing import Any
 
-from peftsweep.storage import StoredStudy, TrialRecord, TrialState
+from peftsweep.storage import Behind, Retrained, StoredStudy, TrialRecord, TrialState
 
 CONFIDENCE = 0.95
 
 
-def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
-    """A row for each configuration. The best mean over the seeds that all of them have comes first; configurations with
-    a failed seed, or with fewer than two complete ones, come last.
+def summarised(study: StoredStudy, seeds: StoredStudy) -> list[Retrained]:
+    """Each configuration over its seeds. The best mean over the seeds that all of them have comes first; configurations
+    with a failed seed, or with fewer than two complete ones, come last.
 
     Args:
         study: the configurations are trials of it.
         seeds: each trial of it has one of these configurations and a seed.
-
-    Returns:
-        Rows of plain values. `trial` is the study's trial, `picked` its score in the sweep. `seeds` counts the complete
-        seeds, which `macro_f1_mean`, `macro_f1_std` and so on are taken over; `shared` counts the seeds that the order
-        is based on. `behind` says how far the configuration is behind the first, seed by seed (see `behind_first`);
-        `test` has the same figures on the test split.
     """
     picked = {trial.number: trial for trial in complete(study.records())}
     groups: dict[int, list[TrialRecord]] = {}
@@ -33,39 +26,35 @@ def summarised(study: StoredStudy, seeds: StoredStudy) -> list[dict[str, Any]]:
         if seed.retrains in picked:
             groups.setdefault(seed.retrains, []).append(seed)
     record, tested = study.record, seeds.record.test
-    objective, space = record.objective, record.config.space
-    rows: list[dict[str, Any]] = [
-        {
-            "trial": number,
-            "params": (own := picked[number].params),
-            "sampled": sorted(space.keys() & own.keys()),
-            "objective": objective,
-            "picked": picked[number].value,
-            "seeds": len(done := complete(group)),
-            "failed": sum(trial.state.finished for trial in group) - len(done),
-            **means([seed.scores for seed in done]),
-            "shared": 0,
-            "behind": None,
-            "test": tested.scores | {"seeds": tested.seeds} if tested and tested.trial == number else None,
-        }
-        for number, group in groups.items()
-    ]
-    by_seed = {number: _by_seed(group, objective) for number, group in groups.items()}
-    late = {row["trial"]: row["failed"] > 0 or row["seeds"] < 2 for row in rows}
-    seeds_of = [by_seed[number].keys() for number in by_seed if not late[number]]
+    done = {number: complete(group) for number, group in groups.items()}
+    failed = {number: sum(t.state.finished for t in group) - len(done[number]) for number, group in groups.items()}
+    by_seed = {number: _by_seed(trials, record.objective) for number, trials in done.items()}
+    late = {number: failed[number] > 0 or len(done[number]) < 2 for number in groups}
+    seeds_of = [by_seed[number].keys() for number in groups if not late[number]]
     shared = set(seeds_of[0]).intersection(*seeds_of) if seeds_of else set()
 
     def mean(number: int) -> float:
         values = [value for seed, value in by_seed[number].items() if late[number] or seed in shared]
         return fmean(values) if values else -math.inf
 
-    rows.sort(key=lambda row: (late[row["trial"]], -mean(row["trial"]), row["trial"]))
-    for row in rows:
-        row["shared"] = len(shared)
-    ordered = [by_seed[row["trial"]] for row in rows]
-    for row, behind in zip(rows[1:], behind_first(ordered), strict=True):
-        row["behind"] = behind
-    return rows
+    order = sorted(groups, key=lambda number: (late[number], -mean(number), number))
+    behind = [None, *behind_first([by_seed[number] for number in order])]
+    return [
+        Retrained(
+            trial=number,
+            params=(own := picked[number]).params,
+            sampled=sorted(record.config.space.keys() & own.params.keys()),
+            objective=record.objective,
+            picked=own.values[0],
+            seeds=len(done[number]),
+            failed=failed[number],
+            figures=means([seed.scores for seed in done[number]]),
+            shared=len(shared),
+            behind=behind[place],
+            test={**tested.scores, "seeds": tested.seeds} if tested and tested.trial == number else None,
+        )
+        for place, number in enumerate(order)
+    ]
 
 
 def seeds_begun(seeds: StoredStudy) -> list[TrialRecord]:
@@ -98,7 +87,7 @@ def complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _by_seed(trials: Sequence[TrialRecord], objective: str) -> dict[int, float]:
-    return {trial.replicate: trial.scores[objective] for trial in complete(trials) if trial.replicate is not None}
+    return {trial.replicate: trial.scores[objective] for trial in trials if trial.replicate is not None}
 
 
 def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
@@ -113,7 +102,7 @@ def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     return found
 
 
-def behind_first(configurations: Sequence[Mapping[int, float]]) -> list[dict[str, float] | None]:
+def behind_first(configurations: Sequence[Mapping[int, float]]) -> list[Behind | None]:
     """How far each other configuration is behind the first: the mean difference seed by seed, and its interval.
 
     The intervals are simultaneous: at most five of 100 tables have an interval that misses its difference. They come
@@ -125,8 +114,7 @@ def behind_first(configurations: Sequence[Mapping[int, float]]) -> list[dict[str
         configurations: scores by seed, the first configuration first.
 
     Returns:
-        For each other configuration: mean, low, high, seeds (that both have), pairs (corrected for); None if the two
-        have fewer than two seeds in common.
+        For each other configuration; None if it has fewer than two seeds in common with the first.
     """
     if not configurations:
         return []
@@ -136,7 +124,7 @@ def behind_first(configurations: Sequence[Mapping[int, float]]) -> list[dict[str
     return [_interval(scores, count * (count + 1) // 2) for scores in shared]
 
 
-def _interval(scores: Sequence[tuple[float, float]], pairs: int) -> dict[str, float] | None:
+def _interval(scores: Sequence[tuple[float, float]], pairs: int) -> Behind | None:
     """The interval of a paired t-test over (first, other) scores."""
     if len(scores) < 2:
         return None
@@ -146,4 +134,4 @@ def _interval(scores: Sequence[tuple[float, float]], pairs: int) -> dict[str, fl
         warnings.simplefilter("ignore")  # a difference that never varies has no t; its interval is a point
         found = ttest_rel(*zip(*scores, strict=True)).confidence_interval(1 - (1 - CONFIDENCE) / pairs)
     mean = fmean(first - other for first, other in scores)
-    return {"mean": mean, "low": float(found.low), "high": float(found.high), "seeds": len(scores), "pairs": pairs}
+    return Behind(mean=mean, low=float(found.low), high=float(found.high), seeds=len(scores), pairs=pairs)

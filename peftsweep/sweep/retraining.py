@@ -20,6 +20,7 @@ from peftsweep.progress import Progress, Silent
 from peftsweep.storage import (
     RETRAINED,
     HeldOutScores,
+    Retrained,
     StoredStudy,
     Studies,
     TrialRecord,
@@ -44,11 +45,16 @@ from peftsweep.tracking import MlflowRuns, Tracker, check_address
 
 @dataclass(frozen=True)
 class RetrainResult:
-    """The result: a row for each configuration, the best mean first (see `seeds.summarised`)."""
+    """The result: each configuration over its seeds, the best mean first (see `seeds.summarised`)."""
 
-    rows: list[dict[str, Any]]
+    configurations: list[Retrained]
     seconds: dict[str, float]  # where the time went; empty if nothing was left to train
     interrupted: int | None = None  # the signal that stopped it
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The configurations as plain values, as `--json` prints them."""
+        return [configuration.as_dict() for configuration in self.configurations]
 
 
 def retrain(
@@ -144,9 +150,10 @@ def _companion(studies: Studies, study: StoredStudy, config: StudyConfig, data: 
         write_study(again, base=main.base)  # the seeds must be trained on the same base
         write_study(again, retrain_of=key)
         for row in main.retrained or ():
-            if row["test"]:  # the seeds that were scored are gone: the study was moved without them
-                scores = {name: score for name, score in row["test"].items() if name != "seeds"}
-                write_study(again, test=HeldOutScores(trial=row["trial"], seeds=row["test"]["seeds"], scores=scores))
+            if row.test:  # the seeds that were scored are gone: the study was moved without them
+                scores = {name: score for name, score in row.test.items() if name != "seeds"}
+                tested = {"trial": row.trial, "seeds": row.test["seeds"], "scores": scores}
+                write_study(again, test=HeldOutScores.model_validate(tested))
     if again.record.retrain_of != key:
         raise StudyMismatchError(
             f"study {again.study_name!r} in {masked(studies.url)} has seeds of an earlier study {config.name!r}, which "

@@ -47,20 +47,19 @@ class SeedJudge(StudyJudge):
     def leading(self) -> list[TrialRecord]:
         """The complete seeds of the first configuration."""
         rows = summarised(self.main, self.study)
-        return self.seeds_of(rows[0]["trial"]) if rows else []
+        return self.seeds_of(rows[0].trial) if rows else []
 
     def seeds_of(self, number: int | None) -> list[TrialRecord]:
         """The complete seeds of the configuration that the study's trial with this number has."""
         return complete([seed for seed in seeds_begun(self.study) if seed.retrains == number])
 
     def conclude(self) -> None:
-        """Record the rows in the study, and means and deviations for MLflow, once all seeds are done."""
+        """Record the configurations in the study, and means and deviations for MLflow, once all seeds are done."""
         super().conclude()
         if self.is_done():
             rows = summarised(self.main, self.study)
-            figures = {name: rows[0][name] for name in rows[0] if name.endswith(("_mean", "_std"))}
-            if self.study.record.summary != figures:
-                write_study(self.study, summary=figures)
+            if self.study.record.summary != rows[0].figures:
+                write_study(self.study, summary=rows[0].figures)
                 self.projection.outdate()
             if self.main.record.retrained != rows:
                 write_study(self.main, retrained=rows)

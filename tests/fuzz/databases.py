@@ -89,8 +89,8 @@ class Databases(Kind):
         view(Home(folder), plan["study"])
 
     def _best(self, place: Home, study: str) -> None:
-        rows = [row.as_dict() for row in peftsweep.best(place.storage)]
-        json.dumps(rows)
+        rows = peftsweep.best(place.storage)
+        json.dumps([row.as_dict() for row in rows])
         progress.best_table(rows, io.StringIO())
 
     def _status(self, place: Home, study: str) -> None:
