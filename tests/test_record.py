@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState as OptunaState
 
 from peftsweep.scores import SCORES, label
-from peftsweep.storage import Evaluation, HeldOutScores, Studies, StudyRecord, TrialRecord, TrialState, count_states
+from peftsweep.storage import (
+    Evaluation,
+    HeldOutScores,
+    Retrained,
+    Studies,
+    StudyRecord,
+    TrialRecord,
+    TrialState,
+    count_states,
+)
 from peftsweep.storage.attributes import StudyFacts, TrialFacts, write_study, write_trial
 from peftsweep.storage.record import ALWAYS
+from peftsweep.storage.record_parts import Bound
 from peftsweep.task import Task
-from tests.stored import kept, made
+from tests.stored import CONFIG, kept, made, retrained
 
 PACKAGE = Path(__file__).parents[1] / "peftsweep"
+SOME = {"macro_f1": 0.6, "micro_f1": 0.8, "accuracy": 0.6, "loss": 0.3}
+BEHIND = retrained(1, 0.4, behind={"mean": 0.1, "low": -0.1, "high": 0.3, "seeds": 3, "pairs": 1}, test={"seeds": 3})
 
 
 def test_what_is_written_of_a_study_reads_back(tmp_path: Path) -> None:
@@ -55,9 +69,97 @@ def test_a_trial_has_a_place_for_its_worker_and_its_method_and_need_not_fill_it(
     assert found == [("a.example/cuda:1", {"rotations": 12}), (None, {})]
 
 
-@pytest.mark.parametrize(("facts", "record"), [(StudyFacts, StudyRecord), (TrialFacts, TrialRecord)])
-def test_what_can_be_written_can_be_read(facts: type, record: type[StudyRecord | TrialRecord]) -> None:
-    assert facts.__annotations__.keys() - {"splits"} <= record.model_fields.keys()
+STUDY: StudyFacts = {
+    "identity": CONFIG,
+    "splits": {"train": 12},
+    "fingerprint": "rows",
+    "validation_fingerprint": "validation rows",
+    "data": "tweets",
+    "labels": ["a", "b"],
+    "kind": "single-label",
+    "objective": "macro_f1_tuned",
+    "key": "1234",
+    "bound": Bound(key="1234", study="every", storage="here", server=None, was="4321"),
+    "total": 8,
+    "described": {"device": "cpu", "slots": 4, "share": 0.5},
+    "memory": {"planned_bytes": 7},
+    "test": HeldOutScores(trial=3, scores={"macro_f1": 0.5, "loss": None}),
+    "retrained": [Retrained.model_validate(retrained(0, 0.5, kappa_std=None)), Retrained.model_validate(BEHIND)],
+    "summary": {"macro_f1_mean": 0.5, "macro_f1_std": None},
+    "began": 1,
+    "base": "a1b2",
+    "mlflow_runs": {"parent": "c3d4"},
+    "in_sync": True,
+    "mlflow_lost": True,
+    "retrain_of": "5678",
+}
+TRIAL: TrialFacts = {
+    "params": {"rank": 8, "target_modules": ["q", "v"], "dropout": 0.5},
+    "seed": 3,
+    "evaluations": [Evaluation(index=1, step=5, epoch=0.5, train_loss=0.4, learning_rate=1e-3, scores=SOME, at=7)],
+    "scores": SOME,
+    "step": 5,
+    "parameters": 9,
+    "reason": "stopped",
+    "seconds": 1.5,
+    "adapter": "every/trial-0000/adapter",
+    "began": 1,
+    "ended": 2,
+    "pauses": [[2, 4]],
+    "kept": 1,
+    "dropped": 2,
+    "retrains": 4,
+    "replicate": 5,
+    "worker": "a.example/cuda:1",
+    "method": {"rotations": 12},
+}
+
+
+def test_every_fact_of_a_study_reads_back(tmp_path: Path) -> None:
+    studies = Studies(f"sqlite:///{tmp_path}/studies.db")
+    study = studies.create("every")
+    write_study(study, **STUDY)
+    record = studies.load("every").record
+    assert {name: getattr(record, name) for name in STUDY if name != "splits"} | {"splits": {"train": 12}} == STUDY
+    assert study.user_attrs["splits"] == STUDY["splits"], "for people: no record has it"
+
+
+def test_every_fact_of_a_trial_reads_back(tmp_path: Path) -> None:
+    study = made(f"sqlite:///{tmp_path}/studies.db", "one")
+    trial = study.ask()
+    write_trial(trial, **TRIAL)
+    study.tell(trial, state=OptunaState.FAIL)
+    (record,) = study.records()
+    assert {name: getattr(record, name) for name in TRIAL} == TRIAL
+
+
+@pytest.mark.parametrize(
+    ("facts", "record", "others", "all_facts"),
+    [
+        (StudyFacts, StudyRecord, {"config"}, STUDY),
+        (TrialFacts, TrialRecord, {"number", "state", "values", "drawn", "reported"}, TRIAL),
+    ],
+)
+def test_facts_are_written_with_the_types_that_the_record_reads(
+    facts: type, record: type[StudyRecord | TrialRecord], others: set[str], all_facts: Mapping[str, Any]
+) -> None:
+    """`others` are read and never written as facts: Optuna's own, and `config`, which is `identity` once more."""
+    written, read = get_type_hints(facts), get_type_hints(record)
+    assert written.pop("splits", None) in (None, dict[str, int])
+    fields = record.model_fields.keys()
+    assert written.keys() == fields - others and all_facts.keys() - {"splits"} == written.keys()
+    assert {name: some(hint) for name, hint in written.items()} == {name: some(read[name]) for name in written}
+    assert [name for name, hint in written.items() if optional(hint) and not optional(read[name])] == []
+
+
+def some(hint: Any) -> Any:
+    """A type without None at its top, and with dict in place of Mapping."""
+    kinds = [kind for kind in (get_args(hint) if optional(hint) else [hint]) if kind is not type(None)]
+    return [dict[get_args(kind)] if get_origin(kind) is Mapping else kind for kind in kinds]  # type: ignore[misc]
+
+
+def optional(hint: Any) -> bool:
+    return type(None) in get_args(hint)
 
 
 def test_every_state_of_optuna_has_a_word_and_goes_back() -> None:
