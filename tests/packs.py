@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from peftsweep.config import ModelConfig
 from peftsweep.engine import Evaluation, Pack, PackWorker, Progress, Report, Result, SlotStatus, Trial
-from peftsweep.engine.oom import Unfit
-from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.slot_weights import SlotParameters
-from peftsweep.engine.slots import Slots
+from peftsweep.engine.trial import State
+from peftsweep.layers import Segments
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, linear_names, load_base
 from peftsweep.sweep.judge import Judge, drive
@@ -85,80 +87,119 @@ def weights_of(stack: SlotParameters, slot: Slot) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in stack.split(slot.index, stack.weights[slot.index], slot.trial.params).items()}
 
 
-class WatchedRunner(Runner):
-    """A runner that writes down each step's loss, by the trial's number."""
-
-    @property
-    def trace(self) -> dict[int, list[float]]:
-        return self.__dict__.setdefault("_trace", {})  # type: ignore[no-any-return]
-
-    def forward_backward(self, slots: Sequence[Slot]) -> tuple[dict[int, torch.Tensor], list[Unfit]]:
-        losses, unfit = super().forward_backward(slots)
-        for slot in slots:
-            if slot.index in losses:
-                self.trace.setdefault(slot.trial.number, []).append(float(losses[slot.index]))
-        return losses, unfit
-
-
-class TracedRunner(WatchedRunner):
-    """A runner that writes down each step's weights, loss and gradients, by the trial's number."""
-
-    @property
-    def steps(self) -> dict[int, list[tuple[dict[str, torch.Tensor], float, dict[str, torch.Tensor]]]]:
-        return self.__dict__.setdefault("_steps", {})  # type: ignore[no-any-return]
-
-    def forward_backward(self, slots: Sequence[Slot]) -> tuple[dict[int, torch.Tensor], list[Unfit]]:
-        losses, unfit = super().forward_backward(slots)
-        stack = self.packed.stack
-        for slot in slots:
-            grads = stack.split(slot.index, stack.grads[slot.index].clone(), slot.trial.params)
-            step = weights_of(stack, slot), float(losses[slot.index]), grads
-            self.steps.setdefault(slot.trial.number, []).append(step)
-        return losses, unfit
-
-
-class WatchedSlots(Slots):
-    """Slots that write down each trial's first and last weights, and its slot."""
-
-    first: dict[int, dict[str, torch.Tensor]]
-    last: dict[int, dict[str, torch.Tensor]]
-    where: dict[int, int]
-
-    def put(self, index: int, trial: Trial) -> Slot:
-        slot = super().put(index, trial)
-        self.first[trial.number], self.where[trial.number] = weights_of(self.stack, slot), index
-        return slot
-
-    def vacate(self, slot: Slot) -> None:
-        self.last[slot.trial.number] = weights_of(self.stack, slot)
-        super().vacate(slot)
-
-
 def run_pack(pack: Pack, judge: Judge) -> None:
     """Let the judge drive the pack to its end; it hears of every step."""
     drive(PackWorker(pack, heartbeat=0.0), judge)
 
 
 class Watched(Pack):
-    """A pack that writes down each step's loss and each trial's first and last weights."""
+    """A pack that writes down each trial's slot, its first and last weights, and the loss of each of its steps.
 
-    runner: WatchedRunner
-    slots: WatchedSlots
+    All are by the trial's number.
+    """
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.runner.__class__, self.slots.__class__ = WatchedRunner, WatchedSlots
-        self.slots.first, self.slots.last, self.slots.where = {}, {}, {}
-        self.first, self.last, self.where = self.slots.first, self.slots.last, self.slots.where
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.where: dict[int, int] = {}
+        self.first: dict[int, dict[str, torch.Tensor]] = {}
+        self.last: dict[int, dict[str, torch.Tensor]] = {}
+        self.trace: dict[int, list[float]] = {}
 
-    @property
-    def trace(self) -> dict[int, list[float]]:
-        return self.runner.trace
+    def admit(self, trials: Iterable[Trial]) -> None:
+        admitted = list(trials)
+        super().admit(admitted)
+        for slot in self.slots.occupied:
+            if slot.trial in admitted:
+                self.where[slot.trial.number] = slot.index
+                self.first[slot.trial.number] = weights_of(self.stack, slot)
+
+    def record(self, losses: dict[int, torch.Tensor], norms: torch.Tensor, began: float) -> None:
+        for slot in self.slots.occupied:
+            self.trace.setdefault(slot.trial.number, []).append(float(losses[slot.index]))
+        super().record(losses, norms, began)
+
+    def end(self, slot: Slot, state: State, reason: str) -> None:
+        self.last[slot.trial.number] = weights_of(self.stack, slot)
+        super().end(slot, state, reason)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the base, and so of its products."""
         return next(self.packed.model.parameters()).dtype
+
+
+class Traced(Watched):
+    """A pack that also writes down each trial's weights and gradients just before each update.
+
+    Attributes:
+        updates: a pair for each step, by the trial's number.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.updates: dict[int, list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]] = {}
+
+    def step(self) -> None:
+        with BeforeUpdate(self):
+            super().step()
+
+    def before_update(self) -> None:
+        for slot in self.slots.occupied:
+            grads = self.stack.split(slot.index, self.stack.grads[slot.index].clone(), slot.trial.params)
+            self.updates.setdefault(slot.trial.number, []).append((weights_of(self.stack, slot), grads))
+
+
+class BeforeUpdate(TorchFunctionMode):
+    """Notices when torch is asked for the norms of all gradients, which is how an update begins."""
+
+    def __init__(self, pack: Traced) -> None:
+        super().__init__()
+        self.pack = pack
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.Tensor.norm and args[0] is self.pack.stack.grads:
+            self.pack.before_update()
+        return function(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass of the base.
+
+    Attributes:
+        training: whether a backward pass follows.
+        input_ids: [T], with the tokens that fill rows up.
+        filler: the token that fills rows up.
+        segments: which of the tokens belong to which slot.
+    """
+
+    training: bool
+    input_ids: torch.Tensor
+    filler: int
+    segments: Segments
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        return self.segments.slots
+
+    @property
+    def tokens(self) -> dict[int, int]:
+        """Number of tokens by slot, without those that fill rows up."""
+        return {
+            slot: int((self.input_ids[start:stop] != self.filler).sum())
+            for slot, start, stop in self.segments.by_slot()
+        }
+
+
+def before_each_pass(pack: Pack, see: Callable[[Pass], object]) -> RemovableHandle:
+    """Call `see` whenever the base begins a forward pass, in the thread of that pass. It may raise, like an allocator
+    that finds memory full. A pass that is replayed as a CUDA graph calls nothing."""
+
+    def begins(module: nn.Module, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        filler, segments = pack.packed.pooling.pad_token_id, pack.packed.context.segments
+        see(Pass(torch.is_grad_enabled(), kwargs["input_ids"][0], filler, segments))
+
+    return pack.packed.backbone.register_forward_pre_hook(begins, with_kwargs=True)
 
 
 def base_of(folder: Path, task: Task, method: str, dtype: str = "float32", device: torch.device = CPU) -> Base:
@@ -186,16 +227,19 @@ class Unpacked(nn.Linear):
         self.weight = nn.Parameter(weight, requires_grad=False)
 
 
+P = TypeVar("P", bound=Pack)
+
+
 def pack_of(
     folder: Path,
     task: Task,
     method: str,
     trials: list[Trial],
     slots: int,
-    kind: type[Watched] = Watched,
+    kind: type[P] = Watched,  # type: ignore[assignment]
     dtype: str = "float32",
     **kwargs: Any,
-) -> Watched:
+) -> P:
     return pack_on(base_of(folder, task, method, dtype).model, task, method, trials, slots, kind, **kwargs)
 
 
@@ -205,22 +249,15 @@ def pack_on(
     method: str,
     trials: list[Trial],
     slots: int,
-    kind: type[Watched] = Watched,
+    kind: type[P] = Watched,  # type: ignore[assignment]
     validation: Texts | None = None,
-    runner: type[WatchedRunner] = WatchedRunner,
-    **kwargs: object,
-) -> Watched:
-    """On a base that is loaded.
-
-    Args:
-        runner: how its passes are to run.
-    """
+    **kwargs: Any,
+) -> P:
+    """On a base that is loaded."""
     adapters = METHODS[method](model, linear_names(model))
     train, validation = Texts(task, 37, 1), validation or Texts(task, 12, 2)
     candidates = [trial.params for trial in trials]
-    pack = kind(model, adapters, task, train, validation, candidates=candidates, slots=slots, **kwargs)  # type: ignore[arg-type]
-    pack.runner.__class__ = runner
-    return pack
+    return kind(model, adapters, task, train, validation, candidates=candidates, slots=slots, **kwargs)
 
 
 def with_the_whole_block(pack: Watched) -> Watched:

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from peftsweep.engine import cpu_workers
 from peftsweep.engine.cpu_workers import CpuWorkers, balanced_parts
 from peftsweep.task import Task
 from tests.numbers import float64, same_losses, same_training, same_weights
-from tests.packs import MULTI, SINGLE, Queue, Watched, WatchedRunner, pack_of, run_pack
+from tests.packs import MULTI, SINGLE, Pass, Queue, Watched, before_each_pass, pack_of, run_pack
 from tests.stock_training import peft_alone
 from tests.test_parity import mixed
 from tests.tiny import tiny_model
@@ -36,35 +37,31 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
-class Seen(WatchedRunner):
-    """Passes that write down which threads they ran in."""
+class Threads:
+    """Writes down in which threads passes run."""
 
-    @property
-    def threads(self) -> dict[str, set[str]]:
-        return self.__dict__.setdefault("_threads", {"backward": set(), "logits": set()})  # type: ignore[no-any-return]
+    def __init__(self) -> None:
+        self.training, self.evaluation = set[str](), set[str]()
 
-    def backward(self, batch):  # type: ignore[no-untyped-def]
-        self.threads["backward"].add(threading.current_thread().name)
-        return super().backward(batch)
-
-    def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
-        self.threads["logits"].add(threading.current_thread().name)
-        return super().logits(slots, parts, corpus)
+    def __call__(self, one: Pass) -> None:
+        (self.training if one.training else self.evaluation).add(threading.current_thread().name)
 
 
-def threads_of(pack: Watched) -> dict[str, set[str]]:
-    assert isinstance(pack.runner, Seen)
-    return pack.runner.threads
+def trained(
+    folder: Path, kind: tuple[str, str, Task, str], see: Callable[[Pass], object] = lambda one: None
+) -> tuple[Watched, Queue]:
+    """Train five trials in four slots, so that one is a refill.
 
-
-def trained(folder: Path, kind: tuple[str, str, Task, str], runner: type[Seen] = Seen) -> tuple[Watched, Queue]:
-    """Five trials, of which one is a refill, in four slots."""
+    Args:
+        see: called before each pass.
+    """
     method, architecture, task, dtype = kind
     base = tiny_model(folder / "base", architecture)
     trials = mixed(folder, method)
     stored = "float32" if dtype == "float64" else dtype
     with float64() if dtype == "float64" else nullcontext():
-        pack, queue = pack_of(base, task, method, trials, slots=4, runner=runner, dtype=stored), Queue(trials)
+        pack, queue = pack_of(base, task, method, trials, slots=4, dtype=stored), Queue(trials)
+        before_each_pass(pack, see)
         run_pack(pack, queue)
     pack.release()
     assert pack.dtype == getattr(torch, dtype)
@@ -75,15 +72,17 @@ def trained(folder: Path, kind: tuple[str, str, Task, str], runner: type[Seen] =
 def test_lanes_make_no_difference_to_any_trial(
     tmp_path: Path, kind: tuple[str, str, Task, str], two_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, told = trained(tmp_path / "workers", kind)
-    assert all(sum(name.startswith("cpu-worker") for name in names) == 2 for names in threads_of(ours).values())
+    two, one = Threads(), Threads()
+    ours, found = trained(tmp_path / "workers", kind, two)
+    for names in (two.training, two.evaluation):
+        assert sum(name.startswith("cpu-worker") for name in names) == 2
     monkeypatch.setattr(cpu_workers, "MAX_WORKERS", 1)
-    alone, expected = trained(tmp_path / "alone", kind)
-    assert threads_of(alone)["backward"] == threads_of(alone)["logits"] == {threading.current_thread().name}
+    alone, expected = trained(tmp_path / "alone", kind, one)
+    assert one.training == one.evaluation == {threading.current_thread().name}
     assert sorted(ours.last) == [0, 1, 2, 3, 4]
     same_training(ours, alone)
     for number in alone.last:
-        scores = [[each.scores["loss"] for each in one.evaluations[number]] for one in (told, expected)]
+        scores = [[each.scores["loss"] for each in queue.evaluations[number]] for queue in (found, expected)]
         same_losses(*scores, alone.dtype)
 
 
@@ -93,7 +92,7 @@ def test_every_slot_of_a_lane_trains_as_stock_peft_alone(
 ) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     trials = mixed(tmp_path, method)
-    pack = pack_of(folder, MULTI, method, trials, slots=4, runner=Seen)
+    pack = pack_of(folder, MULTI, method, trials, slots=4)
     run_pack(pack, Queue(trials))
     for trial in trials:
         first = pack.first[trial.number]
@@ -103,19 +102,18 @@ def test_every_slot_of_a_lane_trains_as_stock_peft_alone(
 
 
 def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, two_cores: None) -> None:
-    class Tight(Seen):
-        failed = False
+    failed: list[Pass] = []
 
-        def backward(self, batch):  # type: ignore[no-untyped-def]
-            if not self.failed and 1 in batch.rows.slots:
-                self.failed = True
+    def fail_once(one: Pass) -> None:
+        if one.training and not failed:
+            if 1 in one.slots:
+                failed.append(one)
                 raise torch.OutOfMemoryError("out of memory")
-            time.sleep(0 if self.failed else 0.1)  # the other worker goes on for a while
-            return super().backward(batch)
+            time.sleep(0.1)  # the other worker goes on for a while
 
     free, _ = trained(tmp_path / "free", ALL[0])
-    tight, _ = trained(tmp_path / "tight", ALL[0], Tight)
-    assert tight.runner.failed  # type: ignore[attr-defined]
+    tight, _ = trained(tmp_path / "tight", ALL[0], fail_once)
+    assert failed
     same_training(tight, free)
 
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -38,10 +38,9 @@ from peftsweep.engine import (
     cpu_workers,
     plan,
 )
-from peftsweep.engine.batching import Batcher
 from peftsweep.engine.capacity import Measured, plan_from
 from peftsweep.engine.corpus import Corpus, Pooling
-from peftsweep.engine.cuda_graphs import CudaGraphs
+from peftsweep.engine.cuda_graphs import CudaGraphs, Graph
 from peftsweep.engine.oom import BackOff, RoomMade
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.schedule import Schedule
@@ -57,7 +56,19 @@ from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
 from peftsweep.task import tune_thresholds
 from tests.numbers import distance, same, same_training, same_values, same_weights
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, WatchedRunner, base_of, pack_of, run_pack
+from tests.packs import (
+    MULTI,
+    SINGLE,
+    Pass,
+    Queue,
+    Texts,
+    Traced,
+    Watched,
+    base_of,
+    before_each_pass,
+    pack_of,
+    run_pack,
+)
 from tests.tiny import tiny_model
 
 aten = torch.ops.aten
@@ -311,15 +322,6 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
     assert distance(again.last[0], never.last[0]) == 0.0 and len(again.trace[0]) == len(never.trace[0])
 
 
-class Scarce(WatchedRunner):
-    """A machine that evaluates two slots at once at the most, and slot 3 not at all."""
-
-    def logits_of(self, slots, corpus):  # type: ignore[no-untyped-def]
-        if len(slots) > 2 or 3 in slots:
-            raise torch.OutOfMemoryError("out of memory\nwith details")
-        return super().logits_of(slots, corpus)
-
-
 class Asks:
     """Work on numbered slots for which so many at once are too many; `room` says when trying again is worth it."""
 
@@ -393,20 +395,23 @@ def test_what_had_no_room_without_the_slot_that_never_fits_still_counts() -> Non
 def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
     base: Path, tmp_path: Path, in_float64: None
 ) -> None:
-    class Refilling(WatchedRunner):  # graphs of a step's first pass, which are there again when its second has no room
-        def drop_graphs(self) -> bool:
-            return True
-
-        def backward(self, batch):  # type: ignore[no-untyped-def]
-            if len(batch.rows.slots) > 2:
-                raise torch.OutOfMemoryError("out of memory")
-            return super().backward(batch)
-
+    """Every pass leaves a graph. It can be dropped, but that never makes enough room for more than two slots."""
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
-    pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Refilling)
+    pack = pack_of(base, SINGLE, "lora", trials, 4)
+    graphs = pack.runner.graphs = CudaGraphs()
+    graphs.warm = graphs.refused = True  # so that a pass runs without its graph
+    dropped: list[int] = []
+
+    def two_at_most(one: Pass) -> None:
+        dropped.append(len(graphs.known) == 0)
+        graphs.known["a pass"] = cast("Graph", None)
+        if one.training and len(one.slots) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    before_each_pass(pack, two_at_most)
     run_pack(pack, Queue(trials))
-    assert pack.runner.training.slots == 2
+    assert dropped[:2] == [True, True] and pack.runner.training.slots == 2
     same_training(pack, free)
 
 
@@ -478,19 +483,18 @@ def on_test_split(pack: Watched, one: Trial, adapter: Path) -> dict[str, float]:
 def test_a_test_split_that_does_not_fit_is_scored_in_shorter_passes(base: Path, tmp_path: Path) -> None:
     sizes: list[int] = []
 
-    class Small(WatchedRunner):
-        def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
-            sizes.append(sum(int(corpus.lengths[part].sum()) for part in parts))
-            if len(corpus.lengths) == 60 and sizes[-1] > 100:
-                raise torch.OutOfMemoryError("no room")
-            return super().logits(slots, parts, corpus)
+    def a_hundred_tokens_at_most(one: Pass) -> None:
+        sizes.append(sum(one.tokens.values()))
+        if sizes[-1] > 100:
+            raise torch.OutOfMemoryError("no room")
 
     (one,) = trials = [trial(0, tmp_path)]
     split = Texts(SINGLE, 60, 3)
-    pack, queue = pack_of(base, SINGLE, "lora", trials, 1, runner=Small, test=split), Queue(trials)
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 1, test=split), Queue(trials)
     run_pack(pack, queue)
     adapter = tmp_path / "adapter"
     exported(pack, queue, one, adapter)
+    before_each_pass(pack, a_hundred_tokens_at_most)
     narrow = on_test_split(pack, one, adapter)
     assert max(sizes) > 100 >= sizes[-1]
     wide = on_test_split(pack_of(base, SINGLE, "lora", trials, 1, test=split), one, adapter)
@@ -537,28 +541,20 @@ def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Pat
         gc.enable()
 
 
-class Narrow(WatchedRunner):
-    """A machine in which so many tokens of slot 1 go through at once, and those of other slots as they like."""
-
-    most = 0
-    passes = 0
-
-    def backward(self, batch):  # type: ignore[no-untyped-def]
-        sizes = {slot: stop - start for slot, start, stop in batch.rows.tokens.by_slot()}
-        if sizes.get(1, 0) > self.most:
-            raise torch.OutOfMemoryError("out of memory")
-        self.passes += 1
-        return super().backward(batch)
-
-
 @pytest.mark.parametrize("most", [32, 0])
 def test_a_batch_that_does_not_fit_alone_is_cut_and_its_neighbours_stay_as_they_were(
     base: Path, tmp_path: Path, most: int, in_float64: None
 ) -> None:
+    """A pass has room for `most` tokens of slot 1, and for any number of the other slots' tokens."""
     free = run(base, [trial(i, tmp_path / "a") for i in range(3)], 3)
     trials = [trial(i, tmp_path / "b") for i in range(3)]
-    pack, queue = pack_of(base, SINGLE, "lora", trials, 3, runner=Narrow), Queue(trials)
-    pack.runner.most = most  # type: ignore[attr-defined]
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 3), Queue(trials)
+
+    def narrow(one: Pass) -> None:
+        if one.training and one.tokens.get(1, 0) > most:
+            raise torch.OutOfMemoryError("out of memory")
+
+    before_each_pass(pack, narrow)
     run_pack(pack, queue)
     ended = ["complete", "complete" if most else "pruned", "complete"]
     assert [queue.results[i].state for i in range(3)] == ended
@@ -568,18 +564,13 @@ def test_a_batch_that_does_not_fit_alone_is_cut_and_its_neighbours_stay_as_they_
 
 
 def test_passes_of_an_evaluation_are_as_short_as_they_are_to_be(base: Path, tmp_path: Path, in_float64: None) -> None:
-    sizes: list[int] = []
-
-    class Measuring(WatchedRunner):
-        def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
-            sizes.append(sum(int(corpus.lengths[part].sum()) for part in parts))
-            return super().logits(slots, parts, corpus)
-
+    passes: list[Pass] = []
     trials = [trial(i, tmp_path / "b") for i in range(4)]
-    pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Measuring, limits=Limits(eval_tokens=24))
+    pack = pack_of(base, SINGLE, "lora", trials, 4, limits=Limits(eval_tokens=24))
+    before_each_pass(pack, passes.append)
     run_pack(pack, Queue(trials))
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
-    assert max(sizes) <= 24
+    assert max(sum(one.tokens.values()) for one in passes if not one.training) <= 24
     same_training(pack, free)
 
 
@@ -597,23 +588,31 @@ def test_passes_of_a_step_are_of_like_size(base: Path, tmp_path: Path) -> None:
 def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path, in_float64: None) -> None:
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
-    pack, queue = pack_of(base, SINGLE, "lora", trials, 4, runner=Scarce), Queue(trials)
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 4), Queue(trials)
+    groups: list[int] = []
+
+    def without_slot_3(one: Pass) -> None:
+        if not one.training and 3 in one.slots:
+            groups.append(pack.runner.evaluation.slots)
+            raise torch.OutOfMemoryError("out of memory\nwith details")
+
+    before_each_pass(pack, without_slot_3)
     run_pack(pack, queue)
+    assert sorted(set(groups)) == [1, 2, 4]
     assert [queue.results[i].state for i in range(4)] == ["complete"] * 3 + ["pruned"]
     assert queue.results[3].reason == "out of memory, even alone: out of memory"
     same_training(pack, free, range(3))
 
 
 def test_a_step_in_which_no_trial_fits_updates_nothing(base: Path, tmp_path: Path) -> None:
-    class Full(WatchedRunner):
-        def backward(self, batch):  # type: ignore[no-untyped-def]
-            raise torch.OutOfMemoryError("no room")
+    def full(one: Pass) -> None:
+        raise torch.OutOfMemoryError("no room")
 
-        def update(self, slots):  # type: ignore[no-untyped-def]
-            raise AssertionError(f"an update of {slots}")
-
-    pack, queue = pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], 1, runner=Full), Queue([trial(0, tmp_path)])
+    trials = [trial(0, tmp_path)]
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 1, kind=Traced), Queue(trials)
+    before_each_pass(pack, full)
     run_pack(pack, queue)
+    assert not pack.updates
     assert queue.results[0].state == "pruned" and "out of memory" in queue.results[0].reason
 
 
@@ -621,46 +620,46 @@ def test_a_step_in_which_no_trial_fits_updates_nothing(base: Path, tmp_path: Pat
 def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_first_try(
     base: Path, tmp_path: Path, driver: bool, in_float64: None
 ) -> None:
-    def fail(*given: Any) -> None:
-        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if driver else torch.OutOfMemoryError("no room")
+    failed: list[Pass] = []
 
-    class Tight(WatchedRunner):
-        def backward(self, batch):  # type: ignore[no-untyped-def]
-            if len(batch.rows.slots) < 4 and batch.rows.slots[-1] == 3 and not self.failed:
-                self.failed = True  # the first batch's gradients are there already
-                with self.packed.backbone.register_forward_pre_hook(fail):
-                    return super().backward(batch)
-            return super().backward(batch)
-
-        failed = False
+    def fail_once(one: Pass) -> None:
+        if one.training and len(one.slots) < 4 and one.slots[-1] == 3 and not failed:
+            failed.append(one)  # the first micro-batch's gradients are there already
+            raise (
+                RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if driver else torch.OutOfMemoryError("no room")
+            )
 
     limits = Limits(train_tokens=200)
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4, limits=limits)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
-    pack = pack_of(base, SINGLE, "lora", trials, 4, runner=Tight, limits=limits)
+    pack = pack_of(base, SINGLE, "lora", trials, 4, limits=limits)
+    before_each_pass(pack, fail_once)
     run_pack(pack, Queue(trials))
-    assert pack.runner.failed  # type: ignore[attr-defined]
+    assert failed
     same_training(pack, free)
 
 
 def test_rows_laid_out_ahead_are_those_of_the_step_or_dropped(base: Path, tmp_path: Path) -> None:
     plain = run(base, neighbours(tmp_path / "a"), 3)
 
-    class Ahead(WatchedRunner):
+    class Ahead(Watched):
         taken = dropped = 0
 
-        def next_batches(self, slots):  # type: ignore[no-untyped-def]
-            before, batches = self.prefetched, super().next_batches(slots)
-            if before is not None:
-                self.taken += batches is before[1]
-                self.dropped += batches is not before[1]
-            return batches
+        def step(self) -> None:
+            ahead = self.runner.prefetched
+            read: list[torch.Tensor] = []
+            with before_each_pass(self, lambda one: read.append(one.input_ids)):
+                super().step()
+            if ahead is not None:
+                own = {batch.rows.input_ids.data_ptr() for batch in ahead[1]}
+                self.taken += read[0].data_ptr() in own
+                self.dropped += read[0].data_ptr() not in own
 
     trials = neighbours(tmp_path / "b")
-    pack = pack_of(base, SINGLE, "lora", trials, 3, runner=Ahead)
+    pack = pack_of(base, SINGLE, "lora", trials, 3, kind=Ahead)
     pack.runner.prefetches = True
     run_pack(pack, Queue(trials))
-    assert pack.runner.taken > 10 and pack.runner.dropped > 0  # a refill makes another step of it
+    assert pack.taken > 10 and pack.dropped > 0  # after a refill, it is another step
     assert all(distance(pack.last[n], plain.last[n]) == 0.0 for n in plain.last)
 
 
@@ -685,90 +684,89 @@ def test_a_plan_follows_from_what_was_measured(room: int, batch: float, wanted: 
     assert fewer.tokens >= found.tokens and fewer.limits.train_tokens == fewer.tokens
 
 
-class Card(WatchedRunner):
-    """A card with room for so many tokens at once, whose counters tell what a pass would take there."""
+class Card:
+    """A GPU with room for so many tokens in a training pass. Its counters say what the last passes would take there."""
 
-    room, bytes, measured, evaluated = 1000, 100, 0, 0
+    def __init__(self, room: int) -> None:
+        self.room, self.bytes_per_token, self.allocated, self.evaluated = room, 100, 0, 0
+        self.packs: list[Watched] = []
 
-    def backward(self, batch):  # type: ignore[no-untyped-def]
-        if batch.size > self.room:
+    def run(self, one: Pass) -> None:
+        tokens = sum(one.tokens.values())
+        if not one.training:
+            self.evaluated = tokens
+        elif len(one.input_ids) > self.room:
             raise torch.OutOfMemoryError("no room")
-        self.measured = 10_000_000 + self.bytes * CountingBatcher.tokens
-        return super().backward(batch)
-
-    def logits(self, slots, parts, corpus):  # type: ignore[no-untyped-def]
-        self.evaluated = sum(int(corpus.lengths[part].sum()) for part in parts)
-        return super().logits(slots, parts, corpus)
+        else:
+            self.allocated = 10_000_000 + self.bytes_per_token * tokens
 
 
-class CountingBatcher(Batcher):
-    tokens = 0  # of the last micro-batch, without those that fill rows up
-
-    def micro_batch(self, chunks):  # type: ignore[no-untyped-def]
-        CountingBatcher.tokens = sum(chunk.tokens for chunk in chunks)
-        return super().micro_batch(chunks)
+MakeCard = Callable[..., tuple[Callable[[int], Watched], Card]]
 
 
 @pytest.fixture
-def cards(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list[Any]]]:
-    """Makes a `build` of packs on such cards with so many bytes free, and the list of those it built."""
+def cards(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeCard:
+    """Makes a card with so many free bytes, and a function that builds packs on it."""
 
-    def make(free: int, room: int = 1000, compiled: bool = False, others: int = 0) -> tuple[Any, list[Any]]:
-        packs: list[Any] = []
+    def make(
+        free: int, room: int = 1000, compiled: bool = False, others: int = 0
+    ) -> tuple[Callable[[int], Watched], Card]:
+        card = Card(room)
 
-        def build(slots: int) -> Any:
-            packs.append(pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], slots, runner=Card, compiled=compiled))
-            packs[-1].runner.room = room
-            packs[-1].batcher.__class__ = CountingBatcher
-            return packs[-1]
+        def build(slots: int) -> Watched:
+            pack = pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], slots, compiled=compiled)
+            before_each_pass(pack, card.run)
+            card.packs.append(pack)
+            return pack
 
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: packs[-1].runner.measured)
-        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: packs[-1].runner.measured - 2_000_000)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: card.allocated)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: card.allocated - 2_000_000)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free + others))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
-        return build, packs
+        return build, card
 
     return make
 
 
-def test_a_plan_is_measured_by_passes_that_fit(cards: Callable[..., tuple[Any, list[Any]]]) -> None:
-    build, packs = cards(100_000_000)
+def test_a_plan_is_measured_by_passes_that_fit(cards: MakeCard) -> None:
+    build, card = cards(100_000_000)
     found = plan(build, [ONE], 5)
-    slot = 4 * packs[0].stack.weights[0].numel() * 4  # weights, gradients and two moments, fp32
+    (pack,) = card.packs
+    slot = 4 * pack.stack.weights[0].numel() * 4  # weights, gradients and two moments, fp32
     assert (found.slots, found.token, found.slot, found.room) == (5, 100, slot, 88_000_000)
     assert found.fixed == 10_000_000 - 2 * slot
-    assert found.evaluation == 2_000_000 // packs[0].runner.evaluated
+    assert found.evaluation == 2_000_000 // card.evaluated
     assert found.evaluated == int(0.04 * (found.room - found.fixed) / found.evaluation)
-    assert not packs[0].slots.occupied and not packs[0].stack.weights.any()
+    assert not pack.slots.occupied and not pack.stack.weights.any()
 
 
-def test_a_plan_leaves_of_the_whole_card_what_nobody_is_to_fill(cards: Callable[..., tuple[Any, list[Any]]]) -> None:
+def test_a_plan_leaves_of_the_whole_card_what_nobody_is_to_fill(cards: MakeCard) -> None:
     build, _ = cards(50_000_000, others=50_000_000)  # of another program
     assert plan(build, [ONE], 1).room == 88_000_000 - 50_000_000
 
 
-def test_a_card_without_room_for_a_pass_is_refused(cards: Callable[..., tuple[Any, list[Any]]]) -> None:
+def test_a_card_without_room_for_a_pass_is_refused(cards: MakeCard) -> None:
     with pytest.raises(ModelError, match="no room on the GPU to train with"):
         plan(cards(100_000_000, room=10)[0], [ONE], 5)
 
 
 @pytest.mark.parametrize(("free", "token"), [(100_000_000, 100), (12_500_000, 10)])
 def test_a_plan_that_is_short_of_room_is_measured_again_with_compiled_blocks(
-    cards: Callable[..., tuple[Any, list[Any]]], free: int, token: int
+    cards: MakeCard, free: int, token: int
 ) -> None:
-    build, packs = cards(free, compiled=True)
+    build, card = cards(free, compiled=True)
 
     def watch(frame: FrameType, event: str, arg: object) -> None:
         if event == "call" and frame.f_code.co_qualname == "PackedModel.compile":
-            packs[-1].runner.bytes = 10  # compiled blocks keep less
+            card.bytes_per_token = 10  # compiled blocks keep less
 
     sys.setprofile(watch)
     try:
         found = plan(build, [ONE], 20)
     finally:
         sys.setprofile(None)
-    assert len(packs) == 1 and found.token == token
+    assert len(card.packs) == 1 and found.token == token
     assert (found.slots == 20) == (token == 100)
 
 
@@ -1020,18 +1018,18 @@ def test_unknown_target_modules_are_refused_with_the_known_ones(base: Path, tmp_
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_a_test_split_without_room_is_an_answer_with_the_reason(base: Path, tmp_path: Path, split: str) -> None:
     (one,) = trials = [trial(0, tmp_path)]
-    ended: list[Trial] = []
+    passes: list[Pass] = []
 
-    class Full(WatchedRunner):
-        def logits_of(self, slots, corpus):  # type: ignore[no-untyped-def]
-            if ended and (corpus is pack.evaluator.validation_corpus) == (split == "validation"):
-                raise torch.OutOfMemoryError("no room for 3 GiB")
-            return super().logits_of(slots, corpus)
+    def full(one: Pass) -> None:
+        """The test split is scored in one pass, then the validation split."""
+        passes.append(one)
+        if split == "test" or len(passes) > 1:
+            raise torch.OutOfMemoryError("no room for 3 GiB")
 
-    pack, queue = pack_of(base, MULTI, "lora", trials, 1, runner=Full, test=Texts(MULTI, 9, 3)), Queue(trials)
+    pack, queue = pack_of(base, MULTI, "lora", trials, 1, test=Texts(MULTI, 9, 3)), Queue(trials)
     run_pack(pack, queue)
     exported(pack, queue, one, tmp_path / "adapter")
-    ended.append(one)
+    before_each_pass(pack, full)
     answer, *_ = PackWorker(pack).advance([ScoreTrial(one, tmp_path / "adapter")])
     assert answer == Scored(0, None, "no room for 3 GiB")
     assert not pack.slots.occupied

@@ -11,7 +11,7 @@ from peftsweep.config import TrainConfig
 from peftsweep.engine import Trial
 from peftsweep.task import Task
 from tests.numbers import distance, float64, same_losses, same_step, same_weights
-from tests.packs import MULTI, SINGLE, Queue, TracedRunner, pack_of, run_pack
+from tests.packs import MULTI, SINGLE, Queue, Traced, pack_of, run_pack
 from tests.stock_training import StockPeft, peft_alone
 from tests.tiny import tiny_model
 
@@ -74,14 +74,15 @@ def test_in_float32_each_step_is_that_of_stock_peft_and_all_lead_to_much_the_sam
 ) -> None:
     folder = tiny_model(tmp_path / "base", architecture)
     trials = mixed(tmp_path, method)
-    pack = pack_of(folder, task, method, trials, slots=3, runner=TracedRunner)
+    pack = pack_of(folder, task, method, trials, slots=3, kind=Traced)
     run_pack(pack, Queue(trials))
-    assert isinstance(pack.runner, TracedRunner) and pack.dtype == torch.float32
+    assert pack.dtype == torch.float32
     for trial in trials:
         first, last = pack.first[trial.number], pack.last[trial.number]
         losses, weights = peft_alone(folder, task, method, trial, first)
         same_losses(pack.trace[trial.number], losses, pack.dtype)
         same_weights(last, weights, first, pack.dtype)
         alone = StockPeft(folder, task, method, trial, first)
-        for step, (before, *made) in enumerate(pack.runner.steps[trial.number]):
-            same_step(made, alone.at(step, before), pack.dtype)
+        updates = zip(pack.updates[trial.number], pack.trace[trial.number], strict=True)
+        for step, ((before, gradients), loss) in enumerate(updates):
+            same_step((loss, gradients), alone.at(step, before), pack.dtype)

@@ -140,7 +140,7 @@ def test_a_seed_is_trained_as_stock_peft_trains_it_alone(here: Home) -> None:
     base = base_of(here.folder / "base", data.task, "lora")
     method = METHODS["lora"](base.model, linear_names(base.model))
     pack = Watched(base.model, method, data.task, data.train, data.validation, candidates=[params], slots=1)
-    pack.slots.put(0, trial)
+    pack.admit([trial])
     pack.release()
     _, weights = peft_alone(here.folder / "base", data.task, "lora", trial, pack.first[0], train=data.train)
     exported = {key: torch.empty_like(value) for key, value in weights.items()}

@@ -29,13 +29,14 @@ from safetensors.torch import load_file, save_file
 import peftsweep
 from peftsweep import comparison
 from peftsweep.config import available, load
-from peftsweep.engine import Command, Event, Pack, Plan, Progress, StartTrials
+from peftsweep.engine import Command, Event, Limits, Pack, Progress, StartTrials
+from peftsweep.engine.capacity import FILL
 from peftsweep.errors import ForeignStudyError, ModelError, StorageError, StudyFileError, StudyMismatchError, UsageError
-from peftsweep.models import Base
+from peftsweep.models import BaseInfo
 from peftsweep.progress import PlainProgress, Silent
 from peftsweep.study import results
 from peftsweep.sweep import worker
-from peftsweep.sweep.worker import LocalWorker, PackInfo
+from peftsweep.sweep.worker import LocalWorker, PackInfo, WorkerSpec
 from peftsweep.task import Task
 from tests.numbers import distance, hold, norm
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
@@ -747,54 +748,72 @@ def test_a_dead_tracking_server_costs_nothing_but_its_runs(here: Home) -> None:
 # What only a GPU's sweep does ---------------------------------------------------------------------------------------
 
 
-def test_what_is_planned_of_a_gpu_s_memory_and_what_was_taken_are_said_and_kept(
+def test_the_planned_and_the_peak_memory_of_a_gpu_are_reported_and_recorded(
     here: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By hand, for there is no GPU: what it has, what is planned on it and what it was seen to give."""
-    room = Plan(
-        slots=9,
-        tokens=4096,
-        evaluated=0,
-        fixed=GIB,
-        slot=GIB,
-        token=1,
-        evaluation=1,
-        room=3 * GIB + GIB // 2,  # for two slots
-        batch=1.0,
-    )
-    gpu, load_on_cpu = torch.device("cuda:0"), worker.load_base
+    """A GPU of 8 GiB whose counters always say 3 GiB. What is free has room for two slots, and almost for a third."""
+    events: list[object] = []
+    limits: list[Limits] = []
 
-    def load_base(*args: Any, device: torch.device, **options: Any) -> Base:
-        return replace(load_on_cpu(*args, device=torch.device("cpu"), **options), device=device)
+    def counted(device: object) -> int:
+        events.append("measured")
+        return 3 * GIB
 
-    events: list[Any] = []
+    class OnGpu(LocalWorker):
+        """A worker that believes to be on a GPU, but computes on the CPU."""
 
-    class Watched(Pack):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            events.append(self.runner.limits)
+        def __init__(self, spec: WorkerSpec) -> None:
+            reserve = 8 * GIB - int(FILL * 8 * GIB)
+            free = 3 * GIB + int(0.9 * bytes_of_a_slot(spec)) + reserve
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 8 * GIB))
+            with monkeypatch.context() as patched:
+                patched.setattr(torch.cuda, "is_available", lambda: True)
+                super().__init__(spec)
 
-    monkeypatch.setattr(worker, "Pack", Watched)
-    monkeypatch.setattr(worker, "default_device", lambda: gpu)
-    monkeypatch.setattr(worker, "load_base", load_base)
-    monkeypatch.setattr(worker, "plan", lambda build, candidates, most: room)
+        def load(self) -> BaseInfo:
+            gpu, self.device = self.device, torch.device("cpu")
+            super().load()
+            assert self.base is not None
+            self.device, self.base = gpu, replace(self.base, device=gpu)
+            return self.base.info
+
+        def build(self) -> PackInfo:
+            built = super().build()
+            assert self.worker is not None
+            limits.append(self.worker.pack.runner.limits)
+            return built
+
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: events.append(share))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 8 * GIB))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: events.append("anew"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: events.append("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", counted)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5 * GIB)
-    said = io.StringIO()
-    result = here.run(here.study(), slots=3, progress=PlainProgress(said))
-    assert [line for line in said.getvalue().splitlines() if line.startswith("memory:")] == [
+    printed = io.StringIO()
+    result = here.run(here.study(), slots=3, progress=PlainProgress(printed), start=OnGpu)
+    assert [line for line in printed.getvalue().splitlines() if line.startswith("memory:")] == [
         "memory: the GPU has room for 2 slots; the other trials wait",
         "memory:  plan 3.0 of 8.0 GiB: 2 slots, 65,536 tokens at once",
         "memory: peak 5.0 of 8.0 GiB, planned 3.0",
     ]
-    assert result.study.user_attrs["memory"] == {"planned_bytes": room.for_slots(2).bytes, "peak_bytes": 5 * GIB}
+    memory = result.study.user_attrs["memory"]
+    assert memory == {"planned_bytes": pytest.approx(3 * GIB, abs=2**20), "peak_bytes": 5 * GIB}
     (run,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
-    assert events == [0.92, room.for_slots(2).limits, "anew", 1.0]
-    assert (
-        run.data.params["planned_bytes"] == str(room.for_slots(2).bytes) and run.data.metrics["peak_bytes"] == 5 * GIB
-    )
+    assert run.data.params["planned_bytes"] == str(memory["planned_bytes"])
+    assert run.data.metrics["peak_bytes"] == 5 * GIB
+    assert [each.train_tokens for each in limits] == [65_536]
+    assert events == [0.92, *3 * ["reset", "measured"], "reset", 1.0]  # the peak is not that of the planning
+
+
+def bytes_of_a_slot(spec: WorkerSpec) -> int:
+    """Weights, gradients and moments of a slot of the worker's pack."""
+    plain = LocalWorker(spec)
+    plain.load()
+    plain.build()
+    assert plain.worker is not None
+    stack = plain.worker.pack.stack
+    plain.close()
+    return sum(matrix[0].nbytes for matrix in (stack.weights, stack.grads, *stack.moments.values()))
 
 
 def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_tokens(

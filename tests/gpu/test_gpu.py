@@ -17,7 +17,7 @@ import torch
 import torch._dynamo
 
 from peftsweep.config import ModelConfig, TrainConfig
-from peftsweep.engine import Limits, Pack, Trial, capped, optimizer, plan
+from peftsweep.engine import Limits, Pack, Trial, capped, plan
 from peftsweep.engine.corpus import Corpus, Pooling
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.schedule import Schedule
@@ -28,7 +28,17 @@ from peftsweep.models import linear_names, load_base
 from peftsweep.task import Task
 from tests.gpu import MARKS
 from tests.numbers import PROMISED, same_training, same_weights
-from tests.packs import MULTI, SINGLE, Queue, Texts, Watched, run_pack, with_the_whole_block
+from tests.packs import (
+    MULTI,
+    SINGLE,
+    Pass,
+    Queue,
+    Texts,
+    Watched,
+    before_each_pass,
+    run_pack,
+    with_the_whole_block,
+)
 from tests.stock_training import peft_alone
 from tests.studies import Home, home
 from tests.test_parity import mixed
@@ -507,6 +517,11 @@ def rounded(size: int) -> int:
     return -(-size // 512) * 512
 
 
+def allocate_too_much() -> None:
+    """Ask for more memory than any card has, so that the allocator raises its own error."""
+    torch.empty(1 << 50, dtype=torch.uint8, device=GPU)
+
+
 def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "bert")
     trials = [Trial(i, i, TrainConfig(rank=4, epochs=1, batch_size=16), tmp_path / str(i)) for i in range(8)]
@@ -514,15 +529,15 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
     run_pack(free, Queue(trials))
     again = [Trial(i, i, trials[i].params, tmp_path / f"again-{i}") for i in range(8)]
     tight = pack_on_gpu(folder, SINGLE, "lora", again, 8)
-    gradients, sizes = tight.runner.accumulate_gradients, []
+    sizes: list[int] = []
 
-    def scarce(slots: Any) -> dict[int, torch.Tensor]:
-        sizes.append(len(slots))
-        if len(slots) > 2:  # ask the card for more than it has: the allocator's own error, at a real place
-            torch.empty(1 << 50, dtype=torch.uint8, device="cuda:0")
-        return gradients(slots)
+    def two_slots_at_most(one: Pass) -> None:
+        if one.training:
+            sizes.append(len(one.slots))
+            if len(one.slots) > 2:
+                allocate_too_much()
 
-    tight.runner.accumulate_gradients = scarce  # type: ignore[method-assign]
+    before_each_pass(tight, two_slots_at_most)
     queue = Queue(again)
     run_pack(tight, queue)
     assert sizes[:10] == [8, 4, 2, 2, 2, 2] + [2] * 4  # as many as fit, from the next step on at once
@@ -532,29 +547,31 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
 
 @dataclass
 class Tries:
-    """Of a pack's gradients.
+    """The training passes of a pack that run its code: plain ones and captures. Replayed graphs do not count.
 
     Attributes:
-        sizes, held: slots of each, and the memory that was allocated when it began.
-        failed: how many had begun when memory was full, so that it is the number of the next.
-        under_way: whether one is.
+        sizes, held: the number of slots in each pass, and the bytes that were allocated when it began.
+        failed: the passes that ran out of memory, by their place in these lists.
     """
 
     sizes: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
-    under_way: bool = False
 
     def kept(self) -> int:
-        """The most memory that one which failed did not give back."""
-        return max(self.held[number] - self.held[number - 1] for number in self.failed)
+        """The most bytes that a failed pass did not free."""
+        return max(self.held[number + 1] - self.held[number] for number in self.failed)
 
 
 def with_and_without_room(
-    folder: Path, slots: int, params: TrainConfig, full: Callable[[Tries], bool]
+    folder: Path, slots: int, params: TrainConfig, full: Callable[[Watched, Tries], bool]
 ) -> tuple[Any, Any, Tries, list[str]]:
-    """Two packs that have trained the same trials, all at once. Amid the backward of the second, when half of the
-    gradients are written, the allocator finds memory full where `full` says so; with its tries and what it noted."""
+    """Train the same trials in two packs, all at once; returns both packs, and the second one's tries and notes.
+
+    Args:
+        full: whether memory is full. It is asked in the middle of each backward pass of the second pack, when half of
+            the gradients have been written.
+    """
     base, tries = tiny_model(folder / "base", "llama"), Tries()
 
     def pack_of(run: str) -> tuple[Watched, Queue]:
@@ -564,42 +581,37 @@ def with_and_without_room(
     free, queue = pack_of("free")
     run_pack(free, queue)
     tight, queue = pack_of("tight")
-    gradients = tight.runner.accumulate_gradients
 
-    def watched(some: Any) -> dict[int, torch.Tensor]:
-        tries.sizes.append(len(some))
-        tries.held.append(torch.cuda.memory_allocated())
-        tries.under_way = True
-        try:
-            return gradients(some)
-        finally:
-            tries.under_way = False
+    def begins(one: Pass) -> None:
+        if one.training:
+            tries.sizes.append(len(one.slots))
+            tries.held.append(torch.cuda.memory_allocated())
 
     def scarce(grad: torch.Tensor) -> None:
-        if full(tries):
-            tries.failed.append(len(tries.sizes))
-            torch.empty(1 << 50, dtype=torch.uint8, device=GPU)
+        if full(tight, tries):
+            tries.failed.append(len(tries.sizes) - 1)
+            allocate_too_much()
 
-    def seen(module: Any, given: Any, out: torch.Tensor) -> None:
-        if out.requires_grad:
-            out.register_hook(scarce)
+    def hook_gradient(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(scarce)
 
-    tight.runner.accumulate_gradients = watched  # type: ignore[method-assign, assignment]
-    blocks_of(tight)[0].register_forward_hook(seen)
+    before_each_pass(tight, begins)
+    blocks_of(tight)[0].register_forward_hook(hook_gradient)
     run_pack(tight, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
     return free, tight, tries, queue.notes
 
 
 @pytest.mark.parametrize("where", ["backward", "capture"])
-def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Path, where: str) -> None:
-    def full(tries: Tries) -> bool:
+def test_running_out_of_memory_in_the_middle_of_a_pass_costs_no_trial_anything(tmp_path: Path, where: str) -> None:
+    def full(pack: Watched, tries: Tries) -> bool:
         return tries.sizes[-1] > 2 and torch.cuda.is_current_stream_capturing() == (where == "capture")
 
     params = TrainConfig(rank=4, epochs=3, batch_size=8, learning_rate=2e-3)
-    free, tight, tries, said = with_and_without_room(tmp_path, 8, params, full)
-    assert [tries.sizes[number - 1] for number in tries.failed] == [8, 4]
-    assert said == ["memory: a step of 8 slots did not fit; from now on 2 run at once"]
+    free, tight, tries, notes = with_and_without_room(tmp_path, 8, params, full)
+    assert [tries.sizes[number] for number in tries.failed] == [8, 4]
+    assert notes == ["memory: a step of 8 slots did not fit; from now on 2 run at once"]
     assert tries.kept() < 2**20
     assert graphs_of(tight).known and not graphs_of(tight).refused
     for number in range(8):
@@ -608,16 +620,17 @@ def test_running_out_of_memory_amid_a_pass_costs_no_trial_anything(tmp_path: Pat
         assert apart < 1e-2 * sum(float((theirs[key] - free.first[number][key]).norm()) for key in theirs)
 
 
-def test_running_out_of_memory_in_a_capture_ahead_costs_nothing(tmp_path: Path) -> None:
-    """Of the next step's pass, while the GPU is at work: it is captured when it is due."""
+def test_running_out_of_memory_while_the_next_step_is_captured_costs_nothing(tmp_path: Path) -> None:
+    """The GPU is still at work on this step. The next step captures its own passes then."""
 
-    def full(tries: Tries) -> bool:
-        return torch.cuda.is_current_stream_capturing() and not tries.under_way and len(tries.failed) < 2
+    def full(pack: Watched, tries: Tries) -> bool:
+        ahead = pack.runner.prefetched is not None  # a step that begins takes what was prefetched for it
+        return torch.cuda.is_current_stream_capturing() and ahead and len(tries.failed) < 2
 
     params = TrainConfig(rank=4, epochs=3, batch_size=8, dropout=0.1, learning_rate=2e-3)
-    free, tight, tries, said = with_and_without_room(tmp_path, 4, params, full)
+    free, tight, tries, notes = with_and_without_room(tmp_path, 4, params, full)
     assert len(tries.failed) == 2 and tries.kept() < 2**20
-    assert said == [] and set(tries.sizes) == {4} and not graphs_of(tight).refused
+    assert notes == [] and set(tries.sizes) == {4} and not graphs_of(tight).refused
     for number in range(4):
         assert all(torch.equal(tight.last[number][key], value) for key, value in free.last[number].items())
 
@@ -729,36 +742,44 @@ def test_a_released_pack_gives_its_memory_back_at_once_with_its_graphs(tmp_path:
     assert max(left[1:]) - left[0] < 2**20, left  # libraries keep their own from the first on
 
 
-def test_the_next_step_is_laid_out_and_captured_while_the_gpu_is_at_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Busy(Pack):
+    """A pack that notes after each preparation of the next step whether the GPU is still at work on this one.
+
+    Attributes:
+        laid_out: for each step after which the next one was laid out.
+        captured: for each step after which passes of the next one were captured.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.laid_out: list[bool] = []
+        self.captured: list[bool] = []
+        self.known: set[Any] = set()  # shapes that were captured up to the step before, and the shapes of this step
+
+    def record(self, losses: dict[int, torch.Tensor], norms: torch.Tensor, began: float) -> None:
+        busy = not torch.cuda.current_stream().query()
+        ahead = set() if self.runner.prefetched is None else {batch.shape for batch in self.runner.prefetched[1]}
+        if ahead:
+            self.laid_out.append(busy)
+        if ahead & set(graphs_of(self).known) - self.known:
+            self.captured.append(busy)
+        self.known = set(graphs_of(self).known) | ahead
+        super().record(losses, norms, began)
+
+
+def test_the_next_step_is_laid_out_and_captured_while_the_gpu_is_at_work(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     trials = [Trial(i, i, TrainConfig(rank=4, epochs=2, batch_size=8), tmp_path / str(i)) for i in range(3)]
-    pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", kind=Pack)
-    update, waves, busy = optimizer.step, pack.batcher.micro_batches, []
-    capture, during = graphs_of(pack).capture, []
+    pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", kind=Busy)
 
-    def slow(*given: Any) -> torch.Tensor:
-        norms = update(*given)
-        torch.cuda._sleep(200_000_000)  # cycles: a tenth of a second
-        return norms
+    def keep_the_gpu_busy(module: Any, inputs: Any, output: Any) -> None:
+        if torch.is_grad_enabled():
+            torch.cuda._sleep(1_000_000_000)  # cycles: half a second, in each replay too
 
-    def watched(slots: Any, limits: Limits) -> Any:
-        busy.append(not torch.cuda.current_stream().query())
-        return waves(slots, limits)
-
-    def captured(function: Any, wave: Any) -> None:
-        largest = wave.size > graphs_of(pack).largest
-        capture(function, wave)
-        during.append((largest, not torch.cuda.current_stream().query()))
-
-    monkeypatch.setattr(optimizer, "step", slow)
-    monkeypatch.setattr(pack.batcher, "micro_batches", watched)
-    monkeypatch.setattr(graphs_of(pack), "capture", captured)
+    blocks_of(pack)[0].register_forward_hook(keep_the_gpu_busy)
     run_pack(pack, Queue(trials))
-    assert len(busy) > 5 and sum(busy) >= len(busy) - 3  # what was not laid out ahead is laid out when it is due
-    others = [at_work for largest, at_work in during if not largest]
-    assert others and all(others), during  # it was still at work when they were done
+    assert len(pack.laid_out) > 5 and all(pack.laid_out[1:]), pack.laid_out  # kernels are compiled in the first step
+    assert pack.captured and all(pack.captured), pack.captured
 
 
 def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> None:
