@@ -5,6 +5,7 @@
     │   └── StudyFileError      exit status 2: all mistakes in a study file and its data at once
     ├── DataError               a mistake in a file, column or row of the data
     ├── ModelError              the base is missing, gated, broken or not supported
+    ├── MethodError             a registered method does not do what the pack relies on
     ├── WorkerError             the worker's process died
     ├── StorageError            studies.db is locked, unreachable or full
     │   ├── StudyMismatchError  the stored study has another space or other data
@@ -53,6 +54,10 @@ class DataError(PeftsweepError):
 
 class ModelError(PeftsweepError):
     """The base model cannot be loaded, or cannot be trained in a pack."""
+
+
+class MethodError(PeftsweepError):
+    """A registered method does not do what the pack relies on."""
 
 
 class WorkerError(PeftsweepError):

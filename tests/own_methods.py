@@ -30,7 +30,8 @@ class LoraPlusHyperparameters(LoraHyperparameters):
 class PackedLoraPlus(PackedLora):
     own_rates = frozenset({"B"})
 
-    def rate_factor(self, name: str, params: TrainConfig) -> float:
+    @classmethod
+    def rate_factor(cls, name: str, params: TrainConfig) -> float:
         assert isinstance(params, LoraPlusHyperparameters)
         return params.rate_ratio
 

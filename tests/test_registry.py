@@ -3,6 +3,8 @@ package knows them."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from pathlib import Path
@@ -10,19 +12,21 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from optuna.distributions import IntDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from pydantic import Field
+from torch import Tensor
 
 from peftsweep import export
 from peftsweep.config import SPECS, MethodSpec, StudyConfig, TrainConfig, load
+from peftsweep.config.hyperparameters.lora import LoraHyperparameters
 from peftsweep.config.hyperparameters.method_spec import MethodHyperparameters
 from peftsweep.config.sections import train_config
 from peftsweep.engine import Trial
 from peftsweep.engine.packed_model import PackedModel
-from peftsweep.errors import StudyFileError, UsageError
+from peftsweep.errors import MethodError, ModelError, StudyFileError, UsageError
 from peftsweep.export import Classifier
 from peftsweep.methods import METHODS, Method, attached, register
-from peftsweep.methods.lora import Lora
+from peftsweep.methods.lora import Lora, PackedLora
 from peftsweep.models import linear_names
 from peftsweep.study import best_rows
 from peftsweep.study.enqueued import given
@@ -292,6 +296,142 @@ def test_a_trials_hyperparameters_can_be_sent_to_another_process(tmp_path: Path,
     here.send(params)
     again = there.recv()
     assert again == params and type(again) is type(params) and again.model_fields_set == {"weight_decay"}
+
+
+# What a method must keep to ------------------------------------------------------------------------------------------
+
+
+class Needed(MethodHyperparameters):
+    gain: float
+
+
+class Endless(MethodHyperparameters):
+    gain: float = math.inf
+
+
+class Vast(MethodHyperparameters):
+    gain: float | None = 1e39
+
+
+class Mapped(MethodHyperparameters):
+    gain: dict[str, int] = Field(default={})
+
+
+class Counted(MethodHyperparameters):
+    gain: tuple[int, ...] = (1,)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "mistake"),
+    [
+        (Needed, "gain: it needs a default"),
+        (Endless, "gain: its default: expected a finite number"),
+        (Vast, "gain: its default: expected a number up to 3.4e+38, got 1e+39"),
+        (Mapped, "gain: its type must be bool, int, float, str, Literal, Names or a union of these"),
+        (Counted, "gain: its type must be bool, int, float, str, Literal, Names or a union of these"),
+    ],
+)
+def test_hyperparameters_that_no_record_could_hold_are_refused(
+    hyperparameters: type[MethodHyperparameters], mistake: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^method strange: hyperparameters: {re.escape(mistake)}$"):
+        MethodSpec("strange", hyperparameters)
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "lora ", "-lora", "a/b"])
+def test_a_methods_name_is_a_word(name: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"method {name!r}: its name may have letters")):
+        MethodSpec(name, LoraHyperparameters)
+
+
+class Patterns(MethodHyperparameters):
+    pattern: str = "[0-9]+"
+    gain: int | float = 1
+
+
+class Patterned(Lora):
+    spec = MethodSpec("patterned", Patterns)
+
+
+def test_a_searched_text_may_look_like_a_list_and_a_number_of_both_kinds_is_a_float(tmp_path: Path) -> None:
+    register(Patterned)
+    own = study(tmp_path, "patterned", space="pattern: ['[0-9]+', '[1, 2]'], gain: {low: 0.1, high: 0.9}")
+    for choice in ("[0-9]+", "[1, 2]"):
+        assert decode(own, {"pattern": choice}) == {"pattern": choice}
+    assert distributions(own)["gain"] == FloatDistribution(0.1, 0.9)
+    assert decode(own, {"gain": 0.5}) == {"gain": 0.5}
+
+
+class ColonLayer(PackedLora):
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {f"{name}:": shape for name, shape in super().shapes().items()}
+
+
+class MistypedLayer(PackedLora):
+    def start(self, *given: Any) -> dict[str, Tensor]:
+        return {name.lower(): value for name, value in super().start(*given).items()}
+
+
+class FlatLayer(PackedLora):
+    def start(self, *given: Any) -> dict[str, Tensor]:
+        return {name: value[:1] for name, value in super().start(*given).items()}
+
+
+class FailingLayer(PackedLora):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("broken")
+
+
+class Elsewhere(Lora):
+    spec = MethodSpec("elsewhere", LoraHyperparameters)
+
+    def targets(self, params: TrainConfig) -> tuple[str, ...]:
+        return (*super().targets(params), "model.layers.9.mlp")
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "said"),
+    [
+        (ColonLayer, MethodError, "ColonLayer: parameter 'A:': shapes: a parameter's name must be a Python identifier"),
+        (MistypedLayer, MethodError, "MistypedLayer: parameter 'a': start: shapes has no such parameter"),
+        (
+            FlatLayer,
+            MethodError,
+            "FlatLayer: parameter 'A': start: the value has shape (1, 64); its trial_part has (4, ",
+        ),
+        (
+            FailingLayer,
+            ModelError,
+            "with the layers of method own, cannot be run with texts in one row: ValueError: bro",
+        ),
+        (None, MethodError, "method elsewhere: targets: 'model.layers.9.mlp' is no linear layer of the base"),
+    ],
+)
+def test_a_method_that_breaks_a_rule_is_named_before_anything_trains(
+    tmp_path: Path, layer: type[PackedLora] | None, error: type[Exception], said: str
+) -> None:
+    if layer is None:
+        method: type[Lora] = Elsewhere
+    else:
+        method = type("Own", (Lora,), {"spec": MethodSpec("own", LoraHyperparameters), "packed_layer": layer})
+    register(method)
+    folder = tiny_model(tmp_path / "base", "llama")
+    with pytest.raises(error, match=re.escape(said)):
+        pack_of(folder, SINGLE, method.name, trials(tmp_path, method.name), slots=2)
+
+
+def test_no_parameter_of_an_adapter_may_hide_another(tmp_path: Path) -> None:
+    class Twice(Lora):
+        spec = MethodSpec("twice", LoraHyperparameters)
+
+        def to_peft(self, *given: Any) -> tuple[str, Tensor]:
+            return "lora_A.weight", super().to_peft(*given)[1]
+
+    model = base_of(tiny_model(tmp_path / "base", "llama"), SINGLE, "lora").model
+    writer, path = Twice(model, linear_names(model)), linear_names(model)[0]
+    weights = {f"{path}:{name}": torch.ones(2, 2) for name in ("A", "B")}
+    with pytest.raises(MethodError, match=rf"to_peft and more_tensors: base_model.model.{path}.lora_A.weight is there"):
+        writer.export(tmp_path / "adapter", weights=weights, params=TrainConfig(rank=2), source="base", revision=None)
 
 
 # From a sweep to predictions ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch import Tensor
 from peftsweep.config import SPECS, MethodSpec
 from peftsweep.config.hyperparameters.lora import LoraHyperparameters
 from peftsweep.engine import Command, Event, Verdicts
-from peftsweep.errors import ModelError, WorkerError
+from peftsweep.errors import ModelError, UsageError, WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora, PackedLora
 from peftsweep.models import BaseInfo
@@ -267,6 +267,20 @@ def test_an_error_of_a_spawned_worker_is_the_one_that_this_process_would_raise(h
         here.run(study, start=SpawnedWorker)
     (note,) = raised.value.__notes__
     assert re.search(r"compatibility\.py.*, in check_fit", note)
+
+
+def test_a_method_that_another_process_cannot_import_is_refused(here: Home) -> None:
+    class Local(Lora):
+        spec = MethodSpec("local", LoraHyperparameters)
+
+    register(Local)
+    try:
+        with pytest.raises(
+            UsageError, match=r"method local: another process cannot import tests\.test_worker\..*Local;"
+        ):
+            here.run(here.study(method="local"), start=SpawnedWorker)
+    finally:
+        del METHODS["local"], SPECS["local"]
 
 
 def test_an_error_that_cannot_be_sent_arrives_as_text(here: Home) -> None:

@@ -13,6 +13,7 @@ from peftsweep.config.hyperparameters import (
 )
 from peftsweep.config.hyperparameters.common import Optimizer, Scheduler
 from peftsweep.config.loading import load
+from peftsweep.config.plain_values import EXACT, LARGEST, WORDS, plain
 from peftsweep.config.sections import (
     MAX_TRIALS,
     ModelConfig,
@@ -26,8 +27,11 @@ from peftsweep.config.study import StudyConfig
 from peftsweep.config.study_paths import available, find, folders_of_studies
 
 __all__ = [
+    "EXACT",
+    "LARGEST",
     "MAX_TRIALS",
     "SPECS",
+    "WORDS",
     "DataConfig",
     "Filter",
     "LabelColumn",
@@ -49,5 +53,6 @@ __all__ = [
     "is_text_encoding",
     "load",
     "number_type",
+    "plain",
     "unused_hyperparameters",
 ]

@@ -24,7 +24,7 @@ class Frozen(BaseModel):
 
     @model_validator(mode="after")
     def _no_mistakes(self) -> Frozen:
-        if found := [*self._secrets(), *self._mistakes()]:
+        if found := [*self._secrets(), *self._limits(), *self._mistakes()]:
             raise Mistakes(found)
         return self
 
@@ -33,6 +33,10 @@ class Frozen(BaseModel):
             for text in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(text, str) and carries_secret(text):
                     yield (name,), f"{quoted(text)} {HOLDS_SECRET}"
+
+    def _limits(self) -> Iterator[Mistake]:
+        """Which values are beyond what can be recorded."""
+        yield from ()
 
     def _mistakes(self) -> Iterator[Mistake]:
         """What is wrong between the fields, when each field is valid by itself."""

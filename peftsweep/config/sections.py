@@ -66,7 +66,7 @@ def number_type(method: str | None, hyperparameter: str) -> type[int | float] | 
     """int or float for a numeric hyperparameter of a method, None for a categorical one."""
     annotation: Any = train_config(method).model_fields[hyperparameter].annotation
     kinds = get_args(annotation) or (annotation,)
-    return next((kind for kind in (int, float) if kind in kinds), None)
+    return next((kind for kind in (float, int) if kind in kinds), None)
 
 
 class Range(Frozen):

@@ -76,17 +76,21 @@ def _batch_logits(model: Any, texts: Sequence[Text], pad: int) -> Tensor:
     return logits.float()
 
 
-def prove(model: Any, samples: Sequence[Text], expected: Tensor, run: Callable[[Sequence[Text]], Tensor]) -> None:
+def prove(
+    model: Any, samples: Sequence[Text], expected: Tensor, run: Callable[[Sequence[Text]], Tensor], method: str
+) -> None:
     """Compare the packed model, with the plain model's head and adapters that change nothing, with the plain model.
 
     Args:
         expected: logits [n, C] by `plain_logits`.
         run: returns the logits [n, C] of texts in one row, as in training without dropout.
+        method: the name of the method whose layers it has, for messages.
 
     Raises:
         ModelError: they differ, or a text sees another.
     """
-    with unsupported_if_it_fails(model, "its own code cannot be run with texts in one row"), translate_oom():
+    what = f"its own code, with the layers of method {method}, cannot be run with texts in one row"
+    with unsupported_if_it_fails(model, what), translate_oom():
         got, leak = _tried(model, samples, run)
     if got.shape != expected.shape:
         raise unsupported_error(

@@ -20,7 +20,7 @@ from peftsweep.engine.corpus import Corpus, Pooling, Text
 from peftsweep.engine.equivalence import plain_logits, prove
 from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.text_packing import pack_texts
-from peftsweep.errors import ModelError
+from peftsweep.errors import MethodError, ModelError
 from peftsweep.layers import ForwardContext, LayerSpec, Masks, PackedLayer
 from peftsweep.layers.attention import ATTENTION, has_kernel, run_backbone
 from peftsweep.layers.head import PooledTexts, StackedLinear
@@ -65,7 +65,7 @@ class PackedModel:
         texts: Sequence[Text],
     ) -> None:
         check_supported(model)
-        self.model = model
+        self.model, self.method = model, method.name
         self.device = next(model.parameters()).device
         self.pooling = _pooling(model)
         self.before: str = model.config._attn_implementation
@@ -79,6 +79,8 @@ class PackedModel:
         self.attention: Attention = kernel if fused and has_kernel(model) else "padded"
         self.heads = head_names(model)
         targets = {path for params in candidates for path in method.targets(params)}
+        if unknown := sorted(targets - set(method.linears)):
+            raise MethodError(f"method {method.name}: targets: {unknown[0]!r} is no linear layer of the base")
         layers: list[PackedLayer] = []
         for path in (path for path in method.linears if path in targets):
             spec = LayerSpec(model.get_submodule(path), path, len(layers), self.context, slots)
@@ -224,7 +226,7 @@ class PackedModel:
             for param in self.stack.param_slices:
                 if param.layer.name in self.heads:
                     param.layer.stacked[param.name].data[0].copy_(getattr(param.layer.inner, param.name))
-            prove(self.model, samples, expected, self._in_one_row)
+            prove(self.model, samples, expected, self._in_one_row, self.method)
         finally:
             self.stack.clear(0)
 

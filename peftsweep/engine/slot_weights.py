@@ -19,6 +19,7 @@ import torch._dynamo
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
+from peftsweep.errors import MethodError
 from peftsweep.layers import PackedLayer
 
 
@@ -73,6 +74,8 @@ class SlotParameters:
 
     def __init__(self, layers: Sequence[PackedLayer], slots: int, device: torch.device) -> None:
         found = [(layer, name, shape) for layer in layers for name, shape in layer.shapes().items()]
+        if wrong := [(layer, name) for layer, name, _ in found if not name.isidentifier()]:
+            raise MethodError(f"{_origin(*wrong[0])}: shapes: a parameter's name must be a Python identifier")
         found.sort(key=lambda item: _group_key(item[0], item[1]))
         self.param_slices: list[ParamSlice] = []
         at = 0
@@ -107,7 +110,11 @@ class SlotParameters:
 
     def start(self, slot: int, params: TrainConfig, adapted: frozenset[str], generator: torch.Generator) -> None:
         """Draw a new trial's initial values into a cleared slot, layer by layer, from the trial's own generator. They
-        are copied as one vector, because each copy to a GPU waits for all work that is running there."""
+        are copied as one vector, because each copy to a GPU waits for all work that is running there.
+
+        Raises:
+            MethodError: a layer gives a value for no parameter of its own, or of another shape.
+        """
         first: dict[str, dict[str, Tensor]] = {}
         for layer in self.layers:
             if layer.name in adapted:
@@ -115,9 +122,16 @@ class SlotParameters:
                 first[layer.name] = layer.start(slot, params, generator)
         row = torch.zeros(self.weights.shape[1])
         for param in self.param_slices:
-            values = first.get(param.layer.name, {}).get(param.name)
+            values = first.get(param.layer.name, {}).pop(param.name, None)
             if values is not None:
-                param.of(row)[param.layer.trial_part(param.name, params)].copy_(values)
+                part = param.of(row)[param.layer.trial_part(param.name, params)]
+                if part.shape != values.shape:
+                    shapes = f"has shape {tuple(values.shape)}; its trial_part has {tuple(part.shape)}"
+                    raise MethodError(f"{_origin(param.layer, param.name)}: start: the value {shapes}")
+                part.copy_(values)
+        for layer in self.layers:
+            for name in first.get(layer.name, {}):
+                raise MethodError(f"{_origin(layer, name)}: start: shapes has no such parameter")
         self.weights[slot].copy_(row)
 
     def split(self, slot: int, row: Tensor, params: TrainConfig) -> dict[str, Tensor]:
@@ -127,6 +141,10 @@ class SlotParameters:
             for param in self.param_slices
             if param.layer.active[slot]
         }
+
+
+def _origin(layer: PackedLayer, name: str) -> str:
+    return f"{type(layer).__module__}.{type(layer).__qualname__}: parameter {name!r}"
 
 
 def _group_key(layer: PackedLayer, name: str) -> tuple[str, bool]:

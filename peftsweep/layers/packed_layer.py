@@ -86,8 +86,9 @@ class PackedLayer(nn.Module, ABC):
     def trial_part(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         """The part of a slot's padded parameter that a trial with these hyperparameters uses."""
 
-    def rate_factor(self, name: str, params: TrainConfig) -> float:
-        """What the trial's learning rate is multiplied by for one of the `own_rates`."""
+    @classmethod
+    def rate_factor(cls, name: str, params: TrainConfig) -> float:
+        """What the trial's learning rate is multiplied by for one of the `own_rates`, in all layers of the class."""
         return 1.0
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
+from peftsweep.errors import MethodError
 from peftsweep.system import json_files, plain_files
 from peftsweep.system.umask import umask_permissions
 
@@ -50,8 +52,12 @@ class AdapterFiles(ABC):
             weights: the trial's own tensors, unpadded, by `path:parameter`.
             source: what `from_pretrained` takes for the base.
         """
-        stored = (self._stored(key, value, params) for key, value in weights.items())
-        tensors = {name: value.contiguous().clone() for name, value in (*stored, *self.more_tensors(params).items())}
+        stored = [self._stored(key, value, params) for key, value in weights.items()]
+        stored += self.more_tensors(params).items()
+        tensors = {name: value.contiguous().clone() for name, value in stored}
+        if len(tensors) < len(stored):
+            twice = next(name for name, count in Counter(name for name, _ in stored).items() if count > 1)
+            raise MethodError(f"{type(self).__qualname__}: to_peft and more_tensors: {twice} is there twice")
         heads = {key.split(":")[0] for key in weights} - set(self.linears)
         config = self.peft_config(
             params,

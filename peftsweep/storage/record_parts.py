@@ -16,10 +16,10 @@ from pydantic import (
     model_validator,
 )
 
-from peftsweep.config import DataConfig, ModelConfig, Range
+from peftsweep.config import LARGEST, DataConfig, ModelConfig, Range
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.scores import SCORES, Objective
-from peftsweep.storage.value_limits import LARGEST, Count, Moment, Number, Text, Value
+from peftsweep.storage.value_limits import Count, Moment, Number, Text, Value
 
 Scores = dict[Text, float]  # see `Task.scores`; those of an evaluation that failed its trial may not be finite
 

@@ -85,6 +85,5 @@ def _decoded(study: StudyConfig, name: str, entry: Range | Sequence[Any], value:
     if isinstance(entry, Range):
         number = 2.0**value if entry.log2 else value
         return int(number) if number_type(study.method, name) is int else float(number)
-    if isinstance(value, str) and value.startswith("["):
-        return tuple(json.loads(value))
-    return value
+    choice = next((choice for choice in entry if encoded(choice) == value), value)
+    return tuple(choice) if isinstance(choice, list) else choice

@@ -12,7 +12,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from peftsweep.engine import Command, Event
-from peftsweep.errors import WorkerError
+from peftsweep.errors import UsageError, WorkerError
 from peftsweep.methods import METHODS, Method, register
 from peftsweep.models import BaseInfo
 from peftsweep.sweep.worker import LocalWorker, PackInfo, Usage, WorkerSpec
@@ -25,15 +25,26 @@ class SpawnedWorker:
         spec: is sent to the new process, which loads the base itself. The study's method is sent with it, since the
             new process has registered no method of one's own.
 
+    Raises:
+        UsageError: the study's method cannot be sent to another process.
+
     Attributes:
         ready: whether the process waits for a call. It does not after a call that a signal interrupted: it is still at
             work, and its answer must not be taken for that to the next call.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
+        method = METHODS[spec.config.method]
+        try:
+            ForkingPickler.dumps(method)
+        except Exception as error:
+            raise UsageError(
+                f"method {method.name}: another process cannot import {method.__module__}.{method.__qualname__}; "
+                "define the class at the top level of a module"
+            ) from error
         context = multiprocessing.get_context("spawn")
         self.pipe, self._theirs = context.Pipe()
-        arguments = self._theirs, METHODS[spec.config.method], spec
+        arguments = self._theirs, method, spec
         self.process = context.Process(target=_serve, args=arguments, name="worker", daemon=True)
         self.ready = False
 

@@ -14,6 +14,8 @@ import optuna
 
 from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.engine import Trial
+from peftsweep.errors import StorageError
+from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import StoredStudy, Studies, TrialRecord, write_trial
 from peftsweep.study import artifacts, exhausted, grid_size, samplers, space
 from peftsweep.study.results import done
@@ -62,7 +64,15 @@ class TrialSupply:
         return self.study.records()
 
     def trial(self, number: int) -> TrialRecord:
-        return next(trial for trial in self.trials() if trial.number == number)
+        """
+        Raises:
+            StorageError: it cannot be read.
+        """
+        found = next((trial for trial in self.trials() if trial.number == number), None)
+        if found is None:
+            why = self.study.why_unreadable(number) or "it is not there"
+            raise StorageError(f"study {quoted(self.config.name)}: trial {number} cannot be read: {why}")
+        return found
 
     def done(self) -> int:
         return done(self.trials())
