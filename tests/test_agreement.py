@@ -25,9 +25,10 @@ from peftsweep.export.model_card import code_blocks
 from peftsweep.export.verification import check_card
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer, revision_of
-from peftsweep.storage import StudyRecord, TrialRecord, TrialState
+from peftsweep.storage import StudyRecord, TrialRecord
 from peftsweep.study import results
 from peftsweep.task import Task, probabilities, thresholds_from_probabilities
+from peftsweep.trial_state import TrialState
 from tests.architectures import tiny_base
 from tests.packs import CPU
 from tests.test_base_as_asked import HELD, save_quantised

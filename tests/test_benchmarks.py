@@ -21,6 +21,7 @@ from torch import nn
 from peftsweep import export
 from peftsweep.config import TrainConfig
 from peftsweep.tracking import MlflowRuns, Outcome, StudySnapshot
+from peftsweep.trial_state import TrialState
 from tests.numbers import PROMISED
 from tests.stored import evaluated, frozen, record
 from tests.studies import LABELS, ROOT, home
@@ -297,7 +298,7 @@ def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
         tracker.start_trial(0, params={}, tags={})
         for step in range(50):
             tracker.log(0, {"loss": 0.5}, step)
-        tracker.end_trial(0, Outcome("complete"))
+        tracker.end_trial(0, Outcome(TrialState.COMPLETE))
         tracker.close()
         assert (tmp_path / "mlflow.db").exists() == (kind is tracking.Timed)
         costs[kind] = {name: getattr(tracking.Timed, name) - value for name, value in before.items()}

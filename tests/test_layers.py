@@ -21,6 +21,7 @@ PACKAGE = ROOT / "peftsweep"
 FLOORS = {
     "__version__": 0,
     "scores": 0,
+    "trial_state": 0,
     "safe_text": 0,
     "errors": 1,
     "system": 2,
@@ -152,7 +153,7 @@ def test_a_library_is_known_to_its_own_files_only(library: str) -> None:
 
 def test_the_engine_knows_no_study_and_no_tracker() -> None:
     rooms = {room(found.module) for found in imports() if found.room == "engine" and ours(found)}
-    assert rooms <= {"engine", "layers", "methods", "models", "task", "config", "errors", "system"}
+    assert rooms <= {"engine", "layers", "methods", "models", "task", "config", "errors", "system", "trial_state"}
 
 
 def test_what_is_imported_is_a_named_dependency() -> None:
@@ -179,7 +180,7 @@ def test_attributes_are_read_and_written_in_one_file_and_their_tables_in_another
 def test_optuna_s_states_are_translated_in_one_file() -> None:
     """Others that know them speak to Optuna: a study that leaves out trials, and the pruner."""
     imported = re.compile(r"from optuna\.trial import .*\bTrialState\b|optuna\.trial\.TrialState")
-    assert _files_with(imported) == {"storage/trial_state.py", "storage/stored_study.py", "study/pruner.py"}
+    assert _files_with(imported) == {"storage/optuna_states.py", "storage/stored_study.py", "study/pruner.py"}
 
 
 def _files_with(words: re.Pattern[str]) -> set[str]:

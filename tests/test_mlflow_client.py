@@ -16,6 +16,7 @@ from peftsweep.errors import TrackingError
 from peftsweep.tracking import Tracker
 from peftsweep.tracking.mlflow_runs import MlflowRuns
 from peftsweep.tracking.sink import KEY, Outcome, StudySnapshot
+from peftsweep.trial_state import TrialState
 
 Answers = Callable[[str], Any]  # takes the path of a request, gives the value to answer with
 STUDY = StudySnapshot("small", "demo", {"method": "lora"}, {KEY: "k"})
@@ -80,11 +81,11 @@ def test_an_answer_that_cannot_be_used_is_called_so_by_run_and_sync(tmp_path: Pa
         run.start_trial(0, params={"rank": 2}, tags={})
         run.log(0, {"macro_f1": 0.5}, 1)
         run.store_page(STUDY.experiment, page)
-        run.end_trial(0, Outcome("complete"))
+        run.end_trial(0, Outcome(TrialState.COMPLETE))
         run.close()
         sync = Tracker(MlflowRuns(uri), note=notes.append)
         try:
-            assert not sync.has_all(STUDY, Outcome("complete"), {})
+            assert not sync.has_all(STUDY, Outcome(TrialState.COMPLETE), {})
         except TrackingError as error:
             notes.append(str(error))
     problems = [note for note in notes if "not written" not in note]

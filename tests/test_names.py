@@ -19,13 +19,14 @@ from peftsweep.config import load
 from peftsweep.errors import PeftsweepError, StorageError, StudyFileError, UsageError
 from peftsweep.export import export, predict_file
 from peftsweep.progress import Silent
-from peftsweep.storage import Studies, TrialRecord, TrialState, claim, exists
+from peftsweep.storage import Studies, TrialRecord, claim, exists
 from peftsweep.study import artifacts, best_rows, status_rows
 from peftsweep.sweep.projection import Projection
 from peftsweep.system.folders import inside
 from peftsweep.system.names import PART, file_name, parse_path, refusal, shorten_name, study_refusal
 from peftsweep.system.package_paths import packaged
 from peftsweep.tracking import MlflowRuns, Tracker, serve
+from peftsweep.trial_state import TrialState
 from tests.studies import Home, home
 from tests.test_export import EARLIER
 

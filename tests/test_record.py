@@ -11,21 +11,17 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState as OptunaState
 
+from peftsweep.dashboard.study_figures import DRAWN_IN_ORDER, LOOKS
+from peftsweep.progress.live import STYLES
 from peftsweep.scores import SCORES, label
-from peftsweep.storage import (
-    Evaluation,
-    HeldOutScores,
-    Retrained,
-    Studies,
-    StudyRecord,
-    TrialRecord,
-    TrialState,
-    count_states,
-)
+from peftsweep.storage import Evaluation, HeldOutScores, Retrained, Studies, StudyRecord, TrialRecord
 from peftsweep.storage.attributes import StudyFacts, TrialFacts, write_study, write_trial
+from peftsweep.storage.optuna_states import from_optuna, in_optuna
 from peftsweep.storage.record import ALWAYS
 from peftsweep.storage.record_parts import Bound
 from peftsweep.task import Task
+from peftsweep.tracking.in_sync import IN_MLFLOW
+from peftsweep.trial_state import Ended, TrialState, count_states
 from tests.stored import CONFIG, kept, made, retrained
 
 PACKAGE = Path(__file__).parents[1] / "peftsweep"
@@ -164,8 +160,26 @@ def optional(hint: Any) -> bool:
 
 def test_every_state_of_optuna_has_a_word_and_goes_back() -> None:
     for state in OptunaState:
-        assert TrialState.of(state).in_optuna == state and TrialState.of(state).finished == state.is_finished()
-    assert len({TrialState.of(state) for state in OptunaState}) == len(TrialState)
+        assert in_optuna(from_optuna(state)) == state and from_optuna(state).finished == state.is_finished()
+    assert {from_optuna(state) for state in OptunaState} == {*TrialState} - {TrialState.STOPPED}
+
+
+def test_every_table_of_states_has_those_that_it_needs() -> None:
+    ended, begun = {*get_args(Ended)}, {*TrialState} - {TrialState.WAITING}
+    assert ended == {state for state in TrialState if state.finished} == STYLES.keys()
+    assert begun == IN_MLFLOW.keys()
+    drawn = begun - {TrialState.STOPPED}  # the page shows what the records say
+    assert drawn == LOOKS.keys() == {*DRAWN_IN_ORDER} and len(DRAWN_IN_ORDER) == len(drawn)
+    assert [*count_states([], live=True)] == [*TrialState]
+
+
+def test_states_are_spelt_in_one_file() -> None:
+    """And once more in MLflow's tags, whose words differ in one."""
+    spelt = re.compile(rf"""["']({"|".join(TrialState)}|interrupted)["']""")
+    files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js", ".jinja")]
+    found = {path.relative_to(PACKAGE).as_posix() for path in files if spelt.search(path.read_text(encoding="utf-8"))}
+    # `sync` says of a study that its sweep is "running"
+    assert found == {"trial_state.py", "tracking/in_sync.py", "sweep/syncing.py"}
 
 
 @pytest.mark.parametrize("live", [True, False])

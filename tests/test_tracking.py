@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.request import urlopen
 
 import pytest
@@ -31,6 +31,7 @@ from peftsweep.tracking import MlflowRuns, Outcome, Point, StudySnapshot, Tracke
 from peftsweep.tracking.locations import check, sqlite_file
 from peftsweep.tracking.mlflow_connection import Connection
 from peftsweep.tracking.mlflow_server import server_command, server_environment
+from peftsweep.trial_state import Ended, TrialState
 from tests.programs import free_port
 from tests.studies import ROOT
 
@@ -106,8 +107,10 @@ def test_a_trial_is_a_run_below_its_study_with_all_that_is_known_of_it(
     tracker.log(7, {"macro_f1": 0.5, "loss": math.nan}, 10)
     tracker.log(7, {"macro_f1": 0.6}, 20)
     files = {"adapter": tmp_path / "adapter", "confusion_matrix.png": tmp_path / "picture"}
-    tracker.end_trial(7, Outcome("complete", metrics={"best_macro_f1": 0.6}, artifacts=files))
-    tracker.end_study(Outcome("complete", metrics={"best_macro_f1": 0.6}, artifacts={"study": tmp_path / "picture"}))
+    tracker.end_trial(7, Outcome(TrialState.COMPLETE, metrics={"best_macro_f1": 0.6}, artifacts=files))
+    tracker.end_study(
+        Outcome(TrialState.COMPLETE, metrics={"best_macro_f1": 0.6}, artifacts={"study": tmp_path / "picture"})
+    )
     tracker.close()
     runs = fetch(uri, tracker)
     study, trial = runs["parent"], runs["7"]
@@ -126,10 +129,10 @@ def test_a_trial_is_a_run_below_its_study_with_all_that_is_known_of_it(
 def test_every_end_has_its_state_and_its_reason(uri: str, notes: list[str]) -> None:
     tracker = opened(uri, notes)
     ends = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
-    for number, state in enumerate(ends):
+    for number, state in enumerate((*get_args(Ended), TrialState.STOPPED)):
         tracker.start_trial(number, params={}, tags={})
-        tracker.end_trial(number, Outcome(state, f"why {state}"))
-    tracker.end_study(Outcome("interrupted"))
+        tracker.end_trial(number, Outcome(state, f"why {number}"))
+    tracker.end_study(Outcome(TrialState.STOPPED))
     tracker.close()
     runs = fetch(uri, tracker)
     assert runs["parent"].info.status == "KILLED"
@@ -137,7 +140,7 @@ def test_every_end_has_its_state_and_its_reason(uri: str, notes: list[str]) -> N
         run = runs[str(number)]
         assert run.info.status == status
         assert run.info.run_name == f"trial-{number:04d}" + " pruned" * (state == "pruned")
-        assert (run.data.tags["peftsweep.state"], run.data.tags["peftsweep.reason"]) == (state, f"why {state}")
+        assert (run.data.tags["peftsweep.state"], run.data.tags["peftsweep.reason"]) == (state, f"why {number}")
 
 
 def test_nothing_is_left_running_after_close(uri: str, notes: list[str]) -> None:
@@ -154,7 +157,7 @@ def test_artifacts_may_go_as_soon_as_they_are_handed_over(uri: str, notes: list[
     (adapter / "weights").write_text("w")
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
-    tracker.end_trial(0, Outcome("complete", artifacts={"deep/adapter": adapter}))
+    tracker.end_trial(0, Outcome(TrialState.COMPLETE, artifacts={"deep/adapter": adapter}))
     shutil.rmtree(adapter)
     spool = tracker._spool._temporary
     tracker.close()
@@ -242,7 +245,7 @@ def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, note
     first.start_trial(0, params={"rank": 8}, tags={})
     for step in (10, 20):
         first.log(0, {"loss": 1 / step}, step)
-    first.end_trial(0, Outcome("interrupted", "stopped"))
+    first.end_trial(0, Outcome(TrialState.STOPPED, "stopped"))
     first.close()
     second = opened(uri, notes, first.run_ids)
     second.start_trial(0, params={"rank": 8}, tags={})
@@ -251,8 +254,8 @@ def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, note
     assert running.info.status == "RUNNING" and "peftsweep.reason" not in running.data.tags
     for step in (20, 30):
         second.log(0, {"loss": 1 / step}, step)
-    second.end_trial(0, Outcome("complete"))
-    second.end_study(Outcome("complete"))
+    second.end_trial(0, Outcome(TrialState.COMPLETE))
+    second.end_study(Outcome(TrialState.COMPLETE))
     second.close()
     assert second.run_ids == first.run_ids
     assert curve(uri, fetch(uri, second)["0"], "loss") == [(10, 1 / 10), (20, 1 / 20), (30, 1 / 30)]
@@ -263,8 +266,8 @@ def test_a_run_that_a_killed_process_left_running_is_ended(uri: str, notes: list
     tracker = opened(uri, notes, {"parent": known["parent"]})
     tracker.catch_up(
         {
-            3: TrialSnapshot({}, {}, [], Outcome("pruned", "below the median")),
-            4: TrialSnapshot({}, {}, [], Outcome("interrupted")),
+            3: TrialSnapshot({}, {}, [], Outcome(TrialState.PRUNED, "below the median")),
+            4: TrialSnapshot({}, {}, [], Outcome(TrialState.STOPPED)),
         }
     )
     tracker.close()
@@ -276,17 +279,19 @@ def test_a_run_told_in_part_is_made_whole_and_one_that_is_whole_stays(uri: str, 
     first = opened(uri, notes)
     first.start_trial(0, params={}, tags={})
     first.log(0, {"loss": 0.5}, 10)
-    first.end_trial(0, Outcome("interrupted", "stopped"))
+    first.end_trial(0, Outcome(TrialState.STOPPED, "stopped"))
     first.start_trial(1, params={}, tags={})
     for value, step in ((0.5, 10), (0.25, 20)):
         first.log(1, {"loss": value}, step)
-    first.end_trial(1, Outcome("pruned", "below the median"))
+    first.end_trial(1, Outcome(TrialState.PRUNED, "below the median"))
     first.close()
     before = fetch(uri, first)["1"].info.end_time
     curve_told = [Point({"loss": 0.5}, 10), Point({"loss": 0.25}, 20)]
-    pasts = {0: TrialSnapshot({"rank": 8}, {}, curve_told, Outcome("complete", metrics={"best_macro_f1": 0.7}))}
-    pasts[1] = TrialSnapshot({}, {}, curve_told, Outcome("pruned", "below the median"))
-    pasts[2] = TrialSnapshot({"rank": 4}, {}, curve_told, Outcome("failed", "loss is nan"))
+    pasts = {
+        0: TrialSnapshot({"rank": 8}, {}, curve_told, Outcome(TrialState.COMPLETE, metrics={"best_macro_f1": 0.7}))
+    }
+    pasts[1] = TrialSnapshot({}, {}, curve_told, Outcome(TrialState.PRUNED, "below the median"))
+    pasts[2] = TrialSnapshot({"rank": 4}, {}, curve_told, Outcome(TrialState.FAILED, "loss is nan"))
     second = opened(uri, notes, first.run_ids)
     second.catch_up(pasts)
     second.close()
@@ -335,7 +340,7 @@ def test_a_dead_server_costs_no_time_and_one_warning(notes: list[str]) -> None:
     tracker.start_trial(0, params={}, tags={})
     for step in range(50):
         tracker.log(0, {"loss": 0.5}, step)
-    tracker.end_trial(0, Outcome("complete"))
+    tracker.end_trial(0, Outcome(TrialState.COMPLETE))
     wait_for(lambda: bool(notes))
     began = time.monotonic()
     tracker.close()
@@ -394,7 +399,7 @@ def test_a_process_killed_while_mlflow_makes_its_tables_leaves_no_half_database(
     done = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_TABLES, str(file)])
     assert done.returncode == -signal.SIGKILL and not file.exists()
     tracker = opened(f"sqlite:///{file}", notes)
-    tracker.end_study(Outcome("complete"))
+    tracker.end_study(Outcome(TrialState.COMPLETE))
     tracker.close()
     assert fetch(f"sqlite:///{file}", tracker)["parent"].info.status == "FINISHED"
 
@@ -422,7 +427,7 @@ def test_a_trial_that_mlflow_refuses_leaves_those_after_it_alone(uri: str, notes
     tracker = opened(uri, notes)
     curves = [{"loss": 0.5}, {"no such; name?": 0.5}, {"loss": 0.25}]
     tracker.catch_up(
-        {n: TrialSnapshot({}, {}, [Point(curve, 1)], Outcome("complete")) for n, curve in enumerate(curves)}
+        {n: TrialSnapshot({}, {}, [Point(curve, 1)], Outcome(TrialState.COMPLETE)) for n, curve in enumerate(curves)}
     )
     tracker.close()
     runs = fetch(uri, tracker)
@@ -435,7 +440,7 @@ def test_an_artifact_that_is_not_there_is_lost_alone(uri: str, notes: list[str],
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
     files = {"gone": tmp_path / "gone", "there": tmp_path / "there"}
-    tracker.end_trial(0, Outcome("complete", artifacts=files))
+    tracker.end_trial(0, Outcome(TrialState.COMPLETE, artifacts=files))
     tracker.close()
     assert [file.path for file in MlflowClient(uri).list_artifacts(tracker.run_ids["0"])] == ["there"]
     assert "No such file" in notes[0] and len(notes) == 2
@@ -640,7 +645,7 @@ def test_ui_serves_what_was_tracked_until_it_is_interrupted(uri: str, notes: lis
     (tmp_path / "picture").write_text("p")
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
-    tracker.end_trial(0, Outcome("complete", artifacts={"confusion_matrix.png": tmp_path / "picture"}))
+    tracker.end_trial(0, Outcome(TrialState.COMPLETE, artifacts={"confusion_matrix.png": tmp_path / "picture"}))
     tracker.close()
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("artifact_location: mlruns/0\nexperiment_id: '0'\nname: old\n")
@@ -656,7 +661,7 @@ def test_ui_serves_what_was_tracked_until_it_is_interrupted(uri: str, notes: lis
         with urlopen(f"{base}/get-artifact?path=confusion_matrix.png&run_uuid={run}") as answer:
             assert answer.read() == b"p"
         through_server = opened(base, notes)
-        through_server.end_study(Outcome("complete", artifacts={"study.yaml": tmp_path / "picture"}))
+        through_server.end_study(Outcome(TrialState.COMPLETE, artifacts={"study.yaml": tmp_path / "picture"}))
         through_server.close()
         study = fetch(uri, through_server)["parent"]
         with urlopen(f"{base}/get-artifact?path=study.yaml&run_uuid={study.info.run_id}") as answer:

@@ -14,7 +14,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from peftsweep.comparison.study_data import StudyData
 from peftsweep.config import Range
-from peftsweep.storage import TrialRecord, TrialState
+from peftsweep.storage import TrialRecord
+from peftsweep.trial_state import TrialState
 
 ENOUGH = 4  # complete trials; fewer have no best tenth
 
@@ -58,7 +59,7 @@ class History:
     study: str
     objective: str
     numbers: list[int]
-    states: list[str]
+    states: list[TrialState]
     values: list[float | None]
     ended: list[float | None]
     seconds: list[float | None]
@@ -86,7 +87,7 @@ def history(study: StudyData) -> History:
         study=study.name,
         objective=study.objective,
         numbers=[trial.number for trial in trials],
-        states=[trial.state.value for trial in trials],
+        states=[trial.state for trial in trials],
         values=[_value(trial, curve) for trial, curve in zip(trials, curves, strict=True)],
         ended=ended,
         seconds=[short(trial.seconds) for trial in trials],

@@ -8,7 +8,7 @@ from typing import Any
 
 from peftsweep.comparison.study_data import StudyData
 from peftsweep.scores import ScoreOf, in_columns
-from peftsweep.storage import TrialState, count_states
+from peftsweep.trial_state import TrialState, count_states
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from peftsweep.dashboard.figures import figures
 from peftsweep.dashboard.plot_style import TEMPLATE, Figure
 from peftsweep.scores import columns
 from peftsweep.system import json_files, plain_files
+from peftsweep.trial_state import TrialState
 
 HERE = Path(__file__).parent
 TITLE = "<title>peftsweep · comparison</title>"
@@ -124,7 +125,7 @@ def top(history: Mapping[str, Any]) -> list[int]:
     """Indices of the trials that the table shows: the best ones, complete ones first."""
     values, states = history["values"], history["states"]
     scored = [place for place, value in enumerate(values) if value is not None]
-    return sorted(scored, key=lambda place: (states[place] != "complete", -values[place]))[:SHOWN]
+    return sorted(scored, key=lambda place: (states[place] != TrialState.COMPLETE, -values[place]))[:SHOWN]
 
 
 @cache

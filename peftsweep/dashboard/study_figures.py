@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from peftsweep.dashboard.plot_style import UNTITLED, Axis, Figure, Trace, colour, plain, short, titled
 from peftsweep.scores import label
+from peftsweep.trial_state import TrialState
 
 
 class Look(NamedTuple):
@@ -20,13 +21,14 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "complete": Look("blue", "circle", "solid"),
-    "pruned": Look("grey", "x-thin-open", "dot"),
-    "failed": Look("red", "triangle-down", "dash"),
-    "running": Look("green", "circle-open", "dashdot"),
+    TrialState.COMPLETE: Look("blue", "circle", "solid"),
+    TrialState.PRUNED: Look("grey", "x-thin-open", "dot"),
+    TrialState.FAILED: Look("red", "triangle-down", "dash"),
+    TrialState.RUNNING: Look("green", "circle-open", "dashdot"),
 }
 MANY_DOTS, MANY_CURVES = 200, 60  # above which they are drawn lighter
-DRAWN_IN_ORDER = ("pruned", "failed", "running", "complete")  # curves: the last one lies on top
+# of curves: the last one lies on top
+DRAWN_IN_ORDER = (TrialState.PRUNED, TrialState.FAILED, TrialState.RUNNING, TrialState.COMPLETE)
 CLOSE = 1.6  # powers of ten in an axis, below which 2 and 5 get ticks, too
 DIGITS = 5
 
@@ -129,9 +131,9 @@ def curves(study: History) -> Figure:
         for state in DRAWN_IN_ORDER
     ]
     if first is not None:
-        trace = _curves(study, "complete", [first])
+        trace = _curves(study, TrialState.COMPLETE, [first])
         trace["name"], trace["opacity"] = "best", 1
-        trace["hovertemplate"] = trace["hovertemplate"].replace("complete", "best")
+        trace["hovertemplate"] = trace["hovertemplate"].replace(TrialState.COMPLETE, "best")
         trace["line"] |= {"color": colour("orange"), "width": 3.5}
         traces.append(trace)
     return {
@@ -141,10 +143,10 @@ def curves(study: History) -> Figure:
 
 
 def _is_best(study: History, place: int, value: float | None, best: float) -> bool:
-    return study["states"][place] == "complete" and value is not None and abs(value - best) < 2e-5
+    return study["states"][place] == TrialState.COMPLETE and value is not None and abs(value - best) < 2e-5
 
 
-def _curves(study: History, state: str, places: Sequence[int]) -> Trace:
+def _curves(study: History, state: TrialState, places: Sequence[int]) -> Trace:
     """One trace for all trials of a state, with gaps between them: a browser draws a thousand traces in minutes."""
     own = [i for i in places if study["curves"][i]]
     many, look = len(study["curves"]) > MANY_CURVES, LOOKS[state]
@@ -158,7 +160,7 @@ def _curves(study: History, state: str, places: Sequence[int]) -> Trace:
         "mode": "lines+markers",
         "name": state,
         "opacity": 0.35 if many else 0.75,
-        "line": {"color": colour(look.colour), "dash": look.dash, "width": 1.2 if state == "pruned" else 1.6},
+        "line": {"color": colour(look.colour), "dash": look.dash, "width": 1.2 if state == TrialState.PRUNED else 1.6},
         "marker": {"size": 3 if many else 5, "symbol": "x" if look.symbol == "x-thin-open" else look.symbol},
         "hovertemplate": f"trial %{{customdata}}: %{{y:.3f}}<extra>{state}</extra>",
     }

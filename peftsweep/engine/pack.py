@@ -24,9 +24,10 @@ from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.runner import Runner
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.slots import Slots
-from peftsweep.engine.trial import Report, State, Trial
+from peftsweep.engine.trial import Report, Trial
 from peftsweep.methods import Method
 from peftsweep.task import Task
+from peftsweep.trial_state import Ended, TrialState
 
 
 class Pack:
@@ -94,7 +95,7 @@ class Pack:
         for slot, loss in zip(slots, found, strict=False):
             slot.record(loss, time.perf_counter() - began)
             if not_finite := slot.not_finite(norm=found[len(slots) + slot.index]):
-                self.end(slot, "failed", f"{not_finite} at step {slot.step}")
+                self.end(slot, TrialState.FAILED, f"{not_finite} at step {slot.step}")
 
     def evaluate(self, slots: Sequence[Slot]) -> list[Slot]:
         """Score slots on the validation split; returns those that stay. A trial fails if a score is not finite."""
@@ -102,7 +103,8 @@ class Pack:
         self.end_unfit(unfit)
         for each in scored:
             if each.not_finite:
-                self.end(each.slot, "failed", f"{', '.join(each.not_finite)} not finite at step {each.slot.step}")
+                reason = f"{', '.join(each.not_finite)} not finite at step {each.slot.step}"
+                self.end(each.slot, TrialState.FAILED, reason)
             else:
                 each.slot.add_evaluation(each.scores, each.logits)
         return [each.slot for each in scored if not each.not_finite]
@@ -123,9 +125,9 @@ class Pack:
             if kept or slot.is_done:
                 self.save([slot])
             if slot.is_done:
-                self.end(slot, "complete", f"all {slot.schedule.steps} steps")
+                self.end(slot, TrialState.COMPLETE, f"all {slot.schedule.steps} steps")
             elif not kept:
-                self.end(slot, "pruned", f"pruned at step {slot.step} of {slot.schedule.steps}")
+                self.end(slot, TrialState.PRUNED, f"pruned at step {slot.step} of {slot.schedule.steps}")
 
     def save(self, slots: Iterable[Slot]) -> None:
         with self.clock.at("checkpoints"):
@@ -135,12 +137,12 @@ class Pack:
     def end_unfit(self, unfit: Iterable[tuple[Slot, str]]) -> None:
         """End trials that do not fit into memory even alone as pruned, so that the sampler learns to avoid them."""
         for slot, reason in unfit:
-            self.end(slot, "pruned", f"out of memory, even alone: {reason}")
+            self.end(slot, TrialState.PRUNED, f"out of memory, even alone: {reason}")
 
-    def end(self, slot: Slot, state: State, reason: str) -> None:
+    def end(self, slot: Slot, state: Ended, reason: str) -> None:
         """Free the slot and report how its trial ended."""
         self.slots.vacate(slot)
-        weights = checkpoint.best_weights(slot) if state == "complete" else None
+        weights = checkpoint.best_weights(slot) if state == TrialState.COMPLETE else None
         self.outbox.post(TrialEnded(slot.trial, slot.result(state, reason, weights)))
 
     def release(self) -> None:

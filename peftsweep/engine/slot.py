@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.engine.schedule import Schedule
-from peftsweep.engine.trial import Evaluation, Result, SlotStatus, State, Trial
+from peftsweep.engine.trial import Evaluation, Result, SlotStatus, Trial
+from peftsweep.trial_state import Ended
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Slot:
             evaluations=len(self.schedule.evaluations),
         )
 
-    def result(self, state: State, reason: str, weights: Mapping[str, NDArray[Any]] | None) -> Result:
+    def result(self, state: Ended, reason: str, weights: Mapping[str, NDArray[Any]] | None) -> Result:
         """How the trial ended.
 
         Args:

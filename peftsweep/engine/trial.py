@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peftsweep.config import TrainConfig
+from peftsweep.trial_state import Ended
 
 Scores = dict[str, float]  # see Task.scores
-State = Literal["complete", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SlotStatus:
 class Result:
     """How a trial ended. `best` is None if it ended before its first evaluation."""
 
-    state: State
+    state: Ended
     reason: str
     step: int
     seconds: float  # its share of the pack's time

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from peftsweep.trial_state import Ended
+
 if TYPE_CHECKING:  # the engine brings torch along, and `peftsweep best` draws tables without it
     from peftsweep.engine import SlotStatus
 
@@ -54,10 +56,10 @@ class SweepStatus:
 
 @dataclass(frozen=True)
 class EndedTrial:
-    """A trial that is complete, pruned or failed."""
+    """A trial that has ended."""
 
     number: int
-    state: str
+    state: Ended
     value: float | None  # score of its best evaluation by the objective; None if it had no evaluation
     reason: str
     params: Mapping[str, Any]  # hyperparameters that the search chose

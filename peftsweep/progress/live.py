@@ -12,11 +12,12 @@ from peftsweep.progress import sweep_lines
 from peftsweep.progress.display import EndedTrial, Opened, Progress, SweepStatus
 from peftsweep.progress.screen import Screen, fit
 from peftsweep.scores import label
+from peftsweep.trial_state import Ended, TrialState
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
 
-_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
+STYLES: dict[Ended, str] = {TrialState.COMPLETE: "green", TrialState.PRUNED: "yellow", TrialState.FAILED: "red"}
 _OTHER_LINES = 7  # lines of the screen that do not show slots
 
 
@@ -50,7 +51,7 @@ class LiveProgress(Progress):
     def ended(self, trial: EndedTrial) -> None:
         is_best = self._best.is_beaten_by(trial)
         line = sweep_lines.ended(trial, objective=self._best.objective, best=is_best)
-        self._print(Text(fit(line), style=_STYLES.get(trial.state, "") + (" bold" if is_best else "")))
+        self._print(Text(fit(line), style=STYLES[trial.state] + (" bold" if is_best else "")))
 
     def closed(self) -> None:
         self._live.stop()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from peftsweep.progress.display import EndedTrial, Memory, Opened, SweepStatus
 from peftsweep.progress.formats import amount, duration, gib, hyperparameters, score
 from peftsweep.scores import label
+from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
@@ -34,7 +35,7 @@ class BestSoFar:
 
     def is_beaten_by(self, trial: EndedTrial) -> bool:
         """Whether a trial is the new best, which is then remembered."""
-        if trial.state != "complete" or trial.value is None or trial.value <= self.value:
+        if trial.state != TrialState.COMPLETE or trial.value is None or trial.value <= self.value:
             return False
         self.value = trial.value
         return True
@@ -73,7 +74,7 @@ def ended(trial: EndedTrial, *, objective: str, best: bool = False) -> str:
 
     The score is that of the trial's best evaluation. A trial may be pruned later, by a score that was lower.
     """
-    note = " (best)" if best else " at its best" if trial.state == "pruned" else ""
+    note = " (best)" if best else " at its best" if trial.state == TrialState.PRUNED else ""
     scored = "" if trial.value is None else f"{label(objective)} {score(trial.value)}{note}"
     parts = [
         scored,

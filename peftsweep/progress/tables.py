@@ -11,6 +11,7 @@ from peftsweep.progress.formats import duration, hyperparameters, interval, scor
 from peftsweep.progress.screen import Grid, Screen
 from peftsweep.progress.why_not_compared import why_not_compared
 from peftsweep.scores import columns, label
+from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
     from peftsweep.storage import Retrained
@@ -74,8 +75,8 @@ def _data(same: Sequence[Best], rows: Sequence[Best]) -> str:
 def status_table(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
     """Print one row per study: the number of trials in each state, the best score, the time spent. Lines about
     stopped trials and retraining follow."""
-    states = ["complete", "pruned", "failed", "running"]
-    states += [state for state in ("stopped", "waiting") if any(row[state] for row in rows)]
+    rare = (TrialState.STOPPED, TrialState.WAITING)
+    states = [state for state in TrialState if state not in rare or any(row[state] for row in rows)]
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
     table = _table("study", *states, *(label(objective) for objective in objectives), "time")
     for row in rows:

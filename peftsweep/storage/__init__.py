@@ -6,11 +6,11 @@ from peftsweep.safe_text.secrets import masked
 from peftsweep.storage.attributes import enqueued_with, write_study, write_trial
 from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, claim, fresh, settle
+from peftsweep.storage.optuna_states import in_optuna
 from peftsweep.storage.record import StudyRecord, TrialRecord
 from peftsweep.storage.record_parts import Behind, Evaluation, HeldOutScores, Retrained
 from peftsweep.storage.stored_study import StoredStudy
 from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
-from peftsweep.storage.trial_state import TrialState, count_states
 from peftsweep.storage.urls import check_apart, lasting, same_place
 
 __all__ = [
@@ -24,15 +24,14 @@ __all__ = [
     "Studies",
     "StudyRecord",
     "TrialRecord",
-    "TrialState",
     "check_apart",
     "check_there",
     "claim",
-    "count_states",
     "enqueued_with",
     "exists",
     "fresh",
     "guarded",
+    "in_optuna",
     "lasting",
     "masked",
     "same_place",

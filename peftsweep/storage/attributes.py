@@ -17,9 +17,10 @@ from pydantic import BaseModel, ValidationError
 
 from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.scores import Objective
+from peftsweep.storage.optuna_states import from_optuna, in_optuna
 from peftsweep.storage.record import StudyRecord, TaskKind, TrialRecord
 from peftsweep.storage.record_parts import Bound, Evaluation, HeldOutScores, Part, Retrained
-from peftsweep.storage.trial_state import TrialState
+from peftsweep.trial_state import TrialState
 
 OWN = ("params", "reason")  # a sweep writes the first when a trial begins, the second when it ends
 ENQUEUED = "fixed_params"  # where Optuna keeps the parameters that a trial was enqueued with
@@ -60,7 +61,7 @@ def read_trial(trial: FrozenTrial, objective: str) -> TrialRecord:
     """
     itself = {
         "number": trial.number,
-        "state": TrialState.of(trial.state),
+        "state": from_optuna(trial.state),
         "values": trial.values or [],
         "drawn": trial.params,
         "reported": trial.intermediate_values,
@@ -182,7 +183,7 @@ def write_trial(trial: optuna.Trial, **facts: Unpack[TrialFacts]) -> None:
 def running_trial(**facts: Unpack[TrialFacts]) -> FrozenTrial:
     """A running trial to be added to a study, with these facts from its first moment on."""
     known = {_key(TrialRecord, name): _plain(value) for name, value in facts.items()}
-    return create_trial(state=TrialState.RUNNING.in_optuna, user_attrs=known)
+    return create_trial(state=in_optuna(TrialState.RUNNING), user_attrs=known)
 
 
 def _key(record: type[Part], name: str) -> str:

@@ -23,8 +23,8 @@ from peftsweep.storage.record_parts import (
     Scores,
     check_scores,
 )
-from peftsweep.storage.trial_state import TrialState
 from peftsweep.storage.value_limits import Count, Moment, Number, Seconds, Text, Value
+from peftsweep.trial_state import TrialState
 
 TaskKind = Literal["single-label", "multi-label"]
 ALWAYS = ("macro_f1", "micro_f1", "accuracy", "loss")  # every version has recorded them; trials may lack later scores

@@ -24,13 +24,14 @@ from peftsweep.storage.database import Database
 from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, owner
 from peftsweep.storage.lock_holder import Doing
+from peftsweep.storage.optuna_states import in_optuna
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
 from peftsweep.storage.stored_study import StoredStudy, reading, shown
-from peftsweep.storage.trial_state import TrialState
 from peftsweep.storage.urls import Address, address
 from peftsweep.system.folders import inside
 from peftsweep.system.names import check_study, study_refusal
+from peftsweep.trial_state import TrialState
 
 LAST = "alembic_version"  # the last table that Optuna makes
 RETRAINED = "/retrain"  # ends the name of a study's seeds, a study of their own; names of study files have no slash
@@ -209,7 +210,7 @@ class Studies:
 
     def orphans(self, study: optuna.Study) -> list[FrozenTrial]:
         """Trials whose process died. Only the holder of the study's lease may ask, before it starts trials itself."""
-        return study.get_trials(deepcopy=False, states=(TrialState.RUNNING.in_optuna,))
+        return study.get_trials(deepcopy=False, states=(in_optuna(TrialState.RUNNING),))
 
     def begin(self, study: optuna.Study, **facts: Unpack[TrialFacts]) -> optuna.Trial:
         """A new running trial that has these facts from its first moment. Waiting trials go on waiting."""

@@ -12,20 +12,11 @@ from numpy.typing import NDArray
 
 from peftsweep.errors import UsageError
 from peftsweep.safe_text.quoting import shortened
-from peftsweep.storage import (
-    StoredStudy,
-    Studies,
-    StudyRecord,
-    TrialRecord,
-    TrialState,
-    check_there,
-    exists,
-    guarded,
-    masked,
-)
+from peftsweep.storage import StoredStudy, Studies, StudyRecord, TrialRecord, check_there, exists, guarded, masked
 from peftsweep.study.trial_files import ADAPTER, VALIDATION, arrays, predictions, trial_folder
 from peftsweep.system.names import check_study
 from peftsweep.system.suggest import did_you_mean
+from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits, Task

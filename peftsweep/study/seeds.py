@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean, stdev
 
-from peftsweep.storage import Behind, Retrained, StoredStudy, TrialRecord, TrialState
+from peftsweep.storage import Behind, Retrained, StoredStudy, TrialRecord
+from peftsweep.trial_state import TrialState
 
 CONFIDENCE = 0.95
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from peftsweep.errors import StorageError
-from peftsweep.storage import StoredStudy, Studies, TrialRecord, TrialState, count_states, guarded
+from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
 from peftsweep.study.results import STORAGE, Warn, done, ranked, stored, unheard
+from peftsweep.trial_state import TrialState, count_states
 
 
 def status(

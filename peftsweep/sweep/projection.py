@@ -9,7 +9,7 @@ from typing import Any
 
 from peftsweep import engine
 from peftsweep.errors import StudyBusyError
-from peftsweep.storage import Evaluation, StoredStudy, TrialRecord, TrialState, write_study
+from peftsweep.storage import Evaluation, StoredStudy, TrialRecord, write_study
 from peftsweep.study import artifacts
 from peftsweep.study.results import is_over, ranked
 from peftsweep.system.folders import inside
@@ -25,6 +25,7 @@ from peftsweep.tracking import (
     seed_name,
     trial_name,
 )
+from peftsweep.trial_state import TrialState
 
 SPOOL = ".mlflow"  # in the folder of the study's artifacts
 
@@ -135,7 +136,9 @@ class Projection:
                 # first, because they read the study, which may belong to another process by now
                 whole, at = self._whole(total), self._latest()
                 for number in running:
-                    self.tracker.end_trial(number, Outcome("interrupted", "stopped; goes on with the next run"), at)
+                    self.tracker.end_trial(
+                        number, Outcome(TrialState.STOPPED, "stopped; goes on with the next run"), at
+                    )
                 self.tracker.end_study(whole, at)
         except StudyBusyError:
             self.tracker.abandon()
@@ -162,7 +165,7 @@ class Projection:
         metrics = {**scores, **test, **peak}
         file = self.folder / artifacts.STUDY  # written when the base is loaded
         return Outcome(
-            "complete" if is_over(trials, total) else "interrupted",
+            TrialState.COMPLETE if is_over(trials, total) else TrialState.STOPPED,
             metrics={name: value for name, value in metrics.items() if value is not None},  # one seed has no deviation
             artifacts={f"{self.study.study_name}.yaml": file} if file.is_file() else {},
         )
@@ -188,12 +191,12 @@ class Projection:
         return TrialSnapshot(*shown, trial.began, trial.ended, _name(trial))
 
     def _outcome(self, trial: TrialRecord) -> Outcome:
-        """The outcome of a trial; of one that is running, that it was interrupted."""
+        """The outcome of a trial; of one that is running, that it was stopped."""
         if not trial.state.finished:
-            return Outcome("interrupted")
+            return Outcome(TrialState.STOPPED)
         scores = {f"best_{name}": score for name, score in trial.scores.items()}
         return Outcome(
-            trial.state.value,
+            trial.state,
             trial.reason,
             metrics=scores | ({} if trial.seconds is None else {"seconds": trial.seconds}),
             artifacts=artifacts.files(self.folder, trial.number) if trial.state == TrialState.COMPLETE else {},

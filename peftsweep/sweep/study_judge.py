@@ -14,14 +14,7 @@ from peftsweep.engine import Progress as Progressed
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
 from peftsweep.progress import EndedTrial, Memory, Opened, Progress, SweepStatus, lost_scores, peak_memory, test_score
-from peftsweep.storage import (
-    HeldOutScores,
-    TrialRecord,
-    TrialState,
-    count_states,
-    write_study,
-    write_trial,
-)
+from peftsweep.storage import HeldOutScores, TrialRecord, in_optuna, write_study, write_trial
 from peftsweep.study import Halving, artifacts, space
 from peftsweep.study.results import is_over, ranked
 from peftsweep.study.trial_files import ADAPTER
@@ -34,6 +27,7 @@ from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.sweep.worker import Usage
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
+from peftsweep.trial_state import TrialState, count_states
 
 
 class StudyJudge(Judge):
@@ -107,7 +101,7 @@ class StudyJudge(Judge):
     def _refuse(self, asked: optuna.Trial, reason: str) -> None:
         """Fail a trial that cannot be trained, with the reason. The others go on."""
         write_trial(asked, reason=reason, ended=now())
-        self.study.tell(asked, state=TrialState.FAILED.in_optuna)
+        self.study.tell(asked, state=in_optuna(TrialState.FAILED))
         self.progress.ended(EndedTrial(asked.number, TrialState.FAILED, None, reason, {}, 0.0))
         if self.study.why_unreadable(asked.number) is None:
             ended = self.supply.trial(asked.number)
@@ -149,7 +143,8 @@ class StudyJudge(Judge):
         self.remaining.pace.add_trials([result.status])
         self.trial_counts = None
         adapter: Path | None = None
-        if result.state == "complete":
+        complete = result.state == TrialState.COMPLETE
+        if complete:
             assert self.method is not None and self.base is not None
             adapter = artifacts.write(trial, result, self.config, self.method, self.base, self.data, self.progress.warn)
         scores = {} if result.best is None else result.best.scores
@@ -164,7 +159,7 @@ class StudyJudge(Judge):
             ended=now(),
         )
         value = scores.get(self.config.search.objective)
-        self.study.tell(asked, value if result.state == "complete" else None, state=TrialState(result.state).in_optuna)
+        self.study.tell(asked, value if complete else None, state=in_optuna(result.state))
         self.projection.end(self.supply.trial(trial.number))
         artifacts.drop_checkpoints(trial.folder)
         self.tidy(self.supply.trials())

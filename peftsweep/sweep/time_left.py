@@ -17,8 +17,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from peftsweep.engine import SlotStatus, StepTime
-from peftsweep.storage import TrialRecord, TrialState
+from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
+from peftsweep.trial_state import TrialState
 
 RECENT = 1000  # steps that the pace is estimated from, and trials that the survival rates are estimated from
 DECAY = 0.995  # weight of a step, relative to the step after it

@@ -5,17 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from peftsweep.tracking.run_names import run_name
 from peftsweep.tracking.sink import TrialSnapshot
+from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+class InMlflow(NamedTuple):
+    """How a run shows a state: MLflow has no status of its own for some, so a tag has the word for it."""
+
+    status: str
+    tag: str
+
+
+IN_MLFLOW = {
+    TrialState.COMPLETE: InMlflow("FINISHED", "complete"),
+    TrialState.PRUNED: InMlflow("KILLED", "pruned"),
+    TrialState.FAILED: InMlflow("FAILED", "failed"),
+    TrialState.RUNNING: InMlflow("RUNNING", "running"),
+    TrialState.STOPPED: InMlflow("KILLED", "interrupted"),
+}
 
 
 def is_in_sync(
@@ -29,7 +43,7 @@ def is_in_sync(
         points: check every point of the curves too, with a request for each metric.
     """
     if run is None:
-        return trial.outcome.state == "interrupted"
+        return trial.outcome.state == TrialState.STOPPED
     return (
         _ended_as(run, trial)
         and (not files or _has_files(client, run, trial.outcome.artifacts))
@@ -41,7 +55,7 @@ def _ended_as(run: Run, trial: TrialSnapshot) -> bool:
     last = {name: value for point in trial.curve[-1:] for name, value in point.metrics.items()}
     due = {name: value for name, value in (last | dict(trial.outcome.metrics)).items() if math.isfinite(value)}
     state = trial.outcome.state
-    ended = run.info.status == STATUS[state] and run.data.tags.get("peftsweep.state") == state
+    ended = (run.info.status, run.data.tags.get("peftsweep.state")) == IN_MLFLOW[state]
     if trial.name and run.info.run_name != run_name(trial.name, state):  # an earlier version named it differently
         return False
     return ended and due.items() <= run.data.metrics.items()

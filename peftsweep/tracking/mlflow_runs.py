@@ -15,7 +15,7 @@ from peftsweep.errors import TrackingError
 from peftsweep.safe_text.secrets import masked
 from peftsweep.system.names import shorten_name
 from peftsweep.tracking import comparison_run
-from peftsweep.tracking.in_sync import is_in_sync
+from peftsweep.tracking.in_sync import IN_MLFLOW, is_in_sync
 from peftsweep.tracking.locations import artifact_root, check, is_server
 from peftsweep.tracking.mlflow_connection import Connection, is_final
 from peftsweep.tracking.mlflow_logs import quiet
@@ -33,6 +33,7 @@ from peftsweep.tracking.sink import (
     is_valid_id,
     now,
 )
+from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -98,7 +99,7 @@ class MlflowRuns:
         child = self._children.get(key)
         if is_in_sync(self._client(), child, trial, files=whole, points=whole):
             return
-        if trial.outcome.state != "interrupted":
+        if trial.outcome.state != TrialState.STOPPED:
             began, ended = trial.began or at, trial.ended or at
             self.start(key, trial.name or trial_name(number), trial.params, trial.tags, began)
             for point in trial.curve:
@@ -198,7 +199,7 @@ class MlflowRuns:
     def end_all(self) -> None:
         for key in sorted(self._runs, key=PARENT.__eq__):  # the study's own run last
             if not self._runs[key].over and self._runs[key].begun is not None:
-                self.end(key, Outcome("interrupted"), now())
+                self.end(key, Outcome(TrialState.STOPPED), now())
 
     def ping(self) -> None:
         self._connection.client().get_experiment_by_name(self._experiment)
@@ -243,7 +244,7 @@ class MlflowRuns:
         """Start the run, or continue that of an earlier process; returns its id."""
         if run.begun is not None:
             return self.ids[run.key]
-        tags = dict(run.tags) | {"peftsweep.state": "running"}
+        tags = dict(run.tags) | {"peftsweep.state": IN_MLFLOW[TrialState.RUNNING].tag}
         if run.key != PARENT:
             tags |= {"mlflow.parentRunId": self._begin(self._runs[PARENT]), "peftsweep.trial": run.key}
         elif (above := self._run_above(run)) is not None:
@@ -259,7 +260,7 @@ class MlflowRuns:
             self.ids[run.key] = found.info.run_id
         else:
             run.resumed = True
-            client.update_run(found.info.run_id, status="RUNNING", name=run.name)
+            client.update_run(found.info.run_id, status=IN_MLFLOW[TrialState.RUNNING].status, name=run.name)
             if "peftsweep.reason" in found.data.tags:
                 client.delete_tag(found.info.run_id, "peftsweep.reason")
             if run.key == PARENT:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from peftsweep.tracking.in_sync import STATUS
+from peftsweep.tracking.in_sync import IN_MLFLOW
+from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -41,10 +42,10 @@ def log_points(client: Callable[[], Client], run_id: str, metrics: Mapping[str, 
         client().log_batch(run_id, metrics=points)
 
 
-def terminate(client: Callable[[], Client], run_id: str, state: str, reason: str, at: int) -> None:
+def terminate(client: Callable[[], Client], run_id: str, state: TrialState, reason: str, at: int) -> None:
     """Mark a run as ended."""
     from mlflow.entities import RunTag
 
-    tags = {"peftsweep.state": state} | ({"peftsweep.reason": reason[:TAG_LIMIT]} if reason else {})
+    tags = {"peftsweep.state": IN_MLFLOW[state].tag} | ({"peftsweep.reason": reason[:TAG_LIMIT]} if reason else {})
     client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    client().set_terminated(run_id, STATUS[state], at)
+    client().set_terminated(run_id, IN_MLFLOW[state].status, at)

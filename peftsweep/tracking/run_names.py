@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from peftsweep.trial_state import TrialState
+
 
 def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
@@ -12,7 +14,7 @@ def seed_name(trial: int, replicate: int) -> str:
     return f"{trial} seed {replicate}"
 
 
-def run_name(name: str, state: str) -> str:
+def run_name(name: str, state: TrialState) -> str:
     """The name with the trial's state: a pruned run has the status of one that was stopped, and MLflow's table does not
     show tags at first."""
-    return f"{name} pruned" if state == "pruned" else name
+    return f"{name} pruned" if state == TrialState.PRUNED else name

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from peftsweep.errors import TrackingError
+from peftsweep.trial_state import TrialState
 
 KEY = "peftsweep.study_key"  # tag of a study's own run; finds the run when its id was never stored
 RETRAIN_OF = "peftsweep.retrain_of"  # tag of a run of seeds: the key of the study that it is nested under
@@ -33,11 +34,11 @@ class Outcome:
     """How a trial or a study ended.
 
     Attributes:
-        state: "complete", "pruned", "failed" or "interrupted".
+        state: how it ended; `STOPPED` if the next run continues it.
         artifacts: files and folders, by their path in the run.
     """
 
-    state: str
+    state: TrialState
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     artifacts: Mapping[str, Path] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class TrialSnapshot:
     """What the tracker should show of a trial.
 
     Attributes:
-        outcome: "interrupted" for a trial that will be continued.
+        outcome: `STOPPED` for a trial that will be continued.
         began, ended: milliseconds since 1970; None if unknown.
         name: of the trial's run.
     """
