@@ -359,7 +359,8 @@ def test_a_study_ends_with_its_counts_and_its_best(tmp_path: Path) -> None:
     adapter.mkdir(parents=True)
     assert sweep_result("demo", counts, (7, 0.8123), str(adapter), "macro_f1") == f"{best} · {adapter}"
     assert sweep_result("demo", {}, None, None, "macro_f1") == "demo: no trials"
-    assert next_step("demo") == "next: peftsweep best, or peftsweep export --study demo DEST"
+    assert next_step("demo", str(tmp_path)) == "next: peftsweep best, or peftsweep export --study demo DEST"
+    assert next_step("demo", str(tmp_path / "gone")) == next_step("demo", None) == "next: peftsweep best"
 
 
 def test_the_time_is_reported_by_what_it_went_to() -> None:

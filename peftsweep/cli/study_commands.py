@@ -69,7 +69,7 @@ def run(
             if result.interrupted is not None:
                 raise Stopped(result.interrupted)
             if best is not None:
-                display.note(progress.next_step(config.name))
+                display.note(progress.next_step(config.name, adapter))
 
 
 def retrain(

@@ -153,10 +153,19 @@ def sweep_result(
     if best is not None:
         parts.append(f"best {label(objective)} {score(best[1])} (trial {best[0]})")
     if adapter is not None:
-        parts.append(adapter if Path(adapter).is_dir() else "its adapter is not there")
+        parts.append(adapter if _is_there(adapter) else "its adapter is not there")
     return " · ".join(parts)
 
 
-def next_step(study: str) -> str:
-    """`next: peftsweep best, or peftsweep export --study demo DEST`"""
-    return f"next: peftsweep best, or {shlex.join(['peftsweep', 'export', '--study', study])} DEST"
+def next_step(study: str, adapter: str | None) -> str:
+    """`next: peftsweep best, or peftsweep export --study demo DEST`
+
+    Args:
+        adapter: folder of the best trial's adapter. Without it there is nothing to export.
+    """
+    export = f", or {shlex.join(['peftsweep', 'export', '--study', study])} DEST"
+    return "next: peftsweep best" + (export if _is_there(adapter) else "")
+
+
+def _is_there(adapter: str | None) -> bool:
+    return adapter is not None and Path(adapter).is_dir()
