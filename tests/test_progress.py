@@ -50,6 +50,7 @@ OPENED = Opened(
     done=2,
     total=12,
     storage="sqlite:///studies.db",
+    tracker="MLflow",
     tracking="sqlite:///mlflow.db",
 )
 PARAMS: dict[str, Any] = {"learning_rate": 3.1e-4, "rank": 16, "dropout": 0.05, "scheduler": "cosine"}

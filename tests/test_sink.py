@@ -5,16 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peftsweep.progress import Silent
+import peftsweep
+from peftsweep.progress import Silent, sweep_lines
+from peftsweep.storage import StoredStudy, Studies
+from peftsweep.sweep import compare, sync
 from peftsweep.tracking import Outcome, StudySnapshot, TrialSnapshot
+from peftsweep.trial_state import TrialState
 from tests.studies import Home, home
 
 SPACE = ("learning_rate", "rank")
+
+
+@dataclass
+class Book:
+    """What was written to a tracker."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    params: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    points: dict[str, list[tuple[int, Mapping[str, float]]]] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    files: dict[str, set[str]] = field(default_factory=dict)
+    pages: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Notebook:
@@ -22,38 +40,39 @@ class Notebook:
 
     name, asked, abandoned = "notebook", -math.inf, False
 
-    def __init__(self, address: str) -> None:
-        self.address, self.ids = address, dict[str, str]()
-        self.params: dict[str, Mapping[str, Any]] = {}
-        self.points: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
-        self.outcomes: dict[str, Outcome] = {}
-        self.files: dict[str, set[str]] = {}
-        self.pages: list[tuple[str, str]] = []
+    def __init__(self, address: str, book: Book | None = None) -> None:
+        self.address, self.ids, self.book, self.study = address, dict[str, str](), book or Book(), ""
 
     def open(self, study: StudySnapshot, at: int) -> None:
+        self.study = study.name
         self.start("parent", study.name, study.params, study.tags, at)
 
     def start(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], at: int) -> None:
-        self.ids[key], self.params[key] = f"page-{key}", params
+        self.ids[key] = where = f"{self.study}:{key}"
+        self.book.names[where], self.book.params[where] = name, params
 
     def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
-        self.points.setdefault(key, []).append((step, metrics))
+        self.book.points.setdefault(self.ids[key], []).append((step, metrics))
 
     def end(self, key: str, outcome: Outcome, at: int) -> None:
-        self.outcomes[key] = outcome
-        self.files[key] = {place for place, source in outcome.artifacts.items() if source.exists()}
+        self.book.outcomes[self.ids[key]] = outcome
+        self.book.files[self.ids[key]] = {place for place, source in outcome.artifacts.items() if source.exists()}
 
     def catch_up(self, number: int, trial: TrialSnapshot, at: int, whole: bool = False) -> None:
-        raise AssertionError("a new study has nothing to catch up")
+        if f"{self.study}:{number}" not in self.book.outcomes:
+            self.start(str(number), trial.name, trial.params, trial.tags, at)
+            for point in trial.curve:
+                self.log(str(number), point.metrics, point.step, at)
+            self.end(str(number), trial.outcome, at)
 
     def has_all(self, study: StudySnapshot, outcome: Outcome, trials: Mapping[int, TrialSnapshot]) -> bool:
-        return False
+        return {f"{study.name}:{key}" for key in ("parent", *trials)} <= self.book.outcomes.keys()
 
     def store_page(self, experiment: str, page: Path, at: int) -> None:
-        self.pages.append((experiment, page.name))
+        self.book.pages.append((experiment, page.name))
 
     def has_page(self, experiment: str, name: str, at: int) -> bool:
-        return (experiment, name) in self.pages
+        return (experiment, name) in self.book.pages
 
     def counts(self) -> tuple[int, int]:
         return len(self.ids), 0
@@ -74,28 +93,87 @@ def here(tmp_path: Path) -> Home:
     return home(tmp_path / "home")
 
 
-def test_another_tracker_gets_a_sweep_s_runs_values_and_ends(here: Home) -> None:
-    opened: list[Notebook] = []
+@dataclass(frozen=True)
+class Desk:
+    """A study that was run and retrained with a notebook as its tracker."""
 
-    def notebook(address: str) -> Notebook:
-        opened.append(Notebook(address))
-        return opened[-1]
+    place: Home
+    study: StoredStudy
+    book: Book
+    header: list[str]
 
-    result = here.run(here.study(), tracking_uri="notebook://desk", sink=notebook)
-    (kept,) = opened
-    record, trials = result.study.record, result.study.records()
-    assert kept.address == "notebook://desk" and kept.ids == result.study.mlflow_runs
-    assert kept.ids.keys() == {"parent", "0", "1", "2"} == kept.outcomes.keys()
+    def again(self) -> tuple[dict[str, Any], Book]:
+        """Arguments that write to a new notebook, and what it holds."""
+        book = Book()
+        options = {"storage": self.place.storage, "tracking_uri": "notebook://desk"}
+        return options | {"sink": partial(Notebook, book=book)}, book
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    place, book, shown = home(tmp_path_factory.mktemp("desk") / "home"), Book(), Silent()
+    header: list[str] = []
+    shown.opened = lambda what: header.extend(text for _, text in sweep_lines.header(what))  # type: ignore[method-assign]
+    options = {"tracking_uri": "notebook://desk", "sink": partial(Notebook, book=book), "progress": shown}
+    study = place.run(place.study(), **options).study
+    peftsweep.retrain(place.folder / "small.yaml", seeds=2, top=1, storage=place.storage, **options)
+    return Desk(place, study, book, header)
+
+
+def assert_whole(book: Book, study: StoredStudy) -> None:
+    """The notebook has a study's runs, values, files and ends."""
+    name, trials = study.study_name, study.records()
+    own = {f"{name}:{key}" for key in ("parent", *(trial.number for trial in trials))}
+    assert len(own) > 1 and own == {where for where in book.outcomes if where.rpartition(":")[0] == name}
+    assert {book.outcomes[where].state for where in own} == {TrialState.COMPLETE}
     for trial in trials:
-        key = str(trial.number)
-        told = [(step, metrics["macro_f1"]) for step, metrics in kept.points[key]]
+        where = f"{name}:{trial.number}"
+        told = [(step, metrics["macro_f1"]) for step, metrics in book.points[where]]
         assert told == [(each.step, each.scores["macro_f1"]) for each in trial.evaluations] and told
-        assert [kept.params[key][name] for name in SPACE] == [trial.params[name] for name in SPACE]
-        assert kept.outcomes[key].metrics["best_macro_f1"] == trial.scores["macro_f1"]
-        assert "adapter" in kept.files[key]
-    assert {outcome.state for outcome in kept.outcomes.values()} == {"complete"}
-    assert kept.pages == [(record.data, "comparison.html")] and record.in_sync
-    assert here.runs() == [], "MLflow was not told"
+        assert [book.params[where][key] for key in SPACE] == [trial.params[key] for key in SPACE]
+        assert book.outcomes[where].metrics["best_macro_f1"] == trial.scores["macro_f1"]
+    assert any("adapter" in book.files[where] for where in own)
+
+
+def seeds_of(desk: Desk) -> StoredStudy:
+    found = Studies(desk.place.storage).retrained("small")
+    assert found is not None
+    return found
+
+
+def test_run_writes_to_another_tracker_and_names_it(desk: Desk) -> None:
+    assert_whole(desk.book, desk.study)
+    assert desk.study.mlflow_runs == {key: f"small:{key}" for key in ("parent", "0", "1", "2")}
+    assert desk.study.record.in_sync and (desk.study.record.data, "comparison.html") in desk.book.pages
+    assert sum(line.endswith("· notebook: notebook://desk") for line in desk.header) == 2  # of run, and of retrain
+    assert desk.place.runs() == [], "MLflow got something"
+
+
+def test_retrain_writes_to_another_tracker(desk: Desk) -> None:
+    assert_whole(desk.book, seeds_of(desk))
+    assert len(seeds_of(desk).records()) == 2
+    assert "macro_f1_mean" in desk.book.outcomes["small/retrain:parent"].metrics
+
+
+def test_compare_writes_to_another_tracker(desk: Desk) -> None:
+    options, book = desk.again()
+    compare(**options)
+    assert book.pages == [(desk.study.record.data, "comparison.html")] and not book.outcomes
+    assert desk.place.runs() == [], "MLflow got something"
+
+
+def test_sync_writes_to_another_tracker_what_it_lacks_and_names_it(desk: Desk) -> None:
+    options, book = desk.again()
+    notes: list[str] = []
+    with Studies(desk.place.storage).lease("small"):
+        assert sync(**options, note=notes.append) == {"small": "running"}
+    assert notes == ["small: its sweep is running, and writes to notebook itself"] and not book.outcomes
+    assert sync(**options) == {"small": "written"}
+    assert_whole(book, desk.study)
+    assert_whole(book, seeds_of(desk))
+    assert book.pages == [(desk.study.record.data, "comparison.html")]
+    assert sync(**options) == {"small": "in sync"}
+    assert desk.place.runs() == [], "MLflow got something"
 
 
 def test_a_tracker_that_fails_is_named_and_does_not_fail_the_sweep(here: Home) -> None:

@@ -38,7 +38,8 @@ class Opened:
     done: int  # trials that have ended
     total: int  # number of trials of the study
     storage: str
-    tracking: str
+    tracker: str  # its name
+    tracking: str  # its address
     objective: str = "macro_f1"  # score by which trials are compared
     memory: Memory | None = None  # None on a CPU, where nothing is planned
 

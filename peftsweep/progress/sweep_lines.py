@@ -54,7 +54,7 @@ def header(what: Opened) -> list[tuple[str, str]]:
         ("trials", f"{what.done} of {what.total} done · {what.slots} at a time"),
         *memory,
         *([("score", f"{label(what.objective)}: a threshold for each label")] if "tuned" in what.objective else []),
-        ("storage", f"{what.storage} · MLflow: {what.tracking}"),
+        ("storage", f"{what.storage} · {what.tracker}: {what.tracking}"),
     ]
 
 

@@ -12,7 +12,7 @@ from peftsweep.errors import StudyBusyError
 HOST = 20  # characters of the host's name: PostgreSQL keeps 63 of the whole note
 Doing = Literal["run", "retrain", "sync"]
 _FIRST: dict[Doing, str] = {"run": "process", "retrain": "retrain", "sync": "sync"}  # first word of the note
-_DONE: dict[Doing, str] = {"run": "run", "retrain": "retrained", "sync": "written to MLflow"}
+_DONE: dict[Doing, str] = {"run": "run", "retrain": "retrained", "sync": "synced"}
 
 
 def note(doing: Doing) -> str:

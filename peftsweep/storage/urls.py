@@ -195,11 +195,11 @@ def _file(path: str) -> tuple[object, ...]:
 
 def check_apart(url: str, tracking_uri: str) -> None:
     """Raises:
-    UsageError: they are the same place. MLflow would create its tables there, and nobody could read the studies.
+    UsageError: they are the same place. The tracker would create its tables there, and nobody could read the studies.
     """
     if same_place(url, tracking_uri):
         kind = "file" if address(url).is_file else "database"
         raise UsageError(
-            f"storage and tracking_uri are one {kind}, {masked(url)}: Optuna and MLflow need one each, such as "
-            "sqlite:///studies.db and sqlite:///mlflow.db"
+            f"storage and tracking_uri are one {kind}, {masked(url)}: the studies and the tracker need one each, such "
+            "as sqlite:///studies.db and sqlite:///mlflow.db"
         )

@@ -1,4 +1,4 @@
-"""Where is the comparison page written? To a file, and to MLflow, which shows it."""
+"""Where is the comparison page written? To a file, and to the tracker, which shows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peftsweep.study import results
 from peftsweep.system import names
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.leftovers import tidy
-from peftsweep.tracking import COMPARISON, SELECTION, MlflowRuns, Tracker, check_address
+from peftsweep.tracking import COMPARISON, SELECTION, MlflowRuns, OpenSink, Tracker
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,30 @@ def compare(
     tracking_uri: str = "sqlite:///mlflow.db",
     output: str | Path | None = None,
     note: Callable[[str], None] = lambda text: None,
+    sink: OpenSink = MlflowRuns,
 ) -> ComparisonPage:
     """Compare studies on one HTML page that needs no network.
 
-    Each of the studies' experiments in MLflow gets a copy, in a run of its own, which replaces the earlier page. A page
-    of selected studies is stored beside the page of all. If MLflow does not answer, `note` gets a warning; the file is
-    written anyway.
+    The tracker gets a copy for the data of each study (in MLflow: for each experiment, in a run of its own), which
+    replaces the earlier page. A page of selected studies is stored beside the page of all. If the tracker does not
+    answer, `note` gets a warning; the file is written anyway.
 
     Args:
         studies: compare only these; the page says so.
         output: file to write. By default `comparison.html`, or `selection.html` for selected studies, in the folder of
             artifacts. An existing file is replaced only if it is such a page.
+        sink: opens the tracker at `tracking_uri`.
 
     Raises:
         UsageError: a study is not in the storage, the storage has none, or `output` cannot be written.
         StorageError: the storage does not answer, or the disk is full. An earlier page is left unchanged.
     """
-    check_address(tracking_uri)
+    opened_sink = sink(tracking_uri)
     check_apart(storage, tracking_uri)
     if output is not None:
         output = names.parse_path(output, "-o", UsageError)
         _check_place(output)
-    tracker = Tracker(MlflowRuns(tracking_uri), note=note)
+    tracker = Tracker(opened_sink, note=note)
     rows = compare_studies(storage, studies, note)
     page = _write(rows, storage, output)
     for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):

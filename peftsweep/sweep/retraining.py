@@ -40,7 +40,7 @@ from peftsweep.sweep.seed_judge import SeedJudge, has_all_trials
 from peftsweep.sweep.seed_supply import SeedSupply
 from peftsweep.sweep.worker import LocalWorker, StartWorker
 from peftsweep.system.signals import stopped_by_signals
-from peftsweep.tracking import MlflowRuns, Tracker, check_address
+from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def retrain(
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
     start: StartWorker = LocalWorker,
+    sink: OpenSink = MlflowRuns,
 ) -> RetrainResult:
     """Train the best configurations of a study with several seeds each, or resume that.
 
@@ -80,13 +81,13 @@ def retrain(
         study: a name in `sweeps/`, a path to a study file, or a study built in Python; it has been run before.
         seeds: number for each configuration, including earlier calls.
         top: number of configurations: the best of the study.
-        slots, overrides, storage, tracking_uri, progress, start: as in `run`.
+        slots, overrides, storage, tracking_uri, progress, start, sink: as in `run`.
 
     Raises:
         PeftsweepError: with one clear message. Finished seeds are kept.
     """
     check_arguments(study, slots, overrides)
-    check_address(tracking_uri)
+    opened_sink = sink(tracking_uri)
     check_apart(storage, tracking_uri)
     check_at_least(2, "seeds", seeds)
     check_at_least(1, "top", top)
@@ -102,7 +103,7 @@ def retrain(
             settle(found, studies.own_folder(config.name), studies.place)
             best = _best(found, top)
             again = _companion(studies, found, config, data)
-            tracker = Tracker(MlflowRuns(tracking_uri), note=shown.warn)
+            tracker = Tracker(opened_sink, note=shown.warn)
             supply = SeedSupply(config, found, again, best, seeds, studies)
             judge = SeedJudge(supply, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)

@@ -1,8 +1,9 @@
-"""How does MLflow get what it lacks of the studies, after it was down or wiped?"""
+"""How does the tracker get what it lacks of the studies, after it was down or wiped?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from peftsweep.errors import StorageError, StudyBusyError, TrackingError
@@ -10,9 +11,9 @@ from peftsweep.storage import StoredStudy, Studies, check_apart, guarded, settle
 from peftsweep.study import results
 from peftsweep.sweep.projection import Projection
 from peftsweep.sweep.publishing import pages_with
-from peftsweep.tracking import MlflowRuns, Tracker, check_address
+from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
 
-MESSAGES = {"in sync": "nothing was missing", "running": "its sweep is running, and writes to MLflow itself"}
+Track = Callable[[], Tracker]  # opens the tracker; each of them is closed once
 PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take minutes
 
 
@@ -22,24 +23,28 @@ def sync(
     storage: str = results.STORAGE,
     tracking_uri: str = "sqlite:///mlflow.db",
     note: Callable[[str], object] = lambda text: None,
+    sink: OpenSink = MlflowRuns,
 ) -> dict[str, str]:
-    """Write to MLflow what it lacks of the studies. What it has already is left unchanged.
+    """Write to the tracker what it lacks of the studies. What it has already is left unchanged.
 
     Args:
         studies: only these.
         note: gets a line for each study that says what was written. For a study that was "not written", the error says
             why.
+        sink: opens the tracker at `tracking_uri`.
 
     Returns:
-        By study: "in sync" (nothing was missing), "written", or "running" (its sweep writes to MLflow itself).
+        By study: "in sync" (nothing was missing), "written", or "running" (its sweep writes to the tracker itself).
 
     Raises:
         UsageError: a study is not in the storage, or both URLs name the same file.
         StorageError: the storage does not answer.
-        TrackingError: MLflow does not answer; or it refused something, which is raised after all studies were tried.
-            The studies are unchanged.
+        TrackingError: the tracker does not answer; or it refused something, which is raised after all studies were
+            tried. The studies are unchanged.
     """
-    check_address(tracking_uri)
+    track = partial(_tracker, sink, tracking_uri)
+    running = f"its sweep is running, and writes to {track().name} itself"
+    messages = {"in sync": "nothing was missing", "running": running}
     check_apart(storage, tracking_uri)
     done: dict[str, str] = {}
     failures: list[str] = []
@@ -47,31 +52,36 @@ def sync(
         opened, found = results.opened(storage, studies, note)
         for study in found:
             written: list[str] = []
-            state = done[study.study_name] = _sync(opened, study, tracking_uri, failures, written)
-            note(f"{study.study_name}: {MESSAGES.get(state, state)}" + (f" ({', '.join(written)})" if written else ""))
+            state = done[study.study_name] = _sync(opened, study, track, failures, written)
+            note(f"{study.study_name}: {messages.get(state, state)}" + (f" ({', '.join(written)})" if written else ""))
     if failures:
         raise TrackingError("\n".join([*failures, "Nothing is lost; try again: peftsweep sync"]))
     return done
 
 
-def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, failures: list[str], written: list[str]) -> str:
+def _tracker(sink: OpenSink, tracking_uri: str) -> Tracker:
+    """A tracker without warnings: the errors of `sync` say what it refused."""
+    return Tracker(sink(tracking_uri), note=lambda text: None)
+
+
+def _sync(studies: Studies, study: StoredStudy, track: Track, failures: list[str], written: list[str]) -> str:
     """Sync one study; returns its state, as `sync` does.
 
     Args:
-        failures: gets a line for each update that MLflow refused, so that the other studies are synced anyway.
+        failures: gets a line for each update that the tracker refused, so that the other studies are synced anyway.
         written: gets what was written, such as "2 runs made".
     """
     name = study.study_name
     try:
         with studies.lease(name, "sync"):
             settle(study, studies.own_folder(name), studies.place)
-            trackers = [_write(studies, study, tracking_uri)]
+            trackers = [_write(studies, study, track())]
             if (seeds := studies.retrained(name)) is not None:  # the seeds' run is nested under the study's run
                 settle(seeds, studies.own_folder(seeds.study_name), studies.place, main=study)
-                trackers.append(_write(studies, seeds, tracking_uri))
+                trackers.append(_write(studies, seeds, track()))
             runs = [tracker.counts for tracker in trackers if tracker is not None]
-            pages = _missing_pages(studies, study, tracking_uri)
-            trackers.append(_write_pages(study, tracking_uri, pages))
+            pages = _missing_pages(studies, study, track())
+            trackers.append(_write_pages(study, track(), pages))
     except StudyBusyError:
         return "running"
     except StorageError as error:
@@ -88,10 +98,9 @@ def _sync(studies: Studies, study: StoredStudy, tracking_uri: str, failures: lis
     return "written" if used else "in sync"
 
 
-def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker | None:
+def _write(studies: Studies, study: StoredStudy, tracker: Tracker) -> Tracker | None:
     """Write what is missing; returns the tracker, or None if nothing was missing."""
     name = study.study_name
-    tracker = Tracker(MlflowRuns(tracking_uri), note=lambda text: None)
     projection = Projection(study, tracker, studies.own_folder(name))
     total = study.record.total
     total = len(study.records()) if total is None else total
@@ -102,18 +111,16 @@ def _write(studies: Studies, study: StoredStudy, tracking_uri: str) -> Tracker |
     return tracker
 
 
-def _missing_pages(studies: Studies, study: StoredStudy, tracking_uri: str) -> list[Path]:
+def _missing_pages(studies: Studies, study: StoredStudy, tracker: Tracker) -> list[Path]:
     """Comparison pages with a study that its experiment lacks, the oldest first: the run starts at that time."""
-    tracker = Tracker(MlflowRuns(tracking_uri), note=lambda text: None)
     pages = pages_with(studies.url, study.study_name)
     missing = [page for page in pages if not tracker.has_page(study.record.data, page, page.name)]
     return sorted(missing, key=lambda page: page.stat().st_mtime)
 
 
-def _write_pages(study: StoredStudy, tracking_uri: str, pages: Sequence[Path]) -> Tracker | None:
+def _write_pages(study: StoredStudy, tracker: Tracker, pages: Sequence[Path]) -> Tracker | None:
     if not pages:
         return None
-    tracker = Tracker(MlflowRuns(tracking_uri), note=lambda text: None)
     for page in pages:
         tracker.store_page(study.record.data, page, page.name)
     tracker.close(timeout=PATIENCE, patience=PATIENCE)

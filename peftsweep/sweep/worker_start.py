@@ -29,7 +29,7 @@ def check_base(base: BaseInfo, judge: StudyJudge) -> None:
 
 
 def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri: str) -> None:
-    """Tell the user and MLflow what was loaded."""
+    """Tell the user and the tracker what was loaded."""
     for note in pack.notes:
         judge.progress.note(note)
     _warn_if_all_start_at_once(judge, pack.slots)
@@ -47,6 +47,7 @@ def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri
         done=judge.supply.done(),
         total=judge.supply.total,
         storage=masked(judge.studies.url),
+        tracker=judge.projection.tracker.name,
         tracking=masked(tracking_uri),
         objective=config.search.objective,
         memory=pack.memory,

@@ -6,7 +6,6 @@ is slow, down or wiped never slows or fails a trial. `sink.py` says what a track
 
 from __future__ import annotations
 
-from peftsweep.tracking.locations import check as check_address
 from peftsweep.tracking.mlflow_runs import MlflowRuns
 from peftsweep.tracking.mlflow_server import serve
 from peftsweep.tracking.queue import Tracker
@@ -36,7 +35,6 @@ __all__ = [
     "StudySnapshot",
     "Tracker",
     "TrialSnapshot",
-    "check_address",
     "now",
     "seed_name",
     "serve",

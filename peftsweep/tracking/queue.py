@@ -45,13 +45,14 @@ class Tracker:
             written.
 
     Attributes:
+        name: of the tracker, for messages.
         lost: number of updates that the tracker refused, or that found the queue full. They are not tried again.
         problem: the latest problem with the tracker, in one line.
     """
 
     def __init__(self, sink: Sink, *, note: Callable[[str], None]) -> None:
         self._sink, self._note = sink, note
-        self._where = f"{sink.name} at {sink.address}"
+        self.name, self._where = sink.name, f"{sink.name} at {sink.address}"
         self._changed = threading.Condition()
         self._waiting: deque[Callable[[], None]] = deque()
         self._writer: threading.Thread | None = None
@@ -168,7 +169,7 @@ class Tracker:
         lost = self.lost + len(self._waiting)
         if lost:
             what = f"{lost} update{'s were' if lost > 1 else ' was'} not written ({self._reason})"
-            self._note(f"{self._sink.name}: {what}; peftsweep sync writes what is missing")
+            self._note(f"{self.name}: {what}; peftsweep sync writes what is missing")
         self._spool.remove()
 
     def abandon(self) -> None:
