@@ -46,7 +46,7 @@ import peftsweep
 from peftsweep.config import StudyConfig, TrainConfig, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Pack, PackWorker, Progress, Report, Result, Trial
+from peftsweep.engine import Pack, PackWorker, Progressed, Report, Result, Trial
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base, load_tokenizer
 from peftsweep.progress import for_stream
@@ -183,7 +183,7 @@ class Given(Judge):
     def finish(self, trial: Trial, result: Result) -> None:
         raise AssertionError(f"trial {trial.number} ended: {result.reason}")
 
-    def progressed(self, event: Progress) -> None:
+    def progressed(self, event: Progressed) -> None:
         if not self.stopped:
             self.stopped = not self.marks.step()
 

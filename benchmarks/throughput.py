@@ -47,7 +47,7 @@ from peftsweep.engine import (
     Limits,
     Pack,
     PackWorker,
-    Progress,
+    Progressed,
     Report,
     Result,
     Trial,
@@ -318,7 +318,7 @@ class Timed(Judge):
     def finish(self, trial: Trial, result: Result) -> None:
         raise AssertionError(f"trial {trial.number} ended: {result.reason}")
 
-    def progressed(self, event: Progress) -> None:
+    def progressed(self, event: Progressed) -> None:
         self.stopped |= not self.goes_on()
 
     def wants_stop(self) -> bool:

@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from peftsweep.config import ModelConfig
-from peftsweep.engine import Evaluation, Pack, PackWorker, Progress, Report, Result, SlotStatus, Trial
+from peftsweep.engine import Evaluation, Pack, PackWorker, Progressed, Report, Result, SlotStatus, Trial
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.slot_weights import SlotParameters
-from peftsweep.engine.trial import State
+from peftsweep.trial_state import Ended
 from peftsweep.layers import Segments
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, linear_names, load_base
@@ -69,7 +69,7 @@ class Queue(Judge):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def progressed(self, event: Progress) -> None:
+    def progressed(self, event: Progressed) -> None:
         if not self.stopped:
             self.stopped = not self.stepped(event.slots)
 
@@ -118,7 +118,7 @@ class Watched(Pack):
             self.trace.setdefault(slot.trial.number, []).append(float(losses[slot.index]))
         super().record(losses, norms, began)
 
-    def end(self, slot: Slot, state: State, reason: str) -> None:
+    def end(self, slot: Slot, state: Ended, reason: str) -> None:
         self.last[slot.trial.number] = weights_of(self.stack, slot)
         super().end(slot, state, reason)
 

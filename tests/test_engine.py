@@ -27,7 +27,7 @@ from peftsweep.engine import (
     Idle,
     Limits,
     PackWorker,
-    Progress,
+    Progressed,
     SaveCheckpoints,
     Scored,
     ScoreTrial,
@@ -1047,7 +1047,7 @@ def test_a_steps_time_has_what_the_study_did_after_it(base: Path, tmp_path: Path
     events = worker.advance([])
     while (commands := queue.answer(events)) or Idle() not in events:
         events = worker.advance(commands)
-        steps += [step for event in events if isinstance(event, Progress) for step in event.steps]
+        steps += [step for event in events if isinstance(event, Progressed) for step in event.steps]
     judged = [step.seconds for step in steps if step.evaluations]
     assert judged and min(judged) >= 0.5
     assert sum(step.seconds for step in steps) < 0.5 * len(judged) + 60  # no pause counts twice
@@ -1061,7 +1061,7 @@ def test_progress_comes_once_a_heartbeat_and_at_the_end(base: Path, tmp_path: Pa
     began, answers = time.perf_counter(), [worker.advance([])]
     while (commands := queue.answer(answers[-1])) or Idle() not in answers[-1]:
         answers.append(worker.advance(commands))
-    found = [event for events in answers for event in events if isinstance(event, Progress)]
+    found = [event for events in answers for event in events if isinstance(event, Progressed)]
     assert 2 <= len(found) <= 2 + (time.perf_counter() - began) / heartbeat
     assert sum(len(event.steps) for event in found) == 12 * 5  # 37 texts, 8 a step
 

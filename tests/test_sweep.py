@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 import peftsweep
 from peftsweep import comparison
 from peftsweep.config import available, load
-from peftsweep.engine import Command, Event, Limits, Pack, Progress, StartTrials
+from peftsweep.engine import Command, Event, Limits, Pack, Progressed, StartTrials
 from peftsweep.engine.capacity import FILL
 from peftsweep.errors import ForeignStudyError, ModelError, StorageError, StudyFileError, StudyMismatchError, UsageError
 from peftsweep.models import BaseInfo
@@ -867,7 +867,7 @@ def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home) ->
         def advance(self, commands: Iterable[Command]) -> list[Event]:
             nonlocal steps
             events = super().advance(commands)
-            steps += sum(len(event.steps) for event in events if isinstance(event, Progress))
+            steps += sum(len(event.steps) for event in events if isinstance(event, Progressed))
             return events
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", counted)

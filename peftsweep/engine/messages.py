@@ -61,7 +61,7 @@ class StepTime:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progressed:
     """The status of all slots, and the steps since the last such event."""
 
     slots: tuple[SlotStatus, ...]
@@ -73,7 +73,7 @@ class Idle:
     """No slot trains any more: the study has no trials left, or has sent `Stop`."""
 
 
-Event = TrialsWanted | Evaluated | TrialEnded | Scored | Note | Progress | Idle
+Event = TrialsWanted | Evaluated | TrialEnded | Scored | Note | Progressed | Idle
 
 
 # Commands: from the study to the worker.

@@ -17,7 +17,7 @@ from peftsweep.engine.messages import (
     Command,
     Event,
     Idle,
-    Progress,
+    Progressed,
     SaveCheckpoints,
     Scored,
     ScoreTrial,
@@ -37,14 +37,14 @@ class PackWorker:
     """A state machine around a pack.
 
     Args:
-        heartbeat: seconds between two `Progress` events.
+        heartbeat: seconds between two `Progressed` events.
     """
 
     def __init__(self, pack: Pack, heartbeat: float = HEARTBEAT) -> None:
         self.pack, self.heartbeat = pack, heartbeat
         self.begun = self.stopped = self.has_all_trials = False
         self.unfilled = 0  # free slots for which the study was asked before this step
-        self.step_times: list[StepTime] = []  # since the last `Progress`
+        self.step_times: list[StepTime] = []  # since the last `Progressed`
         self.counts: tuple[int, int] | None = None  # trials and evaluations of the last step, until its time is noted
         self.began = 0.0  # when that step began
         self.last_progress = -math.inf
@@ -116,7 +116,7 @@ class PackWorker:
         return self.stopped or not self.pack.slots.occupied
 
     def step(self) -> None:
-        """One step of the pack, and `Progress` when it is due."""
+        """One step of the pack, and `Progressed` when it is due."""
         self.close_step_time()
         self.began = time.perf_counter()
         running = len(self.pack.slots.occupied)
@@ -132,5 +132,5 @@ class PackWorker:
             self.counts = None
 
     def post_progress(self) -> None:
-        self.pack.outbox.post(Progress(self.pack.slots.status(), tuple(self.step_times)))
+        self.pack.outbox.post(Progressed(self.pack.slots.status(), tuple(self.step_times)))
         self.step_times, self.last_progress = [], time.perf_counter()

@@ -12,7 +12,7 @@ from peftsweep.engine import (
     Event,
     Idle,
     Note,
-    Progress,
+    Progressed,
     Report,
     Result,
     Scored,
@@ -42,7 +42,7 @@ class Judge(ABC):
             match event:
                 case Note(text):
                     self.note(text)
-                case Progress():
+                case Progressed():
                     self.progressed(event)
                 case Evaluated(reports):
                     commands.append(Verdicts(tuple(self.report(reports))))
@@ -73,7 +73,7 @@ class Judge(ABC):
     def finish(self, trial: Trial, result: Result) -> None:
         """Store the result of a trial that has ended."""
 
-    def progressed(self, event: Progress) -> None:
+    def progressed(self, event: Progressed) -> None:
         """Report the progress of some steps."""
         return
 

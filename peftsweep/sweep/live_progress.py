@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from peftsweep.engine import Progress
+from peftsweep.engine import Progressed
 from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
 from peftsweep.study.results import done, ranked
@@ -38,7 +38,7 @@ class RemainingTime:
     def __init__(self, halving: Halving | None, deadline: float) -> None:
         self.pace, self._halving, self._deadline = Pace(), halving, deadline
 
-    def update(self, event: Progress, upcoming: int, trials: Sequence[TrialRecord]) -> float | None:
+    def update(self, event: Progressed, upcoming: int, trials: Sequence[TrialRecord]) -> float | None:
         """Record some steps; returns the seconds until the last trial ends, or None if they cannot be estimated yet.
 
         Args:

@@ -9,8 +9,7 @@ from typing import Any
 import optuna
 
 from peftsweep.data import Dataset
-from peftsweep.engine import Command, Report, Result, Scores, ScoreTrial, Trial
-from peftsweep.engine import Progress as Progressed
+from peftsweep.engine import Command, Progressed, Report, Result, Scores, ScoreTrial, Trial
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
 from peftsweep.progress import EndedTrial, Memory, Opened, Progress, SweepStatus, lost_scores, peak_memory, test_score

@@ -17,7 +17,7 @@ from peftsweep import comparison, export, progress, sweep
 from peftsweep.config import StudyConfig, load
 from peftsweep.data import Dataset
 from peftsweep.data import load as load_data
-from peftsweep.engine import Progress
+from peftsweep.engine import Progressed
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Silent
 from peftsweep.storage import Studies, guarded, settle
@@ -156,5 +156,5 @@ def _begun(judge: StudyJudge) -> None:
         judge.supply.candidates("high")
         for _ in range(3):
             judge.next()
-    judge.progressed(Progress((), ()))
+    judge.progressed(Progressed((), ()))
     judge.counts()
