@@ -67,8 +67,8 @@ class Projection:
             write_study(self.study, began=min(known, default=now()))
         self.opened = True
         write_study(self.study, in_sync=False)
-        self.tracker.open_study(self._parent())
-        self.tracker.catch_up(self._pasts(), whole=whole or self.study.record.mlflow_lost)
+        self.tracker.open_study(self._study_snapshot())
+        self.tracker.catch_up(self._trial_snapshots(), whole=whole or self.study.record.mlflow_lost)
 
     def is_there(self, total: int) -> bool:
         """Whether MLflow has everything that the study has. MLflow is only read.
@@ -79,12 +79,12 @@ class Projection:
         Raises:
             TrackingError: it does not answer.
         """
-        there = self.tracker.has_all(self._parent(), self._whole(total), self._pasts())
+        there = self.tracker.has_all(self._study_snapshot(), self._study_outcome(total), self._trial_snapshots())
         if there:
             self.note()  # the study's ids may be missing, or another server's
         return there and not self.is_behind
 
-    def _parent(self) -> StudySnapshot:
+    def _study_snapshot(self) -> StudySnapshot:
         record = self.study.record
         planned = {key: int(value) for key, value in record.memory.items() if key == "planned_bytes"}
         above = {} if record.retrain_of is None else {RETRAIN_OF: record.retrain_of}
@@ -134,12 +134,12 @@ class Projection:
         try:
             if self.opened:
                 # first, because they read the study, which may belong to another process by now
-                whole, at = self._whole(total), self._latest()
+                outcome, at = self._study_outcome(total), self._latest()
                 for number in running:
                     self.tracker.end_trial(
                         number, Outcome(TrialState.STOPPED, "stopped; goes on with the next run"), at
                     )
-                self.tracker.end_study(whole, at)
+                self.tracker.end_study(outcome, at)
         except StudyBusyError:
             self.tracker.abandon()
             raise
@@ -153,7 +153,7 @@ class Projection:
             if not record.in_sync:
                 write_study(self.study, in_sync=True)
 
-    def _whole(self, total: int) -> Outcome:
+    def _study_outcome(self, total: int) -> Outcome:
         """The outcome of the study itself, as it is now."""
         record, trials = self.study.record, self.study.records()
         best = ranked(trials)[:1]
@@ -182,10 +182,10 @@ class Projection:
         seed = {} if trial.seed is None else {"seed": trial.seed}
         return {**trial.params, **seed, **self.study.record.described}
 
-    def _pasts(self) -> dict[int, TrialSnapshot]:
-        return {t.number: self._past(t) for t in self.study.records() if t.state != TrialState.WAITING}
+    def _trial_snapshots(self) -> dict[int, TrialSnapshot]:
+        return {t.number: self._trial_snapshot(t) for t in self.study.records() if t.state != TrialState.WAITING}
 
-    def _past(self, trial: TrialRecord) -> TrialSnapshot:
+    def _trial_snapshot(self, trial: TrialRecord) -> TrialSnapshot:
         curve = [_point(evaluation) for evaluation in trial.evaluations]
         shown = self._params(trial), self._tags(trial), curve, self._outcome(trial)
         return TrialSnapshot(*shown, trial.began, trial.ended, _name(trial))
@@ -217,7 +217,7 @@ def _name(trial: TrialRecord) -> str:
     return seed_name(trial.retrains, trial.replicate or 0)
 
 
-def stored(evaluation: engine.Evaluation, before: Sequence[Evaluation]) -> Evaluation:
+def recorded(evaluation: engine.Evaluation, before: Sequence[Evaluation]) -> Evaluation:
     """An evaluation as the study records it, with its time in milliseconds since 1970.
 
     Args:

@@ -19,7 +19,7 @@ from peftsweep.study.results import is_over, ranked
 from peftsweep.study.trial_files import ADAPTER
 from peftsweep.sweep.judge import Judge
 from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
-from peftsweep.sweep.projection import Projection, stored
+from peftsweep.sweep.projection import Projection, recorded
 from peftsweep.sweep.study_params import study_params
 from peftsweep.sweep.trial_params import UnfitError, trained
 from peftsweep.sweep.trial_supply import TrialSupply
@@ -118,7 +118,7 @@ class StudyJudge(Judge):
             if evaluation.index not in judged.reported:  # it was, if a trial resumes from before a verdict
                 asked.report(value, step=evaluation.index)
             before = judged.evaluations
-            evaluations = [*before[: evaluation.index - 1], stored(evaluation, before)]
+            evaluations = [*before[: evaluation.index - 1], recorded(evaluation, before)]
             # seconds are written too, so that `status` counts those of a stopped trial
             write_trial(asked, evaluations=evaluations, seconds=entry.seconds)
             if len(before) < evaluation.index:  # otherwise MLflow was told when the trial resumed
