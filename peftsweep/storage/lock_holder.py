@@ -20,7 +20,7 @@ def note(doing: Doing) -> str:
     return f"{_FIRST[doing]} {os.getpid()} on {socket.gethostname()[:HOST]} since {datetime.now():%Y-%m-%d %H:%M}"
 
 
-def told(note: str) -> Doing:
+def doing_of(note: str) -> Doing:
     """What the process that left this note does; of an empty note, which is being written, `run`."""
     first = note.partition(" ")[0]
     return next((doing for doing, word in _FIRST.items() if word == first), "run")
@@ -30,7 +30,7 @@ def busy(name: str, url: str, note: str) -> StudyBusyError:
     _, _, rest = note.partition(" ")
     whom = f"process {rest}" if rest else "another process"
     return StudyBusyError(
-        f"study {name!r} in {url} is being {_DONE[told(note)]} by {whom}; wait for it to end, or stop it"
+        f"study {name!r} in {url} is being {_DONE[doing_of(note)]} by {whom}; wait for it to end, or stop it"
     )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from peftsweep.errors import StorageError
 from peftsweep.storage import database_errors
 from peftsweep.storage.database import Database
-from peftsweep.storage.lock_holder import Doing, busy, note, told
+from peftsweep.storage.lock_holder import Doing, busy, doing_of, note
 from peftsweep.system import plain_files
 from peftsweep.system.names import PART, file_name
 from peftsweep.system.suggest import did_you_mean_file
@@ -123,7 +123,7 @@ class Sqlite(Database):
         except FileNotFoundError:
             return None
         except (OSError, ValueError):  # held, or not readable
-            return told(_note(Path(f"{lock}.holder")))
+            return doing_of(_note(Path(f"{lock}.holder")))
         return None
 
     def _lock(self, name: str) -> str:
