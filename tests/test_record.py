@@ -14,7 +14,7 @@ from optuna.trial import TrialState as OptunaState
 from peftsweep.dashboard.study_figures import DRAWN_IN_ORDER, LOOKS
 from peftsweep.progress.live import STYLES
 from peftsweep.scores import SCORES, label
-from peftsweep.storage import Evaluation, HeldOutScores, Retrained, Studies, StudyRecord, TrialRecord
+from peftsweep.storage import EvaluationRecord, HeldOutScores, Retrained, Studies, StudyRecord, TrialRecord
 from peftsweep.storage.attributes import StudyFacts, TrialFacts, write_study, write_trial
 from peftsweep.storage.optuna_states import from_optuna, in_optuna
 from peftsweep.storage.record import ALWAYS
@@ -45,7 +45,9 @@ def test_what_is_written_of_a_study_reads_back(tmp_path: Path) -> None:
 def test_what_is_written_of_a_trial_reads_back(tmp_path: Path) -> None:
     study = made(f"sqlite:///{tmp_path}/studies.db", "one")
     trial = study.ask()
-    look = Evaluation(index=1, step=5, epoch=0.5, train_loss=0.4, learning_rate=1e-3, scores={"macro_f1": 0.6}, at=7)
+    look = EvaluationRecord(
+        index=1, step=5, epoch=0.5, train_loss=0.4, learning_rate=1e-3, scores={"macro_f1": 0.6}, at=7
+    )
     write_trial(trial, began=1, params={"rank": 8}, seed=3, evaluations=[look], kept=1, pauses=[[2, 4]])
     (record,) = study.records()
     assert (record.state, record.seed, record.kept, record.pauses) == (TrialState.RUNNING, 3, 1, [[2, 4]])
@@ -92,7 +94,9 @@ STUDY: StudyFacts = {
 TRIAL: TrialFacts = {
     "params": {"rank": 8, "target_modules": ["q", "v"], "dropout": 0.5},
     "seed": 3,
-    "evaluations": [Evaluation(index=1, step=5, epoch=0.5, train_loss=0.4, learning_rate=1e-3, scores=SOME, at=7)],
+    "evaluations": [
+        EvaluationRecord(index=1, step=5, epoch=0.5, train_loss=0.4, learning_rate=1e-3, scores=SOME, at=7)
+    ],
     "scores": SOME,
     "step": 5,
     "parameters": 9,

@@ -8,7 +8,7 @@ from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, claim, fresh, settle
 from peftsweep.storage.optuna_states import in_optuna
 from peftsweep.storage.record import StudyRecord, TrialRecord
-from peftsweep.storage.record_parts import Behind, Evaluation, HeldOutScores, Retrained
+from peftsweep.storage.record_parts import Behind, EvaluationRecord, HeldOutScores, Retrained
 from peftsweep.storage.stored_study import StoredStudy
 from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
 from peftsweep.storage.urls import check_apart, lasting, same_place
@@ -16,7 +16,7 @@ from peftsweep.storage.urls import check_apart, lasting, same_place
 __all__ = [
     "RETRAINED",
     "Behind",
-    "Evaluation",
+    "EvaluationRecord",
     "HeldOutScores",
     "Place",
     "Retrained",

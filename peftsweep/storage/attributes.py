@@ -19,7 +19,7 @@ from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.scores import Objective
 from peftsweep.storage.optuna_states import from_optuna, in_optuna
 from peftsweep.storage.record import StudyRecord, TaskKind, TrialRecord
-from peftsweep.storage.record_parts import Bound, Evaluation, HeldOutScores, Part, Retrained
+from peftsweep.storage.record_parts import Bound, EvaluationRecord, HeldOutScores, Part, Retrained
 from peftsweep.trial_state import TrialState
 
 OWN = ("params", "reason")  # a sweep writes the first when a trial begins, the second when it ends
@@ -150,7 +150,7 @@ class TrialFacts(TypedDict, total=False):
 
     params: dict[str, Any]
     seed: int
-    evaluations: list[Evaluation]
+    evaluations: list[EvaluationRecord]
     scores: Mapping[str, float]
     step: int | None
     parameters: int

@@ -16,7 +16,7 @@ from peftsweep.scores import Objective
 from peftsweep.storage.record_parts import (
     Bound,
     Described,
-    Evaluation,
+    EvaluationRecord,
     HeldOutScores,
     Part,
     Retrained,
@@ -44,7 +44,7 @@ class TrialRecord(Part):
     params: dict[Text, Value] = Field({})
     """All hyperparameters, sampled and fixed; empty before the trial begins."""
     seed: Count | None = None
-    evaluations: list[Evaluation] = Field([])
+    evaluations: list[EvaluationRecord] = Field([])
     scores: Scores = Field({})
     """Scores at the best evaluation."""
     step: Count | None = None

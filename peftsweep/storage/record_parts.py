@@ -30,7 +30,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", use_attribute_docstrings=True)
 
 
-class Evaluation(Part):
+class EvaluationRecord(Part):
     """The scores of a trial on the validation split at one step; see `engine.Evaluation`."""
 
     index: Annotated[int, Field(ge=1)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from peftsweep import engine
 from peftsweep.errors import StudyBusyError
-from peftsweep.storage import Evaluation, StoredStudy, TrialRecord, write_study
+from peftsweep.storage import EvaluationRecord, StoredStudy, TrialRecord, write_study
 from peftsweep.study import artifacts
 from peftsweep.study.results import is_over, ranked
 from peftsweep.system.folders import inside
@@ -104,7 +104,7 @@ class Projection:
         for evaluation in trial.evaluations:
             self.evaluated(trial.number, evaluation)
 
-    def evaluated(self, number: int, evaluation: Evaluation) -> None:
+    def evaluated(self, number: int, evaluation: EvaluationRecord) -> None:
         """Write an evaluation."""
         point = _point(evaluation)
         self.tracker.log(number, point.metrics, point.step, point.at)
@@ -217,17 +217,17 @@ def _name(trial: TrialRecord) -> str:
     return seed_name(trial.retrains, trial.replicate or 0)
 
 
-def recorded(evaluation: engine.Evaluation, before: Sequence[Evaluation]) -> Evaluation:
+def recorded(evaluation: engine.Evaluation, before: Sequence[EvaluationRecord]) -> EvaluationRecord:
     """An evaluation as the study records it, with its time in milliseconds since 1970.
 
     Args:
         before: evaluations that the study has. One that is repeated after a process died keeps its first time.
     """
     at = before[evaluation.index - 1].at if evaluation.index <= len(before) else now()
-    return Evaluation(**asdict(evaluation), at=at)
+    return EvaluationRecord(**asdict(evaluation), at=at)
 
 
-def _point(evaluation: Evaluation) -> Point:
+def _point(evaluation: EvaluationRecord) -> Point:
     """A recorded evaluation as MLflow's metrics."""
     scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation.scores.items()}
     own = {name: getattr(evaluation, name) for name in ("train_loss", "learning_rate", "epoch")}
