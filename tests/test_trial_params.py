@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from peftsweep.config import StudyConfig
 from peftsweep.storage import Studies
 from peftsweep.study import enqueued, exhausted, grid_size, samplers, space
-from peftsweep.sweep.trial_params import UnfitError, complete
+from peftsweep.sweep.trial_params import UntrainableError, complete
 from tests.stored import kept, made
 
 SPACE: dict[str, Any] = {
@@ -216,7 +216,7 @@ def test_parameters_are_taken_under_either_name(params: dict[str, Any], stored: 
 )
 def test_what_is_not_in_the_space_is_reported_with_what_is(params: dict[str, Any], reason: str) -> None:
     _, reasons = enqueued.given(study(), params)
-    text = str(UnfitError(reasons))
+    text = str(UntrainableError(reasons))
     assert reason in text and len(text) < 400 and "\n" not in text
 
 
@@ -226,7 +226,7 @@ def test_what_is_enqueued_is_stored_and_the_rest_drawn(studies: Studies) -> None
     trials.enqueue_trial({"dropout": 1.5, "rank": 8})
     found = asked(studies, study())
     assert found["log2_rank"] == 3 and found["dropout"] == 0.1 and found.keys() == space.distributions(study()).keys()
-    with pytest.raises(UnfitError, match="dropout"):
+    with pytest.raises(UntrainableError, match="dropout"):
         asked(studies, study())
     stored = [trial.params for trial in studies.load("s").trials]
     assert stored == [found, {}]  # of what is not fit, nothing is stored on the way
@@ -259,7 +259,7 @@ def test_a_trial_that_was_made_by_hand_is_held_to_the_space_too(studies: Studies
         found = gone_on_with(studies, study(), number)  # whose learning rate Optuna knows with another distribution
         assert found["log2_rank"] == 3 and found.items() <= studies.load("s").trials[number].params.items()
     for number in (1, 3):
-        with pytest.raises(UnfitError, match=r"learning_rate: expected 1e-05 to 0.002, log, got 5.0"):
+        with pytest.raises(UntrainableError, match=r"learning_rate: expected 1e-05 to 0.002, log, got 5.0"):
             gone_on_with(studies, study(), number)
 
 
@@ -267,5 +267,5 @@ def test_a_trial_that_was_made_by_hand_is_held_to_the_space_too(studies: Studies
 def test_what_is_no_mapping_of_names_to_values_is_refused(studies: Studies, value: Any) -> None:
     waits = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": value})
     studies.load("s").add_trial(waits)
-    with pytest.raises(UnfitError, match="in place of parameters by name"):
+    with pytest.raises(UntrainableError, match="in place of parameters by name"):
         asked(studies, study())

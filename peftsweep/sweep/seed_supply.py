@@ -12,7 +12,7 @@ from peftsweep.storage import StoredStudy, Studies, TrialRecord
 from peftsweep.study import samplers, space
 from peftsweep.study.seeds import is_seed, seeds_begun, still_wanted
 from peftsweep.sweep import trial_params
-from peftsweep.sweep.trial_params import UnfitError
+from peftsweep.sweep.trial_params import UntrainableError
 from peftsweep.sweep.trial_supply import TrialSupply
 
 
@@ -67,7 +67,7 @@ class SeedSupply(TrialSupply):
         seed = self.record(asked)
         picked = [trial for trial in self.main.records() if trial.number == seed.retrains and trial.params]
         if not picked or not is_seed(seed):
-            raise UnfitError(["no configuration of the study belongs to this seed"])
+            raise UntrainableError(["no configuration of the study belongs to this seed"])
         known = space.described(self.config, trial_params.trained(self.config, picked[0]))
         return trial_params.complete(self.studies, self.config, asked, known)
 

@@ -21,7 +21,7 @@ from peftsweep.sweep.judge import Judge
 from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
 from peftsweep.sweep.projection import Projection, recorded
 from peftsweep.sweep.study_params import study_params
-from peftsweep.sweep.trial_params import UnfitError, trained
+from peftsweep.sweep.trial_params import UntrainableError, trained
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.sweep.worker import Usage
 from peftsweep.system.signals import StopSignal
@@ -89,7 +89,7 @@ class StudyJudge(Judge):
             self.trial_counts = None
             try:
                 trial = self.supply.start(offer)
-            except UnfitError as error:
+            except UntrainableError as error:
                 self._refuse(offer.asked, str(error))
             else:
                 self.running[trial.number] = offer.asked

@@ -16,7 +16,7 @@ from peftsweep.study import enqueued, samplers, space
 MOST = 4  # reasons named in one line
 
 
-class UnfitError(Exception):
+class UntrainableError(Exception):
     """Why a trial cannot be trained, in a line."""
 
     def __init__(self, reasons: list[str]) -> None:
@@ -31,18 +31,18 @@ def complete(studies: Studies, config: StudyConfig, trial: optuna.Trial, known: 
         known: hyperparameters that an earlier process recorded.
 
     Raises:
-        UnfitError: it was enqueued, or made by another program, with parameters outside the space.
+        UntrainableError: it was enqueued, or made by another program, with parameters outside the space.
     """
     stored = trial.storage.get_trial(trial._trial_id)
     queued = enqueued_with(stored)
     if not isinstance(queued, dict):
-        raise UnfitError([f"it was enqueued with {quoted(queued)} in place of parameters by name"])
+        raise UntrainableError([f"it was enqueued with {quoted(queued)} in place of parameters by name"])
     fixed, wrong = enqueued.given(config, queued)
     own, others = enqueued.given(config, stored.params)
     differing = [name for name in fixed.keys() & own.keys() if fixed[name] != own[name]]
     reasons = wrong + others + [f"{name}: enqueued with {fixed[name]}, stored with {own[name]}" for name in differing]
     if reasons:
-        raise UnfitError(list(dict.fromkeys(reasons)))
+        raise UntrainableError(list(dict.fromkeys(reasons)))
     before, _ = enqueued.given(config, {name: known[name] for name in config.space if name in known})
     params = samplers.drawn(config, trial.study, stored, before | fixed | own, fixed)
     for name, distribution in space.distributions(config).items():
@@ -63,6 +63,6 @@ def trained(config: StudyConfig, trial: TrialRecord) -> TrainConfig:
     if wrong:
         raise StorageError(
             f"study {quoted(config.name)}: the parameters of trial {trial.number} cannot be read "
-            f"({UnfitError(wrong)}); restore the database from a copy"
+            f"({UntrainableError(wrong)}); restore the database from a copy"
         )
     return config.hyperparameters(sampled)

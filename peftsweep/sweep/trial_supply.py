@@ -20,7 +20,7 @@ from peftsweep.storage import StoredStudy, Studies, TrialRecord, write_trial
 from peftsweep.study import artifacts, exhausted, grid_size, samplers, space
 from peftsweep.study.results import done
 from peftsweep.study.trial_files import trial_folder
-from peftsweep.sweep.trial_params import UnfitError, complete
+from peftsweep.sweep.trial_params import UntrainableError, complete
 from peftsweep.system.folders import inside
 from peftsweep.tracking import now
 
@@ -57,7 +57,7 @@ class TrialSupply:
         """Give orphans the parameters that they lack. This must come before any trial ends: the draw depends on which
         have ended."""
         for number in self.orphans:
-            with suppress(UnfitError):
+            with suppress(UntrainableError):
                 self.complete(self.studies.adopt(self.study, number))
 
     def trials(self) -> list[TrialRecord]:
@@ -118,7 +118,7 @@ class TrialSupply:
         """Record that a trial starts or resumes, and with which hyperparameters.
 
         Raises:
-            UnfitError: it cannot be trained.
+            UntrainableError: it cannot be trained.
         """
         asked, resumed = offer
         params = self.config.hyperparameters(space.decode(self.config, self.complete(asked)))
@@ -139,7 +139,7 @@ class TrialSupply:
         """Give a trial the parameters that it lacks, and return all.
 
         Raises:
-            UnfitError: it cannot be trained.
+            UntrainableError: it cannot be trained.
         """
         return complete(self.studies, self.config, asked, self.record(asked).params)
 
@@ -151,10 +151,10 @@ class TrialSupply:
         """The record of a trial that is to be trained.
 
         Raises:
-            UnfitError: it has a value that no sweep writes.
+            UntrainableError: it has a value that no sweep writes.
         """
         if why := self.study.why_unreadable(asked.number):
-            raise UnfitError([f"it cannot be read: {why}"])
+            raise UntrainableError([f"it cannot be read: {why}"])
         return self.trial(asked.number)
 
     def trial_folder(self, number: int) -> Path:
