@@ -25,7 +25,7 @@ RUN = {"info": {"run_id": "a" * 32, "experiment_id": "1", "artifact_uri": "file:
 
 def same_id_for_all(path: str) -> Any:
     if "experiments/get-by-name" in path:
-        return {"experiment": {"experiment_id": "1", "name": STUDY.experiment, "lifecycle_stage": "active"}}
+        return {"experiment": {"experiment_id": "1", "name": STUDY.data, "lifecycle_stage": "active"}}
     return {"run": RUN} if "runs/create" in path or "runs/get" in path else {}
 
 
@@ -80,7 +80,7 @@ def test_an_answer_that_cannot_be_used_is_called_so_by_run_and_sync(tmp_path: Pa
         run.open_study(STUDY)
         run.start_trial(0, params={"rank": 2}, tags={})
         run.log(0, {"macro_f1": 0.5}, 1)
-        run.store_page(STUDY.experiment, page)
+        run.store_page(STUDY.data, page)
         run.end_trial(0, Outcome(TrialState.COMPLETE))
         run.close()
         sync = Tracker(MlflowRuns(uri), note=notes.append)

@@ -68,11 +68,11 @@ class Notebook:
     def has_all(self, study: StudySnapshot, outcome: Outcome, trials: Mapping[int, TrialSnapshot]) -> bool:
         return {f"{study.name}:{key}" for key in ("parent", *trials)} <= self.book.outcomes.keys()
 
-    def store_page(self, experiment: str, page: Path, at: int) -> None:
-        self.book.pages.append((experiment, page.name))
+    def store_page(self, data: str, page: Path, at: int) -> None:
+        self.book.pages.append((data, page.name))
 
-    def has_page(self, experiment: str, name: str, at: int) -> bool:
-        return (experiment, name) in self.book.pages
+    def has_page(self, data: str, name: str, at: int) -> bool:
+        return (data, name) in self.book.pages
 
     def counts(self) -> tuple[int, int]:
         return len(self.ids), 0

@@ -70,16 +70,16 @@ def compare(
     tracker = Tracker(opened_sink, note=note)
     rows = compare_studies(storage, studies, note)
     page = _write(rows, storage, output)
-    for experiment in sorted({leader.data for leader in rows.leaders if leader.data is not None}):
-        tracker.store_page(experiment, page, _name(rows))
+    for data in sorted({leader.data for leader in rows.leaders if leader.data is not None}):
+        tracker.store_page(data, page, _name(rows))
     tracker.close()
     return ComparisonPage(page, rows)
 
 
-def redraw(storage: str, tracker: Tracker, experiment: str, note: Callable[[str], None]) -> None:
+def redraw(storage: str, tracker: Tracker, data: str, note: Callable[[str], None]) -> None:
     """Draw the page again when a study has ended. A failure becomes a note: it must not fail the study."""
     try:
-        tracker.store_page(experiment, _write(compare_studies(storage), storage, None))
+        tracker.store_page(data, _write(compare_studies(storage), storage, None))
     except Exception as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         note(f"the comparison page was not written ({first}); to try again: peftsweep compare")

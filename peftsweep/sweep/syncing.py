@@ -112,7 +112,7 @@ def _write(studies: Studies, study: StoredStudy, tracker: Tracker) -> Tracker | 
 
 
 def _missing_pages(studies: Studies, study: StoredStudy, tracker: Tracker) -> list[Path]:
-    """Comparison pages with a study that its experiment lacks, the oldest first: the run starts at that time."""
+    """Comparison pages with a study that the tracker lacks, the oldest first: the run starts at that time."""
     pages = pages_with(studies.url, study.study_name)
     missing = [page for page in pages if not tracker.has_page(study.record.data, page, page.name)]
     return sorted(missing, key=lambda page: page.stat().st_mtime)

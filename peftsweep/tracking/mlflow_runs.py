@@ -129,7 +129,7 @@ class MlflowRuns:
 
     def _know(self, study: StudySnapshot, at: int) -> None:
         self.ids.update({key: run_id for key, run_id in study.known.items() if is_valid_id(run_id)})
-        self._experiment = study.experiment
+        self._experiment = study.data
         self._runs[PARENT] = KnownRun(PARENT, study.name, study.params, study.tags, at)
 
     def start(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], at: int) -> None:
@@ -177,16 +177,16 @@ class MlflowRuns:
             folder = Path(place).parent.as_posix()
             client.log_artifact(run_id, str(source), None if folder == "." else folder)
 
-    def store_page(self, experiment: str, page: Path, at: int) -> None:
-        self._experiment = experiment
+    def store_page(self, data: str, page: Path, at: int) -> None:
+        self._experiment = data
         run = comparison_run.get_or_create(self._client(), self._experiment_id(), at)
         run_id = run.info.run_id
         self._upload(run_id, page.name, page)
         self._client().set_tag(run_id, comparison_run.time_tag(page.name), str(at))
         self._client().set_terminated(run_id, "FINISHED", max(at, run.info.start_time))
 
-    def has_page(self, experiment: str, name: str, at: int) -> bool:
-        self._experiment = experiment
+    def has_page(self, data: str, name: str, at: int) -> bool:
+        self._experiment = data
         if not self._has_experiment():
             return False
         found = comparison_run.runs(self._client(), self._experiment_id())

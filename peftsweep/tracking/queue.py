@@ -83,14 +83,14 @@ class Tracker:
         """
         return self._ask(partial(self._sink.has_all, study, outcome, trials))
 
-    def has_page(self, experiment: str, page: Path, name: str = COMPARISON) -> bool:
-        """Whether the tracker has this comparison page, or a newer one of this name, in the experiment. Waits for the
-        answer.
+    def has_page(self, data: str, page: Path, name: str = COMPARISON) -> bool:
+        """Whether the tracker has this comparison page, or a newer one of this name, for the studies of this data.
+        Waits for the answer.
 
         Raises:
             TrackingError: as `has_all`.
         """
-        return self._ask(partial(self._sink.has_page, experiment, name, _drawn_at(page)))
+        return self._ask(partial(self._sink.has_page, data, name, _drawn_at(page)))
 
     def catch_up(self, trials: Mapping[int, TrialSnapshot], *, whole: bool = False) -> None:
         """Write what earlier processes did not write of these trials, by number: their runs are missing, incomplete
@@ -127,12 +127,12 @@ class Tracker:
         """End the study's own run."""
         self._end(PARENT, outcome, at or now())
 
-    def store_page(self, experiment: str, page: Path, name: str = COMPARISON) -> None:
-        """Store a comparison page among the experiment's runs; it replaces an earlier one of this name. The file may
+    def store_page(self, data: str, page: Path, name: str = COMPARISON) -> None:
+        """Store a comparison page for the studies of this data; it replaces an earlier one of this name. The file may
         be deleted as soon as this returns."""
         drawn_at = _drawn_at(page)
         for copied in self._copies({name: page}).values():
-            self._put(partial(self._sink.store_page, experiment, copied, drawn_at))
+            self._put(partial(self._sink.store_page, data, copied, drawn_at))
 
     @property
     def run_ids(self) -> dict[str, str]:

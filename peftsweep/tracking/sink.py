@@ -49,12 +49,13 @@ class StudySnapshot:
     """What the tracker should show of a study.
 
     Attributes:
+        data: name of its data. Studies of the same data belong together: MLflow has an experiment for each.
         known: run ids that an earlier process stored (`Tracker.run_ids`). Runs that no longer exist are made again.
         began: milliseconds since 1970; by default now. An existing run keeps its own start.
     """
 
     name: str
-    experiment: str
+    data: str
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     known: Mapping[str, str] = field(default_factory=dict)
@@ -135,10 +136,10 @@ class Sink(Protocol):
     def has_all(self, study: StudySnapshot, outcome: Outcome, trials: Mapping[int, TrialSnapshot]) -> bool:
         """Whether everything that `open`, `catch_up` and `end` would write is there. Writes nothing."""
 
-    def store_page(self, experiment: str, page: Path, at: int) -> None:
-        """Store a page that compares the experiment's studies, drawn at this time. It replaces one of the same name."""
+    def store_page(self, data: str, page: Path, at: int) -> None:
+        """Store a page that compares the studies of this data, drawn at this time. It replaces one of the same name."""
 
-    def has_page(self, experiment: str, name: str, at: int) -> bool:
+    def has_page(self, data: str, name: str, at: int) -> bool:
         """Whether a page of this name is stored that is not older than this time. Writes nothing."""
 
     def counts(self) -> tuple[int, int]:
