@@ -17,12 +17,12 @@ from peftsweep.config import ModelConfig
 from peftsweep.engine import Evaluation, Pack, PackWorker, Progressed, Report, Result, SlotStatus, Trial
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.slot_weights import SlotParameters
-from peftsweep.trial_state import Ended
 from peftsweep.layers import Segments
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, linear_names, load_base
 from peftsweep.sweep.judge import Judge, drive
 from peftsweep.task import Task
+from peftsweep.trial_state import Ended
 from tests.numbers import as_stored
 
 MULTI = Task("multi-label", ("a", "b", "c"))

@@ -27,4 +27,4 @@ def test_the_intervals_are_the_mean_and_a_quantile_of_student_s_t_also_for_two_s
             half = error * stdtrit(len(differences) - 1, 1 - 0.05 / (2 * pairs))
             wanted = (differences.mean(), differences.mean() - half, differences.mean() + half)
             assert row is not None
-            assert (row["mean"], row["low"], row["high"]) == pytest.approx(wanted, rel=1e-12, abs=1e-12)
+            assert (row.mean, row.low, row.high) == pytest.approx(wanted, rel=1e-12, abs=1e-12)
