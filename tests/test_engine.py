@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -796,7 +797,7 @@ def test_a_pruned_trial_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) 
     assert queue.results[2].state == "complete"
 
 
-ONE_EVALUATION = Schedule(ONE, 37).evaluations[0]
+ONE_EVALUATION = Schedule(ONE, 37).evaluation_step(1)
 
 
 def test_pooling_chooses_the_token_that_transformers_chooses() -> None:
@@ -907,10 +908,26 @@ def test_attention_groups_texts_of_like_length() -> None:
     assert rows.gather is not None and torch.equal(flat[rows.gather], torch.arange(sum(range(65))))
 
 
+def evaluated_after(schedule: Schedule) -> list[int]:
+    return [step for step in range(schedule.steps + 1) if schedule.is_evaluated_after(step)]
+
+
+def test_evaluations_are_evenly_spread() -> None:
+    for rows, epochs, often in itertools.product((7, 100, 999), (1, 3, 10), (1, 2, 7, 50)):
+        schedule = Schedule(TrainConfig(epochs=epochs, batch_size=16, evals_per_epoch=often), rows)
+        count = min(epochs * often, schedule.steps)
+        assert evaluated_after(schedule) == [round(schedule.steps * i / count) for i in range(1, count + 1)]
+
+
+def test_a_trial_of_any_length_begins_at_once() -> None:
+    schedule = Schedule(TrainConfig(epochs=2**53, evals_per_epoch=2**20), rows=1000)
+    assert schedule.evaluations == schedule.steps and schedule.is_evaluated_after(1)
+
+
 def test_a_schedule_evaluates_evenly_and_at_the_end() -> None:
     schedule = Schedule(TrainConfig(epochs=3, batch_size=16, evals_per_epoch=2), rows=100)
-    assert schedule.steps == 21 and schedule.evaluations[-1] == 21 and len(schedule.evaluations) == 6
-    assert Schedule(TrainConfig(epochs=1, batch_size=64, evals_per_epoch=5), rows=100).evaluations == (1, 2)
+    assert schedule.steps == 21 and schedule.evaluations == 6 and evaluated_after(schedule) == [4, 7, 10, 14, 18, 21]
+    assert evaluated_after(Schedule(TrainConfig(epochs=1, batch_size=64, evals_per_epoch=5), rows=100)) == [1, 2]
     seen = np.concatenate([schedule.batch(step, seed=3) for step in range(7)])
     assert sorted(seen) == list(range(100))
     assert not np.array_equal(schedule.batch(0, 3), schedule.batch(7, 3))

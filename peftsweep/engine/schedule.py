@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +38,19 @@ class Schedule:
     def steps(self) -> int:
         return self.steps_per_epoch * self.params.epochs
 
-    @cached_property  # read after each step
-    def evaluations(self) -> tuple[int, ...]:
-        """Steps after which the trial is evaluated, evenly spread. The last one is the last step."""
-        count = min(self.params.evals_per_epoch * self.params.epochs, self.steps)
-        return tuple(round(self.steps * (i + 1) / count) for i in range(count))
+    @property
+    def evaluations(self) -> int:
+        """How often the trial is evaluated."""
+        return min(self.params.evals_per_epoch * self.params.epochs, self.steps)
+
+    def evaluation_step(self, index: int) -> int:
+        """The step after which evaluation `index` comes, from 1. They are evenly spread; the last comes after the last
+        step."""
+        return round(self.steps * index / self.evaluations)
+
+    def is_evaluated_after(self, step: int) -> bool:
+        near = round(step * self.evaluations / self.steps)
+        return any(self.evaluation_step(index) == step for index in (near - 1, near, near + 1) if index >= 1)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of step `step`, from 0."""

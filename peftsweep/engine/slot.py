@@ -44,7 +44,7 @@ class Slot:
     @property
     def due(self) -> bool:
         """Whether the trial must be evaluated after the step that it is at."""
-        return self.step in self.schedule.evaluations and not self.evaluated
+        return self.schedule.is_evaluated_after(self.step) and not self.evaluated
 
     @property
     def evaluated(self) -> bool:
@@ -102,7 +102,7 @@ class Slot:
             best=best.scores[self.objective] if best else None,
             rate=self.rate,
             evaluated=len(self.evaluations),
-            evaluations=len(self.schedule.evaluations),
+            evaluations=self.schedule.evaluations,
         )
 
     def result(self, state: Ended, reason: str, weights: Mapping[str, NDArray[Any]] | None) -> Result:

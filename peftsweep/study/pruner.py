@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from optuna.study import Study
@@ -19,19 +19,22 @@ class Halving:
     own pruner compares a trial with those that asked before it, so the order of calls would decide within a pack.
 
     Example:
-        >>> [index for index in range(1, 30) if Halving(reduction=3, min_evals=1).is_rung(index)]
+        >>> list(Halving(reduction=3, min_evals=1).rungs(28))
         [1, 3, 9, 27]
     """
 
     reduction: int
     min_evals: int
 
-    def is_rung(self, index: int) -> bool:
-        """Whether trials are pruned at this evaluation, counted from 1."""
+    def rungs(self, end: int) -> Iterator[int]:
+        """The evaluations before `end` at which trials are pruned, counted from 1."""
         rung = self.min_evals
-        while rung < index:
+        while rung < end:
+            yield rung
             rung *= self.reduction
-        return rung == index
+
+    def is_rung(self, index: int) -> bool:
+        return index in self.rungs(index + 1)
 
     def decide(self, at: Mapping[int, tuple[int, float]], study: Study) -> dict[int, bool]:
         """Which trials are kept.

@@ -108,7 +108,7 @@ def survival_rates(trials: Sequence[TrialRecord], halving: Halving | None, evalu
     """
     if halving is None:
         return {}
-    rungs = [rung for rung in range(1, evaluations) if halving.is_rung(rung)]
+    rungs = list(halving.rungs(evaluations))
     passed, reached = Counter[int](), Counter[int]()
     for trial in trials[-RECENT:]:
         seen, pruned = max(trial.reported, default=0), trial.state == TrialState.PRUNED
