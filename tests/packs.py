@@ -129,14 +129,16 @@ class Watched(Pack):
 
 
 class Traced(Watched):
-    """A pack that also writes down each trial's weights and gradients just before each update.
+    """A pack that also counts its updates, and writes down each trial's weights and gradients just before them.
 
     Attributes:
-        updates: a pair for each step, by the trial's number.
+        count: number of updates.
+        updates: a pair for each of a trial's steps, by the trial's number.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.count = 0
         self.updates: dict[int, list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]] = {}
 
     def step(self) -> None:
@@ -144,6 +146,7 @@ class Traced(Watched):
             super().step()
 
     def before_update(self) -> None:
+        self.count += 1
         for slot in self.slots.occupied:
             grads = self.stack.split(slot.index, self.stack.grads[slot.index].clone(), slot.trial.params)
             self.updates.setdefault(slot.trial.number, []).append((weights_of(self.stack, slot), grads))

@@ -613,7 +613,7 @@ def test_a_step_in_which_no_trial_fits_updates_nothing(base: Path, tmp_path: Pat
     pack, queue = pack_of(base, SINGLE, "lora", trials, 1, kind=Traced), Queue(trials)
     before_each_pass(pack, full)
     run_pack(pack, queue)
-    assert not pack.updates
+    assert pack.count == 0
     assert queue.results[0].state == "pruned" and "out of memory" in queue.results[0].reason
 
 

@@ -10,12 +10,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import optuna
@@ -174,39 +174,45 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running.kill()
 
 
-class Sampler(threading.Thread):
+class Sampler:
     """Looks every few milliseconds at what the main thread is doing, and adds up the seconds by function.
+
+    A thread sends signals, and the main thread's handler of them looks at its own stack: to read another thread's stack
+    while it runs is not safe.
 
     Args:
         functions: if one calls another, only the inner one counts.
     """
 
     def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
-        super().__init__(daemon=True)
         self.names = {function.__code__: function.__name__ for function in functions}
         self.seconds = dict.fromkeys(self.names.values(), 0.0)
-        self.ended = threading.Event()
+        self.before, self.ended = time.monotonic(), threading.Event()
 
-    def run(self) -> None:
-        before = time.monotonic()
+    def sample(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        while frame is not None and frame.f_code not in self.names:
+            frame = frame.f_back
+        if frame is not None:
+            self.seconds[self.names[frame.f_code]] += now - self.before
+        self.before = now
+
+    def send(self, to: int) -> None:
         while not self.ended.wait(0.005):
-            now = time.monotonic()
-            frame = sys._current_frames().get(threading.main_thread().ident or 0)
-            while frame is not None and frame.f_code not in self.names:
-                frame = frame.f_back
-            if frame is not None:
-                self.seconds[self.names[frame.f_code]] += now - before
-            before = now
+            signal.pthread_kill(to, signal.SIGUSR1)
 
 
 @pytest.fixture
 def spent() -> Iterator[Callable[[], dict[str, float]]]:
     """Call it for the seconds that the main thread has spent in each call of a tracker, and besides in `train`."""
     sampler = Sampler([run_study.train, *(getattr(Tracker, name) for name in CALLS)])
-    sampler.start()
+    before = signal.signal(signal.SIGUSR1, sampler.sample)
+    sender = threading.Thread(target=sampler.send, args=[threading.get_ident()])
+    sender.start()
     yield lambda: sampler.seconds
     sampler.ended.set()
-    sampler.join()
+    sender.join()
+    signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.fixture
