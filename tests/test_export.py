@@ -204,7 +204,7 @@ def test_an_adapter_that_does_not_score_as_it_did_is_not_exported(lora: Home) ->
     tensors = load_file(weights)
     for spoilt in (0.5, 0.99, float("nan")):
         save_file({name: tensor * spoilt for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
-        with pytest.raises(ExportError, match="logits of the training"):
+        with pytest.raises(ExportError, match=r" of \d+ texts differ"):
             export.export("small", lora.folder / "out", storage=lora.storage)
     assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
     assert max(TOLERANCE.values()) < 0.1
@@ -235,7 +235,7 @@ def test_which_trials_can_be_exported_is_reported(lora: Home) -> None:
     wrong = {
         best + 10: f"has no trial {best + 10}; trials with an adapter: {best}, best first",
         2: f"trial 2 of study 'small' is pruned, not complete; trials with an adapter: {best}",
-        1 - best: f"the adapter of trial {1 - best} of study 'small' is not in ",
+        1 - best: f"adapter of trial {1 - best} of study 'small' is not in ",
     }
     for trial, said in wrong.items():
         with pytest.raises(UsageError) as error:
@@ -284,7 +284,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         (None, "thesis.txt", "was not written by `peftsweep export`, so it is not replaced; give another folder"),
         ("{}", "thesis.txt", "was not written by `peftsweep export`, so it is not replaced"),
         ("{}", None, "was not written by `peftsweep export`, so it is not replaced"),
-        ("SPOILT", None, "export it again"),
+        ("SPOILT", None, "own/peftsweep.json is not the file that was exported"),
         ("RIGHT", "thesis.txt", "because of what was added to it (thesis.txt); move that away first"),
         ("RIGHT", ".git/config", "added to it (.git)"),
         ("RIGHT", "tokenizer.json/thesis.txt", "added to it (tokenizer.json)"),
@@ -867,7 +867,7 @@ def test_a_disk_that_fills_up_leaves_no_half_of_an_output(out: dict[str, Path], 
         for ending in ("csv", "tsv", "jsonl", "parquet"):
             target = small / f"found.{ending}"
             target.write_text("before")
-            with pytest.raises(DataError, match=rf"found\.{ending}: cannot be written: .*No space left on device"):
+            with pytest.raises(DataError, match=rf"found\.{ending}: cannot be written: .*{os.strerror(errno.ENOSPC)}"):
                 predict_file(out["lora"], texts, target)
             assert [path.name for path in small.iterdir()] == [target.name] and target.read_text() == "before"
             target.unlink()

@@ -241,16 +241,16 @@ def test_what_was_fetched_once_loads_offline(answers: dict[str, Any], case: str)
         ("script: unknown subset", "has no subset 'task.fr'; name one of these as data.subset: task.de, task.en"),
         ("script: not converted", "it needs a script, which is not run, and the hub has no Parquet branch of it"),
         ("script: at a revision", "there are no Parquet files at revision main; leave data.revision out"),
-        ("script: at a revision, offline", "not in the local cache"),
+        ("script: at a revision, offline", "the local cache"),
         ("column", "no column texts; it has text, anger, anticipation, disgust; did you mean text for texts?"),
         ("unknown dataset", "no such dataset on the hub (or a private one). Check the spelling"),
         ("gated dataset", "gated: accept its terms at https://huggingface.co/datasets/some/gated, then log in"),
         ("nothing", "has no file of a supported format"),
         ("only a test", "no split called train; it has test"),
         ("no owner", "expected hub://owner/name"),
-        ("unknown dataset, offline", "not in the local cache, and the hub cannot be reached"),
-        ("subset: unknown, offline", "not in the local cache, and the hub cannot be reached"),
-        *((f"{name}, alone", "the hub cannot be reached. Check the network") for name in ("plain", "subset", "script")),
+        ("unknown dataset, offline", "name your own copy: --set data.train=train.tsv --set data.validation=dev.tsv"),
+        ("subset: unknown, offline", "--set data.train=train.tsv"),
+        *((f"{name}, alone", "--set data.train=train.tsv") for name in ("plain", "subset", "script")),
     ],
 )
 def test_a_dataset_that_cannot_be_had(answers: dict[str, Any], case: str, said: str) -> None:
@@ -274,8 +274,11 @@ def test_a_base_is_pinned_to_its_commit(answers: dict[str, Any]) -> None:
         ("unknown model", "no such model on the hub, and no such folder here. Check the spelling"),
         ("no such name", "no such model on the hub, and no such folder here. Check the spelling"),
         ("gated model", "gated: accept its licence at https://huggingface.co/some/gated, then log in"),
-        ("unknown model, offline", "not in the local cache"),
-        ("bert, alone", "not in the local cache, and the hub cannot be reached. Check the network"),
+        ("unknown model, offline", "HF_HUB_OFFLINE"),
+        (
+            "bert, alone",
+            "not in the local cache, and the hub cannot be reached. Check the network (and that HF_HUB_OFFLINE",
+        ),
     ],
 )
 def test_a_base_that_cannot_be_had(answers: dict[str, Any], case: str, said: str) -> None:

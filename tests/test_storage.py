@@ -221,9 +221,9 @@ def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
         ("postgresql://u:secret@h:port/d", r"such as sqlite:///studies\.db"),
         ("postgresql://u:secret@h", "names no database"),
         ("postgresql+psycopg2://u:secret@h/d", "the driver is psycopg: write postgresql://"),
-        ("postgresql://u:s3@cret@h/d", "write %40 for @"),
-        ("postgresql://u:s3@c/cret@h/d", "write %40 for @"),
-        ("postgresql://u:s3@c?cret@h/d", "write %40 for @"),
+        ("postgresql://u:s3@cret@h/d", "%40 for @"),
+        ("postgresql://u:s3@c/cret@h/d", "%40 for @"),
+        ("postgresql://u:s3@c?cret@h/d", "%40 for @"),
         *((f"sqlite+{driver}:///a.db", "write sqlite:///") for driver in ("aiosqlite", "pysqlcipher", "nonsense", "")),
         *((f"postgresql+{driver}://h/d", "write postgresql://") for driver in ("asyncpg", "psycopg_async", "")),
         *((f"sqlite:///a.db?{key}=1", rf"'{key}' is none .*\?artifacts=") for key in ("timeout", "mode", "nonsense")),
@@ -354,7 +354,7 @@ def test_a_full_disk_is_one_message() -> None:
         pytest.raises(StorageError, match=r"the disk is full \(file\). What was finished is kept"),
         guarded("sqlite:///studies.db"),
     ):
-        raise OSError(errno.ENOSPC, "No space left on device", "file")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
     with pytest.raises(FileNotFoundError), guarded("sqlite:///studies.db"):
         raise FileNotFoundError("something else")
 

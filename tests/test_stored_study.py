@@ -242,8 +242,9 @@ def test_what_optuna_itself_cannot_read_is_one_line_that_names_the_study_and_the
     assert [found["study"] for found in best] == ["two"]
     (line,) = warned
     assert "study 'one'" in line and ROWS[row] in line and "cannot be read" in line and "\n" not in line
-    with pytest.raises(StorageError, match="restore it from a copy"):
+    with pytest.raises(StorageError) as raised:
         best_rows.best(url, ["one"])
+    assert "study 'one'" in str(raised.value) and ROWS[row] in str(raised.value)
 
 
 def test_a_study_whose_name_is_no_text_is_left_out_and_named(url: str) -> None:
@@ -266,7 +267,7 @@ def test_seeds_that_cannot_be_read_are_said_and_hide_no_study(url: str) -> None:
     rows = status_rows.status(url, warn=warned.append)
     assert [(row["study"], row["retrain"]) for row in rows] == [("one", None), ("two", None)]
     (line,) = warned
-    assert "study 'one/retrain'" in line and line.endswith("it is left out")
+    assert "study 'one/retrain'" in line and line.endswith("left out")
 
 
 @pytest.mark.parametrize(

@@ -411,7 +411,7 @@ def test_a_study_that_is_being_run_is_left_to_its_sweep(here: Home) -> None:
         assert sync(here) == {"small": "running"}
     with pytest.raises(UsageError, match="did you mean small"):
         sync(here, studies=["smal"])
-    with pytest.raises(StorageError, match="the file is not there"):
+    with pytest.raises(StorageError, match=r"other\.db.* not there"):
         sync(here, storage=f"sqlite:///{here.folder}/other.db")
 
 

@@ -481,7 +481,7 @@ def test_mlflows_makers_hear_nothing_of_a_sweep(uri: str) -> None:
 
 
 WRONG = {
-    "is not an address": [
+    "not an address": [
         "",
         " ",
         "x",

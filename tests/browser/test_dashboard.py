@@ -118,7 +118,7 @@ def test_a_study_has_a_mark_for_each_of_its_trials(browser: Browser, swept: Home
             expect(plots[f"importance {index}"].locator(".bars path")).to_have_count(2)
         else:
             assert f"importance {index}" not in plots
-            why = "the complete trials do not differ" if len(complete) >= 4 else "importance is worth a look from 4 on"
+            why = "do not differ" if len(complete) >= 4 else "importance is worth a look from 4 on"
             expect(details.get_by_text(why)).to_be_visible()
 
 
