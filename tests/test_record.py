@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -160,6 +161,14 @@ def some(hint: Any) -> Any:
 
 def optional(hint: Any) -> bool:
     return type(None) in get_args(hint)
+
+
+def test_a_retrained_configuration_of_another_version_is_written_back_as_it_was() -> None:
+    """An earlier one has no `shared` and no `pairs`; a later one may have more."""
+    behind = {"mean": 0.1, "low": -0.1, "high": 0.3, "seeds": 3}
+    row = {"trial": 1, "params": {"rank": 8}, "sampled": ["rank"], "objective": "macro_f1", "picked": 0.7, "seeds": 3}
+    row |= {"failed": 0, "macro_f1_mean": 0.5, "macro_f1_std": None, "behind": behind, "test": None, "later": [1, 2.0]}
+    assert json.dumps(Retrained.model_validate(row).as_dict()) == json.dumps(row)
 
 
 def test_every_state_of_optuna_has_a_word_and_goes_back() -> None:

@@ -1,7 +1,7 @@
 """Optuna's user attributes, read into records and written from them. No other file touches them.
 
 A sweep records each fact under a key of its own, as JSON. A finished trial without such keys did not come from a sweep:
-this is how a sweep's trials are told from others in the same study.
+this is how a sweep's trials are recognised among others in the same study.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_trial(trial: FrozenTrial, objective: str) -> TrialRecord:
     # A sweep records times of its own. Optuna's have no time zone, and whoever reads them may be in another one than
     # the machine that wrote them. Trials of earlier versions have only Optuna's.
     if not trial.state.is_finished():
-        itself["ended"] = None  # it is recorded a moment before Optuna is told
+        itself["ended"] = None  # it is recorded a moment before Optuna ends the trial
     try:
         times = {"began": _milliseconds(trial.datetime_start), "ended": _milliseconds(trial.datetime_complete)}
         record = TrialRecord.model_validate({**times, **trial.user_attrs, **itself})

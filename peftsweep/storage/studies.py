@@ -80,8 +80,8 @@ class Studies:
         """A line about studies with names that no study file can have."""
         strange = {name: why for name in self._mains() if (why := study_refusal(name))}
         more = f", and {len(strange) - 1} more studies with such names" if len(strange) > 1 else ""
-        told = (f"study {quoted(name)} is left out: its name {why}{more}" for name, why in strange.items())
-        return [f"{masked(self.url)}: {line}" for line in list(told)[:1]]
+        lines = (f"study {quoted(name)} is left out: its name {why}{more}" for name, why in strange.items())
+        return [f"{masked(self.url)}: {line}" for line in list(lines)[:1]]
 
     def folder(self, name: str) -> Path:
         """The folder of a study's artifacts, for reading. The folder of its seeds is inside it.

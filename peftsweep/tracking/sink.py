@@ -1,4 +1,4 @@
-"""What is a tracker? A sink that is told about a study and its trials, as plain values. MLflow is one of them."""
+"""What is a tracker? A sink that gets a study and its trials, as plain values. MLflow is one of them."""
 
 from __future__ import annotations
 
