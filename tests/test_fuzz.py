@@ -1,4 +1,4 @@
-"""Spoilt inputs of every kind: the program bears them, or says what is wrong in a message of its own."""
+"""Damaged inputs of every kind: the program works, or says what is wrong in one message of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]
 
 @pytest.mark.filterwarnings("ignore")  # as the command line does
 @pytest.mark.parametrize("name", KINDS)
-def test_spoilt_inputs_are_borne_or_told(kinds: dict[str, Kind], name: str, tmp_path: Path) -> None:
+def test_damaged_inputs_work_or_give_one_error(kinds: dict[str, Kind], name: str, tmp_path: Path) -> None:
     found = (tried(kinds[name], SEED, index, tmp_path) for index in range(SHARES[name]))
     failures = [failure for failure in found if failure is not None]
     assert not failures, "\n".join(map(str, failures[:5]))

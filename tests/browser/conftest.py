@@ -1,4 +1,4 @@
-"""A browser, and a sweep to look at: two methods on the same data."""
+"""Fixtures: a browser, and a sweep to look at (two methods on the same data)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.studies import Home, home
 
 expect.set_options(timeout=30_000)  # milliseconds; a busy machine draws slowly
 
-# A decoder, for it learns in seconds; rates at which some trials do and some do not
+# A decoder, because it learns in seconds; with these learning rates some trials learn and some do not
 TRAIN = {"epochs": 8, "evals_per_epoch": 1}
 RATE = {"low": 1e-3, "high": 3e-2, "log": True}
 STUDIES: dict[str, dict[str, Any]] = {
@@ -30,7 +30,7 @@ STUDIES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium: none is downloaded."""
+    """Debian's Chromium, so that Playwright downloads none."""
     chromium = program("chromium", package="chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def swept(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """After the browser: where there is none, nothing is swept."""
+    """A swept folder. It asks for the browser first, so that nothing is swept where there is none."""
     place = home(tmp_path_factory.mktemp("browser") / "home", "llama", rows=96)
     for name, study in STUDIES.items():
         place.run(place.study(name, train=TRAIN, **study))

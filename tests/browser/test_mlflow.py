@@ -1,4 +1,4 @@
-"""What a person sees who types `peftsweep ui` and opens the address."""
+"""What a person sees who runs `peftsweep ui` and opens the address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_runs(page: Page, ui: str) -> None:
 
 
 def open_run(page: Page, ui: str, best: Best) -> None:
-    """By hand, from the list."""
+    """Open the best trial's run from the list, as a person does."""
     open_runs(page, ui)
     unfold(page, best.study)
     page.get_by_role("link", name=f"trial-{best.trial:04d}").click()
@@ -43,7 +43,7 @@ def test_the_address_opens_at_the_runs_and_the_trials_are_nested_under_their_stu
     with watched(browser) as page:
         open_runs(page, ui)
         expect(names(page)).to_have_text(PARENTS)
-        unfold(page, "small-lora")  # the last one
+        unfold(page, "small-lora")  # the last in the list
         expect(names(page)).to_have_count(2 + 6)
         ia3, lora, *trials = names(page).all_inner_texts()
         assert [ia3, lora] == PARENTS and sorted(trials) == [f"trial-{number:04d}" for number in range(6)]
@@ -60,7 +60,7 @@ def test_a_trial_shows_its_scores_and_its_curve(browser: Browser, ui: str, swept
         page.get_by_role("tab", name="Model metrics").click()
         page.get_by_placeholder("Search metric charts").fill("^macro_f1")
         expect(page.locator(".js-plotly-plot")).to_have_count(1)
-        expect(page.locator(".js-plotly-plot path.point")).to_have_count(8)  # of its evaluations
+        expect(page.locator(".js-plotly-plot path.point")).to_have_count(8)  # one for each evaluation
         expect(page.get_by_text(f"trial-{best.trial:04d} (macro_f1)")).to_be_visible()
 
 
@@ -84,8 +84,8 @@ def test_the_dashboard_is_drawn_in_the_artifact_view(browser: Browser, ui: str) 
         expect(frame.get_by_role("heading", name="Leaderboard")).to_be_visible()
         expect(frame.locator("html[data-ready]")).to_be_attached()
         expect(frame.locator("#leaderboard tbody tr")).to_have_count(2)
-        frame.get_by_role("link", name="Cost").click()  # a link inside stays inside
+        frame.get_by_role("link", name="Cost").click()  # a link in the page opens in the same frame
         expect(frame.locator("#cost path.point")).to_have_count(2)
-        frame.get_by_role("button", name="Dark").click()  # nothing can be kept here
+        frame.get_by_role("button", name="Dark").click()  # the frame may not store the choice
         expect(frame.locator("#theme")).to_have_attribute("aria-pressed", "true")
         expect(page.get_by_role("tab", name="Artifacts")).to_be_visible()

@@ -1,4 +1,4 @@
-"""A page as a person sees it, and all that goes wrong behind it."""
+"""A browser page that fails the test when something goes wrong behind it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
 
-# MLflow's pages ask who is logged in; a server without a login does not know the question
+# MLflow's pages ask who is logged in; a server without a login rejects the request
 NO_LOGIN = "/ajax-api/2.0/mlflow/users/current"
-INSIDE = ("blob", "data", "about")  # no request leaves the browser
+INSIDE = ("blob", "data", "about")  # these requests do not leave the browser
 
 
 @contextmanager
 def watched(browser: Browser, **options: Any) -> Iterator[Page]:
-    """A new page in a profile of its own, on which nothing may go wrong: no error on the console, no request that fails
-    or goes to strangers.
+    """Open a new page in a profile of its own. It may write no error to the console, and none of its requests may fail
+    or go to another server.
 
     Args:
         options: of Playwright's `new_context`, such as the size and the colour scheme.
 
     Raises:
-        AssertionError: what went wrong, a line each.
+        AssertionError: lists what went wrong, one line each.
     """
     wrong: list[str] = []
     asked: list[str] = []
@@ -39,7 +39,7 @@ def watched(browser: Browser, **options: Any) -> Iterator[Page]:
             wrong.append(f"{response.request.method} {response.url}: {response.status}")
 
     def failed(request: Request) -> None:
-        if request.failure != "net::ERR_ABORTED":  # the page itself took it back
+        if request.failure != "net::ERR_ABORTED":  # the page itself cancelled it
             wrong.append(f"{request.method} {request.url}: {request.failure}")
 
     page.on("console", said)
@@ -50,7 +50,7 @@ def watched(browser: Browser, **options: Any) -> Iterator[Page]:
     page.on("request", lambda request: asked.append(request.url))
     try:
         yield page
-        page.evaluate("0")  # what happened before it has been told by now
+        page.evaluate("0")  # wait until earlier events have been delivered
     except BaseException as error:
         error.add_note("\n".join(wrong))
         raise
@@ -62,6 +62,6 @@ def watched(browser: Browser, **options: Any) -> Iterator[Page]:
 
 
 def _server(url: str) -> str:
-    """Scheme, host and port; of a file, the file itself: a page that is one asks for no other."""
+    """Scheme, host and port. For a file it is the file itself: such a page may request no other file."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc or parts.path}"

@@ -1,4 +1,4 @@
-"""The fuzzer by hand: see the docstring of `tests.fuzz`."""
+"""The fuzzer's command line: see the docstring of `tests.fuzz`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from peftsweep.cli import quiet
 from tests.fuzz.kinds import KINDS, made
 from tests.fuzz.running import Failure, shares, tried
 
-SHOWN = 3  # failures of one cause that are told
+SHOWN = 3  # how many failures of one cause are printed in full
 
 
 def main() -> int:
-    reader = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Spoilt inputs, given to the program.")
+    reader = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Give damaged inputs to the program.")
     reader.add_argument("--inputs", type=int, default=2000, help="how many, of all kinds together")
     reader.add_argument("--seed", type=int, default=0)
     reader.add_argument("--only", choices=KINDS, action="append", help="this kind of inputs alone; repeatable")
@@ -42,7 +42,7 @@ def main() -> int:
                 if failure is not None:
                     found += 1
                     causes[failure.where] += 1
-                    _tell(failure, causes[failure.where], keep)
+                    _report(failure, causes[failure.where], keep)
             took = time.process_time() - began
             print(f"{kind.name}: {count:,} inputs, {found:,} failed, {took:.1f} s of CPU", flush=True)
         for cause, times in causes.most_common():
@@ -52,7 +52,7 @@ def main() -> int:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _tell(failure: Failure, times: int, keep: Path) -> None:
+def _report(failure: Failure, times: int, keep: Path) -> None:
     if times <= SHOWN:
         kept = keep / failure.kept.name
         shutil.rmtree(kept, ignore_errors=True)

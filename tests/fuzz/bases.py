@@ -1,4 +1,4 @@
-"""Bases: a folder with a file spoilt, a GGUF file spoilt, and texts as `model.id`."""
+"""Bases: a folder with a damaged file, a damaged GGUF file, and odd texts as `model.id`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILES += ["special_tokens_map.json", "adapter_config.json", "model.safetensors.i
 
 
 class Bases(Kind):
-    """An encoder and a decoder, whole and with their weights in two files, and a GGUF file."""
+    """An encoder and a decoder, each with its weights in one file and in two, and a GGUF file."""
 
     name, share = "bases", 2
 
@@ -57,7 +57,7 @@ class Bases(Kind):
             rng.choice([os.mkfifo, Path.mkdir, Path.touch, lambda file: file.symlink_to(rng.choice(TARGETS))])(place)
         else:
             shutil.copytree(self.folder / rng.choice(["bert", "bert", "llama"]), folder / "base")
-            plan["done"] = [spoilt(folder / "base", rng) for _ in range(rng.choice([1, 1, 1, 2]))]
+            plan["done"] = [damaged(folder / "base", rng) for _ in range(rng.choice([1, 1, 1, 2]))]
         return plan
 
     def use(self, folder: Path, plan: Plan) -> None:
@@ -70,8 +70,8 @@ class Bases(Kind):
             revision_of(load_base(config, TASK, four_bit=plan["four_bit"], device=torch.device("cpu")))
 
 
-def spoilt(folder: Path, rng: random.Random) -> str:
-    """Spoil one file of a base; says which, and how."""
+def damaged(folder: Path, rng: random.Random) -> str:
+    """Damage one file of a base; return which one, and how."""
     what = rng.choice(["tree"] * 8 + ["bytes", "bytes", "added", "gone", "link", "pipe"])
     name = rng.choice([*ADDED, *FILES]) if what == "added" else rng.choice(FILES)
     file = folder / name
@@ -103,7 +103,7 @@ def spoilt(folder: Path, rng: random.Random) -> str:
 
 
 def gguf_file(file: Path) -> Path:
-    """A Llama of one layer, as llama.cpp would have it."""
+    """A Llama of one layer, as llama.cpp would write it."""
     writer = GGUFWriter(file, "llama")
     words = ["<unk>", "<s>", "</s>", *WORDS]
     writer.add_block_count(1)

@@ -1,4 +1,4 @@
-"""Files of texts and labels: CSV, TSV, JSONL and Parquet, spoilt as rows, as types, or as bytes."""
+"""Files of texts and labels: CSV, TSV, JSONL and Parquet, with damaged rows, types or bytes."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class DataFiles(Kind):
         kind, rows = labelled(rng)
         ending = rng.choice(ENDINGS)
         how = rng.choice(["rows", "rows", "bytes", "config", "types"])
-        spoilt: Any = trees.mutated(rows, rng) if how == "rows" else rows
-        whole = table(spoilt, how == "types", rng) if ending == ".parquet" else written(spoilt, ending, rng)
+        damaged: Any = trees.mutated(rows, rng) if how == "rows" else rows
+        whole = table(damaged, how == "types", rng) if ending == ".parquet" else written(damaged, ending, rng)
         for old in folder.iterdir():
             old.unlink()
         (folder / f"train{ending}").write_bytes(raw.mutated(whole, rng) if how == "bytes" else whole)
@@ -72,14 +72,14 @@ class DataFiles(Kind):
         plan = {"how": how, "file": f"train{ending}", "both": both, "config": config}
         try:
             self._config(folder, plan)
-        except ValidationError:  # a study file with this is refused: another input
+        except ValidationError:  # no study file may say this: make another input
             return self.make(rng, folder)
         return plan
 
     def use(self, folder: Path, plan: Plan) -> None:
         config = self._config(folder, plan)
         self._predicted(config, str(folder / plan["file"]), folder)
-        data.find_mistakes(config)  # `run` asks for them first
+        data.find_mistakes(config)  # `run` looks for them first
         data.load(config, self.tokenizer, note=str, warn=str)
 
     def _config(self, folder: Path, plan: Plan) -> DataConfig:
@@ -88,7 +88,7 @@ class DataFiles(Kind):
         return DataConfig.model_validate(plan["config"] | source)
 
     def _predicted(self, config: DataConfig, file: str, folder: Path) -> None:
-        """All columns are read and written again, as `predict` does."""
+        """Read all columns and write them again, as `predict` does."""
         form = data.TextFormat(config.encoding, config.quoting)
         try:
             rows = data.read_table(file, "--input", [config.text], form, str, whole=True)
@@ -104,7 +104,7 @@ class DataFiles(Kind):
 
 
 def labelled(rng: random.Random) -> tuple[Any, list[dict[str, Any]]]:
-    """Labels as a study file names them, and rows with such: classes, columns of 0 and 1, joined labels, lists."""
+    """Labels as a study file names them, and rows with them: classes, columns of 0 and 1, joined labels, lists."""
     kind = rng.choice(["classes", "columns", "joined", "lists"])
     if kind == "columns":
         return LABELS, tiny_rows(LABELS, 12, 1)
@@ -120,7 +120,7 @@ def labelled(rng: random.Random) -> tuple[Any, list[dict[str, Any]]]:
 
 
 def written(rows: Any, ending: str, rng: random.Random) -> bytes:
-    """Rows, or what was made of them, as text."""
+    """Rows, damaged or not, as text."""
     rows = rows if isinstance(rows, list) else [rows]
     if ending == ".jsonl":
         lines = [json.dumps(row, ensure_ascii=rng.random() < 0.5) for row in rows]
@@ -171,7 +171,7 @@ COLUMNS: list[Any] = [
 
 
 def table(rows: Any, other_types: bool, rng: random.Random) -> bytes:
-    """Parquet; of rows that Arrow has no types for, as JSON in one column."""
+    """Rows as Parquet; where Arrow has no types for them, as JSON in one column."""
     try:
         found = _table(rows, other_types, rng)
     except (
@@ -199,5 +199,5 @@ def _table(rows: Any, other_types: bool, rng: random.Random) -> pyarrow.Table:
         else:
             name = rng.choice([*found.column_names, "more", values.text(rng)]).encode("utf-8", "replace")
             found = found.append_column(name, column)
-    parquet.write_table(found, io.BytesIO())  # not every type is one of Parquet's
+    parquet.write_table(found, io.BytesIO())  # fails for the types that Parquet does not have
     return found

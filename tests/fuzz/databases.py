@@ -1,4 +1,4 @@
-"""Databases of studies and the artifacts beside them, spoilt, for every command that reads them."""
+"""Damaged databases and artifacts, given to every command that reads them."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import MlflowRuns, Tracker
-from tests.fuzz import spoiling
+from tests.fuzz import damage
 from tests.fuzz.running import Kind, Plan
 from tests.fuzz.swept_folders import Ground
 from tests.studies import Home
 
 STUDIES = ("small", "other", "several")
 WAYS = {
-    "row": (spoiling.row, 6),
-    "artifact": (spoiling.artifact, 2),
-    "foreign": (spoiling.foreign, 1),
-    "bytes": (spoiling.some_bytes, 1),
-    "table": (spoiling.table, 1),
+    "row": (damage.row, 6),
+    "artifact": (damage.artifact, 2),
+    "foreign": (damage.foreign, 1),
+    "bytes": (damage.some_bytes, 1),
+    "table": (damage.table, 1),
 }
-# What is done with a database, and how often: the last ones take a second at times.
+# What is done with a database, and how often: the last ones may take a second.
 VIEWS = {
     "best": 4,
     "status": 2,
@@ -63,7 +63,7 @@ class Databases(Kind):
 
     def __init__(self, ground: Ground) -> None:
         self.home = ground.swept
-        # Optuna runs twelve scripts whenever it opens a database to find its newest version: half of an input's time
+        # Whenever Optuna opens a database, it runs twelve scripts to find its newest version: half of an input's time
         newest = RDBStorage(self.home.storage).get_head_version()
         self.patched = mock.patch.object(_VersionManager, "get_head_version", return_value=newest)
         self.patched.start()
@@ -114,7 +114,7 @@ class Databases(Kind):
         sweep.sync(storage=place.storage, tracking_uri=self._mlflow(place), studies=[study])
 
     def _resume(self, place: Home, study: str) -> None:
-        """As `run` does, up to what takes seconds: nothing is trained."""
+        """Resume as `run` does, but stop before the training, which takes seconds."""
         config, data = self.configs[study], self.data[study]
         with guarded(place.storage):
             studies = Studies(place.storage)
@@ -123,7 +123,7 @@ class Databases(Kind):
                 _begun(StudyJudge(TrialSupply(config, opened, studies, 4), data, _silenced(), Silent(), StopSignal()))
 
     def _seeds(self, place: Home, study: str) -> None:
-        """The same of `retrain`."""
+        """Do the same as `retrain`."""
         config, data = self.configs[study], self.data[study]
         with guarded(place.storage):
             studies, (found,) = results.opened(place.storage, [study])
@@ -144,14 +144,14 @@ class Databases(Kind):
 
 
 def _silenced() -> Tracker:
-    """MLflow is not told: that takes most of a second."""
+    """Send nothing to MLflow: that takes most of a second."""
     tracker = Tracker(MlflowRuns("http://127.0.0.1:9"), note=str)
     tracker.abandon()
     return tracker
 
 
 def _begun(judge: StudyJudge) -> None:
-    """What a judge does before anything is trained."""
+    """Do what a judge does before any training."""
     if judge.has_work():
         judge.supply.candidates("high")
         for _ in range(3):

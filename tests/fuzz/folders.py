@@ -1,4 +1,4 @@
-"""Exported folders: a file spoilt, added, gone or replaced, with the digests that were or with new ones."""
+"""Exported folders: a file damaged, added, removed or replaced, under the old digests or under new ones."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Folders(Kind):
     def make(self, rng: random.Random, folder: Path) -> Plan:
         which = rng.choice(["lora", "lora", "ia3", "merged"])
         shutil.copytree(self.exports / which, folder / "out")
-        how = rng.choice(["told", "forged", "forged"])
-        done = [_spoilt(folder / "out", rng) for _ in range(rng.choice([1, 1, 1, 2]))]
+        how = rng.choice(["as it was", "forged", "forged"])
+        done = [_damaged(folder / "out", rng) for _ in range(rng.choice([1, 1, 1, 2]))]
         if how == "forged":
             forge(folder / "out")
         return {"which": which, "how": how, "done": done, "view": rng.choice(["texts", "texts", "file", "again"])}
@@ -65,8 +65,8 @@ class Folders(Kind):
             export.export("small", out, storage=self.home.storage, force=True)
 
 
-def _spoilt(folder: Path, rng: random.Random) -> str:
-    """Spoil one file; says which, and how."""
+def _damaged(folder: Path, rng: random.Random) -> str:
+    """Damage one file; return which one, and how."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.is_symlink())
     what = rng.choice(["tree"] * 6 + ["bytes", "bytes", "added", "gone", "link", "folder", "other"])
     if what == "added" or not files:
@@ -90,7 +90,7 @@ def _spoilt(folder: Path, rng: random.Random) -> str:
 
 
 def as_data(data: bytes, ending: str, rng: random.Random) -> bytes:
-    """JSON, or the JSON at the head of safetensors, spoilt as data."""
+    """Damage the values in JSON, or in the JSON header of safetensors."""
     try:
         if ending == ".json":
             return json.dumps(trees.mutated(json.loads(data), rng)).encode()
@@ -98,13 +98,13 @@ def as_data(data: bytes, ending: str, rng: random.Random) -> bytes:
             (length,) = struct.unpack("<Q", data[:8])
             head = json.dumps(trees.mutated(json.loads(data[8 : 8 + length]), rng)).encode()
             return struct.pack("<Q", len(head)) + head + data[8 + length :]
-    except (ValueError, RecursionError, struct.error):  # spoilt before
+    except (ValueError, RecursionError, struct.error):  # damaged before
         pass
     return raw.mutated(data, rng)
 
 
 def forge(folder: Path) -> None:
-    """Give the manifest new digests, as far as it is one, so that what is behind it is read too."""
+    """Give the manifest new digests, if it can be read: the program then reads the damaged files as well."""
     file = folder / manifest.NAME
     if not file.is_file() or file.is_symlink():
         return

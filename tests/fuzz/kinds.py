@@ -17,6 +17,6 @@ KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (StudyFiles, DataFil
 
 
 def made(home: Path, names: Sequence[str]) -> list[Kind]:
-    """The kinds of these names, with what each of them needs, in an empty folder."""
+    """Create the kinds of these names, and what each of them needs, in an empty folder."""
     ground = Ground(home)
     return [KINDS[name](ground) for name in names]

@@ -1,4 +1,4 @@
-"""Mutations of bytes, whatever they mean."""
+"""Mutations of bytes, without regard to what they mean."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PIECES += [b"\x80", b"\x85", b"\xe2\x80\xa8", b"NaN", b"null", b"[" * 2000, b'{"
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """The bytes, spoilt in one place or in a few."""
+    """The bytes, damaged in one place or in a few."""
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
         data = _edited(data, rng)
     return data
@@ -44,7 +44,7 @@ def _edited(data: bytes, rng: random.Random) -> bytes:
             return data[:start] + rng.choice(PIECES) + data[start:]
         case 4:
             return data[:start] + data[end:]
-        case 5:  # a slice stands at another place
+        case 5:  # a slice is copied to another place
             place = rng.randrange(len(data) + 1)
             return data[:place] + data[start:end] + data[place:]
         case 6:
@@ -54,7 +54,7 @@ def _edited(data: bytes, rng: random.Random) -> bytes:
 
 
 def encoded(text: str, rng: random.Random) -> bytes:
-    """Text in one of the encodings that people's programs write."""
+    """Text in one of the encodings that common programs write."""
     encoding = rng.choice(["utf-8"] * 30 + ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252"])
     newline = rng.choice(["\n"] * 4 + ["\r\n", "\r"])
     return text.replace("\n", newline).encode(encoding, "surrogatepass" if encoding.startswith("utf") else "replace")

@@ -1,4 +1,4 @@
-"""One input after another: made from a seed, given to the program, and told if the program does not bear it."""
+"""Make one input after another from a seed, give it to the program, and report it if the program fails."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ import peftsweep
 from peftsweep.errors import PeftsweepError
 from tests.fuzz.swept_folders import Ground
 
-Plan = dict[str, Any]  # JSON: what is to be done with an input, besides its files
-SECONDS = 5.0  # of CPU that an input may take
-PATIENCE = 120.0  # seconds on the clock
-LONGEST = 20_000  # characters of a message
+Plan = dict[str, Any]  # JSON: what to do with an input's files
+SECONDS = 5.0  # of CPU that an input may take; see `_limited`
+PATIENCE = 120.0  # seconds of wall-clock time that an input may take
+LONGEST = 20_000  # characters that a message may have
 PACKAGE = Path(peftsweep.__file__).parent
 SLIPS = (LookupError, TypeError, AttributeError, AssertionError, NameError, ZeroDivisionError, RecursionError)
 
 
 class Kind(ABC):
-    """A kind of inputs. Making one takes seconds at times: of what is needed for all of them.
+    """A kind of inputs. Its constructor makes what all inputs of the kind share, which may take seconds.
 
     Attributes:
-        name: on the command line.
-        share: of a hundred inputs.
+        name: what the command line calls it.
+        share: how many of a hundred inputs are of this kind.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Kind(ABC):
 
     @abstractmethod
     def use(self, folder: Path, plan: Plan) -> None:
-        """Give it to the program."""
+        """Give the input to the program."""
 
     def done(self) -> None:  # noqa: B027  most have nothing to undo
-        """Undo what was changed in this process for the sake of all inputs."""
+        """Undo what the constructor changed in this process."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An input that the program did not bear."""
+    """An input on which the program failed."""
 
     kind: str
     seed: int
@@ -68,7 +68,7 @@ class Failure:
 
     @property
     def where(self) -> str:
-        """What failures of one cause have in common: the exception, and the program's own line that let it out."""
+        """The cause, which several failures may share: the exception, and the program's own line that raised it."""
         frames = [frame for frame in traceback.extract_tb(self.error.__traceback__) if "/peftsweep/" in frame.filename]
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "outside of peftsweep"
         return f"{type(self.error).__name__} at {place}"
@@ -93,18 +93,18 @@ class Failure:
 
 
 class TooSlowError(BaseException):
-    """Not an Exception: nothing is to catch it."""
+    """Not an Exception, so that no `except Exception` catches it."""
 
 
 class WrongError(AssertionError):
-    """The program did what it never may."""
+    """The program did what it must never do."""
 
 
 def tried(kind: Kind, seed: int, index: int, place: Path) -> Failure | None:
-    """Make the input of that number and give it to the program.
+    """Make the input with this index and give it to the program.
 
     Args:
-        place: a folder for inputs; one that failed stays there.
+        place: folder for inputs; an input that failed stays there.
     """
     case = place / f"{kind.name}-{seed}-{index}"
     shutil.rmtree(case, ignore_errors=True)
@@ -120,7 +120,7 @@ def tried(kind: Kind, seed: int, index: int, place: Path) -> Failure | None:
         fault = _fault(error, case)
     except (Exception, TooSlowError) as error:
         fault = error
-    except BaseException as error:  # tokenizers panics so
+    except BaseException as error:  # a panic in tokenizers
         if isinstance(error, KeyboardInterrupt):
             raise
         fault = error
@@ -133,24 +133,26 @@ def tried(kind: Kind, seed: int, index: int, place: Path) -> Failure | None:
 
 
 def _fault(error: PeftsweepError, case: Path) -> BaseException | None:
-    """What is wrong with a message, if anything is."""
+    """What is wrong with an error message, if anything is."""
     text = str(error)
     try:
         _check_outside(case)
         if not text.strip() or "should not happen" in text:
-            raise WrongError(f"it says nothing: {text!r}") from error
+            raise WrongError(f"the message says nothing: {text!r}") from error
         if len(text) > LONGEST:
             raise WrongError(f"a message of {len(text):,} characters: {text[:100]!r}…") from error
         if (slip := _own_slip(error)) is not None:
-            raise WrongError(f"a slip of the program's own is told as the input's: {slip!r}") from slip
+            raise WrongError(f"the program reports its own mistake as the input's: {slip!r}") from slip
     except WrongError as wrong:
         return wrong.with_traceback((wrong.__cause__ or error).__traceback__)
     return None
 
 
 def _own_slip(error: BaseException) -> BaseException | None:
-    """The exception that a message was made of, if the program itself raised it, and no library that it gave the input:
-    then the input was believed before it was looked at."""
+    """The exception behind a message, if the program's own code raised it and no library that it gave the input to.
+
+    The program then used the input before it had checked it.
+    """
     cause = error.__cause__
     if cause is None:
         return None
@@ -162,12 +164,12 @@ def _own_slip(error: BaseException) -> BaseException | None:
 def _check_outside(case: Path) -> None:
     strange = sorted({path.name for path in case.iterdir()} - {"input", "plan.json"})
     if strange:
-        raise WrongError(f"it wrote outside of its folder: {', '.join(strange)}")
+        raise WrongError(f"the program wrote outside of the input's folder: {', '.join(strange)}")
 
 
 @contextmanager
 def _joined() -> Iterator[None]:
-    """Wait for those who still write to MLflow beside the input: its folder is to go."""
+    """Wait for the threads that still write to the MLflow database beside the input, for its folder is removed next."""
     before = threading.enumerate()
     try:
         yield
@@ -179,10 +181,10 @@ def _joined() -> Iterator[None]:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Seconds of CPU, so that a busy machine makes no failures; many more on the clock, for what waits for ever."""
+    """Limit the CPU time, so that a busy machine causes no failures, and the wall-clock time, for what hangs."""
 
     def late(number: int, frame: Any) -> None:
-        raise TooSlowError(f"more than {SECONDS:g} s of CPU, or {PATIENCE:g} s in all")
+        raise TooSlowError(f"more than {SECONDS:g} s of CPU, or {PATIENCE:g} s of wall-clock time")
 
     before = signal.signal(signal.SIGPROF, late)
     waker = threading.Timer(PATIENCE, signal.pthread_kill, (threading.get_ident(), signal.SIGPROF))
@@ -198,10 +200,10 @@ def _limited() -> Iterator[None]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Nobody is there to be asked."""
+    """Fail if the program asks a question."""
 
     def asked(prompt: object = "") -> str:
-        raise WrongError(f"it asks on the terminal: {prompt}")
+        raise WrongError(f"the program asks on the terminal: {prompt}")
 
     before, builtins.input = builtins.input, asked
     try:
@@ -211,6 +213,6 @@ def _alone() -> Iterator[None]:
 
 
 def shares(kinds: Sequence[Kind | type[Kind]], inputs: int) -> dict[str, int]:
-    """How many inputs of each kind there are, by its share."""
+    """The number of inputs of each kind, in proportion to its share."""
     total = sum(kind.share for kind in kinds)
     return {kind.name: max(1, inputs * kind.share // total) for kind in kinds}

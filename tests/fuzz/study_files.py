@@ -1,4 +1,4 @@
-"""Study files and `--set`: YAML that is spoilt as data, as text, or as bytes."""
+"""Study files and `--set`: YAML whose data, text or bytes are damaged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ space:
   scheduler: [linear, cosine]
 search: {sampler: grid, objective: macro_f1_tuned, trials: 12, pruner: {reduction: 2, min_evals: 2}, keep_adapters: 1}
 """
-# What YAML has and JSON has not
+# What YAML has and JSON does not have
 LINES = [
     "a: &a [*a]",
     "a: &a {b: *a}",
@@ -128,14 +128,16 @@ class StudyFiles(Kind):
         samplers.sampler(study, 3)
 
     def _written_again(self, study: StudyConfig, folder: Path) -> None:
-        """The file that a study is kept by gives the same study again."""
+        """Check that the written copy of a study file gives the same study again."""
         (folder / "again.yaml").write_text(study.text(), encoding="utf-8")
         again = load(folder / "again.yaml")
-        assert again == study.model_copy(update={"name": "again", "path": again.path}), "its text is another study"
+        assert again == study.model_copy(update={"name": "again", "path": again.path}), (
+            "the written file gives another study"
+        )
 
 
 def crossed(study: dict[str, Any], other: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """A study with some of another one's keys, and some numbers changed: many of these are right."""
+    """A study with some keys of another one and some numbers changed: many of these are valid."""
     for section, found in other.items():
         if isinstance(found, dict) and rng.random() < 0.5:
             picked = {key: value for key, value in found.items() if rng.random() < 0.3}
@@ -158,7 +160,7 @@ def setting(rng: random.Random) -> Any:
 
 
 def written(tree: Any, rng: random.Random) -> str:
-    """As YAML, or as JSON, which is YAML too."""
+    """The tree as YAML, or as JSON, which is YAML too."""
     if rng.random() < 0.3:
         return json.dumps(tree)
     try:

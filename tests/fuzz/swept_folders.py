@@ -1,4 +1,4 @@
-"""What inputs are made of: a sweep's folder, made once for all kinds that need it."""
+"""What inputs are made from: the folder of a sweep, made once for all kinds that need it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from tests.tiny import tiny_rows, write
 
 
 class Ground:
-    """An empty folder, in which things are made when they are asked for."""
+    """A folder whose content is made on first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @cached_property
     def swept(self) -> Home:
-        """Three studies: LoRA with seeds of its best trial, IA³ on the same rows, IA³ with several labels. Each has
-        complete trials, one that was stopped and one that failed."""
+        """Three studies: LoRA with its best trial retrained, IA³ on the same rows, IA³ with several labels.
+
+        Each has complete trials, one that was stopped and one that failed.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         made = home(self.folder / "swept")
         options = {"storage": made.storage, "tracking_uri": made.tracking_uri}

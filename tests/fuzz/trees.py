@@ -1,4 +1,4 @@
-"""Mutations of what JSON and YAML hold: mappings, lists and scalars."""
+"""Mutations of the values in JSON and YAML: mappings, lists and scalars."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from tests.fuzz import values
 
-Place = tuple[Any, ...]  # the way down to a value
+Place = tuple[Any, ...]  # the keys and indices that lead to a value
 
 
 def mutated(tree: Any, rng: random.Random) -> Any:
-    """The tree, spoilt in one place or in a few. What was given is left as it is."""
+    """A copy of the tree, damaged in one place or in a few."""
     tree = _copied(tree)
     for _ in range(rng.choice([1, 1, 1, 2, 3, 6])):
         tree = _edited(tree, rng)
@@ -20,7 +20,7 @@ def mutated(tree: Any, rng: random.Random) -> Any:
 
 
 def scaled(tree: Any, rng: random.Random) -> Any:
-    """The tree, some of its numbers larger or smaller."""
+    """A copy of the tree with some numbers larger or smaller."""
     tree = _copied(tree)
     for place in list(_places(tree)):
         here = _at(tree, place)
@@ -45,13 +45,13 @@ def _edited(tree: Any, rng: random.Random) -> Any:
             above[last:last] = [_copied(here) for _ in range(rng.choice([1, 1, 2, 50]))]
         case 1:
             above[_word(rng, above)] = _copied(here)
-        case 2:  # a key by another name
+        case 2:  # rename a key
             if isinstance(above, dict):
                 del above[last]
                 above[_word(rng, above)] = here
             else:
                 rng.shuffle(above)
-        case 3:  # what stands elsewhere
+        case 3:  # a value from elsewhere in the tree
             above[last] = _copied(_at(tree, rng.choice(places)))
         case 4:
             above[last] = rng.choice([[here], {"a": here}, [here, _copied(here)], str(here), repr(here), not here])
@@ -63,7 +63,7 @@ def _edited(tree: Any, rng: random.Random) -> Any:
 
 
 def _other(here: Any, rng: random.Random) -> Any:
-    """A value much like the one that is there, or any other."""
+    """A value similar to the present one, or any other."""
     if isinstance(here, str) and rng.random() < 0.6:
         place = rng.randrange(len(here) + 1)
         put = rng.choice([values.text(rng), rng.choice("aZ0/.-_ \n\0"), ""])
@@ -93,7 +93,7 @@ def _at(tree: Any, place: Place) -> Any:
 
 
 def _copied(tree: Any, level: int = 0) -> Any:
-    """As deep as a mutation goes; what is below is never changed."""
+    """Copy as deep as mutations go; nothing below that is ever changed."""
     if level < 25 and isinstance(tree, dict):
         return {name: _copied(child, level + 1) for name, child in tree.items()}
     if level < 25 and isinstance(tree, list):

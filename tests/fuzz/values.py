@@ -1,4 +1,4 @@
-"""Values that programs stumble over."""
+"""Values that often break programs."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ OTHERS: list[Any] = [None, True, False, [], {}, [[]], [None], [{}], {"": None}, 
 
 
 def value(rng: random.Random) -> Any:
-    """One of them, each kind as often as the others."""
+    """A random value; each kind is equally likely."""
     return deepcopy(rng.choice(rng.choice([TEXTS, NUMBERS, OTHERS])))
 
 
@@ -94,7 +94,7 @@ def text(rng: random.Random) -> str:
 
 
 def deep(rng: random.Random) -> Any:
-    """Lists or mappings in one another, more or less than what parsers can take."""
+    """Nested lists or mappings, some deeper than parsers can handle."""
     nested: Any = value(rng)
     in_list = rng.random() < 0.5
     for _ in range(rng.choice([5, 40, 150, 600])):

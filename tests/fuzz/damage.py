@@ -1,4 +1,4 @@
-"""How a studies' database and its artifacts are spoilt."""
+"""Ways to damage a studies' database and its artifacts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NAMES = [
 
 
 def row(folder: Path, rng: random.Random) -> str:
-    """One row of one of Optuna's tables: a value changed, the row gone or there twice."""
+    """Change, delete or duplicate a row of one of Optuna's tables."""
     with closing(sqlite3.connect(folder / "studies.db")) as database, database:
         database.execute("PRAGMA foreign_keys = OFF")
         name = rng.choices(list(TABLES), list(TABLES.values()))[0]
@@ -61,7 +61,7 @@ def row(folder: Path, rng: random.Random) -> str:
         if what == 0:
             database.execute(f"DELETE FROM {name} WHERE rowid = ?", (place,))
             return f"{name} {cells}: deleted"
-        if what == 1:  # again, its key (the first column) apart
+        if what == 1:  # duplicate it under a new key, the first column
             marks = ", ".join("?" * (len(cells) - 1))
             _try(database, f"INSERT INTO {name} ({', '.join(columns[1:])}) VALUES ({marks})", cells[1:])
             return f"{name} {cells}: twice"
@@ -100,13 +100,13 @@ def _written(value: Any) -> Any:
 
 
 def _try(database: sqlite3.Connection, statement: str, cells: Any) -> None:
-    """What the tables' own rules refuse is no input."""
+    """Change the database, unless the tables' own constraints forbid it."""
     with suppress(sqlite3.Error):
         database.execute(statement, cells)
 
 
 def table(folder: Path, rng: random.Random) -> str:
-    """A table, a column or an index less, or more."""
+    """Remove or add a table, a column or an index."""
     with closing(sqlite3.connect(folder / "studies.db")) as database, database:
         name = rng.choice(list(TABLES))
         column = rng.choice([each[1] for each in database.execute(f"PRAGMA table_info({name})")] or ["x"])
@@ -129,7 +129,7 @@ def table(folder: Path, rng: random.Random) -> str:
 
 
 def some_bytes(folder: Path, rng: random.Random) -> str:
-    """Bytes of the file, or a journal beside it that is none."""
+    """Damage bytes of the file, or put an invalid journal beside it."""
     file = folder / "studies.db"
     if rng.random() < 0.1:
         beside = folder / f"studies.db-{rng.choice(['wal', 'journal', 'shm'])}"
@@ -140,7 +140,7 @@ def some_bytes(folder: Path, rng: random.Random) -> str:
 
 
 def artifact(folder: Path, rng: random.Random) -> str:
-    """One of the files beside the database."""
+    """Damage one of the files beside the database."""
     files = sorted(file for file in (folder / "artifacts").rglob("*") if file.is_file() and not file.is_symlink())
     if not files:
         return "nothing"
@@ -151,7 +151,7 @@ def artifact(folder: Path, rng: random.Random) -> str:
     elif what == "tree":
         try:
             file.write_text(json.dumps(trees.mutated(json.loads(file.read_text()), rng)))
-        except ValueError:  # YAML, or spoilt before
+        except ValueError:  # YAML, or damaged before
             file.write_bytes(raw.mutated(file.read_bytes(), rng))
     elif what == "above":
         shutil.rmtree(file.parent)
@@ -167,11 +167,11 @@ def artifact(folder: Path, rng: random.Random) -> str:
 
 
 def foreign(folder: Path, rng: random.Random) -> str:
-    """Trials and studies that did not come from a sweep, by Optuna's own means."""
+    """Add trials and studies that no sweep made, through Optuna's own interface."""
     storage = f"sqlite:///{folder}/studies.db"
     what = rng.choice(["enqueue", "add", "study", "copy", "delete", "empty"])
     name, to = rng.choice(["small", "other", "small/retrain"]), rng.choice(["copied", *NAMES])
-    # what Optuna refuses is no input
+    # Optuna refuses some of these
     with suppress(KeyError, ValueError, TypeError, OverflowError, optuna.exceptions.OptunaError):
         if what == "enqueue":
             params = {key: values.value(rng) for key in rng.sample(["rank", "log2_rank", "learning_rate", "x"], 2)}
