@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,6 +26,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import transformers
+from alembic.util import pyfiles
 from psycopg import sql
 
 from tests import numbers
@@ -32,6 +35,11 @@ from tests.postgresql import PASSWORD, USER, Server, served
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose programs would not heed Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 transformers.utils.logging.disable_progress_bar()
+gc.disable()  # until the end of the collection, whose imports make a million objects and no garbage
+
+# Whoever opens a database of Optuna or MLflow has alembic execute the files of all migrations, which stay the same.
+execute, migration = pyfiles.load_module_py, cache(pyfiles.load_module_py)
+pyfiles.load_module_py = lambda name, path: (migration if "versions" in str(path) else execute)(name, path)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,6 +55,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none here"))
+
+
+def pytest_collection_finish() -> None:
+    # what is imported stays: the garbage collector need not look at it again and again
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_fixture_setup() -> None:

@@ -34,7 +34,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # What is read when a command runs. Libraries read other variables when they are imported, which is before the fork.
-READ_LATE = {"COLUMNS", "MLFLOW_TRACKING_URI", "PYTEST_CURRENT_TEST", "TMPDIR"}
+READ_LATE = {"COLUMNS", "HF_TOKEN", "MLFLOW_TRACKING_URI", "PATH", "PGPASSWORD", "PYTEST_CURRENT_TEST", "TMPDIR"}
 READ_LATE |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "_MLFLOW_TELEMETRY_SESSION_ID"}
 
 
@@ -43,7 +43,7 @@ class Program(subprocess.Popen[str]):
 
     Args:
         words: what follows `python`.
-        env: changes to the environment of the tests.
+        env: changes to the environment of the tests; None removes a variable.
         fresh: start anew in any case.
     """
 
@@ -51,13 +51,14 @@ class Program(subprocess.Popen[str]):
         self,
         words: Sequence[str],
         cwd: Path,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         *,
         fresh: bool = False,
         **options: Any,
     ) -> None:
         self.fresh = fresh or sys.platform != "linux" or "--debug" in words
-        self.words, self.environment = list(words), os.environ | {"PYTHONPATH": _path()} | (env or {})
+        changed = os.environ | {"PYTHONPATH": python_path()} | (env or {})
+        self.words, self.environment = list(words), {k: v for k, v in changed.items() if v is not None}
         super().__init__(
             [sys.executable, *words],
             cwd=cwd,
@@ -81,7 +82,7 @@ class Program(subprocess.Popen[str]):
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
-def _path() -> str:
+def python_path() -> str:
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -98,7 +99,10 @@ def _known(environment: Mapping[str, str]) -> bool:
 
 class _Server:
     def __init__(self) -> None:
-        self.given = os.environ | {"PYTHONPATH": _path()}
+        # Without what this process set for MLflow: the program that was imported there sets the same by itself.
+        self.given = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {
+            "PYTHONPATH": python_path()
+        }
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # The server forks twice: a process whose parent has ended becomes the child of the next such ancestor.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -254,9 +258,11 @@ def _end(status: int) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, whose end is ours
     with socket.socket(fileno=int(sys.argv[1])) as asked:
+        gc.disable()  # imports make no garbage
         _import_all()
         asked.send(json.dumps(dict(os.environ)).encode())
         gc.freeze()  # the pages stay shared
+        gc.enable()
         forked = _serve(asked)
     if forked is not None:
         _end(_ran(*forked))

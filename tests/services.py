@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from tests.fork_server import Program, python_path
 from tests.postgresql import PASSWORD, Server, needed, run, served
 from tests.programs import free_port
 
@@ -91,7 +92,7 @@ class Services:
         own = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "MLFLOW", "PEFTSWEEP"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), str(needed()), own["PATH"]])
         given = self.compose["services"][service]["environment"]
-        return own | {"PATH": path, "PYTHONPATH": str(ROOT)} | {key: self.here(each) for key, each in given.items()}
+        return own | {"PATH": path, "PYTHONPATH": python_path()} | {key: self.here(each) for key, each in given.items()}
 
     def command(self, service: str) -> list[str]:
         return [self.here(word) for word in self.compose["services"][service]["command"]]
@@ -106,11 +107,17 @@ class Services:
         env = place | self.environment(service)
         return subprocess.run(words, env=env, capture_output=True, timeout=30).returncode == 0
 
-    def start_worker(self, *words: str) -> subprocess.Popen[str]:
-        """The worker's command, or another one in its place."""
-        command = list(words) or self.command("worker")
+    def start_worker(self, *words: str, fresh: bool = False) -> subprocess.Popen[str]:
+        """Start the worker's command, or another one of peftsweep.
+
+        Args:
+            fresh: start the installed program, which imports its libraries itself.
+        """
+        name, *rest = words or self.command("worker")
         env = self.environment("worker")
-        return subprocess.Popen(command, cwd=self.work, env=env, stdout=-1, stderr=-1, text=True)
+        if fresh:
+            return subprocess.Popen([name, *rest], cwd=self.work, env=env, stdout=-1, stderr=-1, text=True)
+        return Program(["-m", name, *rest], self.work, dict.fromkeys(os.environ) | env)
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         process = self.start_worker(*words)

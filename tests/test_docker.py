@@ -256,7 +256,7 @@ def test_postgresql_is_not_healthy_if_its_databases_could_not_be_made(tmp_path: 
 def test_a_worker_that_is_killed_goes_on(services: Services) -> None:
     words = ("peftsweep", "run", "--study", "killed", "--slots", "1")
     folder = services.folder / "data" / "artifacts" / "killed"
-    first = services.start_worker(*words)
+    first = services.start_worker(*words, fresh=True)
     until(lambda: list(folder.glob("trial-0001/checkpoint-*-03")), first)
     first.send_signal(signal.SIGSTOP)  # it would be done before the second one has begun
     listed = subprocess.check_output(["ps", "-ewwo", "args"], text=True)  # whole lines, whatever COLUMNS says

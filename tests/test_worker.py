@@ -7,27 +7,25 @@ import re
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 from peftsweep.config import SPECS, MethodSpec
 from peftsweep.config.hyperparameters.lora import LoraHyperparameters
 from peftsweep.engine import Command, Event, Verdicts
 from peftsweep.errors import ModelError, UsageError, WorkerError
 from peftsweep.methods import METHODS, register
-from peftsweep.methods.lora import Lora, PackedLora
+from peftsweep.methods.lora import Lora
 from peftsweep.models import BaseInfo
 from peftsweep.progress import Silent
 from peftsweep.sweep.spawned_worker import SpawnedWorker
 from peftsweep.system.signals import ENDING, Stopped
 from tests.studies import LABELS, Home, home, write
 from tests.tiny import tiny_rows
+from tests.troubled_methods import Broken, Cramped, Halting
 
 
 @pytest.fixture
@@ -53,50 +51,6 @@ class Heard(Silent):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-
-class CrampedLayer(PackedLora):
-    """Writes down in which process it trains, and has no room for two slots at once."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            Path(os.environ["TRAINED_IN"]).write_text(str(os.getpid()))
-            if len(list(self.context.segments.by_slot())) > 1:
-                raise torch.OutOfMemoryError("no room")
-        return super().forward(x)
-
-
-class Cramped(Lora):
-    spec = MethodSpec("cramped", LoraHyperparameters)
-    packed_layer = CrampedLayer
-
-
-class HaltingLayer(PackedLora):
-    """Does not go on while a file is there."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        while Path(os.environ["STUCK"]).exists():
-            time.sleep(0.05)
-        return super().forward(x)
-
-
-class Halting(Lora):
-    spec = MethodSpec("halting", LoraHyperparameters)
-    packed_layer = HaltingLayer
-
-
-class UnsendableError(BaseException):
-    """As tokenizers' PanicException: no Exception, and what pickle makes of it cannot be read."""
-
-    def __init__(self, one: str, two: str) -> None:
-        super().__init__(f"{one} and {two}")
-
-
-class Broken(Lora):
-    spec = MethodSpec("broken", LoraHyperparameters)
-
-    def layer(self, *given: Any) -> PackedLora:
-        raise UnsendableError("this", "that")
 
 
 TIMES = {"began", "ended", "seconds", "pauses"}
@@ -287,4 +241,4 @@ def test_an_error_that_cannot_be_sent_arrives_as_text(here: Home) -> None:
     with pytest.raises(RuntimeError, match=r"^UnsendableError: this and that\n") as raised:
         here.run(here.study(method="broken"), start=SpawnedWorker)
     (note,) = raised.value.__notes__
-    assert re.search(r"test_worker\.py.*, in layer", note)
+    assert re.search(r"troubled_methods\.py.*, in layer", note)

@@ -1,0 +1,59 @@
+"""Methods that get into trouble as they train. A spawned worker imports this file: so it imports little."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftsweep.config import MethodSpec
+from peftsweep.config.hyperparameters.lora import LoraHyperparameters
+from peftsweep.methods.lora import Lora, PackedLora
+
+
+class CrampedLayer(PackedLora):
+    """Writes down in which process it trains, and has no room for two slots at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            Path(os.environ["TRAINED_IN"]).write_text(str(os.getpid()))
+            if len(list(self.context.segments.by_slot())) > 1:
+                raise torch.OutOfMemoryError("no room")
+        return super().forward(x)
+
+
+class Cramped(Lora):
+    spec = MethodSpec("cramped", LoraHyperparameters)
+    packed_layer = CrampedLayer
+
+
+class HaltingLayer(PackedLora):
+    """Does not go on while a file is there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        while Path(os.environ["STUCK"]).exists():
+            time.sleep(0.05)
+        return super().forward(x)
+
+
+class Halting(Lora):
+    spec = MethodSpec("halting", LoraHyperparameters)
+    packed_layer = HaltingLayer
+
+
+class UnsendableError(BaseException):
+    """As tokenizers' PanicException: no Exception, and what pickle makes of it cannot be read."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Broken(Lora):
+    spec = MethodSpec("broken", LoraHyperparameters)
+
+    def layer(self, *given: Any) -> PackedLora:
+        raise UnsendableError("this", "that")
