@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -40,6 +40,15 @@ gc.disable()  # until the end of the collection, whose imports make a million ob
 # Whoever opens a database of Optuna or MLflow has alembic execute the files of all migrations, which stay the same.
 execute, migration = pyfiles.load_module_py, cache(pyfiles.load_module_py)
 pyfiles.load_module_py = lambda name, path: (migration if "versions" in str(path) else execute)(name, path)
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One process more than cores, because tests also wait for servers and browsers, if each has 4 GiB of memory."""
+    cores = yield
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    asked = "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ
+    return cores if asked or memory < (cores + 1) * 4 * 2**30 else cores + 1
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -35,11 +35,16 @@ ROOT = Path(__file__).parents[1]
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # What is read when a command runs. Libraries read other variables when they are imported, which is before the fork.
 READ_LATE = {"COLUMNS", "HF_TOKEN", "MLFLOW_TRACKING_URI", "PATH", "PGPASSWORD", "PYTEST_CURRENT_TEST", "TMPDIR"}
-READ_LATE |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "_MLFLOW_TELEMETRY_SESSION_ID"}
+READ_LATE |= {
+    "CUDA_VISIBLE_DEVICES",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "_MLFLOW_TELEMETRY_SESSION_ID",
+}
 
 
 class Program(subprocess.Popen[str]):
-    """`python -m module …` or `python -c code …`, forked from a process that has imported the libraries.
+    """`python -m module …`, `python -c code …` or `python script.py …`, forked from a process with the libraries.
 
     Args:
         words: what follows `python`.
@@ -199,14 +204,17 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     tempfile.tempdir = None  # from TMPDIR, once more
-    kind, what, *words = request["words"]
+    kind, *words = request["words"]
     if kind == "-m":
-        sys.path[0], sys.argv = str(Path.cwd()), [what, *words]
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-    else:
-        sys.path[0], sys.argv = "", ["-c", *words]
+        sys.path[0], sys.argv = str(Path.cwd()), words
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        what, sys.path[0], sys.argv = words[0], "", ["-c", *words[1:]]
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(what, "<string>", "exec"), main.__dict__)
+    else:
+        sys.path[0], sys.argv = str(Path(kind).absolute().parent), [kind, *words]
+        runpy.run_path(kind, run_name="__main__")
 
 
 def _open(number: int, name: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from peftsweep import export
 from peftsweep.config import TrainConfig
 from peftsweep.tracking import MlflowRuns, Outcome, StudySnapshot
 from peftsweep.trial_state import TrialState
+from tests.fork_server import Program
 from tests.numbers import PROMISED
 from tests.stored import evaluated, frozen, record
 from tests.studies import LABELS, ROOT, home
@@ -338,11 +337,6 @@ def test_bad_input_is_reported_in_a_line_before_anything_is_measured(
 
 
 def test_without_a_gpu_they_say_so() -> None:
-    done = subprocess.run(
-        [sys.executable, FOLDER / "throughput.py"],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1 and "needs a GPU" in done.stderr and "Traceback" not in done.stderr
+    with Program([str(FOLDER / "throughput.py")], ROOT, {"CUDA_VISIBLE_DEVICES": ""}) as process:
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1 and "needs a GPU" in said and "Traceback" not in said

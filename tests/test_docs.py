@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +25,7 @@ import peftsweep
 from peftsweep.cli import app
 from peftsweep.config import available, load
 from peftsweep.engine.messages import Command, Event
+from tests.fork_server import Program
 from tests.numbers import same_values
 from tests.stock_training import in_full
 from tests.studies import LABELS, Home, home
@@ -234,8 +234,9 @@ def test_a_method_of_ones_own_is_swept_by_the_script_that_registers_it(tmp_path:
     for name, text in {"lora_plus.py": METHOD, "sweep.py": SCRIPT}.items():
         (here.folder / name).write_text(text)
     here.study(method="lora-plus", space={"rate_ratio": [4.0, 16.0]}, search={"trials": 1})
-    command = [sys.executable, "sweep.py", "run", "--study", "small.yaml"]
-    subprocess.run(command, cwd=here.folder, check=True, capture_output=True, timeout=240)
+    with Program(["sweep.py", "run", "--study", "small.yaml"], here.folder) as process:
+        _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
     (best,) = peftsweep.best(here.storage)
     assert best.method == "lora-plus" and best.params["rate_ratio"] in (4.0, 16.0)
     refused = here.call("run", "--study", "small.yaml")

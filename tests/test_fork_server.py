@@ -42,7 +42,8 @@ def ran(words: list[str], folder: Path, fresh: bool, given: str = "") -> tuple[i
 
 def test_it_sees_what_a_process_sees_that_was_started(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(SEEN)
-    for words in (["-c", SEEN, "a", "caf\udce9"], ["-m", "module", "b"]):
+    script = str(tmp_path / "module.py")
+    for words in (["-c", SEEN, "a", "caf\udce9"], ["-m", "module", "b"], ["module.py", "c"], [script, "d"]):
         forked, fresh = (ran(words, tmp_path, fresh, "given") for fresh in (False, True))
         assert fresh[0] == 3 and fresh[1].endswith("at exit\n") and fresh[2] == "given\n"
         assert forked == fresh

@@ -25,6 +25,7 @@ from peftsweep.errors import StorageError, StudyBusyError, UsageError
 from peftsweep.storage import Studies, check_apart, check_there, exists, guarded, lasting, same_place, settle
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.urls import address
+from tests.fork_server import Program
 from tests.postgresql import PASSWORD, USER, Server
 from tests.stored import made, told
 
@@ -100,10 +101,7 @@ Studies(sys.argv[1]).create(sys.argv[2])
 
 
 def test_processes_that_make_the_database_at_once_share_it(url: str) -> None:
-    makers = [
-        subprocess.Popen([sys.executable, "-c", MAKE, url, name], stdin=-1, stdout=-1, stderr=-1, text=True)
-        for name in "abcd"
-    ]
+    makers = [Program(["-c", MAKE, url, name], Path.cwd(), stdin=subprocess.PIPE) for name in "abcd"]
     for maker in makers:
         assert maker.stdout is not None and maker.stdout.readline() == "ready\n"
     for maker in makers:
@@ -124,9 +122,7 @@ with Studies(sys.argv[1]).lease("one"):
 
 
 def test_one_process_runs_a_study_and_its_death_frees_it(studies: Studies) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, studies.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with Program(["-c", HOLD, studies.url], Path.cwd(), stdin=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with (
             pytest.raises(

@@ -32,6 +32,7 @@ from peftsweep.tracking.locations import check, sqlite_file
 from peftsweep.tracking.mlflow_connection import Connection
 from peftsweep.tracking.mlflow_server import server_command, server_environment
 from peftsweep.trial_state import Ended, TrialState
+from tests.fork_server import Program
 from tests.programs import free_port
 from tests.studies import ROOT
 
@@ -396,8 +397,9 @@ def test_a_process_killed_while_mlflow_makes_its_tables_leaves_no_half_database(
     tmp_path: Path, notes: list[str]
 ) -> None:
     file = tmp_path / "mlflow.db"
-    done = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_TABLES, str(file)])
-    assert done.returncode == -signal.SIGKILL and not file.exists()
+    with Program(["-c", KILLED_BETWEEN_TABLES, str(file)], tmp_path) as killed:
+        killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL and not file.exists()
     tracker = opened(f"sqlite:///{file}", notes)
     tracker.end_study(Outcome(TrialState.COMPLETE))
     tracker.close()
