@@ -29,7 +29,7 @@ import transformers
 from alembic.util import pyfiles
 from psycopg import sql
 
-from tests import numbers
+from tests import fork_server, numbers
 from tests.postgresql import PASSWORD, USER, Server, served
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose programs would not heed Ctrl-C
@@ -86,6 +86,12 @@ def in_float64() -> Iterator[None]:
     """Rounding hides nothing: see `numbers.float64`."""
     with numbers.float64():
         yield
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`multiprocessing` forks its processes from one that has imported the libraries."""
+    monkeypatch.setattr("multiprocessing.util.spawnv_passfds", fork_server.spawn)
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,12 @@ import ast
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
 import logging
+import multiprocessing.util
 import os
 import runpy
 import signal
@@ -79,12 +81,34 @@ class Program(subprocess.Popen[str]):
         cwd, pipes = given[5], given[10:16]  # both ends of stdin, stdout, stderr
         streams = [pipes[0], pipes[3], pipes[5]]
         streams = [own if own >= 0 else inherited for inherited, own in enumerate(streams)]
-        ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
-        ignored = [number for number in ignored if number not in (signal.SIGPIPE, signal.SIGXFSZ)]  # Python's own
-        request = {"words": self.words, "cwd": str(cwd), "env": self.environment, "ignored": ignored}
-        self.pid = _server().fork(request, streams)
+        self.pid = _forked(self.words, str(cwd), self.environment, dict(enumerate(streams)))
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def spawn(path: bytes, words: Sequence[str], inherited: Sequence[int]) -> int:
+    """In place of `multiprocessing.util.spawnv_passfds`: fork what `multiprocessing` would start anew."""
+    environment = os.environ | {"PYTHONPATH": python_path()}
+    if sys.platform != "linux" or "--multiprocessing-fork" not in words or not _known(environment):
+        return _spawn(path, words, inherited)
+    files = {number: number for number in (0, 1, 2, *inherited)}
+    return _forked(words[words.index("-c") :], str(Path.cwd()), environment, files)
+
+
+_spawn = multiprocessing.util.spawnv_passfds
+
+
+def _forked(words: Sequence[str], cwd: str, env: Mapping[str, str], files: Mapping[int, int]) -> int:
+    """The new process's id.
+
+    Args:
+        files: by their number in the new process.
+    """
+    ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
+    ignored = [number for number in ignored if number not in (signal.SIGPIPE, signal.SIGXFSZ)]  # Python's own
+    blocked = list(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    request = {"words": words, "cwd": cwd, "env": env, "ignored": ignored, "blocked": blocked, "files": list(files)}
+    return _server().fork(request, list(files.values()))
 
 
 def python_path() -> str:
@@ -171,7 +195,7 @@ def _import_all() -> None:
 def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """Fork for each request. In the new process, returns what it is to run; in the server, None at the end."""
     while True:
-        body, streams, _, _ = socket.recv_fds(connection, 2**20, 3)
+        body, streams, _, _ = socket.recv_fds(connection, 2**20, 16)
         if not body:
             return None
         reading, writing = os.pipe()
@@ -193,13 +217,18 @@ def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None
 
 def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     """Run the command as a Python that was just started."""
+    free = max(*streams, *request["files"]) + 1
+    copies = [fcntl.fcntl(stream, fcntl.F_DUPFD, free) for stream in streams]
+    os.closerange(3, free)
+    for number, copy in zip(request["files"], copies, strict=True):
+        os.dup2(copy, number)
+        os.close(copy)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        os.dup2(streams[number], number)
         _open(number, name)
-    os.closerange(3, max(streams) + 1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in request["ignored"]:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
+import sys
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -100,6 +104,33 @@ def test_what_libraries_read_when_they_are_imported_starts_it_anew(tmp_path: Pat
     ):
         with Program(["-c", code], tmp_path, env) as process:
             assert process.communicate(timeout=60)[0] == f"{forked}\n"
+
+
+def look(pipe: Connection) -> None:
+    blocked = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    files = sum(Path(f"/proc/self/fd/{number}").exists() for number in range(256))
+    pipe.send([blocked, files, os.getppid(), Path.cwd(), sys.argv, multiprocessing.current_process().name])
+    pipe.recv()
+
+
+def test_a_process_of_multiprocessing_sees_what_one_sees_that_was_started(request: pytest.FixtureRequest) -> None:
+    context, found = multiprocessing.get_context("spawn"), []
+    resource_tracker.ensure_running()  # otherwise start() does it, and unblocks signals
+    for forked in (False, True):
+        if forked:
+            request.getfixturevalue("forked")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=look, args=(theirs,), name="worker", daemon=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        assert ours.poll(60)
+        found.append(ours.recv())
+        assert ("tests.fork_server" in Path(f"/proc/{process.pid}/cmdline").read_text()) == forked
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    assert found[0] == found[1] and found[0][0] == [signal.SIGTERM]
 
 
 def test_two_run_at_once(tmp_path: Path) -> None:

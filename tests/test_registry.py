@@ -439,6 +439,7 @@ def test_no_parameter_of_an_adapter_may_hide_another(tmp_path: Path) -> None:
 TEXTS = ["the joy and anger of it", "sadness", "was it for them", "joy", "and when there were words of anger"]
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("method", "space", "start"),
     [

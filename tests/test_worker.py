@@ -96,10 +96,11 @@ def test_a_spawned_worker_leaves_the_same_study_byte_for_byte(here: Home) -> Non
     assert [name for name in files if files[name] != other_files[name]] == []
 
 
+@pytest.mark.usefixtures("forked")
 def test_another_process_trains_and_its_notes_arrive(
     here: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TRAINED_IN", str(tmp_path / "pid"))
+    monkeypatch.setenv("PEFTSWEEP_TRAINED_IN", str(tmp_path / "pid"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two threads would take one slot each
     workers: list[SpawnedWorker] = []
 
@@ -148,6 +149,7 @@ def test_a_signal_to_both_processes_stops_the_sweep_which_resumes_to_the_same_st
     assert kept(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_worker_that_is_killed_gives_one_clear_error_and_the_same_command_continues(here: Home) -> None:
     study = here.study()
     undisturbed = kept(here, here.run(study, slots=2))
@@ -215,6 +217,7 @@ def test_a_signal_while_the_base_is_loaded_ends_both_processes_at_once(here: Hom
     assert workers[0].process.exitcode == -signal.SIGKILL  # by close: the signal itself did not end it
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_error_of_a_spawned_worker_is_the_one_that_this_process_would_raise(here: Home) -> None:
     study = here.study(data={"max_length": 4096})
     with pytest.raises(ModelError, match=r"data\.max_length: 4096 is above") as raised:
@@ -237,6 +240,7 @@ def test_a_method_that_another_process_cannot_import_is_refused(here: Home) -> N
         del METHODS["local"], SPECS["local"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_error_that_cannot_be_sent_arrives_as_text(here: Home) -> None:
     with pytest.raises(RuntimeError, match=r"^UnsendableError: this and that\n") as raised:
         here.run(here.study(method="broken"), start=SpawnedWorker)

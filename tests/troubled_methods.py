@@ -20,7 +20,7 @@ class CrampedLayer(PackedLora):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            Path(os.environ["TRAINED_IN"]).write_text(str(os.getpid()))
+            Path(os.environ["PEFTSWEEP_TRAINED_IN"]).write_text(str(os.getpid()))
             if len(list(self.context.segments.by_slot())) > 1:
                 raise torch.OutOfMemoryError("no room")
         return super().forward(x)
