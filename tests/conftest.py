@@ -53,7 +53,7 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    # whatever the test before left: two threads are two workers, and other micro-batches
+    # The test before may have changed the number. Two threads would mean two workers, and other micro-batches.
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     numbers.marked = any(item.get_closest_marker(name) for name in ("numbers", "gpu"))
 

@@ -88,7 +88,7 @@ def weights_of(stack: SlotParameters, slot: Slot) -> dict[str, torch.Tensor]:
 
 
 def run_pack(pack: Pack, judge: Judge) -> None:
-    """Let the judge drive the pack to its end; it hears of every step."""
+    """Let the judge drive the pack to its end, with a `Progress` event after every step."""
     drive(PackWorker(pack, heartbeat=0.0), judge)
 
 
@@ -124,7 +124,7 @@ class Watched(Pack):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the base, and so of its products."""
+        """The dtype of the base, and so of its matrix products."""
         return next(self.packed.model.parameters()).dtype
 
 
@@ -206,7 +206,7 @@ def before_each_pass(pack: Pack, see: Callable[[Pass], object]) -> RemovableHand
 
 
 def base_of(folder: Path, task: Task, method: str, dtype: str = "float32", device: torch.device = CPU) -> Base:
-    """Amid `numbers.float64`, the numbers of its files (those of 4 bits, too) in float64."""
+    """A loaded base. Inside `numbers.float64`, it has the weights of its files in float64, those in 4 bits too."""
     config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
     with as_stored():
         base = load_base(config, task, four_bit=METHODS[method].four_bit, device=device)
@@ -218,7 +218,7 @@ def base_of(folder: Path, task: Task, method: str, dtype: str = "float32", devic
 
 
 class Unpacked(nn.Linear):
-    """The numbers of a layer in 4 bits, of which bitsandbytes makes no products in float64."""
+    """A layer with the dequantised weights of one in 4 bits, because bitsandbytes does not multiply in float64."""
 
     def __init__(self, layer: Any) -> None:
         from bitsandbytes.functional import dequantize_4bit
@@ -256,7 +256,7 @@ def pack_on(
     validation: Texts | None = None,
     **kwargs: Any,
 ) -> P:
-    """On a base that is loaded."""
+    """A pack on a loaded base."""
     adapters = METHODS[method](model, linear_names(model))
     train, validation = Texts(task, 37, 1), validation or Texts(task, 12, 2)
     candidates = [trial.params for trial in trials]
@@ -264,7 +264,7 @@ def pack_on(
 
 
 def with_the_whole_block(pack: Watched) -> Watched:
-    """The pack, whose last block is run for all tokens."""
+    """The pack, after its last block was made to run on all tokens."""
     assert pack.packed.last is not None
     pack.packed.last.remove()
     pack.packed.last = None

@@ -69,7 +69,7 @@ def trained(
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind[0]}-{kind[1]}-{kind[3]}")
-def test_lanes_make_no_difference_to_any_trial(
+def test_cpu_workers_make_no_difference_to_any_trial(
     tmp_path: Path, kind: tuple[str, str, Task, str], two_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two, one = Threads(), Threads()
@@ -87,7 +87,7 @@ def test_lanes_make_no_difference_to_any_trial(
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
-def test_every_slot_of_a_lane_trains_as_stock_peft_alone(
+def test_every_slot_of_a_cpu_worker_trains_as_stock_peft_alone(
     tmp_path: Path, method: str, two_cores: None, in_float64: None
 ) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
@@ -101,7 +101,9 @@ def test_every_slot_of_a_lane_trains_as_stock_peft_alone(
         same_weights(pack.last[trial.number], weights, first, pack.dtype)
 
 
-def test_a_step_out_of_memory_in_one_lane_is_done_again_whole(tmp_path: Path, two_cores: None) -> None:
+def test_a_step_that_runs_out_of_memory_in_one_cpu_worker_is_repeated_as_a_whole(
+    tmp_path: Path, two_cores: None
+) -> None:
     failed: list[Pass] = []
 
     def fail_once(one: Pass) -> None:
@@ -124,7 +126,7 @@ def even(slot: object) -> int:
     return 1
 
 
-def test_an_error_in_a_lane_is_reported_when_the_others_are_done_and_keeps_nothing_alive(two_cores: None) -> None:
+def test_an_error_in_a_cpu_worker_is_raised_when_the_others_are_done_and_keeps_nothing_alive(two_cores: None) -> None:
     done: list[str] = []
     held: list[Any] = []
 
@@ -186,7 +188,7 @@ def test_who_is_interrupted_waits_for_a_pass_at_most(two_cores: None, monkeypatc
     both.close()
 
 
-def test_each_lane_has_its_share_of_the_cores_and_all_other_threads_keep_theirs(
+def test_each_cpu_worker_has_its_share_of_the_cores_and_all_other_threads_keep_theirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before, threads = torch.get_num_threads(), torch.get_num_threads

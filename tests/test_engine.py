@@ -1,4 +1,4 @@
-"""The pack: neighbours don't matter, nothing leaks, a checkpoint goes on as if nothing had happened."""
+"""The pack: neighbours do not matter, nothing leaks, and a resumed trial continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def trial(number: int, folder: Path, **changes: object) -> Trial:
 
 
 def neighbours(folder: Path) -> list[Trial]:
-    """Seven that differ in everything; the shortest come first, so that their slots are refilled early."""
+    """Seven trials that differ in everything. The shortest come first, so that their slots are refilled early."""
     return [
         trial(i, folder, rank=1 + i, batch_size=3 + 2 * i, epochs=1 + i // 3, learning_rate=1e-2 / i, dropout=0.1 * i)
         for i in range(1, 8)
@@ -117,7 +117,7 @@ def test_neighbours_do_not_matter(base: Path, tmp_path: Path, method: str, in_fl
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path, dropout: float, in_float64: None) -> None:
-    """Where a batch is cut is a matter of memory, and so must not change what dropout falls on."""
+    """Memory decides where a batch is split, so the split must not change which elements are dropped."""
     whole = run(base, [trial(0, tmp_path / "a", dropout=dropout)], 1)
     limits = Limits(slot_tokens=25, eval_tokens=40)
     parts = run(base, [trial(0, tmp_path / "b", dropout=dropout)], 1, limits=limits)
@@ -272,8 +272,7 @@ def test_a_trial_evaluated_but_not_judged_is_evaluated_and_judged_again(base: Pa
 
 
 def test_a_trial_that_ends_as_it_comes_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) -> None:
-    """It was evaluated for the last time, and the process died before the verdict."""
-
+    """Its process died after the last evaluation, before the study had decided."""
     trials = [trial(i, tmp_path) for i in range(2)]
     pack = pack_of(base, SINGLE, "lora", trials, 1)
     slot = pack.slots.put(0, trials[0])
@@ -324,7 +323,11 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
 
 
 class Asks:
-    """Work on numbered slots for which so many at once are too many; `room` says when trying again is worth it."""
+    """Work on numbered slots that fails for more than `most` at once, and always for the slot `never`.
+
+    Args:
+        room: how often memory can be freed.
+    """
 
     def __init__(self, most: int, never: int | None = None, room: int = 0) -> None:
         self.most, self.never, self.room = most, never, room
@@ -828,7 +831,7 @@ def test_rows_are_laid_back_to_back() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_what_fills_rows_up_has_no_part_in_anything(base: Path, tmp_path: Path, method: str, dtype: str) -> None:
+def test_the_tokens_that_fill_rows_up_change_nothing(base: Path, tmp_path: Path, method: str, dtype: str) -> None:
     """Gradients, losses and logits are the same to the last bit, whatever its tokens are; of a batch in parts, too."""
     trials = [trial(i, tmp_path, batch_size=5 + i) for i in range(3)]
     pack = pack_of(base, SINGLE, method, trials, 3, dtype=dtype)

@@ -51,9 +51,9 @@ BF16 = PROMISED[torch.bfloat16]
 
 
 @pytest.fixture(autouse=True)
-def anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after a pack that was released: most tests do not release theirs, which hangs in cycles, and its graphs on it,
-    and what was compiled for it counts. Code in so many variants that it is compiled no more is an error here."""
+def clean_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start as if every earlier pack had been released. Most tests do not release theirs: reference cycles keep it and
+    its graphs alive, and its compiled code counts towards torch's limit. Reaching that limit is an error here."""
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()
@@ -100,7 +100,7 @@ def pack_on_gpu(
     train: Texts | None = None,
     **options: Any,
 ) -> Pack:
-    """A pack with the kernels that its texts and dtype call for."""
+    """A pack that uses the kernels which fit its texts and dtype."""
     config = ModelConfig(id=str(folder), dtype=dtype)  # type: ignore[arg-type]
     base = load_base(config, task, four_bit=METHODS[method].four_bit, device=GPU)
     adapters = METHODS[method](base.model, linear_names(base.model))
@@ -108,7 +108,7 @@ def pack_on_gpu(
     train, validation = train or Texts(task, 37, 1), Texts(task, 12, 2)
     pack = kind(base.model, adapters, task, train, validation, candidates=candidates, slots=slots, **options)
     kernel = "tiles" if np.mean([len(text) for text in train.input_ids]) <= 128 else "varlen"
-    assert pack.packed.last is not None  # run for the pooled tokens alone
+    assert pack.packed.last is not None  # the last block runs on the pooled tokens only
     assert pack.packed.context.fused and pack.packed.attention == (kernel if dtype == "bfloat16" else "padded")
     return pack
 
@@ -135,7 +135,7 @@ def test_the_gpu_trains_as_stock_peft_does_on_a_cpu(tmp_path: Path, method: str,
     trials = mixed(tmp_path, method)
     pack = pack_on_gpu(folder, task, method, trials, slots=3)
     run_pack(pack, Queue(trials))
-    # other kernels add in another order, and Adam divides by what is nearly zero: a few steps drift apart
+    # Other kernels add in another order, and Adam divides by numbers near zero: after a few steps the weights differ.
     tolerance = 0.02 if method == "qlora" else 2e-3
     for trial in trials:
         first, last = on_cpu(pack.first[trial.number]), on_cpu(pack.last[trial.number])
@@ -160,7 +160,7 @@ def test_the_gpu_trains_as_stock_peft_does_on_a_cpu(tmp_path: Path, method: str,
 def test_a_hundred_steps_in_bf16_follow_stock_peft(
     tmp_path: Path, architecture: str, method: str, compiled: bool, long: bool
 ) -> None:
-    """Where texts are long, by attention over texts of any length, with windows of 16 tokens in gemma3."""
+    """Long texts use attention over texts of any length. gemma3's windows have 16 tokens here."""
     folder = tiny_model(tmp_path / "base", architecture)
     changes: dict[str, Any] = {"learning_rate": 5e-3} if method == "ia3" else {"learning_rate": 1e-3, "rank": 8}
     params = TrainConfig(epochs=20, batch_size=8, **changes)
@@ -175,7 +175,9 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
             return super().stepped(slots)
 
     run_pack(pack, Counting(trials))
-    assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), known  # none in mid-sweep
+    assert known[9] == known[-1] and known[-1] - known[0] < (4 if compiled else 1), (
+        known
+    )  # nothing is compiled in mid-sweep
     last_block = pack.packed.last
     assert last_block is not None and (last_block.run != last_block._run) == compiled
     assert graphs_of(pack).captured and not graphs_of(pack).refused
@@ -184,13 +186,13 @@ def test_a_hundred_steps_in_bf16_follow_stock_peft(
     losses, weights = peft_alone(folder, MULTI, method, trials[1], first, **alone)
     idle, _ = peft_alone(folder, MULTI, method, trials[1], first, **alone, head_only=True)
     assert len(ours) == 100 and apart(ours, losses) <= BF16.losses
-    assert apart(idle, losses) > 2 * BF16.losses  # adapters that are not trained would be noticed
+    assert apart(idle, losses) > 2 * BF16.losses  # untrained adapters would be noticed
     theirs = dict(zip(last, weights.values(), strict=True))
     wrong = sum(float((last[key].reshape(theirs[key].shape) - theirs[key]).norm()) for key in last)
     assert wrong <= BF16.weights * sum(float((last[key] - first[key]).norm()) for key in last)
 
 
-def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path: Path) -> None:
+def test_a_last_block_that_runs_on_all_tokens_is_compiled_and_captured_like_the_others(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(epochs=4, batch_size=8, learning_rate=1e-3)
     traces, weights = [], []
@@ -211,20 +213,20 @@ def test_a_last_block_that_stays_whole_is_compiled_and_captured_as_any(tmp_path:
 
 
 def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """The norms of the weights' differences, added up."""
+    """The sum of the norms of the weights' differences."""
     assert ours.keys() == theirs.keys()
     return sum(float((ours[key] - theirs[key]).norm()) for key in ours)
 
 
 def apart(ours: list[float], theirs: list[float]) -> float:
-    """By how much losses differ at most, relative to theirs."""
+    """The largest relative difference of the losses."""
     return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("long", [False, True])
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_a_slot_s_gradients_in_bf16_are_those_that_it_has_alone(tmp_path: Path, method: str, long: bool) -> None:
-    """Before an optimizer blows rounding up."""
+    """Gradients are compared before the optimizer can amplify rounding errors."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=4, dropout=0.0 if method == "ia3" else 0.3, batch_size=8)
     train = Texts(SINGLE, 60, 1, 150, 250) if long else Texts(SINGLE, 60, 1)
@@ -233,7 +235,7 @@ def test_a_slot_s_gradients_in_bf16_are_those_that_it_has_alone(tmp_path: Path, 
         return Trial(number, 100 + number, params.model_copy(update=changes), tmp_path / str(number))
 
     def gradients(last: Trial, others: list[Trial]) -> torch.Tensor:
-        """Of the last of these trials, when all have taken a step's forward and backward."""
+        """The gradients of `last` after one forward and backward pass of all these trials."""
         bounds = [one(9, rank=9), last]
         pack = pack_on_gpu(folder, SINGLE, method, bounds, 4, dtype="bfloat16", train=train, kind=Pack)
         for index, other in enumerate(others):
@@ -249,13 +251,13 @@ def test_a_slot_s_gradients_in_bf16_are_those_that_it_has_alone(tmp_path: Path, 
     crowd = gradients(one(0), [one(i, rank=1 + 2 * i, batch_size=3 + 4 * i) for i in range(1, 4)])
     other = gradients(one(0, batch_size=7), [])
     assert float((crowd - alone).norm() / alone.norm()) <= BF16.step
-    assert float((other - alone).norm() / alone.norm()) > 5 * BF16.step  # one text less would be noticed
+    assert float((other - alone).norm() / alone.norm()) > 5 * BF16.step  # a missing text would be noticed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: str) -> None:
-    """In bfloat16 with attention over tiles, and steps replayed as graphs."""
+    """In bfloat16, attention works on tiles, and steps are replayed as graphs."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=2)
 
@@ -274,8 +276,8 @@ def test_neighbours_do_not_matter_on_a_gpu(tmp_path: Path, method: str, dtype: s
         assert graphs_of(packed).known and not graphs_of(packed).refused
 
 
-def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> None:
-    """Where kernels and the update run at the pack's widest rank: weights and moments, to the last bit."""
+def test_weights_and_moments_beyond_a_trial_s_own_rank_stay_zero_on_a_gpu(tmp_path: Path) -> None:
+    """Kernels and updates run at the pack's widest rank. Every bit is compared."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(dropout=0.2, learning_rate=5e-3, weight_decay=0.1, batch_size=8, epochs=2)
     trials = [
@@ -314,11 +316,11 @@ def test_beyond_a_trial_s_own_rank_all_stays_nought_on_a_gpu(tmp_path: Path) -> 
 def test_a_nan_leaves_the_others_bit_equal_to_a_run_with_that_slot_empty(
     tmp_path: Path, architecture: str, method: str, before: int, compiled: bool, long: bool
 ) -> None:
-    """It comes with the first step, or after some, when passes are replayed as graphs. Where texts are long, attention
-    is not a kernel of our own: its tiles of one text must not take a neighbour's rows into a product (0 · NaN)."""
+    """The NaN appears in the first step, or later, when passes are replayed as graphs. Long texts do not use our own
+    attention kernel: a tile of one text must not multiply a neighbour's rows (0 · NaN)."""
     folder = tiny_model(tmp_path / "base", architecture)
-    # The broken slot's text is a short one of 39 tokens, so that the rows without it are filled up to as many; and none
-    # has more than two blocks of 128 keys, whose parts of a query's gradient flash attention adds in any order.
+    # The broken slot's text has 39 tokens, so that without it the rows are filled up to the same number. No text has
+    # more than two blocks of 128 keys, because flash attention adds the blocks' parts of a gradient in any order.
     train = Texts(SINGLE, 37, 22, 20, 250) if long else Texts(SINGLE, 37, 1)
     params = TrainConfig(rank=4, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=4)
     trials = [
@@ -353,7 +355,7 @@ def test_a_nan_leaves_the_others_bit_equal_to_a_run_with_that_slot_empty(
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_a_pack_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, method: str) -> None:
-    """One trial is restored before the first step of the second pack, one amid it, when graphs are there."""
+    """One trial is restored before the second pack's first step, another later, when there are graphs."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=4, dropout=0.2, learning_rate=2e-3, batch_size=8, epochs=4)
 
@@ -383,7 +385,7 @@ def test_a_pack_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, me
 def test_attention_over_texts_of_any_length_gives_the_logits_of_padded_batches(
     tmp_path: Path, architecture: str
 ) -> None:
-    """Sliding windows too: the windows of gemma3 and mistral are 16 tokens here, the texts up to 61."""
+    """So do sliding windows: those of gemma3 and mistral have 16 tokens here, and texts have up to 61."""
     folder = tiny_model(tmp_path / "base", architecture)
     trials = [Trial(0, 0, TrainConfig(rank=4), tmp_path)]
     pack = pack_on_gpu(folder, SINGLE, "lora", trials, 1, dtype="bfloat16")
@@ -428,12 +430,12 @@ def test_a_plan_has_room_for_all_of_few_small_trials_and_its_pack_trains(tmp_pat
 
 @contextmanager
 def occupied(size: int) -> Iterator[None]:
-    """Other programs have so many bytes of the card."""
+    """Inside this context, so many bytes of the card are taken, as by other programs."""
     ballast = torch.empty(size, dtype=torch.uint8, device=GPU)
     try:
         yield
     finally:
-        ballast.untyped_storage().resize_(0)  # what has failed holds on to the tensor itself
+        ballast.untyped_storage().resize_(0)  # the traceback of a failure keeps the tensor itself
         torch.cuda.empty_cache()
 
 
@@ -441,7 +443,7 @@ def occupied(size: int) -> Iterator[None]:
 def test_a_plan_without_room_for_all_trials_is_kept_to(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A base with real work to do, on a card most of which is taken: memory is what K is bounded by."""
+    """A larger base on a card that is mostly taken: memory limits the number of slots."""
     wide = DECODER | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "num_attention_heads": 16}
     monkeypatch.setitem(ARCHITECTURES, "wide", ("llama", wide))
     folder = tiny_model(tmp_path / "base", "wide")
@@ -469,7 +471,7 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
         pack.release()
     assert {result.state for result in queue.results.values()} == {"complete"}
     assert not queue.notes and peak < 0.92 * total
-    # what was foreseen, without what was there before
+    # compared with the plan, without what was allocated before
     kept = f"{peak - taken:,} kept, {used - taken:,} of it used, {before - taken:,} of them by the base and before it"
     assert 0.7 < (peak - taken) / (found.bytes - taken) < 1.3, kept
 
@@ -482,7 +484,7 @@ def test_a_plan_without_room_for_all_trials_is_kept_to(
 def test_memory_after_fifty_refills_is_that_after_five(
     tmp_path: Path, method: str, graphs: bool, compiled: bool, mixed: bool
 ) -> None:
-    """Of trials of one size, and of trials of all sizes, of whose passes new shapes come up for a while."""
+    """With trials of one size, and with trials of many sizes, whose passes have new shapes for a while."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=8, epochs=1, batch_size=32, dropout=0.1)
 
@@ -500,20 +502,20 @@ def test_memory_after_fifty_refills_is_that_after_five(
     class Watching(Queue):
         def finish(self, trial: Trial, result: Any) -> None:
             super().finish(trial, result)
-            pack.runner.prefetched = None  # the other slot's next texts, as many as they are
+            pack.runner.prefetched = None  # its size varies with the other slot's next texts
             torch.cuda.synchronize()
-            # what a graph reads and writes is its own; there are so many of them at the most
+            # each graph has its own buffers, and the number of graphs is limited
             held = [graph.buffer for graph in graphs_of(pack).known.values()] if graphs else []
             used[len(self.results)] = torch.cuda.memory_allocated() - sum(rounded(x.nbytes) + 512 for x in held)
             reserved[len(self.results)] = torch.cuda.memory_reserved()
 
     run_pack(pack, Watching(trials))
-    assert (used[49], used[50]) == (used[5], used[6])  # of each slot's
-    assert reserved[50] <= reserved[25 if mixed else 5]  # less where a capture gave back what lay idle
+    assert (used[49], used[50]) == (used[5], used[6])  # after a refill of either slot
+    assert reserved[50] <= reserved[25 if mixed else 5]  # less if a capture has freed unused memory
 
 
 def rounded(size: int) -> int:
-    """As the allocator rounds small tensors up."""
+    """The bytes that the allocator takes for a small tensor."""
     return -(-size // 512) * 512
 
 
@@ -540,7 +542,7 @@ def test_a_real_out_of_memory_repeats_the_step_in_halves(tmp_path: Path) -> None
     before_each_pass(tight, two_slots_at_most)
     queue = Queue(again)
     run_pack(tight, queue)
-    assert sizes[:10] == [8, 4, 2, 2, 2, 2] + [2] * 4  # as many as fit, from the next step on at once
+    assert sizes[:10] == [8, 4, 2, 2, 2, 2] + [2] * 4  # from the next step on, groups of two at once
     assert {result.state for result in queue.results.values()} == {"complete"}
     same_training(tight, free)
 
@@ -636,7 +638,7 @@ def test_running_out_of_memory_while_the_next_step_is_captured_costs_nothing(tmp
 
 
 def looks_at_its_numbers(folder: Path, trials: list[Trial]) -> None:
-    """Two runs of a base that waits for the GPU in its forward: where graphs are tried, and where they are not."""
+    """Run a base that waits for the GPU in its forward pass, once with graphs and once without."""
     said: list[list[str]] = []
 
     def looks(module: Any, given: Any, out: torch.Tensor) -> None:
@@ -658,8 +660,8 @@ def looks_at_its_numbers(folder: Path, trials: list[Trial]) -> None:
     )
 
 
-def test_a_base_that_cannot_be_captured_is_run_as_it_is(tmp_path: Path) -> None:
-    """In a process of its own: after a capture that could not be ended, torch before 2.12 goes on as if in it."""
+def test_a_base_that_cannot_be_captured_runs_without_graphs(tmp_path: Path) -> None:
+    """In a process of its own: after a failed capture, torch before 2.12 believes that it is still capturing."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=4, epochs=2, batch_size=8, dropout=0.1, learning_rate=2e-3)
     trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(3)]
@@ -670,16 +672,16 @@ def test_a_base_that_cannot_be_captured_is_run_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_graphs_give_what_the_passes_give_that_they_were_made_of(tmp_path: Path, method: str) -> None:
+def test_graphs_give_the_same_results_as_plain_passes(tmp_path: Path, method: str) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=8, epochs=3, batch_size=8, dropout=0.2, learning_rate=2e-3)
 
     def targets(number: int) -> dict[str, Any]:
-        """Every other LoRA adapts fewer layers than the rest, in slots that others had before."""
+        """Every other LoRA trial adapts fewer layers, in slots that other trials had before."""
         return {"target_modules": ("q_proj", "down_proj")} if method == "lora" and number % 2 else {}
 
     def run(where: str, graphs: bool) -> Any:
-        sizes = (8, 8, 5, 8, 2, 8)  # slots come and go, and passes of several shapes with them
+        sizes = (8, 8, 5, 8, 2, 8)  # trials come and go, so that passes have several shapes
         trials = [
             Trial(i, i, params.model_copy(update={"batch_size": size} | targets(i)), tmp_path / where / str(i))
             for i, size in enumerate(sizes)
@@ -719,8 +721,8 @@ def test_a_sweep_of_mixed_batches_captures_few_passes(tmp_path: Path) -> None:
     assert not graphs_of(pack).refused
 
 
-def test_a_released_pack_gives_its_memory_back_at_once_with_its_graphs(tmp_path: Path) -> None:
-    """Without a garbage collector, which comes when it likes: the next study's plan counts what is there."""
+def test_a_released_pack_frees_its_memory_and_its_graphs_at_once(tmp_path: Path) -> None:
+    """Without the garbage collector, which may run later: the next study's plan counts what is free now."""
     folder = tiny_model(tmp_path / "base", "llama")
     base = load_base(ModelConfig(id=str(folder)), SINGLE, four_bit=False, device=GPU)
     adapters = METHODS["lora"](base.model, linear_names(base.model))
@@ -739,7 +741,7 @@ def test_a_released_pack_gives_its_memory_back_at_once_with_its_graphs(tmp_path:
             left.append(torch.cuda.memory_allocated())
     finally:
         gc.enable()
-    assert max(left[1:]) - left[0] < 2**20, left  # libraries keep their own from the first on
+    assert max(left[1:]) - left[0] < 2**20, left  # libraries keep some memory from the first pack on
 
 
 class Busy(Pack):
@@ -792,19 +794,19 @@ def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> Non
     rng = np.random.default_rng(0)
     texts = [*Texts(SINGLE, 37, 1).input_ids[:30], *(rng.integers(5, 100, size=2048) for _ in range(7))]
     pack.batcher.corpus, pack.packed.attention = pack.packed.corpus(texts), "varlen"
-    waves = [
-        wave
+    batches = [
+        batch
         for step in range(9)
-        for wave in pack.batcher.micro_batches([step_of(pack, trial, step) for trial in trials], pack.runner.limits)
+        for batch in pack.batcher.micro_batches([step_of(pack, trial, step) for trial in trials], pack.runner.limits)
     ]
-    assert max(wave.size for wave in waves) <= 2112 and any(wave.size >= 2048 for wave in waves)
+    assert max(batch.size for batch in batches) <= 2112 and any(batch.size >= 2048 for batch in batches)
     queue = Queue(trials)
     run_pack(pack, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
 
 
 def test_one_long_text_among_a_hundred_short_ones_is_read_as_it_is_alone(tmp_path: Path) -> None:
-    """The attention that the pack chooses, by the mean text, which is short."""
+    """The mean length of a text is short, and decides which attention the pack uses."""
     folder = tiny_model(tmp_path / "base", "llama")
     params = TrainConfig(rank=8, epochs=2, batch_size=8, learning_rate=2e-3)
     trials = [Trial(i, i, params, tmp_path / str(i)) for i in range(4)]
@@ -824,7 +826,7 @@ def test_one_long_text_among_a_hundred_short_ones_is_read_as_it_is_alone(tmp_pat
     torch.cuda.reset_peak_memory_stats()
     run_pack(pack, queue)
     assert {result.state for result in queue.results.values()} == {"complete"}
-    # scores of 2,048 by 2,048 in four heads and two layers, kept for backward, would be that much by themselves
+    # attention scores of 2,048 by 2,048 in four heads and two layers, kept for backward, would take that much alone
     assert torch.cuda.max_memory_allocated() - before < 2 * 4 * 2048**2 * 4
 
 
