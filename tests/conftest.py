@@ -35,7 +35,6 @@ from tests.postgresql import PASSWORD, USER, Server, served
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose programs would not heed Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 transformers.utils.logging.disable_progress_bar()
-gc.disable()  # until the end of the collection, whose imports make a million objects and no garbage
 
 # Whoever opens a database of Optuna or MLflow has alembic execute the files of all migrations, which stay the same.
 execute, migration = pyfiles.load_module_py, cache(pyfiles.load_module_py)
@@ -66,8 +65,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none here"))
 
 
+def pytest_collectstart() -> None:
+    gc.disable()  # imports make a million objects and no garbage
+
+
 def pytest_collection_finish() -> None:
-    # what is imported stays: the garbage collector need not look at it again and again
+    # what was imported stays: the garbage collector need not look at it again and again
     gc.collect()
     gc.freeze()
     gc.enable()
