@@ -1,4 +1,4 @@
-"""A sweep from its file to its result: every study that comes along, resumption, endings, what is kept."""
+"""A sweep from its file to its result: every study of the package, resumption, ends, and what is kept."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def architecture(study: str) -> str:
 
 
 def files_of(folder: Path, study: str) -> dict[str, str]:
-    """Small files with the columns of the study's own data, as overrides."""
+    """Overrides that name small files with the columns of the study's own data."""
     if study == "demo":
         rows = [row | {"confidence": 1.0} for row in tiny_rows(SENTIMENTS, 1600, 1, single="sentiment")]
         return {"data.source": str(write(folder / "all.csv", rows))}
@@ -66,7 +66,7 @@ def files_of(folder: Path, study: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", available())
-def test_every_study_that_comes_along_runs_to_its_end(tmp_path: Path, name: str) -> None:
+def test_every_study_of_the_package_runs_to_its_end(tmp_path: Path, name: str) -> None:
     base = tiny_model(tmp_path / "base", architecture(name))
     config = load(name, {"model.id": str(base)} | files_of(tmp_path, name))
     place = Home(tmp_path)
@@ -135,7 +135,7 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def never(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A sweep that nothing ever stopped."""
+    """A sweep that was never stopped."""
     return never_stopped(tmp_path_factory.mktemp("never"))
 
 
@@ -171,7 +171,7 @@ def test_a_sweep_killed_at_that_moment_ends_as_one_never_killed(never: Home, tmp
     assert [run.info.status for run in here.runs()] == ["FINISHED"] * 3
 
 
-def test_mlflow_gets_what_a_killed_process_had_not_told_it_yet(
+def test_mlflow_gets_what_a_killed_process_had_not_written_yet(
     here: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, temporary, waiting = here.study(**GRID), tmp_path / "tmp", here.folder / "artifacts" / "small" / ".mlflow"
@@ -193,7 +193,7 @@ ARTIFACTS = {"adapter", "confusion_matrix.png", "per_class.json", "predictions.s
 
 
 def evaluations_and_artifacts(place: Home, trial: int) -> tuple[list[int], set[str]]:
-    """What MLflow has of a trial: the steps of its curve, the names of its files."""
+    """What MLflow has of a trial: the steps of its curve, and the names of its files."""
     client = mlflow.MlflowClient(tracking_uri=place.tracking_uri)
     (run,) = [run for run in place.runs() if run.data.tags.get("peftsweep.trial") == str(trial)]
     assert client.list_artifacts(run.info.run_id, "adapter")
@@ -397,7 +397,7 @@ def test_a_study_of_an_earlier_version_gets_its_validation_rows_fingerprint_when
 
 
 def test_rows_whose_labels_are_written_otherwise_are_the_same_study(here: Home) -> None:
-    """Columns of zeros and ones, then one column of all labels; to the report and the page it has several labels."""
+    """With columns of zeros and ones, then with one column of all labels. Report and page show a multi-label task."""
     here.run(here.study(**multi_label(here), train={"epochs": 1}), trials=1)
     forms: list[tuple[str, Any, Any]] = [
         (".csv", ";".join, {"column": "all", "separator": ";"}),
@@ -437,7 +437,7 @@ def test_a_study_that_version_0_1_began_goes_on_though_its_rows_would_be_cut_oth
 
 
 def multi_label(place: Home) -> dict[str, Any]:
-    """Texts with several labels at once, and what the study file says of them."""
+    """Settings of a study whose texts have several labels."""
     for name, rows, seed in (("train", 48, 1), ("dev", 24, 2)):
         write(place.folder / f"{name}.csv", tiny_rows(LABELS, rows, seed))
     return {"data": {"labels": LABELS}}
@@ -465,7 +465,7 @@ def test_a_deleted_database_begins_anew_and_two_databases_do_not_mix(here: Home)
 
 
 def test_two_databases_may_not_share_a_study_s_artifacts(here: Home, tmp_path: Path) -> None:
-    """But what was moved goes on, and a study that was deleted makes room."""
+    """But a moved study continues, and a deleted study makes room."""
     shared = f"?artifacts={here.folder}/artifacts"
     here.run(here.study(), trials=1)
     before = here.adapter(0).read_bytes()
@@ -488,12 +488,12 @@ APART: dict[str, Any] = {
 
 
 def others_came(place: Home, score: float) -> None:
-    """Two more trials at the rung, while nobody ran the study."""
+    """Add two trials at the rung while nobody runs the study."""
     stored = optuna.load_study(study_name="small", storage=place.storage)
     for _ in range(2):
         trial = stored.ask()
         trial.report(score, step=3)
-        trial.set_user_attr("reason", "pruned")  # by which a sweep's own trials are told from others
+        trial.set_user_attr("reason", "pruned")  # only a sweep's own trials have one
         stored.tell(trial, state=TrialState.PRUNED)
 
 
@@ -522,7 +522,7 @@ def test_a_trial_that_was_dropped_stays_dropped_when_weaker_ones_come(here: Home
     assert here.run(study, trials=4).study.trials[weak[0].number].state == TrialState.PRUNED
 
 
-def test_mlflow_is_brought_level_after_a_kill_that_left_no_work(here: Home) -> None:
+def test_mlflow_is_synced_after_a_kill_that_left_no_work(here: Home) -> None:
     study = here.study()
     result = here.run(study, trials=2)
     client = mlflow.MlflowClient(tracking_uri=here.tracking_uri)
@@ -760,7 +760,7 @@ def test_the_planned_and_the_peak_memory_of_a_gpu_are_reported_and_recorded(
         return 3 * GIB
 
     class OnGpu(LocalWorker):
-        """A worker that believes to be on a GPU, but computes on the CPU."""
+        """A worker that takes its device for a GPU, but computes on the CPU."""
 
         def __init__(self, spec: WorkerSpec) -> None:
             reserve = 8 * GIB - int(FILL * 8 * GIB)

@@ -1,4 +1,4 @@
-"""`peftsweep sync`: MLflow as the studies say, whatever became of it."""
+"""`peftsweep sync` writes to MLflow what the studies say, whatever has happened to MLflow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def here(tmp_path: Path) -> Home:
     return home(tmp_path / "home")
 
 
-def told(place: Home, copy: str = "") -> dict[str, Any]:
+def in_mlflow(place: Home, copy: str = "") -> dict[str, Any]:
     """All that MLflow holds.
 
     Args:
@@ -55,7 +55,7 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
     space = {"learning_rate": [1e-8, 3e-3]}  # one learns nothing
     words = ("--study", str(here.study(train=train, space=space, search=search)), "--slots", "2")
     assert here.call("run", *words).returncode == 0
-    before = told(here, "before.db")
+    before = in_mlflow(here, "before.db")
     assert {key: run[2]["peftsweep.state"] for key, run in before.items()} == {
         "parent": "complete",
         "0": "pruned",
@@ -73,7 +73,7 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
         "small: written (3 runs made, comparison.html)\n",
         "small: nothing was missing\n",
     )
-    after = told(here, "after.db")
+    after = in_mlflow(here, "after.db")
     assert after == before  # the times of all runs and of their evaluations, too
     assert len({at for _, _, at in after["1"][3]["macro_f1"]}) == 6
     (best,) = best_rows.best(here.storage)
@@ -82,7 +82,7 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
 
 
 def times(place: Home) -> dict[str, tuple[int, int]]:
-    """When each run began and ended; the name of one that is nested says under which."""
+    """When each run began and ended. The name of a nested run says under which run it is."""
     names = {run.info.run_id: run.info.run_name for run in place.runs()}
     nested = {run.info.run_id: names.get(run.data.tags.get("mlflow.parentRunId")) for run in place.runs()}
     return {
@@ -128,7 +128,7 @@ def test_a_study_of_an_earlier_version_began_with_its_first_trial(here: Home) ->
         database.commit()
     delete_runs(here)
     assert sync(here) == {"small": "written"}
-    found = told(here)
+    found = in_mlflow(here)
     assert found["parent"][5] == found["0"][5]
 
 
@@ -136,23 +136,23 @@ def test_what_a_tracker_that_was_down_missed_is_written(here: Home) -> None:
     here.run(here.study(), tracking_uri=DEAD)
     assert here.runs() == []
     assert sync(here) == {"small": "written"}
-    found = told(here)
+    found = in_mlflow(here)
     assert {key: run[0] for key, run in found.items()} == dict.fromkeys(("parent", "0", "1", "2"), "FINISHED")
     assert all(len(found[key][3]["macro_f1"]) == 4 for key in "012")
 
 
 def test_a_run_that_was_deleted_comes_back(here: Home) -> None:
     here.run(here.study())
-    before, client = told(here), mlflow.MlflowClient(tracking_uri=here.tracking_uri)
+    before, client = in_mlflow(here), mlflow.MlflowClient(tracking_uri=here.tracking_uri)
     (lost,) = [run for run in here.runs() if run.data.tags.get("peftsweep.trial") == "1"]
     client.delete_run(lost.info.run_id)
-    assert set(told(here)) == {"parent", "0", "2"}
+    assert set(in_mlflow(here)) == {"parent", "0", "2"}
     assert sync(here) == {"small": "written"}
-    assert told(here) == before
+    assert in_mlflow(here) == before
 
 
 def test_run_ids_that_are_none_are_put_right(here: Home) -> None:
-    """Empty ones, which a gateway gave, ones that cannot be, and ones of no run; and where MLflow was wiped, too."""
+    """Empty ids, as a gateway gave them; impossible ids; ids of no run. MLflow may have been wiped, too."""
     here.run(here.study(), trials=1)
     study = Studies(here.storage).load("small")
     before = study.user_attrs["mlflow_runs"]
@@ -167,7 +167,7 @@ def test_run_ids_that_are_none_are_put_right(here: Home) -> None:
 
 
 def test_runs_of_an_earlier_version_get_their_names_and_status(here: Home) -> None:
-    """Seeds were called like the sweep's own trials, and pruned ones had ended like complete ones."""
+    """Seeds' runs had the names of the sweep's trials, and runs of pruned trials ended like those of complete ones."""
     space, pruner = {"learning_rate": [1e-8, 3e-3]}, {"reduction": 2, "min_evals": 3}
     search = {"trials": 2, "sampler": "grid", "pruner": pruner}
     file = here.study(space=space, search=search, train={"epochs": 6, "evals_per_epoch": 1, "batch_size": 4})
@@ -187,7 +187,7 @@ def test_runs_of_an_earlier_version_get_their_names_and_status(here: Home) -> No
 
 
 def comparison(uri: str) -> tuple[str, str]:
-    """The one comparison run, and its page."""
+    """The only comparison run, and its page."""
     client = mlflow.MlflowClient(tracking_uri=uri)
     kept = [experiment.experiment_id for experiment in client.search_experiments()]
     (run,) = client.search_runs(kept, "tags.`peftsweep.kind` = 'comparison'")
@@ -265,13 +265,13 @@ def test_a_comparison_that_comes_back_ends_no_earlier_than_it_begins(tmp_path: P
     assert run.info.start_time <= run.info.end_time
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"\xff\xfe", b"<html>", b"a page cut short"])
-def test_a_page_of_some_studies_that_cannot_be_read_stops_nothing(tmp_path: Path, spoilt: bytes) -> None:
+@pytest.mark.parametrize("broken", [b"", b"\xff\xfe", b"<html>", b"a page cut short"])
+def test_a_page_of_some_studies_that_cannot_be_read_stops_nothing(tmp_path: Path, broken: bytes) -> None:
     place = Home(tmp_path)
     (tmp_path / "mlflow.db").write_bytes(empty_mlflow())
     fill(place.storage, "one", trials=3, rows=50).set_user_attr("key", "one")
     page = sweep.compare(storage=place.storage, tracking_uri=DEAD, studies=["one"]).page
-    page.write_bytes(page.read_bytes()[:150] if spoilt.startswith(b"a page") else spoilt)
+    page.write_bytes(page.read_bytes()[:150] if broken.startswith(b"a page") else broken)
     assert sync(place) == {"one": "written"} and sync(place) == {"one": "in sync"}
 
 
@@ -308,33 +308,33 @@ def test_of_two_comparisons_that_two_sweeps_began_at_once_the_older_stays(here: 
 
 def test_a_study_in_two_mlflows_is_once_in_each(here: Home) -> None:
     here.run(here.study(), trials=1)
-    before, other = told(here), f"sqlite:///{here.folder}/other.db"
+    before, other = in_mlflow(here), f"sqlite:///{here.folder}/other.db"
     assert sync(here, tracking_uri=other) == {"small": "written"}
     assert sync(here) == sync(here, tracking_uri=other) == {"small": "in sync"}
-    assert told(here) == all_of(other) == before
+    assert in_mlflow(here) == all_of(other) == before
 
 
 def test_points_that_were_lost_are_written(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue that was full: curves without points, in runs that have ended as they should."""
+    """The queue was full: curves lack points, although their runs have ended as they should."""
     monkeypatch.setattr("peftsweep.tracking.queue.WAITING", 0)
     here.run(here.study(), trials=1)
     monkeypatch.undo()
-    assert "macro_f1" not in told(here)["0"][3]
+    assert "macro_f1" not in in_mlflow(here)["0"][3]
     assert sync(here) == {"small": "written"}
-    assert len(told(here)["0"][3]["macro_f1"]) == 4
+    assert len(in_mlflow(here)["0"][3]["macro_f1"]) == 4
     assert sync(here) == {"small": "in sync"}
 
 
 def test_a_point_that_was_lost_in_the_middle_of_a_curve_comes_back(here: Home) -> None:
     here.run(here.study(), trials=1)
-    before = told(here)
+    before = in_mlflow(here)
     with contextlib.closing(sqlite3.connect(here.folder / "mlflow.db")) as database:
         (lost,) = database.execute("select step from metrics where key = 'macro_f1' order by step limit 1 offset 1")
         assert database.execute("delete from metrics where key = 'macro_f1' and step = ?", lost).rowcount == 1
         database.commit()
-    assert told(here) != before
+    assert in_mlflow(here) != before
     assert sync(here) == {"small": "written"}
-    assert told(here) == before
+    assert in_mlflow(here) == before
 
 
 def test_a_tracker_that_answers_with_an_error_is_not_said_to_be_silent(here: Home) -> None:
@@ -350,29 +350,29 @@ def test_points_that_were_lost_are_written_by_the_next_run_too(here: Home, monke
     here.run(here.study(), trials=1)
     monkeypatch.undo()
     here.run(here.study(), trials=2)
-    assert [len(told(here)[trial][3]["macro_f1"]) for trial in "01"] == [4, 4]
+    assert [len(in_mlflow(here)[trial][3]["macro_f1"]) for trial in "01"] == [4, 4]
     assert sync(here) == {"small": "in sync"}
 
 
 @pytest.mark.parametrize("gone", ["mlartifacts", "mlartifacts/*/*/artifacts/adapter", "mlartifacts/**/small.yaml"])
 def test_artifacts_that_went_by_themselves_come_back(here: Home, gone: str) -> None:
     here.run(here.study(), trials=1)
-    before = told(here)
+    before = in_mlflow(here)
     lost = list(here.folder.glob(gone))
     for path in lost:
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    assert lost and told(here) != before
+    assert lost and in_mlflow(here) != before
     assert sync(here) == {"small": "written"}
-    assert told(here) == before
+    assert in_mlflow(here) == before
     assert sync(here) == {"small": "in sync"}
 
 
 def test_what_a_pack_took_of_the_memory_is_the_study_s(here: Home) -> None:
-    """A GPU's figures, which `run` keeps in the study."""
+    """The memory of a GPU, which `run` records in the study."""
     study = here.run(here.study(), trials=1).study
     study.set_user_attr("memory", {"planned_bytes": 3 * 2**30, "peak_bytes": 2 * 2**30})
     assert sync(here) == {"small": "written"}
-    _, params, _, metrics, _, (_, ended) = told(here)["parent"]
+    _, params, _, metrics, _, (_, ended) = in_mlflow(here)["parent"]
     assert params["planned_bytes"] == str(3 * 2**30) and metrics["peak_bytes"] == [(0, 2.0 * 2**30, ended)]
     assert sync(here) == {"small": "in sync"}
 
@@ -422,7 +422,7 @@ def test_the_command_says_what_it_did(here: Home) -> None:
     assert bad.returncode == 1 and "does not answer" in bad.stderr and "Traceback" not in bad.stderr
 
 
-def test_a_study_whose_base_was_never_loaded_is_level_too(here: Home) -> None:
+def test_a_study_whose_base_was_never_loaded_is_in_sync_too(here: Home) -> None:
     study = str(here.study(data={"max_length": 100_000}))
     failed = here.call("run", "--study", study)
     assert failed.returncode != 0 and "positions" in failed.stderr
@@ -441,8 +441,8 @@ def test_an_artifact_that_was_cut_short_is_written_again(here: Home) -> None:
 def test_more_trials_than_mlflow_lists_at_once_are_all_found(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peftsweep.tracking.mlflow_client.PAGE", 1)
     here.run(here.study(search={"trials": 3}))
-    before = told(here, "before.db")
+    before = in_mlflow(here, "before.db")
     assert set(before) == {"parent", "0", "1", "2"}
     Studies(here.storage).load("small").set_user_attr("mlflow_runs", {})  # so that they have to be searched for
     found = [sync(here), sync(here)]
-    assert found[1] == {"small": "in sync"} and told(here, "after.db") == before
+    assert found[1] == {"small": "in sync"} and in_mlflow(here, "after.db") == before
