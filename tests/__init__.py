@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.numbers")  # so that a failure there says by how much
+pytest.register_assert_rewrite("tests.numbers")  # so that a failed assertion there shows its values

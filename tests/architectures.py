@@ -10,9 +10,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 KINDS = {kind.model_type: kind for kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING}
 LABELS = 3
-MOST = 3_000_000  # parameters of a base that is still tiny
+MOST = 3_000_000  # parameters that a tiny base may have
 
-# Every size by every name that some configuration has for it.
+# Small values for the sizes in a configuration, under every name that some architecture uses.
 _NAMES = {
     128: "vocab_size",
     64: "intermediate_size ffn_dim d_ff d_inner hidden_dim n_inner dff moe_intermediate_size encoder_ffn_dim "
@@ -35,7 +35,7 @@ _NAMES = {
 SIZES = {name: size for size, names in _NAMES.items() for name in names.split()} | {"bos_token_id": 2}
 VISION = {"image_size": 28, "patch_size": 14}
 
-# What is no size, or one of a kind.
+# Settings of single architectures.
 OWN: dict[str, dict[str, Any]] = {
     "canine": {"num_hash_buckets": 64, "num_hash_functions": 2},
     "cohere_compass_text": {
@@ -60,7 +60,7 @@ UNBUILT = {"layoutlmv2": "needs the library detectron2"}
 
 
 def tiny_config(kind: type[PreTrainedConfig], **changes: Any) -> PreTrainedConfig:
-    """A configuration with every size small."""
+    """A configuration in which every size is small."""
     return kind(**_settings(kind) | changes, num_labels=LABELS)
 
 
@@ -68,7 +68,7 @@ def _settings(kind: type[PreTrainedConfig]) -> dict[str, Any]:
     default = kind()
     known = {name for name in vars(default) if not name.startswith("_")}
     settings = {name: size for name, size in SIZES.items() if name in known}
-    if "kv_lora_rank" in known:  # latent attention has no groups of heads
+    if "kv_lora_rank" in known:  # latent attention has no grouped heads
         settings["num_key_value_heads"] = settings["num_attention_heads"]
     for name, part in kind.sub_configs.items():
         inner = type(getattr(default, name)) if part is AutoConfig else part
@@ -77,10 +77,10 @@ def _settings(kind: type[PreTrainedConfig]) -> dict[str, Any]:
 
 
 def tiny_base(kind: type[PreTrainedConfig], **changes: Any) -> Any:
-    """The frozen model, its weights being the same each time.
+    """The frozen model; its weights are the same each time.
 
     Raises:
-        MemoryError: it is not tiny for all that.
+        MemoryError: the model has more than `MOST` parameters.
     """
     config = tiny_config(kind, **changes)
     with torch.device("meta"):

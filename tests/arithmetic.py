@@ -1,12 +1,12 @@
-"""The tests of numbers once more, by simpler instructions: `make numbers`.
+"""Run the tests of numbers again with simpler CPU instructions: `make numbers`.
 
-A processor without AVX512 rounds otherwise than one with it, and so do other libraries' paths on the same one. The
-first of the settings below takes the plainest path there is, whatever the processor. That it is another one than
-without it shows in its results; where they are the same, the next one is taken, and where no setting changes a number
-this fails: the tests were not run by two sets of instructions.
+Processors with and without AVX512 round differently, and so do different code paths of a library on one processor. The
+first of the settings below selects the simplest path on any processor. Its results show whether the setting changed
+anything. If they do not differ from those without it, the next setting is tried; if no setting changes a number, the
+command fails, because the tests would not run with two sets of instructions.
 
-Run are the tests marked `numbers`: whatever is held in less than float64, where rounding is a thousandth of what is
-allowed. Those that train by whole commands are left out: they hold the same steps, and would take minutes.
+It runs the tests marked `numbers`: all that compare numbers in less than float64, where rounding is a thousandth of
+what is allowed. It leaves out those that train through whole commands: they check the same steps, and take minutes.
 
     python -m tests.arithmetic [NAME=VALUE …] [pytest's own options]
 
@@ -28,11 +28,11 @@ SETTINGS = (
     {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
     {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
 )
-COMMANDS = ["docs", "exported", "methods", "retrain", "sweep"]  # their tests are of whole commands
+COMMANDS = ["docs", "exported", "methods", "retrain", "sweep"]  # their tests run whole commands
 
 
 def results() -> str:
-    """Which instructions torch takes in this process, and what a few products, sums and activations come to there."""
+    """The instruction set that torch uses in this process, and a digest of a few products, sums and activations."""
     import numpy as np
     import torch
 
@@ -45,7 +45,7 @@ def results() -> str:
 
 
 def largest(noted: Path) -> list[str]:
-    """The largest deviation of each type and kind, of those that were held to the promise."""
+    """The largest deviation of each type and kind among those that tests compared with the promise."""
     found: dict[str, float] = {}
     for line in noted.read_text("utf-8").splitlines() if noted.exists() else []:
         name, _, value = line.rpartition(" ")
@@ -54,7 +54,7 @@ def largest(noted: Path) -> list[str]:
 
 
 def other(own: str, results_by: Callable[[Mapping[str, str]], str]) -> tuple[Mapping[str, str], str] | None:
-    """The first settings with other results than this process's own, and these; None where there are none."""
+    """The first settings whose results differ from this process's own, and those results; None if there are none."""
     found = ((settings, results_by(settings)) for settings in SETTINGS)
     return next(((settings, results) for settings, results in found if results != own), None)
 
@@ -70,7 +70,7 @@ def _results_by(settings: Mapping[str, str]) -> str:
 
 
 def main() -> int:
-    """Run pytest with these arguments on the tests of numbers, by settings with which they come out another way."""
+    """Run pytest with these arguments on the tests of numbers, under settings that change the results."""
     given = dict(word.split("=", 1) for word in sys.argv[1:] if _is_setting(word))
     own = _results_by({})
     found = (given, _results_by(given)) if given else other(own, _results_by)
@@ -82,7 +82,7 @@ def main() -> int:
     env = os.environ | settings
     by = " ".join(f"{name}={value}" for name, value in settings.items())
     print(f"instructions: {then} in place of {own}, by {by}", flush=True)
-    files = [  # the others would only be imported
+    files = [  # pytest would import the other files for nothing
         str(file)
         for file in sorted(Path("tests").glob("test_*.py"))
         if "mark.numbers" in file.read_text("utf-8") and file.stem.removeprefix("test_") not in COMMANDS

@@ -1,4 +1,4 @@
-"""A small model and dataset hub on this machine: as much of the Hugging Face hub's HTTP as its clients ask for."""
+"""A small model and dataset hub on this machine: the part of the Hugging Face hub's HTTP that its clients use."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Files = Mapping[str, bytes]  # by path in the repository
 
 
 class Hub:
-    """What it holds may change while it runs.
+    """The hub's content, which may change while the hub is served.
 
     Attributes:
-        repositories: the files of each revision, by `datasets/owner/name` or `owner/name`.
-        gated: those that want an accepted licence.
+        repositories: the files of each revision, keyed by `datasets/owner/name` or `owner/name`.
+        gated: the repositories whose licence must be accepted first.
         asked: the paths of all requests.
     """
 
@@ -33,7 +33,7 @@ class Hub:
         self.asked: list[str] = []
 
     def answer(self, path: str, form: Mapping[str, list[str]]) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+        """Status, headers and body of the response."""
         self.asked.append(path)
         api = path.startswith("/api/")
         parts = path.removeprefix("/api").removeprefix("/models").strip("/").split("/")
@@ -93,7 +93,7 @@ def _entries(files: Files, inside: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[str]:
-    """The address at which it answers."""
+    """Serve the hub; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -117,7 +117,7 @@ def serving(hub: Hub) -> Iterator[str]:
         do_HEAD = do_POST = do_GET  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, daemon=True)
@@ -131,7 +131,7 @@ def serving(hub: Hub) -> Iterator[str]:
 
 
 def with_hub(url: str, home: Path, program: str, *arguments: str, **environment: str) -> Any:
-    """The JSON that a program prints, in a Python of its own: the clients read HF_ENDPOINT when imported."""
+    """The JSON that a program prints. It runs in a new Python, because the clients read HF_ENDPOINT on import."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     theirs = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(

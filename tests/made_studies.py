@@ -1,4 +1,4 @@
-"""Studies as sweeps leave them, many trials in no time: the benchmark makes them, the tests look at them."""
+"""Studies as sweeps leave them, with many trials, made without training: for the tests and the benchmark."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def storage(folder: Path) -> str:
 
 
 def best_folder(url: str, name: str) -> Path:
-    """Of the artifacts of the study's best trial."""
+    """Folder of the artifacts of the study's best trial."""
     studies = Studies(url)
     best = results.ranked(studies.load(name).records())[0]
     return trial_files.trial_folder(studies.artifacts / name, best.number)
 
 
 def with_predictions(url: str, name: str, logits: np.ndarray, labels: np.ndarray) -> None:
-    """Let the best trial have predicted this."""
+    """Store these predictions as those of the best trial."""
     save_file({"logits": logits.astype(np.float32), "labels": labels}, best_folder(url, name) / trial_files.PREDICTIONS)
 
 
 def predicted(url: str, name: str, task: Task, logits: np.ndarray, labels: np.ndarray) -> None:
-    """A study of one trial, which predicted this."""
+    """Add a study of one trial with these predictions."""
     data = DATA | {"labels": list(task.labels) if task.multi_label else "topic"}
     study = made(url, name, labels=list(task.labels), config={"data": data, "space": {}})
     scores = task.scores(logits, labels)

@@ -1,10 +1,10 @@
-"""What the pack promises about numbers, as docs/pack.md has it, and how tests hold two trainings to it.
+"""What the pack promises about numbers (docs/pack.md), and the assertions that compare two trainings with it.
 
-From the same weights, a step has the same loss and gradients but for rounding, on any processor. Of each weight after a
-whole training no such promise can be made in float32: AdamW divides a gradient by its own size plus 1e-8, and where the
-gradient is itself rounding noise, of some 1e-9, chance decides how far the weight moves. A promise of all weights
-together does hold: how far apart they are, relative to the way they went. In float64, where noise is far below 1e-8,
-one of each weight holds too.
+From the same weights, a step has the same loss and gradients up to rounding, on any processor. After a whole training
+in float32, no such promise holds for a single weight: AdamW divides a gradient by its own size plus 1e-8, and where the
+gradient is itself rounding noise, about 1e-9, chance decides how far the weight moves. A promise about all weights
+together does hold: their distance, relative to how far training moved them. In float64, where noise is far below 1e-8,
+a promise about each single weight holds too.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Promise:
-    """How far apart two of the same may be.
+    """How far two trainings of the same trial may differ.
 
     Attributes:
-        step: a step's loss and gradients from the same weights. The norm of the gradients' difference, of their own.
-        losses: those of each step of a whole training.
-        weights: after it, the norm of the difference, of the way from the first weights to the last.
-        weight: a single one of them.
+        step: a step's loss and gradients from the same weights. For gradients: the norm of the difference, relative to
+            the gradients' own norm.
+        losses: the loss of each step of a whole training.
+        weights: after a whole training, the norm of the difference, relative to the distance between the first and the
+            last weights.
+        weight: after a whole training, the difference of any single weight.
 
-    Losses above one are held relative to their size.
+    Losses above one are compared relative to their size.
     """
 
     step: float
@@ -53,12 +55,12 @@ PROMISED = {
 }
 
 
-marked = False  # whether the present test is marked `numbers`; conftest.py says so before each
+marked = False  # whether the current test is marked `numbers`; conftest.py sets it before each test
 
 
 def hold(what: str, found: float, dtype: torch.dtype) -> None:
-    """Hold a deviation to the promise. `make numbers`, which runs what is marked, shows the largest of all."""
-    assert marked or dtype == torch.float64, "mark this test `numbers`: instructions decide how it comes out"
+    """Check a deviation against the promise, and record it: `make numbers` prints the largest ones."""
+    assert marked or dtype == torch.float64, "mark this test `numbers`: its result depends on the CPU's instructions"
     assert found <= getattr(PROMISED[dtype], what)
     if file := os.environ.get("PEFTSWEEP_DEVIATIONS"):
         with Path(file).open("a", encoding="utf-8") as noted:
@@ -66,42 +68,42 @@ def hold(what: str, found: float, dtype: torch.dtype) -> None:
 
 
 def same_step(ours: tuple[float, Weights], theirs: tuple[float, Weights], dtype: torch.dtype) -> None:
-    """Hold a step's loss and gradients from the same weights to the promise."""
+    """Check a step's loss and gradients, from the same weights, against the promise."""
     (loss, gradients), (other_loss, other_gradients) = ours, theirs
     hold("step", _apart([loss], [other_loss]), dtype)
     same_gradients(gradients, other_gradients, dtype)
 
 
 def same_gradients(ours: Weights, theirs: Weights, dtype: torch.dtype) -> None:
-    """Hold a step's gradients from the same weights to the promise."""
+    """Check a step's gradients, from the same weights, against the promise."""
     hold("step", distance(ours, theirs) / norm(theirs.values()), dtype)
 
 
 def same(ours: Tensor, theirs: Tensor, dtype: torch.dtype | None = None) -> None:
-    """Hold what a step makes of the same weights (logits, gradients) to the promise, for products of this type."""
+    """Check logits or gradients of one step, from the same weights, against the promise for products of this type."""
     assert ours.shape == theirs.shape
     apart = norm([ours.double() - theirs])
     hold("step", apart and apart / norm([theirs]), dtype or theirs.dtype)
 
 
 def same_values(ours: Sequence[float], theirs: Sequence[float], dtype: torch.dtype = torch.float32) -> None:
-    """Hold losses and probabilities that were made of the same weights to the promise."""
+    """Check losses or probabilities, from the same weights, against the promise."""
     hold("step", _apart(ours, theirs), dtype)
 
 
 def same_weights(ours: Weights, theirs: Weights, first: Weights, dtype: torch.dtype) -> None:
-    """Hold the last weights of two trainings from the same first ones to the promise."""
+    """Check the last weights of two trainings, from the same first weights, against the promise."""
     hold("weights", distance(ours, theirs) / distance(theirs, first), dtype)
     hold("weight", max(float((ours[key] - value).abs().max()) for key, value in theirs.items()), dtype)
 
 
 def same_losses(ours: Sequence[float], theirs: Sequence[float], dtype: torch.dtype) -> None:
-    """Hold the losses of a whole training to the promise."""
+    """Check the losses of a whole training against the promise."""
     hold("losses", _apart(ours, theirs), dtype)
 
 
 def same_training(ours: Watched, theirs: Watched, numbers: Iterable[int] | None = None) -> None:
-    """Hold trials of one pack (all that ended, unless said) to the same ones in another."""
+    """Compare trials of one pack (by default all that ended) with the same trials in another."""
     assert ours.dtype == theirs.dtype and (numbers is not None or ours.last.keys() == theirs.last.keys())
     for number in theirs.last if numbers is None else numbers:
         assert distance(ours.first[number], theirs.first[number]) == 0.0
@@ -112,7 +114,7 @@ def same_training(ours: Watched, theirs: Watched, numbers: Iterable[int] | None 
 def _apart(ours: Any, theirs: Any) -> float:
     assert len(ours) == len(theirs)
     ours, theirs = np.array(ours), np.array(theirs)
-    return float((np.abs(ours - theirs) / np.maximum(1, np.abs(theirs))).max())  # NaN of a NaN
+    return float((np.abs(ours - theirs) / np.maximum(1, np.abs(theirs))).max())  # NaN if any value is NaN, which fails
 
 
 def distance(ours: Weights, theirs: Weights) -> float:
@@ -122,7 +124,7 @@ def distance(ours: Weights, theirs: Weights) -> float:
 
 
 def norm(parts: Iterable[Tensor]) -> float:
-    """Of all numbers of these tensors together."""
+    """The norm of all numbers in these tensors together."""
     return float(torch.stack([part.detach().double().square().sum() for part in parts]).sum().sqrt())
 
 
@@ -130,13 +132,13 @@ def norm(parts: Iterable[Tensor]) -> float:
 
 
 def float64() -> AbstractContextManager[None]:
-    """Within it, whatever asks for float32 gets float64: the pack, stock peft, and transformers, whose norms and
-    rotations ask for it by name."""
+    """Within this context, code that asks for float32 gets float64: the pack, stock peft, and transformers, whose norms
+    and rotary embeddings ask for float32 by name."""
     return _float32_is(torch.float64, Tensor.double)
 
 
 def as_stored() -> AbstractContextManager[None]:
-    """Amid `float64`, float32 again: for a file that holds it."""
+    """Within `float64`, restore float32, to read or write a file that holds float32."""
     return _float32_is(*_FLOAT32)
 
 

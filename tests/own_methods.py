@@ -1,4 +1,4 @@
-"""Methods of one's own, as a user of the package may write them. Each uses other hooks."""
+"""Methods as a user of the package may write them. Each one uses different hooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from peftsweep.methods.adapter_config import AdapterFile
 from peftsweep.methods.lora import Lora, LoraFile, PackedLora
 from peftsweep.methods.method import select, shortest_names
 
-# LoRA+ (arXiv:2402.12354): a learning rate of its own for B ----------------------------------------------------------
+# LoRA+ (arXiv:2402.12354): B has its own learning rate -------------------------------------------------------------
 
 
 class LoraPlusHyperparameters(LoraHyperparameters):
@@ -41,7 +41,7 @@ class LoraPlus(Lora):
     packed_layer = PackedLoraPlus
 
 
-# VeRA (arXiv:2310.11454): frozen random matrices that all slots and layers share, and a vector behind each ------------
+# VeRA (arXiv:2310.11454): all slots and layers share frozen random matrices, with a vector behind each ---------------
 
 
 class VeraHyperparameters(MethodHyperparameters):
@@ -94,7 +94,7 @@ class Vera(Method):
         self.largest = max(layer.out_features for layer in layers), max(layer.in_features for layer in layers)
 
     def projections(self, rank: int) -> tuple[Tensor, Tensor]:
-        """A [r, largest] and B [largest, r], as peft draws them."""
+        """A [r, largest] and B [largest, r], drawn as peft draws them."""
         from peft.tuners.vera.model import _kaiming_init
 
         generator = torch.Generator().manual_seed(self.key)
@@ -127,11 +127,11 @@ class Vera(Method):
         return {"base_model.vera_A": a, "base_model.vera_B": b}
 
 
-# PiSSA (arXiv:2404.02948): the base gives its first singular vectors away, and the export needs them -----------------
+# PiSSA (arXiv:2404.02948): it removes the first singular vectors from the base; the export needs them ---------------
 
 
 class PackedPissa(PackedLora):
-    """Starts where A and B make up for what was taken from the base's weight."""
+    """At the start, A and B hold what was subtracted from the base's weight."""
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         super().start(slot, params, generator)

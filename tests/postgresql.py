@@ -20,13 +20,13 @@ from psycopg import sql
 
 from tests.programs import free_port, lacking
 
-PASSWORD = "s3/c@r?e:t '%"  # all that must be escaped in a URL or a statement
+PASSWORD = "s3/c@r?e:t '%"  # with every character that must be escaped in a URL or a statement
 USER = "sweeper"
 
 
 @cache
 def programs() -> Path | None:
-    """The folder of `initdb` and `postgres`: the newest of Debian's, which are not in PATH."""
+    """The folder of `initdb` and `postgres`: of Debian's, which are not in PATH, the newest."""
     found = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "initdb").exists()]
     on_path = shutil.which("initdb")
     return max(
@@ -35,7 +35,7 @@ def programs() -> Path | None:
 
 
 def needed() -> Path:
-    """The same; without it the test is `lacking`."""
+    """The same folder; if there is none, the test is `lacking`."""
     return programs() or lacking("PostgreSQL's own programs", "apt-get install postgresql")
 
 
@@ -44,7 +44,7 @@ class Server:
     """A server and its superuser `postgres`.
 
     Args:
-        folder: its database cluster.
+        folder: holds the database cluster.
     """
 
     folder: Path
@@ -55,14 +55,14 @@ class Server:
         return f"{scheme}://{user}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
 
     def execute(self, statement: str | sql.Composed, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """By the superuser."""
+        """Execute a statement as the superuser; returns the rows."""
         keys = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "password": self.password}
         with psycopg.connect(dbname=database, autocommit=True, **keys) as connection:
             answer = connection.execute(statement)
             return answer.fetchall() if answer.description else []
 
     def database(self) -> str:
-        """The URL of a new, empty database, which belongs to `sweeper`."""
+        """The URL of a new, empty database owned by `sweeper`."""
         name = f"d{uuid4().hex[:12]}"
         self.execute(f"CREATE DATABASE {name} OWNER {USER}")
         return self.url(name)
@@ -89,10 +89,10 @@ class Server:
 
 
 def run(program: str, *words: str, cwd: Path, env: Mapping[str, str] | None = None, given: str = "") -> None:
-    """A program by the server's own account, for the server's refuse to be root's.
+    """Run a program under the server's own account, because PostgreSQL's programs refuse to run as root.
 
     Args:
-        given: to the program's standard input.
+        given: the program's standard input.
     """
     account: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
     done = subprocess.run(
@@ -111,9 +111,9 @@ def run(program: str, *words: str, cwd: Path, env: Mapping[str, str] | None = No
 
 @contextmanager
 def served(password: str = "superuser") -> Iterator[Server]:
-    """A server with nothing in it but `postgres`, which asks everybody for a password; gone afterwards.
+    """Start an empty server whose only role is `postgres` and which asks for a password; remove it afterwards.
 
-    Not in pytest's own folder: the server's account may not enter that.
+    Its folder is not inside pytest's, which the server's account may not enter.
     """
     needed()
     folder = Path(tempfile.mkdtemp(prefix="peftsweep-postgresql-"))

@@ -1,4 +1,4 @@
-"""Programs that tests start: where they are, the Debian packages that bring them, ports for servers."""
+"""Programs that tests start: their paths, their Debian packages, and ports for servers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 
 
 def program(name: str, package: str) -> str:
-    """Where it is; without it the test is `lacking`."""
+    """The program's path; if it is not installed, the test is `lacking`."""
     return shutil.which(name) or lacking(name, f"apt-get install {package}")
 
 
 def lacking(what: str, remedy: str) -> NoReturn:
-    """The test is skipped for want of what only its user can bring; it fails where nothing may be skipped (.ci/run)."""
+    """Skip the test, because it needs something that only the user can install; fail where nothing may be skipped
+    (.ci/run)."""
     reason = f"needs {what}: {remedy}"
     if os.environ.get("PEFTSWEEP_ALL_TESTS"):
         pytest.fail(reason)
@@ -24,6 +25,6 @@ def lacking(what: str, remedy: str) -> NoReturn:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens to."""
+    """A port of 127.0.0.1 on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Files that tests read, and what is said of them."""
+"""Read data files in tests, and collect their warnings and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDINGS = (".csv", ".tsv", ".jsonl")
 
 
 def read(path: Path, *wanted: str, whole: bool = False, **form: Any) -> tuple[data.Table, list[str]]:
-    """The table, and what was doubtful."""
+    """The table, and the warnings about it."""
     said: list[str] = []
     return data.read_table(str(path), "data.train", wanted, data.TextFormat(**form), said.append, whole=whole), said
 
@@ -29,7 +29,7 @@ def refused(path: Path, *wanted: str, **form: Any) -> str:
 
 
 def written(ending: str, texts: list[str]) -> str:
-    """A file's text, with the columns `text` and `mood`."""
+    """The content of a file with the columns `text` and `mood`."""
     if ending == ".jsonl":
         return "".join(f'{{"text": "{text}", "mood": "m"}}\n' for text in texts)
     mark = "\t" if ending == ".tsv" else ","
@@ -37,7 +37,7 @@ def written(ending: str, texts: list[str]) -> str:
 
 
 def told(act: Callable[[], object]) -> None:
-    """It is done or refused in one line that names the file: no other error."""
+    """Check that `act` works, or fails with a one-line message that names the file."""
     message = "of a."
     try:
         act()

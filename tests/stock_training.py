@@ -1,4 +1,4 @@
-"""A trial trained alone by stock peft and a plain loop: what a slot of a pack is compared with."""
+"""A trial trained alone by stock peft and a plain loop: the reference for a slot of a pack."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from tests.packs import CPU, Texts, base_of
 
 
 class StockPeft:
-    """A trial's model from given first weights, its optimizer and schedule. Weights, gradients and all by the pack's
-    names, `path:parameter`, and in the pack's shapes.
+    """A trial's model with given first weights, its optimizer and its schedule.
+
+    Weights and gradients have the pack's names, `path:parameter`, and the pack's shapes.
 
     Args:
-        first: its weights before the first step.
-        head_only: leave the adapters as they are.
+        first: the trial's weights before the first step.
+        head_only: train the head alone.
     """
 
     def __init__(
@@ -51,20 +52,20 @@ class StockPeft:
             trial.params, task_type="SEQ_CLS", modules_to_save=sorted({head.split(".")[0] for head in self.heads})
         )
         self.peft = get_peft_model(model, config)
-        self.peft.eval()  # dropout is 0, and the base's own is off in a pack
+        self.peft.eval()  # the trial's dropout is 0, and a pack turns the base's own off
         trained = {name: p for name, p in self.peft.named_parameters() if p.requires_grad}
         named = {key: self.place(key, value) for key, value in first.items()}
         assert set(trained) == {name for name, _ in named.values()}
         self.parameters = {key: trained[name] for key, (name, _) in named.items()}
         for key, parameter in self.parameters.items():
-            parameter.data = named[key][1].to(device, copy=True)  # in fp32, a head in bf16 too
+            parameter.data = named[key][1].to(device, copy=True)  # in float32, even the head of a bfloat16 base
             parameter.requires_grad_(not head_only or key.split(":")[0] in self.heads)
         self.optimizer = self._optimizer()
         warmup = int(np.ceil(self.schedule.steps * trial.params.warmup))
         self.scheduler = get_scheduler(trial.params.scheduler, self.optimizer, warmup, self.schedule.steps)
 
     def place(self, key: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """A slot's tensor as peft's model has it, and the name of its parameter there."""
+        """A slot's tensor in peft's shape, and the name of peft's parameter."""
         path, parameter = key.split(":")
         if path in self.heads:
             outer, _, inner = path.partition(".")
@@ -86,7 +87,7 @@ class StockPeft:
         return torch.optim.AdamW(groups, lr=params.learning_rate)
 
     def backward(self, step: int) -> float:
-        """The loss of that step's batch; its gradients are in the parameters."""
+        """The loss of that step's batch; leaves the gradients in the parameters."""
         picked = self.schedule.batch(step, self.trial.seed)
         texts = [torch.from_numpy(self.train.input_ids[i]) for i in picked]
         ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self.pad)
@@ -107,7 +108,7 @@ class StockPeft:
         self.scheduler.step()
 
     def at(self, step: int, weights: Mapping[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
-        """The loss and the gradients of that step's batch at these weights."""
+        """The loss and the gradients of that step's batch, at these weights."""
         for key, value in weights.items():
             self.parameters[key].data.copy_(self.place(key, value)[1])
         loss = self.backward(step)
@@ -121,7 +122,7 @@ class StockPeft:
 
 
 def peft_alone(*given: Any, **options: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The trial of a `StockPeft`, trained: the loss of each step, and the last weights, by the pack's names."""
+    """Train the trial of a `StockPeft`; returns the loss of each step and the last weights, under the pack's names."""
     alone, losses = StockPeft(*given, **options), []
     for step in range(alone.schedule.steps):
         losses.append(alone.backward(step))
@@ -130,8 +131,8 @@ def peft_alone(*given: Any, **options: Any) -> tuple[list[float], dict[str, torc
 
 
 def in_full(model: Any) -> Any:
-    """The model, whose layers in 4 bits multiply in float32. Where a CPU has instructions for it, bitsandbytes takes
-    bfloat16 for them, outside of training."""
+    """Make the model's 4-bit layers multiply in float32. Outside of training, bitsandbytes uses bfloat16 for them on
+    CPUs that have instructions for it."""
     for part in model.modules():
         if hasattr(part, "support_avx512bf16_for_cpu"):
             part.support_avx512bf16_for_cpu = False

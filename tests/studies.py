@@ -43,7 +43,10 @@ class Home:
     def study(self, name: str = "small", **changes: Any) -> Path:
         """Write a study file; `train`, `space`, `search` and `data` are merged into the small one's."""
         whole: dict[str, Any] = {
-            "model": {"id": str(self.folder / "base"), "dtype": "float32"},  # the same numbers on every CPU
+            "model": {
+                "id": str(self.folder / "base"),
+                "dtype": "float32",
+            },  # float32 gives the same scores on every CPU
             "method": "lora",
             "data": {"train": str(self.folder / "train.csv"), "validation": str(self.folder / "dev.csv")}
             | {"text": "text", "labels": "label", "max_length": 32},
@@ -66,10 +69,10 @@ class Home:
         return [sys.executable, "-m", "peftsweep", *words]
 
     def start(self, *words: str, fresh: bool = False, **env: str) -> Program:
-        """The real program, running in this folder.
+        """Start the real program in this folder.
 
         Args:
-            fresh: have it import its libraries itself.
+            fresh: start a new Python that imports the libraries itself.
         """
         return Program(["-m", "peftsweep", *words], self.folder, env, fresh=fresh)
 
@@ -79,7 +82,7 @@ class Home:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def call_each(self, commands: Sequence[Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
-        """The real program's answers to several commands, on a terminal of 120 columns."""
+        """Call the real program with each of these commands, on a terminal of 120 columns."""
         return [self.call(*words, COLUMNS="120") for words in commands]
 
     def runs(self) -> list[mlflow.entities.Run]:
@@ -96,10 +99,10 @@ class Home:
 
 
 def all_of(uri: str, key: str | None = None) -> dict[str, Any]:
-    """All that MLflow holds, by trial ("parent" for the study), but for the runs' own ids.
+    """Everything that MLflow holds except run ids, keyed by trial ("parent" for the study).
 
     Args:
-        key: of the one study to look at.
+        key: the study's key; by default all studies.
     """
     client, found = mlflow.MlflowClient(tracking_uri=uri), dict[str, Any]()
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
@@ -125,7 +128,7 @@ def all_of(uri: str, key: str | None = None) -> dict[str, Any]:
     return found
 
 
-# The real program, which sends itself signals as soon as the n-th call of one function is done.
+# The real program, which sends itself signals as soon as the n-th call of one function returns.
 STRUCK = """
 import os, sys
 from importlib import import_module
@@ -157,7 +160,7 @@ main()
 
 
 def struck(place: Home, moment: str, numbers: list[int], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the program with that `module:function n`; `numbers` are the signals."""
+    """Run the program, which sends itself the signals `numbers` at that moment, given as `module:function n`."""
     given = " ".join([moment, *(str(int(number)) for number in numbers)])
     with Program(["-c", STRUCK, given, *words], place.folder) as process:
         out, err = process.communicate(timeout=240)
@@ -166,14 +169,18 @@ def struck(place: Home, moment: str, numbers: list[int], *words: str) -> subproc
 
 @cache
 def empty_mlflow() -> bytes:
-    """MLflow's database as it is made; it takes a second or two, once for all tests."""
+    """An empty MLflow database. MLflow takes a second or two to create it, so all tests share it."""
     with tempfile.TemporaryDirectory() as folder:
         make_store(Path(folder) / "mlflow.db")
         return (Path(folder) / "mlflow.db").read_bytes()
 
 
 def home(folder: Path, architecture: str = "bert", rows: int = 48, *, mlflow: bool = True) -> Home:
-    """A folder in which studies can run, MLflow's empty database in it (mlflow: or without one, to be made yet)."""
+    """A folder in which studies can run.
+
+    Args:
+        mlflow: put an empty MLflow database there; otherwise the first run creates it.
+    """
     folder.mkdir(exist_ok=True)
     if mlflow:
         (folder / "mlflow.db").write_bytes(empty_mlflow())
@@ -184,22 +191,22 @@ def home(folder: Path, architecture: str = "bert", rows: int = 48, *, mlflow: bo
 
 
 def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: float = 180) -> None:
-    """Wait for something that the process does."""
+    """Wait until a condition holds that the process brings about."""
     end = time.monotonic() + seconds
     while not true():
         if process.poll() is not None:
             raise AssertionError(f"it ended too early: {process.communicate()}")
-        assert time.monotonic() < end, "it takes too long"
+        assert time.monotonic() < end, "the condition does not become true in time"
         time.sleep(0.01)
 
 
 def mount(folder: Path, size: str) -> None:
-    """Make a disk of that size; without the right to, the test is `lacking`."""
+    """Mount a disk of that size; without permission to mount, the test is `lacking`."""
     _mount(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
 
 
 def mount_again(folder: Path, of: Path) -> None:
-    """Make a second name of a folder, which is no link; without the right to, the test is `lacking`."""
+    """Give a folder a second path that is no link; without permission to mount, the test is `lacking`."""
     _mount(folder, "--bind", str(of))
 
 
@@ -213,7 +220,7 @@ GRID: dict[str, Any] = {"space": {"learning_rate": [2e-3, 1e-2]}, "search": {"sa
 
 
 def never_stopped(folder: Path) -> Home:
-    """A sweep of `GRID` in SQLite, which nothing ever stopped."""
+    """Run a sweep of `GRID` in SQLite without any interruption."""
     place = home(folder)
     assert place.run(place.study(**GRID), slots=1).counts == {"complete": 2}
     return place

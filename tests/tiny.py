@@ -26,7 +26,7 @@ SENTIMENTS = ["negative", "neutral", "positive"]
 WORDS = [*NOISE, *EMOTIONS, *SENTIMENTS]
 VOCABULARY = 128
 
-# Every linear layer's sides are multiples of 64, bitsandbytes' block.
+# Each side of every linear layer is a multiple of 64, bitsandbytes' block size.
 DECODER = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -90,7 +90,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def tiny_model(folder: Path, architecture: str) -> Path:
-    """Save a random base of that architecture with a tokenizer, as its authors would: config, safetensors, no head."""
+    """Save a random base of that architecture with a tokenizer, like a released base: config, safetensors, no head."""
     kind, settings = ARCHITECTURES[architecture]
     config = AutoConfig.for_model(kind, **settings)
     decoder = "bos_token_id" in settings
@@ -103,7 +103,7 @@ def tiny_model(folder: Path, architecture: str) -> Path:
 
 
 def tiny_tokenizer(decoder: bool) -> PreTrainedTokenizerFast:
-    """Whole words; a decoder's texts open with `<s>`, an encoder's close with `</s>`. Decoders have no pad."""
+    """Tokens are whole words. Decoders' texts begin with `<s>`, encoders' end with `</s>`; decoders have no pad."""
     vocabulary = {word: i for i, word in enumerate([*SPECIALS, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -117,9 +117,9 @@ def tiny_tokenizer(decoder: bool) -> PreTrainedTokenizerFast:
 
 
 def tiny_rows(labels: Sequence[str], n: int, seed: int, *, single: str | None = None) -> list[dict[str, Any]]:
-    """Rows with a column `text` and one 0/1 column a label, or (single) one column of that name with a label.
+    """Rows with a column `text` and a 0/1 column per label, or (single) one column of that name with a label.
 
-    The texts are random words, and the label's own word for each label that is on.
+    A text has random words and, for each label that is set, the label's own word.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -128,14 +128,14 @@ def tiny_rows(labels: Sequence[str], n: int, seed: int, *, single: str | None = 
         if single is None:
             on += [label for label in labels if label not in on and rng.random() < 0.2]
         words = [*rng.choice(NOISE, size=rng.integers(4, 12)), *on]
-        text = " ".join(rng.permutation(words)) + f" {i} {seed}"  # no text twice
+        text = " ".join(rng.permutation(words)) + f" {i} {seed}"  # no text occurs twice
         columns = {single: on[0]} if single else {label: int(label in on) for label in labels}
         rows.append({"text": text, **columns})
     return rows
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write rows as what the path's ending says: CSV, TSV (no quoting), Parquet or JSONL."""
+    """Write rows in the format of the path's ending: CSV, TSV (no quoting), Parquet or JSONL."""
     if path.suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
