@@ -242,7 +242,7 @@ def test_a_signal_while_libraries_are_imported_ends_with_the_same_line(here: Hom
 
 def test_a_signal_while_mlflow_is_reported_the_end_waits_for_that(here: Home) -> None:
     words = ("run", "--study", str(here.study()), "--trials", "1")
-    done = struck(here, "peftsweep.sweep.projection:Projection._whole 1", [signal.SIGTERM], *words)
+    done = struck(here, "peftsweep.sweep.projection:Projection._study_outcome 1", [signal.SIGTERM], *words)
     assert done.returncode == 143, done.stderr
     assert [run.info.status for run in here.runs()] == ["FINISHED"] * 2
 
