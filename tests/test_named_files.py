@@ -1,4 +1,4 @@
-"""Files and folders that docstrings, comments and documents name exist."""
+"""Every file and folder that docstrings, comments and documents name exists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prose(file: Path) -> str:
 
 
 def missing(text: str, there: set[str]) -> set[str]:
-    """A name may begin anywhere on the way from the root: `engine/pack.py`, `pack.py` beside it."""
+    """A name may start at any folder on its path: `engine/pack.py`, or `pack.py` from a file beside it."""
     named = {name for name in NAMED.findall(text) if name not in ELSEWHERE}
     return {name for name in named if not any(f"/{path}".endswith(f"/{name.rstrip('/')}") for path in there)}
 

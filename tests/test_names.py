@@ -1,4 +1,4 @@
-"""Names of studies, files and folders, from files, from databases, from the command line."""
+"""Names of studies, files and folders that come from files, databases and the command line."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_a_name_is_one_part_of_a_path(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*BAD, *TAKEN])
-def test_a_name_that_leads_elsewhere_or_cannot_be_written_is_refused(name: str) -> None:
+def test_a_name_that_leads_out_of_the_folder_or_cannot_be_written_is_refused(name: str) -> None:
     assert study_refusal(name) is not None and (refusal(name) is None) == (name in TAKEN)
 
 
-def test_a_text_of_any_length_and_kind_makes_a_file_s_name_and_different_ones_make_different_names() -> None:
+def test_every_text_gives_a_valid_file_name_and_different_texts_give_different_names() -> None:
     texts = [*GOOD, *BAD, *TAKEN, "é" * 1000, "é" * 1000 + "x", "a" * 999, "a" * 998 + "b"]
     for made in (file_name, lambda text, room=200: shorten_name(text, room)):
         for room in (42, 200):
@@ -71,13 +71,13 @@ def test_a_text_of_any_length_and_kind_makes_a_file_s_name_and_different_ones_ma
     assert all(refusal(file_name(text)) is None for text in texts if text.strip("."))
 
 
-def test_what_lies_inside_is_asked_with_links_followed(tmp_path: Path) -> None:
+def test_links_are_followed_to_decide_whether_a_path_lies_inside_a_folder(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     (root / "own").mkdir(parents=True)
     outside.mkdir()
     (root / "link").symlink_to(outside)
     (root / "loop").symlink_to("loop")
-    (tmp_path / "way").symlink_to(root)  # the root itself may be reached by a link
+    (tmp_path / "way").symlink_to(root)  # a link may lead to the root itself
     assert inside(root, root / "own" / "new") == root / "own" / "new"
     assert inside(tmp_path / "way", root / "own") and inside(root, tmp_path / "way" / "own")
     for wrong in (
@@ -93,8 +93,8 @@ def test_what_lies_inside_is_asked_with_links_followed(tmp_path: Path) -> None:
             inside(root, wrong)
 
 
-def test_what_a_link_leads_to_is_not_removed(tmp_path: Path) -> None:
-    """The trials' folders are links out of the study's: into that of a study that was moved, say."""
+def test_removing_a_link_keeps_its_target(tmp_path: Path) -> None:
+    """A trial's folder may be a link out of the study's folder, for instance into that of a study that was moved."""
     study, outside = tmp_path / "artifacts" / "small", tmp_path / "outside"
     for name in ("adapter", "checkpoint-1", ".checkpoint-2"):
         (outside / name).mkdir(parents=True)
@@ -115,14 +115,14 @@ def test_what_a_link_leads_to_is_not_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stem", ["..", "...", "comparison.html", " x", "x\x1b[2Jy", "a\nb", "é" * 101, ".hidden"])
-def test_a_study_file_whose_name_cannot_be_a_study_s_is_refused(tmp_path: Path, stem: str) -> None:
+def test_a_study_file_whose_name_is_no_valid_study_name_is_refused(tmp_path: Path, stem: str) -> None:
     file = Home(tmp_path).study("small").rename(tmp_path / f"{stem}.yaml")
     with pytest.raises(StudyFileError, match=r"the study's name, .*; rename the file") as error:
         load(file)
     assert repr(stem)[1:5] in str(error.value) and str(error.value).isprintable()
 
 
-def test_a_name_from_python_is_refused_wherever_it_comes_in(tmp_path: Path) -> None:
+def test_every_python_function_refuses_an_invalid_name(tmp_path: Path) -> None:
     config, storage = load(Home(tmp_path).study("small")), f"sqlite:///{tmp_path}/s.db"
     optuna.create_study(study_name="there", storage=storage)
     entries: list[Callable[[str], Any]] = [
@@ -146,7 +146,7 @@ def test_a_name_from_python_is_refused_wherever_it_comes_in(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("part", ["a" * 300, "é" * 101, "..", "x\x1b[2J", "x\udcff"])
-def test_a_storage_whose_file_cannot_be_is_one_message(tmp_path: Path, part: str) -> None:
+def test_a_storage_with_an_impossible_file_name_gives_one_message(tmp_path: Path, part: str) -> None:
     for url in (f"sqlite:///{tmp_path}/{part}", f"sqlite:///{tmp_path}/{'a' * 300}/x.db"):
         with pytest.raises(StorageError, match=r"^storage") as error:
             exists(url)
@@ -157,14 +157,14 @@ def test_a_storage_whose_file_cannot_be_is_one_message(tmp_path: Path, part: str
 
 def test_a_path_as_a_person_gives_it(tmp_path: Path) -> None:
     assert parse_path("~/x", "--input", UsageError) == Path.home() / "x"
-    assert parse_path("x\udcff", "--input", UsageError) == Path("x\udcff")  # a byte that is no UTF-8
+    assert parse_path("x\udcff", "--input", UsageError) == Path("x\udcff")  # a byte that is not UTF-8
     for wrong in ("a" * 256, "a/" * 2100, "a\0b", "x\ud800", "~nobody-of-this-name/x"):
         with pytest.raises(UsageError, match=r"^--input: '"):
             parse_path(wrong, "--input", UsageError)
 
 
 @pytest.mark.parametrize("part", ["a" * 300, "a\0b"])
-def test_a_path_that_no_file_can_have_is_one_message_wherever_it_is_given(tmp_path: Path, part: str) -> None:
+def test_an_impossible_path_gives_one_message_wherever_it_is_given(tmp_path: Path, part: str) -> None:
     storage, longest = f"sqlite:///{tmp_path}/s.db", tmp_path / part
     optuna.create_study(study_name="there", storage=storage)
     mlflow = f"sqlite:///{tmp_path}/{part}"
@@ -184,7 +184,7 @@ def test_a_path_that_no_file_can_have_is_one_message_wherever_it_is_given(tmp_pa
         assert len(str(error.value)) < 400
 
 
-def test_the_longest_names_together_have_their_locks_and_their_folder(tmp_path: Path) -> None:
+def test_the_longest_names_get_their_locks_and_their_folder(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/{'é' * 98}.db"
     names = ["é" * 80, "é" * 79 + "e", "x" * 200]
     studies = Studies(url)
@@ -201,7 +201,7 @@ def test_the_longest_names_together_have_their_locks_and_their_folder(tmp_path: 
     assert studies.names() == sorted(names)
 
 
-def test_a_place_in_a_package_leads_out_of_it_by_no_dots() -> None:
+def test_dots_do_not_lead_out_of_a_package() -> None:
     assert packaged("package://peftsweep/system/names.py", "model.id", UsageError).is_file()
     for place in ("package://peftsweep/../tests/tiny.py", "package://peftsweep/config/../../setup.cfg"):
         with pytest.raises(UsageError, match=r"^model\.id: .*leads out of the package"):
@@ -236,7 +236,7 @@ INSERT INTO trial_user_attributes (trial_id, key, value_json)
 
 
 def _copy(database: sqlite3.Connection, name: str) -> None:
-    """Give the first study's trial and all that is known of it to a study of this name."""
+    """Copy the first study's trial, with everything stored about it, to a study of this name."""
     new = database.execute("INSERT INTO studies (study_name) VALUES (?)", [name]).lastrowid
     for statement in COPY.split(";"):
         database.execute(statement, {"new": new} if ":new" in statement else {})
@@ -297,7 +297,7 @@ class Told(Silent):
         self.said.append(text)
 
 
-def test_where_an_adapter_lies_does_not_come_from_the_database(swept: Home) -> None:
+def test_the_database_does_not_decide_where_an_adapter_lies(swept: Home) -> None:
     with closing(sqlite3.connect(swept.folder / "studies.db")) as database:
         adapter = json.dumps("../../../etc/trial-0000/adapter")
         database.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'adapter'", (adapter,))
@@ -307,7 +307,7 @@ def test_where_an_adapter_lies_does_not_come_from_the_database(swept: Home) -> N
 
 
 @pytest.mark.parametrize("name", ["own", "own/trial-0001"])
-def test_a_link_to_what_is_anothers_among_the_artifacts_is_not_followed(tmp_path: Path, name: str) -> None:
+def test_a_link_to_another_study_s_or_trial_s_artifacts_is_not_followed(tmp_path: Path, name: str) -> None:
     """Of another study, or of another trial."""
     (tmp_path / "other").mkdir()
     (tmp_path / name).parent.mkdir(exist_ok=True)

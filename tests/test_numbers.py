@@ -1,4 +1,4 @@
-"""Whatever tests hold of tensors, they hold to the one promise of tests/numbers.py."""
+"""Every test that compares tensors uses the one promise in tests/numbers.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 
 
 def bare(tree: ast.Module) -> Iterator[int]:
-    """Lines that hold how far two are apart to a number of their own."""
+    """Lines that compare a difference with a limit of their own."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func).rpartition(".")[2]
@@ -33,7 +33,7 @@ def bare(tree: ast.Module) -> Iterator[int]:
 
 
 def _small(value: ast.expr) -> bool:
-    """Whether it is a constant by which rounding could be allowed; a share or a probability may be larger."""
+    """Whether it is a constant small enough to be a limit for rounding; shares and probabilities are larger."""
     return isinstance(value, ast.Constant) and isinstance(value.value, float) and 0 < value.value < 0.01
 
 
@@ -48,8 +48,8 @@ def test_no_test_of_tensors_has_a_limit_of_its_own() -> None:
     assert [len(list(bare(ast.parse(line)))) for line in wrong] == [1, 1, 1]
 
 
-def test_what_is_held_in_less_than_float64_is_held_in_marked_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that `make numbers` tries it by other instructions."""
+def test_only_marked_tests_compare_numbers_in_less_than_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then `make numbers` runs it with other CPU instructions, too."""
     one = torch.ones(3)
     numbers.same(one.double(), one.double())
     with pytest.raises(AssertionError, match="mark this test"):
@@ -71,7 +71,7 @@ def test_the_largest_deviations_are_noted(tmp_path: Path, monkeypatch: pytest.Mo
     assert largest(tmp_path / "noted") == ["float64 step: 3.0e-10"]
 
 
-def test_the_numbers_run_again_come_from_settings_that_change_them_or_not_at_all() -> None:
+def test_numbers_run_again_only_with_settings_that_change_them() -> None:
     plainest, second = SETTINGS
     by = {str(plainest): "DEFAULT", str(second): "AVX2"}
     for own, settings in (("AVX512", plainest), ("AVX2", plainest), ("DEFAULT", second)):

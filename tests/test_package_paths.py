@@ -1,4 +1,4 @@
-"""What a person or a manifest may give as `model.id`: what is no base is one line, and nothing is waited for."""
+"""Whatever `model.id` a person or a manifest gives: without a base there, the error is one line and nothing hangs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def refused(config: ModelConfig) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_no_base_has_is_one_line(name: str, tmp_path: Path) -> None:
+def test_a_name_of_no_base_gives_a_one_line_error(name: str, tmp_path: Path) -> None:
     refused(ModelConfig.model_construct(id=name))
     try:
         found = ModelConfig(id=name)
@@ -92,7 +92,9 @@ PLACES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_place_without_a_base_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_base_gives_a_one_line_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "cache"))
     make, said = PLACES[name]
     make(tmp_path / name)
@@ -107,7 +109,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "name", ["config.json", "tokenizer.json", "vocab.txt", "model.safetensors", "additional_chat_templates/x.jinja"]
 )
-def test_a_pipe_among_a_base_s_files_is_not_waited_for(plain: Path, tmp_path: Path, name: str) -> None:
+def test_a_pipe_among_a_base_s_files_does_not_hang(plain: Path, tmp_path: Path, name: str) -> None:
     base = Path(shutil.copytree(plain, tmp_path / "base"))
     (base / name).parent.mkdir(exist_ok=True)
     (base / name).unlink(missing_ok=True)
@@ -115,7 +117,7 @@ def test_a_pipe_among_a_base_s_files_is_not_waited_for(plain: Path, tmp_path: Pa
     assert ": no plain file" in refused(ModelConfig(id=str(base))) or name == "config.json"
 
 
-def test_a_pipe_that_an_index_of_weights_names_is_not_waited_for(plain: Path, tmp_path: Path) -> None:
+def test_a_pipe_named_by_an_index_of_weights_does_not_hang(plain: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(plain, tmp_path / "base"))
     os.mkfifo(tmp_path / "pipe")
     (base / "model.safetensors").unlink()
@@ -124,7 +126,7 @@ def test_a_pipe_that_an_index_of_weights_names_is_not_waited_for(plain: Path, tm
         models.load_base(ModelConfig(id=str(base)), TASK, four_bit=False, device=torch.device("cpu"))
 
 
-def test_what_lies_beside_a_gguf_file_is_not_read(tmp_path: Path) -> None:
+def test_files_beside_a_gguf_file_are_not_read(tmp_path: Path) -> None:
     for name in ("tokenizer_config.json", "config.json", "adapter_config.json"):
         os.mkfifo(tmp_path / name)
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(200))
@@ -133,7 +135,7 @@ def test_what_lies_beside_a_gguf_file_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "..", "/", "{here}", "{here}/../here", "../link"])
-def test_the_working_folder_and_those_above_it_are_no_destination(
+def test_the_working_folder_and_its_parents_are_refused_as_destination(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
@@ -145,8 +147,8 @@ def test_the_working_folder_and_those_above_it_are_no_destination(
     assert destination("out") == here / "out" and destination("../other") == tmp_path / "other"
 
 
-def test_a_place_is_known_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a disk takes upper and lower case for one: a folder has two names here."""
+def test_a_folder_is_recognized_under_a_second_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that ignores case, a folder has two names; a bind mount gives it a second one here."""
     (tmp_path / "here" / "artifacts" / "small").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here" / "artifacts")
     mount_again(tmp_path / "Here", tmp_path / "here")

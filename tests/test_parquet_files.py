@@ -1,4 +1,4 @@
-"""Parquet: types that Python has not, and files that unpack to more than memory holds."""
+"""Parquet: types that Python does not have, and files that unpack to more than fits in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGE = 2**62
 
 
 def odd(kind: pyarrow.DataType, storage: pyarrow.DataType | None = None) -> pyarrow.Array:
-    """Values of which Python has none."""
+    """Values of a type that Python does not have."""
     return pyarrow.array([LARGE if storage is None else 2**31 - 1, 0, None], storage or pyarrow.int64()).view(kind)
 
 
@@ -51,7 +51,7 @@ COLUMNS: dict[str, pyarrow.Array] = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_a_column_of_any_type_is_read_along_and_as_labels_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+def test_a_column_of_any_type_is_read_and_works_as_labels_or_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.parquet"
     texts = [f"text {i}" for i in range(30)]
     parquet.write_table(pyarrow.table({"text": texts, "c": pyarrow.chunked_array([COLUMNS[kind]] * 10)}), path)
@@ -65,7 +65,7 @@ def test_a_column_of_any_type_is_read_along_and_as_labels_is_read_or_refused(tmp
         told(partial(loaded, source=path, **settings))
 
 
-def test_moments_that_python_has_no_date_for_are_kept_as_parquet_has_them(tmp_path: Path) -> None:
+def test_times_beyond_python_s_dates_stay_as_parquet_has_them(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     moments = pyarrow.array([400_000 * 365 * 86_400 * 1000, 0]).view(pyarrow.timestamp("ms"))
     nested = pyarrow.ListArray.from_arrays([0, 1, 2], moments)
@@ -77,7 +77,7 @@ def test_moments_that_python_has_no_date_for_are_kept_as_parquet_has_them(tmp_pa
 
 @pytest.mark.parametrize("unit", ["ms", "us"])
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC", "+05:30", "No/Where"])
-def test_moments_that_overflow_are_shown_alike_with_and_without_a_zone(tmp_path: Path, unit: str, zone: str) -> None:
+def test_times_that_overflow_look_the_same_with_and_without_a_zone(tmp_path: Path, unit: str, zone: str) -> None:
     path = tmp_path / "a.parquet"
     stored = pyarrow.array([2**62, -(2**62)])
     both = {"plain": stored.view(pyarrow.timestamp(unit)), "zoned": stored.view(pyarrow.timestamp(unit, zone))}
@@ -87,8 +87,8 @@ def test_moments_that_overflow_are_shown_alike_with_and_without_a_zone(tmp_path:
     assert all(shown.startswith("<value out of range: ") for shown in columns["zoned"])
 
 
-def test_folders_and_names_of_columns_mean_nothing_to_parquet(tmp_path: Path) -> None:
-    """A folder `label=1` is a column to others, and `a.b` a field of `a`."""
+def test_names_of_folders_and_columns_have_no_meaning_in_parquet(tmp_path: Path) -> None:
+    """Other programs read a folder `label=1` as a column, and `a.b` as a field of `a`."""
     folder = tmp_path / "label=1"
     folder.mkdir()
     parquet.write_table(pyarrow.table({"a.b": ["x"], "a": [{"b": "y"}], "text": ["t"]}), folder / "_a.parquet")
@@ -96,8 +96,8 @@ def test_folders_and_names_of_columns_mean_nothing_to_parquet(tmp_path: Path) ->
     assert list(read(folder / "_a.parquet", "text", whole=True)[0].columns) == ["a.b", "a", "text"]
 
 
-def test_numbers_of_few_bits_are_those_that_text_spells(tmp_path: Path) -> None:
-    """A filter of at least 0.9 keeps 0.9, and 0.1 is the same class in every format."""
+def test_numbers_of_few_bits_equal_their_decimal_text(tmp_path: Path) -> None:
+    """A filter for at least 0.9 keeps 0.9, and 0.1 is the same class in every format."""
     cells = [0.1, 0.9, None, float("nan")]
     coded = pyarrow.array(cells, pyarrow.float32()).dictionary_encode()
     for kind in (pyarrow.float16(), pyarrow.float32(), pyarrow.float64()):
@@ -121,7 +121,7 @@ def test_parquet_that_unpacks_to_more_than_memory_holds_is_refused_by_its_footer
     file = tmp_path / "a.parquet"
     parquet.write_table(table, file, row_group_size=1000)
     assert len(read(file, "text")[0]) == 3000
-    # each limit is checked before those that are lowered already
+    # each limit is checked before the ones that are already lowered
     monkeypatch.setattr(parquet_files, "BYTES", 200_000)
     assert "has more than 200,000 bytes when decoded" in refused(file, "text")
     monkeypatch.setattr(parquet_files, "GROUPS", 2)

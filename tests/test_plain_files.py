@@ -1,4 +1,4 @@
-"""Files that anybody may have put there: nothing is waited for, and nothing is read without a bound."""
+"""Files that anybody may have put there: reading one never hangs, and every read has a size limit."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ PLACES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_what_is_no_plain_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+def test_only_plain_files_are_opened(tmp_path: Path, kind: str) -> None:
     PLACES[kind](tmp_path / "x")
     for use in (plain_files.check, lambda file: plain_files.read(file, 10)):
         with pytest.raises(ValueError, match=r"^no plain file$"):
             use(tmp_path / "x")
 
 
-def test_who_writes_into_a_pipe_notices_nothing(tmp_path: Path) -> None:
+def test_a_writer_to_a_pipe_is_left_undisturbed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x")
     writer = threading.Thread(target=lambda: os.close(os.open(tmp_path / "x", os.O_WRONLY)), daemon=True)
     writer.start()
-    writer.join(0.1)  # until it waits for a reader
+    writer.join(0.1)  # long enough for the writer to wait for a reader
     with pytest.raises(ValueError, match=r"^no plain file$"):
         plain_files.read(tmp_path / "x", 10)
     writer.join(0.1)
     assert writer.is_alive()
-    os.close(os.open(tmp_path / "x", os.O_RDONLY | os.O_NONBLOCK))  # lets it end
+    os.close(os.open(tmp_path / "x", os.O_RDONLY | os.O_NONBLOCK))  # lets the writer end
     writer.join()
 
 
-def test_a_plain_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+def test_a_plain_file_is_read_up_to_the_size_limit(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"12345")
     (tmp_path / "link").symlink_to("x")
     assert plain_files.read(tmp_path / "link", 5) == b"12345"
@@ -59,8 +59,8 @@ def test_a_plain_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_no_file_of_ours_is_waited_for(tmp_path: Path, kind: str) -> None:
-    """Study files, whose a folder is, pages, predictions, who runs a study: all that no other test has."""
+def test_reading_our_own_files_never_hangs(tmp_path: Path, kind: str) -> None:
+    """Study files, a folder's owner, pages, predictions, a study's lease: the files that no other test covers."""
     names = ("study.yaml", "owner.json", "page.html", "validation.safetensors", "s.db.one.lock", "s.db.one.lock.holder")
     for name in names:
         PLACES[kind](tmp_path / name)
@@ -75,7 +75,7 @@ def test_no_file_of_ours_is_waited_for(tmp_path: Path, kind: str) -> None:
 
 
 def test_files_are_opened_in_one_place() -> None:
-    """Or by a library, after that place has looked at them."""
+    """Only that place opens files; libraries open others after it has checked them."""
     ways = {
         r"\.read_(bytes|text)\(|\bopen\(.*\"r|\.open\(encoding": {
             "system/leftovers.py",  # the system's boot id
@@ -86,7 +86,7 @@ def test_files_are_opened_in_one_place() -> None:
             "engine/checkpoint.py",
             "methods/adapter_files.py",
             "methods/stock.py",
-            "models/checks.py",  # by models.sizes.check_plain
+            "models/checks.py",  # checked by models.sizes.check_plain
             "models/sizes.py",
             "study/trial_files.py",
         },

@@ -1,4 +1,4 @@
-"""The last block for the pooled tokens alone: so many rows, and the numbers of the whole block."""
+"""The last block runs on the pooled tokens alone: it sees fewer rows and gives the same numbers as the whole block."""
 
 from __future__ import annotations
 
@@ -23,12 +23,22 @@ from tests.tiny import tiny_model
 
 SUPPORTED = ["llama", "mistral", "gemma", "gemma3", "gemma3-bidirectional", "bert", "roberta", "xlm-roberta"]
 SUPPORTED += ["distilbert", "electra", "qwen3", "phi3", "olmo2", "gpt-neox"]
-ASKED = {"q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin"}  # before attention
+ASKED = {
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "query",
+    "key",
+    "value",
+    "q_lin",
+    "k_lin",
+    "v_lin",
+}  # the layers before attention
 ASKED |= {"qkv_proj", "query_key_value"}
 
 
 def trials(folder: Path, **changes: Any) -> list[Trial]:
-    """Two, of which the second has fewer texts in a batch."""
+    """Two trials; the second has fewer texts in a batch."""
     plans = [TrainConfig(epochs=1, batch_size=size, learning_rate=5e-3, **changes) for size in (8, 3)]
     return [Trial(i, 100 + i, params, folder / f"trial-{i}") for i, params in enumerate(plans)]
 
@@ -66,12 +76,12 @@ def test_it_gives_what_the_whole_block_gives(tmp_path: Path, architecture: str, 
     for some, where in ((pack, "a"), (whole, "b")):
         run_pack(some, Queue(trials(tmp_path / where)))
     same_training(pack, whole)
-    assert all(distance(pack.last[number], pack.first[number]) > 0.1 for number in (0, 1))  # it did learn something
+    assert all(distance(pack.last[number], pack.first[number]) > 0.1 for number in (0, 1))  # training moved the weights
 
 
 @pytest.mark.numbers
-def test_nobody_reads_what_fills_the_pooled_rows_up(tmp_path: Path) -> None:
-    """As on a GPU, where there are so many of them; with a NaN where they are."""
+def test_nobody_reads_the_rows_that_fill_up_the_pooled_ones(tmp_path: Path) -> None:
+    """On a GPU, extra rows follow the pooled ones; here these rows hold NaN."""
     pack = pack_of(tiny_model(tmp_path / "base", "llama"), SINGLE, "lora", trials(tmp_path), 2)
     slots = [pack.slots.put(trial.number, trial) for trial in trials(tmp_path)]
     (batch,) = pack.batcher.micro_batches(slots, pack.runner.limits)
@@ -88,11 +98,11 @@ def test_nobody_reads_what_fills_the_pooled_rows_up(tmp_path: Path) -> None:
         same(pack.packed.logits(filled, batch.masks), expected)
         seen: list[int] = []
 
-        def spoil(layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        def damage(layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
             seen.append(output.shape[1])
             return output.index_fill(1, torch.arange(11, 16), torch.nan)
 
-        pack.packed.model.get_submodule("model.layers.1.mlp.down_proj").register_forward_hook(spoil)
+        pack.packed.model.get_submodule("model.layers.1.mlp.down_proj").register_forward_hook(damage)
         same(pack.packed.logits(filled, batch.masks), expected)
         assert seen == [16]
 
@@ -124,8 +134,8 @@ def test_a_text_that_ends_in_pads_is_read_where_it_ends_for_the_head(tmp_path: P
     same(*found)
 
 
-def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path, in_float64: None) -> None:
-    """Its second run takes the rows of all tokens from the first."""
+def test_a_block_that_runs_more_than_once_stays_whole(tmp_path: Path, in_float64: None) -> None:
+    """Its second run needs the rows of all tokens from the first."""
     folder = tiny_model(tmp_path / "base", "llama")
     trial = trials(tmp_path)[0]
 
@@ -150,7 +160,7 @@ def test_a_block_that_is_run_more_than_once_stays_whole(tmp_path: Path, in_float
 
 
 @pytest.mark.parametrize("part", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])
-def test_after_an_error_in_the_last_block_the_next_pass_is_as_any(tmp_path: Path, part: str) -> None:
+def test_a_pass_after_an_error_in_the_last_block_works_as_usual(tmp_path: Path, part: str) -> None:
     pack = pack_of(tiny_model(tmp_path / "base", "llama"), MULTI, "lora", trials(tmp_path), 2)
     slot = pack.slots.put(0, trials(tmp_path)[0])
     pack.runner.backward(pack.batcher.micro_batches([slot], pack.runner.limits)[0])
@@ -171,7 +181,7 @@ def test_after_an_error_in_the_last_block_the_next_pass_is_as_any(tmp_path: Path
 
 @pytest.mark.parametrize("own", [False, True])
 def test_a_released_base_has_its_own_last_block(tmp_path: Path, own: bool) -> None:
-    """That of its class, or what somebody had put in its place; and may be released again."""
+    """It gets back its class's own block, or the one that somebody had put in its place, and may be released again."""
     base = base_of(tiny_model(tmp_path / "base", "bert"), MULTI, "lora")
     block = base.model.bert.encoder.layer[-1]
     if own:
@@ -185,7 +195,7 @@ def test_a_released_base_has_its_own_last_block(tmp_path: Path, own: bool) -> No
 
 
 @pytest.mark.parametrize("error", [KeyError, AssertionError, ValueError])
-def test_a_block_that_takes_no_fewer_rows_stays_whole(tmp_path: Path, error: type[Exception]) -> None:
+def test_a_block_that_rejects_fewer_rows_stays_whole(tmp_path: Path, error: type[Exception]) -> None:
     base = base_of(tiny_model(tmp_path / "base", "bert"), MULTI, "lora")
 
     def strict(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -197,15 +207,15 @@ def test_a_block_that_takes_no_fewer_rows_stays_whole(tmp_path: Path, error: typ
     assert pack.packed.last is None
 
 
-def test_a_block_that_is_not_run_is_not_taken_for_the_last(tmp_path: Path) -> None:
-    """With one text of an encoder, whose pooled token is its first, and its only one."""
+def test_a_block_that_never_runs_is_not_taken_for_the_last(tmp_path: Path) -> None:
+    """With one text of an encoder, whose pooled token is its first and only one."""
     base = base_of(tiny_model(tmp_path / "base", "bert"), MULTI, "lora")
     base.model.bert.idle = nn.ModuleList(nn.Identity() for _ in range(5))
     one = Texts(MULTI, 1, 2, 1, 1)
     assert pack_on(base.model, MULTI, "lora", trials(tmp_path), 2, validation=one).packed.last is None
 
 
-def test_a_block_without_attention_is_said_to_have_none() -> None:
+def test_a_block_without_attention_is_reported() -> None:
     with pytest.raises(ValueError, match="without attention"):
         attention.capture_attention(lambda: None)
     assert not attention._thread.capturing

@@ -30,7 +30,7 @@ from tests.test_sweep import killed_at
 
 @pytest.fixture(scope="module")
 def never(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A sweep in SQLite that nothing ever stopped."""
+    """A sweep in SQLite that ran without interruption."""
     return never_stopped(tmp_path_factory.mktemp("never"))
 
 
@@ -53,7 +53,7 @@ def storage(server: Server, place: Home) -> str:
     ],
     ids=["in its second trial", "before tell"],
 )
-def test_a_killed_sweep_goes_on_in_postgresql_as_in_sqlite(
+def test_a_killed_sweep_resumes_in_postgresql_as_in_sqlite(
     never: Home, here: Home, postgresql: Server, moment: str, left: list[TrialState]
 ) -> None:
     url, study = storage(postgresql, here), here.folder / "small.yaml"
@@ -65,12 +65,12 @@ def test_a_killed_sweep_goes_on_in_postgresql_as_in_sqlite(
     assert [(t.state, t.params, t.values) for t in ours] == [(t.state, t.params, t.values) for t in theirs]
     for old, new in zip(before, ours, strict=False):
         assert old.datetime_start == new.datetime_start
-        assert not old.state.is_finished() or old == new  # kept, and not run again
+        assert not old.state.is_finished() or old == new  # a finished trial is kept and not run again
     assert [here.adapter(n).read_bytes() for n in (0, 1)] == [never.adapter(n).read_bytes() for n in (0, 1)]
     assert [run.info.status for run in here.runs()] == ["FINISHED"] * 3
 
 
-def test_a_sweep_whose_server_goes_away_ends_with_one_message_and_goes_on(here: Home, postgresql: Server) -> None:
+def test_a_sweep_whose_server_goes_away_ends_with_one_message_and_resumes(here: Home, postgresql: Server) -> None:
     url, study = storage(postgresql, here), here.folder / "small.yaml"
     here.run(study, storage=url, trials=1)
     postgresql.execute("ALTER ROLE sweeper NOLOGIN")
@@ -84,7 +84,7 @@ def test_a_sweep_whose_server_goes_away_ends_with_one_message_and_goes_on(here: 
 
 
 class Overtaken(Silent):
-    """Another process takes the study as soon as MLflow knows of the trial that runs."""
+    """Another process takes over the study as soon as MLflow has a run for the current trial."""
 
     def __init__(self, server: Server, url: str, place: Home) -> None:
         self.server, self.url, self.place = server, url, place
@@ -93,7 +93,9 @@ class Overtaken(Silent):
     def step(self, *_: Any, **__: Any) -> None:
         if isinstance(self.other, nullcontext):
             end = time.monotonic() + 60
-            while [run.info.status for run in self.place.runs()].count("RUNNING") < 2:  # the study's own, its trial's
+            while [run.info.status for run in self.place.runs()].count(
+                "RUNNING"
+            ) < 2:  # the study's run and its trial's
                 assert time.monotonic() < end
                 time.sleep(0.1)
             hang_up(self.server, self.url)
@@ -102,7 +104,7 @@ class Overtaken(Silent):
 
 
 @pytest.mark.parametrize("how", ["run", "retrain"])
-def test_a_sweep_whose_study_was_taken_over_leaves_mlflow_and_the_adapters_to_the_other_one(
+def test_a_sweep_that_lost_its_study_leaves_mlflow_and_the_adapters_to_the_new_owner(
     here: Home, postgresql: Server, how: str
 ) -> None:
     url, file, before = storage(postgresql, here), here.folder / "small.yaml", threading.enumerate()
@@ -123,7 +125,7 @@ def test_a_sweep_whose_study_was_taken_over_leaves_mlflow_and_the_adapters_to_th
 
 
 def move_as_shown(place: Home, url: str) -> None:
-    """The study `small` to PostgreSQL, by what the questions and answers have for `topics`."""
+    """Move the study `small` to PostgreSQL with the commands that the FAQ shows for `topics`."""
     page = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
     (snippet,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "copy_study" in text]
     there = url.replace("postgresql:", "postgresql+psycopg:")
@@ -154,7 +156,7 @@ def test_a_study_that_was_retrained_moves_with_its_seeds(never: Home, tmp_path: 
 
 
 def test_a_study_moves_from_sqlite_as_the_documents_say(never: Home, here: Home, postgresql: Server) -> None:
-    """With a finished trial and one in the middle, which goes on from its checkpoint."""
+    """One trial is finished; another is half done and resumes from its checkpoint."""
     study = here.folder / "small.yaml"
     killed_at(here, "peftsweep.engine.checkpoint:save 6", study)
     before = optuna.load_study(study_name="small", storage=here.storage)
@@ -173,4 +175,4 @@ def test_a_study_moves_from_sqlite_as_the_documents_say(never: Home, here: Home,
     assert result.counts == {"complete": 2} and result.best is not None
     last = "small/trial-0001/adapter/adapter_model.safetensors"
     assert (here.folder / "moved" / last).read_bytes() == never.adapter(1).read_bytes()
-    assert [run.info.status for run in here.runs()] == ["FINISHED"] * 3  # the same runs, gone on with
+    assert [run.info.status for run in here.runs()] == ["FINISHED"] * 3  # the same runs, resumed

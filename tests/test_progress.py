@@ -63,7 +63,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -91,7 +91,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def test_what_was_loaded_is_said_first(kind: Callable[..., Progress], terminal: Terminal) -> None:
+def test_the_first_line_reports_what_was_loaded(kind: Callable[..., Progress], terminal: Terminal) -> None:
     with kind(terminal) as progress:
         progress.opened(OPENED)
     text = terminal.getvalue()
@@ -101,7 +101,7 @@ def test_what_was_loaded_is_said_first(kind: Callable[..., Progress], terminal: 
     assert "2 of 12 done · 8 at a time" in text
 
 
-def test_what_is_planned_for_a_gpu_and_taken_of_it_is_reported_and_a_cpu_has_no_plan() -> None:
+def test_planned_and_used_gpu_memory_are_reported_and_a_cpu_has_no_plan() -> None:
     memory = Memory(planned=int(61.2 * 2**30), whole=int(79.1 * 2**30), slots=40, tokens=32768)
     header = dict(sweep_lines.header(replace(OPENED, memory=memory)))
     assert header["memory"] == "plan 61.2 of 79.1 GiB: 40 slots, 32,768 tokens at once"
@@ -145,7 +145,7 @@ def test_notes_and_warnings_come_through_before_and_after(kind: Callable[..., Pr
         progress.closed()
     progress.warn("it still is")
     text = terminal.getvalue()
-    assert "[data] 3 texts dropped :+1:" in text  # brackets and colons are text, not markup
+    assert "[data] 3 texts dropped :+1:" in text  # brackets and colons are plain text, not markup
     assert "the tracker is down" in text
     assert "it still is" in text
 
@@ -170,8 +170,8 @@ def test_the_live_table_keeps_within_the_screen(terminal: Terminal) -> None:
     assert drawn.count("\n") < 24
 
 
-def told(events: Iterator[tuple[float, list[SlotStatus]]]) -> list[tuple[float, str]]:
-    """Seconds at which lines are written to a pipe, and the lines."""
+def lines_in_a_pipe(events: Iterator[tuple[float, list[SlotStatus]]]) -> list[tuple[float, str]]:
+    """The lines that are written to a pipe, and the second at which each is written."""
     stream, clock = io.StringIO(), Clock()
     lines = []
     with PlainProgress(stream, clock, lambda: "12:34:56") as progress:
@@ -186,7 +186,7 @@ def told(events: Iterator[tuple[float, list[SlotStatus]]]) -> list[tuple[float, 
 def test_a_line_in_a_pipe_has_the_time_steps_evaluations_the_best_and_the_time_left() -> None:
     first, second = SlotStatus(0, 7, 63, 189, rate=206.4, evaluated=2, evaluations=6), SlotStatus(1)
     third = SlotStatus(1, 8, 3, 189, evaluations=6)
-    assert told(iter([(20.0, [first, second]), (40.0, [first, third])])) == [
+    assert lines_in_a_pipe(iter([(20.0, [first, second]), (40.0, [first, third])])) == [
         (
             20.0,
             "12:34:56 5 of 12 trials done · 1 running · step 63 of 189, evaluation 2 of 6 · 206 samples/s"
@@ -200,16 +200,16 @@ def test_a_line_in_a_pipe_has_the_time_steps_evaluations_the_best_and_the_time_l
     ]
 
 
-def test_a_pipe_hears_soon_of_what_happens_and_seldom_of_what_does_not() -> None:
+def test_a_pipe_gets_a_line_soon_after_an_event_and_rarely_without_one() -> None:
     def slots(step: int, evaluated: int) -> list[SlotStatus]:
         return [SlotStatus(0, 7, step, 10_000, evaluated=evaluated, evaluations=6)]
 
-    quiet = [after for after, _ in told((float(s), slots(s, 0)) for s in range(1, 36_001))]
+    quiet = [after for after, _ in lines_in_a_pipe((float(s), slots(s, 0)) for s in range(1, 36_001))]
     assert (
         quiet[:3] == [5, 20, 35] and len(quiet) < 100
-    )  # the first: the trial has begun; ten hours, in which every quarter of a minute were 2,400
+    )  # the first says that the trial has begun; a line every 15 s would be 2,400 in these ten hours
     assert max(b - a for a, b in itertools.pairwise(quiet)) == 600
-    busy = [after for after, _ in told((float(s), slots(s, s // 20)) for s in range(1, 36_001))]
+    busy = [after for after, _ in lines_in_a_pipe((float(s), slots(s, s // 20)) for s in range(1, 36_001))]
     assert all(any(0 <= after - evaluated <= 5 for after in busy) for evaluated in range(20, 200, 20))
     assert len(busy) < 300  # of 1,800 evaluations
 
@@ -274,7 +274,7 @@ def shown(rows: list[Best]) -> list[str]:
         ({"data": "other · single-label", "labels": ["a", "b"]}, None),
     ],
 )
-def test_studies_that_look_alike_and_are_not_compared_say_why(more: dict[str, Any], why: str | None) -> None:
+def test_similar_studies_that_are_not_compared_say_why(more: dict[str, Any], why: str | None) -> None:
     lines = [line for line in shown([row("one"), row("two", "f2", **more)]) if "not compared" in line]
     assert lines == ([] if why is None else [f"two is not compared with one: {why}"])
 
@@ -294,7 +294,7 @@ def test_the_best_of_each_study_can_be_read_and_copied_on_any_screen(
     assert not any("tweets" in line for line in lines)
 
 
-def test_studies_on_other_data_stand_in_tables_of_their_own(terminal: Terminal) -> None:
+def test_studies_on_other_data_have_their_own_tables(terminal: Terminal) -> None:
     lines = shown([row("a", overall=True), row("b", "f2", data="news · multi-label", overall=True), row("c")])
     assert [line.split()[:2] for line in lines[:8] if line] == [
         *(["tweets", "·"], ["study", "method"], ["*", "a"], ["c", "lora"]),
@@ -302,7 +302,7 @@ def test_studies_on_other_data_stand_in_tables_of_their_own(terminal: Terminal) 
     ]
 
 
-def test_other_data_of_the_same_name_is_reported_apart(terminal: Terminal) -> None:
+def test_other_data_of_the_same_name_is_reported_separately(terminal: Terminal) -> None:
     lines = shown([row("a", "f1e5"), row("b", "02ac")])
     assert {"tweets · single-label · f1e5", "tweets · single-label · 02ac"} <= set(lines)
 
@@ -333,7 +333,7 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert formats.number(value) == text
 
 
-def test_amounts_carry_their_unit() -> None:
+def test_amounts_have_a_unit() -> None:
     assert [formats.amount(n) for n in (980, 73_728, 22_713_216, 1_235_814_400)] == [
         "980",
         "73.7 k",
@@ -342,7 +342,7 @@ def test_amounts_carry_their_unit() -> None:
     ]
 
 
-def test_an_unknown_time_left_is_not_told() -> None:
+def test_an_unknown_time_left_is_not_shown() -> None:
     for eta in (None, math.inf):
         assert sweep_lines.summary(SweepStatus([], 0, 12, None, eta), "macro_f1") == "0 of 12 trials done · 0 running"
 
@@ -364,7 +364,7 @@ def test_a_study_ends_with_its_counts_and_its_best(tmp_path: Path) -> None:
     assert next_step("demo", str(tmp_path / "gone")) == next_step("demo", None) == "next: peftsweep best"
 
 
-def test_the_time_is_reported_by_what_it_went_to() -> None:
+def test_the_report_says_what_the_time_was_spent_on() -> None:
     seconds = {"training": 90.0, "evaluation": 8.0, "checkpoints": 0.5, "source": 1.0, "other": 0.5}
     assert (
         time_spent(seconds)
@@ -372,7 +372,7 @@ def test_the_time_is_reported_by_what_it_went_to() -> None:
     )
 
 
-def test_tuned_scores_stand_beside_the_others_where_there_are_any() -> None:
+def test_tuned_scores_are_shown_beside_the_others_if_there_are_any() -> None:
     assert "tuned" not in shown([row("a")])[0]
     first, second = shown([row("a", scores=SCORES | {"macro_f1_tuned": 0.8466}), row("b")])[:2]
     assert first.split()[3:6] == ["macro-F1", "tuned", "macro-F1"] and "0.847" in second
@@ -394,19 +394,19 @@ def test_a_tuned_score_is_called_so_wherever_it_is_the_objective(
     for objectives in (["macro_f1_tuned"], ["macro_f1_tuned", "macro_f1"]):
         status_table([counts | {"study": o, "objective": o, "best": 0.7, "seconds": 1} for o in objectives], table)
     lines += table.getvalue().splitlines()
-    told = [line for line in lines if "macro-F1" in line]
-    assert len(told) >= 6 and all("tuned macro-F1" in line for line in told), told
+    scores = [line for line in lines if "macro-F1" in line]
+    assert len(scores) >= 6 and all("tuned macro-F1" in line for line in scores), scores
     both = [line.split() for line in table.getvalue().splitlines()][-3:]
     assert both[0][5:9] == ["tuned", "macro-F1", "macro-F1", "time"]
     assert both[1][-2:] == both[2][-2:] == ["0.700", "1s"]
 
 
-def test_a_bar_counts_on_a_terminal_and_goes_when_all_is_done(terminal: Terminal) -> None:
+def test_a_bar_counts_on_a_terminal_and_disappears_at_the_end(terminal: Terminal) -> None:
     with bar(terminal, "texts", 1200) as done:
         done(700)
         done(500)
     assert "texts" in terminal.getvalue() and "1200/1200" in terminal.getvalue()
-    assert terminal.getvalue().endswith("\x1b[2K")  # its line is cleared
+    assert terminal.getvalue().endswith("\x1b[2K")  # the bar's line is cleared
 
 
 def test_a_bar_writes_nothing_to_a_pipe_or_a_file() -> None:

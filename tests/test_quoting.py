@@ -23,7 +23,7 @@ DEEP.append(DEEP)
         (10**5000, "a number of thousands of digits"),
         (DEEP, "[[[[[[[...]]]]]]]"),
     ],
-    ids=range(7),  # pytest would write the values
+    ids=range(7),  # otherwise pytest would use the values as ids
 )
 def test_a_value_is_written_as_python_does(value: Any, text: str) -> None:
     assert quoted(value) == text
@@ -34,6 +34,6 @@ def test_a_long_value_is_cut() -> None:
         assert len(quoted(value)) <= 160
 
 
-def test_a_word_stands_as_it_is_if_it_can() -> None:
+def test_a_plain_word_is_not_quoted() -> None:
     assert [word(text) for text in ("naïve", "", "a\nb")] == ["naïve", "", "'a\\nb'"]
     assert len(word("x" * 100)) == 80

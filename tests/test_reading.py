@@ -1,4 +1,4 @@
-"""Files as people have them: what parts rows and fields, headers, and files that are no tables."""
+"""Files as people have them: separators of rows and fields, headers, and files that are no tables."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from peftsweep.data.table import unique_names
 from tests.reading import ENDINGS, read, refused, told, written
 from tests.test_data import loaded, refusal
 
-# What parts rows and fields
+# Separators of rows and fields
 
 
 @pytest.mark.parametrize("mark", [";", ",", "\t", "|"])
 @pytest.mark.parametrize("line", ["sep={}\n", "sep={}\r\n", '"sep={}"\r\n', "\ufeffSEP={}\n", "sep={}"])
-def test_the_line_of_excel_says_what_parts_the_fields(tmp_path: Path, mark: str, line: str) -> None:
+def test_excel_s_first_line_names_the_separator(tmp_path: Path, mark: str, line: str) -> None:
     path = tmp_path / "a.csv"
     body = "".join(f"{line}\n" for line in (f"text{mark}mood", f'"a, {mark} b"{mark}m', f"c{mark}"))
     path.write_text(line.format(mark) + ("" if line.endswith("\n") else "\n") + body, encoding="utf-8", newline="")
@@ -35,7 +35,7 @@ def test_the_line_of_excel_says_what_parts_the_fields(tmp_path: Path, mark: str,
 
 @pytest.mark.parametrize("line", ["sep=", "sep=,", 'sep="', "sep=,,,", "sep= "])
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
-def test_the_line_of_excel_may_name_no_mark_or_have_more_after_it(tmp_path: Path, line: str, ends: str) -> None:
+def test_excel_s_first_line_may_name_no_separator_or_have_more_text(tmp_path: Path, line: str, ends: str) -> None:
     mark = " " if line == "sep= " else ","
     path = tmp_path / "a.csv"
     path.write_bytes(f"{line}{ends}text{mark}mood{ends}one{mark}m{ends}".encode())
@@ -54,7 +54,7 @@ def test_the_line_of_excel_may_name_no_mark_or_have_more_after_it(tmp_path: Path
         ('text,mood\na,b\n"c,d\ne,f\n', "row 2 is not CSV: a quotation mark that opens there is never closed"),
     ],
 )
-def test_a_table_that_is_none_is_reported_in_a_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_is_no_table_gives_a_one_line_error(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "a.csv"
     path.write_text(text, encoding="utf-8")
     assert said in refused(path, "text", "mood")
@@ -62,12 +62,12 @@ def test_a_table_that_is_none_is_reported_in_a_line(tmp_path: Path, text: str, s
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_rows_end_as_on_any_system(tmp_path: Path, ending: str, ends: str) -> None:
+def test_rows_may_end_as_on_any_system(tmp_path: Path, ending: str, ends: str) -> None:
     path = tmp_path / f"a{ending}"
     path.write_bytes(("\n\n" + written(ending, ["one", "two"])).replace("\n", ends).encode())
     assert read(path, "text")[0].columns == {"text": ["one", "two"]}
     path.write_bytes(path.read_bytes().replace(b"two", b"\xff"))
-    number = 4 if ending == ".jsonl" else 2  # lines of JSONL, rows of the others
+    number = 4 if ending == ".jsonl" else 2  # messages count lines in JSONL and rows in other formats
     assert f"row {number} " in (message := refused(path, "text")) and "utf-8" in message
 
 
@@ -81,7 +81,7 @@ def test_line_ends_of_three_systems_in_one_file(tmp_path: Path) -> None:
 # Headers
 
 
-def test_columns_without_a_name_and_of_the_same_name_are_read_along(tmp_path: Path) -> None:
+def test_columns_without_a_name_or_with_the_same_name_are_read(tmp_path: Path) -> None:
     path = tmp_path / "spam.csv"
     path.write_text("v1,v2,,,\nham,hello,,x,\nspam,win,1,,2\n")
     assert read(path, "v2")[0].columns == {"v2": ["hello", "win"]}
@@ -118,15 +118,15 @@ def test_a_message_does_not_list_thousands_of_columns(tmp_path: Path) -> None:
     assert refused(tmp_path / "a.csv", "text").endswith("c18, c19 and 4,980 more")
 
 
-def test_a_home_that_nobody_has(tmp_path: Path) -> None:
+def test_the_home_of_an_unknown_user_is_refused(tmp_path: Path) -> None:
     assert "'~nosuchuser/a.csv': there is no such user" in refusal(source="~nosuchuser/a.csv")
 
 
 # Files that are no tables
 
 
-def test_files_of_random_pieces_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
-    """Lone quotation marks, zeros, half rows, bytes of no encoding, empty files, a header alone."""
+def test_files_of_random_pieces_are_read_or_give_a_one_line_error(tmp_path: Path) -> None:
+    """Lone quotation marks, zero bytes, half rows, bytes of no encoding, empty files, a header alone."""
     pieces = [
         b"text,c",
         b"text\tc",
@@ -163,27 +163,27 @@ def test_files_of_random_pieces_are_read_or_refused_in_one_line(tmp_path: Path) 
     assert len(read(tmp_path / "long.csv", "text")[0].columns["text"][0]) == 3_000_000
 
 
-def test_a_key_that_a_row_has_twice_is_not_chosen_from(tmp_path: Path) -> None:
+def test_a_key_that_a_row_has_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a", "c": "x"}\n{"text": "b", "c": "x", "c": "y"}\n')
     assert "row 2 is JSON that cannot be read: one object has the key 'c' twice" in refused(tmp_path / "a.jsonl", "c")
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, f"[{'9' * 5000}]"])
-def test_a_number_of_thousands_of_digits_is_refused_in_our_own_words(tmp_path: Path, number: str) -> None:
+def test_a_number_of_thousands_of_digits_gives_our_own_error(tmp_path: Path, number: str) -> None:
     (tmp_path / "a.jsonl").write_text(f'{{"text": "a", "c": 1}}\n{{"text": "b", "c": {number}}}\n')
     assert refused(tmp_path / "a.jsonl", "c").endswith(
         "row 2 is JSON that cannot be read: a whole number of more than 4,300 digits"
     )
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.csv")
     assert "train.csv: no plain file" in refused(tmp_path / "train.csv", "text")
 
 
-def test_text_that_no_memory_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_text_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
     for ending in ENDINGS:
         file = tmp_path / f"train{ending}"
         with file.open("wb") as hole:
-            hole.truncate(1 << 40)  # takes no disk
+            hole.truncate(1 << 40)  # a sparse file takes no disk space
         assert "more than 4,294,967,296 bytes" in refused(file, "text")

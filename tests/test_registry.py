@@ -1,5 +1,5 @@
-"""Methods of one's own: registered here, trained in a pack, compared with stock peft, rebuilt by it. Nothing in the
-package knows them."""
+"""A user's own methods are registered, trained in a pack, compared with stock peft and rebuilt by it. The package has
+no code for any of them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def own_methods() -> Iterator[None]:
 
 
 def forget() -> None:
-    """As in a process that has not imported a method of one's own."""
+    """Unregister the user's own methods, as if this process had not imported them."""
     for name in METHODS.keys() - set(BUILT_IN):
         del METHODS[name], SPECS[name]
 
@@ -62,7 +62,7 @@ def forget() -> None:
 
 
 def trials(folder: Path, method: str, **changes: Any) -> list[Trial]:
-    """Two of different rates and batches, and one that comes when a slot is free."""
+    """Two trials with different learning rates and batch sizes, and one that starts when a slot is free."""
     plans = [
         {"learning_rate": 2e-3, "batch_size": 8},
         {"learning_rate": 5e-3, "batch_size": 3},
@@ -73,7 +73,7 @@ def trials(folder: Path, method: str, **changes: Any) -> list[Trial]:
 
 
 class WithOwnRates(StockPeft):
-    """A plain loop with one of torch's parameter groups for B."""
+    """A plain loop in which B has its own parameter group in the optimizer."""
 
     def _optimizer(self) -> torch.optim.Optimizer:
         params = self.trial.params
@@ -106,7 +106,7 @@ def test_a_registered_method_trains_as_stock_peft_does(
 
 
 def test_another_ratio_of_rates_moves_b_alone(tmp_path: Path, in_float64: None) -> None:
-    """In the first step."""
+    """The first step shows it."""
     folder, moved = tiny_model(tmp_path / "base", "llama"), []
     for ratio in (1.0, 4.0):
         (trial, *_) = trials(tmp_path / str(ratio), "lora-plus", rate_ratio=ratio, warmup=0.0, max_grad_norm=0.0)
@@ -123,7 +123,7 @@ def test_another_ratio_of_rates_moves_b_alone(tmp_path: Path, in_float64: None) 
 @pytest.mark.numbers
 @pytest.mark.parametrize("method", ["lora", "lora-plus", "vera", "pissa", "rslora"])
 def test_stock_peft_rebuilds_the_adapter_and_so_does_the_pack(tmp_path: Path, method: str) -> None:
-    """From a method that has no base any more, onto a base of its own."""
+    """The method has released its base; the adapter is rebuilt on another copy."""
     folder, asked = tiny_model(tmp_path / "base", "llama"), trials(tmp_path, method)[:1]
     pack, queue = pack_of(folder, SINGLE, method, asked, slots=1), Queue(asked)
     run_pack(pack, queue)
@@ -178,7 +178,7 @@ def test_a_study_file_may_give_a_registered_method_and_its_keys(tmp_path: Path) 
     assert searched.hyperparameters({"start": 0.5}).start == 0.5  # type: ignore[attr-defined]
 
 
-def test_what_a_trial_records_is_what_its_method_has(tmp_path: Path) -> None:
+def test_a_trial_records_the_hyperparameters_of_its_method(tmp_path: Path) -> None:
     for method, more in {"lora": {"alpha": 8.0}, "lora-plus": {"alpha": 8.0, "rate_ratio": 16.0}}.items():
         own = study(tmp_path, method, train="rank: 4")
         assert described(own, own.hyperparameters({})).items() >= ({"rank": 4} | more).items()
@@ -203,7 +203,7 @@ def test_what_a_trial_records_is_what_its_method_has(tmp_path: Path) -> None:
         ("mine", "", "", "got 'mine'; if it is a method of your own, import its module first"),
     ],
 )
-def test_its_mistakes_are_reported_as_those_of_any_method(
+def test_mistakes_in_its_keys_are_reported_like_those_of_any_method(
     tmp_path: Path, method: str, train: str, space: str, mistake: str
 ) -> None:
     with pytest.raises(StudyFileError) as told:
@@ -216,7 +216,7 @@ def test_its_mistakes_are_reported_as_those_of_any_method(
 
 
 class RescaledHyperparameters(MethodHyperparameters):
-    """Keys that other methods have, and one that all have, of other types, bounds and defaults."""
+    """Keys that other methods have, too, and one that all have, with other types, bounds and defaults."""
 
     rank: int = Field(default=256, ge=128)
     alpha: int = Field(default=8, ge=1)
@@ -331,7 +331,7 @@ class Counted(MethodHyperparameters):
         (Counted, "gain: its type must be bool, int, float, str, Literal, Names or a union of these"),
     ],
 )
-def test_hyperparameters_that_no_record_could_hold_are_refused(
+def test_hyperparameters_that_cannot_be_stored_are_refused(
     hyperparameters: type[MethodHyperparameters], mistake: str
 ) -> None:
     with pytest.raises(UsageError, match=f"^method strange: hyperparameters: {re.escape(mistake)}$"):
@@ -456,7 +456,7 @@ def test_a_registered_method_is_swept_exported_and_rebuilt_by_stock_peft(
     assert result.counts == {"complete": 2}
     (row,) = best_rows.best(here.storage)
     assert row.method == method and row.params.keys() >= space.keys()
-    for name in ("adapter", "merged"):  # stock peft loads each, and its logits are compared with the sweep's
+    for name in ("adapter", "merged"):  # stock peft loads each folder; its logits must equal the sweep's
         export.export("small", tmp_path / name, storage=here.storage, merge=name == "merged")
     found = Classifier(tmp_path / "adapter").predict(TEXTS)
     forget()

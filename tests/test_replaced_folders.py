@@ -1,4 +1,4 @@
-"""A folder that gives way to a new one: it is never lost, and nothing is taken for it that another user made."""
+"""When a new folder replaces an old one, the old one is never lost, and no other user's folder is taken for it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.test_atomic_files import ELSEWHERE, left, written
 from tests.test_atomic_files import dead as dead
 
 
-def gave_way(place: Path, told: str = "00000000") -> Path:
-    """What a process has left that was killed, or had no power any more, as it replaced `place / "adapter"`: the old
-    one. By default it was another machine's, or this one's before a restart."""
-    old = place / f".peftsweep-{told}-0badcafe" / OLD / "adapter"
+def gave_way(place: Path, place_id: str = "00000000") -> Path:
+    """The old folder that a process left when it was killed, or lost power, while it replaced `place / "adapter"`. By
+    default the process ran on another machine, or on this one before a restart."""
+    old = place / f".peftsweep-{place_id}-0badcafe" / OLD / "adapter"
     for folder, text in ((old, "a person's"), (old.parents[1] / "adapter", "new")):
         folder.mkdir(parents=True)
         (folder / "weights").write_text(text)
@@ -28,7 +28,7 @@ def gave_way(place: Path, told: str = "00000000") -> Path:
 
 
 @pytest.mark.parametrize("sort", ["before a restart", "no locks"])
-def test_what_gave_way_comes_back_at_once_where_nobody_can_tell_what_is_dead(
+def test_the_old_folder_comes_back_at_once_if_nobody_knows_whether_its_process_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: str
 ) -> None:
     gave_way(tmp_path, "00000000" if sort == "before a restart" else leftovers.place_id(tmp_path))
@@ -38,10 +38,10 @@ def test_what_gave_way_comes_back_at_once_where_nobody_can_tell_what_is_dead(
     assert (tmp_path / "adapter" / "weights").read_text() == "a person's" and len(left(tmp_path)) == 1
 
 
-def test_what_gave_way_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_folder_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "DAY", -1.0)
     old = {gave_way(tmp_path), gave_way(tmp_path, leftovers.place_id(tmp_path))}
-    (tmp_path / "adapter").mkdir()  # somebody was faster
+    (tmp_path / "adapter").mkdir()  # another process was faster
     tidy(tmp_path / "adapter")
     tidy_below(tmp_path)
     written(tmp_path / "folder", "new")
@@ -49,7 +49,7 @@ def test_what_gave_way_is_never_removed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_folder_that_cannot_take_its_place_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else takes it meanwhile."""
+    """Another process takes its place in the meantime."""
 
     def meanwhile(old: Path, new: Path, rename: Callable[[Path, Path], Path] = Path.rename) -> None:
         monkeypatch.undo()
@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_take_its_place_loses_nothing(tmp_path: Path, monke
 
     written(tmp_path / "folder", "a person's")
     monkeypatch.setattr(Path, "rename", meanwhile)
-    with pytest.raises(OSError):  # noqa: PT011, whichever the system has for it
+    with pytest.raises(OSError):  # noqa: PT011, which one depends on the system
         written(tmp_path / "folder", "new")
     assert {file.read_text() for file in tmp_path.rglob("inside")} == {"another's", "a person's", "new"}
 
@@ -71,16 +71,16 @@ def test_what_gave_way_by_version_0_1_is_not_removed_before_the_new_one_has_stoo
         (tmp_path / name).mkdir()
     tidy(tmp_path / "adapter")
     assert len(left(tmp_path)) == 2
-    (tmp_path / f".adapter.{dead}").rmdir()  # it stands
+    (tmp_path / f".adapter.{dead}").rmdir()  # the new folder is complete now
     tidy(tmp_path / "adapter")
     assert left(tmp_path) == []
 
 
-# Anybody may write in the system's temporary place, and name files there as this program does ------------------------
+# Anybody may write to the system's temporary folder, and name files there as this program does ------------------------
 
 
 def use(how: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for what dead processes left there, a day later."""
+    """Look, a day later, for what dead processes left there."""
     monkeypatch.setattr(leftovers, "DAY", -1.0)
     if how == "temporary":
         monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -95,14 +95,18 @@ def content(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("how", ["temporary", "tidy"])
-@pytest.mark.parametrize("told", ["00000000", ""])
+@pytest.mark.parametrize("place_id", ["00000000", ""])
 @pytest.mark.parametrize("links", ["the aside", "what gave way"])
-def test_a_link_leads_nowhere(tmp_path: Path, how: str, told: str, links: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_are_not_followed(
+    tmp_path: Path, how: str, place_id: str, links: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = gave_way(tmp_path / "victim")
     victim = old.parent if links == "what gave way" else old.parents[1]
     shared = tmp_path / "shared"
     link = (
-        shared / f".peftsweep-{told or leftovers.place_id(tmp_path)}-0badcafe" / (OLD if victim == old.parent else "")
+        shared
+        / f".peftsweep-{place_id or leftovers.place_id(tmp_path)}-0badcafe"
+        / (OLD if victim == old.parent else "")
     )
     link.parent.mkdir(parents=True)
     link.symlink_to(victim)
@@ -112,7 +116,7 @@ def test_a_link_leads_nowhere(tmp_path: Path, how: str, told: str, links: str, m
 
 
 @pytest.mark.parametrize("how", ["temporary", "tidy"])
-def test_nothing_comes_back_but_what_is_asked_for(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_requested_folder_comes_back(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     old = gave_way(tmp_path, leftovers.place_id(tmp_path))
     (old.parent / "planted").mkdir()
     use(how, tmp_path, monkeypatch)
@@ -121,7 +125,7 @@ def test_nothing_comes_back_but_what_is_asked_for(tmp_path: Path, how: str, monk
 
 @pytest.mark.parametrize("how", ["temporary", "tidy"])
 @pytest.mark.parametrize("part", ["aside", OLD, "adapter", "half", "earlier"])
-def test_what_is_another_user_s_stays(
+def test_another_user_s_files_stay(
     tmp_path: Path, how: str, part: str, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() != 0:

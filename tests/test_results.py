@@ -1,4 +1,4 @@
-"""`best` and `status`: plain rows of what came of the studies."""
+"""`best` and `status`: plain rows about the studies and their results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KEYS += ["mlflow_run_id", "adapter"]
 
 
 def study(storage: str, name: str, fingerprint: str, values: Sequence[float], **more: float) -> optuna.Study:
-    """A study with a complete trial for each value, with these scores besides."""
+    """A study with a complete trial for each value; the trials also have these scores."""
     one = made(storage, name, experiment="tweets · single-label", fingerprint=fingerprint)
     for number, value in enumerate(values):
         scores = kept(value)["scores"] | more
@@ -53,7 +53,7 @@ def study(storage: str, name: str, fingerprint: str, values: Sequence[float], **
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of two studies: `a` with every state of a trial, `b` without a complete one."""
+    """A database of two studies: `a` has a trial in every state, `b` has no complete trial."""
     file = tmp_path_factory.mktemp("whole") / "studies.db"
     url = f"sqlite:///{file}"
     one = study(url, "a", "f1", (0.5, 0.7, 0.7))
@@ -68,7 +68,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def storage(whole: Path, tmp_path: Path) -> str:
-    """A copy of it: Optuna takes long to make its tables."""
+    """A copy of the database, because Optuna takes long to create its tables."""
     return f"sqlite:///{shutil.copy(whole, tmp_path)}"
 
 
@@ -111,7 +111,7 @@ def test_a_study_of_an_earlier_version_is_on_the_rows_of_one_with_its_data(stora
     ]
 
 
-def test_status_says_by_which_score_a_study_goes(storage: str) -> None:
+def test_status_names_the_score_that_a_study_optimizes(storage: str) -> None:
     study(storage, "c", "f1", [0.9]).set_user_attr("metric", "macro_f1_tuned")
     assert {row["study"]: row["objective"] for row in status_rows.status(storage)} == {
         "a": "macro_f1",
@@ -120,7 +120,7 @@ def test_status_says_by_which_score_a_study_goes(storage: str) -> None:
     }
 
 
-def test_python_asks_no_environment(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_functions_ignore_the_environment(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTSWEEP_STORAGE", "sqlite:///elsewhere.db")
     monkeypatch.chdir(tmp_path)
     assert [row.study for row in best_rows.best()] == ["a"]
@@ -189,18 +189,18 @@ def test_looking_whether_a_study_runs_keeps_nobody_from_running_it(storage: str)
     assert studies.doing("a") is None
 
 
-def test_only_the_studies_asked_for(storage: str) -> None:
+def test_only_the_requested_studies_are_returned(storage: str) -> None:
     assert best_rows.best(storage, ["b"]) == []
     assert [row["study"] for row in status_rows.status(storage, ["b", "b"])] == ["b"]
 
 
-def test_an_unknown_study_has_the_nearest_names(storage: str) -> None:
+def test_the_error_for_an_unknown_study_lists_the_nearest_names(storage: str) -> None:
     made(storage, "lora-minilm")
     with pytest.raises(UsageError, match=r"no study 'lora-minlm' .*; did you mean lora-minilm\?"):
         best_rows.best(storage, ["lora-minlm"])
 
 
-def test_reading_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_creates_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert best_rows.best() == [] and status_rows.status() == []
     with pytest.raises(UsageError, match="nothing is stored"):
@@ -244,7 +244,7 @@ def test_an_empty_file_is_left_empty(tmp_path: Path) -> None:
 def test_a_test_score_belongs_to_the_trial_it_was_made_for(storage: str) -> None:
     assert (best_rows.best(storage)[0].test, best_rows.best(storage)[0].tested) == (None, None)
     study = optuna.load_study(study_name="a", storage=storage)
-    study.set_user_attr("test", {"trial": 0, "scores": {"macro_f1": 0.6}})  # the best one then
+    study.set_user_attr("test", {"trial": 0, "scores": {"macro_f1": 0.6}})  # it was the best trial at that time
     first = best_rows.best(storage)[0]
     assert (first.trial, first.test, first.tested) == (1, {"macro_f1": 0.6}, 0)
     text = io.StringIO()
@@ -258,5 +258,5 @@ def test_studies_with_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> 
         one = study(url, name, "f1", (tuned,), macro_f1=plain, macro_f1_tuned=tuned)
         one.set_user_attr("metric", "macro_f1_tuned")
     assert [(row.study, row.macro_f1_tuned) for row in best_rows.best(url) if row.overall] == [("b", 0.65)]
-    study(url, "c", "f1", (0.55,))  # one that was not: then by the score that all have
+    study(url, "c", "f1", (0.55,))  # without tuned thresholds: now the score that all have is compared
     assert [row.study for row in best_rows.best(url) if row.overall] == ["a"]

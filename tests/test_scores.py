@@ -1,4 +1,4 @@
-"""A score that a later version adds needs one line in the table of scores, and no trial has to have it."""
+"""A new score needs one line in the table of scores, and stored trials may lack it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peftsweep.storage import Retrained
 from peftsweep.sweep.publishing import compare
 from tests.stored import evaluated, kept, made, retrained, told
 
-OLD = kept(0.7)["scores"]  # of a trial that was stored before
+OLD = kept(0.7)["scores"]  # the scores of a trial that was stored before
 
 
 @pytest.fixture

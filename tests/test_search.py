@@ -56,7 +56,7 @@ def empty(config: StudyConfig, storage: str | None = None) -> optuna.Study:
 
 
 def ask(trials: optuna.Study, config: StudyConfig) -> optuna.Trial:
-    """As the sweep asks: by a sampler made anew for the trial, seeded by its number (tests/test_sweep.py holds it)."""
+    """As the sweep asks: with a new sampler for each trial, seeded by its number (tests/test_sweep.py checks that)."""
     trials.sampler = sampler(config, len(trials.get_trials(deepcopy=False)))
     return trials.ask(fixed_distributions=distributions(config))
 
@@ -107,7 +107,7 @@ def test_every_sample_is_a_valid_trial_and_survives_the_storage(kind: str, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["tpe", "random"])
-def test_a_study_that_goes_on_does_not_sample_its_first_trials_again(kind: str) -> None:
+def test_a_resumed_study_does_not_sample_its_first_trials_again(kind: str) -> None:
     config = study(SPACE, search={"sampler": kind})
     trials = empty(config)
     rates = [ask(trials, config).params["learning_rate"] for _ in range(8)]
@@ -118,7 +118,7 @@ def test_a_study_that_goes_on_does_not_sample_its_first_trials_again(kind: str) 
     assert ask(empty(other), other).params["learning_rate"] != rates[0]
 
 
-def test_tpe_learns_where_the_good_trials_are() -> None:
+def test_tpe_finds_the_region_of_good_trials() -> None:
     config = study({"learning_rate": SPACE["learning_rate"]}, search={"trials": 40})
     trials = empty(config)
     for _ in range(40):
@@ -129,7 +129,7 @@ def test_tpe_learns_where_the_good_trials_are() -> None:
 
 
 @pytest.mark.parametrize(("total", "random_ones"), [(8, 4), (24, 6), (400, 10)])
-def test_tpe_begins_with_a_quarter_at_random_and_heeds_those_that_run(total: int, random_ones: int) -> None:
+def test_tpe_starts_with_a_quarter_at_random_and_considers_running_trials(total: int, random_ones: int) -> None:
     config = study(SPACE, search={"trials": total})
     trials = empty(config)
     trials.add_trial(create_trial(state=TrialState.RUNNING))
@@ -144,11 +144,11 @@ def test_tpe_begins_with_a_quarter_at_random_and_heeds_those_that_run(total: int
         trial = ask(trials, config)
         trials.tell(trial, trial.params["learning_rate"])
     modelled = together()
-    ask(trials, config)  # one more runs
+    ask(trials, config)  # one more trial is running
     assert all(modelled) and together() != modelled
 
 
-def test_a_range_may_be_made_wider_on_the_way() -> None:
+def test_a_range_may_be_widened_between_runs() -> None:
     narrow = study({"rank": {"low": 4, "high": 8, "log2": True}, "dropout": {"low": 0.0, "high": 0.1}})
     wide = study({"rank": {"low": 4, "high": 64, "log2": True}, "dropout": {"low": 0.0, "high": 0.1}})
     trials = empty(narrow)
@@ -169,14 +169,14 @@ def test_a_grid_has_every_value_of_the_file() -> None:
     }
 
 
-def test_a_grid_is_walked_once_and_then_exhausted() -> None:
+def test_a_grid_is_visited_once_and_then_exhausted() -> None:
     config = study(GRID, search={"sampler": "grid"})
     trials = empty(config)
     seen = []
     while not exhausted(config, trials):
         trial = ask(trials, config)
         seen.append(decode(config, trial.params))
-        if len(seen) % 3:  # some stay running, some fail
+        if len(seen) % 3:  # some trials stay running, some fail
             trials.tell(trial, None if len(seen) % 4 else 0.5, state=TrialState.FAIL if len(seen) % 4 else None)
     values = [(p["rank"], p["dropout"], p["epochs"]) for p in seen]
     assert len(values) == 30
@@ -184,7 +184,7 @@ def test_a_grid_is_walked_once_and_then_exhausted() -> None:
     assert values != sorted(values)
 
 
-def test_a_wider_grid_walks_only_what_is_new() -> None:
+def test_a_wider_grid_visits_only_the_new_points() -> None:
     wider = {**GRID, "dropout": {"low": 0.0, "high": 0.4, "step": 0.1}}
     trials = empty(study(GRID))
     for given, total in ((GRID, 30), (wider, 50)):
@@ -211,14 +211,14 @@ def test_other_samplers_are_never_exhausted() -> None:
     ids=["log", "fractions", "log of whole numbers"],
 )
 def test_a_grid_that_never_ends_is_refused(entry: dict[str, Any]) -> None:
-    config, (name,) = study(entry), entry  # checked by the file's rules when the sampler is grid
+    config, (name,) = study(entry), entry  # the file's rules check it when the sampler is grid
     with pytest.raises(StudyFileError, match=rf"s: space\.{name}: a grid needs step, log2 or a list of values"):
         grid(config)
     with pytest.raises(StudyFileError, match=r"the grid has 200,001 points"):
         grid(study({"weight_decay": {"low": 0.0, "high": 1.0, "step": 5e-6}}))
 
 
-def test_trial_seeds_are_stable_and_apart() -> None:
+def test_trial_seeds_are_stable_and_distinct() -> None:
     assert [trial_seed(0, n) for n in range(3)] == [trial_seed(0, n) for n in range(3)]
     seeds = {trial_seed(study_seed, number) for study_seed in range(30) for number in range(100)}
     assert len(seeds) == 3000 and all(0 <= seed < 2**32 for seed in seeds)
@@ -230,7 +230,7 @@ def test_trial_seeds_are_stable_and_apart() -> None:
 
 
 def reported(scores: dict[int, list[float]], ended: dict[int, TrialState] | None = None) -> optuna.Study:
-    """A study whose trial n has had the evaluations scores[n]; those that are not in `ended` are running."""
+    """A study whose trial n has the evaluations scores[n]; trials that are not in `ended` are running."""
     trials = optuna.create_study(direction="maximize")
     for number in range(max(scores) + 1):
         trial = trials.ask()
@@ -247,7 +247,7 @@ def test_rungs_stand_at_powers_of_the_reduction() -> None:
     assert [i for i in range(1, 30) if Halving(2, 3).is_rung(i)] == [3, 6, 12, 24]
 
 
-def test_the_best_third_of_a_pack_goes_on() -> None:
+def test_the_best_third_of_a_pack_continues() -> None:
     scores = {n: [n / 10] for n in range(8)}
     kept = Halving(3, 1).decide({n: (1, n / 10) for n in range(8)}, reported(scores))
     assert [n for n, keep in kept.items() if keep] == [6, 7]  # 8 // 3
@@ -276,14 +276,14 @@ def test_trials_that_have_ended_still_count_at_their_rungs_and_failed_ones_do_no
     }
 
 
-def test_equal_scores_go_on_together_and_a_lone_trial_always() -> None:
+def test_trials_with_equal_scores_continue_together_and_a_lone_trial_always() -> None:
     assert Halving(3, 1).decide(
         dict.fromkeys(range(4), (1, 0.5)), reported({n: [0.5] for n in range(4)})
     ) == dict.fromkeys(range(4), True)
     assert Halving(3, 1).decide({0: (1, 0.0)}, reported({0: [0.0]})) == {0: True}
 
 
-def test_between_rungs_all_go_on_but_for_those_that_diverged() -> None:
+def test_between_rungs_all_trials_continue_except_diverged_ones() -> None:
     trials = reported({0: [0.9, 0.1], 1: [0.9, 0.8], 2: [0.9, math.nan], 3: [0.9, math.inf]})
     at = {0: (2, 0.1), 1: (2, 0.8), 2: (2, math.nan), 3: (2, math.inf)}
     assert Halving(3, 1).decide(at, trials) == {0: True, 1: True, 2: False, 3: False}
