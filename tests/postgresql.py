@@ -113,10 +113,11 @@ def run(program: str, *words: str, cwd: Path, env: Mapping[str, str] | None = No
 def served(password: str = "superuser") -> Iterator[Server]:
     """Start an empty server whose only role is `postgres` and which asks for a password; remove it afterwards.
 
-    Its folder is not inside pytest's, which the server's account may not enter.
+    Its folder is not inside pytest's, which the server's account may not enter. It is in memory where pytest's is.
     """
     needed()
-    folder = Path(tempfile.mkdtemp(prefix="peftsweep-postgresql-"))
+    memory = "/dev/shm" if os.environ.get("PYTEST_DEBUG_TEMPROOT") == "/dev/shm" else None
+    folder = Path(tempfile.mkdtemp(prefix="peftsweep-postgresql-", dir=memory))
     server = Server(folder / "cluster", free_port(), password)
     try:
         (folder / "password").write_text(password)
