@@ -46,7 +46,7 @@ READ_LATE |= {
 
 
 class Program(subprocess.Popen[str]):
-    """`python -m module …`, `python -c code …` or `python script.py …`, forked from a process with the libraries.
+    """`python -m module …`, `python -c code …` or `python SCRIPT …`, forked from a process with the libraries.
 
     Args:
         words: what follows `python`.

@@ -84,7 +84,7 @@ def test_a_study_keeps_no_secret(key: str, place: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_whoever_writes_to_the_commands_streams_is_masked(
+def test_everything_written_to_the_commands_streams_is_masked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remember(f"http://me:{SECRET}@host")
@@ -163,7 +163,7 @@ def test_a_storage_that_is_no_text_is_refused(storage: object) -> None:
         Studies(storage)  # type: ignore[arg-type]
 
 
-def test_words_that_are_no_text_are_refused(
+def test_arguments_that_are_no_text_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(monkeypatch, "best", "--storage", "sqlite:///\udcff.db", status=2)

@@ -1,4 +1,4 @@
-"""The studies' database: one contract of both kinds, and what is said when one cannot be used."""
+"""The studies' database: one contract for both kinds, and the errors when one cannot be used."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_making_a_study_prints_nothing(studies: Studies, capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "") and optuna.logging.get_verbosity() == before
 
 
-def test_looking_makes_nothing_and_the_first_study_all(url: str) -> None:
+def test_reading_creates_nothing_and_the_first_study_creates_the_database(url: str) -> None:
     assert not exists(url) and tables(url) == set()
     Studies(url).create("one")
     assert exists(url) and {"studies", "trials", "alembic_version"} <= tables(url)
@@ -146,7 +146,7 @@ def test_a_lease_ends_with_its_block_even_by_an_error(studies: Studies) -> None:
         pass
 
 
-def test_an_orphan_is_gone_on_with_under_its_own_number(studies: Studies) -> None:
+def test_an_orphaned_trial_resumes_under_its_own_number(studies: Studies) -> None:
     study = studies.create("one")
     wanted = {"x": optuna.distributions.FloatDistribution(0, 1)}
     study.tell(study.ask(wanted), 0.1)
@@ -276,7 +276,7 @@ def test_what_is_no_file_is_called_so_and_gets_nothing_beside_it(
     assert sorted(tmp_path.iterdir()) == before and Path("/dev/null.lock").exists() == beside
 
 
-def test_what_libpq_takes_is_taken() -> None:
+def test_what_libpq_accepts_is_accepted() -> None:
     for text in ("?connect_timeout=-1", "?host=@abstract", "?host=/run/postgresql,db.example&port=5432,5433"):
         assert address(f"postgresql:///d{text}").url.get_backend_name() == "postgresql"
 

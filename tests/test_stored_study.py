@@ -1,4 +1,4 @@
-"""What did not come from a sweep, or was changed in the database: left out and said, and nothing else is the worse."""
+"""Records that no sweep wrote, or that were changed in the database, are left out and reported; the rest works."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def execute(url: str, statement: str, *values: Any) -> None:
 # Trials that did not come from the sweep -----------------------------------------------------------------------------
 
 
-def test_trials_of_others_are_said_once_and_change_nothing_that_is_shown(url: str) -> None:
+def test_foreign_trials_are_reported_once_and_change_nothing_that_is_shown(url: str) -> None:
     before, warned = seen(url)
     assert warned == []
     study = Studies(url).load("one")
@@ -76,7 +76,7 @@ def test_trials_of_others_are_said_once_and_change_nothing_that_is_shown(url: st
     assert Studies(url).load("one").best_value == 0.7
 
 
-def test_trials_of_others_move_neither_the_sampler_nor_the_bar(url: str, tmp_path: Path) -> None:
+def test_foreign_trials_affect_neither_the_sampler_nor_the_pruning(url: str, tmp_path: Path) -> None:
     from tests.test_trial_params import study as config_of
 
     config, drawn, kept = config_of("tpe"), [], []
@@ -161,7 +161,7 @@ def test_a_value_that_is_not_the_trial_s_score_never_becomes_the_best(url: str, 
 
 @pytest.mark.parametrize("trials", [0, 2])
 @pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
-def test_studies_of_others_are_left_out_in_one_line(url: str, directions: list[str], trials: int) -> None:
+def test_foreign_studies_are_left_out_with_one_line(url: str, directions: list[str], trials: int) -> None:
     before, _ = seen(url)
     for name in ("plain", "strange"):
         study = optuna.create_study(study_name=name, storage=url, directions=directions)
@@ -260,7 +260,7 @@ def test_where_nothing_can_be_read_no_command_says_that_there_is_nothing(url: st
             command(url)
 
 
-def test_seeds_that_cannot_be_read_are_said_and_hide_no_study(url: str) -> None:
+def test_unreadable_seeds_are_reported_and_hide_no_study(url: str) -> None:
     made(url, "one/retrain")
     execute(url, "UPDATE study_user_attributes SET value_json = '[]' WHERE study_id = 3 AND key = 'config'")
     warned: list[str] = []
@@ -307,7 +307,7 @@ def test_a_parameter_that_was_never_drawn_is_reported(url: str) -> None:
 # Numbers ------------------------------------------------------------------------------------------------------------
 
 
-def test_trials_of_one_number_are_neither_shown_nor_gone_on_with(url: str) -> None:
+def test_trials_with_the_same_number_are_neither_shown_nor_resumed(url: str) -> None:
     execute(url, "UPDATE trials SET number = 1 WHERE trial_id = 1")
     (best, standing, _), warned = seen(url)
     assert [(row["study"], row["trial"]) for row in best] == [("two", 1), ("one", 2)]
@@ -381,7 +381,7 @@ def test_a_copy_of_another_name_is_another_study(url: str, earlier: bool) -> Non
         assert Studies(url).load("copy").mlflow_runs == {}  # before anything was written, too
     second = owned(url, "copy")
     assert second.record.key != first.record.key and second.mlflow_runs == {} and second.record.in_sync is False
-    assert owned(url, "copy").record.key == second.record.key  # once
+    assert owned(url, "copy").record.key == second.record.key  # the key changes only once
     assert (first.record.key, first.mlflow_runs) == (owned(url, "one").record.key, {"parent": "run"})
 
 
@@ -407,7 +407,7 @@ def test_the_seeds_of_a_copy_are_the_copy_s(url: str) -> None:
     assert seeds.record.retrain_of == main.record.key != first.record.key
 
 
-def test_a_folder_that_cannot_be_told_whose_it_is_is_said(url: str, tmp_path: Path) -> None:
+def test_a_folder_of_unknown_owner_is_reported(url: str, tmp_path: Path) -> None:
     (tmp_path / "artifacts" / "one").mkdir(parents=True)
     for content in ("", "{}", "[]", '{"key": 3, "storage": "x"}', "\udcff"):
         (tmp_path / "artifacts" / "one" / "owner.json").write_text(content, errors="surrogateescape")
@@ -463,7 +463,7 @@ def test_a_folder_that_two_names_share_is_the_first_study_s_until_that_is_delete
 
 
 @pytest.mark.parametrize("sort", ["new", "copied"])
-def test_a_folder_that_is_nobody_s_is_refused_and_left_as_it_is(url: str, tmp_path: Path, sort: str) -> None:
+def test_a_folder_without_an_owner_is_refused_and_left_as_it_is(url: str, tmp_path: Path, sort: str) -> None:
     theirs = tmp_path / "artifacts" / "other" / "trial-0000" / "thesis.txt"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("mine")
@@ -476,7 +476,7 @@ def test_a_folder_that_is_nobody_s_is_refused_and_left_as_it_is(url: str, tmp_pa
     with pytest.raises(StorageError, match=r"artifacts/other has files but no owner\.json"):
         take()
     assert [file.name for file in theirs.parents[1].rglob("*")] == ["trial-0000", "thesis.txt"]
-    owned(url, "one")  # others are none the worse
+    owned(url, "one")  # the other study still works
 
 
 def test_a_folder_of_a_version_that_did_not_sign_it_is_known_by_its_study(url: str, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_few_lines_are_not_taken_for_rows_where_other_texts_prove_the_marks_to_h
     assert not written(tmp_path / "a.csv", ["joy", "anger", "text"], rows)
 
 
-def test_marks_are_said_to_mean_nothing_only_where_the_whole_file_is_read_so(tmp_path: Path) -> None:
+def test_marks_are_reported_as_plain_text_only_where_the_whole_file_is_read_so(tmp_path: Path) -> None:
     lines = [f"{'ab'[i % 2]},text {i}" for i in range(40)]
     lines[4], lines[14], lines[20] = 'a,"oh no', 'b,he said it "', 'a,"well, so"'
     path = tmp_path / "a.csv"

@@ -151,7 +151,7 @@ def test_a_run_that_was_deleted_comes_back(here: Home) -> None:
     assert in_mlflow(here) == before
 
 
-def test_run_ids_that_are_none_are_put_right(here: Home) -> None:
+def test_invalid_run_ids_are_repaired(here: Home) -> None:
     """Empty ids, as a gateway gave them; impossible ids; ids of no run. MLflow may have been wiped, too."""
     here.run(here.study(), trials=1)
     study = Studies(here.storage).load("small")
@@ -337,7 +337,7 @@ def test_a_point_that_was_lost_in_the_middle_of_a_curve_comes_back(here: Home) -
     assert in_mlflow(here) == before
 
 
-def test_a_tracker_that_answers_with_an_error_is_not_said_to_be_silent(here: Home) -> None:
+def test_a_tracker_that_answers_with_an_error_is_not_reported_as_silent(here: Home) -> None:
     here.run(here.study(), trials=1)
     with sqlite3.connect(here.folder / "mlflow.db") as database:
         database.execute("DROP TABLE latest_metrics")
@@ -355,7 +355,7 @@ def test_points_that_were_lost_are_written_by_the_next_run_too(here: Home, monke
 
 
 @pytest.mark.parametrize("gone", ["mlartifacts", "mlartifacts/*/*/artifacts/adapter", "mlartifacts/**/small.yaml"])
-def test_artifacts_that_went_by_themselves_come_back(here: Home, gone: str) -> None:
+def test_artifacts_that_were_deleted_alone_come_back(here: Home, gone: str) -> None:
     here.run(here.study(), trials=1)
     before = in_mlflow(here)
     lost = list(here.folder.glob(gone))

@@ -34,7 +34,7 @@ def unread(request: pytest.FixtureRequest) -> Iterator[TextIO]:
             yield stream
 
 
-def test_what_nobody_can_read_stops_nobody(unread: TextIO) -> None:
+def test_an_unreadable_stream_stops_no_command(unread: TextIO) -> None:
     """Nor does the stream complain when it is closed, with what it still has to write."""
     stream = Masked(unread)
     for progress in (PlainProgress(stream), LiveProgress(stream)):  # type: ignore[arg-type]

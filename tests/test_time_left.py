@@ -1,4 +1,4 @@
-"""The time left, as it was told in sweeps that were recorded, against what it took.
+"""The estimated time left, in recorded sweeps, against the time that was really left.
 
 Recorded on two cores that other programs shared, whose pace in it was even to a factor of two: no estimate foresees
 how busy others will be. `demo` is the demo's base on fewer rows, the others a tiny base;
@@ -26,11 +26,11 @@ from peftsweep.sweep.time_left import Pace, survival_rates, time_left
 from tests.stored import frozen, record
 
 RECORDED = Path(__file__).parent / "recorded"
-FACTOR = 2.0  # by which the time left may be wrong, from the first time that it is told
+FACTOR = 2.0  # by which the time left may be wrong, from the first time that it is shown
 
 
-def told(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[float, float | None]]:
-    """Seconds since the first step, and those that were told to be left, step by step."""
+def estimates(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[float, float | None]]:
+    """For each step, the seconds since the first step and the estimated seconds left."""
     halving = None if recorded["halving"] is None else Halving(*recorded["halving"])
     pace, trials, before = Pace(), recorded["trials"], 0.0
     for step, at in enumerate(recorded["at"]):
@@ -65,7 +65,7 @@ def stored(trial: list[Any], step: int) -> TrialRecord:
 @pytest.mark.parametrize("name", ["demo", "whole", "pruned", "batches", "dropped"])
 def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_reported(name: str) -> None:
     recorded = json.loads((RECORDED / f"{name}.json").read_text())
-    answers = list(told(recorded))
+    answers = list(estimates(recorded))
     end = answers[-1][0]
     wrong = {}
     for share in (0.1, 0.25, 0.5, 0.75):  # after that, one stall of so short a sweep is more than what is left
@@ -80,7 +80,7 @@ def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_reported(name:
 
 def test_nothing_is_reported_before_there_is_a_pace() -> None:
     recorded = json.loads((RECORDED / "demo.json").read_text())
-    answers = [left for _, left in told(recorded)]
+    answers = [left for _, left in estimates(recorded)]
     first = next(i for i, left in enumerate(answers) if left is not None)
     assert first >= min(made[0] for _, _, _, made, _ in recorded["trials"])
     assert None not in answers[first:]

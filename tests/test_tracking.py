@@ -1,4 +1,4 @@
-"""MLflow gets a copy of the study, and nothing that MLflow does reaches a trial."""
+"""MLflow gets a copy of the study, and nothing that MLflow does affects a trial."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def uri(empty_store: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def notes() -> Iterator[list[str]]:
-    """What the trackers of a test said; nothing, unless the test looks and takes it."""
+    """What the trackers of a test report; it must be empty at the end, unless the test takes it out."""
     said: list[str] = []
     yield said
     assert said == []
@@ -276,7 +276,7 @@ def test_a_run_that_a_killed_process_left_running_is_ended(uri: str, notes: list
     assert (trial.info.status, trial.data.tags["peftsweep.reason"]) == ("KILLED", "below the median")
 
 
-def test_a_run_told_in_part_is_made_whole_and_one_that_is_whole_stays(uri: str, notes: list[str]) -> None:
+def test_an_incomplete_run_is_completed_and_a_complete_one_stays(uri: str, notes: list[str]) -> None:
     first = opened(uri, notes)
     first.start_trial(0, params={}, tags={})
     first.log(0, {"loss": 0.5}, 10)
@@ -449,7 +449,7 @@ def test_an_artifact_that_is_not_there_is_lost_alone(uri: str, notes: list[str],
     notes.clear()
 
 
-def test_a_tracker_that_was_told_nothing_does_nothing(tmp_path: Path, notes: list[str]) -> None:
+def test_a_tracker_that_gets_nothing_does_nothing(tmp_path: Path, notes: list[str]) -> None:
     Tracker(MlflowRuns(f"sqlite:///{tmp_path}/mlflow.db"), note=notes.append).close()
     assert list(tmp_path.iterdir()) == []
 
@@ -473,7 +473,7 @@ assert utils.is_telemetry_disabled()
 """
 
 
-def test_mlflows_makers_hear_nothing_of_a_sweep(uri: str) -> None:
+def test_a_sweep_sends_no_telemetry_to_mlflow(uri: str) -> None:
     alone = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     root = str(Path(__file__).parents[1])
     subprocess.run([sys.executable, "-c", TELEMETRY, uri], env=alone | {"PYTHONPATH": root}, check=True)
@@ -557,7 +557,7 @@ def test_a_folder_that_may_not_be_searched_is_not_taken_for_a_device(tmp_path: P
 
 
 @pytest.mark.parametrize("why", WRONG)
-def test_what_is_no_address_is_refused_before_anything_is_done(why: str, tmp_path: Path) -> None:
+def test_an_invalid_address_is_refused_before_anything_is_done(why: str, tmp_path: Path) -> None:
     for uri in WRONG[why]:
         uses: list[Callable[[Any], object]] = [serve, MlflowRuns]
         for used in (*uses, lambda uri: sync(storage=str(tmp_path), tracking_uri=uri)):
@@ -568,7 +568,7 @@ def test_what_is_no_address_is_refused_before_anything_is_done(why: str, tmp_pat
             assert len(text) < 400
 
 
-def test_what_may_be_an_address_is_taken() -> None:
+def test_a_valid_address_is_accepted() -> None:
     servers = ["HTTP://h", "http://[::1]:5000", "https://me:p%40w@h/x?a=me@b#c", "http://h/@me", "http://exämple.org"]
     for uri in [*servers, "postgresql:///d", "databricks", "databricks://me", "arn:aws:sagemaker:x", "plugin://x"]:
         check(uri)

@@ -29,7 +29,7 @@ def test_texts_in_a_language_that_the_tokenizer_does_not_have_are_reported(tmp_p
 
 
 @pytest.mark.parametrize(("strange", "is_told"), [(0, False), (5, False), (6, True)])
-def test_a_few_unknown_words_are_not_told(strange: int, is_told: bool) -> None:
+def test_a_few_unknown_words_are_not_reported(strange: int, is_told: bool) -> None:
     words = [NOISE[i % len(NOISE)] for i in range(100 - strange)] + ["неведомо"] * strange
     assert (said(*words) is not None) == is_told
 

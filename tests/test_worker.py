@@ -44,7 +44,7 @@ def own_methods() -> Iterator[None]:
 
 
 class Heard(Silent):
-    """Remembers notes."""
+    """Progress that remembers notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -134,7 +134,7 @@ def struck(strike: Callable[[int], None]) -> type[SpawnedWorker]:
 
 
 def test_a_signal_to_both_processes_stops_the_sweep_which_resumes_to_the_same_study(here: Home) -> None:
-    """As the end of a service sends it."""
+    """A service manager stops a service like this."""
 
     def terminate(worker: int) -> None:
         os.kill(worker, signal.SIGTERM)
