@@ -20,7 +20,7 @@ SECRET = "s3/cr et@#?:%&9"  # not to be found in a text by its form alone, but f
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_values, "_given", set())
 
 

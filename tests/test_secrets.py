@@ -1,4 +1,4 @@
-"""No secret leaves by a message, a stream, a traceback, a study or a command."""
+"""No secret leaks through a message, a stream, a traceback, a study or a command."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from peftsweep.safe_text.secrets import known_values, masked, remember
 from peftsweep.storage import Studies
 from peftsweep.system.terminal import masked_streams, say_json, say_lines_of_json
 
-SECRET = "s3/cr et@#?:%&9"  # not to be found in a text by its form alone, but for where it stands
+SECRET = "s3/cr et@#?:%&9"  # nothing in its form says that it is a secret, only its place in an address
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_values, "_given", set())
 
 
 @pytest.fixture(autouse=True)
-def quiet_for_a_test_only() -> Iterator[None]:
-    """A command silences its process for good: undo that."""
+def restored_process() -> Iterator[None]:
+    """Undo what a command does to its process for good: it turns warnings and logging off."""
     before = dict(os.environ)
     with warnings.catch_warnings():
         yield
@@ -66,7 +66,7 @@ def test_a_private_key_is_hidden_in_a_text_of_many_lines(key: str, capsys: pytes
     assert capsys.readouterr().out == "x\n***\ny z\n*** opens a key.\nMore.\n"
 
 
-def test_no_error_holds_megabytes() -> None:
+def test_a_long_error_is_shortened() -> None:
     error = StorageError("\n".join([f"data.train: {'x' * 1_900_000} is not there; name another", *["more"] * 9000]))
     first, *_, last = str(error).splitlines()
     assert first.startswith("data.train: xxx") and first.endswith("xxx is not there; name another")
@@ -76,7 +76,7 @@ def test_no_error_holds_megabytes() -> None:
 
 @pytest.mark.parametrize("key", ["model.id", "model.revision", "data.train", "data.test", "data.text"])
 @pytest.mark.parametrize("place", ["https://me:PW@h/x", "https:/me:PW@h/x", "hub://TOKEN@h", "x/?api_key=PW"])
-def test_a_study_keeps_no_secret(key: str, place: str) -> None:
+def test_a_study_with_a_secret_in_it_is_refused(key: str, place: str) -> None:
     settings = {"data.train": "train.csv", "data.validation": "dev.csv"} | {key: place}
     with pytest.raises(StudyFileError, match=rf"--set {key}: '.*\*\*\*.*' contains a password or a token") as raised:
         load("demo", settings)
@@ -141,11 +141,11 @@ def test_a_traceback_is_masked_with_causes_and_notes(
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str, status: int) -> None:
-    """Run it in this process."""
+    """Run the command in this process."""
     monkeypatch.setattr(sys, "argv", ["peftsweep", *words])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         cli.main()
-    assert left.value.code == status
+    assert exited.value.code == status
 
 
 def test_data_that_was_asked_for_is_not_masked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,12 +158,12 @@ def test_data_that_was_asked_for_is_not_masked(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("storage", [b"sqlite:///studies.db", "sqlite:///\udcff.db", "sqlite:///a\0b.db", 5, None])
-def test_a_storage_that_is_no_text_is_refused(storage: object) -> None:
+def test_a_storage_that_is_not_text_is_refused(storage: object) -> None:
     with pytest.raises(StorageError, match=r"^storage .*: expected a URL, such as sqlite:///studies\.db$"):
         Studies(storage)  # type: ignore[arg-type]
 
 
-def test_arguments_that_are_no_text_are_refused(
+def test_arguments_that_are_not_text_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(monkeypatch, "best", "--storage", "sqlite:///\udcff.db", status=2)
@@ -188,7 +188,7 @@ def test_arguments_that_are_no_text_are_refused(
     ],
 )
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
-def test_a_command_that_fails_leaves_nothing_and_shows_no_secret(
+def test_a_command_that_fails_leaves_no_file_and_shows_no_secret(
     words: list[str],
     debug: list[str],
     tmp_path: Path,
