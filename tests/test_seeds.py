@@ -1,4 +1,4 @@
-"""Configurations over several seeds, as numbers alone: the intervals of their differences."""
+"""Intervals of the differences between configurations over several seeds, computed from numbers alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from peftsweep.study.seeds import behind_first
 
 
-def test_the_intervals_are_the_mean_and_a_quantile_of_student_s_t_also_for_two_seeds_and_for_equal_scores() -> None:
+def test_intervals_are_means_plus_or_minus_a_quantile_of_student_s_t_even_for_two_seeds_or_equal_scores() -> None:
     rng = np.random.default_rng(7)
     for turn in range(300):
         first, *others = rng.random((int(rng.integers(2, 6)), int(rng.integers(2, 9)))).round(4)

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP end a command; how, stands in one file."""
+"""SIGINT, SIGTERM and SIGHUP end a command; one file handles all signals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_a_signal_ends_the_command_at_once_while_there_is_nothing_to_finish(number: int) -> None:
+def test_a_signal_ends_the_command_at_once_if_there_is_nothing_to_finish(number: int) -> None:
     before = signal.signal(number, signal.SIG_DFL)  # under nohup the tests ignore SIGHUP
     try:
         with pytest.raises(Stopped) as caught, stopped_by_signals():
@@ -34,7 +34,7 @@ def test_a_signal_ends_the_command_at_once_while_there_is_nothing_to_finish(numb
     assert number_of(caught.value) == number
 
 
-def test_the_first_signal_is_noted_while_a_step_is_under_way_and_the_second_one_ends_it() -> None:
+def test_during_a_step_the_first_signal_is_noted_and_the_second_ends_the_command() -> None:
     with stopped_by_signals() as stop:
         stop.finish_step_first = True
         send(signal.SIGTERM)
@@ -44,7 +44,7 @@ def test_the_first_signal_is_noted_while_a_step_is_under_way_and_the_second_one_
     assert number_of(caught.value) == signal.SIGINT
 
 
-def test_a_signal_that_was_ignored_before_stays_ignored_and_handlers_come_back() -> None:
+def test_a_signal_that_was_ignored_before_stays_ignored_and_handlers_are_restored() -> None:
     before = {number: signal.getsignal(number) for number in ENDING}
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
@@ -73,7 +73,7 @@ def test_another_thread_changes_no_handlers() -> None:
     assert found == before
 
 
-def test_a_group_is_ended_with_all_its_processes() -> None:
+def test_ending_a_group_ends_all_its_processes() -> None:
     code = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes) as process:
