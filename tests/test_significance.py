@@ -1,4 +1,4 @@
-"""Intervals and tests of the comparison: against others where there are others, and how often they are right."""
+"""The comparison's intervals and significance tests: against known methods, and how often they are right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.studies import ROOT
 
 @pytest.fixture(scope="module")
 def benchmark() -> Iterator[ModuleType]:
-    """Its classifiers, whose macro-F1 on all texts is known."""
+    """The benchmark of intervals, whose classifiers have a known macro-F1 on all texts."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         yield __import__("intervals")
@@ -29,27 +29,27 @@ def benchmark() -> Iterator[ModuleType]:
 
 
 def rows_of(hits: int, missed: int, others: int = 20) -> Counted:
-    """A single label: so many rows that are hit, that only one side has, and that neither has."""
+    """Rows of a single label: `hits` are predicted, `missed` are not, and `others` do not have it."""
     truth = np.repeat([1, 1, 0], [hits, missed, others])[:, None]
     return Counted.of(truth, np.repeat([1, 0, 0], [hits, missed, others])[:, None])
 
 
 @pytest.mark.parametrize(("hits", "missed"), [(3, 0), (0, 3), (2, 1), (30, 10)])
-def test_of_one_class_the_interval_is_wilsons_widened_for_few_misses(hits: int, missed: int) -> None:
-    low, high = (bound / (2 - bound) for bound in interval(rows_of(hits, missed)))  # of the share of hits
+def test_the_interval_of_one_class_is_wilsons_and_wider_if_few_rows_are_missed(hits: int, missed: int) -> None:
+    low, high = (bound / (2 - bound) for bound in interval(rows_of(hits, missed)))  # turns F1 into the share of hits
     wilson, exact = (binomtest(hits, hits + missed).proportion_ci(method=each) for each in ("wilson", "exact"))
     assert exact.low - 1e-4 <= low <= wilson.low + 1e-4 and wilson.high - 1e-4 <= high <= exact.high + 1e-4
-    if hits == 30:  # towards the middle nothing is skewed outwards
+    if hits == 30:  # only the bound farther from one half is moved outwards
         assert low == pytest.approx(wilson.low, abs=1e-4) and high > wilson.high + 1e-3
 
 
-def test_a_class_that_is_nowhere_may_be_as_good_as_any() -> None:
+def test_a_class_without_rows_may_have_any_score() -> None:
     some = rows_of(30, 10)
-    nowhere = np.zeros_like(some.truth)
-    both = Counted.of(np.hstack([some.truth, nowhere]), np.hstack([some.guess, nowhere]))
+    absent = np.zeros_like(some.truth)
+    both = Counted.of(np.hstack([some.truth, absent]), np.hstack([some.guess, absent]))
     (low, high), (own_low, own_high) = interval(both), interval(some)
     assert low == pytest.approx(own_low / 2, abs=1e-4) and high == pytest.approx((own_high + 1) / 2, abs=1e-4)
-    assert interval(Counted.of(nowhere, nowhere)) == (0.0, 1.0)
+    assert interval(Counted.of(absent, absent)) == (0.0, 1.0)
 
 
 def predictions(rng: np.random.Generator, rows: int, classes: int, right: float) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -59,7 +59,7 @@ def predictions(rng: np.random.Generator, rows: int, classes: int, right: float)
     return eye[labels], [eye[guess] for guess in guesses]
 
 
-def test_the_interval_of_a_difference_and_its_p_agree_and_hold_both_ways_round() -> None:
+def test_the_interval_of_a_difference_agrees_with_p_and_is_mirrored_if_the_models_are_swapped() -> None:
     rng = np.random.default_rng(1)
     sides = set()
     for _ in range(40):
@@ -84,11 +84,11 @@ def test_equal_predictions_have_p_1_and_two_rows_prove_nothing() -> None:
     worse = truth.copy()
     worse[:2] = [0, 1]
     low, high, p = difference(same, Counted.of(truth, worse))
-    assert p > 0.05 and low <= 0 < high  # though the rare class has F1 0.5 in place of 1
+    assert p > 0.05 and low <= 0 < high  # although the rare class's F1 falls from 1 to 0.5
 
 
-def test_p_is_that_of_mcnemars_test_where_accuracy_is_compared() -> None:
-    """Of two equally frequent classes with as many mistakes either way, macro-F1 is about the share of hits."""
+def test_p_is_that_of_mcnemars_test_if_macro_f1_is_about_the_accuracy() -> None:
+    """With two equally frequent classes and as many mistakes in either, macro-F1 is about the accuracy."""
     labels = np.tile([0, 1], 200)
     first, second = labels.copy(), labels.copy()
     first[:20], second[100:144] = 1 - first[:20], 1 - second[100:144]
@@ -98,8 +98,8 @@ def test_p_is_that_of_mcnemars_test_where_accuracy_is_compared() -> None:
     assert difference(one, other)[2] == pytest.approx(wanted, rel=0.1)
 
 
-def test_a_pair_differs_only_if_swapping_predictions_says_so_too() -> None:
-    """Three rows are a rare class that one model knows and the other does not: by the score test p is 0.01."""
+def test_a_pair_differs_only_if_swapping_its_predictions_shows_it_too() -> None:
+    """One model knows a rare class of three rows, the other does not: the score test alone gives p = 0.01."""
     truth = np.repeat([[1, 0], [0, 1]], [3, 200], axis=0)
     worse = truth.copy()
     worse[:3] = [0, 1]
@@ -112,13 +112,13 @@ def test_a_pair_differs_only_if_swapping_predictions_says_so_too() -> None:
 
 
 SETS = 400
-CHANCE = 0.01  # by which one set of draws may be beyond its bounds, of an interval that is as good as it should be
-WORLDS = {  # no class in fewer than three rows; the highest share of intervals that may hold, and their mean width
+CHANCE = 0.01  # that a correct interval is outside the bounds of one world
+WORLDS = {  # each class has at least three rows; upper bounds of the share of intervals that hold and of their width
     "3 classes, one of 3 rows": (0.975, 0.28),
     "5 classes of 3 to 5 rows": (0.975, 0.45),
-    "5 classes of 3 rows": (0.995, 0.5),  # of 15 rows with 97 % right, most have no miss or one
+    "5 classes of 3 rows": (0.995, 0.5),  # most draws of 15 rows with 97 % right have one miss or none
     "11 labels, 4 to 40 %": (0.98, 0.2),
-    "3 labels, one of 3 rows": (1.0, 0.26),  # three rows of one label can say no more: see benchmarks/notes.md
+    "3 labels, one of 3 rows": (1.0, 0.26),  # three rows of a label allow no better: see benchmarks/notes.md
 }
 
 
@@ -128,8 +128,8 @@ def worlds(benchmark: ModuleType) -> Iterator[Any]:
             yield replace(data, draws=300_000)
 
 
-def test_in_each_world_intervals_hold_as_often_as_they_say(benchmark: ModuleType) -> None:
-    """The bootstrap's hold in 48 to 92 % of the sets of the first one."""
+def test_in_each_world_intervals_hold_the_true_score_as_often_as_they_claim(benchmark: ModuleType) -> None:
+    """In the first world, the bootstrap's intervals hold in only 48 to 92 % of the sets."""
     wrong = {}
     for data in worlds(benchmark):
         most, width = WORLDS[data.name]
@@ -149,8 +149,8 @@ def test_in_each_world_intervals_hold_as_often_as_they_say(benchmark: ModuleType
     assert not wrong
 
 
-def test_in_each_world_chance_is_not_called_a_difference_and_differences_hold(benchmark: ModuleType) -> None:
-    """A method that calls 10 % of equal pairs different calls 20 of the 200 of a world."""
+def test_in_each_world_equal_models_are_rarely_called_different_and_differences_hold(benchmark: ModuleType) -> None:
+    """A method that calls 10 % of equal pairs different would do so with 20 of a world's 200 pairs."""
     wrong, called = {}, []
     for data in worlds(benchmark):
         found = benchmark.figures(data, 0.6, SETS // 4, rivals=False)
@@ -158,4 +158,4 @@ def test_in_each_world_chance_is_not_called_a_difference_and_differences_hold(be
         if found["difference_held"] * SETS / 4 < binom.ppf(CHANCE, SETS // 4, 0.93) or sum(called[-2:]) / 2 > 0.08:
             wrong[data.name, data.tuned] = found
     assert not wrong
-    assert np.mean(called) < 0.045  # of all worlds together, where some can call few
+    assert np.mean(called) < 0.045  # over all worlds: in some of them hardly any pair can be called different
