@@ -1,4 +1,4 @@
-"""A tracker of another kind than MLflow gets what MLflow gets."""
+"""A tracker other than MLflow gets everything that MLflow gets."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ def assert_whole(book: Book, study: StoredStudy) -> None:
     assert {book.outcomes[where].state for where in own} == {TrialState.COMPLETE}
     for trial in trials:
         where = f"{name}:{trial.number}"
-        told = [(step, metrics["macro_f1"]) for step, metrics in book.points[where]]
-        assert told == [(each.step, each.scores["macro_f1"]) for each in trial.evaluations] and told
+        logged = [(step, metrics["macro_f1"]) for step, metrics in book.points[where]]
+        assert logged == [(each.step, each.scores["macro_f1"]) for each in trial.evaluations] and logged
         assert [book.params[where][key] for key in SPACE] == [trial.params[key] for key in SPACE]
         assert book.outcomes[where].metrics["best_macro_f1"] == trial.scores["macro_f1"]
     assert any("adapter" in book.files[where] for where in own)
@@ -145,7 +145,7 @@ def test_run_writes_to_another_tracker_and_names_it(desk: Desk) -> None:
     assert_whole(desk.book, desk.study)
     assert desk.study.mlflow_runs == {key: f"small:{key}" for key in ("parent", "0", "1", "2")}
     assert desk.study.record.in_sync and (desk.study.record.data, "comparison.html") in desk.book.pages
-    assert sum(line.endswith("· notebook: notebook://desk") for line in desk.header) == 2  # of run, and of retrain
+    assert sum(line.endswith("· notebook: notebook://desk") for line in desk.header) == 2  # run's and retrain's
     assert desk.place.runs() == [], "MLflow got something"
 
 

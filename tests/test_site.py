@@ -1,4 +1,4 @@
-"""The pages of docs/: built strictly, from the code, fetching nothing, and true as they are written."""
+"""The pages of docs/ build strictly, take their tables from the code, are true and fetch nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ links = module("links")
 
 
 def build(source: Path, to: Path) -> subprocess.CompletedProcess[str]:
-    """The build of `make docs`, into another folder."""
+    """Build the pages as `make docs` does, into another folder."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(to)]
     alone = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=source, env=alone, capture_output=True, text=True)
@@ -41,7 +41,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_of(page: Path) -> str:
-    """What a reader sees of it, on one line."""
+    """The page's text as a reader sees it, on one line."""
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))).split())
 
 
@@ -53,7 +53,7 @@ def test_every_page_is_built_and_can_be_searched(site: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["[a page](nowhere.md)", "[a heading](study-file.md#nowhere)", "![](images/no.png)"])
-def test_a_link_to_nowhere_ends_the_build(tmp_path: Path, broken: str) -> None:
+def test_a_broken_link_fails_the_build(tmp_path: Path, broken: str) -> None:
     for name in ("docs", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
@@ -73,7 +73,7 @@ def test_every_section_of_a_study_file_has_its_table() -> None:
 
 
 @pytest.mark.parametrize("section", tables.sections())
-def test_every_key_has_a_description_and_stands_on_its_page(site: Path, section: str) -> None:
+def test_every_key_has_a_description_and_is_on_its_page(site: Path, section: str) -> None:
     seen = text_of(site / "study-file.html")
     for name, field in tables.sections()[section].model_fields.items():
         assert field.description, f"{section}.{name} has no docstring"
@@ -81,7 +81,7 @@ def test_every_key_has_a_description_and_stands_on_its_page(site: Path, section:
             assert " ".join(field.description.replace("`", "").split()) in seen, f"{section}.{name}"
 
 
-def test_a_table_says_what_may_stand_there_and_what_stands_there_by_itself() -> None:
+def test_a_table_shows_the_allowed_values_and_the_default_of_each_key() -> None:
     train, data = tables.keys("train"), tables.keys("data")
     assert "| `warmup` | number, at least 0, less than 1 | `0.06` |" in train
     assert "| `optimizer` | `adamw`, `sgd` | `adamw` |" in train
@@ -91,17 +91,17 @@ def test_a_table_says_what_may_stand_there_and_what_stands_there_by_itself() -> 
 
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda value: getattr(value, "name", value))
-def test_every_option_stands_on_the_page_of_commands(site: Path, command: str, option: Any) -> None:
+def test_every_option_is_on_the_page_of_commands(site: Path, command: str, option: Any) -> None:
     seen = text_of(site / "command-line.html")
     part = seen[seen.index(f"{COMMANDS[command].help} Usage:") :].split("Usage:")[1]
     assert (option.metavar if option.param_type_name == "argument" else option.opts[0]) in part
     assert " ".join(option.help.replace("`", "").split()) in part
 
 
-# True ---------------------------------------------------------------------------------------------------------------
+# Figures and examples -----------------------------------------------------------------------------------------------
 
 
-def test_the_figures_that_are_measured_are_those_of_the_benchmarks() -> None:
+def test_the_measured_figures_of_the_page_on_packs_are_those_of_the_benchmarks() -> None:
     rows = re.findall(r"^\|.*×.*\|$", PAGES["pack.md"], re.MULTILINE)
     assert len(rows) == 3
     assert [row for row in rows if row not in BESIDE["benchmarks/README.md"]] == []
@@ -132,7 +132,7 @@ def test_the_benchmarks_headline_has_the_figures_of_their_tables() -> None:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which all of the first sweep's page was done, and what its commands said."""
+    """The folder in which all commands of the page on the first sweep were run, and what they printed."""
     folder, page = tmp_path_factory.mktemp("first") / "home", PAGES["first-sweep.md"]
     (folder / "sweeps").mkdir(parents=True)
     ((data,), (study,)) = examples("python", page), examples("yaml", page)
@@ -153,11 +153,11 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, said
 
 
-@pytest.mark.timeout(900)  # a minute; more on a busy machine
-def test_the_first_sweep_is_as_its_page_says(swept: tuple[Path, str]) -> None:
+@pytest.mark.timeout(900)  # it takes a minute, or more on a busy machine
+def test_the_first_sweep_prints_what_its_page_says(swept: tuple[Path, str]) -> None:
     folder, said = swept
     assert "rows:    180 train · 60 validation" in said
-    assert "677 k trained per trial" in said  # as the pack's page works out
+    assert "677 k trained per trial" in said  # as the page on packs computes it
     assert "trials:  8 of 10 done" in said
     assert {"adapter_config.json", "adapter_model.safetensors", "peftsweep.json", "README.md", "tokenizer.json"} <= {
         file.name for file in (folder / "best-messages").iterdir()
@@ -166,7 +166,7 @@ def test_the_first_sweep_is_as_its_page_says(swept: tuple[Path, str]) -> None:
     assert labelled[0] == "text,label,predicted,probability_negative,probability_neutral,probability_positive"
 
 
-# Fetching nothing ---------------------------------------------------------------------------------------------------
+# Nothing is fetched -------------------------------------------------------------------------------------------------
 
 
 class Fetched(HTMLParser):
@@ -194,7 +194,7 @@ def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
         assert not re.search(r"url\([\"']?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
 
 
-# Links that lead elsewhere ------------------------------------------------------------------------------------------
+# External links -----------------------------------------------------------------------------------------------------
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -222,7 +222,7 @@ def test_addresses_that_are_gone_or_do_not_answer_are_reported(server: str) -> N
     assert links.answer(f"{server}/not-for-programs") is None
     assert links.answer(f"{server}/gone") == "404 Not Found"
     assert links.answer(f"{server}/broken") == "500 Internal Server Error"
-    assert links.answer(f"{server}/shaken") is None  # a second time
+    assert links.answer(f"{server}/shaken") is None  # it answers the second request
     assert "refused" in links.answer("http://127.0.0.1:9/")
 
 
