@@ -1,4 +1,4 @@
-"""The studies' database: one contract for both kinds, and the errors when one cannot be used."""
+"""The studies' database: SQLite and PostgreSQL keep one contract, and a database that cannot be used is reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.stored import made, told
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty place for studies, of each kind."""
+    """The URL of an empty storage of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/studies.db"
     server: Server = request.getfixturevalue("postgresql")
@@ -48,7 +48,7 @@ def studies(url: str) -> Studies:
 
 @contextmanager
 def connected(url: str) -> Iterator[sqlalchemy.Connection]:
-    """To the database itself."""
+    """Connect to the database itself, without Optuna."""
     engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         yield connection
@@ -60,7 +60,7 @@ def tables(url: str) -> set[str]:
         return set(sqlalchemy.inspect(connection).get_table_names())
 
 
-def test_a_study_is_made_once_and_found_again(studies: Studies) -> None:
+def test_a_study_is_created_once_and_found_again(studies: Studies) -> None:
     first = studies.create("one")
     first.set_user_attr("key", 1)
     assert studies.create("one").user_attrs == {"key": 1}
@@ -69,7 +69,7 @@ def test_a_study_is_made_once_and_found_again(studies: Studies) -> None:
     assert studies.create("two").direction == optuna.study.StudyDirection.MAXIMIZE
 
 
-def test_making_a_study_prints_nothing(studies: Studies, capfd: pytest.CaptureFixture[str]) -> None:
+def test_creating_a_study_prints_nothing(studies: Studies, capfd: pytest.CaptureFixture[str]) -> None:
     before = optuna.logging.get_verbosity()
     studies.create("one")
     assert capfd.readouterr() == ("", "") and optuna.logging.get_verbosity() == before
@@ -100,7 +100,7 @@ Studies(sys.argv[1]).create(sys.argv[2])
 """
 
 
-def test_processes_that_make_the_database_at_once_share_it(url: str) -> None:
+def test_processes_that_create_the_database_at_once_share_it(url: str) -> None:
     makers = [Program(["-c", MAKE, url, name], Path.cwd(), stdin=subprocess.PIPE) for name in "abcd"]
     for maker in makers:
         assert maker.stdout is not None and maker.stdout.readline() == "ready\n"
@@ -121,7 +121,7 @@ with Studies(sys.argv[1]).lease("one"):
 """
 
 
-def test_one_process_runs_a_study_and_its_death_frees_it(studies: Studies) -> None:
+def test_one_process_at_a_time_runs_a_study_and_its_death_frees_the_study(studies: Studies) -> None:
     with Program(["-c", HOLD, studies.url], Path.cwd(), stdin=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with (
@@ -139,7 +139,7 @@ def test_one_process_runs_a_study_and_its_death_frees_it(studies: Studies) -> No
         pass
 
 
-def test_a_lease_ends_with_its_block_even_by_an_error(studies: Studies) -> None:
+def test_a_lease_ends_with_its_block_even_after_an_error(studies: Studies) -> None:
     with pytest.raises(ZeroDivisionError), studies.lease("one"):
         _ = 1 / 0
     with studies.lease("one"):
@@ -181,7 +181,7 @@ def test_the_database_of_another_program_is_refused_and_left_as_it_is(url: str, 
 @pytest.mark.parametrize(
     "statement", ["INSERT INTO alembic_version VALUES ('x')", "UPDATE alembic_version SET version_num = 'v99'"]
 )
-def test_tables_of_an_unknown_version_are_one_message(tmp_path: Path, statement: str) -> None:
+def test_tables_of_an_unknown_version_are_reported_in_one_message(tmp_path: Path, statement: str) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     Studies(url)
     with connected(url) as connection:
@@ -190,7 +190,7 @@ def test_tables_of_an_unknown_version_are_one_message(tmp_path: Path, statement:
         Studies(url)
 
 
-def test_mlflow_may_not_have_the_same_place(url: str) -> None:
+def test_mlflow_may_not_use_the_studies_database(url: str) -> None:
     kind = "file" if url.startswith("sqlite") else "database"
     with pytest.raises(UsageError, match=f"storage and tracking_uri are one {kind}, .*need one each"):
         check_apart(f"{url}?artifacts=/elsewhere", url)
@@ -201,7 +201,7 @@ def test_mlflow_may_not_have_the_same_place(url: str) -> None:
 def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
     studies.create("one")
     del studies
-    gc.collect()  # the driver warns of those that are open, and a warning is an error here
+    gc.collect()  # the driver warns of connections that are still open, and a warning fails the test
 
 
 # Addresses ------------------------------------------------------------------------------------------------------------
@@ -240,22 +240,22 @@ def test_connections_are_closed_with_the_studies(studies: Studies) -> None:
     ],
     ids=lambda text: text[:40],
 )
-def test_other_urls_are_refused_with_what_to_write(url: str, said: str) -> None:
+def test_any_other_url_is_refused_with_what_to_write(url: str, said: str) -> None:
     for use in (Studies, exists):
         with pytest.raises(StorageError, match=said) as error:
             use(url)
         assert "cret" not in str(error.value)
 
 
-def test_a_password_may_have_a_question_mark_in_it() -> None:
+def test_a_password_may_contain_a_question_mark() -> None:
     assert address("postgresql://me:a?b=@h/d?artifacts=x").url.password == "a?b="
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "socket", "link to one", "link to itself"])
-def test_what_is_no_file_is_called_so_and_gets_nothing_beside_it(
+def test_a_path_that_is_not_a_file_is_refused_and_nothing_is_created_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # a socket's own path has bounds
+    monkeypatch.chdir(tmp_path)  # the length of a socket's path is limited
     place = tmp_path / "studies.db"
     if kind == "device":
         place.symlink_to("/dev/null")
@@ -281,13 +281,13 @@ def test_what_libpq_accepts_is_accepted() -> None:
         assert address(f"postgresql:///d{text}").url.get_backend_name() == "postgresql"
 
 
-def test_two_urls_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_urls_name_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "link.db").symlink_to("a.db")  # neither needs to be there yet
+    (tmp_path / "link.db").symlink_to("a.db")  # neither has to exist yet
     for other in (f"sqlite:///{tmp_path}/a.db", "sqlite:///./a.db?timeout=9", "sqlite:///link.db"):
         assert same_place("sqlite:///a.db", other)
     (tmp_path / "there.db").touch()
-    (tmp_path / "There.db").hardlink_to(tmp_path / "there.db")  # as where a disk takes upper and lower case for one
+    (tmp_path / "There.db").hardlink_to(tmp_path / "there.db")  # as on a disk that ignores case
     assert same_place("sqlite:///there.db", "sqlite:///There.db") and not same_place(
         "sqlite:///There.db", "sqlite:///a.db"
     )
@@ -302,11 +302,11 @@ def test_two_urls_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert not same_place("postgresql://localhost/x", other)
 
 
-def test_a_folder_of_artifacts_may_have_an_at_in_its_name() -> None:
+def test_a_folder_of_artifacts_may_have_an_at_sign_in_its_name() -> None:
     assert address("postgresql://me@h/d?artifacts=/data/me@home").artifacts == Path("/data/me@home")
 
 
-def test_an_address_is_kept_without_its_password_and_without_the_working_folder(tmp_path: Path) -> None:
+def test_a_stored_address_has_no_password_and_an_absolute_path(tmp_path: Path) -> None:
     assert lasting("postgresql://u:s3cret@h/d?artifacts=x") == "postgresql://u:***@h/d"
     assert lasting("sqlite:///a.db") == f"sqlite:///{Path('a.db').resolve()}"
 
@@ -314,18 +314,18 @@ def test_an_address_is_kept_without_its_password_and_without_the_working_folder(
 # SQLite ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere is not there"):
         Studies(f"sqlite:///{tmp_path}/nowhere/studies.db")
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_text("hello, this is not a database at all" * 100)
     with pytest.raises(StorageError, match="not an SQLite database"):
         Studies(f"sqlite:///{tmp_path}/studies.db")
 
 
-def test_an_empty_file_has_no_studies_until_one_is_made(tmp_path: Path) -> None:
+def test_an_empty_file_has_no_studies_until_one_is_created(tmp_path: Path) -> None:
     file = tmp_path / "studies.db"
     file.touch()
     assert not exists(f"sqlite:///{file}") and file.stat().st_size == 0
@@ -333,7 +333,7 @@ def test_an_empty_file_has_no_studies_until_one_is_made(tmp_path: Path) -> None:
     assert exists(f"sqlite:///{file}")
 
 
-def test_a_locked_database_is_said_to_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_reported_as_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peftsweep.storage.database_errors.PATIENCE", 0.1)
     studies = Studies(f"sqlite:///{tmp_path}/studies.db")
     other = sqlite3.connect(tmp_path / "studies.db")
@@ -345,7 +345,7 @@ def test_a_locked_database_is_said_to_be_locked(tmp_path: Path, monkeypatch: pyt
         other.close()
 
 
-def test_a_full_disk_is_one_message() -> None:
+def test_a_full_disk_is_reported_in_one_message() -> None:
     with (
         pytest.raises(StorageError, match=r"the disk is full \(file\). What was finished is kept"),
         guarded("sqlite:///studies.db"),
@@ -365,7 +365,9 @@ def test_each_file_has_its_own_artifacts_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
-def test_a_database_is_named_as_people_do_and_its_artifacts_by_it(postgresql: Server, scheme: str) -> None:
+def test_a_url_may_have_any_usual_scheme_and_its_database_names_the_artifacts_folder(
+    postgresql: Server, scheme: str
+) -> None:
     url = postgresql.database().replace("postgresql", scheme, 1)
     name = url.rpartition("/")[2]
     studies = Studies(url)
@@ -383,7 +385,7 @@ def test_the_password_may_be_in_the_environment(postgresql: Server, monkeypatch:
     assert not exists(bare)
 
 
-def test_what_a_server_refuses_is_one_message(postgresql: Server) -> None:
+def test_what_a_server_refuses_is_reported_in_one_message(postgresql: Server) -> None:
     url = postgresql.database()
     said = {
         postgresql.url("nowhere"): "has no such database; its owner makes one with createdb",
@@ -420,15 +422,15 @@ def test_a_database_of_the_same_name_elsewhere_is_another_place(postgresql: Serv
     assert other.url == place.url and other.server != place.server and not other.is_same(place.url, place.server)
     moved = Studies(url).load("one")
     key = moved.record.key
-    settle(moved, folder, other)  # with its folder
+    settle(moved, folder, other)  # its folder came along
     assert moved.record.key == key
     again = Studies(url).load("one")
     again.set_user_attr("bound", {"key": key, "study": "one", "storage": place.url, "server": place.server})
-    settle(again, tmp_path / "elsewhere", other)  # without it
+    settle(again, tmp_path / "elsewhere", other)  # its folder did not come along
     assert again.record.key != key
 
 
-def test_a_user_who_may_not_make_tables_is_reported(postgresql: Server) -> None:
+def test_a_user_who_may_not_create_tables_is_reported(postgresql: Server) -> None:
     url = postgresql.database()
     name = url.rpartition("/")[2]
     postgresql.execute(f"ALTER DATABASE {name} OWNER TO postgres")
@@ -436,7 +438,7 @@ def test_a_user_who_may_not_make_tables_is_reported(postgresql: Server) -> None:
         Studies(url)
 
 
-def test_a_schema_keeps_studies_apart_from_what_else_is_in_the_database(postgresql: Server) -> None:
+def test_a_schema_keeps_studies_apart_from_the_rest_of_the_database(postgresql: Server) -> None:
     url = postgresql.database()
     with connected(url) as connection:
         connection.execute(sqlalchemy.text("CREATE TABLE experiments (x INTEGER)"))
@@ -447,27 +449,27 @@ def test_a_schema_keeps_studies_apart_from_what_else_is_in_the_database(postgres
     check_apart(own, url)
 
 
-def test_a_lease_that_was_lost_is_taken_again_or_ends_the_sweep_before_it_writes(postgresql: Server) -> None:
+def test_a_lost_lease_is_taken_again_or_the_sweep_ends_before_it_writes(postgresql: Server) -> None:
     ours, theirs = Studies(url := postgresql.database()), Studies(url)
     study = ours.create("one")
     with ours.lease("one"):
         hang_up(postgresql, url)
         study.set_user_attr("key", 1)
         with pytest.raises(StudyBusyError), theirs.lease("one"):
-            pass  # ours again
+            pass  # the lease is ours again
         hang_up(postgresql, url)
         with theirs.lease("one"):
             for _ in range(2):
                 with pytest.raises(StudyBusyError, match="is being run by process"):
                     study.set_user_attr("key", 2)
         with pytest.raises(StudyBusyError, match="is being run by process"):
-            study.set_user_attr("key", 3)  # the other one has ended, and what was known here is old
+            study.set_user_attr("key", 3)  # the other process has ended, but what is known here is outdated
     assert theirs.create("one").user_attrs == {"key": 1}
     with theirs.lease("one"):
         pass
 
 
-def test_a_study_that_another_process_had_meanwhile_is_not_gone_on_with(postgresql: Server) -> None:
+def test_a_study_that_another_process_ran_meanwhile_is_not_resumed(postgresql: Server) -> None:
     ours, theirs = Studies(url := postgresql.database()), Studies(url)
     with ours.lease("one"):
         study = ours.create("one")
@@ -483,14 +485,14 @@ def test_a_study_that_another_process_had_meanwhile_is_not_gone_on_with(postgres
         ours.create("one").set_user_attr("key", 4)
 
 
-def test_a_connection_that_the_server_still_believes_in_does_not_keep_its_own_process_out(postgresql: Server) -> None:
+def test_a_dead_connection_that_the_server_still_holds_does_not_lock_out_its_own_process(postgresql: Server) -> None:
     studies = Studies(postgresql.database())
     study = studies.create("one")
     with studies.lease("one"):
         study.set_user_attr("key", 1)
         assert isinstance(studies.database, Postgresql) and studies.database.leases[0].connection is not None
         ours = studies.database.leases[0].connection.connection.driver_connection.fileno()
-        kept = os.dup(ours)  # the server's end stays open, as behind a router that forgot us
+        kept = os.dup(ours)  # the server's end stays open, as if a router had dropped the connection
         here, there = socket.socketpair()
         there.close()
         os.dup2(here.fileno(), ours)
@@ -498,11 +500,11 @@ def test_a_connection_that_the_server_still_believes_in_does_not_keep_its_own_pr
         os.close(kept)
         here.close()
         with pytest.raises(StudyBusyError), Studies(studies.url).lease("one"):
-            pass  # ours again
+            pass  # the lease is ours again
     assert studies.create("one").user_attrs == {"key": 2}
 
 
-def test_a_trial_that_somebody_else_ended_is_one_message(studies: Studies) -> None:
+def test_a_trial_that_another_process_ended_is_reported_in_one_message(studies: Studies) -> None:
     study = studies.create("one")
     asked = study.ask()
     studies.create("one").tell(0, 0.5)
@@ -510,7 +512,7 @@ def test_a_trial_that_somebody_else_ended_is_one_message(studies: Studies) -> No
         asked.report(0.1, step=1)
 
 
-def test_a_lease_that_cannot_be_taken_again_is_tried_at_the_next_call(postgresql: Server) -> None:
+def test_a_lease_that_cannot_be_taken_again_is_tried_again_at_the_next_call(postgresql: Server) -> None:
     studies = Studies(postgresql.database())
     study = studies.create("one")
     with studies.lease("one"):
@@ -527,7 +529,7 @@ def test_a_lease_that_cannot_be_taken_again_is_tried_at_the_next_call(postgresql
 
 
 def hang_up(server: Server, url: str, only: str = "% since %") -> None:
-    """As a server that is started again, or a network that fails: sessions end, by default all leases."""
+    """End sessions, by default those of all leases, as a restarted server or a failing network does."""
     name = url.partition("?")[0].rpartition("/")[2]
     server.execute(
         f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}' "
@@ -535,14 +537,14 @@ def hang_up(server: Server, url: str, only: str = "% since %") -> None:
     )
 
 
-def test_a_server_that_was_started_again_between_two_calls_is_not_noticed(postgresql: Server) -> None:
+def test_a_server_that_restarts_between_two_calls_is_not_noticed(postgresql: Server) -> None:
     studies = Studies(postgresql.database())
     study = studies.create("one")
     with studies.lease("one"):
         with postgresql.down():
             pass
         study.set_user_attr("key", 1)
-        # by which call the server's end is noticed is the network's affair
+        # which call notices that the server is down depends on the network
         gone = pytest.raises(StorageError, match=r"nobody answers at this address|the connection was lost")
         with postgresql.down(), gone, guarded(studies.url):
             study.set_user_attr("key", 3)
@@ -550,7 +552,7 @@ def test_a_server_that_was_started_again_between_two_calls_is_not_noticed(postgr
     assert Studies(studies.url).create("one").user_attrs == {"key": 2}
 
 
-def test_a_connection_that_is_lost_in_a_statement_is_one_message(postgresql: Server) -> None:
+def test_a_connection_that_is_lost_during_a_statement_is_reported_in_one_message(postgresql: Server) -> None:
     studies = Studies(postgresql.database())
     lost = pytest.raises(StorageError, match=r"the connection was lost\. What was finished is kept")
     with studies.storage.engine.connect() as connection:
@@ -574,7 +576,7 @@ main()
     assert "pip install 'peftsweep[postgres]'" in done.stderr and "secret" not in done.stderr
 
 
-def test_a_link_to_a_database_has_the_lock_and_the_artifacts_of_the_database(tmp_path: Path) -> None:
+def test_a_link_to_a_database_shares_the_lock_and_the_artifacts_of_the_database(tmp_path: Path) -> None:
     own, other = tmp_path / "own", tmp_path / "other"
     for folder in (own, other):
         folder.mkdir()
@@ -587,7 +589,7 @@ def test_a_link_to_a_database_has_the_lock_and_the_artifacts_of_the_database(tmp
         pass
 
 
-def test_a_link_in_place_of_the_note_of_who_holds_a_study_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_file_that_names_a_study_s_holder_is_not_followed(tmp_path: Path) -> None:
     studies, thesis = Studies(f"sqlite:///{tmp_path}/studies.db"), tmp_path / "thesis.txt"
     studies.create("one")
     thesis.write_text("mine")
