@@ -43,7 +43,7 @@ def url(whole: Path, tmp_path: Path) -> str:
 
 
 def seen(url: str) -> tuple[Any, ...]:
-    """What the reading commands show of all studies, and what they warn of."""
+    """What `best`, `status` and `compare` show of all studies, and what `best` warns of."""
     warned: list[str] = []
     best = [row.as_dict() for row in best_rows.best(url, warn=warned.append)]
     rows = status_rows.status(url)
@@ -56,7 +56,7 @@ def execute(url: str, statement: str, *values: Any) -> None:
         assert database.execute(statement, values).rowcount > 0
 
 
-# Trials that did not come from the sweep -----------------------------------------------------------------------------
+# Trials that did not come from the sweep ----------------------------------------------------------------------------
 
 
 def test_foreign_trials_are_reported_once_and_change_nothing_that_is_shown(url: str) -> None:
@@ -79,17 +79,17 @@ def test_foreign_trials_are_reported_once_and_change_nothing_that_is_shown(url: 
 def test_foreign_trials_affect_neither_the_sampler_nor_the_pruning(url: str, tmp_path: Path) -> None:
     from tests.test_trial_params import study as config_of
 
-    config, drawn, kept = config_of("tpe"), [], []
+    config, drawn, decided = config_of("tpe"), [], []
     for strangers in (0, 6):
         copy = f"sqlite:///{shutil.copy(tmp_path / 'studies.db', tmp_path / f'{strangers}.db')}"
         trials = Studies(copy).load("one")
         for _ in range(strangers):
             trials.add_trial(create_trial(value=0.99, intermediate_values={1: 0.98}))
-        kept.append(Halving(2, 1).decide({0: (1, 0.6), 1: (1, 0.4)}, trials))
+        decided.append(Halving(2, 1).decide({0: (1, 0.6), 1: (1, 0.4)}, trials))
         at = create_trial(state=TrialState.RUNNING)
         at.number, at._trial_id = 50, trials.ask()._trial_id
         drawn.append(samplers.drawn(config, trials, at, {}))
-    assert drawn[0] == drawn[1] and kept[0] == kept[1]
+    assert drawn[0] == drawn[1] and decided[0] == decided[1]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_foreign_trials_affect_neither_the_sampler_nor_the_pruning(url: str, tmp
         {"scores": {}},
         {"scores": {"macro_f1": "high"}},
         {"scores": "none"},
-        {"scores": {"macro_f1": 0.4, "micro_f1": 0.4, "accuracy": 0.4, "loss": 0.4}},  # not its value
+        {"scores": {"macro_f1": 0.4, "micro_f1": 0.4, "accuracy": 0.4, "loss": 0.4}},  # differs from the trial's value
         {"params": {}},
         {"params": ["rank"]},
         {"step": None},
@@ -117,7 +117,7 @@ def test_foreign_trials_affect_neither_the_sampler_nor_the_pruning(url: str, tmp
         {"reason": {"x": "y" * 10**6}},
         {"began": "yesterday"},
         {"adapter": 3},
-        {"adapter": "one/trial-0001/adapter"},  # as trials come that were added from another study
+        {"adapter": "one/trial-0001/adapter"},  # as in trials that were added from another study
         {"seed": None},
         {"seconds": 1e308},
         {"params": {"rank": 10**400}},
@@ -135,7 +135,7 @@ def test_foreign_trials_affect_neither_the_sampler_nor_the_pruning(url: str, tmp
     ],
     ids=lambda attrs: "-".join(map(str, attrs)),
 )
-def test_a_trial_with_a_value_that_no_sweep_writes_is_left_out_by_name(url: str, attrs: dict[str, Any]) -> None:
+def test_a_trial_with_a_value_that_no_sweep_writes_is_left_out_and_named(url: str, attrs: dict[str, Any]) -> None:
     study = Studies(url).load("one")
     told(study, 0.99, **attrs)
     (best, *_), warned = seen(url)
@@ -236,7 +236,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_what_optuna_itself_cannot_read_is_one_line_that_names_the_study_and_the_trial(url: str, row: str) -> None:
+def test_what_optuna_cannot_read_is_reported_in_one_line_with_its_study_and_trial(url: str, row: str) -> None:
     execute(url, f"UPDATE {row}")
     (best, *_), warned = seen(url)
     assert [found["study"] for found in best] == ["two"]
@@ -247,13 +247,13 @@ def test_what_optuna_itself_cannot_read_is_one_line_that_names_the_study_and_the
     assert "study 'one'" in str(raised.value) and ROWS[row] in str(raised.value)
 
 
-def test_a_study_whose_name_is_no_text_is_left_out_and_named(url: str) -> None:
+def test_a_study_whose_name_is_not_text_is_left_out_and_named(url: str) -> None:
     execute(url, "UPDATE studies SET study_name = CAST(x'6f6eff' AS TEXT) WHERE study_id = 1")
     (best, *_), warned = seen(url)
     assert [found["study"] for found in best] == ["two"] and "study 'on\\udcff' is left out" in warned[0]
 
 
-def test_where_nothing_can_be_read_no_command_says_that_there_is_nothing(url: str) -> None:
+def test_if_no_study_can_be_read_no_command_says_that_there_is_none(url: str) -> None:
     execute(url, "UPDATE study_user_attributes SET value_json = '{}' WHERE key = 'config'")
     for command in (best_rows.best, status_rows.status, compare):
         with pytest.raises(StorageError, match=r"study 'one' .* cannot be read(.|\n)*study 'two' .* cannot be read"):
@@ -280,7 +280,7 @@ def test_unreadable_seeds_are_reported_and_hide_no_study(url: str) -> None:
         ("ALTER TABLE studies RENAME COLUMN study_name TO x", "the column study_name"),
     ],
 )
-def test_a_table_or_column_that_is_missing_is_named_and_not_made_anew(url: str, statement: str, missing: str) -> None:
+def test_a_missing_table_or_column_is_named_and_not_created(url: str, statement: str, missing: str) -> None:
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute(statement)
     for command in (best_rows.best, status_rows.status, compare, Studies):
@@ -309,9 +309,9 @@ def test_a_parameter_that_was_never_drawn_is_reported(url: str) -> None:
 
 def test_trials_with_the_same_number_are_neither_shown_nor_resumed(url: str) -> None:
     execute(url, "UPDATE trials SET number = 1 WHERE trial_id = 1")
-    (best, standing, _), warned = seen(url)
+    (best, statuses, _), warned = seen(url)
     assert [(row["study"], row["trial"]) for row in best] == [("two", 1), ("one", 2)]
-    assert [row["complete"] for row in standing] == [1, 3]
+    assert [row["complete"] for row in statuses] == [1, 3]
     assert warned[0].endswith("more than one trial has number 1; they are left out")
     with pytest.raises(StorageError, match=r"4 trials are not 0 to 3 \(more than one has 1\)"):
         Studies(url).load("one").check_numbers()
@@ -325,7 +325,9 @@ def test_trials_with_the_same_number_are_neither_shown_nor_resumed(url: str) -> 
         ("UPDATE trials SET number = 7 WHERE trial_id = 4", "3 is missing"),
     ],
 )
-def test_a_study_whose_next_trial_would_have_another_s_number_is_refused(url: str, statement: str, said: str) -> None:
+def test_a_study_whose_next_trial_would_get_the_number_of_another_is_refused(
+    url: str, statement: str, said: str
+) -> None:
     Studies(url).load("one").check_numbers()
     execute(url, statement)
     with pytest.raises(StorageError, match=said):
@@ -335,7 +337,7 @@ def test_a_study_whose_next_trial_would_have_another_s_number_is_refused(url: st
 # Deleted while it is used -------------------------------------------------------------------------------------------
 
 
-def test_a_study_that_is_deleted_while_it_is_used_is_one_line(url: str) -> None:
+def test_a_study_that_is_deleted_while_it_is_used_is_reported_in_one_line(url: str) -> None:
     study = Studies(url).load("one")
     trial = study.ask()
     optuna.delete_study(study_name="one", storage=url)
@@ -344,7 +346,7 @@ def test_a_study_that_is_deleted_while_it_is_used_is_one_line(url: str) -> None:
             use()
         assert len(str(error.value).splitlines()) == 1
     late = sqlalchemy.text("INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, 'x', '1')")
-    engine = Studies(url).storage.engine  # a moment after Optuna has looked whether the trial is there
+    engine = Studies(url).storage.engine  # just after Optuna checked that the trial exists
     with pytest.raises(StorageError, match="study was deleted"), guarded(url), engine.begin() as connection:
         connection.execute(late, {"trial": trial._trial_id})
 
@@ -353,7 +355,7 @@ def test_a_study_that_is_deleted_while_it_is_used_is_one_line(url: str) -> None:
 
 
 def owned(url: str, name: str) -> StoredStudy:
-    """A study as the holder of its lease has it."""
+    """Load a study and settle where it belongs, as the holder of its lease does."""
     studies = Studies(url)
     study = studies.load(name)
     settle(study, studies.folder(name), studies.place)
@@ -369,8 +371,8 @@ def elsewhere(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/other.db"
 
 
-@pytest.mark.parametrize("earlier", [False, True], ids=["now", "as version 0.1 kept it"])
-def test_a_copy_of_another_name_is_another_study(url: str, earlier: bool) -> None:
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "as version 0.1 stored it"])
+def test_a_copy_under_another_name_is_another_study(url: str, earlier: bool) -> None:
     if earlier:
         told(Studies(url).load("one"), 0.65, adapter="one/trial-0004/adapter")
         execute(url, "DELETE FROM study_user_attributes WHERE key = 'bound'")
@@ -378,14 +380,14 @@ def test_a_copy_of_another_name_is_another_study(url: str, earlier: bool) -> Non
     first.set_user_attr("mlflow_runs", {"parent": "run"})
     copy(url, url, "copy")
     if not earlier:
-        assert Studies(url).load("copy").mlflow_runs == {}  # before anything was written, too
+        assert Studies(url).load("copy").mlflow_runs == {}  # even before anything was written
     second = owned(url, "copy")
     assert second.record.key != first.record.key and second.mlflow_runs == {} and second.record.in_sync is False
     assert owned(url, "copy").record.key == second.record.key  # the key changes only once
     assert (first.record.key, first.mlflow_runs) == (owned(url, "one").record.key, {"parent": "run"})
 
 
-def test_a_copy_in_another_storage_is_another_study_unless_its_folder_came_along(url: str, tmp_path: Path) -> None:
+def test_a_copy_in_another_storage_is_another_study_unless_its_folder_was_copied_too(url: str, tmp_path: Path) -> None:
     first, other = owned(url, "one"), elsewhere(tmp_path)
     copy(url, other, "one")
     assert owned(other, "one").record.key != first.record.key
@@ -395,7 +397,7 @@ def test_a_copy_in_another_storage_is_another_study_unless_its_folder_came_along
     assert owned(moved, "one").record.key == first.record.key
 
 
-def test_the_seeds_of_a_copy_are_the_copy_s(url: str) -> None:
+def test_the_seeds_of_a_copy_belong_to_the_copy(url: str) -> None:
     first = owned(url, "one")
     made(url, "one/retrain", retrain_of=first.record.key)
     copy(url, url, "copy")
@@ -407,7 +409,7 @@ def test_the_seeds_of_a_copy_are_the_copy_s(url: str) -> None:
     assert seeds.record.retrain_of == main.record.key != first.record.key
 
 
-def test_a_folder_of_unknown_owner_is_reported(url: str, tmp_path: Path) -> None:
+def test_a_folder_with_an_unreadable_owner_is_reported(url: str, tmp_path: Path) -> None:
     (tmp_path / "artifacts" / "one").mkdir(parents=True)
     for content in ("", "{}", "[]", '{"key": 3, "storage": "x"}', "\udcff"):
         (tmp_path / "artifacts" / "one" / "owner.json").write_text(content, errors="surrogateescape")
@@ -415,7 +417,7 @@ def test_a_folder_of_unknown_owner_is_reported(url: str, tmp_path: Path) -> None
             owned(url, "one")
 
 
-def test_a_copied_file_that_shares_the_folder_leaves_it_to_the_first(url: str, tmp_path: Path) -> None:
+def test_a_copied_database_that_shares_a_folder_leaves_it_to_the_original(url: str, tmp_path: Path) -> None:
     first, folder = owned(url, "one"), tmp_path / "artifacts" / "one"
     before = (folder / "owner.json").read_bytes()
     other = f"sqlite:///{shutil.copy(tmp_path / 'studies.db', tmp_path / 'other.db')}?artifacts={tmp_path}/artifacts"
@@ -428,7 +430,7 @@ def test_a_copied_file_that_shares_the_folder_leaves_it_to_the_first(url: str, t
     assert owned(other, "one").record.key == first.record.key
 
 
-def test_a_file_that_comes_back_after_its_copy_was_run_is_another_study(url: str, tmp_path: Path) -> None:
+def test_a_restored_database_is_refused_after_its_copy_was_run(url: str, tmp_path: Path) -> None:
     owned(url, "one")
     backup = shutil.copy(tmp_path / "studies.db", tmp_path / "backup.db")
     shutil.move(tmp_path / "studies.db", tmp_path / "moved.db")
@@ -438,8 +440,8 @@ def test_a_file_that_comes_back_after_its_copy_was_run_is_another_study(url: str
         owned(url, "one")
 
 
-def test_a_folder_that_two_names_share_is_the_first_study_s_until_that_is_deleted(url: str, tmp_path: Path) -> None:
-    """As where upper and lower case are one to the disk: a link stands for it here."""
+def test_a_folder_that_two_names_share_belongs_to_the_first_study_until_it_is_deleted(url: str, tmp_path: Path) -> None:
+    """This happens on a disk that ignores case; here a link has the same effect."""
     place, folder = Studies(url).place, tmp_path / "artifacts" / "one"
     first = owned(url, "one")
     before = (folder / "owner.json").read_bytes()
@@ -455,7 +457,7 @@ def test_a_folder_that_two_names_share_is_the_first_study_s_until_that_is_delete
         with pytest.raises(StorageError, match=refused):
             take()
     assert (folder / "owner.json").read_bytes() == before and owned(url, "one").record == first.record
-    claim("one", folder, "new", place)  # begun anew, as there were no trials
+    claim("one", folder, "new", place)  # started anew, since it had no trials
     settle(first, folder, place)
     copy(url, url, "copy")
     optuna.delete_study(study_name="one", storage=url)
@@ -479,9 +481,9 @@ def test_a_folder_without_an_owner_is_refused_and_left_as_it_is(url: str, tmp_pa
     owned(url, "one")  # the other study still works
 
 
-def test_a_folder_of_a_version_that_did_not_sign_it_is_known_by_its_study(url: str, tmp_path: Path) -> None:
+def test_a_folder_of_a_version_that_recorded_no_owner_belongs_to_its_study(url: str, tmp_path: Path) -> None:
     (tmp_path / "artifacts" / "one" / "trial-0000").mkdir(parents=True)
     execute(url, "DELETE FROM study_user_attributes WHERE key = 'bound'")
     key = owned(url, "one").record.key
     (tmp_path / "artifacts" / "one" / "owner.json").write_text(json.dumps({"key": key, "storage": "sqlite:///gone.db"}))
-    assert owned(url, "one").record.key == key  # of a version that wrote no more
+    assert owned(url, "one").record.key == key  # as a version wrote it that stored only these two
