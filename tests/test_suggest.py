@@ -1,4 +1,4 @@
-"""Names that were probably meant: looked for in one file."""
+"""Suggestions for misspelt names; one file makes all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.studies import ROOT
         ("", ""),
     ],
 )
-def test_a_hint_has_the_nearest_names_and_nothing_that_a_terminal_obeys(name: str, hint: str) -> None:
+def test_a_hint_has_the_nearest_names_without_control_characters(name: str, hint: str) -> None:
     assert did_you_mean(name, ["alpha", "al\x1bpha", "rank"]) == hint
 
 
@@ -32,11 +32,11 @@ def test_a_missing_file_s_hint_has_its_neighbours_or_the_missing_folder(tmp_path
     assert did_you_mean_file(tmp_path / "no" / "x") == f"; the folder {tmp_path / 'no'} is not there"
 
 
-def test_what_is_no_text_is_near_nothing() -> None:
+def test_a_value_that_is_not_text_has_no_nearest_name() -> None:
     assert nearest(5, ["5"]) is None and nearest("5", ["5"]) == "5"
 
 
-def test_near_names_are_looked_for_in_one_file() -> None:
+def test_near_names_are_searched_for_in_one_file() -> None:
     importers = {
         file.relative_to(ROOT / "peftsweep").as_posix()
         for file in (ROOT / "peftsweep").rglob("*.py")
