@@ -1,4 +1,4 @@
-"""A sweep from its file to its result: every study of the package, resumption, ends, and what is kept."""
+"""A sweep from its file to its result: every study of the package, resuming, how trials end, what is stored."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def killed_at(place: Home, moment: str, study: Path, *words: str, slots: int = 1
 
 
 def killed_and_resumed(place: Home, study: Path, slots: int, trial: int) -> None:
-    """Kill the real program in the middle of that trial, then go on."""
+    """Kill the real program in the middle of that trial, then resume the sweep."""
     words = ("run", "--study", str(study), "--slots", str(slots))
     process = place.start(*words)
     until(lambda: len(place.checkpoints(trial)) > 0 and int(place.checkpoints(trial)[-1].name[-2:]) >= 3, process)
@@ -103,7 +103,7 @@ def killed_and_resumed(place: Home, study: Path, slots: int, trial: int) -> None
     place.run(study, slots=slots)
 
 
-def test_a_killed_sweep_goes_on_and_ends_with_the_same_adapters_byte_for_byte(tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes_and_ends_with_the_same_adapters_byte_for_byte(tmp_path: Path) -> None:
     never, killed = home(tmp_path / "never"), home(tmp_path / "killed")
     changes = {"train": LONG | {"epochs": 10}, "search": {"trials": 2}, "model": {"id": str(never.folder / "base")}}
     never.run(never.study(**changes), slots=1)
@@ -117,20 +117,20 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_adapters_byte_for_byte(tm
     began, ended = (1000 * at.timestamp() for at in (resumed.datetime_start, resumed.datetime_complete))
     third = resumed.user_attrs["evaluations"][2]["at"]
     assert began < third <= pause[0] < pause[1] < ended and "pauses" not in study.trials[0].user_attrs
-    # one parent and two children; the killed process's runs were gone on with, and none is left running
+    # one parent and two children: the killed process's runs were resumed, and none is left running
     assert [run.info.status for run in killed.runs()] == ["FINISHED"] * 3
 
 
 @pytest.mark.numbers
-def test_a_killed_pack_goes_on_and_ends_with_the_same_adapters(tmp_path: Path) -> None:
+def test_a_killed_pack_resumes_and_ends_with_the_same_adapters(tmp_path: Path) -> None:
     never, killed = home(tmp_path / "never"), home(tmp_path / "killed")
     changes = {"train": LONG | {"epochs": 9}, "search": {"trials": 3}, "model": {"id": str(never.folder / "base")}}
     never.run(never.study(**changes), slots=3)
     killed_and_resumed(killed, killed.study(**changes), slots=3, trial=1)
     for trial in range(3):
         ours, theirs = load_file(killed.adapter(trial)), load_file(never.adapter(trial))
-        way = norm(value for key, value in theirs.items() if "lora_B" in key)  # from zero
-        hold("weights", distance(ours, theirs) / way, torch.float32)
+        moved = norm(value for key, value in theirs.items() if "lora_B" in key)  # they start at zero
+        hold("weights", distance(ours, theirs) / moved, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def never(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return never_stopped(tmp_path_factory.mktemp("never"))
 
 
-def test_what_a_sweep_leaves_can_be_read_by_all_whom_the_umask_lets(never: Home) -> None:
+def test_the_umask_decides_who_can_read_the_files_of_a_sweep(never: Home) -> None:
     umask = os.umask(0)
     os.umask(umask)
     files = [file for file in (never.folder / "artifacts").rglob("*") if file.is_file()]
@@ -158,7 +158,9 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
-def test_a_sweep_killed_at_that_moment_ends_as_one_never_killed(never: Home, tmp_path: Path, moment: str) -> None:
+def test_a_sweep_killed_at_any_moment_ends_like_one_that_was_never_killed(
+    never: Home, tmp_path: Path, moment: str
+) -> None:
     here = home(tmp_path / "home", mlflow=False)
     study = here.study(**GRID, model={"id": str(never.folder / "base")})
     killed_at(here, moment, study)
@@ -180,7 +182,7 @@ def test_mlflow_gets_what_a_killed_process_had_not_written_yet(
     killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 6", study, "--tracking-uri", "http://127.0.0.1:9")
     assert list(temporary.rglob("*.safetensors")) == []
     (copy,) = waiting.rglob("adapter_model.safetensors")
-    assert copy.samefile(here.adapter(0))  # it waits without taking any room
+    assert copy.samefile(here.adapter(0))  # a hard link, which takes no space
     assert here.run(study, slots=1).counts == {"complete": 2}
     assert not waiting.exists()
     for trial in (0, 1):
@@ -202,7 +204,9 @@ def evaluations_and_artifacts(place: Home, trial: int) -> tuple[list[int], set[s
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, number: int, status: int) -> None:
+def test_a_signal_stops_the_sweep_after_the_step_keeps_everything_and_says_how_to_resume(
+    here: Home, number: int, status: int
+) -> None:
     study = here.study(train=LONG | {"epochs": 15}, search={"trials": 3})
     process = here.start("run", "--study", str(study), "--slots", "2")
     until(lambda: here.checkpoints(0), process)
@@ -222,7 +226,7 @@ def test_a_signal_ends_the_step_keeps_all_and_says_how_to_go_on(here: Home, numb
     assert {run.info.status for run in here.runs()} == {"FINISHED"} and len(here.runs()) == 4
 
 
-def test_a_signal_before_the_first_step_ends_at_once_with_one_line(here: Home) -> None:
+def test_a_signal_before_the_first_step_stops_the_sweep_at_once_with_one_line(here: Home) -> None:
     words = ("run", "--study", str(here.study()))
     done = struck(here, "peftsweep.sweep.run_study:load_tokenizer 1", [signal.SIGTERM], *words)
     assert done.returncode == 143
@@ -230,7 +234,7 @@ def test_a_signal_before_the_first_step_ends_at_once_with_one_line(here: Home) -
     assert line.startswith("stopped; everything is kept")
 
 
-def test_a_signal_while_libraries_are_imported_ends_with_the_same_line(here: Home) -> None:
+def test_a_signal_while_libraries_are_imported_stops_the_command_with_the_same_line(here: Home) -> None:
     process = here.start("run", "--study", str(here.study()), fresh=True)
     until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
     process.send_signal(signal.SIGINT)
@@ -240,23 +244,23 @@ def test_a_signal_while_libraries_are_imported_ends_with_the_same_line(here: Hom
     assert line.startswith("stopped; everything is kept")
 
 
-def test_a_signal_while_mlflow_is_reported_the_end_waits_for_that(here: Home) -> None:
+def test_a_signal_during_the_last_report_to_mlflow_waits_for_that_report(here: Home) -> None:
     words = ("run", "--study", str(here.study()), "--trials", "1")
     done = struck(here, "peftsweep.sweep.projection:Projection._study_outcome 1", [signal.SIGTERM], *words)
     assert done.returncode == 143, done.stderr
     assert [run.info.status for run in here.runs()] == ["FINISHED"] * 2
 
 
-def test_a_second_signal_does_not_wait_and_ends_with_its_own_status(here: Home) -> None:
+def test_a_second_signal_stops_the_sweep_without_waiting_and_gives_the_exit_status(here: Home) -> None:
     words = ("run", "--study", str(here.study()))
     done = struck(here, "peftsweep.engine.pack:Pack.step 2", [signal.SIGTERM, signal.SIGTERM], *words)
     assert done.returncode == 143 and "Traceback" not in done.stderr
-    assert not here.checkpoints(0)  # the step's end was not waited for
+    assert not here.checkpoints(0)  # it did not wait for the end of the step
     assert not [run for run in here.runs() if run.info.status == "RUNNING"]
 
 
 def test_a_hangup_under_nohup_stops_nothing(here: Home) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it; a child inherits that
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; a child process inherits it
     try:
         process = here.start("run", "--study", str(here.study()), "--trials", "1")
     finally:
@@ -267,17 +271,17 @@ def test_a_hangup_under_nohup_stops_nothing(here: Home) -> None:
     assert process.returncode == 0 and "stopped" not in err
 
 
-def test_a_finished_study_trains_nothing_again_and_a_larger_total_goes_on(here: Home) -> None:
+def test_a_finished_study_trains_nothing_again_and_continues_with_a_larger_total(here: Home) -> None:
     study = here.study()
     first = here.run(study)
     stamps = [trial.datetime_complete for trial in first.study.trials]
-    assert here.run(study).seconds == {}  # no pack was made
+    assert here.run(study).seconds == {}  # no pack was created
     more = here.run(study, trials=4)
     assert [trial.datetime_complete for trial in more.study.trials][:3] == stamps
     assert more.counts == {"complete": 4} and len(here.runs()) == 5
 
 
-def test_a_trial_whose_process_died_while_asking_gets_its_other_parameters(here: Home) -> None:
+def test_a_trial_whose_process_died_while_asking_gets_its_missing_parameters(here: Home) -> None:
     study = here.study()
     result = here.run(study, trials=1)
     result.study.ask()  # created, nothing sampled yet
@@ -289,7 +293,7 @@ def test_a_trial_whose_process_died_while_asking_gets_its_other_parameters(here:
 # What did not come from the sweep -----------------------------------------------------------------------------------
 
 
-def test_trials_and_studies_of_others_change_nothing_of_a_sweep(here: Home, tmp_path: Path) -> None:
+def test_foreign_trials_and_studies_do_not_affect_a_sweep(here: Home, tmp_path: Path) -> None:
     never = home(tmp_path / "never")
     same = {"model": {"id": str(never.folder / "base")}, "search": {"sampler": "tpe"}}
     alone = never.run(never.study(**same), slots=1)
@@ -312,17 +316,17 @@ def test_trials_and_studies_of_others_change_nothing_of_a_sweep(here: Home, tmp_
     assert len(stranger.trials) == 1 and stranger.user_attrs == {}
 
 
-def test_a_study_that_was_copied_writes_into_no_run_and_no_folder_of_the_first(here: Home) -> None:
+def test_a_copied_study_writes_to_no_run_and_no_folder_of_the_original(here: Home) -> None:
     write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
     data = {"test": str(here.folder / "test.csv")}
     here.run(here.study(data=data), trials=2)
     optuna.copy_study(from_study_name="small", from_storage=here.storage, to_storage=here.storage, to_study_name="copy")
     first = [run.info.run_id for run in here.runs()]
-    told = [(run.info.end_time, run.data.metrics) for run in here.runs()]
+    before = [(run.info.end_time, run.data.metrics) for run in here.runs()]
     files = {file: file.stat().st_mtime_ns for file in (here.folder / "artifacts" / "small").rglob("*")}
     result = here.run(here.study("copy", data=data), trials=3)
     assert result.counts == {"complete": 3}
-    assert [(run.info.end_time, run.data.metrics) for run in here.runs() if run.info.run_id in first] == told
+    assert [(run.info.end_time, run.data.metrics) for run in here.runs() if run.info.run_id in first] == before
     assert {file: file.stat().st_mtime_ns for file in (here.folder / "artifacts" / "small").rglob("*")} == files
     others = [run for run in here.runs() if run.info.run_id not in first]
     assert sorted(run.info.run_name for run in others) == ["copy", "trial-0000", "trial-0001", "trial-0002"]
@@ -371,23 +375,23 @@ def test_trials_are_compared_by_the_objective_and_their_best_evaluation_is_chose
     assert task.scores(logits, labels) == pytest.approx(trial.user_attrs["scores"])
 
 
-def test_the_command_calls_tuned_scores_so_from_the_first_line_to_the_last(here: Home) -> None:
+def test_the_command_calls_tuned_scores_tuned_in_every_line(here: Home) -> None:
     changes = multi_label(here)
     write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3))
     changes["data"]["test"] = str(here.folder / "test.csv")
     study = here.study(**changes, search={"objective": "macro_f1_tuned", "trials": 2})
     done = here.call("run", "--study", str(study))
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if "macro-F1" in line]
-    assert any(re.match(r"\d\d:\d\d:\d\d trial 0 complete · tuned macro-F1 ", line) for line in told)
-    assert any(re.match(r"test split: trial \d, tuned macro-F1 0\.\d+$", line) for line in told)
-    assert any(line.startswith("small: 2 complete · best tuned macro-F1 ") for line in told)
-    assert all("tuned macro-F1" in line for line in told)
+    shown = [line for line in done.stderr.splitlines() if "macro-F1" in line]
+    assert any(re.match(r"\d\d:\d\d:\d\d trial 0 complete · tuned macro-F1 ", line) for line in shown)
+    assert any(re.match(r"test split: trial \d, tuned macro-F1 0\.\d+$", line) for line in shown)
+    assert any(line.startswith("small: 2 complete · best tuned macro-F1 ") for line in shown)
+    assert all("tuned macro-F1" in line for line in shown)
     status = here.call("status").stdout.splitlines()[0]
     assert status.split()[-3:] == ["tuned", "macro-F1", "time"]
 
 
-def test_a_study_of_an_earlier_version_gets_its_validation_rows_fingerprint_when_it_goes_on(here: Home) -> None:
+def test_a_study_of_an_earlier_version_gets_its_validation_rows_fingerprint_when_it_resumes(here: Home) -> None:
     first = here.run(here.study(), trials=1).study.user_attrs["validation_fingerprint"]
     with contextlib.closing(sqlite3.connect(here.folder / "studies.db")) as database:
         gone = "delete from study_user_attributes where key = 'validation_fingerprint'"
@@ -396,8 +400,8 @@ def test_a_study_of_an_earlier_version_gets_its_validation_rows_fingerprint_when
     assert here.run(here.study(), trials=2).study.user_attrs["validation_fingerprint"] == first
 
 
-def test_rows_whose_labels_are_written_otherwise_are_the_same_study(here: Home) -> None:
-    """With columns of zeros and ones, then with one column of all labels. Report and page show a multi-label task."""
+def test_rows_with_the_same_labels_in_another_form_belong_to_the_same_study(here: Home) -> None:
+    """First each label has a column of zeros and ones, then one column has all labels. The task is multi-label."""
     here.run(here.study(**multi_label(here), train={"epochs": 1}), trials=1)
     forms: list[tuple[str, Any, Any]] = [
         (".csv", ";".join, {"column": "all", "separator": ";"}),
@@ -415,10 +419,10 @@ def test_rows_whose_labels_are_written_otherwise_are_the_same_study(here: Home) 
     assert group.kind == "multi-label"
 
 
-BEGUN = "4d4ea375f2549c4e"  # what version 0.1 made of the rows below
+BEGUN = "4d4ea375f2549c4e"  # the fingerprint that version 0.1 gave the rows below
 
 
-def test_a_study_that_version_0_1_began_goes_on_though_its_rows_would_be_cut_otherwise(
+def test_a_study_that_version_0_1_began_resumes_although_its_rows_would_now_be_split_differently(
     here: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tiny_rows(LABELS, 60, 1, single="label")
@@ -452,7 +456,7 @@ def test_another_base_under_the_same_name_is_refused(here: Home) -> None:
         here.run(here.study(), trials=2)
 
 
-def test_a_deleted_database_begins_anew_and_two_databases_do_not_mix(here: Home) -> None:
+def test_a_sweep_starts_anew_after_its_database_is_deleted_and_two_databases_do_not_mix(here: Home) -> None:
     first = here.run(here.study(train=LONG), trials=1, timeout=3600)
     (here.folder / "studies.db").unlink()
     stray = here.folder / "artifacts" / "small" / "trial-0000" / "checkpoint-000001-01"
@@ -482,12 +486,12 @@ def test_two_databases_may_not_share_a_study_s_artifacts(here: Home, tmp_path: P
 HALVES = {"trials": 2, "sampler": "grid", "pruner": {"reduction": 2, "min_evals": 3}}
 APART: dict[str, Any] = {
     "search": HALVES,
-    "space": {"learning_rate": [1e-8, 3e-3]},  # one learns nothing
+    "space": {"learning_rate": [1e-8, 3e-3]},  # the first one learns nothing
     "train": {"epochs": 6, "evals_per_epoch": 1, "batch_size": 4},
 }
 
 
-def others_came(place: Home, score: float) -> None:
+def add_pruned_trials(place: Home, score: float) -> None:
     """Add two trials at the rung while nobody runs the study."""
     stored = optuna.load_study(study_name="small", storage=place.storage)
     for _ in range(2):
@@ -502,14 +506,14 @@ def test_a_trial_that_was_kept_is_not_judged_again(here: Home) -> None:
     killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 3", study)
     stored = optuna.load_study(study_name="small", storage=here.storage)
     assert stored.trials[0].user_attrs["kept"] == 3
-    others_came(here, 1.0)
+    add_pruned_trials(here, 1.0)
     assert here.run(study, trials=3).study.trials[0].state == TrialState.COMPLETE
 
 
-def test_a_trial_that_was_not_judged_yet_meets_those_that_came_meanwhile(here: Home) -> None:
+def test_a_trial_that_was_not_judged_yet_is_compared_with_those_that_came_meanwhile(here: Home) -> None:
     study = here.study(**APART)
     killed_at(here, "optuna.trial:Trial.report 3", study)
-    others_came(here, 1.0)
+    add_pruned_trials(here, 1.0)
     assert here.run(study, trials=3).study.trials[0].state == TrialState.PRUNED
 
 
@@ -518,7 +522,7 @@ def test_a_trial_that_was_dropped_stays_dropped_when_weaker_ones_come(here: Home
     killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 3", study, slots=2)
     weak = [t for t in optuna.load_study(study_name="small", storage=here.storage).trials if "dropped" in t.user_attrs]
     assert [trial.params["learning_rate"] for trial in weak] == [1e-8]
-    others_came(here, 0.0)
+    add_pruned_trials(here, 0.0)
     assert here.run(study, trials=4).study.trials[weak[0].number].state == TrialState.PRUNED
 
 
@@ -539,7 +543,10 @@ def test_an_enqueued_trial_is_run_and_one_outside_the_space_fails_alone(here: Ho
     result.study.enqueue_trial({"rank": 3})
     said = io.StringIO()
     again = here.run(here.study(), trials=3, slots=1, progress=PlainProgress(said))
-    assert again.counts == {"complete": 3, "failed": 1}  # what was never trained takes no place in the total
+    assert again.counts == {
+        "complete": 3,
+        "failed": 1,
+    }  # a trial that was never trained does not count towards the total
     assert again.study.trials[1].params == {"learning_rate": 0.005, "rank": 4}
     reason = "rank: expected one of 2, 4, got 3"
     assert again.study.trials[2].user_attrs["reason"] == reason and said.getvalue().count(reason) == 1
@@ -550,7 +557,7 @@ def test_an_enqueued_trial_is_run_and_one_outside_the_space_fails_alone(here: Ho
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_a_study_that_goes_on_samples_what_one_in_a_single_run_samples(tmp_path: Path, sampler: str) -> None:
+def test_a_study_samples_the_same_in_two_runs_as_in_one(tmp_path: Path, sampler: str) -> None:
     rates = []
     for name, totals in (("once", [4]), ("twice", [2, 4])):
         place = home(tmp_path / name)
@@ -560,7 +567,7 @@ def test_a_study_that_goes_on_samples_what_one_in_a_single_run_samples(tmp_path:
     assert rates[0] == rates[1] and len(set(rates[0])) == 4
 
 
-def test_a_wider_range_goes_on(here: Home) -> None:
+def test_a_study_continues_with_a_wider_range(here: Home) -> None:
     here.run(here.study(space={"rank": {"low": 2, "high": 4, "log2": True}}), trials=1)
     result = here.run(here.study(space={"rank": {"low": 2, "high": 16, "log2": True}}), trials=3)
     assert result.counts == {"complete": 3}
@@ -569,20 +576,20 @@ def test_a_wider_range_goes_on(here: Home) -> None:
 def test_other_rows_under_the_same_name_are_refused_and_a_moved_file_is_not(here: Home) -> None:
     here.run(here.study(), trials=1)
     moved = (here.folder / "train.csv").rename(here.folder / "moved.csv")
-    again = here.study(data={"train": str(moved), "encoding": "latin-1", "quoting": True})  # read otherwise, the same
+    again = here.study(data={"train": str(moved), "encoding": "latin-1", "quoting": True})  # the rows are the same
     assert here.run(again, trials=2).counts == {"complete": 2}
     write(moved, tiny_rows(LABELS, 48, 7, single="label"))
     with pytest.raises(StudyMismatchError, match="fingerprint"):
         here.run(here.study(data={"train": str(moved)}), trials=3)
 
 
-# Endings of trials --------------------------------------------------------------------------------------------------
+# How trials end -----------------------------------------------------------------------------------------------------
 
 
 def test_a_trial_that_diverges_fails_alone_and_never_wins(here: Home) -> None:
     study = here.study(space={"learning_rate": [1e-2, 1e30]}, search={"sampler": "grid", "trials": 9})
     result = here.run(study, slots=2)
-    assert result.counts == {"complete": 1, "failed": 1}  # a grid of two points ends there
+    assert result.counts == {"complete": 1, "failed": 1}  # the grid has only two points
     assert [run.info.status for run in here.runs() if run.info.run_name == "small"] == ["FINISHED"]
     (failed,) = [trial for trial in result.study.trials if trial.state == TrialState.FAIL]
     assert "at step" in failed.user_attrs["reason"] and result.best is not None
@@ -591,7 +598,7 @@ def test_a_trial_that_diverges_fails_alone_and_never_wins(here: Home) -> None:
     assert run.data.tags["peftsweep.reason"] == failed.user_attrs["reason"]
 
 
-def test_weak_trials_are_pruned_at_a_rung_and_say_so(here: Home) -> None:
+def test_weak_trials_are_pruned_at_a_rung_with_a_reason(here: Home) -> None:
     search = {"trials": 9, "pruner": {"reduction": 3, "min_evals": 2}}
     space = {"learning_rate": {"low": 1e-4, "high": 3e-2, "log": True}, "rank": [4, 16]}
     result = here.run(here.study(search=search, space=space, train={"epochs": 10, "evals_per_epoch": 1}), slots=3)
@@ -603,7 +610,7 @@ def test_weak_trials_are_pruned_at_a_rung_and_say_so(here: Home) -> None:
     assert sum(reason.startswith("pruned at step") for reason in reasons) == len(pruned)
 
 
-def test_more_trials_than_a_study_may_have_are_refused_before_anything_is_kept(here: Home) -> None:
+def test_more_trials_than_a_study_may_have_are_refused_before_anything_is_stored(here: Home) -> None:
     with pytest.raises(UsageError, match="trials: expected a whole number of at most 1,000,000, got 10000000"):
         here.run(here.study(), trials=10_000_000)
     with pytest.raises(StudyFileError, match=r"search\.trials: .*1000000"):
@@ -611,7 +618,7 @@ def test_more_trials_than_a_study_may_have_are_refused_before_anything_is_kept(h
     assert not (here.folder / "studies.db").exists()
 
 
-def test_a_sweep_whose_output_nobody_can_read_goes_on_to_its_end(here: Home) -> None:
+def test_a_sweep_whose_output_cannot_be_written_runs_to_its_end(here: Home) -> None:
     words = here.command("run", "--study", str(here.study()), "--trials", "1")
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run(["sh", "-c", 'exec "$@" >&- 2>/dev/full', "sh", *words], cwd=here.folder, env=env, check=False)
@@ -619,7 +626,7 @@ def test_a_sweep_whose_output_nobody_can_read_goes_on_to_its_end(here: Home) -> 
     assert trial.state == TrialState.COMPLETE
 
 
-def test_no_trial_begins_after_the_timeout(here: Home) -> None:
+def test_no_trial_starts_after_the_timeout(here: Home) -> None:
     assert here.run(here.study(), timeout=0.0).counts == {}
 
 
@@ -628,7 +635,7 @@ def test_trials_that_run_at_the_timeout_finish(here: Home, monkeypatch: pytest.M
 
     class Late(LocalWorker):
         def advance(self, commands: Iterable[Command]) -> list[Event]:
-            if any(isinstance(command, StartTrials) for command in commands):  # two trials begin: an hour goes by
+            if any(isinstance(command, StartTrials) for command in commands):  # an hour passes as they start
                 monkeypatch.setattr(time, "monotonic", lambda: now() + 3600)
             return super().advance(commands)
 
@@ -658,7 +665,7 @@ def test_the_test_split_is_scored_once_for_the_best_trial_alone(here: Home) -> N
     assert here.run(study, trials=2).seconds == {}  # not a second time
 
 
-def test_a_study_that_is_wanted_smaller_than_it_was_is_done(here: Home) -> None:
+def test_a_study_is_complete_when_its_total_is_lowered_to_its_finished_trials(here: Home) -> None:
     study = here.study()
     here.run(study, trials=2)
     here.run(study, trials=9, timeout=0.0)
@@ -696,7 +703,7 @@ def test_a_trial_keeps_its_seed_and_hyperparameters(here: Home) -> None:
 # What MLflow has ----------------------------------------------------------------------------------------------------
 
 
-def test_a_child_run_holds_everything_one_may_ask_later(here: Home) -> None:
+def test_a_trial_s_run_has_its_parameters_curves_and_files(here: Home) -> None:
     result = here.run(here.study(), trials=1)
     (child,) = [run for run in here.runs() if "mlflow.parentRunId" in run.data.tags]
     (parent,) = [run for run in here.runs() if "mlflow.parentRunId" not in run.data.tags]
@@ -740,7 +747,7 @@ def test_studies_of_the_same_rows_share_an_experiment_and_no_others_do(here: Hom
 NAMES = ("small", "second", "third")
 
 
-def test_a_dead_tracking_server_costs_nothing_but_its_runs(here: Home) -> None:
+def test_a_dead_tracking_server_loses_only_its_runs(here: Home) -> None:
     result = here.run(here.study(), trials=1, tracking_uri="http://127.0.0.1:9")
     assert result.counts == {"complete": 1} and result.best is not None and result.best.mlflow_run_id is None
 
@@ -751,7 +758,7 @@ def test_a_dead_tracking_server_costs_nothing_but_its_runs(here: Home) -> None:
 def test_the_planned_and_the_peak_memory_of_a_gpu_are_reported_and_recorded(
     here: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU of 8 GiB whose counters always say 3 GiB. What is free has room for two slots, and almost for a third."""
+    """A GPU of 8 GiB whose counters always say 3 GiB. Its free memory fits two slots, and almost a third."""
     events: list[object] = []
     limits: list[Limits] = []
 
@@ -802,11 +809,11 @@ def test_the_planned_and_the_peak_memory_of_a_gpu_are_reported_and_recorded(
     assert run.data.params["planned_bytes"] == str(memory["planned_bytes"])
     assert run.data.metrics["peak_bytes"] == 5 * GIB
     assert [each.train_tokens for each in limits] == [65_536]
-    assert events == [0.92, *3 * ["reset", "measured"], "reset", 1.0]  # the peak is not that of the planning
+    assert events == [0.92, *3 * ["reset", "measured"], "reset", 1.0]  # planning does not count towards the peak
 
 
 def bytes_of_a_slot(spec: WorkerSpec) -> int:
-    """Weights, gradients and moments of a slot of the worker's pack."""
+    """Bytes of the weights, gradients and moments of one slot of the worker's pack."""
     plain = LocalWorker(spec)
     plain.load()
     plain.build()
@@ -816,24 +823,24 @@ def bytes_of_a_slot(spec: WorkerSpec) -> int:
     return sum(matrix[0].nbytes for matrix in (stack.weights, stack.grads, *stack.moments.values()))
 
 
-def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_tokens(
+def test_blocks_are_compiled_if_the_remaining_trials_may_train_on_enough_tokens(
     here: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packs: list[Pack] = []
 
-    class Kept(LocalWorker):
+    class Collecting(LocalWorker):
         def build(self) -> PackInfo:
             built = super().build()
             assert self.worker is not None
             packs.append(self.worker.pack)
             return built
 
-    here.run(here.study(), trials=1, start=Kept)
+    here.run(here.study(), trials=1, start=Collecting)
     whole = 2 * int(packs[0].batcher.corpus.lengths.sum())  # tokens of a trial of 2 epochs
     monkeypatch.setattr(worker, "COMPILE_FROM", 2 * whole)
-    here.run(here.study(), trials=3, start=Kept)  # two more
+    here.run(here.study(), trials=3, start=Collecting)  # two more trials
     monkeypatch.setattr(worker, "COMPILE_FROM", 2 * whole - 1)
-    here.run(here.study(), trials=5, start=Kept)
+    here.run(here.study(), trials=5, start=Collecting)
     assert [pack.compiled for pack in packs] == [False, False, True]
 
 
@@ -841,7 +848,7 @@ def test_blocks_are_compiled_where_the_trials_that_are_left_may_train_on_enough_
 
 
 @pytest.mark.parametrize(("slots", "sampler", "said"), [(12, "tpe", True), (3, "tpe", False), (12, "random", False)])
-def test_trials_that_all_begin_at_once_are_said_to_teach_each_other_nothing(
+def test_a_note_says_that_trials_that_all_start_at_once_learn_nothing_from_each_other(
     here: Home, slots: int, sampler: str, said: bool
 ) -> None:
     notes: list[str] = []
@@ -875,7 +882,7 @@ def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home) ->
         here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2, start=Watched)
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", counted)
-    # two of the three trials, then one beside a free slot; 20 evaluations each time, which read
+    # two of the three trials, then one beside a free slot: each of the 2 * 20 evaluations reads
     assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30
 
 
@@ -891,7 +898,7 @@ def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home) ->
         ({"timeout": float("nan")}, "got nan"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused_from_python_too(options: dict[str, Any], said: str) -> None:
+def test_invalid_options_are_refused_in_python_too(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as error:
         peftsweep.run("demo", **options)
     assert said in str(error.value)
@@ -902,7 +909,7 @@ def test_overrides_of_a_study_built_in_python_are_refused_not_ignored(here: Home
         peftsweep.run(load(here.study()), overrides={"train.epochs": 1})
 
 
-def test_one_file_for_the_studies_and_mlflow_is_refused_and_not_made(here: Home) -> None:
+def test_one_file_for_the_studies_and_mlflow_is_refused_and_not_created(here: Home) -> None:
     with pytest.raises(UsageError, match="are one file"):
         here.run(here.study(), tracking_uri=here.storage)
     assert not (here.folder / "studies.db").exists()
@@ -914,12 +921,12 @@ def test_a_rank_above_the_width_is_refused_before_any_trial(here: Home) -> None:
     assert here.runs() == [] or all(run.info.status != "RUNNING" for run in here.runs())
 
 
-def test_texts_longer_than_the_base_reads_are_refused(here: Home) -> None:
+def test_texts_longer_than_the_base_allows_are_refused(here: Home) -> None:
     with pytest.raises(ModelError, match="256 positions"):
         here.run(here.study(data={"max_length": 300}))
 
 
-def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_message_and_loses_nothing(tmp_path: Path) -> None:
     small = tmp_path / "small"
     mount(small, "3m")
     try:
@@ -942,20 +949,20 @@ def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning(here: Home) -> None:
-    picture, told = here.folder / "artifacts" / "small" / "trial-0000" / "confusion_matrix.png", []
+    picture, warned = here.folder / "artifacts" / "small" / "trial-0000" / "confusion_matrix.png", []
 
     class Watching(Silent):
         def step(self, slots: object, **state: object) -> None:
-            picture.mkdir(parents=True, exist_ok=True)  # no file can take its place
+            picture.mkdir(parents=True, exist_ok=True)  # a folder, which no file can replace
 
         def warn(self, text: str) -> None:
-            told.append(text)
+            warned.append(text)
 
     assert here.run(here.study(), trials=1, progress=Watching()).counts == {"complete": 1}
-    assert [text.partition(" (")[0] for text in told][-1:] == [f"trial 0 has no {picture.name}: it cannot be drawn"]
+    assert [text.partition(" (")[0] for text in warned][-1:] == [f"trial 0 has no {picture.name}: it cannot be drawn"]
 
 
-def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
+def test_each_mistake_gives_one_line_and_an_exit_status(here: Home) -> None:
     study = here.study()
     here.run(study, trials=1)
     mistakes = {
@@ -975,7 +982,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_status(here: Home) -> None:
     assert peftsweep.status(here.storage)[0]["complete"] == 1
 
 
-def test_anything_of_train_may_stand_under_space(here: Home) -> None:
+def test_any_key_of_train_may_be_under_space(here: Home) -> None:
     space = {
         "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
         "rank": {"low": 2, "high": 8, "log2": True},
@@ -1000,7 +1007,7 @@ def test_anything_of_train_may_stand_under_space(here: Home) -> None:
         assert trial.user_attrs["step"] <= params["epochs"] * -(-48 // params["batch_size"])
 
 
-def test_the_layers_to_adapt_may_stand_under_space(here: Home) -> None:
+def test_the_layers_to_adapt_may_be_under_space(here: Home) -> None:
     space = {"target_modules": ["auto", ["query", "value"]]}
     trials = here.run(here.study(space=space, search={"sampler": "grid", "trials": 2})).study.trials
     trained = {str(trial.user_attrs["params"]["target_modules"]): trial.user_attrs["parameters"] for trial in trials}
@@ -1008,7 +1015,7 @@ def test_the_layers_to_adapt_may_stand_under_space(here: Home) -> None:
 
 
 def test_a_run_from_python_prints_nothing(here: Home) -> None:
-    code = f"import mlflow, peftsweep; peftsweep.run({str(here.study())!r}, trials=1)"  # imported, MLflow logs more
+    code = f"import mlflow, peftsweep; peftsweep.run({str(here.study())!r}, trials=1)"  # MLflow logs more once imported
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=here.folder, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -1021,7 +1028,7 @@ def test_a_run_from_a_thread_works_without_signals(here: Home) -> None:
         assert pool.submit(here.run, here.study(), trials=1).result().counts == {"complete": 1}
 
 
-def test_threads_are_left_as_they_were(here: Home) -> None:
+def test_the_number_of_threads_and_the_signal_handlers_are_restored(here: Home) -> None:
     threads = torch.get_num_threads()
     here.run(here.study(), trials=1)
     assert torch.get_num_threads() == threads

@@ -1,4 +1,4 @@
-"""The studies that come with the package."""
+"""The study files that come with the package."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def study(request: pytest.FixtureRequest) -> StudyConfig:
     return load(FOLDER / f"{request.param}.yaml")
 
 
-def test_each_study_is_about_the_base_and_method_of_its_name() -> None:
+def test_each_study_has_the_base_and_the_method_that_its_name_says() -> None:
     assert {name: load(FOLDER / f"{name}.yaml").model.id for name in NAMES} == BASES
     methods = {name: load(FOLDER / f"{name}.yaml").method for name in NAMES if name != "demo"}
     assert methods == {name: name.split("-")[0] for name in methods}
@@ -58,7 +58,7 @@ def test_each_file_opens_with_its_command_and_what_it_needs(study: StudyConfig) 
     assert ("pip install" in text) == study.model.id.startswith("package://")
 
 
-def test_a_gated_base_says_where_its_licence_is_accepted() -> None:
+def test_a_study_of_a_gated_base_says_where_to_accept_its_licence() -> None:
     for name, base in BASES.items():
         if base.startswith(("google/", "meta-llama/", "mistralai/")):
             assert f"https://huggingface.co/{base}" in "\n".join(opening(name))
@@ -73,13 +73,13 @@ def test_all_but_the_demo_are_about_emotions_in_tweets(study: StudyConfig) -> No
         assert (data.text, data.labels, data.split) == ("Tweet", EMOTIONS, None)
 
 
-def test_own_files_take_the_place_of_the_hub(study: StudyConfig) -> None:
+def test_own_files_replace_those_of_the_hub(study: StudyConfig) -> None:
     assert study.path is not None
     data = load(study.path, ["data.train=train.tsv", "data.validation=dev.tsv"]).data
     assert (data.source, data.train, data.validation, data.labels) == (None, "train.tsv", "dev.tsv", study.data.labels)
 
 
-def test_what_comes_in_a_package_is_there(study: StudyConfig) -> None:
+def test_the_packages_contain_the_models_and_data_that_studies_name(study: StudyConfig) -> None:
     for place in (study.model.id, study.data.source or ""):
         if place.startswith("package://"):
             module, _, path = place.removeprefix("package://").partition("/")
@@ -88,7 +88,7 @@ def test_what_comes_in_a_package_is_there(study: StudyConfig) -> None:
             assert (Path(spec.origin).parent / path).exists()
 
 
-def test_its_search_gives_valid_trials_and_prunes(study: StudyConfig) -> None:
+def test_each_search_gives_valid_trials_and_prunes(study: StudyConfig) -> None:
     trials = optuna.create_study(sampler=sampler(study, 0))
     for _ in range(5):
         sampled = decode(study, trials.ask(fixed_distributions=distributions(study)).params)
