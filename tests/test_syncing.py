@@ -30,10 +30,10 @@ def here(tmp_path: Path) -> Home:
 
 
 def in_mlflow(place: Home, copy: str = "") -> dict[str, Any]:
-    """All that MLflow holds.
+    """Everything that MLflow holds.
 
     Args:
-        copy: read a copy of this name, for MLflow keeps a file open that was deleted.
+        copy: read a copy of the database under this name, because MLflow keeps a deleted file open.
     """
     return all_of(copied(place, copy))
 
@@ -49,10 +49,10 @@ def sync(place: Home, **options: Any) -> dict[str, str]:
     return sweep.sync(**{"storage": place.storage, "tracking_uri": place.tracking_uri} | options)
 
 
-def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home) -> None:
+def test_a_wiped_mlflow_is_rebuilt_and_a_second_sync_changes_nothing(here: Home) -> None:
     search = {"trials": 2, "sampler": "grid", "pruner": {"reduction": 2, "min_evals": 3}}
     train = {"epochs": 6, "evals_per_epoch": 1, "batch_size": 4}
-    space = {"learning_rate": [1e-8, 3e-3]}  # one learns nothing
+    space = {"learning_rate": [1e-8, 3e-3]}  # the first one learns nothing
     words = ("--study", str(here.study(train=train, space=space, search=search)), "--slots", "2")
     assert here.call("run", *words).returncode == 0
     before = in_mlflow(here, "before.db")
@@ -74,7 +74,7 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
         "small: nothing was missing\n",
     )
     after = in_mlflow(here, "after.db")
-    assert after == before  # the times of all runs and of their evaluations, too
+    assert after == before  # including the times of all runs and of their evaluations
     assert len({at for _, _, at in after["1"][3]["macro_f1"]}) == 6
     (best,) = best_rows.best(here.storage)
     client = mlflow.MlflowClient(tracking_uri=copied(here, "last.db"))
@@ -82,7 +82,7 @@ def test_a_wiped_mlflow_is_rebuilt_and_a_second_time_changes_nothing(here: Home)
 
 
 def times(place: Home) -> dict[str, tuple[int, int]]:
-    """When each run began and ended. The name of a nested run says under which run it is."""
+    """When each run began and ended. Each key names the run and the run above it."""
     names = {run.info.run_id: run.info.run_name for run in place.runs()}
     nested = {run.info.run_id: names.get(run.data.tags.get("mlflow.parentRunId")) for run in place.runs()}
     return {
@@ -108,7 +108,7 @@ def test_a_study_that_was_run_twice_and_its_seeds_keep_their_times(here: Home) -
     assert times(here) == before
 
 
-def test_a_study_with_a_trial_that_goes_on_ends_with_its_last_evaluation(here: Home) -> None:
+def test_a_study_with_a_running_trial_ends_with_the_last_evaluation_of_that_trial(here: Home) -> None:
     study = here.run(here.study(), trials=1).study
     began, ended = times(here)["None: small"]
     going = study.ask()
@@ -132,7 +132,7 @@ def test_a_study_of_an_earlier_version_began_with_its_first_trial(here: Home) ->
     assert found["parent"][5] == found["0"][5]
 
 
-def test_what_a_tracker_that_was_down_missed_is_written(here: Home) -> None:
+def test_what_mlflow_missed_while_it_was_down_is_written(here: Home) -> None:
     here.run(here.study(), tracking_uri=DEAD)
     assert here.runs() == []
     assert sync(here) == {"small": "written"}
@@ -141,7 +141,7 @@ def test_what_a_tracker_that_was_down_missed_is_written(here: Home) -> None:
     assert all(len(found[key][3]["macro_f1"]) == 4 for key in "012")
 
 
-def test_a_run_that_was_deleted_comes_back(here: Home) -> None:
+def test_a_deleted_run_is_restored(here: Home) -> None:
     here.run(here.study())
     before, client = in_mlflow(here), mlflow.MlflowClient(tracking_uri=here.tracking_uri)
     (lost,) = [run for run in here.runs() if run.data.tags.get("peftsweep.trial") == "1"]
@@ -152,12 +152,12 @@ def test_a_run_that_was_deleted_comes_back(here: Home) -> None:
 
 
 def test_invalid_run_ids_are_repaired(here: Home) -> None:
-    """Empty ids, as a gateway gave them; impossible ids; ids of no run. MLflow may have been wiped, too."""
+    """Empty ids, as a gateway gives them; impossible ids; ids without a run; empty ids after MLflow was wiped."""
     here.run(here.study(), trials=1)
     study = Studies(here.storage).load("small")
     before = study.user_attrs["mlflow_runs"]
-    for kept, wiped in (("", False), ("../x", False), ("0" * 32, False), ("", True)):
-        study.set_user_attr("mlflow_runs", dict.fromkeys(("parent", "0"), kept))
+    for invalid, wiped in (("", False), ("../x", False), ("0" * 32, False), ("", True)):
+        study.set_user_attr("mlflow_runs", dict.fromkeys(("parent", "0"), invalid))
         if wiped:
             delete_runs(here)
         assert sync(here) == {"small": "written" if wiped else "in sync"}
@@ -167,7 +167,7 @@ def test_invalid_run_ids_are_repaired(here: Home) -> None:
 
 
 def test_runs_of_an_earlier_version_get_their_names_and_status(here: Home) -> None:
-    """Seeds' runs had the names of the sweep's trials, and runs of pruned trials ended like those of complete ones."""
+    """It gave runs of seeds the names of the sweep's trials, and ended runs of pruned trials like complete ones."""
     space, pruner = {"learning_rate": [1e-8, 3e-3]}, {"reduction": 2, "min_evals": 3}
     search = {"trials": 2, "sampler": "grid", "pruner": pruner}
     file = here.study(space=space, search=search, train={"epochs": 6, "evals_per_epoch": 1, "batch_size": 4})
@@ -187,19 +187,19 @@ def test_runs_of_an_earlier_version_get_their_names_and_status(here: Home) -> No
 
 
 def comparison(uri: str) -> tuple[str, str]:
-    """The only comparison run, and its page."""
+    """The id of the only comparison run, and its page."""
     client = mlflow.MlflowClient(tracking_uri=uri)
-    kept = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(kept, "tags.`peftsweep.kind` = 'comparison'")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments, "tags.`peftsweep.kind` = 'comparison'")
     return run.info.run_id, Path(client.download_artifacts(run.info.run_id, "comparison.html")).read_text()
 
 
-def test_the_comparison_comes_back_drawn_anew_if_its_file_is_gone(here: Home) -> None:
+def test_a_deleted_comparison_is_restored_and_drawn_again_if_its_file_is_gone(here: Home) -> None:
     here.run(here.study(), trials=1)
     client, page = mlflow.MlflowClient(tracking_uri=here.tracking_uri), here.folder / "artifacts" / "comparison.html"
     for gone in (False, True):
-        run, kept = comparison(here.tracking_uri)
-        assert kept == page.read_text()
+        run, stored = comparison(here.tracking_uri)
+        assert stored == page.read_text()
         client.delete_run(run)
         if gone:
             page.unlink()
@@ -221,7 +221,7 @@ def pages(uri: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_the_page_of_some_studies_comes_back_in_their_experiments_alone(tmp_path: Path) -> None:
+def test_a_page_of_some_studies_is_restored_in_their_experiments_alone(tmp_path: Path) -> None:
     place, other = Home(tmp_path), f"sqlite:///{tmp_path}/other.db"
     for name in ("mlflow.db", "other.db"):
         (tmp_path / name).write_bytes(empty_mlflow())
@@ -243,7 +243,7 @@ def test_the_page_of_some_studies_comes_back_in_their_experiments_alone(tmp_path
     assert (tmp_path / "other.db").read_bytes() == wiped
 
 
-def test_a_comparison_that_comes_back_ends_no_earlier_than_it_begins(tmp_path: Path) -> None:
+def test_a_restored_comparison_ends_no_earlier_than_it_begins(tmp_path: Path) -> None:
     place = Home(tmp_path)
     (tmp_path / "mlflow.db").write_bytes(empty_mlflow())
     fill(place.storage, "one", trials=3, rows=50).set_user_attr("key", "one")
@@ -257,7 +257,7 @@ def test_a_comparison_that_comes_back_ends_no_earlier_than_it_begins(tmp_path: P
     run = mlflow.MlflowClient(tracking_uri=place.tracking_uri).get_run(run_id)
     drawn = [int(1000 * page.stat().st_mtime) for page in (some, whole)]
     assert [run.info.start_time, run.info.end_time] == drawn
-    os.utime(some, (time.time() - 7200,) * 2)  # one that is older than the run itself
+    os.utime(some, (time.time() - 7200,) * 2)  # now the page is older than the run
     tracker = Tracker(MlflowRuns(place.tracking_uri), note=lambda _: None)
     tracker.store_page("tweets · multi-label · f00d00", some, some.name)
     tracker.close()
@@ -275,7 +275,7 @@ def test_a_page_of_some_studies_that_cannot_be_read_stops_nothing(tmp_path: Path
     assert sync(place) == {"one": "written"} and sync(place) == {"one": "in sync"}
 
 
-def test_a_score_of_the_study_that_falls_is_the_one_that_is_shown(here: Home) -> None:
+def test_a_metric_of_the_study_that_falls_is_updated(here: Home) -> None:
     study = here.run(here.study(), trials=1).study
     for peak in (2_000_000_000, 1_000_000_000):
         study.set_user_attr("memory", {"peak_bytes": peak})
@@ -285,7 +285,7 @@ def test_a_score_of_the_study_that_falls_is_the_one_that_is_shown(here: Home) ->
         assert parent.data.metrics["peak_bytes"] == peak
 
 
-def test_a_page_that_mlflow_missed_replaces_the_older_one_there(here: Home) -> None:
+def test_a_page_that_mlflow_missed_replaces_its_older_one(here: Home) -> None:
     here.run(here.study(), trials=1)
     run, before = comparison(here.tracking_uri)
     sweep.compare(storage=here.storage, tracking_uri=DEAD)
@@ -296,7 +296,7 @@ def test_a_page_that_mlflow_missed_replaces_the_older_one_there(here: Home) -> N
     assert sync(here) == {"small": "in sync"}
 
 
-def test_of_two_comparisons_that_two_sweeps_began_at_once_the_older_stays(here: Home) -> None:
+def test_if_two_sweeps_create_a_comparison_at_once_the_older_one_stays(here: Home) -> None:
     study = here.run(here.study(), trials=1).study
     run, page = comparison(here.tracking_uri)
     client = mlflow.MlflowClient(tracking_uri=here.tracking_uri)
@@ -337,7 +337,7 @@ def test_a_point_that_was_lost_in_the_middle_of_a_curve_comes_back(here: Home) -
     assert in_mlflow(here) == before
 
 
-def test_a_tracker_that_answers_with_an_error_is_not_reported_as_silent(here: Home) -> None:
+def test_an_error_as_an_answer_is_not_reported_as_no_answer(here: Home) -> None:
     here.run(here.study(), trials=1)
     with sqlite3.connect(here.folder / "mlflow.db") as database:
         database.execute("DROP TABLE latest_metrics")
@@ -355,7 +355,7 @@ def test_points_that_were_lost_are_written_by_the_next_run_too(here: Home, monke
 
 
 @pytest.mark.parametrize("gone", ["mlartifacts", "mlartifacts/*/*/artifacts/adapter", "mlartifacts/**/small.yaml"])
-def test_artifacts_that_were_deleted_alone_come_back(here: Home, gone: str) -> None:
+def test_artifacts_that_were_deleted_without_their_runs_are_restored(here: Home, gone: str) -> None:
     here.run(here.study(), trials=1)
     before = in_mlflow(here)
     lost = list(here.folder.glob(gone))
@@ -367,8 +367,8 @@ def test_artifacts_that_were_deleted_alone_come_back(here: Home, gone: str) -> N
     assert sync(here) == {"small": "in sync"}
 
 
-def test_what_a_pack_took_of_the_memory_is_the_study_s(here: Home) -> None:
-    """The memory of a GPU, which `run` records in the study."""
+def test_the_memory_of_a_pack_is_written_to_the_study_s_run(here: Home) -> None:
+    """On a GPU, `run` records it in the study."""
     study = here.run(here.study(), trials=1).study
     study.set_user_attr("memory", {"planned_bytes": 3 * 2**30, "peak_bytes": 2 * 2**30})
     assert sync(here) == {"small": "written"}
@@ -385,7 +385,7 @@ def test_one_file_for_studies_and_mlflow_is_refused_and_stays_as_it_is(here: Hom
     assert (here.folder / "studies.db").read_bytes() == before and best_rows.best(here.storage)
 
 
-def test_a_server_that_does_not_answer_is_reported_and_the_study_is_as_it_was(here: Home) -> None:
+def test_a_server_that_does_not_answer_is_reported_and_the_study_stays_as_it_was(here: Home) -> None:
     study = here.run(here.study(), trials=1).study
     before = study.user_attrs
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
@@ -393,7 +393,7 @@ def test_a_server_that_does_not_answer_is_reported_and_the_study_is_as_it_was(he
     assert study.user_attrs == before
 
 
-def test_a_study_that_mlflow_refuses_does_not_keep_the_others_waiting(here: Home) -> None:
+def test_a_study_that_mlflow_refuses_does_not_stop_the_others(here: Home) -> None:
     for name in ("first", "second"):
         here.run(here.study(name), trials=1, tracking_uri=DEAD)
     first = Studies(here.storage).load("first")
@@ -443,6 +443,6 @@ def test_more_trials_than_mlflow_lists_at_once_are_all_found(here: Home, monkeyp
     here.run(here.study(search={"trials": 3}))
     before = in_mlflow(here, "before.db")
     assert set(before) == {"parent", "0", "1", "2"}
-    Studies(here.storage).load("small").set_user_attr("mlflow_runs", {})  # so that they have to be searched for
+    Studies(here.storage).load("small").set_user_attr("mlflow_runs", {})  # so that sync has to search for them
     found = [sync(here), sync(here)]
     assert found[1] == {"small": "in sync"} and in_mlflow(here, "after.db") == before
