@@ -1,3 +1,5 @@
+"""Scores, confusion matrices, stratified samples and tuned thresholds of single-label and multi-label tasks."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -14,7 +16,7 @@ TRUE = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], dtype=np.float32)
 LOGITS = np.array([[2, -1, -1], [1, -1, -1], [-1, -1, 1], [-1, 3, -1]], dtype=np.float32)
 
 
-def test_multi_label_scores_by_hand() -> None:
+def test_multi_label_scores_equal_those_computed_by_hand() -> None:
     scores = MULTI.scores(LOGITS, TRUE)
     # a: 2 of 2 found; b: 1 of 2 found; c: one false alarm, no true row
     assert scores["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
@@ -24,7 +26,7 @@ def test_multi_label_scores_by_hand() -> None:
     assert scores["loss"] == pytest.approx(np.mean(np.log1p(np.exp(-LOGITS * (2 * TRUE - 1)))))
 
 
-def test_single_label_scores_by_hand() -> None:
+def test_single_label_scores_equal_those_computed_by_hand() -> None:
     logits = np.array([[2, 1, 0], [0, 2, 1], [3, 1, 2]], dtype=np.float32)
     scores = SINGLE.scores(logits, np.array([0, 1, 2]))
     assert scores["accuracy"] == scores["micro_f1"] == pytest.approx(2 / 3)
@@ -47,7 +49,7 @@ def test_the_mean_row_loss_is_that_of_transformers_heads() -> None:
     same(SINGLE.row_loss(logits, classes).mean(), nn.CrossEntropyLoss()(logits, classes))
 
 
-def test_per_class_rows_agree_with_the_confusion() -> None:
+def test_per_class_rows_agree_with_the_confusion_matrix() -> None:
     rows, counts = MULTI.per_class(LOGITS, TRUE), MULTI.confusion(LOGITS, TRUE)
     assert counts.shape == (3, 2, 2) and (counts.sum(axis=(1, 2)) == 4).all()
     assert [row["label"] for row in rows] == ["a", "b", "c"]
@@ -89,7 +91,7 @@ def test_fewer_rows_than_classes_can_still_be_drawn() -> None:
 
 
 def test_tuned_thresholds_are_those_of_the_highest_f1() -> None:
-    """Against every threshold there is, with equal logits among them, and a label that no row has."""
+    """They are compared with every possible threshold; some logits are equal, and one label has no row."""
     from sklearn.metrics import f1_score
 
     rng = np.random.default_rng(0)
@@ -104,19 +106,19 @@ def test_tuned_thresholds_are_those_of_the_highest_f1() -> None:
     assert thresholds[4] == 0
 
 
-def test_among_equal_thresholds_the_one_nearest_to_one_half_is_taken() -> None:
+def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_taken() -> None:
     labels = np.array([[1, 1, 1], [0, 0, 0]], np.float32)
     logits = np.array([[2.0, 5.0, -1.0], [-1.0, 3.0, -3.0]], np.float32)
     assert tune_thresholds(logits, labels).tolist() == [0.0, 4.0, -2.0]
 
 
-def test_the_tuned_score_is_not_that_of_rows_that_were_tuned_on() -> None:
-    """Of logits that know nothing, tuning on the rows that are scored would make something; here it does not."""
+def test_the_tuned_score_is_not_computed_on_the_rows_that_it_was_tuned_on() -> None:
+    """Tuning on the scored rows would give even random logits a higher score; here it does not."""
     task, gains = Task("multi-label", ("a", "b", "c", "d")), []
     for seed in range(20):
         rng = np.random.default_rng(seed)
         labels, logits = (rng.random((80, 4)) < 0.2).astype(np.float32), rng.normal(size=(80, 4)).astype(np.float32)
-        best_constant = task.scores(np.ones_like(logits), labels)["macro_f1"]  # every label on in every row
+        best_constant = task.scores(np.ones_like(logits), labels)["macro_f1"]  # every label is predicted for every row
         predicted = np.where(logits > tune_thresholds(logits, labels), 1, -1).astype(np.float32)
         seen = task.scores(predicted, labels)["macro_f1"]
         gains.append((task.scores(logits, labels)["macro_f1_tuned"] - best_constant, seen - best_constant))
@@ -131,18 +133,18 @@ def test_labels_that_need_another_threshold_are_found_when_it_is_tuned() -> None
     scores = MULTI.scores(logits, labels)
     assert scores["macro_f1"] < 0.8 and scores["macro_f1_tuned"] > 0.99
     assert "macro_f1_tuned" not in SINGLE.scores(logits, np.zeros(200, np.int64))
-    assert 0 <= MULTI.scores(logits[:1], labels[:1])["macro_f1_tuned"] <= 1  # a row by itself has no halves
+    assert 0 <= MULTI.scores(logits[:1], labels[:1])["macro_f1_tuned"] <= 1  # a single row has no halves
 
 
-def test_halves_have_as_many_rows_of_each_label() -> None:
+def test_both_halves_have_about_as_many_rows_of_each_label() -> None:
     from peftsweep.task.thresholds import first_half
 
     rng = np.random.default_rng(1)
     labels = (rng.random((300, 4)) < [0.5, 0.2, 0.05, 0.02]).astype(np.float32)
     first = first_half(labels)
     assert abs(int(first.sum()) - 150) <= 1
-    assert (np.abs(labels[first].sum(axis=0) - labels[~first].sum(axis=0)) <= 8).all()  # of 150, 60, 15 and 6
-    assert abs(labels[first, 3].sum() - labels[~first, 3].sum()) <= 1  # the rarest
+    assert (np.abs(labels[first].sum(axis=0) - labels[~first].sum(axis=0)) <= 8).all()  # of 150, 60, 15 and 6 rows
+    assert abs(labels[first, 3].sum() - labels[~first, 3].sum()) <= 1  # the rarest label
 
 
 def test_probabilities_are_those_of_the_logistic_function() -> None:

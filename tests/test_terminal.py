@@ -1,4 +1,4 @@
-"""Streams that nobody can read: a full disk, a pipe whose reader has left, one that is closed."""
+"""Streams that cannot be written: a full disk, a pipe whose reader has left, a closed stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(params=["full", "left", "closed", "absent"])
-def unread(request: pytest.FixtureRequest) -> Iterator[TextIO]:
+def unwritable(request: pytest.FixtureRequest) -> Iterator[TextIO]:
     if request.param == "absent":
         yield Closed()
     elif request.param == "left":
@@ -34,9 +34,9 @@ def unread(request: pytest.FixtureRequest) -> Iterator[TextIO]:
             yield stream
 
 
-def test_an_unreadable_stream_stops_no_command(unread: TextIO) -> None:
-    """Nor does the stream complain when it is closed, with what it still has to write."""
-    stream = Masked(unread)
+def test_a_stream_that_cannot_be_written_stops_no_command(unwritable: TextIO) -> None:
+    """Closing it while it still has text to write raises nothing either."""
+    stream = Masked(unwritable)
     for progress in (PlainProgress(stream), LiveProgress(stream)):  # type: ignore[arg-type]
         with progress:
             progress.note("a note")
@@ -49,7 +49,7 @@ def test_an_unreadable_stream_stops_no_command(unread: TextIO) -> None:
 
 
 def by_shell(line: str, folder: Path, **env: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a line in which `peftsweep` is the real program."""
+    """Exit status, stdout and stderr of a shell's line in which `peftsweep` is the real program."""
     done = subprocess.run(
         ["bash", "-c", f'peftsweep() {{ "{sys.executable}" -m peftsweep "$@"; }}; set -o pipefail; {line}'],
         cwd=folder,
@@ -61,7 +61,7 @@ def by_shell(line: str, folder: Path, **env: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_a_command_says_in_one_line_that_its_answer_cannot_be_written(tmp_path: Path) -> None:
+def test_a_command_says_in_one_line_that_its_output_cannot_be_written(tmp_path: Path) -> None:
     for place, why in ((">/dev/full", os.strerror(errno.ENOSPC)), (">&-", "it is closed")):
         assert by_shell(f"peftsweep --version {place}", tmp_path) == (
             1,
@@ -78,7 +78,7 @@ def test_help_is_shown_in_any_encoding(tmp_path: Path) -> None:
     assert (status, err) == (0, "") and "mean \\xb1 standard deviation" in " ".join(out.split())
 
 
-def test_no_file_takes_the_place_of_a_stream_that_is_closed(tmp_path: Path) -> None:
+def test_no_file_gets_the_descriptor_of_a_closed_stream(tmp_path: Path) -> None:
     code = (
         "import sys; from peftsweep.system.terminal import open_standard_streams; open_standard_streams(); "
         "sys.exit(open('x', 'w').fileno())"
