@@ -1,10 +1,11 @@
-"""The estimated time left, in recorded sweeps, against the time that was really left.
+"""The estimated time left in recorded sweeps, compared with the time that was really left.
 
-Recorded on two cores that other programs shared, whose pace in it was even to a factor of two: no estimate foresees
-how busy others will be. `demo` is the demo's base on fewer rows, the others a tiny base;
-`demo`, `pruned` and `dropped` with halving, by which 6 of 8, 4 of 30 and 28 of 40 trials ended; `batches` with a batch
-size that is searched for. For each step the milliseconds at which it was done, and for each trial its first step, its
-steps, its evaluations, after which steps they were made, and whether it was pruned.
+The sweeps were recorded on two cores that they shared with other programs, and their pace was steady to a factor of
+two: no estimate can foresee how busy other programs will be. `demo` trains the demo's base on fewer rows, the others
+train a tiny base. `demo`, `pruned` and `dropped` use halving, which ended 6 of 8, 4 of 30 and 28 of 40 trials;
+`batches` searches for the batch size. A recording has the milliseconds at which each step was done, and for each trial
+its first step, the number of its steps and of its evaluations, after which steps it was evaluated, and whether it was
+pruned.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from peftsweep.sweep.time_left import Pace, survival_rates, time_left
 from tests.stored import frozen, record
 
 RECORDED = Path(__file__).parent / "recorded"
-FACTOR = 2.0  # by which the time left may be wrong, from the first time that it is shown
+FACTOR = 2.0  # by which the time left may be wrong, from the first estimate on
 
 
 def estimates(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[float, float | None]]:
@@ -68,7 +69,7 @@ def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_reported(name:
     answers = list(estimates(recorded))
     end = answers[-1][0]
     wrong = {}
-    for share in (0.1, 0.25, 0.5, 0.75):  # after that, one stall of so short a sweep is more than what is left
+    for share in (0.1, 0.25, 0.5, 0.75):  # later, one stall takes longer than the rest of so short a sweep
         at, left = next(answer for answer in answers if answer[0] >= share * end)
         if left is None:
             assert share < 0.5, "a sweep that is half done has a pace"
@@ -96,7 +97,7 @@ def test_a_machine_that_becomes_slower_is_noticed() -> None:
     assert left is not None and 0.35 * 10_000 < left < 0.45 * 10_000
 
 
-def test_no_trial_begins_after_the_deadline() -> None:
+def test_no_trial_starts_after_the_deadline() -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 50, 100, evaluated=1, evaluations=2) for i in range(4)]
     pace.add_trials(slots)
@@ -108,7 +109,7 @@ def test_no_trial_begins_after_the_deadline() -> None:
 
 @pytest.mark.parametrize("deadline", [math.inf, 200_000.0], ids=["all", "until"])
 @pytest.mark.parametrize("shares", [{}, {1: 0.3, 3: 0.3}], ids=["whole", "pruned"])
-def test_of_many_coming_trials_some_are_simulated_and_the_others_take_as_long(
+def test_if_many_trials_wait_some_are_simulated_and_the_others_take_as_long(
     shares: dict[int, float], deadline: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pace = Pace()
@@ -123,7 +124,7 @@ def test_of_many_coming_trials_some_are_simulated_and_the_others_take_as_long(
     assert some[0] < some[1] < some[2]
 
 
-def test_asking_takes_no_time() -> None:
+def test_an_estimate_takes_little_time() -> None:
     pace = Pace()
     slots = [SlotStatus(i, i, 0, 1000, evaluations=30) for i in range(64)]
     pace.add_trials(slots)
@@ -131,4 +132,4 @@ def test_asking_takes_no_time() -> None:
     began = time.process_time()
     for _ in range(5):
         time_left(pace, slots, 1_000_000, {1: 0.3, 3: 0.3, 9: 0.3, 27: 0.3})
-    assert time.process_time() - began < 1  # a fiftieth of a second each, asked for once a second
+    assert time.process_time() - began < 1  # each takes about 0.02 s, and one is made every second
