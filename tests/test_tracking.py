@@ -43,7 +43,7 @@ EXPERIMENT = "tweets · single-label"
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make its tables: once for all tests."""
+    """An MLflow database without runs. MLflow takes seconds to create its tables, so all tests share it."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
@@ -57,7 +57,7 @@ def uri(empty_store: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def notes() -> Iterator[list[str]]:
-    """What the trackers of a test report; it must be empty at the end, unless the test takes it out."""
+    """What the trackers of a test report; a test removes what it expects, and nothing may be left."""
     said: list[str] = []
     yield said
     assert said == []
@@ -79,7 +79,7 @@ def curve(uri: str, run: Run, metric: str) -> list[tuple[int, float]]:
 
 
 def left_running(uri: str, notes: list[str]) -> dict[str, str]:
-    """The run ids of a process that was killed in the middle of trial 3."""
+    """Leave runs as a process does that is killed in the middle of trial 3; returns their ids."""
     tracker = opened(uri, notes)
     tracker.start_trial(3, params={}, tags={})
     tracker.log(3, {"loss": 0.5}, 10)
@@ -97,7 +97,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_is_a_run_below_its_study_with_all_that_is_known_of_it(
+def test_a_trial_is_a_run_nested_under_its_study_with_everything_known_of_it(
     uri: str, notes: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "adapter").mkdir()
@@ -152,7 +152,7 @@ def test_nothing_is_left_running_after_close(uri: str, notes: list[str]) -> None
     assert {run.info.status for run in fetch(uri, tracker).values()} == {"KILLED"}
 
 
-def test_artifacts_may_go_as_soon_as_they_are_handed_over(uri: str, notes: list[str], tmp_path: Path) -> None:
+def test_artifacts_may_be_deleted_as_soon_as_they_are_handed_over(uri: str, notes: list[str], tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "weights").write_text("w")
@@ -184,7 +184,7 @@ def test_a_tracker_leaves_no_copies_and_no_open_file(
         assert not [each for each in descriptors if str(tmp_path / "temporary") in os.path.realpath(each)]
 
 
-def test_copies_lie_in_a_locked_folder_though_the_system_s_temporary_place_was_cleaned(
+def test_copies_are_in_a_locked_folder_even_after_the_system_removed_temporary_files(
     notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "page").write_text("p")
@@ -199,7 +199,7 @@ def test_copies_lie_in_a_locked_folder_though_the_system_s_temporary_place_was_c
     tracker.close()
 
 
-def test_a_page_on_its_way_has_all_the_time_there_is(
+def test_sending_a_page_may_take_longer_than_the_patience(
     uri: str, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "page").write_text("p")
@@ -238,10 +238,10 @@ def test_params_too_long_or_changed_do_not_fail_a_run(uri: str, notes: list[str]
     assert changed == {"param_changed.dtype": "bfloat16"}
 
 
-# Going on -------------------------------------------------------------------------------------------------------------
+# Resuming -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_study_that_goes_on_keeps_its_runs_and_repeats_no_point(uri: str, notes: list[str]) -> None:
+def test_a_resumed_study_keeps_its_runs_and_repeats_no_point(uri: str, notes: list[str]) -> None:
     first = opened(uri, notes)
     first.start_trial(0, params={"rank": 8}, tags={})
     for step in (10, 20):
@@ -287,14 +287,14 @@ def test_an_incomplete_run_is_completed_and_a_complete_one_stays(uri: str, notes
     first.end_trial(1, Outcome(TrialState.PRUNED, "below the median"))
     first.close()
     before = fetch(uri, first)["1"].info.end_time
-    curve_told = [Point({"loss": 0.5}, 10), Point({"loss": 0.25}, 20)]
-    pasts = {
-        0: TrialSnapshot({"rank": 8}, {}, curve_told, Outcome(TrialState.COMPLETE, metrics={"best_macro_f1": 0.7}))
+    points = [Point({"loss": 0.5}, 10), Point({"loss": 0.25}, 20)]
+    snapshots = {
+        0: TrialSnapshot({"rank": 8}, {}, points, Outcome(TrialState.COMPLETE, metrics={"best_macro_f1": 0.7})),
+        1: TrialSnapshot({}, {}, points, Outcome(TrialState.PRUNED, "below the median")),
+        2: TrialSnapshot({"rank": 4}, {}, points, Outcome(TrialState.FAILED, "loss is nan")),
     }
-    pasts[1] = TrialSnapshot({}, {}, curve_told, Outcome(TrialState.PRUNED, "below the median"))
-    pasts[2] = TrialSnapshot({"rank": 4}, {}, curve_told, Outcome(TrialState.FAILED, "loss is nan"))
     second = opened(uri, notes, first.run_ids)
-    second.catch_up(pasts)
+    second.catch_up(snapshots)
     second.close()
     runs = fetch(uri, second)
     assert [runs[n].data.tags["peftsweep.state"] for n in ("0", "1", "2")] == ["complete", "pruned", "failed"]
@@ -303,7 +303,7 @@ def test_an_incomplete_run_is_completed_and_a_complete_one_stays(uri: str, notes
     assert runs["1"].info.end_time == before and curve(uri, runs["1"], "loss") == [(10, 0.5), (20, 0.25)]
 
 
-def test_a_trial_whose_run_id_was_not_kept_is_found_by_its_parent(uri: str, notes: list[str]) -> None:
+def test_a_trial_whose_run_id_was_not_stored_is_found_by_its_parent(uri: str, notes: list[str]) -> None:
     known = left_running(uri, notes)
     tracker = opened(uri, notes, {"parent": known["parent"]})
     tracker.start_trial(3, params={}, tags={})
@@ -321,7 +321,7 @@ def test_a_wiped_database_gets_new_runs(uri: str, notes: list[str]) -> None:
     assert len(fetch(uri, tracker)) == 2
 
 
-def test_a_deleted_experiment_comes_back(uri: str, notes: list[str]) -> None:
+def test_a_deleted_experiment_is_restored(uri: str, notes: list[str]) -> None:
     first = opened(uri, notes)
     first.close()
     client = MlflowClient(uri)
@@ -331,10 +331,10 @@ def test_a_deleted_experiment_comes_back(uri: str, notes: list[str]) -> None:
     assert fetch(uri, second)["parent"].info.lifecycle_stage == "active"
 
 
-# Trouble --------------------------------------------------------------------------------------------------------------
+# Failures -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_dead_server_costs_no_time_and_one_warning(notes: list[str]) -> None:
+def test_a_dead_server_takes_no_time_and_gives_one_warning_and_a_summary(notes: list[str]) -> None:
     port = free_port()
     known = {"parent": "0" * 32}
     tracker = opened(f"http://me:secret@127.0.0.1:{port}", notes, known)
@@ -354,21 +354,21 @@ def test_a_dead_server_costs_no_time_and_one_warning(notes: list[str]) -> None:
 
 
 def test_a_server_that_never_answers_is_given_up_after_the_timeout(notes: list[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        tracker = opened(f"http://127.0.0.1:{mute.getsockname()[1]}", notes)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracker = opened(f"http://127.0.0.1:{silent.getsockname()[1]}", notes)
         began = time.monotonic()
         tracker.close(timeout=1)
         assert time.monotonic() - began < 2
     assert "MLflow: 1 update was not written (it took too long)" in notes.pop()
 
 
-def test_what_waits_for_a_server_is_written_when_it_answers(
+def test_waiting_updates_are_written_when_the_server_answers(
     uri: str, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peftsweep.tracking.queue.PAUSE", 0.2)
     file, aside = tmp_path / "mlflow.db", tmp_path / "aside.db"
     file.rename(aside)
-    file.mkdir()  # in the way of the database
+    file.mkdir()  # a folder in place of the database
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
     tracker.log(0, {"loss": 0.5}, 1)
@@ -393,7 +393,7 @@ make_store(Path(sys.argv[1]))
 """
 
 
-def test_a_process_killed_while_mlflow_makes_its_tables_leaves_no_half_database(
+def test_a_process_killed_while_mlflow_creates_its_tables_leaves_no_half_database(
     tmp_path: Path, notes: list[str]
 ) -> None:
     file = tmp_path / "mlflow.db"
@@ -406,14 +406,14 @@ def test_a_process_killed_while_mlflow_makes_its_tables_leaves_no_half_database(
     assert fetch(f"sqlite:///{file}", tracker)["parent"].info.status == "FINISHED"
 
 
-def test_two_sweeps_that_begin_at_once_share_the_database_of_the_faster(tmp_path: Path) -> None:
+def test_two_sweeps_that_start_at_once_share_the_database_of_the_faster(tmp_path: Path) -> None:
     for name in ("mlflow.db", "aside"):
         (tmp_path / name).write_text(name)
     put_if_free(tmp_path / "aside", tmp_path / "mlflow.db")
     assert (tmp_path / "mlflow.db").read_text() == "mlflow.db"
 
 
-def test_an_update_that_mlflow_refuses_is_lost_alone(uri: str, notes: list[str]) -> None:
+def test_only_the_update_that_mlflow_refuses_is_lost(uri: str, notes: list[str]) -> None:
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
     tracker.log(0, {"no such; name?": 0.5}, 1)
@@ -425,7 +425,7 @@ def test_an_update_that_mlflow_refuses_is_lost_alone(uri: str, notes: list[str])
     notes.clear()
 
 
-def test_a_trial_that_mlflow_refuses_leaves_those_after_it_alone(uri: str, notes: list[str]) -> None:
+def test_a_trial_that_mlflow_refuses_does_not_affect_those_after_it(uri: str, notes: list[str]) -> None:
     tracker = opened(uri, notes)
     curves = [{"loss": 0.5}, {"no such; name?": 0.5}, {"loss": 0.25}]
     tracker.catch_up(
@@ -437,7 +437,7 @@ def test_a_trial_that_mlflow_refuses_leaves_those_after_it_alone(uri: str, notes
     assert notes.pop().startswith("MLflow: 1 update was not written") and "refused an update" in notes.pop()
 
 
-def test_an_artifact_that_is_not_there_is_lost_alone(uri: str, notes: list[str], tmp_path: Path) -> None:
+def test_only_the_artifact_that_is_missing_is_lost(uri: str, notes: list[str], tmp_path: Path) -> None:
     (tmp_path / "there").write_text("t")
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})
@@ -464,11 +464,11 @@ import sys
 from peftsweep.tracking import MlflowRuns, StudySnapshot, Tracker
 
 tracker = Tracker(MlflowRuns(sys.argv[1]), note=print)
-assert "mlflow" not in sys.modules, "it decides when it is imported"
+assert "mlflow" not in sys.modules, "MLflow decides about telemetry when it is imported"
 tracker.open_study(StudySnapshot("demo", "tweets"))
 tracker.close()
 from mlflow.telemetry import utils
-assert not utils._IS_IN_CI_ENV_OR_TESTING, "it would be silent for that alone"
+assert not utils._IS_IN_CI_ENV_OR_TESTING, "MLflow would send nothing for that reason alone"
 assert utils.is_telemetry_disabled()
 """
 
@@ -528,14 +528,14 @@ WRONG = {
 @pytest.mark.parametrize("kind", ["postgresql", "postgresql+psycopg"])
 def test_a_database_that_does_not_answer_is_not_waited_for(kind: str) -> None:
     """MLflow itself would try again and again for minutes."""
-    with socket.socket() as held:  # a port at which nobody listens
+    with socket.socket() as held:  # a port on which nobody listens
         held.bind(("127.0.0.1", 0))
         began = time.monotonic()
         with pytest.raises(ConnectionRefusedError):
             Connection(f"{kind}://me@127.0.0.1:{held.getsockname()[1]}/x").client()
         with pytest.raises(Exception, match="No such file or directory"):
             Connection(f"{kind}:///x?host=/nowhere").client()
-    assert time.monotonic() - began < 60  # most of it imports
+    assert time.monotonic() - began < 60  # imports take most of it
 
 
 def test_a_folder_that_may_not_be_searched_is_not_taken_for_a_device(tmp_path: Path) -> None:
@@ -545,7 +545,7 @@ def test_a_folder_that_may_not_be_searched_is_not_taken_for_a_device(tmp_path: P
     closed.chmod(0)
     root = os.geteuid() == 0
     try:
-        if root:  # who may search every folder
+        if root:  # root may search every folder
             os.seteuid(65534)
         with pytest.raises(PermissionError):
             (closed / "mlflow.db").stat()
@@ -581,7 +581,7 @@ def test_the_file_of_an_sqlite_url_is_absolute() -> None:
     assert server_environment("sqlite:///mlflow.db")["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{Path.cwd()}/mlflow.db"
 
 
-def test_the_command_of_the_server_which_all_users_can_read_has_no_password() -> None:
+def test_the_server_s_command_line_which_all_users_can_read_has_no_password() -> None:
     command = server_command("postgresql://me:s3cret@host/db", "127.0.0.1", 5000)
     assert "s3cret" not in " ".join(command)
 
@@ -594,7 +594,7 @@ def test_ui_says_when_nothing_is_tracked_yet(tmp_path: Path) -> None:
         serve(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_ui_of_a_server_is_the_server_itself() -> None:
+def test_ui_refuses_the_address_of_a_server() -> None:
     with pytest.raises(TrackingError, match=r"http://u:\*\*\*@host:5000 is an MLflow server;"):
         serve("http://u:secret@host:5000")
 
@@ -607,7 +607,7 @@ def test_ui_says_when_the_port_is_taken(uri: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["", " ", "a..b", "http://127.0.0.1", "9" * 5000])
-def test_ui_says_at_once_that_a_host_is_no_address(uri: str, host: str) -> None:
+def test_ui_says_at_once_that_a_host_is_not_an_address(uri: str, host: str) -> None:
     with pytest.raises(
         TrackingError, match=r"^--host '.* is not an address: 127\.0\.0\.1 is for this machine"
     ) as raised:
@@ -615,13 +615,13 @@ def test_ui_says_at_once_that_a_host_is_no_address(uri: str, host: str) -> None:
     assert len(str(raised.value)) < 200
 
 
-def test_ui_says_when_the_file_is_no_database(tmp_path: Path) -> None:
+def test_ui_says_when_the_file_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("long enough to be taken for a database" * 10)
     with pytest.raises(TrackingError, match=r"mlflow\.db is not a database of MLflow .*file is not a database"):
         serve(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_ui_keeps_out_of_the_studies_database(tmp_path: Path) -> None:
+def test_ui_refuses_the_studies_database(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "studies.db")) as database:
         database.execute("create table studies (x)")
     with pytest.raises(TrackingError, match=r"studies\.db holds the studies; MLflow's runs are in another file"):
