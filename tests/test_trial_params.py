@@ -1,4 +1,4 @@
-"""A trial's parameters: as Optuna's own ask draws them, whenever a process died, and as a person gave them."""
+"""A trial's parameters: as Optuna's own ask draws them, even after a process died, or as a person gave them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def study(sampler: str = "random", **space: Any) -> StudyConfig:
             "method": "lora",
             "data": {"train": "a.csv", "text": "text", "labels": "label"},
             "space": space or (GRID if sampler == "grid" else SPACE),
-            "search": {"sampler": sampler, "trials": 16},  # four are drawn at random by TPE
+            "search": {"sampler": sampler, "trials": 16},  # TPE draws the first four at random
         }
     )
 
@@ -65,18 +65,18 @@ def studies(tmp_path: Path, empty: bytes) -> Studies:
 
 
 def asked(studies: Studies, config: StudyConfig) -> dict[str, Any]:
-    """The parameters of the next trial, as a sweep asks for it."""
+    """Ask for the next trial as a sweep does; returns its parameters."""
     return complete(studies, config, studies.load("s").ask(), {})
 
 
-def gone_on_with(
+def resumed(
     studies: Studies, config: StudyConfig, number: int, known: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     return complete(studies, config, studies.adopt(studies.load("s"), number), known or {})
 
 
-def cut(studies: Studies, number: int, count: int) -> None:
-    """As a process leaves a trial that dies so many parameters before the last."""
+def remove_params(studies: Studies, number: int, count: int) -> None:
+    """Remove the last `count` parameters of a trial, as if its process had died before it stored them."""
     with closing(sqlite3.connect(studies.artifacts.parent / "studies.db")) as database, database:
         database.execute(
             "DELETE FROM trial_params WHERE param_id IN (SELECT param_id FROM trial_params JOIN trials USING "
@@ -85,8 +85,8 @@ def cut(studies: Studies, number: int, count: int) -> None:
         )
 
 
-def past(studies: Studies, config: StudyConfig, count: int) -> None:
-    """So many trials, of which some run, some were pruned and some have failed."""
+def add_trials(studies: Studies, config: StudyConfig, count: int) -> None:
+    """Add `count` trials: some are running, some were pruned, some have failed."""
     trials = studies.load("s")
     dice = optuna.samplers.RandomSampler(seed=count)
     wanted = space.distributions(config)
@@ -113,45 +113,45 @@ def test_a_trial_draws_the_same_however_many_parameters_a_dead_process_had_store
     studies: Studies, sampler: str, before: int
 ) -> None:
     config = study(sampler)
-    past(studies, config, before)
+    add_trials(studies, config, before)
     theirs = studies.load("s")
     theirs.sampler = samplers.sampler(config, before)
     wanted = space.distributions(config)
-    drawn = theirs.ask(fixed_distributions=wanted).params  # Optuna's own ask, never stopped
+    drawn = theirs.ask(fixed_distributions=wanted).params  # Optuna's own ask, uninterrupted
     assert list(drawn) == list(wanted)
     for count in range(len(drawn) + 1):
-        cut(studies, before, count)
+        remove_params(studies, before, count)
         assert len(studies.load("s").trials[before].params) == len(drawn) - count
-        assert gone_on_with(studies, config, before) == drawn
+        assert resumed(studies, config, before) == drawn
         assert studies.load("s").trials[before].params == drawn
     assert asked(studies, config) != drawn
 
 
-def test_parameters_that_were_lost_after_the_trial_began_are_those_that_it_kept(studies: Studies) -> None:
+def test_lost_parameters_are_restored_from_those_that_the_trial_recorded_when_it_began(studies: Studies) -> None:
     """By then other trials have ended, and TPE would draw something else."""
     config = study("tpe")
-    past(studies, config, 6)
+    add_trials(studies, config, 6)
     drawn = asked(studies, config)
     before = space.described(config, config.hyperparameters(space.decode(config, drawn)))
-    past(studies, config, 6)
-    cut(studies, 6, 5)
-    assert gone_on_with(studies, config, 6, before) == drawn
+    add_trials(studies, config, 6)
+    remove_params(studies, 6, 5)
+    assert resumed(studies, config, 6, before) == drawn
 
 
-def test_a_grid_goes_on_from_the_part_of_a_point_that_is_there(studies: Studies) -> None:
-    """Made wider meanwhile, it is shuffled in another order."""
+def test_a_grid_completes_a_point_of_which_some_parameters_are_stored(studies: Studies) -> None:
+    """The grid was widened meanwhile, and is shuffled in another order."""
     config, wider = study("grid"), study("grid", **GRID | {"dropout": {"low": 0.0, "high": 0.6, "step": 0.1}})
     for _ in range(3):
         asked(studies, config)
     drawn = asked(studies, config)
-    cut(studies, 3, 2)
-    again = gone_on_with(studies, wider, 3)
+    remove_params(studies, 3, 2)
+    again = resumed(studies, wider, 3)
     stored = list(drawn)[:-2]
     assert {name: again[name] for name in stored} == {name: drawn[name] for name in stored}
     assert len({tuple(trial.params.items()) for trial in studies.load("s").trials}) == 4
 
 
-def test_of_a_grid_each_point_is_given_once_whatever_part_of_it_a_person_enqueued(studies: Studies) -> None:
+def test_each_point_of_a_grid_is_given_once_whatever_part_of_it_a_person_enqueued(studies: Studies) -> None:
     config = study("grid", rank=GRID["rank"] | {"high": 16}, dropout=GRID["dropout"] | {"high": 0.2})
     for _ in range(3):
         studies.load("s").enqueue_trial({"log2_rank": 3})
@@ -183,7 +183,7 @@ def test_of_a_grid_each_point_is_given_once_whatever_part_of_it_a_person_enqueue
         ({"weight_decay": 0.01, "optimizer": "adamw", "scheduler": "cosine"}, {"scheduler": "cosine"}),
     ],
 )
-def test_parameters_are_taken_under_either_name(params: dict[str, Any], stored: dict[str, Any]) -> None:
+def test_parameters_are_accepted_under_either_name(params: dict[str, Any], stored: dict[str, Any]) -> None:
     assert enqueued.given(study(), params) == (stored, [])
 
 
@@ -214,13 +214,13 @@ def test_parameters_are_taken_under_either_name(params: dict[str, Any], stored: 
         ({"rank": 6, "dropout": 9, "scheduler": 1, "x": 1, "y": 1}, "; and 1 more"),
     ],
 )
-def test_what_is_not_in_the_space_is_reported_with_what_is(params: dict[str, Any], reason: str) -> None:
+def test_what_is_not_in_the_space_is_reported_with_what_was_expected(params: dict[str, Any], reason: str) -> None:
     _, reasons = enqueued.given(study(), params)
     text = str(UntrainableError(reasons))
     assert reason in text and len(text) < 400 and "\n" not in text
 
 
-def test_what_is_enqueued_is_stored_and_the_rest_drawn(studies: Studies) -> None:
+def test_enqueued_parameters_are_stored_and_the_rest_is_drawn(studies: Studies) -> None:
     trials = studies.load("s")
     trials.enqueue_trial({"dropout": 0.1, "rank": 8})
     trials.enqueue_trial({"dropout": 1.5, "rank": 8})
@@ -229,42 +229,42 @@ def test_what_is_enqueued_is_stored_and_the_rest_drawn(studies: Studies) -> None
     with pytest.raises(UntrainableError, match="dropout"):
         asked(studies, study())
     stored = [trial.params for trial in studies.load("s").trials]
-    assert stored == [found, {}]  # of what is not fit, nothing is stored on the way
-    cut(studies, 0, 5)
-    assert gone_on_with(studies, study(), 0) == found
+    assert stored == [found, {}]  # nothing is stored of the trial that does not fit
+    remove_params(studies, 0, 5)
+    assert resumed(studies, study(), 0) == found
     shown = space.described(study(), study().hyperparameters(space.decode(study(), found)))
     studies.load("s").enqueue_trial(shown | {"alpha": found["alpha"]})  # as `best --json` shows a trial
     assert asked(studies, study()) == found
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_the_rest_of_what_is_enqueued_is_what_optuna_draws(studies: Studies, sampler: str) -> None:
+def test_the_parameters_that_were_not_enqueued_are_those_that_optuna_draws(studies: Studies, sampler: str) -> None:
     config = study(sampler)
-    past(studies, config, 12)
+    add_trials(studies, config, 12)
     theirs = studies.load("s")
     theirs.sampler = samplers.sampler(config, 12)
     theirs.enqueue_trial({"dropout": 0.1, "log2_rank": 3})
     drawn = theirs.ask(fixed_distributions=space.distributions(config)).params
-    cut(studies, 12, len(drawn))
-    assert gone_on_with(studies, config, 12) == drawn
+    remove_params(studies, 12, len(drawn))
+    assert resumed(studies, config, 12) == drawn
 
 
-def test_a_trial_that_was_made_by_hand_is_held_to_the_space_too(studies: Studies) -> None:
+def test_a_trial_that_was_added_by_hand_must_fit_the_space_too(studies: Studies) -> None:
     trials = studies.load("s")
     rank, rate = {"rank": IntDistribution(1, 99)}, {"learning_rate": FloatDistribution(0.0, 9.0)}
     for state in (TrialState.WAITING, TrialState.RUNNING):
         trials.add_trial(create_trial(state=state, params={"rank": 8}, distributions=rank))
         trials.add_trial(create_trial(state=state, params={"rank": 8, "learning_rate": 5.0}, distributions=rank | rate))
     for number in (0, 2):
-        found = gone_on_with(studies, study(), number)  # whose learning rate Optuna knows with another distribution
+        found = resumed(studies, study(), number)  # Optuna knows its learning rate with another distribution
         assert found["log2_rank"] == 3 and found.items() <= studies.load("s").trials[number].params.items()
     for number in (1, 3):
         with pytest.raises(UntrainableError, match=r"learning_rate: expected 1e-05 to 0.002, log, got 5.0"):
-            gone_on_with(studies, study(), number)
+            resumed(studies, study(), number)
 
 
 @pytest.mark.parametrize("value", [[1, 2], "rank", 7, None])
-def test_what_is_no_mapping_of_names_to_values_is_refused(studies: Studies, value: Any) -> None:
+def test_enqueued_parameters_that_are_not_a_mapping_are_refused(studies: Studies, value: Any) -> None:
     waits = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": value})
     studies.load("s").add_trial(waits)
     with pytest.raises(UntrainableError, match="in place of parameters by name"):

@@ -1,4 +1,4 @@
-"""No code that a model's folder names runs unless the study file or the option says so, and nothing ever asks."""
+"""Code that a model's folder names runs only if the study file or the option allows it; nobody is ever asked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOADERS = {"from_pretrained", "from_config", "load_dataset", "load_model"}
 
 
 @pytest.mark.parametrize("folder", ["peftsweep", "benchmarks"])
-def test_every_call_that_loads_something_says_whether_its_code_may_run(folder: str) -> None:
+def test_every_call_that_loads_something_says_whether_code_may_run(folder: str) -> None:
     silent = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
         for file in sorted((ROOT / folder).rglob("*.py"))
@@ -54,7 +54,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def base(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A base whose code, `code.py`, leaves a file `ran`, while somebody answers yes to whatever is asked."""
+    """A base whose code, `code.py`, leaves a file `ran`. Whatever is asked on the terminal is answered with yes."""
     place = Path(shutil.copytree(plain, tmp_path / "base"))
     (place / "code.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
@@ -65,7 +65,7 @@ def base(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(LlamaConfig, "_auto_class", None)  # transformers' own memory of code that it ran
+    monkeypatch.setattr(LlamaConfig, "_auto_class", None)  # transformers remembers code that it ran
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n" * 100))
     return place
 
@@ -78,10 +78,10 @@ def changed(file: Path, **changes: Any) -> None:
 TOKENIZER = {"AutoTokenizer": [None, "code.Tokenizer"]}
 EVERYTHING = {"AutoConfig": "code.LlamaConfig", "AutoModelForSequenceClassification": "code.Model"} | TOKENIZER
 PROCESSOR = {"AutoProcessor": "code.P", "AutoFeatureExtractor": "code.P", "AutoImageProcessor": "code.P"}
-VISION = {"model_type": "trocr", "auto_map": {"AutoModel": "code.Part"}}  # for which transformers has no AutoModel
+VISION = {"model_type": "trocr", "auto_map": {"AutoModel": "code.Part"}}  # transformers has no AutoModel for it
 
 
-def named(place: Path, where: str) -> None:
+def name_code_in(place: Path, where: str) -> None:
     """Let one of the folder's files name the code."""
     code: dict[str, Any] = {"auto_map": EVERYTHING | PROCESSOR}
     config, tokenizer = place / "config.json", place / "tokenizer_config.json"
@@ -93,7 +93,7 @@ def named(place: Path, where: str) -> None:
         changed(tokenizer, **code)
     elif where == "tokenizer of an unknown class":
         changed(tokenizer, tokenizer_class="OwnTokenizer", **code)
-    elif where == "tokenizer as of old":
+    elif where == "tokenizer in the old form":
         changed(tokenizer, auto_map=TOKENIZER["AutoTokenizer"])
     elif where == "processors":
         changed(place / "processor_config.json", processor_class="P", **code)
@@ -111,13 +111,13 @@ def named(place: Path, where: str) -> None:
 
 
 PLACES = ["config", "config of an unknown architecture", "tokenizer", "tokenizer of an unknown class"]
-PLACES += ["tokenizer as of old", "processors", "a part of the model", "attention", "generation"]
-REFUSED = {PLACES[1], PLACES[3], "a part of the model"}  # which do not load without the code
+PLACES += ["tokenizer in the old form", "processors", "a part of the model", "attention", "generation"]
+REFUSED = {PLACES[1], PLACES[3], "a part of the model"}  # these do not load without the code
 
 
 @pytest.mark.parametrize("where", PLACES)
 def test_no_code_runs_and_nobody_is_asked(base: Path, where: str, capfd: pytest.CaptureFixture[str]) -> None:
-    named(base, where)
+    name_code_in(base, where)
     said: list[str] = []
     loads: list[Callable[[], Any]] = [
         lambda: models.load_base(ModelConfig(id=str(base)), TASK, four_bit=False, device=torch.device("cpu")),
@@ -136,23 +136,21 @@ def test_no_code_runs_and_nobody_is_asked(base: Path, where: str, capfd: pytest.
 
 @pytest.mark.parametrize("where", ["config", "tokenizer"])
 def test_code_runs_when_it_is_trusted(base: Path, where: str, tmp_path: Path) -> None:
-    named(base, where)
+    name_code_in(base, where)
     trusted = ModelConfig(id=str(base), trust_remote_code=True)
     if where == "config":
         loaded = models.load_base(trusted, TASK, four_bit=False, device=torch.device("cpu")).model
         assert type(loaded).__name__ == "Model"
     else:
-        _save_tokenizer(
-            trusted, 0, [np.array([5, 6])], tmp_path / "exported"
-        )  # with its code, which is no longer asked for
+        _save_tokenizer(trusted, 0, [np.array([5, 6])], tmp_path / "exported")  # including its code
         shutil.rmtree(base)
         assert type(saved_tokenizer(tmp_path / "exported", trust_remote_code=True)).__name__ == "Tokenizer"
     assert (base.parent / "ran").exists()
 
 
-def test_what_was_loaded_without_the_code_does_not_name_it_in_a_copy(base: Path, tmp_path: Path) -> None:
+def test_a_copy_of_what_was_loaded_without_the_code_does_not_name_it(base: Path, tmp_path: Path) -> None:
     for where in ("config", "tokenizer"):
-        named(base, where)
+        name_code_in(base, where)
     place = ModelConfig(id=str(base))
     models.load_base(place, TASK, four_bit=False, device=torch.device("cpu")).model.save_pretrained(tmp_path / "copy")
     models.load_tokenizer(place).save_pretrained(tmp_path / "copy")
@@ -160,11 +158,11 @@ def test_what_was_loaded_without_the_code_does_not_name_it_in_a_copy(base: Path,
         assert "auto_map" not in (tmp_path / "copy" / name).read_text()
 
 
-def test_a_gguf_file_asks_nothing_of_the_files_beside_it(
+def test_converting_a_gguf_file_runs_no_code_beside_it(
     base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for where in ("config of an unknown architecture", "tokenizer of an unknown class", "generation"):
-        named(base, where)
+        name_code_in(base, where)
     (base / "own.gguf").write_bytes(b"GGUF" + bytes(200))
     with pytest.raises(ModelError):
         convert_gguf(base / "own.gguf", tmp_path / "cache")
@@ -182,11 +180,11 @@ def test_a_gguf_file_asks_nothing_of_the_files_beside_it(
         [],
     ],
 )
-def test_an_adapter_of_another_kind_is_not_even_looked_at(
+def test_an_adapter_of_another_kind_is_refused_before_anything_is_loaded(
     plain: Path, base: Path, said: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(base)
-    named(base, "tokenizer of an unknown class")
+    name_code_in(base, "tokenizer of an unknown class")
     if isinstance(said, dict):
         said = {"tokenizer_name_or_path": str(base), "task_type": "SEQ_CLS", "inference_mode": False} | said
     (base / "adapter_config.json").write_text(json.dumps(said))
@@ -229,7 +227,7 @@ def test_the_card_s_code_says_in_every_load_whether_code_may_run(
 
 
 def test_a_package_of_the_working_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what was installed may assemble its parts: an exported folder, or a stranger's, may be a package as well."""
+    """Only an installed package may assemble its parts: an exported folder, or a stranger's, may be a package too."""
     evil = tmp_path / "evilpackage"
     evil.mkdir()
     (evil / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef assemble(file): pass\n")
