@@ -93,9 +93,8 @@ class Overtaken(Silent):
     def step(self, *_: Any, **__: Any) -> None:
         if isinstance(self.other, nullcontext):
             end = time.monotonic() + 60
-            while [run.info.status for run in self.place.runs()].count(
-                "RUNNING"
-            ) < 2:  # the study's run and its trial's
+            # the study's run and its trial's
+            while [run.info.status for run in self.place.runs()].count("RUNNING") < 2:
                 assert time.monotonic() < end
                 time.sleep(0.1)
             hang_up(self.server, self.url)

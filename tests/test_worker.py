@@ -1,4 +1,4 @@
-"""A worker in a process of its own does what one in this process does, and a signal or its death loses nothing."""
+"""A worker in its own process gives the same results as one in this process; a signal or its death loses nothing."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ TIMES = {"began", "ended", "seconds", "pauses"}
 
 
 def untimed(value: Any) -> Any:
-    """Without what no two runs have in common."""
+    """The value without its times, which differ from run to run."""
     if isinstance(value, dict):
         return {key: untimed(each) for key, each in value.items() if key not in {*TIMES, "at"}}
     return [untimed(each) for each in value] if isinstance(value, list) else value
 
 
-def kept(here: Home, result: Any) -> tuple[Any, Any, dict[str, bytes]]:
-    """What a study's trials keep, its test scores, and the bytes of all adapters, predictions and reports."""
+def results_of(here: Home, result: Any) -> tuple[Any, Any, dict[str, bytes]]:
+    """A study's trials, its test scores, and the bytes of all adapters, predictions and reports."""
     trials = [
         (trial.number, trial.state, trial.params, trial.values, trial.intermediate_values, untimed(trial.user_attrs))
         for trial in result.study.trials
@@ -87,11 +87,11 @@ def test_a_spawned_worker_leaves_the_same_study_byte_for_byte(here: Home) -> Non
     search = {"sampler": "tpe", "trials": 4, "pruner": {"reduction": 2, "min_evals": 1}}
     study = here.study(data={"test": str(test)}, search=search)
     result = here.run(study, slots=1)
-    trials, scored, files = kept(here, result)
+    trials, scored, files = results_of(here, result)
     assert scored is not None
     assert any(name.endswith("adapter_model.safetensors") for name in files)
     forget(here)
-    other_trials, other_scored, other_files = kept(here, here.run(study, slots=1, start=SpawnedWorker))
+    other_trials, other_scored, other_files = results_of(here, here.run(study, slots=1, start=SpawnedWorker))
     assert (trials, scored, files.keys()) == (other_trials, other_scored, other_files.keys())
     assert [name for name in files if files[name] != other_files[name]] == []
 
@@ -117,7 +117,7 @@ def test_another_process_trains_and_its_notes_arrive(
 
 
 def struck(strike: Callable[[int], None]) -> type[SpawnedWorker]:
-    """A worker that is struck when the study has judged six evaluations: two of three trials have ended."""
+    """A worker whose process is struck once the study has judged six evaluations: two of three trials have ended."""
 
     class Struck(SpawnedWorker):
         judged = 0
@@ -141,28 +141,28 @@ def test_a_signal_to_both_processes_stops_the_sweep_which_resumes_to_the_same_st
         os.kill(os.getpid(), signal.SIGTERM)
 
     study = here.study()
-    undisturbed = kept(here, here.run(study, slots=2))
+    undisturbed = results_of(here, here.run(study, slots=2))
     forget(here)
     stopped = here.run(study, slots=2, start=struck(terminate))
     assert stopped.interrupted == signal.SIGTERM and stopped.counts == {"complete": 2, "stopped": 1}
     assert stopped.seconds["training"] > 0
-    assert kept(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
+    assert results_of(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
 
 
 @pytest.mark.usefixtures("forked")
 def test_a_worker_that_is_killed_gives_one_clear_error_and_the_same_command_continues(here: Home) -> None:
     study = here.study()
-    undisturbed = kept(here, here.run(study, slots=2))
+    undisturbed = results_of(here, here.run(study, slots=2))
     forget(here)
     said = (
         r"^the worker's process \d+ was killed by signal 9 \(.*\); finished trials are kept: run the same command again"
     )
     with pytest.raises(WorkerError, match=said):
         here.run(study, slots=2, start=struck(lambda worker: os.kill(worker, signal.SIGKILL)))
-    assert kept(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
+    assert results_of(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
 
 
-def test_a_second_signal_ends_both_processes_amid_a_step_and_the_sweep_resumes(
+def test_a_second_signal_ends_both_processes_during_a_step_and_the_sweep_resumes(
     here: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stuck(SpawnedWorker):
@@ -182,14 +182,14 @@ def test_a_second_signal_ends_both_processes_amid_a_step_and_the_sweep_resumes(
     monkeypatch.setenv("STUCK", str(tmp_path / "stuck"))
     workers: list[SpawnedWorker] = []
     study = here.study(method="halting")
-    undisturbed = kept(here, here.run(study, slots=1))
+    undisturbed = results_of(here, here.run(study, slots=1))
     forget(here)
     with pytest.raises(Stopped) as stopped:
         here.run(study, slots=1, start=Stuck)
     assert stopped.value.number == signal.SIGINT
     assert [worker.process.exitcode for worker in workers] == [-signal.SIGKILL]
     (tmp_path / "stuck").unlink()
-    assert kept(here, here.run(study, slots=1, start=SpawnedWorker)) == undisturbed
+    assert results_of(here, here.run(study, slots=1, start=SpawnedWorker)) == undisturbed
 
 
 @pytest.mark.parametrize("number", ENDING)
@@ -214,7 +214,7 @@ def test_a_signal_while_the_base_is_loaded_ends_both_processes_at_once(here: Hom
     finally:
         signal.signal(number, before)
     assert stopped.value.number == number and stopped.value.__context__ is None
-    assert workers[0].process.exitcode == -signal.SIGKILL  # by close: the signal itself did not end it
+    assert workers[0].process.exitcode == -signal.SIGKILL  # `close` ended it, not the signal itself
 
 
 @pytest.mark.usefixtures("forked")
