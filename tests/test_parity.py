@@ -1,4 +1,4 @@
-"""The engine's conscience: a slot of a pack against the same trial trained alone by stock peft and a plain loop."""
+"""Each slot of a pack trains its trial as stock peft and a plain loop train the same trial alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.stock_training import StockPeft, peft_alone
 from tests.tiny import tiny_model
 
 
-def ending_of_last_layer(folder: Path, method: str) -> list[str]:
+def some_layers(folder: Path, method: str) -> list[str]:
     """Some linear layers of a decoder or of an encoder, by the last part of their path."""
     if method == "ia3":
         return []
@@ -26,10 +26,10 @@ def ending_of_last_layer(folder: Path, method: str) -> list[str]:
 
 def mixed(folder: Path, method: str) -> list[Trial]:
     """Five trials for three slots: ranks, rates, schedules, optimizers, batch sizes, epochs and adapted layers all
-    differ; two are refills."""
-    last = tuple(ending_of_last_layer(folder, method))
-    lora = [{"rank": 2, "alpha": 8.0}, {"rank": 8}, {"rank": 4, "target_modules": last}, {"rank": 8, "alpha": 4.0}]
-    lora += [{"rank": 3, "target_modules": last}]
+    differ; two start when a slot becomes free."""
+    layers = tuple(some_layers(folder, method))
+    lora = [{"rank": 2, "alpha": 8.0}, {"rank": 8}, {"rank": 4, "target_modules": layers}, {"rank": 8, "alpha": 4.0}]
+    lora += [{"rank": 3, "target_modules": layers}]
     plans = [
         {"batch_size": 8, "epochs": 2, "learning_rate": 1e-2, "scheduler": "linear", "weight_decay": 0.1},
         {"batch_size": 4, "epochs": 1, "learning_rate": 8e-3, "scheduler": "cosine", "max_grad_norm": 0.1},
@@ -48,7 +48,7 @@ def mixed(folder: Path, method: str) -> list[Trial]:
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
 def test_every_slot_trains_as_stock_peft_alone(tmp_path: Path, method: str, architecture: str, task: Task) -> None:
-    """In float64, where rounding hides nothing: each number of each trial."""
+    """In float64, where rounding hides nothing, every number of every trial agrees."""
     folder = tiny_model(tmp_path / "base", architecture)
     trials = mixed(tmp_path, method)
     with float64():
@@ -60,7 +60,7 @@ def test_every_slot_trains_as_stock_peft_alone(tmp_path: Path, method: str, arch
             losses, weights = peft_alone(folder, task, method, trial, first)
             same_losses(pack.trace[trial.number], losses, pack.dtype)
             same_weights(last, weights, first, pack.dtype)
-            assert distance(last, first) > 0.1  # it did learn something
+            assert distance(last, first) > 0.1  # training moved the weights
 
 
 @pytest.mark.numbers
@@ -69,7 +69,7 @@ def test_every_slot_trains_as_stock_peft_alone(tmp_path: Path, method: str, arch
     [("lora", "llama", MULTI), ("ia3", "bert", SINGLE), ("qlora", "llama", SINGLE), ("qlora", "bert", MULTI)],
     ids=lambda value: getattr(value, "kind", value),
 )
-def test_in_float32_each_step_is_that_of_stock_peft_and_all_lead_to_much_the_same(
+def test_in_float32_each_step_is_that_of_stock_peft_and_training_ends_close_to_it(
     tmp_path: Path, method: str, architecture: str, task: Task
 ) -> None:
     folder = tiny_model(tmp_path / "base", architecture)

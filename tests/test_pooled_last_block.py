@@ -23,18 +23,8 @@ from tests.tiny import tiny_model
 
 SUPPORTED = ["llama", "mistral", "gemma", "gemma3", "gemma3-bidirectional", "bert", "roberta", "xlm-roberta"]
 SUPPORTED += ["distilbert", "electra", "qwen3", "phi3", "olmo2", "gpt-neox"]
-ASKED = {
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "query",
-    "key",
-    "value",
-    "q_lin",
-    "k_lin",
-    "v_lin",
-}  # the layers before attention
-ASKED |= {"qkv_proj", "query_key_value"}
+BEFORE_ATTENTION = {"q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin"}
+BEFORE_ATTENTION |= {"qkv_proj", "query_key_value"}
 
 
 def trials(folder: Path, **changes: Any) -> list[Trial]:
@@ -44,7 +34,7 @@ def trials(folder: Path, **changes: Any) -> list[Trial]:
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
-def test_behind_attention_the_last_block_sees_one_row_a_text(tmp_path: Path, architecture: str) -> None:
+def test_after_attention_the_last_block_sees_one_row_per_text(tmp_path: Path, architecture: str) -> None:
     pack = pack_of(tiny_model(tmp_path / "base", architecture), MULTI, "lora", trials(tmp_path), 2)
     seen: dict[str, list[int]] = {}
 
@@ -61,15 +51,17 @@ def test_behind_attention_the_last_block_sees_one_row_a_text(tmp_path: Path, arc
     tokens, texts = batch.rows.input_ids.shape[1], 8 + 3
     assert len(batch.rows.pooled) == texts < tokens
     last = [name for name in seen if ".1." in name]
-    asked = [name for name in last if name.rpartition(".")[2] in ASKED]
-    assert len(asked) in (1, 3) and len(last) - len(asked) >= 3 and len(seen) == 2 * len(last)
+    before = [name for name in last if name.rpartition(".")[2] in BEFORE_ATTENTION]
+    assert len(before) in (1, 3) and len(last) - len(before) >= 3 and len(seen) == 2 * len(last)
     for name, rows in seen.items():
-        assert rows == ([tokens] if name not in last else [tokens, texts] if name in asked else [texts]), name
+        assert rows == ([tokens] if name not in last else [tokens, texts] if name in before else [texts]), name
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert"])
-def test_it_gives_what_the_whole_block_gives(tmp_path: Path, architecture: str, method: str, in_float64: None) -> None:
+def test_the_pooled_block_trains_as_the_whole_block_does(
+    tmp_path: Path, architecture: str, method: str, in_float64: None
+) -> None:
     folder = tiny_model(tmp_path / "base", architecture)
     pack = pack_of(folder, SINGLE, method, trials(tmp_path / "a"), 2)
     whole = with_the_whole_block(pack_of(folder, SINGLE, method, trials(tmp_path / "b"), 2))
@@ -80,7 +72,7 @@ def test_it_gives_what_the_whole_block_gives(tmp_path: Path, architecture: str, 
 
 
 @pytest.mark.numbers
-def test_nobody_reads_the_rows_that_fill_up_the_pooled_ones(tmp_path: Path) -> None:
+def test_nothing_reads_the_rows_that_fill_up_the_pooled_ones(tmp_path: Path) -> None:
     """On a GPU, extra rows follow the pooled ones; here these rows hold NaN."""
     pack = pack_of(tiny_model(tmp_path / "base", "llama"), SINGLE, "lora", trials(tmp_path), 2)
     slots = [pack.slots.put(trial.number, trial) for trial in trials(tmp_path)]
@@ -108,7 +100,7 @@ def test_nobody_reads_the_rows_that_fill_up_the_pooled_ones(tmp_path: Path) -> N
 
 
 @pytest.mark.numbers
-def test_one_text_of_one_token(tmp_path: Path) -> None:
+def test_one_text_of_one_token_gives_the_logits_of_the_whole_block(tmp_path: Path) -> None:
     folder, found = tiny_model(tmp_path / "base", "llama"), []
     for whole in (False, True):
         pack = pack_of(folder, SINGLE, "lora", trials(tmp_path), 2)
@@ -120,7 +112,7 @@ def test_one_text_of_one_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.numbers
-def test_a_text_that_ends_in_pads_is_read_where_it_ends_for_the_head(tmp_path: Path) -> None:
+def test_a_text_that_ends_in_padding_is_pooled_at_the_token_that_the_head_reads(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "gemma")
     split = Texts(SINGLE, 12, 5)
     split.input_ids = [np.append(text, np.zeros(i % 3, np.int64)) for i, text in enumerate(split.input_ids)]
