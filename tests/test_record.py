@@ -1,4 +1,4 @@
-"""Records: what is written reads back, under the keys that studies of earlier versions have."""
+"""Whatever is written to a record can be read back, under the keys that studies of earlier versions have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SOME = {"macro_f1": 0.6, "micro_f1": 0.8, "accuracy": 0.6, "loss": 0.3}
 BEHIND = retrained(1, 0.4, behind={"mean": 0.1, "low": -0.1, "high": 0.3, "seeds": 3, "pairs": 1}, test={"seeds": 3})
 
 
-def test_what_is_written_of_a_study_reads_back(tmp_path: Path) -> None:
+def test_what_is_written_of_a_study_can_be_read_back(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     study = made(url, "one")
     write_study(study, total=8, data="tweets", objective="macro_f1_tuned", in_sync=False)
@@ -38,12 +38,12 @@ def test_what_is_written_of_a_study_reads_back(tmp_path: Path) -> None:
     record = Studies(url).load("one").record
     assert (record.total, record.data, record.objective, record.in_sync) == (8, "tweets", "macro_f1_tuned", False)
     assert record.test == HeldOutScores(trial=3, scores={"macro_f1": 0.5})
-    attrs = study.user_attrs  # by the keys that they have had from the first version on
+    attrs = study.user_attrs  # under the keys that the first version used
     assert (attrs["experiment"], attrs["metric"], attrs["mlflow_level"]) == ("tweets", "macro_f1_tuned", False)
     assert attrs["test"] == {"trial": 3, "scores": {"macro_f1": 0.5}}
 
 
-def test_what_is_written_of_a_trial_reads_back(tmp_path: Path) -> None:
+def test_what_is_written_of_a_trial_can_be_read_back(tmp_path: Path) -> None:
     study = made(f"sqlite:///{tmp_path}/studies.db", "one")
     trial = study.ask()
     look = EvaluationRecord(
@@ -60,7 +60,7 @@ def test_what_is_written_of_a_trial_reads_back(tmp_path: Path) -> None:
     assert (record.state, record.values, record.value) == (TrialState.COMPLETE, [0.6], 0.6)
 
 
-def test_a_trial_has_a_place_for_its_worker_and_its_method_and_need_not_fill_it(tmp_path: Path) -> None:
+def test_a_trial_may_record_its_worker_and_facts_of_its_method(tmp_path: Path) -> None:
     study = made(f"sqlite:///{tmp_path}/studies.db", "one")
     write_trial(study.ask(), params={"rank": 8}, worker="a.example/cuda:1", method={"rotations": 12})
     write_trial(study.ask(), params={"rank": 4})
@@ -116,16 +116,16 @@ TRIAL: TrialFacts = {
 }
 
 
-def test_every_fact_of_a_study_reads_back(tmp_path: Path) -> None:
+def test_every_fact_of_a_study_can_be_read_back(tmp_path: Path) -> None:
     studies = Studies(f"sqlite:///{tmp_path}/studies.db")
     study = studies.create("every")
     write_study(study, **STUDY)
     record = studies.load("every").record
     assert {name: getattr(record, name) for name in STUDY if name != "splits"} | {"splits": {"train": 12}} == STUDY
-    assert study.user_attrs["splits"] == STUDY["splits"], "for people: no record has it"
+    assert study.user_attrs["splits"] == STUDY["splits"], "only people read it: no record has it"
 
 
-def test_every_fact_of_a_trial_reads_back(tmp_path: Path) -> None:
+def test_every_fact_of_a_trial_can_be_read_back(tmp_path: Path) -> None:
     study = made(f"sqlite:///{tmp_path}/studies.db", "one")
     trial = study.ask()
     write_trial(trial, **TRIAL)
@@ -144,17 +144,17 @@ def test_every_fact_of_a_trial_reads_back(tmp_path: Path) -> None:
 def test_facts_are_written_with_the_types_that_the_record_reads(
     facts: type, record: type[StudyRecord | TrialRecord], others: set[str], all_facts: Mapping[str, Any]
 ) -> None:
-    """`others` are read and never written as facts: Optuna's own, and `config`, which is `identity` once more."""
+    """`others` are read but never written as facts: Optuna's own, and `config`, which is written as `identity`."""
     written, read = get_type_hints(facts), get_type_hints(record)
     assert written.pop("splits", None) in (None, dict[str, int])
     fields = record.model_fields.keys()
     assert written.keys() == fields - others and all_facts.keys() - {"splits"} == written.keys()
-    assert {name: some(hint) for name, hint in written.items()} == {name: some(read[name]) for name in written}
+    assert {name: plain(hint) for name, hint in written.items()} == {name: plain(read[name]) for name in written}
     assert [name for name, hint in written.items() if optional(hint) and not optional(read[name])] == []
 
 
-def some(hint: Any) -> Any:
-    """A type without None at its top, and with dict in place of Mapping."""
+def plain(hint: Any) -> Any:
+    """A type without None at the top, and with dict in place of Mapping."""
     kinds = [kind for kind in (get_args(hint) if optional(hint) else [hint]) if kind is not type(None)]
     return [dict[get_args(kind)] if get_origin(kind) is Mapping else kind for kind in kinds]  # type: ignore[misc]
 
@@ -171,23 +171,23 @@ def test_a_retrained_configuration_of_another_version_is_written_back_as_it_was(
     assert json.dumps(Retrained.model_validate(row).as_dict()) == json.dumps(row)
 
 
-def test_every_state_of_optuna_has_a_word_and_goes_back() -> None:
+def test_every_state_of_optuna_is_converted_and_converted_back() -> None:
     for state in OptunaState:
         assert in_optuna(from_optuna(state)) == state and from_optuna(state).finished == state.is_finished()
     assert {from_optuna(state) for state in OptunaState} == {*TrialState} - {TrialState.STOPPED}
 
 
-def test_every_table_of_states_has_those_that_it_needs() -> None:
+def test_every_table_has_the_states_that_it_needs() -> None:
     ended, begun = {*get_args(Ended)}, {*TrialState} - {TrialState.WAITING}
     assert ended == {state for state in TrialState if state.finished} == STYLES.keys()
     assert begun == IN_MLFLOW.keys()
-    drawn = begun - {TrialState.STOPPED}  # the page shows what the records say
+    drawn = begun - {TrialState.STOPPED}  # no record has this state, and the page shows records
     assert drawn == LOOKS.keys() == {*DRAWN_IN_ORDER} and len(DRAWN_IN_ORDER) == len(drawn)
     assert [*count_states([], live=True)] == [*TrialState]
 
 
 def test_states_are_spelt_in_one_file() -> None:
-    """And once more in MLflow's tags, whose words differ in one."""
+    """MLflow's tags spell them once more, because one of their words is different."""
     spelt = re.compile(rf"""["']({"|".join(TrialState)}|interrupted)["']""")
     files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js", ".jinja")]
     found = {path.relative_to(PACKAGE).as_posix() for path in files if spelt.search(path.read_text(encoding="utf-8"))}
@@ -213,7 +213,7 @@ def test_every_score_has_a_label(kind: str) -> None:
     assert set(ALWAYS) <= scores.keys()
 
 
-def test_labels_of_scores_stand_in_one_file() -> None:
+def test_labels_of_scores_are_in_one_file() -> None:
     """A sentence may name a score; a heading or a table of names takes the label from `peftsweep.scores`."""
     labels = re.compile(r"""["'](tuned )?(macro|micro)-F1(, tuned thresholds)?["']""", re.IGNORECASE)
     files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js", ".jinja")]
