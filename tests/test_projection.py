@@ -1,4 +1,4 @@
-"""Whole sweeps beside MLflow servers in trouble: no trial notices, and MLflow has it all in the end."""
+"""Whole sweeps while MLflow's server fails: no trial is affected, and MLflow has everything in the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from peftsweep.tracking.queue import PATIENCE
 from tests.programs import free_port
 from tests.studies import Home, all_of, empty_mlflow, home, until
 
-SLACK = 10.0  # seconds for the program's own end on a busy machine
+SLACK = 10.0  # seconds that the program itself needs to end on a busy machine
 CREATE = "/api/2.0/mlflow/runs/create"
 Trouble = Callable[[int, str], bool]
 CALLS = ("open_study", "catch_up", "start_trial", "log", "end_trial", "end_study", "store_page", "close")
@@ -77,14 +77,14 @@ class Server:
             self.process = None
 
 
-class Between(ThreadingHTTPServer):
-    """A way to the server that can be blocked.
+class Proxy(ThreadingHTTPServer):
+    """A proxy in front of the server, which can delay requests and lose answers.
 
     Attributes:
-        count: requests that came.
-        under_way: those that the server has not answered yet.
-        trouble: called with each request's number and path before it is passed on; False if its answer is to be lost.
-        instead: what is answered, with 200, in place of the server, by the end of the path.
+        count: requests so far.
+        under_way: requests that the server has not answered yet.
+        trouble: called with each request's number and path before it is passed on; returns False to lose the answer.
+        instead: answers with status 200 in place of the server's, by the end of the path.
     """
 
     daemon_threads = True
@@ -98,7 +98,7 @@ class Between(ThreadingHTTPServer):
 
 
 class Passing(BaseHTTPRequestHandler):
-    server: Between
+    server: Proxy
     protocol_version = "HTTP/1.1"
 
     def pass_on(self) -> None:
@@ -145,15 +145,15 @@ for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
 
 
 @contextlib.contextmanager
-def between(server: Server, trouble: Trouble) -> Iterator[Between]:
-    with Between(server, trouble) as way:
-        threading.Thread(target=way.serve_forever, daemon=True).start()
-        yield way
-        way.shutdown()
+def proxied(server: Server, trouble: Trouble) -> Iterator[Proxy]:
+    with Proxy(server, trouble) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
 
 
 class After(Silent):
-    """Does something when so many trials have ended, and remembers what it was warned of."""
+    """Progress that calls a function when so many trials have ended, and remembers warnings."""
 
     def __init__(self, events: Mapping[int, Callable[[], None]]) -> None:
         self.events, self.count, self.warned = events, 0, list[str]()
@@ -177,8 +177,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 class Sampler:
     """Looks every few milliseconds at what the main thread is doing, and adds up the seconds by function.
 
-    A thread sends signals, and the main thread's handler of them looks at its own stack: to read another thread's stack
-    while it runs is not safe.
+    A thread sends signals to the main thread, whose handler looks at its own stack: it is not safe to read the stack of
+    another thread while that runs.
 
     Args:
         functions: if one calls another, only the inner one counts.
@@ -204,7 +204,7 @@ class Sampler:
 
 @pytest.fixture
 def spent() -> Iterator[Callable[[], dict[str, float]]]:
-    """Call it for the seconds that the main thread has spent in each call of a tracker, and besides in `train`."""
+    """Returns the seconds that the main thread has spent in each call of a tracker, and else in `train`."""
     sampler = Sampler([run_study.train, *(getattr(Tracker, name) for name in CALLS)])
     before = signal.signal(signal.SIGUSR1, sampler.sample)
     sender = threading.Thread(target=sampler.send, args=[threading.get_ident()])
@@ -224,16 +224,16 @@ def swept(place: Home, uri: str, progress: After) -> SweepResult:
     return place.run(place.study(search={"trials": 3}), tracking_uri=uri, slots=1, progress=progress)
 
 
-def check_unhurt(result: SweepResult, spent: Callable[[], Mapping[str, float]]) -> None:
-    """All trials complete, and no call but the last took its time: MLflow's import alone would."""
+def check_unaffected(result: SweepResult, spent: Callable[[], Mapping[str, float]]) -> None:
+    """All trials are complete, and no call except the last took long: importing MLflow alone would."""
     assert result.counts == {"complete": 3}
     seconds = spent()
-    assert seconds["train"] > 0  # it was seen at all
+    assert seconds["train"] > 0  # the sampler saw the sweep
     assert sum(seconds[name] for name in CALLS if name != "close") < 0.5
 
 
-def check_level(place: Home, study: optuna.Study, uri: str) -> None:
-    """MLflow has all that a new one gets of this study, once; and syncing it changes nothing."""
+def check_in_sync(place: Home, study: optuna.Study, uri: str) -> None:
+    """MLflow has once everything that an empty one gets of this study, and another sync changes nothing."""
     key = study.user_attrs["key"]
     there = all_of(uri, key)
     assert set(there) == {"parent", "0", "1", "2"}
@@ -247,39 +247,39 @@ def check_level(place: Home, study: optuna.Study, uri: str) -> None:
             assert mine == theirs, name
 
 
-def test_a_server_killed_and_restarted_in_mid_sweep_has_it_all_at_the_end(
+def test_a_server_killed_and_restarted_during_a_sweep_has_everything_at_the_end(
     here: Home, server: Server, spent: Callable[[], dict[str, float]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     progress = After({1: server.kill, 2: server.start})
     result = swept(here, server.uri, progress)
-    check_unhurt(result, spent)
-    assert capfd.readouterr().out == ""  # MLflow's client is talkative with servers
-    check_level(here, result.study, server.uri)
+    check_unaffected(result, spent)
+    assert capfd.readouterr().out == ""  # MLflow's client would print the address of each run
+    check_in_sync(here, result.study, server.uri)
 
 
-def test_what_a_server_killed_in_mid_sweep_missed_is_written_by_the_next_command(
+def test_what_a_server_killed_during_a_sweep_missed_is_written_by_the_next_command(
     here: Home, server: Server, spent: Callable[[], dict[str, float]]
 ) -> None:
     progress = After({2: server.kill})
     result = swept(here, server.uri, progress)
-    check_unhurt(result, spent)
-    assert spent()["close"] < PATIENCE / 2  # it is known to be dead: nothing to wait for
+    check_unaffected(result, spent)
+    assert spent()["close"] < PATIENCE / 2  # the server is known to be dead: it is not waited for
     assert "not written" in progress.warned[-1] and "peftsweep sync" in progress.warned[-1]
     server.start()
     assert "2" not in all_of(server.uri, result.study.user_attrs["key"])
     again = swept(here, server.uri, After({}))  # nothing is left to train
     assert again.counts == {"complete": 3}
-    check_level(here, result.study, server.uri)
+    check_in_sync(here, result.study, server.uri)
 
 
 def test_a_server_that_accepts_and_never_answers_delays_the_end_by_ten_seconds(
     here: Home, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real program: nothing that MLflow's client leaves behind may hold it at its exit either."""
+    """In the real program, because nothing that MLflow's client leaves behind may delay the exit either."""
     answers = threading.Event()
     study = str(here.study(search={"trials": 3}))
-    with between(server, lambda *_: answers.wait(120)) as way:
-        with here.start("run", "--study", study, "--slots", "1", "--tracking-uri", way.uri) as program:
+    with proxied(server, lambda *_: answers.wait(120)) as proxy:
+        with here.start("run", "--study", study, "--slots", "1", "--tracking-uri", proxy.uri) as program:
             assert program.stderr is not None and program.stdout is not None
             until(lambda: "trial 2" in program.stderr.readline(), program)
             began = time.monotonic()
@@ -288,12 +288,12 @@ def test_a_server_that_accepts_and_never_answers_delays_the_end_by_ten_seconds(
             assert time.monotonic() - began < PATIENCE + SLACK
         assert "not written" in said and "peftsweep sync" in said
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        with pytest.raises(TrackingError, match=f"^MLflow at {way.uri} does not answer .*timed out"):
-            sweep.sync(storage=here.storage, tracking_uri=way.uri)
+        with pytest.raises(TrackingError, match=f"^MLflow at {proxy.uri} does not answer .*timed out"):
+            sweep.sync(storage=here.storage, tracking_uri=proxy.uri)
         answers.set()
         monkeypatch.undo()
-        assert sweep.sync(storage=here.storage, tracking_uri=way.uri) == {"small": "written"}
-        check_level(here, Studies(here.storage).load("small"), way.uri)
+        assert sweep.sync(storage=here.storage, tracking_uri=proxy.uri) == {"small": "written"}
+        check_in_sync(here, Studies(here.storage).load("small"), proxy.uri)
 
 
 def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
@@ -308,65 +308,65 @@ def test_a_slow_server_does_not_slow_the_sweep_and_gets_the_rest_later(
         return True
 
     monkeypatch.setattr("peftsweep.tracking.queue.TIMEOUT", 3.0)
-    with between(server, slowly) as way:
+    with proxied(server, slowly) as proxy:
         progress = After({})
-        result = swept(here, way.uri, progress)
-        check_unhurt(result, spent)
+        result = swept(here, proxy.uri, progress)
+        check_unaffected(result, spent)
         assert spent()["close"] < 3 + PATIENCE / 2
         assert "not written (it took too long)" in progress.warned[-1]
         slow.clear()
-        while way.under_way:  # what `run` gave up on may be done yet
+        while proxy.under_way:  # the server may still do what `run` gave up on
             time.sleep(0.1)
-        assert sweep.sync(storage=here.storage, tracking_uri=way.uri) == {"small": "written"}
-        check_level(here, result.study, way.uri)
+        assert sweep.sync(storage=here.storage, tracking_uri=proxy.uri) == {"small": "written"}
+        check_in_sync(here, result.study, proxy.uri)
 
 
 @pytest.mark.parametrize("nth", [1, 2], ids=["the study's", "a trial's"])
-def test_sync_makes_no_run_twice_whose_answer_was_lost(here: Home, server: Server, nth: int) -> None:
+def test_sync_creates_no_run_twice_if_an_answer_is_lost(here: Home, server: Server, nth: int) -> None:
     result = here.run(here.study(search={"trials": 3}), slots=1)
     made = itertools.count(1)
-    with between(server, lambda _, path: path != CREATE or next(made) != nth) as way:
-        assert sweep.sync(storage=here.storage, tracking_uri=way.uri) == {"small": "written"}
+    with proxied(server, lambda _, path: path != CREATE or next(made) != nth) as proxy:
+        assert sweep.sync(storage=here.storage, tracking_uri=proxy.uri) == {"small": "written"}
     assert next(made) > nth
-    check_level(here, result.study, server.uri)
+    check_in_sync(here, result.study, server.uri)
 
 
 @pytest.mark.parametrize("nth", [1, 2], ids=["the study's", "a trial's"])
-def test_a_run_that_a_server_makes_after_sync_made_it_is_removed_by_the_next_sync(
+def test_a_run_that_a_delayed_request_creates_again_is_removed_by_the_next_sync(
     here: Home, server: Server, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
-    """A request may lie on its way for as long as it likes; MLflow cannot tell it from a new one."""
+    """A request may be delayed for any time, and MLflow cannot distinguish it from a new one."""
     late = threading.Event()
     monkeypatch.setattr("peftsweep.tracking.queue.TIMEOUT", 1.0)
     made = itertools.count(1)
-    with between(server, lambda _, path: path != CREATE or next(made) != nth or late.wait(120)) as way:
-        result = swept(here, way.uri, After({}))
+    with proxied(server, lambda _, path: path != CREATE or next(made) != nth or late.wait(120)) as proxy:
+        result = swept(here, proxy.uri, After({}))
         assert result.counts == {"complete": 3}
         assert sweep.sync(storage=here.storage, tracking_uri=server.uri) == {"small": "written"}
         late.set()
-        while way.under_way:
+        while proxy.under_way:
             time.sleep(0.1)
     key = result.study.user_attrs["key"]
     with pytest.raises(AssertionError, match=r"two runs of (parent|0)"):
         all_of(server.uri, key)
     ids = set(Studies(here.storage).load("small").user_attrs["mlflow_runs"].values())
     assert sweep.sync(storage=here.storage, tracking_uri=server.uri) == {"small": "written"}
-    assert set(Studies(here.storage).load("small").user_attrs["mlflow_runs"].values()) == ids  # the one that has it all
-    check_level(here, result.study, server.uri)
+    assert set(Studies(here.storage).load("small").user_attrs["mlflow_runs"].values()) == ids  # the complete runs stay
+    check_in_sync(here, result.study, server.uri)
 
 
-def test_answers_that_are_lost_on_the_way_make_no_run_twice(
+def test_no_run_is_created_twice_if_answers_are_lost(
     here: Home, server: Server, spent: Callable[[], dict[str, float]]
 ) -> None:
-    """The server did what it was asked; nobody heard of it."""
-    with between(server, lambda count, _: count % 5 > 0) as way:
-        result = swept(here, way.uri, After({}))
-        check_unhurt(result, spent)
-        assert way.count > 40
-        way.trouble = lambda *_: True
-        if not result.study.user_attrs["mlflow_level"]:  # an answer that was lost twice
-            sweep.sync(storage=here.storage, tracking_uri=way.uri)
-        check_level(here, result.study, way.uri)
+    """The server did what it was asked to do, but the client never learns of it."""
+    with proxied(server, lambda count, _: count % 5 > 0) as proxy:
+        result = swept(here, proxy.uri, After({}))
+        check_unaffected(result, spent)
+        assert proxy.count > 40
+        proxy.trouble = lambda *_: True
+        if not result.study.user_attrs["mlflow_level"]:  # the same answer was lost twice
+            sweep.sync(storage=here.storage, tracking_uri=proxy.uri)
+        check_in_sync(here, result.study, proxy.uri)
 
 
 NONSENSE = {
@@ -377,27 +377,29 @@ NONSENSE = {
 }
 
 
-def test_of_answers_that_are_none_no_id_is_kept_and_sync_writes_it_all_afterwards(here: Home, server: Server) -> None:
+def test_no_id_of_a_nonsensical_answer_is_stored_and_sync_writes_everything_afterwards(
+    here: Home, server: Server
+) -> None:
     places = ["experiments/get-by-name", "experiments/create", "runs/create", "runs/search", "runs/get"]
-    with between(server, lambda *_: True) as way:
-        way.instead = dict.fromkeys(places, NONSENSE["nothing"])
+    with proxied(server, lambda *_: True) as proxy:
+        proxy.instead = dict.fromkeys(places, NONSENSE["nothing"])
         progress = After({})
-        study = swept(here, way.uri, progress).study
+        study = swept(here, proxy.uri, progress).study
         first, last = (text for text in progress.warned if text.startswith("MLflow"))
         assert study.user_attrs.get("mlflow_runs", {}) == {}
         assert "gives no answer that can be used" in first and "not written" in last
         wrong = [dict.fromkeys(places, answer) for answer in NONSENSE.values()]
         wrong += [{place: NONSENSE[kind]} for place in places for kind in ("nothing", "no ids")]
-        for way.instead in wrong:
+        for proxy.instead in wrong:
             with contextlib.suppress(TrackingError):
-                sweep.sync(storage=here.storage, tracking_uri=way.uri)
+                sweep.sync(storage=here.storage, tracking_uri=proxy.uri)
             ids = Studies(here.storage).load("small").user_attrs.get("mlflow_runs", {})
             assert all(len(each) == 32 for each in ids.values()) and len(set(ids.values())) == len(ids)
     sweep.sync(storage=here.storage, tracking_uri=server.uri)
-    check_level(here, study, server.uri)
+    check_in_sync(here, study, server.uri)
 
 
-def test_nothing_of_mlflows_own_log_reaches_the_terminal_when_its_database_is_wiped_in_mid_sweep(
+def test_mlflow_s_own_log_does_not_reach_the_terminal_if_its_database_is_wiped_during_a_sweep(
     here: Home, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = here.folder / "mlflow.db"
@@ -412,5 +414,5 @@ def test_nothing_of_mlflows_own_log_reaches_the_terminal_when_its_database_is_wi
     assert logging.getLogger("mlflow").level == before
     again = here.call("sync")
     assert (again.returncode, again.stderr.strip()) == (0, "small: written (4 runs made, comparison.html)")
-    shutil.copy(file, here.folder / "copy.db")  # for MLflow keeps the file open that is gone
+    shutil.copy(file, here.folder / "copy.db")  # because MLflow keeps the deleted file open
     assert set(all_of(f"sqlite:///{here.folder}/copy.db")) == {"parent", "0", "1", "2"}
