@@ -1,4 +1,4 @@
-"""`peftsweep retrain`: configurations over fresh seeds, what stays as it was, and a test split that is scored once."""
+"""`peftsweep retrain` trains configurations on fresh seeds, changes no study, and scores the test split once."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def seeds_of(place: Home, study: str = "small") -> StoredStudy:
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path, dict[str, Any]]:
-    """A study that was run and retrained, and what was there of it in between."""
+    """A study that was run and retrained, its file, and what was stored and shown of it in between."""
     place = home(tmp_path_factory.mktemp("once") / "home")
     file = with_test(place)
     study = place.run(file).study
@@ -112,10 +112,12 @@ def test_each_of_the_best_gets_the_same_fresh_seeds(once: tuple[Home, Path, dict
     assert {t.user_attrs["seed"] for t in again} == set(seeds.values()) and len(set(seeds.values())) == 2
     assert not set(seeds.values()) & {t.user_attrs["seed"] for t in before["trials"]}
     scores = [t.value for t in again]
-    assert len(set(scores)) > 1  # seeds do change something
+    assert len(set(scores)) > 1  # the seed changes the score
 
 
-def test_rows_are_means_over_the_fresh_seeds_alone_the_best_first(once: tuple[Home, Path, dict[str, Any]]) -> None:
+def test_rows_are_means_over_the_fresh_seeds_alone_and_the_best_comes_first(
+    once: tuple[Home, Path, dict[str, Any]],
+) -> None:
     place, file, before = once
     rows = retrained(place, file).rows
     for row in rows:
@@ -180,7 +182,7 @@ class Noted(progress.Silent):
         self.notes.append(text)
 
 
-def test_fewer_complete_trials_than_asked_for_are_taken_and_said(here: Home) -> None:
+def test_fewer_complete_trials_than_asked_for_are_retrained_and_reported(here: Home) -> None:
     file = here.study(**QUICK)
     here.run(file, trials=1)
     shown = Noted()
@@ -203,7 +205,7 @@ def test_trials_with_the_same_hyperparameters_are_one_configuration(here: Home) 
 # What stays as it was -----------------------------------------------------------------------------------------------
 
 
-def test_the_study_and_all_that_is_said_of_it_stay_as_they_were(once: tuple[Home, Path, dict[str, Any]]) -> None:
+def test_the_study_and_what_commands_show_of_it_stay_as_they_were(once: tuple[Home, Path, dict[str, Any]]) -> None:
     place, _, before = once
     study = Studies(place.storage).load("small")
     assert study.trials == before["trials"]
@@ -241,22 +243,22 @@ def test_the_page_has_the_means_at_once_and_is_drawn_again_after_mlflow_was_down
     here.run(file)
     retrained(here, file, tracking_uri="http://127.0.0.1:9")
     (here.folder / "artifacts" / "comparison.html").unlink()
-    assert retrained(here, file).seconds == {}  # nothing but MLflow to be told
+    assert retrained(here, file).seconds == {}  # nothing to train: only MLflow is updated
     assert ", 2 seeds" in text_of(here)
 
 
 def text_of(place: Home) -> str:
-    """The comparison's words, without its tags."""
+    """The text of the comparison's page, without tags."""
     page = (place.folder / "artifacts" / "comparison.html").read_text()
     return re.sub(r"<[^>]*>", "", page.partition("<body")[2])
 
 
-# Stopping and going on ----------------------------------------------------------------------------------------------
+# Stopping and resuming ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, list[dict[str, Any]]]:
-    """A study that was run and retrained by one slot, and its rows."""
+    """A study that was run and retrained in one slot, and its rows."""
     place = home(tmp_path_factory.mktemp("never") / "home")
     file = with_test(place)
     place.run(file, slots=1, trials=2)
@@ -273,7 +275,7 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, list[d
         "peftsweep.engine.evaluation:Evaluator.on_test 1",
     ],
 )
-def test_one_that_was_killed_goes_on_and_ends_with_the_same_adapters_byte_for_byte(
+def test_a_killed_command_resumes_and_ends_with_the_same_adapters_byte_for_byte(
     never_killed: tuple[Home, list[dict[str, Any]]], tmp_path: Path, moment: str
 ) -> None:
     (never, rows), killed = never_killed, home(tmp_path / "killed", mlflow=False)
@@ -291,7 +293,7 @@ def test_one_that_was_killed_goes_on_and_ends_with_the_same_adapters_byte_for_by
         assert ours_.read_bytes() == theirs_.read_bytes()
 
 
-def test_ctrl_c_keeps_all_and_says_how_to_go_on(here: Home) -> None:
+def test_ctrl_c_keeps_everything_and_says_how_to_resume(here: Home) -> None:
     file = here.study(**QUICK | {"train": {"epochs": 30, "batch_size": 4, "evals_per_epoch": 1}})
     here.run(file, trials=2)
     words = ("retrain", "--study", str(file), "--seeds", "2", "--slots", "2")
@@ -330,7 +332,7 @@ def test_seeds_that_were_asked_for_by_mistake_are_not_trained_by_a_call_for_fewe
 # The test split -----------------------------------------------------------------------------------------------------
 
 
-def test_the_test_split_is_scored_by_the_seeds_of_the_first_as_stock_peft_scores_it(
+def test_the_seeds_of_the_best_score_the_test_split_as_stock_peft_does(
     once: tuple[Home, Path, dict[str, Any]],
 ) -> None:
     place, file, before = once
@@ -340,11 +342,11 @@ def test_the_test_split_is_scored_by_the_seeds_of_the_first_as_stock_peft_scores
     scores = [stock_macro_f1(place, place.adapter(number, "small/retrain").parent) for number in numbers]
     assert first["test"]["macro_f1_mean"] == pytest.approx(fmean(scores))
     assert first["test"]["macro_f1_std"] == pytest.approx(stdev(scores))
-    assert peftsweep.best(place.storage)[0].test == before["best"][0].test is not None  # the sweep's own is kept
+    assert peftsweep.best(place.storage)[0].test == before["best"][0].test is not None  # the sweep's own score stays
 
 
 def stock_macro_f1(place: Home, adapter: Path) -> float:
-    """Of the test split, by plain transformers and peft."""
+    """Macro-F1 on the test split, by plain transformers and peft."""
     tokenizer = AutoTokenizer.from_pretrained(place.folder / "base")
     base = AutoModelForSequenceClassification.from_pretrained(place.folder / "base", num_labels=len(LABELS))
     model = PeftModel.from_pretrained(base, adapter).eval()
@@ -371,7 +373,7 @@ def test_the_test_split_is_never_scored_again(here: Home) -> None:
     assert len(looks) == 2
     (scored,) = [row for row in more if row["test"]]
     assert (scored["trial"], scored["seeds"], scored["test"]) == (first[0]["trial"], 3, first[0]["test"])
-    optuna.delete_study(study_name="small/retrain", storage=here.storage)  # as if it had not been moved along
+    optuna.delete_study(study_name="small/retrain", storage=here.storage)  # as if it had not been moved with the study
     anew = retrained(here, file, seeds=2, top=3, start=Counting).rows
     assert len(looks) == 2 and [row["test"] for row in anew if row["test"]] == [scored["test"]]
 
@@ -384,7 +386,7 @@ class Heard(progress.Silent):
         self.warnings.append(text)
 
 
-def unscored_and_broken(place: Home, study: str) -> None:
+def remove_test_score_and_break_adapters(place: Home, study: str) -> None:
     with closing(sqlite3.connect(place.folder / "studies.db")) as database, database:
         named = "(SELECT study_id FROM studies WHERE study_name = ?)"
         gone = f"DELETE FROM study_user_attributes WHERE key = 'test' AND study_id = {named}"
@@ -394,13 +396,13 @@ def unscored_and_broken(place: Home, study: str) -> None:
 
 
 def test_scores_on_the_test_split_that_are_not_finite_are_null_and_the_study_stays_readable(here: Home) -> None:
-    """As if a process had died before it scored the test split, and the adapters were such that no score is finite."""
+    """As if a process had died before it scored the test split, and the adapters gave no finite score."""
     file, heard, again = with_test(here), Heard(), Heard()
     here.run(file)
-    unscored_and_broken(here, "small")
+    remove_test_score_and_break_adapters(here, "small")
     best = here.run(file, progress=heard).best
     retrained(here, file)
-    unscored_and_broken(here, "small/retrain")
+    remove_test_score_and_break_adapters(here, "small/retrain")
     names = ["macro_f1", "micro_f1", "accuracy", "jaccard", "loss"]
     lost = "are not finite; recorded as null, and never scored again"
     assert best is not None and best.test == dict.fromkeys(names)
@@ -441,7 +443,7 @@ def test_the_test_split_waits_until_the_study_is_done(here: Home) -> None:
     assert rows[0]["test"]["seeds"] == 2 and [row["test"] for row in rows[1:]] == [None]
 
 
-def test_adapters_that_stay_are_the_best_seeds_of_the_first(here: Home) -> None:
+def test_only_the_adapters_of_the_best_configuration_s_best_seeds_stay(here: Home) -> None:
     file = here.study(**QUICK, search={"keep_adapters": 1})
     here.run(file)
     first, _ = retrained(here, file).rows
@@ -459,19 +461,19 @@ def judge_of(place: Home, file: Path, again: StoredStudy) -> SeedJudge:
     return SeedJudge(SeedSupply(config, main, again, best, 2, studies), data, tracker, progress.Silent(), StopSignal())
 
 
-def test_adapters_outlive_a_change_of_the_first_those_that_were_tested_too(here: Home) -> None:
+def test_adapters_outlive_a_change_of_the_best_configuration_even_those_that_were_tested(here: Home) -> None:
     file = with_test(here, search={"keep_adapters": 2})
     here.run(file, trials=2)
     again = made(here.storage, "small/retrain")
     for replicate, scores in enumerate([(0.7, 0.6), (0.7, 0.6), (0.7, 0.6), (0.1, 0.5), (0.1, 0.4), (0.1, 0.3)], 1):
         for number, score in enumerate(scores):
             seed = told(again, score, retrains=number, replicate=replicate)
-            if (number == 0 and replicate > 1) or replicate > 3:  # the others went when trial 0 was the first
+            if (number == 0 and replicate > 1) or replicate > 3:  # the others were removed when trial 0 was the best
                 here.adapter(seed, "small/retrain").parent.mkdir(parents=True)
     again.set_user_attr("test", {"trial": 0, "seeds": 3, "scores": {"macro_f1_mean": 0.5}})
     judge_of(here, file, again).close()
     kept = [t.number for t in again.trials if here.adapter(t.number, "small/retrain").parent.is_dir()]
-    assert kept == [2, 4, 7, 9]  # trial 0 by its second and third seed, trial 1 by its fourth and fifth
+    assert kept == [2, 4, 7, 9]  # the second and third seed of trial 0, the fourth and fifth of trial 1
 
 
 # MLflow -------------------------------------------------------------------------------------------------------------
@@ -496,17 +498,19 @@ def wanted(place: Home) -> dict[str, set[str]]:
     }
 
 
-def test_seeds_are_runs_nested_under_the_study_tagged_and_rebuilt(once: tuple[Home, Path, dict[str, Any]]) -> None:
+def test_the_runs_of_seeds_are_nested_under_the_study_tagged_and_rebuilt(
+    once: tuple[Home, Path, dict[str, Any]],
+) -> None:
     place, file, _ = once
     first, _ = retrained(place, file).rows
     assert tree(place) == wanted(place)
 
-    def said() -> tuple[Any, ...]:
+    def in_mlflow() -> tuple[Any, ...]:
         (own,) = [run for run in place.runs() if run.info.run_name == "small/retrain"]
         tagged = [{k: v for k, v in run.data.tags.items() if "retrain" in k} for run in place.runs()]
         return own.data.metrics, own.info.status, sorted(map(str, tagged))
 
-    metrics, status, tags = before = said()
+    metrics, status, tags = before = in_mlflow()
     assert status == "FINISHED" and sum("'peftsweep.retrains': '" in each for each in tags) == 4
     assert metrics["macro_f1_mean"] == pytest.approx(first["macro_f1_mean"])
     assert metrics["test_macro_f1_std"] == pytest.approx(first["test"]["macro_f1_std"])
@@ -514,13 +518,13 @@ def test_seeds_are_runs_nested_under_the_study_tagged_and_rebuilt(once: tuple[Ho
     client = mlflow.MlflowClient(tracking_uri=place.tracking_uri)
     for run in place.runs():
         client.delete_run(run.info.run_id)
-    told = {"storage": place.storage, "tracking_uri": place.tracking_uri}
-    assert sweep.sync(**told) == {"small": "written"}
-    assert tree(place) == wanted(place) and said() == before
-    assert sweep.sync(**told) == {"small": "in sync"}
+    options = {"storage": place.storage, "tracking_uri": place.tracking_uri}
+    assert sweep.sync(**options) == {"small": "written"}
+    assert tree(place) == wanted(place) and in_mlflow() == before
+    assert sweep.sync(**options) == {"small": "in sync"}
 
 
-def test_seeds_that_mlflow_heard_of_before_the_study_are_nested_by_sync(here: Home) -> None:
+def test_seeds_that_mlflow_got_before_the_study_are_nested_by_sync(here: Home) -> None:
     file = here.study(**QUICK)
     here.run(file, tracking_uri="http://127.0.0.1:9")
     retrained(here, file)
@@ -530,7 +534,7 @@ def test_seeds_that_mlflow_heard_of_before_the_study_are_nested_by_sync(here: Ho
     assert sweep.sync(storage=here.storage, tracking_uri=here.tracking_uri) == {"small": "in sync"}
 
 
-def test_one_complete_seed_has_no_deviation_and_sync_writes_the_rest(here: Home) -> None:
+def test_one_complete_seed_has_no_standard_deviation_and_sync_writes_the_rest(here: Home) -> None:
     file = here.study(**QUICK)
     here.run(file, trials=1)
     retrained(here, file)
@@ -545,7 +549,7 @@ def test_one_complete_seed_has_no_deviation_and_sync_writes_the_rest(here: Home)
 # What cannot be retrained -------------------------------------------------------------------------------------------
 
 
-def test_what_has_not_been_run_is_refused_and_nothing_is_made(here: Home) -> None:
+def test_a_study_that_has_not_been_run_is_refused_and_nothing_is_created(here: Home) -> None:
     file = here.study(**QUICK)
     with pytest.raises(StorageError, match="the file is not there"):
         retrained(here, file)
@@ -558,7 +562,7 @@ def test_what_has_not_been_run_is_refused_and_nothing_is_made(here: Home) -> Non
     assert Studies(here.storage).retrained("small") is None
 
 
-def test_another_file_other_rows_or_a_study_that_runs_are_refused(here: Home) -> None:
+def test_another_file_other_rows_and_a_running_study_are_refused(here: Home) -> None:
     file = here.study(**QUICK)
     here.run(file, trials=1)
     with pytest.raises(StudyMismatchError, match=r"train\.epochs: 4 in the storage, 5 in the file"):
@@ -593,13 +597,13 @@ def test_seeds_of_a_study_that_was_deleted_are_not_mixed_with_those_of_a_new_one
         ({"slots": 0}, "'auto' or a whole number of at least 1, got 0"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], said: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as error:
         peftsweep.retrain("demo", **options)
     assert str(error.value).startswith(f"{next(iter(options))}: ") and said in str(error.value)
 
 
-# Rows, and what is made of them -------------------------------------------------------------------------------------
+# Rows and their table -----------------------------------------------------------------------------------------------
 
 
 def test_the_intervals_are_those_of_paired_t_tests_corrected_for_all_pairs() -> None:
@@ -618,8 +622,8 @@ def test_the_intervals_are_those_of_paired_t_tests_corrected_for_all_pairs() -> 
 
 
 @pytest.mark.parametrize(("top", "seeds"), [(3, 3), (3, 5), (10, 3), (10, 10)])
-def test_among_equal_configurations_none_is_said_to_be_behind(top: int, seeds: int) -> None:
-    """In six of a hundred tables at most, also if one varies more from seed to seed than the others."""
+def test_equal_configurations_are_rarely_reported_to_be_behind(top: int, seeds: int) -> None:
+    """In at most 6 % of tables, even if one varies more from seed to seed than the others."""
     rng, tables, wrong = np.random.default_rng(4), 300, 0
     for table in range(tables):
         spread = np.where(np.arange(top) == 0, 1 + 3 * (table % 2), 1)
@@ -629,8 +633,8 @@ def test_among_equal_configurations_none_is_said_to_be_behind(top: int, seeds: i
     assert wrong / tables <= 0.06
 
 
-def drawn(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[Retrained]:
-    """Rows of a study that picked configurations by these scores, whose seeds came to those (None: it failed)."""
+def rows_of(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[Retrained]:
+    """Rows of configurations with these scores in the sweep, and these with their seeds (None: the seed failed)."""
     url = f"sqlite:///{folder}/studies.db"
     main, again = made(url, "a"), made(url, "a/retrain")
     for number, (picked, scores) in enumerate(configurations):
@@ -643,7 +647,7 @@ def drawn(folder: Path, *configurations: tuple[float, list[float | None]]) -> li
     return summarised(main, again)
 
 
-def test_a_million_seeds_are_not_listed_before_they_begin() -> None:
+def test_a_million_seeds_are_not_listed_before_the_first_starts() -> None:
     best = [record(frozen(0.9)), record(frozen(0.8))]
     best = [trial.model_copy(update={"number": number}) for trial, number in zip(best, (7, 3), strict=True)]
     wanted, count = still_wanted(best, 1_000_000, {(7, 1), (3, 2), (5, 1), (3, 2_000_000)})
@@ -652,8 +656,8 @@ def test_a_million_seeds_are_not_listed_before_they_begin() -> None:
     assert found == [(3, 1), (7, 2), (7, 3), (3, 3)]
 
 
-def test_a_configuration_of_which_a_seed_failed_comes_last(tmp_path: Path) -> None:
-    rows = drawn(tmp_path, (0.9, [0.9, 0.9, None]), (0.8, [0.6, 0.7, 0.8]), (0.7, [None, None, None]))
+def test_a_configuration_with_a_failed_seed_comes_last(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, (0.9, [0.9, 0.9, None]), (0.8, [0.6, 0.7, 0.8]), (0.7, [None, None, None]))
     assert [(row.trial, row.seeds, row.failed) for row in rows] == [(1, 3, 0), (0, 2, 1), (2, 0, 3)]
     assert rows[0]["macro_f1_mean"] == pytest.approx(0.7) and rows[0]["macro_f1_std"] == pytest.approx(0.1)
     assert rows[1]["behind"]["seeds"] == 2 and rows[2].behind is None
@@ -664,7 +668,7 @@ def test_a_configuration_of_which_a_seed_failed_comes_last(tmp_path: Path) -> No
 
 def lines(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[str]:
     text = io.StringIO()
-    progress.retrained_table(drawn(folder, *configurations), text)
+    progress.retrained_table(rows_of(folder, *configurations), text)
     return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
@@ -682,8 +686,8 @@ def test_a_winner_within_the_noise_is_not_called_sure_and_a_changed_order_is_rep
     ]
 
 
-def test_tuned_scores_of_seeds_are_called_so(tmp_path: Path) -> None:
-    rows = drawn(tmp_path, (0.80, [0.70, 0.74, 0.72]), (0.79, [0.74, 0.72, 0.73]))
+def test_tuned_scores_of_seeds_are_called_tuned(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, (0.80, [0.70, 0.74, 0.72]), (0.79, [0.74, 0.72, 0.73]))
     tuned = {"objective": "macro_f1_tuned", "macro_f1_tuned_mean": 0.9, "macro_f1_tuned_std": 0.01}
     text = io.StringIO()
     progress.retrained_table([Retrained.model_validate(row.as_dict() | tuned) for row in rows], text)
@@ -692,7 +696,7 @@ def test_tuned_scores_of_seeds_are_called_so(tmp_path: Path) -> None:
     assert "has the best mean tuned macro-F1, 0.900 ± 0.010" in text.getvalue()
 
 
-def test_a_winner_by_more_than_the_noise_is_called_so(tmp_path: Path) -> None:
+def test_a_winner_by_more_than_the_noise_is_reported(tmp_path: Path) -> None:
     found = lines(tmp_path, (0.72, [0.74, 0.75, 0.76]), (0.71, [0.70, 0.70, 0.71]))
     assert "(0.030 lower)" in found[-3]
     assert found[-2].endswith("over 3 seeds: more than the noise of the seeds")
@@ -701,7 +705,7 @@ def test_a_winner_by_more_than_the_noise_is_called_so(tmp_path: Path) -> None:
 
 def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) -> None:
     more = [0.70, 0.70, 0.71, 0.90, 0.90, 0.90]
-    rows = drawn(tmp_path, (0.8, more), (0.7, [0.74, 0.75, 0.76]), (0.6, [0.99]))
+    rows = rows_of(tmp_path, (0.8, more), (0.7, [0.74, 0.75, 0.76]), (0.6, [0.99]))
     assert [(row.trial, row.seeds, row.shared) for row in rows] == [(1, 3, 3), (0, 6, 3), (2, 1, 3)]
     assert rows[1]["macro_f1_mean"] == pytest.approx(fmean(more)) and rows[1]["behind"]["mean"] > 0
     text = result_lines.verdict(rows)
@@ -713,7 +717,7 @@ def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) ->
     )
 
 
-def test_the_first_is_sure_only_against_all_and_one_that_is_ahead_is_said_to_be(tmp_path: Path) -> None:
+def test_the_first_is_sure_only_if_it_is_ahead_of_all_and_one_that_is_ahead_of_it_is_reported(tmp_path: Path) -> None:
     for name in ("all", "one", "ahead"):
         (tmp_path / name).mkdir()
     clear, wide = [0.70, 0.70, 0.71], [0.76, 0.60, 0.75]
