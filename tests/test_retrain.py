@@ -1,4 +1,4 @@
-"""`peftsweep retrain` trains configurations on fresh seeds, changes no study, and scores the test split once."""
+"""`peftsweep retrain`: seeds of the best configurations, an unchanged sweep, and a test split that is scored once."""
 
 from __future__ import annotations
 
