@@ -1,4 +1,4 @@
-"""What holds for all tests: no network, few threads, libraries imported before their warnings count."""
+"""What do all tests share? No network, few threads, and libraries imported before warnings become errors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Tiny models are slower with more threads; the same in the processes that tests start.
+# Tiny models are slower with more threads. Processes that tests start inherit this.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("PEFTSWEEP_TEST_THREADS", "1")
 
-# A sweep's databases wait for the disk hundreds of times, which tests nothing: use memory where there is enough.
+# A sweep's databases would wait for the disk hundreds of times, which tests nothing. So use memory if there is enough.
 if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 8 * 2**30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
@@ -22,7 +22,7 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    # Triton's interpreter runs kernels on a CPU. It is asked for as triton is imported, which many libraries do.
+    # Triton's interpreter runs kernels on a CPU. Triton reads this when it is imported, which many libraries do.
     os.environ["TRITON_INTERPRET"] = "1"
 
 import transformers
@@ -32,18 +32,18 @@ from psycopg import sql
 from tests import fork_server, numbers
 from tests.postgresql import PASSWORD, USER, Server, served
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose programs would not heed Ctrl-C
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job, programs would ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 transformers.utils.logging.disable_progress_bar()
 
-# Whoever opens a database of Optuna or MLflow has alembic execute the files of all migrations, which stay the same.
+# Opening a database of Optuna or MLflow makes alembic execute the files of all migrations, which never change.
 execute, migration = pyfiles.load_module_py, cache(pyfiles.load_module_py)
 pyfiles.load_module_py = lambda name, path: (migration if "versions" in str(path) else execute)(name, path)
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
-    """One process more than cores, because tests also wait for servers and browsers, if each has 4 GiB of memory."""
+    """One process more than cores if there are 4 GiB of memory for each, because tests also wait for servers."""
     cores = yield
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     asked = "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ
@@ -52,7 +52,7 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    # The test before may have changed the number. Two threads would mean two workers, and other micro-batches.
+    # An earlier test may have changed the number. Two threads would mean two CPU workers and other micro-batches.
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     numbers.marked = any(item.get_closest_marker(name) for name in ("numbers", "gpu"))
 
@@ -66,18 +66,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collectstart() -> None:
-    gc.disable()  # imports make a million objects and no garbage
+    gc.disable()  # imports create a million objects but no garbage
 
 
 def pytest_collection_finish() -> None:
-    # what was imported stays: the garbage collector need not look at it again and again
+    # imported objects stay alive, so the garbage collector need not visit them again and again
     gc.collect()
     gc.freeze()
     gc.enable()
 
 
 def pytest_fixture_setup() -> None:
-    torch.manual_seed(0)  # weights that a fixture draws are the same whatever ran before it
+    torch.manual_seed(0)  # a fixture draws the same weights whatever ran before it
 
 
 def pytest_runtest_call() -> None:
@@ -86,20 +86,20 @@ def pytest_runtest_call() -> None:
 
 @pytest.fixture
 def in_float64() -> Iterator[None]:
-    """Rounding hides nothing: see `numbers.float64`."""
+    """Compute in float64, so that rounding hides nothing; see `numbers.float64`."""
     with numbers.float64():
         yield
 
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`multiprocessing` forks its processes from one that has imported the libraries."""
+    """Let `multiprocessing` fork its processes from one that has imported the libraries."""
     monkeypatch.setattr("multiprocessing.util.spawnv_passfds", fork_server.spawn)
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
-    """A server with a user that may make nothing but what is in its own databases."""
+    """A server with a user who may create things only in its own databases."""
     with served() as server:
         server.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(USER), sql.Literal(PASSWORD)))
         yield server

@@ -2,7 +2,7 @@
 
 A server imports the libraries once and forks a process for each command. `Program` is a `subprocess.Popen` whose
 process comes from there: it has its own streams, folder, environment, arguments and signals, and is a child of the
-test's process. A command whose environment would make the libraries differ starts anew.
+test's process. A command whose environment would change the libraries starts a new Python instead.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-# What is read when a command runs. Libraries read other variables when they are imported, which is before the fork.
+# Variables that are read when a command runs. Libraries read others at import, which is before the fork.
 READ_LATE = {"COLUMNS", "HF_TOKEN", "MLFLOW_TRACKING_URI", "PATH", "PGPASSWORD", "PYTEST_CURRENT_TEST", "TMPDIR"}
 READ_LATE |= {
     "CUDA_VISIBLE_DEVICES",
@@ -51,7 +51,7 @@ class Program(subprocess.Popen[str]):
     Args:
         words: what follows `python`.
         env: changes to the environment of the tests; None removes a variable.
-        fresh: start anew in any case.
+        fresh: always start a new Python.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Program(subprocess.Popen[str]):
 
 
 def spawn(path: bytes, words: Sequence[str], inherited: Sequence[int]) -> int:
-    """In place of `multiprocessing.util.spawnv_passfds`: fork what `multiprocessing` would start anew."""
+    """Replace `multiprocessing.util.spawnv_passfds`: fork where `multiprocessing` would start a new Python."""
     environment = os.environ | {"PYTHONPATH": python_path()}
     if sys.platform != "linux" or "--multiprocessing-fork" not in words or not _known(environment):
         return _spawn(path, words, inherited)
@@ -99,13 +99,15 @@ _spawn = multiprocessing.util.spawnv_passfds
 
 
 def _forked(words: Sequence[str], cwd: str, env: Mapping[str, str], files: Mapping[int, int]) -> int:
-    """The new process's id.
+    """Fork a process and return its id.
 
     Args:
-        files: by their number in the new process.
+        files: file descriptors here, by their number in the new process.
     """
     ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
-    ignored = [number for number in ignored if number not in (signal.SIGPIPE, signal.SIGXFSZ)]  # Python's own
+    ignored = [
+        number for number in ignored if number not in (signal.SIGPIPE, signal.SIGXFSZ)
+    ]  # Python ignores these by itself
     blocked = list(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     request = {"words": words, "cwd": cwd, "env": env, "ignored": ignored, "blocked": blocked, "files": list(files)}
     return _server().fork(request, list(files.values()))
@@ -116,11 +118,11 @@ def python_path() -> str:
 
 
 def _known(environment: Mapping[str, str]) -> bool:
-    """Whether the libraries would read nothing in that environment but what they read already."""
+    """Whether the imported libraries would be the same in that environment."""
     theirs = _server().environment
     own = {
         name: theirs[name] for name in theirs.keys() - _server().given.keys()
-    }  # which the program sets if nobody did
+    }  # the program sets these if nobody did
     ours = own | environment
     differ = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     return all(name in READ_LATE or name.startswith("PEFTSWEEP_") for name in differ)
@@ -128,12 +130,12 @@ def _known(environment: Mapping[str, str]) -> bool:
 
 class _Server:
     def __init__(self) -> None:
-        # Without what this process set for MLflow: the program that was imported there sets the same by itself.
+        # Leave out what this process set for MLflow, because importing the program in the server sets it again.
         self.given = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {
             "PYTHONPATH": python_path()
         }
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # The server forks twice: a process whose parent has ended becomes the child of the next such ancestor.
+        # The server forks twice. When the process in between ends, its child becomes a child of this 'subreaper'.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         words = [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())]
         self.process = subprocess.Popen(words, cwd=ROOT, env=self.given, pass_fds=[theirs.fileno()])
@@ -162,7 +164,7 @@ def _server() -> _Server:
 
 
 def _imports() -> set[str]:
-    """Modules that a file of the package imports, at its top or in a function, and the package's own."""
+    """The modules that any file of the package imports, at its top or in a function."""
     found = set()
     for file in (ROOT / "peftsweep").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -174,7 +176,7 @@ def _imports() -> set[str]:
 
 
 def _import_all() -> None:
-    """As the program does it: quietly, and without MLflow's makers, who decide at the import."""
+    """Import all of them as the program does: quietly, and without MLflow's telemetry, which is decided at import."""
     from peftsweep.cli import quiet
     from peftsweep.tracking import mlflow_logs
 
@@ -187,13 +189,13 @@ def _import_all() -> None:
             try:
                 importlib.import_module(name)
             except ImportError:
-                continue  # a name in a module, or what is not installed
+                continue  # a name inside a module, or a package that is not installed
         logging.disable(logging.NOTSET)
-    assert threading.active_count() == 1, f"a fork loses {threading.enumerate()}"
+    assert threading.active_count() == 1, f"a fork would lose threads: {threading.enumerate()}"
 
 
 def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Fork for each request. In the new process, returns what it is to run; in the server, None at the end."""
+    """Fork for each request. Returns the request in each new process, and None in the server at the end."""
     while True:
         body, streams, _, _ = socket.recv_fds(connection, 2**20, 16)
         if not body:
@@ -209,14 +211,14 @@ def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None
                 return json.loads(body), streams
             os.write(writing, str(pid).encode())
             os._exit(0)
-        os.waitpid(between, 0)  # only now is the process the child of whoever asked
+        os.waitpid(between, 0)  # only now is the new process a child of the one that asked for it
         connection.send(os.read(reading, 64))
         for each in (reading, writing, *streams):
             os.close(each)
 
 
 def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
-    """Run the command as a Python that was just started."""
+    """Run the command as in a Python that was just started."""
     free = max(*streams, *request["files"]) + 1
     copies = [fcntl.fcntl(stream, fcntl.F_DUPFD, free) for stream in streams]
     os.closerange(3, free)
@@ -232,7 +234,7 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
-    tempfile.tempdir = None  # from TMPDIR, once more
+    tempfile.tempdir = None  # so that TMPDIR is read again
     kind, *words = request["words"]
     if kind == "-m":
         sys.path[0], sys.argv = str(Path.cwd()), words
@@ -247,7 +249,7 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
 
 
 def _open(number: int, name: str) -> None:
-    """Make the Python stream anew: pipes, files and terminals are buffered otherwise."""
+    """Open the Python stream again, because pipes, files and terminals differ in buffering."""
     like = getattr(sys, name)
     opened = open(  # noqa: SIM115
         number, "w" if number else "r", encoding=like.encoding, errors=like.errors, closefd=False
@@ -260,7 +262,7 @@ def _open(number: int, name: str) -> None:
 
 
 def _ran(request: Mapping[str, Any], streams: Sequence[int]) -> int:
-    """Run the command; returns its status, or minus the signal that ends it."""
+    """Run the command. Returns its status, or minus the number of the signal that ends it."""
     try:
         _become(request, streams)
     except SystemExit as end:
@@ -275,10 +277,10 @@ def _ran(request: Mapping[str, Any], streams: Sequence[int]) -> int:
 
 
 def _end(status: int) -> None:
-    """Wait for threads, run what is registered for the exit, write what is buffered, and end.
+    """Wait for threads, run exit handlers, flush the streams and end.
 
-    Where a stream cannot be written, Python ends as usual. Otherwise Python's own end is left out: it
-    frees every object of every library one by one, which copies all their pages and takes longer than most commands.
+    If a stream cannot be flushed, Python ends as usual. Otherwise skip its usual end, which frees every object of
+    every library one by one: this copies all their pages and takes longer than most commands.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -293,12 +295,12 @@ def _end(status: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, whose end is ours
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest; this process ends when pytest does
     with socket.socket(fileno=int(sys.argv[1])) as asked:
-        gc.disable()  # imports make no garbage
+        gc.disable()  # imports create no garbage
         _import_all()
         asked.send(json.dumps(dict(os.environ)).encode())
-        gc.freeze()  # the pages stay shared
+        gc.freeze()  # so that forked processes share these pages
         gc.enable()
         forked = _serve(asked)
     if forked is not None:

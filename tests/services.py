@@ -2,7 +2,7 @@
 
     python -m tests.services FOLDER
 
-starts PostgreSQL and MLflow's server, prints how to run the worker against them, and ends them at Ctrl-C.
+starts PostgreSQL and MLflow's server, prints how to run the worker with them, and stops them at Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SECRETS = {name: f"{name.lower()} {PASSWORD}" for name in ("POSTGRES_PASSWORD", 
 
 
 def compose(variables: Mapping[str, str]) -> dict[str, Any]:
-    """The compose file, its variables filled in as Docker does. Raises KeyError for one that must be given."""
+    """The compose file with its variables filled in as Docker does it. Raises KeyError if a required one is missing."""
     filled: dict[str, Any] = _filled(yaml.safe_load(COMPOSE.read_text(encoding="utf-8")), variables)
     return filled
 
@@ -59,10 +59,10 @@ def _filled(value: Any, variables: Mapping[str, str]) -> Any:
 
 @dataclass(frozen=True)
 class Services:
-    """PostgreSQL and MLflow's server, up, and all that the worker needs.
+    """A running PostgreSQL and MLflow server, and everything that the worker needs.
 
     Args:
-        folder: of the volumes, by their place in a container: data/artifacts, data/mlflow.
+        folder: holds the volumes, at the same paths as in a container: data/artifacts, data/mlflow.
         work: the worker's working folder.
     """
 
@@ -77,7 +77,7 @@ class Services:
         return f"http://127.0.0.1:{self.mlflow_port}"
 
     def here(self, text: str) -> str:
-        """A container's words for this machine: hosts, ports, volumes."""
+        """Replace the hosts, ports and volumes of a container by those of this machine."""
         for there, found in {
             r"(?<=@|/)(postgres|mlflow)(?=:\d)|0\.0\.0\.0": "127.0.0.1",
             r"\b5432\b": str(self.server.port),
@@ -88,7 +88,7 @@ class Services:
         return text
 
     def environment(self, service: str) -> dict[str, str]:
-        """Of a service's processes: nothing of the kind comes from this process's own."""
+        """The environment of a service's processes, without variables of this process for the same programs."""
         own = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "MLFLOW", "PEFTSWEEP"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), str(needed()), own["PATH"]])
         given = self.compose["services"][service]["environment"]
@@ -98,11 +98,11 @@ class Services:
         return [self.here(word) for word in self.compose["services"][service]["command"]]
 
     def is_healthy(self, service: str) -> bool:
-        """By the service's own check, in its own environment."""
+        """Run the service's own health check in its own environment."""
         kind, *command = self.compose["services"][service]["healthcheck"]["test"]
         assert kind == "CMD"
         words = [self.here(word) for word in command]
-        # PostgreSQL's image asks nobody on its own 127.0.0.1 for a password; this server asks everybody.
+        # PostgreSQL's image needs no password from its own 127.0.0.1; this server always needs one.
         place = {"PGPORT": str(self.server.port), "PGPASSWORD": SECRETS["STUDIES_PASSWORD"]}
         env = place | self.environment(service)
         return subprocess.run(words, env=env, capture_output=True, timeout=30).returncode == 0
@@ -127,10 +127,10 @@ class Services:
 
 @contextmanager
 def started(folder: Path, study: str = "demo") -> Iterator[Services]:
-    """Both servers, in the order of the compose file, each only when what it depends on is healthy.
+    """Start both servers in the order of the compose file, each after those it depends on are healthy.
 
     Args:
-        folder: of volumes and of the worker's working folder, `work`.
+        folder: for the volumes and the worker's working folder, `work`.
     """
     (folder / "work").mkdir(exist_ok=True)
     written = compose(SECRETS | {"STUDY": study})
@@ -143,7 +143,7 @@ def started(folder: Path, study: str = "demo") -> Iterator[Services]:
 
 
 def make_databases(services: Services) -> None:
-    """As PostgreSQL's image does at its first start: over the socket, by the superuser, who needs no password there."""
+    """Run the script as PostgreSQL's image does at its first start: as superuser, over the socket, without password."""
     place = {"PGHOST": str(services.server.folder), "PGPORT": str(services.server.port)}
     env = services.environment("postgres") | place | {"PGPASSWORD": services.server.password}
     script = ROOT / "docker" / "databases.sh"
@@ -184,7 +184,7 @@ def _mlflow(services: Services) -> Iterator[None]:
 def _until(healthy: Any, alive: Any = lambda: True, log: Path | None = None, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not healthy():
-        assert alive() and time.monotonic() < end, log.read_text() if log else "it does not become healthy"
+        assert alive() and time.monotonic() < end, log.read_text() if log else "the service does not become healthy"
         time.sleep(0.2)
 
 

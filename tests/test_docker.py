@@ -1,4 +1,4 @@
-"""docker/: its files as far as they can be held without Docker, and the same services without it, under a sweep."""
+"""Are the files of docker/ right, and does a sweep work with the same services? Docker itself is not needed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PINNED = re.compile(r"[\w./-]+:[\w.-]*\d[\w.-]*@sha256:[0-9a-f]{64}")
 
 
 def instructions(name: str) -> list[str]:
-    """Of the Dockerfile: what follows a word, lines joined."""
+    """What follows each use of an instruction in the Dockerfile, with continued lines joined."""
     joined = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE))
     return re.findall(rf"^{name} (.*)$", joined, re.MULTILINE)
 
@@ -41,10 +41,10 @@ def secrets_in(text: str) -> list[str]:
     return [name for name, secret in SECRETS.items() if secret in text]
 
 
-# The files ------------------------------------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_compose_file_is_one_by_its_schema(tmp_path: Path) -> None:
+def test_the_compose_file_follows_its_schema(tmp_path: Path) -> None:
     def check(file: Path) -> subprocess.CompletedProcess[str]:
         words = [str(BIN / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(file)]
         return subprocess.run(words, capture_output=True, text=True, timeout=60)
@@ -60,7 +60,7 @@ def test_the_linter_of_dockerfiles_finds_nothing() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_images_are_pinned_and_no_container_is_roots() -> None:
+def test_images_are_pinned_and_no_container_runs_as_root() -> None:
     stages = {name for _, name in re.findall(r"^FROM (\S+) AS (\w+)", DOCKERFILE, re.MULTILINE)}
     bases = {line.split()[0] for line in instructions("FROM")} - stages
     images = {service["image"] for service in compose(SECRETS)["services"].values() if "build" not in service}
@@ -72,7 +72,7 @@ def test_images_are_pinned_and_no_container_is_roots() -> None:
         assert not service.keys() & {"user", "privileged", "network_mode", "pid", "cap_add"}, name
 
 
-def test_what_is_copied_is_there_and_in_the_builds_context() -> None:
+def test_copied_files_exist_and_are_in_the_build_context() -> None:
     rules = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     copied = {source for line in instructions("COPY") for source in line.split()[:-1]}
     assert {"peftsweep", "sweeps", "pyproject.toml", "constraints.txt"} <= copied
@@ -82,7 +82,7 @@ def test_what_is_copied_is_there_and_in_the_builds_context() -> None:
     assert not any(fnmatch(".env", rule) for rule in rules if rule.startswith("!"))
 
 
-def test_the_layer_of_packages_is_what_the_project_asks_for() -> None:
+def test_the_layer_of_packages_has_what_the_project_requires() -> None:
     (command,) = [line for line in instructions("RUN") if "requirements.py" in line]
     assert "--constraint constraints.txt --requirement requirements.txt" in command
     words = shlex.split(command.partition(">")[0])
@@ -93,7 +93,7 @@ def test_the_layer_of_packages_is_what_the_project_asks_for() -> None:
     assert listed.splitlines() == project["dependencies"] + extras["demo"] + extras["postgres"]
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in listed.splitlines()}  # type: ignore[index]
-    assert names | {"setuptools"} <= {name.lower().replace("_", "-") for name in pinned}  # PyTorch asks for that
+    assert names | {"setuptools"} <= {name.lower().replace("_", "-") for name in pinned}  # PyTorch requires it
 
 
 def image_check() -> list[str]:
@@ -115,7 +115,7 @@ def test_the_image_is_built_and_never_pulled() -> None:
     assert len(built) == 2 and all(service["pull_policy"] == "build" for service in built)
 
 
-def test_what_a_worker_downloads_and_converts_outlives_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_s_downloads_and_conversions_outlive_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/peftsweep")
     monkeypatch.delenv("PEFTSWEEP_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -126,7 +126,7 @@ def test_what_a_worker_downloads_and_converts_outlives_its_container(monkeypatch
     assert all(f"{place} " in owned for place in places)
 
 
-def test_no_command_that_is_shown_needs_a_worker_that_still_runs() -> None:
+def test_no_documented_command_needs_a_running_worker() -> None:
     readme = (DOCKER / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^    docker compose \S+ \S+ ([\s\S]*?[^\\])$", readme, re.MULTILINE)
     assert {command.split()[0] for command in commands} == {"up", "logs", "run"}
@@ -143,7 +143,7 @@ def test_secrets_come_from_the_environment_and_have_no_default() -> None:
     assert compose(SECRETS) == compose(SECRETS | {name: value for name, value in shown.items() if value})
 
 
-def test_the_databases_are_made_with_no_password_in_the_list_of_processes(tmp_path: Path) -> None:
+def test_creating_the_databases_shows_no_password_in_the_process_list(tmp_path: Path) -> None:
     psql = tmp_path / "psql"
     psql.write_text('#!/bin/sh\necho "$0 $*"\n')
     psql.chmod(0o755)
@@ -152,7 +152,7 @@ def test_the_databases_are_made_with_no_password_in_the_list_of_processes(tmp_pa
     assert listed.count(str(psql)) == 2 and secrets_in(listed) == []
 
 
-def test_nothing_listens_to_other_machines_and_everybody_waits_for_what_they_need() -> None:
+def test_ports_are_local_and_services_wait_for_what_they_need() -> None:
     services = compose(SECRETS)["services"]
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert len(ports) == 2 and all(port.startswith("127.0.0.1:") for port in ports)
@@ -161,20 +161,20 @@ def test_nothing_listens_to_other_machines_and_everybody_waits_for_what_they_nee
     assert needs == {
         "postgres": {},
         "mlflow": {"postgres": healthy},
-        "worker": {"postgres": healthy, "mlflow": begun},  # a tracker that is down stops nothing
+        "worker": {"postgres": healthy, "mlflow": begun},  # a sweep runs even if the tracker is down
     }
     assert all("healthcheck" in services[name] for name in ("postgres", "mlflow"))
-    assert services["worker"]["restart"] == "on-failure"  # however often, and not when it is done
+    assert services["worker"]["restart"] == "on-failure"  # any number of times, but not after success
     (gpu,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert (gpu["driver"], gpu["capabilities"]) == ("nvidia", ["gpu"])
 
 
-# The services ---------------------------------------------------------------------------------------------------------
+# Services -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """PostgreSQL and MLflow as the compose file has them; in the worker's folder, studies named demo and killed."""
+    """PostgreSQL and MLflow as in the compose file. The worker's folder has the studies demo and killed."""
     place = tmp_path_factory.mktemp("docker")
     here = home(place / "work", mlflow=False)
     (here.folder / "sweeps").mkdir()
@@ -185,7 +185,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 
 def mlflow(services: Services, path: str, **body: Any) -> Any:
-    """MLflow's REST API, by the server's own address."""
+    """Ask MLflow's REST API at the server's own address."""
     data = json.dumps(body).encode() if body else None
     request = Request(f"{services.mlflow}/api/2.0/mlflow/{path}", data, {"Content-Type": "application/json"})
     with urlopen(request) as answer:
@@ -193,7 +193,7 @@ def mlflow(services: Services, path: str, **body: Any) -> Any:
 
 
 def runs(services: Services, study: str) -> dict[str, dict[str, Any]]:
-    """MLflow's runs of a study's trials, by number, and "parent"."""
+    """The runs in MLflow of a study's trials, by number, and of the study itself, as "parent"."""
     experiments = mlflow(services, "experiments/search", max_results=9)["experiments"]
     found = mlflow(services, "runs/search", experiment_ids=[each["experiment_id"] for each in experiments])["runs"]
     tags = {run["info"]["run_id"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in found}
@@ -207,7 +207,7 @@ def test_the_worker_runs_its_study_on_the_services(services: Services) -> None:
     done = services.call()
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "demo: 2 complete · best macro-F1" in done.stderr
-    assert sorted(services.work.rglob("*")) == before  # which is read-only there
+    assert sorted(services.work.rglob("*")) == before  # because that folder is read-only in the container
     found = runs(services, "demo")
     assert found.keys() == {"parent", "0", "1"} and {run["info"]["status"] for run in found.values()} == {"FINISHED"}
     run_id = found["1"]["info"]["run_id"]
@@ -233,7 +233,7 @@ def test_commands_read_the_study_in_postgresql(services: Services, tmp_path: Pat
     assert exported.returncode == 0 and (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
-def test_the_images_own_check_asks_the_storage(services: Services) -> None:
+def test_the_image_s_health_check_queries_the_storage(services: Services) -> None:
     done = services.call(*image_check())
     assert done.returncode == 0 and isinstance(json.loads(done.stdout), list)
     services.server.execute("ALTER ROLE studies NOLOGIN")
@@ -253,12 +253,12 @@ def test_postgresql_is_not_healthy_if_its_databases_could_not_be_made(tmp_path: 
         assert not services.is_healthy("postgres")
 
 
-def test_a_worker_that_is_killed_goes_on(services: Services) -> None:
+def test_a_killed_worker_resumes(services: Services) -> None:
     words = ("peftsweep", "run", "--study", "killed", "--slots", "1")
     folder = services.folder / "data" / "artifacts" / "killed"
     first = services.start_worker(*words, fresh=True)
     until(lambda: list(folder.glob("trial-0001/checkpoint-*-03")), first)
-    first.send_signal(signal.SIGSTOP)  # it would be done before the second one has begun
+    first.send_signal(signal.SIGSTOP)  # otherwise it ends before the second one has started
     listed = subprocess.check_output(["ps", "-ewwo", "args"], text=True)  # whole lines, whatever COLUMNS says
     assert "--study killed" in listed and "mlflow server" in listed and secrets_in(listed) == []
     busy = services.call(*words)
@@ -269,13 +269,13 @@ def test_a_worker_that_is_killed_goes_on(services: Services) -> None:
     finished = adapter.stat()
     again = services.call(*words)
     assert again.returncode == 0 and "1 of 2 done" in again.stderr and "killed: 2 complete" in again.stderr
-    now = adapter.stat()  # its links may have become fewer
+    now = adapter.stat()  # the number of its links may have dropped
     assert (now.st_ino, now.st_size, now.st_mtime_ns) == (finished.st_ino, finished.st_size, finished.st_mtime_ns)
     found = runs(services, "killed")
     assert found.keys() == {"parent", "0", "1"} and {run["info"]["status"] for run in found.values()} == {"FINISHED"}
 
 
-def test_mlflow_answers_to_its_own_names_alone(services: Services) -> None:
+def test_mlflow_answers_only_to_its_own_host_names(services: Services) -> None:
     def status(host: str) -> int:
         address = f"{services.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
         try:
@@ -297,7 +297,7 @@ def test_each_user_has_its_own_database(services: Services) -> None:
         assert said in done.stdout + done.stderr
 
 
-def test_passwords_are_in_no_log(services: Services) -> None:
+def test_no_log_contains_a_password(services: Services) -> None:
     shown = services.call("peftsweep", "run", "--study", "nothing").stderr
     shown += (services.folder / "mlflow.log").read_text() + (services.server.folder / "log").read_text()
     assert "mlflow" in shown and secrets_in(shown) == []

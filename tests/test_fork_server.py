@@ -1,4 +1,4 @@
-"""A command that is forked from a process with the libraries is, to itself and to others, one that was started."""
+"""Does a command that was forked behave like a Python that was just started, to itself and to others?"""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ran(words: list[str], folder: Path, fresh: bool, given: str = "") -> tuple[i
     return one.returncode, out, err
 
 
-def test_it_sees_what_a_process_sees_that_was_started(tmp_path: Path) -> None:
+def test_a_forked_process_sees_the_same_as_a_started_one(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(SEEN)
     script = str(tmp_path / "module.py")
     for words in (["-c", SEEN, "a", "caf\udce9"], ["-m", "module", "b"], ["module.py", "c"], [script, "d"]):
@@ -67,7 +67,7 @@ def test_a_signal_ends_it_as_it_ends_any_process(tmp_path: Path, number: int) ->
             os.kill(process.pid, 0)
 
 
-def test_an_error_ends_it_with_its_traceback_and_status_one(tmp_path: Path) -> None:
+def test_an_error_ends_it_with_a_traceback_and_status_1(tmp_path: Path) -> None:
     for fresh in (False, True):
         status, out, err = ran(["-c", "print('before'); 1 / 0"], tmp_path, fresh)
         assert (status, out) == (1, "before\n") and err.endswith("ZeroDivisionError: division by zero\n")
@@ -83,19 +83,19 @@ ENDS = {
 
 
 @pytest.mark.parametrize("code", ENDS.values(), ids=list(ENDS))
-def test_it_ends_as_a_process_does_that_was_started(tmp_path: Path, code: str) -> None:
+def test_a_forked_process_ends_as_a_started_one_does(tmp_path: Path, code: str) -> None:
     forked, fresh = (ran(["-c", code], tmp_path, fresh) for fresh in (False, True))
     assert fresh != (0, "", "")
     assert forked == fresh
 
 
-def test_a_forked_one_has_the_libraries_and_a_fresh_one_imports_them_itself(tmp_path: Path) -> None:
+def test_a_forked_process_has_the_libraries_and_a_fresh_one_imports_them(tmp_path: Path) -> None:
     code = "import sys; print(*sorted({'torch', 'mlflow', 'optuna', 'transformers', 'peft'} & set(sys.modules)))"
     assert ran(["-c", code], tmp_path, fresh=False)[1] == "mlflow optuna peft torch transformers\n"
     assert ran(["-c", code], tmp_path, fresh=True)[1] == "\n"
 
 
-def test_what_libraries_read_when_they_are_imported_starts_it_anew(tmp_path: Path) -> None:
+def test_a_variable_that_libraries_read_at_import_starts_a_new_python(tmp_path: Path) -> None:
     code = "import sys; print('torch' in sys.modules)"
     for env, forked in (
         ({"PEFTSWEEP_STORAGE": "x"}, True),
@@ -113,9 +113,9 @@ def look(pipe: Connection) -> None:
     pipe.recv()
 
 
-def test_a_process_of_multiprocessing_sees_what_one_sees_that_was_started(request: pytest.FixtureRequest) -> None:
+def test_a_forked_process_of_multiprocessing_sees_the_same_as_a_spawned_one(request: pytest.FixtureRequest) -> None:
     context, found = multiprocessing.get_context("spawn"), []
-    resource_tracker.ensure_running()  # otherwise start() does it, and unblocks signals
+    resource_tracker.ensure_running()  # otherwise start() does this and unblocks signals
     for forked in (False, True):
         if forked:
             request.getfixturevalue("forked")

@@ -1,4 +1,4 @@
-"""Methods that get into trouble as they train. A spawned worker imports this file: so it imports little."""
+"""Methods that get into trouble during training. A spawned worker imports this file, so it imports little."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peftsweep.methods.lora import Lora, PackedLora
 
 
 class CrampedLayer(PackedLora):
-    """Writes down in which process it trains, and has no room for two slots at once."""
+    """Records which process trains it, and has no room for two slots at once."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -32,7 +32,7 @@ class Cramped(Lora):
 
 
 class HaltingLayer(PackedLora):
-    """Does not go on while a file is there."""
+    """Waits as long as a file exists."""
 
     def forward(self, x: Tensor) -> Tensor:
         while Path(os.environ["STUCK"]).exists():
@@ -46,7 +46,7 @@ class Halting(Lora):
 
 
 class UnsendableError(BaseException):
-    """As tokenizers' PanicException: no Exception, and what pickle makes of it cannot be read."""
+    """Like the PanicException of tokenizers: it is not an Exception, and pickle cannot load what it dumped."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(f"{one} and {two}")
