@@ -1,5 +1,7 @@
-"""Training, `predict` and the code of an exported folder's card agree to the label on every text, whatever the base's
-configuration and tokenizer say, and however far from zero the logits are."""
+"""Do training, `predict` and the code of an exported model card give every text the same labels?
+
+They do whatever the base's configuration and tokenizer say, and however far from zero the logits are.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ TEXTS += ["<pad>", "joy <pad> joy", "the a <pad>", "</s>", "joy </s> joy </s>", 
 
 
 class Trained:
-    """A trial as a sweep leaves it, without one: an adapter of random numbers and what a pack makes of the texts."""
+    """A trial as a sweep leaves it, but without the sweep: a random adapter, and the logits that a pack gives."""
 
     def __init__(self, base: Path, task: Task, to: Path, method: str = "lora", scale: float = 1.0) -> None:
         self.task, self.to = task, to
@@ -85,16 +87,16 @@ class Trained:
         return folder
 
 
-def by_card(folder: Path, texts: list[str]) -> list[tuple[str, ...]]:
-    """The labels that the code of the card finds."""
+def labels_by_card(folder: Path, texts: list[str]) -> list[tuple[str, ...]]:
+    """The labels that the code of the card gives."""
     names: dict[str, Any] = {"texts": texts}
     for block in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
         exec(block, names)
     return [(found,) if isinstance(found, str) else tuple(found) for found in names["found"]]
 
 
-def agree(trained: Trained, folder: Path) -> None:
-    """On all texts but those that rounding alone decides."""
+def assert_labels_agree(trained: Trained, folder: Path) -> None:
+    """Compare the labels of all texts, except those that rounding alone decides."""
     found, logits = manifests.read(folder), trained.logits
     expected = [tuple(label for label, on in zip(found.labels, row, strict=True) if on) for row in found.on(logits)]
     assert len(set(expected)) > (2 if found.task.multi_label else 1)
@@ -105,11 +107,11 @@ def agree(trained: Trained, folder: Path) -> None:
     theirs = [each.labels for each in Classifier(folder).predict(TEXTS)]
     assert [theirs[i] for i in clear] == [expected[i] for i in clear]
     mixed = np.random.default_rng(1).permutation(clear)
-    assert by_card(folder, [TEXTS[i] for i in mixed]) == [expected[i] for i in mixed]
+    assert labels_by_card(folder, [TEXTS[i] for i in mixed]) == [expected[i] for i in mixed]
 
 
 def llama(folder: Path, pad: int | None, pads_with: str | None, side: str = "right") -> Path:
-    """A decoder whose configuration pads with one token and its tokenizer with another."""
+    """A decoder whose configuration and tokenizer name different padding tokens."""
     tiny_model(folder, "llama")
     said = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(said | {"pad_token_id": pad}))
@@ -121,7 +123,7 @@ def llama(folder: Path, pad: int | None, pads_with: str | None, side: str = "rig
 
 
 def roberta(folder: Path) -> Path:
-    """An encoder that counts positions from token 0, and whose tokenizer pads with another, on the left."""
+    """An encoder that counts positions from token 0 and whose tokenizer pads on the left, with another token."""
     tiny_model(folder, "roberta")
     tokenizer = AutoTokenizer.from_pretrained(folder, pad_token="<mask>", padding_side="left")
     tokenizer.save_pretrained(folder)
@@ -129,7 +131,7 @@ def roberta(folder: Path) -> Path:
 
 
 def gemma3(folder: Path) -> Path:
-    """A base that reads pictures too, and whose configuration for texts has no token that pads."""
+    """A base that also reads images, and whose configuration for texts has no padding token."""
     base = tiny_base(Gemma3Config)
     base.config.text_config.pad_token_id = None
     base.save_pretrained(folder)
@@ -148,43 +150,45 @@ BASES: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_what_pads_is_the_same_to_all_three(tmp_path: Path, base: str) -> None:
+def test_all_three_agree_on_the_padding_token(tmp_path: Path, base: str) -> None:
     trained = Trained(BASES[base](tmp_path / "base"), MULTI if base != "a word" else SINGLE, tmp_path)
-    agree(trained, trained.export())
+    assert_labels_agree(trained, trained.export())
 
 
 @pytest.mark.parametrize("task", [MULTI, SINGLE], ids=lambda task: task.kind)
 @pytest.mark.parametrize("merge", [False, True])
-def test_labels_of_logits_that_no_probability_tells_apart(tmp_path: Path, merge: bool, task: Task) -> None:
+def test_labels_agree_for_logits_whose_probabilities_round_to_zero_or_one(
+    tmp_path: Path, merge: bool, task: Task
+) -> None:
     trained = Trained(llama(tmp_path / "base", pad=0, pads_with="<pad>"), task, tmp_path, scale=300.0)
     assert np.abs(trained.logits).max() > 500 and (np.abs(trained.logits) > 37).mean() > 0.8
-    agree(trained, trained.export(merge=merge))
+    assert_labels_agree(trained, trained.export(merge=merge))
 
 
-def test_a_base_that_comes_in_4_bits(tmp_path: Path) -> None:
+def test_labels_agree_on_a_base_stored_in_4_bits(tmp_path: Path) -> None:
     save_quantised(tiny_model(tmp_path / "base", "llama"), tmp_path / "held", HELD["nf4"])
     trained = Trained(tmp_path / "held", MULTI, tmp_path, "qlora")
-    agree(trained, trained.export())
+    assert_labels_agree(trained, trained.export())
     assert "BitsAndBytesConfig" not in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_an_export_that_stock_code_would_read_otherwise_is_not_kept(
+def test_an_export_that_stock_code_reads_differently_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = Trained(llama(tmp_path / "base", pad=1, pads_with="<mask>"), MULTI, tmp_path)
     save = PreTrainedTokenizerBase.save_pretrained
 
-    def saved(tokenizer: Any, *given: Any, **options: Any) -> Any:
-        tokenizer.pad_token = "<mask>"  # as it was
+    def save_uncorrected(tokenizer: Any, *given: Any, **options: Any) -> Any:
+        tokenizer.pad_token = "<mask>"  # undo the correction that the export makes
         return save(tokenizer, *given, **options)
 
-    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", saved)
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save_uncorrected)
     with pytest.raises(ExportError, match=r"model card .*logits"):
         trained.export()
 
 
 def test_a_card_with_other_code_is_refused(tmp_path: Path) -> None:
-    """What is run is the text of the card, as a reader copies it."""
+    """The check runs the text of the card, as a reader would copy it."""
     trained = Trained(llama(tmp_path / "base", pad=0, pads_with="<pad>"), MULTI, tmp_path)
     folder = trained.export()
     text, found = (folder / "README.md").read_text(), manifests.read(folder)
@@ -205,7 +209,7 @@ def test_a_card_with_other_code_is_refused(tmp_path: Path) -> None:
             check_card(code_blocks(text.replace(own, other)), TEXTS, ours, found, exact=True)
 
 
-def test_why_an_export_fails_is_said(tmp_path: Path) -> None:
+def test_the_error_says_why_an_export_fails(tmp_path: Path) -> None:
     base = llama(tmp_path / "base", pad=0, pads_with="<pad>")
     trained = Trained(base, MULTI, tmp_path)
     before, held = trained.logits.copy(), [int((ids == 0).any()) for ids in trained.ids]
@@ -229,7 +233,7 @@ def test_why_an_export_fails_is_said(tmp_path: Path) -> None:
     )
 
 
-def test_a_token_that_the_base_does_not_have_is_named(tmp_path: Path) -> None:
+def test_a_token_that_the_base_lacks_is_named(tmp_path: Path) -> None:
     base = llama(tmp_path / "base", pad=0, pads_with="<pad>")
     tokenizer = AutoTokenizer.from_pretrained(base)
     more = [f"<extra_{i}>" for i in range(VOCABULARY - len(tokenizer) + 2)]
@@ -241,12 +245,14 @@ def test_a_token_that_the_base_does_not_have_is_named(tmp_path: Path) -> None:
         classifier.predict(["joy", f"joy {more[-1]}"])
 
 
-def test_a_folder_of_version_0_1_0_goes_on_predicting(tmp_path: Path) -> None:
+def test_a_folder_of_version_0_1_0_still_predicts(tmp_path: Path) -> None:
     trained = Trained(llama(tmp_path / "base", pad=0, pads_with="<pad>"), MULTI, tmp_path)
     folder = trained.export()
     new, low, high = manifests.read(folder), trained.logits.min(), trained.logits.max()
     assert low > -36 and high < 36
-    shares = tuple(0.5 * (1 + np.tanh(0.5 * np.array([0.3 * low, 0.0, 0.7 * high]))))  # as they were kept
+    shares = tuple(
+        0.5 * (1 + np.tanh(0.5 * np.array([0.3 * low, 0.0, 0.7 * high])))
+    )  # thresholds as version 0.1.0 stored them
     old = new.model_copy(update={"thresholds": shares, "cuts": None, "pad": None})
     old.write(folder)
     assert not {"cuts", "pad"} & json.loads((folder / manifests.NAME).read_text()).keys()
@@ -256,7 +262,7 @@ def test_a_folder_of_version_0_1_0_goes_on_predicting(tmp_path: Path) -> None:
     assert on.mean(axis=0).min() > 0 and on.mean(axis=0).max() < 1
 
 
-def test_probabilities_and_their_thresholds_at_both_ends() -> None:
+def test_probabilities_and_thresholds_at_both_extremes() -> None:
     logits = np.array([-800.0, -40.0, -1.0, 0.0, 1.0, 36.0, 800.0])
     shares = probabilities(logits)
     assert shares[0] == 0 and 0 < shares[1] < 1e-17 and shares[3] == 0.5 and shares[-1] == 1
@@ -267,7 +273,7 @@ def test_probabilities_and_their_thresholds_at_both_ends() -> None:
     )
 
 
-def test_a_manifest_whose_cuts_are_none_is_refused() -> None:
+def test_a_manifest_with_invalid_thresholds_is_refused() -> None:
     said = {"version": "1", "study": "s", "trial": 0, "method": "lora", "model": {"id": "b"}, "base": "0", "text": "t"}
     said |= {"kind": "multi-label", "labels": ["a", "b"], "thresholds": [0.5, 0.5], "max_length": 9, "merged": False}
     said |= {"fingerprint": "0", "scores": {}, "files": {}}

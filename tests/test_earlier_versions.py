@@ -1,8 +1,8 @@
-"""What earlier code left on a disk goes on working: its database, artifacts and exported folders.
+"""Do databases, artifacts and exported folders of earlier code still work?
 
 `recorded/commit-891dd38.tar.gz` is a working folder of commit 891dd38, which is later than release 0.1.0 and comes
 right before workers began to exchange messages with the study. In it, `first` has complete, pruned, failed, stopped and
-waiting trials and was retrained; `second` is done. `recorded/commit-891dd38.json` is what that code's commands printed,
+waiting trials and was retrained; `second` is done. `recorded/commit-891dd38.json` has what that code's commands printed
 and what its `sync` wrote to MLflow.
 """
 
@@ -26,13 +26,13 @@ from peftsweep.study.seeds import summarised
 from tests.studies import Home, empty_mlflow
 
 RECORDED = Path(__file__).parent / "recorded"
-TOLD = json.loads((RECORDED / "commit-891dd38.json").read_text(encoding="utf-8"))
+EARLIER = json.loads((RECORDED / "commit-891dd38.json").read_text(encoding="utf-8"))
 READ = [["best", "--json"], ["status", "--json"], ["compare", "--json"]]
 PREDICT = ["predict", "exported", "--text", "joy joy the and", "--text", "to anger of"]
 
 
 def unpacked(folder: Path) -> Home:
-    """The folder, as it was then, in another place."""
+    """Unpack the recorded folder in another place."""
     with tarfile.open(RECORDED / "commit-891dd38.tar.gz") as archive:
         archive.extractall(folder, filter="data")
     (folder / "mlflow.db").write_bytes(empty_mlflow())
@@ -41,18 +41,18 @@ def unpacked(folder: Path) -> Home:
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
-    """The answers of the commands that read."""
+    """What the commands that only read print now."""
     return unpacked(tmp_path_factory.mktemp("read")).call_each([*READ, PREDICT])
 
 
 @pytest.mark.parametrize("place", range(len(READ)), ids=[words[0] for words in READ])
-def test_earlier_studies_read_as_they_did(read: list[subprocess.CompletedProcess[str]], place: int) -> None:
+def test_earlier_studies_give_the_same_answers(read: list[subprocess.CompletedProcess[str]], place: int) -> None:
     answer, (command, _) = read[place], READ[place]
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert_close(json.loads(answer.stdout), TOLD[command])
+    assert_close(json.loads(answer.stdout), EARLIER[command])
 
 
-def test_configurations_that_were_retrained_are_written_byte_for_byte_as_they_were(
+def test_retrained_configurations_keep_their_bytes(
     read: list[subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     studies = Studies(unpacked(tmp_path).storage)
@@ -63,45 +63,47 @@ def test_configurations_that_were_retrained_are_written_byte_for_byte_as_they_we
         assert retrained_text(tmp_path) == "[]"
         write_study(study, retrained=configurations)
         assert retrained_text(tmp_path) == then
-    printed = {row["study"]: row["retrained"] for row in json.loads(read[0].stdout)}  # it keeps the order of keys
+    printed = {row["study"]: row["retrained"] for row in json.loads(read[0].stdout)}  # the order of keys is kept
     assert json.dumps(printed["first"]) == then and printed["second"] is None
 
 
 def retrained_text(folder: Path) -> str:
-    """What the database holds."""
+    """The text in the database."""
     with closing(sqlite3.connect(folder / "studies.db")) as database:
         query = "SELECT value_json FROM study_user_attributes WHERE key = 'retrained'"
         ((text,),) = database.execute(query).fetchall()
     return str(text)
 
 
-def test_a_folder_that_was_exported_earlier_predicts_what_it_did(read: list[subprocess.CompletedProcess[str]]) -> None:
-    assert (read[-1].returncode, read[-1].stdout) == (0, TOLD["predict"])
+def test_an_earlier_export_predicts_the_same(read: list[subprocess.CompletedProcess[str]]) -> None:
+    assert (read[-1].returncode, read[-1].stdout) == (0, EARLIER["predict"])
 
 
-def test_mlflow_gets_what_earlier_code_wrote_to_it(tmp_path: Path) -> None:
+def test_mlflow_gets_the_same_as_from_earlier_code(tmp_path: Path) -> None:
     place = unpacked(tmp_path)
     assert place.call("sync").returncode == 0
-    assert_close(runs(place.tracking_uri), TOLD["mlflow"])
+    assert_close(runs(place.tracking_uri), EARLIER["mlflow"])
 
 
-def test_an_earlier_study_goes_on_and_keeps_its_format(tmp_path: Path) -> None:
+def test_an_earlier_study_resumes_and_keeps_its_format(tmp_path: Path) -> None:
     place = unpacked(tmp_path)
-    (study, before), answer = kept(place), place.call("run", "--study", "first.yaml", "--trials", "8")
+    (study, before), answer = stored_trials(place), place.call("run", "--study", "first.yaml", "--trials", "8")
     assert answer.returncode == 0, answer.stderr
-    now, after = kept(place)
+    now, after = stored_trials(place)
     assert now.keys() == study.keys() and all(now[key] == study[key] for key in ("config", "key", "retrained", "test"))
-    assert after[:7] == before[:7]  # they had ended
-    for was, trial in zip(before[7:], after[7:], strict=True):  # one was stopped, one waited
+    assert after[:7] == before[:7]  # these trials had ended
+    for was, trial in zip(before[7:], after[7:], strict=True):  # one was stopped, the other was waiting
         assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and was.params.items() <= trial.params.items()
         assert trial.user_attrs.keys() - {"pauses", "kept", "dropped"} == after[3].user_attrs.keys() - {"kept"}
         assert trial.user_attrs["evaluations"][0].keys() == after[3].user_attrs["evaluations"][0].keys()
     assert (seed(before[7]), len(after[7].user_attrs["pauses"])) == (seed(after[7]), 1)
-    assert after[7].user_attrs["evaluations"][0] == before[7].user_attrs["evaluations"][0]  # from its checkpoint
+    assert (
+        after[7].user_attrs["evaluations"][0] == before[7].user_attrs["evaluations"][0]
+    )  # it resumed from its checkpoint
 
 
-def kept(place: Home) -> tuple[dict[str, Any], list[FrozenTrial]]:
-    """What the database has of `first` and its trials, as Optuna reads it."""
+def stored_trials(place: Home) -> tuple[dict[str, Any], list[FrozenTrial]]:
+    """`first` and its trials, as Optuna reads them from the database."""
     study = optuna.load_study(study_name="first", storage=place.storage)
     return study.user_attrs, study.get_trials()
 
@@ -111,7 +113,7 @@ def seed(trial: FrozenTrial) -> Any:
 
 
 def runs(uri: str) -> dict[str, Any]:
-    """All that MLflow holds, by the runs' names, those of the runs that they are nested in before them."""
+    """Everything in MLflow, by the path of run names from the outermost run."""
     client = mlflow.MlflowClient(tracking_uri=uri)
     found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     by_id = {run.info.run_id: run for run in found}
@@ -120,10 +122,10 @@ def runs(uri: str) -> dict[str, Any]:
         above = run.data.tags.get("mlflow.parentRunId")
         return run.info.run_name if above is None else f"{path(by_id[above])} > {run.info.run_name}"
 
-    return {path(run): whole(client, run) for run in found if "peftsweep.kind" not in run.data.tags}
+    return {path(run): as_values(client, run) for run in found if "peftsweep.kind" not in run.data.tags}
 
 
-def whole(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> dict[str, Any]:
+def as_values(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> dict[str, Any]:
     """A run as plain values."""
     where = run.info.run_id
     points = {key: client.get_metric_history(where, key) for key in run.data.metrics}
@@ -138,7 +140,7 @@ def whole(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> dict[str, An
 
 
 def assert_close(now: Any, then: Any) -> None:
-    """Equal, but for the rounding of another machine."""
+    """Check that both are equal, except for rounding on another machine."""
     assert type(now) is type(then)
     if isinstance(then, dict):
         assert now.keys() == then.keys()

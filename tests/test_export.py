@@ -1,4 +1,4 @@
-"""Export and predict: adapters that real sweeps made, loaded by stock peft."""
+"""Do exports of real sweeps work in stock peft and with `predict`?"""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TEXTS = ["the joy and anger of it", "sadness", "was it for them", "joy", "and wh
 
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Home]:
-    """A finished study of several labels by each method (`ia3`: in one column); of one label a text by `single`."""
+    """A finished multi-label study for each method (`ia3`: labels in one column), and a single-label one, `single`."""
     made = {}
     for method, architecture in STUDIES.items():
         place = made[method] = home(tmp_path_factory.mktemp(method), architecture)
@@ -70,7 +70,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Home]:
 
 @pytest.fixture
 def lora(homes: dict[str, Home], tmp_path: Path) -> Home:
-    """A copy of the LoRA study's folder, to be spoilt."""
+    """A copy of the LoRA study's folder that a test may damage."""
     shutil.copytree(homes["lora"].folder, tmp_path / "home")
     return Home(tmp_path / "home")
 
@@ -87,7 +87,7 @@ def out(homes: dict[str, Home]) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("method", [*STUDIES, "single"])
-def test_the_card_says_how_stock_libraries_load_it_and_get_the_labels_that_predict_gets(
+def test_the_code_of_the_card_gets_the_same_labels_as_predict(
     out: dict[str, Path], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = (out[method] / "README.md").read_text()
@@ -100,17 +100,17 @@ def test_the_card_says_how_stock_libraries_load_it_and_get_the_labels_that_predi
     ours = Classifier(out[method]).predict(TEXTS)
     found = [[label] if isinstance(label, str) else label for label in names["found"]]
     assert found == [list(each.labels) for each in ours]
-    assert len({tuple(labels) for labels in found}) > 1  # it tells texts apart
+    assert len({tuple(labels) for labels in found}) > 1  # texts get different labels
 
 
 @pytest.mark.parametrize("method", [*STUDIES, "single"])
-def test_it_scores_as_the_trial_did(homes: dict[str, Home], out: dict[str, Path], method: str) -> None:
+def test_an_export_scores_the_same_as_the_trial(homes: dict[str, Home], out: dict[str, Path], method: str) -> None:
     rows = tiny_rows(LABELS, 24, 2, single="label" if method == "single" else None)
     found = Classifier(out[method]).predict([row["text"] for row in rows])
     best = best_rows.best(homes[method].storage)[0]
     if method == "single":
         true, guess = [row["label"] for row in rows], [each.labels[0] for each in found]
-    else:  # the trial's own score is that at one half
+    else:  # the trial's score uses the threshold 0.5
         true = np.array([[row[label] for label in LABELS] for row in rows])
         guess = np.array([[each.probabilities[label] > 0.5 for label in LABELS] for each in found])
     assert f1_score(true, guess, average="macro", zero_division=0) == pytest.approx(best.macro_f1)
@@ -153,7 +153,7 @@ def test_a_merged_model_is_plain_and_predicts_the_same(
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_an_export_can_be_read_by_all_whom_the_umask_lets(lora: Home, merge: bool) -> None:
+def test_an_export_can_be_read_by_everyone_whom_the_umask_allows(lora: Home, merge: bool) -> None:
     before = os.umask(0o027)
     try:
         export.export("small", lora.folder / "out", storage=lora.storage, merge=merge)
@@ -163,7 +163,7 @@ def test_an_export_can_be_read_by_all_whom_the_umask_lets(lora: Home, merge: boo
     assert modes == dict.fromkeys(modes, "0o640") and {"README.md", "peftsweep.json"} < modes.keys()
 
 
-def test_the_card_has_the_score_on_the_test_split_of_this_trial_and_of_no_other(lora: Home) -> None:
+def test_the_card_has_the_test_score_of_this_trial_only(lora: Home) -> None:
     study, best = optuna.load_study(study_name="small", storage=lora.storage), best_rows.best(lora.storage)[0]
     scores = {"macro_f1": 0.625, "loss": 1.5}
     for trial, kept in ((best.trial, scores), (1 - best.trial, None)):
@@ -175,7 +175,7 @@ def test_the_card_has_the_score_on_the_test_split_of_this_trial_and_of_no_other(
         assert (f"{row} 0.6250 |\n" if kept else f"{row}\n") in card and ("on the test split" in card) == bool(kept)
 
 
-# As 0.1.0 wrote it before it kept scores on the test split
+# A manifest as 0.1.0 wrote it before it kept scores on the test split
 EARLIER = """{"format": 1, "version": "0.1.0", "study": "small", "trial": 1, "method": "ia3", "model": {"id": "base",
 "revision": null, "dtype": "auto", "trust_remote_code": false}, "base": "0123", "kind": "single-label", "labels":
 ["joy", "fear"], "thresholds": null, "text": "text", "max_length": 32, "fingerprint": "4567", "scores": {"macro_f1":
@@ -196,14 +196,14 @@ def test_a_base_in_4_bits_is_not_merged(homes: dict[str, Home], tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-# What is refused ----------------------------------------------------------------------------------------------------
+# Refused exports ----------------------------------------------------------------------------------------------------
 
 
-def test_an_adapter_that_does_not_score_as_it_did_is_not_exported(lora: Home) -> None:
+def test_an_adapter_whose_score_has_changed_is_not_exported(lora: Home) -> None:
     weights = lora.adapter(best_rows.best(lora.storage)[0].trial)
     tensors = load_file(weights)
-    for spoilt in (0.5, 0.99, float("nan")):
-        save_file({name: tensor * spoilt for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    for factor in (0.5, 0.99, float("nan")):
+        save_file({name: tensor * factor for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
         with pytest.raises(ExportError, match=r" of \d+ texts differ"):
             export.export("small", lora.folder / "out", storage=lora.storage)
     assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
@@ -226,10 +226,10 @@ def test_a_merged_model_has_the_precision_in_which_the_base_computed(tmp_path: P
         assert {str(tensor.dtype) for tensor in stored.values()} == {f"torch.{dtype}"}
 
 
-def test_which_trials_can_be_exported_is_reported(lora: Home) -> None:
+def test_the_error_says_which_trials_can_be_exported(lora: Home) -> None:
     study = optuna.load_study(study_name="small", storage=lora.storage)
     asked = study.ask()
-    asked.set_user_attr("reason", "out of memory")  # as a sweep says
+    asked.set_user_attr("reason", "out of memory")  # a sweep's reason
     study.tell(asked, state=TrialState.PRUNED)
     best = best_rows.best(lora.storage)[0].trial
     wrong = {
@@ -254,7 +254,7 @@ def test_which_trials_can_be_exported_is_reported(lora: Home) -> None:
         export.export("empty", lora.folder / "out", storage=lora.storage)
 
 
-def test_a_folder_that_is_there_is_replaced_only_when_told_and_only_if_an_export_made_it(lora: Home) -> None:
+def test_an_existing_folder_is_replaced_only_with_force_and_only_if_an_export_made_it(lora: Home) -> None:
     to = lora.folder / "out"
     export.export("small", to, storage=lora.storage)
     whole = {file.name: file.read_bytes() for file in to.iterdir()}
@@ -265,12 +265,12 @@ def test_a_folder_that_is_there_is_replaced_only_when_told_and_only_if_an_export
         export.export("small", to, storage=lora.storage, force=True)
     assert contents(to) == whole | {"README.md": b"my own words"}
     (to / "README.md").unlink()
-    (to / "adapter_model.safetensors").write_bytes(b"")  # what was exported may be spoilt, or gone in part
+    (to / "adapter_model.safetensors").write_bytes(b"")  # exported files may be damaged or missing
     (to / "tokenizer.json").unlink()
     export.export("small", to, storage=lora.storage, force=True)
     assert {file.name: file.read_bytes() for file in to.iterdir()} == whole
     (lora.folder / "void").mkdir()
-    export.export("small", lora.folder / "void", storage=lora.storage)  # an empty one has nothing to lose
+    export.export("small", lora.folder / "void", storage=lora.storage)  # an empty folder has nothing to lose
     assert not [path.name for path in lora.folder.iterdir() if path.name.startswith(".")]
 
 
@@ -284,7 +284,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         (None, "thesis.txt", "was not written by `peftsweep export`, so it is not replaced; give another folder"),
         ("{}", "thesis.txt", "was not written by `peftsweep export`, so it is not replaced"),
         ("{}", None, "was not written by `peftsweep export`, so it is not replaced"),
-        ("SPOILT", None, "own/peftsweep.json is not the file that was exported"),
+        ("DAMAGED", None, "own/peftsweep.json is not the file that was exported"),
         ("RIGHT", "thesis.txt", "because of what was added to it (thesis.txt); move that away first"),
         ("RIGHT", ".git/config", "added to it (.git)"),
         ("RIGHT", "tokenizer.json/thesis.txt", "added to it (tokenizer.json)"),
@@ -292,14 +292,14 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("RIGHT", "abcdefg", "added to it (a, b, c, d, e and 2 more)"),
     ],
 )
-def test_a_folder_with_anything_to_lose_is_not_replaced(
+def test_a_folder_with_other_files_is_not_replaced(
     lora: Home, manifest: str | None, also: str | None, said: str
 ) -> None:
     own = lora.folder / "own"
     own.mkdir()
     if manifest is not None:
         right = EARLIER.replace("\n", " ")
-        texts = {"RIGHT": right, "SPOILT": right.replace('"trial": 1', '"trial": 2')}
+        texts = {"RIGHT": right, "DAMAGED": right.replace('"trial": 1', '"trial": 2')}
         (own / "peftsweep.json").write_text(texts.get(manifest, manifest))
     for name in also if also == "abcdefg" else filter(None, [also]):
         (own / name).parent.mkdir(exist_ok=True)
@@ -321,7 +321,7 @@ def test_nothing_is_exported_among_artifacts(lora: Home, place: str) -> None:
     assert contents(lora.folder) == before
 
 
-def test_what_comes_into_a_folder_while_it_is_about_to_be_replaced_is_not_lost(lora: Home) -> None:
+def test_a_file_added_to_a_folder_just_before_its_replacement_is_not_lost(lora: Home) -> None:
     to = lora.folder / "out"
     export.export("small", to, storage=lora.storage)
     before = contents(to)
@@ -338,7 +338,7 @@ def test_what_comes_into_a_folder_while_it_is_about_to_be_replaced_is_not_lost(l
     "name",
     ["a" * 201, "é" * 101, "a" * 300, "new/a\x1b[2Jb", "new/\nb/out", "a\\b", "a\0", "x\udcff", "~nobody-of-it/x"],
 )
-def test_a_name_that_no_folder_should_have_is_no_destination(lora: Home, name: str) -> None:
+def test_a_destination_with_an_unsuitable_name_is_refused(lora: Home, name: str) -> None:
     before = contents(lora.folder)
     with pytest.raises(UsageError, match=r"^DEST: '"):
         export.export("small", name if name.startswith("~") else lora.folder / name, storage=lora.storage)
@@ -347,7 +347,7 @@ def test_a_name_that_no_folder_should_have_is_no_destination(lora: Home, name: s
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "tokenizer.json", manifest.CARD, manifest.NAME])
 @pytest.mark.parametrize("again", [False, True])
-def test_a_full_disk_leaves_nothing_and_what_was_there_before(
+def test_a_full_disk_leaves_nothing_new_and_keeps_what_was_there(
     lora: Home, monkeypatch: pytest.MonkeyPatch, again: bool, file: str
 ) -> None:
     to = lora.folder / "new" / "out"
@@ -364,7 +364,7 @@ def test_a_full_disk_leaves_nothing_and_what_was_there_before(
         return tried
 
     def no_tokenizer(*given: Any, **options: Any) -> None:
-        raise Exception("No space left on device (os error 28)")  # how the package tokenizers reports it
+        raise Exception("No space left on device (os error 28)")  # how the package tokenizers reports a full disk
 
     monkeypatch.setattr(shutil, "copyfile", full(shutil.copyfile))
     monkeypatch.setattr(Path, "write_text", full(Path.write_text))
@@ -400,7 +400,7 @@ def test_a_disk_that_fills_up_at_any_moment_of_an_export_leaves_nothing(lora: Ho
         ("export.manifest:Manifest.write 1", signal.SIGTERM, 143),
     ],
 )
-def test_a_signal_in_mid_export_leaves_nothing(lora: Home, moment: str, number: int, status: int) -> None:
+def test_a_signal_during_an_export_leaves_nothing(lora: Home, moment: str, number: int, status: int) -> None:
     before = sorted(lora.folder.iterdir())
     done = struck(lora, f"peftsweep.{moment}", [number], "export", "--study", "small", "new/out")
     assert done.returncode == status and done.stdout == "" and sorted(lora.folder.iterdir()) == before
@@ -408,7 +408,7 @@ def test_a_signal_in_mid_export_leaves_nothing(lora: Home, moment: str, number: 
 
 
 @pytest.mark.parametrize(("nth", "new"), [(1, False), (2, True)])
-def test_a_signal_while_a_folder_is_replaced_leaves_the_one_or_the_other(lora: Home, nth: int, new: bool) -> None:
+def test_a_signal_while_a_folder_is_replaced_leaves_the_old_or_the_new_one(lora: Home, nth: int, new: bool) -> None:
     kept, before = lora.folder / "kept", sorted(lora.folder.iterdir())
     kept.mkdir()
     (kept / "peftsweep.json").write_text(EARLIER)
@@ -418,7 +418,7 @@ def test_a_signal_while_a_folder_is_replaced_leaves_the_one_or_the_other(lora: H
     assert ((kept / "peftsweep.json").read_text() != EARLIER) == new
 
 
-def test_a_signal_while_an_output_is_written_leaves_what_was_there(out: dict[str, Path], files: Path) -> None:
+def test_a_signal_while_an_output_is_written_keeps_the_old_output(out: dict[str, Path], files: Path) -> None:
     target, before = files / "found.csv", sorted(files.iterdir())
     target.write_text("before")
     words = ["predict", str(out["single"]), "--input", "texts.csv", "--output", target.name]
@@ -427,13 +427,15 @@ def test_a_signal_while_an_output_is_written_leaves_what_was_there(out: dict[str
     assert sorted(files.iterdir()) == sorted([*before, target]) and target.read_text() == "before"
 
 
-def test_an_adapter_that_a_sweep_removes_meanwhile_is_one_message(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_that_a_sweep_removes_during_the_export_is_one_message(
+    lora: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapter = lora.adapter(best_rows.best(lora.storage)[0].trial).parent
     copyfile, said = shutil.copyfile, "was removed while it was copied, because better trials ended; export again"
 
     def removed(file: Path, to: Path) -> None:
         copyfile(file, to)
-        shutil.rmtree(adapter, ignore_errors=True)  # as the sweep does when better trials came
+        shutil.rmtree(adapter, ignore_errors=True)  # as a sweep does when better trials end
 
     shutil.copytree(adapter, lora.folder / "spare")
     with monkeypatch.context() as patch:
@@ -441,13 +443,13 @@ def test_an_adapter_that_a_sweep_removes_meanwhile_is_one_message(lora: Home, mo
         with pytest.raises(ExportError, match=said):
             export.export("small", lora.folder / "out", storage=lora.storage)
     shutil.copytree(lora.folder / "spare", adapter)
-    (adapter / "adapter_config.json").unlink()  # by then a part of it is gone
+    (adapter / "adapter_config.json").unlink()  # now a part of it is missing
     with pytest.raises(ExportError, match=said):
         export.export("small", lora.folder / "out", storage=lora.storage)
     assert not [path.name for path in lora.folder.iterdir() if "out" in path.name]
 
 
-def test_a_merge_has_one_base_in_memory_at_a_time(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_keeps_one_base_in_memory_at_a_time(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
     load = AutoModelForSequenceClassification.from_pretrained
 
@@ -460,10 +462,10 @@ def test_a_merge_has_one_base_in_memory_at_a_time(lora: Home, monkeypatch: pytes
 
     monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", counted)
     export.export("small", lora.folder / "plain", storage=lora.storage, merge=True)
-    assert len(alive) == 3  # the base, the merged model, and the one of the card's code
+    assert len(alive) == 3  # the base, the merged model, and the model that the card's code loads
 
 
-def test_the_card_names_a_base_of_the_hub_to_the_hub_and_says_where_another_comes_from(out: dict[str, Path]) -> None:
+def test_the_card_names_a_base_of_the_hub_or_says_where_another_base_comes_from(out: dict[str, Path]) -> None:
     manifest = export.read(out["lora"])
 
     def made(place: str, origin: Origin) -> tuple[dict[str, Any], str]:
@@ -485,7 +487,7 @@ def test_the_card_names_a_base_of_the_hub_to_the_hub_and_says_where_another_come
     assert "base_model" not in yaml.safe_load(header) and f"lay in `{manifest.model.id}`" in body
 
 
-def test_a_base_of_a_package_is_found_by_the_card_wherever_the_package_is(
+def test_the_card_s_code_finds_the_base_of_a_package_wherever_it_is_installed(
     out: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(export.read(out["lora"]).model.id, tmp_path / "elsewhere" / "gt_some" / "model")
@@ -500,7 +502,7 @@ def test_a_base_of_a_package_is_found_by_the_card_wherever_the_package_is(
     assert type(names["model"]).__name__.startswith("PeftModel")
 
 
-def test_an_adapter_without_what_its_sweep_kept_is_not_exported(lora: Home) -> None:
+def test_an_adapter_without_its_sweep_s_other_files_is_not_exported(lora: Home) -> None:
     (lora.folder / "artifacts" / "small" / "validation.safetensors").unlink()
     with pytest.raises(ExportError, match=r"cannot be scored again: .* or was stored by an older version"):
         export.export("small", lora.folder / "out", storage=lora.storage)
@@ -515,7 +517,7 @@ def test_a_linked_folder_keeps_its_link_and_a_name_with_spaces_is_quoted(lora: H
     assert (lora.folder / "link").is_symlink() and (lora.folder / "my out" / "README.md").exists()
 
 
-def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) -> None:
+def test_an_export_that_was_changed_or_has_another_base_is_refused(lora: Home) -> None:
     to = lora.folder / "out"
     export.export("small", to, storage=lora.storage)
     weights = to / "adapter_model.safetensors"
@@ -532,7 +534,7 @@ def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) 
     with pytest.raises(ExportError, match=r"tokenizer\.json is not the file that was exported"):
         Classifier(to)
     (to / "tokenizer.json").write_text(tokenizer)
-    (to / "README.md").write_text("my own words")  # nothing depends on them
+    (to / "README.md").write_text("my own words")  # nothing depends on this file
     manifest = json.loads((to / "peftsweep.json").read_text())
     (to / "peftsweep.json").write_text(json.dumps(manifest | {"format": 2}))
     with pytest.raises(ExportError, match=r"peftsweep\.json: format: "):
@@ -549,17 +551,17 @@ def test_an_export_that_was_changed_or_has_another_base_is_not_used(lora: Home) 
         Classifier(lora.folder / "nosuch")
     (to / "peftsweep.json").write_text(json.dumps(manifest))
     base = lora.folder / "base" / "model.safetensors"
-    spoilt = {name: tensor + 1 for name, tensor in load_file(base).items()}
+    changed = {name: tensor + 1 for name, tensor in load_file(base).items()}
     moved = manifest["model"] | {"id": str(lora.folder / "base")}
     (to / "peftsweep.json").write_text(json.dumps(manifest | {"model": moved}))
-    Classifier(to)  # the same base in another place
-    save_file(spoilt, base, metadata={"format": "pt"})
+    Classifier(to)  # the same base at another path
+    save_file(changed, base, metadata={"format": "pt"})
     with pytest.raises(ExportError, match=r"was trained on .* its predictions are useless on another base"):
         Classifier(to)
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_an_export_with_a_file_that_a_loader_might_read_besides_is_not_used(lora: Home, merge: bool) -> None:
+def test_an_export_with_an_extra_file_that_a_loader_might_read_is_refused(lora: Home, merge: bool) -> None:
     to, adapter = lora.folder / "out", lora.adapter(best_rows.best(lora.storage)[0].trial).parent
     export.export("small", to, storage=lora.storage, merge=merge)
     for name in (".gitattributes", "notes.md", "labelled.csv"):
@@ -595,7 +597,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(
     assert f"peftsweep.json: {said}" in str(error.value) or str(error.value).endswith(said)
 
 
-def test_code_that_a_base_brings_along_runs_only_when_told(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_comes_with_a_base_runs_only_on_request(lora: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     to, base = lora.folder / "out", lora.folder / "base"
     export.export("small", to, storage=lora.storage)
     described = json.loads((base / "config.json").read_text()) | {"auto_map": {"AutoConfig": "own.LlamaConfig"}}
@@ -615,11 +617,11 @@ def test_code_that_a_base_brings_along_runs_only_when_told(lora: Home, monkeypat
     assert done.returncode == 0 and (lora.folder / "ran").exists(), done.stderr
 
 
-# Predicting ---------------------------------------------------------------------------------------------------------
+# Prediction ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.numbers
-def test_a_text_gets_the_same_alone_and_among_others_of_any_length(out: dict[str, Path]) -> None:
+def test_a_text_gets_the_same_prediction_alone_and_among_others_of_any_length(out: dict[str, Path]) -> None:
     classifier, seen = Classifier(out["lora"]), []
     many = [" ".join(TEXTS[i % 5].split()[: 1 + i % 13]) for i in range(700)]
     together = classifier.predict(many, seen.append)
@@ -638,25 +640,27 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_bar_is_reported_of_every_text_of_a_file(out: dict[str, Path], files: Path) -> None:
-    told: list[int] = []
+def test_a_progress_bar_counts_every_text_of_a_file(out: dict[str, Path], files: Path) -> None:
+    counts: list[int] = []
 
     @contextmanager
     def bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
-        assert (what, total, told) == ("texts", len(TEXTS), [])
-        yield told.append
+        assert (what, total, counts) == ("texts", len(TEXTS), [])
+        yield counts.append
 
     predict_file(out["single"], files / "texts.csv", None, bar=bar)
-    assert sum(told) == len(TEXTS)
+    assert sum(counts) == len(TEXTS)
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-def test_files_are_written_again_with_labels_and_probabilities(out: dict[str, Path], files: Path, ending: str) -> None:
+def test_the_output_has_the_input_s_columns_with_labels_and_probabilities(
+    out: dict[str, Path], files: Path, ending: str
+) -> None:
     target = files / "found.jsonl"
     assert predict_file(out["lora"], files / f"texts.{ending}", target) == []
     rows = read_again(target)
     direct = Classifier(out["lora"]).predict([row["text"] for row in rows])
-    assert [row["id"] for row in rows] == [f"00{i}" for i in range(5)]  # as text, zeros and all
+    assert [row["id"] for row in rows] == [f"00{i}" for i in range(5)]  # as text, with leading zeros
     assert rows[0]["text"] == TEXTS[0] + ' "x", y'
     assert [row["predicted"] for row in rows] == [list(each.labels) for each in direct]
     assert [row["probability_joy"] for row in rows] == pytest.approx([each.probabilities["joy"] for each in direct])
@@ -667,7 +671,7 @@ def test_files_are_written_again_with_labels_and_probabilities(out: dict[str, Pa
     assert [json.loads(line) for line in predict_file(out["lora"], files / f"texts.{ending}", None)] == rows
 
 
-def test_what_is_in_a_row_besides_stays_as_it_is(out: dict[str, Path], tmp_path: Path) -> None:
+def test_the_other_values_of_a_row_stay_the_same(out: dict[str, Path], tmp_path: Path) -> None:
     own = [
         {"id": 1, "text": "joy", "at": "2024-05-01T10:00:00Z", "big": 9007199254740993, "list": [1, 2]},
         {"id": "a", "text": "2024-05-01", "at": None, "big": 2, "list": []},
@@ -697,7 +701,7 @@ def test_from_parquet_to_parquet_every_column_keeps_its_type(out: dict[str, Path
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No model can be loaded: an attempt is another error than the one that a test waits for."""
+    """Make loading a model fail with an error that no test expects."""
 
     def load(*given: Any, **options: Any) -> None:
         raise RuntimeError("a model is loaded")
@@ -727,7 +731,7 @@ def test_rows_that_cannot_be_written_are_refused_before_the_model_is_loaded(
 
 
 def read_again(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file that was just written, by other means."""
+    """Read a written file without peftsweep."""
     if file.suffix == ".jsonl":
         return [json.loads(line) for line in file.read_text().splitlines()]
     if file.suffix == ".parquet":
@@ -740,7 +744,7 @@ def read_again(file: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("no_model")
-def test_a_wrong_input_is_refused_before_the_model_is_loaded_and_the_output_is_left_as_it_is(
+def test_a_wrong_input_is_refused_before_the_model_is_loaded_and_the_output_stays_unchanged(
     out: dict[str, Path], files: Path
 ) -> None:
     single, target = out["single"], files / "target.csv"
@@ -787,7 +791,7 @@ def test_a_wrong_input_is_refused_before_the_model_is_loaded_and_the_output_is_l
     for name, said in wrong.items():
         with pytest.raises(DataError) as error:
             predict_file(single, files / name, target)
-        assert name in str(error.value) and "data." not in str(error.value)  # which is of study files
+        assert name in str(error.value) and "data." not in str(error.value)  # keys of study files do not belong here
         assert said in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(DataError, match="no column tweet; it has id, text"):
         predict_file(single, files / "texts.csv", target, column="tweet")
@@ -817,12 +821,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     assert not [path.name for path in files.iterdir() if path.name.startswith(".")]
 
 
-def test_half_a_character_is_no_text(out: dict[str, Path]) -> None:
+def test_half_a_surrogate_pair_is_no_text(out: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=r"'caf\\udce9' is not valid text: it has half a character"):
         Classifier(out["single"]).predict(["joy", "caf\udce9"])
 
 
-def test_columns_without_a_name_or_of_the_same_name_are_no_hindrance(out: dict[str, Path], tmp_path: Path) -> None:
+def test_columns_without_a_name_or_with_the_same_name_do_no_harm(out: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "spam.csv").write_text("v1,v2,v1,,\nham,joy,x,,y\n")
     own = {"v1": "ham", "v2": "joy", "v1.1": "x", "Unnamed: 3": "", "Unnamed: 4": "y"}
     for ending in ("csv", "tsv", "jsonl", "parquet"):
@@ -839,14 +843,14 @@ def test_a_file_in_another_encoding_is_read_and_written_in_utf_8(out: dict[str, 
     assert row["who"] == "Zoë" and row["predicted"] in LABELS and (tmp_path / "found.csv").is_symlink()
 
 
-def test_quotation_marks_around_all_texts_of_a_tsv_are_warned_of(out: dict[str, Path], tmp_path: Path) -> None:
+def test_quotation_marks_around_all_texts_of_a_tsv_give_a_warning(out: dict[str, Path], tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "marks.tsv").write_text('text\n"joy"\n"anger"\n')
     predict_file(out["single"], tmp_path / "marks.tsv", None, warn=said.append)
     assert len(said) == 1 and "quotation marks" in said[0] and said[0].endswith("write it as CSV")
 
 
-def test_numbers_that_are_none_or_infinite_are_null_in_json_however_deep(out: dict[str, Path], tmp_path: Path) -> None:
+def test_nan_and_infinity_are_null_in_json_at_any_depth(out: dict[str, Path], tmp_path: Path) -> None:
     none, endless = float("nan"), float("inf")
     write(
         tmp_path / "own.parquet", [{"text": "joy", "score": none, "most": endless, "deep": [{"x": [none, -endless]}]}]
@@ -858,7 +862,7 @@ def test_numbers_that_are_none_or_infinite_are_null_in_json_however_deep(out: di
     assert read_again(tmp_path / "found.csv")[0]["deep"] == '[{"x": [null, null]}]'
 
 
-def test_a_disk_that_fills_up_leaves_no_half_of_an_output(out: dict[str, Path], tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_leaves_no_partial_output(out: dict[str, Path], tmp_path: Path) -> None:
     small, texts = tmp_path / "small", tmp_path / "texts.csv"
     rows = [f"joy and sadness,{hashlib.sha256(bytes([i % 256, i // 256])).hexdigest()}\n" for i in range(3000)]
     texts.write_text("".join(["text,id\n", *rows]))
@@ -875,7 +879,7 @@ def test_a_disk_that_fills_up_leaves_no_half_of_an_output(out: dict[str, Path], 
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_reader_that_leaves_early_is_no_failure_that_anyone_is_reported_of(out: dict[str, Path], files: Path) -> None:
+def test_a_reader_that_closes_the_pipe_early_causes_no_error_message(out: dict[str, Path], files: Path) -> None:
     for words in (["--input", str(files / "texts.csv")], ["--text", "joy", "--json"]):
         with Home(files).start("predict", str(out["single"]), *words) as process:
             assert process.stdout is not None and process.stderr is not None
@@ -901,7 +905,7 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
         ["predict", to, "--text", " "],
         ["predict", to, "--input", "texts.csv", "--output", "texts.csv"],
         ["predict", to, "--input", "textz.csv"],
-        ["predict", to, "--text", "joy", "--text", "caf\udce9"],  # what a shell makes of bytes in latin-1
+        ["predict", to, "--text", "joy", "--text", "caf\udce9"],  # how Python gets bytes in latin-1 from a shell
     ]
     done = place.call_each(commands)
     assert [each.returncode for each in done] == [0, 0, 0, 0, 0, 2, 2, 2, 2, 0, 2, 2, 2, 1, 2]
@@ -926,7 +930,7 @@ def test_the_command_line_exports_and_predicts(homes: dict[str, Home], tmp_path:
 
 
 class Sums:
-    """A model whose logit is the sum of a text's tokens, with memory for so many at once."""
+    """A model whose logit is the sum of a text's tokens. It has memory for `room` tokens at once."""
 
     config = SimpleNamespace(pad_token_id=99)
 
@@ -943,10 +947,10 @@ class Sums:
         return SimpleNamespace(logits=(input_ids * attention_mask).sum(dim=1, keepdim=True))
 
 
-def test_on_a_gpu_batches_have_few_shapes_and_no_text_is_padded_beyond_the_longest(
+def test_batches_on_a_gpu_have_few_shapes_and_pad_no_text_beyond_the_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(prediction.STEPS, "cpu", 8)  # as a GPU has it
+    monkeypatch.setitem(prediction.STEPS, "cpu", 8)  # the values for a GPU
     monkeypatch.setitem(prediction.TOKENS, "cpu", 256)
     texts = [np.arange(1, 1 + length) for length in np.random.default_rng(3).integers(1, 38, size=400)]
     model = Sums()
@@ -956,10 +960,10 @@ def test_on_a_gpu_batches_have_few_shapes_and_no_text_is_padded_beyond_the_longe
     assert len(set(shapes)) <= 2 * 5 < len(shapes) and all(count * width <= 256 + 8 for count, width in shapes)
 
 
-def test_where_memory_ends_batches_are_smaller_and_a_text_that_does_not_fit_alone_is_an_error() -> None:
+def test_out_of_memory_makes_batches_smaller_and_a_text_that_does_not_fit_alone_is_an_error() -> None:
     texts = [np.arange(1, 1 + length) for length in np.random.default_rng(3).integers(1, 38, size=400)]
-    tight, told = Sums(room=200), list[int]()
-    assert prediction.logits(tight, texts, told.append)[:, 0].tolist() == [text.sum() for text in texts]
-    assert sum(told) == 400 and max(count * width for count, width in tight.shapes) > 100
+    tight, counts = Sums(room=200), list[int]()
+    assert prediction.logits(tight, texts, counts.append)[:, 0].tolist() == [text.sum() for text in texts]
+    assert sum(counts) == 400 and max(count * width for count, width in tight.shapes) > 100
     with pytest.raises(torch.OutOfMemoryError):
         prediction.logits(Sums(room=20), texts)

@@ -1,4 +1,4 @@
-"""Exported folders whose files somebody spoilt or forged, with digests that are right: one message each."""
+"""Does an exported folder with damaged or forged files, but correct digests, give one message?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Edit = Callable[[Any], Any]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What an export makes, without the training: an adapter, and a plain model."""
+    """Folders as an export writes them, but untrained: an adapter, and a plain model."""
     place = tmp_path_factory.mktemp("forged")
     base = tiny_model(place / "base", "bert")
     found = load_base(
@@ -58,13 +58,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def sign(folder: Path, **changes: Any) -> None:
-    """Give the manifest the digests of the files that are there now."""
+    """Write the digests of the present files into the manifest."""
     found = Manifest.model_validate_json((folder / NAME).read_bytes())
     found.model_copy(update={"files": digests(folder), **changes}).write(folder)
 
 
 def as_json(**changes: Any) -> Edit:
-    """A change to a file of JSON: `post_processor__single=[]`."""
+    """A change to a JSON file, such as `post_processor__single=[]`."""
 
     def edit(data: bytes) -> bytes:
         whole = json.loads(data)
@@ -80,7 +80,7 @@ def as_json(**changes: Any) -> Edit:
 
 
 def tensors(change: Callable[[dict[str, torch.Tensor], str], Any]) -> Edit:
-    """A change to the tensors of a file, the first of which it is told by name."""
+    """A change to the tensors of a file. `change` also gets the name of the first tensor."""
 
     def edit(data: bytes) -> bytes:
         from safetensors.torch import load, save
@@ -96,7 +96,7 @@ def head(text: str) -> Edit:
     return lambda data: struct.pack("<Q", len(text)) + text.encode()
 
 
-NOBODY = {"SpecialToken": {"id": "nobody", "type_id": 0}}  # of which tokenizers panics
+NOBODY = {"SpecialToken": {"id": "nobody", "type_id": 0}}  # makes the package tokenizers panic
 NOT_COVERED = '{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
 TOKENIZERS: list[tuple[Edit, str]] = [
     (lambda data: data[:-9], "its tokenizer cannot be loaded: "),
@@ -122,7 +122,7 @@ CONFIGS: list[tuple[Edit, str]] = [
     *(
         (as_json(**{key: value}), f"{NOT_OURS} ({key})")
         for key, value in {
-            "target_modules": "(.*)*query",  # a pattern that may take for ever
+            "target_modules": "(.*)*query",  # a pattern that may take forever to match
             "modules_to_save": "score",
             "exclude_modules": "(.*)*x",
             "layers_pattern": "(.*)*x",
@@ -191,7 +191,7 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize(("which", "file", "edit", "said"), FORGERIES)
-def test_a_forged_file_is_one_message_of_the_folder(
+def test_a_forged_file_gives_one_message_about_the_folder(
     made: dict[str, Path],
     which: str,
     file: str,
@@ -209,10 +209,10 @@ def test_a_forged_file_is_one_message_of_the_folder(
     text = str(error.value)
     assert text.startswith(f"{folder}: ") and said in text
     assert len(text) < 600 and text.removeprefix(str(folder)).isprintable()
-    assert capfd.readouterr() == ("", "")  # native code, which panics, writes to the process's own
+    assert capfd.readouterr() == ("", "")  # native code that panics writes to the process's own streams
 
 
-def test_labels_that_the_head_does_not_have_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
+def test_labels_that_the_head_lacks_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
     for which, said in (
         ("lora", "its adapter cannot be used: "),
         ("merged", "its model has weights of other shapes than its configuration needs: classifier."),
@@ -250,14 +250,14 @@ def test_no_name_in_a_manifest_leads_out_of_the_folder(made: dict[str, Path], tm
         b'{"study": "\\ud800"}',
     ],
 )
-def test_a_manifest_that_is_none_is_one_short_message(tmp_path: Path, text: bytes) -> None:
+def test_an_invalid_manifest_gives_one_short_message(tmp_path: Path, text: bytes) -> None:
     (tmp_path / NAME).write_bytes(text)
     with pytest.raises(ExportError, match=r"peftsweep\.json: ") as error:
         export.read(tmp_path)
     assert len(str(error.value)) < 600 and str(error.value).isprintable()
 
 
-def test_what_is_no_file_is_not_waited_for(made: dict[str, Path], tmp_path: Path) -> None:
+def test_reading_does_not_wait_for_a_pipe(made: dict[str, Path], tmp_path: Path) -> None:
     for name in (NAME, TOKENIZER, ADAPTER):
         folder = tmp_path / name
         shutil.copytree(made["lora"], folder)
@@ -266,7 +266,7 @@ def test_what_is_no_file_is_not_waited_for(made: dict[str, Path], tmp_path: Path
         with pytest.raises(ExportError, match=f"has no {NAME}|{name} is missing"):
             Classifier(folder)
         if name == TOKENIZER:
-            sign(folder)  # as if it had never been there
+            sign(folder)  # as if it had never been exported
             with pytest.raises(ExportError, match=r"its tokenizer tokenizer\.json: no plain file"):
                 Classifier(folder)
     with pytest.raises(ExportError, match="is a file; give a folder"):
@@ -275,7 +275,7 @@ def test_what_is_no_file_is_not_waited_for(made: dict[str, Path], tmp_path: Path
         Classifier(tmp_path / ("a" * 300))
 
 
-def test_a_tokenizer_with_several_chat_templates_is_exported_as_files_alone(
+def test_a_tokenizer_with_several_chat_templates_is_exported_as_plain_files(
     made: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(made["lora"].parent / "base", tmp_path / "base")
