@@ -1,5 +1,7 @@
-"""Every architecture that transformers has a head for classification for trains as stock peft trains it, or is refused
-in words."""
+"""Does every architecture with a classification head in transformers train as in stock peft?
+
+If not, it is refused with a reason.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from tests.numbers import same, same_gradients
 
 PARAMS = TrainConfig(rank=2, alpha=3.0)
 TEXTS = [np.random.default_rng(n).integers(5, 100, size=n) for n in (17, 3, 9, 5, 19, 12, 6, 15)]
-MINE, OTHERS = np.array([4, 1, 5, 2]), np.array([0, 3, 6, 7])  # the texts of a slot, and of its neighbour
+MINE, OTHERS = np.array([4, 1, 5, 2]), np.array([0, 3, 6, 7])  # a slot's texts, and its neighbour's
 TRAINED = """
     arcee axk1 bert biogpt camembert cohere_compass_text data2vec-text deepseek_v2 deepseek_v3 diffllama distilbert
     electra ernie esmc exaone4 gemma gemma3 gemma3_text glm glm4 gpt_bigcode gpt_neox gte helium hunyuan_v1_dense
@@ -38,7 +40,7 @@ TRAINED = """
 @pytest.mark.numbers
 @pytest.mark.parametrize("name", ["lora", "ia3"])
 @pytest.mark.parametrize("architecture", sorted(KINDS))
-def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(
+def test_an_architecture_trains_as_in_stock_peft_or_is_refused_with_a_reason(
     architecture: str, name: str, tmp_path: Path
 ) -> None:
     if architecture in UNBUILT:
@@ -48,7 +50,7 @@ def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(
     model = tiny_base(KINDS[architecture])
     linears = linear_names(model)
     method, params = METHODS[name](model, linears), PARAMS
-    if name == "ia3" and linears:  # peft has default layers for a few architectures only
+    if name == "ia3" and linears:  # peft has default layers for only a few architectures
         params = TrainConfig(target_modules=linears, feedforward_modules=linears[-1:])
     try:
         packed = PackedModel(model, method, [params], 2, samples_of([TEXTS], model), TEXTS)
@@ -70,7 +72,7 @@ def test_an_architecture_trains_as_stock_peft_does_or_is_refused_in_words(
 def packed_step(
     packed: PackedModel, params: TrainConfig, texts: list[np.ndarray] = TEXTS
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Logits of the first slot's texts beside a neighbour; its weights, and its gradients, by `path:parameter`."""
+    """Train the first slot beside a neighbour. Returns its logits, weights and gradients (both by `path:parameter`)."""
     stack, adapted = packed.stack, frozenset(layer.name for layer in packed.stack.layers)
     for slot in (0, 1):
         stack.start(slot, params, adapted, torch.Generator().manual_seed(slot))
@@ -91,7 +93,7 @@ def stock_step(
     folder: Path,
     texts: list[np.ndarray] = TEXTS,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same by stock peft, from the adapter that is exported."""
+    """The same in stock peft, starting from the exported adapter."""
     method.export(folder, weights=weights, params=params, source="base", revision=None)
     stock = PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
     texts = [texts[i] for i in MINE]
@@ -110,6 +112,6 @@ def stock_step(
     return logits.detach(), found
 
 
-def test_the_documents_count_them() -> None:
+def test_the_documents_give_their_number() -> None:
     said = (Path(__file__).parents[1] / "docs" / "questions.md").read_text(encoding="utf-8")
     assert f"the tests build a small model. {len(TRAINED.split())} of them train as" in said

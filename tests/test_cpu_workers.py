@@ -1,4 +1,4 @@
-"""Slots side by side on a CPU's cores."""
+"""Do slots that train side by side on the cores of a CPU give the same results?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALL = [
     ("lora", "llama", MULTI, "float64"),
     pytest.param(("lora", "bert", SINGLE, "bfloat16"), marks=pytest.mark.numbers),
     ("ia3", "bert", MULTI, "float64"),
-    # bitsandbytes' own products, in threads
+    # bitsandbytes' matrix products run in threads too
     pytest.param(("qlora", "llama", SINGLE, "float32"), marks=pytest.mark.numbers),
 ]
 
@@ -38,7 +38,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Threads:
-    """Writes down in which threads passes run."""
+    """Records which threads run the passes."""
 
     def __init__(self) -> None:
         self.training, self.evaluation = set[str](), set[str]()
@@ -50,10 +50,10 @@ class Threads:
 def trained(
     folder: Path, kind: tuple[str, str, Task, str], see: Callable[[Pass], object] = lambda one: None
 ) -> tuple[Watched, Queue]:
-    """Train five trials in four slots, so that one is a refill.
+    """Train five trials in four slots, so that one slot is refilled.
 
     Args:
-        see: called before each pass.
+        see: a function to call before each pass.
     """
     method, architecture, task, dtype = kind
     base = tiny_model(folder / "base", architecture)
@@ -111,7 +111,7 @@ def test_a_step_that_runs_out_of_memory_in_one_cpu_worker_is_repeated_as_a_whole
             if 1 in one.slots:
                 failed.append(one)
                 raise torch.OutOfMemoryError("out of memory")
-            time.sleep(0.1)  # the other worker goes on for a while
+            time.sleep(0.1)  # the other worker continues for a while
 
     free, _ = trained(tmp_path / "free", ALL[0])
     tight, _ = trained(tmp_path / "tight", ALL[0], fail_once)
@@ -119,14 +119,14 @@ def test_a_step_that_runs_out_of_memory_in_one_cpu_worker_is_repeated_as_a_whole
     same_training(tight, free)
 
 
-# Workers by themselves -----------------------------------------------------------------------------------------------
+# Workers without a pack ----------------------------------------------------------------------------------------------
 
 
-def even(slot: object) -> int:
+def equal_size(slot: object) -> int:
     return 1
 
 
-def test_an_error_in_a_cpu_worker_is_raised_when_the_others_are_done_and_keeps_nothing_alive(two_cores: None) -> None:
+def test_an_error_in_a_cpu_worker_is_raised_after_the_others_and_keeps_no_tensor_alive(two_cores: None) -> None:
     done: list[str] = []
     held: list[Any] = []
 
@@ -143,11 +143,11 @@ def test_an_error_in_a_cpu_worker_is_raised_when_the_others_are_done_and_keeps_n
     gc.disable()
     try:
         try:
-            both(work, ["a", "b"], even)  # type: ignore[arg-type,list-item]
+            both(work, ["a", "b"], equal_size)  # type: ignore[arg-type,list-item]
         except torch.OutOfMemoryError:
             pass
         else:
-            raise AssertionError("nothing was said")
+            raise AssertionError("no error was raised")
         assert done == ["b"] and [ref() for ref in held] == [None, None]
     finally:
         gc.enable()
@@ -160,11 +160,11 @@ def test_running_out_of_memory_does_not_hide_another_error(two_cores: None) -> N
 
     both = CpuWorkers(2)
     with pytest.raises(KeyError):
-        both(work, ["a", "b"], even)  # type: ignore[arg-type,list-item]
+        both(work, ["a", "b"], equal_size)  # type: ignore[arg-type,list-item]
     both.close()
 
 
-def test_who_is_interrupted_waits_for_a_pass_at_most(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_waits_for_at_most_one_pass(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     both, passes = CpuWorkers(2), []
 
     def work(slots: list[str]) -> dict[int, int]:
@@ -183,7 +183,7 @@ def test_who_is_interrupted_waits_for_a_pass_at_most(two_cores: None, monkeypatc
 
     monkeypatch.setattr(cpu_workers, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        both(work, ["a", "b"], even)  # type: ignore[arg-type,list-item]
+        both(work, ["a", "b"], equal_size)  # type: ignore[arg-type,list-item]
     assert 2 <= len(passes) < 20
     both.close()
 
@@ -194,11 +194,11 @@ def test_each_cpu_worker_has_its_share_of_the_cores_and_all_other_threads_keep_t
     before, threads = torch.get_num_threads(), torch.get_num_threads
     found: list[int] = []
 
-    def ask() -> None:
+    def count_threads() -> None:
         found.append(threads())
 
-    def asked_anew() -> int:
-        thread = threading.Thread(target=ask)
+    def in_new_thread() -> int:
+        thread = threading.Thread(target=count_threads)
         thread.start()
         thread.join()
         return found[-1]
@@ -206,10 +206,10 @@ def test_each_cpu_worker_has_its_share_of_the_cores_and_all_other_threads_keep_t
     torch.set_num_threads(8)
     try:
         four = CpuWorkers(16)
-        shares = four(lambda some: {i: threads() for i in some}, list(range(8)), even)  # type: ignore[call-overload]
-        assert shares == dict.fromkeys(range(8), 2) and threads() == 8 and asked_anew() == 8
+        shares = four(lambda some: {i: threads() for i in some}, list(range(8)), equal_size)  # type: ignore[call-overload]
+        assert shares == dict.fromkeys(range(8), 2) and threads() == 8 and in_new_thread() == 8
         four.close()
-        assert threads() == 8 and asked_anew() == 8
+        assert threads() == 8 and in_new_thread() == 8
     finally:
         torch.set_num_threads(before)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("cpu-worker")]
@@ -218,21 +218,23 @@ def test_each_cpu_worker_has_its_share_of_the_cores_and_all_other_threads_keep_t
 @pytest.mark.parametrize(
     ("cores", "slots", "count"), [(1, 8, 1), (2, 8, 2), (2, 1, 1), (16, 8, 4), (16, 3, 2), (6, 8, 3), (7, 8, 1)]
 )
-def test_cores_are_divided_without_a_rest(cores: int, slots: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_divided_evenly(cores: int, slots: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     some = CpuWorkers(slots)
     assert some.count == count
     some.close()
 
 
-def test_slots_are_dealt_by_their_size_in_their_own_order() -> None:
+def test_slots_are_distributed_by_size_and_keep_their_order() -> None:
     slots = ["a", "b", "c", "d", "e"]
     assert balanced_parts(slots, [5, 1, 4, 2, 2], 2) == ([["a", "e"], ["b", "c", "d"]], 7)  # type: ignore[arg-type,comparison-overlap]
     assert balanced_parts(slots[:2], [1, 1], 4) == ([["a"], ["b"]], 1)  # type: ignore[arg-type,comparison-overlap]
 
 
 @pytest.mark.parametrize(("sizes", "aside"), [([1, 1, 1, 1], True), ([9, 1, 1, 1], False), ([1, 1, 1], False)])
-def test_slots_that_cannot_be_dealt_evenly_stay_with_the_caller(sizes: list[int], aside: bool, two_cores: None) -> None:
+def test_slots_that_cannot_be_distributed_evenly_stay_with_the_caller(
+    sizes: list[int], aside: bool, two_cores: None
+) -> None:
     both = CpuWorkers(4)
     ran = both(
         lambda some: {i: threading.current_thread().name for i in some}, list(range(len(sizes))), sizes.__getitem__
@@ -241,7 +243,7 @@ def test_slots_that_cannot_be_dealt_evenly_stay_with_the_caller(sizes: list[int]
     both.close()
 
 
-def test_a_base_that_keeps_state_has_one_pass_at_a_time(
+def test_a_base_with_state_runs_one_pass_at_a_time(
     tmp_path: Path, two_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding

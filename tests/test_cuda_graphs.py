@@ -1,4 +1,4 @@
-"""Which passes are captured and which are replayed, with graphs that a CPU can replay: by doing the work again."""
+"""Which passes are captured, and which are replayed? The graphs here replay on a CPU, by doing the work again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 class Replay:
-    """A graph whose replay runs what was captured, into the same result."""
+    """A graph whose replay runs the captured function again and writes into the same result."""
 
     capturing: Replay | None = None
     broken = False
@@ -50,14 +50,14 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def micro_batch(*lengths: int, first: int = 1) -> MicroBatch:
-    """One slot's texts of these lengths, whose tokens count up."""
+    """Texts of these lengths in one slot; their tokens count up from `first`."""
     texts = [np.arange(first, first + length) for length in lengths]
     corpus = Corpus(texts, Pooling(last=True, pad_token_id=0, first_position=0))
     return MicroBatch(pack_texts([0], [np.arange(len(texts))], corpus, CPU, "tiles", tiles_for=1), {0: (0, 0)})
 
 
 class Sums:
-    """The sum of a pass's tokens, as a function that can be captured; and how often it was really worked out."""
+    """A function to capture: it sums the tokens of a pass, and counts how often it really ran."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error, self.worked, self.captured = error, 0, 0
@@ -75,18 +75,18 @@ class Sums:
         return out
 
 
-def test_a_shape_is_captured_once_and_replayed_on_other_numbers() -> None:
+def test_a_shape_is_captured_once_and_replayed_on_other_tokens() -> None:
     sums = Sums()
     passes = CudaGraphs()
-    assert passes(sums, micro_batch(3)).item() == 1 + 2 + 3 and sums.worked == 1  # the first as it is
+    assert passes(sums, micro_batch(3)).item() == 1 + 2 + 3 and sums.worked == 1  # the first pass runs without a graph
     assert passes(sums, micro_batch(4)).item() == 10 and sums.captured == 1
     first = passes(sums, micro_batch(4, first=2))
     assert first.item() == 14 and (sums.captured, sums.worked) == (1, 1)
     passes(sums, micro_batch(4, first=3))
-    assert first.item() == 14  # nobody writes over a result that was given out
+    assert first.item() == 14  # later replays do not overwrite a returned result
 
 
-def test_other_shapes_get_graphs_of_their_own_and_a_larger_one_begins_anew() -> None:
+def test_each_shape_gets_its_own_graph_and_a_larger_one_starts_a_new_pool() -> None:
     sums = Sums()
     passes = CudaGraphs()
     for lengths in ((3,), (60,), (20, 20), (60,), (20, 20)):
@@ -99,16 +99,16 @@ def test_other_shapes_get_graphs_of_their_own_and_a_larger_one_begins_anew() -> 
     assert sums.captured == 4 and passes.largest == 128
 
 
-def test_passes_to_come_are_captured_ahead_unless_one_of_them_is_the_largest() -> None:
+def test_coming_passes_are_captured_ahead_unless_one_is_the_largest_so_far() -> None:
     sums = Sums()
     passes = CudaGraphs()
     passes.prepare(sums, [micro_batch(60)])
-    assert (sums.captured, sums.worked) == (0, 0)  # the first call is to be made as it is
+    assert (sums.captured, sums.worked) == (0, 0)  # the first call must run without a graph
     passes(sums, micro_batch(60))
     passes.prepare(sums, [micro_batch(60)])
-    assert sums.captured == 0  # it would begin the pool
+    assert sums.captured == 0  # it would be the first graph of the pool
     passes(sums, micro_batch(60))
-    passes.prepare(sums, [micro_batch(20, 20), micro_batch(90)])  # 128 rows, for which the pool begins anew
+    passes.prepare(sums, [micro_batch(20, 20), micro_batch(90)])  # 128 rows, which need a new pool
     assert sums.captured == 1
     for _ in range(2):
         passes.prepare(sums, [micro_batch(20, 20), micro_batch(60)])
@@ -118,7 +118,7 @@ def test_passes_to_come_are_captured_ahead_unless_one_of_them_is_the_largest() -
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("not permitted")])
-def test_a_capture_ahead_that_fails_leaves_the_pass_to_be_made_when_it_is_due(error: Exception) -> None:
+def test_a_pass_whose_early_capture_failed_runs_when_it_is_due(error: Exception) -> None:
     sums = Sums()
     passes = CudaGraphs()
     for _ in range(2):
@@ -131,7 +131,7 @@ def test_a_capture_ahead_that_fails_leaves_the_pass_to_be_made_when_it_is_due(er
     assert passes.refused == (not isinstance(error, torch.OutOfMemoryError)) == (sums.worked == 2)
 
 
-def test_what_is_to_come_is_not_what_makes_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coming_shape_is_not_dropped_to_make_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "SHAPES", 2)
     sums = Sums()
     passes = CudaGraphs()
@@ -143,7 +143,7 @@ def test_what_is_to_come_is_not_what_makes_room_for_it(monkeypatch: pytest.Monke
     assert sums.captured == 3
 
 
-def test_the_oldest_shapes_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_shapes_are_dropped_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "SHAPES", 2)
     sums = Sums()
     passes = CudaGraphs()
@@ -153,7 +153,7 @@ def test_the_oldest_shapes_go_when_there_are_too_many(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_base_that_cannot_be_captured_is_run_as_it_is(monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
+def test_a_base_that_cannot_be_captured_runs_without_graphs(monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
     monkeypatch.setattr(Replay, "broken", broken)
     sums = Sums(RuntimeError("operation not permitted when stream is capturing"))
     said: list[str] = []
@@ -169,15 +169,15 @@ def test_a_base_that_cannot_be_captured_is_run_as_it_is(monkeypatch: pytest.Monk
     "error",
     [
         torch.OutOfMemoryError("no room"),
-        RuntimeError("CUDA error: out of memory"),  # of the driver
+        RuntimeError("CUDA error: out of memory"),  # the driver's error
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 @pytest.mark.parametrize("broken", [False, True])
-def test_out_of_memory_in_a_capture_is_the_step_s_own(
+def test_out_of_memory_in_a_capture_is_out_of_memory_in_the_step(
     monkeypatch: pytest.MonkeyPatch, error: Exception, broken: bool
 ) -> None:
-    """Also where the capture cannot be ended any more, which would be another error."""
+    """This holds even if ending the capture fails, which would raise another error."""
     monkeypatch.setattr(Replay, "broken", broken)
     passes, sums = CudaGraphs(), Sums(error)
     passes(sums, micro_batch(3))
@@ -186,7 +186,7 @@ def test_out_of_memory_in_a_capture_is_the_step_s_own(
     assert not passes.refused and not passes.known
 
 
-def test_a_signal_in_a_capture_is_no_fault_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_a_capture_is_not_blamed_on_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Replay, "broken", True)
     passes, sums = CudaGraphs(), Sums(KeyboardInterrupt())
     passes(sums, micro_batch(3))

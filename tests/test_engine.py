@@ -1,4 +1,4 @@
-"""The pack: neighbours do not matter, nothing leaks, and a resumed trial continues as if it had never stopped."""
+"""The pack: do neighbours matter, does anything leak, and does a resumed trial continue as if it had never stopped?"""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def trial(number: int, folder: Path, **changes: object) -> Trial:
 
 
 def neighbours(folder: Path) -> list[Trial]:
-    """Seven trials that differ in everything. The shortest come first, so that their slots are refilled early."""
+    """Seven trials that differ in everything. The shortest come first, so their slots are refilled early."""
     return [
         trial(i, folder, rank=1 + i, batch_size=3 + 2 * i, epochs=1 + i // 3, learning_rate=1e-2 / i, dropout=0.1 * i)
         for i in range(1, 8)
@@ -103,7 +103,7 @@ def run(base: Path, trials: list[Trial], slots: int, method: str = "lora", **kwa
 def test_neighbours_do_not_matter(base: Path, tmp_path: Path, method: str, in_float64: None) -> None:
     alone = run(base, [trial(0, tmp_path / "a")], 1, method)
     first = run(base, [trial(0, tmp_path / "b"), *neighbours(tmp_path / "b")], 4, method)
-    # Three long ones hold slots 0 to 2, two short ones pass through slot 3 before it comes.
+    # Three long trials hold slots 0 to 2. Two short ones use slot 3 before this trial gets it.
     long = [trial(i, tmp_path / "c", epochs=6, rank=i, dropout=0.1) for i in (1, 2, 3)]
     short = [trial(i, tmp_path / "c", epochs=1, learning_rate=0.05) for i in (4, 5)]
     last = run(base, [*long, *short, trial(0, tmp_path / "c")], 4, method)
@@ -111,7 +111,7 @@ def test_neighbours_do_not_matter(base: Path, tmp_path: Path, method: str, in_fl
     for crowd in (first, last):
         same_training(crowd, alone, [0])
     other = run(base, [trial(0, tmp_path / "e", learning_rate=5.01e-3)], 1, method)
-    with pytest.raises(AssertionError):  # the measure sees a difference where there is one
+    with pytest.raises(AssertionError):  # the comparison must notice a difference
         same_training(other, alone)
 
 
@@ -127,7 +127,7 @@ def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path, dropout: 
 
 @pytest.mark.parametrize("method", ["lora", "ia3", "qlora"])
 def test_the_base_is_byte_identical_after_a_sweep(base: Path, tmp_path: Path, method: str) -> None:
-    """Its weights, buffers, and what 4-bit layers keep beside their weights; after training, evaluation and a save."""
+    """Compare weights, buffers and the state of 4-bit layers after training, evaluation and a save."""
     pack = pack_of(base, MULTI, method, neighbours(tmp_path), 3)
     model = pack.packed.model
     own = {place.layer.stacked[place.name].data_ptr() for place in pack.stack.param_slices}
@@ -167,8 +167,8 @@ def test_a_nan_fails_its_trial_and_leaves_the_others_bit_equal(base: Path, tmp_p
 
 
 @pytest.mark.numbers
-def test_dropout_is_that_of_lora_in_forward_and_backward() -> None:
-    """y = W x + α/r · B A (x · mask / (1 - p)), by autograd, for two slots of other ranks and rates."""
+def test_dropout_works_as_in_lora_in_forward_and_backward() -> None:
+    """y = W x + α/r · B A (x · mask / (1 - p)), by autograd, for two slots of different ranks and rates."""
     current = ForwardContext([0.0] * 2, torch.device("cpu"), fused=False)
     layer = PackedLora(LayerSpec(nn.Linear(6, 5).requires_grad_(False), "layer", 3, current, 2), rank=4)
     stack = SlotParameters([layer], 2, torch.device("cpu"))
@@ -204,10 +204,10 @@ def test_a_mask_keeps_its_share_and_differs_by_slot_step_and_layer() -> None:
     assert all(abs(float(mask.mean()) - 0.7) < 0.02 for mask in masks)
     for i, mask in enumerate(masks):
         for other in masks[:i]:
-            assert abs(float((mask == other).float().mean()) - (0.7**2 + 0.3**2)) < 0.03  # as unrelated ones agree
+            assert abs(float((mask == other).float().mean()) - (0.7**2 + 0.3**2)) < 0.03  # as often as unrelated masks
 
 
-def test_a_cleared_slot_keeps_nothing(base: Path, tmp_path: Path) -> None:
+def test_a_cleared_slot_is_empty(base: Path, tmp_path: Path) -> None:
     pack = run(base, neighbours(tmp_path), 2)
     assert not pack.stack.weights.any() and not pack.stack.grads.any()
     assert not any(any(layer.active) for layer in pack.stack.layers)
@@ -215,8 +215,8 @@ def test_a_cleared_slot_keeps_nothing(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", "float32"), ("sgd", "float32"), ("adamw", "bfloat16")])
 @pytest.mark.parametrize("stop", [1, pytest.param(5, marks=pytest.mark.numbers), 6])
-def test_a_stopped_trial_goes_on_bit_for_bit(base: Path, tmp_path: Path, stop: int, optimizer: str, dtype: str) -> None:
-    """Before an evaluation, at one, after one: `steps_per_epoch` is 5."""
+def test_a_stopped_trial_resumes_bit_for_bit(base: Path, tmp_path: Path, stop: int, optimizer: str, dtype: str) -> None:
+    """It stops before, at and after an evaluation: an epoch has 5 steps."""
     never = run(base, [trial(0, tmp_path / "a", optimizer=optimizer)], 1, dtype=dtype)
     again = [trial(0, tmp_path / "b", optimizer=optimizer)]
     stopped = pack_of(base, SINGLE, "lora", again, 1, dtype=dtype)
@@ -238,8 +238,8 @@ def test_a_checkpoint_fits_a_pack_of_another_shape(base: Path, tmp_path: Path, i
     same_weights(wide.last[0], never.last[0], never.first[0], never.dtype)
 
 
-def test_trials_that_were_to_be_judged_together_are_after_a_kill(base: Path, tmp_path: Path) -> None:
-    class Dies(Queue):
+def test_trials_due_to_be_judged_together_still_are_after_a_kill(base: Path, tmp_path: Path) -> None:
+    class Killed(Queue):
         together: ClassVar[list[list[int]]] = []
 
         def report(self, reports):  # type: ignore[no-untyped-def]
@@ -250,28 +250,28 @@ def test_trials_that_were_to_be_judged_together_are_after_a_kill(base: Path, tmp
 
     trials = [trial(i, tmp_path) for i in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        run_pack(pack_of(base, SINGLE, "lora", trials, 3), Dies(trials))
-    again = Dies(trials)
+        run_pack(pack_of(base, SINGLE, "lora", trials, 3), Killed(trials))
+    again = Killed(trials)
     run_pack(pack_of(base, SINGLE, "lora", trials, 3), again)
-    assert Dies.together == [[0, 1, 2]] * 5
+    assert Killed.together == [[0, 1, 2]] * 5
     assert all(result.state == "complete" for result in again.results.values())
 
 
 def test_a_trial_evaluated_but_not_judged_is_evaluated_and_judged_again(base: Path, tmp_path: Path) -> None:
-    class Dies(Queue):
+    class Killed(Queue):
         def report(self, reports):  # type: ignore[no-untyped-def]
             raise KeyboardInterrupt
 
     trials = [trial(0, tmp_path)]
     with pytest.raises(KeyboardInterrupt):
-        run_pack(pack_of(base, SINGLE, "lora", trials, 1), Dies(trials))
+        run_pack(pack_of(base, SINGLE, "lora", trials, 1), Killed(trials))
     queue = Queue(trials)
     queue.stop_after = ONE_EVALUATION
     run_pack(pack_of(base, SINGLE, "lora", trials, 1), queue)
     assert [evaluation.index for evaluation in queue.evaluations[0]] == [1]
 
 
-def test_a_trial_that_ends_as_it_comes_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) -> None:
+def test_a_trial_that_ends_when_it_is_resumed_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) -> None:
     """Its process died after the last evaluation, before the study had decided."""
     trials = [trial(i, tmp_path) for i in range(2)]
     pack = pack_of(base, SINGLE, "lora", trials, 1)
@@ -285,7 +285,7 @@ def test_a_trial_that_ends_as_it_comes_leaves_its_slot_to_the_next(base: Path, t
     assert [queue.results[i].state for i in range(2)] == ["complete"] * 2
 
 
-def test_checkpoints_are_saved_when_they_are_asked_for(base: Path, tmp_path: Path) -> None:
+def test_checkpoints_are_saved_on_demand(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path) for i in range(2)]
     pack = pack_of(base, SINGLE, "lora", trials, 2)
     worker = PackWorker(pack)
@@ -296,15 +296,13 @@ def test_checkpoints_are_saved_when_they_are_asked_for(base: Path, tmp_path: Pat
     assert all(checkpoint.newest(one.folder) for one in trials)
 
 
-def test_half_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+def test_an_unfinished_checkpoint_is_ignored(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint-000009-01.77").mkdir()
     assert checkpoint.newest(tmp_path) is None
 
 
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors", "best.safetensors", "logits.safetensors"])
-def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
-    base: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_truncated_checkpoint_is_ignored_and_the_trial_starts_over(base: Path, tmp_path: Path, name: str) -> None:
     never = run(base, [trial(0, tmp_path / "a")], 1)
     queue = Queue([trial(0, tmp_path / "b")])
     queue.stop_after = 7
@@ -322,20 +320,20 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_and_the_trial_begins_anew(
     assert distance(again.last[0], never.last[0]) == 0.0 and len(again.trace[0]) == len(never.trace[0])
 
 
-class Asks:
-    """Work on numbered slots that fails for more than `most` at once, and always for the slot `never`.
+class LimitedWork:
+    """Work on numbered slots. It fails for more than `most` slots at once, and always for the slot `never`.
 
     Args:
-        room: how often memory can be freed.
+        room: how many times memory can be freed.
     """
 
     def __init__(self, most: int, never: int | None = None, room: int = 0) -> None:
         self.most, self.never, self.room = most, never, room
-        self.asked: list[list[int]] = []
-        self.gone: list[int] = []
+        self.tried: list[list[int]] = []
+        self.unfit: list[int] = []
 
     def __call__(self, slots: Any) -> dict[int, int]:
-        self.asked.append(list(slots))
+        self.tried.append(list(slots))
         if len(slots) > self.most or self.never in slots:
             raise torch.OutOfMemoryError("no room\nin detail")
         return {slot: 10 * slot for slot in slots}
@@ -344,59 +342,59 @@ class Asks:
         self.room -= 1
         return "freed" if self.room >= 0 else "none"
 
-    def share(self, share: BackOff, slots: Sequence[int] = (1, 2, 3, 4)) -> dict[int, int]:
-        found, unfit = share.run(self, slots, self.make_room)  # type: ignore[arg-type]
+    def run(self, back_off: BackOff, slots: Sequence[int] = (1, 2, 3, 4)) -> dict[int, int]:
+        found, unfit = back_off.run(self, slots, self.make_room)  # type: ignore[arg-type]
         assert {reason for _, reason in unfit} <= {"no room"}
-        self.gone += [slot for slot, _ in unfit]  # type: ignore[misc]
+        self.unfit += [slot for slot, _ in unfit]  # type: ignore[misc]
         return found
 
 
-def test_slots_go_in_halves_for_good_once_they_did_not_fit() -> None:
+def test_slots_that_did_not_fit_together_run_in_halves_from_then_on() -> None:
     notes: list[str] = []
-    share, asks = BackOff(4, "step", notes.append), Asks(most=2)
-    assert asks.share(share) == {1: 10, 2: 20, 3: 30, 4: 40} and share.slots == 2
-    assert asks.asked == [[1, 2, 3, 4], [1, 2], [3, 4]]
-    asks.share(share)
-    assert asks.asked[3:] == [[1, 2], [3, 4]]
+    back_off, work = BackOff(4, "step", notes.append), LimitedWork(most=2)
+    assert work.run(back_off) == {1: 10, 2: 20, 3: 30, 4: 40} and back_off.slots == 2
+    assert work.tried == [[1, 2, 3, 4], [1, 2], [3, 4]]
+    work.run(back_off)
+    assert work.tried[3:] == [[1, 2], [3, 4]]
     assert notes == ["memory: a step of 4 slots did not fit; from now on 2 run at once"]
 
 
-def test_one_slot_that_never_fits_does_not_lower_what_the_others_get() -> None:
+def test_a_slot_that_never_fits_does_not_reduce_how_many_others_run_at_once() -> None:
     notes: list[str] = []
-    share, asks = BackOff(4, "step", notes.append), Asks(most=4, never=2)
-    assert asks.share(share) == {1: 10, 3: 30, 4: 40} and share.slots == 4 and asks.gone == [2]
+    back_off, work = BackOff(4, "step", notes.append), LimitedWork(most=4, never=2)
+    assert work.run(back_off) == {1: 10, 3: 30, 4: 40} and back_off.slots == 4 and work.unfit == [2]
     assert not notes
 
 
-def test_slots_are_tried_again_whole_where_room_was_made() -> None:
-    share, asks = BackOff(4), Asks(most=4, never=2, room=1)
-    asks.share(share)
-    assert asks.asked[:3] == [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]]
+def test_all_slots_are_tried_again_together_after_memory_was_freed() -> None:
+    back_off, work = BackOff(4), LimitedWork(most=4, never=2, room=1)
+    work.run(back_off)
+    assert work.tried[:3] == [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]]
 
 
-def test_a_last_slot_that_fits_once_graphs_are_gone_does_not_make_all_go_at_once_again() -> None:
-    class Refilling(Asks):  # the passes before it left graphs
+def test_the_last_slot_fitting_after_graphs_were_dropped_does_not_raise_the_number_of_slots() -> None:
+    class Refilling(LimitedWork):  # earlier passes left graphs in memory
         def __call__(self, slots: Any) -> dict[int, int]:
-            if list(slots) == [5] and self.asked[-1] != [5]:
-                self.asked.append([5])
+            if list(slots) == [5] and self.tried[-1] != [5]:
+                self.tried.append([5])
                 raise torch.OutOfMemoryError("no room")
             return super().__call__(slots)
 
         def make_room(self, slots: Any, again: bool) -> RoomMade:
             return "freed" if len(slots) == 1 else "none"
 
-    share, asks = BackOff(5), Refilling(most=2)
+    back_off, work = BackOff(5), Refilling(most=2)
     for _ in range(2):
-        assert asks.share(share, (1, 2, 3, 4, 5)) == {slot: 10 * slot for slot in range(1, 6)} and share.slots == 2
-    assert asks.asked == [[1, 2, 3, 4, 5], *2 * [[1, 2], [3, 4], [5], [5]]]
+        assert work.run(back_off, (1, 2, 3, 4, 5)) == {slot: 10 * slot for slot in range(1, 6)} and back_off.slots == 2
+    assert work.tried == [[1, 2, 3, 4, 5], *2 * [[1, 2], [3, 4], [5], [5]]]
 
 
-def test_what_had_no_room_without_the_slot_that_never_fits_still_counts() -> None:
-    share, asks = BackOff(4), Asks(most=1, never=4)
-    assert asks.share(share) == {1: 10, 2: 20, 3: 30} and share.slots == 1 and asks.gone == [4]
+def test_slots_that_failed_without_the_one_that_never_fits_still_reduce_the_number() -> None:
+    back_off, work = BackOff(4), LimitedWork(most=1, never=4)
+    assert work.run(back_off) == {1: 10, 2: 20, 3: 30} and back_off.slots == 1 and work.unfit == [4]
 
 
-def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
+def test_memory_that_is_freed_and_filled_each_time_does_not_keep_a_step_from_ending(
     base: Path, tmp_path: Path, in_float64: None
 ) -> None:
     """Every pass leaves a graph. It can be dropped, but that never makes enough room for more than two slots."""
@@ -404,7 +402,7 @@ def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
     trials = [trial(i, tmp_path / "b") for i in range(4)]
     pack = pack_of(base, SINGLE, "lora", trials, 4)
     graphs = pack.runner.graphs = CudaGraphs()
-    graphs.warm = graphs.refused = True  # so that a pass runs without its graph
+    graphs.warm = graphs.refused = True  # so that passes run without graphs
     dropped: list[int] = []
 
     def two_at_most(one: Pass) -> None:
@@ -420,7 +418,7 @@ def test_room_that_is_used_up_again_each_time_does_not_keep_a_step_from_ending(
 
 
 class FullMemory(TorchDispatchMode):
-    """Memory that is full at some moments: at the norms of an update, or when the next step is laid out or captured."""
+    """Memory that is full at times: at the norms of an update, or when the next step is packed or captured."""
 
     def __init__(self, when: str) -> None:
         super().__init__()
@@ -430,10 +428,10 @@ class FullMemory(TorchDispatchMode):
         if operation is aten.linalg_vector_norm.default:
             self.updates, self.after_update = self.updates + 1, True
             self.check(self.when == "update" and self.updates % 3 == 2)
-        elif operation is aten.set_.source_Storage_storage_offset:  # of a batch's arrays
+        elif operation is aten.set_.source_Storage_storage_offset:  # allocates a batch's arrays
             first, self.after_update = self.after_update, False
-            self.check(self.when == "laid out" and first and self.updates % 2 == 1)
-        elif operation is aten.clone.default and args[0].dtype == torch.int32:  # of what a graph reads
+            self.check(self.when == "packed" and first and self.updates % 2 == 1)
+        elif operation is aten.clone.default and args[0].dtype == torch.int32:  # copies a graph's inputs
             self.check(self.when == "captured")
         return operation(*args, **(kwargs or {}))
 
@@ -443,24 +441,24 @@ class FullMemory(TorchDispatchMode):
             raise torch.OutOfMemoryError("no room")
 
 
-@pytest.mark.parametrize("when", ["update", "laid out", "captured"])
-def test_a_full_memory_between_the_passes_costs_no_trial_anything(
+@pytest.mark.parametrize("when", ["update", "packed", "captured"])
+def test_running_out_of_memory_between_passes_harms_no_trial(
     base: Path, tmp_path: Path, when: str, in_float64: None
 ) -> None:
-    """In the update, before it has written anything; and while the next step is prepared, which can wait."""
+    """Memory is full in an update before it writes anything, or while the next step is prepared, which can wait."""
 
     def pack_in(run: str) -> tuple[Any, Queue]:
         trials = [trial(i, tmp_path / run) for i in range(3)]
         pack = pack_of(base, SINGLE, "lora", trials, 3)
         pack.runner.cpu_workers.close()
-        pack.runner.cpu_workers = cpu_workers.CpuWorkers(1)  # torch's mode holds for this thread only
+        pack.runner.cpu_workers = cpu_workers.CpuWorkers(1)  # torch's dispatch mode applies to this thread only
         return pack, Queue(trials)
 
     (free, all_trials), (pack, queue), memory = pack_in("a"), pack_in("b"), FullMemory(when)
     run_pack(free, all_trials)
     pack.runner.prefetches = True
     if when == "captured":
-        pack.runner.graphs = CudaGraphs()  # captures nothing but what is to come
+        pack.runner.graphs = CudaGraphs()  # only captures coming passes
         pack.runner.graphs.warm = pack.runner.graphs.refused = True
         pack.runner.graphs.largest = 1 << 30
     with memory:
@@ -476,7 +474,7 @@ def exported(pack: Watched, queue: Queue, one: Trial, folder: Path) -> None:
 
 
 def on_test_split(pack: Watched, one: Trial, adapter: Path) -> dict[str, float]:
-    """The scores on the pack's test split."""
+    """Score the pack's test split."""
     found, *_ = [event for event in PackWorker(pack).advance([ScoreTrial(one, adapter)]) if isinstance(event, Scored)]
     assert found.trial == one.number
     assert found.scores is not None, found.reason
@@ -506,10 +504,12 @@ def test_a_test_split_that_does_not_fit_is_scored_in_shorter_passes(base: Path, 
     assert narrow == wide
 
 
-def test_the_test_split_is_scored_by_thresholds_of_the_validation_rows(base: Path, tmp_path: Path) -> None:
+def test_the_test_split_is_scored_with_thresholds_from_the_validation_rows(base: Path, tmp_path: Path) -> None:
     (one,) = trials = [trial(0, tmp_path)]
     split = Texts(MULTI, 60, 3)
-    split.labels = (np.random.default_rng(0).random((60, 3)) < 0.9).astype(np.float32)  # other shares than there
+    split.labels = (np.random.default_rng(0).random((60, 3)) < 0.9).astype(
+        np.float32
+    )  # other label shares than in validation
     pack, queue = pack_of(base, MULTI, "lora", trials, 1, test=split), Queue(trials)
     run_pack(pack, queue)
     exported(pack, queue, one, tmp_path / "adapter")
@@ -522,14 +522,16 @@ def test_the_test_split_is_scored_by_thresholds_of_the_validation_rows(base: Pat
     assert scores["macro_f1_tuned"] == pytest.approx(
         MULTI.macro_f1(split.labels, MULTI.predictions(logits, thresholds))
     )
-    assert abs(scores["macro_f1_tuned"] - MULTI.scores(logits, split.labels)["macro_f1_tuned"]) > 0.01  # another one
+    assert (
+        abs(scores["macro_f1_tuned"] - MULTI.scores(logits, split.labels)["macro_f1_tuned"]) > 0.01
+    )  # not the thresholds of the test split
 
 
-def test_all_cpu_workers_together_keep_to_the_limit() -> None:
+def test_all_cpu_workers_together_respect_the_limit() -> None:
     assert cpu_workers.MAX_WORKERS * Limits().slot_tokens <= Limits().train_tokens
 
 
-def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Path) -> None:
+def test_a_released_pack_frees_its_memory_at_once(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path, epochs=1) for i in range(2)]
     pack = pack_of(base, SINGLE, "lora", trials, 2)
     pack.runner.graphs = CudaGraphs()
@@ -546,7 +548,7 @@ def test_a_released_pack_gives_its_memory_back_at_once(base: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("most", [32, 0])
-def test_a_batch_that_does_not_fit_alone_is_cut_and_its_neighbours_stay_as_they_were(
+def test_a_batch_that_does_not_fit_alone_is_split_and_its_neighbours_stay_the_same(
     base: Path, tmp_path: Path, most: int, in_float64: None
 ) -> None:
     """A pass has room for `most` tokens of slot 1, and for any number of the other slots' tokens."""
@@ -563,11 +565,11 @@ def test_a_batch_that_does_not_fit_alone_is_cut_and_its_neighbours_stay_as_they_
     ended = ["complete", "complete" if most else "pruned", "complete"]
     assert [queue.results[i].state for i in range(3)] == ended
     same_training(pack, free, [0, 2])
-    assert pack.runner.training.slots == 3  # the others go together again
+    assert pack.runner.training.slots == 3  # the other slots run together again
     assert most or queue.results[1].reason == "out of memory, even alone: out of memory"
 
 
-def test_passes_of_an_evaluation_are_as_short_as_they_are_to_be(base: Path, tmp_path: Path, in_float64: None) -> None:
+def test_passes_of_an_evaluation_respect_their_limit(base: Path, tmp_path: Path, in_float64: None) -> None:
     passes: list[Pass] = []
     trials = [trial(i, tmp_path / "b") for i in range(4)]
     pack = pack_of(base, SINGLE, "lora", trials, 4, limits=Limits(eval_tokens=24))
@@ -578,7 +580,7 @@ def test_passes_of_an_evaluation_are_as_short_as_they_are_to_be(base: Path, tmp_
     same_training(pack, free)
 
 
-def test_passes_of_a_step_are_of_like_size(base: Path, tmp_path: Path) -> None:
+def test_passes_of_a_step_have_similar_sizes(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path) for i in range(6)]
     pack = pack_of(base, SINGLE, "lora", trials, 6)
     slots = [pack.slots.put(i, one) for i, one in enumerate(trials)]
@@ -589,7 +591,7 @@ def test_passes_of_a_step_are_of_like_size(base: Path, tmp_path: Path) -> None:
     assert len(sizes) == 2 and sum(sizes) == whole.size and min(sizes) > whole.size / 3
 
 
-def test_an_evaluation_out_of_memory_goes_in_halves(base: Path, tmp_path: Path, in_float64: None) -> None:
+def test_an_evaluation_out_of_memory_runs_in_halves(base: Path, tmp_path: Path, in_float64: None) -> None:
     free = run(base, [trial(i, tmp_path / "a") for i in range(4)], 4)
     trials = [trial(i, tmp_path / "b") for i in range(4)]
     pack, queue = pack_of(base, SINGLE, "lora", trials, 4), Queue(trials)
@@ -621,14 +623,14 @@ def test_a_step_in_which_no_trial_fits_updates_nothing(base: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("driver", [False, True], ids=["allocator", "driver"])
-def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_first_try(
+def test_a_step_out_of_memory_half_way_runs_in_halves_and_keeps_nothing_of_the_first_try(
     base: Path, tmp_path: Path, driver: bool, in_float64: None
 ) -> None:
     failed: list[Pass] = []
 
     def fail_once(one: Pass) -> None:
         if one.training and len(one.slots) < 4 and one.slots[-1] == 3 and not failed:
-            failed.append(one)  # the first micro-batch's gradients are there already
+            failed.append(one)  # by now the first micro-batch has left its gradients
             raise (
                 RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if driver else torch.OutOfMemoryError("no room")
             )
@@ -643,7 +645,7 @@ def test_a_step_out_of_memory_half_way_goes_in_halves_and_keeps_nothing_of_the_f
     same_training(pack, free)
 
 
-def test_rows_laid_out_ahead_are_those_of_the_step_or_dropped(base: Path, tmp_path: Path) -> None:
+def test_prefetched_rows_belong_to_the_step_or_are_dropped(base: Path, tmp_path: Path) -> None:
     plain = run(base, neighbours(tmp_path / "a"), 3)
 
     class Ahead(Watched):
@@ -663,16 +665,16 @@ def test_rows_laid_out_ahead_are_those_of_the_step_or_dropped(base: Path, tmp_pa
     pack = pack_of(base, SINGLE, "lora", trials, 3, kind=Ahead)
     pack.runner.prefetches = True
     run_pack(pack, Queue(trials))
-    assert pack.taken > 10 and pack.dropped > 0  # after a refill, it is another step
+    assert pack.taken > 10 and pack.dropped > 0  # after a slot is refilled, the prefetched step no longer applies
     assert all(distance(pack.last[n], plain.last[n]) == 0.0 for n in plain.last)
 
 
 @pytest.mark.parametrize(
     ("room", "batch", "wanted", "slots", "tokens"),
     [
-        (10_000_000, 400.0, 40, 40, 65_536),  # as many as are wanted
-        (200_000, 400.0, 40, 3, 1_425),  # as many as there is room for, and some of it left for longer texts
-        (1_000, 400.0, 40, 1, 1),  # at least one, come what may
+        (10_000_000, 400.0, 40, 40, 65_536),  # as many slots as wanted
+        (200_000, 400.0, 40, 3, 1_425),  # as many as fit, with some memory left for longer texts
+        (1_000, 400.0, 40, 1, 1),  # always at least one
     ],
 )
 def test_a_plan_follows_from_what_was_measured(room: int, batch: float, wanted: int, slots: int, tokens: int) -> None:
@@ -689,7 +691,7 @@ def test_a_plan_follows_from_what_was_measured(room: int, batch: float, wanted: 
 
 
 class Card:
-    """A GPU with room for so many tokens in a training pass. Its counters say what the last passes would take there."""
+    """A GPU with room for `room` tokens in a training pass. Its counters say what the last passes would use."""
 
     def __init__(self, room: int) -> None:
         self.room, self.bytes_per_token, self.allocated, self.evaluated = room, 100, 0, 0
@@ -710,7 +712,7 @@ MakeCard = Callable[..., tuple[Callable[[int], Watched], Card]]
 
 @pytest.fixture
 def cards(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeCard:
-    """Makes a card with so many free bytes, and a function that builds packs on it."""
+    """Make a card with this many free bytes, and a function that builds packs on it."""
 
     def make(
         free: int, room: int = 1000, compiled: bool = False, others: int = 0
@@ -745,8 +747,8 @@ def test_a_plan_is_measured_by_passes_that_fit(cards: MakeCard) -> None:
     assert not pack.slots.occupied and not pack.stack.weights.any()
 
 
-def test_a_plan_leaves_of_the_whole_card_what_nobody_is_to_fill(cards: MakeCard) -> None:
-    build, _ = cards(50_000_000, others=50_000_000)  # of another program
+def test_a_plan_reserves_its_share_of_the_whole_card_s_memory(cards: MakeCard) -> None:
+    build, _ = cards(50_000_000, others=50_000_000)  # used by another program
     assert plan(build, [ONE], 1).room == 88_000_000 - 50_000_000
 
 
@@ -756,9 +758,7 @@ def test_a_card_without_room_for_a_pass_is_refused(cards: MakeCard) -> None:
 
 
 @pytest.mark.parametrize(("free", "token"), [(100_000_000, 100), (12_500_000, 10)])
-def test_a_plan_that_is_short_of_room_is_measured_again_with_compiled_blocks(
-    cards: MakeCard, free: int, token: int
-) -> None:
+def test_a_plan_short_of_memory_is_measured_again_with_compiled_blocks(cards: MakeCard, free: int, token: int) -> None:
     build, card = cards(free, compiled=True)
 
     def watch(frame: FrameType, event: str, arg: object) -> None:
@@ -774,7 +774,7 @@ def test_a_plan_that_is_short_of_room_is_measured_again_with_compiled_blocks(
     assert (found.slots == 20) == (token == 100)
 
 
-def test_a_pack_that_does_not_fit_is_built_of_fewer_slots() -> None:
+def test_a_pack_that_does_not_fit_is_built_with_fewer_slots() -> None:
     tried: list[int] = []
 
     def build(slots: int) -> str:
@@ -787,13 +787,13 @@ def test_a_pack_that_does_not_fit_is_built_of_fewer_slots() -> None:
 
 
 def test_a_pruned_trial_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) -> None:
-    class Prunes(Queue):
+    class Pruning(Queue):
         def report(self, reports):  # type: ignore[no-untyped-def]
             super().report(reports)
             return [report.trial.number != 1 for report in reports]
 
     trials = [trial(i, tmp_path) for i in range(3)]
-    pack, queue = pack_of(base, SINGLE, "lora", trials, 2), Prunes(trials)
+    pack, queue = pack_of(base, SINGLE, "lora", trials, 2), Pruning(trials)
     run_pack(pack, queue)
     assert queue.results[1].state == "pruned" and queue.results[1].step == ONE_EVALUATION
     assert pack.where == {0: 0, 1: 1, 2: 1}
@@ -803,7 +803,7 @@ def test_a_pruned_trial_leaves_its_slot_to_the_next(base: Path, tmp_path: Path) 
 ONE_EVALUATION = Schedule(ONE, 37).evaluation_step(1)
 
 
-def test_pooling_chooses_the_token_that_transformers_chooses() -> None:
+def test_pooling_chooses_the_same_token_as_transformers() -> None:
     text = np.array([7, 9, 0, 0])
     assert Pooling(last=False, pad_token_id=0, first_position=0).token(text) == 0
     assert Pooling(last=True, pad_token_id=0, first_position=0).token(text) == 1
@@ -814,10 +814,19 @@ def corpus(*texts: list[int]) -> Corpus:
     return Corpus([np.array(text) for text in texts], Pooling(last=True, pad_token_id=0, first_position=2))
 
 
-def test_rows_are_laid_back_to_back() -> None:
+def test_texts_are_packed_back_to_back() -> None:
     split = corpus([9, 10], [5, 6, 7], [8])
     rows = pack_texts([3, 1], [np.array([1, 2]), np.array([0])], split, torch.device("cpu"), "padded")
-    assert rows.input_ids[0].tolist() == [5, 6, 7, 8, *[0] * 12, 9, 10, *[0] * 14]  # a slot's rows filled up by a text
+    assert rows.input_ids[0].tolist() == [
+        5,
+        6,
+        7,
+        8,
+        *[0] * 12,
+        9,
+        10,
+        *[0] * 14,
+    ]  # a text of filler completes a slot's rows
     assert rows.position_ids[0].tolist() == [2, 3, 4, 2, *range(2, 14), 2, 3, *range(2, 16)]
     assert rows.pooled.tolist() == [2, 3, 17] and rows.spread.tolist() == [0, 1, 2, 2]
     assert rows.slots == (3, 1) and rows.tokens.bounds == ((0, 16), (16, 32))
@@ -831,17 +840,17 @@ def test_rows_are_laid_back_to_back() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_the_tokens_that_fill_rows_up_change_nothing(base: Path, tmp_path: Path, method: str, dtype: str) -> None:
-    """Gradients, losses and logits are the same to the last bit, whatever its tokens are; of a batch in parts, too."""
+def test_filler_tokens_change_nothing(base: Path, tmp_path: Path, method: str, dtype: str) -> None:
+    """Gradients, losses and logits have the same bits whatever the filler is, even if the batch is split."""
     trials = [trial(i, tmp_path, batch_size=5 + i) for i in range(3)]
     pack = pack_of(base, SINGLE, method, trials, 3, dtype=dtype)
     slots = [pack.slots.put(i, one) for i, one in enumerate(trials)]
-    pack.stack.weights.add_(0.05)  # no factor of a gradient is zero
+    pack.stack.weights.add_(0.05)  # so that no factor of a gradient is zero
     pack.runner.limits = Limits(slot_tokens=40)
     found = []
-    for token in (pack.packed.pooling.pad_token_id, 3):  # which no text has
+    for token in (pack.packed.pooling.pad_token_id, 3):  # tokens that no text has
         for split in (pack.batcher.corpus, pack.evaluator.validation_corpus):
-            assert int(split.lengths.sum()) % 16  # it takes a filler to lay them all
+            assert int(split.lengths.sum()) % 16  # packing all texts needs a filler
             split.tokens[split.filler :] = token
         batches = pack.batcher.micro_batches(slots, pack.runner.limits)
         assert len(batches) > 1 and all((batch.rows.input_ids == token).any() for batch in batches)
@@ -853,13 +862,13 @@ def test_the_tokens_that_fill_rows_up_change_nothing(base: Path, tmp_path: Path,
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def test_rows_that_are_full_by_themselves_are_not_filled_up() -> None:
+def test_full_rows_get_no_filler() -> None:
     rows = pack_texts([0], [np.array([0, 1])], corpus([1] * 9, [2] * 7), torch.device("cpu"), "padded")
     assert rows.input_ids.shape == (1, 16) and rows.tokens.bounds == ((0, 16),)
     assert [group.real.shape for group in rows.groups] == [(2, 16)]
 
 
-def test_rows_for_texts_of_any_length_are_filled_up_by_texts_of_no_slot() -> None:
+def test_rows_for_texts_of_any_length_are_filled_with_texts_of_no_slot() -> None:
     rows = pack_texts([0], [np.array([0, 1])], corpus([9, 10], [5, 6, 7]), torch.device("cpu"), "varlen")
     assert rows.ends is not None and rows.ends.tolist() == [0, 2, 5, 64] and rows.groups == ()
     assert rows.input_ids.shape == (1, 64) and not rows.input_ids[0, 5:].any()
@@ -871,7 +880,7 @@ def test_rows_for_texts_of_any_length_are_filled_up_by_texts_of_no_slot() -> Non
     assert int(wide.ends.diff().max()) <= wide.longest == 128 and wide.input_ids.shape[1] % 64 == 0
 
 
-def test_rows_are_the_same_read_from_another_buffer() -> None:
+def test_rows_read_from_another_buffer_are_the_same() -> None:
     split = corpus([9, 10], [5, 6, 7], [8], [1, 2])
     device = torch.device("cpu")
     more = {"weights": np.array([0.5, 0.25, 1.0, 0.0], np.float32)}
@@ -903,7 +912,7 @@ def test_tiles_cover_each_slot_and_nothing_else() -> None:
     assert tiles.tolist() == [[2, 0], [2, 64], [2, 128], [0, 130], [0, FAR]]
 
 
-def test_attention_groups_texts_of_like_length() -> None:
+def test_attention_groups_texts_of_similar_length() -> None:
     split = corpus(*[list(range(1, n + 1)) for n in range(1, 65)])
     rows = pack_texts([0], [np.arange(64)], split, torch.device("cpu"), "padded")
     assert [group.real.shape for group in rows.groups] == [(16, 16), (16, 32), (16, 48), (16, 64)]
@@ -922,7 +931,7 @@ def test_evaluations_are_evenly_spread() -> None:
         assert evaluated_after(schedule) == [round(schedule.steps * i / count) for i in range(1, count + 1)]
 
 
-def test_a_trial_of_any_length_begins_at_once() -> None:
+def test_a_trial_of_any_length_starts_at_once() -> None:
     schedule = Schedule(TrainConfig(epochs=2**53, evals_per_epoch=2**20), rows=1000)
     assert schedule.evaluations == schedule.steps and schedule.is_evaluated_after(1)
 
@@ -934,13 +943,13 @@ def test_a_schedule_evaluates_evenly_and_at_the_end() -> None:
     seen = np.concatenate([schedule.batch(step, seed=3) for step in range(7)])
     assert sorted(seen) == list(range(100))
     assert not np.array_equal(schedule.batch(0, 3), schedule.batch(7, 3))
-    assert list(schedule.orders) == [(3, 1)]  # an epoch's rows are kept no longer than it
+    assert list(schedule.orders) == [(3, 1)]  # only the current epoch's order is kept
 
 
 @pytest.mark.numbers
 @pytest.mark.parametrize("architecture", ["mistral", "gemma3", "gemma3-bidirectional"])
-def test_windows_are_the_model_s_own_in_texts_longer_than_they_are(tmp_path: Path, architecture: str) -> None:
-    """The windows are of 16 tokens. Packing compares the logits with the plain model's by itself."""
+def test_texts_longer_than_the_window_use_the_model_s_own_window(tmp_path: Path, architecture: str) -> None:
+    """Windows have 16 tokens. Building the packed model compares its logits with the plain model's."""
     folder = tiny_model(tmp_path / "base", architecture)
     model = base_of(folder, SINGLE, "lora").model
     method = METHODS["lora"](model, linear_names(model))
@@ -958,7 +967,7 @@ def test_attention_that_leaks_is_noticed(base: Path, tmp_path: Path, dtype: str,
         seen = torch.ones(rows, rows, dtype=torch.bool)
         if what == "later":
             seen = seen.triu()
-        if what == "the filler":  # which is the last row
+        if what == "the filler":  # it is the last row
             seen = torch.eye(rows, dtype=torch.bool)
             seen[:, -1] = True
         return sdpa_attention_forward(module, query, key, value, seen[None, None], is_causal=False)
@@ -973,7 +982,7 @@ def test_attention_that_leaks_is_noticed(base: Path, tmp_path: Path, dtype: str,
 
 @pytest.mark.numbers
 @pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 7), (False, None), (False, 7)])
-def test_attention_by_plain_products_is_torch_s_own_in_bfloat16_too(causal: bool, window: int | None) -> None:
+def test_attention_by_plain_products_equals_torch_s_in_bfloat16_too(causal: bool, window: int | None) -> None:
     torch.manual_seed(0)
     real = torch.arange(33) < torch.tensor([33, 20, 1, 32, 9])[:, None]  # [n, length]
     group = Group(torch.zeros_like(real, dtype=torch.int64), real, (~real).flatten().nonzero().flatten())
@@ -983,7 +992,7 @@ def test_attention_by_plain_products_is_torch_s_own_in_bfloat16_too(causal: bool
     wide_k, wide_v = (part.float().repeat_interleave(3, dim=1) for part in (k, v))
     place = torch.arange(33)
     near = (place[:, None] - place).abs() < (window or 33)
-    itself = torch.eye(33, dtype=torch.bool)  # or a pad's query may see no key at all
+    itself = torch.eye(33, dtype=torch.bool)  # otherwise the query of a padding token might see no key
     seen = near & (place[:, None] >= place) if causal else near & real[:, None, None, :] | itself
     theirs = nn.functional.scaled_dot_product_attention(q.float(), wide_k, wide_v, attn_mask=seen)
     ours = attention._by_products(q, k, v, attention._mask(group, window, causal), causal, None).transpose(1, 2)
@@ -996,7 +1005,7 @@ def test_attention_by_plain_products_is_torch_s_own_in_bfloat16_too(causal: bool
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert"])
-def test_short_texts_attend_as_transformers_own_call_does(
+def test_attention_of_short_texts_equals_that_of_transformers_own_call(
     tmp_path: Path, architecture: str, monkeypatch: pytest.MonkeyPatch, in_float64: None
 ) -> None:
     folder = tiny_model(tmp_path / "base", architecture)
@@ -1012,7 +1021,7 @@ def test_an_attention_with_a_soft_cap_is_one_clear_message(tmp_path: Path) -> No
         run(folder, [trial(0, tmp_path)], 1)
 
 
-def test_a_base_that_was_refused_is_as_it_was(tmp_path: Path) -> None:
+def test_a_refused_base_is_unchanged(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "gemma2")
     model = base_of(folder, SINGLE, "lora").model
     before = [type(part).__name__ for part in model.modules()]
@@ -1032,16 +1041,16 @@ def test_unknown_target_modules_are_refused_with_the_known_ones(base: Path, tmp_
         pack_of(base, SINGLE, "lora", [trial(0, tmp_path, target_modules=("q_prok",))], 1)
 
 
-# The worker ---------------------------------------------------------------------------------------------------------
+# Worker -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_a_test_split_without_room_is_an_answer_with_the_reason(base: Path, tmp_path: Path, split: str) -> None:
+def test_a_test_split_that_does_not_fit_is_answered_with_the_reason(base: Path, tmp_path: Path, split: str) -> None:
     (one,) = trials = [trial(0, tmp_path)]
     passes: list[Pass] = []
 
     def full(one: Pass) -> None:
-        """The test split is scored in one pass, then the validation split."""
+        """The test split is scored first, in one pass, then the validation split."""
         passes.append(one)
         if split == "test" or len(passes) > 1:
             raise torch.OutOfMemoryError("no room for 3 GiB")
@@ -1055,14 +1064,14 @@ def test_a_test_split_without_room_is_an_answer_with_the_reason(base: Path, tmp_
     assert not pack.slots.occupied
 
 
-def test_a_steps_time_has_what_the_study_did_after_it(base: Path, tmp_path: Path) -> None:
-    class Slow(Queue):
+def test_a_step_s_time_includes_the_study_s_work_after_it(base: Path, tmp_path: Path) -> None:
+    class SlowQueue(Queue):
         def report(self, reports):  # type: ignore[no-untyped-def]
             time.sleep(0.5)
             return super().report(reports)
 
     trials = [trial(0, tmp_path)]
-    queue, steps = Slow(trials), []
+    queue, steps = SlowQueue(trials), []
     worker = PackWorker(pack_of(base, SINGLE, "lora", trials, 1), heartbeat=0.0)
     events = worker.advance([])
     while (commands := queue.answer(events)) or Idle() not in events:
@@ -1070,7 +1079,7 @@ def test_a_steps_time_has_what_the_study_did_after_it(base: Path, tmp_path: Path
         steps += [step for event in events if isinstance(event, Progressed) for step in event.steps]
     judged = [step.seconds for step in steps if step.evaluations]
     assert judged and min(judged) >= 0.5
-    assert sum(step.seconds for step in steps) < 0.5 * len(judged) + 60  # no pause counts twice
+    assert sum(step.seconds for step in steps) < 0.5 * len(judged) + 60  # each pause counts only once
     assert min(step.seconds for step in steps if not step.evaluations) < 0.5
 
 
@@ -1083,7 +1092,7 @@ def test_progress_comes_once_a_heartbeat_and_at_the_end(base: Path, tmp_path: Pa
         answers.append(worker.advance(commands))
     found = [event for events in answers for event in events if isinstance(event, Progressed)]
     assert 2 <= len(found) <= 2 + (time.perf_counter() - began) / heartbeat
-    assert sum(len(event.steps) for event in found) == 12 * 5  # 37 texts, 8 a step
+    assert sum(len(event.steps) for event in found) == 12 * 5  # 37 texts in batches of 8 are 5 steps
 
 
 def test_a_checkpoint_on_demand_waits_for_the_verdict(base: Path, tmp_path: Path) -> None:

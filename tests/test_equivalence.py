@@ -1,4 +1,4 @@
-"""What could not be exported as it was trained is found before anything is trained."""
+"""Is a base that would give other logits after the export refused before training?"""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def packed_on(model: Any, texts: list[np.ndarray], slots: int = 2) -> PackedMode
 
 
 def text(length: int, *, at: tuple[int, ...] = (), token: int = 1) -> np.ndarray:
-    """Random words, with a token at some places."""
+    """Random words, with `token` at the places `at`."""
     words = np.random.default_rng(length).choice(ALL_WORDS, length)
     words[list(at)] = token
     return words
 
 
-def test_the_texts_of_the_proof_are_those_that_prove_most() -> None:
-    model = tiny_base(RobertaConfig)  # whose special tokens are 0 (pad), 2 (bos) and 3 (eos)
+def test_the_proof_uses_the_texts_that_prove_most() -> None:
+    model = tiny_base(RobertaConfig)  # its special tokens are 0 (pad), 2 (bos) and 3 (eos)
     plain = [text(5 + i % 7) for i in range(200)]
     odd = [text(9, at=(3,), token=0), text(9, at=(3, 4), token=0), text(8, at=(0, 5), token=3), text(1), text(40)]
     chosen = samples_of([plain[:100] + odd[:3], plain[100:] + odd[3:]], model)
@@ -45,8 +45,8 @@ def test_the_texts_of_the_proof_are_those_that_prove_most() -> None:
 
 
 @pytest.mark.numbers
-def test_pads_within_a_text_are_as_transformers_has_them(tmp_path: Path) -> None:
-    """The RoBERTa family does not count them as positions. They come of a literal `<pad>` in a text."""
+def test_padding_tokens_within_a_text_are_treated_as_in_transformers(tmp_path: Path) -> None:
+    """They come from a literal `<pad>` in a text. The RoBERTa family does not count them as positions."""
     model = tiny_base(RobertaConfig)
     texts = [text(9), text(12, at=(4, 5), token=0), text(6), text(4), text(17, at=(16,), token=0), text(3), text(5)]
     texts += [text(8, at=(1, 2, 7), token=0)]
@@ -61,11 +61,11 @@ def test_pads_within_a_text_are_as_transformers_has_them(tmp_path: Path) -> None
 def longrope() -> Any:
     factors = {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "rope_theta": 10000.0}
     rope = {"rope_type": "longrope"} | factors
-    # With weights as small as transformers draws them, the angles move logits by no more than rounding may.
+    # With weights as small as transformers' defaults, the angles would change logits no more than rounding does.
     return tiny_base(Phi3Config, rope_parameters=rope, original_max_position_embeddings=16, initializer_range=0.2)
 
 
-def test_longrope_is_for_texts_on_one_side_of_its_window() -> None:
+def test_longrope_allows_only_texts_on_one_side_of_its_window() -> None:
     model = longrope()
     assert (max_text_tokens(model), longrope_window(model)) == (64, 16)
     for lengths in ((3, 9, 16), (17, 30, 41)):
@@ -74,7 +74,7 @@ def test_longrope_is_for_texts_on_one_side_of_its_window() -> None:
         packed_on(model, [text(length) for length in (3, 9, 17)])
 
 
-def test_a_text_that_gives_no_number_is_not_trained_on() -> None:
+def test_a_base_whose_logits_are_not_finite_is_refused() -> None:
     model = tiny_base(RobertaConfig)
     model.roberta.embeddings.word_embeddings.weight[77] = torch.inf
     texts = [text(5, at=tuple(range(5)), token=6), text(60, at=(9,), token=77)]

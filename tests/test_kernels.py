@@ -1,6 +1,6 @@
-"""The kernels against plain torch: slots of any length, some empty, rows of no slot, dropout by its hash.
+"""Do the kernels agree with plain torch? Slots have any length, some are empty; rows of no slot and dropout included.
 
-Here in float32 by Triton's interpreter, which needs no GPU; tests/gpu has the same on one, as they are compiled there.
+Triton's interpreter runs them here in float32, without a GPU. tests/gpu has the same tests with compiled kernels.
 """
 
 from __future__ import annotations
@@ -20,24 +20,22 @@ LENGTHS, REST = (70, 0, 3, 130), 9
 KEEP, SEEDS, SALT = (0.7, 1.0, 1.0, 0.5), (123456789, 5, 7, 987654321), 1234567
 CPU = torch.device("cpu")
 
-# Whether elements are dropped, and how many rows of each slot's batch went through before.
+# Whether elements are dropped, and how many rows of each slot's batch earlier passes had.
 DROPS = {
     "no dropout": (False, (0, 0, 0, 0)),
     "dropout": (True, (0, 0, 0, 0)),
     "dropout over the rest of a batch": (True, (40, 0, 5, 1000)),
 }
-# Heads, groups, a head's width, whether causal, the window.
+# Heads, groups, width of a head, causal or not, window.
 HEADS = [(6, 2, 64, True, None), (4, 4, 24, False, None), (4, 2, 128, False, 9)]
 WIDE = (4, 1, 256, True, 17)
 
 
 @pytest.fixture
 def interpreted() -> None:
-    """By `TRITON_INTERPRET`, which conftest.py sets where there is no GPU: it holds for all kernels of a process."""
+    """Kernels run in the interpreter: conftest.py sets `TRITON_INTERPRET` for the whole process if there is no GPU."""
     if torch.cuda.is_available():
-        pytest.skip(
-            "kernels are compiled for the GPU here (tests/gpu); interpreted where CUDA_VISIBLE_DEVICES is empty"
-        )
+        pytest.skip("kernels are compiled for the GPU here (tests/gpu); set CUDA_VISIBLE_DEVICES= to interpret them")
     if importlib.util.find_spec("triton") is None:
         lacking("triton", "pip install triton, which is for Linux")
 
@@ -45,23 +43,23 @@ def interpreted() -> None:
 @pytest.mark.numbers
 @pytest.mark.parametrize("rank", [RANK, 20, 64, 128])
 @pytest.mark.parametrize("drops", DROPS)
-def test_lora_by_the_interpreter(interpreted: None, drops: str, rank: int) -> None:
+def test_lora_in_the_interpreter(interpreted: None, drops: str, rank: int) -> None:
     lora_is_that_of_plain_torch(CPU, torch.float32, drops, rank)
 
 
 @pytest.mark.numbers
-@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")  # of rows that see nothing
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")  # from rows that see nothing
 @pytest.mark.parametrize("heads", [*HEADS, WIDE], ids=str)
-def test_attention_by_the_interpreter(interpreted: None, heads: tuple[int, int, int, bool, int | None]) -> None:
+def test_attention_in_the_interpreter(interpreted: None, heads: tuple[int, int, int, bool, int | None]) -> None:
     attention_in_tiles_is_that_within_each_text(CPU, torch.float32, *heads)
 
 
 @pytest.mark.numbers
-def test_ia3_by_the_interpreter(interpreted: None) -> None:
+def test_ia3_in_the_interpreter(interpreted: None) -> None:
     ia3_is_that_of_plain_torch(CPU, torch.float32)
 
 
-# What both have in common --------------------------------------------------------------------------------------------
+# Shared by both ------------------------------------------------------------------------------------------------------
 
 
 def stretches() -> list[tuple[int, int]]:
@@ -70,7 +68,7 @@ def stretches() -> list[tuple[int, int]]:
 
 
 def layout(device: torch.device, skipped: tuple[int, ...] = ()) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tiles [n, 2] and edges [K, 3], as a pack makes them: with some tiles too many."""
+    """Tiles [n, 2] and edges [K, 3] as a pack makes them, with some unused tiles."""
     segments = Segments(tuple(range(SLOTS)), tuple(stretches()), dict(enumerate(skipped)))
     edges, tiles = tiled(segments, SLOTS, sum(LENGTHS) + REST)
     assert tiles[-1, 1] == FAR
@@ -78,7 +76,7 @@ def layout(device: torch.device, skipped: tuple[int, ...] = ()) -> tuple[torch.T
 
 
 def mask(slot: int, skipped: int) -> torch.Tensor:
-    """The hash by numpy: 1 for an element that is kept."""
+    """The dropout mask [rows, width] of a slot, computed by numpy: 1 for kept elements."""
     low, place = np.uint64(0xFFFFFFFF), np.arange(LENGTHS[slot] * WIDE_IN, dtype=np.uint64)
     place += np.uint64(skipped * WIDE_IN)
     key = place ^ np.uint64(SEEDS[slot])
@@ -97,7 +95,7 @@ def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: 
     x = torch.randn(sum(LENGTHS) + REST, WIDE_IN, device=device).to(dtype).requires_grad_()
     weight = torch.randn(WIDE_OUT, WIDE_IN, device=device).to(dtype)
     bias = torch.randn(WIDE_OUT, device=device).to(dtype)
-    row = torch.randn(SLOTS, rank * (WIDE_IN + WIDE_OUT) + 5, device=device)  # strided, as in a stack
+    row = torch.randn(SLOTS, rank * (WIDE_IN + WIDE_OUT) + 5, device=device)  # with a stride, as in a pack
     a = row[:, : rank * WIDE_IN].view(SLOTS, rank, WIDE_IN).detach().requires_grad_()
     b = row[:, rank * WIDE_IN : -5].view(SLOTS, WIDE_OUT, rank).detach().requires_grad_()
     factor, keep = (
@@ -139,7 +137,12 @@ def attention_in_tiles_is_that_within_each_text(
 ) -> None:
     from peftsweep.layers.attention_kernels import attend_texts
 
-    texts = [[30, 5, 1, 34], [], [3], [100, 30]]  # of the slots in `LENGTHS`; then rows of no slot
+    texts = [
+        [30, 5, 1, 34],
+        [],
+        [3],
+        [100, 30],
+    ]  # each slot's texts, whose lengths add up to `LENGTHS`; then rows of no slot
     lengths = torch.tensor([*(n for some in texts for n in some), REST])
     ends = lengths.cumsum(0)
     begins, stops = (x.repeat_interleave(lengths).int().to(device) for x in (ends - lengths, ends))
