@@ -1,4 +1,4 @@
-"""Bytes of any encoding: read by their mark, recognised, or told with what they look like."""
+"""Are bytes in any encoding read by their byte order mark, or reported with the encoding that they look like?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from peftsweep.errors import DataError
 from tests.reading import ENDINGS, TEXTS, read, refused, told, written
 
 
-def test_codecs_of_no_text_are_refused_and_with_every_other_a_file_is_read_or_told_to_be_broken(tmp_path: Path) -> None:
+def test_codecs_that_encode_no_text_are_refused_and_every_other_reads_a_file_or_raises_a_data_error(
+    tmp_path: Path,
+) -> None:
     known = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
     known |= {"klingon", "", "a\0", "\ud800"}
     kept = [name for name in sorted(known) if is_text_encoding(name)]
@@ -42,10 +44,10 @@ def test_codecs_of_no_text_are_refused_and_with_every_other_a_file_is_read_or_to
     ("texts", "bytes_of", "said", "advised"),
     [
         (TEXTS, "cp1252", "not utf-8 (0x92)", "cp1252"),
-        (TEXTS[2:], "cp1252", "not utf-8 (0xef)", "latin-1"),  # both read it alike
+        (TEXTS[2:], "cp1252", "not utf-8 (0xef)", "latin-1"),  # both read it the same way
     ],
 )
-def test_bytes_that_are_not_utf_8_come_with_the_encoding_that_reads_them(
+def test_bytes_that_are_not_utf_8_are_reported_with_the_encoding_that_reads_them(
     tmp_path: Path, ending: str, texts: list[str], bytes_of: str, said: str, advised: str
 ) -> None:
     path = tmp_path / f"a{ending}"
@@ -79,7 +81,9 @@ WORLD = {
 
 
 @pytest.mark.parametrize(("texts", "encoding"), [(texts, name) for texts, names in WORLD.items() for name in names])
-def test_what_is_advised_reads_the_file_and_shows_how(tmp_path: Path, texts: str, encoding: str) -> None:
+def test_the_advised_encoding_reads_the_file_and_the_message_shows_how(
+    tmp_path: Path, texts: str, encoding: str
+) -> None:
     rows, path = texts.split("|"), tmp_path / "a.tsv"
     path.write_bytes(written(".tsv", rows).encode(encoding))
     advised = refused(path, "text").partition("data.encoding: ")[2]
@@ -88,7 +92,7 @@ def test_what_is_advised_reads_the_file_and_shows_how(tmp_path: Path, texts: str
     assert shown.partition("'")[2][:4] in texts
     western = encoding in ("latin-1", "cp1252")
     assert ("cp1252" in advised or "latin-1" in advised) == western
-    said = read(path, "text", encoding="cp1252" if western else "latin-1")[1]  # where a study takes it for western
+    said = read(path, "text", encoding="cp1252" if western else "latin-1")[1]  # a study that names a western encoding
     assert [doubt.partition("data.encoding: ")[2] for doubt in said] == [advised] * (not western)
 
 
@@ -106,9 +110,7 @@ def test_what_is_advised_reads_the_file_and_shows_how(tmp_path: Path, texts: str
     ],
 )
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_letters_of_western_languages_look_like_text_in_any_number_and_case(
-    tmp_path: Path, text: str, ending: str
-) -> None:
+def test_western_letters_look_like_text_in_any_number_and_case(tmp_path: Path, text: str, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     for rows in (text.split("|"), [text.replace("|", " ")] * 3):
         path.write_bytes(written(ending, rows).encode("cp1252"))
@@ -117,7 +119,7 @@ def test_letters_of_western_languages_look_like_text_in_any_number_and_case(
         assert "data.encoding: " in refused(path, "text")
 
 
-def test_a_word_that_may_be_of_two_alphabets_is_shown_in_both(tmp_path: Path) -> None:
+def test_a_word_that_fits_two_alphabets_is_shown_in_both(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", ["пока пока"]).encode("cp1251"))
     assert "latin-1 (it then reads 'ïîêà ïîêà,m'), or cp1251 (it then reads 'пока пока,m')" in refused(path, "text")
@@ -136,14 +138,14 @@ def test_letters_behind_escapes_are_reported(tmp_path: Path, text: str, encoding
     assert not read(path, "text")[1]
 
 
-def test_letters_that_are_those_of_iceland_or_of_turkey_are_shown_as_both(tmp_path: Path) -> None:
+def test_letters_that_may_be_icelandic_or_turkish_are_shown_as_both(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", ["Kızgınım", "şaşırtıcı ığdır"]).encode("cp1254"))
     said = refused(path, "text")
     assert "data.encoding: latin-1 (it then reads 'þaþýrtýcý ýðdýr,m'), or cp1254 (it then reads 'şaşırtıcı" in said
 
 
-def test_a_file_in_utf_8_that_is_said_to_be_something_else_is_advised_to_be_utf_8(tmp_path: Path) -> None:
+def test_utf_8_is_advised_for_a_utf_8_file_under_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(written(".csv", TEXTS), encoding="utf-8")
     assert refused(path, "text", encoding="ascii").endswith("name it: data.encoding: utf-8")
@@ -151,7 +153,7 @@ def test_a_file_in_utf_8_that_is_said_to_be_something_else_is_advised_to_be_utf_
 
 @pytest.mark.parametrize("encoding", ["iso8859-1", "iso8859-15", "iso8859-2", "charmap", "raw_unicode_escape"])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_any_encoding_that_makes_control_characters_of_quotation_marks_is_warned_about(
+def test_an_encoding_that_turns_quotation_marks_into_control_characters_gives_a_warning(
     tmp_path: Path, ending: str, encoding: str
 ) -> None:
     path = tmp_path / f"a{ending}"
@@ -165,7 +167,7 @@ def test_any_encoding_that_makes_control_characters_of_quotation_marks_is_warned
     assert not read(path, "text", encoding=encoding)[1]
 
 
-def test_bytes_within_a_letter_are_no_control_characters(tmp_path: Path) -> None:
+def test_bytes_within_a_letter_are_not_control_characters(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for text, encoding in (("ホームで楽しい", "cp932"), ("l’été – 10 €", "utf-16-le"), ("łódź", "iso8859-2")):
         path.write_bytes(written(".csv", [text]).encode(encoding))
@@ -173,7 +175,7 @@ def test_bytes_within_a_letter_are_no_control_characters(tmp_path: Path) -> None
         assert table.columns["text"] == [text] and not said
 
 
-def test_control_characters_are_warned_about_where_no_encoding_fits(tmp_path: Path) -> None:
+def test_control_characters_give_a_warning_even_if_no_encoding_fits(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", TEXTS).encode("cp1252") + b"\x81,m\n")
     (said,) = read(path, "text", encoding="iso8859-15")[1]
@@ -182,9 +184,7 @@ def test_control_characters_are_warned_about_where_no_encoding_fits(tmp_path: Pa
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("said", ["utf-8", "cp1252", "utf-16-le"])
-def test_a_mark_at_the_beginning_says_the_encoding_whatever_the_study_says(
-    tmp_path: Path, ending: str, said: str
-) -> None:
+def test_a_byte_order_mark_overrides_the_study_s_encoding(tmp_path: Path, ending: str, said: str) -> None:
     whole, path = written(ending, TEXTS), tmp_path / f"a{ending}"
     for mark, encoding in [
         (codecs.BOM_UTF8, "utf-8"),
@@ -205,11 +205,13 @@ def test_a_mark_at_the_beginning_says_the_encoding_whatever_the_study_says(
     "texts", [["plain", "text"], TEXTS, ["彼は走った", "犬と猫が好き"]], ids=["ascii", "west", "east"]
 )
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
-def test_utf_16_without_a_mark_is_recognised(tmp_path: Path, encoding: str, texts: list[str], named: str) -> None:
+def test_utf_16_without_a_byte_order_mark_is_recognised(
+    tmp_path: Path, encoding: str, texts: list[str], named: str
+) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", texts * 9).encode(encoding))
     assert read(path, "text", encoding=encoding)[0].columns["text"] == texts * 9
-    if encoding == "utf-16-le" and named == "utf-16":  # this machine's own order
+    if encoding == "utf-16-le" and named == "utf-16":  # this machine's byte order
         assert read(path, "text", encoding=named)[0].columns["text"] == texts * 9
     else:
         said = f"its bytes look like {encoding}, but it has no byte order mark; name the encoding: "
@@ -217,7 +219,7 @@ def test_utf_16_without_a_mark_is_recognised(tmp_path: Path, encoding: str, text
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_noughts_in_a_text_are_read_as_they_are(tmp_path: Path, ending: str) -> None:
+def test_nul_characters_in_a_text_are_kept(tmp_path: Path, ending: str) -> None:
     nul = "\\u0000" if ending == ".jsonl" else "\0"
     path = tmp_path / f"a{ending}"
     path.write_bytes(written(ending, [f"a{nul}b", "c", f"{nul * 3}d"]).encode())
@@ -226,10 +228,12 @@ def test_noughts_in_a_text_are_read_as_they_are(tmp_path: Path, ending: str) -> 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("named", ["cp1252", "latin-1", "cp1250", "shift_jis"])
-def test_utf_8_that_is_read_as_something_else_is_reported(tmp_path: Path, ending: str, named: str) -> None:
+def test_utf_8_that_is_read_as_another_encoding_is_reported(tmp_path: Path, ending: str, named: str) -> None:
     path = tmp_path / f"a{ending}"
-    for spoilt in (b"", b"\xe9"):  # a row of another encoding among them
-        path.write_bytes(written(ending, ["naïve – €", "plain", "café", "SPOILT"]).encode().replace(b"SPOILT", spoilt))
+    for damaged in (b"", b"\xe9"):  # one row may be in another encoding
+        path.write_bytes(
+            written(ending, ["naïve – €", "plain", "café", "DAMAGED"]).encode().replace(b"DAMAGED", damaged)
+        )
         try:
             said = " ".join(read(path, "text", encoding=named)[1])
         except DataError as error:
@@ -240,7 +244,7 @@ def test_utf_8_that_is_read_as_something_else_is_reported(tmp_path: Path, ending
     )
 
 
-def test_bytes_that_no_usual_encoding_has_are_reported_without_one(tmp_path: Path) -> None:
+def test_bytes_that_no_usual_encoding_has_are_reported_without_a_suggestion(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written(".csv", TEXTS).encode("cp1252") + b"\x81,m\n")
     assert refused(path, "text", encoding="cp1252").endswith(
@@ -249,7 +253,7 @@ def test_bytes_that_no_usual_encoding_has_are_reported_without_one(tmp_path: Pat
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_file_that_is_no_text_is_called_what_it_is(tmp_path: Path, ending: str) -> None:
+def test_a_file_that_is_not_text_is_called_what_it_is(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     for start, what in {
         b"PK\x03\x04": "an Excel workbook",

@@ -1,4 +1,4 @@
-"""Rows of one text: equal ones, those that look equal, and those of a table with a row for each label."""
+"""What happens to rows with the same text: equal rows, similar ones, and tables with a row for each label?"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def advice(warning: str) -> Any:
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_a_row_for_each_label_of_a_text_is_reported_and_the_advice_makes_one_text_of_them(
+def test_a_table_with_a_row_for_each_label_is_reported_and_the_advice_merges_the_rows(
     tmp_path: Path, ending: str
 ) -> None:
     path, said = write(tmp_path / f"a{ending}", LONG), list[str]()
@@ -48,7 +48,7 @@ def test_a_row_for_each_label_of_a_text_is_reported_and_the_advice_makes_one_tex
 @pytest.mark.parametrize(
     ("cell", "separator"), [(lambda label: f"{label};love", ";"), (lambda label: [label, "love"], None)]
 )
-def test_rows_of_several_labels_each_are_grouped_too(tmp_path: Path, cell: Any, separator: str | None) -> None:
+def test_rows_with_several_labels_each_are_merged_too(tmp_path: Path, cell: Any, separator: str | None) -> None:
     path, said = write(tmp_path / "a.jsonl", [row | {"c": cell(row["c"])} for row in LONG]), list[str]()
     key = {"column": "c"} | ({"separator": separator} if separator else {})
     loaded(said, source=path, labels=key)
@@ -60,32 +60,32 @@ def test_rows_of_several_labels_each_are_grouped_too(tmp_path: Path, cell: Any, 
     )
 
 
-def test_labels_that_dropped_duplicates_had_are_reported(tmp_path: Path) -> None:
+def test_lost_labels_of_dropped_duplicates_are_reported(tmp_path: Path) -> None:
     path, said = write(tmp_path / "a.csv", LONG), list[str]()
     assert len(loaded(said, source=path, labels="c", drop_duplicates=True, split={"validation": 5}).train) == 37
     assert "only its first row is kept (data.drop_duplicates)" in warned(said)[0]
     assert f"{path}: 30 rows repeat an earlier text and were left out, 30 of them with other labels" in said
 
 
-def test_columns_of_noughts_and_ones_in_several_rows_of_a_text_are_reported(tmp_path: Path) -> None:
+def test_zero_one_columns_in_several_rows_of_a_text_are_reported(tmp_path: Path) -> None:
     rows = [row | dict.fromkeys(LABELS, 0) | {name: 1} for row in WIDE for name in LABELS if row[name]]
     loaded(said := list[str](), source=write(tmp_path / "a.csv", rows), labels=LABELS)
     assert warned(said)[0].endswith("If a text may have several labels, put all of them into one row")
 
 
-def test_a_few_texts_that_two_people_labelled_otherwise_are_not_told(tmp_path: Path) -> None:
+def test_a_few_texts_that_two_people_labelled_differently_give_no_warning(tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "c": LABELS[i % 3]} for i in range(60)]
-    for again, told in ((2, False), (3, True)):
+    for again, warns in ((2, False), (3, True)):
         more = [row | {"c": LABELS[i % 3 - 1]} for i, row in enumerate(rows[:again])]
         loaded(said := list[str](), source=write(tmp_path / "a.csv", [*rows, *rows, *more]), labels="c")
-        assert bool(warned(said)) == told
+        assert bool(warned(said)) == warns
 
 
 SPELT = [("caf\u00e9 {}", "cafe\u0301 {}"), ("one text {}", "one  text\u00a0{} "), ("a b {}", "a\nb {}\r")]
 
 
 @pytest.mark.parametrize(("text", "other"), SPELT)
-def test_texts_that_a_reader_cannot_tell_apart_are_copies(tmp_path: Path, text: str, other: str) -> None:
+def test_texts_that_look_the_same_are_duplicates(tmp_path: Path, text: str, other: str) -> None:
     rows = [{"text": own.format(i), "c": "xy"[i % 2]} for i in range(30) for own in (text, other)]
     path, said = write(tmp_path / "a.jsonl", rows), list[str]()
     for seed in range(3):

@@ -1,4 +1,4 @@
-"""What is wrong with a study's files is reported at once, by line and key of the study file, before libraries load."""
+"""Are mistakes in a study's data reported before libraries load, by line and key of the study file?"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GOOD = [("how nice", "joy"), ("how sad", "grief"), ("what a day", "joy")]
 
 
 def lines(folder: Path, train: list[tuple[str, str]] = GOOD, **overrides: object) -> list[str]:
-    """The complaints about a study whose rows for training are these."""
+    """The mistakes reported for a study with these training rows."""
     (folder / "mine.yaml").write_text(STUDY, encoding="utf-8")
     (folder / "train.csv").write_text("text,label\n" + "".join(f"{t},{c}\n" for t, c in train), encoding="utf-8")
     validation = [{"text": "so so", "label": "joy"}, {"text": "oh", "label": "grief"}]
@@ -53,7 +53,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_right_files_have_no_mistakes(tmp_path: Path) -> None:
+def test_correct_files_have_no_mistakes(tmp_path: Path) -> None:
     assert lines(tmp_path) == []
 
 
@@ -66,11 +66,11 @@ def test_right_files_have_no_mistakes(tmp_path: Path) -> None:
         ("data.validation", "mine.yaml", "mine.yaml has no supported"),
     ],
 )
-def test_an_override_is_named_as_the_key_that_is_wrong(tmp_path: Path, key: str, value: str, said: str) -> None:
+def test_a_wrong_override_is_named(tmp_path: Path, key: str, value: str, said: str) -> None:
     assert lines(tmp_path, **{key: value})[0].startswith(f"--set {key}: {said}")
 
 
-def test_all_columns_that_any_file_lacks_are_listed(tmp_path: Path) -> None:
+def test_the_missing_columns_of_all_files_are_listed(tmp_path: Path) -> None:
     text = STUDY.replace("text: text", "text: body").replace("labels: label", "labels: [a, b]\n  filter: {c: {min: 1}}")
     lines(tmp_path)
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
@@ -86,14 +86,14 @@ def test_all_columns_that_any_file_lacks_are_listed(tmp_path: Path) -> None:
     ]
 
 
-def test_texts_and_labels_are_both_complained_about(tmp_path: Path) -> None:
+def test_mistakes_in_texts_and_in_labels_are_both_reported(tmp_path: Path) -> None:
     assert lines(tmp_path, [*GOOD, ("", "joy"), ("hm", "")]) == [
         "mine.yaml:6: data.text: train.csv: column text: empty in row 4; remove these rows",
         "mine.yaml:7: data.labels: train.csv: column label: empty in row 5: expected a name or a number in each row",
     ]
 
 
-def test_one_class_and_a_class_that_training_lacks(tmp_path: Path) -> None:
+def test_a_single_class_and_a_class_missing_from_training_are_reported(tmp_path: Path) -> None:
     (alone,) = lines(tmp_path, GOOD[:1])
     said = "train.csv: column label has only one class ('joy'): there is nothing to distinguish"
     assert alone == f"mine.yaml:7: data.labels: {said}"
@@ -108,20 +108,22 @@ def test_one_class_and_a_class_that_training_lacks(tmp_path: Path) -> None:
         (("", "joy"), "text", "--set data.text: train.csv: column text: empty in row 4; remove these rows"),
     ],
 )
-def test_a_mistake_of_a_file_that_is_train_and_validation_is_reported_once(
+def test_a_mistake_in_a_file_that_is_both_train_and_validation_is_reported_once(
     tmp_path: Path, row: tuple[str, str], text: str, said: str
 ) -> None:
     assert lines(tmp_path, [*GOOD, row], **{"data.validation": "train.csv", "data.text": text}) == [said]
 
 
-def test_joined_labels_are_reported_with_the_empty_cells_among_them(tmp_path: Path) -> None:
+def test_joined_labels_are_reported_with_their_empty_cells(tmp_path: Path) -> None:
     (said,) = lines(tmp_path, [("a", "joy;fear"), ("b", "joy"), ("c", ""), ("d", "fear"), ("e", "fear;joy")])
     assert "column label: empty in row 3: " in said and "; 2 of 4 classes look like" in said
     assert "labels: {column: label, separator: ;}; then an empty cell is a text without labels" in said
-    assert len(lines(tmp_path, [("a", ""), ("b", "")])) == 1  # no class at all looks like nothing
+    assert (
+        len(lines(tmp_path, [("a", ""), ("b", "")])) == 1
+    )  # without a class there is nothing to report about joined labels
 
 
-def test_nothing_slow_is_imported_before(tmp_path: Path) -> None:
+def test_no_slow_library_is_imported_for_the_checks(tmp_path: Path) -> None:
     lines(tmp_path)
     code = (
         "import sys; from peftsweep.cli.study_commands import _config; _config('mine.yaml', None); print(*sys.modules)"
@@ -130,12 +132,12 @@ def test_nothing_slow_is_imported_before(tmp_path: Path) -> None:
     assert not set(done.stdout.split()) & {"transformers", "optuna", "mlflow", "datasets", "peft", "peftsweep.sweep"}
 
 
-# What was checked is loaded
+# Loading what was checked
 
 
 @contextmanager
 def files_read() -> Iterator[list[str]]:
-    """The data files that Python opens meanwhile, as its audit tells."""
+    """The data files that Python opens meanwhile, according to its audit events."""
     opened: list[str] = []
 
     def hook(event: str, given: tuple[object, ...]) -> None:
@@ -143,33 +145,33 @@ def files_read() -> Iterator[list[str]]:
             opened.append(name)
 
     watching = True
-    sys.addaudithook(hook)  # for good: a hook cannot be taken off
+    sys.addaudithook(hook)  # permanently, because an audit hook cannot be removed
     yield opened
     watching = False
 
 
-@pytest.mark.parametrize("state", ["as it was", "written anew", "of another time"])
-def test_files_that_were_checked_are_read_again_only_if_they_have_changed(tmp_path: Path, state: str) -> None:
+@pytest.mark.parametrize("state", ["unchanged", "rewritten", "of another time"])
+def test_checked_files_are_read_again_only_if_they_changed(tmp_path: Path, state: str) -> None:
     lines(tmp_path, [*GOOD, ("how nice", "grief")])
     settings = load("mine.yaml").data
     assert not find_mistakes(settings)
     path = Path("train.csv")
-    if state == "written anew":
+    if state == "rewritten":
         path.write_text(path.read_text().replace("what a day", "what a way"))
     elif state == "of another time":
         os.utime(path, ns=(1, 1))
     fresh: list[list[str]] = []
     with files_read() as opened:
-        for _ in range(2):  # the second time, nothing is kept any more
+        for _ in range(2):  # the second time, nothing is cached any more
             said: list[str] = []
             dataset = loads(settings, TOKENIZER, note=said.append, warn=said.append)
             fresh.append([dataset.fingerprint, *said])
     assert fresh[0] == fresh[1] and len(fresh[0]) > 1
-    assert ("what a way" in dataset.train.texts) == (state == "written anew")
-    assert opened == ["train.csv", "dev.jsonl"] * (1 if state == "as it was" else 2)
+    assert ("what a way" in dataset.train.texts) == (state == "rewritten")
+    assert opened == ["train.csv", "dev.jsonl"] * (1 if state == "unchanged" else 2)
 
 
-def test_studies_on_the_same_data_are_checked_by_one_reading(tmp_path: Path) -> None:
+def test_studies_on_the_same_data_are_checked_by_reading_it_once(tmp_path: Path) -> None:
     lines(tmp_path)
     settings = load("mine.yaml").data
     path = Path("train.csv")
@@ -183,7 +185,7 @@ def test_studies_on_the_same_data_are_checked_by_one_reading(tmp_path: Path) -> 
     assert opened == ["train.csv", "dev.jsonl"]
 
 
-def test_rows_of_many_studies_do_not_all_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rows_of_many_studies_are_not_all_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(check_cache, "MAX_ROWS", 12)
     lines(tmp_path)
     settings = load("mine.yaml").data

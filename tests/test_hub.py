@@ -1,4 +1,4 @@
-"""Datasets and bases of the hub, from a small hub on this machine; then offline, and without one."""
+"""Do datasets and bases load from a small local hub, then offline, and what happens without hub and cache?"""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ json.dump(answers, out)
 
 
 def files(folder: Path, *names: str, seed: int = 0) -> dict[str, bytes]:
-    """Files of rows, a row more in each; how they are written, their names say."""
+    """Files of rows, by name. Each has one row more than the last, in the format of its name."""
     read = {}
     for i, name in enumerate(names):
         rows = tiny_rows(LABELS, 20 + seed + i, seed + i)
@@ -75,7 +75,7 @@ def files(folder: Path, *names: str, seed: int = 0) -> dict[str, bytes]:
 
 
 def named_classes(folder: Path, secret: bool) -> dict[str, bytes]:
-    """Parquet files as `datasets` writes them: class numbers, with their names in the schema; -1 where secret."""
+    """Parquet files as `datasets` writes them: class numbers (-1 if secret), with their names in the schema."""
     mood = {"_type": "ClassLabel", "names": SENTIMENTS}
     features = {"text": {"_type": "Value", "dtype": "string"}, "mood": mood}
     schema = pyarrow.schema(
@@ -177,7 +177,7 @@ UNREACHABLE = ("plain", "subset", "script", "bert")
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What came of each case; of each once more, offline; and of some where neither hub nor cache is there."""
+    """The results of all cases; of all again, offline; and of some without a hub or a cache."""
     home, empty = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty")
     hub = filled(tmp_path_factory.mktemp("files"))
     with serving(hub) as url:
@@ -198,7 +198,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("named", [20, 21, 22]),
     ],
 )
-def test_a_dataset_with_its_own_splits(answers: dict[str, Any], case: str, sizes: list[int]) -> None:
+def test_a_dataset_keeps_its_own_splits(answers: dict[str, Any], case: str, sizes: list[int]) -> None:
     assert answers[case]["sizes"] == sizes
     unused = [
         "data.split: validation is split off from hub://some/plain's train split; its own validation split is not used"
@@ -212,7 +212,7 @@ def test_a_dataset_made_by_a_script_comes_from_its_parquet_branch(answers: dict[
     assert answers["script: one subset"]["fingerprint"] == answers["plain"]["fingerprint"]
 
 
-def test_it_does_so_a_second_time_too(answers: dict[str, Any]) -> None:
+def test_the_parquet_branch_is_used_the_second_time_too(answers: dict[str, Any]) -> None:
     assert answers["script again"] == answers["script"]
 
 
@@ -220,13 +220,13 @@ def test_class_numbers_get_the_dataset_s_own_names(answers: dict[str, Any]) -> N
     assert answers["named"]["labels"] == sorted(SENTIMENTS)
 
 
-def test_a_test_split_whose_labels_are_secret_is_left_out_and_said(answers: dict[str, Any]) -> None:
+def test_a_test_split_with_secret_labels_is_left_out_with_a_note(answers: dict[str, Any]) -> None:
     assert answers["secret"]["sizes"] == [20, 21, 0]
     assert answers["secret"]["notes"] == ["hub://some/secret (test): no row has a label: left out"]
 
 
 @pytest.mark.parametrize("case", ["subset", "script", "script: one subset", "named", "secret", "bert", "bert v2"])
-def test_what_was_fetched_once_loads_offline(answers: dict[str, Any], case: str) -> None:
+def test_downloads_load_offline_later(answers: dict[str, Any], case: str) -> None:
     assert "error" not in answers[case]
     assert answers[f"{case}, offline"] | {"said": ""} == answers[case]
 
@@ -253,7 +253,9 @@ def test_what_was_fetched_once_loads_offline(answers: dict[str, Any], case: str)
         *((f"{name}, alone", "--set data.train=train.tsv") for name in ("plain", "subset", "script")),
     ],
 )
-def test_a_dataset_that_cannot_be_had(answers: dict[str, Any], case: str, said: str) -> None:
+def test_a_dataset_that_cannot_be_loaded_is_refused_with_the_reason(
+    answers: dict[str, Any], case: str, said: str
+) -> None:
     settings, answer = CASES[case.partition(", ")[0]], answers[case]
     assert answer["error"] == "DataError" and said in answer["message"]
     assert settings["source"] in answer["message"] and "\n" not in answer["message"]
@@ -281,17 +283,17 @@ def test_a_base_is_pinned_to_its_commit(answers: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_base_that_cannot_be_had(answers: dict[str, Any], case: str, said: str) -> None:
+def test_a_base_that_cannot_be_loaded_is_refused_with_the_reason(answers: dict[str, Any], case: str, said: str) -> None:
     settings, answer = CASES[case.partition(", ")[0]], answers[case]
     assert answer["error"] == "ModelError" and said in answer["message"]
     assert answer["message"].startswith(f"model.id: {settings['id']}: ") and "\n" not in answer["message"]
 
 
-def test_nobody_is_asked_to_convert_a_base_without_safetensors(answers: dict[str, Any]) -> None:
+def test_no_conversion_service_is_asked_for_a_base_without_safetensors(answers: dict[str, Any]) -> None:
     assert any("some/pickled" in path for path in answers["asked"])
     assert not [path for path in answers["asked"] if "discussions" in path]
 
 
-def test_nothing_is_printed_on_the_way(answers: dict[str, Any]) -> None:
+def test_loading_prints_nothing(answers: dict[str, Any]) -> None:
     assert [name for name in CASES if answers[name]["said"]] == []
     assert [name for name, settings in CASES.items() if "id" in settings and answers[f"{name}, offline"]["said"]] == []

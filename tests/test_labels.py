@@ -1,4 +1,4 @@
-"""What a cell of labels says: classes in every spelling, several labels in one column, and their order."""
+"""Which labels does a cell name? Classes in every spelling, several labels in one column, and their order."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ SETS[7] = []
 
 
 def labels_in(cell: Any, separator: str | None) -> list[str] | None:
-    """Of a column that has this cell alone."""
+    """The labels of a column that has only this cell."""
     (found,) = read_cells([cell], separator)
     return None if found is None else label_names(found)
 
 
 def rows(cell: Any) -> list[dict[str, Any]]:
-    """Rows whose labels stand in one column, each cell as that function makes it of a list."""
+    """Rows with all labels in one column. `cell` makes a cell from a list of labels."""
     return [{"text": f"text {i}", "emotions": cell(labels)} for i, labels in enumerate(SETS)]
 
 
@@ -53,10 +53,8 @@ def flags() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("separator", [";", "|", ",", " / ", "\n", "::", " "])
 @pytest.mark.parametrize("ending", FORMATS)
-def test_labels_parted_by_a_mark_are_those_of_columns_of_noughts_and_ones(
-    tmp_path: Path, ending: str, separator: str
-) -> None:
-    if (ending, separator) == (".tsv", "\n"):  # no field of TSV has one
+def test_separated_labels_equal_those_of_zero_one_columns(tmp_path: Path, ending: str, separator: str) -> None:
+    if (ending, separator) == (".tsv", "\n"):  # no field of TSV can contain a newline
         separator = "/"
     expected = loaded(source=write(tmp_path / "flags.csv", flags()), labels=LABELS)
     path = write(tmp_path / f"a{ending}", rows(separator.join))
@@ -67,7 +65,7 @@ def test_labels_parted_by_a_mark_are_those_of_columns_of_noughts_and_ones(
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("labels", ["emotions", {"column": "emotions"}, {"column": "emotions", "separator": ";"}])
-def test_lists_are_several_labels_whether_the_study_says_so_or_not(tmp_path: Path, ending: str, labels: Any) -> None:
+def test_lists_are_several_labels_even_without_a_setting(tmp_path: Path, ending: str, labels: Any) -> None:
     expected = loaded(source=write(tmp_path / "flags.csv", flags()), labels=LABELS).fingerprint
     assert loaded(source=write(tmp_path / f"a{ending}", rows(list)), labels=labels).fingerprint == expected
 
@@ -84,7 +82,7 @@ def test_lists_are_several_labels_whether_the_study_says_so_or_not(tmp_path: Pat
     ],
 )
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
-def test_lists_that_are_written_out_are_read(tmp_path: Path, ending: str, cell: Any) -> None:
+def test_lists_written_as_text_are_read(tmp_path: Path, ending: str, cell: Any) -> None:
     expected = loaded(source=write(tmp_path / "flags.csv", flags()), labels=LABELS).fingerprint
     path = write(tmp_path / f"a{ending}", rows(cell))
     assert loaded(source=path, labels={"column": "emotions"}, quoting=ending == ".csv").fingerprint == expected
@@ -157,7 +155,7 @@ def test_the_labels_of_a_cell(cell: Any, separator: str | None, found: list[str]
         (["1", "2"], ["[1 2]", "[1. 2.]", "[1, 2]", "{1,2}", "c(1, 2)", "[+1, 2.0]", "[1.0 2.0]"]),
     ],
 )
-def test_what_is_a_list_is_read_as_one(found: list[str], cells: list[str]) -> None:
+def test_lists_are_read_as_lists(found: list[str], cells: list[str]) -> None:
     assert {cell: labels_in(cell, None) for cell in cells} == dict.fromkeys(cells, found)
 
 
@@ -176,7 +174,7 @@ def test_what_is_a_list_is_read_as_one(found: list[str], cells: list[str]) -> No
         "[`joy`, `sad`]",
     ],
 )
-def test_what_may_be_anything_in_brackets_is_refused(cell: str) -> None:
+def test_ambiguous_brackets_are_refused(cell: str) -> None:
     assert labels_in(cell, None) is None
 
 
@@ -187,21 +185,21 @@ def test_what_may_be_anything_in_brackets_is_refused(cell: str) -> None:
         (["{'joy', 'sad'}", "set()", "frozenset({'joy'})"], []),
         (['c("joy", "sad")', "joy", "character(0)", "very happy"], []),
         (["['joy', 'sad']", "joy", "don't know"], []),
-        (["- joy\n- sad", "[]", "- joy", "{}"], []),  # YAML's lines have no empty list of their own
+        (["- joy\n- sad", "[]", "- joy", "{}"], []),  # a YAML list in lines cannot be empty
         (["[]", "- joy", "[joy]"], [2]),
         (["[joy, sad]", "[joy]", "(internal)"], [2]),
         (["['joy', 'sad']", "['joy']", "(internal)", "{sad}"], [2, 3]),
-        (["[joy, sad]", "[joy]", "joy"], [2]),  # no quotation mark says that [joy] is more than a name
+        (["[joy, sad]", "[joy]", "joy"], [2]),  # without quotation marks, [joy] may be a name
         (["['joy']", "['sad']", "sad, joy", "joy;sad", "'joy'"], [2, 3, 4]),
         ([["joy"], "sad", "(internal)", "['sad']", ("sad",), None], [1, 2, 3]),
     ],
 )
-def test_how_lists_are_written_is_seen_from_the_column_as_a_whole(cells: list[Any], wrong: list[int]) -> None:
+def test_the_format_of_lists_is_detected_from_the_whole_column(cells: list[Any], wrong: list[int]) -> None:
     assert [i for i, found in enumerate(read_cells(cells, None)) if found is None] == wrong
 
 
-def test_how_lists_are_written_is_seen_before_the_rows_are_cut(tmp_path: Path) -> None:
-    """Ten words without a list among them are for validation."""
+def test_the_format_of_lists_is_detected_before_the_rows_are_split(tmp_path: Path) -> None:
+    """The validation split has words only, and no list."""
     words = rows(lambda labels: f"c({json.dumps(labels)[1:-1]})" if len(labels) != 1 else labels[0])
     cut = {"validation": 1, "test": 1}
     dataset = loaded(source=write(tmp_path / "a.csv", words), labels={"column": "emotions"}, split=cut)
@@ -216,13 +214,13 @@ def test_how_lists_are_written_is_seen_before_the_rows_are_cut(tmp_path: Path) -
     [
         (["c('joy', 'sad')", "joy", "sad"], ["joy", "sad"], True),
         (["['joy', 'sad']", "['joy']"], ["joy", "", "sad"], True),
-        (["['joy', 'sad']", "['joy']"], ["c('joy')", "sad"], True),  # a file's own lists say how they are written
+        (["['joy', 'sad']", "['joy']"], ["c('joy')", "sad"], True),  # each file's own lists show its format
         (["[joy, sad]", "[joy]"], ["joy", "sad"], False),
         (["['joy', 'sad']", "(joy)"], ["joy", "sad"], False),
     ],
 )
 @pytest.mark.parametrize("reverse", [False, True])
-def test_how_lists_are_written_is_seen_from_all_files(
+def test_the_format_of_lists_is_detected_from_all_files(
     tmp_path: Path, lists: list[str], words: list[str], read: bool, reverse: bool
 ) -> None:
     files = [
@@ -238,7 +236,7 @@ def test_how_lists_are_written_is_seen_from_all_files(
     assert bool(data.find_mistakes(checked(**settings))) is not read
 
 
-def test_names_in_brackets_are_labels_where_a_separator_parts_them(tmp_path: Path) -> None:
+def test_names_in_brackets_are_labels_if_there_is_a_separator(tmp_path: Path) -> None:
     table = [
         {"text": f"text {i}", "c": ["bug;(internal)", "(internal)", "[ui]", "{x}", "bug", "[ui];[y]"][i % 6]}
         for i in range(40)
@@ -252,7 +250,7 @@ def test_names_in_brackets_are_labels_where_a_separator_parts_them(tmp_path: Pat
 
 @pytest.mark.parametrize("separator", [",", ";"])
 @pytest.mark.parametrize("cell", [str, lambda labels: f"[{', '.join(labels)}]", lambda labels: str({"a": 1})])
-def test_a_column_of_lists_alone_is_not_parted_by_a_separator(tmp_path: Path, cell: Any, separator: str) -> None:
+def test_a_column_of_lists_only_is_not_split_at_a_separator(tmp_path: Path, cell: Any, separator: str) -> None:
     path = write(tmp_path / "a.csv", rows(cell))
     said = refusal(source=path, labels={"column": "emotions", "separator": separator})
     assert said.endswith("to read it as a list, leave the separator out: labels: {column: emotions}")
@@ -275,7 +273,7 @@ LEAVE, AS_OTHERS = "leave it out: labels: {column: c}", "write them as in the ot
         ('c("joy", "anger")', "(internal),[bug]", ",", AS_OTHERS),
     ],
 )
-def test_a_list_among_cells_that_a_separator_parts_is_refused_with_its_row(
+def test_a_list_among_separated_cells_is_refused_with_its_row(
     tmp_path: Path, written: str, others: str, separator: str, mend: str
 ) -> None:
     table = [{"text": f"text {i}", "c": others if i % 2 else "love"} for i in range(40)]
@@ -288,7 +286,7 @@ def test_a_list_among_cells_that_a_separator_parts_is_refused_with_its_row(
 
 
 @pytest.mark.parametrize("cell", ["(a, b)", "bug, (in, out)", "[a],[b]", "- a,- b", "list(a, b)", "'a', 'b'", "c(a),d"])
-def test_names_in_brackets_without_quotation_marks_are_parted_as_any_others(tmp_path: Path, cell: str) -> None:
+def test_unquoted_names_in_brackets_are_split_like_any_others(tmp_path: Path, cell: str) -> None:
     table = [{"text": f"text {i}", "c": cell if i == 30 else "ab"[i % 2]} for i in range(40)]
     source = write(tmp_path / "a.csv", table)
     labels = loaded(source=source, labels={"column": "c", "separator": ","}, split={"validation": 8}).task.labels
@@ -322,7 +320,7 @@ def test_names_in_brackets_without_quotation_marks_are_parted_as_any_others(tmp_
         (list, ["emotions", "joy"], "with several label columns, each must hold 0 or 1"),
     ],
 )
-def test_a_column_that_does_not_hold_what_it_should(tmp_path: Path, cell: Any, labels: Any, said: str) -> None:
+def test_a_column_with_other_values_than_expected_is_refused(tmp_path: Path, cell: Any, labels: Any, said: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row | {"joy": 1}) + "\n" for row in rows(cell)))
     message = refusal(source=path, labels=labels)
@@ -330,7 +328,7 @@ def test_a_column_that_does_not_hold_what_it_should(tmp_path: Path, cell: Any, l
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one class", "a list"])
-def test_a_name_that_no_database_gives_back_is_refused_before_a_study_is_made(tmp_path: Path, several: bool) -> None:
+def test_a_name_that_no_database_can_store_is_refused_before_a_study_is_created(tmp_path: Path, several: bool) -> None:
     long = ["x" * (MAX_NAME_LENGTH + 1), "y" * MAX_NAME_LENGTH]
     path = tmp_path / "a.jsonl"
     lines = [{"text": f"text {i}", "emotions": [name] if several else name} for i, name in enumerate(long * 5)]
@@ -340,7 +338,7 @@ def test_a_name_that_no_database_gives_back_is_refused_before_a_study_is_made(tm
     assert MAX_NAME_LENGTH <= value_limits.WORDS
 
 
-def test_a_class_of_validation_that_looks_like_one_of_training_is_reported_beside_it(tmp_path: Path) -> None:
+def test_a_validation_class_that_looks_like_a_training_class_is_reported_with_it(tmp_path: Path) -> None:
     dev = column(tmp_path, ".jsonl", ["cafe\u0301", "tea"], name="dev")
     said = refusal(train=column(tmp_path, ".csv", ["caf\u00e9", "tea"]), validation=dev, labels="c")
     assert said.endswith(
@@ -377,7 +375,7 @@ def test_a_label_that_only_validation_has_is_reported_with_its_rows(tmp_path: Pa
         ),
     ],
 )
-def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several_labels(
+def test_one_warning_shows_the_key_for_classes_that_look_like_several_labels(
     tmp_path: Path, cell: Any, key: dict[str, str]
 ) -> None:
     filled = [row for row, labels in zip(rows(cell), SETS, strict=True) if labels]
@@ -393,7 +391,7 @@ def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several
     "classes",
     [
         ["joy", "anger", "fear"],
-        ["sport/football", "sport/tennis", "politics/home", "politics/abroad"],  # parts of a tree
+        ["sport/football", "sport/tennis", "politics/home", "politics/abroad"],  # paths in a tree
         ["rec.autos", "rec.sport.hockey", "sci.med"],
         ["R&B", "AC/DC", "hip hop"],
         ["yes, please", "no, thanks", "maybe"],
@@ -414,24 +412,24 @@ def test_one_warning_has_the_key_for_a_column_of_classes_that_looks_like_several
         ["B-PER", "I-PER", "B-LOC", "I-LOC", "O"],
         ["en-US", "en-GB", "de-DE", "de-AT", "fr-FR"],
         ["World", "Sports", "Business", "Sci/Tech"],
-        ["0,0", "1,0"],  # numbers, as some countries write them
+        ["0,0", "1,0"],  # numbers with a decimal comma
     ],
 )
-def test_names_that_have_a_mark_in_them_are_not_taken_for_joined_labels(classes: list[str]) -> None:
+def test_names_that_contain_a_separator_are_not_taken_for_joined_labels(classes: list[str]) -> None:
     assert list(label_warnings(Task("single-label", tuple(classes)), "class")) == []
 
 
 @pytest.mark.parametrize(
     "classes",
     [
-        ["joy", "anger", "fear", "love", "joy;anger"],  # one of five, and both parts stand alone
+        ["joy", "anger", "fear", "love", "joy;anger"],  # one of five, and both parts are classes too
         ["joy;anger", "fear;love"],
         ["joy + anger", "joy", "anger"],
         ["joy#anger", "joy#fear", "fear#anger"],
         ["1 5", "5", "1", "1 5 7", "7"],
     ],
 )
-def test_names_that_are_joins_of_others_are_reported(classes: list[str]) -> None:
+def test_names_that_join_other_names_are_reported(classes: list[str]) -> None:
     (said,) = label_warnings(Task("single-label", tuple(classes)), "class")
     assert "look like labels joined by" in said
 
@@ -471,14 +469,14 @@ def test_names_that_are_joins_of_others_are_reported(classes: list[str]) -> None
         ["😀 😢", "😢 😡", "😀 😡", "😀 😢 😡"],
     ],
 )
-def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets: list[str]) -> None:
+def test_any_separator_is_found_from_the_names_alone(mark: str, sets: list[str]) -> None:
     classes = [name.replace(" ", mark) for name in sets]
     (said,) = label_warnings(Task("single-label", tuple(classes)), "c")
     separator = yaml.safe_load(said.partition("several labels: ")[2])["labels"]["separator"]
     assert {label for labels in read_cells(classes, separator) for label in label_names(labels or ()) or ()} == set(
         " ".join(sets).split()
     )
-    (said,) = label_warnings(Task("multi-label", tuple(classes)), "c")  # they were parted by another mark
+    (said,) = label_warnings(Task("multi-label", tuple(classes)), "c")  # they were split at another separator
     assert "labels look like labels joined by" in said
 
 
@@ -491,7 +489,7 @@ def test_any_mark_between_parts_is_found_by_the_names_themselves(mark: str, sets
         (['["joy"]', '["anger", "joy"]'], "all labels look like lists of labels"),
     ],
 )
-def test_labels_that_are_pieces_of_lists_are_reported(labels: list[str], said: str) -> None:
+def test_labels_that_are_fragments_of_lists_are_reported(labels: list[str], said: str) -> None:
     assert any(said in doubt for doubt in label_warnings(Task("multi-label", tuple(labels)), "c"))
 
 
@@ -511,16 +509,16 @@ def test_labels_that_are_pieces_of_lists_are_reported(labels: list[str], said: s
     ],
     ids=lambda labels: labels[0],
 )
-def test_names_with_a_mark_at_one_end_are_names(labels: list[str]) -> None:
+def test_names_with_a_bracket_or_quote_at_one_end_are_names(labels: list[str]) -> None:
     assert not [said for said in label_warnings(Task("single-label", tuple(labels)), "c") if "lists" in said]
 
 
 @pytest.mark.parametrize("odd", [["(:", ":)"], ["a)", "b)"], ["[x", "y)"], ["(internal)", "[ui]"], ["f(x", "y)"]])
-def test_few_names_with_brackets_are_no_pieces_of_lists_unless_they_are_halves(odd: list[str]) -> None:
+def test_a_few_names_with_brackets_are_not_fragments_of_lists(odd: list[str]) -> None:
     assert not list(label_warnings(Task("multi-label", (*odd, *"cdefgh")), "column"))
 
 
-def test_names_by_the_thousand_are_looked_through_in_a_moment() -> None:
+def test_thousands_of_names_are_checked_in_a_moment() -> None:
     drawn = random.Random(0)
     names = sorted({", ".join(drawn.sample([f"tag {i}" for i in range(400)], 5)) for _ in range(9_000)})
     begun = time.process_time()
@@ -532,7 +530,7 @@ def test_names_by_the_thousand_are_looked_through_in_a_moment() -> None:
 
 
 def column(folder: Path, ending: str, values: list[Any], kind: Any = None, name: str = "a") -> Path:
-    """Forty rows of these classes in turn, the texts being those of `name`."""
+    """A file of forty rows that take these classes in turn. `name` names the file and its texts."""
     texts, cells = [f"{name} {i}" for i in range(40)], (values * 40)[:40]
     path = folder / f"{name}{ending}"
     if ending == ".parquet":
@@ -541,7 +539,7 @@ def column(folder: Path, ending: str, values: list[Any], kind: Any = None, name:
     return write(path, [{"text": text, "c": cell} for text, cell in zip(texts, cells, strict=True)])
 
 
-NOUGHTS: list[tuple[str, list[Any], Any]] = [
+ZEROS_AND_ONES: list[tuple[str, list[Any], Any]] = [
     *((ending, [1, 0], None) for ending in FORMATS),
     *((".parquet", [1, 0], kind) for kind in (pyarrow.int8(), pyarrow.uint64(), pyarrow.float16(), pyarrow.float64())),
     (".parquet", [Decimal("1.00"), Decimal(0)], pyarrow.decimal128(6, 2)),
@@ -557,15 +555,15 @@ BOOLEANS: list[tuple[str, list[Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("cells", "classes"), [(NOUGHTS, ("0", "1")), (BOOLEANS, ("false", "true"))])
-def test_booleans_are_one_set_of_classes_in_every_format_and_so_are_noughts_and_ones(
+@pytest.mark.parametrize(("cells", "classes"), [(ZEROS_AND_ONES, ("0", "1")), (BOOLEANS, ("false", "true"))])
+def test_booleans_give_the_same_classes_in_every_format_and_so_do_zeros_and_ones(
     tmp_path: Path, cells: list[tuple[str, list[Any], Any]], classes: tuple[str, str]
 ) -> None:
     found = set()
     for ending, values, kind in cells:
         path = column(tmp_path, ending, values, kind)
         found.add(loaded(source=path, labels="c").fingerprint)
-        # a validation file in words or numbers, whatever training is in
+        # the validation file may use words or numbers, whatever the training file's format
         for pair in (["True", "False"], [1, 0]):
             other = column(tmp_path, ".csv", pair, name="dev")
             dataset = loaded(train=path, validation=other, labels="c")
@@ -573,9 +571,9 @@ def test_booleans_are_one_set_of_classes_in_every_format_and_so_are_noughts_and_
     assert len(found) == 1
 
 
-def test_of_several_columns_each_says_on_in_any_spelling(tmp_path: Path) -> None:
+def test_each_of_several_columns_may_spell_its_values_differently(tmp_path: Path) -> None:
     found = set()
-    for ending, values, kind in NOUGHTS + BOOLEANS:
+    for ending, values, kind in ZEROS_AND_ONES + BOOLEANS:
         path = column(tmp_path, ending, values, kind)
         table = data.read_table(str(path), "data.train", ["text", "c"], data.TextFormat(), print)
         if ending == ".parquet":
@@ -600,7 +598,7 @@ VALUES: list[list[Any]] = [
 @pytest.mark.parametrize("values", VALUES, ids=str)
 @pytest.mark.parametrize("several", [False, True])
 def test_one_table_has_the_same_classes_in_every_format(tmp_path: Path, values: list[Any], several: bool) -> None:
-    """As programs write it: a format without types spells what another one has a type for."""
+    """As programs write them: a format without types spells out what another one stores as a type."""
     one_type = len({type(value) for value in values}) == 1
     kinds: list[tuple[str, list[Any]]] = [(ending, values) for ending in FORMATS if one_type or ending != ".parquet"]
     kinds += [(".parquet", [str(value) for value in values])]
@@ -617,7 +615,7 @@ def test_one_table_has_the_same_classes_in_every_format(tmp_path: Path, values: 
 
 
 @pytest.mark.parametrize("values", [["true", "half-true", "false"], ["True", "False", "unknown"], ["yes", "no"]])
-def test_words_among_other_names_stay_names(tmp_path: Path, values: list[str]) -> None:
+def test_words_such_as_true_among_other_names_stay_names(tmp_path: Path, values: list[str]) -> None:
     names = tuple(sorted(value.lower() for value in values))
     assert loaded(source=column(tmp_path, ".csv", values), labels="c").task.labels == names
 
@@ -668,14 +666,14 @@ def test_whole_numbers_are_the_same_classes_in_every_format(tmp_path: Path) -> N
         *((value, "0.1") for value in (0.1, "0.1", np.float32(0.1), np.float16(0.1), Decimal("0.1"))),
     ],
 )
-def test_the_class_that_a_cell_names(value: Any, name: str | None) -> None:
+def test_a_cell_names_its_class(value: Any, name: str | None) -> None:
     assert class_name(value) == name
 
 
 @pytest.mark.parametrize(
     ("value", "name"), [(True, "1"), ("True", "True"), ("-0", "-0"), ("-0.0", "0"), (0.5, None), ("1e+20", "1e+20")]
 )
-def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None) -> None:
+def test_a_cell_named_its_class_in_version_0_1(value: Any, name: str | None) -> None:
     assert class_name(value, as_0_1=True) == name
 
 
@@ -703,7 +701,7 @@ def test_the_class_that_a_cell_named_in_version_0_1(value: Any, name: str | None
         ),
     ],
 )
-def test_classes_that_look_alike_or_are_a_measure_are_reported(classes: list[str], said: str) -> None:
+def test_classes_that_look_alike_or_are_measurements_are_reported(classes: list[str], said: str) -> None:
     (doubt,) = label_warnings(Task("single-label", tuple(classes)), "class")
     assert said in doubt
 
@@ -732,7 +730,7 @@ ALIKE = [
 ALIKE += ["9" * 400, "9" * 401, "9" * 5000, str(2**53), str(2**53 + 1), "inf", "nan", "-", "--1", "²", "½", "0x1"]
 
 
-def test_no_two_names_have_the_same_place_in_the_order() -> None:
+def test_no_two_names_have_the_same_position_in_the_order() -> None:
     rng = np.random.default_rng(0)
     first = sorted(ALIKE, key=sort_key)
     assert len({sort_key(name) for name in ALIKE}) == len(ALIKE)
@@ -740,7 +738,7 @@ def test_no_two_names_have_the_same_place_in_the_order() -> None:
         assert sorted(rng.permutation(np.array(ALIKE, object)).tolist(), key=sort_key) == first
     numbers = [name for name in first if name.removeprefix("-").isdecimal()]
     assert first[: len(numbers)] == numbers and numbers[:4] == ["-01", "-1", "-0", "0"]
-    assert numbers[4:10] == ["00", "001", "01", "1", "007", "7"]  # of one value, by letters
+    assert numbers[4:10] == ["00", "001", "01", "1", "007", "7"]  # equal values are in alphabetical order
 
 
 HASHED = """
@@ -761,10 +759,10 @@ for labels in ("one", {"column": "all", "separator": ";"}):
 """
 
 
-def test_neither_classes_nor_the_cut_depend_on_the_process(
+def test_neither_classes_nor_splits_depend_on_the_process(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`sorted` leaves names of equal places as a set gives them, which is otherwise in each process."""
+    """`sorted` leaves names with equal keys in the order of their set, which differs between processes."""
     names = " ".join(ALIKE[:12])
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", HASHED, names]
