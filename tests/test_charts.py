@@ -1,3 +1,5 @@
+"""Do confusion matrices have the right numbers, and are they drawn as readable files?"""
+
 from __future__ import annotations
 
 import os
@@ -26,18 +28,18 @@ def counts(*shape: int) -> NDArray[np.int64]:
 
 
 def size(picture: Path) -> tuple[int, int]:
-    """Width and height, where a PNG file has them."""
+    """Width and height from the header of a PNG file."""
     head = picture.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", head[16:])
     return width, height
 
 
-def test_shares_are_of_the_true_class_and_nought_where_it_has_no_rows() -> None:
+def test_shares_are_of_the_true_class_and_zero_for_a_class_without_rows() -> None:
     assert row_shares(np.array([[3, 1], [0, 0]])).tolist() == [[0.75, 0.25], [0.0, 0.0]]
 
 
-def test_one_map_of_classes_and_one_of_each_label() -> None:
+def test_classes_share_one_map_and_each_label_has_its_own() -> None:
     (one,) = heat_maps(np.array([[2, 2], [0, 4]]), ["no", "yes"])
     assert (one.title, one.names, one.texts) == ("", ("no", "yes"), (("2", "2"), ("0", "4")))
     assert one.shares.tolist() == [[0.5, 0.5], [0.0, 1.0]]
@@ -63,7 +65,7 @@ def test_a_long_label_keeps_both_ends() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 11, 28])
 @pytest.mark.parametrize("kind", ["single", "multi"])
-def test_a_picture_of_readable_size_and_no_leftovers(tmp_path: Path, count: int, kind: str) -> None:
+def test_a_chart_has_a_readable_size_and_leaves_no_other_files(tmp_path: Path, count: int, kind: str) -> None:
     matrix = counts(count, count) if kind == "single" else counts(count, 2, 2)
     matrix[1] = 0
     picture = tmp_path / "confusion_matrix.png"
@@ -80,7 +82,7 @@ def test_a_hundred_classes_are_drawn_without_numbers(tmp_path: Path) -> None:
     assert max(size(tmp_path / "c.png")) < 3000
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_chart_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
         confusion_png(counts(3, 2, 2), names(2), tmp_path / "c.png")
     assert not list(tmp_path.iterdir())
@@ -101,8 +103,8 @@ assert matplotlib.rcParams["axes.facecolor"] == "white"
 """
 
 
-def test_a_picture_is_the_same_under_any_settings(tmp_path: Path) -> None:
-    """Of a file in the working folder that cannot be read, of a backend that is none, and of the caller's own."""
+def test_a_chart_is_the_same_whatever_matplotlib_s_settings(tmp_path: Path) -> None:
+    """An unreadable settings file in the working folder, an unknown backend, and the caller's own settings."""
     (tmp_path / "matplotlibrc").write_bytes(b"axes.facecolor: black\n# \xff\n")
     done = subprocess.run(
         [sys.executable, "-c", DRAWN], cwd=tmp_path, env=os.environ | {"MPLBACKEND": "none", "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""The rows of the comparison, each number against another way to have it."""
+"""Are the numbers of the comparison right? Each is compared with another way to compute it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ THREE = Task("single-label", ("a", "b", "c"))
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Three studies on the same rows, `good` far above the others."""
+    """Three studies on the same rows, of which `good` scores far above the others."""
     url = storage(tmp_path_factory.mktemp("compared"))
     for seed, (name, skill) in enumerate((("good", 1.2), ("fair", 0.7), ("same", 0.7))):
         fill(url, name, trials=30, rows=300, seed=seed, skill=skill)
     return url
 
 
-# How surely -------------------------------------------------------------------------------------------------------
+# Significance -----------------------------------------------------------------------------------------------------
 
 
-def guessed(rng: np.random.Generator, labels: np.ndarray, right: float) -> np.ndarray:
+def noisy_guesses(rng: np.random.Generator, labels: np.ndarray, right: float) -> np.ndarray:
     return np.where(rng.random(len(labels)) < right, labels, (labels + rng.integers(1, 3, len(labels))) % 3)
 
 
@@ -50,7 +50,7 @@ def test_among_many_studies_a_clear_difference_stays_clear(tmp_path: Path, studi
     rng = np.random.default_rng(10)
     labels = rng.integers(0, 3, rows)
     for i in range(studies):
-        guess = guessed(rng, labels, 0.9 if i == 0 else 0.7)
+        guess = noisy_guesses(rng, labels, 0.9 if i == 0 else 0.7)
         predicted(storage(tmp_path), f"study-{i:02d}", THREE, np.eye(3)[guess], labels)
     (group,) = compare(storage(tmp_path)).groups
     clear = [pair for pair in group.pairs if pair.first == "study-00"]
@@ -61,7 +61,7 @@ def test_among_many_studies_a_clear_difference_stays_clear(tmp_path: Path, studi
 
 
 @pytest.mark.parametrize("kind", ["single-label", "multi-label"])
-def test_every_interval_holds_its_own_score_and_rare_labels_are_named(tmp_path: Path, kind: str) -> None:
+def test_every_interval_contains_its_score_and_rare_labels_are_named(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(11)
     names = tuple(f"label-{i}" for i in range(77))
     task = Task("multi-label", names) if kind == "multi-label" else Task("single-label", names)
@@ -79,12 +79,12 @@ def test_every_interval_holds_its_own_score_and_rare_labels_are_named(tmp_path: 
     assert all(pair.low <= pair.difference <= pair.high for pair in found.groups[0].pairs)
 
 
-def test_holm_corrects_as_in_the_text_book() -> None:
+def test_holm_corrects_as_in_the_textbook() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
 
 
-def test_the_pareto_front_is_what_nothing_beats() -> None:
+def test_nothing_beats_a_study_on_the_pareto_front() -> None:
     costs = {"a": 1.0, "b": 2.0, "c": 2.0, "d": 3.0, "e": 4.0}
     assert front(costs, {"a": 0.5, "b": 0.6, "c": 0.6, "d": 0.6, "e": 0.7}) == ["a", "b", "c", "e"]
     assert front({}, {}) == []
@@ -112,7 +112,7 @@ def test_the_leaderboard_has_the_best_trial_of_each_study_best_first(url: str) -
     assert rows["good"].complete + rows["good"].pruned == 30 and rows["good"].device == "GPU"
 
 
-def test_a_test_score_of_another_trial_than_the_best_is_not_its(tmp_path: Path) -> None:
+def test_the_best_trial_does_not_get_the_test_score_of_another(tmp_path: Path) -> None:
     url = storage(tmp_path)
     study = fill(url, "one", trials=8, rows=50)
     (best,) = best_rows.best(url)
@@ -121,8 +121,8 @@ def test_a_test_score_of_another_trial_than_the_best_is_not_its(tmp_path: Path) 
         assert compare(url).leaders[0].test == shown
 
 
-def test_each_front_is_of_its_own_cost(tmp_path: Path) -> None:
-    """`quick` takes less time and has more parameters than `small`, which is better."""
+def test_each_cost_has_its_own_front(tmp_path: Path) -> None:
+    """`quick` takes less time and has more parameters than `small`, which scores better."""
     url = storage(tmp_path)
     for name, trials, seed, skill in (("quick", 4, 0, 0.3), ("small", 40, 5, 1.5)):
         fill(url, name, trials=trials, rows=50, seed=seed, skill=skill)
@@ -145,7 +145,7 @@ def test_pairs_are_tested_on_the_same_rows(url: str) -> None:
     assert group.pairs[-1].p_holm > 0.05 and {group.pairs[-1].first, group.pairs[-1].second} == {"fair", "same"}
 
 
-def test_with_many_rows_of_each_class_the_interval_is_that_of_the_bootstrap(url: str) -> None:
+def test_with_many_rows_of_each_class_the_interval_equals_the_bootstrap_s(url: str) -> None:
     logits, labels = trial_files.predictions(best_folder(url, "good"))
     rng = np.random.default_rng(1)
     scores = [
@@ -157,7 +157,7 @@ def test_with_many_rows_of_each_class_the_interval_is_that_of_the_bootstrap(url:
     assert row.interval == pytest.approx(2 * row.macro_f1 - np.percentile(scores, (97.5, 2.5)), abs=0.004)
 
 
-def test_importance_is_optunas(url: str) -> None:
+def test_importance_comes_from_optuna(url: str) -> None:
     study = Studies(url).load("good")
     wanted = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     found = compare(url, ["good"]).histories[0].importance
@@ -165,7 +165,7 @@ def test_importance_is_optunas(url: str) -> None:
     assert list(found) == sorted(found, key=lambda name: -found[name])
 
 
-def test_classes_have_the_f1_of_the_best_trial(url: str) -> None:
+def test_the_f1_of_each_class_is_the_best_trial_s(url: str) -> None:
     (group,) = compare(url).groups
     logits, labels = trial_files.predictions(best_folder(url, "fair"))
     assert group.per_class["fair"] == pytest.approx(f1_score(labels, logits > 0, average=None))
@@ -201,19 +201,19 @@ def test_a_trial_that_is_not_complete_has_the_score_of_its_best_evaluation(tmp_p
     assert history.values[4:] == [0.7, 0.5, None, None]
 
 
-def test_pauses_between_runs_are_not_time() -> None:
+def test_pauses_between_runs_do_not_count() -> None:
     assert busy([(0, 20), (10, 20), (300, 310)]) == [(0, 20), (300, 310)]
 
 
-def test_a_trial_that_went_on_after_a_pause_did_not_run_in_it() -> None:
+def test_a_trial_did_not_run_during_its_pause() -> None:
     trial = record(frozen(0.5, began=1000, pauses=[[11_000, 30_000]], ended=35_000))
     assert ends([trial]) == [15.0]
     runs = record(frozen(state=TrialState.RUNNING, began=1000, pauses=[[11_000, 30_000]], ended=35_000))
     assert spans(runs) == [(1000, 11_000)]
 
 
-def test_times_are_what_they_were_whatever_zone_they_are_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Optuna's times are those of the writer's clock, and name no zone."""
+def test_times_are_the_same_in_every_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna stores the local time of the machine that wrote it, without a time zone."""
     written = datetime(2026, 7, 1, 12, tzinfo=UTC)
     at = int(1000 * written.timestamp())
     trial = frozen(0.5, began=at, ended=at + 120_000)
@@ -223,14 +223,14 @@ def test_times_are_what_they_were_whatever_zone_they_are_read_in(monkeypatch: py
         time.tzset()
         found = record(trial)
         assert (found.began, found.ended) == (at, at + 120_000) and ends([found]) == [120.0]
-    earlier = frozen(state=TrialState.RUNNING)  # of a version that kept no times of its own
+    earlier = frozen(state=TrialState.RUNNING)  # written by a version that did not store times itself
     earlier.datetime_start = datetime(2026, 7, 1, 8)
     assert (record(earlier).began, record(earlier).ended) == (at, None)
     monkeypatch.undo()
     time.tzset()
 
 
-def test_a_new_best_is_better_than_the_best_not_than_its_rounded_value() -> None:
+def test_a_new_best_is_found_by_exact_values_not_by_rounded_ones() -> None:
     trials = [record(frozen(value)) for value in (0.812344, 0.812342, 0.9)]
     assert best_so_far(enumerate(trials)) == [(0, 0.81234), (2, 0.9), (2, 0.9)]
 
@@ -247,7 +247,7 @@ def test_everything_is_json(url: str) -> None:
     json.dumps(compare(url).as_dict(), allow_nan=False)
 
 
-# What lacks -------------------------------------------------------------------------------------------------------
+# Missing parts ----------------------------------------------------------------------------------------------------
 
 
 def test_a_study_without_a_complete_trial_has_a_row(tmp_path: Path) -> None:
@@ -300,14 +300,14 @@ def test_a_study_of_an_earlier_version_is_compared_with_those_on_its_data(tmp_pa
     assert [group.validation_fingerprint for group in compare(url, ["old"]).groups] == ["d1"]
 
 
-def test_studies_of_other_data_are_other_groups(tmp_path: Path) -> None:
+def test_studies_on_different_data_are_in_different_groups(tmp_path: Path) -> None:
     url = storage(tmp_path)
     for seed, name in enumerate(("one", "two")):
         fill(url, name, trials=6, rows=60, seed=seed).set_user_attr("fingerprint", name)
     assert [(group.validation_fingerprint, group.pairs) for group in compare(url).groups] == [("one", []), ("two", [])]
 
 
-def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> None:
+def test_studies_that_optimise_tuned_scores_are_compared_by_tuned_scores(tmp_path: Path) -> None:
     url = storage(tmp_path)
     for seed, name in enumerate(("one", "two")):
         fill(url, name, trials=3, rows=200, seed=seed, objective="macro_f1_tuned")
@@ -321,7 +321,7 @@ def test_studies_by_tuned_thresholds_are_compared_by_those(tmp_path: Path) -> No
     assert pair.low < pair.difference < pair.high
 
 
-def test_seeds_are_reported_of_the_best_trial_if_it_was_retrained(url: str) -> None:
+def test_seeds_are_reported_if_the_best_trial_was_retrained(url: str) -> None:
     study = Studies(url).load("good")
     best = best_rows.best(url, ["good"])[0].trial
     rows = [retrained(0, 0.7)]
@@ -331,7 +331,7 @@ def test_seeds_are_reported_of_the_best_trial_if_it_was_retrained(url: str) -> N
     assert compare(url, ["good"]).leaders[0].retrained == OverSeeds(trial=best, seeds=3, mean=0.6, sd=None)
 
 
-def test_nothing_stored_and_an_unknown_study_are_said(url: str, tmp_path: Path) -> None:
+def test_an_empty_storage_and_an_unknown_study_are_reported(url: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"studies\.db: the file is not there"):
         compare(storage(tmp_path))
     with pytest.raises(UsageError, match="did you mean good"):
@@ -341,7 +341,7 @@ def test_nothing_stored_and_an_unknown_study_are_said(url: str, tmp_path: Path) 
         compare(storage(tmp_path))
 
 
-def test_an_empty_database_is_said_without_its_password(postgresql: Server) -> None:
+def test_an_empty_database_is_reported_without_its_password(postgresql: Server) -> None:
     url = postgresql.database()
     Studies(url)
     with pytest.raises(UsageError, match=r"nothing is stored in postgresql://sweeper:\*\*\*@127"):

@@ -1,4 +1,4 @@
-"""`peftsweep compare`: the page, where it is kept, and what goes wrong."""
+"""What does the page of `peftsweep compare` show, where is it kept, and what can go wrong?"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVIL = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>&amp;\u2
 
 
 class Elements(HTMLParser):
-    """A page's elements, and the text of those that a reader sees."""
+    """The elements of a page, and the text that a reader sees."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def test_the_table_says_what_the_rows_say(url: str) -> None:
         assert f"{pair.difference:+.3f}".replace("-", "−") in text
 
 
-def test_the_page_asks_no_network_for_anything(url: str) -> None:
+def test_the_page_loads_nothing_from_a_network(url: str) -> None:
     page = Elements(drawn(url))
     fetched = [
         value
@@ -109,10 +109,10 @@ def test_the_page_asks_no_network_for_anything(url: str) -> None:
     assert fetched == []
     assert all(str(attrs["href"]).startswith("#") for tag, attrs in page.found if tag == "a")
     (policy,) = [attrs["content"] for _, attrs in page.found if attrs.get("http-equiv") == "Content-Security-Policy"]
-    assert policy is not None and "default-src 'none'" in policy and "http" not in policy  # the browser sees to it
+    assert policy is not None and "default-src 'none'" in policy and "http" not in policy  # the browser enforces this
 
 
-def test_every_plot_has_words_and_every_table_can_be_scrolled_by_keyboard(url: str) -> None:
+def test_every_plot_has_a_description_and_every_table_scrolls_by_keyboard(url: str) -> None:
     page = Elements(drawn(url))
     plots = [attrs for _, attrs in page.found if attrs.get("data-plot")]
     assert all(attrs["role"] == "img" and len(str(attrs["aria-label"])) > 15 for attrs in plots)
@@ -124,13 +124,13 @@ def test_every_plot_has_words_and_every_table_can_be_scrolled_by_keyboard(url: s
 
 
 def embedded(page: str) -> dict[str, Any]:
-    """What the page's script draws from."""
+    """The data that the page's script draws."""
     (text,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
     return json.loads(text)  # type: ignore[no-any-return]
 
 
 def filled(value: Any, columns: list[Any]) -> Any:
-    """A figure of the page with its columns, as the browser has it."""
+    """A figure of the page with its columns filled in, as the browser does it."""
     if isinstance(value, list):
         return [filled(each, columns) for each in value]
     if not isinstance(value, dict):
@@ -150,8 +150,8 @@ def test_the_page_has_a_figure_for_each_plot_and_every_column_once(url: str) -> 
     assert set(re.findall(r"var\(--(\w+)\)", json.dumps(found))) <= set(re.findall(r"--(\w+):", page))
 
 
-def test_columns_hold_only_what_the_browser_takes_as_it_is(tmp_path: Path) -> None:
-    """Nine methods are nine traces, each with a colour of the theme: a long list, but no column."""
+def test_columns_contain_only_plain_values(tmp_path: Path) -> None:
+    """Nine methods have nine traces, each in a colour of the theme: a long list that is not a column."""
     url = storage(tmp_path)
     for seed in range(9):
         fill(url, f"study-{seed}", trials=9, rows=60, seed=seed)
@@ -159,15 +159,18 @@ def test_columns_hold_only_what_the_browser_takes_as_it_is(tmp_path: Path) -> No
     for place, row in enumerate(rows["leaders"]):
         row["method"] = f"method {place}"
     found = embedded(dashboard.page(rows))
-    assert [len(found["figures"][name]["data"]) for name in ("cost 0", "parameters 0")] == [10, 10]  # and the front
+    assert [len(found["figures"][name]["data"]) for name in ("cost 0", "parameters 0")] == [
+        10,
+        10,
+    ]  # one more is the front
     held = [each for column in found["columns"] for each in column]
     assert len(held) > 100 and not [each for each in held if isinstance(each, dict | list) or "var(--" in str(each)]
     assert filled(found["figures"], found["columns"]) == json.loads(json.dumps(figures(rows)))
 
 
-def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
+def test_names_are_shown_as_text_even_if_they_are_html(tmp_path: Path) -> None:
     url = storage(tmp_path)
-    plain = len(Elements(_of(url, "plain")).found)
+    plain = len(Elements(page_of(url, "plain")).found)
     url = storage(tmp_path / "evil")
     (tmp_path / "evil").mkdir()
     study = fill(url, "evil", trials=6, rows=60)
@@ -176,7 +179,7 @@ def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
     for key, value in {"config": config, "experiment": EVIL, "labels": [EVIL, *study.user_attrs["labels"][1:]]}.items():
         study.set_user_attr(key, value)
     rows = comparison.compare(url).as_dict()
-    for each in (*rows["leaders"], *rows["histories"]):  # a name that a file cannot have, a method that there is not
+    for each in (*rows["leaders"], *rows["histories"]):  # names that no study can have, and an unknown method
         each |= {name: EVIL for name in ("study", "method") if name in each}
     rows["groups"][0]["studies"] = rows["groups"][0]["cheapest"] = rows["groups"][0]["smallest"] = [EVIL]
     page = dashboard.page(rows)
@@ -186,7 +189,7 @@ def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
     assert html.escape(EVIL, quote=False)[:20] in page
 
 
-def _of(url: str, name: str) -> str:
+def page_of(url: str, name: str) -> str:
     fill(url, name, trials=6, rows=60)
     return drawn(url)
 
@@ -206,7 +209,7 @@ def test_studies_trained_on_different_rows_are_compared_on_the_same_validation_r
     assert f"Best on {group.data[0]} and {group.data[1]}" in page
 
 
-def test_one_study_and_none_complete_are_drawn(tmp_path: Path) -> None:
+def test_a_single_study_and_studies_without_a_complete_trial_are_drawn(tmp_path: Path) -> None:
     url = storage(tmp_path)
     study = made(url, "new")
     page = Elements(drawn(url))
@@ -230,7 +233,7 @@ def test_studies_of_failed_trials_share_a_line_and_have_no_empty_plots(tmp_path:
     assert f"{names} and 1 more: no trial is complete yet." in page.text
 
 
-def test_what_the_numbers_do_not_say_is_said(tmp_path: Path) -> None:
+def test_the_page_explains_the_limits_of_its_numbers(tmp_path: Path) -> None:
     url = storage(tmp_path)
     studies = [fill(url, f"study-{i}", trials=24, rows=8, seed=i, skill=1 + i) for i in range(3)]
     studies[2].set_user_attr("test", {"trial": 12, "scores": {"macro_f1": 0.8123}})
@@ -247,7 +250,7 @@ def test_what_the_numbers_do_not_say_is_said(tmp_path: Path) -> None:
     assert "Intervals of tuned scores are a tenth wider" in text
 
 
-def test_a_study_by_tuned_thresholds_has_its_interval_at_the_top(tmp_path: Path) -> None:
+def test_a_study_that_optimises_tuned_scores_has_their_interval_at_the_top(tmp_path: Path) -> None:
     url = storage(tmp_path)
     fill(url, "one", trials=3, rows=50, objective="macro_f1_tuned")
     (row,) = comparison.compare(url).leaders
@@ -257,13 +260,13 @@ def test_a_study_by_tuned_thresholds_has_its_interval_at_the_top(tmp_path: Path)
 
 
 def test_numbers_are_rounded_before_their_unit_is_chosen() -> None:
-    told = [formats.count(value) for value in (999, 1000, 999_499, 999_999, 1_234_567)]
-    assert told == ["999", "1 k", "999 k", "1 M", "1.23 M"]
+    counts = [formats.count(value) for value in (999, 1000, 999_499, 999_999, 1_234_567)]
+    assert counts == ["999", "1 k", "999 k", "1 M", "1.23 M"]
     assert (formats.p_is(0.0001), formats.p_is(0.0123)) == ("p < 0.001", "p = 0.012")
 
 
-# What those see who lack one kind of cones: Machado, Oliveira and Fernandes, "A physiologically-based model for
-# simulation of color vision deficiency" (IEEE TVCG 15, 2009), severity 1.0, for linear RGB
+# Colours as people with one kind of colour blindness see them: Machado, Oliveira and Fernandes, "A
+# physiologically-based model for simulation of color vision deficiency" (IEEE TVCG 15, 2009), severity 1.0, linear RGB
 SEEN = {
     "all cones": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -276,7 +279,7 @@ XYZ = np.array(
 
 
 def lab(colour: str, seen: str) -> np.ndarray:
-    """CIELAB (D65) of a colour as `#rrggbb`, as it is seen."""
+    """CIELAB (D65) of a colour `#rrggbb`, as somebody with this vision sees it."""
     rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     x, y, z = XYZ @ np.clip(np.array(SEEN[seen]) @ linear, 0, 1) / (0.95047, 1, 1.08883)
@@ -286,7 +289,7 @@ def lab(colour: str, seen: str) -> np.ndarray:
 
 @pytest.mark.parametrize("seen", SEEN)
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_colours_of_marks_can_be_told_apart(url: str, mode: str, seen: str) -> None:
+def test_the_colours_of_marks_can_be_distinguished(url: str, mode: str, seen: str) -> None:
     style = drawn(url)
     block = next(part for part in style.split("--page:")[1:] if f"color-scheme: {mode};" in part.split("}")[0])
     names = ("blue", "orange", "green", "red", "pink", "sky", "yellow", "grey")
@@ -295,7 +298,7 @@ def test_colours_of_marks_can_be_told_apart(url: str, mode: str, seen: str) -> N
         assert np.linalg.norm(lab(one, seen) - lab(other, seen)) >= 12, (one, other)
 
 
-def test_what_lacks_is_said(tmp_path: Path) -> None:
+def test_missing_parts_are_reported(tmp_path: Path) -> None:
     url = storage(tmp_path)
     for seed, name in enumerate(("one", "two")):
         fill(url, name, trials=6, rows=60, seed=seed)
@@ -305,7 +308,7 @@ def test_what_lacks_is_said(tmp_path: Path) -> None:
     assert "There are no two studies on these rows whose predictions can be compared" in text
 
 
-def test_an_ordinary_page_is_below_6_mb_and_a_thousand_trials_add_half_of_one(tmp_path: Path) -> None:
+def test_an_ordinary_page_is_below_6_mb_and_a_thousand_trials_add_half_a_mb(tmp_path: Path) -> None:
     url = storage(tmp_path)
     fill(url, "one", trials=100, rows=500)
     one = len(drawn(url).encode())
@@ -344,9 +347,7 @@ def test_run_draws_the_page_and_compare_replaces_it(here: Home) -> None:
     assert [file.name for file in (here.folder / "artifacts").iterdir() if file.is_file()] == ["comparison.html"]
 
 
-def test_a_drawing_that_fails_and_a_tracker_that_is_dead_harm_no_run(
-    here: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_drawing_and_a_dead_tracker_do_not_harm_a_run(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     assert here.run(here.study(), trials=1, tracking_uri=DEAD).counts == {"complete": 1}
     page = here.folder / "artifacts" / "comparison.html"
     assert page.is_file()
@@ -360,7 +361,7 @@ def test_a_drawing_that_fails_and_a_tracker_that_is_dead_harm_no_run(
     assert not page.exists() and compared_runs(here) == []
 
 
-def test_a_dead_tracker_is_a_note_and_the_page_is_there(url: str, tmp_path: Path) -> None:
+def test_a_dead_tracker_gives_a_note_and_the_page_is_written(url: str, tmp_path: Path) -> None:
     notes: list[str] = []
     page = tmp_path / "page.html"
     found = sweep.compare(storage=url, tracking_uri=DEAD, output=page, note=notes.append)
@@ -368,7 +369,7 @@ def test_a_dead_tracker_is_a_note_and_the_page_is_there(url: str, tmp_path: Path
     assert any("does not answer" in note for note in notes)
 
 
-def test_a_file_that_cannot_be_there_is_reported_before_anything_is_drawn(url: str, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_reported_before_anything_is_drawn(url: str, tmp_path: Path) -> None:
     for output, said in (
         (tmp_path, "this is a folder; give a file"),
         (tmp_path / "no" / "page.html", "does not exist; create it"),
@@ -382,7 +383,7 @@ def test_a_file_that_cannot_be_there_is_reported_before_anything_is_drawn(url: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_page_is_left_as_it_is(url: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_page_is_left_unchanged(url: str, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     for content in (b"", b"SQLite format 3\0", b"<!doctype html><title>mine</title>"):
         page.write_bytes(content)
@@ -394,7 +395,7 @@ def test_a_file_that_is_no_page_is_left_as_it_is(url: str, tmp_path: Path) -> No
     assert "This page shows only study-1" in Elements(page.read_text(encoding="utf-8")).text
 
 
-def test_a_dead_tracker_is_waited_for_once_however_many_data_there_are(tmp_path: Path) -> None:
+def test_a_dead_tracker_is_waited_for_once_for_all_datasets(tmp_path: Path) -> None:
     url, notes = storage(tmp_path), list[str]()
     for name in ("one", "two", "three"):
         study = fill(url, name, trials=3, rows=50)
@@ -404,7 +405,7 @@ def test_a_dead_tracker_is_waited_for_once_however_many_data_there_are(tmp_path:
     assert len([note for note in notes if "not written" in note]) == 1 and "3 updates" in " ".join(notes)
 
 
-def test_each_experiment_gets_the_page_and_that_of_some_studies_is_another(tmp_path: Path) -> None:
+def test_each_experiment_gets_the_page_and_a_selection_of_studies_gets_its_own(tmp_path: Path) -> None:
     url, uri = storage(tmp_path), f"sqlite:///{tmp_path}/mlflow.db"
     (tmp_path / "mlflow.db").write_bytes(empty_mlflow())
     for name in ("one", "two"):
@@ -426,7 +427,7 @@ def test_each_experiment_gets_the_page_and_that_of_some_studies_is_another(tmp_p
     }
     tracker = Tracker(MlflowRuns(uri), note=lambda _: None)
     assert all(tracker.has_page(name, whole) for name in ("one", "two"))
-    whole.touch()  # drawn anew, and not delivered: that a selection was told since does not hide it
+    whole.touch()  # as if drawn again but not uploaded; uploading a selection must not hide that
     sweep.compare(storage=url, tracking_uri=uri, studies=["one"])
     assert not tracker.has_page("one", whole)
 
@@ -452,7 +453,7 @@ def test_a_full_disk_leaves_the_page_that_was_there(url: str, tmp_path: Path, mo
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"] and page.read_text().endswith("</html>")
 
 
-def test_the_command_prints_the_place_or_the_rows(here: Home) -> None:
+def test_the_command_prints_the_path_or_the_rows(here: Home) -> None:
     here.run(here.study(), trials=2)
     place, rows, nowhere, nothing = here.call_each(
         [
@@ -480,7 +481,7 @@ LEADERS: list[dict[str, Any]] = [
 GROUP: dict[str, Any] = {"score": "macro_f1", "studies": [row["study"] for row in LEADERS], "cheapest": ["a"]}
 
 
-def test_a_cost_has_a_trace_for_each_method_with_intervals_and_the_front() -> None:
+def test_a_cost_plot_has_a_trace_for_each_method_with_intervals_and_the_front() -> None:
     figure = across.cost(GROUP, {row["study"]: row for row in LEADERS}, ["ia3", "lora"])
     front, ia3, lora = figure["data"]
     assert (front["x"], front["y"], front["mode"]) == ([10.0], [0.8], "lines")
@@ -494,13 +495,13 @@ def test_a_cost_has_a_trace_for_each_method_with_intervals_and_the_front() -> No
     assert figure["narrow"]["data.2.text"] == ["a", "ccccccc…cccccccc"]
 
 
-def test_studies_that_cost_alike_have_a_linear_axis_from_zero() -> None:
+def test_studies_of_similar_cost_have_a_linear_axis_from_zero() -> None:
     leaders = {row["study"]: row | {"seconds": 10.0} for row in LEADERS}
     axis = across.cost(GROUP, leaders, ["lora"])["layout"]["xaxis"]
     assert axis == {"title": {"text": "seconds"}, "type": "linear", "rangemode": "tozero"}
 
 
-def test_classes_are_cells_of_their_f1_between_tenths() -> None:
+def test_each_class_is_a_cell_with_its_f1_and_the_scale_ends_at_tenths() -> None:
     figure = across.classes({"per_class": {"a": [0.55, None], "b": [0.91, 0.7]}, "labels": ["<x>", "y"]})
     (trace,) = figure["data"]
     assert (trace["z"], trace["text"]) == ([[0.55, None], [0.91, 0.7]], [["0.55", ""], ["0.91", "0.70"]])
@@ -509,7 +510,7 @@ def test_classes_are_cells_of_their_f1_between_tenths() -> None:
     assert figure["layout"]["yaxis"]["autorange"] == "reversed"
 
 
-def test_differences_are_the_others_less_the_best_significant_ones_apart() -> None:
+def test_differences_are_measured_from_the_best_and_significant_ones_are_a_trace_of_their_own() -> None:
     pairs = [
         {"first": "a", "second": "b", "difference": 0.2, "low": 0.1, "high": 0.3, "p_holm": 0.01},
         {"first": "a", "second": "c", "difference": 0.1, "low": -0.1, "high": 0.3, "p_holm": 0.2},
@@ -550,20 +551,20 @@ STUDY: dict[str, Any] = {
 }
 
 
-def test_trials_are_marks_by_state_below_the_best_so_far() -> None:
+def test_trials_are_marked_by_state_below_the_best_so_far() -> None:
     complete, pruned, best = study_figures.trials(STUDY)["data"]
     assert (complete["name"], complete["x"], complete["y"], complete["customdata"]) == ("complete", [0], [0.7], [0])
     assert (pruned["name"], pruned["x"], pruned["y"]) == ("pruned", [1], [0.5])
     assert (best["x"], best["y"], best["line"]["shape"]) == ([0, 2], [0.7, 0.7], "hv")
 
 
-def test_time_is_in_units_that_suit_it() -> None:
+def test_times_are_in_suitable_units() -> None:
     figure = study_figures.time(STUDY)
     assert [trace["x"] for trace in figure["data"]] == [[6.0], [12.0], [6.0, 12.0]]
     assert figure["layout"]["xaxis"]["title"]["text"] == "minutes in which trials ran"
 
 
-def test_curves_are_one_trace_for_each_state_and_one_for_the_best() -> None:
+def test_curves_have_one_trace_for_each_state_and_one_for_the_best() -> None:
     pruned, best = study_figures.curves(STUDY)["data"]
     parts = [[0.5, 1.0, None], [0.5, None]]
     assert pruned["x"] == {"join": parts, "order": [1]} and pruned["y"] == [0.5, None]
@@ -571,7 +572,7 @@ def test_curves_are_one_trace_for_each_state_and_one_for_the_best() -> None:
     assert best["customdata"] == {"repeat": [0], "times": [3]} and best["name"] == "best"
 
 
-def test_parallel_axes_have_the_trials_that_have_all_hyperparameters() -> None:
+def test_parallel_axes_show_the_trials_with_all_hyperparameters() -> None:
     (trace,) = study_figures.parallel(STUDY)["data"]
     rate, choice, value = trace["dimensions"]
     assert (rate["range"], rate["values"], rate["ticktext"]) == ([-5, -2], [-3, -4], ["1e-5", "1e-4", "0.001", "0.01"])
@@ -585,7 +586,7 @@ def test_importance_has_the_highest_share_on_top() -> None:
     assert figure["layout"]["yaxis"]["ticktext"] == ["scheduler", "learning_rate"]
 
 
-def test_a_slice_has_a_choice_s_marks_apart_and_a_number_s_where_they_are() -> None:
+def test_a_slice_spreads_the_marks_of_a_choice_and_keeps_those_of_a_number_in_place() -> None:
     rate, choice = (study_figures.slice_of(STUDY, axis) for axis in (RATE, CHOICE))
     assert [trace["x"] for trace in rate["data"]] == [[1e-3], [1e-4]] and rate["layout"]["xaxis"]["type"] == "log"
     assert rate["layout"]["xaxis"]["range"] == pytest.approx((-5.18, -1.82))

@@ -1,4 +1,4 @@
-"""The page of `peftsweep compare`, opened as a file: what is drawn, and what mouse, keyboard and phone do with it."""
+"""What does the page of `peftsweep compare` draw, and does it work with mouse, keyboard and phone?"""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 
 
 @contextmanager
-def opened(browser: Browser, swept: Home, **options: Any) -> Iterator[Page]:
-    """The page that `run` left among the artifacts."""
+def open_page(browser: Browser, swept: Home, **options: Any) -> Iterator[Page]:
+    """Open the page that `run` wrote among the artifacts."""
     with watched(browser, **options) as page:
         page.goto((swept.folder / "artifacts" / "comparison.html").as_uri())
         expect(page.locator("html[data-ready]")).to_be_attached()
@@ -36,7 +36,7 @@ def opened(browser: Browser, swept: Home, **options: Any) -> Iterator[Page]:
 
 
 def draw(page: Page) -> dict[str, Locator]:
-    """All plots that are not folded away, by name. They are drawn when they come near the screen."""
+    """All visible plots, by name. Each is drawn when it is scrolled near the screen."""
     plots = {}
     for plot in page.locator("[data-plot]:visible").all():
         plot.scroll_into_view_if_needed()
@@ -50,13 +50,15 @@ def texts(found: Locator) -> list[str]:
 
 
 def test_every_section_is_drawn(browser: Browser, swept: Home) -> None:
-    with opened(browser, swept) as page:
+    with open_page(browser, swept) as page:
         for section in SECTIONS:
             expect(page.locator(f"#{section}").get_by_role("heading").first).to_be_visible()
         plots = draw(page)
         for plot in ("cost 0", "parameters 0"):
             expect(plots[plot].locator("path.point")).to_have_count(len(STUDIES))
-        expect(plots["significance 0"].locator("path.point")).to_have_count(1)  # the second, less the best
+        expect(plots["significance 0"].locator("path.point")).to_have_count(
+            1
+        )  # the difference of the second from the best
         expect(plots["classes 0"].locator(".heatmaplayer image")).to_have_count(1)
         expect(plots["classes 0"].locator(".xtick")).to_have_text(["anger", "joy", "sadness"])
 
@@ -64,14 +66,14 @@ def test_every_section_is_drawn(browser: Browser, swept: Home) -> None:
 ERRORS = "plot => plot.data.map((trace) => ['x', 'y'].map((axis) => [trace[axis], trace[`error_${axis}`]]))"
 
 
-def test_marks_and_their_intervals_stand_where_the_rows_say(browser: Browser, swept: Home) -> None:
+def test_marks_and_their_intervals_are_where_the_rows_say(browser: Browser, swept: Home) -> None:
     rows = comparison.compare(swept.storage)
     (pair,), score = rows.groups[0].pairs, {row.study: row for row in rows.leaders}
-    with opened(browser, swept) as page:
+    with open_page(browser, swept) as page:
         plots = draw(page)
         (trace,) = plots["significance 0"].evaluate(ERRORS)
         (x,), bars = trace[0]
-        assert x == pytest.approx(-pair.difference) and x <= 0  # the second, less the best
+        assert x == pytest.approx(-pair.difference) and x <= 0  # the difference of the second from the best
         assert (x - bars["arrayminus"][0], x + bars["array"][0]) == pytest.approx((-pair.high, -pair.low))
         for plot in ("cost 0", "parameters 0"):
             found = [mark for _, (y, bars) in plots[plot].evaluate(ERRORS) if bars for mark in marks(y, bars)]
@@ -80,7 +82,7 @@ def test_marks_and_their_intervals_stand_where_the_rows_say(browser: Browser, sw
 
 
 def marks(values: list[float], bars: dict[str, list[float]]) -> list[tuple[float, float, float]]:
-    """Each value and its bounds."""
+    """Each value with the bounds of its interval."""
     return [
         (value, value - minus, value + plus)
         for value, minus, plus in zip(values, bars["arrayminus"], bars["array"], strict=True)
@@ -89,7 +91,7 @@ def marks(values: list[float], bars: dict[str, list[float]]) -> list[tuple[float
 
 def test_the_leaderboard_has_the_scores_of_the_best_trials(browser: Browser, swept: Home) -> None:
     best = {row.study: row for row in peftsweep.best(swept.storage)}
-    with opened(browser, swept) as page:
+    with open_page(browser, swept) as page:
         for study, row in best.items():
             line = page.locator("#leaderboard tbody tr").filter(has=page.get_by_role("link", name=study))
             shown = texts(line.get_by_role("cell"))
@@ -101,7 +103,7 @@ def test_the_leaderboard_has_the_scores_of_the_best_trials(browser: Browser, swe
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_has_a_mark_for_each_of_its_trials(browser: Browser, swept: Home, name: str) -> None:
     study = optuna.load_study(study_name=name, storage=swept.storage)
-    with opened(browser, swept) as page:
+    with open_page(browser, swept) as page:
         details = page.locator("details.study").filter(has=page.locator("summary", has_text=name))
         if details.get_attribute("open") is None:
             details.locator("summary").first.click()
@@ -110,9 +112,9 @@ def test_a_study_has_a_mark_for_each_of_its_trials(browser: Browser, swept: Home
         expect(plots[f"trials {index}"].locator("path.point")).to_have_count(len(study.trials))
         evaluations = sum(len(trial.intermediate_values) for trial in study.trials)
         expect(plots[f"curves {index}"].locator("path.point")).to_have_count(evaluations)
-        for place in range(2):  # its hyperparameters
+        for place in range(2):  # two hyperparameters
             expect(plots[f"slice {index}.{place}"].locator("path.point")).to_have_count(len(study.trials))
-        expect(plots[f"parallel {index}"].locator(".parcoords .y-axis")).to_have_count(3)  # and the value
+        expect(plots[f"parallel {index}"].locator(".parcoords .y-axis")).to_have_count(3)  # both and the score
         complete = [trial.value for trial in study.trials if trial.state is optuna.trial.TrialState.COMPLETE]
         if len(complete) >= 4 and len(set(complete)) > 1:
             expect(plots[f"importance {index}"].locator(".bars path")).to_have_count(2)
@@ -123,7 +125,7 @@ def test_a_study_has_a_mark_for_each_of_its_trials(browser: Browser, swept: Home
 
 
 def test_a_header_sorts_by_mouse_and_by_keyboard(browser: Browser, swept: Home) -> None:
-    with opened(browser, swept) as page:
+    with open_page(browser, swept) as page:
         table = page.locator("#leaderboard table")
         header = table.get_by_role("columnheader", name="Macro-F1").first
         scores = texts(table.locator("tbody tr").locator("td[data-sort] strong"))
@@ -138,7 +140,7 @@ def test_a_header_sorts_by_mouse_and_by_keyboard(browser: Browser, swept: Home) 
         assert table.locator("[aria-sort]").count() == 1
 
 
-# What has the focus, and whether a person sees that: by an outline
+# Which element has the focus, and whether an outline shows it
 FOCUSED = """() => {
     const at = document.activeElement, style = getComputedStyle(at);
     return at === document.body ? null : [at.outerHTML.slice(0, 200), style.outlineStyle !== "none"];
@@ -147,8 +149,8 @@ FOCUSABLE = """() => [...document.querySelectorAll("a[href], button, summary, [t
     .filter((one) => one.checkVisibility()).map((one) => one.outerHTML.slice(0, 200))"""
 
 
-def tabbed(page: Page) -> Iterator[tuple[str, bool]]:
-    """What the tabulator key reaches, from the top to the end."""
+def tab_stops(page: Page) -> Iterator[tuple[str, bool]]:
+    """The elements that the tab key reaches, from the top to the end of the page."""
     while True:
         page.keyboard.press("Tab")
         found = page.evaluate(FOCUSED)
@@ -158,18 +160,18 @@ def tabbed(page: Page) -> Iterator[tuple[str, bool]]:
 
 
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Browser, swept: Home) -> None:
-    with opened(browser, swept) as page:
-        reached = list(islice(tabbed(page), 500))
+    with open_page(browser, swept) as page:
+        reached = list(islice(tab_stops(page), 500))
         assert [element for element, _ in reached] == page.evaluate(FOCUSABLE)
         assert [element for element, seen in reached if not seen] == []
 
 
 def test_the_keyboard_opens_a_study(browser: Browser, swept: Home) -> None:
-    with opened(browser, swept) as page:
+    with open_page(browser, swept) as page:
         name = texts(page.locator("#leaderboard tbody a"))[1]
         page.get_by_role("link", name=name).first.press("Enter")
         study = page.locator("details.study[open]")
-        expect(study.locator(".title")).to_have_text([name])  # and no other
+        expect(study.locator(".title")).to_have_text([name])  # only this study
         expect(study.locator("summary").first).to_be_focused()
         expect(study.locator("[data-plot='trials'] .main-svg").first).to_be_visible()
 
@@ -181,7 +183,7 @@ WIDER = """() => [...document.querySelectorAll("main *")]
 
 @pytest.mark.parametrize("options", [PHONE, {}], ids=["phone", "laptop"])
 def test_nothing_is_wider_than_the_screen(browser: Browser, swept: Home, options: dict[str, Any]) -> None:
-    with opened(browser, swept, **options) as page:
+    with open_page(browser, swept, **options) as page:
         draw(page)
         wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert page.evaluate(wide) == 0
@@ -201,8 +203,8 @@ AGAIN = {"params": {}, "sampled": [], "picked": 0.7, "failed": 0, "behind": None
 
 
 @pytest.fixture
-def crowded(tmp_path: Path) -> Path:
-    """A page whose leaderboard has every column there is, with long names and figures."""
+def crowded_page(tmp_path: Path) -> Path:
+    """A page whose leaderboard has every possible column, with long names and figures."""
     for seed, (name, model) in enumerate(MODELS.items()):
         study = fill(storage(tmp_path), name, trials=8, rows=60, seed=seed)
         study.set_user_attr("config", study.user_attrs["config"] | {"model": {"id": model}})
@@ -215,16 +217,16 @@ def crowded(tmp_path: Path) -> Path:
     return tmp_path / "page.html"
 
 
-def test_a_leaderboard_of_all_columns_is_seen_whole_on_a_laptop(browser: Browser, crowded: Path) -> None:
+def test_a_leaderboard_with_all_columns_fits_on_a_laptop(browser: Browser, crowded_page: Path) -> None:
     with watched(browser, viewport={"width": 1440, "height": 900}) as page:
-        page.goto(crowded.as_uri())
+        page.goto(crowded_page.as_uri())
         board = page.get_by_role("region", name="Leaderboard, tweets")
         headers = {" ".join(text.split()) for text in texts(board.get_by_role("columnheader"))}
         assert headers >= COLUMNS and len(headers) == 14
         assert board.evaluate("board => board.scrollWidth - board.clientWidth") <= 0
 
 
-def test_long_names_leave_the_figures_in_sight(browser: Browser, tmp_path: Path) -> None:
+def test_long_names_do_not_push_the_figures_out_of_sight(browser: Browser, tmp_path: Path) -> None:
     task, labels = Task("single-label", ("<b>" * 60, "\u05e9\u05dc\u05d5\u05dd")), np.arange(40) % 2
     for seed, name in enumerate(("s" * 190, "<i>other" * 20)):
         logits = np.random.default_rng(seed).normal(size=(40, 2)) + 2 * np.eye(2)[labels]
@@ -239,9 +241,9 @@ def test_long_names_leave_the_figures_in_sight(browser: Browser, tmp_path: Path)
         assert all(name.bounding_box()["x"] + name.bounding_box()["width"] < 1280 for name in names.all())  # type: ignore[index]
 
 
-def test_axe_finds_nothing_that_keeps_people_out(browser: Browser, swept: Home) -> None:
-    """Among it: the contrast of texts, names of controls, headings in order."""
-    with opened(browser, swept, color_scheme="light") as page:
+def test_axe_finds_no_barriers(browser: Browser, swept: Home) -> None:
+    """It checks, for example, the contrast of texts, the names of controls and the order of headings."""
+    with open_page(browser, swept, color_scheme="light") as page:
         draw(page)
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
@@ -250,14 +252,14 @@ def test_axe_finds_nothing_that_keeps_people_out(browser: Browser, swept: Home) 
 
 
 def brightness(place: Locator, of: str) -> float:
-    """From 0 to 255."""
+    """Mean brightness, from 0 to 255."""
     colour = place.evaluate(f"place => getComputedStyle(place).{of}")
     numbers = [float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     return sum(numbers) / 3
 
 
-def test_the_page_is_dark_where_the_system_is_and_a_button_changes_it(browser: Browser, swept: Home) -> None:
-    with opened(browser, swept, color_scheme="dark") as page:
+def test_the_page_follows_the_system_s_dark_mode_and_a_button_changes_it(browser: Browser, swept: Home) -> None:
+    with open_page(browser, swept, color_scheme="dark") as page:
         body, tick = page.locator("body"), page.locator("#cost .xtick text").first
         page.locator("#cost [data-plot]").scroll_into_view_if_needed()
         assert brightness(body, "backgroundColor") < 60 and brightness(tick, "fill") > 120
@@ -268,10 +270,10 @@ def test_the_page_is_dark_where_the_system_is_and_a_button_changes_it(browser: B
         assert brightness(body, "backgroundColor") > 200
         assert brightness(tick, "fill") < 130
         page.reload()
-        expect(theme).to_have_attribute("aria-pressed", "false")  # it is remembered
+        expect(theme).to_have_attribute("aria-pressed", "false")  # the choice is remembered
 
 
-def test_a_plot_that_cannot_be_drawn_says_so_and_stops_no_other(browser: Browser, tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_drawn_says_so_and_does_not_stop_the_others(browser: Browser, tmp_path: Path) -> None:
     fill(storage(tmp_path), "one", trials=6, rows=60)
     page_text = dashboard.page(comparison.compare(storage(tmp_path)).as_dict())
     file = tmp_path / "page.html"
@@ -285,7 +287,7 @@ def test_a_plot_that_cannot_be_drawn_says_so_and_stops_no_other(browser: Browser
         expect(plot.locator(".main-svg").first).to_be_visible()
 
 
-def test_choices_are_reported_as_they_are_and_all_of_them(browser: Browser, tmp_path: Path) -> None:
+def test_all_choices_are_shown_as_they_are(browser: Browser, tmp_path: Path) -> None:
     fill(storage(tmp_path), "one", trials=12, rows=60)
     rows = comparison.compare(storage(tmp_path)).as_dict()
     place = next(i for i, axis in enumerate(rows["histories"][0]["axes"]) if axis["scale"] == "choice")
@@ -305,6 +307,6 @@ def test_choices_are_reported_as_they_are_and_all_of_them(browser: Browser, tmp_
 def test_a_study_without_a_trial_has_a_page_too(browser: Browser, tmp_path: Path) -> None:
     place = home(tmp_path / "home", rows=24)
     place.run(place.study(), timeout=0.0)
-    with opened(browser, place) as page:
+    with open_page(browser, place) as page:
         expect(page.get_by_text("No trial is complete yet").first).to_be_visible()
         expect(page.get_by_text("No trial has begun yet")).to_be_visible()
