@@ -1,4 +1,4 @@
-"""What a folder holds besides a base is not loaded unsaid, and a base is held as the method wants it or refused."""
+"""Is only the base loaded from a folder that holds more, and in the precision that the method needs?"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA of stock peft on the base, whose weights are not zero."""
+    """A LoRA adapter of stock peft for the base. Its weights are not zero."""
     folder = tmp_path_factory.mktemp("adapter")
     model = AutoModel.from_pretrained(plain)
     config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, base_model_name_or_path=str(plain))
@@ -54,7 +54,7 @@ def test_an_adapter_beside_a_base_is_refused(plain: Path, adapter: Path, tmp_pat
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_folder_that_is_only_an_adapter_is_called_one(
+def test_a_folder_with_only_an_adapter_is_refused_as_an_adapter(
     plain: Path, adapter: Path, tmp_path: Path, named: bool
 ) -> None:
     alone = Path(shutil.copytree(adapter, tmp_path / "alone"))
@@ -91,33 +91,35 @@ def save_quantised(plain: Path, folder: Path, held: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_a_base_in_4_bits_is_for_qlora(quantised: dict[str, Path], method: str) -> None:
+def test_a_base_in_4_bits_needs_qlora(quantised: dict[str, Path], method: str) -> None:
     assert (
         "is quantised already (bitsandbytes, nf4), but this method needs unquantised weights; set method: qlora"
         in refusal(quantised["nf4"], method)
     )
 
 
-def test_a_base_in_4_bits_is_trained_on_as_it_is(quantised: dict[str, Path], tmp_path: Path) -> None:
+def test_a_base_stored_in_4_bits_is_used_unchanged(quantised: dict[str, Path], tmp_path: Path) -> None:
     base = base_of(quantised["nf4"], SINGLE, "qlora")
     assert base.four_bit and base.dtype is torch.float32
     stored = load_file(quantised["nf4"] / "model.safetensors")
     layer = base.model.model.layers[0].mlp.up_proj
     assert torch.equal(layer.weight.data.flatten(), stored["model.layers.0.mlp.up_proj.weight"].flatten())
     assert layer.compute_dtype is torch.float32 and type(base.model.score) is torch.nn.Linear
-    pack_of(quantised["nf4"], SINGLE, "qlora", [trial(0, tmp_path)], 1).release()  # proven against transformers' own
+    pack_of(
+        quantised["nf4"], SINGLE, "qlora", [trial(0, tmp_path)], 1
+    ).release()  # building it compares the logits with transformers'
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("kind", ["fp4", "8 bits"])
-def test_a_base_quantised_otherwise_is_refused(quantised: dict[str, Path], kind: str, method: str) -> None:
+def test_a_base_in_another_quantisation_is_refused(quantised: dict[str, Path], kind: str, method: str) -> None:
     assert f"is quantised already (bitsandbytes, {kind}), which is not supported; give the base" in refusal(
         quantised[kind], method
     )
 
 
 @pytest.mark.parametrize("kind", ["gptq", "awq", "fp8", "mxfp4", "compressed-tensors", None])
-def test_a_base_of_other_quantisers_is_refused_without_their_libraries(plain: Path, tmp_path: Path, kind: Any) -> None:
+def test_a_base_of_another_quantiser_is_refused_without_its_library(plain: Path, tmp_path: Path, kind: Any) -> None:
     place = Path(shutil.copytree(plain, tmp_path / "base"))
     config = json.loads((place / "config.json").read_text())
     said = {"quant_method": kind, "bits": 4, "group_size": 128}
@@ -125,12 +127,12 @@ def test_a_base_of_other_quantisers_is_refused_without_their_libraries(plain: Pa
     assert f"quantised already ({kind})" in refusal(place, "qlora")
 
 
-def described(place: Path, **changes: Any) -> None:
+def change_config(place: Path, **changes: Any) -> None:
     config = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps(config | changes))
 
 
-def stored(place: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]) -> None:
+def change_weights(place: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]) -> None:
     weights = load_file(place / "model.safetensors")
     weights = dict(change(name, weight) for name, weight in weights.items())
     save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
@@ -139,51 +141,55 @@ def stored(place: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.T
 WEIGHTS: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "renamed",
-        lambda at: stored(at, lambda name, part: (f"x.{name}", part)),
+        lambda at: change_weights(at, lambda name, part: (f"x.{name}", part)),
         "holds the weights of another model",
     ),
     (
         "a layer less",
-        lambda at: described(at, num_hidden_layers=1),
+        lambda at: change_config(at, num_hidden_layers=1),
         "by its config.json, model.layers.1.input_layernorm",
     ),
     (
         "a layer more",
-        lambda at: described(at, num_hidden_layers=3),
+        lambda at: change_config(at, num_hidden_layers=3),
         "has no weights for model.layers.2.input_layernorm",
     ),
     (
         "wider",
-        lambda at: described(at, intermediate_size=256),
+        lambda at: change_config(at, intermediate_size=256),
         "has weights of other shapes than its configuration needs: model.layers.0.mlp.down_proj.weight is ",
     ),
     (
         "of fewer words",
-        lambda at: described(at, vocab_size=40),
+        lambda at: change_config(at, vocab_size=40),
         "model.embed_tokens.weight is 128 × 64, not 40 × 64; give the config.json that belongs",
     ),
     (
         "padded by a text",
-        lambda at: described(at, pad_token_id="0"),
+        lambda at: change_config(at, pad_token_id="0"),
         ": has a config.json in which pad_token_id is '0', but it must be a whole number or null",
     ),
     (
         "padded by a list",
-        lambda at: described(at, pad_token_id=[3, 4]),
+        lambda at: change_config(at, pad_token_id=[3, 4]),
         ": has a config.json in which pad_token_id is [3, 4], but it must be a whole number or null",
     ),
     (
         "padded by half a token",
-        lambda at: described(at, pad_token_id=0.5),
+        lambda at: change_config(at, pad_token_id=0.5),
         ": has a config.json in which pad_token_id is 0.5, but it must be a whole number or null",
     ),
-    ("biased", lambda at: described(at, model_type="qwen2"), "has no weights for model.layers.0.self_attn.k_proj.bias"),
-    ("unknown", lambda at: described(at, model_type="no"), ": has an architecture, 'no', that transformers "),
-    ("said oddly", lambda at: described(at, quantization_config=[1]), ": cannot be loaded: AttributeError: "),
+    (
+        "biased",
+        lambda at: change_config(at, model_type="qwen2"),
+        "has no weights for model.layers.0.self_attn.k_proj.bias",
+    ),
+    ("unknown", lambda at: change_config(at, model_type="no"), ": has an architecture, 'no', that transformers "),
+    ("said oddly", lambda at: change_config(at, quantization_config=[1]), ": cannot be loaded: AttributeError: "),
     *(
         (
             str(kind),
-            lambda at, kind=kind: stored(
+            lambda at, kind=kind: change_weights(
                 at, lambda name, part: (name, part.to(kind) if "q_proj" in name and "0" in name else part)
             ),
             f"its files hold model.layers.0.self_attn.q_proj.weight as {said}, and config.json does not say how",
@@ -193,23 +199,23 @@ WEIGHTS: list[tuple[str, Callable[[Path], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "said"), [each[1:] for each in WEIGHTS], ids=[each[0] for each in WEIGHTS])
-def test_weights_that_are_not_those_of_the_configuration_are_refused(
-    plain: Path, tmp_path: Path, spoil: Callable[[Path], Any], said: str
+@pytest.mark.parametrize(("damage", "said"), [each[1:] for each in WEIGHTS], ids=[each[0] for each in WEIGHTS])
+def test_weights_that_do_not_match_the_configuration_are_refused(
+    plain: Path, tmp_path: Path, damage: Callable[[Path], Any], said: str
 ) -> None:
     place = Path(shutil.copytree(plain, tmp_path / "base"))
-    spoil(place)
+    damage(place)
     assert said in refusal(place, colon=said.startswith((":", "its files", "by its")))
 
 
 def test_norms_that_an_architecture_does_not_read_are_reported(tmp_path: Path) -> None:
     place = tiny_model(tmp_path / "base", "qwen3")
-    described(place, model_type="llama", architectures=["LlamaForCausalLM"])
+    change_config(place, model_type="llama", architectures=["LlamaForCausalLM"])
     assert "self_attn.q_norm.weight" in (message := refusal(place, colon=True)) and "would be left out" in message
 
 
-def test_what_others_leave_in_files_does_not_matter(plain: Path, tmp_path: Path) -> None:
-    """A head of their own, parts for pictures, and what old versions of transformers saved."""
+def test_unrelated_tensors_in_the_files_do_not_matter(plain: Path, tmp_path: Path) -> None:
+    """Another head, parts for images, and buffers that old versions of transformers saved."""
     place = Path(shutil.copytree(plain, tmp_path / "base"))
     weights = load_file(place / "model.safetensors")
     weights |= {"vision.tower.weight": torch.zeros(3, 3), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
@@ -218,7 +224,7 @@ def test_what_others_leave_in_files_does_not_matter(plain: Path, tmp_path: Path)
     assert base_of(place, SINGLE, "lora").model.score.out_features == 3
 
 
-def test_of_shards_none_may_be_missing(plain: Path, tmp_path: Path) -> None:
+def test_a_missing_shard_is_refused(plain: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(plain, tmp_path / "base"))
     model = AutoModelForCausalLM.from_pretrained(place)
     (place / "model.safetensors").unlink()
@@ -234,7 +240,7 @@ def test_of_shards_none_may_be_missing(plain: Path, tmp_path: Path) -> None:
     assert "has no weights for model.layers.0." in refusal(place)
 
 
-def test_what_is_loaded_is_what_was_asked_for(plain: Path) -> None:
+def test_the_loaded_base_is_checked_against_the_request(plain: Path) -> None:
     def found(dtype: torch.dtype = torch.float32, four_bit: bool = False) -> str:
         with pytest.raises(ModelError, match="was not loaded as asked for") as caught:
             check_loaded(place, model, SINGLE, dtype=dtype, four_bit=four_bit)

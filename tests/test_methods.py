@@ -1,4 +1,4 @@
-"""Methods: their hyperparameters, the layers they adapt, and exports that stock peft loads to the same score."""
+"""Which hyperparameters do methods have, which layers do they adapt, and do exports score the same in stock peft?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.studies import LABELS, Home, home
 from tests.tiny import tiny_model, tiny_rows, write
 
 
-def test_the_study_file_and_the_methods_know_the_same_names() -> None:
+def test_study_files_and_the_registry_know_the_same_methods() -> None:
     assert list(METHODS) == list(SPECS)
     assert [name for name, method in METHODS.items() if method.four_bit] == ["qlora"]
 
@@ -41,7 +41,7 @@ def test_lora_adapts_all_linear_layers_of_the_backbone_and_not_the_head(tmp_path
 
 
 @pytest.mark.parametrize(("architecture", "names"), [("llama", "k_proj v_proj down_proj"), ("bert", "key value dense")])
-def test_ia3_adapts_what_peft_does_by_default(tmp_path: Path, architecture: str, names: str) -> None:
+def test_ia3_adapts_the_default_layers_of_peft(tmp_path: Path, architecture: str, names: str) -> None:
     ia3 = method(tmp_path, architecture, "ia3")
     last = {path.rsplit(".", 1)[-1] for path in ia3.targets(TrainConfig())}
     assert last == set(names.split())
@@ -60,7 +60,7 @@ def test_ia3_on_an_architecture_that_peft_does_not_know_asks_for_names(tmp_path:
     ia3 = method(tmp_path, "distilbert", "ia3")
     with pytest.raises(ModelError, match=r"no default layers for 'distilbert'; name them"):
         ia3.targets(TrainConfig())
-    ia3.architecture = "mixtral"  # whose w2 transformers keeps among stacked experts, and no longer as a linear layer
+    ia3.architecture = "mixtral"  # transformers now stacks the w2 of its experts, so it is no linear layer
     with pytest.raises(ModelError, match=r"default layers that this base does not have for 'mixtral'; name them"):
         ia3.targets(TrainConfig())
 
@@ -93,11 +93,11 @@ def test_ia3_with_and_without_feedforward_layers_in_one_study(tmp_path: Path) ->
         assert sum("ia3_l" in name for name, _ in stock.named_parameters()) == len(stored)
 
 
-# The score is the adapter's ----------------------------------------------------------------------------------------
+# Scores of exported adapters ---------------------------------------------------------------------------------------
 
 
 def stock_scores(adapter: str, rows: list[dict[str, Any]], multi_label: bool, four_bit: bool) -> tuple[float, float]:
-    """Macro-F1 and loss by plain transformers and peft: load the adapter, score the rows in padded batches."""
+    """Load the adapter with plain transformers and peft, and score the rows in padded batches: macro-F1 and loss."""
     config = PeftConfig.from_pretrained(adapter)
     source = config.base_model_name_or_path
     options: dict[str, Any] = {"num_labels": len(LABELS), "dtype": torch.float32}
@@ -134,7 +134,7 @@ def stock_scores(adapter: str, rows: list[dict[str, Any]], multi_label: bool, fo
 @pytest.mark.parametrize("multi_label", [False, True], ids=["single-label", "multi-label"])
 @pytest.mark.parametrize("architecture", ["llama", "bert", "gemma3", "xlm-roberta"])
 @pytest.mark.parametrize("name", ["lora", "qlora", "ia3"])
-def test_the_exported_adapter_scores_the_same_by_stock_peft(
+def test_the_exported_adapter_scores_the_same_in_stock_peft(
     tmp_path: Path, name: str, architecture: str, multi_label: bool
 ) -> None:
     if name == "ia3" and architecture == "xlm-roberta":
@@ -153,5 +153,5 @@ def test_the_exported_adapter_scores_the_same_by_stock_peft(
     assert best is not None and best.adapter is not None
     macro_f1, loss = stock_scores(best.adapter, rows, multi_label, four_bit=name == "qlora")
     assert macro_f1 == pytest.approx(best.macro_f1)
-    # stricter than a share of rows, and telling even where a tiny random base has learnt little
+    # stricter than comparing labels, and meaningful even if a tiny random base has learnt little
     same_values([loss], [best.loss])

