@@ -1,4 +1,4 @@
-"""What is written aside is whole or not there, and is removed after the process that wrote it."""
+"""Is a file written aside either complete or absent, and are the leftovers of dead processes removed?"""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ with aside(here / "mlflow.db") as file, replaced(here / "adapter") as folder:
     else:
         sys.stdin.read()
 """
-ELSEWHERE = ".peftsweep-00000000-00000000"  # what another machine writes
+ELSEWHERE = ".peftsweep-00000000-00000000"  # the name that a process on another machine uses
 
 
 def writer(here: Path, ending: str, *within: str) -> subprocess.Popen[str]:
-    """A process that has written in this folder; it is killed, or waits.
+    """A process that has written in this folder and then is killed or waits.
 
     Args:
-        within: the command by which it is started.
+        within: the command that starts it.
     """
     process = subprocess.Popen(
         [*within, sys.executable, "-c", WRITES, str(here), ending],
@@ -68,7 +68,7 @@ def writer(here: Path, ending: str, *within: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def killed(tmp_path: Path) -> Path:
-    """A folder in which a process was killed while it wrote."""
+    """A folder in which a process was killed while it was writing."""
     with writer(tmp_path, "killed") as process:
         process.communicate()
     assert process.returncode == -signal.SIGKILL and len(left(tmp_path)) == 3
@@ -106,7 +106,7 @@ def written(target: Path, text: str, *, fails: bool = False) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "folder"])
-def test_what_is_written_takes_its_place_whole_and_what_fails_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_a_complete_write_replaces_the_target_and_a_failed_one_leaves_nothing(tmp_path: Path, name: str) -> None:
     written(tmp_path / name, "first")
     written(tmp_path / name, "second")
     written(tmp_path / name, "third", fails=True)
@@ -117,18 +117,18 @@ def test_what_is_written_takes_its_place_whole_and_what_fails_leaves_nothing(tmp
 def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(OSError):  # noqa: PT011, whichever the system has for it
+    with pytest.raises(OSError):  # noqa: PT011, the kind depends on the system
         put(tmp_path / "file", tmp_path / "kept")
     assert (tmp_path / "kept").is_dir()
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_one_that_writes_there(killed: Path) -> None:
+def test_the_next_writer_removes_what_a_killed_process_left(killed: Path) -> None:
     with replaced(killed / "comparison.html") as page:
         page.touch()
     assert left(killed) == []
 
 
-def test_temporary_folders_of_killed_processes_go_and_this_one_s_own_stay(
+def test_temporary_folders_of_killed_processes_are_removed_and_our_own_stay(
     killed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(killed))
@@ -140,7 +140,7 @@ def test_temporary_folders_of_killed_processes_go_and_this_one_s_own_stay(
     assert left(killed) == []
 
 
-def test_a_temporary_folder_is_known_from_one_that_another_made_in_its_place(
+def test_a_folder_that_somebody_else_put_in_the_place_of_a_temporary_one_is_not_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -155,7 +155,7 @@ def test_a_temporary_folder_is_known_from_one_that_another_made_in_its_place(
 
 
 @pytest.mark.parametrize("within", [(), ("unshare", "--pid", "--fork")], ids=["here", "in another container"])
-def test_what_living_processes_write_stays(tmp_path: Path, within: tuple[str, ...]) -> None:
+def test_what_running_processes_write_stays(tmp_path: Path, within: tuple[str, ...]) -> None:
     with writer(tmp_path, "waits", *within) as other, replaced(tmp_path / "mlflow.db") as own:
         own.touch()
         before = left(tmp_path)
@@ -167,20 +167,20 @@ def test_what_living_processes_write_stays(tmp_path: Path, within: tuple[str, ..
     assert left(tmp_path) == []
 
 
-def test_a_folder_that_is_not_locked_yet_is_made_again_if_another_process_took_it_for_a_dead_one_s(
+def test_a_folder_is_made_again_if_another_process_removed_it_before_it_was_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def after_another(lock: int, how: int, lock_it: Callable[[int, int], None] = fcntl.flock) -> None:
+    def lock_late(lock: int, how: int, lock_it: Callable[[int, int], None] = fcntl.flock) -> None:
         monkeypatch.undo()
         tidy(tmp_path / "file")
         lock_it(lock, how)
 
-    monkeypatch.setattr("fcntl.flock", after_another)
+    monkeypatch.setattr("fcntl.flock", lock_late)
     written(tmp_path / "file", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_folder_that_was_about_to_give_way_comes_back(tmp_path: Path) -> None:
+def test_a_folder_whose_replacement_was_interrupted_is_restored(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "weights").write_text("whole")
     with writer(tmp_path, "replacing") as process:
@@ -191,7 +191,7 @@ def test_a_folder_that_was_about_to_give_way_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".mlflow.db.{}", ".mlflow.db.{}-journal", ".{}-mlflow.db", ".mlflow.db.{}.old"])
-def test_what_earlier_versions_left_goes_with_what_it_was_of_a_day_later(
+def test_leftovers_of_earlier_versions_are_removed_after_a_day(
     tmp_path: Path, name: str, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mlflow.db").touch()
@@ -205,7 +205,7 @@ def test_what_earlier_versions_left_goes_with_what_it_was_of_a_day_later(
     assert left(tmp_path) == [name.format(os.getppid())]
 
 
-def test_whoever_takes_a_study_s_folder_removes_what_killed_processes_left_in_it_and_beside_it(
+def test_claiming_a_study_s_folder_removes_leftovers_in_it_and_beside_it(
     tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "DAY", -1.0)
@@ -220,7 +220,7 @@ def test_whoever_takes_a_study_s_folder_removes_what_killed_processes_left_in_it
     assert found == ["kept", "kept/.notes.2024", "owner.json", "trial-0003", f"trial-0003/.adapter.{os.getppid()}"]
 
 
-def test_files_that_only_look_like_it_stay(tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_only_look_like_leftovers_stay(tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "DAY", -1.0)
     names = [
         ".out.csv.20240101",
@@ -231,7 +231,7 @@ def test_files_that_only_look_like_it_stay(tmp_path: Path, dead: int, monkeypatc
         ELSEWHERE[1:],
         f"{ELSEWHERE}0",
         f".{dead}",
-        ".mlflow.db.20240131",  # no PID is as high
+        ".mlflow.db.20240131",  # higher than any PID
         ".report.7-20240131-1",
         ".backup.12-deadbeef-final",
         f".adapters.{dead}",
@@ -246,7 +246,9 @@ def test_files_that_only_look_like_it_stay(tmp_path: Path, dead: int, monkeypatc
 
 
 @pytest.mark.parametrize("sort", ["another machine", "no locks"])
-def test_what_nobody_can_tell_dead_stays_for_a_day(killed: Path, monkeypatch: pytest.MonkeyPatch, sort: str) -> None:
+def test_leftovers_whose_process_cannot_be_checked_stay_for_a_day(
+    killed: Path, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
     (killed / ELSEWHERE).mkdir()
     locked = [] if sort == "no locks" else [name for name in left(killed) if name != ELSEWHERE]
     before = sorted({*left(killed)} - {*locked})
@@ -259,7 +261,7 @@ def test_what_nobody_can_tell_dead_stays_for_a_day(killed: Path, monkeypatch: py
     assert left(killed) == []
 
 
-def test_a_disk_s_second_mounting_is_another_place(tmp_path: Path) -> None:
+def test_another_mount_is_another_place(tmp_path: Path) -> None:
     assert leftovers.place_id(tmp_path) == leftovers.place_id(tmp_path.parent) != leftovers.place_id(Path("/proc"))
 
 
@@ -283,7 +285,7 @@ def test_the_first_of_two_writers_keeps_its_file(
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
-def test_files_get_a_second_name_where_the_disk_has_links_and_are_copied_elsewhere(
+def test_files_are_linked_where_the_disk_supports_it_and_copied_elsewhere(
     tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not links:
@@ -295,7 +297,7 @@ def test_files_get_a_second_name_where_the_disk_has_links_and_are_copied_elsewhe
 
 
 def test_only_the_files_of_system_rename_link_or_make_temporary_files() -> None:
-    """What is written aside is put in its place, and tidied, in one way."""
+    """There is one way to write a file aside, put it in place and remove leftovers."""
     found: dict[str, set[str]] = {}
     for file in sorted((ROOT / "peftsweep").rglob("*.py")):
         calls = {name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if (name := file_call(node))}
@@ -303,12 +305,12 @@ def test_only_the_files_of_system_rename_link_or_make_temporary_files() -> None:
             found[file.relative_to(ROOT / "peftsweep").as_posix()] = calls
     assert found == {
         "system/atomic_files.py": {"rename", "replace", "hardlink_to"},
-        "system/leftovers.py": {"rename", "TemporaryFile"},  # moves back what was being replaced
+        "system/leftovers.py": {"rename", "TemporaryFile"},  # restores what was being replaced
         "system/links.py": {"hardlink_to"},
         "system/temporary.py": {"gettempdir"},
-        "storage/lock_holder.py": {"getpid"},  # it says who runs a study
+        "storage/lock_holder.py": {"getpid"},  # says which process runs a study
         "tracking/mlflow_server.py": {"TemporaryFile"},  # a file without a name
-        "models/gguf.py": {"symlink_to"},  # in its own aside
+        "models/gguf.py": {"symlink_to"},  # inside the folder that it writes aside
     }
 
 
@@ -317,7 +319,7 @@ TEMPORARY = {"getpid", "gettempdir", "mkdtemp", "mkstemp"}
 
 
 def file_call(node: ast.AST) -> str | None:
-    """The name of a call that renames, links or names files for this process only; None for any other node."""
+    """The name of a call that renames or links files, or makes names for this process only; None for other nodes."""
     if not isinstance(node, ast.Call):
         return None
     name = ast.unparse(node.func).rpartition(".")[2]

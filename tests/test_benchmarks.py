@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and what they say to bad input; their figures need a GPU or a quiet machine."""
+"""Is the arithmetic of the benchmarks right, and do they report bad input? Figures need a GPU or an idle machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOLDER = ROOT / "benchmarks"
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[dict[str, ModuleType]]:
-    """The benchmarks, which import each other as scripts do."""
+    """The modules of the benchmarks, which import each other as scripts do."""
     sys.path.insert(0, str(FOLDER))
     try:
         yield {name: __import__(name) for name in ("throughput", "scaling", "sweeps", "cpu", "tracking", "predict")}
@@ -56,14 +56,14 @@ def test_useful_work_counts_the_linear_layers_of_the_backbone(modules: dict[str,
     assert throughput.useful_tflops(shape, rates) == pytest.approx(needed)
 
 
-def test_texts_are_as_long_as_tweets_and_the_same_for_all_sides(modules: dict[str, ModuleType]) -> None:
+def test_texts_are_as_long_as_tweets_and_the_same_for_every_contestant(modules: dict[str, ModuleType]) -> None:
     setup = modules["throughput"].Setup("135m")
     lengths = [len(text) for text in setup.texts().input_ids]
     assert len(lengths) == 6838 and abs(sum(lengths) / len(lengths) - 27) < 0.5
     assert lengths == [len(text) for text in setup.texts().input_ids]
 
 
-def test_the_pack_is_compared_with_each_rival_and_a_failed_one_is_left_out(modules: dict[str, ModuleType]) -> None:
+def test_the_pack_is_compared_with_each_rival_except_those_that_failed(modules: dict[str, ModuleType]) -> None:
     throughput = modules["throughput"]
     assert throughput.over_rivals({"plain": 10.0, "8 processes": 40.0, "pack": 400.0}) == {
         "pack_over_plain": 40.0,
@@ -74,7 +74,7 @@ def test_the_pack_is_compared_with_each_rival_and_a_failed_one_is_left_out(modul
     assert len(lines) == 3 and "samples/s" in lines[0] and lines[2].split() == ["1b", "7"]
 
 
-def test_a_sweep_is_compared_by_the_epochs_that_its_trials_trained(modules: dict[str, ModuleType]) -> None:
+def test_a_sweep_is_compared_by_the_epochs_that_its_trials_ran(modules: dict[str, ModuleType]) -> None:
     trials = [
         record(frozen(0.5, evaluations=evaluated(0.4, 0.5, 0.5))),
         record(frozen(None, evaluations=evaluated(0.4))),
@@ -90,7 +90,7 @@ def test_a_sweep_is_compared_by_the_epochs_that_its_trials_trained(modules: dict
     assert modules["sweeps"].training_seconds("time: 1h00m10s · training 10% · evaluation 0%")[0] == pytest.approx(361)
 
 
-def test_the_picture_shows_every_curve(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_the_chart_shows_every_curve(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     scaling, figures = modules["scaling"], tmp_path / "scaling.jsonl"
     assert set(scaling.CURVES) == {"slots", "rank", "length", "plain"}
     rows = [{"peak_tflops": 800, "device": "some GPU"}]
@@ -105,21 +105,21 @@ def test_the_picture_shows_every_curve(modules: dict[str, ModuleType], tmp_path:
         ours, loop = (line.get_ydata().tolist() for line in axis.lines)
         assert ours == [10.0 + i for i in range(len(scaling.CURVES[curve]))]
         alone = {"slots": [3.0] * len(ours), "rank": [nan, 3.0, nan, nan, nan], "length": [2.0, 3.0, 4.0, 5.0, 6.0]}
-        assert loop == pytest.approx(alone[curve], nan_ok=True)  # 3 at 27 tokens; at rank 16 alone
+        assert loop == pytest.approx(alone[curve], nan_ok=True)  # 3 at 27 tokens; only measured at rank 16
     shares = axes[3].lines[0].get_ydata().tolist()
     assert shares == [100 * 8.0 * (10 + i) / 800 for i in range(len(shares))]
     assert axes[0].lines[0].get_xdata().tolist() == [change["slots"] for change in scaling.CURVES["slots"]]
-    again = tmp_path / "again.jsonl"  # one curve by itself, measured anew
+    again = tmp_path / "again.jsonl"  # a single curve, measured again
     anew = [{"curve": "rank", "slots": 4, "rank": 8, "mean": 27.0, "samples_per_second": 99.0, "useful_tflops": 50.0}]
     again.write_text("\n".join(map(json.dumps, [{"peak_tflops": 500, "device": "another"}, *anew])))
     curves, cards = scaling.curves_of([figures, again])
     assert [(row["samples_per_second"], row["share"]) for row in curves["rank"]] == [(99.0, 10.0)]
     assert len(curves["slots"]) == len(scaling.CURVES["slots"]) and cards == "another, some GPU"
-    scaling.drawn([again]).savefig(tmp_path / "scaling.png")  # and of one curve alone
+    scaling.drawn([again]).savefig(tmp_path / "scaling.png")  # a chart of a single curve works too
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
-def test_a_loop_is_taken_at_its_fastest_and_processes_over_the_same_time(modules: dict[str, ModuleType]) -> None:
+def test_a_loop_counts_at_its_fastest_and_processes_over_the_same_time(modules: dict[str, ModuleType]) -> None:
     throughput = modules["throughput"]
     loop = throughput.of_stretches([(10, 270, 2.0), (30, 810, 3.0), (20, 540, 5.0)])
     assert loop == {
@@ -143,7 +143,7 @@ def test_rates_count_the_texts_and_tokens_of_every_slot_s_step(modules: dict[str
     assert found == {"samples_per_second": 2.5, "tokens_per_second": (10 + 40 + 3 * 20) / 2}
 
 
-def test_each_side_is_a_row_and_one_that_fails_leaves_the_others(
+def test_each_side_is_a_row_and_a_failure_keeps_the_others(
     modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     throughput = modules["throughput"]
@@ -170,10 +170,10 @@ def test_each_side_is_a_row_and_one_that_fails_leaves_the_others(
     assert pack["useful_tflops"] == round(useful, 1) and pack["share_of_peak"] == round(useful / 500, 3)
     assert pack["pack_over_plain"] == 40.0 and "pack_over_8_processes" not in pack
     (row,) = list(throughput.figures([throughput.Setup("1b-bf16")], ["8 processes"]))[1:] or [None]
-    assert row is None  # that base has none
+    assert row is None  # that base has no such row
 
 
-def test_rates_on_a_cpu_are_those_of_the_steps_after_the_warm_up(
+def test_rates_on_a_cpu_count_only_steps_after_the_warm_up(
     modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpu, clock = modules["cpu"], [0.0]
@@ -214,7 +214,7 @@ def test_every_side_of_the_prediction_benchmark_gives_the_same_probabilities(
     assert (shares["ours"][0] != shares["ours"][1]).any()
 
 
-def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
+def test_a_packs_rate_counts_only_steps_without_a_capture(
     modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     throughput, clock = modules["throughput"], [0.0]
@@ -222,14 +222,16 @@ def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: clock[0])
     source = throughput.Timed(TrainConfig(), tmp_path, seconds=5.0, warm=2)
     source.graphs = SimpleNamespace(captured=1)
-    going_on, took = True, [9, 9, 1, 4, 1, 4, 1, 4]  # seconds; what takes four captures
+    going_on, took = True, [9, 9, 1, 4, 1, 4, 1, 4]  # seconds; a step that captures takes 4 or more
     steps = iter(took)
     while going_on:
         seconds = next(steps)
         source.graphs.captured += seconds > 1
         clock[0] += seconds
         going_on = source.goes_on()
-    assert source.steady == {2: 1, 4: 1, 6: 1} and source.ended - source.began == 11  # not 5: too little was steady
+    assert (
+        source.steady == {2: 1, 4: 1, 6: 1} and source.ended - source.began == 11
+    )  # longer than 5, because too few steps were steady
     assert (source.steps, source.captures) == (7, 2)
     setup = throughput.Setup("1b")
     rates = {"samples_per_second": 2.0, "steady_samples_per_second": 3.0, "slots": 4, "step_ms": 8.0}
@@ -245,7 +247,7 @@ def test_a_packs_rate_is_that_of_the_steps_in_which_nothing_was_captured(
     }
 
 
-def test_a_tracker_is_compared_with_none_round_by_round(modules: dict[str, ModuleType]) -> None:
+def test_runs_with_and_without_a_tracker_are_compared_round_by_round(modules: dict[str, ModuleType]) -> None:
     tracking = modules["tracking"]
 
     def took(seconds: float, writer: float, start: float) -> dict[str, Any]:
@@ -259,7 +261,7 @@ def test_a_tracker_is_compared_with_none_round_by_round(modules: dict[str, Modul
         return costs | {"seconds": seconds, "pack_seconds": seconds / 2, "cpu": 101.0, "level": True}
 
     usual = [took(seconds, 0.0, 0.0) for seconds in (10.0, 20.0, 40.0)]
-    file = [took(seconds, 2.5, 1.0) for seconds in (11.0, 21.0, 48.0)]  # a machine that slows down slows both
+    file = [took(seconds, 2.5, 1.0) for seconds in (11.0, 21.0, 48.0)]  # a machine that slows down affects both
     nothing, tracked = tracking.figures({tracking.NOTHING: usual, "a file": file})
     assert "added" not in nothing and nothing["seconds"] == 20.0 and nothing["rounds"] == 3
     assert (tracked["added"], tracked["added_to_pack"], tracked["added_range"]) == (0.1, 0.1, [0.05, 0.2])
@@ -267,12 +269,12 @@ def test_a_tracker_is_compared_with_none_round_by_round(modules: dict[str, Modul
     assert tracked["level"] and (tracked["end_seconds"], tracked["drawing_seconds"]) == (2.0, 0.25)
 
 
-def test_the_comparison_s_drawing_is_counted_apart_from_telling_the_tracker(
+def test_drawing_the_comparison_is_timed_apart_from_writing_to_the_tracker(
     modules: dict[str, ModuleType], tmp_path: Path
 ) -> None:
-    timed, (page, told) = modules["tracking"].Timed, (tmp_path / "page.html", [])
+    timed, (page, notes) = modules["tracking"].Timed, (tmp_path / "page.html", [])
     page.write_text("p")
-    tracker = timed(MlflowRuns("http://127.0.0.1:9"), note=told.append)
+    tracker = timed(MlflowRuns("http://127.0.0.1:9"), note=notes.append)
     before = timed.caller_cpu, timed.drawing_seconds
 
     def draw(tracker: Any) -> None:
@@ -282,12 +284,10 @@ def test_the_comparison_s_drawing_is_counted_apart_from_telling_the_tracker(
     modules["tracking"].set_aside(draw)(tracker)
     tracker.close()
     assert timed.caller_cpu > before[0] and timed.drawing_seconds - before[1] >= 0.2
-    assert timed.drawing_cpu < 0.1 and len(told) == 2
+    assert timed.drawing_cpu < 0.1 and len(notes) == 2
 
 
-def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
-    modules: dict[str, ModuleType], tmp_path: Path
-) -> None:
+def test_a_tracker_s_seconds_include_its_thread_and_its_calls(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     tracking = modules["tracking"]
     uri, costs = f"sqlite:///{tmp_path}/mlflow.db", {}
     for kind in (tracking.Untold, tracking.Timed):
@@ -301,9 +301,9 @@ def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
         tracker.close()
         assert (tmp_path / "mlflow.db").exists() == (kind is tracking.Timed)
         costs[kind] = {name: getattr(tracking.Timed, name) - value for name, value in before.items()}
-    untold, told = costs[tracking.Untold], costs[tracking.Timed]
-    assert untold["writer_cpu"] == 0
-    assert told["writer_cpu"] > 0.05 and 0 < told["caller_cpu"] < told["writer_cpu"] and told["end_seconds"] > 0.05
+    without, timed = costs[tracking.Untold], costs[tracking.Timed]
+    assert without["writer_cpu"] == 0
+    assert timed["writer_cpu"] > 0.05 and 0 < timed["caller_cpu"] < timed["writer_cpu"] and timed["end_seconds"] > 0.05
     assert 0 < tracking.Timed.start_cpu < tracking.Timed.writer_cpu
 
 
@@ -322,7 +322,7 @@ def test_a_tracker_s_seconds_are_those_of_its_thread_and_of_its_calls(
         (["cpu.py", "--train", "nosuch.tsv", "--validation", "nosuch.tsv"], "nosuch.tsv is not there"),
     ],
 )
-def test_bad_input_is_reported_in_a_line_before_anything_is_measured(
+def test_bad_input_is_one_line_before_anything_is_measured(
     modules: dict[str, ModuleType],
     words: list[str],
     said: str,
@@ -336,7 +336,7 @@ def test_bad_input_is_reported_in_a_line_before_anything_is_measured(
     assert ended.value.code == 2 and said in err and out == ""
 
 
-def test_without_a_gpu_they_say_so() -> None:
+def test_they_say_that_they_need_a_gpu() -> None:
     with Program([str(FOLDER / "throughput.py")], ROOT, {"CUDA_VISIBLE_DEVICES": ""}) as process:
         _, said = process.communicate(timeout=120)
     assert process.returncode == 1 and "needs a GPU" in said and "Traceback" not in said

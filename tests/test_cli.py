@@ -1,4 +1,4 @@
-"""The command line: what it accepts, prints and leaves as exit status; the wheel that brings it."""
+"""What does the command line accept and print, which exit status does it return, and what does the wheel contain?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def peftsweep_(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """The real program, in a process of its own."""
+    """Run the real program in its own process."""
     return Home(cwd).call(*words, **{"COLUMNS": "120"} | env)
 
 
@@ -76,7 +76,7 @@ def test_status_counts_trials_and_time(here: Home) -> None:
     assert (shown["complete"], f"{shown['best']:.3f}") == (2, row[5])
 
 
-def test_the_environment_says_where_the_stores_are(here: Home, tmp_path: Path) -> None:
+def test_environment_variables_set_the_storage_and_the_tracker(here: Home, tmp_path: Path) -> None:
     done = peftsweep_("best", "--json", cwd=tmp_path, PEFTSWEEP_STORAGE=here.storage)
     assert [row["study"] for row in json.loads(done.stdout)] == ["small"]
     nowhere = peftsweep_("ui", cwd=tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/gone.db")
@@ -86,7 +86,7 @@ def test_the_environment_says_where_the_stores_are(here: Home, tmp_path: Path) -
     )
 
 
-def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -> None:
+def test_commands_that_read_create_no_files_and_say_what_to_do(here: Home, tmp_path: Path) -> None:
     before = (here.folder / "mlflow.db").read_bytes()
     status, best, wrong = Home(tmp_path).call_each(
         [["status"], ["best", "--json"], ["best", "--storage", here.tracking_uri]]
@@ -99,7 +99,7 @@ def test_reading_makes_nothing_and_says_what_to_do(here: Home, tmp_path: Path) -
     assert (here.folder / "mlflow.db").read_bytes() == before
 
 
-def test_a_study_that_has_begun_is_not_called_none(here: Home, tmp_path: Path) -> None:
+def test_a_study_without_a_complete_trial_is_not_called_missing(here: Home, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     made(url, "early").ask()
     for words in (["best"], ["best", "--study", "early"]):
@@ -114,7 +114,7 @@ def test_no_password_reaches_the_terminal(tmp_path: Path) -> None:
     assert done.returncode == 1 and "postgresql://me:***@host/db" in done.stderr and "et@" not in done.stderr
 
 
-def test_help_is_there_in_a_second_without_the_heavy_libraries(tmp_path: Path) -> None:
+def test_help_appears_in_a_second_without_the_heavy_libraries(tmp_path: Path) -> None:
     code = (
         "import sys; from peftsweep.cli import app; app(['run', '--help'], standalone_mode=False); print(*sys.modules)"
     )
@@ -127,7 +127,7 @@ def test_help_is_there_in_a_second_without_the_heavy_libraries(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("command", ["best", "status"])
-def test_tables_of_studies_load_none_of_the_libraries_that_train_draw_or_track(tmp_path: Path, command: str) -> None:
+def test_tables_of_studies_load_no_library_for_training_drawing_or_tracking(tmp_path: Path, command: str) -> None:
     made(f"sqlite:///{tmp_path}/studies.db", "one")
     code = f"import sys; from peftsweep.cli import app; app([{command!r}], standalone_mode=False); print(*sys.modules)"
     run = subprocess.run(
@@ -196,23 +196,23 @@ def test_bad_usage_exits_2_without_a_traceback(words: list[str], capsys: pytest.
 @pytest.mark.parametrize(
     ("text", "seconds"), [("2h", 7200), ("30m", 1800), ("90s", 90), ("1h30m", 5400), ("1h02m03s", 3723), ("45", 45)]
 )
-def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
+def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "h", "2 h", "-1m", "1.5h", "30m1h", "soon", "9" * 400 + "h"])
-def test_other_times_are_refused(text: str) -> None:
+def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="1h30m"):
         duration(text)
 
 
-def test_a_traceback_is_for_those_who_ask(tmp_path: Path) -> None:
+def test_a_traceback_is_shown_only_on_request(tmp_path: Path) -> None:
     assert "Traceback" not in peftsweep_("run", "--study", "dmeo", cwd=tmp_path).stderr
     assert "Traceback" in peftsweep_("run", "--study", "dmeo", "--debug", cwd=tmp_path).stderr
     assert "Traceback" in peftsweep_("run", "--study", "dmeo", cwd=tmp_path, PEFTSWEEP_DEBUG="1").stderr
 
 
-def test_a_library_that_cannot_be_loaded_is_reported_with_the_variable_that_may_be_why(
+def test_a_library_that_cannot_be_loaded_is_reported_with_the_variable_that_may_be_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "some_library.py").write_text("import os\nint(os.environ['SOME_TIMEOUT'])\n")
@@ -232,7 +232,7 @@ def test_a_library_that_cannot_be_loaded_is_reported_with_the_variable_that_may_
     assert error_report.report(unloaded.value, debug=False) == 1
     assert capsys.readouterr().err.endswith("; is it installed whole, and are its variables right?\n")
     with pytest.raises(ValueError, match="abc") as raised:
-        int("abc")  # and no import at all
+        int("abc")  # no import is involved
     error_report.report(raised.value, debug=False)
     assert "this should not happen" in capsys.readouterr().err
 
@@ -245,11 +245,9 @@ def test_a_working_folder_that_was_removed_is_reported(tmp_path: Path) -> None:
     ]
 
 
-def test_libraries_are_quiet_and_errors_are_not(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_libraries_log_only_errors(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRANSFORMERS_VERBOSITY", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it afterwards
         monkeypatch.delenv(name)
     with warnings.catch_warnings():
         cli.quiet()
@@ -262,7 +260,7 @@ def test_libraries_are_quiet_and_errors_are_not(
     assert [record.message for record in caplog.records] == ["disk full"]
 
 
-def test_a_wheel_brings_the_studies_along(tmp_path: Path) -> None:
+def test_a_wheel_contains_the_studies(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

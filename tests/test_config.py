@@ -1,4 +1,4 @@
-"""The study file: what it accepts, and how it tells what it does not."""
+"""What does a study file accept, and how are its mistakes reported?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write(folder: Path, text: str = STUDY, name: str = "mine.yaml") -> Path:
 
 
 def complaints(folder: Path, *changes: tuple[str, str], overrides: Any = ()) -> list[str]:
-    """The lines of the error for the study with pieces of its text replaced, without the file's name."""
+    """The lines of the error, without the file's name, after pieces of the study's text were replaced."""
     text = STUDY
     for old, new in changes:
         assert old in text
@@ -50,11 +50,11 @@ def complaints(folder: Path, *changes: tuple[str, str], overrides: Any = ()) -> 
     return [line.removeprefix(f"{path}:") for line in str(error.value).splitlines()]
 
 
-def test_a_study_is_read_with_its_name_its_path_and_defaults(tmp_path: Path) -> None:
+def test_a_study_is_read_with_its_name_path_and_defaults(tmp_path: Path) -> None:
     study = load(write(tmp_path))
     assert (study.name, study.path) == ("mine", tmp_path / "mine.yaml")
     assert study.train == TrainConfig(epochs=2, batch_size=8)
-    assert study.space["learning_rate"].low == 1e-5  # YAML 1.1 reads a word here
+    assert study.space["learning_rate"].low == 1e-5  # YAML 1.1 would read a string here
     assert study.space["scheduler"] == ("linear", "cosine")
     assert study.search.pruner is not None and study.search.pruner.reduction == 3
 
@@ -77,7 +77,7 @@ def test_all_mistakes_are_reported_at_once_by_key_and_line(tmp_path: Path) -> No
     ]
 
 
-def test_without_a_pruner_trials_may_be_evaluated_at_their_own_pace(tmp_path: Path) -> None:
+def test_without_a_pruner_trials_may_be_evaluated_at_different_steps(tmp_path: Path) -> None:
     study = load(write(tmp_path), {"space.evals_per_epoch": [1, 2], "search.pruner": None})
     assert study.space["evals_per_epoch"] == (1, 2)
 
@@ -183,7 +183,7 @@ def test_broken_yaml_is_reported_by_line_and_column(tmp_path: Path, text: str, m
 
 
 def aliases(first: str, then: str, layers: int) -> str:
-    """Values of which each is made of the one before: `then` has `*` for it."""
+    """Values that are each made of the one before, for which `*` stands in `then`."""
     lines = [f"a0: &a0 {first}"] + [f"a{i}: &a{i} {then.replace('*', f'*a{i - 1}')}" for i in range(1, layers)]
     return "{" + ", ".join(lines) + "}"
 
@@ -202,7 +202,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("kind", TOO_LARGE)
-def test_what_is_larger_than_a_study_can_be_is_reported_at_once_in_a_short_line(tmp_path: Path, kind: str) -> None:
+def test_a_value_too_large_for_a_study_is_one_short_line_at_once(tmp_path: Path, kind: str) -> None:
     value, message = TOO_LARGE[kind]
     began = time.process_time()
     with pytest.raises(StudyFileError, match=rf"^[^\n]*mine\.yaml:1[:\d]*: broken YAML: {message}[^\n]*$"):
@@ -213,7 +213,7 @@ def test_what_is_larger_than_a_study_can_be_is_reported_at_once_in_a_short_line(
     assert time.process_time() - began < 4
 
 
-def test_values_from_python_have_the_same_bounds(tmp_path: Path) -> None:
+def test_values_from_python_have_the_same_limits(tmp_path: Path) -> None:
     endless: list[Any] = []
     endless.append(endless)
     for value, message in ((endless, "nested too deeply"), (10**5000, "64 bits")):
@@ -221,7 +221,7 @@ def test_values_from_python_have_the_same_bounds(tmp_path: Path) -> None:
             load(write(tmp_path), {"data.text": value})
 
 
-def test_messages_are_short_and_have_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+def test_messages_are_short_and_contain_no_terminal_commands(tmp_path: Path) -> None:
     long = "x" * 100_000
     for change in (f"lora\n{long}: 1", f"[{long}]", '"\\e[2Jlora"', f'lora\n"\\e[2J": {long}', f"lora\ntrain: {long}"):
         with pytest.raises(StudyFileError) as error:
@@ -233,18 +233,18 @@ def test_messages_are_short_and_have_nothing_that_a_terminal_obeys(tmp_path: Pat
         assert len(str(failure.value)) < 1000 and "\x1b" not in str(failure.value)
 
 
-def test_a_file_may_be_called_as_a_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_s_name_may_look_like_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "~nobody.yaml").write_text(STUDY)
     assert find("./~nobody.yaml") == find("~nobody.yaml") == Path("~nobody.yaml")
 
 
-def test_only_so_many_mistakes_are_reported(tmp_path: Path) -> None:
+def test_at_most_a_hundred_mistakes_are_listed(tmp_path: Path) -> None:
     lines = complaints(tmp_path, ("rank: {low: 4, high: 64, log2: true}", "rank: [" + "-1, " * 5000 + "]"))
     assert len(lines) == 101 and lines[-1].endswith("and 4,900 more mistakes")
 
 
-def test_a_character_in_two_halves_is_read_and_half_a_character_is_reported(tmp_path: Path) -> None:
+def test_a_surrogate_pair_is_read_and_half_of_one_is_reported(tmp_path: Path) -> None:
     assert parse_value('"\\uD83D\\uDE00"') == "😀"
     with pytest.raises(StudyFileError, match=r":7:9: broken YAML: half a character"):
         load(write(tmp_path, STUDY.replace("Tweet", '"\\uD83D"')))
@@ -264,16 +264,16 @@ def test_the_known_keys_are_listed_once(tmp_path: Path) -> None:
         "; did you mean epochs?",
     ]
     assert sum(line.endswith("unknown key; known here: low, high, log, log2, step") for line in lines) == 1
-    assert sum("weight_decay" in line for line in lines) == 2  # those of train, those of space
+    assert sum("weight_decay" in line for line in lines) == 2  # once among train's keys, once among space's
 
 
-def test_nesting_without_end_is_reported_in_a_line(tmp_path: Path) -> None:
+def test_endless_nesting_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StudyFileError, match=r"^[^\n]*:1:\d+: broken YAML: nested too deeply$"):
         load(write(tmp_path, "a: " + "{b: " * 3000))
 
 
 @pytest.mark.parametrize("encoding", ["hex", "rot13", "undefined", "utf-9", '"a\\0b"'])
-def test_what_encodes_no_text_is_refused_by_its_key(tmp_path: Path, encoding: str) -> None:
+def test_a_codec_that_encodes_no_text_is_refused_with_its_key(tmp_path: Path, encoding: str) -> None:
     (line,) = complaints(tmp_path, ("  text", f"  encoding: {encoding}\n  text"))
     assert (
         line.startswith("7: data.encoding: ") and "is not a text encoding; expected one such as utf-8, latin-1" in line
@@ -300,7 +300,7 @@ def test_overrides_win_and_their_values_are_yaml(tmp_path: Path) -> None:
     assert load(write(tmp_path), {"train.epochs": 7, "data.train": Path("a.csv")}).data.train == "a.csv"
 
 
-def test_a_hash_in_an_override_opens_no_comment(tmp_path: Path) -> None:
+def test_a_hash_in_an_override_starts_no_comment(tmp_path: Path) -> None:
     overrides = ["data.train=tweets #2.csv", "data.text=#tweet", 'data.labels=["#a", b]']
     data = load(write(tmp_path), overrides).data
     assert (data.train, data.text, data.labels) == ("tweets #2.csv", "#tweet", ["#a", "b"])
@@ -357,7 +357,7 @@ def test_a_name_is_found_in_the_first_folder_that_has_it(tmp_path: Path) -> None
 def test_the_working_folder_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("demo").is_file()
     monkeypatch.chdir(tmp_path)
-    assert find("demo").is_absolute()  # the package's
+    assert find("demo").is_absolute()  # the one of the package
     (tmp_path / "sweeps").mkdir()
     write(tmp_path / "sweeps", name="demo.yaml")
     assert find("demo") == Path("sweeps/demo.yaml")
@@ -365,7 +365,7 @@ def test_the_working_folder_comes_before_the_package(tmp_path: Path, monkeypatch
         load(write(tmp_path / "sweeps", STUDY.replace("epochs", "epoch"), name="demo.yaml"))
 
 
-def test_an_unknown_study_has_its_nearest_name_told(tmp_path: Path) -> None:
+def test_the_nearest_name_of_an_unknown_study_is_suggested(tmp_path: Path) -> None:
     write(tmp_path, name="lora-minilm.yaml")
     with pytest.raises(
         UsageError, match=r"no study 'lora-minlm'; did you mean lora-minilm\? known studies: lora-minilm"
@@ -377,7 +377,7 @@ def test_an_unknown_study_has_its_nearest_name_told(tmp_path: Path) -> None:
         find("x", [tmp_path / "empty"])
 
 
-def test_a_study_built_in_python_keeps_the_same_rules() -> None:
+def test_a_study_built_in_python_follows_the_same_rules() -> None:
     base = {"name": "x", "model": {"id": "b"}, "method": "ia3", "data": {"train": "a.csv", "text": "t", "labels": "l"}}
     assert StudyConfig.model_validate(base).method == "ia3"
     with pytest.raises(ValidationError, match=r"space\.rank: ia3 has no rank; space\.x: unknown key"):
@@ -391,7 +391,7 @@ def test_sampled_values_are_put_in_place_and_checked_again(tmp_path: Path) -> No
         study.hyperparameters({"rank": 0})
 
 
-def test_the_identity_is_json_and_knows_no_number_of_trials_and_no_path(tmp_path: Path) -> None:
+def test_the_identity_is_json_without_the_number_of_trials_or_any_path(tmp_path: Path) -> None:
     identity = load(write(tmp_path)).identity()
     assert json.loads(json.dumps(identity)) == identity
     assert (
@@ -401,7 +401,7 @@ def test_the_identity_is_json_and_knows_no_number_of_trials_and_no_path(tmp_path
     assert differences(identity, identity) == []
 
 
-def test_defaults_written_out_are_no_difference(tmp_path: Path) -> None:
+def test_defaults_that_are_written_out_make_no_difference(tmp_path: Path) -> None:
     old = load(write(tmp_path)).identity()
     assert differences(old, load(write(tmp_path), ["train.max_grad_norm=1.0", "data.max_length=128"]).identity()) == []
 
@@ -432,7 +432,7 @@ def test_differences_are_reported_by_key(tmp_path: Path, override: str, lines: l
     assert differences(stored, load(write(tmp_path), [override]).identity()) == lines
 
 
-def test_a_key_that_is_newer_than_the_storage_is_no_difference_until_it_is_set(tmp_path: Path) -> None:
+def test_a_key_newer_than_the_storage_makes_no_difference_until_it_is_set(tmp_path: Path) -> None:
     stored = load(write(tmp_path)).identity()
     del stored["data"]["quoting"]
     assert differences(stored, load(write(tmp_path)).identity()) == []
@@ -453,7 +453,7 @@ def test_a_wider_range_by_steps_must_keep_to_the_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stored", [None, 5, [], {}, {"space": 5}, {"space": {"rank": 5, "dropout": {"low": "x"}}}])
-def test_what_a_storage_has_in_place_of_a_study_is_another_study(tmp_path: Path, stored: Any) -> None:
+def test_a_stored_value_that_is_no_study_counts_as_another_study(tmp_path: Path, stored: Any) -> None:
     assert differences(stored, load(write(tmp_path)).identity())
     whole = load(write(tmp_path)).identity()
     for key in ("rank", "scheduler"):
@@ -463,8 +463,8 @@ def test_what_a_storage_has_in_place_of_a_study_is_another_study(tmp_path: Path,
 
 
 @pytest.mark.parametrize("key", ["train.seed", "train.batch_size", "train.epochs", "train.evals_per_epoch"])
-def test_whole_numbers_are_those_that_the_database_gives_back(key: str) -> None:
-    """JSON's readers keep none above 2**53 exactly."""
+def test_whole_numbers_are_limited_to_those_that_a_database_returns_exactly(key: str) -> None:
+    """Readers of JSON keep whole numbers exact only up to 2**53."""
     _, _, name = key.rpartition(".")
     assert getattr(TrainConfig(**{name: 2**53}), name) == 2**53
     with pytest.raises(ValidationError, match="less than or equal to 9007199254740992"):

@@ -1,4 +1,4 @@
-"""The documents say what the code does: commands, options, examples, links."""
+"""Do the documents match the code: commands, options, examples, links?"""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OPTIONS = [(name, option) for name, command in COMMANDS.items() for option in co
 
 
 def module(name: str) -> Any:
-    """A file of docs/, which is no package."""
+    """Import a file of docs/, which is not a package."""
     spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     found = importlib.util.module_from_spec(spec)
@@ -61,18 +61,18 @@ def examples(language: str, text: str = README) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_readme_opens_with_the_two_commands() -> None:
+def test_the_readme_starts_with_the_two_commands() -> None:
     commands = re.findall(r"^    (\w.*?)(?:  #.*)?$", README, re.MULTILINE)
     assert [command.strip() for command in commands[:2]] == ["make demo", "make test"]
 
 
-def test_every_command_stands_in_the_readme_and_no_other() -> None:
+def test_the_readme_lists_exactly_the_commands() -> None:
     table = re.findall(r"^\| `peftsweep (\w+)[A-Z ]*` \|", README, re.MULTILINE)
     assert table == list(COMMANDS)
 
 
 def commands_shown(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The command and the words after it, wherever one is shown: in a block, or in a sentence."""
+    """Each command that a text shows, in a block or in a sentence, with the words after it."""
     text = text.replace("\\\n", " ")
     blocks = re.findall(r"^(?: {4})?(?:[A-Z_]+=\S+ |docker .* worker )*(peftsweep .*?)(?:  #.*)?$", text, re.MULTILINE)
     for line in blocks + re.findall(r"`(peftsweep [^`]*)`", text):
@@ -119,14 +119,14 @@ def is_key(name: str) -> bool:
 
 
 @pytest.mark.parametrize("page", ["command-line.md", "study-file.md"])
-def test_the_tables_are_those_of_the_code(page: str) -> None:
+def test_the_tables_match_the_code(page: str) -> None:
     assert PAGES[page].count(tables.END) == len(re.findall(tables.PLACE, PAGES[page])) > 0
-    assert tables.renewed(PAGES[page]) == PAGES[page], "make tables writes them anew"
+    assert tables.renewed(PAGES[page]) == PAGES[page], "make tables writes them again"
 
 
 @pytest.mark.parametrize("document", PAGES)
 def test_the_study_files_shown_load(document: str, tmp_path: Path) -> None:
-    """Those that are shown in part, with the rest of the one in the README."""
+    """Fragments are completed with the study file in the README."""
     (whole,) = map(yaml.safe_load, examples("yaml"))
     for number, text in enumerate(examples("yaml", PAGES[document])):
         part = yaml.safe_load(text)
@@ -139,14 +139,14 @@ def test_the_study_files_shown_load(document: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_the_variables_of_the_environment_that_are_named_are_read(document: str) -> None:
+def test_the_environment_variables_named_are_read(document: str) -> None:
     code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "peftsweep").rglob("*.py"))
     assert {name for name in re.findall(r"PEFTSWEEP_[A-Z_]+", DOCUMENTS[document]) if name not in code} == set()
 
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda value: getattr(value, "name", value))
 def test_every_option_has_help(command: str, option: Any) -> None:
-    """A test of the site looks for it on the page of commands."""
+    """A test of the site looks for this help on the page of commands."""
     assert option.help, f"{command} {option.opts}"
 
 
@@ -165,7 +165,7 @@ def test_every_command_has_help(command: str) -> None:
     assert len(COMMANDS[command].help.split()) > 3
 
 
-def test_the_study_of_ones_own_is_ten_lines_and_loads(tmp_path: Path) -> None:
+def test_the_example_of_your_own_study_has_ten_lines_and_loads(tmp_path: Path) -> None:
     (text,) = examples("yaml")
     file = tmp_path / "topics.yaml"
     file.write_text(text, encoding="utf-8")
@@ -187,7 +187,7 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A working folder whose `demo` is a small study, and in which the example in Python has run."""
+    """A working folder whose `demo` is a small study. The example in Python has run in it."""
     place = home(tmp_path_factory.mktemp("docs") / "home", rows=24)
     (place.folder / "sweeps").mkdir()
     place.study("sweeps/demo", **QUICK | {"train": QUICK["train"] | {"epochs": 9}})
@@ -203,8 +203,8 @@ def test_the_example_in_python_runs(played: Home) -> None:
 
 
 def scores_as_reported(snippet: str, loaded: dict[str, Any], best: Any, place: Home) -> None:
-    """Hold the model that the snippet loads to the loss on the validation rows that was reported, by plain
-    transformers."""
+    """Score the model that the snippet loads with plain transformers, and compare its validation loss with the
+    reported one."""
     with contextlib.chdir(place.folder):
         exec(snippet, loaded)
     model = in_full(loaded["model"].eval())
@@ -229,7 +229,7 @@ def test_a_qlora_adapter_is_loaded_as_shown_and_scores_as_reported(played: Home)
     scores_as_reported(FOUR_BITS, {"adapter": best.adapter}, best, played)
 
 
-def test_a_method_of_ones_own_is_swept_by_the_script_that_registers_it(tmp_path: Path) -> None:
+def test_the_script_that_registers_a_method_sweeps_it(tmp_path: Path) -> None:
     here = home(tmp_path / "home")
     for name, text in {"lora_plus.py": METHOD, "sweep.py": SCRIPT}.items():
         (here.folder / name).write_text(text)
@@ -243,7 +243,7 @@ def test_a_method_of_ones_own_is_swept_by_the_script_that_registers_it(tmp_path:
     assert refused.returncode == 2 and "method: expected 'lora', 'qlora'" in refused.stderr
 
 
-def test_links_lead_somewhere() -> None:
+def test_link_targets_exist() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *BESIDE):
         targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
         assert [target for target in targets if not ((ROOT / name).parent / target).exists()] == []
@@ -256,7 +256,7 @@ def test_make_has_the_targets_that_the_documents_name() -> None:
     assert {"demo", "test", "check", "docs", "links"} <= named <= targets
 
 
-def test_coverage_is_asked_of_all_tests_and_not_of_one_file() -> None:
+def test_coverage_is_required_of_all_tests_but_not_of_one_file() -> None:
     def command(*words: str) -> str:
         alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "TESTS"))}
         make = ["make", "--no-print-directory", "-n", "test", *words]

@@ -1,4 +1,4 @@
-"""Text from elsewhere, made harmless where it is shown."""
+"""Is foreign text harmless wherever it is shown?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.test_progress import OPENED, Terminal
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\x7f\x00\u202egpj\u2066 [red]\u2028x\ud800"
 WRITTEN_OUT = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\x7f\x00\u202egpj\u2066 [red]\u2028x\ud800"
 ORDINARY = "Straße, naïve, 東京, العربية, 👩‍🔬, e\u0301, a\xa0b"
-SEEN = {*map(chr, range(0x600, 0x606)), *"\u06dd\u070f\u0890\u0891\u08e2"}  # signs that stand around Arabic numbers
+SEEN = {*map(chr, range(0x600, 0x606)), *"\u06dd\u070f\u0890\u0891\u08e2"}  # signs that enclose Arabic numbers
 PLANES = [*range(0x3200), *range(0xD7F0, 0xE010), *range(0xFDF0, 0x10010), *range(0xDFFF0, 0xE0200), 0x10FFFD, 0x10FFFF]
 CATEGORIES = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 EVERY = {c for c in map(chr, PLANES) if unicodedata.category(c) in CATEGORIES} - SEEN
@@ -59,7 +59,7 @@ SEEDS: dict[str, Any] = {
 SEEDS |= {"params": {"scheduler": HOSTILE}, "sampled": ["scheduler"], "test": None, "figures": {}}
 
 
-def test_every_character_that_a_terminal_obeys_is_written_out_and_no_other() -> None:
+def test_exactly_the_characters_that_a_terminal_obeys_are_escaped() -> None:
     text = "".join(sorted(EVERY | FILLERS))
     assert (EVERY | FILLERS).intersection(harmless(text)) == {"\n", "\t"} and in_line(text).isascii()
     assert in_line(HOSTILE) == harmless(HOSTILE) == WRITTEN_OUT and in_line("a\nb") == r"a\nb"
@@ -93,7 +93,7 @@ HIDING = [
 ]
 
 
-def test_what_is_unseen_stays_where_it_is_a_part_of_what_is_drawn_and_nowhere_else() -> None:
+def test_invisible_characters_stay_only_within_a_visible_one() -> None:
     assert harmless(DRAWN) == in_line(DRAWN) == in_json(DRAWN) == DRAWN
     for text in HIDING:
         written = in_line(text)
@@ -105,8 +105,8 @@ def test_what_is_unseen_stays_where_it_is_a_part_of_what_is_drawn_and_nowhere_el
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_json_says_the_same_to_a_program_and_nothing_to_a_terminal(encoding: str) -> None:
-    every = "".join(sorted(EVERY, reverse=True))  # no two halves of a pair in their order
+def test_escaped_json_has_the_same_value_and_no_terminal_commands(encoding: str) -> None:
+    every = "".join(sorted(EVERY, reverse=True))  # so that no two surrogates form a pair
     value = {HOSTILE: [ORDINARY, every, {"€ 😀": 1.5}]}
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
     say_json(value, stream)
@@ -116,7 +116,7 @@ def test_json_says_the_same_to_a_program_and_nothing_to_a_terminal(encoding: str
     assert (ORDINARY in text) == (encoding == "utf-8")
 
 
-def test_what_a_stream_has_no_bytes_for_is_written_out() -> None:
+def test_characters_that_a_stream_cannot_encode_are_escaped() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="")
     say("2 of 3 · é", stream)
     stream.seek(0)
@@ -153,7 +153,7 @@ SHOWN: dict[str, Callable[[TextIO], None]] = {
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 @pytest.mark.parametrize("shown", SHOWN)
-def test_nothing_from_elsewhere_is_obeyed_by_a_terminal(
+def test_no_foreign_text_commands_a_terminal(
     shown: str, stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"TERM": "xterm", "COLUMNS": "400", "LINES": "24"}.items():
@@ -161,7 +161,7 @@ def test_nothing_from_elsewhere_is_obeyed_by_a_terminal(
     to = stream()
     SHOWN[shown](to)
     text = to.getvalue()
-    if (shown, stream) != ("bar", io.StringIO):  # which shows nothing there
+    if (shown, stream) != ("bar", io.StringIO):  # a bar is only shown in a terminal
         assert "[red]" in text and r"\x1b[2J" in text and r"\u202e" in text
     assert not any(part in text for part in ("\x1b]", "\x1b[2J", "\x07", "\x9b", "\x7f", "\0", "\u202e", "\u2028"))
     if stream is io.StringIO:
@@ -206,13 +206,13 @@ MARKED += [
 
 
 def rendered(text: str) -> list[Any]:
-    """Tokens of the text, HTML allowed, as the hub shows cards: blocks, and what is in their lines."""
+    """The tokens of a text, both blocks and inline ones. HTML is allowed, as in cards on the hub."""
     blocks = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
     return [token for block in blocks for token in (block, *(block.children or ()))]
 
 
 @pytest.mark.parametrize("text", [*MARKED, ORDINARY])
-def test_text_in_markdown_is_text(text: str) -> None:
+def test_text_in_markdown_stays_text(text: str) -> None:
     for made in (markdown(text), markdown_code(text)):
         tokens = rendered(f"# of {made}, 1\n\nLabels: {made}, {made}.\n")
         kinds = {token.type for token in tokens} - {
@@ -229,14 +229,14 @@ def test_text_in_markdown_is_text(text: str) -> None:
     )
 
 
-def test_python_in_a_fence_says_the_same_and_does_not_end_it() -> None:
+def test_python_in_a_fence_has_the_same_value_and_does_not_end_the_fence() -> None:
     names: dict[str, Any] = {}
     code = python_block(f"labels = {json.dumps(MARKED, ensure_ascii=False)}")
     exec(code, names)
     assert names["labels"] == MARKED and "`" not in code and EVERY.isdisjoint(code)
 
 
-def test_a_card_of_any_labels_and_names_has_the_same_parts_and_right_code() -> None:
+def test_a_card_with_any_labels_and_names_has_the_same_parts_and_correct_code() -> None:
     def made(labels: list[str], study: str, place: str) -> str:
         model = {"id": place, "revision": None, "dtype": "auto", "trust_remote_code": False}
         whole: dict[str, Any] = {

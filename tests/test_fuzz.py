@@ -1,4 +1,4 @@
-"""Damaged inputs of every kind: the program works, or says what is wrong in one message of its own."""
+"""Given damaged input of any kind, does the program work or report the problem in one message?"""
 
 from __future__ import annotations
 

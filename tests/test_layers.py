@@ -1,4 +1,4 @@
-"""The house: a file imports only from lower floors, and each library has the files that may know it."""
+"""Does each file import only from lower floors, and only the libraries that it may use?"""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FLOORS = {
     "__init__": 12,
     "__main__": 12,
 }
-# library -> who may import it
+# library -> the files and folders that may import it
 ONLY = {
     "sklearn": {"task"},
     "bitsandbytes": {"models"},
@@ -67,23 +67,23 @@ ONLY = {
     "click": set(),
 }
 USED_BY_OTHERS = {"accelerate", "gguf"}  # named in pyproject.toml because transformers needs them
-BROUGHT_BY_TORCH = {"triton"}  # with its CUDA builds, and asked for only where there is a GPU
+BROUGHT_BY_TORCH = {"triton"}  # comes with its CUDA builds, and is imported only with a GPU
 
 
 class Import(NamedTuple):
-    room: str  # the file or folder at the top of peftsweep/ that imports
+    room: str  # the importing file or folder at the top of peftsweep/
     place: str  # file:line
     module: str
 
 
 def room(module: str) -> str:
-    """The file or folder at the top of peftsweep/: `engine` for peftsweep.engine.pack."""
+    """The file or folder at the top of peftsweep/, such as `engine` for peftsweep.engine.pack."""
     return module.removeprefix("peftsweep").lstrip(".").partition(".")[0]
 
 
 @cache
 def imports() -> list[Import]:
-    """Every import in peftsweep/, those inside functions too."""
+    """Every import in peftsweep/, including those inside functions."""
     return list(_imports())
 
 
@@ -109,7 +109,7 @@ def _modules(node: ast.AST) -> list[str]:
     return [f"peftsweep.{alias.name}" for alias in node.names]
 
 
-def ours(found: Import) -> bool:
+def is_ours(found: Import) -> bool:
     return found.module.partition(".")[0] == "peftsweep"
 
 
@@ -136,13 +136,15 @@ def test_imports_go_down_only() -> None:
     upward = [
         f"{found.place}: {found.room} (floor {FLOORS[found.room]}) imports {found.module}"
         for found in imports()
-        if ours(found) and room(found.module) != found.room and FLOORS.get(room(found.module), 12) >= FLOORS[found.room]
+        if is_ours(found)
+        and room(found.module) != found.room
+        and FLOORS.get(room(found.module), 12) >= FLOORS[found.room]
     ]
     assert not upward, "\n".join(upward)
 
 
 @pytest.mark.parametrize("library", ONLY)
-def test_a_library_is_known_to_its_own_files_only(library: str) -> None:
+def test_a_library_is_imported_only_where_it_is_allowed(library: str) -> None:
     strangers = [
         f"{found.place}: {library} is for {' and '.join(sorted(ONLY[library])) or 'nobody'}"
         for found in imports()
@@ -152,15 +154,15 @@ def test_a_library_is_known_to_its_own_files_only(library: str) -> None:
 
 
 def test_the_engine_knows_no_study_and_no_tracker() -> None:
-    rooms = {room(found.module) for found in imports() if found.room == "engine" and ours(found)}
+    rooms = {room(found.module) for found in imports() if found.room == "engine" and is_ours(found)}
     assert rooms <= {"engine", "layers", "methods", "models", "task", "config", "errors", "system", "trial_state"}
 
 
-def test_what_is_imported_is_a_named_dependency() -> None:
+def test_every_import_is_a_named_dependency() -> None:
     names = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     named = {_plain(re.split(r"[<>=!~]", name)[0]) for name in names}
     homes = importlib.metadata.packages_distributions()
-    libraries = {found.module.partition(".")[0] for found in imports() if not ours(found)}
+    libraries = {found.module.partition(".")[0] for found in imports() if not is_ours(found)}
     libraries -= sys.stdlib_module_names | BROUGHT_BY_TORCH
     needed = {library: {_plain(home) for home in homes.get(library, [library])} for library in libraries}
     assert {library for library, home in needed.items() if not home & named} == set()
@@ -178,7 +180,7 @@ def test_attributes_are_read_and_written_in_one_file_and_their_tables_in_another
 
 
 def test_optuna_s_states_are_translated_in_one_file() -> None:
-    """Others that know them speak to Optuna: a study that leaves out trials, and the pruner."""
+    """The other files that use these states call Optuna: a study that leaves out trials, and the pruner."""
     imported = re.compile(r"from optuna\.trial import .*\bTrialState\b|optuna\.trial\.TrialState")
     assert _files_with(imported) == {"storage/optuna_states.py", "storage/stored_study.py", "study/pruner.py"}
 
@@ -188,8 +190,8 @@ def _files_with(words: re.Pattern[str]) -> set[str]:
     return {str(file.relative_to(PACKAGE)) for file in files if words.search(file.read_text(encoding="utf-8"))}
 
 
-def test_text_leaves_by_one_file_which_makes_it_harmless() -> None:
-    """`peftsweep.system.terminal` for lines, `peftsweep.progress.screen` for what rich draws."""
+def test_one_file_prints_all_text_and_makes_it_harmless() -> None:
+    """`peftsweep.system.terminal` prints lines, and `peftsweep.progress.screen` what rich draws."""
     strangers = []
     for file in sorted(PACKAGE.rglob("*.py")):
         here = str(file.relative_to(PACKAGE))
@@ -200,22 +202,22 @@ def test_text_leaves_by_one_file_which_makes_it_harmless() -> None:
     assert {stranger.partition(":")[0] for stranger in strangers} == {"system/terminal.py"}, strangers
 
 
-def test_nothing_but_its_own_files_names_a_method() -> None:
-    """In code or messages. What a docstring says of a method is for people."""
+def test_only_its_own_files_name_a_method() -> None:
+    """This covers code and messages. Docstrings may name methods, because they are for people."""
     own = ("methods/", "config/hyperparameters/")
     files = {str(file.relative_to(PACKAGE)): file for file in sorted(PACKAGE.rglob("*.py"))}
     strangers = [
         f"{here}: {text}"
         for here, file in files.items()
         if not here.startswith(own)
-        for text in _said(ast.parse(file.read_text(encoding="utf-8")))
+        for text in _words(ast.parse(file.read_text(encoding="utf-8")))
         if re.search(r"(?<![a-z])q?lora|(?<![a-z])ia3", text, re.IGNORECASE)
     ]
     assert not strangers, "\n".join(strangers)
 
 
-def test_nothing_but_its_own_files_reads_a_hyperparameter_of_a_method() -> None:
-    """Those that only some methods have, as attributes of anything."""
+def test_only_its_own_files_read_a_hyperparameter_of_a_method() -> None:
+    """Look for hyperparameters that only some methods have, as attributes of anything."""
     some = {name for spec in SPECS.values() for name in spec.hyperparameters.model_fields}
     strangers = [
         f"{file.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}"
@@ -227,8 +229,8 @@ def test_nothing_but_its_own_files_reads_a_hyperparameter_of_a_method() -> None:
     assert not strangers, "\n".join(strangers)
 
 
-def _said(tree: ast.AST) -> Iterator[str]:
-    """Names, and texts that are no docstrings."""
+def _words(tree: ast.AST) -> Iterator[str]:
+    """Names, and strings other than docstrings."""
     documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         for field in ("id", "attr", "arg", "name", "module"):
@@ -245,14 +247,17 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("peftsweep.engine.slot", "from peftsweep.engine import Pack"),  # by the package's __init__
+        ("peftsweep.engine.slot", "from peftsweep.engine import Pack"),  # through the package's __init__
         ("peftsweep.engine.slot", "from peftsweep.engine import *"),
         ("peftsweep.engine.slot", "import peftsweep.engine"),
         ("peftsweep.engine.slot", "from peftsweep.engine import pack"),
         ("peftsweep.engine.slot", "from peftsweep.engine.pack import Pack"),
         ("peftsweep.engine.slot", "if TYPE_CHECKING:\n    from peftsweep.engine import Pack"),
         ("peftsweep.engine.slot", "def late():\n    from peftsweep.engine import Pack"),
-        ("peftsweep.config.frozen", "from peftsweep.config.hyperparameters.zero import x"),  # by another's __init__
+        (
+            "peftsweep.config.frozen",
+            "from peftsweep.config.hyperparameters.zero import x",
+        ),  # through another package's __init__
         ("peftsweep.scores", "import peftsweep.scores"),
     ],
 )
@@ -262,8 +267,8 @@ def test_a_circle_of_any_kind_is_found(module: str, line: str) -> None:
 
 
 def in_circles(tree: dict[str, str]) -> set[str]:
-    """Files that are in a circle of imports, or import one that is. Imports for the type checker and those inside
-    functions count too."""
+    """Files that are in a circle of imports or import such a file. Imports for the type checker and inside functions
+    count too."""
     waiting = {module: _needs(module, text, frozenset(tree)) for module, text in tree.items()}
     while free := [module for module, needs in waiting.items() if not needs & waiting.keys()]:
         for module in free:
@@ -272,7 +277,7 @@ def in_circles(tree: dict[str, str]) -> set[str]:
 
 
 def sources() -> dict[str, str]:
-    """The package's files, by module. Its version counts as one, as in FLOORS: it is a constant, and needs no file."""
+    """The package's files by module. As in FLOORS, its version counts as a file that imports nothing."""
     files = {_module(path): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
     return files | {"peftsweep.__version__": ""}
 
@@ -284,8 +289,8 @@ def _module(path: Path) -> str:
 
 @cache
 def _needs(module: str, text: str, tree: frozenset[str]) -> set[str]:
-    """The modules that a file imports. An import also runs each package above what it names, except those that the file
-    is in: these run already."""
+    """The modules that a file imports. An import also runs each package above the module it names, except those that
+    contain the file, because these are running already."""
     named = {name for node in ast.walk(ast.parse(text)) for name in _targets(node, tree)}
     above = {".".join(parts[:n]) for name in named if (parts := name.split(".")) for n in range(1, len(parts))}
     return (named | {package for package in above if not f"{module}.".startswith(f"{package}.")}) & tree

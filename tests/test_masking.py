@@ -1,4 +1,4 @@
-"""What is a secret in a text, and what is not."""
+"""Which parts of a text are secrets, and which are not?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from peftsweep.safe_text.secrets import known_values, masked, masked_all, remember, remember_words
 
-SECRET = "s3/cr et@#?:%&9"  # not to be found in a text by its form alone, but for where it stands
+SECRET = "s3/cr et@#?:%&9"  # recognised by its place in a text, not by its form
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         "s3@c ret",
     ],
 )
-def test_a_password_is_hidden_whatever_it_is_made_of(password: str) -> None:
+def test_a_password_is_hidden_whatever_its_characters(password: str) -> None:
     assert masked(f"foo://me:{password}@host/db") == "foo://me:***@host/db"
     assert masked(f"no driver for 'foo://:{password}@host:5432/db'") == "no driver for 'foo://:***@host:5432/db'"
     assert masked(f"foo://me:{password}@host:1/db does not answer") == "foo://me:***@host:1/db does not answer"
@@ -48,7 +48,7 @@ def test_a_password_is_hidden_whatever_it_is_made_of(password: str) -> None:
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("https:/me:PW@h is not there", "https:/me:***@h is not there"),  # as a path has it
+        ("https:/me:PW@h is not there", "https:/me:***@h is not there"),  # with one slash, as in a path
         ("http://TOKEN@host/x", "http://***@host/x"),
         ("git+https://TOKEN@host/x", "git+https://***@host/x"),
         ("http://TOKEN:@host/x", "http://***@host/x"),
@@ -73,15 +73,15 @@ def test_a_password_is_hidden_whatever_it_is_made_of(password: str) -> None:
         ("eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.abc-_9", "***"),
         ("https://h/a/eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0./x", "https://h/a/***/x"),
         ("eyJhbGciOiJkaXIiLCJl..AxY8DCtDaGls.KDlTtXchhZ.Mz-VPPyU4R", "***"),  # encrypted
-        # a password that people choose may have spaces where nothing follows it in the query
+        # a chosen password may contain spaces if nothing follows it in the query
         ("postgresql://h/d?user=u&password=p w", "postgresql://h/d?user=u&password=***"),
         ("x 'mysql://h/d?passwd=p w x' is wrong", "x 'mysql://h/d?passwd=***' is wrong"),
         ("postgresql://h/d?pass=p w: no (at x)", "postgresql://h/d?pass=***: no (at x)"),
         ("https://h/x?token=abc and then go on", "https://h/x?token=*** and then go on"),
-        # an address knows where the password of a user ends that is called like a secret
+        # in an address, the password ends at the @ even if the user's name sounds like a secret
         ("https://x-access-token:PW@h/me/x failed", "https://x-access-token:***@h/me/x failed"),
         ("x-access-token:PW12@h/me/x failed", "x-access-token:***@h/me/x failed"),
-        # addresses of which the path is the secret
+        # addresses whose path is the secret
         ("to https://hooks.slack.com/services/T0/B0/XX: no", "to https://hooks.slack.com/***: no"),
         ("https://discord.com/api/webhooks/12/aB-c?wait=true", "https://discord.com/api/webhooks/***?wait=true"),
         ("https://discordapp.com/api/v10/webhooks/12/aB-c", "https://discordapp.com/api/v10/webhooks/***"),
@@ -108,11 +108,11 @@ def test_a_password_is_hidden_whatever_it_is_made_of(password: str) -> None:
         ("https://h/x?Expires=1&Signature=ab~&Key-Pair-Id=AP", "https://h/x?Expires=1&Signature=***&Key-Pair-Id=AP"),
     ],
 )
-def test_a_secret_is_hidden_by_its_form(text: str, left: str) -> None:
+def test_a_secret_is_recognised_by_its_form(text: str, left: str) -> None:
     assert masked(text) == left == masked(left)
 
 
-# Each line has the secret PW1x, and keeps all else that it has.
+# Each line contains the secret PW1x and keeps everything else.
 BY_NAME = r"""
 password: PW1x
 Password:PW1x
@@ -159,7 +159,7 @@ token: PW1xPW1xPW1xPW1x
 
 
 @pytest.mark.parametrize("text", BY_NAME)
-def test_what_a_name_says_is_a_secret_is_hidden_whatever_stands_between_them(text: str) -> None:
+def test_the_value_of_a_secret_s_name_is_hidden_whatever_is_between_them(text: str) -> None:
     left = masked(text)
     assert "***" in left and "PW1x" not in left and masked(left) == left
     kept = set(re.findall(r"rank|Database|encrypt|EndpointSuffix|psql|wrong|host|Host|n=1", text))
@@ -178,7 +178,7 @@ ya29.AbCdEfGhIjKlMnOpQrStUv
 """.strip().splitlines()
 
 
-def test_a_token_is_known_by_how_it_begins() -> None:
+def test_a_token_is_recognised_by_its_prefix() -> None:
     for token in (token for line in TOKENS for token in line.split()):
         for text in ("{} is wrong", "('{}')", "url%3D{}%26x", r"b'x\r\n{}\r\n'", "token {}, x"):
             assert masked(text.format(token)) == text.format("***")
@@ -221,14 +221,14 @@ def test_a_secret_behind_a_question_mark_is_hidden(key: str) -> None:
         "trial-0003/adapter_model.safetensors, https://huggingface.co/a/b/resolve/main/tokenizer.json",
     ],
 )
-def test_what_is_no_secret_stays(text: str) -> None:
+def test_text_without_secrets_stays_unchanged(text: str) -> None:
     assert masked(text) == text
 
 
 @pytest.mark.parametrize(
     "given", [f"http://me:{SECRET}@host/x", f"--storage=http://me:{SECRET}@host/x", f"model.token={SECRET}"]
 )
-def test_a_secret_that_was_given_is_hidden_however_it_is_written(given: str) -> None:
+def test_a_given_secret_is_hidden_however_it_is_written(given: str) -> None:
     remember(given)
     written = [
         SECRET,
@@ -244,7 +244,7 @@ def test_a_secret_that_was_given_is_hidden_however_it_is_written(given: str) -> 
 @pytest.mark.parametrize(
     "secret", [SECRET, "p@s/ w%'\"\\ö&<>+$`!", "hunter", "s3 cr", "1234567", "a\nb=c d", "pässwört😀"]
 )
-def test_a_known_secret_is_hidden_in_every_way_to_write_it(secret: str) -> None:
+def test_a_known_secret_is_hidden_in_every_spelling(secret: str) -> None:
     remember(f"postgresql://me:{quote(secret, safe='')}@h/d")
     login = base64.b64encode(f"me:{secret}".encode()).decode()
     ways = [secret, repr(secret), ascii(secret), repr(repr(secret)), repr(secret.encode()), shlex.quote(secret), login]
@@ -257,13 +257,13 @@ def test_a_known_secret_is_hidden_in_every_way_to_write_it(secret: str) -> None:
         assert "***" in left and left.startswith("at=") and left.endswith("/x") and len(left) <= 14, left
 
 
-def test_a_known_secret_is_hidden_that_begins_in_the_midst_of_another() -> None:
+def test_a_known_secret_that_overlaps_another_is_hidden() -> None:
     remember("x://me:abcd efgh@h")
     remember("x://me:efgh@ijkl@h")
     assert masked("abcd efgh@ijkl, ab") == "***, ab"
 
 
-def test_a_password_in_a_query_may_have_what_ends_an_address() -> None:
+def test_a_password_in_a_query_may_contain_characters_that_end_an_address() -> None:
     url = "postgresql://127.0.0.1:5432/studies?user=me&password=s3 c@r/et%9x"
     remember(url)
     assert masked(f"{url}: no") == "postgresql://127.0.0.1:5432/studies?user=me&password=***: no"
@@ -278,7 +278,7 @@ def test_a_short_secret_or_a_number_does_not_blank_out_a_text() -> None:
     assert masked("x://me:a@h") == "x://me:***@h"
 
 
-def test_json_keeps_its_keys_though_a_password_is_called_like_one() -> None:
+def test_json_keeps_its_keys_even_if_a_password_equals_one() -> None:
     for password in ("test", "macro_f1", "study"):
         remember(f"postgresql://me:{password}@h/d")
     plain = {"study": "a", "test": {"macro_f1": 0.5, "macro_f1_tuned": None}, "secret": 0.1, "password": "reset"}
@@ -314,13 +314,13 @@ def test_the_environments_secrets_are_known(monkeypatch: pytest.MonkeyPatch) -> 
     assert masked(f"sent {base64.b64encode(b'me:p4s5w0rd').decode()}") == "sent ***"
 
 
-def test_a_word_is_hidden_alone_and_a_users_own_name_is_not() -> None:
+def test_a_secret_word_is_hidden_only_as_a_whole_and_the_user_s_name_is_not() -> None:
     remember("postgresql://me:studies@host/db")
     remember("postgresql://postgres:postgres@host/db")
     assert masked("studies in mystudies; postgres") == "*** in mystudies; postgres"
 
 
-def test_any_text_takes_little_time() -> None:
+def test_masking_takes_little_time_on_any_text() -> None:
     remember(r"x://me:p@s/\\\\@h")
     texts = ["a", "a-", "a://", "a://b:", "//a:", "a:b@", "?a=", "a=b;", "'a", "('a','b')", r"\'a", "'--a','b'", "<a>"]
     texts += [
@@ -342,4 +342,4 @@ def test_any_text_takes_little_time() -> None:
         began = time.process_time()
         masked(text * (40_000 // len(text)) + "@h")
         took = time.process_time() - began
-        assert took < 0.2, text  # 0.04 s at most, on an idle machine; what is quadratic takes a second
+        assert took < 0.2, text  # at most 0.04 s on an idle machine; quadratic time would be a second

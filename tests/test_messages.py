@@ -1,4 +1,4 @@
-"""A message is worded in one test. Other tests assert only the facts in it: the file, the key, the row, the value."""
+"""Is each message quoted in only one test? Other tests assert only its facts: the file, the key, the row, the value."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from tests.studies import ROOT
 
-WORDS = 4  # a shorter piece of a message is a fact, or tells two messages apart
+WORDS = 4  # a shorter piece of a message is a fact, or distinguishes two messages
 VALUE = "\0"  # stands for what an f-string fills in
 
 
 def strings(node: ast.AST) -> Iterator[str]:
-    """The strings of some code, but for docstrings."""
+    """The strings in some code, except docstrings."""
     docstrings = {id(part.value) for part in ast.walk(node) if isinstance(part, ast.Expr)}
     pieces = {id(piece) for part in ast.walk(node) if isinstance(part, ast.JoinedStr) for piece in part.values}
     for part in ast.walk(node):
@@ -27,13 +27,13 @@ def strings(node: ast.AST) -> Iterator[str]:
 
 
 def phrases(node: ast.AST) -> set[str]:
-    """The pieces of at least `WORDS` words, of plain strings and of regular expressions."""
+    """The pieces of plain strings and regular expressions that have at least `WORDS` words."""
     pieces = (piece for text in strings(node) for piece in re.split(rf"{VALUE}|\n|\.\*", text.replace("\\", "")))
     return {piece.strip(" ^$") for piece in pieces if len(re.findall(r"\S*\w\S*", piece)) >= WORDS}
 
 
 def repeated(messages: set[str], tests: dict[str, str]) -> dict[str, list[str]]:
-    """The messages that several functions (or statements of a file) word, with their places.
+    """The messages that several functions (or statements of a file) quote, with their places.
 
     Args:
         tests: the code of each file.

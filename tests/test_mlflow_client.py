@@ -1,4 +1,4 @@
-"""What is reported when a server answers with 200, but with nothing that MLflow would answer?"""
+"""What is reported if a server answers with status 200, but not as MLflow would?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peftsweep.tracking.mlflow_runs import MlflowRuns
 from peftsweep.tracking.sink import KEY, Outcome, StudySnapshot
 from peftsweep.trial_state import TrialState
 
-Answers = Callable[[str], Any]  # takes the path of a request, gives the value to answer with
+Answers = Callable[[str], Any]  # from the path of a request to the value to answer with
 STUDY = StudySnapshot("small", "demo", {"method": "lora"}, {KEY: "k"})
 RUN = {"info": {"run_id": "a" * 32, "experiment_id": "1", "artifact_uri": "file:///nowhere"}, "data": {}}
 
@@ -33,7 +33,7 @@ def numbers_as_ids(path: str) -> Any:
     return {"experiment_id": 7, "experiment": {"experiment_id": 7}, "run": {"info": {"run_id": 12}}}
 
 
-def only_runs_spoilt(value: Any) -> Answers:
+def only_runs_broken(value: Any) -> Answers:
     return lambda path: value if "/runs/" in path else same_id_for_all(path)
 
 
@@ -68,10 +68,10 @@ def answering(answers: Answers) -> Iterator[str]:
         lambda path: {},
         lambda path: [],
         lambda path: None,
-        *map(only_runs_spoilt, ([], None, {"run": []}, {"runs": [5]}, {"run": {"info": {"run_id": 5}}})),
+        *map(only_runs_broken, ([], None, {"run": []}, {"runs": [5]}, {"run": {"info": {"run_id": 5}}})),
     ],
 )
-def test_an_answer_that_cannot_be_used_is_called_so_by_run_and_sync(tmp_path: Path, answers: Answers) -> None:
+def test_run_and_sync_report_an_answer_that_cannot_be_used(tmp_path: Path, answers: Answers) -> None:
     page = tmp_path / "comparison.html"
     page.write_text("<p>")
     notes: list[str] = []
