@@ -53,7 +53,7 @@ def read(folder: str) -> dict[str, str]:
     return {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files}
 
 
-def test_each_message_is_worded_in_one_test() -> None:
+def test_each_message_is_quoted_in_one_test() -> None:
     messages = {text for code in read("peftsweep").values() for text in strings(ast.parse(code))}
     assert repeated(messages, read("tests")) == {}, "keep the words in one test, and assert the facts in the others"
 
@@ -72,5 +72,5 @@ MESSAGE = f"{VALUE} is not there; did you mean {VALUE}?"
         (r"def a(): x(r'^.* is not there; did')" + "\ndef b(): x('there; did you mean')", ["t.py: a", "t.py: b"]),
     ],
 )
-def test_what_counts_as_worded_twice(tests: str, places: list[str]) -> None:
+def test_what_counts_as_quoted_twice(tests: str, places: list[str]) -> None:
     assert repeated({MESSAGE}, {"t.py": tests}) == ({MESSAGE.replace(VALUE, "…"): places} if places else {})
