@@ -199,7 +199,7 @@ def test_the_format_of_lists_is_detected_from_the_whole_column(cells: list[Any],
 
 
 def test_the_format_of_lists_is_detected_before_the_rows_are_split(tmp_path: Path) -> None:
-    """The validation split has words only, and no list."""
+    """The validation row and the test row are words, not lists."""
     words = rows(lambda labels: f"c({json.dumps(labels)[1:-1]})" if len(labels) != 1 else labels[0])
     cut = {"validation": 1, "test": 1}
     dataset = loaded(source=write(tmp_path / "a.csv", words), labels={"column": "emotions"}, split=cut)
