@@ -80,7 +80,7 @@ def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
 
 
 def files(study: Path, number: int) -> dict[str, Path]:
-    """The files and folders of a complete trial that exist, by their place in MLflow."""
+    """The files and folders of a complete trial that exist, by their place in the tracker."""
     folder = trial_folder(study, number)
     return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, PREDICTIONS, STUDY) if (folder / name).exists()}
 

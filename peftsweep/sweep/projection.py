@@ -34,11 +34,11 @@ class Projection:
     """Everything that a tracker gets comes from the study, so any process can write what another one could not.
 
     Args:
-        folder: the study's folder of artifacts. This process has the study's lease, so updates that wait for MLflow in
-            the folder are its own.
+        folder: the study's folder of artifacts. This process has the study's lease, so updates that wait in the folder
+            for the tracker are its own.
 
     Attributes:
-        opened: whether MLflow was told that the study runs.
+        opened: whether the tracker knows that the study runs.
     """
 
     def __init__(self, study: StoredStudy, tracker: Tracker, folder: Path) -> None:
@@ -48,11 +48,11 @@ class Projection:
 
     @property
     def is_behind(self) -> bool:
-        """Whether MLflow lacks something: the last process died or could not reach it, or the study has changed."""
+        """Whether the tracker lacks something: a process could not write it, or the study has changed since."""
         return self.study.record.in_sync is False
 
     def outdate(self) -> None:
-        """Note that the study has changed, so that its own run in MLflow is written again."""
+        """Note that the study has changed, so that the tracker's run of it is written again."""
         write_study(self.study, in_sync=False)
 
     def open(self, *, whole: bool = False) -> None:
@@ -71,7 +71,7 @@ class Projection:
         self.tracker.catch_up(self._trial_snapshots(), whole=whole or self.study.record.mlflow_lost)
 
     def is_there(self, total: int) -> bool:
-        """Whether MLflow has everything that the study has. MLflow is only read.
+        """Whether the tracker has everything that the study has. It is only read.
 
         Args:
             total: number of trials that the study shall have.
@@ -113,7 +113,7 @@ class Projection:
         self.tracker.end_trial(trial.number, self._outcome(trial), trial.ended)
 
     def note(self) -> None:
-        """Record how far the tracker is: MLflow's run ids, and whether an update was lost for good."""
+        """Record how far the tracker is: the ids of its runs, and whether an update was lost for good."""
         ids = self.tracker.run_ids
         if ids and ids != self.study.mlflow_runs:
             write_study(self.study, mlflow_runs=ids)
@@ -121,7 +121,7 @@ class Projection:
             write_study(self.study, mlflow_lost=True)
 
     def close(self, running: Iterable[int], total: int, **limits: float) -> None:
-        """End the runs that MLflow believes to be running, and record their ids.
+        """End the runs that the tracker believes to be running, and record their ids.
 
         Args:
             running: trials that the next run will resume.
@@ -129,7 +129,7 @@ class Projection:
             limits: arguments of `Tracker.close`.
 
         Raises:
-            StudyBusyError: another process has taken the study over. MLflow's runs are left to it.
+            StudyBusyError: another process has taken the study over. The tracker's runs are left to it.
         """
         try:
             if self.opened:
@@ -228,7 +228,7 @@ def recorded(evaluation: engine.Evaluation, before: Sequence[EvaluationRecord]) 
 
 
 def _point(evaluation: EvaluationRecord) -> Point:
-    """A recorded evaluation as MLflow's metrics."""
+    """A recorded evaluation as a tracker's metrics."""
     scores = {("validation_loss" if name == "loss" else name): value for name, value in evaluation.scores.items()}
     own = {name: getattr(evaluation, name) for name in ("train_loss", "learning_rate", "epoch")}
     return Point(scores | own, evaluation.step, evaluation.at)

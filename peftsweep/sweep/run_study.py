@@ -106,7 +106,7 @@ def run(
 
 
 def train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:
-    """Train what is left of a study, and write to MLflow what earlier processes did not.
+    """Train what is left of a study, and write to the tracker what earlier processes did not.
 
     Args:
         start: starts the worker that trains.
@@ -136,7 +136,7 @@ def _train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, s
         base = worker.load()
         check_base(base, judge)
         pack = worker.build()
-        judge.stop.finish_step_first = True  # from now on a signal lets the step and MLflow's runs finish
+        judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
         report_start(judge, base, pack, tracking_uri)
         drive(worker, judge)
     except BaseException:

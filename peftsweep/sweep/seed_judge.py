@@ -54,7 +54,7 @@ class SeedJudge(StudyJudge):
         return complete([seed for seed in seeds_begun(self.study) if seed.retrains == number])
 
     def conclude(self) -> None:
-        """Record the configurations in the study, and means and deviations for MLflow, once all seeds are done."""
+        """Record the configurations in the study, and means and deviations for the tracker, once all seeds are done."""
         super().conclude()
         if self.is_done():
             rows = summarised(self.main, self.study)

@@ -1,4 +1,4 @@
-"""How the study answers a worker: trials from Optuna, verdicts by successive halving, results to storage and MLflow."""
+"""How does the study answer a worker? Trials from Optuna, verdicts by halving, results to storage and tracker."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class StudyJudge(Judge):
         return self.supply.has_work() or bool(self.test_due())
 
     def opened(self, base: BaseInfo, method: Method, summary: Opened) -> None:
-        """Tell the user and MLflow that the base is loaded and the pack is built."""
+        """Tell the user and the tracker that the base is loaded and the pack is built."""
         self.base, self.method = base, method
         artifacts.keep_study(self.supply.folder, self.config, self.data)
         write_study(self.study, described=study_params(self.config, base, self.data))
@@ -121,7 +121,7 @@ class StudyJudge(Judge):
             evaluations = [*before[: evaluation.index - 1], recorded(evaluation, before)]
             # seconds are written too, so that `status` counts those of a stopped trial
             write_trial(asked, evaluations=evaluations, seconds=entry.seconds)
-            if len(before) < evaluation.index:  # otherwise MLflow was told when the trial resumed
+            if len(before) < evaluation.index:  # otherwise the tracker got it when the trial resumed
                 self.projection.evaluated(number, evaluations[-1])
             if judged.kept >= evaluation.index:  # keep that verdict, though others have reached the rung since
                 kept.add(number)
@@ -245,7 +245,7 @@ class StudyJudge(Judge):
             )
 
     def close(self) -> None:
-        """End the runs that MLflow believes to be running, and tidy up what a killed process left."""
+        """End the runs that the tracker believes to be running, and tidy up what a killed process left."""
         self.projection.close(self.running, self.supply.total)
         self.tidy(self.supply.trials())
 

@@ -34,7 +34,7 @@ class StopSignal:
 
     Attributes:
         number: the newest signal; None if there was none.
-        finish_step_first: whether the first signal is only noted, because a step or an MLflow run is to be finished.
+        finish_step_first: whether the first signal is only noted, because a step or a tracker's run is to be finished.
     """
 
     def __init__(self) -> None:
