@@ -133,6 +133,7 @@ def struck(strike: Callable[[int], None]) -> type[SpawnedWorker]:
     return Struck
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_signal_to_both_processes_stops_the_sweep_which_resumes_to_the_same_study(here: Home) -> None:
     """A service manager stops a service like this."""
 
@@ -162,6 +163,7 @@ def test_a_worker_that_is_killed_gives_one_clear_error_and_the_same_command_cont
     assert results_of(here, here.run(study, slots=2, start=SpawnedWorker)) == undisturbed
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_second_signal_ends_both_processes_during_a_step_and_the_sweep_resumes(
     here: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

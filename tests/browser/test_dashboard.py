@@ -35,6 +35,13 @@ def open_page(browser: Browser, swept: Home, **options: Any) -> Iterator[Page]:
         yield page
 
 
+@pytest.fixture(scope="module")
+def page(browser: Browser, swept: Home) -> Iterator[Page]:
+    """The page for tests that only look at it: to draw all its plots takes seconds."""
+    with open_page(browser, swept) as page:
+        yield page
+
+
 def draw(page: Page) -> dict[str, Locator]:
     """All visible plots, by name. Each is drawn when it is scrolled near the screen."""
     plots = {}
@@ -49,36 +56,32 @@ def texts(found: Locator) -> list[str]:
     return [text.strip() for text in found.all_inner_texts()]
 
 
-def test_every_section_is_drawn(browser: Browser, swept: Home) -> None:
-    with open_page(browser, swept) as page:
-        for section in SECTIONS:
-            expect(page.locator(f"#{section}").get_by_role("heading").first).to_be_visible()
-        plots = draw(page)
-        for plot in ("cost 0", "parameters 0"):
-            expect(plots[plot].locator("path.point")).to_have_count(len(STUDIES))
-        expect(plots["significance 0"].locator("path.point")).to_have_count(
-            1
-        )  # the difference of the second from the best
-        expect(plots["classes 0"].locator(".heatmaplayer image")).to_have_count(1)
-        expect(plots["classes 0"].locator(".xtick")).to_have_text(["anger", "joy", "sadness"])
+def test_every_section_is_drawn(page: Page) -> None:
+    for section in SECTIONS:
+        expect(page.locator(f"#{section}").get_by_role("heading").first).to_be_visible()
+    plots = draw(page)
+    for plot in ("cost 0", "parameters 0"):
+        expect(plots[plot].locator("path.point")).to_have_count(len(STUDIES))
+    expect(plots["significance 0"].locator("path.point")).to_have_count(1)  # the difference of the second from the best
+    expect(plots["classes 0"].locator(".heatmaplayer image")).to_have_count(1)
+    expect(plots["classes 0"].locator(".xtick")).to_have_text(["anger", "joy", "sadness"])
 
 
 ERRORS = "plot => plot.data.map((trace) => ['x', 'y'].map((axis) => [trace[axis], trace[`error_${axis}`]]))"
 
 
-def test_marks_and_their_intervals_are_where_the_rows_say(browser: Browser, swept: Home) -> None:
+def test_marks_and_their_intervals_are_where_the_rows_say(page: Page, swept: Home) -> None:
     rows = comparison.compare(swept.storage)
     (pair,), score = rows.groups[0].pairs, {row.study: row for row in rows.leaders}
-    with open_page(browser, swept) as page:
-        plots = draw(page)
-        (trace,) = plots["significance 0"].evaluate(ERRORS)
-        (x,), bars = trace[0]
-        assert x == pytest.approx(-pair.difference) and x <= 0  # the difference of the second from the best
-        assert (x - bars["arrayminus"][0], x + bars["array"][0]) == pytest.approx((-pair.high, -pair.low))
-        for plot in ("cost 0", "parameters 0"):
-            found = [mark for _, (y, bars) in plots[plot].evaluate(ERRORS) if bars for mark in marks(y, bars)]
-            wanted = [(row.macro_f1, *row.interval) for row in score.values() if row.interval is not None]
-            assert sorted(found) == [pytest.approx(mark) for mark in sorted(wanted)]
+    plots = draw(page)
+    (trace,) = plots["significance 0"].evaluate(ERRORS)
+    (x,), bars = trace[0]
+    assert x == pytest.approx(-pair.difference) and x <= 0  # the difference of the second from the best
+    assert (x - bars["arrayminus"][0], x + bars["array"][0]) == pytest.approx((-pair.high, -pair.low))
+    for plot in ("cost 0", "parameters 0"):
+        found = [mark for _, (y, bars) in plots[plot].evaluate(ERRORS) if bars for mark in marks(y, bars)]
+        wanted = [(row.macro_f1, *row.interval) for row in score.values() if row.interval is not None]
+        assert sorted(found) == [pytest.approx(mark) for mark in sorted(wanted)]
 
 
 def marks(values: list[float], bars: dict[str, list[float]]) -> list[tuple[float, float, float]]:
@@ -89,39 +92,37 @@ def marks(values: list[float], bars: dict[str, list[float]]) -> list[tuple[float
     ]
 
 
-def test_the_leaderboard_has_the_scores_of_the_best_trials(browser: Browser, swept: Home) -> None:
+def test_the_leaderboard_has_the_scores_of_the_best_trials(page: Page, swept: Home) -> None:
     best = {row.study: row for row in peftsweep.best(swept.storage)}
-    with open_page(browser, swept) as page:
-        for study, row in best.items():
-            line = page.locator("#leaderboard tbody tr").filter(has=page.get_by_role("link", name=study))
-            shown = texts(line.get_by_role("cell"))
-            assert {f"{score:.3f}" for score in (row.macro_f1, row.micro_f1, row.accuracy, row.loss)} <= set(shown)
-        (won,) = (name for name, row in best.items() if row.overall)
-        expect(page.locator("#leaderboard tbody tr").first).to_contain_text(won)
+    for study, row in best.items():
+        line = page.locator("#leaderboard tbody tr").filter(has=page.get_by_role("link", name=study))
+        shown = texts(line.get_by_role("cell"))
+        assert {f"{score:.3f}" for score in (row.macro_f1, row.micro_f1, row.accuracy, row.loss)} <= set(shown)
+    (won,) = (name for name, row in best.items() if row.overall)
+    expect(page.locator("#leaderboard tbody tr").first).to_contain_text(won)
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_has_a_mark_for_each_of_its_trials(browser: Browser, swept: Home, name: str) -> None:
+def test_a_study_has_a_mark_for_each_of_its_trials(page: Page, swept: Home, name: str) -> None:
     study = optuna.load_study(study_name=name, storage=swept.storage)
-    with open_page(browser, swept) as page:
-        details = page.locator("details.study").filter(has=page.locator("summary", has_text=name))
-        if details.get_attribute("open") is None:
-            details.locator("summary").first.click()
-        index = (details.get_attribute("id") or "").removeprefix("study-")
-        plots = draw(page)
-        expect(plots[f"trials {index}"].locator("path.point")).to_have_count(len(study.trials))
-        evaluations = sum(len(trial.intermediate_values) for trial in study.trials)
-        expect(plots[f"curves {index}"].locator("path.point")).to_have_count(evaluations)
-        for place in range(2):  # two hyperparameters
-            expect(plots[f"slice {index}.{place}"].locator("path.point")).to_have_count(len(study.trials))
-        expect(plots[f"parallel {index}"].locator(".parcoords .y-axis")).to_have_count(3)  # both and the score
-        complete = [trial.value for trial in study.trials if trial.state is optuna.trial.TrialState.COMPLETE]
-        if len(complete) >= 4 and len(set(complete)) > 1:
-            expect(plots[f"importance {index}"].locator(".bars path")).to_have_count(2)
-        else:
-            assert f"importance {index}" not in plots
-            why = "do not differ" if len(complete) >= 4 else "importance is worth a look from 4 on"
-            expect(details.get_by_text(why)).to_be_visible()
+    details = page.locator("details.study").filter(has=page.locator("summary", has_text=name))
+    if details.get_attribute("open") is None:
+        details.locator("summary").first.click()
+    index = (details.get_attribute("id") or "").removeprefix("study-")
+    plots = draw(page)
+    expect(plots[f"trials {index}"].locator("path.point")).to_have_count(len(study.trials))
+    evaluations = sum(len(trial.intermediate_values) for trial in study.trials)
+    expect(plots[f"curves {index}"].locator("path.point")).to_have_count(evaluations)
+    for place in range(2):  # two hyperparameters
+        expect(plots[f"slice {index}.{place}"].locator("path.point")).to_have_count(len(study.trials))
+    expect(plots[f"parallel {index}"].locator(".parcoords .y-axis")).to_have_count(3)  # both and the score
+    complete = [trial.value for trial in study.trials if trial.state is optuna.trial.TrialState.COMPLETE]
+    if len(complete) >= 4 and len(set(complete)) > 1:
+        expect(plots[f"importance {index}"].locator(".bars path")).to_have_count(2)
+    else:
+        assert f"importance {index}" not in plots
+        why = "do not differ" if len(complete) >= 4 else "importance is worth a look from 4 on"
+        expect(details.get_by_text(why)).to_be_visible()
 
 
 def test_a_header_sorts_by_mouse_and_by_keyboard(browser: Browser, swept: Home) -> None:
