@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from peftsweep.storage import Studies
 from peftsweep.study import results, trial_files
 from peftsweep.task import Task
-from tests.stored import DATA, frozen, made
+from tests.stored import DATA, add_study, frozen
 
 _FILE = Path(__file__).parents[1] / "benchmarks" / "comparison.py"
 _spec = importlib.util.spec_from_file_location("comparison_benchmark", _FILE)
@@ -41,7 +41,7 @@ def with_predictions(url: str, name: str, logits: np.ndarray, labels: np.ndarray
 def predicted(url: str, name: str, task: Task, logits: np.ndarray, labels: np.ndarray) -> None:
     """Add a study of one trial with these predictions."""
     data = DATA | {"labels": list(task.labels) if task.multi_label else "topic"}
-    study = made(url, name, labels=list(task.labels), config={"data": data, "space": {}})
+    study = add_study(url, name, labels=list(task.labels), config={"data": data, "space": {}})
     scores = task.scores(logits, labels)
     study.add_trial(frozen(scores["macro_f1"], scores=scores))
     folder = trial_files.trial_folder(Studies(url).artifacts / name, 0)

@@ -14,7 +14,7 @@ DATA = {"train": "train.csv", "validation": "dev.csv", "text": "text", "labels":
 CONFIG: dict[str, Any] = {"model": {"id": "base"}, "method": "lora", "data": DATA, "space": {"rank": [4, 8]}}
 
 
-def made(url: str, name: str, **attrs: Any) -> StoredStudy:
+def add_study(url: str, name: str, **attrs: Any) -> StoredStudy:
     """Add a study without trials. `config` is merged into a small default."""
     studies = Studies(url)
     study = studies.create(name)

@@ -19,7 +19,7 @@ import peftsweep
 from peftsweep import cli
 from peftsweep.cli.options import duration
 from peftsweep.system import error_report
-from tests.stored import made
+from tests.stored import add_study
 from tests.studies import Home, home
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ def test_commands_that_read_create_no_files_and_say_what_to_do(here: Home, tmp_p
 
 def test_a_study_without_a_complete_trial_is_not_called_missing(here: Home, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    made(url, "early").ask()
+    add_study(url, "early").ask()
     for words in (["best"], ["best", "--study", "early"]):
         done = peftsweep_(*words, "--storage", url, cwd=tmp_path)
         said = "no trial is complete yet; see peftsweep status\n"
@@ -128,7 +128,7 @@ def test_help_appears_in_a_second_without_the_heavy_libraries(tmp_path: Path) ->
 
 @pytest.mark.parametrize("command", ["best", "status"])
 def test_tables_of_studies_load_no_library_for_training_drawing_or_tracking(tmp_path: Path, command: str) -> None:
-    made(f"sqlite:///{tmp_path}/studies.db", "one")
+    add_study(f"sqlite:///{tmp_path}/studies.db", "one")
     code = f"import sys; from peftsweep.cli import app; app([{command!r}], standalone_mode=False); print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code],

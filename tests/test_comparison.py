@@ -24,7 +24,7 @@ from peftsweep.study import best_rows, trial_files
 from peftsweep.task import Task
 from tests.made_studies import best_folder, fill, predicted, storage, with_predictions
 from tests.postgresql import Server
-from tests.stored import evaluated, frozen, made, record, retrained
+from tests.stored import add_study, evaluated, frozen, record, retrained
 
 THREE = Task("single-label", ("a", "b", "c"))
 
@@ -236,7 +236,7 @@ def test_a_new_best_is_found_by_exact_values_not_by_rounded_ones() -> None:
 
 
 def test_equal_values_have_no_importance(tmp_path: Path) -> None:
-    study = made(storage(tmp_path), "one")
+    study = add_study(storage(tmp_path), "one")
     for _ in range(20):
         study.add_trial(frozen(0.5))
     data = StudyData("one", study, study.record, study.records(), tmp_path, "rows")
@@ -253,7 +253,7 @@ def test_everything_is_json(url: str) -> None:
 def test_a_study_without_a_complete_trial_has_a_row(tmp_path: Path) -> None:
     url = storage(tmp_path)
     study = fill(url, "one", trials=4, rows=50)
-    empty, begun = (made(url, name, **study.user_attrs) for name in ("empty", "begun"))
+    empty, begun = (add_study(url, name, **study.user_attrs) for name in ("empty", "begun"))
     begun.add_trial(frozen(state=TrialState.FAIL, evaluations=evaluated(float("nan"))))
     begun.ask()
     found = compare(url)

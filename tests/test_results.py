@@ -20,7 +20,7 @@ from peftsweep.errors import StorageError, UsageError
 from peftsweep.export import export
 from peftsweep.storage import Studies
 from peftsweep.study import best_rows, status_rows
-from tests.stored import kept, made, told
+from tests.stored import add_study, kept, told
 
 KEYS = [
     "study",
@@ -44,7 +44,7 @@ KEYS += ["mlflow_run_id", "adapter"]
 
 def study(storage: str, name: str, fingerprint: str, values: Sequence[float], **more: float) -> optuna.Study:
     """A study with a complete trial for each value; the trials also have these scores."""
-    one = made(storage, name, experiment="tweets · single-label", fingerprint=fingerprint)
+    one = add_study(storage, name, experiment="tweets · single-label", fingerprint=fingerprint)
     for number, value in enumerate(values):
         scores = kept(value)["scores"] | more
         told(one, value, scores=scores, step=10 * number, seconds=2.0, adapter=f"{name}/trial-{number:04d}/adapter")
@@ -62,7 +62,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.99}, user_attrs=kept(None)))
     one.ask()
     one.enqueue_trial({})
-    made(url, "b")
+    add_study(url, "b")
     return file
 
 
@@ -195,7 +195,7 @@ def test_only_the_requested_studies_are_returned(storage: str) -> None:
 
 
 def test_the_error_for_an_unknown_study_lists_the_nearest_names(storage: str) -> None:
-    made(storage, "lora-minilm")
+    add_study(storage, "lora-minilm")
     with pytest.raises(UsageError, match=r"no study 'lora-minlm' .*; did you mean lora-minilm\?"):
         best_rows.best(storage, ["lora-minlm"])
 

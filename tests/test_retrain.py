@@ -49,7 +49,7 @@ from peftsweep.tracking import MlflowRuns, Tracker
 from tests.numbers import same_weights
 from tests.packs import Watched, base_of
 from tests.stock_training import peft_alone
-from tests.stored import frozen, made, record, told
+from tests.stored import add_study, frozen, record, told
 from tests.studies import LABELS, Home, home, until
 from tests.test_sweep import struck
 from tests.tiny import tiny_rows, write
@@ -464,7 +464,7 @@ def judge_of(place: Home, file: Path, again: StoredStudy) -> SeedJudge:
 def test_adapters_outlive_a_change_of_the_best_configuration_even_those_that_were_tested(here: Home) -> None:
     file = with_test(here, search={"keep_adapters": 2})
     here.run(file, trials=2)
-    again = made(here.storage, "small/retrain")
+    again = add_study(here.storage, "small/retrain")
     for replicate, scores in enumerate([(0.7, 0.6), (0.7, 0.6), (0.7, 0.6), (0.1, 0.5), (0.1, 0.4), (0.1, 0.3)], 1):
         for number, score in enumerate(scores):
             seed = told(again, score, retrains=number, replicate=replicate)
@@ -636,7 +636,7 @@ def test_equal_configurations_are_rarely_reported_to_be_behind(top: int, seeds: 
 def rows_of(folder: Path, *configurations: tuple[float, list[float | None]]) -> list[Retrained]:
     """Rows of configurations with these scores in the sweep, and these with their seeds (None: the seed failed)."""
     url = f"sqlite:///{folder}/studies.db"
-    main, again = made(url, "a"), made(url, "a/retrain")
+    main, again = add_study(url, "a"), add_study(url, "a/retrain")
     for number, (picked, scores) in enumerate(configurations):
         told(main, picked, params={"rank": 4 * number, "epochs": 3})
         for replicate, score in enumerate(scores, 1):

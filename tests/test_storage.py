@@ -27,7 +27,7 @@ from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.urls import address
 from tests.fork_server import Program
 from tests.postgresql import PASSWORD, USER, Server
-from tests.stored import made, told
+from tests.stored import add_study, told
 
 # The contract ---------------------------------------------------------------------------------------------------------
 
@@ -408,7 +408,7 @@ def test_what_a_server_refuses_is_reported_in_one_message(postgresql: Server) ->
 def test_a_database_of_the_same_name_elsewhere_is_another_place(postgresql: Server, tmp_path: Path) -> None:
     url = postgresql.database()
     name, kept = url.rpartition("/")[2], f"sqlite:///{tmp_path}/dump.db"
-    first = made(url, "one")
+    first = add_study(url, "one")
     told(first, 0.5)
     place, folder = Studies(url).place, tmp_path / "one"
     settle(first, folder, place)

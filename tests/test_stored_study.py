@@ -20,7 +20,7 @@ from peftsweep.comparison import compare
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.storage import StoredStudy, Studies, claim, guarded, settle
 from peftsweep.study import Halving, best_rows, samplers, status_rows
-from tests.stored import evaluated, kept, made, retrained, told
+from tests.stored import add_study, evaluated, kept, retrained, told
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -30,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two studies, each of three complete trials and a pruned one."""
     file = tmp_path_factory.mktemp("whole") / "studies.db"
     for name in ("one", "two"):
-        study = made(f"sqlite:///{file}", name)
+        study = add_study(f"sqlite:///{file}", name)
         for value in (0.5, 0.7, 0.6):
             told(study, value, evaluations=evaluated(value / 2, value), seconds=2.0, began=1000, ended=3000)
         told(study, None, TrialState.PRUNED)
@@ -261,7 +261,7 @@ def test_if_no_study_can_be_read_no_command_says_that_there_is_none(url: str) ->
 
 
 def test_unreadable_seeds_are_reported_and_hide_no_study(url: str) -> None:
-    made(url, "one/retrain")
+    add_study(url, "one/retrain")
     execute(url, "UPDATE study_user_attributes SET value_json = '[]' WHERE study_id = 3 AND key = 'config'")
     warned: list[str] = []
     rows = status_rows.status(url, warn=warned.append)
@@ -399,7 +399,7 @@ def test_a_copy_in_another_storage_is_another_study_unless_its_folder_was_copied
 
 def test_the_seeds_of_a_copy_belong_to_the_copy(url: str) -> None:
     first = owned(url, "one")
-    made(url, "one/retrain", retrain_of=first.record.key)
+    add_study(url, "one/retrain", retrain_of=first.record.key)
     copy(url, url, "copy")
     optuna.copy_study(from_study_name="one/retrain", from_storage=url, to_storage=url, to_study_name="copy/retrain")
     main, studies = owned(url, "copy"), Studies(url)
@@ -446,7 +446,7 @@ def test_a_folder_that_two_names_share_belongs_to_the_first_study_until_it_is_de
     first = owned(url, "one")
     before = (folder / "owner.json").read_bytes()
     (folder.parent / "One").symlink_to(folder)
-    second = made(url, "One")
+    second = add_study(url, "One")
     refused = (
         r"artifacts/One has the artifacts of study 'one' of the same storage, .*; save the study file under another"
     )

@@ -18,7 +18,7 @@ from peftsweep.config import StudyConfig
 from peftsweep.storage import Studies
 from peftsweep.study import enqueued, exhausted, grid_size, samplers, space
 from peftsweep.sweep.trial_params import UntrainableError, complete
-from tests.stored import kept, made
+from tests.stored import add_study, kept
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 2e-3, "log": True},
@@ -54,7 +54,7 @@ def url(folder: Path) -> str:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A database with an empty study."""
     folder = tmp_path_factory.mktemp("empty")
-    made(url(folder), "s")
+    add_study(url(folder), "s")
     return (folder / "studies.db").read_bytes()
 
 
