@@ -49,7 +49,7 @@ def retrained(trial: int, mean: float | None, std: float | None = 0.01, **change
     return row | {"macro_f1_mean": mean, "macro_f1_std": std} | changes
 
 
-def told(study: optuna.Study, value: float | None, state: TrialState = TrialState.COMPLETE, **attrs: Any) -> int:
+def add_trial(study: optuna.Study, value: float | None, state: TrialState = TrialState.COMPLETE, **attrs: Any) -> int:
     """Add a finished trial; returns its number."""
     trial = study.ask()
     for key, attr in kept(value, **attrs).items():

@@ -26,7 +26,7 @@ from peftsweep.errors import StorageError, UsageError
 from peftsweep.study import best_rows
 from peftsweep.tracking import MlflowRuns, Tracker
 from tests.made_studies import best_folder, fill, storage
-from tests.stored import add_study, retrained, told
+from tests.stored import add_study, add_trial, retrained
 from tests.studies import LABELS, Home, empty_mlflow, home
 from tests.tiny import tiny_rows, write
 
@@ -226,7 +226,7 @@ def test_a_single_study_and_studies_without_a_complete_trial_are_drawn(tmp_path:
 
 def test_studies_of_failed_trials_share_a_line_and_have_no_empty_plots(tmp_path: Path) -> None:
     for number in range(6):
-        told(add_study(storage(tmp_path), f"failed-{number}"), None, TrialState.FAIL)
+        add_trial(add_study(storage(tmp_path), f"failed-{number}"), None, TrialState.FAIL)
     page = Elements(drawn(storage(tmp_path)))
     assert page.plots() == [] and page.text.count("No trial has a score") == 6
     names = ", ".join(f"failed-{number}" for number in range(5))

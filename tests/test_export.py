@@ -40,7 +40,7 @@ from peftsweep.export.verification import TOLERANCE
 from peftsweep.models import fingerprints
 from peftsweep.study import best_rows
 from tests.numbers import same_values
-from tests.stored import add_study, told
+from tests.stored import add_study, add_trial
 from tests.studies import LABELS, Home, home, mount, struck
 from tests.tiny import tiny_rows, write
 
@@ -246,7 +246,7 @@ def test_the_error_says_which_trials_can_be_exported(lora: Home) -> None:
     empty = add_study(lora.storage, "empty")
     with pytest.raises(UsageError, match=r"'empty' has no complete trial yet.* peftsweep run --study empty"):
         export.export("empty", lora.folder / "out", storage=lora.storage)
-    told(empty, None, TrialState.FAIL, reason="loss is nan at step 3")
+    add_trial(empty, None, TrialState.FAIL, reason="loss is nan at step 3")
     empty.set_user_attr("total", 1)
     with pytest.raises(
         UsageError, match="'empty' is done and has no complete trial: trial 0 failed: loss is nan at st"

@@ -49,7 +49,7 @@ from peftsweep.tracking import MlflowRuns, Tracker
 from tests.numbers import same_weights
 from tests.packs import Watched, base_of
 from tests.stock_training import peft_alone
-from tests.stored import add_study, frozen, record, told
+from tests.stored import add_study, add_trial, frozen, record
 from tests.studies import LABELS, Home, home, until
 from tests.test_sweep import struck
 from tests.tiny import tiny_rows, write
@@ -467,7 +467,7 @@ def test_adapters_outlive_a_change_of_the_best_configuration_even_those_that_wer
     again = add_study(here.storage, "small/retrain")
     for replicate, scores in enumerate([(0.7, 0.6), (0.7, 0.6), (0.7, 0.6), (0.1, 0.5), (0.1, 0.4), (0.1, 0.3)], 1):
         for number, score in enumerate(scores):
-            seed = told(again, score, retrains=number, replicate=replicate)
+            seed = add_trial(again, score, retrains=number, replicate=replicate)
             if (number == 0 and replicate > 1) or replicate > 3:  # the others were removed when trial 0 was the best
                 here.adapter(seed, "small/retrain").parent.mkdir(parents=True)
     again.set_user_attr("test", {"trial": 0, "seeds": 3, "scores": {"macro_f1_mean": 0.5}})
@@ -638,12 +638,12 @@ def rows_of(folder: Path, *configurations: tuple[float, list[float | None]]) -> 
     url = f"sqlite:///{folder}/studies.db"
     main, again = add_study(url, "a"), add_study(url, "a/retrain")
     for number, (picked, scores) in enumerate(configurations):
-        told(main, picked, params={"rank": 4 * number, "epochs": 3})
+        add_trial(main, picked, params={"rank": 4 * number, "epochs": 3})
         for replicate, score in enumerate(scores, 1):
             same = {} if score is None else dict.fromkeys(("macro_f1", "micro_f1", "accuracy"), score)
             own = same if score is None else same | {"loss": 1 - score}
             state = TrialState.FAIL if score is None else TrialState.COMPLETE
-            told(again, score, state, scores=own, retrains=number, replicate=replicate)
+            add_trial(again, score, state, scores=own, retrains=number, replicate=replicate)
     return summarised(main, again)
 
 

@@ -12,7 +12,7 @@ from peftsweep.progress import best_table, retrained_table
 from peftsweep.scores import SCORES, Score
 from peftsweep.storage import Retrained
 from peftsweep.sweep.publishing import compare
-from tests.stored import add_study, evaluated, kept, retrained, told
+from tests.stored import add_study, add_trial, evaluated, kept, retrained
 
 OLD = kept(0.7)["scores"]  # the scores of a trial that was stored before
 
@@ -21,9 +21,9 @@ OLD = kept(0.7)["scores"]  # the scores of a trial that was stored before
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Two studies: `old` was stored before the score `kappa` was added, `new` after."""
     url = f"sqlite:///{tmp_path}/studies.db"
-    told(add_study(url, "old"), 0.7, evaluations=evaluated(0.7))
+    add_trial(add_study(url, "old"), 0.7, evaluations=evaluated(0.7))
     monkeypatch.setitem(SCORES, "kappa", Score("Cohen's kappa"))
-    told(add_study(url, "new"), 0.6, scores=OLD | {"macro_f1": 0.6, "kappa": 0.4321})
+    add_trial(add_study(url, "new"), 0.6, scores=OLD | {"macro_f1": 0.6, "kappa": 0.4321})
     return url
 
 
@@ -50,7 +50,7 @@ def test_retrain_shows_a_new_score_of_the_configurations_that_have_it(url: str) 
 
 
 def test_a_new_score_that_is_no_score_is_refused(url: str) -> None:
-    told(add_study(url, "forged"), 0.6, scores=OLD | {"macro_f1": 0.6, "kappa": 7.0})
+    add_trial(add_study(url, "forged"), 0.6, scores=OLD | {"macro_f1": 0.6, "kappa": 7.0})
     said: list[str] = []
     assert {row.study for row in best(url, warn=said.append)} == {"old", "new"}
     assert [line for line in said if "scores.kappa is 7.0, which is no score" in line]

@@ -27,7 +27,7 @@ from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.urls import address
 from tests.fork_server import Program
 from tests.postgresql import PASSWORD, USER, Server
-from tests.stored import add_study, told
+from tests.stored import add_study, add_trial
 
 # The contract ---------------------------------------------------------------------------------------------------------
 
@@ -409,7 +409,7 @@ def test_a_database_of_the_same_name_elsewhere_is_another_place(postgresql: Serv
     url = postgresql.database()
     name, kept = url.rpartition("/")[2], f"sqlite:///{tmp_path}/dump.db"
     first = add_study(url, "one")
-    told(first, 0.5)
+    add_trial(first, 0.5)
     place, folder = Studies(url).place, tmp_path / "one"
     settle(first, folder, place)
     assert Studies(url.replace("127.0.0.1", "localhost")).place.is_same(place.url, place.server, surely=True)

@@ -20,7 +20,7 @@ from peftsweep.comparison import compare
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.storage import StoredStudy, Studies, claim, guarded, settle
 from peftsweep.study import Halving, best_rows, samplers, status_rows
-from tests.stored import add_study, evaluated, kept, retrained, told
+from tests.stored import add_study, add_trial, evaluated, kept, retrained
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -32,8 +32,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two"):
         study = add_study(f"sqlite:///{file}", name)
         for value in (0.5, 0.7, 0.6):
-            told(study, value, evaluations=evaluated(value / 2, value), seconds=2.0, began=1000, ended=3000)
-        told(study, None, TrialState.PRUNED)
+            add_trial(study, value, evaluations=evaluated(value / 2, value), seconds=2.0, began=1000, ended=3000)
+        add_trial(study, None, TrialState.PRUNED)
     return file
 
 
@@ -137,7 +137,7 @@ def test_foreign_trials_affect_neither_the_sampler_nor_the_pruning(url: str, tmp
 )
 def test_a_trial_with_a_value_that_no_sweep_writes_is_left_out_and_named(url: str, attrs: dict[str, Any]) -> None:
     study = Studies(url).load("one")
-    told(study, 0.99, **attrs)
+    add_trial(study, 0.99, **attrs)
     (best, *_), warned = seen(url)
     assert [row["trial"] for row in best] == [1, 1]
     (line,) = warned
@@ -374,7 +374,7 @@ def elsewhere(tmp_path: Path) -> str:
 @pytest.mark.parametrize("earlier", [False, True], ids=["now", "as version 0.1 stored it"])
 def test_a_copy_under_another_name_is_another_study(url: str, earlier: bool) -> None:
     if earlier:
-        told(Studies(url).load("one"), 0.65, adapter="one/trial-0004/adapter")
+        add_trial(Studies(url).load("one"), 0.65, adapter="one/trial-0004/adapter")
         execute(url, "DELETE FROM study_user_attributes WHERE key = 'bound'")
     first = owned(url, "one")
     first.set_user_attr("mlflow_runs", {"parent": "run"})
