@@ -27,7 +27,7 @@ def add_study(url: str, name: str, **attrs: Any) -> StoredStudy:
     return studies.load(name)
 
 
-def kept(value: float | None, **attrs: Any) -> dict[str, Any]:
+def trial_attrs(value: float | None, **attrs: Any) -> dict[str, Any]:
     """The attributes that a sweep stores with a trial of this macro-F1 (None: it was pruned or failed)."""
     scores = {} if value is None else {"macro_f1": value, "micro_f1": 0.8, "accuracy": 0.6, "jaccard": 0.5, "loss": 0.3}
     return {"params": {"rank": 8}, "seed": 0, "scores": scores, "step": 10, "parameters": 1, "reason": ""} | attrs
@@ -52,7 +52,7 @@ def retrained(trial: int, mean: float | None, std: float | None = 0.01, **change
 def add_trial(study: optuna.Study, value: float | None, state: TrialState = TrialState.COMPLETE, **attrs: Any) -> int:
     """Add a finished trial; returns its number."""
     trial = study.ask()
-    for key, attr in kept(value, **attrs).items():
+    for key, attr in trial_attrs(value, **attrs).items():
         trial.set_user_attr(key, attr)
     study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
     return trial.number
@@ -62,7 +62,7 @@ def frozen(value: float | None = None, state: TrialState | None = None, **attrs:
     """A trial for `add_trial`; by default complete if it has a value, else pruned."""
     if state is None:
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
-    return create_trial(state=state, value=value, user_attrs=kept(value, **attrs))
+    return create_trial(state=state, value=value, user_attrs=trial_attrs(value, **attrs))
 
 
 def record(trial: FrozenTrial) -> TrialRecord:

@@ -23,7 +23,7 @@ from peftsweep.storage.record_parts import Bound
 from peftsweep.task import Task
 from peftsweep.tracking.in_sync import IN_MLFLOW
 from peftsweep.trial_state import Ended, TrialState, count_states
-from tests.stored import CONFIG, add_study, kept, retrained
+from tests.stored import CONFIG, add_study, retrained, trial_attrs
 
 PACKAGE = Path(__file__).parents[1] / "peftsweep"
 SOME = {"macro_f1": 0.6, "micro_f1": 0.8, "accuracy": 0.6, "loss": 0.3}
@@ -53,7 +53,7 @@ def test_what_is_written_of_a_trial_can_be_read_back(tmp_path: Path) -> None:
     (record,) = study.records()
     assert (record.state, record.seed, record.kept, record.pauses) == (TrialState.RUNNING, 3, 1, [[2, 4]])
     assert record.evaluations == [look] and record.begun and record.values == [] and record.value is None
-    for key, value in kept(0.6).items():
+    for key, value in trial_attrs(0.6).items():
         trial.set_user_attr(key, value)
     study.tell(trial, 0.6)
     (record,) = study.records()

@@ -20,7 +20,7 @@ from peftsweep.errors import StorageError, UsageError
 from peftsweep.export import export
 from peftsweep.storage import Studies
 from peftsweep.study import best_rows, status_rows
-from tests.stored import add_study, add_trial, kept
+from tests.stored import add_study, add_trial, trial_attrs
 
 KEYS = [
     "study",
@@ -46,7 +46,7 @@ def study(storage: str, name: str, fingerprint: str, values: Sequence[float], **
     """A study with a complete trial for each value; the trials also have these scores."""
     one = add_study(storage, name, experiment="tweets · single-label", fingerprint=fingerprint)
     for number, value in enumerate(values):
-        scores = kept(value)["scores"] | more
+        scores = trial_attrs(value)["scores"] | more
         add_trial(
             one, value, scores=scores, step=10 * number, seconds=2.0, adapter=f"{name}/trial-{number:04d}/adapter"
         )
@@ -61,7 +61,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one = study(url, "a", "f1", (0.5, 0.7, 0.7))
     one.set_user_attr("mlflow_runs", {"parent": "p", "1": "run-1"})
     add_trial(one, None, TrialState.FAIL)
-    one.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.99}, user_attrs=kept(None)))
+    one.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.99}, user_attrs=trial_attrs(None)))
     one.ask()
     one.enqueue_trial({})
     add_study(url, "b")

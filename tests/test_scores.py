@@ -12,9 +12,9 @@ from peftsweep.progress import best_table, retrained_table
 from peftsweep.scores import SCORES, Score
 from peftsweep.storage import Retrained
 from peftsweep.sweep.publishing import compare
-from tests.stored import add_study, add_trial, evaluated, kept, retrained
+from tests.stored import add_study, add_trial, evaluated, retrained, trial_attrs
 
-OLD = kept(0.7)["scores"]  # the scores of a trial that was stored before
+OLD = trial_attrs(0.7)["scores"]  # the scores of a trial that was stored before
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from peftsweep.comparison import compare
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.storage import StoredStudy, Studies, claim, guarded, settle
 from peftsweep.study import Halving, best_rows, samplers, status_rows
-from tests.stored import add_study, add_trial, evaluated, kept, retrained
+from tests.stored import add_study, add_trial, evaluated, retrained, trial_attrs
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -295,7 +295,7 @@ def test_a_missing_table_or_column_is_named_and_not_created(url: str, statement:
 def test_a_parameter_that_was_never_drawn_is_reported(url: str) -> None:
     study = Studies(url).load("one")
     trial = study.ask({"learning_rate": FloatDistribution(1e-4, 1e-2)})
-    for key, value in kept(0.9).items():
+    for key, value in trial_attrs(0.9).items():
         trial.set_user_attr(key, value)
     study.tell(trial, 0.9)
     for value in ("NULL", "5.0"):

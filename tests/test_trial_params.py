@@ -18,7 +18,7 @@ from peftsweep.config import StudyConfig
 from peftsweep.storage import Studies
 from peftsweep.study import enqueued, exhausted, grid_size, samplers, space
 from peftsweep.sweep.trial_params import UntrainableError, complete
-from tests.stored import add_study, kept
+from tests.stored import add_study, trial_attrs
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 2e-3, "log": True},
@@ -101,7 +101,7 @@ def add_trials(studies: Studies, config: StudyConfig, count: int) -> None:
             },
             distributions=wanted,
             intermediate_values={1: number / 99},
-            user_attrs=kept(number % 5 / 5 if state == TrialState.COMPLETE else None),
+            user_attrs=trial_attrs(number % 5 / 5 if state == TrialState.COMPLETE else None),
         )
         trials.add_trial(trial)
 
