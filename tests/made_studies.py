@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from peftsweep.storage import Studies
 from peftsweep.study import results, trial_files
 from peftsweep.task import Task
-from tests.stored import DATA, add_study, frozen
+from tests.stored import DATA, add_study, frozen_trial
 
 _FILE = Path(__file__).parents[1] / "benchmarks" / "comparison.py"
 _spec = importlib.util.spec_from_file_location("comparison_benchmark", _FILE)
@@ -43,7 +43,7 @@ def predicted(url: str, name: str, task: Task, logits: np.ndarray, labels: np.nd
     data = DATA | {"labels": list(task.labels) if task.multi_label else "topic"}
     study = add_study(url, name, labels=list(task.labels), config={"data": data, "space": {}})
     scores = task.scores(logits, labels)
-    study.add_trial(frozen(scores["macro_f1"], scores=scores))
+    study.add_trial(frozen_trial(scores["macro_f1"], scores=scores))
     folder = trial_files.trial_folder(Studies(url).artifacts / name, 0)
     folder.mkdir(parents=True)
     save_file({"logits": logits.astype(np.float32), "labels": labels}, folder / trial_files.PREDICTIONS)

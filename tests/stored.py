@@ -58,8 +58,8 @@ def add_trial(study: optuna.Study, value: float | None, state: TrialState = Tria
     return trial.number
 
 
-def frozen(value: float | None = None, state: TrialState | None = None, **attrs: Any) -> FrozenTrial:
-    """A trial for `add_trial`; by default complete if it has a value, else pruned."""
+def frozen_trial(value: float | None = None, state: TrialState | None = None, **attrs: Any) -> FrozenTrial:
+    """A trial for `Study.add_trial`; by default complete if it has a value, else pruned."""
     if state is None:
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
     return create_trial(state=state, value=value, user_attrs=trial_attrs(value, **attrs))

@@ -22,7 +22,7 @@ from peftsweep.tracking import MlflowRuns, Outcome, StudySnapshot
 from peftsweep.trial_state import TrialState
 from tests.fork_server import Program
 from tests.numbers import PROMISED
-from tests.stored import evaluated, frozen, record
+from tests.stored import evaluated, frozen_trial, record
 from tests.studies import LABELS, ROOT, home
 from tests.tiny import tiny_rows, write
 
@@ -76,8 +76,8 @@ def test_the_pack_is_compared_with_each_rival_except_those_that_failed(modules: 
 
 def test_a_sweep_is_compared_by_the_epochs_that_its_trials_ran(modules: dict[str, ModuleType]) -> None:
     trials = [
-        record(frozen(0.5, evaluations=evaluated(0.4, 0.5, 0.5))),
-        record(frozen(None, evaluations=evaluated(0.4))),
+        record(frozen_trial(0.5, evaluations=evaluated(0.4, 0.5, 0.5))),
+        record(frozen_trial(None, evaluations=evaluated(0.4))),
     ]
     said = "time: 1m40s in this run · training 50.0% · evaluation 10.0% · checkpoints 15.0% · everything else 25.0%"
     row = modules["sweeps"].row_of("some", trials, 120.04, said)

@@ -24,7 +24,7 @@ from peftsweep.study import best_rows, trial_files
 from peftsweep.task import Task
 from tests.made_studies import best_folder, fill, predicted, storage, with_predictions
 from tests.postgresql import Server
-from tests.stored import add_study, evaluated, frozen, record, retrained
+from tests.stored import add_study, evaluated, frozen_trial, record, retrained
 
 THREE = Task("single-label", ("a", "b", "c"))
 
@@ -196,7 +196,7 @@ def test_a_history_has_every_trial_and_the_best_so_far(url: str) -> None:
 def test_a_trial_that_is_not_complete_has_the_score_of_its_best_evaluation(tmp_path: Path) -> None:
     study = fill(storage(tmp_path), "one", trials=4, rows=50)
     for scores in ([0.5, 0.7, 0.6], [0.5, float("nan")], [float("nan")], []):
-        study.add_trial(frozen(evaluations=evaluated(*scores)))
+        study.add_trial(frozen_trial(evaluations=evaluated(*scores)))
     (history,) = compare(storage(tmp_path)).histories
     assert history.values[4:] == [0.7, 0.5, None, None]
 
@@ -206,9 +206,9 @@ def test_pauses_between_runs_do_not_count() -> None:
 
 
 def test_a_trial_did_not_run_during_its_pause() -> None:
-    trial = record(frozen(0.5, began=1000, pauses=[[11_000, 30_000]], ended=35_000))
+    trial = record(frozen_trial(0.5, began=1000, pauses=[[11_000, 30_000]], ended=35_000))
     assert ends([trial]) == [15.0]
-    runs = record(frozen(state=TrialState.RUNNING, began=1000, pauses=[[11_000, 30_000]], ended=35_000))
+    runs = record(frozen_trial(state=TrialState.RUNNING, began=1000, pauses=[[11_000, 30_000]], ended=35_000))
     assert spans(runs) == [(1000, 11_000)]
 
 
@@ -216,14 +216,14 @@ def test_times_are_the_same_in_every_time_zone(monkeypatch: pytest.MonkeyPatch) 
     """Optuna stores the local time of the machine that wrote it, without a time zone."""
     written = datetime(2026, 7, 1, 12, tzinfo=UTC)
     at = int(1000 * written.timestamp())
-    trial = frozen(0.5, began=at, ended=at + 120_000)
+    trial = frozen_trial(0.5, began=at, ended=at + 120_000)
     trial.datetime_start, trial.datetime_complete = datetime(2026, 7, 1, 12), datetime(2026, 7, 1, 12, 2)
     for zone in ("UTC", "Europe/Berlin", "America/New_York"):
         monkeypatch.setenv("TZ", zone)
         time.tzset()
         found = record(trial)
         assert (found.began, found.ended) == (at, at + 120_000) and ends([found]) == [120.0]
-    earlier = frozen(state=TrialState.RUNNING)  # written by a version that did not store times itself
+    earlier = frozen_trial(state=TrialState.RUNNING)  # written by a version that did not store times itself
     earlier.datetime_start = datetime(2026, 7, 1, 8)
     assert (record(earlier).began, record(earlier).ended) == (at, None)
     monkeypatch.undo()
@@ -231,14 +231,14 @@ def test_times_are_the_same_in_every_time_zone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_new_best_is_found_by_exact_values_not_by_rounded_ones() -> None:
-    trials = [record(frozen(value)) for value in (0.812344, 0.812342, 0.9)]
+    trials = [record(frozen_trial(value)) for value in (0.812344, 0.812342, 0.9)]
     assert best_so_far(enumerate(trials)) == [(0, 0.81234), (2, 0.9), (2, 0.9)]
 
 
 def test_equal_values_have_no_importance(tmp_path: Path) -> None:
     study = add_study(storage(tmp_path), "one")
     for _ in range(20):
-        study.add_trial(frozen(0.5))
+        study.add_trial(frozen_trial(0.5))
     data = StudyData("one", study, study.record, study.records(), tmp_path, "rows")
     assert importances(data) == ({}, "the complete trials do not differ")
 
@@ -254,7 +254,7 @@ def test_a_study_without_a_complete_trial_has_a_row(tmp_path: Path) -> None:
     url = storage(tmp_path)
     study = fill(url, "one", trials=4, rows=50)
     empty, begun = (add_study(url, name, **study.user_attrs) for name in ("empty", "begun"))
-    begun.add_trial(frozen(state=TrialState.FAIL, evaluations=evaluated(float("nan"))))
+    begun.add_trial(frozen_trial(state=TrialState.FAIL, evaluations=evaluated(float("nan"))))
     begun.ask()
     found = compare(url)
     rows = {row.study: row for row in found.leaders}

@@ -49,7 +49,7 @@ from peftsweep.tracking import MlflowRuns, Tracker
 from tests.numbers import same_weights
 from tests.packs import Watched, base_of
 from tests.stock_training import peft_alone
-from tests.stored import add_study, add_trial, frozen, record
+from tests.stored import add_study, add_trial, frozen_trial, record
 from tests.studies import LABELS, Home, home, until
 from tests.test_sweep import struck
 from tests.tiny import tiny_rows, write
@@ -648,7 +648,7 @@ def rows_of(folder: Path, *configurations: tuple[float, list[float | None]]) -> 
 
 
 def test_a_million_seeds_are_not_listed_before_the_first_starts() -> None:
-    best = [record(frozen(0.9)), record(frozen(0.8))]
+    best = [record(frozen_trial(0.9)), record(frozen_trial(0.8))]
     best = [trial.model_copy(update={"number": number}) for trial, number in zip(best, (7, 3), strict=True)]
     wanted, count = still_wanted(best, 1_000_000, {(7, 1), (3, 2), (5, 1), (3, 2_000_000)})
     assert count == 2_000_000 - 2

@@ -24,7 +24,7 @@ from peftsweep.engine import SlotStatus, StepTime
 from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
 from peftsweep.sweep.time_left import Pace, survival_rates, time_left
-from tests.stored import frozen, record
+from tests.stored import frozen_trial, record
 
 RECORDED = Path(__file__).parent / "recorded"
 FACTOR = 2.0  # by which the time left may be wrong, from the first estimate on
@@ -58,7 +58,7 @@ def stored(trial: list[Any], step: int) -> TrialRecord:
     done = sum(after <= step for after in made)
     ended = TrialState.PRUNED if pruned else TrialState.COMPLETE
     state = ended if done == len(made) else TrialState.RUNNING
-    found = frozen(0.5 if state == TrialState.COMPLETE else None, state, kept=done)
+    found = frozen_trial(0.5 if state == TrialState.COMPLETE else None, state, kept=done)
     found.intermediate_values = dict.fromkeys(range(1, done + 1), 0.5)
     return record(found)
 
