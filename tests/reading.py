@@ -36,7 +36,7 @@ def written(ending: str, texts: list[str]) -> str:
     return "".join(f"{line}\n" for line in [f"text{mark}mood", *(f"{text}{mark}m" for text in texts)])
 
 
-def told(act: Callable[[], object]) -> None:
+def works_or_gives_one_error(act: Callable[[], object]) -> None:
     """Check that `act` works, or fails with a one-line message that names the file."""
     message = "of a."
     try:
