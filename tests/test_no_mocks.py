@@ -21,12 +21,14 @@ class Replaced(ast.NodeVisitor):
     """Collects what a test file replaces that is code of peftsweep, or might be.
 
     An owner that the file imports is looked up. Of another one, such as a local variable, only the attribute's name is
-    known, and it counts if a class of peftsweep has a method of that name.
+    known, and it counts if a class of peftsweep has a method of that name, or if mypy is told to ignore the assignment
+    to a method.
     """
 
     def __init__(self, code: str) -> None:
-        tree = ast.parse(code)
+        tree = ast.parse(code, type_comments=True)
         self.found: list[str] = []
+        self.ignored = {each.lineno for each in tree.type_ignores if "method-assign" in each.tag}
         self.imported = dict(_imported(tree))
         self.own = {"self", "cls"} | {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         self.visit(tree)
@@ -69,6 +71,7 @@ class Replaced(ast.NodeVisitor):
             ours = _is_code(str(last.value))
         elif path is None:
             ours = last.value in _methods() - (_data() if assigned else set()) | {"__class__"}
+            ours |= owner.lineno in self.ignored
         else:
             ours = _is_code(f"{path}.{last.value}")
         if ours:
@@ -194,6 +197,9 @@ from peftsweep.sweep import worker
         ("worker.Pack.step, a = other", "worker.Pack.step"),
         ("pack.batcher.micro_batches = other", "pack.batcher.micro_batches"),
         ("pack.__class__ = Other", "pack.__class__"),
+        ("shown.warn = print  # type: ignore[method-assign]", "shown.warn"),
+        ("shown.warn = print  # type: ignore[assignment, method-assign]", "shown.warn"),
+        ("torch.Tensor.float = other  # type: ignore[method-assign]", None),
         ("m.setattr(worker, 'COMPILE_FROM', 1)", None),
         ("worker.COMPILE_FROM = 1", None),
         ("m.setattr('peftsweep.sweep.worker.torch.ones', other)", None),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import peftsweep
-from peftsweep.progress import Silent, sweep_lines
+from peftsweep.progress import Opened, Silent, sweep_lines
 from peftsweep.storage import StoredStudy, Studies
 from peftsweep.sweep import compare, sync
 from peftsweep.tracking import Outcome, StudySnapshot, TrialSnapshot
@@ -88,6 +88,20 @@ class Notebook:
         return nullcontext()
 
 
+class Heard(Silent):
+    """Progress that remembers headers and warnings."""
+
+    def __init__(self) -> None:
+        self.header: list[str] = []
+        self.warnings: list[str] = []
+
+    def opened(self, what: Opened) -> None:
+        self.header.extend(text for _, text in sweep_lines.header(what))
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Home:
     return home(tmp_path / "home")
@@ -111,13 +125,11 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    place, book, shown = home(tmp_path_factory.mktemp("desk") / "home"), Book(), Silent()
-    header: list[str] = []
-    shown.opened = lambda what: header.extend(text for _, text in sweep_lines.header(what))  # type: ignore[method-assign]
+    place, book, shown = home(tmp_path_factory.mktemp("desk") / "home"), Book(), Heard()
     options = {"tracking_uri": "notebook://desk", "sink": partial(Notebook, book=book), "progress": shown}
     study = place.run(place.study(), **options).study
     peftsweep.retrain(place.folder / "small.yaml", seeds=2, top=1, storage=place.storage, **options)
-    return Desk(place, study, book, header)
+    return Desk(place, study, book, shown.header)
 
 
 def assert_whole(book: Book, study: StoredStudy) -> None:
@@ -181,9 +193,7 @@ def test_a_tracker_that_fails_is_named_and_does_not_fail_the_sweep(here: Home) -
         def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
             raise OSError("the page is torn")
 
-    warned: list[str] = []
-    heard = Silent()
-    heard.warn = warned.append  # type: ignore[method-assign]
+    heard = Heard()
     result = here.run(here.study(), tracking_uri="notebook://desk", sink=Torn, progress=heard)
     assert result.counts["complete"] == 3 and result.study.record.in_sync is False
-    assert "notebook at notebook://desk refused an update (the page is torn)" in warned
+    assert "notebook at notebook://desk refused an update (the page is torn)" in heard.warnings
