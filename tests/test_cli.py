@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -65,6 +66,16 @@ def test_json_is_all_that_is_printed_and_has_the_documented_keys(here: Home) -> 
     assert (row["study"], row["overall"]) == ("small", True)
     assert row["mlflow_run_id"] in {run.info.run_id for run in here.runs()}
     assert (here.folder / row["adapter"] / "adapter_model.safetensors").is_file()
+
+
+def test_run_names_the_export_only_if_the_best_trial_has_its_adapter(here: Home, tmp_path: Path) -> None:
+    place = Home(shutil.copytree(here.folder, tmp_path / "copy"))
+    (best,) = peftsweep.best(place.storage)
+    words = ("run", "--study", "small.yaml", "--trials", "2")
+    assert errors(place.call(*words))[-1] == "next: peftsweep best, or peftsweep export --study small DEST"
+    shutil.rmtree(place.folder / f"artifacts/small/trial-000{best.trial}/adapter")
+    done = place.call(*words)
+    assert done.returncode == 0 and errors(done)[-1] == "next: peftsweep best", done.stderr
 
 
 def test_status_counts_trials_and_time(here: Home) -> None:
