@@ -248,7 +248,11 @@ def test_downloads_load_offline_later(answers: dict[str, Any], case: str) -> Non
         ("nothing", "has no file of a supported format"),
         ("only a test", "no split called train; it has test"),
         ("no owner", "expected hub://owner/name"),
-        ("unknown dataset, offline", "name your own copy: --set data.train=train.tsv --set data.validation=dev.tsv"),
+        (
+            "unknown dataset, offline",
+            "not in the local cache, and the hub cannot be reached. Check the network, or name your own copy: "
+            "--set data.train=train.tsv --set data.validation=dev.tsv",
+        ),
         ("subset: unknown, offline", "--set data.train=train.tsv"),
         *((f"{name}, alone", "--set data.train=train.tsv") for name in ("plain", "subset", "script")),
     ],

@@ -144,7 +144,7 @@ def assert_whole(book: Book, study: StoredStudy) -> None:
         assert logged == [(each.step, each.scores["macro_f1"]) for each in trial.evaluations] and logged
         assert [book.params[where][key] for key in SPACE] == [trial.params[key] for key in SPACE]
         assert book.outcomes[where].metrics["best_macro_f1"] == trial.scores["macro_f1"]
-    assert any("adapter" in book.files[where] for where in own)
+    assert all("adapter" in book.files[f"{name}:{trial.number}"] for trial in trials)
 
 
 def seeds_of(desk: Desk) -> StoredStudy:
