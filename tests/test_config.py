@@ -92,6 +92,16 @@ def test_without_a_pruner_trials_may_be_evaluated_at_different_steps(tmp_path: P
         ("epochs: 2", "trials: 2", "9: train.trials: unknown key; it belongs under search"),
         ("epochs: 2", "warmup: 1", "9: train.warmup: expected less than 1, got 1"),
         ("epochs: 2", "max_grad_norm: 1e100", "9: train.max_grad_norm: expected a number up to 3.4e+38, got 1e+100"),
+        (
+            "rank: {low: 4, high: 64, log2: true}",
+            "alpha: [8.0, 1e39]",
+            "12: space.alpha[1]: expected a number up to 3.4e",
+        ),
+        (
+            "epochs: 2",
+            f"target_modules: [{'q' * 10_001}]",
+            "9: train.target_modules: expected at most 10,000 characters",
+        ),
         ("epochs: 2", "learning_rate: .nan", "9: train.learning_rate: expected a finite number, got nan"),
         ("{epochs: 2, batch_size: 8}", "5", "9: train: expected keys and values, got 5"),
         ("method: lora", "method: qlorra", "2: method: expected 'lora', 'qlora' or 'ia3' (did you mean qlora?)"),

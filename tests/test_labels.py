@@ -19,11 +19,11 @@ import yaml
 from pyarrow import parquet
 
 from peftsweep import data
+from peftsweep.config import MAX_CHARACTERS
 from peftsweep.data.label_spelling import class_name, sort_key
 from peftsweep.data.labels import MAX_NAME_LENGTH
 from peftsweep.data.list_cells import label_names, read_cells
 from peftsweep.data.suspect_labels import label_warnings
-from peftsweep.storage import value_limits
 from peftsweep.task import Task
 from tests.test_data import FORMATS, ROOT, checked, loaded, refusal
 from tests.tiny import EMOTIONS, tiny_rows, write
@@ -335,7 +335,7 @@ def test_a_name_that_no_database_can_store_is_refused_before_a_study_is_created(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = refusal(source=path, labels="emotions")
     assert said.startswith(f"{path}: the name of a class or label has 10,001 characters") and len(said) < 1000
-    assert MAX_NAME_LENGTH <= value_limits.WORDS
+    assert MAX_NAME_LENGTH <= MAX_CHARACTERS
 
 
 def test_a_validation_class_that_looks_like_a_training_class_is_reported_with_it(tmp_path: Path) -> None:

@@ -377,6 +377,10 @@ class FlatLayer(PackedLora):
         return {name: value[:1] for name, value in super().start(*given).items()}
 
 
+class MisratedLayer(PackedLora):
+    own_rates = frozenset({"b"})
+
+
 class FailingLayer(PackedLora):
     def forward(self, x: Tensor) -> Tensor:
         raise ValueError("broken")
@@ -392,19 +396,24 @@ class Elsewhere(Lora):
 @pytest.mark.parametrize(
     ("layer", "error", "said"),
     [
-        (ColonLayer, MethodError, "ColonLayer: parameter 'A:': shapes: a parameter's name must be a Python identifier"),
-        (MistypedLayer, MethodError, "MistypedLayer: parameter 'a': start: shapes has no such parameter"),
+        (ColonLayer, MethodError, "ColonLayer: shapes() names a parameter 'A:': use a Python identifier"),
+        (MistypedLayer, MethodError, "MistypedLayer: start() gives a value for 'a', which shapes() does not name"),
         (
             FlatLayer,
             MethodError,
-            "FlatLayer: parameter 'A': start: the value has shape (1, 64); its trial_part has (4, ",
+            "FlatLayer: start() gives a value for 'A' of shape (1, 64); its trial_part() has (4, ",
         ),
+        (MisratedLayer, MethodError, "MisratedLayer: own_rates has 'b', which shapes() does not name"),
         (
             FailingLayer,
             ModelError,
             "with the layers of method own, cannot be run with texts in one row: ValueError: bro",
         ),
-        (None, MethodError, "method elsewhere: targets: 'model.layers.9.mlp' is no linear layer of the base"),
+        (
+            None,
+            MethodError,
+            "method elsewhere: targets() names 'model.layers.9.mlp', which is no linear layer of the base",
+        ),
     ],
 )
 def test_a_method_that_breaks_a_rule_is_named_before_anything_trains(
@@ -427,10 +436,14 @@ def test_no_parameter_of_an_adapter_may_hide_another(tmp_path: Path) -> None:
         def to_peft(self, *given: Any) -> tuple[str, Tensor]:
             return "lora_A.weight", super().to_peft(*given)[1]
 
-    model = base_of(tiny_model(tmp_path / "base", "llama"), SINGLE, "lora").model
+    register(Twice)
+    folder = tiny_model(tmp_path / "base", "llama")
+    model = base_of(folder, SINGLE, "lora").model
     writer, path = Twice(model, linear_names(model)), linear_names(model)[0]
+    with pytest.raises(MethodError, match=rf"method twice: .* two tensors base_model.model.{path}.lora_A.weight"):
+        pack_of(folder, SINGLE, "twice", trials(tmp_path, "twice"), slots=2)
     weights = {f"{path}:{name}": torch.ones(2, 2) for name in ("A", "B")}
-    with pytest.raises(MethodError, match=rf"to_peft and more_tensors: base_model.model.{path}.lora_A.weight is there"):
+    with pytest.raises(MethodError, match=rf"method twice: .* two tensors base_model.model.{path}.lora_A.weight"):
         writer.export(tmp_path / "adapter", weights=weights, params=TrainConfig(rank=2), source="base", revision=None)
 
 

@@ -660,7 +660,7 @@ def test_a_configuration_with_a_failed_seed_comes_last(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, (0.9, [0.9, 0.9, None]), (0.8, [0.6, 0.7, 0.8]), (0.7, [None, None, None]))
     assert [(row.trial, row.seeds, row.failed) for row in rows] == [(1, 3, 0), (0, 2, 1), (2, 0, 3)]
     assert rows[0]["macro_f1_mean"] == pytest.approx(0.7) and rows[0]["macro_f1_std"] == pytest.approx(0.1)
-    assert rows[1]["behind"]["seeds"] == 2 and rows[2].behind is None
+    assert rows[1].behind is not None and rows[1].behind.seeds == 2 and rows[2].behind is None
     text = io.StringIO()
     progress.retrained_table(rows, text)
     assert "2, 1 failed" in text.getvalue() and "0, 3 failed" in text.getvalue()
@@ -707,7 +707,8 @@ def test_configurations_are_ranked_by_the_seeds_that_all_have(tmp_path: Path) ->
     more = [0.70, 0.70, 0.71, 0.90, 0.90, 0.90]
     rows = rows_of(tmp_path, (0.8, more), (0.7, [0.74, 0.75, 0.76]), (0.6, [0.99]))
     assert [(row.trial, row.seeds, row.shared) for row in rows] == [(1, 3, 3), (0, 6, 3), (2, 1, 3)]
-    assert rows[1]["macro_f1_mean"] == pytest.approx(fmean(more)) and rows[1]["behind"]["mean"] > 0
+    assert rows[1].figures["macro_f1_mean"] == pytest.approx(fmean(more))
+    assert rows[1].behind is not None and rows[1].behind.mean > 0
     text = result_lines.verdict(rows)
     assert text[1].endswith("; too few seeds for trial 2") and "more than" in text[1]
     (tmp_path / "other").mkdir()

@@ -34,8 +34,10 @@ from peftsweep.engine.capacity import FILL
 from peftsweep.errors import ForeignStudyError, ModelError, StorageError, StudyFileError, StudyMismatchError, UsageError
 from peftsweep.models import BaseInfo
 from peftsweep.progress import PlainProgress, Silent
+from peftsweep.storage import Studies
 from peftsweep.study import results
 from peftsweep.sweep import worker
+from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.sweep.worker import LocalWorker, PackInfo, WorkerSpec
 from peftsweep.task import Task
 from tests.numbers import distance, hold, norm
@@ -284,10 +286,22 @@ def test_a_finished_study_trains_nothing_again_and_continues_with_a_larger_total
 def test_a_trial_whose_process_died_while_asking_gets_its_missing_parameters(here: Home) -> None:
     study = here.study()
     result = here.run(study, trials=1)
-    result.study.ask()  # created, nothing sampled yet
-    again = here.run(study, trials=2)
-    assert again.counts == {"complete": 2}
-    assert again.study.trials[1].params.keys() == {"learning_rate", "rank"}
+    for _ in range(2):
+        result.study.ask()  # created, nothing sampled yet
+    before: list[list[str]] = []  # the parameters of both, before any trial can end
+
+    class Watched(LocalWorker):
+        def load(self) -> BaseInfo:
+            before.extend(sorted(trial.params) for trial in optuna.load_study(**stored).trials[1:])
+            return super().load()
+
+    stored = {"study_name": "small", "storage": here.storage}
+    again = here.run(study, trials=3, slots=1, start=Watched)
+    assert again.counts == {"complete": 3}
+    assert before == [["learning_rate", "rank"]] * 2
+    supply = TrialSupply(load(study), again.study, Studies(here.storage), total=3)
+    with pytest.raises(StorageError, match=r"^study 'small': trial 7 cannot be read: it is not there$"):
+        supply.trial(7)
 
 
 # What did not come from the sweep -----------------------------------------------------------------------------------
@@ -871,6 +885,12 @@ def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home) ->
         reads += "trials.study_id = ? AND trials.trial_id > ?" in statement
 
     class Watched(LocalWorker):
+        def build(self) -> PackInfo:
+            found = super().build()
+            assert self.worker is not None
+            self.worker.heartbeat = 0.0  # progress after every step: it must not read either
+            return found
+
         def advance(self, commands: Iterable[Command]) -> list[Event]:
             nonlocal steps
             events = super().advance(commands)

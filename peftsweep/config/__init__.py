@@ -13,7 +13,7 @@ from peftsweep.config.hyperparameters import (
 )
 from peftsweep.config.hyperparameters.common import Optimizer, Scheduler
 from peftsweep.config.loading import load
-from peftsweep.config.plain_values import EXACT, LARGEST, WORDS, plain
+from peftsweep.config.recordable_values import MAX_CHARACTERS, MAX_NUMBER, MAX_WHOLE_NUMBER, recordable
 from peftsweep.config.sections import (
     MAX_TRIALS,
     ModelConfig,
@@ -27,11 +27,11 @@ from peftsweep.config.study import StudyConfig
 from peftsweep.config.study_paths import available, find, folders_of_studies
 
 __all__ = [
-    "EXACT",
-    "LARGEST",
+    "MAX_CHARACTERS",
+    "MAX_NUMBER",
     "MAX_TRIALS",
+    "MAX_WHOLE_NUMBER",
     "SPECS",
-    "WORDS",
     "DataConfig",
     "Filter",
     "LabelColumn",
@@ -53,6 +53,6 @@ __all__ = [
     "is_text_encoding",
     "load",
     "number_type",
-    "plain",
+    "recordable",
     "unused_hyperparameters",
 ]

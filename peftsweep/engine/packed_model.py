@@ -65,7 +65,7 @@ class PackedModel:
         texts: Sequence[Text],
     ) -> None:
         check_supported(model)
-        self.model, self.method = model, method.name
+        self.model, self.method = model, method
         self.device = next(model.parameters()).device
         self.pooling = _pooling(model)
         self.before: str = model.config._attn_implementation
@@ -80,7 +80,9 @@ class PackedModel:
         self.heads = head_names(model)
         targets = {path for params in candidates for path in method.targets(params)}
         if unknown := sorted(targets - set(method.linears)):
-            raise MethodError(f"method {method.name}: targets: {unknown[0]!r} is no linear layer of the base")
+            raise MethodError(
+                f"method {method.name}: targets() names {unknown[0]!r}, which is no linear layer of the base"
+            )
         layers: list[PackedLayer] = []
         for path in (path for path in method.linears if path in targets):
             spec = LayerSpec(model.get_submodule(path), path, len(layers), self.context, slots)
@@ -223,10 +225,12 @@ class PackedModel:
         every = frozenset(layer.name for layer in self.stack.layers)
         self.stack.start(0, params, every, torch.Generator().manual_seed(0))
         try:
+            own = self.stack.split(0, self.stack.weights[0], params)
+            self.method.tensors({key: value.cpu() for key, value in own.items()}, params)  # raises if names collide
             for param in self.stack.param_slices:
                 if param.layer.name in self.heads:
                     param.layer.stacked[param.name].data[0].copy_(getattr(param.layer.inner, param.name))
-            prove(self.model, samples, expected, self._in_one_row, self.method)
+            prove(self.model, samples, expected, self._in_one_row, self.method.name)
         finally:
             self.stack.clear(0)
 

@@ -74,8 +74,12 @@ class SlotParameters:
 
     def __init__(self, layers: Sequence[PackedLayer], slots: int, device: torch.device) -> None:
         found = [(layer, name, shape) for layer in layers for name, shape in layer.shapes().items()]
-        if wrong := [(layer, name) for layer, name, _ in found if not name.isidentifier()]:
-            raise MethodError(f"{_origin(*wrong[0])}: shapes: a parameter's name must be a Python identifier")
+        for layer in layers:
+            names = layer.shapes().keys()
+            if wrong := [name for name in names if not name.isidentifier()]:
+                raise MethodError(f"{_origin(layer)}: shapes() names a parameter {wrong[0]!r}: use a Python identifier")
+            if unknown := sorted(layer.own_rates - names):
+                raise MethodError(f"{_origin(layer)}: own_rates has {unknown[0]!r}, which shapes() does not name")
         found.sort(key=lambda item: _group_key(item[0], item[1]))
         self.param_slices: list[ParamSlice] = []
         at = 0
@@ -126,12 +130,12 @@ class SlotParameters:
             if values is not None:
                 part = param.of(row)[param.layer.trial_part(param.name, params)]
                 if part.shape != values.shape:
-                    shapes = f"has shape {tuple(values.shape)}; its trial_part has {tuple(part.shape)}"
-                    raise MethodError(f"{_origin(param.layer, param.name)}: start: the value {shapes}")
+                    shapes = f"of shape {tuple(values.shape)}; its trial_part() has {tuple(part.shape)}"
+                    raise MethodError(f"{_origin(param.layer)}: start() gives a value for {param.name!r} {shapes}")
                 part.copy_(values)
         for layer in self.layers:
             for name in first.get(layer.name, {}):
-                raise MethodError(f"{_origin(layer, name)}: start: shapes has no such parameter")
+                raise MethodError(f"{_origin(layer)}: start() gives a value for {name!r}, which shapes() does not name")
         self.weights[slot].copy_(row)
 
     def split(self, slot: int, row: Tensor, params: TrainConfig) -> dict[str, Tensor]:
@@ -143,8 +147,8 @@ class SlotParameters:
         }
 
 
-def _origin(layer: PackedLayer, name: str) -> str:
-    return f"{type(layer).__module__}.{type(layer).__qualname__}: parameter {name!r}"
+def _origin(layer: PackedLayer) -> str:
+    return f"{type(layer).__module__}.{type(layer).__qualname__}"
 
 
 def _group_key(layer: PackedLayer, name: str) -> tuple[str, bool]:

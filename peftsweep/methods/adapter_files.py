@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,6 +26,7 @@ class AdapterFiles(ABC):
     """
 
     linears: tuple[str, ...]
+    name: ClassVar[str]
 
     @abstractmethod
     def peft_config(self, params: TrainConfig, **common: Any) -> Any:
@@ -52,12 +53,7 @@ class AdapterFiles(ABC):
             weights: the trial's own tensors, unpadded, by `path:parameter`.
             source: what `from_pretrained` takes for the base.
         """
-        stored = [self._stored(key, value, params) for key, value in weights.items()]
-        stored += self.more_tensors(params).items()
-        tensors = {name: value.contiguous().clone() for name, value in stored}
-        if len(tensors) < len(stored):
-            twice = next(name for name, count in Counter(name for name, _ in stored).items() if count > 1)
-            raise MethodError(f"{type(self).__qualname__}: to_peft and more_tensors: {twice} is there twice")
+        tensors = {name: value.contiguous().clone() for name, value in self.tensors(weights, params).items()}
         heads = {key.split(":")[0] for key in weights} - set(self.linears)
         config = self.peft_config(
             params,
@@ -74,6 +70,23 @@ class AdapterFiles(ABC):
         # peft writes sets in an order that changes from run to run; equal adapters shall be equal files
         file = folder / "adapter_config.json"
         file.write_text(json.dumps(_sorted(json_files.read(file)), indent=2, sort_keys=True) + "\n")
+
+    def tensors(self, weights: Mapping[str, Tensor], params: TrainConfig) -> dict[str, Tensor]:
+        """All tensors of the adapter's file, by their names there.
+
+        Args:
+            weights: as for `export`.
+
+        Raises:
+            MethodError: two have the same name.
+        """
+        stored = [self._stored(key, value, params) for key, value in weights.items()]
+        stored += self.more_tensors(params).items()
+        found = dict(stored)
+        if len(found) < len(stored):
+            twice = next(name for name, count in Counter(name for name, _ in stored).items() if count > 1)
+            raise MethodError(f"method {self.name}: to_peft() and more_tensors() name two tensors {twice}")
+        return found
 
     def read(self, folder: Path, parts: Mapping[str, Tensor], params: TrainConfig) -> None:
         """Fill a trial's tensors, by `path:parameter`, from the adapter that `export` wrote."""

@@ -41,7 +41,7 @@ def best_table(rows: Sequence[Best], stream: TextIO) -> None:
         chosen = {name: value for name, value in row.params.items() if name in row.sampled}
         tied = result_lines.trial_numbers("tied with trial", row.tied)
         console.print_line(f"{row.study}: trial {row.trial} on {row.model}" + (f" ({tied})" if tied else ""))
-        seeds = result_lines.seeds_summary(row.trial, row.retrained)
+        seeds = result_lines.seeds_summary(row.trial, row.configurations)
         tested = result_lines.test_score(row.tested, row.test, row.objective)
         for line in filter(None, (hyperparameters(chosen), _adapter(row), seeds, tested)):
             console.print_line(f"  {line}")

@@ -21,5 +21,5 @@ def from_optuna(state: OptunaState) -> TrialState:
 
 
 def in_optuna(state: TrialState) -> OptunaState:
-    """Optuna's name for a state that is recorded: none records that a trial was stopped."""
+    """Optuna's name for a state that is recorded; no record says that a trial was stopped."""
     return _IN_OPTUNA[state]

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from peftsweep.config import LARGEST, DataConfig, ModelConfig, Range
+from peftsweep.config import MAX_NUMBER, DataConfig, ModelConfig, Range
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.scores import SCORES, Objective
 from peftsweep.storage.value_limits import Count, Moment, Number, Text, Value
@@ -50,7 +50,7 @@ def check_scores(scores: Mapping[str, float | None]) -> None:
         if score is None:
             continue
         share = name in SCORES and SCORES[name].share
-        if not abs(score) <= LARGEST or (share and not 0 <= score <= 1):  # `not`: NaN compares as false
+        if not abs(score) <= MAX_NUMBER or (share and not 0 <= score <= 1):  # `not`: NaN compares as false
             raise ValueError(f"scores.{name} is {quoted(score)}, which is no score")
 
 
@@ -123,10 +123,6 @@ class Retrained(Part):
         """As it is recorded, and as `--json` prints it."""
         return self.model_dump(exclude_unset=True)
 
-    def __getitem__(self, name: str) -> Any:
-        """`row["macro_f1_mean"]`: the rows of version 0.1.0 were dicts."""
-        return self.as_dict()[name]
-
     @model_validator(mode="before")
     @classmethod
     def _gathered(cls, row: Any) -> Any:
@@ -144,7 +140,7 @@ class Retrained(Part):
 
     @model_validator(mode="after")
     def _has_means(self) -> Retrained:
-        if not all(value is None or abs(value) <= LARGEST for value in self.figures.values()):
+        if not all(value is None or abs(value) <= MAX_NUMBER for value in self.figures.values()):
             raise ValueError("expected numbers as means and deviations")
         if self.test and self.test.get("seeds") is None:
             raise ValueError("test.seeds is missing")

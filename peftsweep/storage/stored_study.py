@@ -124,7 +124,7 @@ class StoredStudy(optuna.Study):
     def why_unreadable(self, number: int) -> str | None:
         """Why a trial has no record; None if it has one."""
         trials = super()._get_trials(deepcopy=False)
-        record = next(self._record(trial) for trial in trials if trial.number == number)
+        record = next((self._record(trial) for trial in trials if trial.number == number), "it is not there")
         return record if isinstance(record, str) else None
 
     def _get_trials(

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from peftsweep.config import EXACT, LARGEST, WORDS, plain
+from peftsweep.config import MAX_CHARACTERS, MAX_NUMBER, MAX_WHOLE_NUMBER, recordable
 
-Text = Annotated[str, Field(max_length=WORDS)]
-Value = Annotated[Any, AfterValidator(plain)]  # of a hyperparameter, or of what all trials share
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=EXACT)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
+Value = Annotated[Any, AfterValidator(recordable)]  # of a hyperparameter, or of what all trials share
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=MAX_WHOLE_NUMBER)]
 Moment = Annotated[int, Field(ge=0, lt=253_402_300_800_000)]  # milliseconds since 1970, before the year 10000
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]  # three centuries

@@ -34,7 +34,7 @@ class Best:
         test: scores on the test split, if the data has one. They belong to the trial that was the best when the study
             was first done.
         tested: number of the trial that `test` is about.
-        retrained: the best configurations over several seeds; None if the study was not retrained.
+        configurations: the best ones over several seeds; None if the study was not retrained.
     """
 
     study: str
@@ -53,7 +53,7 @@ class Best:
     test: dict[str, float | None] | None
     objective: str = "macro_f1"
     tested: int | None = None
-    retrained: list[Retrained] | None = None
+    configurations: list[Retrained] | None = None
     overall: bool = False
     tied: list[int] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -64,10 +64,15 @@ class Best:
     accuracy = ScoreOf[float]()
     loss = ScoreOf[float]()
 
+    @property
+    def retrained(self) -> list[dict[str, Any]] | None:
+        """The configurations as plain values."""
+        return None if self.configurations is None else [each.as_dict() for each in self.configurations]
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON, with a key for each score that has a column."""
-        again = None if self.retrained is None else [configuration.as_dict() for configuration in self.retrained]
-        return in_columns(asdict(self) | {"retrained": again})
+        found = {"retrained" if name == "configurations" else name: value for name, value in asdict(self).items()}
+        return in_columns(found | {"retrained": self.retrained})
 
 
 def best(storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard) -> list[Best]:
@@ -115,7 +120,7 @@ def _best(studies: Studies, study: StoredStudy, rows: str) -> Best | None:
         test=None if test is None else test.scores,
         objective=record.objective,
         tested=None if test is None else test.trial,
-        retrained=record.retrained,
+        configurations=record.retrained,
         tied=[trial.number for trial in trials[1:] if trial.value == first.value],
         labels=list(record.labels),
     )

@@ -62,8 +62,8 @@ def compare(
         UsageError: a study is not in the storage, the storage has none, or `output` cannot be written.
         StorageError: the storage does not answer, or the disk is full. An earlier page is left unchanged.
     """
-    opened_sink = sink(tracking_uri)
     check_apart(storage, tracking_uri)
+    opened_sink = sink(tracking_uri)
     if output is not None:
         output = names.parse_path(output, "-o", UsageError)
         _check_place(output)

@@ -87,8 +87,8 @@ def retrain(
         PeftsweepError: with one clear message. Finished seeds are kept.
     """
     check_arguments(study, slots, overrides)
-    opened_sink = sink(tracking_uri)
     check_apart(storage, tracking_uri)
+    opened_sink = sink(tracking_uri)
     check_at_least(2, "seeds", seeds)
     check_at_least(1, "top", top)
     shown: Progress = Silent() if progress is None else progress

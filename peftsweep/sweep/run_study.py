@@ -82,8 +82,8 @@ def run(
         PeftsweepError: with one clear message. Finished trials are kept.
     """
     check_arguments(study, slots, overrides)
-    opened_sink = sink(tracking_uri)
     check_apart(storage, tracking_uri)
+    opened_sink = sink(tracking_uri)
     if trials is not None:
         check_at_least(1, "trials", trials)
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):

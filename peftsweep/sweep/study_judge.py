@@ -170,8 +170,7 @@ class StudyJudge(Judge):
         if self.trial_counts is None:  # nothing trains while the storage is read
             self.trial_counts = TrialCounts.of(self.supply.trials())
         trials, begun, done, best = self.trial_counts
-        coming = self.supply.left(begun) if self.supply.has_more() else 0
-        left = self.remaining.update(event, coming, trials)
+        left = self.remaining.update(event, self.supply.upcoming(begun), trials)
         self.progress.step(SweepStatus(event.slots, done, self.supply.total, best, left))
 
     # Results --------------------------------------------------------------------------------------------------------

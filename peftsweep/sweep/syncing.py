@@ -13,7 +13,7 @@ from peftsweep.sweep.projection import Projection
 from peftsweep.sweep.publishing import pages_with
 from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
 
-Track = Callable[[], Tracker]  # opens the tracker; each of them is closed once
+Track = Callable[[], Tracker]  # opens the tracker anew, since a tracker that was closed takes nothing more
 PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take minutes
 
 
@@ -42,10 +42,10 @@ def sync(
         TrackingError: the tracker does not answer; or it refused something, which is raised after all studies were
             tried. The studies are unchanged.
     """
-    track = partial(_tracker, sink, tracking_uri)
-    running = f"its sweep is running, and writes to {track().name} itself"
-    messages = {"in sync": "nothing was missing", "running": running}
     check_apart(storage, tracking_uri)
+    track = partial(_tracker, sink, tracking_uri)
+    running = f"its sweep is running, and writes to {sink(tracking_uri).name} itself"
+    messages = {"in sync": "nothing was missing", "running": running}
     done: dict[str, str] = {}
     failures: list[str] = []
     with guarded(storage):
@@ -81,7 +81,7 @@ def _sync(studies: Studies, study: StoredStudy, track: Track, failures: list[str
                 trackers.append(_write(studies, seeds, track()))
             runs = [tracker.counts for tracker in trackers if tracker is not None]
             pages = _missing_pages(studies, study, track())
-            trackers.append(_write_pages(study, track(), pages))
+            trackers.append(_write_pages(study, track, pages))
     except StudyBusyError:
         return "running"
     except StorageError as error:
@@ -118,9 +118,10 @@ def _missing_pages(studies: Studies, study: StoredStudy, tracker: Tracker) -> li
     return sorted(missing, key=lambda page: page.stat().st_mtime)
 
 
-def _write_pages(study: StoredStudy, tracker: Tracker, pages: Sequence[Path]) -> Tracker | None:
+def _write_pages(study: StoredStudy, track: Track, pages: Sequence[Path]) -> Tracker | None:
     if not pages:
         return None
+    tracker = track()
     for page in pages:
         tracker.store_page(study.record.data, page, page.name)
     tracker.close(timeout=PATIENCE, patience=PATIENCE)

@@ -70,7 +70,7 @@ class TrialSupply:
         """
         found = next((trial for trial in self.trials() if trial.number == number), None)
         if found is None:
-            why = self.study.why_unreadable(number) or "it is not there"
+            why = self.study.why_unreadable(number)
             raise StorageError(f"study {quoted(self.config.name)}: trial {number} cannot be read: {why}")
         return found
 
@@ -86,8 +86,16 @@ class TrialSupply:
         begun = sum(trial.begun for trial in self.trials()) if begun is None else begun
         return len(self.orphans) + max(0, self.total - begun)
 
+    def upcoming(self, begun: int) -> int:
+        """Number of trials that will still start, as far as it is known without reading the storage.
+
+        Args:
+            begun: number of trials that have begun.
+        """
+        return self.left(begun) if time.monotonic() < self.deadline else len(self.orphans)
+
     def has_work(self) -> bool:
-        """Whether trials are left, and the search can offer them."""
+        """Whether trials are left, and the search can offer them, whatever the time."""
         return bool(self.orphans) or (self.left() > 0 and not self.is_exhausted())
 
     def is_exhausted(self) -> bool:
@@ -99,7 +107,7 @@ class TrialSupply:
         return space.candidates(self.config, end)
 
     def has_more(self) -> bool:
-        """Whether there is a next trial now."""
+        """Whether there is a next trial now: orphans even after the deadline, others before it."""
         return bool(self.orphans) or (time.monotonic() < self.deadline and self.has_work())
 
     def next(self) -> Offer | None:

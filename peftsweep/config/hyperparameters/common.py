@@ -6,19 +6,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from peftsweep.config.hyperparameters.recorded import Recorded
-from peftsweep.config.plain_values import EXACT
+from peftsweep.config.hyperparameters.recordable import RecordableHyperparameters
+from peftsweep.config.recordable_values import MAX_WHOLE_NUMBER
 
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Optimizer = Literal["adamw", "sgd"]
 
 
-class CommonHyperparameters(Recorded):
+class CommonHyperparameters(RecordableHyperparameters):
     """The hyperparameters that every method has."""
 
-    epochs: int = Field(default=3, ge=1, le=EXACT)
+    epochs: int = Field(default=3, ge=1, le=MAX_WHOLE_NUMBER)
     """Number of passes over the training texts."""
-    batch_size: int = Field(default=16, ge=1, le=EXACT)
+    batch_size: int = Field(default=16, ge=1, le=MAX_WHOLE_NUMBER)
     """Texts per step of one trial."""
     learning_rate: float = Field(default=2e-4, gt=0)
     """The peak learning rate, reached at the end of warm-up."""
@@ -32,7 +32,7 @@ class CommonHyperparameters(Recorded):
     """AdamW (β 0.9 and 0.999, ε 1e-8), or SGD with momentum 0.9."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Norm to which the gradient of each trial is clipped. 0 turns clipping off."""
-    evals_per_epoch: int = Field(default=1, ge=1, le=EXACT)
+    evals_per_epoch: int = Field(default=1, ge=1, le=MAX_WHOLE_NUMBER)
     """Evaluations per epoch, evenly spaced. A trial is scored, checkpointed and perhaps pruned at each."""
-    seed: int = Field(default=0, ge=0, le=EXACT)
+    seed: int = Field(default=0, ge=0, le=MAX_WHOLE_NUMBER)
     """Seed of the study. The seed of each trial is derived from it and the trial's number."""

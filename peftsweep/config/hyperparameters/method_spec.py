@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, Strict, ValidationError
 
-from peftsweep.config.hyperparameters.recorded import Recorded
+from peftsweep.config.hyperparameters.recordable import RecordableHyperparameters
 from peftsweep.config.messages import explain
 from peftsweep.config.yaml_lines import dotted
 from peftsweep.errors import UsageError
@@ -23,7 +23,7 @@ TARGET_MODULES = (
 )
 
 
-class MethodHyperparameters(Recorded):
+class MethodHyperparameters(RecordableHyperparameters):
     """The base of the hyperparameters that only some methods have."""
 
     def derived(self) -> dict[str, Any]:

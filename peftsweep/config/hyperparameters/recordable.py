@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 from peftsweep.config.frozen import Frozen
 from peftsweep.config.messages import Mistake
-from peftsweep.config.plain_values import plain
+from peftsweep.config.recordable_values import recordable
 
 
-class Recorded(Frozen):
+class RecordableHyperparameters(Frozen):
     """Hyperparameters. What cannot be recorded is a mistake, since no command could read the study any more."""
 
     def _limits(self) -> Iterator[Mistake]:
         for name, value in self:
             try:
-                plain(value)
+                recordable(value)
             except ValueError as error:
                 yield (name,), str(error)
