@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -55,6 +55,7 @@ from peftsweep.engine import (
     plan,
 )
 from peftsweep.engine.cuda_graphs import CudaGraphs
+from peftsweep.engine.slot import Slot
 from peftsweep.methods import METHODS
 from peftsweep.models import default_device, linear_names
 from peftsweep.sweep.judge import Judge, drive
@@ -361,6 +362,12 @@ class Timed(Judge):
         return self.steps_profiled < self.profiled
 
 
+class Unsaved(Pack):
+    """A pack that writes no checkpoints: the other sides write none either."""
+
+    def save(self, slots: Iterable[Slot]) -> None: ...
+
+
 def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
     """The pack at its automatic K, or at the given one: rates over all slots, what was planned, what was used. Those
     that are steady are of the steps in which no pass was captured, as most of a sweep's are.
@@ -378,7 +385,7 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
 
     def build(count: int, limits: Limits | None = None) -> Pack:
         limited: dict[str, Any] = {"candidates": [params], "slots": count, "limits": limits}
-        return Pack(model, method, EMOTIONS, texts, validation, compiled=setup.compiled, **limited)
+        return Unsaved(model, method, EMOTIONS, texts, validation, compiled=setup.compiled, **limited)
 
     with capped(default_device()), tempfile.TemporaryDirectory() as folder:  # as `peftsweep run` has it
         began = time.perf_counter()
@@ -389,7 +396,6 @@ def packed(setup: Setup, model: Any = None) -> dict[str, Any]:
                 raise torch.OutOfMemoryError(f"there is no room for {setup.slots} slots and the texts of one of them")
         source = Timed(params, Path(folder), setup.seconds, warm=setup.warm, profiled=setup.profiled)
         pack = build(found.slots, found.limits)
-        pack.save = lambda slots: None  # type: ignore[method-assign]
         if not setup.graphs:
             pack.runner.graphs = None
         torch.cuda.reset_peak_memory_stats()
