@@ -36,7 +36,8 @@ _NUMBER = re.compile(r"[+-]?(?:\d{0,5}\.\d+|\d{1,5})(?:e[+-]?\d+)?%?")
 # Names before values: `name=`, or `name: ` at the start of a line or inside it. Neither the user of an address
 # (//name:x@h) nor what a message calls a column, a label, a key or a study.
 _NAME = r"[\w.%~\[\]-]{1,80}"
-_EQUALS = re.compile(rf"(?<![\w.%~\[\]-])({_NAME})[ \t]?=(?!=)[ \t]?")
+_COLOUR = r"\x1b\[[0-9;]{0,20}m"  # on a terminal; the ; in it separates no settings
+_EQUALS = re.compile(rf"(?:{_COLOUR}|(?<![\w.%~\[\]-]))({_NAME})[ \t]?=(?!=)[ \t]?")
 _COLON = re.compile(
     r"(?:(?P<line>^[ \t>|*+-]{0,40})|(?<![\w.%~-])(?<!//)(?<!column )(?<!label )(?<!key )(?<!study ))"
     r"(?P<name>[\w.-]{1,60})[ \t]?:[ \t]{0,8}(?=[^\s@])",
