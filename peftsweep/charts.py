@@ -74,7 +74,7 @@ def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) 
 
 
 def heat_maps(matrix: NDArray[np.int64], labels: Sequence[str]) -> list[HeatMap]:
-    """One map for a matrix [C, C]; for a matrix [C, 2, 2] one per label, with its name as title."""
+    """A matrix [C, C] gives one map. A matrix [C, 2, 2] gives a map for each label, with the label as title."""
     if matrix.ndim == 2:
         return [_heat_map("", [shortened(label, LONGEST) for label in labels], matrix)]
     titles = [shortened(label, LONGEST_TITLE) for label in labels]

@@ -118,6 +118,14 @@ def test_every_file_has_a_floor() -> None:
     assert rooms <= FLOORS.keys(), f"give them a floor in {Path(__file__).name}: {sorted(rooms - FLOORS.keys())}"
 
 
+def test_files_are_short() -> None:
+    lengths = {
+        path.relative_to(PACKAGE): path.read_text(encoding="utf-8").count("\n") for path in PACKAGE.rglob("*.py")
+    }
+    assert lengths[Path("engine/pack.py")] < 150
+    assert {path: length for path, length in lengths.items() if length > 350} == {}
+
+
 def test_the_architecture_page_has_these_floors() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     drawn = {

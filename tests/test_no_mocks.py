@@ -1,4 +1,8 @@
-"""No test replaces code of peftsweep. What a test may replace is a constant, or a function of a library."""
+"""No test replaces code of peftsweep. What a test may replace is a constant, or a function of a library.
+
+One helper wraps functions, in a process of its own: `studies.struck` sends the real program a signal as soon as a given
+call has returned. The call itself is the real one.
+"""
 
 from __future__ import annotations
 

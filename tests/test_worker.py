@@ -84,9 +84,10 @@ def forget(here: Home) -> None:
 
 def test_a_spawned_worker_leaves_the_same_study_byte_for_byte(here: Home) -> None:
     test = write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
-    search = {"sampler": "tpe", "trials": 4, "pruner": {"reduction": 2, "min_evals": 1}}
-    study = here.study(data={"test": str(test)}, search=search)
+    search = {"sampler": "tpe", "trials": 6, "pruner": {"reduction": 2, "min_evals": 1}}
+    study = here.study(data={"test": str(test)}, train={"epochs": 10, "evals_per_epoch": 1}, search=search)
     result = here.run(study, slots=1)
+    assert result.counts == {"complete": 3, "pruned": 3}  # verdicts matter
     trials, scored, files = results_of(here, result)
     assert scored is not None
     assert any(name.endswith("adapter_model.safetensors") for name in files)

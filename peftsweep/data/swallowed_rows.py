@@ -37,9 +37,9 @@ def embedded_rows(record: Sequence[str], delimiter: str) -> list[list[str]]:
 def find_swallowed_rows(suspects: Mapping[int, list[list[str]]], records: Iterable[Sequence[str]]) -> list[int]:
     """The numbers of the records whose lines are surely rows.
 
-    People write lines such as `No, thanks` where `No` is a class. So the lines must share values with other rows (as
-    names of classes do) in two columns, or be many. And their fields may begin with spaces, as words after a comma do,
-    only in columns where the fields of other rows do.
+    A text may contain a line such as `No, thanks`, and `No` may be a class. So the lines count as rows only if there
+    are many of them, or if they share values with other rows in two columns, as names of classes do. A field may begin
+    with a space, as a word after a comma does, only in columns where fields of other rows do, too.
 
     Args:
         suspects: the `lines_of` of some records, by number.

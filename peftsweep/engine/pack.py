@@ -1,6 +1,5 @@
 """How do K trials train at once on one frozen base? A pack's loop, an optimizer step at a time:
-admit → batch → forward and backward → update → prefetch → record → evaluate → decide.
-"""
+admit → batch → forward and backward → update → prefetch → record → evaluate → decide."""
 
 from __future__ import annotations
 
@@ -102,9 +101,8 @@ class Pack:
         scored, unfit = self.evaluator.on_validation(slots)
         self.end_unfit(unfit)
         for each in scored:
-            if each.not_finite:
-                reason = f"{', '.join(each.not_finite)} not finite at step {each.slot.step}"
-                self.end(each.slot, TrialState.FAILED, reason)
+            if lost := ", ".join(each.not_finite):
+                self.end(each.slot, TrialState.FAILED, f"{lost} not finite at step {each.slot.step}")
             else:
                 each.slot.add_evaluation(each.scores, each.logits)
         return [each.slot for each in scored if not each.not_finite]

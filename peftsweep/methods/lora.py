@@ -212,11 +212,11 @@ class Lora(Method):
         self.all = tuple(path for path in linears if path not in self.lost | gates)
 
     def targets(self, params: TrainConfig) -> tuple[str, ...]:
-        """All linear layers of the backbone unless the trial names some; but for gates, whose one output or input
-        leaves no room for a rank, and for those that peft has no adapter for.
+        """The layers that the trial names. By default all linear layers of the backbone, except gates (one output or
+        input leaves no room for a rank) and those that peft has no adapter for.
 
         Raises:
-            ModelError: it names some of these.
+            ModelError: the trial names a layer that peft has no adapter for.
         """
         if params.target_modules == "auto":
             return self.all

@@ -154,7 +154,7 @@ class Described(Part):
 
     model: ModelConfig
     method: Text
-    """Need not be registered: whoever reads a study does not train it."""
+    """It need not be registered: whoever reads a study does not train it."""
     data: DataConfig
     space: dict[Text, Range | Annotated[list[Value], Field(min_length=1)]]
 
