@@ -245,7 +245,7 @@ def test_a_library_that_cannot_be_loaded_is_reported_with_the_variable_that_may_
     with pytest.raises(ValueError, match="abc") as raised:
         int("abc")  # no import is involved
     error_report.report(raised.value, debug=False)
-    assert "this should not happen" in capsys.readouterr().err
+    assert "should not happen" in capsys.readouterr().err
 
 
 def test_a_working_folder_that_was_removed_is_reported(tmp_path: Path) -> None:

