@@ -73,6 +73,7 @@ def pytest_collection_finish() -> None:
     # imported objects stay alive, so the garbage collector need not visit them again and again
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*fork_server.SELDOM)
     gc.enable()
 
 

@@ -33,6 +33,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+# Thresholds of the garbage collector: by default it takes a twentieth of the tests' time, and finds little.
+SELDOM = (100_000, 50, 100)
 ROOT = Path(__file__).parents[1]
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # Variables that are read when a command runs. Libraries read others at import, which is before the fork.
@@ -301,6 +303,7 @@ if __name__ == "__main__":
         _import_all()
         asked.send(json.dumps(dict(os.environ)).encode())
         gc.freeze()  # so that forked processes share these pages
+        gc.set_threshold(*SELDOM)
         gc.enable()
         forked = _serve(asked)
     if forked is not None:

@@ -246,7 +246,7 @@ def row(study: str, fingerprint: str = "f1", **more: Any) -> Best:
         "fingerprint": fingerprint,
         "validation_fingerprint": fingerprint,
         "overall": False,
-        "retrained": None,
+        "configurations": None,
         "objective": "macro_f1",
         "test": None,
         "tested": None,

@@ -660,7 +660,8 @@ def test_a_million_seeds_are_not_listed_before_the_first_starts() -> None:
 def test_a_configuration_with_a_failed_seed_comes_last(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, (0.9, [0.9, 0.9, None]), (0.8, [0.6, 0.7, 0.8]), (0.7, [None, None, None]))
     assert [(row.trial, row.seeds, row.failed) for row in rows] == [(1, 3, 0), (0, 2, 1), (2, 0, 3)]
-    assert rows[0]["macro_f1_mean"] == pytest.approx(0.7) and rows[0]["macro_f1_std"] == pytest.approx(0.1)
+    figures = rows[0].figures
+    assert figures["macro_f1_mean"] == pytest.approx(0.7) and figures["macro_f1_std"] == pytest.approx(0.1)
     assert rows[1].behind is not None and rows[1].behind.seeds == 2 and rows[2].behind is None
     text = io.StringIO()
     progress.retrained_table(rows, text)

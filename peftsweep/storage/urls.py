@@ -197,7 +197,7 @@ def check_apart(url: str, tracking_uri: str) -> None:
     """Raises:
     UsageError: they are the same place. The tracker would create its tables there, and nobody could read the studies.
     """
-    if same_place(url, tracking_uri):
+    if isinstance(tracking_uri, str) and same_place(url, tracking_uri):  # otherwise the sink refuses it
         kind = "file" if address(url).is_file else "database"
         raise UsageError(
             f"storage and tracking_uri are one {kind}, {masked(url)}: the studies and the tracker need one each, such "
