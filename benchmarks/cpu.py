@@ -174,7 +174,7 @@ class Given(Judge):
     def __init__(self, trials: Sequence[Trial], marks: Marks) -> None:
         self.waiting, self.marks, self.stopped = list(trials), marks, False
 
-    def next(self) -> Trial | None:
+    def next(self, worker: int) -> Trial | None:
         return self.waiting.pop(0) if self.waiting else None
 
     def report(self, reports: Sequence[Report]) -> Sequence[bool]:
@@ -183,7 +183,7 @@ class Given(Judge):
     def finish(self, trial: Trial, result: Result) -> None:
         raise AssertionError(f"trial {trial.number} ended: {result.reason}")
 
-    def progressed(self, event: Progressed) -> None:
+    def progressed(self, event: Progressed, worker: int) -> None:
         if not self.stopped:
             self.stopped = not self.marks.step()
 
@@ -279,7 +279,7 @@ class Scored(Judge):
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.waiting, self.scores = list(trials), dict[int, float]()
 
-    def next(self) -> Trial | None:
+    def next(self, worker: int) -> Trial | None:
         return self.waiting.pop(0) if self.waiting else None
 
     def report(self, reports: Sequence[Report]) -> Sequence[bool]:

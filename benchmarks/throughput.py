@@ -309,7 +309,7 @@ class Timed(Judge):
         self.began = self.ended = self.last = 0.0
         self.steps_profiled = -1
 
-    def next(self) -> Trial:
+    def next(self, worker: int) -> Trial:
         self.given += 1
         return Trial(self.given, self.given, self.params, self.folder / str(self.given))
 
@@ -319,7 +319,7 @@ class Timed(Judge):
     def finish(self, trial: Trial, result: Result) -> None:
         raise AssertionError(f"trial {trial.number} ended: {result.reason}")
 
-    def progressed(self, event: Progressed) -> None:
+    def progressed(self, event: Progressed, worker: int) -> None:
         self.stopped |= not self.goes_on()
 
     def wants_stop(self) -> bool:

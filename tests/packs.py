@@ -55,7 +55,7 @@ class Queue(Judge):
         self.stop_after: int | None = None
         self.stopped = False
 
-    def next(self) -> Trial | None:
+    def next(self, worker: int) -> Trial | None:
         return self.waiting.pop(0) if self.waiting else None
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
@@ -69,7 +69,7 @@ class Queue(Judge):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def progressed(self, event: Progressed) -> None:
+    def progressed(self, event: Progressed, worker: int) -> None:
         if not self.stopped:
             self.stopped = not self.stepped(event.slots)
 

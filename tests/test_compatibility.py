@@ -15,8 +15,8 @@ from peftsweep.config import StudyConfig
 from peftsweep.data.dataset import Dataset, Split
 from peftsweep.errors import ModelError
 from peftsweep.models import Base
-from peftsweep.sweep.compatibility import check_fit
 from peftsweep.task import Task
+from peftsweep.workers.compatibility import check_fit
 from tests.architectures import tiny_base
 from tests.packs import CPU
 from tests.test_equivalence import longrope

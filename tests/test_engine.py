@@ -55,6 +55,7 @@ from peftsweep.layers.packed_batch import Group
 from peftsweep.methods import METHODS
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
+from peftsweep.study.artifacts import adapter_files
 from peftsweep.task import tune_thresholds
 from tests.numbers import distance, same, same_training, same_values, same_weights
 from tests.packs import (
@@ -475,7 +476,11 @@ def exported(pack: Watched, queue: Queue, one: Trial, folder: Path) -> None:
 
 def on_test_split(pack: Watched, one: Trial, adapter: Path) -> dict[str, float]:
     """Score the pack's test split."""
-    found, *_ = [event for event in PackWorker(pack).advance([ScoreTrial(one, adapter)]) if isinstance(event, Scored)]
+    found, *_ = [
+        event
+        for event in PackWorker(pack).advance([ScoreTrial(one, adapter_files(adapter))])
+        if isinstance(event, Scored)
+    ]
     assert found.trial == one.number
     assert found.scores is not None, found.reason
     return found.scores
@@ -1059,7 +1064,7 @@ def test_a_test_split_that_does_not_fit_is_answered_with_the_reason(base: Path, 
     run_pack(pack, queue)
     exported(pack, queue, one, tmp_path / "adapter")
     before_each_pass(pack, full)
-    answer, *_ = PackWorker(pack).advance([ScoreTrial(one, tmp_path / "adapter")])
+    answer, *_ = PackWorker(pack).advance([ScoreTrial(one, adapter_files(tmp_path / "adapter"))])
     assert answer == Scored(0, None, "no room for 3 GiB")
     assert not pack.slots.occupied
 

@@ -36,6 +36,7 @@ FLOORS = {
     "data": 6,
     "engine": 7,
     "study": 8,
+    "workers": 8,
     "comparison": 9,
     "dashboard": 9,
     "progress": 9,

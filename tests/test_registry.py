@@ -32,8 +32,8 @@ from peftsweep.study import best_rows
 from peftsweep.study.enqueued import given
 from peftsweep.study.grid import grid
 from peftsweep.study.space import candidates, decode, described, distributions
-from peftsweep.sweep.spawned_worker import SpawnedWorker
-from peftsweep.sweep.worker import LocalWorker, StartWorker
+from peftsweep.workers.spawned_worker import SpawnedWorker
+from peftsweep.workers.worker import LocalWorker, StartWorker
 from tests.numbers import distance, same, same_losses, same_values, same_weights
 from tests.own_methods import LoraPlus, Pissa, RsLora, Vera
 from tests.packs import SINGLE, Queue, Texts, base_of, pack_of, run_pack

@@ -43,9 +43,9 @@ from peftsweep.study.seeds import behind_first, means, still_wanted, summarised
 from peftsweep.sweep import RetrainResult
 from peftsweep.sweep.seed_judge import SeedJudge
 from peftsweep.sweep.seed_supply import SeedSupply
-from peftsweep.sweep.worker import LocalWorker
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import MlflowRuns, Tracker
+from peftsweep.workers.worker import LocalWorker
 from tests.numbers import same_weights
 from tests.packs import Watched, base_of
 from tests.stock_training import peft_alone

@@ -38,8 +38,8 @@ from peftsweep.storage import Studies
 from peftsweep.study import results
 from peftsweep.sweep import worker
 from peftsweep.sweep.trial_supply import TrialSupply
-from peftsweep.sweep.worker import LocalWorker, PackInfo, WorkerSpec
 from peftsweep.task import Task
+from peftsweep.workers.worker import LocalWorker, PackInfo, WorkerSpec
 from tests.numbers import distance, hold, norm
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write

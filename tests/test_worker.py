@@ -21,8 +21,8 @@ from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
 from peftsweep.models import BaseInfo
 from peftsweep.progress import Silent
-from peftsweep.sweep.spawned_worker import SpawnedWorker
 from peftsweep.system.signals import ENDING, Stopped
+from peftsweep.workers.spawned_worker import SpawnedWorker
 from tests.studies import LABELS, Home, home, write
 from tests.tiny import tiny_rows
 from tests.troubled_methods import Broken, Cramped, Halting

@@ -1,6 +1,6 @@
 """How many slots fit on a GPU (`--slots auto`)? Measured by a step, not computed from the architecture.
 
-On a CPU it is a constant: `CPU_SLOTS` in sweep/worker.py.
+On a CPU it is a constant: `CPU_SLOTS` in workers/worker.py.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """What do a worker and a study say to each other? A worker posts events, and the study answers with commands.
 
-All are plain values that can be pickled. Besides them the two share the trials' folders: the worker keeps checkpoints
-there, and the study removes them.
+All are plain values that can be pickled. Adapters and logits travel in them as bytes. Only checkpoints do not: a worker
+keeps them in the trials' folders, which the study removes if it sees them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from peftsweep.engine.trial import Report, Result, Scores, SlotStatus, Trial
 
@@ -104,11 +104,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class ScoreTrial:
-    """Score an ended trial on the test split, with the adapter in a folder. This takes a free slot. Answer:
-    `Scored`."""
+    """Score an ended trial on the test split, with its adapter. This takes a free slot. Answer: `Scored`."""
 
     trial: Trial
-    adapter: Path
+    adapter: Mapping[str, bytes]  # the files of the adapter's folder, by name
 
 
 Command = StartTrials | Verdicts | SaveCheckpoints | Stop | ScoreTrial

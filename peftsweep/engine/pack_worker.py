@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -29,6 +28,7 @@ from peftsweep.engine.messages import (
 )
 from peftsweep.engine.pack import Pack
 from peftsweep.engine.trial import Trial
+from peftsweep.system.temporary import TemporaryFolder
 
 HEARTBEAT = 1.0
 
@@ -98,10 +98,13 @@ class PackWorker:
         """Save every slot but those that the study has not judged yet: see `Pack.decide`."""
         self.pack.save(slot for slot in self.pack.slots.occupied if slot not in self.pack.undecided)
 
-    def score(self, trial: Trial, adapter: Path) -> Scored:
+    def score(self, trial: Trial, adapter: Mapping[str, bytes]) -> Scored:
         slot = self.pack.slots.start(trial)
         try:
-            return Scored(trial.number, self.pack.evaluator.on_test(slot, adapter))
+            with TemporaryFolder() as folder:
+                for name, content in adapter.items():
+                    (folder / name).write_bytes(content)
+                return Scored(trial.number, self.pack.evaluator.on_test(slot, folder))
         except torch.OutOfMemoryError as error:
             return Scored(trial.number, None, str(error).splitlines()[0])
         finally:

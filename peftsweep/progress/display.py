@@ -10,16 +10,7 @@ from peftsweep.trial_state import Ended
 
 if TYPE_CHECKING:  # the engine brings torch along, and `peftsweep best` draws tables without it
     from peftsweep.engine import SlotStatus
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The GPU memory planned for a pack, in bytes."""
-
-    planned: int
-    whole: int
-    slots: int
-    tokens: int  # most tokens that go through the base at once
+    from peftsweep.workers import Memory
 
 
 @dataclass(frozen=True)

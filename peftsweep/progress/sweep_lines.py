@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftsweep.progress.display import EndedTrial, Memory, Opened, SweepStatus
+from peftsweep.progress.display import EndedTrial, Opened, SweepStatus
 from peftsweep.progress.formats import amount, duration, gib, hyperparameters, score
 from peftsweep.scores import label
 from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
     from peftsweep.engine import SlotStatus
+    from peftsweep.workers import Memory
 
 
 class BestSoFar:

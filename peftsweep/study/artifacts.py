@@ -85,6 +85,11 @@ def files(study: Path, number: int) -> dict[str, Path]:
     return {name: folder / name for name in (ADAPTER, CLASSES, PICTURE, PREDICTIONS, STUDY) if (folder / name).exists()}
 
 
+def adapter_files(folder: Path) -> dict[str, bytes]:
+    """The files of an adapter's folder, by name."""
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+
+
 def pause(trial: TrialRecord, folder: Path) -> list[int]:
     """When a trial was last saved, and this moment, at which it goes on; in milliseconds since 1970."""
     kept = (int(1000 * checkpoint.stat().st_mtime) for checkpoint in folder.glob("checkpoint-*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,16 @@ def check_arguments(
         raise UsageError("overrides: only a study file can be overridden; put the values into the StudyConfig itself")
     if slots != "auto":
         check_at_least(1, "slots", slots, "'auto' or ")
+
+
+def check_distinct(configs: Sequence[StudyConfig]) -> None:
+    """
+    Raises:
+        UsageError: a study is named twice.
+    """
+    twice = [name for name, count in Counter(config.name for config in configs).items() if count > 1]
+    if twice:
+        raise UsageError(f"study: {quoted(twice[0])} is named more than once")
 
 
 def check_at_least(least: int, name: str, value: object, other: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Who answers a worker's events? A judge. `drive` is the loop in which the two talk."""
+"""Who answers a worker's events? A judge. `drive` is the loop in which it talks with a single worker."""
 
 from __future__ import annotations
 
@@ -35,22 +35,26 @@ class Advances(Protocol):
 class Judge(ABC):
     """Provides trials, decides which of them go on, and stores their results."""
 
-    def answer(self, events: Sequence[Event]) -> list[Command]:
-        """Answer events with commands. There are none if the worker is idle and has nothing left to do."""
+    def answer(self, events: Sequence[Event], worker: int = 0) -> list[Command]:
+        """Answer events with commands. There are none if the worker is idle and has nothing left to do.
+
+        Args:
+            worker: which worker posted the events.
+        """
         commands: list[Command] = []
         for event in events:
             match event:
                 case Note(text):
                     self.note(text)
                 case Progressed():
-                    self.progressed(event)
+                    self.progressed(event, worker)
                 case Evaluated(reports):
                     commands.append(Verdicts(tuple(self.report(reports))))
                 case TrialEnded(trial, result):
                     self.finish(trial, result)
                 case TrialsWanted(slots):
-                    given = [each for _ in range(slots) if (each := self.next()) is not None]
-                    commands.append(StartTrials(tuple(given), more=not self.has_given_all()))
+                    given = [each for _ in range(slots) if (each := self.next(worker)) is not None]
+                    commands.append(StartTrials(tuple(given), more=not self.has_given_all(worker)))
                 case Scored(number, scores, reason):
                     self.scored(number, scores, reason)
                 case Idle():
@@ -58,11 +62,11 @@ class Judge(ABC):
         return [*commands, Stop()] if self.wants_stop() and Idle() not in events else commands
 
     @abstractmethod
-    def next(self) -> Trial | None:
-        """The next trial for a free slot, or None if there is none at the moment."""
+    def next(self, worker: int) -> Trial | None:
+        """The next trial for a worker's free slot, or None if there is none at the moment."""
 
-    def has_given_all(self) -> bool:
-        """Whether there will be no more trials, so that free slots need not ask again."""
+    def has_given_all(self, worker: int) -> bool:
+        """Whether there will be no more trials for this worker, so that its free slots need not ask again."""
         return False
 
     @abstractmethod
@@ -73,8 +77,8 @@ class Judge(ABC):
     def finish(self, trial: Trial, result: Result) -> None:
         """Store the result of a trial that has ended."""
 
-    def progressed(self, event: Progressed) -> None:
-        """Report the progress of some steps."""
+    def progressed(self, event: Progressed, worker: int) -> None:
+        """Report the progress of some of a worker's steps."""
         return
 
     def note(self, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,9 +39,9 @@ from peftsweep.sweep.open_study import check_same, open_study
 from peftsweep.sweep.run_study import quiet_bitsandbytes, train
 from peftsweep.sweep.seed_judge import SeedJudge, has_all_trials
 from peftsweep.sweep.seed_supply import SeedSupply
-from peftsweep.sweep.worker import LocalWorker, StartWorker
 from peftsweep.system.signals import stopped_by_signals
 from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
+from peftsweep.workers import LocalPool, LocalWorker, StartWorker
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def retrain(
             supply = SeedSupply(config, found, again, best, seeds, studies)
             judge = SeedJudge(supply, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)
-            train(judge, slots, tracking_uri, start)
-            return RetrainResult(summarised(found, again), judge.seconds, stop.number)
+            train([judge], partial(LocalPool, start), slots, tracking_uri, shown)
+            return RetrainResult(summarised(found, again), dict(judge.seconds), stop.number)
 
 
 def _best(study: StoredStudy, top: int) -> list[TrialRecord]:

@@ -1,14 +1,15 @@
 """How is a study run, from its file to its result?
 
-`run` opens the study, `train` starts a worker, and `judge.drive` passes messages between the worker and the study.
+`run_together` opens studies, `train` starts a pool of workers, and `drive_all` passes messages between the two.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +22,18 @@ from peftsweep.progress import Progress, Silent
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.study import best_rows
-from peftsweep.sweep.arguments import check_arguments, check_at_least
-from peftsweep.sweep.judge import drive
+from peftsweep.sweep.arguments import check_arguments, check_at_least, check_distinct
+from peftsweep.sweep.driving import drive_all
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
 from peftsweep.sweep.study_judge import StudyJudge
+from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.sweep.trial_supply import TrialSupply
-from peftsweep.sweep.worker import LocalWorker, PackInfo, StartWorker, Worker, WorkerSpec
-from peftsweep.sweep.worker_start import check_base, report_start
-from peftsweep.system.signals import stopped_by_signals
-from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
+from peftsweep.system.signals import StopSignal, stopped_by_signals
+from peftsweep.tracking import MlflowRuns, OpenSink, Sink, Tracker
+from peftsweep.workers import LocalPool, LocalWorker, Pool, StartWorker
+
+StartPool = Callable[[], Pool]
 
 
 @dataclass(frozen=True)
@@ -81,74 +84,133 @@ def run(
     Raises:
         PeftsweepError: with one clear message. Finished trials are kept.
     """
-    check_arguments(study, slots, overrides)
+    (result,) = run_together(
+        [study],
+        partial(LocalPool, start),
+        trials=trials,
+        timeout=timeout,
+        slots=slots,
+        overrides=overrides,
+        storage=storage,
+        tracking_uri=tracking_uri,
+        progress=progress,
+        sink=sink,
+    )
+    return result
+
+
+def run_together(
+    studies: Sequence[str | Path | StudyConfig],
+    pool: StartPool,
+    *,
+    trials: int | None = None,
+    timeout: float | None = None,
+    slots: int | Literal["auto"] = "auto",
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    storage: str = "sqlite:///studies.db",
+    tracking_uri: str = "sqlite:///mlflow.db",
+    progress: Progress | None = None,
+    sink: OpenSink = MlflowRuns,
+) -> list[SweepResult]:
+    """Run several studies at once on a pool of workers, which they share.
+
+    Args:
+        studies: each as in `run`.
+        pool: starts the workers.
+        trials, timeout, slots, overrides, storage, tracking_uri, progress, sink: as in `run`, for each study.
+
+    Raises:
+        PeftsweepError: with one clear message. Finished trials are kept. An error of one study does not end the others.
+    """
+    for study in studies:
+        check_arguments(study, slots, overrides)
     check_apart(storage, tracking_uri)
-    opened_sink = sink(tracking_uri)
+    sinks = [sink(tracking_uri) for _ in studies]
     if trials is not None:
         check_at_least(1, "trials", trials)
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
         raise UsageError(f"timeout: expected seconds, such as 7200, got {quoted(timeout)}")
     display: Progress = Silent() if progress is None else progress
-    with stopped_by_signals() as stop, guarded(storage), quiet_bitsandbytes():
-        config = study if isinstance(study, StudyConfig) else load(study, overrides, check=find_mistakes)
-        studies = Studies(storage, display.warn)
-        rows = begun(studies, config.name)
-        data = load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, resumed=rows)
-        with studies.lease(config.name):
-            opened = open_study(studies, config, data)
-            total = config.search.trials if trials is None else trials
-            tracker = Tracker(opened_sink, note=display.warn)
-            supply = TrialSupply(config, opened, studies, total, timeout)
-            judge = StudyJudge(supply, data, tracker, display, stop)
-            train(judge, slots, tracking_uri, start)
-        best = next(iter(best_rows.best(storage, [config.name])), None)
-        return SweepResult(opened, best, judge.counts(), judge.seconds, stop.number)
+    with ExitStack() as leave:
+        stop = leave.enter_context(stopped_by_signals())
+        leave.enter_context(guarded(storage))
+        leave.enter_context(quiet_bitsandbytes())
+        configs = [
+            each if isinstance(each, StudyConfig) else load(each, overrides, check=find_mistakes) for each in studies
+        ]
+        check_distinct(configs)
+        judges = [
+            leave.enter_context(_judged(config, trials, timeout, Studies(storage, display.warn), each, display, stop))
+            for config, each in zip(configs, sinks, strict=True)
+        ]
+        train(judges, pool, slots, tracking_uri, display)
+        return [_result(judge) for judge in judges]
 
 
-def train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:
-    """Train what is left of a study, and write to the tracker what earlier processes did not.
+@contextmanager
+def _judged(
+    config: StudyConfig,
+    trials: int | None,
+    timeout: float | None,
+    studies: Studies,
+    sink: Sink,
+    display: Progress,
+    stop: StopSignal,
+) -> Iterator[StudyJudge]:
+    """The judge of a study, which is opened and leased."""
+    rows = begun(studies, config.name)
+    data = load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, resumed=rows)
+    with studies.lease(config.name):
+        opened = open_study(studies, config, data)
+        supply = TrialSupply(config, opened, studies, config.search.trials if trials is None else trials, timeout)
+        yield StudyJudge(supply, data, Tracker(sink, note=display.warn), display, stop)
 
-    Args:
-        start: starts the worker that trains.
+
+def _result(judge: StudyJudge) -> SweepResult:
+    best = next(iter(best_rows.best(judge.studies.url, [judge.config.name])), None)
+    return SweepResult(judge.study, best, judge.counts(), dict(judge.seconds), judge.stop.number)
+
+
+def train(
+    judges: Sequence[StudyJudge],
+    start_pool: StartPool,
+    slots: int | Literal["auto"],
+    tracking_uri: str,
+    display: Progress,
+) -> None:
+    """Train what is left of some studies, and write to the tracker what earlier processes did not.
+
+    Raises:
+        PeftsweepError: of the first study that an error ended, after the others are done.
     """
     with ExitStack() as leave:
-        leave.callback(judge.close)
-        leave.enter_context(judge.progress)
-        if judge.has_work():
-            _train(judge, slots, tracking_uri, start)
-        judge.conclude()
-        if judge.projection.is_behind and not judge.projection.opened:
-            judge.stop.finish_step_first = True
-            judge.projection.open()
-        if judge.projection.opened and not judge.stop.asked:
-            data = judge.study.record.data
-            redraw(judge.studies.url, judge.projection.tracker, data, judge.progress.warn)
+        for judge in judges:
+            leave.callback(judge.close)
+        leave.enter_context(display)
+        sweeps = [StudySweep(judge, slots, tracking_uri) for judge in judges if judge.has_work()]
+        if sweeps:
+            pool = start_pool()
+            try:
+                drive_all(pool, sweeps)
+            finally:
+                pool.shutdown()
+        errors = [sweep.error for sweep in sweeps if sweep.error is not None]
+        for judge in judges:
+            if not judge.failed:
+                _conclude(judge)
+        for error in errors[1:]:
+            display.warn(str(error))
+        if errors:
+            raise errors[0]
 
 
-def _train(judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, start: StartWorker) -> None:
-    """Start a worker. Then wait for its events, let the study judge them, and answer, until there is no work left."""
-    supply = judge.supply
-    widest, smallest = supply.candidates("high"), supply.candidates("low")
-    spec = WorkerSpec(judge.config, judge.data, widest, smallest, supply.left(), slots)
-    worker = start(spec)
-    pack: PackInfo | None = None
-    try:
-        base = worker.load()
-        check_base(base, judge)
-        pack = worker.build()
-        judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
-        report_start(judge, base, pack, tracking_uri)
-        drive(worker, judge)
-    except BaseException:
-        with suppress(Exception):  # it must not hide the first error
-            _close(worker, judge, pack)
-        raise
-    _close(worker, judge, pack)
-
-
-def _close(worker: Worker, judge: StudyJudge, pack: PackInfo | None) -> None:
-    """Close the worker, and record what it used."""
-    judge.used(worker.close(), None if pack is None else pack.memory)
+def _conclude(judge: StudyJudge) -> None:
+    judge.conclude()
+    if judge.projection.is_behind and not judge.projection.opened:
+        judge.stop.finish_step_first = True
+        judge.projection.open()
+    if judge.projection.opened and not judge.stop.asked:
+        redraw(judge.studies.url, judge.projection.tracker, judge.study.record.data, judge.progress.warn)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,31 +10,45 @@ from typing import Any
 import optuna
 
 from peftsweep.data import Dataset
-from peftsweep.engine import Command, Progressed, Report, Result, Scores, ScoreTrial, Trial
+from peftsweep.engine import (
+    Command,
+    Event,
+    Idle,
+    Progressed,
+    Report,
+    Result,
+    Scores,
+    ScoreTrial,
+    StartTrials,
+    Trial,
+)
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
-from peftsweep.progress import EndedTrial, Memory, Opened, Progress, SweepStatus, lost_scores, peak_memory, test_score
+from peftsweep.progress import EndedTrial, Opened, Progress, lost_scores, peak_memory, test_score
 from peftsweep.storage import HeldOutScores, TrialRecord, in_optuna, write_study, write_trial
 from peftsweep.study import Halving, artifacts, space
 from peftsweep.study.results import is_over, ranked
 from peftsweep.study.trial_files import ADAPTER
 from peftsweep.sweep.judge import Judge
-from peftsweep.sweep.live_progress import RemainingTime, TrialCounts
+from peftsweep.sweep.live_status import LiveStatus
 from peftsweep.sweep.projection import Projection, recorded
+from peftsweep.sweep.running import DEATHS, Place, Running
 from peftsweep.sweep.study_params import study_params
 from peftsweep.sweep.trial_params import UntrainableError, trained
 from peftsweep.sweep.trial_supply import TrialSupply
-from peftsweep.sweep.worker import Usage
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
 from peftsweep.trial_state import TrialState, count_states
+from peftsweep.workers import Memory, Usage
 
 
 class StudyJudge(Judge):
-    """Stands between a worker and the study.
+    """Stands between the workers and the study.
 
     Attributes:
         stop: whether a signal asked to stop.
+        failed: whether an error has ended the study.
+        places: where each worker trains.
     """
 
     def __init__(
@@ -47,10 +62,13 @@ class StudyJudge(Judge):
         if self.study.record.total != supply.total:
             write_study(self.study, total=supply.total)
             self.projection.outdate()
-        self.running: dict[int, optuna.Trial] = {}
-        self.seconds: dict[str, float] = {}  # where the worker's time went
-        self.trial_counts: TrialCounts | None = None  # None when trials have changed since
-        self.remaining = RemainingTime(self.halving, supply.deadline)
+        self.running: dict[int, Running] = {}
+        self.failed = False
+        self.places: dict[int, Place] = {}
+        self.told_all: set[int] = set()  # workers that believe that there are no more trials
+        self.deaths: Counter[int] = Counter()  # by trial: workers that died while they trained it
+        self.seconds: dict[str, float] = {}  # where the workers' time went
+        self.live = LiveStatus(self.halving, supply)
         self.test_scores: dict[int, Scores] = {}  # on the test split, until all that are due have one
         self.unscored: set[int] = set()  # trials that could not be scored
         self.base: BaseInfo | None = None
@@ -75,24 +93,36 @@ class StudyJudge(Judge):
 
     # Answers to the worker ------------------------------------------------------------------------------------------
 
-    def has_given_all(self) -> bool:
-        return not self.supply.has_more()
+    def answer(self, events: Sequence[Event], worker: int = 0) -> list[Command]:
+        commands = super().answer(events, worker)
+        if worker in self.told_all and self.supply.orphans and Idle() not in events:  # another worker has left trials
+            self.told_all.discard(worker)
+            commands.append(StartTrials((), more=True))
+        return commands
+
+    def has_given_all(self, worker: int) -> bool:
+        if self.supply.has_more():
+            return False
+        self.told_all.add(worker)
+        return True
 
     def wants_stop(self) -> bool:
-        return self.stop.asked
+        return self.stop.asked or self.failed
 
     def note(self, text: str) -> None:
         self.progress.note(text)
 
-    def next(self) -> Trial | None:
+    def next(self, worker: int) -> Trial | None:
         while not self.stop.asked and (offer := self.supply.next()) is not None:
-            self.trial_counts = None
+            self.live.outdate()
             try:
                 trial = self.supply.start(offer)
             except UntrainableError as error:
                 self._refuse(offer.asked, str(error))
             else:
-                self.running[trial.number] = offer.asked
+                self.running[trial.number] = Running(offer.asked, trial, worker)
+                if worker in self.places and self.places[worker].node is not None:
+                    write_trial(offer.asked, worker=f"{worker} on {self.places[worker].name}")
                 self.projection.begin(self.supply.trial(trial.number))
                 return trial
         return None
@@ -114,7 +144,7 @@ class StudyJudge(Judge):
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores[self.config.search.objective]
-            asked, judged = self.running[number], known[number]  # judged: maybe by a process that died
+            asked, judged = self.running[number].asked, known[number]  # judged: maybe by a process that died
             if evaluation.index not in judged.reported:  # it was, if a trial resumes from before a verdict
                 asked.report(value, step=evaluation.index)
             before = judged.evaluations
@@ -131,16 +161,15 @@ class StudyJudge(Judge):
             return [True] * len(reports)
         for number, keeps in self.halving.decide(at, self.study).items():
             if keeps:
-                write_trial(self.running[number], kept=at[number][0])
+                write_trial(self.running[number].asked, kept=at[number][0])
                 kept.add(number)
             else:
-                write_trial(self.running[number], dropped=at[number][0])
+                write_trial(self.running[number].asked, dropped=at[number][0])
         return [entry.trial.number in kept for entry in reports]
 
     def finish(self, trial: Trial, result: Result) -> None:
-        asked = self.running.pop(trial.number)
-        self.remaining.pace.add_trials([result.status])
-        self.trial_counts = None
+        asked, trial, worker = self.running.pop(trial.number)  # the worker may keep checkpoints in a folder of its own
+        self.live.ended(worker, result.status)
         adapter: Path | None = None
         complete = result.state == TrialState.COMPLETE
         if complete:
@@ -166,12 +195,33 @@ class StudyJudge(Judge):
         self.progress.ended(ended)
         self.projection.note()
 
-    def progressed(self, event: Progressed) -> None:
-        if self.trial_counts is None:  # nothing trains while the storage is read
-            self.trial_counts = TrialCounts.of(self.supply.trials())
-        trials, begun, done, best = self.trial_counts
-        left = self.remaining.update(event, self.supply.upcoming(begun), trials)
-        self.progress.step(SweepStatus(event.slots, done, self.supply.total, best, left))
+    def lose(self, worker: int, reason: str) -> None:
+        """A worker is gone. Its trials go on elsewhere, unless too many workers have died over one of them."""
+        numbers = sorted(number for number, trial in self.running.items() if trial.worker == worker)
+        for number in numbers:
+            asked = self.running.pop(number).asked
+            self.deaths[number] += 1
+            if self.deaths[number] < DEATHS:
+                self.supply.orphans.append(number)
+            else:
+                self._refuse(asked, f"{DEATHS} workers were lost while they trained it; the last: {reason}")
+        self.live.outdate()
+        self.leave(worker)
+        going_on = [str(number) for number in numbers if self.deaths[number] < DEATHS]
+        then = f"; trials to be resumed: {', '.join(going_on)}" if going_on else ""
+        self.progress.warn(f"worker {worker} was lost: {reason}{then}")
+
+    def leave(self, worker: int) -> None:
+        """Forget a worker that trains this study no longer."""
+        self.told_all.discard(worker)
+        self.places.pop(worker, None)
+        self.live.forget(worker)
+
+    def commit(self) -> None:
+        """Store what has changed since the last commit."""
+
+    def progressed(self, event: Progressed, worker: int) -> None:
+        self.progress.step(self.live.update(event, worker))
 
     # Results --------------------------------------------------------------------------------------------------------
 
@@ -198,10 +248,15 @@ class StudyJudge(Judge):
             if ended.number not in self.test_scores:
                 folder = self.supply.trial_folder(ended.number)
                 trial = Trial(ended.number, ended.seed or 0, trained(self.config, ended), folder)
-                return [ScoreTrial(trial, folder / ADAPTER)]
+                return [ScoreTrial(trial, artifacts.adapter_files(folder / ADAPTER))]
         if due:
             self.tested([(ended, self.test_scores[ended.number]) for ended in due])
         return []
+
+    def has_tests_left(self) -> bool:
+        """Whether a trial is to be scored on the test split, and none has failed at it."""
+        due = self.test_due()
+        return bool(due) and not any(trial.number in self.unscored for trial in due)
 
     def test_due(self) -> list[TrialRecord]:
         """Trials to be scored on the test split. Empty if one was scored before, because a test split used twice is a
@@ -231,7 +286,8 @@ class StudyJudge(Judge):
 
     def used(self, usage: Usage, planned: Memory | None) -> None:
         """Record what the worker used, and show the peak of GPU memory."""
-        self.seconds = usage.seconds
+        for kind, seconds in usage.seconds.items():
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
         if planned is not None and usage.peak_bytes is not None:
             write_study(self.study, memory={**self.study.record.memory, "peak_bytes": usage.peak_bytes})
             self.progress.note(peak_memory(planned, usage.peak_bytes))

@@ -7,7 +7,7 @@ from peftsweep.models import BaseInfo, is_at_revision, revision_of
 from peftsweep.progress import Opened
 from peftsweep.storage import masked, write_study
 from peftsweep.sweep.study_judge import StudyJudge
-from peftsweep.sweep.worker import PackInfo
+from peftsweep.workers import PackInfo
 
 MANY = 10  # TPE draws this many trials at random in any case
 
@@ -28,8 +28,15 @@ def check_base(base: BaseInfo, judge: StudyJudge) -> None:
     write_study(study, base=revision)
 
 
-def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri: str) -> None:
-    """Tell the user and the tracker what was loaded."""
+def report_another(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri: str, worker: int) -> None:
+    """Tell the user that one more worker has loaded the base."""
+    for note in pack.notes:
+        judge.progress.note(note)
+    judge.progress.note(f"worker {worker}: {pack.slots} slots on {judge.places[worker].name}")
+
+
+def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri: str, worker: int) -> None:
+    """Tell the user and the tracker what the first worker has loaded."""
     for note in pack.notes:
         judge.progress.note(note)
     _warn_if_all_start_at_once(judge, pack.slots)

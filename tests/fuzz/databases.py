@@ -155,6 +155,6 @@ def _begun(judge: StudyJudge) -> None:
     if judge.has_work():
         judge.supply.candidates("high")
         for _ in range(3):
-            judge.next()
-    judge.progressed(Progressed((), ()))
+            judge.next(0)
+    judge.progressed(Progressed((), ()), 0)
     judge.counts()

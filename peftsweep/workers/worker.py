@@ -1,4 +1,4 @@
-"""What is a worker? It loads the base and trains a pack on it. The study drives it with four calls."""
+"""What is a worker? It loads the base and trains a pack on it. A sweep drives it with four calls."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from peftsweep.data import Dataset
 from peftsweep.engine import Command, Event, Limits, Pack, PackWorker, Plan, build_that_fits, capped, plan
 from peftsweep.methods import METHODS, Method
 from peftsweep.models import Base, BaseInfo, default_device, linear_names, load_base
-from peftsweep.progress import Memory
-from peftsweep.sweep.compatibility import check_fit
+from peftsweep.workers.compatibility import check_fit
 
 COMPILE_FROM = 5_000_000  # training tokens of a study from which compiling pays off: see benchmarks/notes.md
 CPU_SLOTS = 8  # enough to keep the cores busy, and to share the fixed cost of a step
@@ -38,6 +37,16 @@ class WorkerSpec:
     smallest: Sequence[TrainConfig]
     trials: int
     slots: int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The GPU memory planned for a pack, in bytes."""
+
+    planned: int
+    whole: int
+    slots: int
+    tokens: int  # most tokens that go through the base at once
 
 
 @dataclass(frozen=True)

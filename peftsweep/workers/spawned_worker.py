@@ -15,8 +15,8 @@ from peftsweep.engine import Command, Event
 from peftsweep.errors import UsageError, WorkerError
 from peftsweep.methods import METHODS, Method, register
 from peftsweep.models import BaseInfo
-from peftsweep.sweep.worker import LocalWorker, PackInfo, Usage, WorkerSpec
 from peftsweep.system.signals import PATIENCE, held_back
+from peftsweep.workers.worker import LocalWorker, PackInfo, Usage, WorkerSpec
 
 
 class SpawnedWorker:

@@ -1,0 +1,59 @@
+"""How do several studies share several workers? Each free worker goes to the study with the most trials left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftsweep.sweep.study_sweep import StudySweep
+from peftsweep.workers import Answer, Call, Failed, Lost, Pool
+
+PATIENCE = 1.0  # seconds between two looks at what else happened: signals, new workers
+
+
+def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
+    """Pass messages between workers and studies until no study has work left.
+
+    What the answers of one round changed is stored before any worker gets its next call: whatever a worker is told is
+    in the storage.
+    """
+    share(pool.size(), studies)
+    seats: dict[int, StudySweep] = {}
+    while True:
+        for worker in pool.free():
+            study = max(studies, key=StudySweep.openings)
+            if study.openings():
+                seats[worker] = study
+                pool.call(worker, "load", study.enter(worker, pool.node(worker)))
+        if not seats and not any(study.openings() for study in studies):
+            return
+        calls = [(answer.worker, _next_call(seats, answer)) for answer in pool.wait(PATIENCE)]
+        for study in studies:
+            study.commit()
+        for worker, call in calls:
+            if call is not None:
+                pool.call(worker, *call)
+
+
+def share(workers: int, studies: Sequence[StudySweep]) -> None:
+    """Divide the workers among the studies by the trials that each has left, and the trials of a study among its
+    workers. A worker has no more slots than its share, so that the first does not take all trials."""
+    left = {study.name: max(1, study.left()) for study in studies}
+    for study in studies:
+        own = max(1, round(workers * left[study.name] / sum(left.values())))
+        study.share = -(-left[study.name] // own)
+
+
+def _next_call(seats: dict[int, StudySweep], answer: Answer | Failed | Lost) -> tuple[Call, *tuple[object, ...]] | None:
+    """The worker's next call. None if it has left its study."""
+    study = seats[answer.worker]
+    match answer:
+        case Answer(worker, value):
+            call = study.next_call(worker, value)
+        case Failed(worker, error):
+            call = study.fail(worker, error)
+        case Lost(worker, reason):
+            study.lose(worker, reason)
+            call = None
+    if call is None:
+        del seats[answer.worker]
+    return call

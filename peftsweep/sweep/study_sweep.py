@@ -1,0 +1,133 @@
+"""What does a study do with its workers? Each loads the base, builds a pack, trains, and is closed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+from peftsweep.engine import Idle
+from peftsweep.errors import PeftsweepError
+from peftsweep.models import BaseInfo
+from peftsweep.sweep.running import Place
+from peftsweep.sweep.study_judge import StudyJudge
+from peftsweep.sweep.worker_start import check_base, report_another, report_start
+from peftsweep.workers import Call, PackInfo, Usage, WorkerSpec
+
+NextCall = tuple[Call, *tuple[object, ...]]  # its name and its arguments
+
+
+class StudySweep:
+    """A study, and the workers that train it at the moment.
+
+    Args:
+        slots: number of trials that a worker trains at once. "auto": as many as fit on its GPU.
+
+    Attributes:
+        share: most trials that a worker may train at once, so that all workers have some.
+        error: what ended the study early.
+    """
+
+    def __init__(self, judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str) -> None:
+        self.judge, self.slots, self.tracking_uri = judge, slots, tracking_uri
+        self.name, self.share = judge.config.name, judge.supply.left()
+        self.under_way: dict[int, Call] = {}  # each worker's call
+        self.nodes: dict[int, str | None] = {}
+        self.bases: dict[int, BaseInfo] = {}
+        self.packs: dict[int, PackInfo] = {}
+        self.served = False  # whether a worker has done all that there was
+        self.error: Exception | None = None
+
+    def left(self) -> int:
+        """Number of trials still to be trained."""
+        return self.judge.supply.left()
+
+    def openings(self) -> int:
+        """Number of trials that one more worker could train now, or 1 if there is other work for it."""
+        if self.error is not None or self.judge.stop.asked:
+            return 0
+        if not self.under_way and (not self.served or self.judge.has_tests_left()):
+            return max(1, self.left())
+        starting = sum(call in ("load", "build") for call in self.under_way.values())
+        return max(0, self.left() - starting * self.share) if self.judge.supply.has_more() else 0
+
+    @cached_property
+    def spec(self) -> WorkerSpec:
+        """What its workers are to train. It is the same for all, so that it need be sent to a machine only once."""
+        judge, supply = self.judge, self.judge.supply
+        bounds = supply.candidates("high"), supply.candidates("low")
+        return WorkerSpec(judge.config, judge.data, *bounds, self.share, self.slots)
+
+    # A worker's calls -------------------------------------------------------------------------------------------------
+
+    def enter(self, worker: int, node: str | None) -> WorkerSpec:
+        """A worker comes to this study. Returns what it is to load."""
+        self.under_way[worker], self.nodes[worker] = "load", node
+        return self.spec
+
+    def next_call(self, worker: int, value: object) -> NextCall | None:
+        """Take what a worker's call returned; returns its next call, or None if it has left."""
+        call = self._after(worker, value)
+        if call is None:
+            self.leave(worker)
+        else:
+            self.under_way[worker] = call[0]
+        return call
+
+    def _after(self, worker: int, value: object) -> NextCall | None:
+        judge = self.judge
+        match self.under_way[worker]:
+            case "load":
+                assert isinstance(value, BaseInfo)
+                self.bases[worker] = value
+                try:
+                    check_base(value, judge)
+                except PeftsweepError as error:
+                    return self.fail(worker, error)
+                return ("close",) if judge.stop.asked else ("build",)
+            case "build":
+                assert isinstance(value, PackInfo)
+                judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
+                self._built(worker, value)
+                return "advance", []
+            case "advance":
+                assert isinstance(value, list)
+                commands = judge.answer(value, worker)
+                return ("advance", commands) if commands or Idle() not in value else ("close",)
+            case "close":
+                assert isinstance(value, Usage)
+                self.served = True
+                pack = self.packs.get(worker)
+                judge.used(value, None if pack is None else pack.memory)
+                return None
+
+    def _built(self, worker: int, pack: PackInfo) -> None:
+        base, node = self.bases[worker], self.nodes[worker]
+        self.judge.places[worker] = Place(node, str(base.device), pack.slots)
+        report = report_start if self.judge.base is None else report_another
+        report(self.judge, base, pack, self.tracking_uri, worker)
+        self.packs[worker] = pack
+
+    def fail(self, worker: int, error: Exception) -> NextCall | None:
+        """An error ends the study. Its other workers save checkpoints and stop."""
+        if self.under_way[worker] == "close":  # nothing is lost: all events have arrived
+            self.leave(worker)
+            return None
+        self.error = self.error or error
+        self.judge.failed = True
+        self.under_way[worker] = "close"
+        return ("close",)
+
+    def lose(self, worker: int, reason: str) -> None:
+        """A worker is gone. Its trials will be resumed by others."""
+        self.judge.lose(worker, reason)
+        self.leave(worker)
+
+    def leave(self, worker: int) -> None:
+        """Forget a worker."""
+        for kept in (self.under_way, self.nodes, self.bases, self.packs):
+            kept.pop(worker, None)
+        self.judge.leave(worker)
+
+    def commit(self) -> None:
+        """Store what has changed."""
+        self.judge.commit()
