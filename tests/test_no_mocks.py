@@ -168,7 +168,7 @@ import torch
 import peftsweep
 from peftsweep import cli
 from peftsweep.methods import METHODS
-from peftsweep.sweep import worker
+from peftsweep.workers import worker
 """
 
 

@@ -36,9 +36,9 @@ from peftsweep.models import BaseInfo
 from peftsweep.progress import PlainProgress, Silent
 from peftsweep.storage import Studies
 from peftsweep.study import results
-from peftsweep.sweep import worker
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.task import Task
+from peftsweep.workers import worker
 from peftsweep.workers.worker import LocalWorker, PackInfo, WorkerSpec
 from tests.numbers import distance, hold, norm
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
