@@ -30,12 +30,21 @@ class BrokenError(Exception):
     """What is wrong with an attribute, in a line."""
 
 
-def read_study(study: optuna.Study) -> StudyRecord:
-    """Raises:
-    BrokenError: an attribute is missing, or has a value that no sweep writes.
+def stored_in(study: optuna.Study) -> Mapping[str, Any]:
+    """A study's attributes, to be read only. A study in memory returns the same object until one changes."""
+    return study._storage.get_study_user_attrs(study._study_id)
+
+
+def read_study(attrs: Mapping[str, Any]) -> StudyRecord:
+    """
+    Args:
+        attrs: the study's user attributes.
+
+    Raises:
+        BrokenError: an attribute is missing, or has a value that no sweep writes.
     """
     try:
-        return StudyRecord.model_validate(study.user_attrs)
+        return StudyRecord.model_validate(attrs)
     except ValidationError as error:
         raise BrokenError(_first_mistake(error)) from error
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy as copied
+from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy
@@ -17,12 +18,20 @@ from optuna.trial import TrialState as OptunaState
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.safe_text.quoting import quoted, shortened
 from peftsweep.safe_text.secrets import masked
-from peftsweep.storage.attributes import BrokenError, has_record, is_own, read_study, read_trial
+from peftsweep.storage.attributes import BrokenError, has_record, is_own, read_study, read_trial, stored_in
+from peftsweep.storage.leased_storage import LeasedStorage
 from peftsweep.storage.record import StudyRecord, TrialRecord
 
 # what Optuna and SQLAlchemy raise on values that they have never written
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 STRANGE = "did not come from its sweep"
+
+
+class Known(NamedTuple):
+    """A trial, and its record or why there is none. A finished trial keeps its record."""
+
+    trial: FrozenTrial
+    record: TrialRecord | str
 
 
 class StoredStudy(optuna.Study):
@@ -39,9 +48,11 @@ class StoredStudy(optuna.Study):
         StorageError: it cannot be read.
     """
 
-    def __init__(self, name: str, storage: RDBStorage, url: str) -> None:
-        self._rdb, self._where = storage, f"study {quoted(name)} in {masked(url)}"
-        self._known: dict[int, TrialRecord | str] = {}  # finished trials by Optuna's id, or why there is no record
+    def __init__(self, name: str, storage: RDBStorage | LeasedStorage, url: str) -> None:
+        self._rdb = storage.rdb if isinstance(storage, LeasedStorage) else storage
+        self._where = f"study {quoted(name)} in {masked(url)}"
+        self._known: dict[int, Known] = {}  # by Optuna's id
+        self._recorded: tuple[Mapping[str, Any], StudyRecord] | None = None  # the latest attributes and their record
         with reading(self._where):
             super().__init__(name, storage)
             made_by_sweep = has_record(self)
@@ -59,10 +70,15 @@ class StoredStudy(optuna.Study):
         Raises:
             StorageError: it has a value that no sweep writes.
         """
-        try:
-            return read_study(self)
-        except BrokenError as error:
-            raise StorageError(f"{self._where} cannot be read: {error}; restore the database from a copy") from error
+        attrs = stored_in(self)
+        if self._recorded is None or self._recorded[0] is not attrs:
+            try:
+                self._recorded = attrs, read_study(attrs)
+            except BrokenError as error:
+                raise StorageError(
+                    f"{self._where} cannot be read: {error}; restore the database from a copy"
+                ) from error
+        return self._recorded[1]
 
     @property
     def mlflow_runs(self) -> dict[str, str]:
@@ -79,6 +95,11 @@ class StoredStudy(optuna.Study):
         """Its trials in the order of their creation, waiting ones included."""
         found = [self._record(trial) for trial in self._get_trials(deepcopy=False)]
         return [record for record in found if isinstance(record, TrialRecord)]
+
+    def flush(self) -> None:
+        """Write what this process has changed, if it holds the study in memory; see `LeasedStorage.flush`."""
+        if isinstance(self._storage, LeasedStorage):
+            self._storage.flush()
 
     def left_out(self) -> Iterator[str]:
         """Lines that say which trials have no record, and why."""
@@ -142,16 +163,16 @@ class StoredStudy(optuna.Study):
         return copied(best) if deepcopy else best
 
     def _record(self, trial: FrozenTrial) -> TrialRecord | str:
-        if trial._trial_id in self._known:
-            return self._known[trial._trial_id]
+        known = self._known.get(trial._trial_id)
+        if known is not None and (known.trial is trial or known.trial.state.is_finished()):
+            return known.record
         found: TrialRecord | str = STRANGE
         if is_own(trial):
             try:
                 found = read_trial(trial, self._objective)
             except BrokenError as error:
                 found = str(error)
-        if trial.state.is_finished():
-            self._known[trial._trial_id] = found
+        self._known[trial._trial_id] = Known(trial, found)
         return found
 
     def _culprit(self) -> str:

@@ -23,6 +23,7 @@ from peftsweep.storage.attributes import TrialFacts, has_record_in, running_tria
 from peftsweep.storage.database import Database
 from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, owner
+from peftsweep.storage.leased_storage import LeasedStorage
 from peftsweep.storage.lock_holder import Doing
 from peftsweep.storage.optuna_states import in_optuna
 from peftsweep.storage.postgresql import Postgresql
@@ -203,6 +204,14 @@ class Studies:
         """
         return self.database.lease(name, doing)
 
+    def hold(self, *studies: StoredStudy) -> list[StoredStudy]:
+        """The same studies in memory, for the process that has their lease. Nothing that it writes into one of them is
+        in the database before `StoredStudy.flush`, which writes all of them together."""
+        leased = LeasedStorage(self.storage)
+        for study in studies:
+            leased.hold(study._study_id, study._storage.get_all_trials(study._study_id, deepcopy=False))
+        return [StoredStudy(study.study_name, leased, self.url) for study in studies]
+
     def doing(self, name: str) -> Doing | None:
         """What the process with this study's lease does; None if no process has it. Then its running trials were
         stopped."""
@@ -214,17 +223,20 @@ class Studies:
 
     def begin(self, study: optuna.Study, **facts: Unpack[TrialFacts]) -> optuna.Trial:
         """A new running trial that has these facts from its first moment. Waiting trials go on waiting."""
-        return optuna.Trial(study, self.storage.create_new_trial(study._study_id, running_trial(**facts)))
+        return optuna.Trial(study, study._storage.create_new_trial(study._study_id, running_trial(**facts)))
 
     def adopt(self, study: optuna.Study, number: int) -> optuna.Trial:
         """A running trial, for continuing it under its own number."""
-        return optuna.Trial(study, next(t._trial_id for t in study.get_trials(deepcopy=False) if t.number == number))
+        return optuna.Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
     def give(self, trial: optuna.Trial, name: str, value: Any, distribution: BaseDistribution) -> None:
         """Store a parameter of a running trial. Optuna's own call refuses it if a trial of another program has a
         parameter of this name with another distribution."""
         stored = distribution.to_internal_repr(value)
-        self.storage._set_trial_param(trial._trial_id, name, stored, distribution, distribution)
+        if isinstance(trial.storage, LeasedStorage):
+            trial.storage.give(trial._trial_id, name, stored, distribution)
+        else:
+            self.storage._set_trial_param(trial._trial_id, name, stored, distribution, distribution)
 
 
 def exists(url: str) -> bool:

@@ -1,0 +1,286 @@
+"""How does the process with a study's lease read and write it? In memory; what has changed is written in groups."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Container, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.models import NOT_FOUND_MSG
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import DBAPIError
+
+from peftsweep.storage import pending_rows as rows
+from peftsweep.storage.leased_study import LeasedStudy
+
+LOOK = 1.0  # seconds between looks for trials that another process has enqueued
+
+
+class LeasedStorage(BaseStorage):
+    """Studies that only this process writes, because it has their lease.
+
+    Every call is answered from memory. What it changed waits until `flush`, which writes all of it in one transaction:
+    after a kill the database has everything up to a `flush` and nothing after it. Samplers, `ask`, `report` and `tell`
+    work as with Optuna's own storage. For use by one thread.
+
+    Other processes may still enqueue trials, which appear within `LOOK` seconds. Other changes that they make are not
+    seen: whoever must see them reads the database itself.
+
+    Args:
+        rdb: where the studies are.
+    """
+
+    def __init__(self, rdb: RDBStorage) -> None:
+        self.rdb = rdb
+        self._studies: dict[int, LeasedStudy] = {}
+        self._of_trial: dict[int, LeasedStudy] = {}
+        self._pending = rows.PendingRows()
+        self._looked = time.monotonic()
+        self._unknown: Exception | None = None  # after this error, nobody knows whether the last group was written
+
+    def hold(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+        """Take a study into memory, with all its trials as the database has them."""
+        study = LeasedStudy.read(self.rdb, study_id, trials)
+        self._studies[study_id] = study
+        self._of_trial |= dict.fromkeys(study.trials, study)
+
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what has changed: all of it or, if this raises an error, nothing, so that it may be repeated. Trials
+        that other processes have enqueued meanwhile are taken into memory.
+
+        Raises:
+            KeyError: a study was deleted.
+            UpdateFinishedTrialError: another process has ended a trial.
+            SQLAlchemyError: the database does not answer. If the connection was lost while the transaction was being
+                committed, nobody knows whether it was, and every later call fails, too.
+            StudyBusyError: another process has the lease.
+        """
+        if self._unknown is not None:
+            raise self._unknown
+        studies = self._studies.values()
+        changed = bool(self._pending) or any(study.has_changed() for study in studies)
+        if changed or time.monotonic() >= self._looked + LOOK:
+            later = self._write() if changed else self._look()
+            for study in studies:
+                study.written(later[study.study_id])
+            self._pending.clear()
+            self._looked = time.monotonic()
+        for study in studies:
+            while study.outside:
+                trial = self.rdb.get_trial(study.outside[0])
+                self._of_trial[trial._trial_id] = study
+                study.take_in(trial)
+                study.outside.pop(0)
+
+    def _look(self) -> dict[int, list[int]]:
+        """Ids of trials that other processes have added, by study."""
+        with self.rdb.engine.begin() as connection:
+            for study in self._studies.values():
+                study.check_there(connection)
+            return {study_id: study.later(connection) for study_id, study in self._studies.items()}
+
+    def _write(self) -> dict[int, list[int]]:
+        """Write everything; returns what `_look` does."""
+        with self.rdb.engine.connect() as connection, connection.begin() as transaction:
+            touched = self._pending.trials()
+            for study in self._studies.values():
+                study.lock(connection)
+                study.check_unended(connection, touched & study.trials.keys())
+            later = {study_id: study.later(connection) for study_id, study in self._studies.items()}
+            for study in self._studies.values():
+                study.write(connection)
+            self._pending.write(connection, lambda trial_id: self._of_trial[trial_id].real(trial_id))
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    self._unknown = error
+                raise
+        return later
+
+    # Studies --------------------------------------------------------------------------------------------------------
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        study, text = self._study(study_id), json.dumps(value)
+        study.user_attrs = study.user_attrs | {key: json.loads(text)}
+        self._pending.put(rows.STUDY_USER_ATTRS, study_id=study_id, key=key, value_json=text)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        study, text = self._study(study_id), json.dumps(value)
+        study.system_attrs = study.system_attrs | {key: json.loads(text)}
+        self._pending.put(rows.STUDY_SYSTEM_ATTRS, study_id=study_id, key=key, value_json=text)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._study(study_id).user_attrs
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._study(study_id).system_attrs
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self._study(
+            next((each.study_id for each in self._studies.values() if each.name == study_name), -1)
+        ).study_id
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return self._study(study_id).name
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self._study(study_id).directions
+
+    def get_all_studies(self) -> NoReturn:
+        raise NotImplementedError("It has the studies that were given to it.")
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> NoReturn:
+        raise NotImplementedError("It has the studies that were given to it.")
+
+    def delete_study(self, study_id: int) -> NoReturn:
+        raise NotImplementedError("It has the studies that were given to it.")
+
+    # Trials ---------------------------------------------------------------------------------------------------------
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        study, given = self._study(study_id), template_trial or create_trial(state=TrialState.RUNNING)
+        trial = copy.copy(given)
+        trial.number, trial._trial_id = study.next_number, -1 - len(self._of_trial)
+        trial.params, trial.distributions, trial.intermediate_values = {}, {}, {}
+        trial.user_attrs, trial.system_attrs = {}, {}
+        for name, distribution in given.distributions.items():
+            self._with_param(trial, name, distribution.to_internal_repr(given.params[name]), distribution)
+        for step, value in given.intermediate_values.items():
+            self._with_report(trial, step, value)
+        for name, attr in given.user_attrs.items():
+            self._with_attr(trial, "user_attrs", name, attr)
+        for name, attr in given.system_attrs.items():
+            self._with_attr(trial, "system_attrs", name, attr)
+        self._with_values(trial, given.values)
+        self._of_trial[trial._trial_id] = study
+        study.create(trial)
+        return trial._trial_id
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        before = self._of(trial_id).distributions.setdefault(param_name, distribution)
+        check_distribution_compatibility(before, distribution)
+        self.give(trial_id, param_name, param_value_internal, distribution)
+
+    def give(self, trial_id: int, name: str, internal: float, distribution: BaseDistribution) -> None:
+        """Set a parameter, whatever distribution other trials have for it."""
+        self._change(trial_id, lambda trial: self._with_param(trial, name, internal, distribution))
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        self._change(trial_id, lambda trial: self._with_report(trial, step, intermediate_value))
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._change(trial_id, lambda trial: self._with_attr(trial, "user_attrs", key, value))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._change(trial_id, lambda trial: self._with_attr(trial, "system_attrs", key, value))
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if state == TrialState.RUNNING and self.get_trial(trial_id).state == TrialState.RUNNING:
+            return False
+
+        def move(trial: FrozenTrial) -> None:
+            self._with_values(trial, values)
+            trial.state = state
+            if state == TrialState.RUNNING:
+                trial.datetime_start = datetime.now()
+            if state.is_finished():
+                trial.datetime_complete = datetime.now()
+
+        self._change(trial_id, move)
+        return True
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        return self._study(study_id).ids[trial_number]
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self._of(trial_id).trials[trial_id]
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        trials = self._study(study_id).having(states)
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
+        return self._study(study_id).count((state,) if isinstance(state, TrialState) else state)
+
+    def changed(self, study_id: int) -> list[FrozenTrial]:
+        """The trials that were changed or added since the last call; at the first call, all."""
+        study = self._study(study_id)
+        found = [study.trials[trial_id] for trial_id in study.changed]
+        study.changed.clear()
+        return found
+
+    # One trial ------------------------------------------------------------------------------------------------------
+
+    def _study(self, study_id: int) -> LeasedStudy:
+        """
+        Raises:
+            KeyError: there is none with this id.
+        """
+        if study_id not in self._studies:
+            raise KeyError(NOT_FOUND_MSG)
+        return self._studies[study_id]
+
+    def _of(self, trial_id: int) -> LeasedStudy:
+        """The study of a trial.
+
+        Raises:
+            KeyError: there is none with this id.
+        """
+        if trial_id not in self._of_trial:
+            raise KeyError(NOT_FOUND_MSG)
+        return self._of_trial[trial_id]
+
+    def _change(self, trial_id: int, change: Callable[[FrozenTrial], None]) -> None:
+        """Put a changed copy in the place of a trial.
+
+        Raises:
+            UpdateFinishedTrialError: it has ended.
+        """
+        study = self._of(trial_id)
+        trial = copy.copy(study.trials[trial_id])
+        self.check_trial_is_updatable(trial_id, trial.state)
+        change(trial)
+        study.put(trial)
+
+    # These give a trial new mappings: those that it has belong to its earlier state, too.
+
+    def _with_param(self, trial: FrozenTrial, name: str, internal: float, distribution: BaseDistribution) -> None:
+        trial.params = trial.params | {name: distribution.to_external_repr(internal)}
+        trial.distributions = trial.distributions | {name: distribution}
+        drawn = {"param_value": internal, "distribution_json": distribution_to_json(distribution)}
+        self._pending.put(rows.PARAMS, trial_id=trial._trial_id, param_name=name, **drawn)
+
+    def _with_report(self, trial: FrozenTrial, step: int, value: float) -> None:
+        trial.intermediate_values = trial.intermediate_values | {step: value}
+        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+        row = {"intermediate_value": stored, "intermediate_value_type": kind}
+        self._pending.put(rows.REPORTED, trial_id=trial._trial_id, step=step, **row)
+
+    def _with_attr(self, trial: FrozenTrial, which: str, key: str, value: Any) -> None:
+        text = json.dumps(value)
+        setattr(trial, which, getattr(trial, which) | {key: json.loads(text)})
+        table = rows.USER_ATTRS if which == "user_attrs" else rows.SYSTEM_ATTRS
+        self._pending.put(table, trial_id=trial._trial_id, key=key, value_json=text)
+
+    def _with_values(self, trial: FrozenTrial, values: Sequence[float] | None) -> None:
+        if values is None:
+            return
+        trial.values = list(values)
+        for objective, value in enumerate(values):
+            stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+            row = {"objective": objective, "value": stored, "value_type": kind}
+            self._pending.put(rows.VALUES, trial_id=trial._trial_id, **row)
