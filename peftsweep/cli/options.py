@@ -19,7 +19,7 @@ def duration(text: str) -> float:
     return hours * 3600.0 + minutes * 60.0 + seconds
 
 
-def slots(text: str) -> int | Literal["auto"]:
+def auto_or_count(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) == 0:  # int() raises on thousands of digits
@@ -41,7 +41,24 @@ Timeout = Annotated[
 ]
 Slots = Annotated[
     Any,
-    typer.Option(parser=slots, metavar="K|auto", help="Trials to train at once. auto: as many as fit on the GPU."),
+    typer.Option(
+        parser=auto_or_count, metavar="K|auto", help="Trials to train at once. auto: as many as fit on the GPU."
+    ),
+]
+Workers = Annotated[
+    Any,
+    typer.Option(
+        parser=auto_or_count,
+        metavar="N|auto",
+        help="Workers, each on a GPU or a share of the cores. auto: one for each GPU. More than one need Ray.",
+    ),
+]
+RayAddress = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Join a Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
+]
+WorkerTimeout = Annotated[
+    float,
+    typer.Option(parser=duration, metavar="TIME", help="Replace a worker of Ray that reports nothing for this long."),
 ]
 Settings = Annotated[
     list[str] | None,

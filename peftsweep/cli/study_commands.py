@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
@@ -19,6 +19,7 @@ from peftsweep.cli.options import (
     TRACKING,
     AsJson,
     Debug,
+    RayAddress,
     Settings,
     Slots,
     Storage,
@@ -26,9 +27,16 @@ from peftsweep.cli.options import (
     StudyFiles,
     Timeout,
     Tracking,
+    Workers,
+    WorkerTimeout,
 )
 from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from peftsweep.config import StudyConfig
+    from peftsweep.progress import Progress
+    from peftsweep.sweep import SweepResult
 
 Row = TypeVar("Row")
 
@@ -38,21 +46,28 @@ def run(
     trials: Annotated[int | None, typer.Option(min=1, help="Total number of trials, including earlier runs.")] = None,
     timeout: Timeout = None,
     slots: Slots = "auto",
+    workers: Workers = "1",
+    ray_address: RayAddress = None,
+    worker_timeout: WorkerTimeout = "10m",  # type: ignore[assignment]  # typer parses it
     settings: Settings = None,
     storage: Storage = STORAGE,
     tracking_uri: Tracking = TRACKING,
     debug: Debug = False,
 ) -> None:
-    """Run a study, or resume it where it stopped. Several studies run one after the other."""
+    """Run a study, or resume it where it stopped. Several studies share the workers; with one, each waits its turn."""
     with exit_on_signal():
         configs = [_config(name, settings) for name in study]  # check every study file before the first study starts
 
         from peftsweep import progress, sweep
 
-        for config in configs:
+        shared = workers != 1 or ray_address is not None
+        for group in [configs] if shared else [[config] for config in configs]:
             display = progress.for_stream(sys.stderr)
-            result = sweep.run(
-                config,
+            results = sweep.run_together(
+                group,
+                workers=workers,
+                ray_address=ray_address,
+                worker_timeout=worker_timeout,
                 trials=trials,
                 timeout=timeout,
                 slots=slots,
@@ -60,16 +75,8 @@ def run(
                 tracking_uri=tracking_uri,
                 progress=display,
             )
-            best = result.best
-            score = None if best is None else (best.trial, best.scores[best.objective])
-            adapter = None if best is None else best.adapter
-            display.note(progress.sweep_result(config.name, result.counts, score, adapter, config.search.objective))
-            if result.seconds:
-                display.note(progress.time_spent(result.seconds))
-            if result.interrupted is not None:
-                raise Stopped(result.interrupted)
-            if best is not None:
-                display.note(progress.next_step(config.name, adapter))
+            for config, result in zip(group, results, strict=True):
+                _say_result(display, config, result)
 
 
 def retrain(
@@ -102,6 +109,26 @@ def retrain(
         if result.interrupted is not None:
             raise Stopped(result.interrupted)
         _print(result.configurations, result.rows, as_json, progress.retrained_table)
+
+
+def _say_result(display: Progress, config: StudyConfig, result: SweepResult) -> None:
+    """Print what came of a study.
+
+    Raises:
+        Stopped: a signal ended it.
+    """
+    from peftsweep import progress
+
+    best = result.best
+    score = None if best is None else (best.trial, best.scores[best.objective])
+    adapter = None if best is None else best.adapter
+    display.note(progress.sweep_result(config.name, result.counts, score, adapter, config.search.objective))
+    if result.seconds:
+        display.note(progress.time_spent(result.seconds))
+    if result.interrupted is not None:
+        raise Stopped(result.interrupted)
+    if best is not None:
+        display.note(progress.next_step(config.name, adapter))
 
 
 def _config(study: str, settings: list[str] | None) -> Any:

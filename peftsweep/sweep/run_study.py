@@ -31,7 +31,7 @@ from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.signals import StopSignal, stopped_by_signals
 from peftsweep.tracking import MlflowRuns, OpenSink, Sink, Tracker
-from peftsweep.workers import LocalPool, LocalWorker, Pool, StartWorker
+from peftsweep.workers import HANG, LocalWorker, Pool, StartWorker, start_pool
 
 StartPool = Callable[[], Pool]
 
@@ -66,6 +66,9 @@ def run(
     storage: str = "sqlite:///studies.db",
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
+    workers: int | Literal["auto"] = 1,
+    ray_address: str | None = None,
+    worker_timeout: float = HANG,
     start: StartWorker = LocalWorker,
     sink: OpenSink = MlflowRuns,
 ) -> SweepResult:
@@ -78,7 +81,11 @@ def run(
         slots: number of trials to train at once. "auto": as many as fit on the GPU; a few on a CPU.
         overrides: values that replace the study file's, by dotted key, as a mapping or as `key=value`.
         progress: displays what happens while the study runs; by default nothing is displayed.
-        start: starts the worker that trains. `SpawnedWorker` trains in a separate process.
+        workers: how many train at once, each on a GPU of its own or a share of the cores. "auto": one for each GPU.
+            More than one need Ray.
+        ray_address: `auto`, `HOST:PORT` or `ray://…` joins a Ray cluster.
+        worker_timeout: seconds without an event after which a worker of Ray is ended and replaced.
+        start: starts the worker if there is one, and no cluster. `SpawnedWorker` trains in a separate process.
         sink: opens the tracker at `tracking_uri`.
 
     Raises:
@@ -86,7 +93,10 @@ def run(
     """
     (result,) = run_together(
         [study],
-        partial(LocalPool, start),
+        workers=workers,
+        ray_address=ray_address,
+        worker_timeout=worker_timeout,
+        start=start,
         trials=trials,
         timeout=timeout,
         slots=slots,
@@ -101,8 +111,12 @@ def run(
 
 def run_together(
     studies: Sequence[str | Path | StudyConfig],
-    pool: StartPool,
+    pool: StartPool | None = None,
     *,
+    workers: int | Literal["auto"] = 1,
+    ray_address: str | None = None,
+    worker_timeout: float = HANG,
+    start: StartWorker = LocalWorker,
     trials: int | None = None,
     timeout: float | None = None,
     slots: int | Literal["auto"] = "auto",
@@ -116,8 +130,8 @@ def run_together(
 
     Args:
         studies: each as in `run`.
-        pool: starts the workers.
-        trials, timeout, slots, overrides, storage, tracking_uri, progress, sink: as in `run`, for each study.
+        pool: starts the workers; by default as `workers`, `ray_address`, `worker_timeout` and `start` say.
+        others: as in `run`, for each study.
 
     Raises:
         PeftsweepError: with one clear message. Finished trials are kept. An error of one study does not end the others.
@@ -126,6 +140,8 @@ def run_together(
         check_arguments(study, slots, overrides)
     check_apart(storage, tracking_uri)
     sinks = [sink(tracking_uri) for _ in studies]
+    if workers != "auto":
+        check_at_least(1, "workers", workers, "'auto' or ")
     if trials is not None:
         check_at_least(1, "trials", trials)
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
@@ -143,7 +159,8 @@ def run_together(
             leave.enter_context(_judged(config, trials, timeout, Studies(storage, display.warn), each, display, stop))
             for config, each in zip(configs, sinks, strict=True)
         ]
-        train(judges, pool, slots, tracking_uri, display)
+        chosen = partial(start_pool, workers, ray_address, worker_timeout, display.note, start)
+        train(judges, pool or chosen, slots, tracking_uri, display)
         return [_result(judge) for judge in judges]
 
 
@@ -173,7 +190,7 @@ def _result(judge: StudyJudge) -> SweepResult:
 
 def train(
     judges: Sequence[StudyJudge],
-    start_pool: StartPool,
+    pool: StartPool,
     slots: int | Literal["auto"],
     tracking_uri: str,
     display: Progress,
@@ -189,11 +206,11 @@ def train(
         leave.enter_context(display)
         sweeps = [StudySweep(judge, slots, tracking_uri) for judge in judges if judge.has_work()]
         if sweeps:
-            pool = start_pool()
+            crew = pool()
             try:
-                drive_all(pool, sweeps)
+                drive_all(crew, sweeps)
             finally:
-                pool.shutdown()
+                crew.shutdown()
         errors = [sweep.error for sweep in sweeps if sweep.error is not None]
         for judge in judges:
             if not judge.failed:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from peftsweep.workers.choosing import HANG, start_pool
 from peftsweep.workers.local_pool import LocalPool
 from peftsweep.workers.pool import Answer, Call, Failed, Lost, Pool
 from peftsweep.workers.spawned_worker import SpawnedWorker
 from peftsweep.workers.worker import LocalWorker, Memory, PackInfo, StartWorker, Usage, Worker, WorkerSpec
 
 __all__ = [
+    "HANG",
     "Answer",
     "Call",
     "Failed",
@@ -22,4 +24,5 @@ __all__ = [
     "Usage",
     "Worker",
     "WorkerSpec",
+    "start_pool",
 ]
