@@ -1,0 +1,120 @@
+"""Several workers and several studies: trials are shared out, a lost worker's are resumed, results stay the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftsweep.engine import Evaluated, Event
+from peftsweep.errors import WorkerError
+from peftsweep.progress import Silent
+from peftsweep.sweep import SweepResult
+from peftsweep.sweep.run_study import run_together
+from tests.pools import Dies, TurnsPool, never
+from tests.studies import Home, home
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Home:
+    return home(tmp_path / "home")
+
+
+class Heard(Silent):
+    """Progress that remembers warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def run_on(workers: int, place: Home, *studies: Path, dies: Dies = never, **options: Any) -> list[SweepResult]:
+    """Run studies together on so many workers."""
+    pool = partial(TurnsPool, workers, dies, replaced=options.pop("replaced", True))
+    options = {"slots": 1, "storage": place.storage, "tracking_uri": place.tracking_uri} | options
+    return run_together(list(studies), pool, **options)
+
+
+def scores(result: SweepResult) -> dict[int, float]:
+    return {trial.number: trial.value for trial in result.study.trials if trial.value is not None}
+
+
+def workers_of(result: SweepResult) -> set[str]:
+    return {trial.user_attrs["worker"] for trial in result.study.trials}
+
+
+def test_the_same_study_on_one_and_on_three_workers_draws_the_same_and_has_the_same_scores(tmp_path: Path) -> None:
+    one, three = home(tmp_path / "one"), home(tmp_path / "three")
+    changes = {"search": {"trials": 7}, "model": {"id": str(one.folder / "base")}}
+    (alone,) = run_on(1, one, one.study(**changes))
+    (shared,) = run_on(3, three, three.study(**changes))
+    assert [trial.params for trial in alone.study.trials] == [trial.params for trial in shared.study.trials]
+    assert len(workers_of(shared)) == 3 and len(workers_of(alone)) == 1
+    assert alone.counts == shared.counts == {"complete": 7}
+    assert scores(shared) == pytest.approx(scores(alone), abs=1e-4)
+
+
+def test_two_studies_share_two_workers_and_a_worker_goes_to_the_study_that_has_more_left(here: Home) -> None:
+    short = here.study("short", search={"trials": 1})
+    long = here.study("long", search={"trials": 6})
+    first, second = run_on(2, here, short, long)
+    assert (first.counts, second.counts) == ({"complete": 1}, {"complete": 6})
+    assert len(workers_of(first)) == 1
+    assert len(workers_of(second)) == 2
+    assert {run.info.status for run in here.runs()} == {"FINISHED"}
+    assert len(here.runs()) == 2 + 1 + 6
+
+
+class DiesAt:
+    """A worker dies as it reports the n-th evaluations of all, so that they are lost."""
+
+    def __init__(self, *moments: int) -> None:
+        self.moments, self.evaluated = moments, 0
+
+    def __call__(self, worker: int, events: Sequence[Event]) -> str | None:
+        now = any(isinstance(event, Evaluated) for event in events)
+        self.evaluated += now
+        return "its process was killed" if now and self.evaluated in self.moments else None
+
+
+def test_a_lost_workers_trials_are_resumed_by_others_to_the_result_of_an_undisturbed_sweep(tmp_path: Path) -> None:
+    never_lost, lost = home(tmp_path / "never"), home(tmp_path / "lost")
+    changes = {"search": {"trials": 5}, "model": {"id": str(never_lost.folder / "base")}}
+    changes["train"] = {"epochs": 4, "evals_per_epoch": 1}
+    (undisturbed,) = run_on(3, never_lost, never_lost.study(**changes))
+    heard = Heard()
+    (disturbed,) = run_on(3, lost, lost.study(**changes), dies=DiesAt(5, 9), progress=heard)
+    losses = [warning for warning in heard.warnings if "was lost" in warning]
+    said = r"worker \d was lost: its process was killed; trials to be resumed: \d"
+    assert len(losses) == 2 and all(re.fullmatch(said, line) for line in losses), losses
+    assert disturbed.counts == undisturbed.counts == {"complete": 5}
+    assert scores(disturbed) == pytest.approx(scores(undisturbed), abs=1e-4)
+    resumed = [trial for trial in disturbed.study.trials if trial.user_attrs.get("pauses")]
+    assert len(resumed) == 2
+    assert all(len(trial.intermediate_values) == 4 for trial in disturbed.study.trials)
+    assert {run.info.status for run in lost.runs()} == {"FINISHED"} and len(lost.runs()) == 6
+
+
+def test_a_trial_whose_workers_die_three_times_fails_with_the_reason_and_the_others_go_on(here: Home) -> None:
+    def dies(worker: int, events: Sequence[Event]) -> str | None:
+        reports = [report for event in events if isinstance(event, Evaluated) for report in event.reports]
+        return "its memory ran out" if any(report.trial.number == 1 for report in reports) else None
+
+    (result,) = run_on(2, here, here.study(search={"trials": 4}), dies=dies)
+    assert result.counts == {"complete": 3, "failed": 1}
+    said = "3 workers were lost while they trained it; the last: its memory ran out"
+    assert result.study.trials[1].user_attrs["reason"] == said
+
+
+def test_without_any_worker_left_the_sweep_ends_with_the_reason_and_goes_on_later(here: Home) -> None:
+    study = here.study()
+    with pytest.raises(WorkerError, match="no worker is left"):
+        run_on(1, here, study, dies=DiesAt(6), replaced=False)
+    (result,) = run_on(2, here, study)
+    assert result.counts == {"complete": 3}
