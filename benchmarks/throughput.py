@@ -270,12 +270,17 @@ def together(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return row | {"step_ms": max(each["step_ms"] for each in found)}
 
 
-def processes(setup: Setup, count: int = 8) -> dict[str, float]:
-    """So many plain loops on the GPU at once, each in a process of its own; their rates together."""
+def processes(setup: Setup, count: int = 8, gpus: int = 1) -> dict[str, float]:
+    """So many plain loops at once, each in a process of its own, in turns on each of the GPUs; their rates together."""
     command = [sys.executable, __file__, "--worker", json.dumps(asdict(setup))]
     with tempfile.TemporaryDirectory() as folder:
         running = [
-            subprocess.Popen([*command, "--ready", f"{folder}/{i}"], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*command, "--ready", f"{folder}/{i}"],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ if gpus == 1 else os.environ | {"CUDA_VISIBLE_DEVICES": str(i % gpus)},
+            )
             for i in range(count)
         ]
         try:

@@ -34,7 +34,9 @@ def modules() -> Iterator[dict[str, ModuleType]]:
     """The modules of the benchmarks, which import each other as scripts do."""
     sys.path.insert(0, str(FOLDER))
     try:
-        yield {name: __import__(name) for name in ("throughput", "scaling", "sweeps", "cpu", "tracking", "predict")}
+        yield {
+            name: __import__(name) for name in ("throughput", "scaling", "sweeps", "cpu", "tracking", "predict", "gpus")
+        }
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -340,3 +342,12 @@ def test_they_say_that_they_need_a_gpu() -> None:
     with Program([str(FOLDER / "throughput.py")], ROOT, {"CUDA_VISIBLE_DEVICES": ""}) as process:
         _, said = process.communicate(timeout=120)
     assert process.returncode == 1 and "needs a GPU" in said and "Traceback" not in said
+
+
+def test_the_steady_rate_leaves_out_the_beginning_and_the_end(modules: dict[str, ModuleType]) -> None:
+    """Two trials of 1,000 steps of 8 samples: slow at first, then 2 x 80 samples a second, then slow again."""
+    moments = [(20_000, 100), *((20_000 + 10_000 * i, 100 + 100 * i) for i in range(1, 9)), (200_000, 1000)]
+    curve = [SimpleNamespace(at=at, step=step) for at, step in moments]
+    trials = [SimpleNamespace(began=1, evaluations=curve) for _ in range(2)]
+    assert modules["gpus"].steady_rate(trials, batch=8) == pytest.approx(160.0, rel=1e-6)
+    assert modules["gpus"].steady_rate([], batch=8) == 0.0
