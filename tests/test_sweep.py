@@ -155,6 +155,9 @@ MOMENTS = {
     "after the last checkpoint, before the adapter": "peftsweep.engine.checkpoint:save 4",
     "after the adapter was renamed, before tell": "peftsweep.study.artifacts:write 1",
     "after tell": "optuna:Study.tell 1",
+    "in the middle of a group of rows": "peftsweep.storage.pending_rows:update_trials 9",
+    "after a group of rows, before anybody was told": "peftsweep.storage.leased_storage:LeasedStorage.flush 9",
+    "after a result was stored, before checkpoints were removed": "peftsweep.sweep.projection:Projection.end 1",
     "when MLflow has half of the artifacts": "peftsweep.tracking.mlflow_runs:MlflowRuns._upload 2",
 }
 
@@ -517,7 +520,7 @@ def add_pruned_trials(place: Home, score: float) -> None:
 
 def test_a_trial_that_was_kept_is_not_judged_again(here: Home) -> None:
     study = here.study(**APART)
-    killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 3", study)
+    killed_at(here, "peftsweep.sweep.projection:Projection.evaluated 3", study)  # just after the verdict was stored
     stored = optuna.load_study(study_name="small", storage=here.storage)
     assert stored.trials[0].user_attrs["kept"] == 3
     add_pruned_trials(here, 1.0)
@@ -533,7 +536,7 @@ def test_a_trial_that_was_not_judged_yet_is_compared_with_those_that_came_meanwh
 
 def test_a_trial_that_was_dropped_stays_dropped_when_weaker_ones_come(here: Home) -> None:
     study = here.study(**APART)
-    killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 3", study, slots=2)
+    killed_at(here, "peftsweep.sweep.projection:Projection.evaluated 6", study, slots=2)
     weak = [t for t in optuna.load_study(study_name="small", storage=here.storage).trials if "dropped" in t.user_attrs]
     assert [trial.params["learning_rate"] for trial in weak] == [1e-8]
     add_pruned_trials(here, 0.0)

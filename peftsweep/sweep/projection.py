@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class Projection:
             write_study(self.study, began=min(known, default=now()))
         self.opened = True
         write_study(self.study, in_sync=False)
+        self.study.flush()  # before the tracker has anything
         self.tracker.open_study(self._study_snapshot())
         self.tracker.catch_up(self._trial_snapshots(), whole=whole or self.study.record.mlflow_lost)
 
@@ -120,20 +121,24 @@ class Projection:
         if self.tracker.lost and not self.study.record.mlflow_lost:
             write_study(self.study, mlflow_lost=True)
 
-    def close(self, running: Iterable[int], total: int, **limits: float) -> None:
+    def close(
+        self, running: Iterable[int], total: int, commit: Callable[[], None] | None = None, **limits: float
+    ) -> None:
         """End the runs that the tracker believes to be running, and record their ids.
 
         Args:
             running: trials that the next run will resume.
             total: number of trials that the study shall have.
+            commit: stores what the study has changed.
             limits: arguments of `Tracker.close`.
 
         Raises:
             StudyBusyError: another process has taken the study over. The tracker's runs are left to it.
         """
         try:
+            if commit is not None:
+                commit()  # first, because the study may belong to another process by now
             if self.opened:
-                # first, because they read the study, which may belong to another process by now
                 outcome, at = self._study_outcome(total), self._latest()
                 for number in running:
                     self.tracker.end_trial(
@@ -152,6 +157,7 @@ class Projection:
                 write_study(self.study, mlflow_lost=False)
             if not record.in_sync:
                 write_study(self.study, in_sync=True)
+        self.study.flush()
 
     def _study_outcome(self, total: int) -> Outcome:
         """The outcome of the study itself, as it is now."""

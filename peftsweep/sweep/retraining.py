@@ -103,7 +103,7 @@ def retrain(
             check_same(studies, found, config, data)
             settle(found, studies.own_folder(config.name), studies.place)
             best = _best(found, top)
-            again = _companion(studies, found, config, data)
+            found, again = studies.hold(found, _companion(studies, found, config, data))
             tracker = Tracker(opened_sink, note=shown.warn)
             supply = SeedSupply(config, found, again, best, seeds, studies)
             judge = SeedJudge(supply, data, tracker, shown, stop)

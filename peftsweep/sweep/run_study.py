@@ -178,14 +178,16 @@ def _judged(
     rows = begun(studies, config.name)
     data = load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, resumed=rows)
     with studies.lease(config.name):
-        opened = open_study(studies, config, data)
+        (opened,) = studies.hold(open_study(studies, config, data))
         supply = TrialSupply(config, opened, studies, config.search.trials if trials is None else trials, timeout)
         yield StudyJudge(supply, data, Tracker(sink, note=display.warn), display, stop)
 
 
 def _result(judge: StudyJudge) -> SweepResult:
     best = next(iter(best_rows.best(judge.studies.url, [judge.config.name])), None)
-    return SweepResult(judge.study, best, judge.counts(), dict(judge.seconds), judge.stop.number)
+    return SweepResult(
+        judge.studies.load(judge.config.name), best, judge.counts(), dict(judge.seconds), judge.stop.number
+    )
 
 
 def train(
@@ -223,6 +225,7 @@ def train(
 
 def _conclude(judge: StudyJudge) -> None:
     judge.conclude()
+    judge.commit()
     if judge.projection.is_behind and not judge.projection.opened:
         judge.stop.finish_step_first = True
         judge.projection.open()

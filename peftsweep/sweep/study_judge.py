@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class StudyJudge(Judge):
         stop: whether a signal asked to stop.
         failed: whether an error has ended the study.
         places: where each worker trains.
+        after_commit: what others learn of the study, and what is deleted, once the study is stored.
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class StudyJudge(Judge):
         self.deaths: Counter[int] = Counter()  # by trial: workers that died while they trained it
         self.seconds: dict[str, float] = {}  # where the workers' time went
         self.live = LiveStatus(self.halving, supply)
+        self.after_commit: deque[Callable[[], object]] = deque()
         self.test_scores: dict[int, Scores] = {}  # on the test split, until all that are due have one
         self.unscored: set[int] = set()  # trials that could not be scored
         self.base: BaseInfo | None = None
         self.method: Method | None = None
         supply.complete_orphans()
+        self.commit()
         for trial in supply.trials():
             if trial.state.finished:  # a process may have died before it tidied up
                 artifacts.drop_checkpoints(supply.trial_folder(trial.number))
@@ -123,7 +127,7 @@ class StudyJudge(Judge):
                 self.running[trial.number] = Running(offer.asked, trial, worker)
                 if worker in self.places and self.places[worker].node is not None:
                     write_trial(offer.asked, worker=f"{worker} on {self.places[worker].name}")
-                self.projection.begin(self.supply.trial(trial.number))
+                self.after_commit.append(partial(self.projection.begin, self.supply.trial(trial.number)))
                 return trial
         return None
 
@@ -131,11 +135,12 @@ class StudyJudge(Judge):
         """Fail a trial that cannot be trained, with the reason. The others go on."""
         write_trial(asked, reason=reason, ended=now())
         self.study.tell(asked, state=in_optuna(TrialState.FAILED))
-        self.progress.ended(EndedTrial(asked.number, TrialState.FAILED, None, reason, {}, 0.0))
+        ended = EndedTrial(asked.number, TrialState.FAILED, None, reason, {}, 0.0)
+        self.after_commit.append(partial(self.progress.ended, ended))
         if self.study.why_unreadable(asked.number) is None:
-            ended = self.supply.trial(asked.number)
-            self.projection.begin(ended)
-            self.projection.end(ended)
+            trial = self.supply.trial(asked.number)
+            self.after_commit.append(partial(self.projection.begin, trial))
+            self.after_commit.append(partial(self.projection.end, trial))
 
     def report(self, reports: Sequence[Report]) -> list[bool]:
         at: dict[int, tuple[int, float]] = {}
@@ -152,7 +157,7 @@ class StudyJudge(Judge):
             # seconds are written too, so that `status` counts those of a stopped trial
             write_trial(asked, evaluations=evaluations, seconds=entry.seconds)
             if len(before) < evaluation.index:  # otherwise the tracker got it when the trial resumed
-                self.projection.evaluated(number, evaluations[-1])
+                self.after_commit.append(partial(self.projection.evaluated, number, evaluations[-1]))
             if judged.kept >= evaluation.index:  # keep that verdict, though others have reached the rung since
                 kept.add(number)
             elif judged.dropped != evaluation.index:
@@ -188,10 +193,14 @@ class StudyJudge(Judge):
         )
         value = scores.get(self.config.search.objective)
         self.study.tell(asked, value if complete else None, state=in_optuna(result.state))
+        ended = EndedTrial(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
+        self.after_commit.append(partial(self._ended, trial, ended))
+
+    def _ended(self, trial: Trial, ended: EndedTrial) -> None:
+        """After a trial's result is stored: tell the tracker and the user, and delete what nobody needs any more."""
         self.projection.end(self.supply.trial(trial.number))
         artifacts.drop_checkpoints(trial.folder)
         self.tidy(self.supply.trials())
-        ended = EndedTrial(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
         self.progress.ended(ended)
         self.projection.note()
 
@@ -218,7 +227,11 @@ class StudyJudge(Judge):
         self.live.forget(worker)
 
     def commit(self) -> None:
-        """Store what has changed since the last commit."""
+        """Store what has changed since the last commit, all of it or nothing; and only then let it be seen outside the
+        study. So a kill leaves no checkpoint deleted, and no run in the tracker ended, of a trial that is resumed."""
+        self.study.flush()
+        while self.after_commit:
+            self.after_commit.popleft()()
 
     def progressed(self, event: Progressed, worker: int) -> None:
         self.progress.step(self.live.update(event, worker))
@@ -301,7 +314,7 @@ class StudyJudge(Judge):
 
     def close(self) -> None:
         """End the runs that the tracker believes to be running, and tidy up what a killed process left."""
-        self.projection.close(self.running, self.supply.total)
+        self.projection.close(self.running, self.supply.total, self.commit)
         self.tidy(self.supply.trials())
 
     def tidy(self, trials: Sequence[TrialRecord]) -> None:

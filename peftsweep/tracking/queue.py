@@ -177,6 +177,8 @@ class Tracker:
         with self._changed:
             self._closing = self._sink.abandoned = True
             self._changed.notify()
+        if self._writer is not None:
+            self._writer.join(PATIENCE)  # it may be in the middle of a call
         self._spool.remove()
 
     def _ended(self, writer: threading.Thread, timeout: float, patience: float) -> bool:
