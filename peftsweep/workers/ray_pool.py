@@ -1,16 +1,207 @@
-"""A pool of workers that Ray starts, on this machine or on a cluster."""
+"""How does a sweep use workers of Ray? Through the broker, a process that speaks with Ray in its stead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from multiprocessing import Pipe
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any, Literal
 
-from peftsweep.errors import UsageError
-from peftsweep.workers.local_pool import LocalPool
+from peftsweep import __version__
+from peftsweep.errors import UsageError, WorkerError
+from peftsweep.methods import METHODS
+from peftsweep.safe_text.quoting import quoted
+from peftsweep.safe_text.secrets import masked
+from peftsweep.safe_text.secrets.secret_names import means_secret
+from peftsweep.system.signals import PATIENCE, end_group
+from peftsweep.workers.pool import Answer, Call, Failed, Lost
+from peftsweep.workers.worker import WorkerSpec
+
+BROKER = Path(__file__).with_name("ray_broker.py")
+START = 180.0  # seconds for a cluster to start or to let this process join
+END = 20.0  # seconds for a local cluster to end
+# Workers need these: gated bases, and clusters that ask for a token.
+KEPT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
+PLAIN = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "USER", "PWD")  # never secret
+GONE = "; finished trials are kept: run the same command again to continue"
 
 
-class RayPool(LocalPool):
+class RayPool:
+    """
+    Args:
+        workers: how many. "auto": one on each GPU of the cluster, also on those that come later; one on a CPU.
+        address: of the cluster to join; None for a cluster of this machine alone, which ends with the pool.
+        timeout: seconds without an event after which a worker is ended and replaced.
+        note: called with lines for the user.
+
+    Raises:
+        UsageError: Ray is not installed.
+        WorkerError: the cluster cannot be joined.
+    """
+
     def __init__(
         self, *, workers: int | Literal["auto"], address: str | None, timeout: float, note: Callable[[str], object]
     ) -> None:
-        raise UsageError("workers: several workers are not there yet")
+        if find_spec("ray") is None:
+            raise UsageError("workers: more than one worker needs Ray: pip install 'peftsweep[ray]'")
+        self._note, self._address = note, address
+        self._nodes: dict[int, str] = {}
+        self._free: set[int] = set()
+        self._calls: dict[int, Call] = {}  # each worker's, under way
+        self._kept: dict[int, tuple[str, object]] = {}  # what the broker keeps, by identity
+        self._pipe, theirs = Pipe()
+        words = [sys.executable, "-P", str(BROKER), str(theirs.fileno())]
+        # Of a session of its own, it gets no signals from the terminal: the sweep decides when to stop.
+        self._broker = subprocess.Popen(
+            words,
+            env=environment(os.environ, address),
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        theirs.close()
+        try:
+            self._size = self._start(None if workers == "auto" else workers, timeout)
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def _start(self, workers: int | None, timeout: float) -> int:
+        options = {"workers": workers, "timeout": timeout, "version": __version__, "address": self._address}
+        self._pipe.send(options)
+        while self._pipe.poll(START):
+            match self._receive():
+                case "ready", size, _:
+                    return size
+                case "note", _, text:
+                    self._note(text)
+        raise WorkerError(f"{self._cluster()} did not answer within {START:.0f} s")
+
+    def _cluster(self) -> str:
+        return "Ray" if self._address is None else f"the Ray cluster at {quoted(self._address)}"
+
+    def _receive(self) -> tuple[str, int, Any]:
+        """
+        Raises:
+            WorkerError: the broker or the cluster is gone.
+        """
+        try:
+            kind, number, value = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise WorkerError(f"{self._cluster()} is gone{GONE}") from error
+        if kind == "over":
+            raise WorkerError(f"no worker is left; the last was lost: {value}{GONE}")
+        if kind == "broken":
+            raise WorkerError(f"{self._cluster()} cannot be used: {value}")
+        return kind, number, value
+
+    def size(self) -> int:
+        return max(self._size, len(self._nodes))
+
+    def free(self) -> Sequence[int]:
+        return sorted(self._free)
+
+    def node(self, worker: int) -> str | None:
+        return self._nodes.get(worker)
+
+    def call(self, worker: int, name: Call, *arguments: Any) -> None:
+        self._free.discard(worker)
+        self._calls[worker] = name
+        sent = [self._key(each) if isinstance(each, WorkerSpec) else _dumped(each) for each in arguments]
+        self._send("call", (worker, name, sent))
+
+    def _key(self, spec: WorkerSpec) -> str:
+        """The key of a study's specification, which is sent once."""
+        if id(spec) not in self._kept:
+            key = f"spec {len(self._kept)}"
+            self._send("keep", (key, _with_method(spec)))
+            self._kept[id(spec)] = key, spec  # holding it keeps its identity
+        return self._kept[id(spec)][0]
+
+    def _send(self, what: str, value: object) -> None:
+        with suppress(ConnectionError):  # `wait` will say that the broker is gone
+            self._pipe.send((what, value))
+
+    def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
+        answers: list[Answer | Failed | Lost] = []
+        while self._pipe.poll(0 if answers else seconds):
+            kind, worker, value = self._receive()
+            if kind == "note":
+                self._note(value)
+            elif kind == "hello":
+                self._nodes[worker] = value
+                self._free.add(worker)
+                break  # somebody may have waited for it
+            elif kind == "lost":
+                self._nodes.pop(worker, None)
+                self._free.discard(worker)
+                if self._calls.pop(worker, None) is not None:
+                    answers.append(Lost(worker, value))
+            else:
+                name, found = self._calls.pop(worker), ForkingPickler.loads(value)
+                if name == "close":
+                    self._free.add(worker)
+                answers.append(Answer(worker, found) if kind == "answer" else Failed(worker, found))
+        return answers
+
+    def shutdown(self) -> None:
+        self._pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._broker.wait(END)
+            return
+        end_group(self._broker)
+        self._broker.wait(PATIENCE)
+
+
+def _dumped(value: object) -> bytes:
+    return ForkingPickler.dumps(value).tobytes()
+
+
+def _with_method(spec: WorkerSpec) -> bytes:
+    """The specification and its method, since workers have registered no method of one's own.
+
+    Raises:
+        UsageError: another process cannot import the method.
+    """
+    method = METHODS[spec.config.method]
+    try:
+        if method.__module__ == "__main__":
+            raise ImportError("it is in the script itself")
+        return _dumped((method, spec))
+    except Exception as error:
+        raise UsageError(
+            f"method {method.name}: another process cannot import {method.__module__}.{method.__qualname__}; "
+            "define the class at the top level of a module"
+        ) from error
+
+
+def environment(variables: Mapping[str, str], address: str | None) -> dict[str, str]:
+    """The environment of the broker and of a local cluster: no passwords, no addresses of databases and trackers.
+
+    Args:
+        address: of the cluster to join.
+    """
+    kept = {name: value for name, value in variables.items() if name in PLAIN or _is_harmless(name, value)}
+    kept["PYTHONPATH"] = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
+    kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    if address is None:
+        kept.pop("RAY_ADDRESS", None)
+    if address is None or address.removeprefix("ray://").startswith(("127.", "localhost:", "[::1]")):
+        # Otherwise Ray replaces the loopback address by the machine's outward one, and listens there.
+        kept["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    return kept
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    if name in KEPT:
+        return True
+    ours = name.startswith(("PEFTSWEEP_STORAGE", "PG", "MLFLOW_", "_MLFLOW_"))
+    return not ours and not means_secret(name, single_value=True) and masked(value) == value

@@ -1,0 +1,319 @@
+"""Who speaks with Ray? A process of its own, the broker: it makes an actor for each worker, and passes messages between
+them and the sweep's process.
+
+So a sweep outlives whatever happens to Ray, and Ray sees neither the sweep's passwords nor its signals. The sweep's
+process starts this file by its path, since importing its package would load torch, which the broker does not need. It
+ends, and its local cluster with it, when the pipe to the sweep's process closes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+import ray
+
+from peftsweep.system.temporary import TemporaryFolder
+
+LOSSES = 3  # workers in a row that may be lost without an answer from `advance` before none takes their place
+TICK = 1.0  # seconds between two looks at the clock and at the cluster's resources
+WAITING = 20.0  # seconds without a free place in the cluster after which the user is told
+STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
+SHORT = 36  # characters of a folder in which Ray can open its sockets: their paths have at most 107
+CONNECT = 10.0  # seconds for the cluster's head to accept a connection
+TIMED = ("advance", "close")  # calls that must be answered in time; loading may include a download
+
+
+class Node:
+    """An actor, as Ray holds it. Its class travels by value, so that it can say what is wrong with peftsweep there."""
+
+    def arrive(self) -> tuple[str, int]:
+        """Returns "arrived" and the process's id."""
+        return "arrived", os.getpid()
+
+    def hello(self, version: str, threads: int, folder: str) -> tuple[str, str]:
+        """Returns "hello" and the node's name, or "refused" and why."""
+        name = platform.node()
+        try:
+            here = import_module("peftsweep").__version__
+            if here != version:
+                return "refused", f"{name} has peftsweep {here}, and this process has {version}"
+            self.worker = import_module("peftsweep.workers.ray_actor").RayWorker(name, threads, folder)
+        except ImportError as error:
+            return "refused", f"{name} has no peftsweep {version} with all that it needs: {error}"
+        return "hello", name
+
+    def call(self, name: str, *arguments: bytes) -> tuple[str, Any]:
+        """See `RayWorker.call`."""
+        return self.worker.call(name, *arguments)  # type: ignore[no-any-return]
+
+
+@dataclass
+class Place:
+    """A worker's place.
+
+    Attributes:
+        losses: workers lost in a row, without an answer from `advance`, before this one.
+        since: when its call was sent.
+        process: its id on its node.
+    """
+
+    actor: Any
+    losses: int
+    call: str = "arrive"
+    since: float = 0.0
+    process: int | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each worker takes from a node."""
+
+    gpus: int
+    cpus: int
+    threads: int
+
+    @classmethod
+    def of(cls, nodes: list[dict[str, float]], workers: int) -> Resources:
+        """A GPU for each worker, with its share of the cores; or the largest share of the cores with which all workers
+        find a place."""
+        with_gpus = [node for node in nodes if node.get("GPU")]
+        if with_gpus:
+            return cls(1, 1, max(1, min(int(node.get("CPU", 1) // node["GPU"]) for node in with_gpus)))
+        cores = [int(node.get("CPU", 0)) for node in nodes]
+        fits = (n for n in range(max(cores, default=1), 1, -1) if sum(each // n for each in cores) >= workers)
+        share = next(fits, 1)
+        return cls(0, share, share)
+
+
+class Broker:
+    """
+    Args:
+        driver: the sweep's process.
+        workers: number of workers; None for one on each GPU, or one on a CPU.
+        local: whether the cluster is this machine, so that no other can join.
+        timeout: seconds in which a call must be answered.
+        version: peftsweep's in the sweep's process.
+    """
+
+    def __init__(self, driver: Connection, *, workers: int | None, local: bool, timeout: float, version: str) -> None:
+        self.driver, self.local, self.timeout, self.version = driver, local, timeout, version
+        self.grows = workers is None
+        self.numbers = itertools.count()
+        self.places: dict[int, Place] = {}
+        self.kept: dict[str, Any] = {}  # what several workers get, in Ray's object store
+        self.events: SimpleQueue[tuple[str, Any, Any]] = SimpleQueue()
+        self.last_reason = ""
+        gpus = _count(_nodes(), "GPU")
+        wanted = max(1, gpus) if workers is None else workers
+        self.resources = Resources.of(_nodes(), wanted)
+        if gpus and wanted > gpus:
+            self.note(f"workers: {wanted} were asked for; the cluster has {gpus} GPUs, one for each worker")
+            wanted = gpus if local else wanted
+        self.driver.send(("ready", wanted, ""))
+        for _ in range(wanted):
+            self.start()
+        Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                self.events.put(("driver", *self.driver.recv()))
+        self.events.put(("end", None, None))
+
+    def run(self) -> None:
+        """Pass messages until the sweep's process closes the pipe, or no worker is left."""
+        told, waiting = False, time.monotonic()
+        while self.places:
+            with suppress(Empty):
+                match self.events.get(timeout=TICK):
+                    case "end", _, _:
+                        return
+                    case "driver", "keep", (key, content):
+                        self.kept[key] = ray.put(content)
+                    case "driver", "call", (number, name, arguments):
+                        self.ask(number, name, *(self.kept.get(each, each) for each in arguments))
+                    case "done", number, future:
+                        self.take(number, future)
+            self.end_hanging()
+            if self.grows and not self.local and _count(_nodes(), "GPU") > len(self.places):
+                self.start()
+            if any(place.call != "arrive" for place in self.places.values()):
+                told = True
+            elif not told and time.monotonic() > waiting + WAITING:
+                told = True
+                self.note(f"workers: waiting for a node with {self._needs()} free")
+        self.driver.send(("over", 0, self.last_reason))
+
+    def _needs(self) -> str:
+        cores = f"{self.resources.cpus} CPU{'s' * (self.resources.cpus > 1)}"
+        return f"a GPU and {cores}" if self.resources.gpus else cores
+
+    def note(self, text: str) -> None:
+        self.driver.send(("note", 0, text))
+
+    def start(self, losses: int = 0) -> None:
+        """Make a worker. Ray starts it as soon as a node has room."""
+        number, needs = next(self.numbers), self.resources
+        kind = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD")(Node)
+        place = self.places[number] = Place(kind.remote(), losses)
+        self._await(number, place.actor.arrive.remote())
+
+    def ask(self, number: int, name: str, *arguments: Any) -> None:
+        if number in self.places:  # otherwise the driver will read that it is lost
+            place = self.places[number]
+            place.call, place.since = name, time.monotonic()
+            self._await(number, place.actor.call.remote(name, *arguments))
+
+    def _await(self, number: int, reference: Any) -> None:
+        reference.future().add_done_callback(lambda future: self.events.put(("done", number, future)))
+
+    def take(self, number: int, future: Future[Any]) -> None:
+        """Take a worker's answer."""
+        if number not in self.places:  # it has been ended
+            return
+        error = future.exception()
+        answer: tuple[str, Any] = future.result() if error is None else ("lost", _reason(error))
+        kind, value = answer
+        place = self.places[number]
+        if kind == "arrived":
+            place.call, place.process = "hello", value
+            hello = place.actor.hello.remote(self.version, self.resources.threads, str(Path.cwd()))
+            self._await(number, hello)
+        elif kind == "refused":
+            self.last_reason = value
+            self.note(f"worker {number} was refused: {value}")
+            self.end(number)
+        elif kind == "lost":
+            self.lose(number, value)
+        else:
+            if kind == "answer" and place.call == "advance":
+                place.losses = 0
+            place.call = "nothing"
+            self.driver.send((kind, number, value))
+
+    def lose(self, number: int, reason: str) -> None:
+        """A worker is gone. Another takes its place, unless too many are lost in a row."""
+        losses = self.places[number].losses + 1
+        self.last_reason = reason
+        self.end(number)
+        self.driver.send(("lost", number, reason))
+        if losses < LOSSES:
+            self.start(losses)
+        else:
+            self.note(f"workers: {LOSSES} were lost in a row, so none takes the place of worker {number}: {reason}")
+
+    def end(self, number: int) -> None:
+        """End a worker, dead or alive."""
+        with suppress(Exception):
+            ray.kill(self.places[number].actor)
+        del self.places[number]
+
+    def close(self) -> None:
+        """End all workers. Those of this machine are gone when this returns."""
+        processes = [place.process for place in self.places.values() if place.process is not None]
+        for number in list(self.places):
+            self.end(number)
+        for process in processes if self.local else ():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def end_hanging(self) -> None:
+        now = time.monotonic()
+        for number, place in list(self.places.items()):
+            if place.call in TIMED and now > place.since + self.timeout:
+                self.lose(number, f"it reported nothing for {self.timeout:.0f} s")
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each living node."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def _count(nodes: list[dict[str, float]], resource: str) -> int:
+    return int(sum(node.get(resource, 0) for node in nodes))
+
+
+def _reason(error: BaseException) -> str:
+    """Why Ray lost an actor, in a line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [
+        line for line in lines if line and not line.startswith(("class_name", "actor_id", "pid:", "namespace", "ip:"))
+    ]
+    return " ".join(told[:3]) or type(error).__name__
+
+
+@contextmanager
+def joined(address: str | None, cores: int) -> Iterator[None]:
+    """A connection to a cluster, or to a local one for this process alone.
+
+    Raises:
+        Exception: the cluster does not answer, or runs another version of Ray or Python.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address is not None:
+        _check_answers(address)
+        with ray.init(address, **quiet):
+            yield
+        return
+    if len(tempfile.gettempdir()) > SHORT - 10:
+        tempfile.tempdir = "/tmp"
+    with TemporaryFolder() as folder:
+        try:
+            ray.init(
+                "local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=STORE,
+                _temp_dir=str(folder),
+                **quiet,
+            )
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises:
+    OSError: nothing listens at the address. Ray itself would try for minutes.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
+
+
+def main() -> None:
+    with Connection(int(sys.argv[1])) as driver, suppress(BrokenPipeError):
+        options = driver.recv()
+        address, workers = options.pop("address"), options["workers"]
+        try:
+            cores = max(len(os.sched_getaffinity(0)), workers or 1)
+            with joined(address, cores):
+                broker = Broker(driver, local=address is None, **options)
+                try:
+                    broker.run()
+                finally:
+                    broker.close()
+        except (Exception, SystemExit) as error:
+            driver.send(("broken", 0, " ".join(str(error).split()) or type(error).__name__))
+
+
+if __name__ == "__main__":
+    main()
