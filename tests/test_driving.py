@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from peftsweep.engine import Evaluated, Event
 from peftsweep.errors import WorkerError
-from peftsweep.progress import Silent
+from peftsweep.progress import Silent, SweepStatus
 from peftsweep.sweep import SweepResult
 from peftsweep.sweep.run_study import run_together
 from tests.pools import Dies, TurnsPool, never
@@ -69,6 +71,28 @@ def test_two_studies_share_two_workers_and_a_worker_goes_to_the_study_that_has_m
     assert len(workers_of(second)) == 2
     assert {run.info.status for run in here.runs()} == {"FINISHED"}
     assert len(here.runs()) == 2 + 1 + 6
+
+
+class Watched(Silent):
+    """Progress that remembers every status and when it came."""
+
+    def __init__(self) -> None:
+        self.statuses: list[tuple[float, SweepStatus]] = []
+
+    def step(self, status: SweepStatus) -> None:
+        self.statuses.append((time.monotonic(), status))
+
+
+def test_a_display_is_told_of_all_workers_about_once_a_second_however_many_report(here: Home) -> None:
+    watched = Watched()
+    study = here.study(train={"epochs": 24, "evals_per_epoch": 1}, search={"trials": 4})
+    run_on(4, here, study, progress=watched)
+    several = [(at, status) for at, status in watched.statuses if len(status.workers) > 1]
+    assert len(several) >= 2
+    assert all(later - earlier > 0.89 for (earlier, _), (later, _) in itertools.pairwise(several))
+    last = several[-1][1]
+    assert {worker.number for worker in last.workers} == {0, 1, 2, 3}
+    assert [(worker.node, worker.device) for worker in last.workers] == [("here", "cpu"), ("there", "cpu")] * 2
 
 
 class DiesAt:

@@ -17,12 +17,12 @@ from peftsweep.engine import SlotStatus
 from peftsweep.progress import (
     EndedTrial,
     LiveProgress,
-    Memory,
     Opened,
     PlainProgress,
     Progress,
     Silent,
     SweepStatus,
+    WorkerStatus,
     bar,
     best_table,
     for_stream,
@@ -36,6 +36,7 @@ from peftsweep.progress import (
     time_spent,
 )
 from peftsweep.study.best_rows import Best
+from peftsweep.workers import Memory
 
 OPENED = Opened(
     study="demo",
@@ -73,7 +74,7 @@ class Clock:
 
 
 def draw(progress: Progress, slots: list[SlotStatus] = SLOTS, best: tuple[int, float] | None = (3, 0.8116)) -> None:
-    progress.step(SweepStatus(slots, done=5, total=12, best=best, eta=130.0))
+    progress.step(SweepStatus([WorkerStatus(0, None, "cpu", slots)], done=5, total=12, best=best, eta=130.0))
 
 
 @pytest.fixture(params=[LiveProgress, PlainProgress])
@@ -384,7 +385,9 @@ def test_a_tuned_score_is_called_so_wherever_it_is_the_objective(
     with kind(terminal) as progress:
         progress.opened(replace(OPENED, objective="macro_f1_tuned"))
         progress.ended(EndedTrial(8, "complete", 0.6123, "all 189 steps", {}, 1.0))
-        line = sweep_lines.summary(SweepStatus(SLOTS, 5, 12, (3, 0.8116), None), "macro_f1_tuned")
+        line = sweep_lines.summary(
+            SweepStatus([WorkerStatus(0, None, "cpu", SLOTS)], 5, 12, (3, 0.8116), None), "macro_f1_tuned"
+        )
         draw(progress)
     lines = [line, *terminal.getvalue().splitlines()]
     lines += [sweep_result("a", {"complete": 1}, (7, 0.8), None, "macro_f1_tuned")]

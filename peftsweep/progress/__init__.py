@@ -6,7 +6,7 @@ import os
 from typing import TextIO
 
 from peftsweep.progress.bar import bar
-from peftsweep.progress.display import EndedTrial, Opened, Progress, Silent, SweepStatus
+from peftsweep.progress.display import EndedTrial, OneOfSeveral, Opened, Progress, Silent, SweepStatus, WorkerStatus
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.result_lines import lost_scores, prediction, test_score
@@ -16,11 +16,13 @@ from peftsweep.progress.tables import best_table, retrained_table, status_table
 __all__ = [
     "EndedTrial",
     "LiveProgress",
+    "OneOfSeveral",
     "Opened",
     "PlainProgress",
     "Progress",
     "Silent",
     "SweepStatus",
+    "WorkerStatus",
     "bar",
     "best_table",
     "for_stream",

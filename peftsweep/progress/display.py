@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from peftsweep.trial_state import Ended
@@ -36,14 +36,40 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class SweepStatus:
-    """Where a running sweep stands."""
+class WorkerStatus:
+    """A worker and its slots, as it last reported them."""
 
+    number: int
+    node: str | None  # name of the machine; None: this process
+    device: str
     slots: Sequence[SlotStatus]
+
+    @property
+    def running(self) -> list[SlotStatus]:
+        """Slots with a trial."""
+        return [slot for slot in self.slots if slot.trial is not None]
+
+    @property
+    def rate(self) -> float:
+        """Samples per second."""
+        return sum(slot.rate for slot in self.running)
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """Where a running study stands."""
+
+    workers: Sequence[WorkerStatus]
     done: int  # trials that have ended
     total: int  # number of trials of the study
     best: tuple[int, float] | None  # number and score (by the objective) of the best trial, including earlier runs
     eta: float | None  # seconds left, or None if they cannot be estimated yet
+    study: str = ""  # its name, if several studies run at once
+
+    @property
+    def running(self) -> list[SlotStatus]:
+        """Slots with a trial, of all workers."""
+        return [slot for worker in self.workers for slot in worker.running]
 
 
 @dataclass(frozen=True)
@@ -56,6 +82,7 @@ class EndedTrial:
     reason: str
     params: Mapping[str, Any]  # hyperparameters that the search chose
     seconds: float
+    study: str = ""  # its study's name, if several studies run at once
 
 
 class Progress:
@@ -78,7 +105,7 @@ class Progress:
         """Report something that the user may want to change."""
 
     def step(self, status: SweepStatus) -> None:
-        """Called about once a second. Training waits meanwhile, so it must take hardly any time."""
+        """Called about once a second for each study. Training waits meanwhile, so it must take hardly any time."""
 
     def ended(self, trial: EndedTrial) -> None:
         """A trial has ended."""
@@ -89,3 +116,25 @@ class Progress:
 
 class Silent(Progress):
     """Displays nothing."""
+
+
+class OneOfSeveral(Progress):
+    """What one of several studies reports, on the display that they share. All of it has the study's name."""
+
+    def __init__(self, display: Progress, study: str) -> None:
+        self._display, self._study = display, study
+
+    def opened(self, what: Opened) -> None:
+        self._display.opened(what)
+
+    def note(self, text: str) -> None:
+        self._display.note(f"{self._study}: {text}")
+
+    def warn(self, text: str) -> None:
+        self._display.warn(f"{self._study}: {text}")
+
+    def step(self, status: SweepStatus) -> None:
+        self._display.step(replace(status, study=self._study))
+
+    def ended(self, trial: EndedTrial) -> None:
+        self._display.ended(replace(trial, study=self._study))

@@ -17,7 +17,7 @@ NEWS, QUIET, LONGEST = (5.0, 1 / 50), (15.0, 1 / 10), 600.0
 
 
 class PlainProgress(Progress):
-    """Prints a line with the time of day when a trial ends and, from time to time, about the state of the sweep."""
+    """Prints a line with the time of day when a trial ends and, from time to time, about the state of each study."""
 
     def __init__(
         self,
@@ -26,12 +26,13 @@ class PlainProgress(Progress):
         hour: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
     ) -> None:
         self._stream, self._clock, self._hour = stream, clock, hour
-        self._began = self._said = clock()
-        self._known: frozenset[tuple[int | None, int]] = frozenset()  # trials and their evaluations at the last line
+        self._began = clock()
+        self._said: dict[str, float] = {}  # when the last line about each study was printed
+        self._known: dict[str, frozenset[tuple[int | None, int]]] = {}  # trials and their evaluations at that line
         self._best = sweep_lines.BestSoFar()
 
     def opened(self, what: Opened) -> None:
-        self._best.objective = what.objective
+        self._best.open(what)
         for name, text in sweep_lines.header(what):
             self._print(f"{name + ':':<9}{text}")
 
@@ -42,18 +43,18 @@ class PlainProgress(Progress):
         self._print(f"warning: {text}")
 
     def step(self, status: SweepStatus) -> None:
-        self._best.update(status.best)
-        now = self._clock()
-        known = frozenset((slot.trial, slot.evaluated) for slot in status.slots if slot.trial is not None)
-        least, part = NEWS if known - self._known else QUIET
-        if now >= self._said + min(LONGEST, max(least, part * (now - self._began))):
-            self._said, self._known = now, known
-            line = sweep_lines.summary(status, self._best.objective, sweep_lines.steps(status.slots))
+        self._best.update(status)
+        study, now = status.study, self._clock()
+        known = frozenset((slot.trial, slot.evaluated) for slot in status.running)
+        least, part = NEWS if known - self._known.get(study, frozenset()) else QUIET
+        if now >= self._said.get(study, self._began) + min(LONGEST, max(least, part * (now - self._began))):
+            self._said[study], self._known[study] = now, known
+            line = sweep_lines.summary(status, self._best.objective(study), sweep_lines.steps(status.running))
             self._print(f"{self._hour()} {line}")
 
     def ended(self, trial: EndedTrial) -> None:
         is_best = self._best.is_beaten_by(trial)
-        line = sweep_lines.ended(trial, objective=self._best.objective, best=is_best)
+        line = sweep_lines.ended(trial, objective=self._best.objective(trial.study), best=is_best)
         self._print(f"{self._hour()} {line}")
 
     def _print(self, line: str) -> None:

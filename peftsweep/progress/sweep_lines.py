@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftsweep.progress.display import EndedTrial, Opened, SweepStatus
+from peftsweep.progress.display import EndedTrial, Opened, SweepStatus, WorkerStatus
 from peftsweep.progress.formats import amount, duration, gib, hyperparameters, score
 from peftsweep.scores import label
 from peftsweep.trial_state import TrialState
@@ -19,27 +19,34 @@ if TYPE_CHECKING:
 
 
 class BestSoFar:
-    """The best score so far, which decides whether a finished trial is reported as the best.
-
-    Attributes:
-        objective: name of the score.
-    """
+    """The best score so far of each study, which decides whether a finished trial is reported as the best."""
 
     def __init__(self) -> None:
-        self.value = -math.inf
-        self.objective = "macro_f1"
+        self._values: dict[str, float] = {}
+        self._objectives: dict[str, str] = {}
 
-    def update(self, best: tuple[int, float] | None) -> None:
+    def open(self, what: Opened) -> None:
+        self._objectives[what.study] = what.objective
+
+    def objective(self, study: str) -> str:
+        """The score by which a study's trials are compared. A study that runs alone is called `""`."""
+        alone = next(iter(self._objectives.values()), "macro_f1")
+        return self._objectives.get(study, alone)
+
+    def update(self, status: SweepStatus) -> None:
         """Remember the best trial, which may be from an earlier run."""
-        if best is not None:
-            self.value = max(self.value, best[1])
+        if status.best is not None:
+            self._values[status.study] = max(self._value(status.study), status.best[1])
 
     def is_beaten_by(self, trial: EndedTrial) -> bool:
         """Whether a trial is the new best, which is then remembered."""
-        if trial.state != TrialState.COMPLETE or trial.value is None or trial.value <= self.value:
+        if trial.state != TrialState.COMPLETE or trial.value is None or trial.value <= self._value(trial.study):
             return False
-        self.value = trial.value
+        self._values[trial.study] = trial.value
         return True
+
+    def _value(self, study: str) -> float:
+        return self._values.get(study, -math.inf)
 
 
 def header(what: Opened) -> list[tuple[str, str]]:
@@ -83,7 +90,7 @@ def ended(trial: EndedTrial, *, objective: str, best: bool = False) -> str:
         duration(trial.seconds),
         hyperparameters(trial.params),
     ]
-    return " · ".join([f"trial {trial.number} {trial.state}", *filter(None, parts)])
+    return _named(trial.study, " · ".join([f"trial {trial.number} {trial.state}", *filter(None, parts)]))
 
 
 def summary(status: SweepStatus, objective: str, steps: str = "") -> str:
@@ -92,8 +99,9 @@ def summary(status: SweepStatus, objective: str, steps: str = "") -> str:
     Args:
         steps: see `steps`.
     """
-    running = [slot for slot in status.slots if slot.trial is not None]
-    parts = [f"{status.done} of {status.total} trials done", f"{len(running)} running", *filter(None, [steps])]
+    running, at_work = status.running, sum(bool(worker.running) for worker in status.workers)
+    on = f" on {at_work} workers" if at_work > 1 else ""
+    parts = [f"{status.done} of {status.total} trials done", f"{len(running):,} running{on}", *filter(None, [steps])]
     if rate := sum(slot.rate for slot in running):
         parts.append(f"{rate:,.0f} samples/s")
     if status.best is not None:
@@ -101,12 +109,16 @@ def summary(status: SweepStatus, objective: str, steps: str = "") -> str:
         parts.append(f"best {label(objective)} {score(value)} (trial {number})")
     if status.eta is not None and math.isfinite(status.eta):
         parts.append(f"{duration(status.eta)} left")
-    return " · ".join(parts)
+    return _named(status.study, " · ".join(parts))
 
 
-def steps(slots: Sequence[SlotStatus]) -> str:
+def _named(study: str, line: str) -> str:
+    """The line with the name of its study, if there are several."""
+    return f"{study}: {line}" if study else line
+
+
+def steps(running: Sequence[SlotStatus]) -> str:
     """`step 63 of 189, evaluation 2 of 6` if all running trials agree; else sums over them: `252 of 756 steps, …`."""
-    running = [slot for slot in slots if slot.trial is not None]
     if not running:
         return ""
     counts = {(slot.step, slot.steps, slot.evaluated, slot.evaluations) for slot in running}
@@ -124,6 +136,14 @@ def slot_row(slot: SlotStatus) -> tuple[str, ...]:
         return (str(slot.slot), "-", "", "", "", "", "")
     step, loss = f"{slot.step:,} of {slot.steps:,}", "" if slot.loss is None else f"{slot.loss:.3f}"
     return (str(slot.slot), str(slot.trial), step, loss, score(slot.last), score(slot.best), f"{slot.rate:,.0f}")
+
+
+def worker_row(worker: WorkerStatus, study: str) -> tuple[str, ...]:
+    """A worker's cells: number, slots with a trial, samples per second, study if there are several, device and machine.
+    A narrow terminal shows the first ones."""
+    slots = f"{len(worker.running)} of {len(worker.slots)} slots"
+    place = worker.device if worker.node is None else f"{worker.device} of {worker.node}"
+    return (f"worker {worker.number}", slots, f"{worker.rate:,.0f} samples/s", *filter(None, [study]), place)
 
 
 def time_spent(seconds: Mapping[str, float]) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from peftsweep.engine import Progressed, SlotStatus
-from peftsweep.progress import SweepStatus
+from peftsweep.progress import SweepStatus, WorkerStatus
 from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
 from peftsweep.study.results import done, ranked
+from peftsweep.sweep.running import Place
 from peftsweep.sweep.time_left import Pace, survival_rates, time_left
 from peftsweep.sweep.trial_supply import TrialSupply
+
+INTERVAL = 0.9  # least seconds between two statuses of several workers, each of which reports about once a second
 
 
 class TrialCounts(NamedTuple):
@@ -40,17 +44,20 @@ class RemainingTime:
     def __init__(self, halving: Halving | None, deadline: float) -> None:
         self.pace, self._halving, self._deadline = Pace(), halving, deadline
 
-    def update(self, event: Progressed, upcoming: int, trials: Sequence[TrialRecord]) -> float | None:
-        """Record some steps; returns the seconds until the last trial ends, or None if they cannot be estimated yet.
+    def record(self, event: Progressed) -> None:
+        """Record some steps."""
+        self.pace.add_trials(event.slots)
+        self.pace.add_steps(event.steps)
+
+    def seconds(self, slots: Sequence[SlotStatus], upcoming: int, trials: Sequence[TrialRecord]) -> float | None:
+        """Seconds until the last trial ends, or None if they cannot be estimated yet.
 
         Args:
             upcoming: number of trials that have not started.
             trials: all trials of the study.
         """
-        self.pace.add_trials(event.slots)
-        self.pace.add_steps(event.steps)
         rates = survival_rates(trials, self._halving, self.pace.typical_trial().evaluations)
-        return time_left(self.pace, event.slots, upcoming, rates, self._deadline - time.monotonic())
+        return time_left(self.pace, slots, upcoming, rates, self._deadline - time.monotonic())
 
 
 class LiveStatus:
@@ -63,9 +70,10 @@ class LiveStatus:
     def __init__(self, halving: Halving | None, supply: TrialSupply) -> None:
         self._halving, self._supply = halving, supply
         self._counts: TrialCounts | None = None  # None when trials have changed since
-        self._slots: dict[int, Sequence[SlotStatus]] = {}  # each worker's, at its last report
+        self._workers: dict[int, WorkerStatus] = {}  # at their last reports
         self._remaining: dict[int, RemainingTime] = {}  # each worker's
-        self._left: dict[int, float | None] = {}  # seconds left by each worker's pace
+        self._ends: dict[int, float] = {}  # when all will be done, by each worker's pace
+        self._shown = -math.inf  # when the last status was given
 
     def outdate(self) -> None:
         """Trials have started or ended."""
@@ -77,20 +85,27 @@ class LiveStatus:
         self.outdate()
 
     def forget(self, worker: int) -> None:
-        for kept in (self._slots, self._remaining, self._left):
+        for kept in (self._workers, self._remaining, self._ends):
             kept.pop(worker, None)
 
-    def update(self, event: Progressed, worker: int) -> SweepStatus:
-        """The status after a worker's report."""
+    def update(self, event: Progressed, worker: int, place: Place) -> SweepStatus | None:
+        """Record a worker's report. Returns the status, which is worked out once a second, however many workers report;
+        None in between."""
+        remaining, now = self._of(worker), time.monotonic()
+        remaining.record(event)
+        self._workers[worker] = WorkerStatus(worker, place.node, place.device, event.slots)
+        if len(self._workers) > 1 and now < self._shown + INTERVAL:
+            return None
+        self._shown = now
         if self._counts is None:  # nothing trains while the storage is read
             self._counts = TrialCounts.of(self._supply.trials())
         trials, begun, done, best = self._counts
-        self._slots[worker] = event.slots
-        upcoming = -(-self._supply.upcoming(begun) // len(self._slots))  # as if workers shared the rest evenly
-        self._left[worker] = self._of(worker).update(event, upcoming, trials)
-        known = [left for left in self._left.values() if left is not None]
-        slots = [slot for each in self._slots.values() for slot in each]
-        return SweepStatus(slots, done, self._supply.total, best, max(known, default=None))
+        upcoming = -(-self._supply.upcoming(begun) // len(self._workers))  # as if workers shared the rest evenly
+        left = remaining.seconds(event.slots, upcoming, trials)
+        if left is not None:
+            self._ends[worker] = now + left
+        eta = max(0.0, max(self._ends.values()) - now) if self._ends else None
+        return SweepStatus(list(self._workers.values()), done, self._supply.total, best, eta)
 
     def _of(self, worker: int) -> RemainingTime:
         if worker not in self._remaining:

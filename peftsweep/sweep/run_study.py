@@ -18,7 +18,7 @@ from peftsweep.data import find_mistakes
 from peftsweep.data import load as load_data
 from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
-from peftsweep.progress import Progress, Silent
+from peftsweep.progress import OneOfSeveral, Progress, Silent
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.study import best_rows
@@ -155,10 +155,11 @@ def run_together(
             each if isinstance(each, StudyConfig) else load(each, overrides, check=find_mistakes) for each in studies
         ]
         check_distinct(configs)
-        judges = [
-            leave.enter_context(_judged(config, trials, timeout, Studies(storage, display.warn), each, display, stop))
-            for config, each in zip(configs, sinks, strict=True)
-        ]
+        judges = []
+        for config, each in zip(configs, sinks, strict=True):
+            own = display if len(configs) == 1 else OneOfSeveral(display, config.name)
+            judged = _judged(config, trials, timeout, Studies(storage, display.warn), each, own, stop)
+            judges.append(leave.enter_context(judged))
         chosen = partial(start_pool, workers, ray_address, worker_timeout, display.note, start)
         train(judges, pool or chosen, slots, tracking_uri, display)
         return [_result(judge) for judge in judges]

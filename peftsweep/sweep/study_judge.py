@@ -234,7 +234,9 @@ class StudyJudge(Judge):
             self.after_commit.popleft()()
 
     def progressed(self, event: Progressed, worker: int) -> None:
-        self.progress.step(self.live.update(event, worker))
+        status = self.live.update(event, worker, self.places[worker])
+        if status is not None:
+            self.progress.step(status)
 
     # Results --------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from peftsweep.study import results
 from peftsweep.study.seeds import summarised
 from peftsweep.sweep import retraining
 from peftsweep.sweep.open_study import check_same, open_study
+from peftsweep.sweep.running import Place
 from peftsweep.sweep.seed_judge import SeedJudge
 from peftsweep.sweep.seed_supply import SeedSupply
 from peftsweep.sweep.study_judge import StudyJudge
@@ -156,5 +157,6 @@ def _begun(judge: StudyJudge) -> None:
         judge.supply.candidates("high")
         for _ in range(3):
             judge.next(0)
+    judge.places[0] = Place(None, "cpu", 1)
     judge.progressed(Progressed((), ()), 0)
     judge.counts()
