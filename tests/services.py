@@ -54,7 +54,7 @@ def _filled(value: Any, variables: Mapping[str, str]) -> Any:
             raise KeyError(f"{name}: {word}")
         return word or ""
 
-    return re.sub(r"\$\{(\w+)(?:(:[?-])([^}]*))?\}", given, value)
+    return re.sub(r"\$\{(\w+)(?:(:[?-])([^}]*))?\}", given, value).replace("$$", "$")
 
 
 @dataclass(frozen=True)

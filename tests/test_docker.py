@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from string import Template
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -62,7 +63,8 @@ def test_the_linter_of_dockerfiles_finds_nothing() -> None:
 
 def test_images_are_pinned_and_no_container_runs_as_root() -> None:
     stages = {name for _, name in re.findall(r"^FROM (\S+) AS (\w+)", DOCKERFILE, re.MULTILINE)}
-    bases = {line.split()[0] for line in instructions("FROM")} - stages
+    defaults = dict(line.split("=", 1) for line in instructions("ARG"))
+    bases = {Template(line.split()[0]).substitute(defaults) for line in instructions("FROM")} - stages
     images = {service["image"] for service in compose(SECRETS)["services"].values() if "build" not in service}
     assert len(bases | images) == 2 and all(PINNED.fullmatch(image) for image in bases | images)
     assert all("nvidia/cuda" in base for base in bases)
@@ -90,7 +92,7 @@ def test_the_layer_of_packages_has_what_the_project_requires() -> None:
     listed = subprocess.check_output([sys.executable, str(DOCKER / words[1]), *words[2:]], cwd=ROOT, text=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert listed.splitlines() == project["dependencies"] + extras["demo"] + extras["postgres"]
+    assert listed.splitlines() == [*project["dependencies"], *extras["demo"], *extras["postgres"], *extras["kuberay"]]
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in listed.splitlines()}  # type: ignore[index]
     assert names | {"setuptools"} <= {name.lower().replace("_", "-") for name in pinned}  # PyTorch requires it
@@ -102,9 +104,26 @@ def image_check() -> list[str]:
     return command
 
 
+def commands(service: str) -> list[list[str]]:
+    """The commands that a service's container runs. A shell's are separated by &&, and "$@" is what follows --."""
+    command: list[str] = compose(SECRETS)["services"][service]["command"]
+    if command[:2] != ["sh", "-c"]:
+        return [command]
+    first, _, last = command[2].partition(" && ")
+    assert (last, command[3]) == ('exec "$@"', "--")
+    return [shlex.split(first), command[4:]]
+
+
 def test_the_commands_in_containers_exist() -> None:
-    services = compose(SECRETS)["services"]
-    for program, name, *words in [services["mlflow"]["command"], services["worker"]["command"], image_check()]:
+    joined, swept = commands("sweep")
+    assert joined[:2] == ["env", "--unset=PGPASSWORD"]
+    run = [
+        joined[2:],
+        swept,
+        *(commands(name)[0] for name in ("mlflow", "worker", "ray-head", "ray-node")),
+        image_check(),
+    ]
+    for program, name, *words in run:
         known = subprocess.check_output([str(BIN / program), name, "--help"], text=True, timeout=60)
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert given and given <= set(re.findall(r"--[a-z-]+", known)), f"{program} {name}"
@@ -112,7 +131,7 @@ def test_the_commands_in_containers_exist() -> None:
 
 def test_the_image_is_built_and_never_pulled() -> None:
     built = [service for service in compose(SECRETS)["services"].values() if "build" in service]
-    assert len(built) == 2 and all(service["pull_policy"] == "build" for service in built)
+    assert len(built) == 5 and all(service["pull_policy"] == "build" for service in built)
 
 
 def test_a_worker_s_downloads_and_conversions_outlive_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,11 +181,27 @@ def test_ports_are_local_and_services_wait_for_what_they_need() -> None:
         "postgres": {},
         "mlflow": {"postgres": healthy},
         "worker": {"postgres": healthy, "mlflow": begun},  # a sweep runs even if the tracker is down
+        "ray-head": {},
+        "ray-node": {"ray-head": healthy},
+        "sweep": {"postgres": healthy, "mlflow": begun, "ray-head": healthy, "ray-node": begun},
     }
-    assert all("healthcheck" in services[name] for name in ("postgres", "mlflow"))
-    assert services["worker"]["restart"] == "on-failure"  # any number of times, but not after success
-    (gpu,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
-    assert (gpu["driver"], gpu["capabilities"]) == ("nvidia", ["gpu"])
+    assert all("healthcheck" in services[name] for name in ("postgres", "mlflow", "ray-head"))
+    for name in ("worker", "sweep"):
+        assert services[name]["restart"] == "on-failure"  # any number of times, but not after success
+    for name, count in {"worker": 1, "ray-node": "all"}.items():
+        (gpu,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert (gpu["driver"], gpu["count"], gpu["capabilities"]) == ("nvidia", count, ["gpu"])
+
+
+def test_the_profile_ray_has_a_head_nodes_and_a_sweep_that_alone_has_the_password() -> None:
+    services = compose(SECRETS | {"RAY_AUTH_TOKEN": "the token", "RAY_NODES": "3", "WORKERS": "6"})["services"]
+    ray = {name: each["environment"] for name, each in services.items() if each.get("profiles") == ["ray"]}
+    assert ray.keys() == {"ray-head", "ray-node", "sweep"} and services["ray-node"]["deploy"]["replicas"] == "3"
+    assert {(each["RAY_AUTH_MODE"], each["RAY_AUTH_TOKEN"]) for each in ray.values()} == {("token", "the token")}
+    assert secrets_in(str(services["ray-head"]) + str(services["ray-node"])) == []
+    assert services["worker"]["environment"].items() <= ray["sweep"].items()
+    assert services["worker"]["volumes"] == services["ray-node"]["volumes"] == services["sweep"]["volumes"]
+    assert services["sweep"]["command"][-4:] == ["--workers", "6", "--ray-address", "ray-head:6379"]
 
 
 # Services -------------------------------------------------------------------------------------------------------------
