@@ -24,6 +24,7 @@ from tests.tiny import tiny_model, tiny_rows, write
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["anger", "joy", "sadness"]
+OFTEN = {"PEFTSWEEP_CHECKPOINT_EVERY": "0s"}  # a test does not last a minute
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Home:
         Args:
             fresh: start a new Python that imports the libraries itself.
         """
-        return Program(["-m", "peftsweep", *words], self.folder, env, fresh=fresh)
+        return Program(["-m", "peftsweep", *words], self.folder, OFTEN | env, fresh=fresh)
 
     def call(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         with self.start(*words, **env) as process:
@@ -162,7 +163,7 @@ main()
 def struck(place: Home, moment: str, numbers: list[int], *words: str) -> subprocess.CompletedProcess[str]:
     """Run the program, which sends itself the signals `numbers` at that moment, given as `module:function n`."""
     given = " ".join([moment, *(str(int(number)) for number in numbers)])
-    with Program(["-c", STRUCK, given, *words], place.folder) as process:
+    with Program(["-c", STRUCK, given, *words], place.folder, OFTEN) as process:
         out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 

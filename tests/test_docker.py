@@ -289,7 +289,7 @@ def test_postgresql_is_not_healthy_if_its_databases_could_not_be_made(tmp_path: 
 
 
 def test_a_killed_worker_resumes(services: Services) -> None:
-    words = ("peftsweep", "run", "--study", "killed", "--slots", "1")
+    words = ("peftsweep", "run", "--study", "killed", "--slots", "1", "--checkpoint-every", "0s")
     folder = services.folder / "data" / "artifacts" / "killed"
     first = services.start_worker(*words, fresh=True)
     until(lambda: list(folder.glob("trial-0001/checkpoint-*-03")), first)

@@ -280,7 +280,7 @@ def test_a_trial_that_ends_when_it_is_resumed_leaves_its_slot_to_the_next(base: 
     while not slot.is_done:
         pack.decide([True] * len(pack.undecided))
         pack.step()
-    checkpoint.save(slot, pack.stack)
+    pack.save([slot])
     pack, queue = pack_of(base, SINGLE, "lora", trials, 1), Queue(trials)
     run_pack(pack, queue)
     assert [queue.results[i].state for i in range(2)] == ["complete"] * 2
@@ -1109,5 +1109,5 @@ def test_a_checkpoint_on_demand_waits_for_the_verdict(base: Path, tmp_path: Path
         events = worker.advance(queue.answer(events))
     worker.advance([SaveCheckpoints()])
     assert not list(trials[0].folder.glob("checkpoint-*"))
-    worker.advance(queue.answer(events))
+    worker.advance([*queue.answer(events), SaveCheckpoints()])
     assert list(trials[0].folder.glob("checkpoint-*"))

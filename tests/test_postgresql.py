@@ -48,7 +48,7 @@ def storage(server: Server, place: Home) -> str:
 @pytest.mark.parametrize(
     ("moment", "left"),
     [
-        ("peftsweep.engine.checkpoint:save 6", [TrialState.COMPLETE, TrialState.RUNNING]),
+        ("peftsweep.sweep.study_judge:StudyJudge.report 6", [TrialState.COMPLETE, TrialState.RUNNING]),
         ("peftsweep.study.artifacts:write 1", [TrialState.RUNNING]),
     ],
     ids=["in its second trial", "before tell"],
@@ -157,7 +157,7 @@ def test_a_study_that_was_retrained_moves_with_its_seeds(never: Home, tmp_path: 
 def test_a_study_moves_from_sqlite_as_the_documents_say(never: Home, here: Home, postgresql: Server) -> None:
     """One trial is finished; another is half done and resumes from its checkpoint."""
     study = here.folder / "small.yaml"
-    killed_at(here, "peftsweep.engine.checkpoint:save 6", study)
+    killed_at(here, "peftsweep.sweep.study_judge:StudyJudge.report 6", study)
     before = optuna.load_study(study_name="small", storage=here.storage)
     url = postgresql.database()
     move_as_shown(here, url)

@@ -270,7 +270,7 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, list[d
     [
         "peftsweep.storage:Studies.begin 3",
         "peftsweep.sweep.trial_params:complete 2",
-        "peftsweep.engine.checkpoint:save 6",
+        "peftsweep.sweep.study_judge:StudyJudge.report 6",
         "optuna:Study.tell 3",
         "peftsweep.engine.evaluation:Evaluator.on_test 1",
     ],

@@ -151,8 +151,10 @@ def test_the_umask_decides_who_can_read_the_files_of_a_sweep(never: Home) -> Non
 
 MOMENTS = {
     "between asking and the first step": "optuna:Study.ask 2",
-    "after a decision and its checkpoint": "peftsweep.engine.checkpoint:save 6",
-    "after the last checkpoint, before the adapter": "peftsweep.engine.checkpoint:save 4",
+    "before a checkpoint is written": "peftsweep.engine.checkpoint:write 3",
+    "while a checkpoint is written": "peftsweep.engine.checkpoint:_fsync 3",
+    "after an evaluation, before it is stored": "peftsweep.sweep.study_judge:StudyJudge.report 6",
+    "after the last step, before the adapter": "peftsweep.sweep.study_judge:StudyJudge.finish 1",
     "after the adapter was renamed, before tell": "peftsweep.study.artifacts:write 1",
     "after tell": "optuna:Study.tell 1",
     "in the middle of a group of rows": "peftsweep.storage.pending_rows:update_trials 9",
@@ -260,7 +262,7 @@ def test_a_second_signal_stops_the_sweep_without_waiting_and_gives_the_exit_stat
     words = ("run", "--study", str(here.study()))
     done = struck(here, "peftsweep.engine.pack:Pack.step 2", [signal.SIGTERM, signal.SIGTERM], *words)
     assert done.returncode == 143 and "Traceback" not in done.stderr
-    assert not here.checkpoints(0)  # it did not wait for the end of the step
+    assert not [saved for saved in here.checkpoints(0) if "-000002-" in saved.name]  # it did not wait for it
     assert not [run for run in here.runs() if run.info.status == "RUNNING"]
 
 

@@ -53,6 +53,15 @@ Workers = Annotated[
         help="Workers, each on a GPU or a share of the cores. auto: one for each GPU. More than one need Ray.",
     ),
 ]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option(
+        parser=duration,
+        metavar="TIME",
+        envvar="PEFTSWEEP_CHECKPOINT_EVERY",
+        help="Save each running trial this often. A kill costs at most so much of its training.",
+    ),
+]
 RayAddress = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Join a Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
 ]

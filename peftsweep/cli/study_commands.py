@@ -18,6 +18,7 @@ from peftsweep.cli.options import (
     STORAGE,
     TRACKING,
     AsJson,
+    CheckpointEvery,
     Debug,
     RayAddress,
     Settings,
@@ -49,6 +50,7 @@ def run(
     workers: Workers = "1",
     ray_address: RayAddress = None,
     worker_timeout: WorkerTimeout = "10m",  # type: ignore[assignment]  # typer parses it
+    checkpoint_every: CheckpointEvery = "60s",  # type: ignore[assignment]  # typer parses it
     settings: Settings = None,
     storage: Storage = STORAGE,
     tracking_uri: Tracking = TRACKING,
@@ -68,6 +70,7 @@ def run(
                 workers=workers,
                 ray_address=ray_address,
                 worker_timeout=worker_timeout,
+                checkpoint_every=checkpoint_every,
                 trials=trials,
                 timeout=timeout,
                 slots=slots,
@@ -88,6 +91,7 @@ def retrain(
     ] = 5,
     top: Annotated[int, typer.Option(min=1, help="Number of the study's best configurations to train.")] = 3,
     slots: Slots = "auto",
+    checkpoint_every: CheckpointEvery = "60s",  # type: ignore[assignment]  # typer parses it
     settings: Settings = None,
     storage: Storage = STORAGE,
     tracking_uri: Tracking = TRACKING,
@@ -102,7 +106,14 @@ def retrain(
 
         display = progress.for_stream(sys.stderr)
         result = sweep.retrain(
-            config, seeds=seeds, top=top, slots=slots, storage=storage, tracking_uri=tracking_uri, progress=display
+            config,
+            seeds=seeds,
+            top=top,
+            slots=slots,
+            checkpoint_every=checkpoint_every,
+            storage=storage,
+            tracking_uri=tracking_uri,
+            progress=display,
         )
         if result.seconds:
             display.note(progress.time_spent(result.seconds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftsweep.engine.capacity import CEILING, Plan, build_that_fits, capped, plan
+from peftsweep.engine.checkpoints import CHECKPOINT_EVERY
 from peftsweep.engine.evaluation import Examples
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.messages import (
@@ -28,6 +29,7 @@ from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatu
 
 __all__ = [
     "CEILING",
+    "CHECKPOINT_EVERY",
     "Command",
     "Evaluated",
     "Evaluation",

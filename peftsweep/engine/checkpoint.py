@@ -1,4 +1,4 @@
-"""How is a slot saved and restored? In a folder that is written aside and renamed, so that it is complete.
+"""What is a checkpoint? A slot's state in a folder that is written aside and renamed, so that it is complete.
 
 trial-0007/checkpoint-000042-01/
     state.json            step, losses, evaluations, seconds
@@ -6,7 +6,8 @@ trial-0007/checkpoint-000042-01/
     best.safetensors      the weights of the best evaluation
     logits.safetensors    its logits on the validation split
 
-A complete trial's adapter is another thing: study/artifacts.py writes it.
+`Checkpoints` in checkpoints.py decides when one is written. A complete trial's adapter is another thing:
+study/artifacts.py writes it.
 """
 
 from __future__ import annotations
@@ -18,22 +19,20 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peftsweep.engine.slot import Slot
+from peftsweep.engine.host_copies import HostCopies
+from peftsweep.engine.slot import BestEvaluation, Slot
 from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.trial import Evaluation
 from peftsweep.system import json_files, plain_files
 from peftsweep.system.atomic_files import replaced
-from peftsweep.system.links import link_or_copy
 from peftsweep.system.umask import umask_permissions
 
 STATE = "state.json"
@@ -57,45 +56,67 @@ class State:
 _STATE = TypeAdapter(State)
 
 
-def save(slot: Slot, stack: SlotParameters) -> None:
-    """Write the slot's checkpoint, then remove older ones.
+@dataclass(frozen=True)
+class Snapshot:
+    """A slot's state in host memory, as it was after one of its steps.
+
+    Attributes:
+        folder: where it is to be written.
+        tensors: weights and moments, unpadded, by `kind|path:parameter`.
+        best: the weights of the best evaluation so far, and its logits; None before the first evaluation.
+    """
+
+    folder: Path
+    state: State
+    tensors: dict[str, Tensor]
+    best: BestEvaluation | None
+
+
+def snapshot(slot: Slot, host: HostCopies) -> Snapshot:
+    """Copy a slot's state to host memory."""
+    stack, params = host.stack, slot.trial.params
+    tensors = {
+        f"{kind}|{name}": part
+        for kind, matrix in _matrices(stack).items()
+        for name, part in host.unpadded(matrix, slot.index, params).items()
+    }
+    state = State(slot.trial.number, slot.step, slot.loss_sum, slot.loss_count, slot.seconds, tuple(slot.evaluations))
+    folder = slot.trial.folder / f"checkpoint-{slot.step:06d}-{len(slot.evaluations):02d}"
+    return Snapshot(folder, state, tensors, slot.best_kept)
+
+
+def write(taken: Snapshot) -> None:
+    """Write a checkpoint, then remove older ones.
 
     Raises:
         OSError: the disk is full or cannot be written. The older checkpoint is still there then.
     """
-    folder = slot.trial.folder / f"checkpoint-{slot.step:06d}-{len(slot.evaluations):02d}"
-    if folder == slot.saved:
+    folder = taken.folder
+    if folder.exists():
         return
     try:
         with replaced(folder) as aside:
             aside.mkdir(parents=True)
-            _write(slot, stack, aside)
+            _fill(aside, taken)
         _fsync([folder.parent])
     except SafetensorError as error:
         if "os error 28" in str(error):  # how safetensors reports a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
-    slot.saved = folder
-    for old in slot.trial.folder.glob("*checkpoint-*"):
+    for old in folder.parent.glob("*checkpoint-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(slot: Slot, stack: SlotParameters, folder: Path) -> None:
-    rows = {name: matrix[slot.index].cpu() for name, matrix in _matrices(stack).items()}
+def _fill(folder: Path, taken: Snapshot) -> None:
     with umask_permissions(folder / TENSORS) as file:
-        save_file(_named(slot, stack, rows), file)
-    best = slot.best
-    if best is not None and best.step == slot.step:
+        save_file(taken.tensors, file)
+    if taken.best is not None:
         with umask_permissions(folder / BEST) as file:
-            save_file(_named(slot, stack, {"": rows["weights"]}), file)
+            save_file(dict(taken.best.weights), file)
         with umask_permissions(folder / LOGITS) as file:
-            save_file({"logits": torch.from_numpy(np.ascontiguousarray(slot.best_logits))}, file)
-    elif best is not None and slot.saved is not None:
-        for name in (BEST, LOGITS):
-            link_or_copy(slot.saved / name, folder / name)
-    state = State(slot.trial.number, slot.step, slot.loss_sum, slot.loss_count, slot.seconds, tuple(slot.evaluations))
-    (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
+            save_file({"logits": torch.from_numpy(np.ascontiguousarray(taken.best.logits))}, file)
+    (folder / STATE).write_text(json.dumps(asdict(taken.state), indent=1))
     _fsync([*folder.iterdir(), folder])
 
 
@@ -147,24 +168,8 @@ def restore(slot: Slot, stack: SlotParameters, folder: Path) -> None:
     slot.loss_sum, slot.loss_count = state.loss_sum, state.loss_count
     slot.evaluations = list(state.evaluations)
     if slot.evaluations:
-        slot.best_logits = load_file(folder / LOGITS)["logits"].numpy()
-    slot.saved = folder
-
-
-def best_weights(slot: Slot) -> dict[str, NDArray[Any]]:
-    """The weights of the slot's best evaluation, by `path:parameter`. They must have been saved in a checkpoint."""
-    assert slot.saved is not None
-    return {key: value.numpy() for key, value in load_file(slot.saved / BEST).items()}
+        slot.best_kept = BestEvaluation(load_file(folder / BEST), load_file(folder / LOGITS)["logits"].numpy())
 
 
 def _matrices(stack: SlotParameters) -> dict[str, Tensor]:
     return {"weights": stack.weights, **stack.moments}
-
-
-def _named(slot: Slot, stack: SlotParameters, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Unpadded copies of the row vectors, by `kind|path:parameter` (`path:parameter` where the kind is empty)."""
-    return {
-        f"{kind}|{name}" if kind else name: part.contiguous().clone()
-        for kind, row in rows.items()
-        for name, part in stack.split(slot.index, row, slot.trial.params).items()
-    }

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from peftsweep.config import TrainConfig
-from peftsweep.engine import checkpoint
 from peftsweep.engine.batching import Batcher
+from peftsweep.engine.checkpoints import CHECKPOINT_EVERY, Checkpoints
 from peftsweep.engine.clock import Clock
 from peftsweep.engine.equivalence import samples_of
 from peftsweep.engine.evaluation import Evaluator, Examples
@@ -57,6 +57,7 @@ class Pack:
         limits: Limits | None = None,
         compiled: bool = False,
         objective: str = "macro_f1",
+        checkpoint_every: float = CHECKPOINT_EVERY,
     ) -> None:
         self.compiled, self.outbox, self.clock = compiled, Outbox(), Clock()
         samples = samples_of((train.input_ids, validation.input_ids), model)
@@ -66,6 +67,7 @@ class Pack:
         self.runner = Runner(packed, task, self.batcher, limits or Limits(), self.outbox.note)
         self.evaluator = Evaluator(self.runner, method, task, validation, test)
         self.slots = Slots(packed, method, len(train.input_ids), objective)
+        self.checkpoints = Checkpoints(packed.stack, checkpoint_every)
         self.undecided: list[Slot] = []  # evaluated; the study has not decided yet
 
     def admit(self, trials: Iterable[Trial]) -> None:
@@ -86,6 +88,8 @@ class Pack:
             evaluated = self.evaluate([slot for slot in self.slots.occupied if slot.due])
         self.slots.share_seconds(time.perf_counter() - began)
         self.await_decision(evaluated)
+        with self.clock.at("checkpoints"):
+            self.checkpoints.step(slot for slot in self.slots.occupied if slot not in self.undecided)
 
     def record(self, losses: dict[int, Tensor], norms: Tensor, began: float) -> None:
         """Note each trial's loss, and end those that are not finite. This waits for the GPU, so it comes last."""
@@ -104,7 +108,8 @@ class Pack:
             if lost := ", ".join(each.not_finite):
                 self.end(each.slot, TrialState.FAILED, f"{lost} not finite at step {each.slot.step}")
             else:
-                each.slot.add_evaluation(each.scores, each.logits)
+                each.slot.add_evaluation(each.scores)
+                self.checkpoints.keep_best(each.slot, each.logits)
         return [each.slot for each in scored if not each.not_finite]
 
     def await_decision(self, slots: Sequence[Slot]) -> None:
@@ -113,15 +118,9 @@ class Pack:
             self.outbox.post(Evaluated(tuple(Report(slot.trial, slot.evaluations[-1], slot.seconds) for slot in slots)))
 
     def decide(self, keep: Sequence[bool]) -> None:
-        """Keep or end the evaluated trials, as the study decided.
-
-        Checkpoints are written only now: after a crash in between, every trial resumes from before the evaluation, and
-        all are judged together again. Trials that are dropped need no checkpoint.
-        """
+        """Keep or end the evaluated trials, as the study decided."""
         slots, self.undecided = self.undecided, []
         for slot, kept in zip(slots, keep, strict=True):
-            if kept or slot.is_done:
-                self.save([slot])
             if slot.is_done:
                 self.end(slot, TrialState.COMPLETE, f"all {slot.schedule.steps} steps")
             elif not kept:
@@ -129,8 +128,7 @@ class Pack:
 
     def save(self, slots: Iterable[Slot]) -> None:
         with self.clock.at("checkpoints"):
-            for slot in slots:
-                checkpoint.save(slot, self.stack)
+            self.checkpoints.save(list(slots))
 
     def end_unfit(self, unfit: Iterable[tuple[Slot, str]]) -> None:
         """End trials that do not fit into memory even alone as pruned, so that the sampler learns to avoid them."""
@@ -140,10 +138,11 @@ class Pack:
     def end(self, slot: Slot, state: Ended, reason: str) -> None:
         """Free the slot and report how its trial ended."""
         self.slots.vacate(slot)
-        weights = checkpoint.best_weights(slot) if state == TrialState.COMPLETE else None
-        self.outbox.post(TrialEnded(slot.trial, slot.result(state, reason, weights)))
+        self.checkpoints.left(slot.trial)
+        self.outbox.post(TrialEnded(slot.trial, slot.result(state, reason)))
 
     def release(self) -> None:
         """Restore the base, and free what the pack holds: graphs, threads and compiled code."""
+        self.checkpoints.finish()
         self.runner.close()
         self.packed.release()

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.trial import Evaluation, Result, SlotStatus, Trial
-from peftsweep.trial_state import Ended
+from peftsweep.trial_state import Ended, TrialState
+
+
+@dataclass(frozen=True)
+class BestEvaluation:
+    """What is kept of a trial's best evaluation, in host memory."""
+
+    weights: Mapping[str, Tensor]  # by `path:parameter`
+    logits: NDArray[np.float32]  # [n, C] on the validation split
 
 
 @dataclass
@@ -32,9 +39,8 @@ class Slot:
     seconds: float = 0.0  # its share of the pack's time
     loss: float | None = None
     rate: float = 0.0
-    saved: Path | None = None  # the newest checkpoint
     max_tokens: int | None = None  # of its batch in one pass, once a whole batch did not fit into memory
-    best_logits: NDArray[np.float32] | None = None  # [n, C] of the best evaluation, on the validation split
+    best_kept: BestEvaluation | None = None
 
     @property
     def best(self) -> Evaluation | None:
@@ -74,8 +80,8 @@ class Slot:
             return f"loss is {self.loss}"
         return "" if math.isfinite(norm) else f"gradient norm is {norm}"
 
-    def add_evaluation(self, scores: dict[str, float], logits: NDArray[np.float32]) -> Evaluation:
-        """Add the scores of the present weights, and the logits [n, C] that they follow from."""
+    def add_evaluation(self, scores: dict[str, float]) -> Evaluation:
+        """Add the scores of the present weights. If they are the best, `best_kept` is to be set."""
         evaluation = Evaluation(
             index=len(self.evaluations) + 1,
             step=self.step,
@@ -86,8 +92,6 @@ class Slot:
         )
         self.evaluations.append(evaluation)
         self.loss_sum, self.loss_count = 0.0, 0
-        if self.best is evaluation:
-            self.best_logits = logits
         return evaluation
 
     def status(self) -> SlotStatus:
@@ -105,12 +109,9 @@ class Slot:
             evaluations=self.schedule.evaluations,
         )
 
-    def result(self, state: Ended, reason: str, weights: Mapping[str, NDArray[Any]] | None) -> Result:
-        """How the trial ended.
-
-        Args:
-            weights: of a complete trial's best evaluation, by `path:parameter`.
-        """
+    def result(self, state: Ended, reason: str) -> Result:
+        """How the trial ended."""
+        best = self.best_kept if state == TrialState.COMPLETE else None
         return Result(
             state=state,
             reason=reason,
@@ -119,6 +120,6 @@ class Slot:
             best=self.best,
             parameters=self.parameters,
             status=self.status(),
-            weights=weights,
-            logits=self.best_logits,
+            weights=None if best is None else {name: part.numpy() for name, part in best.weights.items()},
+            logits=None if self.best_kept is None else self.best_kept.logits,
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from peftsweep.config import StudyConfig, load
 from peftsweep.data import Dataset, find_mistakes
 from peftsweep.data import load as load_data
+from peftsweep.engine import CHECKPOINT_EVERY
 from peftsweep.errors import StudyMismatchError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import Progress, Silent
@@ -69,6 +70,7 @@ def retrain(
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
     start: StartWorker = LocalWorker,
+    checkpoint_every: float = CHECKPOINT_EVERY,
     sink: OpenSink = MlflowRuns,
 ) -> RetrainResult:
     """Train the best configurations of a study with several seeds each, or resume that.
@@ -82,7 +84,7 @@ def retrain(
         study: a name in `sweeps/`, a path to a study file, or a study built in Python; it has been run before.
         seeds: number for each configuration, including earlier calls.
         top: number of configurations: the best of the study.
-        slots, overrides, storage, tracking_uri, progress, start, sink: as in `run`.
+        slots, overrides, storage, tracking_uri, progress, start, checkpoint_every, sink: as in `run`.
 
     Raises:
         PeftsweepError: with one clear message. Finished seeds are kept.
@@ -108,7 +110,7 @@ def retrain(
             supply = SeedSupply(config, found, again, best, seeds, studies)
             judge = SeedJudge(supply, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)
-            train([judge], partial(LocalPool, start), slots, tracking_uri, shown)
+            train([judge], partial(LocalPool, start), slots, tracking_uri, shown, checkpoint_every)
             return RetrainResult(summarised(found, again), dict(judge.seconds), stop.number)
 
 

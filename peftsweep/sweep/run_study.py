@@ -16,6 +16,7 @@ from typing import Any, Literal
 from peftsweep.config import StudyConfig, load
 from peftsweep.data import find_mistakes
 from peftsweep.data import load as load_data
+from peftsweep.engine import CHECKPOINT_EVERY
 from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import OneOfSeveral, Progress, Silent
@@ -69,6 +70,7 @@ def run(
     workers: int | Literal["auto"] = 1,
     ray_address: str | None = None,
     worker_timeout: float = HANG,
+    checkpoint_every: float = CHECKPOINT_EVERY,
     start: StartWorker = LocalWorker,
     sink: OpenSink = MlflowRuns,
 ) -> SweepResult:
@@ -84,6 +86,7 @@ def run(
         workers: how many train at once, each on a GPU of its own or a share of the cores. "auto": one for each GPU.
             More than one need Ray.
         ray_address: `auto`, `HOST:PORT` or `ray://…` joins a Ray cluster.
+        checkpoint_every: seconds between two checkpoints of a trial. A kill costs at most so much of its training.
         worker_timeout: seconds without an event after which a worker of Ray is ended and replaced.
         start: starts the worker if there is one, and no cluster. `SpawnedWorker` trains in a separate process.
         sink: opens the tracker at `tracking_uri`.
@@ -96,6 +99,7 @@ def run(
         workers=workers,
         ray_address=ray_address,
         worker_timeout=worker_timeout,
+        checkpoint_every=checkpoint_every,
         start=start,
         trials=trials,
         timeout=timeout,
@@ -116,6 +120,7 @@ def run_together(
     workers: int | Literal["auto"] = 1,
     ray_address: str | None = None,
     worker_timeout: float = HANG,
+    checkpoint_every: float = CHECKPOINT_EVERY,
     start: StartWorker = LocalWorker,
     trials: int | None = None,
     timeout: float | None = None,
@@ -161,7 +166,7 @@ def run_together(
             judged = _judged(config, trials, timeout, Studies(storage, display.warn), each, own, stop)
             judges.append(leave.enter_context(judged))
         chosen = partial(start_pool, workers, ray_address, worker_timeout, display.note, start)
-        train(judges, pool or chosen, slots, tracking_uri, display)
+        train(judges, pool or chosen, slots, tracking_uri, display, checkpoint_every)
         return [_result(judge) for judge in judges]
 
 
@@ -197,6 +202,7 @@ def train(
     slots: int | Literal["auto"],
     tracking_uri: str,
     display: Progress,
+    checkpoint_every: float,
 ) -> None:
     """Train what is left of some studies, and write to the tracker what earlier processes did not.
 
@@ -207,7 +213,7 @@ def train(
         for judge in judges:
             leave.callback(judge.close)
         leave.enter_context(display)
-        sweeps = [StudySweep(judge, slots, tracking_uri) for judge in judges if judge.has_work()]
+        sweeps = [StudySweep(judge, slots, tracking_uri, checkpoint_every) for judge in judges if judge.has_work()]
         if sweeps:
             crew = pool()
             try:

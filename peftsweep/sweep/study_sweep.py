@@ -27,8 +27,11 @@ class StudySweep:
         error: what ended the study early.
     """
 
-    def __init__(self, judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str) -> None:
+    def __init__(
+        self, judge: StudyJudge, slots: int | Literal["auto"], tracking_uri: str, checkpoint_every: float
+    ) -> None:
         self.judge, self.slots, self.tracking_uri = judge, slots, tracking_uri
+        self.checkpoint_every = checkpoint_every
         self.name, self.share = judge.config.name, judge.supply.left()
         self.under_way: dict[int, Call] = {}  # each worker's call
         self.nodes: dict[int, str | None] = {}
@@ -55,7 +58,7 @@ class StudySweep:
         """What its workers are to train. It is the same for all, so that it need be sent to a machine only once."""
         judge, supply = self.judge, self.judge.supply
         bounds = supply.candidates("high"), supply.candidates("low")
-        return WorkerSpec(judge.config, judge.data, *bounds, self.share, self.slots)
+        return WorkerSpec(judge.config, judge.data, *bounds, self.share, self.slots, self.checkpoint_every)
 
     # A worker's calls -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,18 @@ import torch
 
 from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.data import Dataset
-from peftsweep.engine import Command, Event, Limits, Pack, PackWorker, Plan, build_that_fits, capped, plan
+from peftsweep.engine import (
+    CHECKPOINT_EVERY,
+    Command,
+    Event,
+    Limits,
+    Pack,
+    PackWorker,
+    Plan,
+    build_that_fits,
+    capped,
+    plan,
+)
 from peftsweep.methods import METHODS, Method
 from peftsweep.models import Base, BaseInfo, default_device, linear_names, load_base
 from peftsweep.workers.compatibility import check_fit
@@ -29,6 +40,7 @@ class WorkerSpec:
         smallest: the smallest ones; they bound the number of trainable parameters.
         trials: number of trials left to train.
         slots: number of trials to train at once. "auto": as many as fit on the GPU.
+        checkpoint_every: seconds between two checkpoints of a trial.
     """
 
     config: StudyConfig
@@ -37,6 +49,7 @@ class WorkerSpec:
     smallest: Sequence[TrainConfig]
     trials: int
     slots: int | Literal["auto"]
+    checkpoint_every: float = CHECKPOINT_EVERY
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,7 @@ class LocalWorker:
                 limits=limits,
                 compiled=compiled,
                 objective=spec.config.search.objective,
+                checkpoint_every=spec.checkpoint_every,
             )
 
         notes = []
