@@ -33,6 +33,6 @@ class CommonHyperparameters(RecordableHyperparameters):
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Norm to which the gradient of each trial is clipped. 0 turns clipping off."""
     evals_per_epoch: int = Field(default=1, ge=1, le=MAX_WHOLE_NUMBER)
-    """Evaluations per epoch, evenly spaced. A trial is scored, checkpointed and perhaps pruned at each."""
+    """Evaluations per epoch, evenly spaced. A trial is scored and perhaps pruned at each."""
     seed: int = Field(default=0, ge=0, le=MAX_WHOLE_NUMBER)
     """Seed of the study. The seed of each trial is derived from it and the trial's number."""
