@@ -18,6 +18,7 @@ from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
 from peftsweep.storage import TrialRecord
 from peftsweep.study.trial_files import ADAPTER, CLASSES, PREDICTIONS, VALIDATION, trial_folder
+from peftsweep.system import plain_files
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.folders import remove
 from peftsweep.system.umask import umask_permissions
@@ -87,7 +88,11 @@ def files(study: Path, number: int) -> dict[str, Path]:
 
 def adapter_files(folder: Path) -> dict[str, bytes]:
     """The files of an adapter's folder, by name."""
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+    found: dict[str, bytes] = {}
+    for file in sorted(folder.iterdir()):
+        with plain_files.opened(file) as stream:
+            found[file.name] = stream.read()
+    return found
 
 
 def pause(trial: TrialRecord, folder: Path) -> list[int]:
