@@ -195,10 +195,9 @@ def test_attributes_are_read_and_written_in_one_file_and_their_tables_in_another
 
 
 def test_optuna_s_states_are_translated_in_one_file() -> None:
-    """The other files that use these states call Optuna: a study that leaves out trials, and the pruner."""
+    """The other file that uses these states calls Optuna: a study that leaves out trials."""
     imported = re.compile(r"from optuna\.trial import .*\bTrialState\b|optuna\.trial\.TrialState")
-    callers = {"storage/stored_study.py", "study/pruner.py"}
-    assert _files_with(imported) - STORAGE_IN_MEMORY == {"storage/optuna_states.py"} | callers
+    assert _files_with(imported) - STORAGE_IN_MEMORY == {"storage/optuna_states.py", "storage/stored_study.py"}
 
 
 def _files_with(words: re.Pattern[str]) -> set[str]:

@@ -101,12 +101,12 @@ def test_removing_a_link_keeps_its_target(tmp_path: Path) -> None:
     study.mkdir(parents=True)
     (study / "trial-0003").symlink_to(outside)
     ended = TrialRecord(number=3, state=TrialState.PRUNED, drawn={}, reported={})
-    artifacts.keep_best(study, [ended], 0)
+    artifacts.remove_adapters(study, [ended.number])
     artifacts.drop_checkpoints(study / "trial-0003")
     assert sorted(path.name for path in outside.iterdir()) == [".checkpoint-2", "adapter", "checkpoint-1"]
     (study / "trial-0003").unlink()
     outside.rename(study / "trial-0003")
-    artifacts.keep_best(study, [ended], 0)
+    artifacts.remove_adapters(study, [ended.number])
     artifacts.drop_checkpoints(study / "trial-0003")
     assert not (study / "trial-0003").exists()
 

@@ -28,6 +28,7 @@ from peftsweep.study import (
     space,
     trial_seed,
 )
+from peftsweep.study.pruner import Rungs
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE: dict[str, Any] = {
@@ -229,17 +230,12 @@ def test_trial_seeds_are_stable_and_distinct() -> None:
     assert own.ask(distributions(config)).params != ask(empty(config), config).params
 
 
-def reported(scores: dict[int, list[float]], ended: dict[int, TrialState] | None = None) -> optuna.Study:
-    """A study whose trial n has the evaluations scores[n]; trials that are not in `ended` are running."""
-    trials = optuna.create_study(direction="maximize")
-    for number in range(max(scores) + 1):
-        trial = trials.ask()
-        for index, score in enumerate(scores.get(number, []), start=1):
-            trial.report(score, index)
-        state = (ended or {}).get(number)
-        if state is not None:
-            trials.tell(trial, 0.0 if state is TrialState.COMPLETE else None, state=state)
-    return trials
+def reported(scores: dict[int, list[float]]) -> Rungs:
+    """The rungs after trial n has had the evaluations scores[n]."""
+    rungs = Rungs()
+    for given in scores.values():
+        rungs.count(dict(enumerate(given, start=1)), 1)
+    return rungs
 
 
 def test_rungs_stand_at_powers_of_the_reduction() -> None:
@@ -267,13 +263,13 @@ def test_the_order_of_the_slots_does_not_matter() -> None:
             assert Halving(2, 1).decide(dict(at), trials) == decisions
 
 
-def test_trials_that_have_ended_still_count_at_their_rungs_and_failed_ones_do_not() -> None:
-    ended = {0: TrialState.COMPLETE, 1: TrialState.PRUNED, 2: TrialState.FAIL}
-    trials = reported({0: [0.9], 1: [0.5], 2: [0.8], 3: [0.7]}, ended)
-    assert Halving(3, 1).decide({3: (1, 0.7)}, trials) == {3: False}  # 3 // 3 of 0.9, 0.7, 0.5
-    assert Halving(2, 1).decide({3: (1, 0.7)}, reported({1: [0.5], 2: [0.8], 3: [0.7]}, {2: TrialState.FAIL})) == {
-        3: True
-    }
+def test_a_trial_is_compared_with_all_that_have_reached_the_rung() -> None:
+    rungs = reported({0: [0.9], 1: [0.5], 2: [0.8], 3: [0.7]})
+    assert Halving(2, 1).decide({3: (1, 0.7)}, rungs) == {3: False}  # 4 // 2 of 0.9, 0.8, 0.7, 0.5
+    rungs.count({1: 0.8}, -1)
+    assert Halving(2, 1).decide({3: (1, 0.7)}, rungs) == {3: False}  # 3 // 2 of 0.9, 0.7, 0.5
+    rungs.count({1: 0.9}, -1)
+    assert Halving(2, 1).decide({3: (1, 0.7)}, rungs) == {3: True}
 
 
 def test_trials_with_equal_scores_continue_together_and_a_lone_trial_always() -> None:

@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 from peftsweep.comparison import compare
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.storage import StoredStudy, Studies, claim, guarded, settle
-from peftsweep.study import Halving, best_rows, samplers, status_rows
+from peftsweep.study import Halving, Ledger, best_rows, samplers, status_rows
 from tests.stored import add_study, add_trial, evaluated, retrained, trial_attrs
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -85,7 +85,7 @@ def test_foreign_trials_affect_neither_the_sampler_nor_the_pruning(url: str, tmp
         trials = Studies(copy).load("one")
         for _ in range(strangers):
             trials.add_trial(create_trial(value=0.99, intermediate_values={1: 0.98}))
-        decided.append(Halving(2, 1).decide({0: (1, 0.6), 1: (1, 0.4)}, trials))
+        decided.append(Halving(2, 1).decide({0: (1, 0.6), 1: (1, 0.4)}, Ledger(trials).rungs))
         at = create_trial(state=TrialState.RUNNING)
         at.number, at._trial_id = 50, trials.ask()._trial_id
         drawn.append(samplers.drawn(config, trials, at, {}))

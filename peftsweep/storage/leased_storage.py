@@ -216,12 +216,14 @@ class LeasedStorage(BaseStorage):
     def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
         return self._study(study_id).count((state,) if isinstance(state, TrialState) else state)
 
-    def changed(self, study_id: int) -> list[FrozenTrial]:
-        """The trials that were changed or added since the last call; at the first call, all."""
+    def changed(self, study_id: int, since: int) -> tuple[list[FrozenTrial], int]:
+        """The trials that were changed or added since an earlier call, and what to give to the next one.
+
+        Args:
+            since: what the earlier call returned; 0 for all trials.
+        """
         study = self._study(study_id)
-        found = [study.trials[trial_id] for trial_id in study.changed]
-        study.changed.clear()
-        return found
+        return study.changed(since), study.puts
 
     # One trial ------------------------------------------------------------------------------------------------------
 

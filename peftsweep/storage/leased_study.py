@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from itertools import takewhile
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -25,7 +26,7 @@ class LeasedStudy:
     Attributes:
         trials: by id, in the order of their numbers.
         distributions: of each parameter, as the first trial that has it.
-        changed: ids of trials that were put since somebody last emptied this; see `LeasedStorage.changed`.
+        puts: how often a trial was put.
         outside: ids of trials that other processes have added, and that are to be taken in.
     """
 
@@ -36,7 +37,8 @@ class LeasedStudy:
         self.trials: dict[int, FrozenTrial] = {}
         self.ids: dict[int, int] = {}  # by number
         self.distributions: dict[str, BaseDistribution] = {}
-        self.changed: dict[int, None] = {}
+        self.puts = 0
+        self._latest_put: dict[int, int] = {}  # by id: the trial's last put; the latest comes last
         self.outside: list[int] = []
         self._by_state: dict[TrialState, dict[int, None]] = {state: {} for state in TrialState}
         self._real: dict[int, int] = {}
@@ -83,7 +85,13 @@ class LeasedStudy:
                 self._moved[trial_id] = None
         self._by_state[trial.state][trial_id] = None
         self.trials[trial_id] = trial
-        self.changed[trial_id] = None
+        self._latest_put.pop(trial_id, None)
+        self.puts = self._latest_put[trial_id] = self.puts + 1
+
+    def changed(self, since: int) -> list[FrozenTrial]:
+        """The trials that were put after that many puts."""
+        ids = takewhile(lambda trial_id: self._latest_put[trial_id] > since, reversed(self._latest_put))
+        return [self.trials[trial_id] for trial_id in ids]
 
     @property
     def next_number(self) -> int:

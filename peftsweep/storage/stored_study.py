@@ -96,6 +96,28 @@ class StoredStudy(optuna.Study):
         found = [self._record(trial) for trial in self._get_trials(deepcopy=False)]
         return [record for record in found if isinstance(record, TrialRecord)]
 
+    def changes(self, since: int) -> tuple[dict[int, TrialRecord | None], int]:
+        """The trials that were changed since an earlier call, by number (None if a trial has no record), and what to
+        give to the next call. Of a study that is not in memory, all trials.
+
+        Args:
+            since: what the earlier call returned; 0 for all trials.
+        """
+        if isinstance(self._storage, LeasedStorage):
+            changed, until = self._storage.changed(self._study_id, since)
+        else:
+            changed, until = super()._get_trials(deepcopy=False), 0
+        records = {trial.number: self._record(trial) for trial in changed}
+        return {each: found if isinstance(found, TrialRecord) else None for each, found in records.items()}, until
+
+    def trial(self, number: int) -> TrialRecord | str:
+        """The record of a trial, or why it has none."""
+        try:
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        except KeyError:
+            return "it is not there"
+        return self._record(self._storage.get_trial(trial_id))
+
     def flush(self) -> None:
         """Write what this process has changed, if it holds the study in memory; see `LeasedStorage.flush`."""
         if isinstance(self._storage, LeasedStorage):
@@ -144,8 +166,7 @@ class StoredStudy(optuna.Study):
 
     def why_unreadable(self, number: int) -> str | None:
         """Why a trial has no record; None if it has one."""
-        trials = super()._get_trials(deepcopy=False)
-        record = next((self._record(trial) for trial in trials if trial.number == number), "it is not there")
+        record = self.trial(number)
         return record if isinstance(record, str) else None
 
     def _get_trials(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftsweep.study.enqueued import given
 from peftsweep.study.grid import GridSampler, exhausted, grid, grid_size
+from peftsweep.study.ledger import Ledger
 from peftsweep.study.pruner import Halving
 from peftsweep.study.samplers import drawn, replicate_seed, sampler, trial_seed
 from peftsweep.study.space import candidates, decode, described, distributions
@@ -11,6 +12,7 @@ from peftsweep.study.space import candidates, decode, described, distributions
 __all__ = [
     "GridSampler",
     "Halving",
+    "Ledger",
     "candidates",
     "decode",
     "described",

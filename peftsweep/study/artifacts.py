@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,11 @@ def drop_checkpoints(folder: Path) -> None:
         folder.rmdir()
 
 
-def keep_best(folder: Path, ranked: Sequence[TrialRecord], count: int) -> None:
-    """Remove the adapters of all but the best `count` trials."""
-    for trial in ranked[count:]:
-        remove(folder, trial_folder(folder, trial.number) / ADAPTER)
+def remove_adapters(folder: Path, numbers: Iterable[int]) -> None:
+    """Remove the adapters of trials.
+
+    Args:
+        folder: of the study.
+    """
+    for number in numbers:
+        remove(folder, trial_folder(folder, number) / ADAPTER)

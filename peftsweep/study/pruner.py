@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from optuna.study import Study
-from optuna.trial import TrialState
+
+class Rungs:
+    """The scores that trials have reported at each evaluation. A score that is not finite counts as the lowest."""
+
+    def __init__(self) -> None:
+        self._scores: dict[int, list[float]] = {}
+
+    def count(self, reported: Mapping[int, float], by: int) -> None:
+        """Add a trial's scores (1), by the index of the evaluation, or take them out (-1)."""
+        for index, score in reported.items():
+            scores, score = self._scores.setdefault(index, []), score if math.isfinite(score) else -math.inf
+            if by > 0:
+                insort(scores, score)
+            else:
+                del scores[bisect_left(scores, score)]
+
+    def at(self, index: int) -> Sequence[float]:
+        """The scores at an evaluation, the lowest first."""
+        return self._scores.get(index, ())
 
 
 @dataclass(frozen=True)
@@ -36,28 +54,28 @@ class Halving:
     def is_rung(self, index: int) -> bool:
         return index in self.rungs(index + 1)
 
-    def decide(self, at: Mapping[int, tuple[int, float]], study: Study) -> dict[int, bool]:
+    def decide(self, at: Mapping[int, tuple[int, float]], reported: Rungs) -> dict[int, bool]:
         """Which trials are kept.
 
         Args:
             at: trial number -> (index of its evaluation, objective), for all slots that were evaluated in this step
                 and need a verdict.
-            study: their values have been reported to it already.
+            reported: the scores of all trials that have not failed, these included.
 
         Returns:
             True for each trial that is kept. A trial whose score is not finite is never kept.
         """
         rungs = {index for index, _ in at.values() if self.is_rung(index)}
-        bars = {index: self._bar(index, study) for index in rungs}
+        bars = {index: self._bar(reported.at(index)) for index in rungs}
         return {
             number: math.isfinite(score) and score >= bars.get(index, -math.inf)
             for number, (index, score) in at.items()
         }
 
-    def _bar(self, index: int, study: Study) -> float:
-        """The lowest score that passes the rung."""
-        states = (TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE)
-        trials = study.get_trials(deepcopy=False, states=states)
-        reported = [t.intermediate_values[index] for t in trials if index in t.intermediate_values]
-        scores = sorted((score if math.isfinite(score) else -math.inf for score in reported), reverse=True)
-        return scores[max(1, len(scores) // self.reduction) - 1] if scores else -math.inf
+    def _bar(self, scores: Sequence[float]) -> float:
+        """The lowest score that passes a rung.
+
+        Args:
+            scores: the lowest first.
+        """
+        return scores[-max(1, len(scores) // self.reduction)] if scores else -math.inf

@@ -5,32 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from peftsweep.engine import Progressed, SlotStatus
 from peftsweep.progress import SweepStatus, WorkerStatus
 from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
-from peftsweep.study.results import done, ranked
 from peftsweep.sweep.running import Place
-from peftsweep.sweep.time_left import Pace, survival_rates, time_left
+from peftsweep.sweep.time_left import RECENT, Pace, survival_rates, time_left
 from peftsweep.sweep.trial_supply import TrialSupply
 
 INTERVAL = 0.9  # least seconds between two statuses of several workers, each of which reports about once a second
-
-
-class TrialCounts(NamedTuple):
-    """A study's trials and their counts. They are valid until a trial starts or ends."""
-
-    trials: list[TrialRecord]
-    begun: int
-    done: int
-    best: tuple[int, float] | None  # number and objective
-
-    @classmethod
-    def of(cls, trials: list[TrialRecord]) -> TrialCounts:
-        best = [(trial.number, trial.value or 0.0) for trial in ranked(trials)[:1]]
-        return cls(trials, sum(trial.begun for trial in trials), done(trials), best[0] if best else None)
 
 
 class RemainingTime:
@@ -54,7 +38,7 @@ class RemainingTime:
 
         Args:
             upcoming: number of trials that have not started.
-            trials: all trials of the study.
+            trials: the latest of the study, for what share survives each rung.
         """
         rates = survival_rates(trials, self._halving, self.pace.typical_trial().evaluations)
         return time_left(self.pace, slots, upcoming, rates, self._deadline - time.monotonic())
@@ -69,20 +53,14 @@ class LiveStatus:
 
     def __init__(self, halving: Halving | None, supply: TrialSupply) -> None:
         self._halving, self._supply = halving, supply
-        self._counts: TrialCounts | None = None  # None when trials have changed since
         self._workers: dict[int, WorkerStatus] = {}  # at their last reports
         self._remaining: dict[int, RemainingTime] = {}  # each worker's
         self._ends: dict[int, float] = {}  # when all will be done, by each worker's pace
         self._shown = -math.inf  # when the last status was given
 
-    def outdate(self) -> None:
-        """Trials have started or ended."""
-        self._counts = None
-
     def ended(self, worker: int, status: SlotStatus) -> None:
         """A trial has left its slot, whose last status is given."""
         self._of(worker).pace.add_trials([status])
-        self.outdate()
 
     def forget(self, worker: int) -> None:
         for kept in (self._workers, self._remaining, self._ends):
@@ -97,15 +75,16 @@ class LiveStatus:
         if len(self._workers) > 1 and now < self._shown + INTERVAL:
             return None
         self._shown = now
-        if self._counts is None:  # nothing trains while the storage is read
-            self._counts = TrialCounts.of(self._supply.trials())
-        trials, begun, done, best = self._counts
-        upcoming = -(-self._supply.upcoming(begun) // len(self._workers))  # as if workers shared the rest evenly
-        left = remaining.seconds(event.slots, upcoming, trials)
+        ledger = self._supply.ledger
+        upcoming = -(-self._supply.upcoming() // len(self._workers))  # as if workers shared the rest evenly
+        left = remaining.seconds(event.slots, upcoming, ledger.latest(RECENT))
         if left is not None:
             self._ends[worker] = now + left
         eta = max(0.0, max(self._ends.values()) - now) if self._ends else None
-        return SweepStatus(list(self._workers.values()), done, self._supply.total, best, eta)
+        best = [(trial.number, trial.value or 0.0) for trial in ledger.best(0, 1)]
+        return SweepStatus(
+            list(self._workers.values()), ledger.done, self._supply.total, best[0] if best else None, eta
+        )
 
     def _of(self, worker: int) -> RemainingTime:
         if worker not in self._remaining:

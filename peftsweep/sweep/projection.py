@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +47,7 @@ class Projection:
         self.study, self.tracker, self.folder = study, tracker, folder
         tracker.keep_copies_in(inside(folder, folder / SPOOL))
         self.opened = False
+        self._noted = -math.inf
 
     @property
     def is_behind(self) -> bool:
@@ -113,8 +116,15 @@ class Projection:
     def end(self, trial: TrialRecord) -> None:
         self.tracker.end_trial(trial.number, self._outcome(trial), trial.ended)
 
-    def note(self) -> None:
-        """Record how far the tracker is: the ids of its runs, and whether an update was lost for good."""
+    def note(self, *, least: float = 0.0) -> None:
+        """Record how far the tracker is: the ids of its runs, and whether an update was lost for good.
+
+        Args:
+            least: seconds since the last note. There is an id for each trial, and all of them are written.
+        """
+        if time.monotonic() < self._noted + least:
+            return
+        self._noted = time.monotonic()
         ids = self.tracker.run_ids
         if ids and ids != self.study.mlflow_runs:
             write_study(self.study, mlflow_runs=ids)

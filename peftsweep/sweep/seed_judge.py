@@ -65,17 +65,17 @@ class SeedJudge(StudyJudge):
                 write_study(self.main, retrained=rows)
                 self.projection.outdate()
 
-    def tidy(self, trials: Sequence[TrialRecord]) -> None:
+    def tidy(self) -> None:
         """Keep all adapters until the seeds are done and the test split is scored. Then keep those of the best seeds of
         the first configuration, and of the one that was scored."""
         tested = self.study.record.test
         if self.is_done() and (self.data.test is None or tested is not None):
-            kept: list[TrialRecord] = []
+            kept = set[int]()
             for group in (self.leading(), self.seeds_of(None if tested is None else tested.trial)):
                 there = list(filter(self.has_adapter, ranked(group)))
-                kept += [trial for trial in there[: self.config.search.keep_adapters] if trial not in kept]
-            others = [trial for trial in trials if trial not in kept]
-            artifacts.keep_best(self.supply.folder, kept + others, len(kept))
+                kept |= {trial.number for trial in there[: self.config.search.keep_adapters]}
+            artifacts.remove_adapters(self.supply.folder, self.adapters - kept)
+            self.adapters &= kept
 
 
 def has_all_trials(study: StoredStudy) -> bool:

@@ -28,7 +28,6 @@ from peftsweep.models import BaseInfo
 from peftsweep.progress import EndedTrial, Opened, Progress, lost_scores, peak_memory, test_score
 from peftsweep.storage import HeldOutScores, TrialRecord, in_optuna, write_study, write_trial
 from peftsweep.study import Halving, artifacts, space
-from peftsweep.study.results import is_over, ranked
 from peftsweep.study.trial_files import ADAPTER
 from peftsweep.sweep.judge import Judge
 from peftsweep.sweep.live_status import LiveStatus
@@ -41,6 +40,8 @@ from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
 from peftsweep.trial_state import TrialState, count_states
 from peftsweep.workers import Memory, Usage
+
+NOTES = 10.0  # seconds between two notes of how far the tracker is
 
 
 class StudyJudge(Judge):
@@ -76,9 +77,12 @@ class StudyJudge(Judge):
         self.unscored: set[int] = set()  # trials that could not be scored
         self.base: BaseInfo | None = None
         self.method: Method | None = None
+        self.adapters: set[int] = set()  # complete trials whose adapters may be there
         supply.complete_orphans()
         self.commit()
         for trial in supply.trials():
+            if trial.state == TrialState.COMPLETE:
+                self.adapters.add(trial.number)
             if trial.state.finished:  # a process may have died before it tidied up
                 artifacts.drop_checkpoints(supply.trial_folder(trial.number))
 
@@ -118,7 +122,6 @@ class StudyJudge(Judge):
 
     def next(self, worker: int) -> Trial | None:
         while not self.stop.asked and (offer := self.supply.next()) is not None:
-            self.live.outdate()
             try:
                 trial = self.supply.start(offer)
             except UntrainableError as error:
@@ -145,11 +148,11 @@ class StudyJudge(Judge):
     def report(self, reports: Sequence[Report]) -> list[bool]:
         at: dict[int, tuple[int, float]] = {}
         kept: set[int] = set()
-        known = {trial.number: trial for trial in self.supply.trials()}
         for entry in reports:
             number, evaluation = entry.trial.number, entry.evaluation
             value = evaluation.scores[self.config.search.objective]
-            asked, judged = self.running[number].asked, known[number]  # judged: maybe by a process that died
+            asked = self.running[number].asked
+            judged = self.supply.trial(number)  # maybe by a process that died
             if evaluation.index not in judged.reported:  # it was, if a trial resumes from before a verdict
                 asked.report(value, step=evaluation.index)
             before = judged.evaluations
@@ -164,7 +167,7 @@ class StudyJudge(Judge):
                 at[number] = (evaluation.index, value)
         if self.halving is None:
             return [True] * len(reports)
-        for number, keeps in self.halving.decide(at, self.study).items():
+        for number, keeps in self.halving.decide(at, self.supply.ledger.rungs).items():
             if keeps:
                 write_trial(self.running[number].asked, kept=at[number][0])
                 kept.add(number)
@@ -179,6 +182,7 @@ class StudyJudge(Judge):
         complete = result.state == TrialState.COMPLETE
         if complete:
             assert self.method is not None and self.base is not None
+            self.adapters.add(trial.number)
             adapter = artifacts.write(trial, result, self.config, self.method, self.base, self.data, self.progress.warn)
         scores = {} if result.best is None else result.best.scores
         write_trial(
@@ -200,9 +204,9 @@ class StudyJudge(Judge):
         """After a trial's result is stored: tell the tracker and the user, and delete what nobody needs any more."""
         self.projection.end(self.supply.trial(trial.number))
         artifacts.drop_checkpoints(trial.folder)
-        self.tidy(self.supply.trials())
+        self.tidy()
         self.progress.ended(ended)
-        self.projection.note()
+        self.projection.note(least=NOTES)
 
     def lose(self, worker: int, reason: str) -> None:
         """A worker is gone. Its trials go on elsewhere, unless too many workers have died over one of them."""
@@ -214,7 +218,6 @@ class StudyJudge(Judge):
                 self.supply.orphans.append(number)
             else:
                 self._refuse(asked, f"{DEATHS} workers were lost while they trained it; the last: {reason}")
-        self.live.outdate()
         self.leave(worker)
         going_on = [str(number) for number in numbers if self.deaths[number] < DEATHS]
         then = f"; trials to be resumed: {', '.join(going_on)}" if going_on else ""
@@ -284,8 +287,8 @@ class StudyJudge(Judge):
 
     def winners(self) -> list[TrialRecord]:
         """The best trial, if the study is done."""
-        trials = self.supply.trials()
-        return ranked(trials)[:1] if is_over(trials, self.supply.total) else []
+        ledger = self.supply.ledger
+        return ledger.best(0, 1) if ledger.is_over(self.supply.total) else []
 
     def tested(self, scored: Sequence[tuple[TrialRecord, Scores]]) -> None:
         """Record the scores on the test split."""
@@ -317,11 +320,13 @@ class StudyJudge(Judge):
     def close(self) -> None:
         """End the runs that the tracker believes to be running, and tidy up what a killed process left."""
         self.projection.close(self.running, self.supply.total, self.commit)
-        self.tidy(self.supply.trials())
+        self.tidy()
 
-    def tidy(self, trials: Sequence[TrialRecord]) -> None:
+    def tidy(self) -> None:
         """Remove all adapters but the best `keep_adapters`."""
-        artifacts.keep_best(self.supply.folder, ranked(trials), self.config.search.keep_adapters)
+        best = {trial.number for trial in self.supply.ledger.best(0, self.config.search.keep_adapters)}
+        artifacts.remove_adapters(self.supply.folder, self.adapters - best)
+        self.adapters &= best
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         """Those that the search chose."""

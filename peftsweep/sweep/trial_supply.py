@@ -17,8 +17,7 @@ from peftsweep.engine import Trial
 from peftsweep.errors import StorageError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import StoredStudy, Studies, TrialRecord, write_trial
-from peftsweep.study import artifacts, exhausted, grid_size, samplers, space
-from peftsweep.study.results import done
+from peftsweep.study import Ledger, artifacts, exhausted, grid_size, samplers, space
 from peftsweep.study.trial_files import trial_folder
 from peftsweep.sweep.trial_params import UntrainableError, complete
 from peftsweep.system.folders import inside
@@ -41,6 +40,7 @@ class TrialSupply:
     Attributes:
         total: number of trials that the study shall have, including earlier runs.
         folder: of the study's artifacts.
+        ledger: counts and orders of the study's trials.
         orphans: trials that a dead process left.
     """
 
@@ -51,6 +51,7 @@ class TrialSupply:
         self.total = total if config.search.sampler != "grid" else min(total, grid_size(config))
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
         self.folder = studies.own_folder(config.name)
+        self.ledger = Ledger(study)
         self.orphans = deque(trial.number for trial in studies.orphans(study))
 
     def complete_orphans(self) -> None:
@@ -68,31 +69,18 @@ class TrialSupply:
         Raises:
             StorageError: it cannot be read.
         """
-        found = next((trial for trial in self.trials() if trial.number == number), None)
-        if found is None:
-            why = self.study.why_unreadable(number)
-            raise StorageError(f"study {quoted(self.config.name)}: trial {number} cannot be read: {why}")
+        found = self.study.trial(number)
+        if isinstance(found, str):
+            raise StorageError(f"study {quoted(self.config.name)}: trial {number} cannot be read: {found}")
         return found
 
-    def done(self) -> int:
-        return done(self.trials())
+    def left(self) -> int:
+        """Number of trials still to be trained: orphans, and those not asked for yet."""
+        return len(self.orphans) + max(0, self.total - self.ledger.begun)
 
-    def left(self, begun: int | None = None) -> int:
-        """Number of trials still to be trained: orphans, and those not asked for yet.
-
-        Args:
-            begun: number of trials that have begun, if it is known.
-        """
-        begun = sum(trial.begun for trial in self.trials()) if begun is None else begun
-        return len(self.orphans) + max(0, self.total - begun)
-
-    def upcoming(self, begun: int) -> int:
-        """Number of trials that will still start, as far as it is known without reading the storage.
-
-        Args:
-            begun: number of trials that have begun.
-        """
-        return self.left(begun) if time.monotonic() < self.deadline else len(self.orphans)
+    def upcoming(self) -> int:
+        """Number of trials that will still start."""
+        return self.left() if time.monotonic() < self.deadline else len(self.orphans)
 
     def has_work(self) -> bool:
         """Whether trials are left, and the search can offer them, whatever the time."""

@@ -51,7 +51,7 @@ def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri
         rows=judge.data.sizes,
         device=str(base.device),
         dtype=base.weights_format,
-        done=judge.supply.done(),
+        done=judge.supply.ledger.done,
         total=judge.supply.total,
         storage=masked(judge.studies.url),
         tracker=judge.projection.tracker.name,
@@ -65,7 +65,7 @@ def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri
 def _warn_if_all_start_at_once(judge: StudyJudge, slots: int) -> None:
     """TPE learns from finished trials. Trials that start together cannot learn from each other."""
     left = judge.supply.left()
-    if judge.config.search.sampler == "tpe" and not judge.supply.done() and slots >= left > MANY:
+    if judge.config.search.sampler == "tpe" and not judge.supply.ledger.done and slots >= left > MANY:
         judge.progress.note(
             f"search: all {left} trials start at once, so none can learn from another's result (as with sampler: "
             f"random); use fewer slots, such as --slots {left // 4}, or more trials"
