@@ -32,10 +32,10 @@ class Cramped(Lora):
 
 
 class HaltingLayer(PackedLora):
-    """Waits as long as a file exists."""
+    """Waits in training as long as a file exists."""
 
     def forward(self, x: Tensor) -> Tensor:
-        while Path(os.environ["STUCK"]).exists():
+        while torch.is_grad_enabled() and Path(os.environ["STUCK"]).exists():
             time.sleep(0.05)
         return super().forward(x)
 
@@ -43,6 +43,31 @@ class HaltingLayer(PackedLora):
 class Halting(Lora):
     spec = MethodSpec("halting", LoraHyperparameters)
     packed_layer = HaltingLayer
+
+
+def check_room() -> None:
+    """Raises:
+    torch.OutOfMemoryError: this process has the environment variable FULL, and the file that it names exists.
+    """
+    if "FULL" in os.environ and Path(os.environ["FULL"]).exists():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class FullLayer(HaltingLayer):
+    def forward(self, x: Tensor) -> Tensor:
+        check_room()
+        return super().forward(x)
+
+
+class Full(Lora):
+    """Runs on a GPU whose memory another program has filled."""
+
+    spec = MethodSpec("full", LoraHyperparameters)
+    packed_layer = FullLayer
+
+    def layer(self, *given: Any) -> PackedLora:
+        check_room()
+        return super().layer(*given)
 
 
 class UnsendableError(BaseException):

@@ -23,6 +23,7 @@ from peftsweep.engine.messages import (
     TrialsWanted,
     Verdicts,
 )
+from peftsweep.engine.oom import UNFIT
 from peftsweep.engine.pack import Pack
 from peftsweep.engine.pack_worker import PackWorker
 from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatus, Trial
@@ -30,6 +31,7 @@ from peftsweep.engine.trial import Evaluation, Report, Result, Scores, SlotStatu
 __all__ = [
     "CEILING",
     "CHECKPOINT_EVERY",
+    "UNFIT",
     "Command",
     "Evaluated",
     "Evaluation",

@@ -17,6 +17,7 @@ T = TypeVar("T")
 # What `make_room` could do after work ran out of memory: it freed memory, shortened the pass of the only slot, or found
 # nothing to do.
 RoomMade = Literal["freed", "shortened", "none"]
+UNFIT = "out of memory, even alone"  # begins the reason of a trial that does not fit
 
 
 class Unfit(NamedTuple):

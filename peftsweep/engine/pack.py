@@ -18,6 +18,7 @@ from peftsweep.engine.equivalence import samples_of
 from peftsweep.engine.evaluation import Evaluator, Examples
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.messages import Evaluated, TrialEnded
+from peftsweep.engine.oom import UNFIT
 from peftsweep.engine.outbox import Outbox
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.runner import Runner
@@ -133,7 +134,7 @@ class Pack:
     def end_unfit(self, unfit: Iterable[tuple[Slot, str]]) -> None:
         """End trials that do not fit into memory even alone as pruned, so that the sampler learns to avoid them."""
         for slot, reason in unfit:
-            self.end(slot, TrialState.PRUNED, f"out of memory, even alone: {reason}")
+            self.end(slot, TrialState.PRUNED, f"{UNFIT}: {reason}")
 
     def end(self, slot: Slot, state: Ended, reason: str) -> None:
         """Free the slot and report how its trial ended."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 
+from peftsweep.engine import UNFIT, Command, Evaluated, Event, Note, TrialEnded
 from peftsweep.errors import PeftsweepError, WorkerError
 from peftsweep.methods import register
+from peftsweep.workers.checkpoint_folders import CheckpointFolders, Landmark
 from peftsweep.workers.worker import LocalWorker
 
 OF_A_GPU = ("CUDA", "cuBLAS", "CUBLAS", "cuDNN", "CUDNN", "NCCL", "out of memory")  # words of errors of a broken GPU
+SEPARATE = (
+    "{node} does not see {folder}, so checkpoints stay on {node}: if its worker is lost, workers elsewhere start its "
+    "trials again from their seeds"
+)
 
 
 class RayWorker:
@@ -29,17 +36,20 @@ class RayWorker:
     def __init__(self, node: str, threads: int, folder: str) -> None:
         self.node = node
         self.worker: LocalWorker | None = None
+        self.folders: CheckpointFolders | None = None
         torch.set_num_threads(min(threads, int(os.environ.get("OMP_NUM_THREADS", threads))))
         with suppress(OSError):  # it is on another machine
             os.chdir(folder)
 
     def call(self, name: str, *arguments: bytes) -> tuple[str, Any]:
-        """Returns "answer" and the call's result, "failed" and the error that ends the study, or "lost" and why this
-        worker must be replaced."""
+        """Returns "answer" and the call's result ("progress" if a trial has reached an evaluation), "failed" and the
+        error that ends the study, or "lost" and why this worker must be replaced."""
         try:
-            return "answer", ForkingPickler.dumps(self._answer(name, *map(ForkingPickler.loads, arguments))).tobytes()
+            value = self._answer(name, *map(ForkingPickler.loads, arguments))
+            progress = isinstance(value, list) and any(isinstance(event, Evaluated) for event in value)
+            return "progress" if progress else "answer", ForkingPickler.dumps(value).tobytes()
         except BaseException as error:  # tokenizers panics with errors that are not Exceptions
-            if any(map(_blames_the_machine, _chain(error))):
+            if any(map(self._blames_the_machine, _chain(error))):
                 return "lost", f"{type(error).__name__} on {self.node}: {str(error).splitlines()[0]}"
             return "failed", ForkingPickler.dumps(self._told(error)).tobytes()
 
@@ -47,10 +57,33 @@ class RayWorker:
         if name == "load":
             ((method, spec),) = arguments
             register(method)
-            self.worker = LocalWorker(spec)
+            self.worker, self.folders = LocalWorker(spec), None
             return self.worker.load()
         assert self.worker is not None
-        return getattr(self.worker, name)(*arguments)
+        return self._advance(*arguments) if name == "advance" else getattr(self.worker, name)(*arguments)
+
+    def _advance(self, commands: Sequence[Command], landmark: Landmark | None) -> list[Event]:
+        assert self.worker is not None
+        notes: list[Event] = []
+        if landmark is not None and self.folders is None:
+            self.folders = CheckpointFolders(landmark)
+            if not self.folders.shared:
+                notes.append(Note(SEPARATE.format(node=self.node, folder=landmark.file.parent)))
+        events = self.worker.advance(commands if self.folders is None else self.folders.here(commands))
+        for event in events:
+            if isinstance(event, TrialEnded) and event.result.reason.startswith(UNFIT):  # it may fit elsewhere
+                raise torch.OutOfMemoryError(f"trial {event.trial.number}: {event.result.reason}")
+        if self.folders is not None:
+            self.folders.tidy(events)
+        return [*notes, *events]
+
+    def _blames_the_machine(self, error: BaseException) -> bool:
+        """Whether this machine's GPU, memory or disk is at fault, so that another worker may do better."""
+        if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+            return True
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            return self.folders is not None and not self.folders.shared
+        return isinstance(error, RuntimeError) and any(word in str(error) for word in OF_A_GPU)
 
     def _told(self, error: BaseException) -> Exception:
         """The error, with this machine's name. One that is not for users keeps its traceback."""
@@ -65,10 +98,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _blames_the_machine(error: BaseException) -> bool:
-    """Whether the worker's GPU or memory is at fault, so that another worker may do better."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in OF_A_GPU)

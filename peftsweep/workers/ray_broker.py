@@ -31,7 +31,7 @@ import ray
 
 from peftsweep.system.temporary import TemporaryFolder
 
-LOSSES = 3  # workers in a row that may be lost without an answer from `advance` before none takes their place
+LOSSES = 3  # workers in a row that may be lost without an evaluation before none takes their place
 TICK = 1.0  # seconds between two looks at the clock and at the cluster's resources
 WAITING = 20.0  # seconds without a free place in the cluster after which the user is told
 STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
@@ -40,7 +40,7 @@ CONNECT = 10.0  # seconds for the cluster's head to accept a connection
 TIMED = ("advance", "close")  # calls that must be answered in time; loading may include a download
 
 
-class Node:
+class SweepWorker:
     """An actor, as Ray holds it. Its class travels by value, so that it can say what is wrong with peftsweep there."""
 
     def arrive(self) -> tuple[str, int]:
@@ -69,7 +69,7 @@ class Place:
     """A worker's place.
 
     Attributes:
-        losses: workers lost in a row, without an answer from `advance`, before this one.
+        losses: workers lost in a row, without an evaluation, before this one.
         since: when its call was sent.
         process: its id on its node.
     """
@@ -171,7 +171,9 @@ class Broker:
     def start(self, losses: int = 0) -> None:
         """Make a worker. Ray starts it as soon as a node has room."""
         number, needs = next(self.numbers), self.resources
-        kind = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD")(Node)
+        kind = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD")(
+            SweepWorker
+        )
         place = self.places[number] = Place(kind.remote(), losses)
         self._await(number, place.actor.arrive.remote())
 
@@ -203,8 +205,8 @@ class Broker:
         elif kind == "lost":
             self.lose(number, value)
         else:
-            if kind == "answer" and place.call == "advance":
-                place.losses = 0
+            if kind == "progress":
+                kind, place.losses = "answer", 0
             place.call = "nothing"
             self.driver.send((kind, number, value))
 

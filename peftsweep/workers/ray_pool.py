@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftsweep import __version__
+from peftsweep.engine import Command, StartTrials
 from peftsweep.errors import UsageError, WorkerError
 from peftsweep.methods import METHODS
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import masked
 from peftsweep.safe_text.secrets.secret_names import means_secret
+from peftsweep.storage.identity import OWNER
 from peftsweep.system.signals import PATIENCE, end_group
+from peftsweep.workers.checkpoint_folders import Landmark
 from peftsweep.workers.pool import Answer, Call, Failed, Lost
 from peftsweep.workers.worker import WorkerSpec
 
@@ -115,6 +118,8 @@ class RayPool:
     def call(self, worker: int, name: Call, *arguments: Any) -> None:
         self._free.discard(worker)
         self._calls[worker] = name
+        if name == "advance":
+            arguments += (_landmark(*arguments),)
         sent = [self._key(each) if isinstance(each, WorkerSpec) else _dumped(each) for each in arguments]
         self._send("call", (worker, name, sent))
 
@@ -159,6 +164,12 @@ class RayPool:
             return
         end_group(self._broker)
         self._broker.wait(PATIENCE)
+
+
+def _landmark(commands: Sequence[Command]) -> Landmark | None:
+    """What shows a worker whether it sees the study's folder; None if no trial is started."""
+    folders = [trial.folder for command in commands if isinstance(command, StartTrials) for trial in command.trials]
+    return Landmark.of(folders[0].parent / OWNER) if folders else None
 
 
 def _dumped(value: object) -> bytes:
