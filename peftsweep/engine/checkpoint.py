@@ -16,7 +16,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Snapshot:
 
     Attributes:
         folder: where it is to be written.
-        tensors: weights and moments, unpadded, by `kind|path:parameter`.
+        tensors: weights and moments, by `kind|path:parameter`.
         best: the weights of the best evaluation so far, and its logits; None before the first evaluation.
     """
 
@@ -78,7 +78,7 @@ def snapshot(slot: Slot, host: HostCopies) -> Snapshot:
     tensors = {
         f"{kind}|{name}": part
         for kind, matrix in _matrices(stack).items()
-        for name, part in host.unpadded(matrix, slot.index, params).items()
+        for name, part in host.of(matrix, slot.index, params).items()
     }
     state = State(slot.trial.number, slot.step, slot.loss_sum, slot.loss_count, slot.seconds, tuple(slot.evaluations))
     folder = slot.trial.folder / f"checkpoint-{slot.step:06d}-{len(slot.evaluations):02d}"
@@ -110,14 +110,19 @@ def write(taken: Snapshot) -> None:
 
 def _fill(folder: Path, taken: Snapshot) -> None:
     with umask_permissions(folder / TENSORS) as file:
-        save_file(taken.tensors, file)
+        save_file(_separate(taken.tensors), file)
     if taken.best is not None:
         with umask_permissions(folder / BEST) as file:
-            save_file(dict(taken.best.weights), file)
+            save_file(_separate(taken.best.weights), file)
         with umask_permissions(folder / LOGITS) as file:
             save_file({"logits": torch.from_numpy(np.ascontiguousarray(taken.best.logits))}, file)
     (folder / STATE).write_text(json.dumps(asdict(taken.state), indent=1))
     _fsync([*folder.iterdir(), folder])
+
+
+def _separate(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of views of one row, for a file cannot hold tensors that share memory."""
+    return {name: part.clone(memory_format=torch.contiguous_format) for name, part in parts.items()}
 
 
 def newest(folder: Path) -> Path | None:

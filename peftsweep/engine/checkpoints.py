@@ -46,7 +46,7 @@ class Checkpoints:
     def keep_best(self, slot: Slot, logits: NDArray[np.float32]) -> None:
         """After an evaluation: if it is the trial's best, keep weights and logits in host memory."""
         if slot.best is slot.evaluations[-1]:
-            weights = self.host.unpadded(self.host.stack.weights, slot.index, slot.trial.params)
+            weights = self.host.of(self.host.stack.weights, slot.index, slot.trial.params)
             slot.best_kept = BestEvaluation(weights, logits)
 
     def step(self, slots: Iterable[Slot]) -> None:

@@ -1,4 +1,4 @@
-"""How do a slot's weights leave the GPU? Through page-locked memory, and without their padding."""
+"""How do a slot's weights leave the GPU? Through page-locked memory, a row at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class HostCopies:
         self.stack = stack
         self._staged: Tensor | None = None  # [P], page-locked
 
-    def unpadded(self, matrix: Tensor, slot: int, params: TrainConfig) -> dict[str, Tensor]:
-        """Copies of the trial's own part of a row, by `path:parameter`.
+    def of(self, matrix: Tensor, slot: int, params: TrainConfig) -> dict[str, Tensor]:
+        """A copy of a row, as views of the trial's own parts by `path:parameter`.
 
         Args:
             matrix: [K, P], laid out like the weights.
@@ -30,4 +30,4 @@ class HostCopies:
             if self._staged is None:
                 self._staged = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
             row = self._staged.copy_(row)
-        return {name: part.clone() for name, part in self.stack.split(slot, row, params).items()}
+        return self.stack.split(slot, row.clone(), params)
