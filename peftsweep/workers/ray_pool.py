@@ -127,7 +127,7 @@ class RayPool:
         """The key of a study's specification, which is sent once."""
         if id(spec) not in self._kept:
             key = f"spec {len(self._kept)}"
-            self._send("keep", (key, _with_method(spec)))
+            self._send("keep", (key, with_method(spec)))
             self._kept[id(spec)] = key, spec  # holding it keeps its identity
         return self._kept[id(spec)][0]
 
@@ -176,7 +176,7 @@ def _dumped(value: object) -> bytes:
     return ForkingPickler.dumps(value).tobytes()
 
 
-def _with_method(spec: WorkerSpec) -> bytes:
+def with_method(spec: WorkerSpec) -> bytes:
     """The specification and its method, since workers have registered no method of one's own.
 
     Raises:

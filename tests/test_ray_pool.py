@@ -1,0 +1,141 @@
+"""What does a sweep say if it cannot have workers of Ray, and what do they get from it?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from peftsweep.config import SPECS, MethodSpec, TrainConfig, load
+from peftsweep.config.hyperparameters.lora import LoraHyperparameters
+from peftsweep.data import Dataset
+from peftsweep.engine import StartTrials, Trial
+from peftsweep.errors import UsageError, WorkerError
+from peftsweep.methods import METHODS, register
+from peftsweep.methods.lora import Lora
+from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
+from peftsweep.workers.ray_pool import BROKER, RayPool, environment, with_method
+from peftsweep.workers.worker import WorkerSpec
+from tests.programs import free_port
+from tests.studies import home
+
+
+def pool(**options: Any) -> RayPool:
+    return RayPool(**{"workers": 2, "address": None, "timeout": 60.0, "note": print} | options)
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
+    address, began = f"127.0.0.1:{free_port()}", time.monotonic()
+    with pytest.raises(WorkerError, match=rf"^the Ray cluster at '{address}' cannot be used: .*Connection refused$"):
+        pool(address=address)
+    assert time.monotonic() < began + 60
+
+
+def test_a_missing_ray_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"^workers: .* needs Ray: pip install 'peftsweep\[ray\]'$"):
+        pool()
+
+
+def test_the_broker_gets_no_password_but_what_workers_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "hunter2-hunter2")
+    given = {
+        "HF_TOKEN": "hf_abcdefghijklmnopqrst",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+        "PATH": "/usr/bin",
+        "PGHOST": "db",
+        "PGPASSWORD": "hunter2-hunter2",
+        "OTHER": "--password hunter2-hunter2",
+        "PEFTSWEEP_STORAGE": "sqlite:///studies.db",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "DATABASE": "mysql://me:pa55word@db/x",
+        "API_KEY": "abc",
+        "RAY_ADDRESS": "10.0.0.1:6379",
+    }
+    added = {"PYTHONPATH", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    assert environment(given, None).keys() - added == {"HF_TOKEN", "CUDA_VISIBLE_DEVICES", "PATH"}
+    assert environment(given, "auto")["RAY_ADDRESS"] == "10.0.0.1:6379"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "each"),
+    [
+        ([{"CPU": 8}], 2, [0, 4, 4]),
+        ([{"CPU": 8}], 3, [0, 2, 2]),
+        ([{"CPU": 2}], 5, [0, 1, 1]),
+        ([{"CPU": 16}, {"CPU": 16}, {"CPU": 16}], 3, [0, 16, 16]),
+        ([{"CPU": 16}, {"CPU": 4}], 4, [0, 4, 4]),
+        ([{}, {"CPU": 32, "GPU": 4}], 4, [1, 1, 8]),
+        ([{"CPU": 2}, {"CPU": 8, "GPU": 1}, {"CPU": 6, "GPU": 2}], 3, [1, 1, 3]),
+    ],
+)
+def test_workers_share_what_the_nodes_have(nodes: list[dict[str, float]], workers: int, each: list[int]) -> None:
+    code = "import json, runpy, sys; given = json.loads(sys.argv[2])\n"
+    code += "found = runpy.run_path(sys.argv[1])['Resources'].of(*given)\n"
+    code += "print(json.dumps([found.gpus, found.cpus, found.threads]))"
+    words = [sys.executable, "-c", code, str(BROKER), json.dumps([nodes, workers])]
+    told = subprocess.run(words, capture_output=True, text=True, check=True, env=environment(os.environ, None))
+    assert json.loads(told.stdout) == each
+
+
+def test_a_method_that_workers_cannot_import_is_refused(tmp_path: Path) -> None:
+    class Inside(Lora):
+        spec = MethodSpec("inside", LoraHyperparameters)
+
+    here = home(tmp_path / "home")
+    register(Inside)
+    try:
+        with pytest.raises(UsageError, match=r"^method inside: another process cannot import tests\.test_ray_pool\."):
+            with_method(WorkerSpec(load(here.study(method="inside")), cast(Dataset, None), [], [], 1, 1))
+    finally:
+        del METHODS["inside"], SPECS["inside"]
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "artifacts" / "small").mkdir(parents=True)
+    (tmp_path / "artifacts" / "small" / "owner.json").write_text('{"key": "k"}')
+    return tmp_path / "artifacts" / "small"
+
+
+def folder_there(landmark: Landmark, study: Path) -> tuple[CheckpointFolders, Path]:
+    """What a worker makes of a trial's folder."""
+    folders = CheckpointFolders(landmark)
+    (command,) = folders.here([StartTrials((Trial(7, 0, TrainConfig(), study / "trial-0007"),))])
+    assert isinstance(command, StartTrials)
+    return folders, command.trials[0].folder
+
+
+def test_a_worker_that_sees_the_study_s_folder_uses_it(study: Path) -> None:
+    folders, folder = folder_there(Landmark.of(study / "owner.json"), study)
+    assert folders.shared and folder == study / "trial-0007"
+
+
+def test_a_worker_that_sees_only_a_copy_keeps_checkpoints_on_its_machine(study: Path, tmp_path: Path) -> None:
+    landmark = Landmark.of(study / "owner.json")
+    shutil.copytree(study, tmp_path / "copy")
+    study.rename(tmp_path / "original")
+    (tmp_path / "copy").rename(study)
+    folders, folder = folder_there(landmark, study)
+    assert not folders.shared and folder.parent.parent == tmp_path / "cache" / "peftsweep" / "checkpoints"
+
+
+def test_forgotten_checkpoints_are_removed(tmp_path: Path) -> None:
+    for name, age in {"old": DAYS + 1, "new": DAYS - 1}.items():
+        folder = tmp_path / "study" / name
+        folder.mkdir(parents=True)
+        (folder / "state").touch()
+        os.utime(folder, (time.time() - age * 24 * 3600,) * 2)
+    remove_forgotten(tmp_path)
+    assert [folder.name for folder in (tmp_path / "study").iterdir()] == ["new"]
