@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from math import nan
 from pathlib import Path
@@ -12,12 +14,15 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
+from optuna.trial import TrialState as OptunaState
 from torch import nn
 
 from peftsweep import export
 from peftsweep.config import TrainConfig
+from peftsweep.storage import Studies
 from peftsweep.tracking import MlflowRuns, Outcome, StudySnapshot
 from peftsweep.trial_state import TrialState
 from tests.fork_server import Program
@@ -35,7 +40,8 @@ def modules() -> Iterator[dict[str, ModuleType]]:
     sys.path.insert(0, str(FOLDER))
     try:
         yield {
-            name: __import__(name) for name in ("throughput", "scaling", "sweeps", "cpu", "tracking", "predict", "gpus")
+            name: __import__(name)
+            for name in ("throughput", "scaling", "sweeps", "cpu", "tracking", "predict", "gpus", "replay", "scale")
         }
     finally:
         sys.path.remove(str(FOLDER))
@@ -351,3 +357,54 @@ def test_the_steady_rate_leaves_out_the_beginning_and_the_end(modules: dict[str,
     trials = [SimpleNamespace(began=1, evaluations=curve) for _ in range(2)]
     assert modules["gpus"].steady_rate(trials, batch=8) == pytest.approx(160.0, rel=1e-6)
     assert modules["gpus"].steady_rate([], batch=8) == 0.0
+
+
+# Many workers and trials ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["random", "halving", "mlflow", "artifacts"])
+def test_simulated_workers_run_a_whole_sweep_and_lose_nothing(kind: str, tmp_path: Path) -> None:
+    side = {"workers": 4, "trials": 30} | ({} if kind == "random" else {kind: True})
+    one = {"url": f"sqlite:///{tmp_path}/studies.db", "folder": str(tmp_path), "side": side}
+    with Program([str(FOLDER / "scale.py"), "--one", json.dumps(one)], tmp_path) as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    found = json.loads(out.splitlines()[-1])
+    assert (found["trials"], found["lost"], found["double"]) == (30, 0, 0)
+    assert found["ms_per_trial"] == {} and found["evaluations_per_second"] > 0  # so few trials have no cost
+    states = Counter(trial.state for trial in Studies(one["url"]).load("replayed").trials)
+    assert states[OptunaState.COMPLETE] == 30 or kind == "halving"
+    assert states[OptunaState.PRUNED] > 10 or kind != "halving"
+
+
+def test_lost_and_double_trials_are_counted(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    study = optuna.create_study(study_name="one", storage=url)
+    points = {"intermediate_values": dict.fromkeys(range(1, 7), 0.5)}
+    study.add_trials([optuna.create_trial(value=0.5, **points) for _ in range(3)])
+    assert modules["scale"].checked(url, judged=18) == {"trials": 3, "lost": 0, "double": 0}
+    study.ask()  # never ended
+    study.add_trial(optuna.create_trial(value=0.5, intermediate_values={1: 0.5}))
+    assert modules["scale"].checked(url, judged=21) == {"trials": 5, "lost": 2, "double": 2}
+
+
+def test_recorded_curves_are_thinned_out_to_the_evaluations_of_a_simulated_trial(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    names = ("macro_f1", "micro_f1", "accuracy", "jaccard", "loss")
+    points = [{"index": i, **dict.fromkeys(names, i / 12)} for i in range(1, 13)]
+    (tmp_path / "curves.json").write_text(json.dumps([{"evaluations": points}, {"evaluations": points[:3]}]))
+    (curve,) = modules["replay"].recorded(tmp_path / "curves.json")
+    assert [scores["macro_f1"] for scores in curve] == [i / 12 for i in (2, 4, 6, 8, 10, 12)]
+    modelled = modules["replay"].modelled(7)
+    assert len(modelled) == 6 and modelled == modules["replay"].modelled(7)
+    assert modelled[0]["macro_f1"] < modelled[-1]["macro_f1"] <= 1
+
+
+def test_a_rival_runs_its_share_of_trials_in_each_process(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    optuna.create_study(study_name="rival", storage=url, direction="maximize")
+    begin, ready = threading.Event(), threading.Semaphore(0)
+    begin.set()
+    modules["scale"].rival_process(url, None, 3, begin, ready)
+    assert modules["scale"].checked(url, judged=18) == {"trials": 3, "lost": 0, "double": 0}
