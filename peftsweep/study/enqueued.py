@@ -95,6 +95,8 @@ def _expected(entry: Range | Sequence[Any], *, shown: bool) -> str:
 
 def _others(study: StudyConfig, found: Mapping[str, Any], named: Mapping[str, Any]) -> list[str]:
     """What is wrong with values of hyperparameters that are not searched."""
+    if not named:
+        return []
     all_have = described(study, study.hyperparameters(decode(study, found)))
     reasons = []
     for key, value in named.items():

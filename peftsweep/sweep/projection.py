@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +239,7 @@ def recorded(evaluation: engine.Evaluation, before: Sequence[EvaluationRecord]) 
         before: evaluations that the study has. One that is repeated after a process died keeps its first time.
     """
     at = before[evaluation.index - 1].at if evaluation.index <= len(before) else now()
-    return EvaluationRecord(**asdict(evaluation), at=at)
+    return EvaluationRecord(**vars(evaluation), at=at)
 
 
 def _point(evaluation: EvaluationRecord) -> Point:
