@@ -9,6 +9,7 @@ ends, and its local cluster with it, when the pipe to the sweep's process closes
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import platform
 import signal
@@ -120,6 +121,8 @@ class Broker:
         self.kept: dict[str, Any] = {}  # what several workers get, in Ray's object store
         self.events: SimpleQueue[tuple[str, Any, Any]] = SimpleQueue()
         self.last_reason = ""
+        self.given_up = 0  # places that stay empty
+        self.patient_until = time.monotonic() + WAITING
         gpus = _count(_nodes(), "GPU")
         wanted = max(1, gpus) if workers is None else workers
         self.resources = Resources.of(_nodes(), wanted)
@@ -139,7 +142,7 @@ class Broker:
 
     def run(self) -> None:
         """Pass messages until the sweep's process closes the pipe, or no worker is left."""
-        told, waiting = False, time.monotonic()
+        look = time.monotonic() + TICK
         while self.places:
             with suppress(Empty):
                 match self.events.get(timeout=TICK):
@@ -151,15 +154,23 @@ class Broker:
                         self.ask(number, name, *(self.kept.get(each, each) for each in arguments))
                     case "done", number, future:
                         self.take(number, future)
-            self.end_hanging()
-            if self.grows and not self.local and _count(_nodes(), "GPU") > len(self.places):
-                self.start()
-            if any(place.call != "arrive" for place in self.places.values()):
-                told = True
-            elif not told and time.monotonic() > waiting + WAITING:
-                told = True
-                self.note(f"workers: waiting for a node with {self._needs()} free")
+            if time.monotonic() > look:
+                self.look_around()
+                look = time.monotonic() + TICK
         self.driver.send(("over", 0, self.last_reason))
+
+    def look_around(self) -> None:
+        """End workers that hang, and start some on GPUs that have joined."""
+        now = time.monotonic()
+        for number, place in list(self.places.items()):
+            if place.call in TIMED and now > place.since + self.timeout:
+                self.lose(number, f"it reported nothing for {self.timeout:.0f} s")
+        if self.grows and not self.local and _count(_nodes(), "GPU") > len(self.places) + self.given_up:
+            self.start()
+        if now > self.patient_until:
+            self.patient_until = math.inf
+            if all(place.call == "arrive" for place in self.places.values()):
+                self.note(f"workers: waiting for a node with {self._needs()} free")
 
     def _needs(self) -> str:
         cores = f"{self.resources.cpus} CPU{'s' * (self.resources.cpus > 1)}"
@@ -200,6 +211,7 @@ class Broker:
             self._await(number, hello)
         elif kind == "refused":
             self.last_reason = value
+            self.given_up += 1
             self.note(f"worker {number} was refused: {value}")
             self.end(number)
         elif kind == "lost":
@@ -219,6 +231,7 @@ class Broker:
         if losses < LOSSES:
             self.start(losses)
         else:
+            self.given_up += 1
             self.note(f"workers: {LOSSES} were lost in a row, so none takes the place of worker {number}: {reason}")
 
     def end(self, number: int) -> None:
@@ -235,12 +248,6 @@ class Broker:
         for process in processes if self.local else ():
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-
-    def end_hanging(self) -> None:
-        now = time.monotonic()
-        for number, place in list(self.places.items()):
-            if place.call in TIMED and now > place.since + self.timeout:
-                self.lose(number, f"it reported nothing for {self.timeout:.0f} s")
 
 
 def _nodes() -> list[dict[str, float]]:

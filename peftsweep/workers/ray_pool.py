@@ -205,7 +205,8 @@ def environment(variables: Mapping[str, str], address: str | None) -> dict[str, 
     kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     if address is None:
         kept.pop("RAY_ADDRESS", None)
-    if address is None or address.removeprefix("ray://").startswith(("127.", "localhost:", "[::1]")):
+    joined = variables.get("RAY_ADDRESS", "") if address == "auto" else address
+    if joined is None or joined.removeprefix("ray://").startswith(("127.", "localhost:", "[::1]")):
         # Otherwise Ray replaces the loopback address by the machine's outward one, and listens there.
         kept["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return kept

@@ -1,0 +1,159 @@
+"""A cluster of Ray on this machine, whose nodes a test adds and removes.
+
+Another process holds it, since Ray changes the process that it lives in. All its nodes end with that process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.studies import ROOT
+
+LOOPBACK = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray takes the machine's outward address
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+class RayCluster:
+    """A head without workers' places, and nodes with one each.
+
+    Args:
+        folder: with a short path, because Ray's sockets lie in it.
+        hidden: a folder that its nodes do not see.
+    """
+
+    def __init__(self, folder: Path, hidden: Path | None = None) -> None:
+        (folder / "ray").mkdir()
+        words = [sys.executable, "-m", "tests.ray_cluster", str(folder)]
+        if hidden is not None:
+            mount = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+            words = ["unshare", "--mount", "sh", "-c", mount, str(hidden), *words]
+        changes = {"RAY_TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT | changes,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.address = self._told()
+        self.nodes: list[str] = []
+
+    def _told(self) -> str:
+        assert self.process.stdout is not None
+        told = self.process.stdout.readline().strip()
+        assert told, "the cluster has ended"
+        return told
+
+    def _tell(self, *words: object) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(words) + "\n")
+        self.process.stdin.flush()
+        return self._told()
+
+    def add(self, **env: str) -> str:
+        """Add a node, with these environment variables besides; returns its name."""
+        self.nodes.append(self._tell("add", env))
+        return self.nodes[-1]
+
+    def remove(self, node: str) -> None:
+        self._tell("remove", node)
+        self.nodes.remove(node)
+
+    def kill_head(self) -> None:
+        self._tell("remove", "head")
+
+    def workers(self) -> list[int]:
+        """The processes of its workers."""
+        return workers_of(self.process.pid)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextmanager
+def ray_cluster(hidden: Path | None = None) -> Iterator[RayCluster]:
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    cluster = None
+    try:
+        cluster = RayCluster(folder, hidden)
+        yield cluster
+    finally:
+        if cluster is not None:
+            cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def descendants(ancestor: int) -> dict[int, str]:
+    """The processes that a process has started, directly or not, and their command lines."""
+    found: dict[int, tuple[int, str]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                found[int(folder.name)] = parent, (folder / "cmdline").read_text().replace("\0", " ")
+            except OSError:  # it has ended
+                continue
+    ours = {ancestor}
+    while new := {process for process, (parent, _) in found.items() if parent in ours} - ours:
+        ours |= new
+    return {process: found[process][1] for process in sorted(ours - {ancestor})}
+
+
+def workers_of(ancestor: int) -> list[int]:
+    return [process for process, words in descendants(ancestor).items() if words.startswith("ray::SweepWorker")]
+
+
+def _answer(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _serve(folder: str) -> None:
+    """Obey lines from the standard input until it ends."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={**LOOPBACK, "num_cpus": 0, "temp_dir": folder})
+    _answer(cluster.address)
+    nodes = {"head": cluster.head_node}
+    for line in sys.stdin:
+        match json.loads(line):
+            case "add", env:
+                name = f"node {len(nodes)}"
+                before = os.environ.copy()
+                os.environ.update(env)  # the node's processes inherit it
+                nodes[name] = cluster.add_node(**LOOPBACK, num_cpus=1)
+                os.environ.clear()
+                os.environ.update(before)
+                _answer(name)
+            case "remove", name:
+                cluster.remove_node(nodes[name], allow_graceful=False)
+                _answer(name)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

@@ -1,0 +1,257 @@
+"""A sweep on a cluster of Ray goes on whatever dies: no finished trial is lost or runs twice, no result changes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftsweep import __version__
+from peftsweep.config import SPECS
+from peftsweep.engine import Evaluated, StartTrials
+from peftsweep.errors import ModelError, WorkerError
+from peftsweep.methods import METHODS, register
+from peftsweep.progress import EndedTrial, Silent
+from peftsweep.storage import Studies, TrialRecord
+from peftsweep.sweep.run_study import run_together
+from peftsweep.workers import Answer, Call, Failed, Lost
+from peftsweep.workers.ray_pool import RayPool
+from tests.ray_cluster import RayCluster, ray_cluster
+from tests.studies import ROOT, Home, home
+from tests.troubled_methods import Full
+
+TRIALS = 6
+AFTER = 10  # evaluations before a pool strikes: a trial has 8
+CHANGES: dict[str, Any] = {"train": {"epochs": 4, "evals_per_epoch": 2}, "search": {"trials": TRIALS}}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A sweep that nothing disturbs, on one worker in this process."""
+    place = home(tmp_path_factory.mktemp("undisturbed"))
+    assert place.run(place.study(**CHANGES), slots=1).counts == {"complete": TRIALS}
+    return place
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RayCluster]:
+    with ray_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared: RayCluster) -> Iterator[RayCluster]:
+    """The cluster, with one node for a worker. What a test adds is removed after it."""
+    before = list(shared.nodes)
+    if not before:
+        before = [shared.add()]
+    yield shared
+    for node in [node for node in shared.nodes if node not in before]:
+        shared.remove(node)
+
+
+@pytest.fixture(autouse=True)
+def full() -> Iterator[None]:
+    register(Full)
+    yield
+    del METHODS[Full.name], SPECS[Full.name]
+
+
+@pytest.fixture
+def here(tmp_path: Path, base: Home) -> Home:
+    return home(tmp_path / "home")
+
+
+class Ended(Silent):
+    """Progress that counts how often each trial ended, and remembers lines."""
+
+    def __init__(self) -> None:
+        self.ends: Counter[int] = Counter()
+        self.lines: list[str] = []
+
+    def ended(self, trial: EndedTrial) -> None:
+        self.ends[trial.number] += 1
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    warn = note
+
+
+class Struck(RayPool):
+    """A pool that strikes once, after some evaluations.
+
+    Args:
+        freed: whether workers that have trained may start further trials after the strike. Until then they wait.
+
+    Attributes:
+        starts: how often each trial was started.
+        training: workers that were given trials.
+        lost: why workers were lost.
+    """
+
+    def __init__(self, strike: Callable[[], object], freed: Callable[[Struck], bool], **options: Any) -> None:
+        super().__init__(**options)
+        self.strike: Callable[[], object] | None = strike
+        self.freed, self.after = freed, AFTER
+        self.starts, self.training, self.lost = Counter[int](), set[int](), list[str]()
+        self.held: list[tuple[int, Any]] = []
+
+    def call(self, worker: int, name: Call, *arguments: Any) -> None:
+        starts = [each for each in arguments[0] if isinstance(each, StartTrials)] if name == "advance" else []
+        numbers = [trial.number for each in starts for trial in each.trials]
+        if numbers and self.strike is None and worker in self.training and not self.freed(self):
+            self.held.append((worker, arguments))
+            return
+        self.starts.update(numbers)
+        self.training |= {worker} if numbers else set()
+        super().call(worker, name, *arguments)
+
+    def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
+        answers = super().wait(seconds)
+        for answer in answers:
+            if isinstance(answer, Lost):
+                self.lost.append(answer.reason)
+            elif isinstance(answer, Answer) and isinstance(answer.value, list):
+                self.after -= sum(isinstance(event, Evaluated) for event in answer.value)
+        if self.after <= 0 and self.strike is not None:
+            strike, self.strike = self.strike, None
+            strike()
+        held, self.held = self.held, []
+        for worker, arguments in held:
+            self.call(worker, "advance", *arguments)
+        return answers
+
+
+def sweep(
+    place: Home,
+    cluster: RayCluster,
+    strike: Callable[[], object],
+    timeout: float = 100,
+    freed: Callable[[Struck], bool] = lambda pool: True,
+    **changes: Any,
+) -> tuple[Struck, Ended]:
+    """Run the study on two workers of a cluster.
+
+    Args:
+        timeout: seconds after which a silent worker is replaced.
+    """
+    shown, pools = Ended(), list[Struck]()
+
+    def pool() -> Struck:
+        options = {"workers": 2, "address": cluster.address, "timeout": timeout, "note": shown.note}
+        pools.append(Struck(strike, freed, **options))
+        return pools[0]
+
+    options = {"slots": 1, "checkpoint_every": 0.0, "storage": place.storage, "tracking_uri": place.tracking_uri}
+    run_together([place.study(**CHANGES, **changes)], pool, progress=shown, **options)
+    return pools[0], shown
+
+
+def records(place: Home) -> list[TrialRecord]:
+    return Studies(place.storage).load("small").records()
+
+
+def check_whole(place: Home, undisturbed: Home, shown: Ended | None = None) -> None:
+    """No trial is lost or was trained in part, and all have the scores that they have in an undisturbed sweep."""
+    found, expected = records(place), records(undisturbed)
+    assert [trial.state for trial in found] == ["complete"] * TRIALS
+    assert [trial.drawn for trial in found] == [trial.drawn for trial in expected]
+    for trial, other in zip(found, expected, strict=True):
+        assert trial.scores == pytest.approx(other.scores, abs=1e-4)
+        assert len(trial.evaluations) == len(other.evaluations) == len(trial.reported)
+    states = Counter(run.info.status for run in place.runs())
+    assert states == {"FINISHED": TRIALS + 1}
+    assert shown is None or shown.ends == dict.fromkeys(range(TRIALS), 1)
+
+
+def test_a_worker_killed_in_mid_trial_is_replaced(here: Home, base: Home, cluster: RayCluster) -> None:
+    cluster.add()
+    pool, shown = sweep(here, cluster, lambda: os.kill(cluster.workers()[0], signal.SIGKILL))
+    check_whole(here, base, shown)
+    assert sum(pool.starts.values()) == TRIALS + 1 and len(pool.lost) == 1
+    assert [bool(trial.pauses) for trial in records(here)].count(True) == 1  # it went on from its checkpoint
+
+
+def test_a_removed_node_s_trial_goes_on_elsewhere(here: Home, base: Home, cluster: RayCluster) -> None:
+    node = cluster.add()
+    pool, shown = sweep(here, cluster, lambda: cluster.remove(node))
+    check_whole(here, base, shown)
+    assert sum(pool.starts.values()) == TRIALS + 1 and len(pool.lost) == 1
+
+
+def test_a_node_that_joins_in_mid_sweep_is_used(here: Home, base: Home, cluster: RayCluster) -> None:
+    pool, shown = sweep(here, cluster, cluster.add, freed=lambda pool: len(pool.training) == 2)
+    check_whole(here, base, shown)
+    trained = {trial.worker for trial in records(here)}
+    assert len(trained) == 2 and pool.lost == [] and sum(pool.starts.values()) == TRIALS
+
+
+def test_a_worker_that_hangs_is_ended_and_replaced(here: Home, base: Home, cluster: RayCluster) -> None:
+    cluster.add()
+    hanging: list[int] = []
+
+    def hang() -> None:
+        hanging.append(cluster.workers()[0])
+        os.kill(hanging[0], signal.SIGSTOP)
+
+    pool, shown = sweep(here, cluster, hang, timeout=8)
+    check_whole(here, base, shown)
+    assert pool.lost == ["it reported nothing for 8 s"]
+    until_gone(hanging)
+
+
+def test_a_worker_whose_gpu_stays_full_is_given_up(here: Home, base: Home, cluster: RayCluster) -> None:
+    full = here.folder / "full"
+    cluster.add(FULL=str(full))
+    pool, shown = sweep(here, cluster, full.touch, freed=lambda pool: len(pool.lost) == 3, method="full")
+    check_whole(here, base, shown)
+    assert len(pool.lost) == 3 and all("out of memory" in reason for reason in pool.lost)
+    assert any(line.startswith("workers: 3 were lost in a row") for line in shown.lines)
+
+
+def test_a_cluster_whose_head_is_gone_ends_the_sweep_and_another_goes_on(
+    here: Home, base: Home, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    base_here = shutil.copytree(here.folder / "base", here.folder / "artifacts" / "base-here")
+    with ray_cluster(hidden=here.folder / "artifacts") as other:  # as if on another machine, without a shared disk
+        other.add()
+        with pytest.raises(ModelError, match=rf"^{platform.node()}: .*/base-here is not there$"):
+            sweep(here, other, lambda: None, model={"id": str(base_here)})
+        with pytest.raises(WorkerError, match=r"^the Ray cluster at '127\.0\.0\.1:\d+' is gone; finished trials"):
+            sweep(here, other, other.kill_head, freed=lambda pool: False)
+    assert "RUNNING" not in {run.info.status for run in here.runs()}
+    done = {trial.number for trial in records(here) if trial.state == "complete"}
+    pool, _ = sweep(here, cluster, lambda: None)
+    check_whole(here, base)
+    assert done and not done & pool.starts.keys()
+
+
+def test_a_node_with_another_version_is_refused(
+    here: Home, base: Home, cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here.folder)  # Ray lets workers import from the sweep's working folder
+    shutil.copytree(ROOT / "peftsweep", tmp_path / "peftsweep")
+    opening = tmp_path / "peftsweep" / "__init__.py"
+    opening.write_text(opening.read_text().replace(f'"{__version__}"', '"0.0.7"'))
+    cluster.add(PYTHONPATH=f"{tmp_path}:{ROOT}")
+    _, shown = sweep(here, cluster, lambda: None)
+    check_whole(here, base, shown)
+    (refused,) = (line for line in shown.lines if "refused" in line)
+    assert refused.endswith(f"{platform.node()} has peftsweep 0.0.7, and this process has {__version__}")
+
+
+def until_gone(processes: Sequence[int]) -> None:
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        assert time.monotonic() < end
+        time.sleep(0.1)
