@@ -52,7 +52,7 @@ class TurnsPool:
 
     def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
         if not self.workers:
-            raise WorkerError("no worker is left")
+            raise WorkerError("all workers are gone")
         number, name, arguments = self.calls.popleft()
         try:
             value = self._answer(number, name, arguments)

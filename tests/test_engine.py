@@ -6,6 +6,7 @@ import gc
 import hashlib
 import itertools
 import json
+import math
 import sys
 import time
 import weakref
@@ -24,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from peftsweep.config import TrainConfig
 from peftsweep.engine import (
+    EndTrial,
     Evaluated,
     Idle,
     Limits,
@@ -34,6 +36,8 @@ from peftsweep.engine import (
     ScoreTrial,
     StartTrials,
     Trial,
+    TrialEnded,
+    Verdicts,
     build_that_fits,
     checkpoint,
     cpu_workers,
@@ -295,6 +299,40 @@ def test_checkpoints_are_saved_on_demand(base: Path, tmp_path: Path) -> None:
     assert not any(checkpoint.newest(one.folder) for one in trials)
     worker.advance([SaveCheckpoints()])
     assert all(checkpoint.newest(one.folder) for one in trials)
+
+
+def test_a_trial_that_the_study_ends_is_pruned_after_its_verdict_and_the_others_go_on(
+    base: Path, tmp_path: Path
+) -> None:
+    trials = [trial(i, tmp_path) for i in range(2)]
+    worker = PackWorker(pack_of(base, SINGLE, "lora", trials, 2), heartbeat=math.inf)
+    worker.advance()
+    (asked,) = worker.advance([StartTrials(tuple(trials), more=False)])
+    assert isinstance(asked, Evaluated)
+    early = EndTrial(1, "not needed")
+    ended, *_ = worker.advance([early, Verdicts((True, True)), EndTrial(7, "not there")])
+    assert isinstance(ended, TrialEnded) and ended.trial.number == 1
+    step = asked.reports[1].evaluation.step
+    assert (ended.result.state, ended.result.step) == ("pruned", step)
+    assert ended.result.reason.startswith(f"not needed at step {step} of ") and ended.result.best is not None
+    assert [slot.trial.number for slot in worker.pack.slots.occupied] == [0]
+    again = worker.advance([early])
+    assert not any(isinstance(event, TrialEnded) for event in again)
+
+
+def test_a_resumed_trial_that_the_study_has_not_judged_yet_ends_only_after_that(base: Path, tmp_path: Path) -> None:
+    trials = [trial(0, tmp_path)]
+    pack = pack_of(base, SINGLE, "lora", trials, 1)
+    slot = pack.slots.put(0, trials[0])
+    while not pack.undecided:
+        pack.step()
+    pack.save([slot])
+    worker = PackWorker(pack_of(base, SINGLE, "lora", trials, 1))
+    worker.advance()
+    (asked,) = worker.advance([StartTrials(tuple(trials), more=False), EndTrial(0, "not needed")])
+    assert isinstance(asked, Evaluated)
+    ended, *_ = worker.advance([Verdicts((True,))])
+    assert isinstance(ended, TrialEnded) and ended.result.state == "pruned"
 
 
 def test_an_unfinished_checkpoint_is_ignored(tmp_path: Path) -> None:

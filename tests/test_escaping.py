@@ -46,7 +46,9 @@ ROW |= {"study": HOSTILE, "method": HOSTILE, "model": HOSTILE, "data": HOSTILE, 
 ROW |= {"validation_fingerprint": "0123", "overall": True, "params": {"scheduler": HOSTILE}, "sampled": ["scheduler"]}
 ROW |= {"labels": [HOSTILE, "b"], "fingerprint": "89ab", "mlflow_run_id": None, "test": None}
 COUNTS = dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 1)
+WORKER = {"number": 0, "node": HOSTILE, "device": HOSTILE, "slots": 1, "rate": 0.5, "trials": [], "since": "2026-01-31"}
 STATUS = COUNTS | {"study": HOSTILE, "objective": "macro_f1", "best": 0.5, "seconds": 1.0, "retrain": None}
+STATUS |= {"state": "running", "process": HOSTILE, "heartbeat": "2026-01-31", "reason": HOSTILE, "workers": [WORKER]}
 SEEDS: dict[str, Any] = {
     "trial": 1,
     "objective": "macro_f1",

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "peftsweep"
 FLOORS = {
     "__version__": 0,
     "scores": 0,
+    "sweep_state": 0,
     "trial_state": 0,
     "safe_text": 0,
     "errors": 1,

@@ -393,7 +393,8 @@ def test_a_tuned_score_is_called_so_wherever_it_is_the_objective(
     lines += [sweep_result("a", {"complete": 1}, (7, 0.8), None, "macro_f1_tuned")]
     lines += [result_lines.test_score(7, {"macro_f1": 0.1, "macro_f1_tuned": 0.2}, "macro_f1_tuned")]
     table = io.StringIO()
-    counts = dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 0) | {"retrain": None}
+    counts = dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "waiting"), 0)
+    counts |= {"retrain": None, "state": None, "process": None}
     for objectives in (["macro_f1_tuned"], ["macro_f1_tuned", "macro_f1"]):
         status_table([counts | {"study": o, "objective": o, "best": 0.7, "seconds": 1} for o in objectives], table)
     lines += table.getvalue().splitlines()

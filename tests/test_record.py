@@ -15,11 +15,21 @@ from optuna.trial import TrialState as OptunaState
 from peftsweep.dashboard.study_figures import DRAWN_IN_ORDER, LOOKS
 from peftsweep.progress.live import STYLES
 from peftsweep.scores import SCORES, label
-from peftsweep.storage import EvaluationRecord, HeldOutScores, Retrained, Studies, StudyRecord, TrialRecord
+from peftsweep.storage import (
+    EvaluationRecord,
+    HeldOutScores,
+    Retrained,
+    Studies,
+    StudyRecord,
+    SweepRecord,
+    TrialRecord,
+    WorkerRecord,
+)
 from peftsweep.storage.attributes import StudyFacts, TrialFacts, write_study, write_trial
 from peftsweep.storage.optuna_states import from_optuna, in_optuna
 from peftsweep.storage.record import ALWAYS
 from peftsweep.storage.record_parts import Bound
+from peftsweep.sweep_state import SweepState
 from peftsweep.task import Task
 from peftsweep.tracking.in_sync import IN_MLFLOW
 from peftsweep.trial_state import Ended, TrialState, count_states
@@ -91,6 +101,16 @@ STUDY: StudyFacts = {
     "in_sync": True,
     "mlflow_lost": True,
     "retrain_of": "5678",
+    "sweep": SweepRecord(
+        token="9abc",
+        state=SweepState.RUNNING,
+        host="a.example",
+        pid=12,
+        began=1,
+        heartbeat=2,
+        workers=[WorkerRecord(number=0, node="b", device="cuda:1", slots=4, rate=10.5, since=2, trials=[3, 5])],
+        reason="",
+    ),
 }
 TRIAL: TrialFacts = {
     "params": {"rank": 8, "target_modules": ["q", "v"], "dropout": 0.5},
@@ -191,8 +211,8 @@ def test_states_are_spelt_in_one_file() -> None:
     spelt = re.compile(rf"""["']({"|".join(TrialState)}|interrupted)["']""")
     files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js", ".jinja")]
     found = {path.relative_to(PACKAGE).as_posix() for path in files if spelt.search(path.read_text(encoding="utf-8"))}
-    # `sync` says of a study that its sweep is "running"
-    assert found == {"trial_state.py", "tracking/in_sync.py", "sweep/syncing.py"}
+    # sweeps have states of their own; `sync` says of a study that its sweep is "running"
+    assert found == {"trial_state.py", "sweep_state.py", "tracking/in_sync.py", "sweep/syncing.py"}
 
 
 @pytest.mark.parametrize("live", [True, False])

@@ -11,7 +11,7 @@ import typer
 from peftsweep import __version__
 from peftsweep.cli.adapter_commands import export, predict
 from peftsweep.cli.options import Debug
-from peftsweep.cli.study_commands import best, compare, retrain, run, status, sync, ui
+from peftsweep.cli.study_commands import best, compare, retrain, run, status, stop, sync, ui
 from peftsweep.errors import UsageError
 from peftsweep.system.terminal import say
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Hyperparameter sweeps of parameter-efficient fine-tuning, dozens of trials on one frozen base.",
 )
-for command in (run, retrain, best, status, compare, export, predict, sync, ui):  # in the order of --help
+for command in (run, retrain, best, status, stop, compare, export, predict, sync, ui):  # in the order of --help
     app.command()(command)
 
 

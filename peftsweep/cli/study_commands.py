@@ -30,6 +30,7 @@ from peftsweep.cli.options import (
     Tracking,
     Workers,
     WorkerTimeout,
+    duration,
 )
 from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
@@ -142,6 +143,25 @@ def _say_result(display: Progress, config: StudyConfig, result: SweepResult) -> 
         display.note(progress.next_step(config.name, adapter))
 
 
+def stop(
+    study: Annotated[str, typer.Option(help="Name of the study in the storage.")],
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="End only the trial with this number, as pruned; the others go on.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(parser=duration, metavar="TIME", help="Wait this long until it has ended: 90s, 5m.")
+    ] = "5m",  # type: ignore[assignment]  # typer parses it
+    storage: Storage = STORAGE,
+    debug: Debug = False,
+) -> None:
+    """End a running sweep or retraining, or one of its trials, from another terminal or machine. Everything is kept."""
+    from peftsweep import progress
+    from peftsweep.study import stopping
+
+    warn = progress.for_stream(sys.stderr).warn
+    say(stopping.stop(study, trial, storage, timeout=timeout, warn=warn), sys.stdout)
+
+
 def _config(study: str, settings: list[str] | None) -> Any:
     """Load a study file. Mistakes in it, and in its data, are found before anything slow starts."""
     from peftsweep.config import load
@@ -164,7 +184,7 @@ def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = Fa
 
 
 def status(storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show how far each study is: trials by state (running or stopped too), the best score, the trials' time."""
+    """Show how far each study is, whether a sweep runs it, and with which workers."""
     from peftsweep import progress
     from peftsweep.study.status_rows import status as statuses
 

@@ -8,6 +8,7 @@ from peftsweep.engine.evaluation import Examples
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.messages import (
     Command,
+    EndTrial,
     Evaluated,
     Event,
     Idle,
@@ -33,6 +34,7 @@ __all__ = [
     "CHECKPOINT_EVERY",
     "UNFIT",
     "Command",
+    "EndTrial",
     "Evaluated",
     "Evaluation",
     "Event",

@@ -103,6 +103,14 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class EndTrial:
+    """End a trial as pruned, unless it has ended. Answer: `TrialEnded`, with the reason and the step."""
+
+    trial: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class ScoreTrial:
     """Score an ended trial on the test split, with its adapter. This takes a free slot. Answer: `Scored`."""
 
@@ -110,4 +118,4 @@ class ScoreTrial:
     adapter: Mapping[str, bytes]  # the files of the adapter's folder, by name
 
 
-Command = StartTrials | Verdicts | SaveCheckpoints | Stop | ScoreTrial
+Command = StartTrials | Verdicts | SaveCheckpoints | Stop | EndTrial | ScoreTrial

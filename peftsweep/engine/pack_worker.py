@@ -14,6 +14,7 @@ import torch
 
 from peftsweep.engine.messages import (
     Command,
+    EndTrial,
     Event,
     Idle,
     Progressed,
@@ -29,6 +30,7 @@ from peftsweep.engine.messages import (
 from peftsweep.engine.pack import Pack
 from peftsweep.engine.trial import Trial
 from peftsweep.system.temporary import TemporaryFolder
+from peftsweep.trial_state import TrialState
 
 HEARTBEAT = 1.0
 
@@ -43,6 +45,7 @@ class PackWorker:
     def __init__(self, pack: Pack, heartbeat: float = HEARTBEAT) -> None:
         self.pack, self.heartbeat = pack, heartbeat
         self.begun = self.stopped = self.has_all_trials = False
+        self.ending: dict[int, str] = {}  # by trial: why it is to end
         self.unfilled = 0  # free slots for which the study was asked before this step
         self.step_times: list[StepTime] = []  # since the last `Progressed`
         self.counts: tuple[int, int] | None = None  # trials and evaluations of the last step, until its time is noted
@@ -56,6 +59,7 @@ class PackWorker:
             self.begin()
             for command in commands:
                 self.obey(command)
+            self.end_trials()
             while not (pack.outbox.events or pack.undecided or self.wants_trials or self.is_idle):
                 self.step()
             if self.wants_trials:
@@ -91,8 +95,17 @@ class PackWorker:
             case Stop():
                 self.stopped = True
                 self.save_decided()
+            case EndTrial(number, reason):
+                self.ending[number] = reason
             case ScoreTrial(trial, adapter):
                 pack.outbox.post(self.score(trial, adapter))
+
+    def end_trials(self) -> None:
+        """End the trials that the study wants to end. One that it has not judged yet ends after that."""
+        for slot in self.pack.slots.occupied:
+            if slot.trial.number in self.ending and slot not in self.pack.undecided:
+                why = f"{self.ending.pop(slot.trial.number)} at step {slot.step} of {slot.schedule.steps}"
+                self.pack.end(slot, TrialState.PRUNED, why)
 
     def save_decided(self) -> None:
         """Save every slot but those that the study has not judged yet: see `Pack.decide`."""

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from peftsweep.progress.formats import duration, interval, score, spread
+from peftsweep.progress.formats import interval, score, spread
 from peftsweep.safe_text.escaping import in_line
 from peftsweep.scores import label
-from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
     from peftsweep.storage import Behind, Retrained
     from peftsweep.study.best_rows import Best
 
-UNDONE = (TrialState.FAILED, TrialState.RUNNING, TrialState.STOPPED)  # seeds that have no score yet, or never will
 NOT_FINITE = "not finite"  # in place of a score on the test split that is null
-
-
-def resumable(row: Mapping[str, Any]) -> list[str]:
-    """Lines about a study's stopped trials and its retraining, with the commands that resume them."""
-    study, seeds = row["study"], row["retrain"]
-    lines = []
-    if stopped := row[TrialState.STOPPED]:
-        lines.append(f"{study}: {stopped} {TrialState.STOPPED}; to resume: peftsweep run --study {study}")
-    if seeds is not None:
-        parts = [f"{seeds['done']} of {seeds['total']} seeds done"]
-        parts += [f"{seeds[state]} {state}" for state in UNDONE if seeds[state]]
-        resume = (
-            ""
-            if seeds[TrialState.RUNNING] or seeds["done"] >= seeds["total"]
-            else f"; to resume: peftsweep retrain --study {study}"
-        )
-        lines.append(f"{study}, retrained: {', '.join(parts)} · {duration(seeds['seconds'])}{resume}")
-    return lines
 
 
 def legend(groups: Sequence[Sequence[Best]]) -> str:

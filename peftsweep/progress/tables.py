@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from peftsweep.progress import result_lines
 from peftsweep.progress.formats import duration, hyperparameters, interval, score, spread
 from peftsweep.progress.screen import Grid, Screen
+from peftsweep.progress.status_lines import status_lines
 from peftsweep.progress.why_not_compared import why_not_compared
 from peftsweep.scores import columns, label
+from peftsweep.sweep_state import SweepState
 from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
@@ -74,19 +76,21 @@ def _data(same: Sequence[Best], rows: Sequence[Best]) -> str:
 
 def status_table(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
     """Print one row per study: the number of trials in each state, the best score, the time spent. Lines about
-    stopped trials and retraining follow."""
+    workers, sweeps that ended early, stopped trials and retraining follow."""
     rare = (TrialState.STOPPED, TrialState.WAITING)
     states = [state for state in TrialState if state not in rare or any(row[state] for row in rows)]
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
-    table = _table("study", *states, *(label(objective) for objective in objectives), "time")
+    news = any(row["process"] and row["state"] != SweepState.DONE for row in rows)
+    table = _table("study", *["sweep"] * news, *states, *(label(objective) for objective in objectives), "time")
     for row in rows:
         counts = [str(row[state]) for state in states]
         best = score(row["best"]) or "-"
         scores = [best if objective == row["objective"] else "" for objective in objectives]
-        table.add_texts(row["study"], *counts, *scores, duration(row["seconds"]))
+        state = [row["state"] or "-"] * news
+        table.add_texts(row["study"], *state, *counts, *scores, duration(row["seconds"]))
     console = _console(stream)
     console.print(table)
-    lines = [line for row in rows for line in result_lines.resumable(row)]
+    lines = [line for row in rows for line in status_lines(row)]
     for line in ["", *lines] if lines else []:
         console.print_line(line)
 

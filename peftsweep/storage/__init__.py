@@ -11,6 +11,7 @@ from peftsweep.storage.record import StudyRecord, TrialRecord
 from peftsweep.storage.record_parts import Behind, EvaluationRecord, HeldOutScores, Retrained
 from peftsweep.storage.stored_study import StoredStudy
 from peftsweep.storage.studies import RETRAINED, Studies, check_there, exists
+from peftsweep.storage.sweep_record import StopRequest, SweepRecord, WorkerRecord
 from peftsweep.storage.urls import check_apart, lasting, same_place
 
 __all__ = [
@@ -20,10 +21,13 @@ __all__ = [
     "HeldOutScores",
     "Place",
     "Retrained",
+    "StopRequest",
     "StoredStudy",
     "Studies",
     "StudyRecord",
+    "SweepRecord",
     "TrialRecord",
+    "WorkerRecord",
     "check_apart",
     "check_there",
     "claim",

@@ -1,7 +1,7 @@
 """Which SQL reads and writes Optuna's tables of attributes?
 
 `attributes.py` goes through Optuna. This does what Optuna's calls cannot: find a study by its key, look into a file
-without changing it, write over a lease's own connection.
+without changing it, write over a lease's own connection, ask whether another process has written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import sqlalchemy
 from sqlalchemy.engine import Connection
@@ -27,6 +28,8 @@ INSERT INTO study_system_attributes (study_id, key, value_json)
 SELECT study_id, 'peftsweep:lease', :token FROM studies WHERE study_name = :name
 ON CONFLICT (study_id, key) DO UPDATE SET value_json = excluded.value_json
 """
+REQUESTS = "study_id = :study AND key LIKE 'peftsweep:stop:%'"
+REQUEST = "INSERT INTO study_system_attributes (study_id, key, value_json) VALUES (:study, :key, :request)"
 
 
 def studies_of_key(connection: Connection, key: str) -> Sequence[str]:
@@ -53,3 +56,19 @@ def mark_lease(connection: Connection, name: str, token: str) -> bool:
     """Store a lease's token in the study. False: the study does not exist yet."""
     marked = connection.execute(sqlalchemy.text(MARK), {"name": name, "token": json.dumps(token)})
     return marked.rowcount > 0
+
+
+def put_request(connection: Connection, study_id: int, request: str) -> None:
+    """Store a request to the process that runs a study, as JSON."""
+    key = f"peftsweep:stop:{uuid4().hex}"
+    connection.execute(sqlalchemy.text(REQUEST), {"study": study_id, "key": key, "request": request})
+
+
+def requests(connection: Connection, study_id: int) -> Sequence[str]:
+    """All requests that are stored in a study."""
+    query = sqlalchemy.text(f"SELECT value_json FROM study_system_attributes WHERE {REQUESTS} ORDER BY key")
+    return connection.execute(query, {"study": study_id}).scalars().all()
+
+
+def delete_requests(connection: Connection, study_id: int) -> None:
+    connection.execute(sqlalchemy.text(f"DELETE FROM study_system_attributes WHERE {REQUESTS}"), {"study": study_id})

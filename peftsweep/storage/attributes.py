@@ -20,6 +20,7 @@ from peftsweep.scores import Objective
 from peftsweep.storage.optuna_states import from_optuna, in_optuna
 from peftsweep.storage.record import StudyRecord, TaskKind, TrialRecord
 from peftsweep.storage.record_parts import Bound, EvaluationRecord, HeldOutScores, Part, Retrained
+from peftsweep.storage.sweep_record import SweepRecord
 from peftsweep.trial_state import TrialState
 
 OWN = ("params", "reason")  # a sweep writes the first when a trial begins, the second when it ends
@@ -152,6 +153,7 @@ class StudyFacts(TypedDict, total=False):
     in_sync: bool
     mlflow_lost: bool
     retrain_of: str | None
+    sweep: SweepRecord
 
 
 class TrialFacts(TypedDict, total=False):

@@ -53,6 +53,10 @@ class Database(ABC):
             StudyBusyError: another process works on it.
         """
 
+    def sees(self, host: str) -> bool:
+        """Whether `doing` sees the leases of processes on this host."""
+        return True
+
     @abstractmethod
     def doing(self, name: str) -> Doing | None:
         """What the process with this study's lease does; None if no process has it."""

@@ -23,6 +23,7 @@ from peftsweep.storage.record_parts import (
     Scores,
     check_scores,
 )
+from peftsweep.storage.sweep_record import SweepRecord
 from peftsweep.storage.value_limits import Count, Moment, Number, Seconds, Text, Value
 from peftsweep.trial_state import TrialState
 
@@ -158,6 +159,8 @@ class StudyRecord(Part):
     """Whether an update to MLflow was lost for good."""
     retrain_of: Text | None = None
     """In the study of the seeds: the key of the study whose configurations they have."""
+    sweep: SweepRecord | None = None
+    """The sweep that runs it, or the last one that did; earlier versions did not record it."""
 
     @property
     def kind_of_task(self) -> TaskKind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -114,6 +115,10 @@ class Sqlite(Database):
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def sees(self, host: str) -> bool:
+        """Over a network, a file system may keep the locks of each machine to itself."""
+        return host == socket.gethostname()
 
     def doing(self, name: str) -> Doing | None:
         lock = Path(self._lock(name))

@@ -14,13 +14,16 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
+from pydantic import ValidationError
 
 from peftsweep.errors import ForeignStudyError, StorageError
 from peftsweep.safe_text.quoting import quoted, shortened
 from peftsweep.safe_text.secrets import masked
+from peftsweep.storage.attribute_tables import delete_requests, put_request, requests
 from peftsweep.storage.attributes import BrokenError, has_record, is_own, read_study, read_trial, stored_in
 from peftsweep.storage.leased_storage import LeasedStorage
 from peftsweep.storage.record import StudyRecord, TrialRecord
+from peftsweep.storage.sweep_record import StopRequest
 
 # what Optuna and SQLAlchemy raise on values that they have never written
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError)
@@ -123,6 +126,21 @@ class StoredStudy(optuna.Study):
         if isinstance(self._storage, LeasedStorage):
             self._storage.flush()
 
+    def ask_to_stop(self, request: StopRequest) -> None:
+        """Leave a request for the sweep that runs this study."""
+        with self._rdb.engine.begin() as connection:
+            put_request(connection, self._study_id, request.model_dump_json())
+
+    def stop_requests(self, token: str) -> list[StopRequest]:
+        """Take out the requests for the sweep with this token. Others, which earlier sweeps have left, are deleted."""
+        with self._rdb.engine.connect() as connection:
+            found = requests(connection, self._study_id)
+        if found:
+            with self._rdb.engine.begin() as connection:
+                found = requests(connection, self._study_id)
+                delete_requests(connection, self._study_id)
+        return [request for request in map(_request, found) if request is not None and request.token == token]
+
     def left_out(self) -> Iterator[str]:
         """Lines that say which trials have no record, and why."""
         trials = [trial for trial in super()._get_trials(deepcopy=False) if trial.number not in self._twice]
@@ -209,6 +227,13 @@ class StoredStudy(optuna.Study):
             except UNREADABLE:
                 return f", trial {number},"
         return ""
+
+
+def _request(stored: str) -> StopRequest | None:
+    try:
+        return StopRequest.model_validate_json(stored)
+    except ValidationError:  # nothing that `ask_to_stop` writes
+        return None
 
 
 def shown(numbers: list[str], most: int = 10) -> str:

@@ -1,13 +1,16 @@
-"""How far each study is: plain rows for `status`."""
+"""How far is each study, and does it run? Plain rows for `status`."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from peftsweep.errors import StorageError
-from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
+from peftsweep.storage import RETRAINED, StoredStudy, Studies, SweepRecord, TrialRecord, guarded
 from peftsweep.study.results import STORAGE, Warn, done, ranked, stored, unheard
+from peftsweep.sweep_state import SweepState
 from peftsweep.trial_state import TrialState, count_states
 
 
@@ -16,6 +19,10 @@ def status(
 ) -> list[dict[str, Any]]:
     """For each study: trials by state, their total, the best value of its objective (None before a trial is complete),
     and seconds of training.
+
+    `state` says what has become of its sweep: `running`, `done`, `stopped` (trials are left), `failed` (an error ended
+    it) or `died` (it never said that it ended); None if an earlier version ran it. `workers` are those of a running
+    sweep. `heartbeat` is when the sweep last reported, `process` where it runs or ran, `reason` what stopped it.
 
     A trial counts as `running` while a process runs its study, and as `stopped` otherwise: the next run resumes it.
     `retrain` says the same about the study's seeds, with `done` of `total`; None if it was not retrained.
@@ -27,21 +34,31 @@ def status(
         return [] if opened is None else [_status(opened[0], study) for study in opened[1]]
 
 
+def sweep_state(studies: Studies, study: StoredStudy) -> SweepState | None:
+    """What has become of the sweep of a study, or of its seeds; None if it was never run, or by an earlier version."""
+    name = study.study_name
+    main = name.removesuffix(RETRAINED)
+    sweep = study.record.sweep
+    leased = studies.doing(main) == ("run" if name == main else "retrain")
+    if sweep is None or sweep.state != SweepState.RUNNING:  # another one may be starting
+        return SweepState.RUNNING if leased else None if sweep is None else sweep.state
+    return sweep.state_at(int(1000 * time.time()), leased=leased, here=studies.database.sees(sweep.host))
+
+
 def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
     trials, record = study.records(), study.record
     best = ranked(trials)[:1]
     again = _retrained(studies, study)
-    seeds = [] if again is None else again.records()
-    some = any(trial.state == TrialState.RUNNING for trial in [*trials, *seeds])
-    doing = studies.doing(study.study_name) if some else None
+    state = _state(studies, study, trials)
     return {
         "study": study.study_name,
-        **_counts(trials, live=doing == "run"),
+        **_counts(trials, live=state == SweepState.RUNNING),
         "total": record.total,
         "objective": record.objective,
         "best": best[0].value if best else None,
         "seconds": _seconds(trials),
-        "retrain": None if again is None or not seeds else _seeds(again, seeds, live=doing == "retrain"),
+        **_sweep(record.sweep, state),
+        "retrain": None if again is None or not again.has_trials() else _seeds(studies, again),
     }
 
 
@@ -53,10 +70,44 @@ def _retrained(studies: Studies, study: StoredStudy) -> StoredStudy | None:
         return None
 
 
-def _seeds(again: StoredStudy, seeds: Sequence[TrialRecord], *, live: bool) -> dict[str, Any]:
-    total = again.record.total
+def _seeds(studies: Studies, again: StoredStudy) -> dict[str, Any]:
+    seeds, total = again.records(), again.record.total
+    state = _state(studies, again, seeds)
     total = len(seeds) if total is None else total
-    return {"done": done(seeds), "total": total, **_counts(seeds, live=live), "seconds": _seconds(seeds)}
+    counts = _counts(seeds, live=state == SweepState.RUNNING)
+    return {
+        "done": done(seeds),
+        "total": total,
+        **counts,
+        "seconds": _seconds(seeds),
+        **_sweep(again.record.sweep, state),
+    }
+
+
+def _state(studies: Studies, study: StoredStudy, trials: Sequence[TrialRecord]) -> SweepState | None:
+    """The state. Whether a process has the study is looked up only where that can matter: it takes a connection."""
+    sweep = study.record.sweep
+    open_ended = (sweep is not None and sweep.state == SweepState.RUNNING) or any(
+        trial.state == TrialState.RUNNING for trial in trials
+    )
+    return sweep_state(studies, study) if open_ended else None if sweep is None else sweep.state
+
+
+def _sweep(sweep: SweepRecord | None, state: SweepState | None) -> dict[str, Any]:
+    live = sweep is not None and sweep.state == state == SweepState.RUNNING
+    workers = sweep.workers if sweep is not None and live else []
+    return {
+        "state": state,
+        "heartbeat": None if sweep is None else _time(sweep.heartbeat),
+        "process": None if sweep is None else sweep.process,
+        "reason": "" if sweep is None else sweep.reason,
+        "workers": [worker.model_dump() | {"since": _time(worker.since)} for worker in workers],
+    }
+
+
+def _time(moment: int) -> str:
+    """`2026-01-31T12:00:05Z`, from milliseconds since 1970."""
+    return f"{datetime.fromtimestamp(moment / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _counts(trials: Sequence[TrialRecord], *, live: bool) -> dict[str, int]:

@@ -62,6 +62,10 @@ class LiveStatus:
         """A trial has left its slot, whose last status is given."""
         self._of(worker).pace.add_trials([status])
 
+    def rate(self, worker: int) -> float:
+        """A worker's samples per second at its last report."""
+        return self._workers[worker].rate if worker in self._workers else 0.0
+
     def forget(self, worker: int) -> None:
         for kept in (self._workers, self._remaining, self._ends):
             kept.pop(worker, None)

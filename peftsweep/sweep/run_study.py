@@ -27,6 +27,7 @@ from peftsweep.sweep.arguments import check_arguments, check_at_least, check_dis
 from peftsweep.sweep.driving import drive_all
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
+from peftsweep.sweep.recording import recorded
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.sweep.trial_supply import TrialSupply
@@ -214,6 +215,8 @@ def train(
             leave.callback(judge.close)
         leave.enter_context(display)
         sweeps = [StudySweep(judge, slots, tracking_uri, checkpoint_every) for judge in judges if judge.has_work()]
+        for sweep in sweeps:
+            leave.enter_context(recorded(sweep.judge))
         if sweeps:
             crew = pool()
             try:
@@ -236,7 +239,7 @@ def _conclude(judge: StudyJudge) -> None:
     if judge.projection.is_behind and not judge.projection.opened:
         judge.stop.finish_step_first = True
         judge.projection.open()
-    if judge.projection.opened and not judge.stop.asked:
+    if judge.projection.opened and not judge.is_stopped:
         redraw(judge.studies.url, judge.projection.tracker, judge.study.record.data, judge.progress.warn)
 
 

@@ -29,16 +29,18 @@ from peftsweep.progress import EndedTrial, Opened, Progress, lost_scores, peak_m
 from peftsweep.storage import HeldOutScores, TrialRecord, in_optuna, write_study, write_trial
 from peftsweep.study import Halving, artifacts, space
 from peftsweep.study.trial_files import ADAPTER
+from peftsweep.sweep.heartbeat import Heartbeat
 from peftsweep.sweep.judge import Judge
 from peftsweep.sweep.live_status import LiveStatus
 from peftsweep.sweep.projection import Projection, recorded
 from peftsweep.sweep.running import DEATHS, Place, Running
+from peftsweep.sweep.stop_requests import StopRequests
 from peftsweep.sweep.study_params import study_params
 from peftsweep.sweep.trial_params import UntrainableError, trained
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.signals import StopSignal
 from peftsweep.tracking import Tracker, now
-from peftsweep.trial_state import TrialState, count_states
+from peftsweep.trial_state import Ended, TrialState, count_states
 from peftsweep.workers import Memory, Usage
 
 NOTES = 10.0  # seconds between two notes of how far the tracker is
@@ -49,6 +51,7 @@ class StudyJudge(Judge):
 
     Attributes:
         stop: whether a signal asked to stop.
+        requests: what `peftsweep stop` asked.
         failed: whether an error has ended the study.
         places: where each worker trains.
         after_commit: what others learn of the study, and what is deleted, once the study is stored.
@@ -67,11 +70,13 @@ class StudyJudge(Judge):
             self.projection.outdate()
         self.running: dict[int, Running] = {}
         self.failed = False
+        self.requests = StopRequests(progress.note)
         self.places: dict[int, Place] = {}
         self.told_all: set[int] = set()  # workers that believe that there are no more trials
         self.deaths: Counter[int] = Counter()  # by trial: workers that died while they trained it
         self.seconds: dict[str, float] = {}  # where the workers' time went
         self.live = LiveStatus(self.halving, supply)
+        self.heartbeat = Heartbeat(self.study, self.places, self.running, self.live, self.requests)
         self.after_commit: deque[Callable[[], object]] = deque()
         self.test_scores: dict[int, Scores] = {}  # on the test split, until all that are due have one
         self.unscored: set[int] = set()  # trials that could not be scored
@@ -106,7 +111,7 @@ class StudyJudge(Judge):
         if worker in self.told_all and self.supply.orphans and Idle() not in events:  # another worker has left trials
             self.told_all.discard(worker)
             commands.append(StartTrials((), more=True))
-        return commands
+        return [*commands, *self.requests.commands(worker, self.running)]
 
     def has_given_all(self, worker: int) -> bool:
         if self.supply.has_more():
@@ -115,17 +120,25 @@ class StudyJudge(Judge):
         return True
 
     def wants_stop(self) -> bool:
-        return self.stop.asked or self.failed
+        return self.is_stopped or self.failed
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal or a person asked to stop."""
+        return self.stop.asked or bool(self.requests.by)
 
     def note(self, text: str) -> None:
         self.progress.note(text)
 
     def next(self, worker: int) -> Trial | None:
-        while not self.stop.asked and (offer := self.supply.next()) is not None:
+        while not self.is_stopped and (offer := self.supply.next()) is not None:
+            if why := self.requests.why(offer.asked.number):  # its worker was lost before it could end the trial
+                self._end_here(offer.asked, TrialState.PRUNED, f"{why} before it was resumed")
+                continue
             try:
                 trial = self.supply.start(offer)
             except UntrainableError as error:
-                self._refuse(offer.asked, str(error))
+                self._end_here(offer.asked, TrialState.FAILED, str(error))
             else:
                 self.running[trial.number] = Running(offer.asked, trial, worker)
                 if worker in self.places and self.places[worker].node is not None:
@@ -134,11 +147,11 @@ class StudyJudge(Judge):
                 return trial
         return None
 
-    def _refuse(self, asked: optuna.Trial, reason: str) -> None:
-        """Fail a trial that cannot be trained, with the reason. The others go on."""
+    def _end_here(self, asked: optuna.Trial, state: Ended, reason: str) -> None:
+        """End a trial that no worker trains, with the reason. The others go on."""
         write_trial(asked, reason=reason, ended=now())
-        self.study.tell(asked, state=in_optuna(TrialState.FAILED))
-        ended = EndedTrial(asked.number, TrialState.FAILED, None, reason, {}, 0.0)
+        self.study.tell(asked, state=in_optuna(state))
+        ended = EndedTrial(asked.number, state, None, reason, {}, 0.0)
         self.after_commit.append(partial(self.progress.ended, ended))
         if self.study.why_unreadable(asked.number) is None:
             trial = self.supply.trial(asked.number)
@@ -217,7 +230,8 @@ class StudyJudge(Judge):
             if self.deaths[number] < DEATHS:
                 self.supply.orphans.append(number)
             else:
-                self._refuse(asked, f"{DEATHS} workers were lost while they trained it; the last: {reason}")
+                why = f"{DEATHS} workers were lost while they trained it; the last: {reason}"
+                self._end_here(asked, TrialState.FAILED, why)
         self.leave(worker)
         going_on = [str(number) for number in numbers if self.deaths[number] < DEATHS]
         then = f"; trials to be resumed: {', '.join(going_on)}" if going_on else ""
@@ -232,6 +246,7 @@ class StudyJudge(Judge):
     def commit(self) -> None:
         """Store what has changed since the last commit, all of it or nothing; and only then let it be seen outside the
         study. So a kill leaves no checkpoint deleted, and no run in the tracker ended, of a trial that is resumed."""
+        self.heartbeat.beat()
         self.study.flush()
         while self.after_commit:
             self.after_commit.popleft()()
@@ -257,7 +272,7 @@ class StudyJudge(Judge):
 
     def more_work(self) -> list[Command]:
         """A command to score the next trial on the test split. Each is scored once, and never again."""
-        if self.stop.asked:
+        if self.is_stopped:
             return []
         due = self.test_due()
         if any(ended.number in self.unscored for ended in due):

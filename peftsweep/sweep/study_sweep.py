@@ -8,6 +8,7 @@ from typing import Literal
 from peftsweep.engine import Idle
 from peftsweep.errors import PeftsweepError
 from peftsweep.models import BaseInfo
+from peftsweep.sweep.recording import end
 from peftsweep.sweep.running import Place
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.worker_start import check_base, report_another, report_start
@@ -46,7 +47,7 @@ class StudySweep:
 
     def openings(self) -> int:
         """Number of trials that one more worker could train now, or 1 if there is other work for it."""
-        if self.error is not None or self.judge.stop.asked:
+        if self.error is not None or self.judge.is_stopped:
             return 0
         if not self.under_way and (not self.served or self.judge.has_tests_left()):
             return max(1, self.left())
@@ -86,7 +87,7 @@ class StudySweep:
                     check_base(value, judge)
                 except PeftsweepError as error:
                     return self.fail(worker, error)
-                return ("close",) if judge.stop.asked else ("build",)
+                return ("close",) if judge.is_stopped else ("build",)
             case "build":
                 assert isinstance(value, PackInfo)
                 judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
@@ -134,3 +135,5 @@ class StudySweep:
     def commit(self) -> None:
         """Store what has changed."""
         self.judge.commit()
+        if not self.under_way and not self.openings():  # other studies may go on for hours
+            end(self.judge)

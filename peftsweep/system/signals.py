@@ -45,6 +45,11 @@ class StopSignal:
     def asked(self) -> bool:
         return self.number is not None
 
+    @property
+    def name(self) -> str:
+        """`SIGTERM`; empty if there was none."""
+        return "" if self.number is None else signal.Signals(self.number).name
+
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signals' handler.
 

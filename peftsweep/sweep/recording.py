@@ -1,0 +1,47 @@
+"""How does a study's record say what has become of its sweep?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from peftsweep.sweep.study_judge import StudyJudge
+from peftsweep.sweep_state import SweepState
+
+
+@contextmanager
+def recorded(judge: StudyJudge) -> Iterator[None]:
+    """Let others see in the storage that the sweep runs, and how it ended."""
+    judge.heartbeat.begin()
+    judge.commit()
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # it must not hide the error that ended the sweep
+            end(judge, SweepState.STOPPED if isinstance(error, KeyboardInterrupt) else SweepState.FAILED)
+        raise
+    end(judge)
+
+
+def end(judge: StudyJudge, unfinished: SweepState = SweepState.STOPPED) -> None:
+    """Record how the sweep ended, if that is not recorded yet.
+
+    Args:
+        unfinished: the state if trials are left and nothing else is known.
+    """
+    if judge.heartbeat.record is None:
+        return
+    if judge.failed:
+        judge.heartbeat.end(SweepState.FAILED)
+    elif not judge.supply.has_work() and all(trial.state.finished for trial in judge.supply.trials() if trial.begun):
+        judge.heartbeat.end(SweepState.DONE)
+    elif judge.requests.by:
+        judge.heartbeat.end(SweepState.STOPPED, judge.requests.by)
+        judge.progress.note(
+            f"stopped by {judge.requests.by}; everything is kept: to resume, give the same command again"
+        )
+    elif judge.stop.asked:
+        judge.heartbeat.end(SweepState.STOPPED, judge.stop.name)
+    else:
+        judge.heartbeat.end(unfinished)
+    judge.commit()
