@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.studies import ROOT
@@ -121,6 +121,16 @@ def descendants(ancestor: int) -> dict[int, str]:
     while new := {process for process, (parent, _) in found.items() if parent in ours} - ours:
         ours |= new
     return {process: found[process][1] for process in sorted(ours - {ancestor})}
+
+
+def alive(processes: Mapping[int, str]) -> dict[int, str]:
+    """Those that have not ended. One that nobody has asked how it ended still has a folder in /proc."""
+    left = {}
+    for process, words in processes.items():
+        with suppress(OSError):
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                left[process] = words
+    return left
 
 
 def workers_of(ancestor: int) -> list[int]:

@@ -24,7 +24,7 @@ from peftsweep.storage import Studies, TrialRecord
 from peftsweep.sweep.run_study import run_together
 from peftsweep.workers import Answer, Call, Failed, Lost
 from peftsweep.workers.ray_pool import RayPool
-from tests.ray_cluster import RayCluster, ray_cluster
+from tests.ray_cluster import RayCluster, alive, ray_cluster
 from tests.studies import ROOT, Home, home
 from tests.troubled_methods import Full
 
@@ -252,6 +252,6 @@ def test_a_node_with_another_version_is_refused(
 
 def until_gone(processes: Sequence[int]) -> None:
     end = time.monotonic() + 30
-    while any(Path(f"/proc/{process}").exists() for process in processes):
+    while alive(dict.fromkeys(processes, "")):
         assert time.monotonic() < end
         time.sleep(0.1)
