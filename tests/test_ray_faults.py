@@ -28,6 +28,7 @@ from tests.ray_cluster import RayCluster, alive, ray_cluster
 from tests.studies import ROOT, Home, home
 from tests.troubled_methods import Full
 
+pytestmark = pytest.mark.timeout(600)  # torch is loaded by several new processes
 TRIALS = 6
 AFTER = 10  # evaluations before a pool strikes: a trial has 8
 CHANGES: dict[str, Any] = {"train": {"epochs": 4, "evals_per_epoch": 2}, "search": {"trials": TRIALS}}

@@ -12,6 +12,7 @@ from peftsweep.storage import Studies
 from tests.ray_cluster import alive, descendants
 from tests.studies import home, until
 
+pytestmark = pytest.mark.timeout(600)  # torch is loaded by several new processes
 CANARY = "kanari3nvogel-77"
 LOGIN = f"me:{CANARY}@db.example.org"
 SECRETS = {
