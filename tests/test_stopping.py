@@ -257,6 +257,7 @@ class Stopper:
 
     def __init__(self, place: Home, study: str, trial: int | None = None) -> None:
         self.said: str | PeftsweepError = ""
+        self.others: list[str | None] = []  # states of all studies when it was done
         self.thread = threading.Thread(target=self._stop, args=(place, study, trial))
 
     def _stop(self, place: Home, study: str, trial: int | None) -> None:
@@ -264,6 +265,7 @@ class Stopper:
             self.said = stopping.stop(study, trial, place.storage, timeout=60)
         except PeftsweepError as error:
             self.said = error
+        self.others = [row["state"] for row in status(place.storage)]
 
     def begin(self) -> None:
         """Start, and return once the request is there or was refused."""
@@ -282,10 +284,11 @@ def test_a_stopped_study_ends_alone_and_resumes_to_the_scores_of_an_undisturbed_
     changes["train"] = {"epochs": 4, "evals_per_epoch": 1}
     (undisturbed,) = run_on(2, never, never.study(**changes))
     heard, stopper = Heard(), Stopper(here, "small")
-    small, other = here.study(**changes), here.study("other", **changes)
+    small, other = here.study(**changes), here.study("other", **changes | {"train": LONG | {"epochs": 60}})
     first, second = run_on(2, here, small, other, dies=at(5, stopper.begin), progress=heard)
     said = str(stopper.end())
     assert said.startswith("study 'small': stopped; ") and said.endswith(": peftsweep run --study small")
+    assert stopper.others == ["running", "stopped"]  # it does not wait for the other
     assert second.counts == {"complete": 4} and first.counts["stopped"] >= 1 and first.interrupted is None
     assert record(here).reason == f"peftsweep stop (process {os.getpid()} on {record(here).host})"
     (resumed,) = run_on(2, here, small)

@@ -50,7 +50,7 @@ class LiveProgress(Progress):
         taken = {worker.number for worker in status.workers}  # maybe from a study that has nothing left for them
         for study, other in self._studies.items():
             left = [worker for worker in other.workers if worker.number not in taken]
-            self._studies[study] = replace(other, workers=left)
+            self._studies[study] = replace(other, workers=left, eta=other.eta if left else None)
         self._studies[status.study] = status
         now = self._clock()
         if len(self._studies) == 1 or now >= self._drawn + REDRAW:

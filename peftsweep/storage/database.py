@@ -54,9 +54,10 @@ class Database(ABC):
         """
 
     def sees(self, host: str) -> bool:
-        """Whether `doing` sees the leases of processes on this host."""
+        """Whether `holder` sees the leases of processes on this host."""
         return True
 
     @abstractmethod
-    def doing(self, name: str) -> Doing | None:
-        """What the process with this study's lease does; None if no process has it."""
+    def holder(self, name: str) -> str | None:
+        """The note of the process that has this study's lease, empty while it is being written; None if no process has
+        it."""

@@ -26,6 +26,11 @@ def doing_of(note: str) -> Doing:
     return next((doing for doing, word in _FIRST.items() if word == first), "run")
 
 
+def is_of(note: str, pid: int, host: str) -> bool:
+    """Whether this process left the note."""
+    return f" {pid} on {host[:HOST]} " in note
+
+
 def busy(name: str, url: str, note: str) -> StudyBusyError:
     _, _, rest = note.partition(" ")
     whom = f"process {rest}" if rest else "another process"

@@ -20,7 +20,7 @@ from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage.attribute_tables import has_lease, mark_lease
 from peftsweep.storage.database import Database
-from peftsweep.storage.lock_holder import Doing, busy, doing_of, note, overtaken
+from peftsweep.storage.lock_holder import Doing, busy, note, overtaken
 from peftsweep.system.names import shorten_name
 from peftsweep.system.suggest import did_you_mean
 
@@ -118,10 +118,10 @@ class Postgresql(Database):
         except DBAPIError:  # the server does not tell
             return None
 
-    def doing(self, name: str) -> Doing | None:
+    def holder(self, name: str) -> str | None:
         with self._session("peftsweep").connect() as connection:
             held = connection.execute(sqlalchemy.text(HOLDER), {"name": name}).first()
-        return None if held is None else doing_of(str(held[0]))
+        return None if held is None else str(held[0])
 
     @contextmanager
     def lease(self, name: str, doing: Doing) -> Iterator[None]:

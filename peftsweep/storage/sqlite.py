@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 from peftsweep.errors import StorageError
 from peftsweep.storage import database_errors
 from peftsweep.storage.database import Database
-from peftsweep.storage.lock_holder import Doing, busy, doing_of, note
+from peftsweep.storage.lock_holder import Doing, busy, note
 from peftsweep.system import plain_files
 from peftsweep.system.names import PART, file_name
 from peftsweep.system.suggest import did_you_mean_file
@@ -120,7 +120,7 @@ class Sqlite(Database):
         """Over a network, a file system may keep the locks of each machine to itself."""
         return host == socket.gethostname()
 
-    def doing(self, name: str) -> Doing | None:
+    def holder(self, name: str) -> str | None:
         lock = Path(self._lock(name))
         try:
             with plain_files.opened(lock) as file:  # looking creates nothing
@@ -128,7 +128,7 @@ class Sqlite(Database):
         except FileNotFoundError:
             return None
         except (OSError, ValueError):  # held, or not readable
-            return doing_of(_note(Path(f"{lock}.holder")))
+            return _note(Path(f"{lock}.holder"))
         return None
 
     def _lock(self, name: str) -> str:

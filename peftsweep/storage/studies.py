@@ -24,12 +24,14 @@ from peftsweep.storage.database import Database
 from peftsweep.storage.database_errors import guarded
 from peftsweep.storage.identity import Place, owner
 from peftsweep.storage.leased_storage import LeasedStorage
-from peftsweep.storage.lock_holder import Doing
+from peftsweep.storage.lock_holder import Doing, doing_of, is_of
 from peftsweep.storage.optuna_states import in_optuna
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
 from peftsweep.storage.stored_study import StoredStudy, reading, shown
+from peftsweep.storage.sweep_record import SweepRecord
 from peftsweep.storage.urls import Address, address
+from peftsweep.sweep_state import SweepState
 from peftsweep.system.folders import inside
 from peftsweep.system.names import check_study, study_refusal
 from peftsweep.trial_state import TrialState
@@ -215,7 +217,23 @@ class Studies:
     def doing(self, name: str) -> Doing | None:
         """What the process with this study's lease does; None if no process has it. Then its running trials were
         stopped."""
-        return self.database.doing(name)
+        holder = self.database.holder(name)
+        return None if holder is None else doing_of(holder)
+
+    def runs(self, name: str, sweep: SweepRecord | None) -> bool:
+        """Whether a process runs this study, or retrains it. After a sweep has ended, its process may have the lease
+        for as long as other studies of its command go on.
+
+        Args:
+            sweep: the study's record of its last sweep.
+        """
+        main = name.removesuffix(RETRAINED)
+        holder = self.database.holder(main)
+        if holder is None or doing_of(holder) != ("run" if name == main else "retrain"):
+            return False
+        if sweep is None or sweep.state == SweepState.RUNNING:
+            return True
+        return not is_of(holder, sweep.pid, sweep.host)
 
     def orphans(self, study: optuna.Study) -> list[FrozenTrial]:
         """Trials whose process died. Only the holder of the study's lease may ask, before it starts trials itself."""

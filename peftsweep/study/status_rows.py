@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from peftsweep.errors import StorageError
-from peftsweep.storage import RETRAINED, StoredStudy, Studies, SweepRecord, TrialRecord, guarded
+from peftsweep.storage import StoredStudy, Studies, SweepRecord, TrialRecord, guarded
 from peftsweep.study.results import STORAGE, Warn, done, ranked, stored, unheard
 from peftsweep.sweep_state import SweepState
 from peftsweep.trial_state import TrialState, count_states
@@ -36,10 +36,8 @@ def status(
 
 def sweep_state(studies: Studies, study: StoredStudy) -> SweepState | None:
     """What has become of the sweep of a study, or of its seeds; None if it was never run, or by an earlier version."""
-    name = study.study_name
-    main = name.removesuffix(RETRAINED)
     sweep = study.record.sweep
-    leased = studies.doing(main) == ("run" if name == main else "retrain")
+    leased = studies.runs(study.study_name, sweep)
     if sweep is None or sweep.state != SweepState.RUNNING:  # another one may be starting
         return SweepState.RUNNING if leased else None if sweep is None else sweep.state
     return sweep.state_at(int(1000 * time.time()), leased=leased, here=studies.database.sees(sweep.host))

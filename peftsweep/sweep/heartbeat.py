@@ -81,7 +81,7 @@ class Heartbeat:
         for number, trial in sorted(self.running.items()):
             trials.setdefault(trial.worker, []).append(number)
         workers = (
-            [self._worker(*each, trials[each[0]]) for each in self.places.items()]
+            [self._worker(*each, trials[each[0]]) for each in sorted(self.places.items())]
             if state == SweepState.RUNNING
             else []
         )
