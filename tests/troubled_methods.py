@@ -45,6 +45,21 @@ class Halting(Lora):
     packed_layer = HaltingLayer
 
 
+class LopsidedLayer(PackedLora):
+    """Has no room for whatever is in the first slot."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = any(slot == 0 for slot, *_ in self.context.segments.by_slot())
+        if torch.is_grad_enabled() and first and "STARTED" in os.environ:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(x)
+
+
+class Lopsided(Lora):
+    spec = MethodSpec("lopsided", LoraHyperparameters)
+    packed_layer = LopsidedLayer
+
+
 def check_room() -> None:
     """Raises:
     torch.OutOfMemoryError: this process has the environment variable FULL, and the file that it names exists.

@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -23,6 +24,7 @@ SEPARATE = (
     "{node} does not see {folder}, so checkpoints stay on {node}: if its worker is lost, workers elsewhere start its "
     "trials again from their seeds"
 )
+OTHERS = 0.1  # share of a GPU's memory that other programs must hold to be at fault
 
 
 class RayWorker:
@@ -58,7 +60,8 @@ class RayWorker:
             ((method, spec),) = arguments
             register(method)
             self.worker, self.folders = LocalWorker(spec), None
-            return self.worker.load()
+            info = self.worker.load()
+            return replace(info, device=_among_all(info.device))
         assert self.worker is not None
         return self._advance(*arguments) if name == "advance" else getattr(self.worker, name)(*arguments)
 
@@ -70,12 +73,21 @@ class RayWorker:
             if not self.folders.shared:
                 notes.append(Note(SEPARATE.format(node=self.node, folder=landmark.file.parent)))
         events = self.worker.advance(commands if self.folders is None else self.folders.here(commands))
-        for event in events:
-            if isinstance(event, TrialEnded) and event.result.reason.startswith(UNFIT):  # it may fit elsewhere
-                raise torch.OutOfMemoryError(f"trial {event.trial.number}: {event.result.reason}")
+        ends = [event for event in events if isinstance(event, TrialEnded)]
+        unfit = [event for event in ends if event.result.reason.startswith(UNFIT)]
+        if unfit and self._is_full(self.worker):
+            raise torch.OutOfMemoryError(f"trial {unfit[0].trial.number}: {unfit[0].result.reason}")
         if self.folders is not None:
             self.folders.tidy(events)
         return [*notes, *events]
+
+    def _is_full(self, worker: LocalWorker) -> bool:
+        """After a trial did not fit even alone: whether others have taken this machine's memory, so that trials may fit
+        elsewhere. A trial that is too large by itself only ends."""
+        if worker.device.type == "cuda":
+            free, whole = torch.cuda.mem_get_info(worker.device)
+            return whole - free - torch.cuda.memory_reserved(worker.device) > OTHERS * whole
+        return worker.worker is not None and not worker.worker.pack.slots.occupied
 
     def _blames_the_machine(self, error: BaseException) -> bool:
         """Whether this machine's GPU, memory or disk is at fault, so that another worker may do better."""
@@ -92,6 +104,12 @@ class RayWorker:
         told = WorkerError(f"{self.node}: {type(error).__name__}: {error}")
         told.add_note(f"In the worker on {self.node}:\n{traceback.format_exc()}")
         return told
+
+
+def _among_all(device: torch.device) -> torch.device:
+    """The device by its number among all GPUs of the machine. Ray shows a worker only its own."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    return torch.device("cuda", int(shown)) if device.type == "cuda" and shown.isdecimal() else device
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -262,6 +262,9 @@ def _count(nodes: list[dict[str, float]], resource: str) -> int:
 
 def _reason(error: BaseException) -> str:
     """Why Ray lost an actor, in a line."""
+    if isinstance(error, ray.exceptions.ActorDiedError):  # its own words fill seven lines
+        gone = "node" in str(error) and "has died" in str(error)
+        return "its machine is gone" if gone else "its process died, as it does when memory runs out"
     lines = [line.strip() for line in str(error).splitlines()]
     told = [
         line for line in lines if line and not line.startswith(("class_name", "actor_id", "pid:", "namespace", "ip:"))
