@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ import peftsweep
 from peftsweep.progress import Opened, Silent, sweep_lines
 from peftsweep.storage import StoredStudy, Studies
 from peftsweep.sweep import compare, sync
-from peftsweep.tracking import Outcome, StudySnapshot, TrialSnapshot
+from peftsweep.tracking import Outcome, Point, StudySnapshot, Tracker, TrialSnapshot
 from peftsweep.trial_state import TrialState
 from tests.studies import Home, home
 
@@ -51,8 +52,8 @@ class Notebook:
         self.ids[key] = where = f"{self.study}:{key}"
         self.book.names[where], self.book.params[where] = name, params
 
-    def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
-        self.book.points.setdefault(self.ids[key], []).append((step, metrics))
+    def log(self, key: str, points: Sequence[Point]) -> None:
+        self.book.points.setdefault(self.ids[key], []).extend((point.step, point.metrics) for point in points)
 
     def end(self, key: str, outcome: Outcome, at: int) -> None:
         self.book.outcomes[self.ids[key]] = outcome
@@ -61,8 +62,7 @@ class Notebook:
     def catch_up(self, number: int, trial: TrialSnapshot, at: int, whole: bool = False) -> None:
         if f"{self.study}:{number}" not in self.book.outcomes:
             self.start(str(number), trial.name, trial.params, trial.tags, at)
-            for point in trial.curve:
-                self.log(str(number), point.metrics, point.step, at)
+            self.log(str(number), trial.curve)
             self.end(str(number), trial.outcome, at)
 
     def has_all(self, study: StudySnapshot, outcome: Outcome, trials: Mapping[int, TrialSnapshot]) -> bool:
@@ -190,10 +190,59 @@ def test_sync_writes_to_another_tracker_what_it_lacks_and_names_it(desk: Desk) -
 
 def test_a_tracker_that_fails_is_named_and_does_not_fail_the_sweep(here: Home) -> None:
     class Torn(Notebook):
-        def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
+        def log(self, key: str, points: Sequence[Point]) -> None:
             raise OSError("the page is torn")
 
     heard = Heard()
     result = here.run(here.study(), tracking_uri="notebook://desk", sink=Torn, progress=heard)
     assert result.counts["complete"] == 3 and result.study.record.in_sync is False
     assert "notebook at notebook://desk refused an update (the page is torn)" in heard.warnings
+
+
+class Slow(Notebook):
+    """Starts no run before it may, and counts calls."""
+
+    def __init__(self) -> None:
+        super().__init__("notebook://slow")
+        self.may, self.logged = threading.Event(), list[tuple[str, int]]()
+
+    def start(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], at: int) -> None:
+        assert self.may.wait(60)
+        super().start(key, name, params, tags, at)
+
+    def log(self, key: str, points: Sequence[Point]) -> None:
+        self.logged.append((key, len(points)))
+        if any(point.metrics == {"refused": 1.0} for point in points):
+            raise ValueError("this metric is refused")
+        super().log(key, points)
+
+
+def test_points_of_a_run_that_wait_at_the_same_time_are_written_in_one_call() -> None:
+    sink, notes = Slow(), list[str]()
+    tracker = Tracker(sink, note=notes.append)
+    tracker.open_study(StudySnapshot("one", "data"))
+    for number in (0, 1):
+        tracker.start_trial(number, params={}, tags={})
+    for step in range(5):
+        for number in (0, 1):
+            tracker.log(number, {"loss": step / 10}, step)
+    tracker.end_trial(0, Outcome(TrialState.COMPLETE))
+    assert len(tracker._waiting) >= 2 + 10 + 1  # each point counts
+    sink.may.set()
+    tracker.close()
+    assert sink.logged == [("0", 5), ("1", 5)] and tracker.in_sync and notes == []
+    assert sink.book.points["one:1"] == [(step, {"loss": step / 10}) for step in range(5)]
+
+
+def test_of_points_that_wait_together_only_those_are_lost_that_the_tracker_refuses() -> None:
+    sink, notes = Slow(), list[str]()
+    tracker = Tracker(sink, note=notes.append)
+    tracker.open_study(StudySnapshot("one", "data"))
+    tracker.start_trial(0, params={}, tags={})
+    for step, name in enumerate(["loss", "refused", "loss", "refused", "loss"]):
+        tracker.log(0, {name: 1.0}, step)
+    sink.may.set()
+    tracker.close()
+    assert [step for step, _ in sink.book.points["one:0"]] == [0, 2, 4]
+    assert tracker.lost == 2 and not tracker.in_sync
+    assert notes[-1].startswith("notebook: 2 updates were not written (this metric is refused)")

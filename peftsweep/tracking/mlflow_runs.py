@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from peftsweep.tracking.sink import (
     RETRAIN_OF,
     BadAnswerError,
     Outcome,
+    Point,
     StudySnapshot,
     TrialSnapshot,
     is_valid_id,
@@ -102,8 +103,7 @@ class MlflowRuns:
         if trial.outcome.state != TrialState.STOPPED:
             began, ended = trial.began or at, trial.ended or at
             self.start(key, trial.name or trial_name(number), trial.params, trial.tags, began)
-            for point in trial.curve:
-                self.log(key, point.metrics, point.step, point.at or ended)
+            self.log(key, [replace(point, at=point.at or ended) for point in trial.curve])
             self.end(key, trial.outcome, ended)
         elif child is not None:
             self._end(child, trial.outcome, at, trial.name or trial_name(number))
@@ -138,13 +138,20 @@ class MlflowRuns:
             self._runs[key] = run = KnownRun(key, name, params, tags, at)
         self._begin(run)
 
-    def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
+    def log(self, key: str, points: Sequence[Point]) -> None:
         run = self._runs[key]
         run_id = self._begin(run)
-        new = {name: value for name, value in metrics.items() if step not in self._steps(run, name)}
-        log_points(self._client, run_id, new, step, at)
-        for name in new:
-            run.steps[name].add(step)
+        new, seen = list[Point](), set[tuple[str, int]]()
+        for point in points:
+            there = [
+                name for name in point.metrics if point.step in self._steps(run, name) or (name, point.step) in seen
+            ]
+            new.append(replace(point, metrics={k: v for k, v in point.metrics.items() if k not in there}))
+            seen |= {(name, point.step) for name in point.metrics}
+        log_points(self._client, run_id, new)
+        for point in new:
+            for name in point.metrics:
+                run.steps[name].add(point.step)
 
     def end(self, key: str, outcome: Outcome, at: int) -> None:
         run = self._runs[key]
@@ -155,10 +162,10 @@ class MlflowRuns:
 
     def _end(self, found: Run, outcome: Outcome, at: int, name: str) -> None:
         run_id, before = found.info.run_id, found.data.metrics
-        log_points(self._client, run_id, {k: v for k, v in outcome.metrics.items() if k not in before}, 0, at)
-        changed = {k: v for k, v in outcome.metrics.items() if before.get(k, v) != v}
+        new = {name: value for name, value in outcome.metrics.items() if name not in before}
+        changed = {name: value for name, value in outcome.metrics.items() if before.get(name, value) != value}
         # with the time of the first value, MLflow would show the higher of the two
-        log_points(self._client, run_id, changed, 0, now())
+        log_points(self._client, run_id, [Point(new, 0, at), Point(changed, 0, now())])
         try:
             for place, source in outcome.artifacts.items():
                 self._upload(run_id, place, source)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.tracking.in_sync import IN_MLFLOW
+from peftsweep.tracking.sink import Point
 from peftsweep.trial_state import TrialState
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from peftsweep.tracking.mlflow_client import Client
 
-PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT = 6000, 8000, 100  # MLflow's own limits
+PARAM_LIMIT, TAG_LIMIT, BATCH_LIMIT, METRIC_LIMIT = 6000, 8000, 100, 1000  # MLflow's own limits
 
 
 def describe(client: Callable[[], Client], run: Run, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -33,13 +34,18 @@ def describe(client: Callable[[], Client], run: Run, params: Mapping[str, Any], 
         client().log_batch(run.info.run_id, params=new_params[part], tags=new_tags[part])
 
 
-def log_points(client: Callable[[], Client], run_id: str, metrics: Mapping[str, float], step: int, at: int) -> None:
-    """Write the finite metrics of one step."""
+def log_points(client: Callable[[], Client], run_id: str, points: Iterable[Point]) -> None:
+    """Write the finite metrics of some steps, in as few calls as MLflow allows."""
     from mlflow.entities import Metric
 
-    points = [Metric(name, float(value), at, step) for name, value in metrics.items() if math.isfinite(value)]
-    if points:
-        client().log_batch(run_id, metrics=points)
+    metrics = [
+        Metric(name, float(value), point.at or 0, point.step)
+        for point in points
+        for name, value in point.metrics.items()
+        if math.isfinite(value)
+    ]
+    for first in range(0, len(metrics), METRIC_LIMIT):
+        client().log_batch(run_id, metrics=metrics[first : first + METRIC_LIMIT])
 
 
 def terminate(client: Callable[[], Client], run_id: str, state: TrialState, reason: str, at: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,12 +18,14 @@ from peftsweep.tracking.sink import (
     PARENT,
     BadAnswerError,
     Outcome,
+    Point,
     Sink,
     StudySnapshot,
     TrialSnapshot,
     now,
 )
 from peftsweep.tracking.spool import Spool
+from peftsweep.tracking.waiting import Points, Update, Waiting
 
 PAUSE = 60.0  # seconds before a tracker that did not answer is tried again
 PATIENCE = 10.0  # seconds that `close` waits for an answer
@@ -34,7 +35,8 @@ NOTES = 3  # most warnings, not counting the summary at the end
 
 
 class Tracker:
-    """Writes a study to a tracker through a queue: every call returns at once, and none fails.
+    """Writes a study to a tracker through a queue: every call returns at once, and none fails. Points of a run that
+    wait at the same time are written together.
 
     While the tracker does not answer, updates wait in the queue and are tried again every minute. Each keeps the time
     at which it happened.
@@ -54,7 +56,7 @@ class Tracker:
         self._sink, self._note = sink, note
         self.name, self._where = sink.name, f"{sink.name} at {sink.address}"
         self._changed = threading.Condition()
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting = Waiting()
         self._writer: threading.Thread | None = None
         self._closing = False
         self._retry_at = 0.0
@@ -115,7 +117,7 @@ class Tracker:
     def log(self, number: int, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
         """Add a point to each of a trial's curves. A step that an earlier process wrote is left unchanged."""
         if len(self._waiting) < WAITING:
-            self._put(partial(self._sink.log, str(number), dict(metrics), step, at or now()))
+            self._put(Points(str(number), [Point(dict(metrics), step, at or now())]))
         else:
             self.lost += 1
 
@@ -201,14 +203,14 @@ class Tracker:
 
     # The queue --------------------------------------------------------------------------------------------------------
 
-    def _put(self, update: Callable[[], None]) -> None:
+    def _put(self, update: Update) -> None:
         with self._changed:
             if self._closing:
                 return
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write, name="tracker", daemon=True)
                 self._writer.start()
-            self._waiting.append(update)
+            self._waiting.put(update)
             self._changed.notify()
 
     def _end(self, key: str, outcome: Outcome, at: int) -> None:
@@ -222,10 +224,30 @@ class Tracker:
         """The writer's thread: updates in their order."""
         with self._sink.quiet():
             while self._ready():
-                if self._done(self._waiting[0]):
-                    self._waiting.popleft()
+                with self._changed:
+                    update = self._waiting.first()
+                if self._done(partial(self._write_points, update) if isinstance(update, Points) else update):
+                    with self._changed:
+                        self._waiting.done()
             if not self._waiting and not self._sink.abandoned and not self._done(self._sink.end_all):
                 self.lost += 1
+
+    def _write_points(self, update: Points) -> None:
+        """Write points of a run together. If the tracker refuses them, write each by itself, so that only those are
+        lost that it refuses."""
+        try:
+            self._sink.log(update.key, update.points[update.written :])
+        except Exception as error:
+            if len(update.points) == 1 or not self._sink.is_final(error):
+                raise
+            for point in update.points[update.written :]:
+                try:
+                    self._sink.log(update.key, [point])
+                except Exception as why:
+                    if not self._sink.is_final(why):
+                        raise
+                    self._lose(why)
+                update.written += 1
 
     def _ready(self) -> bool:
         """Wait until there is an update to try. False: there is nothing more to do."""

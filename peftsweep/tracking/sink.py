@@ -120,8 +120,8 @@ class Sink(Protocol):
     def start(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], at: int) -> None:
         """Start a trial's run, or continue it."""
 
-    def log(self, key: str, metrics: Mapping[str, float], step: int, at: int) -> None:
-        """Add a point to each metric's curve, unless the step is there."""
+    def log(self, key: str, points: Sequence[Point]) -> None:
+        """Add points to the curves of a run, unless their steps are there. Each point has its time."""
 
     def end(self, key: str, outcome: Outcome, at: int) -> None:
         """End a run."""
