@@ -112,14 +112,17 @@ class Replayed:
         workers: their number.
         seconds: that a trial takes; 0 for no time at all.
         curves: recorded ones; by default `modelled`.
+        evaluations: number in a trial, at most `EVALUATIONS`.
 
     Attributes:
         ended: when each trial left its slot, in the order in which they did.
         judged: number of evaluations that got a verdict.
     """
 
-    def __init__(self, workers: int, seconds: float = 0.0, curves: Sequence[Curve] = ()) -> None:
-        self.seconds, self.curves = seconds, curves
+    def __init__(
+        self, workers: int, seconds: float = 0.0, curves: Sequence[Curve] = (), evaluations: int = EVALUATIONS
+    ) -> None:
+        self.seconds, self.curves, self.evaluations = seconds, curves, evaluations
         self.idle = set(range(workers))
         self.due: list[tuple[float, int, int, Any]] = []  # a heap: when an answer comes, its place, worker and value
         self.places = itertools.count()
@@ -190,7 +193,7 @@ class Replayed:
                 return 0.0, Usage({"training": 0.0}, None)
         (commands,) = arguments
         events = list(self._advance(worker, commands))
-        return self.seconds / EVALUATIONS if isinstance(events[0], Evaluated) else 0.0, events
+        return self.seconds / self.evaluations if isinstance(events[0], Evaluated) else 0.0, events
 
     def _advance(self, worker: int, commands: Sequence[Command]) -> Iterator[Event]:
         more, verdict = True, True
@@ -203,7 +206,7 @@ class Replayed:
                 case Verdicts((verdict,)):
                     self.judged += 1
         held = self.slots[worker]
-        if held is not None and (not verdict or held[1] == EVALUATIONS):
+        if held is not None and (not verdict or held[1] == self.evaluations):
             yield self._end(worker, *held, pruned=not verdict)
             held = self.slots[worker] = None
         if held is None:
@@ -233,4 +236,4 @@ class Replayed:
         return Evaluation(index, 10 * index, float(index), 0.5, trial.params.learning_rate, scores)
 
     def _status(self, trial: Trial, index: int) -> SlotStatus:
-        return SlotStatus(0, trial.number, 10 * index, 60, 0.5, evaluated=index, evaluations=EVALUATIONS)
+        return SlotStatus(0, trial.number, 10 * index, 60, 0.5, evaluated=index, evaluations=self.evaluations)

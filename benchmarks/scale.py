@@ -13,7 +13,7 @@ Figures go to stdout, a JSON object a line:
   The same by `cpu`, in this process's processor time, holds on a busy machine too.
 - `lost` and `double`: trials without a result or without all of their evaluations, and evaluations judged twice, as the
   database has them.
-- `seconds` of a sweep whose trials take one second each, in real time.
+- `seconds` of a sweep whose trials take one second each, in real time, and report once, at their end.
 - Other sides have MLflow (a file), pruning, TPE, or the adapters and reports of complete trials, which are left out
   otherwise.
 - The rivals ask, report six times and tell in 16 processes: Optuna's own storage, and its gRPC proxy before it.
@@ -90,7 +90,8 @@ def sweep(url: str, folder: Path, side: dict[str, Any]) -> dict[str, Any]:
     os.chdir(folder)
     curves = recorded(Path(side["curves"])) if side.get("curves") else ()
     config, data = study("replayed", side.get("sampler", "random"), side.get("halving", False)), dataset()
-    pool, studies = Timed(side["workers"], side.get("seconds", 0.0), curves), Studies(url)
+    evaluations = side.get("evaluations", EVALUATIONS)
+    pool, studies = Timed(side["workers"], side.get("seconds", 0.0), curves, evaluations), Studies(url)
     if not side.get("artifacts"):
         artifacts.write = lambda *args: None  # type: ignore[assignment]
     with stopped_by_signals() as stop, studies.lease("replayed"):
@@ -112,7 +113,7 @@ def sweep(url: str, folder: Path, side: dict[str, Any]) -> dict[str, Any]:
     if side.get("mlflow"):
         found["mlflow_lost"] = tracker.lost
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return found | checked(url, pool.judged) | {"peak_megabytes": round(peak)}
+    return found | checked(url, pool.judged, evaluations) | {"peak_megabytes": round(peak)}
 
 
 def report_problem(text: str) -> None:
@@ -124,7 +125,7 @@ def cost(moments: Sequence[float], count: int) -> float:
     return round(1000 * (moments[-1] - moments[-1 - count]) / count, 3)
 
 
-def checked(url: str, judged: int) -> dict[str, int]:
+def checked(url: str, judged: int, evaluations: int = EVALUATIONS) -> dict[str, int]:
     """What the database says about the trials: how many, how many have no result or not all evaluations, and how many
     evaluations were judged besides those that are there."""
     with Studies(url).storage.engine.connect() as connection:
@@ -137,7 +138,7 @@ def checked(url: str, judged: int) -> dict[str, int]:
         points = count("SELECT count(*) FROM trial_intermediate_values")
         short = count(
             "SELECT count(*) FROM trials WHERE state = 'COMPLETE' AND (SELECT count(*) FROM trial_intermediate_values "
-            f"AS v WHERE v.trial_id = trials.trial_id) != {EVALUATIONS}"
+            f"AS v WHERE v.trial_id = trials.trial_id) != {evaluations}"
         )
     return {"trials": trials, "lost": trials - ended + short, "double": trials - numbers + judged - points}
 
@@ -233,7 +234,14 @@ def sides(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"side": "rival: RDBStorage", "storage": kind, "trials": given.rival_trials, "proxied": False}
     yield {"side": "rival: gRPC proxy", "storage": "postgresql", "trials": given.rival_trials, "proxied": True}
     if given.seconds:
-        yield {"side": "real time", "storage": "postgresql", "workers": 16, "seconds": given.seconds, **common}
+        yield {
+            "side": "real time",
+            "storage": "postgresql",
+            "workers": 16,
+            "seconds": given.seconds,
+            "evaluations": 1,
+            **common,
+        }
 
 
 def measured(side: dict[str, Any], server: Any) -> dict[str, Any]:

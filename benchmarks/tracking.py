@@ -79,7 +79,7 @@ class Timed(Tracker):
 class Untold(Timed):
     """Is told everything and writes nothing."""
 
-    def _put(self, update: Callable[[], None]) -> None:
+    def _put(self, update: object) -> None:
         pass
 
 
