@@ -371,6 +371,7 @@ def test_the_report_says_what_the_time_was_spent_on() -> None:
         time_spent(seconds)
         == "time: 1m40s in this run · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"
     )
+    assert time_spent(seconds, 3).startswith("time: 1m40s in this run, of 3 workers together · training 90.0%")
 
 
 def test_tuned_scores_are_shown_beside_the_others_if_there_are_any() -> None:

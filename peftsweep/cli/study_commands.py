@@ -136,7 +136,7 @@ def _say_result(display: Progress, config: StudyConfig, result: SweepResult) -> 
     adapter = None if best is None else best.adapter
     display.note(progress.sweep_result(config.name, result.counts, score, adapter, config.search.objective))
     if result.seconds:
-        display.note(progress.time_spent(result.seconds))
+        display.note(progress.time_spent(result.seconds, result.workers))
     if result.interrupted is not None:
         raise Stopped(result.interrupted)
     if best is not None:

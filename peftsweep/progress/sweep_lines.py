@@ -146,16 +146,17 @@ def worker_row(worker: WorkerStatus, study: str) -> tuple[str, ...]:
     return (f"worker {worker.number}", slots, f"{worker.rate:,.0f} samples/s", *filter(None, [study]), place)
 
 
-def time_spent(seconds: Mapping[str, float]) -> str:
+def time_spent(seconds: Mapping[str, float], workers: int = 1) -> str:
     """`time: 31m02s in this run · training 91.2% · evaluation 7.4% · checkpoints 0.5% · everything else 0.9%`
 
-    It counts the worker's time from the loaded base on. `status` adds up the trials' own times, of all runs.
+    It counts the workers' time from the loaded base on. `status` adds up the trials' own times, of all runs.
     """
     whole = sum(seconds.values())
     shares = {name: seconds.get(name, 0.0) / whole for name in ("training", "evaluation", "checkpoints")}
     shares["everything else"] = 1 - sum(shares.values())
+    of = f", of {workers} workers together" if workers > 1 else ""
     return " · ".join(
-        [f"time: {duration(whole)} in this run", *(f"{name} {share:.1%}" for name, share in shares.items())]
+        [f"time: {duration(whole)} in this run{of}", *(f"{name} {share:.1%}" for name, share in shares.items())]
     )
 
 

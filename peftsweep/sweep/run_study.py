@@ -47,7 +47,8 @@ class SweepResult:
         best: its best trial; None if no trial is complete.
         counts: number of trials in each state.
         seconds: by kind of work: "training", "evaluation", "checkpoints", "other", and "source" (what the study itself
-            took: to sample, judge, store and track). Empty if nothing was left to train.
+            took: to sample, judge, store and track), of all workers together. Empty if nothing was left to train.
+        workers: number of workers that trained it.
         interrupted: the signal that stopped the run, if one did.
     """
 
@@ -55,6 +56,7 @@ class SweepResult:
     best: best_rows.Best | None
     counts: dict[str, int]
     seconds: dict[str, float]
+    workers: int = 0
     interrupted: int | None = None
 
 
@@ -193,7 +195,12 @@ def _judged(
 def _result(judge: StudyJudge) -> SweepResult:
     best = next(iter(best_rows.best(judge.studies.url, [judge.config.name])), None)
     return SweepResult(
-        judge.studies.load(judge.config.name), best, judge.counts(), dict(judge.seconds), judge.stop.number
+        judge.studies.load(judge.config.name),
+        best,
+        judge.counts(),
+        dict(judge.seconds),
+        judge.workers,
+        judge.stop.number,
     )
 
 

@@ -75,6 +75,7 @@ class StudyJudge(Judge):
         self.told_all: set[int] = set()  # workers that believe that there are no more trials
         self.deaths: Counter[int] = Counter()  # by trial: workers that died while they trained it
         self.seconds: dict[str, float] = {}  # where the workers' time went
+        self.workers = 0  # that have ended
         self.live = LiveStatus(self.halving, supply)
         self.heartbeat = Heartbeat(self.study, self.places, self.running, self.live, self.requests)
         self.after_commit: deque[Callable[[], object]] = deque()

@@ -101,6 +101,7 @@ class StudySweep:
                 assert isinstance(value, Usage)
                 self.served = True
                 pack = self.packs.get(worker)
+                judge.workers += bool(value.seconds)
                 judge.used(value, None if pack is None else pack.memory)
                 return None
 
