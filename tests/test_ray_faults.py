@@ -88,7 +88,7 @@ class Ended(Silent):
 
 
 class Struck(RayPool):
-    """A pool that strikes once, after some evaluations.
+    """A pool that strikes once, after some evaluations, and while `crew` workers train: the first waits for the others.
 
     Args:
         freed: whether workers that have trained may start further trials after the strike. Until then they wait.
@@ -99,8 +99,11 @@ class Struck(RayPool):
         lost: why workers were lost.
     """
 
-    def __init__(self, strike: Callable[[], object], freed: Callable[[Struck], bool], **options: Any) -> None:
+    def __init__(
+        self, strike: Callable[[], object], freed: Callable[[Struck], bool], crew: int, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self.crew = crew
         self.strike: Callable[[], object] | None = strike
         self.freed, self.after = freed, AFTER
         self.starts, self.training, self.lost = Counter[int](), set[int](), list[str]()
@@ -109,7 +112,8 @@ class Struck(RayPool):
     def call(self, worker: int, name: Call, *arguments: Any) -> None:
         starts = [each for each in arguments[0] if isinstance(each, StartTrials)] if name == "advance" else []
         numbers = [trial.number for each in starts for trial in each.trials]
-        if numbers and self.strike is None and worker in self.training and not self.freed(self):
+        go_on = self.freed(self) if self.strike is None else len(self.training) >= self.crew
+        if numbers and worker in self.training and not go_on:
             self.held.append((worker, arguments))
             return
         self.starts.update(numbers)
@@ -123,7 +127,8 @@ class Struck(RayPool):
                 self.lost.append(answer.reason)
             elif isinstance(answer, Answer) and isinstance(answer.value, list):
                 self.after -= sum(isinstance(event, Evaluated) for event in answer.value)
-        if self.after <= 0 and self.strike is not None:
+        ready = self.after <= 0 and len(self.training) >= self.crew and not self.held
+        if ready and self.strike is not None:
             strike, self.strike = self.strike, None
             strike()
         held, self.held = self.held, []
@@ -138,18 +143,20 @@ def sweep(
     strike: Callable[[], object],
     timeout: float = 100,
     freed: Callable[[Struck], bool] = lambda pool: True,
+    crew: int = 1,
     **changes: Any,
 ) -> tuple[Struck, Ended]:
     """Run the study on two workers of a cluster.
 
     Args:
         timeout: seconds after which a silent worker is replaced.
+        crew: number of workers that train when the pool strikes.
     """
     shown, pools = Ended(), list[Struck]()
 
     def pool() -> Struck:
         options = {"workers": 2, "address": cluster.address, "timeout": timeout, "note": shown.note}
-        pools.append(Struck(strike, freed, **options))
+        pools.append(Struck(strike, freed, crew, **options))
         return pools[0]
 
     options = {"slots": 1, "checkpoint_every": 0.0, "storage": place.storage, "tracking_uri": place.tracking_uri}
@@ -176,7 +183,7 @@ def check_whole(place: Home, undisturbed: Home, shown: Ended | None = None) -> N
 
 def test_a_worker_killed_in_mid_trial_is_replaced(here: Home, base: Home, cluster: RayCluster) -> None:
     cluster.add()
-    pool, shown = sweep(here, cluster, lambda: os.kill(cluster.workers()[0], signal.SIGKILL))
+    pool, shown = sweep(here, cluster, lambda: os.kill(cluster.workers()[0], signal.SIGKILL), crew=2)
     check_whole(here, base, shown)
     assert sum(pool.starts.values()) == TRIALS + 1 and len(pool.lost) == 1
     assert [bool(trial.pauses) for trial in records(here)].count(True) == 1  # it went on from its checkpoint
@@ -184,7 +191,7 @@ def test_a_worker_killed_in_mid_trial_is_replaced(here: Home, base: Home, cluste
 
 def test_a_removed_node_s_trial_goes_on_elsewhere(here: Home, base: Home, cluster: RayCluster) -> None:
     node = cluster.add()
-    pool, shown = sweep(here, cluster, lambda: cluster.remove(node))
+    pool, shown = sweep(here, cluster, lambda: cluster.remove(node), crew=2)
     check_whole(here, base, shown)
     assert sum(pool.starts.values()) == TRIALS + 1 and len(pool.lost) == 1
 
@@ -204,7 +211,7 @@ def test_a_worker_that_hangs_is_ended_and_replaced(here: Home, base: Home, clust
         hanging.append(cluster.workers()[0])
         os.kill(hanging[0], signal.SIGSTOP)
 
-    pool, shown = sweep(here, cluster, hang, timeout=8)
+    pool, shown = sweep(here, cluster, hang, timeout=8, crew=2)
     check_whole(here, base, shown)
     assert pool.lost == ["it reported nothing for 8 s"]
     until_gone(hanging)
@@ -213,7 +220,7 @@ def test_a_worker_that_hangs_is_ended_and_replaced(here: Home, base: Home, clust
 def test_a_worker_whose_gpu_stays_full_is_given_up(here: Home, base: Home, cluster: RayCluster) -> None:
     full = here.folder / "full"
     cluster.add(FULL=str(full))
-    pool, shown = sweep(here, cluster, full.touch, freed=lambda pool: len(pool.lost) == 3, method="full")
+    pool, shown = sweep(here, cluster, full.touch, freed=lambda pool: len(pool.lost) == 3, crew=2, method="full")
     check_whole(here, base, shown)
     assert len(pool.lost) == 3 and all("out of memory" in reason for reason in pool.lost)
     assert any(line.startswith("workers: 3 were lost in a row") for line in shown.lines)
