@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[1] / "docs" / "slurm" / "sweep.sbatch"
 
 @pytest.fixture
 def here(tmp_path: Path) -> Home:
-    """A working folder with a study, and programs of SLURM in bin/."""
+    """A working folder with a study, and a folder with programs of SLURM."""
     here = home(tmp_path)
     (here.folder / "sweeps").mkdir()
     here.study("sweeps/long", train={"epochs": 150, "evals_per_epoch": 1}, search={"trials": 2})

@@ -103,6 +103,12 @@ def number_of(ended: KeyboardInterrupt) -> int:
     return ended.number if isinstance(ended, Stopped) else signal.SIGINT
 
 
+def end_at_once(process: int) -> None:
+    """End a process by its number, if it is still there. It cannot refuse."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
 def end_group(process: subprocess.Popen[bytes]) -> None:
     """End a process and all others of its group, by force if they do not end by themselves."""
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peftsweep.engine import Command, Event, ScoreTrial, StartTrials, Trial, TrialEnded
+from peftsweep.system import plain_files
 
+LONGEST = 10_000  # bytes of a landmark
 DAYS = 14  # after which a trial's checkpoints on a node are taken for forgotten
 
 
@@ -31,16 +33,16 @@ class Landmark:
     def of(cls, file: Path) -> Landmark:
         """
         Raises:
-            OSError: it cannot be read.
+            OSError, ValueError: it cannot be read.
         """
         file = file.absolute()
         status = file.stat()
-        return cls(file, file.read_bytes(), status.st_ino, status.st_mtime_ns)
+        return cls(file, plain_files.read(file, LONGEST), status.st_ino, status.st_mtime_ns)
 
     def is_seen(self) -> bool:
         try:
             return Landmark.of(self.file) == self
-        except OSError:
+        except (OSError, ValueError):
             return False
 
 

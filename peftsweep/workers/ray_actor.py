@@ -44,8 +44,8 @@ class RayWorker:
             os.chdir(folder)
 
     def call(self, name: str, *arguments: bytes) -> tuple[str, Any]:
-        """Returns "answer" and the call's result ("progress" if a trial has reached an evaluation), "failed" and the
-        error that ends the study, or "lost" and why this worker must be replaced."""
+        """Returns "answer" and the call's result ("progress" if a trial has reached an evaluation), "error" and
+        the one that ends the study, or "lost" and why this worker must be replaced."""
         try:
             value = self._answer(name, *map(ForkingPickler.loads, arguments))
             progress = isinstance(value, list) and any(isinstance(event, Evaluated) for event in value)
@@ -53,7 +53,7 @@ class RayWorker:
         except BaseException as error:  # tokenizers panics with errors that are not Exceptions
             if any(map(self._blames_the_machine, _chain(error))):
                 return "lost", f"{type(error).__name__} on {self.node}: {str(error).splitlines()[0]}"
-            return "failed", ForkingPickler.dumps(self._told(error)).tobytes()
+            return "error", ForkingPickler.dumps(self._told(error)).tobytes()
 
     def _answer(self, name: str, *arguments: Any) -> Any:
         if name == "load":

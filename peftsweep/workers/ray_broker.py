@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import platform
-import signal
 import socket
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any
 
 import ray
 
+from peftsweep.system.signals import end_at_once
 from peftsweep.system.temporary import TemporaryFolder
 
 LOSSES = 3  # workers in a row that may be lost without an evaluation before none takes their place
@@ -246,8 +246,7 @@ class Broker:
         for number in list(self.places):
             self.end(number)
         for process in processes if self.local else ():
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+            end_at_once(process)
 
 
 def _nodes() -> list[dict[str, float]]:
