@@ -48,6 +48,7 @@ def test_a_killed_sweep_takes_its_cluster_with_it_and_goes_on_when_run_again(tmp
 
     with here.start(*words, **SECRETS) as sweep:
         until(lambda: (here.folder / "artifacts" / "small" / "trial-0000" / "adapter").exists(), sweep)
+        until(finished, sweep)  # the adapter is written before the trial's end is stored
         ours = descendants(sweep.pid)
         check_secrecy(ours)
         sweep.kill()
