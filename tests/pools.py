@@ -27,12 +27,23 @@ class TurnsPool:
             and so are the events.
         replaced: whether a new worker takes the place of a lost one.
         nodes: names of the machines, which have a worker in turn.
+        struck: called with each call before it is done. If it gives a reason, the worker is lost.
+
+    Attributes:
+        loads: number of times that a base was loaded.
     """
 
     def __init__(
-        self, workers: int, dies: Dies = never, *, replaced: bool = True, nodes: Sequence[str] = ("here", "there")
+        self,
+        workers: int,
+        dies: Dies = never,
+        *,
+        replaced: bool = True,
+        nodes: Sequence[str] = ("here", "there"),
+        struck: Callable[[Call, tuple[Any, ...]], str | None] = lambda name, arguments: None,
     ) -> None:
-        self.dies, self.replaced, self.nodes = dies, replaced, nodes
+        self.dies, self.replaced, self.nodes, self.struck = dies, replaced, nodes, struck
+        self.loads = 0
         self.numbers = count()
         self.workers: dict[int, LocalWorker | None] = {next(self.numbers): None for _ in range(workers)}
         self.calls: deque[tuple[int, Call, tuple[Any, ...]]] = deque()
@@ -54,6 +65,10 @@ class TurnsPool:
         if not self.workers:
             raise WorkerError("all workers are gone")
         number, name, arguments = self.calls.popleft()
+        self.loads += name == "load"
+        if reason := self.struck(name, arguments):
+            self._lose(number)
+            return [Lost(number, reason)]
         try:
             value = self._answer(number, name, arguments)
         except Exception as error:
@@ -78,8 +93,8 @@ class TurnsPool:
         return worker
 
     def _lose(self, number: int) -> None:
-        self._worker(number).close()  # this process still has its memory
-        del self.workers[number]
+        if (worker := self.workers.pop(number)) is not None:
+            worker.close()  # this process still has its memory
         if self.replaced:
             self.workers[next(self.numbers)] = None
 

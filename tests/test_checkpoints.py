@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from peftsweep.engine import Pack, Trial, checkpoint, checkpoints
+from peftsweep.engine import Pack, Trial, TrialEnded, checkpoint, checkpoints
 from tests.packs import SINGLE, Watched, pack_of
 from tests.test_engine import trial
 from tests.tiny import tiny_model
@@ -140,7 +141,7 @@ def test_a_full_disk_ends_training_at_the_end_of_a_step(
     pack.release()
 
 
-def test_a_trial_that_ends_while_it_is_written_leaves_no_checkpoint(
+def test_a_trial_ends_only_when_nothing_is_written_to_its_folder_any_more(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, one = SlowDisk(monkeypatch), trial(0, tmp_path, evals_per_epoch=1)
@@ -149,8 +150,24 @@ def test_a_trial_that_ends_while_it_is_written_leaves_no_checkpoint(
     assert disk.began.wait(60)
     while not pack.undecided:
         pack.step()
+    pack.outbox.drain()
+    threading.Timer(0.5, disk.go.set).start()
     pack.decide([False])
-    disk.go.set()
+    assert disk.go.is_set() and saved(one) == ["checkpoint-000001-00"]  # the study removes it now
+    assert [type(event) for event in pack.outbox.drain()] == [TrialEnded]
+    pack.release()
+
+
+def test_whatever_goes_wrong_while_a_checkpoint_is_written_is_raised_by_the_next_step(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")
+
+    monkeypatch.setattr(checkpoint, "save_file", broken)
+    pack = training(base, [trial(0, tmp_path, evals_per_epoch=1)], every=0.0)
+    step(pack)
     pack.checkpoints.finish()
-    assert saved(one) == []
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        step(pack)
     pack.release()

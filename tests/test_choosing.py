@@ -32,3 +32,9 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(workers: object, tmp
     with pytest.raises(UsageError, match=r"^workers: expected 'auto' or a whole number of at least 1, got "):
         here.run(here.study(), workers=workers)
     assert not (here.folder / "studies.db").exists()
+
+
+def test_a_worker_gets_some_seconds_to_report(tmp_path: Path) -> None:
+    here = home(tmp_path / "home")
+    with pytest.raises(UsageError, match=r"^worker_timeout: expected at least 10 seconds, got 0.0$"):
+        here.run(here.study(), worker_timeout=0.0)

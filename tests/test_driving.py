@@ -5,20 +5,23 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peftsweep.engine import Evaluated, Event
+import peftsweep
+from peftsweep.engine import Evaluated, Event, ScoreTrial
 from peftsweep.errors import WorkerError
 from peftsweep.progress import Silent, SweepStatus
 from peftsweep.sweep import SweepResult
 from peftsweep.sweep.run_study import run_together
+from peftsweep.workers import Call
 from tests.pools import Dies, TurnsPool, never
-from tests.studies import Home, home
+from tests.studies import LABELS, Home, home
+from tests.tiny import tiny_rows, write
 
 
 @pytest.fixture
@@ -142,3 +145,50 @@ def test_without_any_worker_left_the_sweep_ends_with_the_reason_and_goes_on_late
         run_on(1, here, study, dies=DiesAt(6), replaced=False)
     (result,) = run_on(2, here, study)
     assert result.counts == {"complete": 3}
+
+
+def struck_pool(pools: list[TurnsPool], workers: int, struck: Callable[[Call, tuple[Any, ...]], str | None]) -> Any:
+    """Starts a pool whose workers are lost at some calls, and puts it into the list."""
+
+    def start() -> TurnsPool:
+        pools.append(TurnsPool(workers, struck=struck))
+        return pools[-1]
+
+    return start
+
+
+def test_a_worker_that_is_lost_as_it_is_closed_costs_nothing(here: Home) -> None:
+    pools: list[TurnsPool] = []
+    start = struck_pool(pools, 1, lambda name, arguments: "gone" if name == "close" else None)
+    heard = Heard()
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri, "progress": heard}
+    (result,) = run_together([here.study()], start, **options)
+    assert result.counts == {"complete": 3} and pools[0].loads == 1
+    assert not [line for line in heard.warnings if line.startswith("worker")]
+
+
+def test_a_worker_that_is_lost_as_it_scores_the_test_split_is_not_replaced_for_that(here: Home) -> None:
+    test = write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
+    study, pools, heard = here.study(data={"test": str(test)}), list[TurnsPool](), Heard()
+
+    def scoring(name: Call, arguments: tuple[Any, ...]) -> str | None:
+        return "gone" if name == "advance" and any(isinstance(each, ScoreTrial) for each in arguments[0]) else None
+
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
+    (result,) = run_together([study], struck_pool(pools, 1, scoring), progress=heard, **options)
+    assert result.counts == {"complete": 3} and pools[0].loads == 1
+    assert re.fullmatch(r"test split: trial \d was not scored; the next run tries again", heard.warnings[-1])
+    (again,) = run_on(1, here, study)
+    assert "test" in again.study.user_attrs
+
+
+def test_a_study_that_no_worker_can_load_leaves_the_workers_to_the_others(here: Home) -> None:
+    bad, good, pools = here.study("bad", search={"trials": 6}), here.study("good", search={"trials": 2}), []
+
+    def loading(name: Call, arguments: tuple[Any, ...]) -> str | None:
+        return "its GPU is full" if name == "load" and arguments[0].config.name == "bad" else None
+
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
+    with pytest.raises(WorkerError, match=r"^3 workers were lost while they loaded bad; the last: its GPU is full$"):
+        run_together([bad, good], struck_pool(pools, 2, loading), **options)
+    assert [status["complete"] for status in peftsweep.status(here.storage)] == [0, 2]

@@ -242,6 +242,7 @@ def test_status_shows_each_worker_of_a_running_sweep(url: str) -> None:
         ({"heartbeat": 1_000}, r"its sweep died (process 12 on far.example, last heard of "),
         ({"state": "stopped", "reason": "SIGTERM"}, "stopped by SIGTERM"),
         ({"state": "failed"}, "an error ended its sweep"),
+        ({"state": "failed", "reason": "Ray is gone"}, "an error ended its sweep: Ray is gone"),
     ],
 )
 def test_status_says_why_a_sweep_ended_early_and_how_to_resume_it(url: str, changes: dict[str, Any], said: str) -> None:

@@ -12,9 +12,9 @@ study/artifacts.py writes it.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -100,9 +100,8 @@ def write(taken: Snapshot) -> None:
             _fill(aside, taken)
         _fsync([folder.parent])
     except SafetensorError as error:
-        if "os error 28" in str(error):  # how safetensors reports a full disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-        raise
+        number = re.search(r"os error (\d+)", str(error))  # how safetensors reports a full disk, for instance
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) if number else error from error
     for old in folder.parent.glob("*checkpoint-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)

@@ -15,7 +15,6 @@ from peftsweep.engine.host_copies import HostCopies
 from peftsweep.engine.slot import BestEvaluation, Slot
 from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.trial import Trial
-from peftsweep.system.folders import remove
 
 CHECKPOINT_EVERY = 60.0  # seconds: a kill costs at most so much of a trial's training
 DISK_SHARE = 0.25  # largest share of the time that the disk writes checkpoints
@@ -38,9 +37,8 @@ class Checkpoints:
         self._changed = threading.Condition()
         self._waiting: list[checkpoint.Snapshot] = []
         self._writing: Path | None = None  # the folder of the trial that is being written
-        self._forgotten: set[Path] = set()  # folders of trials that ended while they were being written
         self._pause_until = 0.0
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
     def keep_best(self, slot: Slot, logits: NDArray[np.float32]) -> None:
@@ -77,12 +75,12 @@ class Checkpoints:
         self._raise_error()
 
     def left(self, trial: Trial) -> None:
-        """A trial has left its slot. It needs no checkpoint any more."""
+        """A trial has left its slot, and needs no checkpoint any more. If one is being written, this waits for it: once
+        the study knows that the trial has ended, it removes the folder."""
         self._saved.pop(trial.folder, None)
         with self._changed:
             self._waiting = [taken for taken in self._waiting if taken.folder.parent != trial.folder]
-            if self._writing == trial.folder:
-                self._forgotten.add(trial.folder)
+            self._changed.wait_for(lambda: self._writing != trial.folder)
 
     def finish(self) -> None:
         """Wait until everything is written."""
@@ -108,19 +106,16 @@ class Checkpoints:
                     self._thread = None
                     return
                 taken = self._waiting.pop(0)
-                self._writing = folder = taken.folder.parent
+                self._writing = taken.folder.parent
             began = time.monotonic()
             try:
                 checkpoint.write(taken)
-            except OSError as error:
+            except Exception as error:  # the next step raises it
                 self._error = error
             took = time.monotonic() - began
             with self._changed:
                 self._writing = None
                 self._pause_until = time.monotonic() + took * (1 / DISK_SHARE - 1)
-                if folder in self._forgotten:
-                    self._forgotten.remove(folder)
-                    remove(folder, taken.folder)
                 self._changed.notify_all()
 
     def _raise_error(self) -> None:

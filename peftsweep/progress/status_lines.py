@@ -45,7 +45,7 @@ def _early_end(row: Row) -> list[str]:
         case SweepState.DIED:
             return [f"its sweep died ({row['process']}, last heard of {_ago(row['heartbeat'])} ago)"]
         case SweepState.FAILED:
-            return ["an error ended its sweep"]
+            return [f"an error ended its sweep{': ' * bool(row['reason'])}{row['reason']}"]
         case SweepState.STOPPED if row["reason"]:
             return [f"stopped by {row['reason']}"]
     return []

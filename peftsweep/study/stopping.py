@@ -92,6 +92,8 @@ def _check_trial(running: StoredStudy, study: StoredStudy, number: int) -> None:
             "whole retraining stops"
         )
     trial = next((each for each in study.records() if each.number == number), None)
+    if trial is None and number < (study.record.total or 0):
+        raise UsageError(f"study {study.study_name!r}: trial {number} has not started yet")
     if trial is None:
         raise UsageError(f"study {study.study_name!r} has no trial {number}")
     if trial.state.finished:

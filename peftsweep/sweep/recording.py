@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from peftsweep.sweep.error_lines import in_a_line
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep_state import SweepState
 
@@ -18,21 +19,19 @@ def recorded(judge: StudyJudge) -> Iterator[None]:
         yield
     except BaseException as error:
         with suppress(Exception):  # it must not hide the error that ended the sweep
-            end(judge, SweepState.STOPPED if isinstance(error, KeyboardInterrupt) else SweepState.FAILED)
+            stopped = isinstance(error, KeyboardInterrupt)
+            judge.failed = judge.failed or ("" if stopped else in_a_line(error))
+            end(judge)
         raise
     end(judge)
 
 
-def end(judge: StudyJudge, unfinished: SweepState = SweepState.STOPPED) -> None:
-    """Record how the sweep ended, if that is not recorded yet.
-
-    Args:
-        unfinished: the state if trials are left and nothing else is known.
-    """
+def end(judge: StudyJudge) -> None:
+    """Record how the sweep ended, if that is not recorded yet."""
     if judge.heartbeat.record is None:
         return
     if judge.failed:
-        judge.heartbeat.end(SweepState.FAILED)
+        judge.heartbeat.end(SweepState.FAILED, judge.failed)
     elif not judge.supply.has_work() and all(trial.state.finished for trial in judge.supply.trials() if trial.begun):
         judge.heartbeat.end(SweepState.DONE)
     elif judge.requests.by:
@@ -43,5 +42,5 @@ def end(judge: StudyJudge, unfinished: SweepState = SweepState.STOPPED) -> None:
     elif judge.stop.asked:
         judge.heartbeat.end(SweepState.STOPPED, judge.stop.name)
     else:
-        judge.heartbeat.end(unfinished)
+        judge.heartbeat.end(SweepState.STOPPED)
     judge.commit()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftsweep.config import StudyConfig, load
-from peftsweep.data import find_mistakes
+from peftsweep.data import Dataset, find_mistakes
 from peftsweep.data import load as load_data
 from peftsweep.engine import CHECKPOINT_EVERY
 from peftsweep.errors import UsageError
@@ -36,6 +36,7 @@ from peftsweep.tracking import MlflowRuns, OpenSink, Sink, Tracker
 from peftsweep.workers import HANG, LocalWorker, Pool, StartWorker, start_pool
 
 StartPool = Callable[[], Pool]
+SHORTEST = 10.0  # seconds: a worker reports about once a second, but a step may take several
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def run_together(
         others: as in `run`, for each study.
 
     Raises:
-        PeftsweepError: with one clear message. Finished trials are kept. An error of one study does not end the others.
+        PeftsweepError: with one clear message. Finished trials are kept. An error of a worker ends only its study.
     """
     for study in studies:
         check_arguments(study, slots, overrides)
@@ -150,6 +151,8 @@ def run_together(
     sinks = [sink(tracking_uri) for _ in studies]
     if workers != "auto":
         check_at_least(1, "workers", workers, "'auto' or ")
+    if not worker_timeout >= SHORTEST:
+        raise UsageError(f"worker_timeout: expected at least {SHORTEST:.0f} seconds, got {quoted(worker_timeout)}")
     if trials is not None:
         check_at_least(1, "trials", trials)
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
@@ -163,19 +166,28 @@ def run_together(
             each if isinstance(each, StudyConfig) else load(each, overrides, check=find_mistakes) for each in studies
         ]
         check_distinct(configs)
-        judges = []
-        for config, each in zip(configs, sinks, strict=True):
-            own = display if len(configs) == 1 else OneOfSeveral(display, config.name)
-            judged = _judged(config, trials, timeout, Studies(storage, display.warn), each, own, stop)
-            judges.append(leave.enter_context(judged))
+        own = [display if len(configs) == 1 else OneOfSeveral(display, config.name) for config in configs]
+        places = [Studies(storage, display.warn) for _ in configs]
+        # all data is read before the first study begins: a mistake in one leaves the others as they were
+        data = list(map(_read, configs, places, own))
+        judges = [
+            leave.enter_context(_judged(config, rows, trials, timeout, place, each, shown, stop))
+            for config, rows, place, each, shown in zip(configs, data, places, sinks, own, strict=True)
+        ]
         chosen = partial(start_pool, workers, ray_address, worker_timeout, display.note, start)
         train(judges, pool or chosen, slots, tracking_uri, display, checkpoint_every)
         return [_result(judge) for judge in judges]
 
 
+def _read(config: StudyConfig, studies: Studies, display: Progress) -> Dataset:
+    rows = begun(studies, config.name)
+    return load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, resumed=rows)
+
+
 @contextmanager
 def _judged(
     config: StudyConfig,
+    data: Dataset,
     trials: int | None,
     timeout: float | None,
     studies: Studies,
@@ -184,8 +196,6 @@ def _judged(
     stop: StopSignal,
 ) -> Iterator[StudyJudge]:
     """The judge of a study, which is opened and leased."""
-    rows = begun(studies, config.name)
-    data = load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, resumed=rows)
     with studies.lease(config.name):
         (opened,) = studies.hold(open_study(studies, config, data))
         supply = TrialSupply(config, opened, studies, config.search.trials if trials is None else trials, timeout)

@@ -52,7 +52,7 @@ class StudyJudge(Judge):
     Attributes:
         stop: whether a signal asked to stop.
         requests: what `peftsweep stop` asked.
-        failed: whether an error has ended the study.
+        failed: the error that has ended the study, in a line.
         places: where each worker trains.
         after_commit: what others learn of the study, and what is deleted, once the study is stored.
     """
@@ -69,7 +69,7 @@ class StudyJudge(Judge):
             write_study(self.study, total=supply.total)
             self.projection.outdate()
         self.running: dict[int, Running] = {}
-        self.failed = False
+        self.failed = ""
         self.requests = StopRequests(progress.note)
         self.places: dict[int, Place] = {}
         self.told_all: set[int] = set()  # workers that believe that there are no more trials
@@ -121,7 +121,7 @@ class StudyJudge(Judge):
         return True
 
     def wants_stop(self) -> bool:
-        return self.is_stopped or self.failed
+        return self.is_stopped or bool(self.failed)
 
     @property
     def is_stopped(self) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Literal
 
-from peftsweep.engine import Idle
-from peftsweep.errors import PeftsweepError
+from peftsweep.engine import Idle, ScoreTrial
+from peftsweep.errors import PeftsweepError, WorkerError
 from peftsweep.models import BaseInfo
+from peftsweep.sweep.error_lines import in_a_line
 from peftsweep.sweep.recording import end
-from peftsweep.sweep.running import Place
+from peftsweep.sweep.running import DEATHS, Place
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.worker_start import check_base, report_another, report_start
 from peftsweep.workers import Call, PackInfo, Usage, WorkerSpec
@@ -38,6 +39,8 @@ class StudySweep:
         self.nodes: dict[int, str | None] = {}
         self.bases: dict[int, BaseInfo] = {}
         self.packs: dict[int, PackInfo] = {}
+        self.scoring: dict[int, list[int]] = {}  # trials that a worker scores on the test split
+        self.losses = 0  # workers lost in a row before they could train
         self.served = False  # whether a worker has done all that there was
         self.error: Exception | None = None
 
@@ -75,6 +78,7 @@ class StudySweep:
             self.leave(worker)
         else:
             self.under_way[worker] = call[0]
+            self.served |= call[0] == "close"
         return call
 
     def _after(self, worker: int, value: object) -> NextCall | None:
@@ -87,7 +91,7 @@ class StudySweep:
                     check_base(value, judge)
                 except PeftsweepError as error:
                     return self.fail(worker, error)
-                return ("close",) if judge.is_stopped else ("build",)
+                return ("close",) if judge.wants_stop() else ("build",)
             case "build":
                 assert isinstance(value, PackInfo)
                 judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
@@ -96,10 +100,10 @@ class StudySweep:
             case "advance":
                 assert isinstance(value, list)
                 commands = judge.answer(value, worker)
+                self.scoring[worker] = [command.trial.number for command in commands if isinstance(command, ScoreTrial)]
                 return ("advance", commands) if commands or Idle() not in value else ("close",)
             case "close":
                 assert isinstance(value, Usage)
-                self.served = True
                 pack = self.packs.get(worker)
                 judge.workers += bool(value.seconds)
                 judge.used(value, None if pack is None else pack.memory)
@@ -111,6 +115,7 @@ class StudySweep:
         report = report_start if self.judge.base is None else report_another
         report(self.judge, base, pack, self.tracking_uri, worker)
         self.packs[worker] = pack
+        self.losses = 0
 
     def fail(self, worker: int, error: Exception) -> NextCall | None:
         """An error ends the study. Its other workers save checkpoints and stop."""
@@ -118,18 +123,28 @@ class StudySweep:
             self.leave(worker)
             return None
         self.error = self.error or error
-        self.judge.failed = True
+        self.judge.failed = in_a_line(error)
         self.under_way[worker] = "close"
         return ("close",)
 
     def lose(self, worker: int, reason: str) -> None:
         """A worker is gone. Its trials will be resumed by others."""
-        self.judge.lose(worker, reason)
+        call = self.under_way[worker]
+        if call != "close":  # after that nothing is lost: all events have arrived
+            self.judge.lose(worker, reason)
+        for number in self.scoring.get(worker, []):
+            self.served = True
+            self.judge.unscored.add(number)
+            self.judge.progress.warn(f"test split: trial {number} was not scored; the next run tries again")
+        self.losses += call in ("load", "build")
+        if self.losses == DEATHS:  # otherwise it would take all workers from the other studies
+            self.error = WorkerError(f"{DEATHS} workers were lost while they loaded {self.name}; the last: {reason}")
+            self.judge.failed = in_a_line(self.error)
         self.leave(worker)
 
     def leave(self, worker: int) -> None:
         """Forget a worker."""
-        for kept in (self.under_way, self.nodes, self.bases, self.packs):
+        for kept in (self.under_way, self.nodes, self.bases, self.packs, self.scoring):
             kept.pop(worker, None)
         self.judge.leave(worker)
 

@@ -32,7 +32,7 @@ def report_another(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_u
     """Tell the user that one more worker has loaded the base."""
     for note in pack.notes:
         judge.progress.note(note)
-    judge.progress.note(f"worker {worker}: {pack.slots} slots on {judge.places[worker].name}")
+    judge.progress.note(f"worker {worker}: {pack.slots} slot{'s' * (pack.slots > 1)} on {judge.places[worker].name}")
 
 
 def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri: str, worker: int) -> None:

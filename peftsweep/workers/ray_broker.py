@@ -38,7 +38,7 @@ WAITING = 20.0  # seconds without a free place in the cluster after which the us
 STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
 SHORT = 36  # characters of a folder in which Ray can open its sockets: their paths have at most 107
 CONNECT = 10.0  # seconds for the cluster's head to accept a connection
-TIMED = ("advance", "close")  # calls that must be answered in time; loading may include a download
+TIMED = ("hello", "build", "advance", "close")  # must be answered in time; loading may include a download
 
 
 class SweepWorker:
@@ -262,7 +262,7 @@ def _count(nodes: list[dict[str, float]], resource: str) -> int:
 def _reason(error: BaseException) -> str:
     """Why Ray lost an actor, in a line."""
     if isinstance(error, ray.exceptions.ActorDiedError):  # its own words fill seven lines
-        gone = "node" in str(error) and "has died" in str(error)
+        gone = "its node has died" in str(error)
         return "its machine is gone" if gone else "its process died, as it does when memory runs out"
     lines = [line.strip() for line in str(error).splitlines()]
     told = [

@@ -56,6 +56,7 @@ class RayPool:
         self._note, self._address = note, address
         self._nodes: dict[int, str] = {}
         self._free: set[int] = set()
+        self._over: WorkerError | None = None  # why there will be no more answers
         self._calls: dict[int, Call] = {}  # each worker's, under way
         self._kept: dict[int, tuple[str, object]] = {}  # what the broker keeps, by identity
         self._pipe, theirs = Pipe()
@@ -136,9 +137,17 @@ class RayPool:
             self._pipe.send((what, value))
 
     def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
+        if self._over is not None:
+            raise self._over
         answers: list[Answer | Failed | Lost] = []
         while self._pipe.poll(0 if answers else seconds):
-            kind, worker, value = self._receive()
+            try:
+                kind, worker, value = self._receive()
+            except WorkerError as error:
+                if not answers:
+                    raise
+                self._over = error  # first what has been answered
+                break
             if kind == "note":
                 self._note(value)
             elif kind == "hello":
@@ -204,7 +213,8 @@ def environment(variables: Mapping[str, str], address: str | None) -> dict[str, 
     kept["PYTHONPATH"] = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
     kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     if address is None:
-        kept.pop("RAY_ADDRESS", None)
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):  # by itself Ray asks for a token
+            kept.pop(name, None)
     joined = variables.get("RAY_ADDRESS", "") if address == "auto" else address
     if joined is None or joined.removeprefix("ray://").startswith(("127.", "localhost:", "[::1]")):
         # Otherwise Ray replaces the loopback address by the machine's outward one, and listens there.
