@@ -38,7 +38,7 @@ WAITING = 20.0  # seconds without a free place in the cluster after which the us
 STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
 SHORT = 36  # characters of a folder in which Ray can open its sockets: their paths have at most 107
 CONNECT = 10.0  # seconds for the cluster's head to accept a connection
-TIMED = ("hello", "build", "advance", "close")  # must be answered in time; loading may include a download
+TIMED = ("build", "advance", "close")  # must be answered in time; loading may include a download
 
 
 class SweepWorker:
