@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -92,13 +94,24 @@ class Sqlite(Database):
         """Raises:
         StorageError: something is there that cannot be a database. Nothing is written beside it: it may be in /dev.
         """
-        if self.file.is_file():
-            return
-        if self.file.is_dir():
-            raise StorageError(f"{self.url}: a folder is there, and no database; name a file by --storage")
-        if os.path.lexists(self.file):
-            kind = "a link to itself" if self.file.is_symlink() else "a device, a pipe or a socket"
+        kind = self._kind()
+        if kind is not None:
             raise StorageError(f"{self.url}: {kind} is there, and no database; name a file by --storage")
+
+    def _kind(self) -> str | None:
+        """What is there that is neither a file nor nothing. It is looked at once, since another process may make the
+        file at any moment."""
+        try:
+            mode = self.file.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return "a link to itself"
+        if stat.S_ISREG(mode):
+            return None
+        return "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
 
     @contextmanager
     def lease(self, name: str, doing: Doing) -> Iterator[None]:
