@@ -35,6 +35,7 @@ from peftsweep.engine import (
     SlotStatus,
     StartTrials,
     StepTime,
+    Stop,
     Trial,
     TrialEnded,
     TrialsWanted,
@@ -196,6 +197,9 @@ class Replayed:
         return self.seconds / self.evaluations if isinstance(events[0], Evaluated) else 0.0, events
 
     def _advance(self, worker: int, commands: Sequence[Command]) -> Iterator[Event]:
+        if any(isinstance(command, Stop) for command in commands):
+            yield Idle()
+            return
         more, verdict = True, True
         for command in commands:
             match command:

@@ -35,6 +35,16 @@ def check_distinct(configs: Sequence[StudyConfig]) -> None:
         raise UsageError(f"study: {quoted(twice[0])} is named more than once")
 
 
+def check_seconds(name: str, value: object, least: float = 0.0) -> None:
+    """
+    Raises:
+        UsageError: the value is not a number of seconds, or is below the least.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        above = f"at least {least:.0f} seconds" if least else "seconds, such as 7200"
+        raise UsageError(f"{name}: expected {above}, got {quoted(value)}")
+
+
 def check_at_least(least: int, name: str, value: object, other: str = "") -> None:
     """
     Raises:

@@ -35,7 +35,7 @@ from peftsweep.storage import (
 from peftsweep.study import results
 from peftsweep.study.results import done, none_complete, ranked
 from peftsweep.study.seeds import summarised
-from peftsweep.sweep.arguments import check_arguments, check_at_least
+from peftsweep.sweep.arguments import check_arguments, check_at_least, check_seconds
 from peftsweep.sweep.open_study import check_same, open_study
 from peftsweep.sweep.run_study import quiet_bitsandbytes, train
 from peftsweep.sweep.seed_judge import SeedJudge, has_all_trials
@@ -94,6 +94,7 @@ def retrain(
     opened_sink = sink(tracking_uri)
     check_at_least(2, "seeds", seeds)
     check_at_least(1, "top", top)
+    check_seconds("checkpoint_every", checkpoint_every)
     shown: Progress = Silent() if progress is None else progress
     with stopped_by_signals() as stop, guarded(storage), quiet_bitsandbytes():
         config = study if isinstance(study, StudyConfig) else load(study, overrides, check=find_mistakes)

@@ -17,13 +17,11 @@ from peftsweep.config import StudyConfig, load
 from peftsweep.data import Dataset, find_mistakes
 from peftsweep.data import load as load_data
 from peftsweep.engine import CHECKPOINT_EVERY
-from peftsweep.errors import UsageError
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import OneOfSeveral, Progress, Silent
-from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.study import best_rows
-from peftsweep.sweep.arguments import check_arguments, check_at_least, check_distinct
+from peftsweep.sweep.arguments import check_arguments, check_at_least, check_distinct, check_seconds
 from peftsweep.sweep.driving import drive_all
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
@@ -151,12 +149,12 @@ def run_together(
     sinks = [sink(tracking_uri) for _ in studies]
     if workers != "auto":
         check_at_least(1, "workers", workers, "'auto' or ")
-    if not worker_timeout >= SHORTEST:
-        raise UsageError(f"worker_timeout: expected at least {SHORTEST:.0f} seconds, got {quoted(worker_timeout)}")
+    check_seconds("worker_timeout", worker_timeout, SHORTEST)
+    check_seconds("checkpoint_every", checkpoint_every)
     if trials is not None:
         check_at_least(1, "trials", trials)
-    if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
-        raise UsageError(f"timeout: expected seconds, such as 7200, got {quoted(timeout)}")
+    if timeout is not None:
+        check_seconds("timeout", timeout)
     display: Progress = Silent() if progress is None else progress
     with ExitStack() as leave:
         stop = leave.enter_context(stopped_by_signals())

@@ -17,6 +17,7 @@ from peftsweep.engine import UNFIT, Command, Evaluated, Event, Note, TrialEnded
 from peftsweep.errors import PeftsweepError, WorkerError
 from peftsweep.methods import register
 from peftsweep.workers.checkpoint_folders import CheckpointFolders, Landmark
+from peftsweep.workers.pickled import dumped
 from peftsweep.workers.worker import LocalWorker
 
 OF_A_GPU = ("CUDA", "cuBLAS", "CUBLAS", "cuDNN", "CUDNN", "NCCL", "out of memory")  # words of errors of a broken GPU
@@ -49,11 +50,11 @@ class RayWorker:
         try:
             value = self._answer(name, *map(ForkingPickler.loads, arguments))
             progress = isinstance(value, list) and any(isinstance(event, Evaluated) for event in value)
-            return "progress" if progress else "answer", ForkingPickler.dumps(value).tobytes()
+            return "progress" if progress else "answer", dumped(value)
         except BaseException as error:  # tokenizers panics with errors that are not Exceptions
             if any(map(self._blames_the_machine, _chain(error))):
                 return "lost", f"{type(error).__name__} on {self.node}: {str(error).splitlines()[0]}"
-            return "error", ForkingPickler.dumps(self._told(error)).tobytes()
+            return "error", dumped(self._told(error))
 
     def _answer(self, name: str, *arguments: Any) -> Any:
         if name == "load":

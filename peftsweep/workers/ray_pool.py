@@ -23,6 +23,7 @@ from peftsweep.safe_text.secrets.secret_names import means_secret
 from peftsweep.storage.identity import OWNER
 from peftsweep.system.signals import PATIENCE, end_group
 from peftsweep.workers.checkpoint_folders import Landmark
+from peftsweep.workers.pickled import check_importable, dumped
 from peftsweep.workers.pool import Answer, Call, Failed, Lost
 from peftsweep.workers.worker import WorkerSpec
 
@@ -121,7 +122,7 @@ class RayPool:
         self._calls[worker] = name
         if name == "advance":
             arguments += (_landmark(*arguments),)
-        sent = [self._key(each) if isinstance(each, WorkerSpec) else _dumped(each) for each in arguments]
+        sent = [self._key(each) if isinstance(each, WorkerSpec) else dumped(each) for each in arguments]
         self._send("call", (worker, name, sent))
 
     def _key(self, spec: WorkerSpec) -> str:
@@ -181,10 +182,6 @@ def _landmark(commands: Sequence[Command]) -> Landmark | None:
     return Landmark.of(folders[0].parent / OWNER) if folders else None
 
 
-def _dumped(value: object) -> bytes:
-    return ForkingPickler.dumps(value).tobytes()
-
-
 def with_method(spec: WorkerSpec) -> bytes:
     """The specification and its method, since workers have registered no method of one's own.
 
@@ -192,15 +189,8 @@ def with_method(spec: WorkerSpec) -> bytes:
         UsageError: another process cannot import the method.
     """
     method = METHODS[spec.config.method]
-    try:
-        if method.__module__ == "__main__":
-            raise ImportError("it is in the script itself")
-        return _dumped((method, spec))
-    except Exception as error:
-        raise UsageError(
-            f"method {method.name}: another process cannot import {method.__module__}.{method.__qualname__}; "
-            "define the class at the top level of a module"
-        ) from error
+    check_importable(method, in_script=False)
+    return dumped((method, spec))
 
 
 def environment(variables: Mapping[str, str], address: str | None) -> dict[str, str]:

@@ -12,10 +12,11 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from peftsweep.engine import Command, Event
-from peftsweep.errors import UsageError, WorkerError
+from peftsweep.errors import WorkerError
 from peftsweep.methods import METHODS, Method, register
 from peftsweep.models import BaseInfo
 from peftsweep.system.signals import PATIENCE, held_back
+from peftsweep.workers.pickled import check_importable, dumped
 from peftsweep.workers.worker import LocalWorker, PackInfo, Usage, WorkerSpec
 
 
@@ -35,13 +36,7 @@ class SpawnedWorker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         method = METHODS[spec.config.method]
-        try:
-            ForkingPickler.dumps(method)
-        except Exception as error:
-            raise UsageError(
-                f"method {method.name}: another process cannot import {method.__module__}.{method.__qualname__}; "
-                "define the class at the top level of a module"
-            ) from error
+        check_importable(method, in_script=True)
         context = multiprocessing.get_context("spawn")
         self.pipe, self._theirs = context.Pipe()
         arguments = self._theirs, method, spec
@@ -125,7 +120,7 @@ def _serve(pipe: Connection, method: type[Method], spec: WorkerSpec) -> None:
 def _sendable(error: BaseException) -> BaseException:
     """The error, or its text if it cannot be pickled."""
     try:
-        ForkingPickler.loads(ForkingPickler.dumps(error))
+        ForkingPickler.loads(dumped(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
