@@ -191,6 +191,7 @@ def test_all_mistakes_of_a_study_file_are_reported_before_anything_runs(tmp_path
         ["run", "--study", "demo", "--slots", "9" * 5000],
         ["run", "--study", "demo", "--slots", "²"],
         ["run", "--study", "demo", "--timeout", "soon"],
+        ["run", "--study", "demo", "--ray-address", "nonsense"],
         ["run", "--study", "demo", "--trials", "0"],
         ["ui", "--port", "99999"],
         ["nothing"],

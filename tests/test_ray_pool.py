@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from peftsweep.engine import StartTrials, Trial
 from peftsweep.errors import UsageError, WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
+from peftsweep.system.addresses import is_ray_address
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
 from peftsweep.workers.ray_pool import BROKER, RayPool, environment, with_method
 from peftsweep.workers.worker import WorkerSpec
@@ -36,6 +38,28 @@ def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
     with pytest.raises(WorkerError, match=rf"^the Ray cluster at '{address}' cannot be used: .*Connection refused$"):
         pool(address=address)
     assert time.monotonic() < began + 60
+
+
+def test_a_cluster_that_does_not_answer_is_named_before_libraries_load(tmp_path: Path) -> None:
+    address = f"ray://127.0.0.1:{free_port()}"
+    words = [sys.executable, "-X", "importtime", "-m", "peftsweep", "run", "--study", "demo", "--ray-address", address]
+    told = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 1 and address in told.stderr and not re.search(r"\| +torch\n", told.stderr)
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "10.0.0.1:6379", "ray-head_1.example:6379", "ray://localhost:10001", "[::1]:6379"]
+)
+def test_addresses_that_ray_understands(address: str) -> None:
+    assert is_ray_address(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "nonsense", "ray://head", "10.0.0.1", "head:0", "head:65536", "http://head:1", "head:1\n", "é:1", 1]
+)
+def test_other_addresses_are_refused(address: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^ray_address: expected auto, HOST:PORT or ray://HOST:PORT, got "):
+        home(tmp_path).run("small", ray_address=address)
 
 
 def test_a_missing_ray_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

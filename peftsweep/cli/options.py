@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from peftsweep.safe_text.quoting import quoted
+from peftsweep.system.addresses import FORMS, is_ray_address
 
 
 def duration(text: str) -> float:
@@ -25,6 +26,12 @@ def auto_or_count(text: str) -> int | Literal["auto"]:
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) == 0:  # int() raises on thousands of digits
         raise typer.BadParameter(f"expected auto or a whole number of at least 1, got {quoted(text)}")
     return int(text)
+
+
+def address_of_ray(text: str) -> str:
+    if not is_ray_address(text):
+        raise typer.BadParameter(f"expected {FORMS}, got {quoted(text)}")
+    return text
 
 
 StudyFiles = Annotated[
@@ -63,7 +70,8 @@ CheckpointEvery = Annotated[
     ),
 ]
 RayAddress = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Join a Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
+    str | None,
+    typer.Option(parser=address_of_ray, metavar="ADDRESS", help=f"Join a Ray cluster: {FORMS}."),
 ]
 WorkerTimeout = Annotated[
     float,

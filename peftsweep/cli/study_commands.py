@@ -32,6 +32,7 @@ from peftsweep.cli.options import (
     WorkerTimeout,
     duration,
 )
+from peftsweep.system.addresses import check_answers
 from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
 
@@ -59,6 +60,8 @@ def run(
 ) -> None:
     """Run a study, or resume it where it stopped. Several studies share the workers; with one, each waits its turn."""
     with exit_on_signal():
+        if ray_address is not None:
+            check_answers(ray_address)
         configs = [_config(name, settings) for name in study]  # check every study file before the first study starts
 
         from peftsweep import progress, sweep

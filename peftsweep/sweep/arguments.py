@@ -10,6 +10,7 @@ from typing import Any
 from peftsweep.config import MAX_TRIALS, StudyConfig
 from peftsweep.errors import UsageError
 from peftsweep.safe_text.quoting import quoted
+from peftsweep.system.addresses import FORMS, is_ray_address
 
 
 def check_arguments(
@@ -23,6 +24,15 @@ def check_arguments(
         raise UsageError("overrides: only a study file can be overridden; put the values into the StudyConfig itself")
     if slots != "auto":
         check_at_least(1, "slots", slots, "'auto' or ")
+
+
+def check_address(address: object) -> None:
+    """
+    Raises:
+        UsageError: it is not the address of a Ray cluster.
+    """
+    if not is_ray_address(address):
+        raise UsageError(f"ray_address: expected {FORMS}, got {quoted(address)}")
 
 
 def check_distinct(configs: Sequence[StudyConfig]) -> None:

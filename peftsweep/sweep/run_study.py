@@ -21,7 +21,7 @@ from peftsweep.models import load_tokenizer
 from peftsweep.progress import OneOfSeveral, Progress, Silent
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
 from peftsweep.study import best_rows
-from peftsweep.sweep.arguments import check_arguments, check_at_least, check_distinct, check_seconds
+from peftsweep.sweep.arguments import check_address, check_arguments, check_at_least, check_distinct, check_seconds
 from peftsweep.sweep.driving import drive_all
 from peftsweep.sweep.open_study import begun, open_study
 from peftsweep.sweep.publishing import redraw
@@ -155,6 +155,8 @@ def run_together(
         check_at_least(1, "trials", trials)
     if timeout is not None:
         check_seconds("timeout", timeout)
+    if ray_address is not None:
+        check_address(ray_address)
     display: Progress = Silent() if progress is None else progress
     with ExitStack() as leave:
         stop = leave.enter_context(stopped_by_signals())

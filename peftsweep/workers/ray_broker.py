@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import platform
-import socket
 import sys
 import tempfile
 import time
@@ -37,7 +36,6 @@ TICK = 1.0  # seconds between two looks at the clock and at the cluster's resour
 WAITING = 20.0  # seconds without a free place in the cluster after which the user is told
 STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
 SHORT = 36  # characters of a folder in which Ray can open its sockets: their paths have at most 107
-CONNECT = 10.0  # seconds for the cluster's head to accept a connection
 TIMED = ("build", "advance", "close")  # must be answered in time; loading may include a download
 
 
@@ -280,7 +278,6 @@ def joined(address: str | None, cores: int) -> Iterator[None]:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is not None:
-        _check_answers(address)
         with ray.init(address, **quiet):
             yield
         return
@@ -299,15 +296,6 @@ def joined(address: str | None, cores: int) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raises:
-    OSError: nothing listens at the address. Ray itself would try for minutes.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import masked
 from peftsweep.safe_text.secrets.secret_names import means_secret
 from peftsweep.storage.identity import OWNER
+from peftsweep.system.addresses import check_answers
 from peftsweep.system.signals import PATIENCE, end_group
 from peftsweep.workers.checkpoint_folders import Landmark
 from peftsweep.workers.pickled import check_importable, dumped
@@ -54,6 +55,8 @@ class RayPool:
     ) -> None:
         if find_spec("ray") is None:
             raise UsageError("workers: more than one worker needs Ray: pip install 'peftsweep[ray]'")
+        if address is not None:
+            check_answers(address)
         self._note, self._address = note, address
         self._nodes: dict[int, str] = {}
         self._free: set[int] = set()
