@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from peftsweep.engine import Event
+from peftsweep.engine import Evaluated, Event
 from peftsweep.errors import WorkerError
 from peftsweep.workers import Answer, Call, Failed, LocalWorker, Lost
 
@@ -17,6 +17,17 @@ Dies = Callable[[int, Sequence[Event]], str | None]
 
 def never(worker: int, events: Sequence[Event]) -> None:
     return None
+
+
+def at(moment: int, then: Callable[[], str | None]) -> Dies:
+    """Do something once, as the n-th evaluations of all are sent."""
+    number = count(1)
+
+    def dies(worker: int, events: Sequence[Event]) -> str | None:
+        now = any(isinstance(event, Evaluated) for event in events)
+        return then() if now and next(number) == moment else None
+
+    return dies
 
 
 class TurnsPool:

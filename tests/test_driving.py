@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 import peftsweep
-from peftsweep.engine import Evaluated, Event, ScoreTrial
-from peftsweep.errors import WorkerError
+from peftsweep.engine import Evaluated, Event, ScoreTrial, StartTrials, TrialEnded
+from peftsweep.errors import StorageError, WorkerError
 from peftsweep.progress import Silent, SweepStatus
 from peftsweep.sweep import SweepResult
 from peftsweep.sweep.run_study import run_together
 from peftsweep.workers import Call
-from tests.pools import Dies, TurnsPool, never
+from tests.pools import Dies, TurnsPool, at, never
 from tests.studies import LABELS, Home, home
 from tests.tiny import tiny_rows, write
 
@@ -192,3 +194,59 @@ def test_a_study_that_no_worker_can_load_leaves_the_workers_to_the_others(here: 
     with pytest.raises(WorkerError, match=r"^3 workers were lost while they loaded bad; the last: its GPU is full$"):
         run_together([bad, good], struck_pool(pools, 2, loading), **options)
     assert [status["complete"] for status in peftsweep.status(here.storage)] == [0, 2]
+
+
+# An error over one study ----------------------------------------------------------------------------------------------
+
+OFTEN: dict[str, Any] = {"epochs": 6, "evals_per_epoch": 1}
+
+
+def states(place: Home) -> dict[str, tuple[str, int]]:
+    return {row["study"]: (row["state"], row["complete"]) for row in peftsweep.status(place.storage)}
+
+
+def test_an_adapter_that_cannot_be_written_ends_its_study_alone_which_goes_on_later(here: Home) -> None:
+    """As when the disk is full, and another process makes room."""
+    bad, good = here.study("bad", search={"trials": 4}), here.study("good", train=OFTEN, search={"trials": 6})
+    blocked: list[Path] = []
+
+    def block(worker: int, events: Sequence[Event]) -> None:
+        ends = [event.trial.folder for event in events if isinstance(event, TrialEnded)]
+        for folder in [each for each in ends if each.parent.name == "bad" and not blocked]:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.touch()
+            blocked.append(folder)
+
+    with pytest.raises(StorageError, match=r"artifacts/bad/trial-000\d"):
+        run_on(2, here, bad, good, dies=block)
+    assert states(here) == {"bad": ("failed", 0), "good": ("done", 6)}
+    assert "RUNNING" not in {run.info.status for run in here.runs()}
+    blocked[0].unlink()
+    (result,) = run_on(2, here, bad)
+    assert result.counts == {"complete": 4} and len(result.study.trials) == 4
+    assert {run.info.status for run in here.runs()} == {"FINISHED"}
+
+
+def test_a_study_that_is_deleted_while_it_runs_ends_alone(here: Home) -> None:
+    gone, good = here.study("gone", train=OFTEN), here.study("good", train=OFTEN)
+
+    def delete() -> None:
+        optuna.delete_study(study_name="gone", storage=here.storage)
+
+    with pytest.raises(StorageError, match="deleted"):
+        run_on(2, here, gone, good, dies=at(3, delete))
+    assert states(here) == {"good": ("done", 3)}
+
+
+def test_a_study_whose_call_cannot_be_sent_ends_alone(here: Home) -> None:
+    class Picky(TurnsPool):
+        def call(self, worker: int, name: Call, *arguments: Any) -> None:
+            starts = [each for each in arguments[0] if isinstance(each, StartTrials)] if name == "advance" else []
+            if any(trial.folder.parent.name == "bad" for each in starts for trial in each.trials):
+                raise FileNotFoundError(2, "not there", "owner.json")
+            super().call(worker, name, *arguments)
+
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
+    with pytest.raises(StorageError, match=r"^owner\.json"):
+        run_together([here.study("bad"), here.study("good")], partial(Picky, 2), **options)
+    assert states(here) == {"bad": ("failed", 0), "good": ("done", 3)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from optuna.trial import TrialState
 
 import peftsweep
 from peftsweep import sweep
-from peftsweep.engine import Command, Evaluated, Event
+from peftsweep.engine import Command, Event
 from peftsweep.errors import PeftsweepError, UsageError, WorkerError
 from peftsweep.progress import status_table
 from peftsweep.storage import StopRequest, Studies, SweepRecord, WorkerRecord, write_study
@@ -27,7 +26,7 @@ from peftsweep.study.status_rows import status
 from peftsweep.sweep import heartbeat
 from peftsweep.sweep_state import SweepState
 from peftsweep.workers import LocalWorker
-from tests.pools import Dies
+from tests.pools import at
 from tests.stored import add_study, add_trial
 from tests.studies import Home, home, until
 from tests.test_driving import DiesAt, Heard, run_on, scores
@@ -47,17 +46,6 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "BEAT", 0.0)
     monkeypatch.setattr(heartbeat, "LOOK", 0.0)
     monkeypatch.setattr(stopping, "LOOK", 0.05)
-
-
-def at(moment: int, then: Callable[[], str | None]) -> Dies:
-    """Do something once, as the n-th evaluations of all are sent."""
-    number = itertools.count(1)
-
-    def dies(worker: int, events: Sequence[Event]) -> str | None:
-        now = any(isinstance(event, Evaluated) for event in events)
-        return then() if now and next(number) == moment else None
-
-    return dies
 
 
 def ask(place: Home, study: str, trial: int | None = None, token: str | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftsweep.sweep.study_sweep import StudySweep
-from peftsweep.workers import Answer, Call, Failed, Lost, Pool
+from peftsweep.workers import Pool
 
 PATIENCE = 1.0  # seconds between two looks at what else happened: signals, new workers
 
@@ -21,17 +21,20 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
     while True:
         for worker in pool.free():
             study = max(studies, key=StudySweep.openings)
-            if study.openings():
+            if study.openings() and study.enter(worker, pool):
                 seats[worker] = study
-                pool.call(worker, "load", study.enter(worker, pool.node(worker)))
         if not seats and not any(study.openings() for study in studies):
-            return
-        calls = [(answer.worker, _next_call(seats, answer)) for answer in pool.wait(PATIENCE)]
+            break
+        calls = {answer.worker: seats[answer.worker].answer(answer) for answer in pool.wait(PATIENCE)}
         for study in studies:
             study.commit()
-        for worker, call in calls:
-            if call is not None:
-                pool.call(worker, *call)
+        for worker, call in calls.items():
+            if call is None:
+                del seats[worker]
+            else:
+                seats[worker].call(pool, worker, *call)
+    for study in studies:
+        study.commit()
 
 
 def share(workers: int, studies: Sequence[StudySweep]) -> None:
@@ -41,19 +44,3 @@ def share(workers: int, studies: Sequence[StudySweep]) -> None:
     for study in studies:
         own = max(1, round(workers * left[study.name] / sum(left.values())))
         study.share = -(-left[study.name] // own)
-
-
-def _next_call(seats: dict[int, StudySweep], answer: Answer | Failed | Lost) -> tuple[Call, *tuple[object, ...]] | None:
-    """The worker's next call. None if it has left its study."""
-    study = seats[answer.worker]
-    match answer:
-        case Answer(worker, value):
-            call = study.next_call(worker, value)
-        case Failed(worker, error):
-            call = study.fail(worker, error)
-        case Lost(worker, reason):
-            study.lose(worker, reason)
-            call = None
-    if call is None:
-        del seats[answer.worker]
-    return call

@@ -12,7 +12,8 @@ from peftsweep.sweep_state import SweepState
 
 @contextmanager
 def recorded(judge: StudyJudge) -> Iterator[None]:
-    """Let others see in the storage that the sweep runs, and how it ended."""
+    """Let others see in the storage that the sweep runs, and, if an error or a signal comes out of the block, how it
+    ended."""
     judge.heartbeat.begin()
     judge.commit()
     try:
@@ -23,7 +24,6 @@ def recorded(judge: StudyJudge) -> Iterator[None]:
             judge.failed = judge.failed or ("" if stopped else in_a_line(error))
             end(judge)
         raise
-    end(judge)
 
 
 def end(judge: StudyJudge) -> None:

@@ -141,7 +141,7 @@ def run_together(
         others: as in `run`, for each study.
 
     Raises:
-        PeftsweepError: with one clear message. Finished trials are kept. An error of a worker ends only its study.
+        PeftsweepError: with one clear message. Finished trials are kept. An error over one study ends that study alone.
     """
     for study in studies:
         check_arguments(study, slots, overrides)
@@ -227,27 +227,28 @@ def train(
     Raises:
         PeftsweepError: of the first study that an error ended, after the others are done.
     """
+    sweeps = [StudySweep(judge, slots, tracking_uri, checkpoint_every) for judge in judges]
     with ExitStack() as leave:
-        for judge in judges:
-            leave.callback(judge.close)
-        leave.enter_context(display)
-        sweeps = [StudySweep(judge, slots, tracking_uri, checkpoint_every) for judge in judges if judge.has_work()]
         for sweep in sweeps:
+            leave.callback(sweep.attempt, sweep.judge.close)
+        leave.enter_context(display)
+        busy = [sweep for sweep in sweeps if sweep.judge.has_work()]
+        for sweep in busy:
             leave.enter_context(recorded(sweep.judge))
-        if sweeps:
+        if busy:
             crew = pool()
             try:
-                drive_all(crew, sweeps)
+                drive_all(crew, busy)
             finally:
                 crew.shutdown()
-        errors = [sweep.error for sweep in sweeps if sweep.error is not None]
-        for judge in judges:
-            if not judge.failed:
-                _conclude(judge)
-        for error in errors[1:]:
-            display.warn(str(error))
-        if errors:
-            raise errors[0]
+        for sweep in sweeps:
+            if sweep.error is None:
+                sweep.attempt(partial(_conclude, sweep.judge))
+    errors = [sweep.error for sweep in sweeps if sweep.error is not None]
+    for error in errors[1:]:
+        display.warn(str(error))
+    if errors:
+        raise errors[0]
 
 
 def _conclude(judge: StudyJudge) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Literal
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Literal, TypeVar
 
 from peftsweep.engine import Idle, ScoreTrial
 from peftsweep.errors import PeftsweepError, WorkerError
 from peftsweep.models import BaseInfo
+from peftsweep.storage import guarded
 from peftsweep.sweep.error_lines import in_a_line
 from peftsweep.sweep.recording import end
 from peftsweep.sweep.running import DEATHS, Place
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.worker_start import check_base, report_another, report_start
-from peftsweep.workers import Call, PackInfo, Usage, WorkerSpec
+from peftsweep.workers import Answer, Call, Failed, Lost, PackInfo, Pool, Usage, WorkerSpec
 
 NextCall = tuple[Call, *tuple[object, ...]]  # its name and its arguments
+T = TypeVar("T")
 
 
 class StudySweep:
@@ -27,6 +30,7 @@ class StudySweep:
     Attributes:
         share: most trials that a worker may train at once, so that all workers have some.
         error: what ended the study early.
+        broken: whether that was an error of this process, so that what it knows and what is stored may differ.
     """
 
     def __init__(
@@ -43,6 +47,21 @@ class StudySweep:
         self.losses = 0  # workers lost in a row before they could train
         self.served = False  # whether a worker has done all that there was
         self.error: Exception | None = None
+        self.broken = False
+
+    def attempt(self, do: Callable[[], T]) -> T | None:
+        """Do something for this study. An error ends this study alone: others may be well."""
+        try:
+            with guarded(self.judge.studies.url):
+                return do()
+        except Exception as error:
+            self.broken = True
+            self._end(error)
+            return None
+
+    def _end(self, error: Exception) -> None:
+        self.error = self.error or error
+        self.judge.failed = self.judge.failed or in_a_line(error)
 
     def left(self) -> int:
         """Number of trials still to be trained."""
@@ -66,48 +85,67 @@ class StudySweep:
 
     # A worker's calls -------------------------------------------------------------------------------------------------
 
-    def enter(self, worker: int, node: str | None) -> WorkerSpec:
-        """A worker comes to this study. Returns what it is to load."""
-        self.under_way[worker], self.nodes[worker] = "load", node
-        return self.spec
+    def enter(self, worker: int, pool: Pool) -> bool:
+        """A free worker is to load the base. Returns whether it has come to this study."""
+        self.attempt(lambda: pool.call(worker, "load", self.spec))
+        if not self.broken:
+            self.under_way[worker], self.nodes[worker] = "load", pool.node(worker)
+        return not self.broken
 
-    def next_call(self, worker: int, value: object) -> NextCall | None:
-        """Take what a worker's call returned; returns its next call, or None if it has left."""
-        call = self._after(worker, value)
-        if call is None:
+    def answer(self, answer: Answer | Failed | Lost) -> NextCall | None:
+        """Take what a worker's call came to; returns its next call, or None if it has left."""
+        worker = answer.worker
+        if isinstance(answer, Lost) or self.under_way[worker] == "close":
+            self.attempt(partial(self._last, answer))
             self.leave(worker)
-        else:
-            self.under_way[worker] = call[0]
-            self.served |= call[0] == "close"
-        return call
+            return None
+        return (None if self.broken else self.attempt(partial(self._next, answer))) or ("close",)
 
-    def _after(self, worker: int, value: object) -> NextCall | None:
+    def call(self, pool: Pool, worker: int, name: Call, *arguments: object) -> None:
+        """Send a worker its next call. If the study is broken, the worker is closed instead."""
+        if not self.broken:
+            self.attempt(lambda: pool.call(worker, name, *arguments))
+        if self.broken:
+            name = "close"
+            pool.call(worker, name)
+        self.under_way[worker] = name
+        self.served |= name == "close"
+
+    def _last(self, answer: Answer | Failed | Lost) -> None:
+        """Take what a worker leaves."""
+        match answer:
+            case Lost(worker, reason):
+                self.lose(worker, reason)
+            case Answer(worker, Usage() as usage):
+                pack = self.packs.get(worker)
+                self.judge.workers += bool(usage.seconds)
+                self.judge.used(usage, None if pack is None else pack.memory)
+
+    def _next(self, answer: Answer | Failed) -> NextCall:
+        if isinstance(answer, Failed):
+            return self.fail(answer.worker, answer.error)
+        return self._after(answer.worker, answer.value)
+
+    def _after(self, worker: int, value: object) -> NextCall:
+        """The call that follows one that returned this value."""
         judge = self.judge
-        match self.under_way[worker]:
-            case "load":
-                assert isinstance(value, BaseInfo)
+        match value:
+            case BaseInfo():
                 self.bases[worker] = value
                 try:
                     check_base(value, judge)
                 except PeftsweepError as error:
                     return self.fail(worker, error)
                 return ("close",) if judge.wants_stop() else ("build",)
-            case "build":
-                assert isinstance(value, PackInfo)
+            case PackInfo():
                 judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
                 self._built(worker, value)
                 return "advance", []
-            case "advance":
-                assert isinstance(value, list)
+            case list():
                 commands = judge.answer(value, worker)
                 self.scoring[worker] = [command.trial.number for command in commands if isinstance(command, ScoreTrial)]
                 return ("advance", commands) if commands or Idle() not in value else ("close",)
-            case "close":
-                assert isinstance(value, Usage)
-                pack = self.packs.get(worker)
-                judge.workers += bool(value.seconds)
-                judge.used(value, None if pack is None else pack.memory)
-                return None
+        raise AssertionError(value)
 
     def _built(self, worker: int, pack: PackInfo) -> None:
         base, node = self.bases[worker], self.nodes[worker]
@@ -117,14 +155,9 @@ class StudySweep:
         self.packs[worker] = pack
         self.losses = 0
 
-    def fail(self, worker: int, error: Exception) -> NextCall | None:
-        """An error ends the study. Its other workers save checkpoints and stop."""
-        if self.under_way[worker] == "close":  # nothing is lost: all events have arrived
-            self.leave(worker)
-            return None
-        self.error = self.error or error
-        self.judge.failed = in_a_line(error)
-        self.under_way[worker] = "close"
+    def fail(self, worker: int, error: Exception) -> NextCall:
+        """An error of a worker ends the study. Its other workers save checkpoints and stop."""
+        self._end(error)
         return ("close",)
 
     def lose(self, worker: int, reason: str) -> None:
@@ -138,9 +171,7 @@ class StudySweep:
             self.judge.progress.warn(f"test split: trial {number} was not scored; the next run tries again")
         self.losses += call in ("load", "build")
         if self.losses == DEATHS:  # otherwise it would take all workers from the other studies
-            self.error = WorkerError(f"{DEATHS} workers were lost while they loaded {self.name}; the last: {reason}")
-            self.judge.failed = in_a_line(self.error)
-        self.leave(worker)
+            self._end(WorkerError(f"{DEATHS} workers were lost while they loaded {self.name}; the last: {reason}"))
 
     def leave(self, worker: int) -> None:
         """Forget a worker."""
@@ -150,6 +181,7 @@ class StudySweep:
 
     def commit(self) -> None:
         """Store what has changed."""
-        self.judge.commit()
+        if not self.broken:
+            self.attempt(self.judge.commit)
         if not self.under_way and not self.openings():  # other studies may go on for hours
-            end(self.judge)
+            self.attempt(lambda: end(self.judge))

@@ -121,11 +121,11 @@ class RayPool:
         return self._nodes.get(worker)
 
     def call(self, worker: int, name: Call, *arguments: Any) -> None:
-        self._free.discard(worker)
-        self._calls[worker] = name
         if name == "advance":
             arguments += (_landmark(*arguments),)
         sent = [self._key(each) if isinstance(each, WorkerSpec) else dumped(each) for each in arguments]
+        self._free.discard(worker)
+        self._calls[worker] = name
         self._send("call", (worker, name, sent))
 
     def _key(self, spec: WorkerSpec) -> str:
