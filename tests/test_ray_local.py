@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from peftsweep.errors import WorkerError
 from peftsweep.storage import Studies
+from peftsweep.workers import Failed
+from peftsweep.workers.ray_pool import RayPool
 from tests.ray_cluster import alive, descendants
 from tests.studies import home, until
 
@@ -78,11 +82,31 @@ def check_secrecy(processes: dict[int, str]) -> None:
     assert found and all(place == "0100007F" or place.endswith("FFFF00000100007F") for place in found), found
 
 
-def until_gone(processes: dict[int, str]) -> None:
-    end = time.monotonic() + 60
+def until_gone(processes: dict[int, str], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
     while left := alive(processes):
         assert time.monotonic() < end, left
         time.sleep(0.1)
+
+
+def test_a_killed_broker_loses_no_answer_and_leaves_no_process() -> None:
+    before = descendants(os.getpid()).keys()
+    pool = RayPool(workers=1, address=None, timeout=60.0, note=print)
+    try:
+        while not pool.free():
+            pool.wait(1.0)
+        ours = {process: words for process, words in descendants(os.getpid()).items() if process not in before}
+        pool.call(0, "close")  # an error: it has loaded nothing
+        time.sleep(2)
+        (broker,) = (process for process, words in ours.items() if "ray_broker.py" in words)
+        os.kill(broker, signal.SIGKILL)
+        assert [(type(answer), answer.worker) for answer in pool.wait(10.0)] == [(Failed, 0)]
+        with pytest.raises(WorkerError, match=r"^Ray is gone; finished trials are kept: "):
+            pool.wait(10.0)
+    finally:
+        pool.shutdown()
+    assert any("raylet" in words for words in ours.values())
+    until_gone(ours, 5)
 
 
 def test_a_signal_lets_workers_save_and_ends_everything(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from peftsweep.safe_text.secrets import masked
 from peftsweep.safe_text.secrets.secret_names import means_secret
 from peftsweep.storage.identity import OWNER
 from peftsweep.system.addresses import check_answers
-from peftsweep.system.signals import PATIENCE, end_group
+from peftsweep.system.signals import PATIENCE, end_session
 from peftsweep.workers.checkpoint_folders import Landmark
 from peftsweep.workers.pickled import check_importable, dumped
 from peftsweep.workers.pool import Answer, Call, Failed, Lost
@@ -174,8 +174,7 @@ class RayPool:
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._broker.wait(END)
-            return
-        end_group(self._broker)
+        end_session(self._broker.pid)  # Ray's processes, too: a broker that was killed has left some
         self._broker.wait(PATIENCE)
 
 
