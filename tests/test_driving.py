@@ -16,11 +16,11 @@ import pytest
 
 import peftsweep
 from peftsweep.engine import Evaluated, Event, ScoreTrial, StartTrials, TrialEnded
-from peftsweep.errors import StorageError, WorkerError
+from peftsweep.errors import ModelError, StorageError, WorkerError
 from peftsweep.progress import Silent, SweepStatus
-from peftsweep.sweep import SweepResult
+from peftsweep.sweep import SweepResult, unfit_nodes
 from peftsweep.sweep.run_study import run_together
-from peftsweep.workers import Call
+from peftsweep.workers import Answer, Call, Failed, Lost
 from tests.pools import Dies, TurnsPool, at, never
 from tests.studies import LABELS, Home, home
 from tests.tiny import tiny_rows, write
@@ -191,9 +191,64 @@ def test_a_study_that_no_worker_can_load_leaves_the_workers_to_the_others(here: 
         return "its GPU is full" if name == "load" and arguments[0].config.name == "bad" else None
 
     options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
-    with pytest.raises(WorkerError, match=r"^3 workers were lost while they loaded bad; the last: its GPU is full$"):
+    said = r"^(here|there): 2 workers in a row were lost while they loaded bad; the last: its GPU is full$"
+    with pytest.raises(WorkerError, match=said):
         run_together([bad, good], struck_pool(pools, 2, loading), **options)
     assert [status["complete"] for status in peftsweep.status(here.storage)] == [0, 2]
+    assert pools[0].loads == 4 + 2
+
+
+class Lacking(TurnsPool):
+    """The node `there` lacks the base of the study `local`."""
+
+    def _answer(self, number: int, name: Call, arguments: tuple[Any, ...]) -> Any:
+        if name == "load" and self.node(number) == "there" and arguments[0].config.name == "local":
+            raise ModelError("there: model.id: /bases/x is gone")
+        return super()._answer(number, name, arguments)
+
+
+def run_lacking(place: Home, workers: int, *studies: Path, heard: Heard, **options: Any) -> list[SweepResult]:
+    pool = partial(Lacking, workers, nodes=options.pop("nodes", ("here", "there")))
+    fixed: Any = {"slots": 1, "storage": place.storage, "tracking_uri": place.tracking_uri, "progress": heard}
+    return run_together(list(studies), pool, **fixed, **options)
+
+
+def test_a_node_that_lacks_the_base_leaves_its_study_to_the_others_and_takes_another(here: Home) -> None:
+    local, other, heard = here.study("local", search={"trials": 6}), here.study("other"), Heard()
+    first, second = run_lacking(here, 2, local, other, heard=heard)
+    assert (first.counts, second.counts) == ({"complete": 6}, {"complete": 3})
+    assert workers_of(first) == {"0 on cpu of here"} and "1 on cpu of there" in workers_of(second)
+    told = [warning for warning in heard.warnings if "model.id" in warning]
+    assert told == ["local: there: model.id: /bases/x is gone; there gets no more of study local"]
+
+
+def test_a_base_that_no_node_has_ends_its_study_with_the_node_and_the_folder(here: Home) -> None:
+    heard = Heard()
+    with pytest.raises(ModelError, match=r"^there: model\.id: /bases/x is gone$"):
+        run_lacking(here, 2, here.study("local"), heard=heard, nodes=["there"])
+    assert not any("model.id" in warning for warning in heard.warnings) and states(here)["local"][0] == "failed"
+
+
+def test_a_worker_that_is_still_to_come_may_have_the_base(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Lacking):
+        """Its second worker comes when the first has found no base."""
+
+        def size(self) -> int:
+            return 2
+
+        def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
+            if self.calls:
+                return super().wait(seconds)
+            if next(self.numbers) == 4:
+                self.workers[4] = None
+            return []
+
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
+    (result,) = run_together([here.study("local")], partial(Late, 1, nodes=["there", "", "", "", "here"]), **options)
+    assert workers_of(result) == {"4 on cpu of here"}
+    monkeypatch.setattr(unfit_nodes, "ARRIVAL", 0.01)
+    with pytest.raises(ModelError):
+        run_together([here.study("local")], partial(Late, 1, nodes=["there"]), **options, trials=6)
 
 
 # An error over one study ----------------------------------------------------------------------------------------------

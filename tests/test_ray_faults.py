@@ -21,6 +21,7 @@ from peftsweep.errors import ModelError, WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.progress import EndedTrial, Silent
 from peftsweep.storage import Studies, TrialRecord
+from peftsweep.sweep import unfit_nodes
 from peftsweep.sweep.run_study import run_together
 from peftsweep.workers import Answer, Call, Failed, Lost
 from peftsweep.workers.ray_pool import RayPool
@@ -230,6 +231,7 @@ def test_a_cluster_whose_head_is_gone_ends_the_sweep_and_another_goes_on(
     here: Home, base: Home, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    monkeypatch.setattr(unfit_nodes, "ARRIVAL", 1.0)  # the cluster has no room for the second worker
     base_here = shutil.copytree(here.folder / "base", here.folder / "artifacts" / "base-here")
     with ray_cluster(hidden=here.folder / "artifacts") as other:  # as if on another machine, without a shared disk
         other.add()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.workers import Pool
@@ -19,9 +20,10 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
     share(pool.size(), studies)
     seats: dict[int, StudySweep] = {}
     while True:
+        look_for_nodes(pool, seats, studies)
         for worker in pool.free():
-            study = max(studies, key=StudySweep.openings)
-            if study.openings() and study.enter(worker, pool):
+            study = neediest(studies, pool.node(worker))
+            if study is not None and study.enter(worker, pool):
                 seats[worker] = study
         if not seats and not any(study.openings() for study in studies):
             break
@@ -35,6 +37,21 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
                 seats[worker].call(pool, worker, *call)
     for study in studies:
         study.commit()
+
+
+def neediest(studies: Sequence[StudySweep], node: str | None) -> StudySweep | None:
+    """The study to which a free worker of this node goes; None if none wants it."""
+    openings, study = max(((study.openings_on(node), study) for study in studies), key=itemgetter(0))
+    return study if openings else None
+
+
+def look_for_nodes(pool: Pool, seats: Mapping[int, StudySweep], studies: Sequence[StudySweep]) -> None:
+    """End the studies that no worker can load."""
+    if any(study.unfit for study in studies):
+        workers = {*pool.free(), *seats}
+        nodes = {pool.node(worker) for worker in workers}
+        for study in studies:
+            study.look_for_nodes(nodes, more=pool.size() > len(workers))
 
 
 def share(workers: int, studies: Sequence[StudySweep]) -> None:

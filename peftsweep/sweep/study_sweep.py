@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import cached_property, partial
 from typing import Literal, TypeVar
 
 from peftsweep.engine import Idle, ScoreTrial
-from peftsweep.errors import PeftsweepError, WorkerError
+from peftsweep.errors import PeftsweepError
 from peftsweep.models import BaseInfo
 from peftsweep.storage import guarded
 from peftsweep.sweep.error_lines import in_a_line
 from peftsweep.sweep.recording import end
-from peftsweep.sweep.running import DEATHS, Place
+from peftsweep.sweep.running import Place
 from peftsweep.sweep.study_judge import StudyJudge
+from peftsweep.sweep.unfit_nodes import UnfitNodes
 from peftsweep.sweep.worker_start import check_base, report_another, report_start
 from peftsweep.workers import Answer, Call, Failed, Lost, PackInfo, Pool, Usage, WorkerSpec
 
@@ -44,7 +45,7 @@ class StudySweep:
         self.bases: dict[int, BaseInfo] = {}
         self.packs: dict[int, PackInfo] = {}
         self.scoring: dict[int, list[int]] = {}  # trials that a worker scores on the test split
-        self.losses = 0  # workers lost in a row before they could train
+        self.unfit = UnfitNodes(self.name, judge.progress.warn)
         self.served = False  # whether a worker has done all that there was
         self.error: Exception | None = None
         self.broken = False
@@ -75,6 +76,10 @@ class StudySweep:
             return max(1, self.left())
         starting = sum(call in ("load", "build") for call in self.under_way.values())
         return max(0, self.left() - starting * self.share) if self.judge.supply.has_more() else 0
+
+    def openings_on(self, node: str | None) -> int:
+        """The same for a worker of this node."""
+        return 0 if node in self.unfit else self.openings()
 
     @cached_property
     def spec(self) -> WorkerSpec:
@@ -135,7 +140,8 @@ class StudySweep:
                 try:
                     check_base(value, judge)
                 except PeftsweepError as error:
-                    return self.fail(worker, error)
+                    node = self.nodes[worker]
+                    return self.fail(worker, error if node is None else type(error)(f"{node}: {error}"))
                 return ("close",) if judge.wants_stop() else ("build",)
             case PackInfo():
                 judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
@@ -153,12 +159,30 @@ class StudySweep:
         report = report_start if self.judge.base is None else report_another
         report(self.judge, base, pack, self.tracking_uri, worker)
         self.packs[worker] = pack
-        self.losses = 0
+        self.unfit.loaded(node)
 
     def fail(self, worker: int, error: Exception) -> NextCall:
-        """An error of a worker ends the study. Its other workers save checkpoints and stop."""
-        self._end(error)
+        """An error of a worker. If its node cannot load the base, others may. Any other error ends the study, and its
+        other workers save checkpoints and stop."""
+        if self.under_way[worker] in ("load", "build"):
+            self.unfit.failed(self.nodes[worker], error)
+        else:
+            self._end(error)
         return ("close",)
+
+    def look_for_nodes(self, nodes: Set[str | None], *, more: bool) -> None:
+        """End the study if no node is left that may load the base.
+
+        Args:
+            nodes: those that have workers now.
+            more: whether the pool expects further workers.
+        """
+        if not self.unfit:
+            return
+        if any(call == "advance" or self.nodes[worker] not in self.unfit for worker, call in self.under_way.items()):
+            self.unfit.tell()
+        elif not self.under_way and (error := self.unfit.left_alone(nodes, more=more)) is not None:
+            self._end(error)
 
     def lose(self, worker: int, reason: str) -> None:
         """A worker is gone. Its trials will be resumed by others."""
@@ -169,9 +193,8 @@ class StudySweep:
             self.served = True
             self.judge.unscored.add(number)
             self.judge.progress.warn(f"test split: trial {number} was not scored; the next run tries again")
-        self.losses += call in ("load", "build")
-        if self.losses == DEATHS:  # otherwise it would take all workers from the other studies
-            self._end(WorkerError(f"{DEATHS} workers were lost while they loaded {self.name}; the last: {reason}"))
+        if call in ("load", "build"):
+            self.unfit.lost(self.nodes[worker], reason)
 
     def leave(self, worker: int) -> None:
         """Forget a worker."""
