@@ -19,8 +19,9 @@ import peftsweep
 from peftsweep import sweep
 from peftsweep.engine import Command, Event
 from peftsweep.errors import PeftsweepError, UsageError, WorkerError
+from peftsweep.models import BaseInfo
 from peftsweep.progress import status_table
-from peftsweep.storage import StopRequest, Studies, SweepRecord, WorkerRecord, write_study
+from peftsweep.storage import StopRequest, Studies, SweepRecord, WorkerRecord, sqlite, write_study
 from peftsweep.study import stopping
 from peftsweep.study.status_rows import status
 from peftsweep.sweep import heartbeat
@@ -169,13 +170,46 @@ def row_of(url: str, **changes: Any) -> dict[str, Any]:
     return row
 
 
-def test_on_another_machine_the_heartbeat_tells_a_sweep_that_runs_from_one_that_died(url: str) -> None:
-    row = row_of(url)
+def lock_and_note(url: str, study: str = "one") -> tuple[Path, Path]:
+    lock = Path(f"{url.removeprefix('sqlite:///')}.{study}.lock")
+    return lock, Path(f"{lock}.holder")
+
+
+def held_far_away(url: str, age: float = 0.0) -> None:
+    """A process of a machine whose locks are not seen here holds the study, and showed so many seconds ago that it
+    lives."""
+    lock, holder = lock_and_note(url)
+    lock.touch()
+    holder.write_text("process 12 on far.example since 2026-01-31 12:00\n")
+    os.utime(holder, (time.time() - age,) * 2)
+
+
+def test_on_another_machine_signs_of_life_tell_a_sweep_that_runs_from_one_that_died(url: str) -> None:
+    held_far_away(url, age=50)
+    row = row_of(url, heartbeat=1)  # maybe it loads a base since then
     assert (row["state"], row["running"], row["stopped"], len(row["workers"])) == ("running", 1, 0, 1)
     worker = row["workers"][0]
     assert (worker["device"], worker["since"], worker["trials"]) == ("cuda:1", "1970-01-01T00:00:01Z", [3, 5])
-    row = row_of(url, heartbeat=int(1000 * (time.time() - 61)))
+    held_far_away(url, age=61)
+    row = row_of(url)
     assert (row["state"], row["running"], row["stopped"], row["workers"]) == ("died", 0, 1, [])
+
+
+def test_a_sweep_shows_that_it_lives_while_it_loads_a_base(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BEAT", 0.01)
+    _, holder = lock_and_note(here.storage, "small")
+
+    class Loads(LocalWorker):
+        def load(self) -> BaseInfo:
+            os.utime(holder, (1, 1))
+            end = time.monotonic() + 20
+            while holder.stat().st_mtime == 1:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            return super().load()
+
+    assert here.run(here.study(), start=Loads).counts == {"complete": 3}
+    assert not holder.exists()
 
 
 def test_on_this_machine_the_lock_tells_it_at_once(url: str) -> None:
@@ -209,6 +243,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_status_shows_each_worker_of_a_running_sweep(url: str) -> None:
+    held_far_away(url)
     now = time.time()
     ours = WORKER.model_copy(update={"since": int(1000 * (now - 9030))})
     mine = ours.model_copy(update={"number": 11, "node": None, "device": "cpu", "trials": [], "rate": 0.0})

@@ -53,10 +53,6 @@ class Database(ABC):
             StudyBusyError: another process works on it.
         """
 
-    def sees(self, host: str) -> bool:
-        """Whether `holder` sees the leases of processes on this host."""
-        return True
-
     @abstractmethod
     def holder(self, name: str) -> str | None:
         """The note of the process that has this study's lease, empty while it is being written; None if no process has

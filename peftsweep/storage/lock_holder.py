@@ -31,6 +31,11 @@ def is_of(note: str, pid: int, host: str) -> bool:
     return f" {pid} on {host[:HOST]} " in note
 
 
+def is_here(note: str) -> bool:
+    """Whether a process of this machine left the note."""
+    return f" on {socket.gethostname()[:HOST]} since " in note
+
+
 def busy(name: str, url: str, note: str) -> StudyBusyError:
     _, _, rest = note.partition(" ")
     whom = f"process {rest}" if rest else "another process"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -21,12 +22,14 @@ from sqlalchemy.engine import URL
 from peftsweep.errors import StorageError
 from peftsweep.storage import database_errors
 from peftsweep.storage.database import Database
-from peftsweep.storage.lock_holder import Doing, busy, note
+from peftsweep.storage.lock_holder import Doing, busy, is_here, note
 from peftsweep.system import plain_files
 from peftsweep.system.names import PART, file_name
 from peftsweep.system.suggest import did_you_mean_file
 
 LONGEST = 1000  # bytes of a note on who holds a study
+BEAT = 10.0  # seconds between two signs of life of the process that holds a study
+STALE = 60.0  # seconds without one after which a process on another machine counts as dead
 
 
 class Connection(sqlite3.Connection):
@@ -124,25 +127,25 @@ class Sqlite(Database):
         try:
             holder.unlink(missing_ok=True)  # do not follow a link that somebody put there
             holder.write_text(f"{note(doing)}\n")
-            yield
+            with _kept_fresh(holder):
+                yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
 
-    def sees(self, host: str) -> bool:
-        """Over a network, a file system may keep the locks of each machine to itself."""
-        return host == socket.gethostname()
-
     def holder(self, name: str) -> str | None:
+        """Over a network, a file system may keep the locks of each machine to itself. There the note's age decides."""
         lock = Path(self._lock(name))
+        holder = Path(f"{lock}.holder")
         try:
             with plain_files.opened(lock) as file:  # looking creates nothing
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return None
         except (OSError, ValueError):  # held, or not readable
-            return _note(Path(f"{lock}.holder"))
-        return None
+            return _note(holder)
+        found = _note(holder)
+        return found if _is_fresh(holder) and not is_here(found) else None
 
     def _lock(self, name: str) -> str:
         room = PART - len(self.file.name.encode()) - len("..lock.holder")
@@ -154,3 +157,30 @@ def _note(holder: Path) -> str:
         return plain_files.read(holder, LONGEST).decode(errors="replace").strip()
     except (OSError, ValueError):  # not there yet, or forged
         return ""
+
+
+@contextmanager
+def _kept_fresh(holder: Path) -> Iterator[None]:
+    """Show that this process lives, also while it does something for minutes, such as loading a base."""
+    ended = Event()
+
+    def touch() -> None:
+        while not ended.wait(BEAT):
+            with suppress(OSError):
+                os.utime(holder)
+
+    thread = Thread(target=touch, name="sign of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _is_fresh(holder: Path) -> bool:
+    try:
+        with plain_files.opened(holder) as file:  # opening it makes a network's file system look anew
+            return time.time() - os.fstat(file.fileno()).st_mtime < STALE
+    except (OSError, ValueError):
+        return False

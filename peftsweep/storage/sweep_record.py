@@ -11,8 +11,6 @@ from peftsweep.storage.record_parts import Part
 from peftsweep.storage.value_limits import Count, Moment, Text
 from peftsweep.sweep_state import SweepState
 
-STALE = 60_000  # milliseconds without a heartbeat after which a process that cannot be seen counts as dead
-
 
 def _recordable(state: SweepState) -> SweepState:
     if state == SweepState.DIED:
@@ -54,18 +52,6 @@ class SweepRecord(Part):
     @property
     def process(self) -> str:
         return f"process {self.pid} on {self.host}"
-
-    def state_at(self, now: int, *, leased: bool, here: bool) -> SweepState:
-        """What has become of the sweep.
-
-        Args:
-            now: milliseconds since 1970.
-            leased: whether a process is seen to hold the study.
-            here: whether a process that holds the study would be seen. Otherwise its heartbeat decides.
-        """
-        if self.state != SweepState.RUNNING or leased or (not here and now - self.heartbeat < STALE):
-            return self.state
-        return SweepState.DIED
 
 
 class StopRequest(Part):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -37,10 +36,11 @@ def status(
 def sweep_state(studies: Studies, study: StoredStudy) -> SweepState | None:
     """What has become of the sweep of a study, or of its seeds; None if it was never run, or by an earlier version."""
     sweep = study.record.sweep
-    leased = studies.runs(study.study_name, sweep)
-    if sweep is None or sweep.state != SweepState.RUNNING:  # another one may be starting
-        return SweepState.RUNNING if leased else None if sweep is None else sweep.state
-    return sweep.state_at(int(1000 * time.time()), leased=leased, here=studies.database.sees(sweep.host))
+    if studies.runs(study.study_name, sweep):  # the recorded one, or another that is starting
+        return SweepState.RUNNING
+    if sweep is None:
+        return None
+    return SweepState.DIED if sweep.state == SweepState.RUNNING else sweep.state
 
 
 def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
