@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.programs import free_port
 from tests.studies import ROOT
 
 LOOPBACK = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
@@ -28,7 +30,7 @@ ENVIRONMENT = {
 
 
 class RayCluster:
-    """A head without workers' places, and nodes with one each.
+    """A head without workers' places but with a client server, and nodes with one place each.
 
     Args:
         folder: with a short path, because Ray's sockets lie in it.
@@ -37,7 +39,9 @@ class RayCluster:
 
     def __init__(self, folder: Path, hidden: Path | None = None) -> None:
         (folder / "ray").mkdir()
-        words = [sys.executable, "-m", "tests.ray_cluster", str(folder)]
+        port = str(free_port())
+        self.client = f"ray://127.0.0.1:{port}"
+        words = [sys.executable, "-m", "tests.ray_cluster", str(folder), port]
         if hidden is not None:
             mount = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
             words = ["unshare", "--mount", "sh", "-c", mount, str(hidden), *words]
@@ -77,6 +81,11 @@ class RayCluster:
 
     def kill_head(self) -> None:
         self._tell("remove", "head")
+
+    def kill_client_server(self) -> None:
+        for process, words in descendants(self.process.pid).items():
+            if "ray.util.client.server" in words:
+                os.kill(process, signal.SIGKILL)
 
     def workers(self) -> list[int]:
         """The processes of its workers."""
@@ -142,11 +151,12 @@ def _answer(text: str) -> None:
     sys.stdout.flush()
 
 
-def _serve(folder: str) -> None:
+def _serve(folder: str, port: int) -> None:
     """Obey lines from the standard input until it ends."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**LOOPBACK, "num_cpus": 0, "temp_dir": folder})
+    head = {**LOOPBACK, "num_cpus": 0, "temp_dir": folder, "ray_client_server_port": port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     _answer(cluster.address)
     nodes = {"head": cluster.head_node}
     for line in sys.stdin:
@@ -166,4 +176,4 @@ def _serve(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(sys.argv[1], int(sys.argv[2]))

@@ -145,6 +145,7 @@ def sweep(
     timeout: float = 100,
     freed: Callable[[Struck], bool] = lambda pool: True,
     crew: int = 1,
+    address: str | None = None,
     **changes: Any,
 ) -> tuple[Struck, Ended]:
     """Run the study on two workers of a cluster.
@@ -152,11 +153,12 @@ def sweep(
     Args:
         timeout: seconds after which a silent worker is replaced.
         crew: number of workers that train when the pool strikes.
+        address: by which the sweep joins the cluster.
     """
     shown, pools = Ended(), list[Struck]()
 
     def pool() -> Struck:
-        options = {"workers": 2, "address": cluster.address, "timeout": timeout, "note": shown.note}
+        options = {"workers": 2, "address": address or cluster.address, "timeout": timeout, "note": shown.note}
         pools.append(Struck(strike, freed, crew, **options))
         return pools[0]
 
@@ -244,6 +246,18 @@ def test_a_cluster_whose_head_is_gone_ends_the_sweep_and_another_goes_on(
     pool, _ = sweep(here, cluster, lambda: None)
     check_whole(here, base)
     assert done and not done & pool.starts.keys()
+
+
+def test_a_sweep_outside_the_cluster_goes_through_its_client_server(
+    here: Home, base: Home, cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "2")
+    _, shown = sweep(here, cluster, lambda: None, address=cluster.client)
+    check_whole(here, base, shown)
+    other = home(tmp_path / "other")
+    with pytest.raises(WorkerError, match=r"is gone: the connection to its client server is lost; finished trials"):
+        sweep(other, cluster, cluster.kill_client_server, freed=lambda pool: False, address=cluster.client)
+    assert "complete" in {trial.state for trial in records(other)}
 
 
 def test_a_node_with_another_version_is_refused(

@@ -140,6 +140,12 @@ class Broker:
 
     def run(self) -> None:
         """Pass messages until the sweep's process closes the pipe, or no worker is left."""
+        try:
+            self._run()
+        except ConnectionError:  # of ray://. Disconnecting takes long, so the sweep's process is told first
+            self.driver.send(("broken", 0, "the connection to its client server is lost"))
+
+    def _run(self) -> None:
         look = time.monotonic() + TICK
         while self.places:
             with suppress(Empty):
@@ -200,6 +206,8 @@ class Broker:
         if number not in self.places:  # it has been ended
             return
         error = future.exception()
+        if isinstance(error, ConnectionError):  # the worker may live, but nobody reaches it
+            raise error
         answer: tuple[str, Any] = future.result() if error is None else ("lost", _reason(error))
         kind, value = answer
         place = self.places[number]

@@ -30,7 +30,7 @@ from peftsweep.workers.worker import WorkerSpec
 
 BROKER = Path(__file__).with_name("ray_broker.py")
 START = 180.0  # seconds for a cluster to start or to let this process join
-END = 20.0  # seconds for a local cluster to end
+END, LEAVE = 20.0, 5.0  # seconds for a local cluster to end, and to leave another's
 # Workers need these: gated bases, and clusters that ask for a token.
 KEPT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
 PLAIN = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "USER", "PWD")  # never secret
@@ -58,6 +58,7 @@ class RayPool:
         if address is not None:
             check_answers(address)
         self._note, self._address = note, address
+        self._size = 0
         self._nodes: dict[int, str] = {}
         self._free: set[int] = set()
         self._over: WorkerError | None = None  # why there will be no more answers
@@ -108,7 +109,8 @@ class RayPool:
         if kind == "over":
             raise WorkerError(f"no worker is left; the last was lost: {value}{GONE}")
         if kind == "broken":
-            raise WorkerError(f"{self._cluster()} cannot be used: {value}")
+            fate = f"is gone: {value}{GONE}" if self._size else f"cannot be used: {value}"
+            raise WorkerError(f"{self._cluster()} {fate}")
         return kind, number, value
 
     def size(self) -> int:
@@ -173,7 +175,7 @@ class RayPool:
     def shutdown(self) -> None:
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
-            self._broker.wait(END)
+            self._broker.wait(END if self._address is None else LEAVE)
         end_session(self._broker.pid)  # Ray's processes, too: a broker that was killed has left some
         self._broker.wait(PATIENCE)
 
