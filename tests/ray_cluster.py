@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tests.programs import free_port
 from tests.studies import ROOT
@@ -70,9 +71,13 @@ class RayCluster:
         self.process.stdin.flush()
         return self._told()
 
-    def add(self, **env: str) -> str:
-        """Add a node, with these environment variables besides; returns its name."""
-        self.nodes.append(self._tell("add", env))
+    def add(self, gpus: int = 0, **env: str) -> str:
+        """Add a node, with these environment variables besides; returns its name.
+
+        Args:
+            gpus: that it claims to have. Its workers train on its CPU nevertheless.
+        """
+        self.nodes.append(self._tell("add", gpus, env))
         return self.nodes[-1]
 
     def remove(self, node: str) -> None:
@@ -81,6 +86,15 @@ class RayCluster:
 
     def kill_head(self) -> None:
         self._tell("remove", "head")
+
+    @contextmanager
+    def claiming(self, ray_version: str, python_version: str) -> Iterator[None]:
+        """It says that it was started with these versions."""
+        own = self._tell("claim", {"ray_version": ray_version, "python_version": python_version})
+        try:
+            yield
+        finally:
+            self._tell("claim", json.loads(own))
 
     def kill_client_server(self) -> None:
         for process, words in descendants(self.process.pid).items():
@@ -161,18 +175,31 @@ def _serve(folder: str, port: int) -> None:
     nodes = {"head": cluster.head_node}
     for line in sys.stdin:
         match json.loads(line):
-            case "add", env:
+            case "add", gpus, env:
                 name = f"node {len(nodes)}"
                 before = os.environ.copy()
                 os.environ.update(env)  # the node's processes inherit it
-                nodes[name] = cluster.add_node(**LOOPBACK, num_cpus=1)
+                nodes[name] = cluster.add_node(**LOOPBACK, num_cpus=max(1, gpus), num_gpus=gpus)
                 os.environ.clear()
                 os.environ.update(before)
                 _answer(name)
+            case "claim", versions:
+                _answer(json.dumps(_claim(cluster.head_node.get_gcs_client(), versions)))
             case "remove", name:
                 cluster.remove_node(nodes[name], allow_graceful=False)
                 _answer(name)
     cluster.shutdown()
+
+
+def _claim(head: Any, versions: dict[str, str]) -> dict[str, str]:
+    """Replaces what the head says of the cluster's versions; returns what it said before."""
+    from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
+    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+
+    before = json.loads(head.internal_kv_get(CLUSTER_METADATA_KEY, namespace=KV_NAMESPACE_CLUSTER))
+    told = json.dumps(before | versions).encode()
+    head.internal_kv_put(CLUSTER_METADATA_KEY, told, overwrite=True, namespace=KV_NAMESPACE_CLUSTER)
+    return {key: before[key] for key in versions}
 
 
 if __name__ == "__main__":

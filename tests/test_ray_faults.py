@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -146,9 +148,10 @@ def sweep(
     freed: Callable[[Struck], bool] = lambda pool: True,
     crew: int = 1,
     address: str | None = None,
+    workers: int | Literal["auto"] = 2,
     **changes: Any,
 ) -> tuple[Struck, Ended]:
-    """Run the study on two workers of a cluster.
+    """Run the study on workers of a cluster.
 
     Args:
         timeout: seconds after which a silent worker is replaced.
@@ -158,7 +161,7 @@ def sweep(
     shown, pools = Ended(), list[Struck]()
 
     def pool() -> Struck:
-        options = {"workers": 2, "address": address or cluster.address, "timeout": timeout, "note": shown.note}
+        options = {"workers": workers, "address": address or cluster.address, "timeout": timeout, "note": shown.note}
         pools.append(Struck(strike, freed, crew, **options))
         return pools[0]
 
@@ -204,6 +207,15 @@ def test_a_node_that_joins_in_mid_sweep_is_used(here: Home, base: Home, cluster:
     check_whole(here, base, shown)
     trained = {trial.worker for trial in records(here)}
     assert len(trained) == 2 and pool.lost == [] and sum(pool.starts.values()) == TRIALS
+
+
+def test_gpus_that_join_in_mid_sweep_get_workers(here: Home, base: Home, cluster: RayCluster) -> None:
+    def freed(pool: Struck) -> bool:
+        return len(pool.training) == 3
+
+    pool, shown = sweep(here, cluster, lambda: cluster.add(gpus=2), freed=freed, workers="auto")
+    check_whole(here, base, shown)
+    assert len(pool.training) == 3 and pool.lost == []
 
 
 def test_a_worker_that_hangs_is_ended_and_replaced(here: Home, base: Home, cluster: RayCluster) -> None:
@@ -260,18 +272,29 @@ def test_a_sweep_outside_the_cluster_goes_through_its_client_server(
     assert "complete" in {trial.state for trial in records(other)}
 
 
-def test_a_node_with_another_version_is_refused(
+def test_a_cluster_of_other_versions_is_refused(cluster: RayCluster) -> None:
+    here = f"Ray {version('ray')} and Python {platform.python_version()}"
+    said = re.escape(f"cannot be used: it has Ray 2.9.0 and Python 3.9.7, and this process has {here}") + "$"
+    with cluster.claiming("2.9.0", "3.9.7"), pytest.raises(WorkerError, match=said):
+        RayPool(workers=1, address=cluster.address, timeout=60, note=print)
+
+
+def test_a_node_with_other_versions_is_refused(
     here: Home, base: Home, cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(here.folder)  # Ray lets workers import from the sweep's working folder
     shutil.copytree(ROOT / "peftsweep", tmp_path / "peftsweep")
     opening = tmp_path / "peftsweep" / "__init__.py"
     opening.write_text(opening.read_text().replace(f'"{__version__}"', '"0.0.7"'))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import platform\nplatform.python_version_tuple = lambda: tuple('397')\n"
+    )
     cluster.add(PYTHONPATH=f"{tmp_path}:{ROOT}")
     _, shown = sweep(here, cluster, lambda: None)
     check_whole(here, base, shown)
     (refused,) = (line for line in shown.lines if "refused" in line)
-    assert refused.endswith(f"{platform.node()} has peftsweep 0.0.7, and this process has {__version__}")
+    here_python = ".".join(platform.python_version_tuple()[:2])
+    assert f"{platform.node()} has Python 3.9 and peftsweep 0.0.7, and this process has Python {here_python}" in refused
 
 
 def until_gone(processes: Sequence[int]) -> None:

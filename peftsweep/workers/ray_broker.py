@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -46,17 +47,23 @@ class SweepWorker:
         """Returns "arrived" and the process's id."""
         return "arrived", os.getpid()
 
-    def hello(self, version: str, threads: int, folder: str) -> tuple[str, str]:
+    def hello(self, wanted: dict[str, str], threads: int, folder: str) -> tuple[str, str]:
         """Returns "hello" and the node's name, or "refused" and why."""
         name = platform.node()
         try:
-            here = import_module("peftsweep").__version__
-            if here != version:
-                return "refused", f"{name} has peftsweep {here}, and this process has {version}"
+            here = self.versions(import_module("peftsweep").__version__)
+            if others := [each for each in wanted if here[each] != wanted[each]]:
+                there, ours = (" and ".join(f"{each} {of[each]}" for each in others) for of in (here, wanted))
+                return "refused", f"{name} has {there}, and this process has {ours}"
             self.worker = import_module("peftsweep.workers.ray_actor").RayWorker(name, threads, folder)
         except ImportError as error:
-            return "refused", f"{name} has no peftsweep {version} with all that it needs: {error}"
+            return "refused", f"{name} has no peftsweep {wanted['peftsweep']} with all that it needs: {error}"
         return "hello", name
+
+    @staticmethod
+    def versions(peftsweep: str) -> dict[str, str]:
+        """What must be the same everywhere."""
+        return {"Python": ".".join(platform.python_version_tuple()[:2]), "Ray": ray.__version__, "peftsweep": peftsweep}
 
     def call(self, name: str, *arguments: bytes) -> tuple[str, Any]:
         """See `RayWorker.call`."""
@@ -68,12 +75,14 @@ class Place:
     """A worker's place.
 
     Attributes:
+        needs: what it takes from its node.
         losses: workers lost in a row, without an evaluation, before this one.
         since: when its call was sent.
         process: its id on its node.
     """
 
     actor: Any
+    needs: Resources
     losses: int
     call: str = "arrive"
     since: float = 0.0
@@ -87,6 +96,10 @@ class Resources:
     gpus: int
     cpus: int
     threads: int
+
+    def __str__(self) -> str:
+        cores = f"{self.cpus} CPU{'s' * (self.cpus > 1)}"
+        return f"a GPU and {cores}" if self.gpus else cores
 
     @classmethod
     def of(cls, nodes: list[dict[str, float]], workers: int) -> Resources:
@@ -112,8 +125,9 @@ class Broker:
     """
 
     def __init__(self, driver: Connection, *, workers: int | None, local: bool, timeout: float, version: str) -> None:
-        self.driver, self.local, self.timeout, self.version = driver, local, timeout, version
-        self.grows = workers is None
+        self.driver, self.local, self.timeout = driver, local, timeout
+        self.versions = SweepWorker.versions(version)
+        self.grows = workers is None and not local
         self.numbers = itertools.count()
         self.places: dict[int, Place] = {}
         self.kept: dict[str, Any] = {}  # what several workers get, in Ray's object store
@@ -122,13 +136,12 @@ class Broker:
         self.given_up = 0  # places that stay empty
         self.patient_until = time.monotonic() + WAITING
         gpus = _count(_nodes(), "GPU")
-        wanted = max(1, gpus) if workers is None else workers
-        self.resources = Resources.of(_nodes(), wanted)
-        if gpus and wanted > gpus:
-            self.note(f"workers: {wanted} were asked for; the cluster has {gpus} GPUs, one for each worker")
-            wanted = gpus if local else wanted
-        self.driver.send(("ready", wanted, ""))
-        for _ in range(wanted):
+        self.wanted = max(1, gpus) if workers is None else workers
+        if gpus and self.wanted > gpus:
+            self.note(f"workers: {self.wanted} were asked for; the cluster has {gpus} GPUs, one for each worker")
+            self.wanted = gpus if local else self.wanted
+        self.driver.send(("ready", self.wanted, ""))
+        for _ in range(self.wanted):
             self.start()
         Thread(target=self._listen, daemon=True).start()
 
@@ -140,12 +153,6 @@ class Broker:
 
     def run(self) -> None:
         """Pass messages until the sweep's process closes the pipe, or no worker is left."""
-        try:
-            self._run()
-        except ConnectionError:  # of ray://. Disconnecting takes long, so the sweep's process is told first
-            self.driver.send(("broken", 0, "the connection to its client server is lost"))
-
-    def _run(self) -> None:
         look = time.monotonic() + TICK
         while self.places:
             with suppress(Empty):
@@ -164,32 +171,33 @@ class Broker:
         self.driver.send(("over", 0, self.last_reason))
 
     def look_around(self) -> None:
-        """End workers that hang, and start some on GPUs that have joined."""
+        """End workers that hang, and use GPUs that have joined."""
         now = time.monotonic()
         for number, place in list(self.places.items()):
             if place.call in TIMED and now > place.since + self.timeout:
                 self.lose(number, f"it reported nothing for {self.timeout:.0f} s")
-        if self.grows and not self.local and _count(_nodes(), "GPU") > len(self.places) + self.given_up:
+        gpus = _count(_nodes(), "GPU")
+        for number, place in list(self.places.items()) if gpus else ():
+            if place.call == "arrive" and not place.needs.gpus:  # it waits for cores, where no GPU was
+                self.end(number)
+                self.start(place.losses)
+        if self.grows and gpus > sum(place.needs.gpus for place in self.places.values()) + self.given_up:
             self.start()
         if now > self.patient_until:
             self.patient_until = math.inf
             if all(place.call == "arrive" for place in self.places.values()):
-                self.note(f"workers: waiting for a node with {self._needs()} free")
-
-    def _needs(self) -> str:
-        cores = f"{self.resources.cpus} CPU{'s' * (self.resources.cpus > 1)}"
-        return f"a GPU and {cores}" if self.resources.gpus else cores
+                self.note(f"workers: waiting for a node with {next(iter(self.places.values())).needs} free")
 
     def note(self, text: str) -> None:
         self.driver.send(("note", 0, text))
 
     def start(self, losses: int = 0) -> None:
         """Make a worker. Ray starts it as soon as a node has room."""
-        number, needs = next(self.numbers), self.resources
+        number, needs = next(self.numbers), Resources.of(_nodes(), self.wanted)
         kind = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD")(
             SweepWorker
         )
-        place = self.places[number] = Place(kind.remote(), losses)
+        place = self.places[number] = Place(kind.remote(), needs, losses)
         self._await(number, place.actor.arrive.remote())
 
     def ask(self, number: int, name: str, *arguments: Any) -> None:
@@ -213,7 +221,7 @@ class Broker:
         place = self.places[number]
         if kind == "arrived":
             place.call, place.process = "hello", value
-            hello = place.actor.hello.remote(self.version, self.resources.threads, str(Path.cwd()))
+            hello = place.actor.hello.remote(self.versions, place.needs.threads, str(Path.cwd()))
             self._await(number, hello)
         elif kind == "refused":
             self.last_reason = value
@@ -286,7 +294,7 @@ def joined(address: str | None, cores: int) -> Iterator[None]:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is not None:
-        with ray.init(address, **quiet):
+        with _with_versions(), ray.init(address, **quiet):
             yield
         return
     if len(tempfile.gettempdir()) > SHORT - 10:
@@ -306,6 +314,19 @@ def joined(address: str | None, cores: int) -> Iterator[None]:
             ray.shutdown()
 
 
+@contextmanager
+def _with_versions() -> Iterator[None]:
+    """Say in a line which versions a cluster has that refuses this process's."""
+    try:
+        yield
+    except RuntimeError as error:
+        match re.findall(r"\b(?:Ray|Python): \S+", str(error)):
+            case theirs_ray, theirs_python, ours_ray, ours_python:
+                told = f"it has {theirs_ray} and {theirs_python}, and this process has {ours_ray} and {ours_python}"
+                raise RuntimeError(told.replace(":", "")) from error
+        raise
+
+
 def main() -> None:
     with Connection(int(sys.argv[1])) as driver, suppress(BrokenPipeError):
         options = driver.recv()
@@ -316,6 +337,8 @@ def main() -> None:
                 broker = Broker(driver, local=address is None, **options)
                 try:
                     broker.run()
+                except ConnectionError:  # of ray://. Disconnecting takes long, so the sweep's process is told first
+                    driver.send(("broken", 0, "the connection to its client server is lost"))
                 finally:
                     broker.close()
         except (Exception, SystemExit) as error:
