@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 from urllib.request import urlopen
@@ -411,6 +412,13 @@ def test_two_sweeps_that_start_at_once_share_the_database_of_the_faster(tmp_path
         (tmp_path / name).write_text(name)
     put_if_free(tmp_path / "aside", tmp_path / "mlflow.db")
     assert (tmp_path / "mlflow.db").read_text() == "mlflow.db"
+
+
+def test_two_studies_of_a_command_make_the_database_one_after_the_other(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with ThreadPoolExecutor(2) as threads:
+        clients = [threads.submit(Connection(uri).client) for _ in range(2)]
+        assert [client.result().search_experiments()[0].name for client in clients] == ["Default"] * 2
 
 
 def test_only_the_update_that_mlflow_refuses_is_lost(uri: str, notes: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 
 SECONDS = 10  # time limit for a database's host to answer
+_making = (
+    threading.Lock()
+)  # MLflow makes a database's tables by alembic, which works on one database of a process at a time
 
 
 class Connection:
@@ -37,7 +41,8 @@ class Connection:
             TrackingError: the database file is gone; MLflow would go on writing into the deleted file.
         """
         if self._client is None:
-            self._client = self._made()
+            with _making:
+                self._client = self._made()
         if self._file is not None and not _is_there(self._file, self._before):
             raise TrackingError("its file was removed or replaced")
         return self._client
