@@ -41,14 +41,20 @@ SECONDS = 20.0  # for which the plain loop is timed
 
 def one_at_a_time(config: StudyConfig) -> tuple[float, int]:
     """Samples per second of stock peft on this study's base, texts and method, and how many texts there are."""
+    found, rows = loop(config, SECONDS)
+    return found["samples_per_second"], rows
+
+
+def loop(config: StudyConfig, seconds: float, ready: Path | None = None) -> tuple[dict[str, float], int]:
+    """A plain loop on this study's base, texts and method, and how many texts there are. See `plain_loop`."""
     data = load_data(config.data, load_tokenizer(config.model), note=say, warn=say)
     kind = METHODS[config.method]
     base = load_base(config.model, data.task, four_bit=kind.four_bit, device=torch.device("cuda:0"))
     extra = {} if config.method == "ia3" else {"rank": 16}
     params = config.train.model_copy(update=extra)
     adapter = kind(base.model, linear_names(base.model)).peft_config(params, task_type="SEQ_CLS")
-    found = plain_loop(base.model, adapter, data.train, config.train.batch_size, SECONDS, warm=WARM)
-    return found["samples_per_second"], len(data.train)
+    found = plain_loop(base.model, adapter, data.train, config.train.batch_size, seconds, ready, warm=WARM)
+    return {"slots": 1, **found}, len(data.train)
 
 
 def sweep(config: StudyConfig, file: Path, overrides: list[str], trials: int | None) -> dict[str, Any]:

@@ -272,7 +272,15 @@ def together(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def processes(setup: Setup, count: int = 8, gpus: int = 1) -> dict[str, float]:
     """So many plain loops at once, each in a process of its own, in turns on each of the GPUs; their rates together."""
-    command = [sys.executable, __file__, "--worker", json.dumps(asdict(setup))]
+    return side_by_side([sys.executable, __file__, "--worker", json.dumps(asdict(setup))], count, gpus)
+
+
+def side_by_side(command: Sequence[str], count: int, gpus: int = 1) -> dict[str, float]:
+    """Processes that wait for each other before they are timed; their rates together.
+
+    Args:
+        command: starts a loop. `--ready` and a file are added, which the loop makes when it is ready: see `plain_loop`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         running = [
             subprocess.Popen(

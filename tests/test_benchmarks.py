@@ -32,6 +32,7 @@ from tests.studies import LABELS, ROOT, home
 from tests.tiny import tiny_rows, write
 
 FOLDER = ROOT / "benchmarks"
+MODULES = ["throughput", "scaling", "sweeps", "cpu", "tracking", "predict", "timed_command", "gpus", "replay", "scale"]
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,7 @@ def modules() -> Iterator[dict[str, ModuleType]]:
     """The modules of the benchmarks, which import each other as scripts do."""
     sys.path.insert(0, str(FOLDER))
     try:
-        yield {
-            name: __import__(name)
-            for name in ("throughput", "scaling", "sweeps", "cpu", "tracking", "predict", "gpus", "replay", "scale")
-        }
+        yield {name: __import__(name) for name in MODULES}
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -355,8 +353,26 @@ def test_the_steady_rate_leaves_out_the_beginning_and_the_end(modules: dict[str,
     moments = [(20_000, 100), *((20_000 + 10_000 * i, 100 + 100 * i) for i in range(1, 9)), (200_000, 1000)]
     curve = [SimpleNamespace(at=at, step=step) for at, step in moments]
     trials = [SimpleNamespace(began=1, evaluations=curve) for _ in range(2)]
-    assert round(modules["gpus"].steady_rate(trials, batch=8), 3) == 160.0
-    assert modules["gpus"].steady_rate([], batch=8) == 0.0
+    steady_rate = modules["timed_command"].steady_rate
+    assert round(steady_rate(trials, batch=8), 3) == 160.0 and steady_rate([], batch=8) == 0.0
+
+
+def test_two_workers_are_compared_with_one_and_with_plain_loops(modules: dict[str, ModuleType]) -> None:
+    def row(part: str, name: str, seconds: float, rate: float, value: float, **more: Any) -> dict[str, Any]:
+        rates, values = {name: rate}, {name: {"0": value}}
+        found = {"part": part, "run": name, "command_seconds": seconds, "steady_samples_per_second": rates}
+        return found | {"values": values} | more
+
+    loops = {"part": "loops", "run": "a", "samples_per_second": 100.0}
+    rows = [row("one", "a", 100.0, 400, 0.5), row("two", "a", 50.0, 760, 0.51), loops, row("one", "b", 20.0, 1, 0.1)]
+    rows += [row("kill", "a", 62.0, 700, 0.5), {"part": "pair", "run": "a + b", "command_seconds": 80.0}]
+    rows += [row("nf4", "c", 9.0, 1, 1.0, cut="")]
+    two, killed, pair, alone = modules["gpus"].comparisons(rows)
+    found = {"times_the_rate": 1.9, "times_the_command": 2.0, "scores_apart": [0.01, 0.01]}
+    assert two == {"compared": "a", "two_workers": found | {"rate_over_plain_loops": 7.6}}
+    assert killed == {"compared": "a", "a_killed_worker": {"seconds_lost": 12.0, "scores_apart": [0.01, 0.01]}}
+    assert pair == {"compared": "a + b", "both_at_once": {"one_after_the_other": 120.0, "times": 1.5}}
+    assert alone == {"compared": "c", "two_workers": {}}
 
 
 # Many workers and trials ----------------------------------------------------------------------------------------------
