@@ -670,6 +670,19 @@ def test_only_the_best_adapters_stay_and_no_checkpoint(here: Home) -> None:
     assert not list((here.folder / "artifacts").rglob("*checkpoint*"))
 
 
+def test_only_a_trial_among_the_best_when_it_completes_gets_an_adapter_and_a_confusion_matrix(here: Home) -> None:
+    study = here.study(search={"trials": 6, "keep_adapters": 1})
+    result, best, there = here.run(study, slots=1), 0.0, []
+    for trial in result.study.trials:  # with one slot, they complete in the order of their numbers
+        there += [trial.number] * (trial.values[0] > best)
+        best = max(best, trial.values[0])
+    folders = {trial.number: here.adapter(trial.number).parents[1] for trial in result.study.trials}
+    assert [number for number, folder in folders.items() if (folder / "confusion_matrix.png").is_file()] == there
+    assert all((folder / "per_class.json").is_file() for folder in folders.values()) and len(there) < 6
+    recorded = [number for number in folders if result.study.trials[number].user_attrs["adapter"]]
+    assert recorded == there
+
+
 def test_the_test_split_is_scored_once_for_the_best_trial_alone(here: Home) -> None:
     test = write(here.folder / "test.csv", tiny_rows(LABELS, 24, 3, single="label"))
     study = here.study(data={"test": str(test)})

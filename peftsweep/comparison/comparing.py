@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from peftsweep.comparison.leaderboard import Leader, leader
 from peftsweep.comparison.study_data import StudyData
 from peftsweep.storage import guarded
 from peftsweep.study import results
+from peftsweep.system.garbage import collected_seldom
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def compare(
         UsageError: nothing is stored there, or a named study is not.
         StorageError: the storage does not answer.
     """
-    with guarded(storage), _collecting_seldom():
+    with guarded(storage), collected_seldom():
         opened, found = results.opened(storage, studies, warn)
         fingerprints = results.validation_fingerprints(found)
         by_rows: dict[str, list[StudyData]] = {}
@@ -65,18 +64,6 @@ def compare(
             [history(each) for _, each in ordered],
             None if studies is None else list(studies),
         )
-
-
-@contextmanager
-def _collecting_seldom() -> Iterator[None]:
-    """Collect garbage less often inside the block. Tens of thousands of trials are read into objects that stay, and at
-    Python's usual pace the collector takes as long as the reading."""
-    usual = gc.get_threshold()
-    gc.set_threshold(max(usual[0], 50_000) if usual[0] else 0, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 def _ordered(group: Group, studies: Sequence[StudyData]) -> list[StudyData]:

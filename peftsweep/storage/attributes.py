@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from peftsweep.safe_text.quoting import quoted, word
 from peftsweep.scores import Objective
+from peftsweep.storage.leased_storage import LeasedStorage
 from peftsweep.storage.optuna_states import from_optuna, in_optuna
 from peftsweep.storage.record import StudyRecord, TaskKind, TrialRecord
 from peftsweep.storage.record_parts import Bound, EvaluationRecord, HeldOutScores, Part, Retrained
@@ -186,9 +187,13 @@ def write_study(study: optuna.Study, **facts: Unpack[StudyFacts]) -> None:
 
 
 def write_trial(trial: optuna.Trial, **facts: Unpack[TrialFacts]) -> None:
-    """Record facts of a trial, in this order, each in a transaction of its own."""
-    for name, value in facts.items():
-        trial.set_user_attr(_key(TrialRecord, name), _plain(value))
+    """Record facts of a trial: in memory all at once, otherwise in this order, each in a transaction of its own."""
+    attrs = {_key(TrialRecord, name): _plain(value) for name, value in facts.items()}
+    if isinstance(trial.storage, LeasedStorage):
+        trial.storage.set_trial_user_attrs(trial._trial_id, attrs)
+        return
+    for key, value in attrs.items():
+        trial.set_user_attr(key, value)
 
 
 def running_trial(**facts: Unpack[TrialFacts]) -> FrozenTrial:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -157,10 +157,8 @@ class LeasedStorage(BaseStorage):
             self._with_param(trial, name, distribution.to_internal_repr(given.params[name]), distribution)
         for step, value in given.intermediate_values.items():
             self._with_report(trial, step, value)
-        for name, attr in given.user_attrs.items():
-            self._with_attr(trial, "user_attrs", name, attr)
-        for name, attr in given.system_attrs.items():
-            self._with_attr(trial, "system_attrs", name, attr)
+        self._with_attrs(trial, "user_attrs", given.user_attrs)
+        self._with_attrs(trial, "system_attrs", given.system_attrs)
         self._with_values(trial, given.values)
         self._of_trial[trial._trial_id] = study
         study.create(trial)
@@ -181,10 +179,13 @@ class LeasedStorage(BaseStorage):
         self._change(trial_id, lambda trial: self._with_report(trial, step, intermediate_value))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._change(trial_id, lambda trial: self._with_attr(trial, "user_attrs", key, value))
+        self.set_trial_user_attrs(trial_id, {key: value})
+
+    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
+        self._change(trial_id, lambda trial: self._with_attrs(trial, "user_attrs", attrs))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._change(trial_id, lambda trial: self._with_attr(trial, "system_attrs", key, value))
+        self._change(trial_id, lambda trial: self._with_attrs(trial, "system_attrs", {key: value}))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         if state == TrialState.RUNNING and self.get_trial(trial_id).state == TrialState.RUNNING:
@@ -272,11 +273,12 @@ class LeasedStorage(BaseStorage):
         row = {"intermediate_value": stored, "intermediate_value_type": kind}
         self._pending.put(rows.REPORTED, trial_id=trial._trial_id, step=step, **row)
 
-    def _with_attr(self, trial: FrozenTrial, which: str, key: str, value: Any) -> None:
-        text = json.dumps(value)
-        setattr(trial, which, getattr(trial, which) | {key: json.loads(text)})
+    def _with_attrs(self, trial: FrozenTrial, which: str, attrs: Mapping[str, Any]) -> None:
+        texts = {key: json.dumps(value) for key, value in attrs.items()}
+        setattr(trial, which, getattr(trial, which) | {key: json.loads(text) for key, text in texts.items()})
         table = rows.USER_ATTRS if which == "user_attrs" else rows.SYSTEM_ATTRS
-        self._pending.put(table, trial_id=trial._trial_id, key=key, value_json=text)
+        for key, text in texts.items():
+            self._pending.put(table, trial_id=trial._trial_id, key=key, value_json=text)
 
     def _with_values(self, trial: FrozenTrial, values: Sequence[float] | None) -> None:
         if values is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy
@@ -68,6 +69,7 @@ class PendingRows:
             rows.clear()
 
 
+@cache
 def _upsert(table: Table, dialect: str) -> sqlalchemy.Insert:
     """A statement that inserts a row, or replaces the one with its key."""
     insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)

@@ -36,17 +36,17 @@ class TrialRecord(Part):
 
     number: Count
     state: TrialState
-    values: list[float] = Field([])
+    values: list[float] = Field(default_factory=list)
     """The value of each objective; today there is one. Optuna gives a pruned trial the last value that it reported."""
     drawn: dict[str, Any]
     """Optuna's parameters."""
     reported: dict[int, float]
     """The objective's value at each evaluation."""
-    params: dict[Text, Value] = Field({})
+    params: dict[Text, Value] = Field(default_factory=dict)
     """All hyperparameters, sampled and fixed; empty before the trial begins."""
     seed: Count | None = None
-    evaluations: list[EvaluationRecord] = Field([])
-    scores: Scores = Field({})
+    evaluations: list[EvaluationRecord] = Field(default_factory=list)
+    scores: Scores = Field(default_factory=dict)
     """Scores at the best evaluation."""
     step: Count | None = None
     """Step of the best evaluation."""
@@ -59,7 +59,7 @@ class TrialRecord(Part):
     """Folder of the adapter, inside the folder of artifacts."""
     began: Moment | None = None
     ended: Moment | None = None
-    pauses: list[list[Moment]] = Field([])
+    pauses: list[list[Moment]] = Field(default_factory=list)
     """One pair for each process that resumed the trial: when it was last saved, and when it went on."""
     kept: Count = 0
     """The last evaluation after which the pruner kept the trial."""
@@ -72,7 +72,7 @@ class TrialRecord(Part):
     worker: Text | None = None
     """The worker that trained it. A sweep has one worker today and records None; its device is in
     `StudyRecord.described`."""
-    method: dict[Text, Value] = Field({})
+    method: dict[Text, Value] = Field(default_factory=dict)
     """What the study's method records besides; no method does today."""
 
     @property
@@ -139,9 +139,9 @@ class StudyRecord(Part):
     bound: Bound | None = None
     total: Count | None = None
     """Total number of trials, as its last run wanted it."""
-    described: dict[Text, Value] = Field({})
+    described: dict[Text, Value] = Field(default_factory=dict)
     """What all its trials share."""
-    memory: dict[Text, Count] = Field({})
+    memory: dict[Text, Count] = Field(default_factory=dict)
     """GPU memory in bytes: planned, and the peak."""
     test: HeldOutScores | None = None
     retrained: list[Retrained] | None = None
@@ -151,7 +151,7 @@ class StudyRecord(Part):
     began: Moment | None = None
     base: Text | None = None
     """Revision of the base that its trials were trained on."""
-    mlflow_runs: dict[Text, Text] = Field({})
+    mlflow_runs: dict[Text, Text] = Field(default_factory=dict)
     """MLflow's run ids, by trial number; `parent` is the study's own."""
     in_sync: bool | None = Field(None, alias="mlflow_level")
     """Whether MLflow has everything."""

@@ -12,6 +12,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
+from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from pydantic import ValidationError
@@ -22,8 +23,10 @@ from peftsweep.safe_text.secrets import masked
 from peftsweep.storage.attribute_tables import delete_requests, put_request, requests
 from peftsweep.storage.attributes import BrokenError, has_record, is_own, read_study, read_trial, stored_in
 from peftsweep.storage.leased_storage import LeasedStorage
+from peftsweep.storage.optuna_states import in_optuna
 from peftsweep.storage.record import StudyRecord, TrialRecord
 from peftsweep.storage.sweep_record import StopRequest
+from peftsweep.trial_state import Ended
 
 # what Optuna and SQLAlchemy raise on values that they have never written
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError)
@@ -120,6 +123,10 @@ class StoredStudy(optuna.Study):
         except KeyError:
             return "it is not there"
         return self._record(self._storage.get_trial(trial_id))
+
+    def end(self, trial: optuna.Trial, state: Ended, value: float | None = None) -> None:
+        """Store how a trial ended. `tell` does the same, and returns a deep copy of the trial, which takes longer."""
+        _tell_with_warning(self, trial, value, in_optuna(state))
 
     def flush(self) -> None:
         """Write what this process has changed, if it holds the study in memory; see `LeasedStorage.flush`."""

@@ -45,7 +45,7 @@ class SweepRecord(Part):
     began: Moment
     heartbeat: Moment
     """When the sweep last wrote this."""
-    workers: list[WorkerRecord] = Field([])
+    workers: list[WorkerRecord] = Field(default_factory=list)
     reason: Text = ""
     """Who or what stopped it."""
 

@@ -35,32 +35,38 @@ def write(
     base: BaseInfo,
     data: Dataset,
     warn: Callable[[str], object],
-) -> Path:
-    """Write the adapter of a complete trial and the reports on it; returns the adapter's folder.
+    *,
+    best: bool,
+) -> Path | None:
+    """Write the reports on a complete trial.
 
-    The adapter is written aside and renamed, so a folder that exists is whole. A picture that cannot be drawn is
-    skipped.
+    If it is among the best, also write its adapter and draw its confusion matrix. Both take long, and the adapter of
+    any other trial would be removed at once.
 
     Args:
-        warn: called with a line about a picture that was skipped.
+        warn: called with a line if the confusion matrix cannot be drawn, and so is skipped.
+
+    Returns:
+        The adapter's folder. It is written aside and renamed, so a folder that exists is whole.
     """
     assert result.weights is not None and result.logits is not None
-    adapter = trial.folder / ADAPTER
-    with replaced(adapter) as folder:
-        weights = {key: torch.from_numpy(value) for key, value in result.weights.items()}
-        method.export(folder, weights=weights, params=trial.params, source=base.source, revision=base.revision)
     labels = np.asarray(data.validation.labels)
+    if best:
+        with replaced(trial.folder / ADAPTER) as folder:
+            weights = {key: torch.from_numpy(value) for key, value in result.weights.items()}
+            method.export(folder, weights=weights, params=trial.params, source=base.source, revision=base.revision)
     kept = {"logits": result.logits, "labels": labels}
     with replaced(trial.folder / PREDICTIONS) as file, umask_permissions(file):
         save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, file)
     per_class = json.dumps(data.task.per_class(result.logits, labels), indent=1)
     _write_text(trial.folder / CLASSES, per_class + "\n")
-    try:
-        confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
-    except Exception as error:  # libraries for pictures and fonts raise all kinds
-        warn(f"trial {trial.number} has no {PICTURE}: it cannot be drawn ({type(error).__name__}: {error})")
+    if best:
+        try:
+            confusion_png(data.task.confusion(result.logits, labels), data.task.labels, trial.folder / PICTURE)
+        except Exception as error:  # libraries for pictures and fonts raise all kinds
+            warn(f"trial {trial.number} has no {PICTURE}: it cannot be drawn ({type(error).__name__}: {error})")
     _write_text(trial.folder / STUDY, config.text())
-    return adapter
+    return trial.folder / ADAPTER if best else None
 
 
 def _write_text(file: Path, text: str) -> None:

@@ -51,7 +51,8 @@ def candidates(study: StudyConfig, end: Literal["low", "high"] = "high") -> list
 
 def described(study: StudyConfig, params: TrainConfig) -> dict[str, Any]:
     """All hyperparameters of the study's method, sampled and fixed, as JSON values."""
-    named = {k: v for k, v in params.model_dump(mode="json").items() if k not in unused_hyperparameters(study.method)}
+    unused = unused_hyperparameters(study.method)
+    named = {name: value for name, value in params.model_dump(mode="json").items() if name not in unused}
     # Call the method's own `derived`: a TrainConfig has the keys of all built-in methods.
     return named | SPECS[study.method].hyperparameters.derived(params)
 

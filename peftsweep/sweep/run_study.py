@@ -29,6 +29,7 @@ from peftsweep.sweep.recording import recorded
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.sweep.trial_supply import TrialSupply
+from peftsweep.system.garbage import existing_objects_kept
 from peftsweep.system.signals import StopSignal, stopped_by_signals
 from peftsweep.tracking import MlflowRuns, OpenSink, Sink, Tracker
 from peftsweep.workers import HANG, LocalWorker, Pool, StartWorker, start_pool
@@ -238,7 +239,8 @@ def train(
         if busy:
             crew = pool()
             try:
-                drive_all(crew, busy)
+                with existing_objects_kept():
+                    drive_all(crew, busy)
             finally:
                 crew.shutdown()
         for sweep in sweeps:

@@ -65,6 +65,9 @@ class SeedJudge(StudyJudge):
                 write_study(self.main, retrained=rows)
                 self.projection.outdate()
 
+    def keeps_adapter(self, number: int, value: float) -> bool:
+        return True
+
     def tidy(self) -> None:
         """Keep all adapters until the seeds are done and the test split is scored. Then keep those of the best seeds of
         the first configuration, and of the one that was scored."""

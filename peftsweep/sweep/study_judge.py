@@ -26,8 +26,8 @@ from peftsweep.engine import (
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
 from peftsweep.progress import EndedTrial, Opened, Progress, lost_scores, peak_memory, test_score
-from peftsweep.storage import HeldOutScores, TrialRecord, in_optuna, write_study, write_trial
-from peftsweep.study import Halving, artifacts, space
+from peftsweep.storage import HeldOutScores, TrialRecord, write_study, write_trial
+from peftsweep.study import Halving, artifacts
 from peftsweep.study.trial_files import ADAPTER
 from peftsweep.sweep.heartbeat import Heartbeat
 from peftsweep.sweep.judge import Judge
@@ -83,14 +83,12 @@ class StudyJudge(Judge):
         self.unscored: set[int] = set()  # trials that could not be scored
         self.base: BaseInfo | None = None
         self.method: Method | None = None
-        self.adapters: set[int] = set()  # complete trials whose adapters may be there
         supply.complete_orphans()
         self.commit()
-        for trial in supply.trials():
-            if trial.state == TrialState.COMPLETE:
-                self.adapters.add(trial.number)
-            if trial.state.finished:  # a process may have died before it tidied up
-                artifacts.drop_checkpoints(supply.trial_folder(trial.number))
+        finished = [trial for trial in supply.trials() if trial.state.finished]
+        self.adapters = {trial.number for trial in finished if trial.adapter is not None}  # they may be there
+        for trial in finished:  # a process may have died before it tidied up
+            artifacts.drop_checkpoints(supply.trial_folder(trial.number))
 
     def has_work(self) -> bool:
         return self.supply.has_work() or bool(self.test_due())
@@ -151,7 +149,7 @@ class StudyJudge(Judge):
     def _end_here(self, asked: optuna.Trial, state: Ended, reason: str) -> None:
         """End a trial that no worker trains, with the reason. The others go on."""
         write_trial(asked, reason=reason, ended=now())
-        self.study.tell(asked, state=in_optuna(state))
+        self.study.end(asked, state)
         ended = EndedTrial(asked.number, state, None, reason, {}, 0.0)
         self.after_commit.append(partial(self.progress.ended, ended))
         if self.study.why_unreadable(asked.number) is None:
@@ -192,13 +190,14 @@ class StudyJudge(Judge):
     def finish(self, trial: Trial, result: Result) -> None:
         asked, trial, worker = self.running.pop(trial.number)  # the worker may keep checkpoints in a folder of its own
         self.live.ended(worker, result.status)
+        scores = {} if result.best is None else result.best.scores
+        value, complete = scores.get(self.config.search.objective), result.state == TrialState.COMPLETE
         adapter: Path | None = None
-        complete = result.state == TrialState.COMPLETE
         if complete:
             assert self.method is not None and self.base is not None
-            self.adapters.add(trial.number)
-            adapter = artifacts.write(trial, result, self.config, self.method, self.base, self.data, self.progress.warn)
-        scores = {} if result.best is None else result.best.scores
+            how = self.config, self.method, self.base, self.data, self.progress.warn
+            adapter = artifacts.write(trial, result, *how, best=self.keeps_adapter(trial.number, value or 0.0))
+            self.adapters |= {trial.number} if adapter is not None else set()
         write_trial(
             asked,
             scores=scores,
@@ -209,10 +208,13 @@ class StudyJudge(Judge):
             adapter=None if adapter is None else str(adapter.relative_to(self.studies.artifacts)),
             ended=now(),
         )
-        value = scores.get(self.config.search.objective)
-        self.study.tell(asked, value if complete else None, state=in_optuna(result.state))
+        self.study.end(asked, result.state, value if complete else None)
         ended = EndedTrial(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
         self.after_commit.append(partial(self._ended, trial, ended))
+
+    def keeps_adapter(self, number: int, value: float) -> bool:
+        """Whether a trial that completes with this value is among the best `keep_adapters`."""
+        return self.supply.ledger.place(number, value) < self.config.search.keep_adapters
 
     def _ended(self, trial: Trial, ended: EndedTrial) -> None:
         """After a trial's result is stored: tell the tracker and the user, and delete what nobody needs any more."""
@@ -253,16 +255,15 @@ class StudyJudge(Judge):
             self.after_commit.popleft()()
 
     def progressed(self, event: Progressed, worker: int) -> None:
-        status = self.live.update(event, worker, self.places[worker])
-        if status is not None:
+        if (status := self.live.update(event, worker, self.places[worker])) is not None:
             self.progress.step(status)
 
     # Results --------------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """Number of trials by state. Running ones count as stopped: the next run resumes them."""
-        found = count_states((trial.state for trial in self.supply.trials()), live=False)
-        return {name: count for name, count in sorted(found.items()) if count}
+        found = sorted(count_states((trial.state for trial in self.supply.trials()), live=False).items())
+        return {name: count for name, count in found if count}
 
     def scored(self, number: int, scores: Scores | None, reason: str) -> None:
         if scores is None:
@@ -329,9 +330,8 @@ class StudyJudge(Judge):
     def conclude(self) -> None:
         """Record results of all trials together, if they are done. A sweep has none besides its trials."""
         if self.data.test is not None and self.study.record.test is None and self.winners() and not self.test_due():
-            self.progress.note(
-                f"test split: not scored, because the best trial's adapter is not in {self.supply.folder}"
-            )
+            place = self.supply.folder
+            self.progress.note(f"test split: not scored, because the best trial's adapter is not in {place}")
 
     def close(self) -> None:
         """End the runs that the tracker believes to be running, and tidy up what a killed process left."""
@@ -346,5 +346,5 @@ class StudyJudge(Judge):
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         """Those that the search chose."""
-        own = space.described(self.config, trial.params)
-        return {key: value for key, value in own.items() if key in self.config.space}
+        known = self.supply.trial(trial.number).params
+        return {name: value for name, value in known.items() if name in self.config.space}

@@ -106,8 +106,6 @@ class TrialSupply:
             return None
         asked = self.ask()
         write_trial(asked, began=now())
-        # a deleted database may have left the folder of a trial with this number
-        shutil.rmtree(self.trial_folder(asked.number), ignore_errors=True)
         return Offer(asked, resumed=False)
 
     def start(self, offer: Offer) -> Trial:
@@ -122,6 +120,8 @@ class TrialSupply:
         if resumed:
             known = self.trial(asked.number)
             write_trial(asked, pauses=[*known.pauses, artifacts.pause(known, folder)])
+        else:  # a deleted database may have left the folder of a trial with this number
+            shutil.rmtree(folder, ignore_errors=True)
         write_trial(asked, params=space.described(self.config, params), seed=seed)
         return Trial(asked.number, seed, params, folder)
 

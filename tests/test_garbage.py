@@ -1,0 +1,33 @@
+"""Does the garbage collector look through what exists already? Not inside these blocks."""
+
+from __future__ import annotations
+
+import gc
+
+from peftsweep.system.garbage import collected_seldom, existing_objects_kept
+
+
+def test_what_exists_is_exempt_inside_the_block_only() -> None:
+    gc.unfreeze()
+    with existing_objects_kept():
+        assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_the_caller_froze_stays_frozen() -> None:
+    gc.freeze()
+    before = gc.get_freeze_count()
+    with existing_objects_kept():
+        pass
+    assert gc.get_freeze_count() >= before > 0
+
+
+def test_a_threshold_comes_back_also_after_an_error() -> None:
+    before = gc.get_threshold()
+    try:
+        with collected_seldom():
+            assert gc.get_threshold()[0] >= 50_000
+            raise KeyError
+    except KeyError:
+        pass
+    assert gc.get_threshold() == before
