@@ -271,7 +271,7 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, list[d
         "peftsweep.storage:Studies.begin 3",
         "peftsweep.sweep.trial_params:complete 2",
         "peftsweep.sweep.study_judge:StudyJudge.report 6",
-        "optuna:Study.tell 3",
+        "peftsweep.storage:StoredStudy.end 3",
         "peftsweep.engine.evaluation:Evaluator.on_test 1",
     ],
 )
@@ -313,7 +313,7 @@ def test_seeds_that_were_asked_for_by_mistake_are_not_trained_by_a_call_for_fewe
     file = here.study(**QUICK)
     here.run(file)
     words = ("retrain", "--study", str(file), "--seeds", "9", "--top", "3", "--slots", "1")
-    assert struck(here, "optuna:Study.tell 4", [signal.SIGINT], *words).returncode == 130
+    assert struck(here, "peftsweep.storage:StoredStudy.end 4", [signal.SIGINT], *words).returncode == 130
     begun = seeds_of(here).trials
     seeds_of(here).enqueue_trial({}, user_attrs={"retrains": 0, "replicate": 9})  # as an earlier version left them
     rows = retrained(here, file, seeds=2, top=2).rows

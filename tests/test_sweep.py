@@ -156,7 +156,7 @@ MOMENTS = {
     "after an evaluation, before it is stored": "peftsweep.sweep.study_judge:StudyJudge.report 6",
     "after the last step, before the adapter": "peftsweep.sweep.study_judge:StudyJudge.finish 1",
     "after the adapter was renamed, before tell": "peftsweep.study.artifacts:write 1",
-    "after tell": "optuna:Study.tell 1",
+    "after tell": "peftsweep.storage:StoredStudy.end 1",
     "in the middle of a group of rows": "peftsweep.storage.pending_rows:update_trials 9",
     "after a group of rows, before anybody was told": "peftsweep.storage.leased_storage:LeasedStorage.flush 9",
     "after a result was stored, before checkpoints were removed": "peftsweep.sweep.projection:Projection.end 1",

@@ -86,7 +86,7 @@ class StudyJudge(Judge):
         supply.complete_orphans()
         self.commit()
         finished = [trial for trial in supply.trials() if trial.state.finished]
-        self.adapters = {trial.number for trial in finished if trial.adapter is not None}  # they may be there
+        self.adapters = {trial.number for trial in finished if trial.state == TrialState.COMPLETE}
         for trial in finished:  # a process may have died before it tidied up
             artifacts.drop_checkpoints(supply.trial_folder(trial.number))
 
