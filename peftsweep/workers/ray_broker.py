@@ -37,7 +37,6 @@ TICK = 1.0  # seconds between two looks at the clock and at the cluster's resour
 WAITING = 20.0  # seconds without a free place in the cluster after which the user is told
 STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
 SHORT = 36  # characters of a folder in which Ray can open its sockets: their paths have at most 107
-TIMED = ("build", "advance", "close")  # must be answered in time; loading may include a download
 
 
 class SweepWorker:
@@ -120,12 +119,14 @@ class Broker:
         driver: the sweep's process.
         workers: number of workers; None for one on each GPU, or one on a CPU.
         local: whether the cluster is this machine, so that no other can join.
-        timeout: seconds in which a call must be answered.
+        limits: seconds in which a call must be answered, by its name.
         version: peftsweep's in the sweep's process.
     """
 
-    def __init__(self, driver: Connection, *, workers: int | None, local: bool, timeout: float, version: str) -> None:
-        self.driver, self.local, self.timeout = driver, local, timeout
+    def __init__(
+        self, driver: Connection, *, workers: int | None, local: bool, limits: dict[str, float], version: str
+    ) -> None:
+        self.driver, self.local, self.limits = driver, local, limits
         self.versions = SweepWorker.versions(version)
         self.grows = workers is None and not local
         self.numbers = itertools.count()
@@ -174,8 +175,8 @@ class Broker:
         """End workers that hang, and use GPUs that have joined."""
         now = time.monotonic()
         for number, place in list(self.places.items()):
-            if place.call in TIMED and now > place.since + self.timeout:
-                self.lose(number, f"it reported nothing for {self.timeout:.0f} s")
+            if now > place.since + self.limits.get(place.call, math.inf):
+                self.lose(number, f"it reported nothing for {self.limits[place.call]:.0f} s")
         gpus = _count(_nodes(), "GPU")
         for number, place in list(self.places.items()) if gpus else ():
             if place.call == "arrive" and not place.needs.gpus:  # it waits for cores, where no GPU was
@@ -220,7 +221,7 @@ class Broker:
         kind, value = answer
         place = self.places[number]
         if kind == "arrived":
-            place.call, place.process = "hello", value
+            place.call, place.since, place.process = "hello", time.monotonic(), value
             hello = place.actor.hello.remote(self.versions, place.needs.threads, str(Path.cwd()))
             self._await(number, hello)
         elif kind == "refused":

@@ -29,6 +29,7 @@ from peftsweep.workers.pool import Answer, Call, Failed, Lost
 from peftsweep.workers.worker import WorkerSpec
 
 BROKER = Path(__file__).with_name("ray_broker.py")
+IMPORTS, LOADING = 600.0, 3600.0  # seconds in which a worker imports its libraries, and loads or downloads a base
 START = 180.0  # seconds for a cluster to start or to let this process join
 END, LEAVE = 20.0, 5.0  # seconds for a local cluster to end, and to leave another's
 # Workers need these: gated bases, and clusters that ask for a token.
@@ -42,7 +43,7 @@ class RayPool:
     Args:
         workers: how many. "auto": one on each GPU of the cluster, also on those that come later; one on a CPU.
         address: of the cluster to join; None for a cluster of this machine alone, which ends with the pool.
-        timeout: seconds without an event after which a worker is ended and replaced.
+        timeout: seconds without an event after which a worker is ended and replaced; at least an hour while it loads.
         note: called with lines for the user.
 
     Raises:
@@ -84,7 +85,9 @@ class RayPool:
             raise
 
     def _start(self, workers: int | None, timeout: float) -> int:
-        options = {"workers": workers, "timeout": timeout, "version": __version__, "address": self._address}
+        limits = {"hello": IMPORTS, "load": max(LOADING, timeout)}
+        limits |= dict.fromkeys(("build", "advance", "close"), timeout)
+        options = {"workers": workers, "limits": limits, "version": __version__, "address": self._address}
         self._pipe.send(options)
         while self._pipe.poll(START):
             match self._receive():
