@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import shutil
@@ -17,7 +18,7 @@ import pytest
 import peftsweep
 from peftsweep.engine import Evaluated, Event, ScoreTrial, StartTrials, TrialEnded
 from peftsweep.errors import ModelError, StorageError, WorkerError
-from peftsweep.progress import Silent, SweepStatus
+from peftsweep.progress import PlainProgress, Silent, SweepStatus
 from peftsweep.sweep import SweepResult, unfit_nodes
 from peftsweep.sweep.run_study import run_together
 from peftsweep.workers import Answer, Call, Failed, Lost
@@ -65,6 +66,14 @@ def test_the_same_study_on_one_and_on_three_workers_draws_the_same_and_has_the_s
     assert len(workers_of(shared)) == 3 and len(workers_of(alone)) == 1
     assert alone.counts == shared.counts == {"complete": 7}
     assert scores(shared) == pytest.approx(scores(alone), abs=1e-4)
+
+
+def test_each_worker_says_what_it_has_loaded(here: Home) -> None:
+    said = io.StringIO()
+    run_on(2, here, here.study(), progress=PlainProgress(said))
+    assert "worker 0: 1 slot on cpu of here\n" in said.getvalue()
+    assert "worker 1: 1 slot on cpu of there\n" in said.getvalue()
+    assert "at a time" not in said.getvalue()
 
 
 def test_two_studies_share_two_workers_and_a_worker_goes_to_the_study_that_has_more_left(here: Home) -> None:

@@ -34,6 +34,7 @@ from peftsweep.progress import (
     sweep_lines,
     sweep_result,
     time_spent,
+    worker_loaded,
 )
 from peftsweep.study.best_rows import Best
 from peftsweep.workers import Memory
@@ -108,6 +109,14 @@ def test_planned_and_used_gpu_memory_are_reported_and_a_cpu_has_no_plan() -> Non
     assert header["memory"] == "plan 61.2 of 79.1 GiB: 40 slots, 32,768 tokens at once"
     assert peak_memory(memory, int(58.4 * 2**30)) == "memory: peak 58.4 of 79.1 GiB, planned 61.2"
     assert "memory" not in dict(sweep_lines.header(OPENED))
+
+
+def test_each_of_several_workers_has_a_line_of_its_own() -> None:
+    memory = Memory(planned=int(61.2 * 2**30), whole=int(79.1 * 2**30), slots=40, tokens=32768)
+    header = dict(sweep_lines.header(replace(OPENED, memory=memory, alone=False)))
+    assert header["trials"] == "2 of 12 done" and header["model"].endswith(" · float32") and "memory" not in header
+    assert worker_loaded(1, 40, "cuda:1 of b", memory) == "worker 1: 40 slots on cuda:1 of b · 61.2 of 79.1 GiB planned"
+    assert worker_loaded(0, 1, "cpu of a", None) == "worker 0: 1 slot on cpu of a"
 
 
 def test_a_trial_that_ends_is_one_line(kind: Callable[..., Progress], terminal: Terminal) -> None:

@@ -33,6 +33,7 @@ class Opened:
     tracking: str  # its address
     objective: str = "macro_f1"  # score by which trials are compared
     memory: Memory | None = None  # None on a CPU, where nothing is planned
+    alone: bool = True  # whether slots, device and memory are those of the whole sweep, or of its first worker
 
 
 @dataclass(frozen=True)

@@ -50,20 +50,27 @@ class BestSoFar:
 
 
 def header(what: Opened) -> list[tuple[str, str]]:
-    """What was loaded, as pairs of a name and a text."""
+    """What was loaded, as pairs of a name and a text. Each of several workers has its own line: `worker_loaded`."""
     low, high = what.trainable
     trained = amount(low) if low == high else f"{amount(low)} to {amount(high)}"
     rows = " · ".join(f"{count:,} {split}" for split, count in what.rows.items())
-    memory = [] if what.memory is None else [("memory", planned(what.memory))]
+    memory = [("memory", planned(what.memory))] if what.memory is not None and what.alone else []
+    device, at_once = (f" on {what.device}", f" · {what.slots} at a time") if what.alone else ("", "")
     return [
         ("study", f"{what.study}: {what.method} on {what.model}"),
-        ("model", f"{amount(what.parameters)} parameters, {trained} trained per trial · {what.dtype} on {what.device}"),
+        ("model", f"{amount(what.parameters)} parameters, {trained} trained per trial · {what.dtype}{device}"),
         ("rows", rows),
-        ("trials", f"{what.done} of {what.total} done · {what.slots} at a time"),
+        ("trials", f"{what.done} of {what.total} done{at_once}"),
         *memory,
         *([("score", f"{label(what.objective)}: a threshold for each label")] if "tuned" in what.objective else []),
         ("storage", f"{what.storage} · {what.tracker}: {what.tracking}"),
     ]
+
+
+def worker_loaded(number: int, slots: int, place: str, memory: Memory | None) -> str:
+    """`worker 1: 40 slots on cuda:1 of b.example · 61.2 of 79.1 GiB planned`"""
+    plan = "" if memory is None else f" · {gib(memory.planned)} of {gib(memory.whole)} GiB planned"
+    return f"worker {number}: {slots} slot{'s' * (slots > 1)} on {place}{plan}"
 
 
 def planned(memory: Memory) -> str:

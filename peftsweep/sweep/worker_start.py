@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peftsweep.errors import StudyMismatchError
 from peftsweep.models import BaseInfo, is_at_revision, revision_of
-from peftsweep.progress import Opened
+from peftsweep.progress import Opened, worker_loaded
 from peftsweep.storage import masked, write_study
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.workers import PackInfo
@@ -32,7 +32,7 @@ def report_another(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_u
     """Tell the user that one more worker has loaded the base."""
     for note in pack.notes:
         judge.progress.note(note)
-    judge.progress.note(f"worker {worker}: {pack.slots} slot{'s' * (pack.slots > 1)} on {judge.places[worker].name}")
+    judge.progress.note(worker_loaded(worker, pack.slots, judge.places[worker].name, pack.memory))
 
 
 def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri: str, worker: int) -> None:
@@ -58,8 +58,11 @@ def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri
         tracking=masked(tracking_uri),
         objective=config.search.objective,
         memory=pack.memory,
+        alone=judge.places[worker].node is None,
     )
     judge.opened(base, pack.method, opened)
+    if not opened.alone:
+        judge.progress.note(worker_loaded(worker, pack.slots, judge.places[worker].name, pack.memory))
 
 
 def _warn_if_all_start_at_once(judge: StudyJudge, slots: int) -> None:
