@@ -18,7 +18,7 @@ import pytest
 import peftsweep
 from peftsweep.engine import Evaluated, Event, ScoreTrial, StartTrials, TrialEnded
 from peftsweep.errors import ModelError, StorageError, WorkerError
-from peftsweep.progress import PlainProgress, Silent, SweepStatus
+from peftsweep.progress import EndedTrial, PlainProgress, Silent, SweepStatus
 from peftsweep.sweep import SweepResult, unfit_nodes
 from peftsweep.sweep.run_study import run_together
 from peftsweep.workers import Answer, Call, Failed, Lost
@@ -85,6 +85,34 @@ def test_two_studies_share_two_workers_and_a_worker_goes_to_the_study_that_has_m
     assert len(workers_of(second)) == 2
     assert {run.info.status for run in here.runs()} == {"FINISHED"}
     assert len(here.runs()) == 2 + 1 + 6
+
+
+def test_one_worker_trains_one_study_after_the_other_in_their_order_as_if_each_were_alone(here: Home) -> None:
+    short, long = here.study("short", search={"trials": 2}), here.study("long", search={"trials": 4})
+    ends: list[str] = []
+
+    class Ends(Silent):
+        def ended(self, trial: EndedTrial) -> None:
+            ends.append(trial.study)
+
+    places: Any = {"storage": here.storage, "tracking_uri": here.tracking_uri, "slots": 1}
+    together = run_together([short, long], progress=Ends(), **places)
+    assert ends == ["short"] * 2 + ["long"] * 4
+    alone = [here.run(study, slots=1, storage=f"sqlite:///{here.folder}/alone.db") for study in (short, long)]
+    assert [scores(result) for result in together] == [scores(result) for result in alone]
+
+
+def test_the_time_of_a_study_begins_when_its_turn_comes(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, passed = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + passed[0])
+
+    class Slow(Silent):
+        def ended(self, trial: EndedTrial) -> None:
+            passed[0] += 1000 if trial.study == "one" else 0
+
+    places: Any = {"storage": here.storage, "tracking_uri": here.tracking_uri, "slots": 1}
+    one, two = run_together([here.study("one"), here.study("two")], progress=Slow(), timeout=900, **places)
+    assert (one.counts, two.counts) == ({"complete": 2}, {"complete": 3})  # the second had begun
 
 
 class Watched(Silent):
@@ -314,3 +342,12 @@ def test_a_study_whose_call_cannot_be_sent_ends_alone(here: Home) -> None:
     with pytest.raises(StorageError, match=r"^owner\.json"):
         run_together([here.study("bad"), here.study("good")], partial(Picky, 2), **options)
     assert states(here) == {"bad": ("failed", 0), "good": ("done", 3)}
+
+
+def test_the_command_goes_on_after_an_error_over_one_study_and_tells_it_in_the_end(here: Home) -> None:
+    wide, small = here.study("wide", space={"learning_rate": [1e-3], "rank": [4, 999]}), here.study()
+    done = here.call("run", "--study", str(wide), "--study", str(small))
+    assert done.returncode == 1
+    assert "999 is above" in done.stderr.splitlines()[-1]
+    assert any(line.startswith("small: 3 complete") for line in done.stderr.splitlines()), done.stderr
+    assert states(here) == {"wide": ("failed", 0), "small": ("done", 3)}

@@ -43,7 +43,7 @@ Studies = Annotated[
 Timeout = Annotated[
     float | None,
     typer.Option(
-        parser=duration, metavar="TIME", help="Stop starting new trials after this long: 2h, 30m, 90s, 1h30m."
+        parser=duration, metavar="TIME", help="Stop starting new trials of a study after this long: 2h, 30m, 1h30m."
     ),
 ]
 Slots = Annotated[

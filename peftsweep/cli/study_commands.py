@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
@@ -37,7 +38,6 @@ from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from peftsweep.config import StudyConfig
     from peftsweep.progress import Progress
     from peftsweep.sweep import SweepResult
 
@@ -58,7 +58,7 @@ def run(
     tracking_uri: Tracking = TRACKING,
     debug: Debug = False,
 ) -> None:
-    """Run a study, or resume it where it stopped. Several studies share the workers; with one, each waits its turn."""
+    """Run a study, or resume it where it stopped. Several studies share the workers; with one, each has its turn."""
     with exit_on_signal():
         if ray_address is not None:
             check_answers(ray_address)
@@ -66,24 +66,23 @@ def run(
 
         from peftsweep import progress, sweep
 
-        shared = workers != 1 or ray_address is not None
-        for group in [configs] if shared else [[config] for config in configs]:
-            display = progress.for_stream(sys.stderr)
-            results = sweep.run_together(
-                group,
-                workers=workers,
-                ray_address=ray_address,
-                worker_timeout=worker_timeout,
-                checkpoint_every=checkpoint_every,
-                trials=trials,
-                timeout=timeout,
-                slots=slots,
-                storage=storage,
-                tracking_uri=tracking_uri,
-                progress=display,
-            )
-            for config, result in zip(group, results, strict=True):
-                _say_result(display, config, result)
+        display = progress.for_stream(sys.stderr)
+        results = sweep.run_together(
+            configs,
+            workers=workers,
+            ray_address=ray_address,
+            worker_timeout=worker_timeout,
+            checkpoint_every=checkpoint_every,
+            trials=trials,
+            timeout=timeout,
+            slots=slots,
+            storage=storage,
+            tracking_uri=tracking_uri,
+            progress=display,
+            ended=partial(_say_result, display),
+        )
+        if results[0].interrupted is not None:
+            raise Stopped(results[0].interrupted)
 
 
 def retrain(
@@ -126,24 +125,18 @@ def retrain(
         _print(result.configurations, result.rows, as_json, progress.retrained_table)
 
 
-def _say_result(display: Progress, config: StudyConfig, result: SweepResult) -> None:
-    """Print what came of a study.
-
-    Raises:
-        Stopped: a signal ended it.
-    """
+def _say_result(display: Progress, result: SweepResult) -> None:
+    """Print what came of a study."""
     from peftsweep import progress
 
-    best = result.best
+    best, name = result.best, result.study.study_name
     score = None if best is None else (best.trial, best.scores[best.objective])
     adapter = None if best is None else best.adapter
-    display.note(progress.sweep_result(config.name, result.counts, score, adapter, config.search.objective))
+    display.note(progress.sweep_result(name, result.counts, score, adapter, result.study.record.objective))
     if result.seconds:
         display.note(progress.time_spent(result.seconds, result.workers))
-    if result.interrupted is not None:
-        raise Stopped(result.interrupted)
-    if best is not None:
-        display.note(progress.next_step(config.name, adapter))
+    if best is not None and result.interrupted is None:
+        display.note(progress.next_step(name, adapter))
 
 
 def stop(

@@ -1,9 +1,9 @@
-"""How do several studies share several workers? Each free worker goes to the study with the most trials left."""
+"""How do several studies share workers? Each free worker goes to the study with the most trials left; a single worker
+to one after the other, in their order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 
 from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.workers import Pool
@@ -22,7 +22,7 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
     while True:
         look_for_nodes(pool, seats, studies)
         for worker in pool.free():
-            study = neediest(studies, pool.node(worker))
+            study = next_study(studies, pool, worker)
             if study is not None and study.enter(worker, pool):
                 seats[worker] = study
         if not seats and not any(study.openings() for study in studies):
@@ -39,10 +39,13 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
         study.commit()
 
 
-def neediest(studies: Sequence[StudySweep], node: str | None) -> StudySweep | None:
-    """The study to which a free worker of this node goes; None if none wants it."""
-    openings, study = max(((study.openings_on(node), study) for study in studies), key=itemgetter(0))
-    return study if openings else None
+def next_study(studies: Sequence[StudySweep], pool: Pool, worker: int) -> StudySweep | None:
+    """The study to which a free worker goes; None if none wants it."""
+    node = pool.node(worker)
+    openings = {place: found for place, study in enumerate(studies) if (found := study.openings_on(node))}
+    if not openings:
+        return None
+    return studies[min(openings) if pool.size() == 1 else max(openings, key=lambda place: openings[place])]
 
 
 def look_for_nodes(pool: Pool, seats: Mapping[int, StudySweep], studies: Sequence[StudySweep]) -> None:

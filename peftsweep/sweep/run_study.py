@@ -82,7 +82,7 @@ def run(
     Args:
         study: a name in `sweeps/`, a path to a study file, or a study built in Python.
         trials: total number of trials of the study; by default `search.trials`.
-        timeout: seconds after which no new trial starts; running trials finish.
+        timeout: seconds after which no new trial of the study starts; running trials finish.
         slots: number of trials to train at once. "auto": as many as fit on the GPU; a few on a CPU.
         overrides: values that replace the study file's, by dotted key, as a mapping or as `key=value`.
         progress: displays what happens while the study runs; by default nothing is displayed.
@@ -133,12 +133,14 @@ def run_together(
     tracking_uri: str = "sqlite:///mlflow.db",
     progress: Progress | None = None,
     sink: OpenSink = MlflowRuns,
+    ended: Callable[[SweepResult], object] = lambda result: None,
 ) -> list[SweepResult]:
-    """Run several studies at once on a pool of workers, which they share.
+    """Run several studies on a pool of workers, which they share: at once, or in their order if there is one worker.
 
     Args:
         studies: each as in `run`.
         pool: starts the workers; by default as `workers`, `ray_address`, `worker_timeout` and `start` say.
+        ended: called in the end with the results of the studies that no error ended.
         others: as in `run`, for each study.
 
     Raises:
@@ -176,8 +178,14 @@ def run_together(
             for config, rows, place, each, shown in zip(configs, data, places, sinks, own, strict=True)
         ]
         chosen = partial(start_pool, workers, ray_address, worker_timeout, display.note, start)
-        train(judges, pool or chosen, slots, tracking_uri, display, checkpoint_every)
-        return [_result(judge) for judge in judges]
+        results: list[SweepResult] = []
+
+        def keep(judge: StudyJudge) -> None:
+            results.append(_result(judge))
+            ended(results[-1])
+
+        train(judges, pool or chosen, slots, tracking_uri, display, checkpoint_every, keep)
+        return results
 
 
 def _read(config: StudyConfig, studies: Studies, display: Progress) -> Dataset:
@@ -222,8 +230,12 @@ def train(
     tracking_uri: str,
     display: Progress,
     checkpoint_every: float,
+    ended: Callable[[StudyJudge], object] = lambda judge: None,
 ) -> None:
     """Train what is left of some studies, and write to the tracker what earlier processes did not.
+
+    Args:
+        ended: called in the end with each study that no error ended.
 
     Raises:
         PeftsweepError: of the first study that an error ended, after the others are done.
@@ -246,6 +258,9 @@ def train(
         for sweep in sweeps:
             if sweep.error is None:
                 sweep.attempt(partial(_conclude, sweep.judge))
+    for sweep in sweeps:
+        if sweep.error is None:
+            ended(sweep.judge)
     errors = [sweep.error for sweep in sweeps if sweep.error is not None]
     for error in errors[1:]:
         display.warn(str(error))

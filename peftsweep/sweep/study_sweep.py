@@ -95,6 +95,7 @@ class StudySweep:
         self.attempt(lambda: pool.call(worker, "load", self.spec))
         if not self.broken:
             self.under_way[worker], self.nodes[worker] = "load", pool.node(worker)
+            self.judge.supply.begin()
         return not self.broken
 
     def answer(self, answer: Answer | Failed | Lost) -> NextCall | None:

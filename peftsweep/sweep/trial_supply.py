@@ -35,7 +35,7 @@ class TrialSupply:
     """The trials of a study that are still to be trained.
 
     Args:
-        timeout: seconds after which no new trial starts; None for no limit.
+        timeout: seconds from `begin` after which no new trial starts; None for no limit.
 
     Attributes:
         total: number of trials that the study shall have, including earlier runs.
@@ -49,10 +49,15 @@ class TrialSupply:
     ) -> None:
         self.config, self.study, self.studies = config, study, studies
         self.total = total if config.search.sampler != "grid" else min(total, grid_size(config))
-        self.deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self.timeout, self.deadline = timeout, math.inf
         self.folder = studies.own_folder(config.name)
         self.ledger = Ledger(study)
         self.orphans = deque(trial.number for trial in studies.orphans(study))
+
+    def begin(self) -> None:
+        """The first worker comes. The study may have waited for others."""
+        if self.timeout is not None:
+            self.deadline = min(self.deadline, time.monotonic() + self.timeout)
 
     def complete_orphans(self) -> None:
         """Give orphans the parameters that they lack. This must come before any trial ends: the draw depends on which
