@@ -76,6 +76,20 @@ def test_each_worker_says_what_it_has_loaded(here: Home) -> None:
     assert "at a time" not in said.getvalue()
 
 
+def test_a_sweep_whose_folder_is_deleted_says_so_and_goes_on(here: Home) -> None:
+    class Deleting(Heard):
+        def ended(self, trial: EndedTrial) -> None:
+            if trial.number == 0:
+                shutil.rmtree(here.folder / "artifacts")
+
+    shown = Deleting()
+    (result,) = run_on(1, here, here.study(), progress=shown)
+    assert result.counts == {"complete": 3} and here.adapter(2).is_file()
+    (said,) = (line for line in shown.warnings if "owner.json is gone" in line)
+    assert said.startswith(str(here.folder / "artifacts" / "small"))
+    assert here.run(here.study(), trials=4, slots=1).counts == {"complete": 4}
+
+
 def test_two_studies_share_two_workers_and_a_worker_goes_to_the_study_that_has_more_left(here: Home) -> None:
     short = here.study("short", search={"trials": 1})
     long = here.study("long", search={"trials": 6})

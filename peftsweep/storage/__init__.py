@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftsweep.safe_text.secrets import masked
 from peftsweep.storage.attributes import enqueued_with, write_study, write_trial
 from peftsweep.storage.database_errors import guarded
-from peftsweep.storage.identity import Place, claim, fresh, settle
+from peftsweep.storage.identity import OWNER, Place, claim, fresh, owner, restore, settle
 from peftsweep.storage.optuna_states import in_optuna
 from peftsweep.storage.record import StudyRecord, TrialRecord
 from peftsweep.storage.record_parts import Behind, EvaluationRecord, HeldOutScores, Retrained
@@ -15,6 +15,7 @@ from peftsweep.storage.sweep_record import StopRequest, SweepRecord, WorkerRecor
 from peftsweep.storage.urls import check_apart, lasting, same_place
 
 __all__ = [
+    "OWNER",
     "RETRAINED",
     "Behind",
     "EvaluationRecord",
@@ -38,6 +39,8 @@ __all__ = [
     "in_optuna",
     "lasting",
     "masked",
+    "owner",
+    "restore",
     "same_place",
     "settle",
     "write_study",

@@ -105,11 +105,23 @@ def claim(name: str, folder: Path, key: str, place: Place, *, known: bool = Fals
     check_free(name, folder, key, place, known=known)
     now = Owner(key=key, storage=place.url, server=place.server, folder=os.path.realpath(folder))
     if owner(folder) != now:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replaced(folder / OWNER) as file:
-            file.write_text(json.dumps(now.model_dump()) + "\n", encoding="utf-8")
+        _write(folder, now)
     tidy(folder)
     tidy_below(folder)
+
+
+def restore(folder: Path, known: Owner) -> bool:
+    """Make a study's folder again if somebody has deleted it; returns whether somebody has."""
+    if owner(folder) is not None:
+        return False
+    _write(folder, known)
+    return True
+
+
+def _write(folder: Path, owner: Owner) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced(folder / OWNER) as file:
+        file.write_text(json.dumps(owner.model_dump()) + "\n", encoding="utf-8")
 
 
 def check_free(name: str, folder: Path, key: str, place: Place, *, known: bool) -> None:

@@ -16,7 +16,7 @@ from peftsweep.config import StudyConfig, TrainConfig
 from peftsweep.engine import Trial
 from peftsweep.errors import StorageError
 from peftsweep.safe_text.quoting import quoted
-from peftsweep.storage import StoredStudy, Studies, TrialRecord, write_trial
+from peftsweep.storage import OWNER, StoredStudy, Studies, TrialRecord, owner, restore, write_trial
 from peftsweep.study import Ledger, artifacts, exhausted, grid_size, samplers, space
 from peftsweep.study.trial_files import trial_folder
 from peftsweep.sweep.trial_params import UntrainableError, complete
@@ -51,6 +51,7 @@ class TrialSupply:
         self.total = total if config.search.sampler != "grid" else min(total, grid_size(config))
         self.timeout, self.deadline = timeout, math.inf
         self.folder = studies.own_folder(config.name)
+        self.owner = owner(self.folder)
         self.ledger = Ledger(study)
         self.orphans = deque(trial.number for trial in studies.orphans(study))
 
@@ -122,6 +123,11 @@ class TrialSupply:
         asked, resumed = offer
         params = self.config.hyperparameters(space.decode(self.config, self.complete(asked)))
         seed, folder = self.seed(asked), self.trial_folder(asked.number)
+        if self.owner is not None and restore(self.folder, self.owner):
+            self.studies.warn(
+                f"{self.folder / OWNER} is gone: somebody has deleted files of this study. Scores are kept, and the "
+                "sweep goes on; adapters that are lost come back only from a copy of that folder"
+            )
         if resumed:
             known = self.trial(asked.number)
             write_trial(asked, pauses=[*known.pauses, artifacts.pause(known, folder)])
