@@ -25,6 +25,13 @@ SECRETS = {
     "PEFTSWEEP_COMMENT": f"the password is {CANARY}, do not forget it",
     "PGPASSWORD": CANARY,
     "MLFLOW_TRACKING_URI": f"http://{LOGIN}:5000",
+    "RAY_REDIS_PASSWORD": CANARY,
+}
+OF_ANOTHER_CLUSTER = {
+    "RAY_ADDRESS": "10.0.0.1:6379",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_OVERRIDE_RESOURCES": '{"CPU": 0}',
+    "RAY_RUNTIME_ENV_HOOK": "no_such.hook",
 }
 LISTENS = "0A"  # in /proc/net/tcp
 
@@ -50,7 +57,7 @@ def test_a_killed_sweep_takes_its_cluster_with_it_and_goes_on_when_run_again(tmp
         found = Studies(here.storage).load("small").records() if (here.folder / "studies.db").exists() else []
         return [trial.number for trial in found if trial.state == "complete"]
 
-    with here.start(*words, **SECRETS) as sweep:
+    with here.start(*words, **SECRETS, **OF_ANOTHER_CLUSTER) as sweep:
         until(lambda: (here.folder / "artifacts" / "small" / "trial-0000" / "adapter").exists(), sweep)
         until(finished, sweep)  # the adapter is written before the trial's end is stored
         ours = descendants(sweep.pid)
@@ -74,7 +81,9 @@ def check_secrecy(processes: dict[int, str]) -> None:
     titles = " ".join(processes.values())
     assert all(part in titles for part in ("ray_broker.py", "gcs_server", "raylet", "ray::SweepWorker"))
     for process, words in processes.items():
-        assert CANARY not in words and CANARY.encode() not in Path(f"/proc/{process}/environ").read_bytes()
+        environment = Path(f"/proc/{process}/environ").read_text()
+        assert CANARY not in words and CANARY not in environment
+        assert not any(f"{name}={value}" in environment for name, value in OF_ANOTHER_CLUSTER.items())
     logs = Path(titles.partition("--log_dir=")[2].partition(" ")[0])
     texts = [file.read_bytes() for file in logs.rglob("*") if file.is_file()]
     assert texts and not any(CANARY.encode() in text for text in texts)

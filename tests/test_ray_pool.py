@@ -88,6 +88,19 @@ def test_the_broker_gets_no_password_but_what_workers_need(monkeypatch: pytest.M
     assert environment(given, "auto")["RAY_ADDRESS"] == "10.0.0.1:6379"
 
 
+def test_a_local_cluster_obeys_ray_s_settings_but_nothing_that_is_said_of_another_cluster() -> None:
+    both = {
+        "RAY_AUTH_TOKEN": "t0k3n-of-a-cluster",
+        "RAY_AUTH_TOKEN_PATH": "/home/u/token",
+        "RAY_worker_register_timeout_seconds": "9",
+    }
+    others = {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_AUTH_MODE": "disabled", "RAY_OVERRIDE_RESOURCES": "{}"}
+    others |= {"RAY_RUNTIME_ENV_HOOK": "a.hook", "RAY_USE_TLS": "1", "RAY_TLS_SERVER_KEY": "/etc/key.pem"}
+    given = both | others | {"RAY_REDIS_PASSWORD": "hunter2-hunter2"}
+    assert environment(given, None).keys() & given.keys() == both.keys()
+    assert environment(given, "10.0.0.1:6379").keys() & given.keys() == both.keys() | others.keys()
+
+
 @pytest.mark.parametrize(
     ("nodes", "workers", "each"),
     [

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fork_server import python_path
+from tests.programs import free_port
 from tests.studies import Home, home, until
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "slurm" / "sweep.sbatch"
@@ -25,15 +26,20 @@ def here(tmp_path: Path) -> Home:
     here.study("sweeps/long", train={"epochs": 150, "evals_per_epoch": 1}, search={"trials": 2})
     programs = here.folder / "bin"
     programs.mkdir()
-    (programs / "scontrol").write_text('#!/bin/sh\necho "$@" >> asked\n')
-    (programs / "scontrol").chmod(0o755)
+    program(here, "scontrol", 'echo "$@" >> asked')
     return here
 
 
-def submitted(here: Home, *studies: str) -> subprocess.Popen[str]:
+def program(here: Home, name: str, does: str) -> None:
+    file = here.folder / "bin" / name
+    file.write_text(f"#!/bin/bash\n{does}\n")
+    file.chmod(0o755)
+
+
+def submitted(here: Home, *studies: str, **changes: str) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(here.folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     slurm = {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "17"}
-    env = os.environ | {"PATH": path, "PYTHONPATH": python_path()} | slurm
+    env = os.environ | {"PATH": path, "PYTHONPATH": python_path()} | slurm | changes
     with (here.folder / "log").open("w") as log:
         return subprocess.Popen(["bash", str(SCRIPT), *studies], cwd=here.folder, env=env, stderr=log, text=True)
 
@@ -56,6 +62,25 @@ def test_a_job_whose_time_is_up_queues_again_until_its_study_is_done(here: Home)
 def test_a_job_that_fails_does_not_queue_again(here: Home) -> None:
     job = submitted(here, "unknown")
     assert job.wait(timeout=120) == 2 and "unknown" in log(here) and not (here.folder / "asked").exists()
+
+
+def test_the_nodes_of_a_job_get_the_token_and_no_password(here: Home) -> None:
+    canary = "kanari3nvogel-77"
+    secrets = {
+        "PEFTSWEEP_STORAGE": f"postgresql://me:{canary}@127.0.0.1:{free_port()}/studies",
+        "MLFLOW_TRACKING_URI": f"http://me:{canary}@127.0.0.1:{free_port()}",
+    }
+    secrets |= dict.fromkeys(("PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"), canary)
+    program(here, "srun", 'for SLURM_PROCID in 0 1; do export SLURM_PROCID; "${@:3}"; done; touch up')
+    answers = "[[ -e up || -n $SLURM_PROCID ]]"
+    program(here, "ray", f'[[ $1 != start ]] && {{ {answers}; exit; }}; (echo "$@"; env) > node-$SLURM_PROCID')
+    sizes = {"SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "4"}
+    assert submitted(here, "long", **secrets, **sizes, RAY_AUTH_TOKEN="t0k3n").wait(timeout=120) == 1
+    assert ":20017' cannot be used" in log(here)  # no cluster is at this address
+    head, other = ((here.folder / f"node-{number}").read_text() for number in range(2))
+    assert " --head --port=20017 " in head and ":20017\n" in other
+    for node in (head, other):
+        assert "RAY_AUTH_MODE=token\n" in node and "RAY_AUTH_TOKEN=t0k3n\n" in node and canary not in node
 
 
 def test_the_job_asks_slurm_for_a_signal_in_time_and_for_another_run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +33,10 @@ BROKER = Path(__file__).with_name("ray_broker.py")
 IMPORTS, LOADING = 600.0, 3600.0  # seconds in which a worker imports its libraries, and loads or downloads a base
 START = 180.0  # seconds for a cluster to start or to let this process join
 END, LEAVE = 20.0, 5.0  # seconds for a local cluster to end, and to leave another's
-# Workers need these: gated bases, and clusters that ask for a token.
-KEPT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
+# Workers need these: gated bases, and clusters that ask for a token or a certificate (whose key is in a file).
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+KEPT = (*TOKENS, "RAY_AUTH_MODE", "RAY_TLS_SERVER_KEY")
+OF_A_CLUSTER = re.compile("RAY_[A-Z]")  # such as RAY_ADDRESS; in Ray's own settings small letters follow
 PLAIN = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "USER", "PWD")  # never secret
 GONE = "; finished trials are kept: run the same command again to continue"
 
@@ -208,10 +211,9 @@ def environment(variables: Mapping[str, str], address: str | None) -> dict[str, 
     """
     kept = {name: value for name, value in variables.items() if name in PLAIN or _is_harmless(name, value)}
     kept["PYTHONPATH"] = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
+    if address is None:  # what is said of another cluster does not hold for this one; by itself Ray asks for a token
+        kept = {name: value for name, value in kept.items() if name in TOKENS or not OF_A_CLUSTER.match(name)}
     kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    if address is None:
-        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):  # by itself Ray asks for a token
-            kept.pop(name, None)
     joined = variables.get("RAY_ADDRESS", "") if address == "auto" else address
     if joined is None or joined.removeprefix("ray://").startswith(("127.", "localhost:", "[::1]")):
         # Otherwise Ray replaces the loopback address by the machine's outward one, and listens there.
