@@ -65,17 +65,20 @@ def guarded(url: str) -> Iterator[None]:
         StorageError: it is locked, read-only, full, unreachable or no database of this kind; or another process ended a
             trial or deleted the study.
     """
-    where = masked(url)
+
+    def failure(what: str) -> StorageError:  # masked only if there is one, as sweeps come here for every answer
+        return StorageError(f"{masked(url)}: {what}")
+
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        raise StorageError(f"{where}: {_explained(error)}") from error
+        raise failure(_explained(error)) from error
     except UpdateFinishedTrialError as error:
-        raise StorageError(f"{where}: a trial was ended by another process while it ran here. {AGAIN}") from error
+        raise failure(f"a trial was ended by another process while it ran here. {AGAIN}") from error
     except KeyError as error:
         if NOT_FOUND_MSG not in error.args:
             raise
-        raise StorageError(f"{where}: {DELETED}") from error
+        raise failure(DELETED) from error
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EROFS):
             raise StorageError(f"{error.filename} cannot be written: {error.strerror}") from error
@@ -92,12 +95,12 @@ def guarded(url: str) -> Iterator[None]:
     except RuntimeError as error:
         if "optuna" not in str(error) or "version" not in str(error):
             raise
-        raise StorageError(f"{where}: made by another version of Optuna: {error}") from error
+        raise failure(f"made by another version of Optuna: {error}") from error
     except Exception as error:
         if not type(error).__module__.startswith("alembic."):  # Optuna keeps the version of its tables with it
             raise
-        raise StorageError(
-            f"{where}: the version of its tables cannot be read: {error}; restore it from a copy, or name another "
+        raise failure(
+            f"the version of its tables cannot be read: {error}; restore it from a copy, or name another "
             "database by --storage"
         ) from error
 

@@ -157,8 +157,8 @@ class LeasedStorage(BaseStorage):
             self._with_param(trial, name, distribution.to_internal_repr(given.params[name]), distribution)
         for step, value in given.intermediate_values.items():
             self._with_report(trial, step, value)
-        self._with_attrs(trial, "user_attrs", given.user_attrs)
-        self._with_attrs(trial, "system_attrs", given.system_attrs)
+        self._with_attrs(trial, "user_attrs", _as_read(given.user_attrs))
+        self._with_attrs(trial, "system_attrs", _as_read(given.system_attrs))
         self._with_values(trial, given.values)
         self._of_trial[trial._trial_id] = study
         study.create(trial)
@@ -179,13 +179,15 @@ class LeasedStorage(BaseStorage):
         self._change(trial_id, lambda trial: self._with_report(trial, step, intermediate_value))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.set_trial_user_attrs(trial_id, {key: value})
+        self.set_trial_user_attrs(trial_id, {key: _as_read(value)})
 
     def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
+        """Set several at once. They are stored as JSON, and kept as they are: nobody may change them afterwards."""
         self._change(trial_id, lambda trial: self._with_attrs(trial, "user_attrs", attrs))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._change(trial_id, lambda trial: self._with_attrs(trial, "system_attrs", {key: value}))
+        kept = {key: _as_read(value)}
+        self._change(trial_id, lambda trial: self._with_attrs(trial, "system_attrs", kept))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         if state == TrialState.RUNNING and self.get_trial(trial_id).state == TrialState.RUNNING:
@@ -274,11 +276,10 @@ class LeasedStorage(BaseStorage):
         self._pending.put(rows.REPORTED, trial_id=trial._trial_id, step=step, **row)
 
     def _with_attrs(self, trial: FrozenTrial, which: str, attrs: Mapping[str, Any]) -> None:
-        texts = {key: json.dumps(value) for key, value in attrs.items()}
-        setattr(trial, which, getattr(trial, which) | {key: json.loads(text) for key, text in texts.items()})
+        setattr(trial, which, getattr(trial, which) | attrs)
         table = rows.USER_ATTRS if which == "user_attrs" else rows.SYSTEM_ATTRS
-        for key, text in texts.items():
-            self._pending.put(table, trial_id=trial._trial_id, key=key, value_json=text)
+        for key, value in attrs.items():
+            self._pending.put(table, trial_id=trial._trial_id, key=key, value_json=json.dumps(value))
 
     def _with_values(self, trial: FrozenTrial, values: Sequence[float] | None) -> None:
         if values is None:
@@ -288,6 +289,11 @@ class LeasedStorage(BaseStorage):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             row = {"objective": objective, "value": stored, "value_type": kind}
             self._pending.put(rows.VALUES, trial_id=trial._trial_id, **row)
+
+
+def _as_read(value: Any) -> Any:
+    """A copy of a value as it would be read from the database."""
+    return json.loads(json.dumps(value))
 
 
 def _copied(trial: FrozenTrial) -> FrozenTrial:

@@ -16,7 +16,9 @@ def inside(root: Path, path: Path, error: type[PeftsweepError] = StorageError) -
     Raises:
         error: it is the root itself, or a name or link in it leads out of the root or to another place in it.
     """
-    real = os.path.realpath(path)
+    real, below = os.path.realpath(path), os.path.relpath(path, root)
+    if below != os.curdir and real == str(Path(os.path.realpath(root)) / below):
+        return path
     if not _lies_inside(root, path):
         raise error(f"{path} leads out of {root}, to {real}: nothing is written or removed there; remove the link")
     if _is_linked(root, path):
