@@ -421,6 +421,24 @@ def test_two_studies_of_a_command_make_the_database_one_after_the_other(tmp_path
         assert [client.result().search_experiments()[0].name for client in clients] == ["Default"] * 2
 
 
+def test_two_studies_of_the_same_data_share_the_experiment_of_the_faster(
+    uri: str, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = MlflowClient.get_experiment_by_name
+
+    def look_just_before_another(client: MlflowClient, name: str) -> Any:
+        found = look(client, name)
+        if found is None:
+            MlflowClient(uri).create_experiment(name)
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", look_just_before_another)
+    tracker = opened(uri, notes)
+    tracker.end_study(Outcome(TrialState.COMPLETE))
+    tracker.close()
+    assert notes == [] and fetch(uri, tracker)["parent"].info.status == "FINISHED"
+
+
 def test_only_the_update_that_mlflow_refuses_is_lost(uri: str, notes: list[str]) -> None:
     tracker = opened(uri, notes)
     tracker.start_trial(0, params={}, tags={})

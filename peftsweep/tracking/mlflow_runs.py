@@ -235,17 +235,30 @@ class MlflowRuns:
         """The experiment's id. The experiment is created if it does not exist."""
         name = self._experiment
         if name not in self._experiments:
-            client = self._client()
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                folder = shorten_name(re.sub(r"\W+", "-", name).strip("-") or "study")
-                location = None if self.artifacts is None else (self.artifacts / folder).as_uri()
-                self._experiments[name] = client.create_experiment(name, location, KIND)
-            else:
-                if found.lifecycle_stage == "deleted":
-                    client.restore_experiment(found.experiment_id)
-                self._experiments[name] = found.experiment_id
+            self._experiments[name] = self._found_experiment(name) or self._made_experiment(name)
         return self._experiments[name]
+
+    def _found_experiment(self, name: str) -> str | None:
+        client = self._client()
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            return None
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _made_experiment(self, name: str) -> str:
+        folder = shorten_name(re.sub(r"\W+", "-", name).strip("-") or "study")
+        location = None if self.artifacts is None else (self.artifacts / folder).as_uri()
+        try:
+            return self._client().create_experiment(name, location, KIND)
+        except Exception as error:
+            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = self._found_experiment(name)  # another study of the same data was faster
+            if found is None:
+                raise
+            return found
 
     def _begin(self, run: KnownRun) -> str:
         """Start the run, or continue that of an earlier process; returns its id."""
