@@ -94,9 +94,7 @@ class TimedCommand:
         listener.join(1.0)
         if running.returncode != 0 and "cut" not in found:
             found["error"] = " | ".join(said[-3:])
-        found["slots"] = [
-            line for line in said if " at a time" in line or (line.startswith("worker ") and "slot" in line)
-        ]
+        found["slots"] = [line for line in said if " at a time" in line or " slots on " in line]
         return found
 
     def _listen(self, running: subprocess.Popen[str], said: list[str]) -> None:
