@@ -209,13 +209,18 @@ def test_a_node_that_joins_in_mid_sweep_is_used(here: Home, base: Home, cluster:
     assert len(trained) == 2 and pool.lost == [] and sum(pool.starts.values()) == TRIALS
 
 
-def test_gpus_that_join_in_mid_sweep_get_workers(here: Home, base: Home, cluster: RayCluster) -> None:
-    def freed(pool: Struck) -> bool:
-        return len(pool.training) == 3
+@pytest.mark.parametrize(("workers", "trained"), [("auto", 3), (2, 2)])
+def test_gpus_that_join_in_mid_sweep_get_workers(
+    workers: int | Literal["auto"], trained: int, here: Home, base: Home, cluster: RayCluster
+) -> None:
+    """Of two workers, one waits for cores. It starts again, as worker 2, to get a GPU."""
 
-    pool, shown = sweep(here, cluster, lambda: cluster.add(gpus=2), freed=freed, workers="auto")
+    def freed(pool: Struck) -> bool:
+        return len(pool.training) == trained
+
+    pool, shown = sweep(here, cluster, lambda: cluster.add(gpus=2), freed=freed, workers=workers)
     check_whole(here, base, shown)
-    assert len(pool.training) == 3 and pool.lost == []
+    assert 2 in pool.training and pool.lost == []
 
 
 def test_a_worker_that_hangs_is_ended_and_replaced(here: Home, base: Home, cluster: RayCluster) -> None:

@@ -172,17 +172,13 @@ class Broker:
         self.driver.send(("over", 0, self.last_reason))
 
     def look_around(self) -> None:
-        """End workers that hang, and use GPUs that have joined."""
+        """End workers that hang, and start some on GPUs that have joined."""
         now = time.monotonic()
         for number, place in list(self.places.items()):
             if now > place.since + self.limits.get(place.call, math.inf):
                 self.lose(number, f"it reported nothing for {self.limits[place.call]:.0f} s")
-        gpus = _count(_nodes(), "GPU")
-        for number, place in list(self.places.items()) if gpus else ():
-            if place.call == "arrive" and not place.needs.gpus:  # it waits for cores, where no GPU was
-                self.end(number)
-                self.start(place.losses)
-        if self.grows and gpus > sum(place.needs.gpus for place in self.places.values()) + self.given_up:
+        taken = sum(place.needs.gpus for place in self.places.values())
+        if self.grows and _count(_nodes(), "GPU") > taken + self.given_up:
             self.start()
         if now > self.patient_until:
             self.patient_until = math.inf
@@ -220,10 +216,12 @@ class Broker:
         answer: tuple[str, Any] = future.result() if error is None else ("lost", _reason(error))
         kind, value = answer
         place = self.places[number]
-        if kind == "arrived":
+        if kind == "arrived" and not place.needs.gpus and _count(_nodes(), "GPU"):  # it waited, and GPUs joined
+            self.end(number)
+            self.start(place.losses)
+        elif kind == "arrived":
             place.call, place.since, place.process = "hello", time.monotonic(), value
-            hello = place.actor.hello.remote(self.versions, place.needs.threads, str(Path.cwd()))
-            self._await(number, hello)
+            self._await(number, place.actor.hello.remote(self.versions, place.needs.threads, str(Path.cwd())))
         elif kind == "refused":
             self.last_reason = value
             self.given_up += 1
