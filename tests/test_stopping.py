@@ -384,6 +384,7 @@ def test_what_cannot_be_stopped_is_refused_with_the_reason(url: str) -> None:
     with Studies(url).lease("one"):
         write_study(study, sweep=stored_sweep(state="stopped"))
         assert "is being opened" in refused()
+    held_far_away(url)
     write_study(study, sweep=stored_sweep())
     assert refused(9) == "study 'one' has no trial 9"
     assert refused(0) == "trial 0 of study 'one' has ended: complete"
@@ -392,6 +393,7 @@ def test_what_cannot_be_stopped_is_refused_with_the_reason(url: str) -> None:
 
 def test_a_sweep_that_does_not_obey_in_time_is_named(url: str) -> None:
     study = Studies(url).load("one")
+    held_far_away(url)
     write_study(study, sweep=stored_sweep())
     with pytest.raises(PeftsweepError, match=r"'one' has not ended within 0 seconds.*process 12 on far\.example"):
         stopping.stop("one", None, url, timeout=0)
