@@ -151,6 +151,25 @@ def test_a_display_is_told_of_all_workers_about_once_a_second_however_many_repor
     assert places == {0: ("here", "cpu"), 1: ("there", "cpu"), 2: ("here", "cpu"), 3: ("there", "cpu")}
 
 
+def test_a_worker_that_is_idle_keeps_its_base_for_the_trials_of_a_worker_that_is_lost(here: Home) -> None:
+    pools: list[TurnsPool] = []
+
+    def dies(worker: int, events: Sequence[Event]) -> str | None:
+        """The last trial loses its first worker when the other is idle."""
+        reports = [report for event in events if isinstance(event, Evaluated) for report in event.reports]
+        late = any(report.trial.number == 2 and report.evaluation.index == 3 for report in reports)
+        return "its node left" if late and len(pools[0].workers) == 2 and not pools[0].free() else None
+
+    def start() -> TurnsPool:
+        pools.append(TurnsPool(2, dies))
+        return pools[0]
+
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
+    (result,) = run_together([here.study(train={"epochs": 4, "evals_per_epoch": 1})], start, **options)
+    assert result.counts == {"complete": 3} and pools[0].loads == 2
+    assert len(result.study.trials[2].user_attrs["pauses"]) == 1
+
+
 class DiesAt:
     """A worker dies as it reports the n-th evaluations of all, so that they are lost."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peftsweep.sweep.study_sweep import StudySweep
+from peftsweep.sweep.study_sweep import NextCall, StudySweep
 from peftsweep.workers import Pool
 
 PATIENCE = 1.0  # seconds between two looks at what else happened: signals, new workers
@@ -28,6 +28,7 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
         if not seats and not any(study.openings() for study in studies):
             break
         calls = {answer.worker: seats[answer.worker].answer(answer) for answer in pool.wait(PATIENCE)}
+        calls |= wake(pool, seats, studies)
         for study in studies:
             study.commit()
         for worker, call in calls.items():
@@ -46,6 +47,17 @@ def next_study(studies: Sequence[StudySweep], pool: Pool, worker: int) -> StudyS
     if not openings:
         return None
     return studies[min(openings) if pool.size() == 1 else max(openings, key=lambda place: openings[place])]
+
+
+def wake(pool: Pool, seats: Mapping[int, StudySweep], studies: Sequence[StudySweep]) -> dict[int, NextCall]:
+    """The next calls of workers that rested while others trained the last trials of their study."""
+    found: dict[int, NextCall] = {}
+    for worker, own in seats.items():
+        if own.under_way.get(worker) == "rest":
+            others = (study for study in studies if study is not own)
+            call = own.wake(worker, wanted=any(study.openings_on(pool.node(worker)) for study in others))
+            found |= {} if call is None else {worker: call}
+    return found
 
 
 def look_for_nodes(pool: Pool, seats: Mapping[int, StudySweep], studies: Sequence[StudySweep]) -> None:

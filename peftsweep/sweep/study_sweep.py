@@ -6,7 +6,7 @@ from collections.abc import Callable, Set
 from functools import cached_property, partial
 from typing import Literal, TypeVar
 
-from peftsweep.engine import Idle, ScoreTrial
+from peftsweep.engine import Idle, ScoreTrial, TrialsWanted
 from peftsweep.errors import PeftsweepError
 from peftsweep.models import BaseInfo
 from peftsweep.storage import guarded
@@ -18,7 +18,7 @@ from peftsweep.sweep.unfit_nodes import UnfitNodes
 from peftsweep.sweep.worker_start import check_base, report_another, report_start
 from peftsweep.workers import Answer, Call, Failed, Lost, PackInfo, Pool, Usage, WorkerSpec
 
-NextCall = tuple[Call, *tuple[object, ...]]  # its name and its arguments
+NextCall = tuple[Call | Literal["rest"], *tuple[object, ...]]  # its name and its arguments; a resting worker gets none
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ class StudySweep:
         self.judge, self.slots, self.tracking_uri = judge, slots, tracking_uri
         self.checkpoint_every = checkpoint_every
         self.name, self.share = judge.config.name, judge.supply.left()
-        self.under_way: dict[int, Call] = {}  # each worker's call
+        self.under_way: dict[int, Call | Literal["rest"]] = {}  # each worker's call
         self.nodes: dict[int, str | None] = {}
         self.bases: dict[int, BaseInfo] = {}
         self.packs: dict[int, PackInfo] = {}
@@ -107,10 +107,25 @@ class StudySweep:
             return None
         return (None if self.broken else self.attempt(partial(self._next, answer))) or ("close",)
 
-    def call(self, pool: Pool, worker: int, name: Call, *arguments: object) -> None:
+    def wake(self, worker: int, *, wanted: bool) -> NextCall | None:
+        """The next call of a worker that rests; None if it rests on.
+
+        Args:
+            wanted: whether another study has work for it.
+        """
+        if self.judge.wants_stop():
+            return ("close",)
+        if self.judge.supply.has_more():  # trials of a lost worker
+            return self.attempt(partial(self._resumed, worker)) or ("close",)
+        return ("close",) if wanted or not self.judge.running else None
+
+    def _resumed(self, worker: int) -> NextCall:
+        return "advance", self.judge.answer([TrialsWanted(self.packs[worker].slots)], worker)
+
+    def call(self, pool: Pool, worker: int, name: Call | Literal["rest"], *arguments: object) -> None:
         """Send a worker its next call. If the study is broken, the worker is closed instead."""
-        if not self.broken:
-            self.attempt(lambda: pool.call(worker, name, *arguments))
+        if name != "rest" and not self.broken:
+            self.attempt(partial(pool.call, worker, name, *arguments))
         if self.broken:
             name = "close"
             pool.call(worker, name)
@@ -151,7 +166,9 @@ class StudySweep:
             case list():
                 commands = judge.answer(value, worker)
                 self.scoring[worker] = [command.trial.number for command in commands if isinstance(command, ScoreTrial)]
-                return ("advance", commands) if commands or Idle() not in value else ("close",)
+                if commands or Idle() not in value:
+                    return "advance", commands
+                return ("rest",) if judge.running and not judge.wants_stop() else ("close",)
         raise AssertionError(value)
 
     def _built(self, worker: int, pack: PackInfo) -> None:
@@ -180,7 +197,8 @@ class StudySweep:
         """
         if not self.unfit:
             return
-        if any(call == "advance" or self.nodes[worker] not in self.unfit for worker, call in self.under_way.items()):
+        at_work = {worker for worker, call in self.under_way.items() if call in ("advance", "rest")}
+        if any(worker in at_work or self.nodes[worker] not in self.unfit for worker in self.under_way):
             self.unfit.tell()
         elif not self.under_way and (error := self.unfit.left_alone(nodes, more=more)) is not None:
             self._end(error)
