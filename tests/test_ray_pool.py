@@ -40,6 +40,12 @@ def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
     assert time.monotonic() < began + 60
 
 
+def test_the_cluster_of_the_environment_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address := f"127.0.0.1:{free_port()}")
+    with pytest.raises(WorkerError, match=address):
+        pool(address="auto")
+
+
 def test_a_cluster_that_does_not_answer_is_named_before_libraries_load(tmp_path: Path) -> None:
     address = f"ray://127.0.0.1:{free_port()}"
     words = [sys.executable, "-X", "importtime", "-m", "peftsweep", "run", "--study", "demo", "--ray-address", address]

@@ -60,7 +60,7 @@ class RayPool:
         if find_spec("ray") is None:
             raise UsageError("workers: more than one worker needs Ray: pip install 'peftsweep[ray]'")
         if address is not None:
-            check_answers(address)
+            check_answers(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         self._note, self._address = note, address
         self._size = 0
         self._nodes: dict[int, str] = {}
