@@ -53,7 +53,7 @@ from peftsweep.tracking import MlflowRuns, Tracker
 
 ROOT = Path(__file__).resolve().parents[1]
 AT = 100  # trial at which a cost is first measured
-FEWEST = 48  # trials over which it is measured
+FEWEST = 48  # trials over which it is measured, at least
 PROCESSES = 16  # of a rival
 SPACE = {
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
@@ -106,10 +106,10 @@ def sweep(url: str, folder: Path, side: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"seconds": round(pool.ended[-1] - began, 2), "with_the_end": round(whole, 2)}
     found["evaluations_per_second"] = round(pool.judged / (pool.ended[-1] - began), 1)
     found["evaluations_per_cpu_second"] = round(pool.judged / (pool.cpu[-1] - cpu), 1)
-    rounds = side["workers"] * -(-FEWEST // side["workers"])  # the workers answer together: whole rounds
     for name, moments in (("ms_per_trial", pool.ended), ("cpu_ms_per_trial", pool.cpu)):
         places = [AT, 10 * AT, len(moments)] if len(moments) > 10 * AT else [len(moments)]
-        found[name] = {str(place): cost(moments[:place], rounds) for place in places if place > rounds}
+        counts = {place: rounds(place, side["workers"]) for place in places}
+        found[name] = {str(place): cost(moments[:place], count) for place, count in counts.items() if place > count}
     if side.get("mlflow"):
         found["mlflow_lost"] = tracker.lost
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -118,6 +118,12 @@ def sweep(url: str, folder: Path, side: dict[str, Any]) -> dict[str, Any]:
 
 def report_problem(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def rounds(place: int, workers: int) -> int:
+    """Over how many trials before a place the cost is measured: a tenth of them, in which rare work such as garbage
+    collection has its share. All workers answer together, so these are whole rounds."""
+    return workers * -(-max(FEWEST, place // 10) // workers)
 
 
 def cost(moments: Sequence[float], count: int) -> float:

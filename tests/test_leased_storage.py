@@ -301,3 +301,17 @@ def test_a_killed_process_leaves_whole_groups(url: str) -> None:
     trials = Studies(url).load("one").trials
     assert len(trials) >= written[-1] == 30 and len(trials) % 10 == 0
     assert all(trial.intermediate_values == {1: 0.5} for trial in trials)
+
+
+@pytest.mark.parametrize("reason", ["plain", "ä 愛", "half a character: \ud800", "zero: \0", "a line\u2028and another"])
+def test_a_fact_is_read_as_it_was_written_in_any_letters(studies: Studies, url: str, reason: str) -> None:
+    (study,) = studies.hold(add_study(url, "one"))
+    asked = study.ask()
+    facts: dict[str, Any] = {"params": {"learning_rate": 1e-5, "whole": 2**53, "none": None}, "reason": reason}
+    write_trial(asked, **facts, scores={"loss": float("inf")}, seconds=1 / 3)
+    study.flush()
+    (trial,) = elsewhere(url).trials
+    assert trial.user_attrs == facts | {"scores": {"loss": float("inf")}, "seconds": 1 / 3}
+    with studies.storage.engine.connect() as connection:
+        stored = connection.execute(sqlalchemy.text("SELECT value_json FROM trial_user_attributes")).scalars().all()
+    assert all(text.isascii() for text in stored)  # a database may have any encoding
