@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -22,8 +21,9 @@ from peftsweep.errors import UsageError, WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
 from peftsweep.system.addresses import is_ray_address
+from peftsweep.system.worker_resources import Resources
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
-from peftsweep.workers.ray_pool import BROKER, RayPool, environment, with_method
+from peftsweep.workers.ray_pool import RayPool, environment, with_method
 from peftsweep.workers.worker import WorkerSpec
 from tests.programs import free_port
 from tests.studies import home
@@ -120,12 +120,8 @@ def test_a_local_cluster_obeys_ray_s_settings_but_nothing_that_is_said_of_anothe
     ],
 )
 def test_workers_share_what_the_nodes_have(nodes: list[dict[str, float]], workers: int, each: list[int]) -> None:
-    code = "import json, runpy, sys; given = json.loads(sys.argv[2])\n"
-    code += "found = runpy.run_path(sys.argv[1])['Resources'].of(*given)\n"
-    code += "print(json.dumps([found.gpus, found.cpus, found.threads]))"
-    words = [sys.executable, "-c", code, str(BROKER), json.dumps([nodes, workers])]
-    told = subprocess.run(words, capture_output=True, text=True, check=True, env=environment(os.environ, None))
-    assert json.loads(told.stdout) == each
+    found = Resources.of(nodes, workers)
+    assert [found.gpus, found.cpus, found.threads] == each
 
 
 def test_a_method_that_workers_cannot_import_is_refused(tmp_path: Path) -> None:

@@ -31,9 +31,11 @@ import ray
 
 from peftsweep.system.signals import end_at_once
 from peftsweep.system.temporary import TemporaryFolder
+from peftsweep.system.worker_resources import Resources, count
 
 LOSSES = 3  # workers in a row that may be lost without an evaluation before none takes their place
 TICK = 1.0  # seconds between two looks at the clock and at the cluster's resources
+STUCK = 3 * TICK  # seconds for one event after which workers get as many more to answer
 WAITING = 20.0  # seconds without a free place in the cluster after which the user is told
 STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
 SHORT = 36  # characters of a folder in which Ray can open its sockets: their paths have at most 107
@@ -88,31 +90,6 @@ class Place:
     process: int | None = None
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What each worker takes from a node."""
-
-    gpus: int
-    cpus: int
-    threads: int
-
-    def __str__(self) -> str:
-        cores = f"{self.cpus} CPU{'s' * (self.cpus > 1)}"
-        return f"a GPU and {cores}" if self.gpus else cores
-
-    @classmethod
-    def of(cls, nodes: list[dict[str, float]], workers: int) -> Resources:
-        """A GPU for each worker, with its share of the cores; or the largest share of the cores with which all workers
-        find a place."""
-        with_gpus = [node for node in nodes if node.get("GPU")]
-        if with_gpus:
-            return cls(1, 1, max(1, min(int(node.get("CPU", 1) // node["GPU"]) for node in with_gpus)))
-        cores = [int(node.get("CPU", 0)) for node in nodes]
-        fits = (n for n in range(max(cores, default=1), 1, -1) if sum(each // n for each in cores) >= workers)
-        share = next(fits, 1)
-        return cls(0, share, share)
-
-
 class Broker:
     """
     Args:
@@ -136,7 +113,7 @@ class Broker:
         self.last_reason = ""
         self.given_up = 0  # places that stay empty
         self.patient_until = time.monotonic() + WAITING
-        gpus = _count(_nodes(), "GPU")
+        gpus = count(_nodes(), "GPU")
         self.wanted = max(1, gpus) if workers is None else workers
         if gpus and self.wanted > gpus:
             self.note(f"workers: {self.wanted} were asked for; the cluster has {gpus} GPUs, one for each worker")
@@ -154,7 +131,7 @@ class Broker:
 
     def run(self) -> None:
         """Pass messages until the sweep's process closes the pipe, or no worker is left."""
-        look = time.monotonic() + TICK
+        before = looked = time.monotonic()
         while self.places:
             with suppress(Empty):
                 match self.events.get(timeout=TICK):
@@ -166,9 +143,14 @@ class Broker:
                         self.ask(number, name, *(self.kept.get(each, each) for each in arguments))
                     case "done", number, future:
                         self.take(number, future)
-            if time.monotonic() > look:
+            now = time.monotonic()
+            if now > before + STUCK:  # nobody looked at the clock: the driver was slow, or the machine slept
+                for place in self.places.values():
+                    place.since += now - before
+            before = now
+            if now > looked + TICK and self.events.empty():  # an answer that waits here has come in time
                 self.look_around()
-                look = time.monotonic() + TICK
+                looked = now
         self.driver.send(("over", 0, self.last_reason))
 
     def look_around(self) -> None:
@@ -178,7 +160,7 @@ class Broker:
             if now > place.since + self.limits.get(place.call, math.inf):
                 self.lose(number, f"it reported nothing for {self.limits[place.call]:.0f} s")
         taken = sum(place.needs.gpus for place in self.places.values())
-        if self.grows and _count(_nodes(), "GPU") > taken + self.given_up:
+        if self.grows and count(_nodes(), "GPU") > taken + self.given_up:
             self.start()
         if now > self.patient_until:
             self.patient_until = math.inf
@@ -216,7 +198,7 @@ class Broker:
         answer: tuple[str, Any] = future.result() if error is None else ("lost", _reason(error))
         kind, value = answer
         place = self.places[number]
-        if kind == "arrived" and not place.needs.gpus and _count(_nodes(), "GPU"):  # it waited, and GPUs joined
+        if kind == "arrived" and not place.needs.gpus and count(_nodes(), "GPU"):  # it waited, and GPUs joined
             self.end(number)
             self.start(place.losses)
         elif kind == "arrived":
@@ -266,10 +248,6 @@ def _nodes() -> list[dict[str, float]]:
     """The resources of each living node."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
-
-
-def _count(nodes: list[dict[str, float]], resource: str) -> int:
-    return int(sum(node.get(resource, 0) for node in nodes))
 
 
 def _reason(error: BaseException) -> str:
