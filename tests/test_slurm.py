@@ -16,6 +16,7 @@ from tests.programs import free_port
 from tests.studies import Home, home, until
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "slurm" / "sweep.sbatch"
+TWO_NODES = {"SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "4"}
 
 
 @pytest.fixture
@@ -64,6 +65,31 @@ def test_a_job_that_fails_does_not_queue_again(here: Home) -> None:
     assert job.wait(timeout=120) == 2 and "unknown" in log(here) and not (here.folder / "asked").exists()
 
 
+def test_a_job_whose_ray_does_not_start_ends_and_says_why(here: Home) -> None:
+    program(here, "srun", "echo Invalid partition; exit 1")
+    program(here, "ray", "exit 1")
+    assert submitted(here, "long", **TWO_NODES).wait(timeout=60) == 1
+    assert log(here) == "Ray did not start; ray-17.log says why\n"
+    assert (here.folder / "ray-17.log").read_text() == "Invalid partition\n"
+
+
+def test_a_node_whose_head_is_missing_does_not_wait_for_ever(here: Home) -> None:
+    program(here, "srun", 'export SLURM_PROCID=1 SECONDS=301; "${@:3}"')
+    program(here, "ray", "exit 1")
+    assert submitted(here, "long", **TWO_NODES).wait(timeout=60) == 1
+    assert ":20017" in (here.folder / "ray-17.log").read_text()
+
+
+def test_a_job_that_must_leave_before_ray_has_started_queues_again(here: Home) -> None:
+    program(here, "srun", "sleep 20")
+    program(here, "ray", "touch asks; exit 1")
+    job = submitted(here, "long", **TWO_NODES)
+    until((here.folder / "asks").exists, job)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) == 0
+    assert (here.folder / "asked").read_text() == "requeue 17\n"
+
+
 def test_the_nodes_of_a_job_get_the_token_and_no_password(here: Home) -> None:
     canary = "kanari3nvogel-77"
     secrets = {
@@ -74,8 +100,7 @@ def test_the_nodes_of_a_job_get_the_token_and_no_password(here: Home) -> None:
     program(here, "srun", 'for SLURM_PROCID in 0 1; do export SLURM_PROCID; "${@:3}"; done; touch up')
     answers = "[[ -e up || -n $SLURM_PROCID ]]"
     program(here, "ray", f'[[ $1 != start ]] && {{ {answers}; exit; }}; (echo "$@"; env) > node-$SLURM_PROCID')
-    sizes = {"SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "4"}
-    assert submitted(here, "long", **secrets, **sizes, RAY_AUTH_TOKEN="t0k3n").wait(timeout=120) == 1
+    assert submitted(here, "long", **secrets, **TWO_NODES, RAY_AUTH_TOKEN="t0k3n").wait(timeout=120) == 1
     assert ":20017' cannot be used" in log(here)  # no cluster is at this address
     head, other = ((here.folder / f"node-{number}").read_text() for number in range(2))
     assert " --head --port=20017 " in head and ":20017\n" in other
