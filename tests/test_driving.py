@@ -18,6 +18,7 @@ import pytest
 import peftsweep
 from peftsweep.engine import Evaluated, Event, ScoreTrial, StartTrials, TrialEnded
 from peftsweep.errors import ModelError, StorageError, WorkerError
+from peftsweep.export import export
 from peftsweep.progress import EndedTrial, PlainProgress, Silent, SweepStatus
 from peftsweep.sweep import SweepResult, unfit_nodes
 from peftsweep.sweep.run_study import run_together
@@ -87,7 +88,19 @@ def test_a_sweep_whose_folder_is_deleted_says_so_and_goes_on(here: Home) -> None
     assert result.counts == {"complete": 3} and here.adapter(2).is_file()
     (said,) = (line for line in shown.warnings if "owner.json is gone" in line)
     assert said.startswith(str(here.folder / "artifacts" / "small"))
+    export("small", here.folder / "out", trial=2, storage=here.storage)
     assert here.run(here.study(), trials=4, slots=1).counts == {"complete": 4}
+
+
+def test_a_run_of_a_study_that_is_done_writes_the_files_again_that_an_export_needs(here: Home) -> None:
+    here.run(here.study())
+    kept = [here.folder / "artifacts" / "small" / name for name in ("study.yaml", "validation.safetensors")]
+    before = [file.read_bytes() for file in kept]
+    for file in kept:
+        file.unlink()
+    here.run(here.study())
+    assert [file.read_bytes() for file in kept] == before
+    export("small", here.folder / "out", storage=here.storage)
 
 
 def test_two_studies_share_two_workers_and_a_worker_goes_to_the_study_that_has_more_left(here: Home) -> None:

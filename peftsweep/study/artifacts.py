@@ -38,7 +38,7 @@ def write(
     *,
     best: bool,
 ) -> Path | None:
-    """Write the reports on a complete trial.
+    """Write the reports on a complete trial, and its study's files if somebody has deleted them.
 
     If it is among the best, also write its adapter and draw its confusion matrix. Both take long, and the adapter of
     any other trial would be removed at once.
@@ -50,6 +50,7 @@ def write(
         The adapter's folder. It is written aside and renamed, so a folder that exists is whole.
     """
     assert result.weights is not None and result.logits is not None
+    restore_study(trial.folder.parent, config, data)
     labels = np.asarray(data.validation.labels)
     if best:
         with replaced(trial.folder / ADAPTER) as folder:
@@ -84,6 +85,12 @@ def keep_study(study: Path, config: StudyConfig, data: Dataset) -> None:
     rows = {"tokens": np.concatenate(texts).astype(np.int32), "lengths": np.array([len(text) for text in texts])}
     with replaced(study / VALIDATION) as file, umask_permissions(file):
         save_file(rows, file, {"fingerprint": data.fingerprint})
+
+
+def restore_study(study: Path, config: StudyConfig, data: Dataset) -> None:
+    """Do what `keep_study` does, if a file is missing: no trial of the study can be exported without them."""
+    if not all((study / name).is_file() for name in (STUDY, VALIDATION)):
+        keep_study(study, config, data)
 
 
 def files(study: Path, number: int) -> dict[str, Path]:

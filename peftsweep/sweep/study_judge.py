@@ -11,18 +11,7 @@ from typing import Any
 import optuna
 
 from peftsweep.data import Dataset
-from peftsweep.engine import (
-    Command,
-    Event,
-    Idle,
-    Progressed,
-    Report,
-    Result,
-    Scores,
-    ScoreTrial,
-    StartTrials,
-    Trial,
-)
+from peftsweep.engine import Command, Event, Idle, Progressed, Report, Result, Scores, ScoreTrial, StartTrials, Trial
 from peftsweep.methods import Method
 from peftsweep.models import BaseInfo
 from peftsweep.progress import EndedTrial, Opened, Progress, lost_scores, peak_memory, test_score
@@ -89,6 +78,8 @@ class StudyJudge(Judge):
         self.adapters = {trial.number for trial in finished if trial.state == TrialState.COMPLETE}
         for trial in finished:  # a process may have died before it tidied up
             artifacts.drop_checkpoints(supply.trial_folder(trial.number))
+        if self.adapters:  # earlier runs wrote the study's files
+            artifacts.restore_study(supply.folder, self.config, data)
 
     def has_work(self) -> bool:
         return self.supply.has_work() or bool(self.test_due())
