@@ -53,6 +53,15 @@ def test_a_cluster_that_does_not_answer_is_named_before_libraries_load(tmp_path:
     assert told.returncode == 1 and address in told.stderr and not re.search(r"\| +torch\n", told.stderr)
 
 
+def test_a_study_that_is_done_needs_no_cluster_and_one_with_trials_left_does(tmp_path: Path) -> None:
+    here, address = home(tmp_path / "home"), f"127.0.0.1:{free_port()}"
+    words = ["run", "--study", str(here.study()), "--ray-address", address, "--trials"]
+    here.run(here.study(), trials=1)
+    done, more = here.call(*words, "1"), here.call(*words, "2")
+    assert done.returncode == 0 and "1 complete" in done.stderr
+    assert more.returncode == 1 and address in more.stderr
+
+
 @pytest.mark.parametrize(
     "address", ["auto", "10.0.0.1:6379", "ray-head_1.example:6379", "ray://localhost:10001", "[::1]:6379"]
 )

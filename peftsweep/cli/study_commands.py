@@ -33,6 +33,7 @@ from peftsweep.cli.options import (
     WorkerTimeout,
     duration,
 )
+from peftsweep.errors import WorkerError
 from peftsweep.system.addresses import check_answers
 from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
@@ -58,10 +59,10 @@ def run(
     tracking_uri: Tracking = TRACKING,
     debug: Debug = False,
 ) -> None:
-    """Run a study, or resume it where it stopped. Several studies share the workers; with one, each has its turn."""
+    """Run or resume a study. Several studies share the workers; with one worker, the studies run in order."""
     with exit_on_signal():
         if ray_address is not None:
-            check_answers(ray_address)
+            _check_cluster(ray_address, study, trials, settings, storage)
         configs = [_config(name, settings) for name in study]  # check every study file before the first study starts
 
         from peftsweep import progress, sweep
@@ -83,6 +84,21 @@ def run(
         )
         if results[0].interrupted is not None:
             raise Stopped(results[0].interrupted)
+
+
+def _check_cluster(
+    address: str, studies: list[str], trials: int | None, settings: list[str] | None, storage: str
+) -> None:
+    """Raise an error before anything slow starts if the cluster does not answer, unless no study needs it."""
+    try:
+        check_answers(address)
+    except WorkerError:
+        from peftsweep.config import load
+        from peftsweep.study.results import are_over
+
+        configs = [load(study, settings or ()) for study in studies]
+        if not are_over(storage, {each.name: trials or each.search.trials for each in configs}):
+            raise
 
 
 def retrain(

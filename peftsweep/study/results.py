@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from peftsweep.errors import UsageError
+from peftsweep.errors import PeftsweepError, UsageError
 from peftsweep.safe_text.quoting import shortened
 from peftsweep.storage import StoredStudy, Studies, StudyRecord, TrialRecord, check_there, exists, guarded, masked
 from peftsweep.study.trial_files import ADAPTER, VALIDATION, arrays, predictions, trial_folder
@@ -138,6 +140,21 @@ def is_over(trials: Sequence[TrialRecord], total: int) -> bool:
     """Whether at least `total` trials have begun, and all of them have ended."""
     begun = [trial for trial in trials if trial.begun]
     return len(begun) >= total and all(trial.state.finished for trial in begun)
+
+
+def are_over(storage: str, totals: Mapping[str, int]) -> bool:
+    """Whether each of these studies has ended all trials that it shall have; False if one cannot be read.
+
+    Args:
+        totals: by the study's name. A grid may have fewer, as its last run recorded.
+    """
+    with suppress(PeftsweepError), guarded(storage):
+        _, studies = opened(storage, list(totals))
+        return all(
+            is_over(study.records(), min(totals[study.study_name], study.record.total or sys.maxsize))
+            for study in studies
+        )
+    return False
 
 
 def done(trials: Sequence[TrialRecord]) -> int:
