@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,13 @@ from peftsweep.models import BaseInfo
 from peftsweep.progress import PlainProgress, Silent
 from peftsweep.storage import Studies
 from peftsweep.study import results
+from peftsweep.sweep.run_study import run_together
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.task import Task
 from peftsweep.workers import worker
 from peftsweep.workers.worker import LocalWorker, PackInfo, WorkerSpec
 from tests.numbers import distance, hold, norm
+from tests.pools import TurnsPool
 from tests.studies import GRID, LABELS, ROOT, Home, home, mount, never_stopped, struck, until
 from tests.tiny import EMOTIONS, SENTIMENTS, tiny_model, tiny_rows, write
 
@@ -879,9 +882,19 @@ def test_blocks_are_compiled_if_the_remaining_trials_may_train_on_enough_tokens(
 # What cannot be run -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("slots", "sampler", "said"), [(12, "tpe", True), (3, "tpe", False), (12, "random", False)])
+@pytest.mark.parametrize(
+    ("workers", "slots", "sampler", "fewer"),
+    [
+        (1, 12, "tpe", ["--slots 3,"]),
+        (1, 3, "tpe", []),
+        (1, 12, "random", []),
+        (3, 4, "tpe", ["--slots 1,"]),
+        (2, 3, "tpe", []),
+        (4, 3, "tpe", ["fewer workers,"]),
+    ],
+)
 def test_a_note_says_that_trials_that_all_start_at_once_learn_nothing_from_each_other(
-    here: Home, slots: int, sampler: str, said: bool
+    here: Home, workers: int, slots: int, sampler: str, fewer: list[str]
 ) -> None:
     notes: list[str] = []
 
@@ -890,9 +903,10 @@ def test_a_note_says_that_trials_that_all_start_at_once_learn_nothing_from_each_
             notes.append(text)
 
     study = here.study(search={"sampler": sampler, "trials": 12}, train={"epochs": 1, "evals_per_epoch": 1})
-    here.run(study, slots=slots, progress=Noted())
-    assert [note for note in notes if note.startswith("search: all 12 trials start at once")] == notes
-    assert bool(notes) == said
+    places: Any = {"storage": here.storage, "tracking_uri": here.tracking_uri}
+    run_together([study], partial(TurnsPool, workers), slots=slots, progress=Noted(), **places)
+    said = [note for note in notes if note.startswith("search: all 12 trials start at once")]
+    assert len(said) == len(fewer) and all(way in note for way, note in zip(fewer, said, strict=True))
 
 
 def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home) -> None:

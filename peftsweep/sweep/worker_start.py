@@ -32,6 +32,7 @@ def report_another(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_u
     """Tell the user that one more worker has loaded the base."""
     for note in pack.notes:
         judge.progress.note(note)
+    _warn_if_all_start_at_once(judge, pack.slots)
     judge.progress.note(worker_loaded(worker, pack.slots, judge.places[worker].name, pack.memory))
 
 
@@ -66,10 +67,18 @@ def report_start(judge: StudyJudge, base: BaseInfo, pack: PackInfo, tracking_uri
 
 
 def _warn_if_all_start_at_once(judge: StudyJudge, slots: int) -> None:
-    """TPE learns from finished trials. Trials that start together cannot learn from each other."""
-    left = judge.supply.left()
-    if judge.config.search.sampler == "tpe" and not judge.supply.ledger.done and slots >= left > MANY:
+    """TPE learns from finished trials. Trials that start together cannot learn from each other.
+
+    Args:
+        slots: of the worker that has come. The note is said once: as the slots of all workers become enough.
+    """
+    if judge.config.search.sampler != "tpe" or judge.supply.ledger.done:
+        return
+    workers = len(judge.places)
+    trials, all_slots = judge.supply.left() + len(judge.running), sum(place.slots for place in judge.places.values())
+    if all_slots >= trials > max(MANY, all_slots - slots):
+        fewer = f"slots, such as --slots {trials // 4 // workers}" if trials // 4 >= workers else "workers"
         judge.progress.note(
-            f"search: all {left} trials start at once, so none can learn from another's result (as with sampler: "
-            f"random); use fewer slots, such as --slots {left // 4}, or more trials"
+            f"search: all {trials} trials start at once, so none can learn from another's result (as with sampler: "
+            f"random); use fewer {fewer}, or more trials"
         )
