@@ -302,7 +302,7 @@ def test_a_node_that_lacks_the_base_leaves_its_study_to_the_others_and_takes_ano
     assert (first.counts, second.counts) == ({"complete": 6}, {"complete": 3})
     assert workers_of(first) == {"0 on cpu of here"} and "1 on cpu of there" in workers_of(second)
     told = [warning for warning in heard.warnings if "model.id" in warning]
-    assert told == ["local: there: model.id: /bases/x is gone; there gets no more of study local"]
+    assert told == ["local: there: model.id: /bases/x is gone; there trains no more trials of local"]
 
 
 def test_a_base_that_no_node_has_ends_its_study_with_the_node_and_the_folder(here: Home) -> None:

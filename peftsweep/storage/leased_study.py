@@ -45,7 +45,7 @@ class LeasedStudy:
         self._created: dict[int, None] = {}  # trials that the database lacks
         self._moved: dict[int, None] = {}  # trials in another state than in the database
         self._last = 0  # no trial of the database up to this id is unknown
-        self._own: dict[int, int] = {}  # ids in the database of what `write` wrote, until `settle`
+        self._own: dict[int, int] = {}  # ids in the database of what `write` wrote, until `written`
 
     @classmethod
     def read(cls, rdb: RDBStorage, study_id: int, trials: Iterable[FrozenTrial]) -> LeasedStudy:

@@ -57,7 +57,7 @@ class UnfitNodes:
     def tell(self) -> None:
         """Warn about each new one, because others go on."""
         for node in self._unsaid:
-            self._warn(f"{self._errors[node]}; {node} gets no more of study {self._study}")
+            self._warn(f"{self._errors[node]}; {node} trains no more trials of {self._study}")
         self._unsaid.clear()
 
     def left_alone(self, nodes: Set[Node], *, more: bool) -> Exception | None:

@@ -1,4 +1,4 @@
-"""When does Python look for garbage? Seldom, while a process makes or holds a million objects that are none."""
+"""When does Python look for garbage? Seldom, while a process makes or holds a million objects that are not garbage."""
 
 from __future__ import annotations
 
