@@ -32,6 +32,16 @@ class PeftsweepError(Exception):
         super().__init__(bounded(message))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says. Python's own MemoryError says nothing, so its class is named.
+
+    Example:
+        >>> first_line(ValueError("no such row\\nrow 7")), first_line(MemoryError())
+        ('no such row', 'MemoryError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def is_library_error(error: BaseException) -> bool:
     """Whether a library may raise this error for a bad input. tokenizers, in Rust, panics: its PanicException is not
     an Exception, and no module exports its class."""

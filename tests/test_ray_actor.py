@@ -15,6 +15,7 @@ from peftsweep.engine import Command
 from peftsweep.errors import WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.workers import WorkerSpec
+from peftsweep.workers.pickled import dumped
 from peftsweep.workers.ray_actor import RayWorker
 from tests.studies import Home, home
 from tests.troubled_methods import Lopsided
@@ -66,3 +67,13 @@ def test_a_trial_that_is_too_large_by_itself_ends_and_its_worker_goes_on(here: H
 def test_a_worker_on_which_no_trial_fits_is_given_up(here: Home) -> None:
     with pytest.raises(WorkerError, match=r"^OutOfMemoryError on here: trial 0: out of memory"):
         here.run(here.study(method="lopsided"), slots=1, start=WithoutRay)
+
+
+class Exhausted:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (1 << 62,)
+
+
+def test_memory_that_runs_out_without_a_word_loses_the_worker() -> None:
+    kind, why = RayWorker("here", 1, ".").call("load", dumped(Exhausted()))
+    assert (kind, why) == ("lost", "MemoryError on here: MemoryError")

@@ -9,7 +9,7 @@ from typing import Any
 
 from peftsweep.config import DataConfig
 from peftsweep.data.table import Table, missing_columns
-from peftsweep.errors import DataError
+from peftsweep.errors import DataError, first_line
 from peftsweep.safe_text.quoting import quoted, shortened
 
 HUB = "hub://"
@@ -117,7 +117,7 @@ def _explain(error: Exception, name: str, config: DataConfig) -> str:
         return _no_subset(config, re.findall(r"'([^']*)'", text[text.find("[") : text.find("]")]))
     if "find any data file" in text or "any data files" in text:
         return "has no file of a supported format"
-    return f"cannot be loaded: {type(error).__name__}: {text.splitlines()[0] if text else ''}"
+    return f"cannot be loaded: {type(error).__name__}: {first_line(error)}"
 
 
 def _table(name: str, split: Any, wanted: Sequence[str]) -> Table:
@@ -132,7 +132,7 @@ def _column(name: str, column: str, split: Any) -> list[Any]:
     try:
         return _with_class_names(split.features[column], list(split[column]))
     except Exception as error:  # a type that Python lacks or that needs another library
-        why = f"{type(error).__name__}: {shortened(str(error), 200)}".splitlines()[0]
+        why = f"{type(error).__name__}: {shortened(first_line(error), 200)}"
         raise DataError(f"{name}: column {column} cannot be read: {why}") from error
 
 

@@ -12,7 +12,7 @@ import pyarrow
 from pyarrow import parquet
 
 from peftsweep.data.table import Table, column_positions
-from peftsweep.errors import DataError
+from peftsweep.errors import DataError, first_line
 from peftsweep.safe_text.quoting import shortened
 from peftsweep.system import plain_files
 
@@ -55,7 +55,7 @@ def read_arrow_table(path: Path, name: str, wanted: Sequence[str] | None = None)
             column_positions(name, wanted, file.schema_arrow.names, False)
         return _whole(file, wanted, name)
     except (pyarrow.ArrowException, UnicodeDecodeError, ValueError, OverflowError) as error:
-        why = shortened((str(error) or type(error).__name__).splitlines()[0], 200)
+        why = shortened(first_line(error), 200)
         raise DataError(f"{name} is not a whole Parquet file: {why}") from error
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from peftsweep.engine.batching import MicroBatch
 from peftsweep.engine.limits import Say, silent
 from peftsweep.engine.oom import translate_oom
+from peftsweep.errors import first_line
 
 SHAPES = 64  # graphs held at once
 
@@ -102,7 +103,7 @@ class CudaGraphs:
             raise
         except RuntimeError as error:  # nothing has been computed yet
             self.refused = True
-            self.say(f"graphs: the base cannot be captured, so steps are slower: {str(error).splitlines()[0]}")
+            self.say(f"graphs: the base cannot be captured, so steps are slower: {first_line(error)}")
             self.drop()
         else:
             self.captured += 1

@@ -12,6 +12,7 @@ import torch
 
 from peftsweep.engine.limits import Say, silent
 from peftsweep.engine.slot import Slot
+from peftsweep.errors import first_line
 
 T = TypeVar("T")
 # What `make_room` could do after work ran out of memory: it freed memory, shortened the pass of the only slot, or found
@@ -93,7 +94,7 @@ def _attempt(work: Callable[[Sequence[Slot]], T], slots: Sequence[Slot]) -> tupl
     try:
         return work(slots), ""
     except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     torch.cuda.empty_cache()  # not inside `except`, whose traceback keeps the step's tensors alive
     return None, reason
 

@@ -29,6 +29,7 @@ from peftsweep.engine.messages import (
 )
 from peftsweep.engine.pack import Pack
 from peftsweep.engine.trial import Trial
+from peftsweep.errors import first_line
 from peftsweep.system.temporary import TemporaryFolder
 from peftsweep.trial_state import TrialState
 
@@ -119,7 +120,7 @@ class PackWorker:
                     (folder / name).write_bytes(content)
                 return Scored(trial.number, self.pack.evaluator.on_test(slot, folder))
         except torch.OutOfMemoryError as error:
-            return Scored(trial.number, None, str(error).splitlines()[0])
+            return Scored(trial.number, None, first_line(error))
         finally:
             self.pack.slots.vacate(slot)
 

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from transformers import __version__ as transformers_version
 
 from peftsweep.config import ModelConfig
-from peftsweep.errors import ModelError, is_library_error
+from peftsweep.errors import ModelError, first_line, is_library_error
 from peftsweep.models.location import Source, message_prefix
 from peftsweep.models.quiet import silence_libraries
 from peftsweep.safe_text.escaping import in_line
@@ -50,9 +50,7 @@ def as_model_errors(config: ModelConfig, source: Source | None = None) -> Iterat
     except ModelError:
         raise
     except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{message_prefix(config)} does not fit the GPU's memory: {str(error).splitlines()[0]}"
-        ) from error
+        raise ModelError(f"{message_prefix(config)} does not fit the GPU's memory: {first_line(error)}") from error
     except BaseException as error:
         if not is_library_error(error):
             raise

@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import SQLAlchemyError
 
-from peftsweep.errors import StorageError
+from peftsweep.errors import StorageError, first_line
 from peftsweep.safe_text.secrets import masked
 
 PATIENCE = 30  # seconds that a call waits for another process's write
@@ -106,13 +106,13 @@ def guarded(url: str) -> Iterator[None]:
 
 
 def _explained(error: BaseException) -> str:
-    causes = []
+    causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
-        causes.append(str(cause))
+        causes.append(cause)
         cause = cause.__cause__
-    text = " ".join(causes)
+    text = " ".join(map(str, causes))
     for words, said in KNOWN.items():
         if found := re.search(words, text, re.IGNORECASE):
             return said.format(**{key.rstrip("_"): part for key, part in found.groupdict().items() if part})
-    return masked(causes[-1].splitlines()[0])
+    return masked(first_line(causes[-1]))

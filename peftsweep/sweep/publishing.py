@@ -11,7 +11,7 @@ from typing import Any
 from peftsweep import dashboard
 from peftsweep.comparison import Comparison
 from peftsweep.comparison import compare as compare_studies
-from peftsweep.errors import StorageError, UsageError
+from peftsweep.errors import StorageError, UsageError, first_line
 from peftsweep.storage import Studies, check_apart, guarded
 from peftsweep.study import results
 from peftsweep.system import names
@@ -81,8 +81,7 @@ def redraw(storage: str, tracker: Tracker, data: str, note: Callable[[str], None
     try:
         tracker.store_page(data, _write(compare_studies(storage), storage, None))
     except Exception as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        note(f"the comparison page was not written ({first}); to try again: peftsweep compare")
+        note(f"the comparison page was not written ({first_line(error)}); to try again: peftsweep compare")
 
 
 def pages_with(storage: str, study: str) -> list[Path]:

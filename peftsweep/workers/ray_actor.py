@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from peftsweep.engine import UNFIT, Command, Evaluated, Event, Note, TrialEnded
-from peftsweep.errors import PeftsweepError, WorkerError
+from peftsweep.errors import PeftsweepError, WorkerError, first_line
 from peftsweep.methods import register
 from peftsweep.workers.checkpoint_folders import CheckpointFolders, Landmark
 from peftsweep.workers.pickled import dumped
@@ -53,7 +53,7 @@ class RayWorker:
             return "progress" if progress else "answer", dumped(value)
         except BaseException as error:  # tokenizers panics with errors that are not Exceptions
             if any(map(self._blames_the_machine, _chain(error))):
-                return "lost", f"{type(error).__name__} on {self.node}: {str(error).splitlines()[0]}"
+                return "lost", f"{type(error).__name__} on {self.node}: {first_line(error)}"
             return "error", dumped(self._told(error))
 
     def _answer(self, name: str, *arguments: Any) -> Any:
