@@ -71,13 +71,14 @@ class RayCluster:
         self.process.stdin.flush()
         return self._told()
 
-    def add(self, gpus: int = 0, **env: str) -> str:
+    def add(self, gpus: int = 0, cpus: int = 1, **env: str) -> str:
         """Add a node, with these environment variables besides; returns its name.
 
         Args:
             gpus: that it claims to have. Its workers train on its CPU nevertheless.
+            cpus: that it claims to have; at least one for each GPU.
         """
-        self.nodes.append(self._tell("add", gpus, env))
+        self.nodes.append(self._tell("add", gpus, max(cpus, gpus), env))
         return self.nodes[-1]
 
     def remove(self, node: str) -> None:
@@ -175,11 +176,11 @@ def _serve(folder: str, port: int) -> None:
     nodes = {"head": cluster.head_node}
     for line in sys.stdin:
         match json.loads(line):
-            case "add", gpus, env:
+            case "add", gpus, cpus, env:
                 name = f"node {len(nodes)}"
                 before = os.environ.copy()
                 os.environ.update(env)  # the node's processes inherit it
-                nodes[name] = cluster.add_node(**LOOPBACK, num_cpus=max(1, gpus), num_gpus=gpus)
+                nodes[name] = cluster.add_node(**LOOPBACK, num_cpus=cpus, num_gpus=gpus)
                 os.environ.clear()
                 os.environ.update(before)
                 _answer(name)

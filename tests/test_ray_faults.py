@@ -27,6 +27,7 @@ from peftsweep.sweep import unfit_nodes
 from peftsweep.sweep.run_study import run_together
 from peftsweep.workers import Answer, Call, Failed, Lost, ray_pool
 from peftsweep.workers.ray_pool import RayPool
+from tests.ray_calls import comes
 from tests.ray_cluster import RayCluster, alive, ray_cluster
 from tests.studies import ROOT, Home, home
 from tests.troubled_methods import Full
@@ -253,15 +254,6 @@ def test_a_worker_that_hangs_while_it_loads_is_given_longer_and_then_replaced(
         until_gone([hanging])
     finally:
         pool.shutdown()
-
-
-def comes(pool: RayPool) -> Sequence[Answer | Failed | Lost]:
-    """The next answers; none if a worker has come instead."""
-    before = pool.free()
-    while pool.free() == before:
-        if answers := pool.wait(1.0):
-            return answers
-    return []
 
 
 def test_a_worker_whose_gpu_stays_full_is_given_up(here: Home, base: Home, cluster: RayCluster) -> None:

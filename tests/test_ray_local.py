@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +15,7 @@ from peftsweep.errors import WorkerError
 from peftsweep.storage import Studies
 from peftsweep.workers import Failed, ray_pool
 from peftsweep.workers.ray_pool import RayPool
+from tests.ray_calls import Fails
 from tests.ray_cluster import alive, descendants
 from tests.studies import home, until
 
@@ -93,16 +92,6 @@ def check_secrecy(processes: dict[int, str]) -> None:
     assert texts and not any(CANARY.encode() in text for text in texts)
     found = listening(set(processes))
     assert found and all(place == "0100007F" or place.endswith("FFFF00000100007F") for place in found), found
-
-
-class Fails:
-    """What a worker cannot unpickle: its answer quotes the value."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return operator.getitem, ({}, self.value)
 
 
 @contextmanager

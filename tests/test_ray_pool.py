@@ -21,7 +21,7 @@ from peftsweep.errors import UsageError, WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
 from peftsweep.system.addresses import is_ray_address
-from peftsweep.system.worker_resources import Resources
+from peftsweep.system.worker_resources import Resources, allowed_threads
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
 from peftsweep.workers.ray_pool import RayPool, environment, with_method
 from peftsweep.workers.worker import WorkerSpec
@@ -131,6 +131,12 @@ def test_a_local_cluster_obeys_ray_s_settings_but_nothing_that_is_said_of_anothe
 def test_workers_share_what_the_nodes_have(nodes: list[dict[str, float]], workers: int, each: list[int]) -> None:
     found = Resources.of(nodes, workers)
     assert [found.gpus, found.cpus, found.threads] == each
+
+
+@pytest.mark.parametrize(("said", "threads"), [("2", 2), ("2,1", 2), ("16", 4), ("", 4), ("many", 4), ("0", 4)])
+def test_workers_have_no_more_threads_than_the_user_allows(said: str, threads: int) -> None:
+    for node in ({"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}):
+        assert Resources.of([node], 1, allowed_threads({"OMP_NUM_THREADS": said})).threads == threads
 
 
 def test_a_method_that_workers_cannot_import_is_refused(tmp_path: Path) -> None:

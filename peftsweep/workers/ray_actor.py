@@ -40,7 +40,7 @@ class RayWorker:
         self.node = node
         self.worker: LocalWorker | None = None
         self.folders: CheckpointFolders | None = None
-        torch.set_num_threads(min(threads, int(os.environ.get("OMP_NUM_THREADS", threads))))
+        torch.set_num_threads(threads)  # Ray has set OMP_NUM_THREADS to the actor's CPUs
         with suppress(OSError):  # it is on another machine
             os.chdir(folder)
 

@@ -98,12 +98,20 @@ class Broker:
         local: whether the cluster is this machine, so that no other can join.
         limits: seconds in which a call must be answered, by its name.
         version: peftsweep's in the sweep's process.
+        most_threads: of each worker; None for its share of the cores.
     """
 
     def __init__(
-        self, driver: Connection, *, workers: int | None, local: bool, limits: dict[str, float], version: str
+        self,
+        driver: Connection,
+        *,
+        workers: int | None,
+        local: bool,
+        limits: dict[str, float],
+        version: str,
+        most_threads: int | None,
     ) -> None:
-        self.driver, self.local, self.limits = driver, local, limits
+        self.driver, self.local, self.limits, self.most_threads = driver, local, limits, most_threads
         self.versions = SweepWorker.versions(version)
         self.grows = workers is None and not local
         self.numbers = itertools.count()
@@ -172,7 +180,7 @@ class Broker:
 
     def start(self, losses: int = 0) -> None:
         """Make a worker. Ray starts it as soon as a node has room."""
-        number, needs = next(self.numbers), Resources.of(_nodes(), self.wanted)
+        number, needs = next(self.numbers), Resources.of(_nodes(), self.wanted, self.most_threads)
         kind = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD")(
             SweepWorker
         )

@@ -24,6 +24,7 @@ from peftsweep.safe_text.secrets.secret_names import means_secret
 from peftsweep.storage.identity import OWNER
 from peftsweep.system.addresses import check_answers
 from peftsweep.system.signals import PATIENCE, end_session
+from peftsweep.system.worker_resources import allowed_threads
 from peftsweep.workers.checkpoint_folders import Landmark
 from peftsweep.workers.pickled import check_importable, dumped
 from peftsweep.workers.pool import Answer, Call, Failed, Lost
@@ -91,6 +92,7 @@ class RayPool:
         limits = {"hello": IMPORTS, "load": max(LOADING, timeout)}
         limits |= dict.fromkeys(("build", "advance", "close"), timeout)
         options = {"workers": workers, "limits": limits, "version": __version__, "address": self._address}
+        options["most_threads"] = allowed_threads(os.environ)
         self._pipe.send(options)
         while self._pipe.poll(START):
             match self._receive():
