@@ -99,20 +99,22 @@ def test_the_broker_gets_no_password_but_what_workers_need(monkeypatch: pytest.M
         "RAY_ADDRESS": "10.0.0.1:6379",
     }
     added = {"PYTHONPATH", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    added |= {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
     assert environment(given, None).keys() - added == {"HF_TOKEN", "CUDA_VISIBLE_DEVICES", "PATH"}
     assert environment(given, "auto")["RAY_ADDRESS"] == "10.0.0.1:6379"
 
 
 def test_a_local_cluster_obeys_ray_s_settings_but_nothing_that_is_said_of_another_cluster() -> None:
-    both = {
-        "RAY_AUTH_TOKEN": "t0k3n-of-a-cluster",
-        "RAY_AUTH_TOKEN_PATH": "/home/u/token",
-        "RAY_worker_register_timeout_seconds": "9",
-    }
-    others = {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_AUTH_MODE": "disabled", "RAY_OVERRIDE_RESOURCES": "{}"}
+    both = {"RAY_worker_register_timeout_seconds": "9"}
+    token = {"RAY_AUTH_TOKEN": "t0k3n-of-a-cluster", "RAY_AUTH_MODE": "disabled"}
+    others = token | {"RAY_AUTH_TOKEN_PATH": "/home/u/token"}
+    others |= {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_OVERRIDE_RESOURCES": "{}"}
     others |= {"RAY_RUNTIME_ENV_HOOK": "a.hook", "RAY_USE_TLS": "1", "RAY_TLS_SERVER_KEY": "/etc/key.pem"}
     given = both | others | {"RAY_REDIS_PASSWORD": "hunter2-hunter2"}
-    assert environment(given, None).keys() & given.keys() == both.keys()
+    alone = [environment(given, None) for _ in range(2)]
+    assert alone[0].keys() & given.keys() == both.keys() | token.keys()
+    assert len({"t0k3n-of-a-cluster", *(each["RAY_AUTH_TOKEN"] for each in alone)}) == 3  # a fresh one each time
+    assert alone[0]["RAY_AUTH_MODE"] == "token"
     assert environment(given, "10.0.0.1:6379").keys() & given.keys() == both.keys() | others.keys()
 
 

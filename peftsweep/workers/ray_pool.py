@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +36,8 @@ IMPORTS, LOADING = 600.0, 3600.0  # seconds in which a worker imports its librar
 START = 180.0  # seconds for a cluster to start or to let this process join
 END, LEAVE = 20.0, 5.0  # seconds for a local cluster to end, and to leave another's
 # Workers need these: gated bases, and clusters that ask for a token or a certificate (whose key is in a file).
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-KEPT = (*TOKENS, "RAY_AUTH_MODE", "RAY_TLS_SERVER_KEY")
+OF_JOINED = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TLS_SERVER_KEY")
+KEPT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", *OF_JOINED)
 OF_A_CLUSTER = re.compile("RAY_[A-Z]")  # such as RAY_ADDRESS; in Ray's own settings small letters follow
 PLAIN = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "USER", "PWD")  # never secret
 GONE = "; finished trials are kept: run the same command again to continue"
@@ -213,8 +214,9 @@ def environment(variables: Mapping[str, str], address: str | None) -> dict[str, 
     """
     kept = {name: value for name, value in variables.items() if name in PLAIN or _is_harmless(name, value)}
     kept["PYTHONPATH"] = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
-    if address is None:  # what is said of another cluster does not hold for this one; by itself Ray asks for a token
-        kept = {name: value for name, value in kept.items() if name in TOKENS or not OF_A_CLUSTER.match(name)}
+    if address is None:  # what is said of another cluster does not hold for this one
+        kept = {name: value for name, value in kept.items() if not OF_A_CLUSTER.match(name)}
+        kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     joined = variables.get("RAY_ADDRESS", "") if address == "auto" else address
     if joined is None or joined.removeprefix("ray://").startswith(("127.", "localhost:", "[::1]")):
