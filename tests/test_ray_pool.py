@@ -104,6 +104,14 @@ def test_the_broker_gets_no_password_but_what_workers_need(monkeypatch: pytest.M
     assert environment(given, "auto")["RAY_ADDRESS"] == "10.0.0.1:6379"
 
 
+def test_proxies_that_workers_do_not_get_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:hunter2-hunter2@proxy:3128")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    lines: list[str] = []
+    pool(note=lines.append, workers=1).shutdown()
+    assert lines == ["workers: they do not get https_proxy, for its password; download the base beforehand"]
+
+
 def test_a_local_cluster_obeys_ray_s_settings_but_nothing_that_is_said_of_another_cluster() -> None:
     both = {"RAY_worker_register_timeout_seconds": "9"}
     token = {"RAY_AUTH_TOKEN": "t0k3n-of-a-cluster", "RAY_AUTH_MODE": "disabled"}

@@ -63,6 +63,8 @@ class RayPool:
             raise UsageError("workers: more than one worker needs Ray: pip install 'peftsweep[ray]'")
         if address is not None:
             check_answers(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+        elif left_out := proxies_with_passwords(os.environ):
+            note(f"workers: they do not get {', '.join(left_out)}, for its password; download the base beforehand")
         self._note, self._address = note, address
         self._size = 0
         self._nodes: dict[int, str] = {}
@@ -223,6 +225,13 @@ def environment(variables: Mapping[str, str], address: str | None) -> dict[str, 
         # Otherwise Ray replaces the loopback address by the machine's outward one, and listens there.
         kept["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return kept
+
+
+def proxies_with_passwords(variables: Mapping[str, str]) -> list[str]:
+    """Variables that workers of a local cluster do not get, and may need to download a base."""
+    return [
+        name for name, value in variables.items() if name.lower().endswith("_proxy") and not _is_harmless(name, value)
+    ]
 
 
 def _is_harmless(name: str, value: str) -> bool:
