@@ -183,6 +183,25 @@ def test_a_worker_that_is_idle_keeps_its_base_for_the_trials_of_a_worker_that_is
     assert len(result.study.trials[2].user_attrs["pauses"]) == 1
 
 
+def test_workers_that_rested_on_a_machine_that_is_gone_do_not_fail_the_trial_it_trained(here: Home) -> None:
+    gone = False
+
+    def dies(worker: int, events: Sequence[Event]) -> str | None:
+        """Three workers are on a machine that is gone once one of them trains the last trial, and the others rest."""
+        nonlocal gone
+        reports = [report for event in events if isinstance(event, Evaluated) for report in event.reports]
+        late = any(report.trial.number == 4 and report.evaluation.index == 3 for report in reports)
+        gone = gone or (worker == 0 and late)
+        return "its machine is gone" if gone and worker < 3 else None
+
+    pool = partial(TurnsPool, 4, dies, nodes=("there", "there", "there", *["here"] * 9))
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
+    study = here.study(search={"trials": 5}, train={"epochs": 4, "evals_per_epoch": 1})
+    (result,) = run_together([study], pool, **options)
+    assert gone and result.counts == {"complete": 5}
+    assert len(result.study.trials[4].user_attrs["pauses"]) == 1
+
+
 class DiesAt:
     """A worker dies as it reports the n-th evaluations of all, so that they are lost."""
 
@@ -303,6 +322,17 @@ def test_a_node_that_lacks_the_base_leaves_its_study_to_the_others_and_takes_ano
     assert workers_of(first) == {"0 on cpu of here"} and "1 on cpu of there" in workers_of(second)
     told = [warning for warning in heard.warnings if "model.id" in warning]
     assert told == ["local: there: model.id: /bases/x is gone; there trains no more trials of local"]
+
+
+def test_a_bad_gpu_does_not_make_its_machine_unfit() -> None:
+    nodes = unfit_nodes.UnfitNodes("one", print)
+    for _ in range(5):
+        nodes.lost("box", "its GPU is full", trains=True)
+    assert "box" not in nodes
+    nodes.lost("box", "its GPU is full", trains=False)
+    assert "box" in nodes
+    nodes.loaded("box")  # on another GPU
+    assert "box" not in nodes and not nodes
 
 
 def test_a_base_that_no_node_has_ends_its_study_with_the_node_and_the_folder(here: Home) -> None:

@@ -303,6 +303,24 @@ def test_a_killed_process_leaves_whole_groups(url: str) -> None:
     assert all(trial.intermediate_values == {1: 0.5} for trial in trials)
 
 
+def test_a_signal_just_after_a_commit_does_not_let_the_group_be_written_again(url: str) -> None:
+    add_study(url, "one")
+    studies = Studies(url)
+    study = held(studies)
+
+    @sqlalchemy.event.listens_for(studies.storage.engine, "commit", once=True)
+    def interrupt(connection: sqlalchemy.Connection) -> None:
+        connection.connection.commit()
+        raise KeyboardInterrupt
+
+    write_trial(study.ask(), began=1)
+    with pytest.raises(KeyboardInterrupt):
+        study.flush()
+    with pytest.raises(KeyboardInterrupt):
+        study.flush()
+    assert [(trial.number, trial.user_attrs) for trial in elsewhere(url).trials] == [(0, {"began": 1})]
+
+
 @pytest.mark.parametrize("reason", ["plain", "ä 愛", "half a character: \ud800", "zero: \0", "a line\u2028and another"])
 def test_a_fact_is_read_as_it_was_written_in_any_letters(studies: Studies, url: str, reason: str) -> None:
     (study,) = studies.hold(add_study(url, "one"))

@@ -46,7 +46,7 @@ class LeasedStorage(BaseStorage):
         self._of_trial: dict[int, LeasedStudy] = {}
         self._pending = rows.PendingRows()
         self._looked = time.monotonic()
-        self._unknown: Exception | None = None  # after this error, nobody knows whether the last group was written
+        self._unknown: BaseException | None = None  # after it, nobody knows whether the last group was written
 
     def hold(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
         """Take a study into memory, with all its trials as the database has them."""
@@ -65,6 +65,7 @@ class LeasedStorage(BaseStorage):
             UpdateFinishedTrialError: another process has ended a trial.
             SQLAlchemyError: the database does not answer. If the connection was lost while the transaction was being
                 committed, nobody knows whether it was, and every later call fails, too.
+            KeyboardInterrupt: a signal came. Every later call raises it again.
             StudyBusyError: another process has the lease.
         """
         if self._unknown is not None:
@@ -72,10 +73,14 @@ class LeasedStorage(BaseStorage):
         studies = self._studies.values()
         changed = bool(self._pending) or any(study.has_changed() for study in studies)
         if changed or time.monotonic() >= self._looked + LOOK:
-            later = self._write() if changed else self._look()
-            for study in studies:
-                study.written(later[study.study_id])
-            self._pending.clear()
+            try:
+                later = self._write() if changed else self._look()
+                for study in studies:
+                    study.written(later[study.study_id])
+                self._pending.clear()
+            except KeyboardInterrupt as stopped:  # a signal: Python raises it at any moment, also after the commit
+                self._unknown = stopped
+                raise
             self._looked = time.monotonic()
         for study in studies:
             while study.outside:

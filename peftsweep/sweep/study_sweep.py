@@ -41,6 +41,7 @@ class StudySweep:
         self.checkpoint_every = checkpoint_every
         self.name, self.share = judge.config.name, judge.supply.left()
         self.under_way: dict[int, Call | Literal["rest"]] = {}  # each worker's call
+        self.waking: set[int] = set()  # workers that rested, and will get trials once they answer
         self.nodes: dict[int, str | None] = {}
         self.bases: dict[int, BaseInfo] = {}
         self.packs: dict[int, PackInfo] = {}
@@ -74,7 +75,7 @@ class StudySweep:
             return 0
         if not self.under_way and (not self.served or self.judge.has_tests_left()):
             return max(1, self.left())
-        starting = sum(call in ("load", "build") for call in self.under_way.values())
+        starting = len(self.waking) + sum(call in ("load", "build") for call in self.under_way.values())
         return max(0, self.left() - starting * self.share) if self.judge.supply.has_more() else 0
 
     def openings_on(self, node: str | None) -> int:
@@ -101,6 +102,7 @@ class StudySweep:
     def answer(self, answer: Answer | Failed | Lost) -> NextCall | None:
         """Take what a worker's call came to; returns its next call, or None if it has left."""
         worker = answer.worker
+        self.waking.discard(worker)
         if isinstance(answer, Lost) or self.under_way[worker] == "close":
             self.attempt(partial(self._last, answer))
             self.leave(worker)
@@ -115,12 +117,10 @@ class StudySweep:
         """
         if self.judge.wants_stop():
             return ("close",)
-        if self.judge.supply.has_more():  # trials of a lost worker
-            return self.attempt(partial(self._resumed, worker)) or ("close",)
+        if self.judge.supply.has_more():  # trials of a lost worker; it may be gone, too, and gets them once it answers
+            self.waking.add(worker)
+            return "advance", []
         return ("close",) if wanted or not self.judge.running else None
-
-    def _resumed(self, worker: int) -> NextCall:
-        return "advance", self.judge.answer([TrialsWanted(self.packs[worker].slots)], worker)
 
     def call(self, pool: Pool, worker: int, name: Call | Literal["rest"], *arguments: object) -> None:
         """Send a worker its next call. If the study is broken, the worker is closed instead."""
@@ -165,6 +165,8 @@ class StudySweep:
                 return "advance", []
             case list():
                 commands = judge.answer(value, worker)
+                if not commands and Idle() in value and judge.supply.has_more() and not judge.wants_stop():
+                    commands = judge.answer([TrialsWanted(self.packs[worker].slots)], worker)
                 self.scoring[worker] = [command.trial.number for command in commands if isinstance(command, ScoreTrial)]
                 if commands or Idle() not in value:
                     return "advance", commands
@@ -197,11 +199,15 @@ class StudySweep:
         """
         if not self.unfit:
             return
-        at_work = {worker for worker, call in self.under_way.items() if call in ("advance", "rest")}
+        at_work = self._at_work()
         if any(worker in at_work or self.nodes[worker] not in self.unfit for worker in self.under_way):
             self.unfit.tell()
         elif not self.under_way and (error := self.unfit.left_alone(nodes, more=more)) is not None:
             self._end(error)
+
+    def _at_work(self) -> set[int]:
+        """Workers that have loaded the base and built a pack."""
+        return {worker for worker, call in self.under_way.items() if call in ("advance", "rest")}
 
     def lose(self, worker: int, reason: str) -> None:
         """A worker is gone. Its trials will be resumed by others."""
@@ -213,7 +219,8 @@ class StudySweep:
             self.judge.unscored.add(number)
             self.judge.progress.warn(f"test split: trial {number} was not scored; the next run tries again")
         if call in ("load", "build"):
-            self.unfit.lost(self.nodes[worker], reason)
+            node = self.nodes[worker]
+            self.unfit.lost(node, reason, trains=any(self.nodes[other] == node for other in self._at_work()))
 
     def leave(self, worker: int) -> None:
         """Forget a worker."""

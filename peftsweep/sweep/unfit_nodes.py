@@ -26,6 +26,7 @@ class UnfitNodes:
         self._study, self._warn = study, warn
         self._losses: Counter[Node] = Counter()  # workers lost in a row before they could train
         self._errors: dict[Node, Exception] = {}
+        self._by_losses: set[Node] = set()  # of these, nodes that only lost workers
         self._unsaid: list[Node] = []
         self._since = math.inf  # when nobody was left, first
 
@@ -39,6 +40,10 @@ class UnfitNodes:
         """A worker can train there."""
         self._losses.pop(node, None)
         self._since = math.inf
+        if node in self._by_losses:
+            self._by_losses.remove(node)
+            del self._errors[node]
+            self._unsaid = [each for each in self._unsaid if each != node]
 
     def failed(self, node: Node, error: Exception) -> None:
         """The base could not be loaded there."""
@@ -46,10 +51,16 @@ class UnfitNodes:
             self._errors[node] = error
             self._unsaid.append(node)
 
-    def lost(self, node: Node, reason: str) -> None:
-        """A worker was lost while it loaded. Once may be an accident."""
+    def lost(self, node: Node, reason: str, *, trains: bool) -> None:
+        """A worker was lost while it loaded. Once may be an accident.
+
+        Args:
+            trains: whether another worker trains the study there. Then the node is well, and maybe one of its GPUs is
+                not, which is the pool's affair.
+        """
         self._losses[node] += 1
-        if self._losses[node] >= TRIES:
+        if self._losses[node] >= TRIES and not trains and node not in self._errors:
+            self._by_losses.add(node)
             where = "" if node is None else f"{node}: "
             what = f"{TRIES} workers in a row were lost while they loaded {self._study}; the last: {reason}"
             self.failed(node, WorkerError(where + what))
