@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ from peftsweep.sweep import SweepResult, unfit_nodes
 from peftsweep.sweep.run_study import run_together
 from peftsweep.workers import Answer, Call, Failed, Lost
 from tests.pools import Dies, TurnsPool, at, never
-from tests.studies import LABELS, Home, home
+from tests.studies import LABELS, Home, home, struck
 from tests.tiny import tiny_rows, write
 
 
@@ -192,7 +193,7 @@ def test_workers_that_rested_on_a_machine_that_is_gone_do_not_fail_the_trial_it_
         reports = [report for event in events if isinstance(event, Evaluated) for report in event.reports]
         late = any(report.trial.number == 4 and report.evaluation.index == 3 for report in reports)
         gone = gone or (worker == 0 and late)
-        return "its machine is gone" if gone and worker < 3 else None
+        return "its host is down" if gone and worker < 3 else None
 
     pool = partial(TurnsPool, 4, dies, nodes=("there", "there", "there", *["here"] * 9))
     options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
@@ -393,6 +394,17 @@ def test_an_adapter_that_cannot_be_written_ends_its_study_alone_which_goes_on_la
     (result,) = run_on(2, here, bad)
     assert result.counts == {"complete": 4} and len(result.study.trials) == 4
     assert {run.info.status for run in here.runs()} == {"FINISHED"}
+
+
+def test_runs_that_a_killed_command_left_are_ended_by_a_command_without_any_worker(here: Home) -> None:
+    study = here.study()
+    words = ("run", "--study", str(study), "--slots", "1")
+    struck(here, "peftsweep.sweep.study_judge:StudyJudge.finish 2", [signal.SIGKILL], *words)
+    assert "RUNNING" in {run.info.status for run in here.runs()}
+    pool = partial(TurnsPool, 1, struck=lambda name, arguments: "no memory", replaced=False)
+    with pytest.raises(WorkerError):
+        run_together([study], pool, storage=here.storage, tracking_uri=here.tracking_uri)
+    assert {run.info.status for run in here.runs()} == {"FINISHED", "KILLED"}
 
 
 def test_a_study_that_is_deleted_while_it_runs_ends_alone(here: Home) -> None:

@@ -20,6 +20,7 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
+from safetensors import SafetensorError
 
 from peftsweep.errors import StorageError, StudyBusyError, UsageError
 from peftsweep.storage import Studies, check_apart, check_there, exists, guarded, lasting, same_place, settle
@@ -353,6 +354,8 @@ def test_a_full_disk_is_reported_in_one_message() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
     with pytest.raises(FileNotFoundError), guarded("sqlite:///studies.db"):
         raise FileNotFoundError("something else")
+    with pytest.raises(StorageError, match="the disk is full"), guarded("sqlite:///studies.db"):
+        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")
 
 
 def test_each_file_has_its_own_artifacts_beside_it(tmp_path: Path) -> None:

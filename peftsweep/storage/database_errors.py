@@ -20,6 +20,9 @@ AGAIN = "What was finished is kept; give the same command again"
 DELETED = "the study was deleted while it was used here; the same command starts it again from the beginning"
 LOST = f"the connection was lost. {AGAIN} when it answers"
 
+FULL = "No space left on device"
+KEPT = "What was finished is kept; free some space and give the same command again"
+
 # What SQLite, PostgreSQL and its client library say -> what we say. The first match counts: reasons why a connection
 # failed come before names that may occur in any statement.
 KNOWN = {
@@ -43,8 +46,7 @@ KNOWN = {
     "FOREIGN KEY constraint": DELETED,
     "database is locked": f"locked by another process for over {PATIENCE} seconds; wait for it or stop it, then "
     "give the same command again",
-    "disk is full|No space left on device": "the disk is full. What was finished is kept; free some space and give the "
-    "same command again",
+    f"disk is full|{FULL}": f"the disk is full. {KEPT}",
     "disk I/O error": "the disk cannot be read or written; it may be full",
     "file is not a database": "not an SQLite database; name another file by --storage",
     "malformed": "a broken database; restore it from a copy, or name another file by --storage",
@@ -89,14 +91,14 @@ def guarded(url: str) -> Iterator[None]:
                 f"{error.filename} cannot be used: {error.strerror}"
             ) from error  # such as a file in place of a folder
         full = f" ({error.filename})" if error.filename else ""
-        raise StorageError(
-            f"the disk is full{full}. What was finished is kept; free some space and give the same command again"
-        ) from error
+        raise StorageError(f"the disk is full{full}. {KEPT}") from error
     except RuntimeError as error:
         if "optuna" not in str(error) or "version" not in str(error):
             raise
         raise failure(f"made by another version of Optuna: {error}") from error
     except Exception as error:
+        if FULL in str(error):  # safetensors wraps what the operating system said
+            raise StorageError(f"the disk is full. {KEPT}") from error
         if not type(error).__module__.startswith("alembic."):  # Optuna keeps the version of its tables with it
             raise
         raise failure(

@@ -147,6 +147,8 @@ class Projection:
         try:
             if commit is not None:
                 commit()  # first, because the study may belong to another process by now
+            if not self.opened and self.is_behind and self.study.mlflow_runs:
+                self.open()  # a killed process left runs that the tracker believes to be running
             if self.opened:
                 outcome, at = self._study_outcome(total), self._latest()
                 for number in running:
