@@ -401,7 +401,7 @@ def test_runs_that_a_killed_command_left_are_ended_by_a_command_without_any_work
     words = ("run", "--study", str(study), "--slots", "1")
     struck(here, "peftsweep.sweep.study_judge:StudyJudge.finish 2", [signal.SIGKILL], *words)
     assert "RUNNING" in {run.info.status for run in here.runs()}
-    pool = partial(TurnsPool, 1, struck=lambda name, arguments: "no memory", replaced=False)
+    pool = partial(TurnsPool, 1, struck=lambda name, arguments: "it is switched off", replaced=False)
     with pytest.raises(WorkerError):
         run_together([study], pool, storage=here.storage, tracking_uri=here.tracking_uri)
     assert {run.info.status for run in here.runs()} == {"FINISHED", "KILLED"}
