@@ -42,3 +42,18 @@ def test_a_worker_with_a_gpu_computes_on_its_share_of_the_cores(
         assert isinstance(answer, Failed) and str(answer.error).endswith("KeyError: 3")
     finally:
         pool.shutdown()
+
+
+def test_workers_without_a_gpu_are_not_counted_until_one_joins(cluster: RayCluster) -> None:
+    cluster.add(gpus=1)
+    lines: list[str] = []
+    pool = RayPool(workers=3, address=cluster.address, timeout=60.0, note=lines.append)
+    try:
+        assert pool.size() == 1
+        assert len(lines) == 1 and "has 1 GPU, one" in lines[0]
+        cluster.add(gpus=1)
+        while len(pool.free()) < 2:
+            pool.wait(1.0)
+        assert pool.size() == 2
+    finally:
+        pool.shutdown()

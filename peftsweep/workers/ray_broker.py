@@ -123,10 +123,12 @@ class Broker:
         self.patient_until = time.monotonic() + WAITING
         gpus = count(_nodes(), "GPU")
         self.wanted = max(1, gpus) if workers is None else workers
+        size = self.wanted
         if gpus and self.wanted > gpus:
-            self.note(f"workers: {self.wanted} were asked for; the cluster has {gpus} GPUs, one for each worker")
-            self.wanted = gpus if local else self.wanted
-        self.driver.send(("ready", self.wanted, ""))
+            have = f"{gpus} GPU{'s' * (gpus > 1)}"
+            self.note(f"workers: {self.wanted} were asked for; the cluster has {have}, one for each worker")
+            size, self.wanted = gpus, gpus if local else self.wanted  # the others wait for nodes that join
+        self.driver.send(("ready", size, ""))
         for _ in range(self.wanted):
             self.start()
         Thread(target=self._listen, daemon=True).start()
@@ -172,8 +174,8 @@ class Broker:
             self.start()
         if now > self.patient_until:
             self.patient_until = math.inf
-            if all(place.call == "arrive" for place in self.places.values()):
-                self.note(f"workers: waiting for a node with {next(iter(self.places.values())).needs} free")
+            if waiting := [place.needs for place in self.places.values() if place.call == "arrive"]:
+                self.note(f"workers: {len(waiting)} of {len(self.places)} wait for a node with {waiting[0]} free")
 
     def note(self, text: str) -> None:
         self.driver.send(("note", 0, text))
