@@ -21,6 +21,7 @@ from peftsweep.errors import UsageError, WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
 from peftsweep.system.addresses import is_ray_address
+from peftsweep.system.lost_workers import why_lost
 from peftsweep.system.worker_resources import Resources, allowed_threads
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
 from peftsweep.workers.ray_pool import RayPool, environment, with_method
@@ -147,6 +148,26 @@ def test_workers_share_what_the_nodes_have(nodes: list[dict[str, float]], worker
 def test_workers_have_no_more_threads_than_the_user_allows(said: str, threads: int) -> None:
     for node in ({"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}):
         assert Resources.of([node], 1, allowed_threads({"OMP_NUM_THREADS": said})).threads == threads
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        ("because its node has died.", "machine is gone"),
+        ("because its worker process has died.", "its process died"),
+        (
+            "Worker exit type: SYSTEM_ERROR Worker exit detail: connection error code 2.\nEnd of file. "
+            "There are some potential root causes. (1) The process is killed by SIGKILL by OOM killer",
+            "its process died: connection error code 2. End of file.",
+        ),
+    ],
+)
+def test_a_lost_worker_is_explained_by_what_ray_knows(detail: str, said: str) -> None:
+    class ActorDiedError(Exception):
+        """Like Ray's."""
+
+    told = why_lost(ActorDiedError(f"The actor died unexpectedly.\n\tactor_id: 7\nThe actor is dead {detail}"))
+    assert told.endswith(said)
 
 
 def test_a_method_that_workers_cannot_import_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 
 import ray
 
+from peftsweep.system.lost_workers import why_lost
 from peftsweep.system.signals import end_at_once
 from peftsweep.system.temporary import TemporaryFolder
 from peftsweep.system.worker_resources import Resources, count
@@ -205,7 +206,7 @@ class Broker:
         error = future.exception()
         if isinstance(error, ConnectionError):  # the worker may live, but nobody reaches it
             raise error
-        answer: tuple[str, Any] = future.result() if error is None else ("lost", _reason(error))
+        answer: tuple[str, Any] = future.result() if error is None else ("lost", why_lost(error))
         kind, value = answer
         place = self.places[number]
         if kind == "arrived" and not place.needs.gpus and count(_nodes(), "GPU"):  # it waited, and GPUs joined
@@ -258,18 +259,6 @@ def _nodes() -> list[dict[str, float]]:
     """The resources of each living node."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
-
-
-def _reason(error: BaseException) -> str:
-    """Why Ray lost an actor, in a line."""
-    if isinstance(error, ray.exceptions.ActorDiedError):  # its own words fill seven lines
-        gone = "its node has died" in str(error)
-        return "its machine is gone" if gone else "its process died, as it does when memory runs out"
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [
-        line for line in lines if line and not line.startswith(("class_name", "actor_id", "pid:", "namespace", "ip:"))
-    ]
-    return " ".join(told[:3]) or type(error).__name__
 
 
 @contextmanager
