@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from peftsweep.workers import Failed
+from peftsweep.workers import Failed, Lost
 from peftsweep.workers.ray_pool import RayPool
 from tests.ray_calls import Fails, Result, comes
 from tests.ray_cluster import RayCluster, ray_cluster
+from tests.studies import ROOT
 
 pytestmark = pytest.mark.timeout(600)  # torch is loaded by several new processes
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RayCluster]:
-    with ray_cluster() as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def cluster(shared: RayCluster) -> Iterator[RayCluster]:
-    """The cluster, without nodes. What a test adds is removed after it."""
-    yield shared
-    for node in [*shared.nodes]:
-        shared.remove(node)
+def cluster() -> Iterator[RayCluster]:
+    """A cluster of this test alone: others would count a removed node for some seconds."""
+    with ray_cluster() as found:
+        yield found
 
 
 def test_a_worker_with_a_gpu_computes_on_its_share_of_the_cores(
@@ -55,5 +53,27 @@ def test_workers_without_a_gpu_are_not_counted_until_one_joins(cluster: RayClust
         while len(pool.free()) < 2:
             pool.wait(1.0)
         assert pool.size() == 2
+    finally:
+        pool.shutdown()
+
+
+def test_a_worker_that_dies_is_not_replaced_on_a_node_that_was_refused(cluster: RayCluster, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import platform\nplatform.python_version_tuple = lambda: tuple('397')\n"
+    )
+    cluster.add(gpus=1, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    cluster.add(gpus=1)
+    lines: list[str] = []
+    pool = RayPool(workers="auto", address=cluster.address, timeout=60.0, note=lines.append)
+    try:
+        while not (pool.free() and lines):  # one has come, and one was refused
+            pool.wait(1.0)
+        while len(processes := cluster.workers()) > 1:  # the refused one ends
+            time.sleep(0.1)
+        os.kill(processes[0], signal.SIGKILL)
+        pool.call(pool.free()[0], "load", "a base")
+        (lost,) = comes(pool)
+        assert isinstance(lost, Lost) and comes(pool) == [] and len(pool.free()) == 1
+        assert len(lines) == 1 and "Python 3.9" in lines[0]
     finally:
         pool.shutdown()

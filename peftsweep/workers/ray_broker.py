@@ -45,9 +45,9 @@ SHORT = 36  # characters of a folder in which Ray can open its sockets: their pa
 class SweepWorker:
     """An actor, as Ray holds it. Its class travels by value, so that it can say what is wrong with peftsweep there."""
 
-    def arrive(self) -> tuple[str, int]:
-        """Returns "arrived" and the process's id."""
-        return "arrived", os.getpid()
+    def arrive(self) -> tuple[str, tuple[int, str]]:
+        """Returns "arrived", and the ids of the process and the node."""
+        return "arrived", (os.getpid(), ray.get_runtime_context().get_node_id())
 
     def hello(self, wanted: dict[str, str], threads: int, folder: str) -> tuple[str, str]:
         """Returns "hello" and the node's name, or "refused" and why."""
@@ -81,6 +81,7 @@ class Place:
         losses: workers lost in a row, without an evaluation, before this one.
         since: when its call was sent.
         process: its id on its node.
+        node: its id in the cluster; empty until the worker has arrived.
     """
 
     actor: Any
@@ -89,6 +90,7 @@ class Place:
     call: str = "arrive"
     since: float = 0.0
     process: int | None = None
+    node: str = ""
 
 
 class Broker:
@@ -120,9 +122,10 @@ class Broker:
         self.kept: dict[str, Any] = {}  # what several workers get, in Ray's object store
         self.events: SimpleQueue[tuple[str, Any, Any]] = SimpleQueue()
         self.last_reason = ""
-        self.given_up = 0  # places that stay empty
+        self.refused: set[str] = set()  # nodes with other versions
+        self.given_up: list[str] = []  # nodes of the places that stay empty
         self.patient_until = time.monotonic() + WAITING
-        gpus = count(_nodes(), "GPU")
+        gpus = count(self.nodes(), "GPU")
         self.wanted = max(1, gpus) if workers is None else workers
         size = self.wanted
         if gpus and self.wanted > gpus:
@@ -170,23 +173,36 @@ class Broker:
         for number, place in list(self.places.items()):
             if now > place.since + self.limits.get(place.call, math.inf):
                 self.lose(number, f"it reported nothing for {self.limits[place.call]:.0f} s")
-        taken = sum(place.needs.gpus for place in self.places.values())
-        if self.grows and count(_nodes(), "GPU") > taken + self.given_up:
+        living = {"", *_nodes()}  # a node that has left takes its empty places with it
+        if self.grows and count(self.nodes(), "GPU") > self.taken() + sum(node in living for node in self.given_up):
             self.start()
         if now > self.patient_until:
             self.patient_until = math.inf
             if waiting := [place.needs for place in self.places.values() if place.call == "arrive"]:
                 self.note(f"workers: {len(waiting)} of {len(self.places)} wait for a node with {waiting[0]} free")
 
+    def nodes(self) -> list[dict[str, float]]:
+        """The resources of each living node that workers may use."""
+        return [resources for node, resources in _nodes().items() if node not in self.refused]
+
+    def taken(self) -> int:
+        """Number of GPUs that have a worker or wait for it."""
+        return sum(place.needs.gpus for place in self.places.values())
+
     def note(self, text: str) -> None:
         self.driver.send(("note", 0, text))
 
     def start(self, losses: int = 0) -> None:
         """Make a worker. Ray starts it as soon as a node has room."""
-        number, needs = next(self.numbers), Resources.of(_nodes(), self.wanted, self.most_threads)
-        kind = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD")(
-            SweepWorker
-        )
+        number, needs = next(self.numbers), Resources.of(self.nodes(), self.wanted, self.most_threads)
+        others = sorted(self.refused & _nodes().keys())
+        kind = ray.remote(
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+            label_selector={"ray.io/node-id": f"!in({','.join(others)})"} if others else {},
+        )(SweepWorker)
         place = self.places[number] = Place(kind.remote(), needs, losses)
         self._await(number, place.actor.arrive.remote())
 
@@ -209,17 +225,14 @@ class Broker:
         answer: tuple[str, Any] = future.result() if error is None else ("lost", why_lost(error))
         kind, value = answer
         place = self.places[number]
-        if kind == "arrived" and not place.needs.gpus and count(_nodes(), "GPU"):  # it waited, and GPUs joined
+        if kind == "arrived" and not place.needs.gpus and count(self.nodes(), "GPU"):  # it waited, and GPUs joined
             self.end(number)
             self.start(place.losses)
         elif kind == "arrived":
-            place.call, place.since, place.process = "hello", time.monotonic(), value
+            place.call, place.since, (place.process, place.node) = "hello", time.monotonic(), value
             self._await(number, place.actor.hello.remote(self.versions, place.needs.threads, str(Path.cwd())))
         elif kind == "refused":
-            self.last_reason = value
-            self.given_up += 1
-            self.note(f"worker {number} was refused: {value}")
-            self.end(number)
+            self.refuse(number, value)
         elif kind == "lost":
             self.lose(number, value)
         else:
@@ -228,16 +241,27 @@ class Broker:
             place.call = "nothing"
             self.driver.send((kind, number, value))
 
+    def refuse(self, number: int, reason: str) -> None:
+        """A worker's node has other versions. If others have room, a worker starts there, or waits for it."""
+        place = self.places[number]
+        if place.node not in self.refused:
+            self.note(f"worker {number} was refused: {reason}")
+        self.refused.add(place.node)
+        self.last_reason = reason
+        self.end(number)
+        if count(self.nodes(), "GPU" if place.needs.gpus else "CPU") > (self.taken() if self.grows else 0):
+            self.start(place.losses)
+
     def lose(self, number: int, reason: str) -> None:
         """A worker is gone. Another takes its place, unless too many are lost in a row."""
-        losses = self.places[number].losses + 1
+        node, losses = self.places[number].node, self.places[number].losses + 1
         self.last_reason = reason
         self.end(number)
         self.driver.send(("lost", number, reason))
         if losses < LOSSES:
             self.start(losses)
         else:
-            self.given_up += 1
+            self.given_up.append(node)
             self.note(f"workers: {LOSSES} were lost in a row, so none takes the place of worker {number}: {reason}")
 
     def end(self, number: int) -> None:
@@ -255,10 +279,10 @@ class Broker:
             end_at_once(process)
 
 
-def _nodes() -> list[dict[str, float]]:
-    """The resources of each living node."""
+def _nodes() -> dict[str, dict[str, float]]:
+    """The resources of each living node, by its id."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
 
 @contextmanager
