@@ -93,7 +93,7 @@ def sweep(url: str, folder: Path, side: dict[str, Any]) -> dict[str, Any]:
     evaluations = side.get("evaluations", EVALUATIONS)
     pool, studies = Timed(side["workers"], side.get("seconds", 0.0), curves, evaluations), Studies(url)
     if not side.get("artifacts"):
-        artifacts.write = lambda *args, **options: None  # type: ignore[assignment]
+        artifacts.write = lambda *args, **options: None
     with stopped_by_signals() as stop, studies.lease("replayed"):
         (opened,) = studies.hold(open_study(studies, config, data))
         supply = TrialSupply(config, opened, studies, side["trials"])
