@@ -1,4 +1,4 @@
-"""Which nodes cannot load a study's base? They get no more of that study, and the others go on."""
+"""Which nodes cannot load a study's base? They train no more trials of it, and the other nodes go on."""
 
 from __future__ import annotations
 
