@@ -227,14 +227,14 @@ def served_proxy(url: str) -> Iterator[int]:
 
 def sides(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What is measured, each a mapping of arguments of `sweep`, or of a rival."""
-    common, few = {"curves": given.curves, "trials": given.trials}, min(given.trials, 1000)
+    common = {"curves": given.curves, "trials": given.trials}
     for kind in ("sqlite", "postgresql"):
         for workers in given.workers:
             yield {"side": "sweep", "storage": kind, "workers": workers, **common}
     first = {"storage": "sqlite", "workers": given.workers[0], **common}
     yield {"side": "pruning", **first, "halving": True}
-    yield {"side": "MLflow", **first, "mlflow": True, "trials": few}
-    yield {"side": "TPE", **first, "sampler": "tpe", "trials": few}
+    yield {"side": "MLflow", **first, "mlflow": True}
+    yield {"side": "TPE", **first, "sampler": "tpe", "trials": min(given.trials, 1000)}
     yield {"side": "adapters and reports", **first, "artifacts": True, "trials": min(given.trials, 300)}
     for kind in ("postgresql", "sqlite"):
         yield {"side": "rival: RDBStorage", "storage": kind, "trials": given.rival_trials, "proxied": False}

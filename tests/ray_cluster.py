@@ -47,22 +47,24 @@ class RayCluster:
             mount = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
             words = ["unshare", "--mount", "sh", "-c", mount, str(hidden), *words]
         changes = {"RAY_TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env=os.environ | ENVIRONMENT | changes,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                words,
+                cwd=ROOT,
+                env=os.environ | ENVIRONMENT | changes,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         self.address = self._told()
         self.nodes: list[str] = []
 
     def _told(self) -> str:
         assert self.process.stdout is not None
         told = self.process.stdout.readline().strip()
-        assert told, "the cluster has ended"
+        assert told, f"the cluster has ended: {self.log.read_text()[-2000:]}"
         return told
 
     def _tell(self, *words: object) -> str:

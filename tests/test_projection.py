@@ -409,7 +409,6 @@ def test_mlflow_s_own_log_does_not_reach_the_terminal_if_its_database_is_wiped_d
     capfd.readouterr()  # MLflow reports the database that `empty_mlflow` makes
     result = swept(here, here.tracking_uri, progress)
     assert result.counts == {"complete": 3} and capfd.readouterr() == ("", "")
-    # an update that was under way as the file went may be refused in between
     first, *_, last = (text for text in progress.warned if text.startswith("MLflow"))
     assert first.startswith(f"MLflow at {here.tracking_uri} does not answer (its file was removed or replaced)")
     assert "not written" in last and "peftsweep sync" in last

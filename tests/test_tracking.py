@@ -30,6 +30,7 @@ from peftsweep.sweep import sync
 from peftsweep.system.atomic_files import put_if_free
 from peftsweep.tracking import MlflowRuns, Outcome, Point, StudySnapshot, Tracker, TrialSnapshot, serve
 from peftsweep.tracking.locations import check, sqlite_file
+from peftsweep.tracking.mlflow_client import Client
 from peftsweep.tracking.mlflow_connection import Connection
 from peftsweep.tracking.mlflow_server import server_command, server_environment
 from peftsweep.trial_state import Ended, TrialState
@@ -351,6 +352,26 @@ def test_a_dead_server_takes_no_time_and_gives_one_warning_and_a_summary(notes: 
     assert f"http://me:***@127.0.0.1:{port} does not answer (Connection refused)" in warning
     assert summary == "MLflow: 53 updates were not written (Connection refused); peftsweep sync writes what is missing"
     assert tracker.run_ids == known
+    notes.clear()
+
+
+class Wiped(MlflowRuns):
+    """MLflow whose database is removed between the look for it and the update."""
+
+    def _client(self) -> Client:
+        client = super()._client()
+        if len(self.ids) == 1:  # the study's own run
+            Path(self._connection.uri.removeprefix("sqlite:///")).unlink(missing_ok=True)
+        return client
+
+
+def test_what_removed_the_database_is_named_and_not_what_it_caused(uri: str, notes: list[str]) -> None:
+    tracker = Tracker(Wiped(uri), note=notes.append)
+    tracker.open_study(StudySnapshot("demo", EXPERIMENT, {}, {}, {}))
+    tracker.start_trial(0, params={}, tags={})
+    wait_for(lambda: bool(notes))
+    tracker.close()
+    assert notes[0].startswith(f"MLflow at {uri} does not answer (its file was removed or replaced);")
     notes.clear()
 
 

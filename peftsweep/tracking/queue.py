@@ -197,9 +197,10 @@ class Tracker:
         try:
             with self._sink.quiet():
                 return question()
-        except Exception as error:
-            answers = isinstance(error, BadAnswerError) or self._answers()
-            raise TrackingError(self._failure(error, answers)) from error
+        except Exception as raised:
+            error = raised
+        silent = None if isinstance(error, BadAnswerError) else self._silence()
+        raise TrackingError(self._failure(silent or error, silent is None)) from error
 
     # The queue --------------------------------------------------------------------------------------------------------
 
@@ -265,25 +266,28 @@ class Tracker:
         for last in (False, True):
             try:
                 update()
-            except Exception as error:
-                if self._sink.abandoned:
-                    return False
-                if last or self._sink.is_final(error):
-                    self._lose(error)
-                    break
-                if not self._answers():
-                    self._pause(error)
-                    return False
+            except Exception as raised:
+                error = raised  # handled below, for what `_silence` meets is not caused by it
             else:
                 break
+            if self._sink.abandoned:
+                return False
+            if last or self._sink.is_final(error):
+                self._lose(error)
+                break
+            if (silent := self._silence()) is not None:
+                self._pause(error if isinstance(error, BadAnswerError) else silent)
+                return False
         return True
 
-    def _answers(self) -> bool:
+    def _silence(self) -> Exception | None:
+        """Why the tracker does not answer now, which says more than what an update met while it fell silent. None: it
+        answers."""
         try:
             self._sink.ping()
         except Exception as error:
-            return self._sink.is_final(error)
-        return True
+            return None if self._sink.is_final(error) else error
+        return None
 
     def _pause(self, error: Exception) -> None:
         self._reason = self._cause(error)
