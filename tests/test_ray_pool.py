@@ -216,11 +216,30 @@ def test_a_worker_that_sees_only_a_copy_keeps_checkpoints_on_its_machine(study: 
     assert not folders.shared and folder.parent.parent == tmp_path / "cache" / "peftsweep" / "checkpoints"
 
 
-def test_forgotten_checkpoints_are_removed(tmp_path: Path) -> None:
-    for name, age in {"old": DAYS + 1, "new": DAYS - 1}.items():
-        folder = tmp_path / "study" / name
+def aged(root: Path, days: dict[str, int]) -> None:
+    """Make folders of trials that were last changed so many days ago."""
+    for name, age in days.items():
+        folder = root / "study" / name
         folder.mkdir(parents=True)
         (folder / "state").touch()
         os.utime(folder, (time.time() - age * 24 * 3600,) * 2)
+
+
+def test_forgotten_checkpoints_are_removed(tmp_path: Path) -> None:
+    aged(tmp_path, {"old": DAYS + 1, "new": DAYS - 1})
     remove_forgotten(tmp_path)
     assert [folder.name for folder in (tmp_path / "study").iterdir()] == ["new"]
+
+
+def test_two_workers_may_remove_the_same_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aged(tmp_path, dict.fromkeys(("first", "second", "third"), DAYS + 1))
+    remove = shutil.rmtree
+
+    def with_the_other(folder: Path, ignore_errors: bool) -> None:
+        """The other worker is faster with all that follow."""
+        for each in tmp_path.glob("*/*"):
+            remove(each)
+
+    monkeypatch.setattr(shutil, "rmtree", with_the_other)
+    remove_forgotten(tmp_path)
+    assert list((tmp_path / "study").iterdir()) == []

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,8 +85,10 @@ class CheckpointFolders:
 
 
 def remove_forgotten(root: Path) -> None:
-    """Remove what sweeps left that ended elsewhere, or were never continued."""
+    """Remove what sweeps left that ended elsewhere, or were never continued. Workers of one machine may do so at the same
+    time."""
     long_ago = time.time() - DAYS * 24 * 3600
     for folder in root.glob("*/*"):
-        if folder.lstat().st_mtime < long_ago:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another worker has removed it
+            if folder.lstat().st_mtime < long_ago:
+                shutil.rmtree(folder, ignore_errors=True)
