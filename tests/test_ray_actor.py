@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from peftsweep.config import SPECS
 from peftsweep.engine import Command
 from peftsweep.errors import WorkerError
 from peftsweep.methods import METHODS, register
+from peftsweep.storage.identity import OWNER
 from peftsweep.workers import WorkerSpec
+from peftsweep.workers.checkpoint_folders import CheckpointFolders, Landmark
 from peftsweep.workers.pickled import dumped
 from peftsweep.workers.ray_actor import RayWorker
 from tests.studies import Home, home
@@ -67,6 +71,41 @@ def test_a_trial_that_is_too_large_by_itself_ends_and_its_worker_goes_on(here: H
 def test_a_worker_on_which_no_trial_fits_is_given_up(here: Home) -> None:
     with pytest.raises(WorkerError, match=r"^OutOfMemoryError on here: trial 0: out of memory"):
         here.run(here.study(method="lopsided"), slots=1, start=WithoutRay)
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+class Raised:
+    """What a worker cannot unpickle: it raises the error instead."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return fail, (self.error,)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionError("the cache does not answer"), "lost"),
+        (OSError(errno.ESTALE, "stale"), "lost"),
+        (OSError(errno.ENOSPC, "full"), "error"),  # of the folder that all share
+        (RuntimeError("cuBLAS error: CUBLAS_STATUS_EXECUTION_FAILED"), "lost"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "error"),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "error"),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), "lost"),
+        (NotImplementedError("no such operator for the 'CUDA' backend"), "error"),
+    ],
+)
+def test_only_what_another_machine_may_do_better_loses_the_worker(error: Exception, kind: str, tmp_path: Path) -> None:
+    (tmp_path / OWNER).write_text("{}")
+    worker = RayWorker("here", 1, ".")
+    worker.folders = CheckpointFolders(Landmark.of(tmp_path / OWNER))
+    assert worker.call("advance", dumped(Raised(error)))[0] == kind
+    assert worker.call("load", dumped(Raised(error)))[0] == ("error" if isinstance(error, OSError) else kind)
 
 
 class Exhausted:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ray.exceptions import RayTaskError
 
+from peftsweep import __version__
 from peftsweep.config import SPECS, MethodSpec, TrainConfig, load
 from peftsweep.config.hyperparameters.lora import LoraHyperparameters
 from peftsweep.data import Dataset
@@ -23,6 +25,7 @@ from peftsweep.methods.lora import Lora
 from peftsweep.system.addresses import is_ray_address
 from peftsweep.system.lost_workers import why_lost
 from peftsweep.system.worker_resources import Resources, allowed_threads
+from peftsweep.workers import ray_broker
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
 from peftsweep.workers.ray_pool import RayPool, environment, with_method
 from peftsweep.workers.worker import WorkerSpec
@@ -168,6 +171,23 @@ def test_a_lost_worker_is_explained_by_what_ray_knows(detail: str, said: str) ->
 
     told = why_lost(ActorDiedError(f"The actor died unexpectedly.\n\tactor_id: 7\nThe actor is dead {detail}"))
     assert told.endswith(said)
+
+
+def test_an_error_of_a_worker_is_told_without_ray_s_traceback() -> None:
+    cause = OSError("libcudnn.so.9: cannot open shared object file\nmore")
+    error = RayTaskError("hello", f'Traceback (most recent call last):\n  File "<stdin>"\nOSError: {cause}', cause)
+    assert why_lost(error.as_instanceof_cause()) == "OSError: libcudnn.so.9: cannot open shared object file"
+
+
+def test_a_node_whose_libraries_do_not_load_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise OSError("libcudnn.so.9: cannot open shared object file")
+
+    monkeypatch.setattr(ray_broker, "import_module", broken)
+    kind, why = ray_broker.SweepWorker().hello(ray_broker.SweepWorker.versions(__version__), 1, ".")
+    assert kind == "refused" and why.endswith(
+        f"no peftsweep {__version__} that works: OSError: libcudnn.so.9: cannot open shared object file"
+    )
 
 
 def test_a_method_that_workers_cannot_import_is_refused(tmp_path: Path) -> None:

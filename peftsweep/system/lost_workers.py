@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import re
+from typing import Protocol, TypeGuard
+
+from peftsweep.errors import first_line
 
 DETAIL = re.compile(r"Worker exit detail: (.*?)(?:There are some potential root causes|$)", re.DOTALL)
 OF_NO_USE = ("class_name", "actor_id", "pid:", "namespace", "ip:")  # how lines begin that say nothing to users
 
 
+class _RayTaskError(Protocol):
+    cause: BaseException
+
+
+def is_raised(error: BaseException) -> TypeGuard[_RayTaskError]:
+    """Whether an actor raised it. Ray gives such an error the class of its cause, too."""
+    return type(error).__name__.startswith("RayTaskError")
+
+
 def why_lost(error: BaseException) -> str:
     """Why Ray lost an actor, in a line. Of a dead process, Ray always lists the same guesses; they are left out."""
+    if is_raised(error):  # Ray's own text is a coloured traceback, which begins with its caller
+        return f"{type(error.cause).__name__}: {first_line(error.cause)}"
     if type(error).__name__ == "ActorDiedError":
         if "its node has died" in str(error):
             return "its machine is gone"

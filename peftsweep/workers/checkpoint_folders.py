@@ -85,10 +85,9 @@ class CheckpointFolders:
 
 
 def remove_forgotten(root: Path) -> None:
-    """Remove what sweeps left that ended elsewhere, or were never continued. Workers of one machine may do so at the same
-    time."""
+    """Remove what sweeps left that ended elsewhere, or were never continued."""
     long_ago = time.time() - DAYS * 24 * 3600
     for folder in root.glob("*/*"):
-        with suppress(OSError):  # another worker has removed it
+        with suppress(OSError):  # another worker of this machine has removed it
             if folder.lstat().st_mtime < long_ago:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,9 @@ from peftsweep.workers.checkpoint_folders import CheckpointFolders, Landmark
 from peftsweep.workers.pickled import dumped
 from peftsweep.workers.worker import LocalWorker
 
-OF_A_GPU = ("CUDA", "cuBLAS", "CUBLAS", "cuDNN", "CUDNN", "NCCL", "out of memory")  # words of errors of a broken GPU
+OF_A_GPU = ("CUDA", "cuBLAS", "CUBLAS", "cuDNN", "CUDNN", "out of memory")  # words of errors of a broken GPU
+OF_A_TRIAL = "device-side assert"  # CUDA's word for a bad index
+OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 SEPARATE = (
     "{node} does not see {folder}, so checkpoints stay on {node}: if its worker is lost, workers elsewhere start its "
     "trials again from their seeds"
@@ -52,7 +54,7 @@ class RayWorker:
             progress = isinstance(value, list) and any(isinstance(event, Evaluated) for event in value)
             return "progress" if progress else "answer", dumped(value)
         except BaseException as error:  # tokenizers panics with errors that are not Exceptions
-            if any(map(self._blames_the_machine, _chain(error))):
+            if any(self._blames_the_machine(each, name) for each in _chain(error)):
                 return "lost", f"{type(error).__name__} on {self.node}: {first_line(error)}"
             return "error", dumped(self._told(error))
 
@@ -90,13 +92,16 @@ class RayWorker:
             return whole - free - torch.cuda.memory_reserved(worker.device) > OTHERS * whole
         return worker.worker is not None and not worker.worker.pack.slots.occupied
 
-    def _blames_the_machine(self, error: BaseException) -> bool:
-        """Whether this machine's GPU, memory or disk is at fault, so that another worker may do better."""
+    def _blames_the_machine(self, error: BaseException, call: str) -> bool:
+        """Whether this machine's GPU, memory, disk or network is at fault, so that another worker may do better."""
+        if isinstance(error, OSError):  # one while the base is loaded tells of the node, and needs no further worker
+            shared = self.folders is not None and self.folders.shared
+            return call == "advance" and not (shared and error.errno in OF_A_DISK)
+        if OF_A_TRIAL in str(error):
+            return False
         if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
             return True
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-            return self.folders is not None and not self.folders.shared
-        return isinstance(error, RuntimeError) and any(word in str(error) for word in OF_A_GPU)
+        return type(error) is RuntimeError and any(word in str(error) for word in OF_A_GPU)
 
     def _told(self, error: BaseException) -> Exception:
         """The error, with this machine's name. One that is not for users keeps its traceback."""

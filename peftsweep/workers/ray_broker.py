@@ -29,7 +29,7 @@ from typing import Any
 
 import ray
 
-from peftsweep.system.lost_workers import why_lost
+from peftsweep.system.lost_workers import is_raised, why_lost
 from peftsweep.system.signals import end_at_once
 from peftsweep.system.temporary import TemporaryFolder
 from peftsweep.system.worker_resources import Resources, count
@@ -58,8 +58,9 @@ class SweepWorker:
                 there, ours = (" and ".join(f"{each} {of[each]}" for each in others) for of in (here, wanted))
                 return "refused", f"{name} has {there}, and this process has {ours}"
             self.worker = import_module("peftsweep.workers.ray_actor").RayWorker(name, threads, folder)
-        except ImportError as error:
-            return "refused", f"{name} has no peftsweep {wanted['peftsweep']} with all that it needs: {error}"
+        except Exception as error:  # such as OSError, of a library that lacks another
+            reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+            return "refused", f"{name} has no peftsweep {wanted['peftsweep']} that works: {reason}"
         return "hello", name
 
     @staticmethod
@@ -220,7 +221,7 @@ class Broker:
         if number not in self.places:  # it has been ended
             return
         error = future.exception()
-        if isinstance(error, ConnectionError):  # the worker may live, but nobody reaches it
+        if isinstance(error, ConnectionError) and not is_raised(error):  # the worker may live, but nobody reaches it
             raise error
         answer: tuple[str, Any] = future.result() if error is None else ("lost", why_lost(error))
         kind, value = answer
