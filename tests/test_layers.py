@@ -172,7 +172,7 @@ def test_the_engine_knows_no_study_and_no_tracker() -> None:
 def test_every_import_is_a_named_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [*project["dependencies"], *project["optional-dependencies"]["ray"]]
-    named = {_plain(re.split(r"[<>=!~]", name)[0]) for name in names}
+    named = {_plain(re.split(r"[\[<>=!~]", name)[0]) for name in names}
     homes = importlib.metadata.packages_distributions()
     libraries = {found.module.partition(".")[0] for found in imports() if not is_ours(found)}
     libraries -= sys.stdlib_module_names | BROUGHT_BY_TORCH

@@ -410,7 +410,7 @@ def test_mlflow_s_own_log_does_not_reach_the_terminal_if_its_database_is_wiped_d
     result = swept(here, here.tracking_uri, progress)
     assert result.counts == {"complete": 3} and capfd.readouterr() == ("", "")
     first, *_, last = (text for text in progress.warned if text.startswith("MLflow"))
-    assert first.startswith(f"MLflow at {here.tracking_uri} does not answer (its file was removed or replaced)")
+    assert first.startswith(f"MLflow at {here.tracking_uri} does not answer (") and "removed" in first
     assert "not written" in last and "peftsweep sync" in last
     assert logging.getLogger("mlflow").level == before
     again = here.call("sync")
