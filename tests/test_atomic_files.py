@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import fcntl
 import os
 import signal
@@ -13,7 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from peftsweep.storage import Place, claim
 from peftsweep.system import leftovers
@@ -22,7 +25,7 @@ from peftsweep.system.leftovers import tidy, tidy_below
 from peftsweep.system.links import link_or_copy
 from peftsweep.system.temporary import TemporaryFolder
 from tests.programs import lacking
-from tests.studies import ROOT
+from tests.studies import ROOT, mount
 
 WRITES = """
 import os, signal, sys
@@ -112,6 +115,38 @@ def test_a_complete_write_replaces_the_target_and_a_failed_one_leaves_nothing(tm
     written(tmp_path / name, "third", fails=True)
     assert read(tmp_path / name) == "second"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def save_tensors(path: Path) -> None:
+    save_file({"x": np.zeros(100_000)}, path)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("x" * 800_000)
+
+
+def write_folder(path: Path) -> None:
+    path.mkdir()
+    save_tensors(path / "adapter.safetensors")
+
+
+@pytest.mark.parametrize("write", [save_tensors, write_text, write_folder])
+def test_a_full_disk_is_named_by_what_was_to_be_written(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    mount(tmp_path / "small", "100k")
+    target = tmp_path / "small" / "demo" / "trial-0007"
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as error, replaced(target) as path:
+            write(path)
+        assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(target))
+    finally:
+        subprocess.run(["umount", str(tmp_path / "small")], check=True)
+
+
+def test_what_else_goes_wrong_during_a_write_stays_as_it_is(tmp_path: Path) -> None:
+    for own in (ZeroDivisionError(), ConnectionError("no network"), FileNotFoundError(2, "no such file", "data.csv")):
+        with pytest.raises(type(own)) as error, replaced(tmp_path / "file"):
+            raise own
+        assert error.value is own
 
 
 def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:

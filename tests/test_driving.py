@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
+import os
 import re
 import shutil
 import signal
@@ -394,6 +396,19 @@ def test_an_adapter_that_cannot_be_written_ends_its_study_alone_which_goes_on_la
     (result,) = run_on(2, here, bad)
     assert result.counts == {"complete": 4} and len(result.study.trials) == 4
     assert {run.info.status for run in here.runs()} == {"FINISHED"}
+
+
+def test_a_full_disk_is_recorded_with_the_path_of_the_trial(here: Home) -> None:
+    class Full(TurnsPool):
+        def _answer(self, number: int, name: Call, arguments: tuple[Any, ...]) -> Any:
+            if name == "advance":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/small/trial-0000")
+            return super()._answer(number, name, arguments)
+
+    with pytest.raises(StorageError, match="full"):
+        run_together([here.study()], partial(Full, 2), storage=here.storage, tracking_uri=here.tracking_uri)
+    (row,) = peftsweep.status(here.storage)
+    assert row["state"] == "failed" and "/data/small/trial-0000" in row["reason"]
 
 
 def test_runs_that_a_killed_command_left_are_ended_by_a_command_without_any_worker(here: Home) -> None:

@@ -20,9 +20,8 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
-from safetensors import SafetensorError
 
-from peftsweep.errors import StorageError, StudyBusyError, UsageError
+from peftsweep.errors import StorageError, StudyBusyError, UsageError, WorkerError
 from peftsweep.storage import Studies, check_apart, check_there, exists, guarded, lasting, same_place, settle
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.urls import address
@@ -354,8 +353,24 @@ def test_a_full_disk_is_reported_in_one_message() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
     with pytest.raises(FileNotFoundError), guarded("sqlite:///studies.db"):
         raise FileNotFoundError("something else")
-    with pytest.raises(StorageError, match="full"), guarded("sqlite:///studies.db"):
-        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")
+
+
+@pytest.mark.parametrize("where", ["b.example: OSError: [Errno 28]", "model.id: cannot be loaded: [Errno 28]"])
+def test_another_disk_that_is_full_is_not_taken_for_this_one(where: str) -> None:
+    own = WorkerError(f"{where} {os.strerror(errno.ENOSPC)}: '/elsewhere/x'")
+    with pytest.raises(WorkerError) as error, guarded("sqlite:///studies.db"):
+        raise own
+    assert error.value is own
+
+
+def test_a_full_database_is_reported_with_its_address(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    add_study(url, "one")
+    with connected(url) as connection:
+        connection.execute(sqlalchemy.text("PRAGMA max_page_count = 1"))
+        large = sqlalchemy.text(f"INSERT INTO studies (study_name) VALUES ('{'x' * 500_000}')")
+        with pytest.raises(StorageError, match=r"studies\.db: the disk is full"), guarded(url):
+            connection.execute(large)
 
 
 def test_each_file_has_its_own_artifacts_beside_it(tmp_path: Path) -> None:
@@ -439,6 +454,16 @@ def test_a_user_who_may_not_create_tables_is_reported(postgresql: Server) -> Non
     postgresql.execute(f"ALTER DATABASE {name} OWNER TO postgres")
     with pytest.raises(StorageError, match=r"may not write here; .* GRANT ALL ON SCHEMA public"):
         Studies(url)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("53100", "the server's disk is full"), ("25006", "a read-only server"), ("42501", "GRANT ALL")],
+)
+def test_a_server_that_speaks_another_language_is_understood(postgresql: Server, code: str, said: str) -> None:
+    url = postgresql.database()
+    with connected(url) as connection, pytest.raises(StorageError, match=said), guarded(url):
+        connection.execute(sqlalchemy.text(f"DO $$ BEGIN RAISE 'Das geht hier nicht' USING ERRCODE = '{code}'; END $$"))
 
 
 def test_a_schema_keeps_studies_apart_from_the_rest_of_the_database(postgresql: Server) -> None:

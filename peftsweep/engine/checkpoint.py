@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -94,14 +93,10 @@ def write(taken: Snapshot) -> None:
     folder = taken.folder
     if folder.exists():
         return
-    try:
-        with replaced(folder) as aside:
-            aside.mkdir(parents=True)
-            _fill(aside, taken)
-        _fsync([folder.parent])
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))  # how safetensors reports a full disk, for instance
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) if number else error from error
+    with replaced(folder) as aside:
+        aside.mkdir(parents=True)
+        _fill(aside, taken)
+    _fsync([folder.parent])
     for old in folder.parent.glob("*checkpoint-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)

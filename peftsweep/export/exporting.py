@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +41,7 @@ from peftsweep.study import results
 from peftsweep.study.trial_files import ADAPTER
 from peftsweep.system.atomic_files import replaced
 from peftsweep.system.leftovers import tidy
+from peftsweep.system.os_errors import FULL
 from peftsweep.task import Labels, probabilities, tune_thresholds
 
 DTYPES = ("float32", "bfloat16", "float16", "nf4")
@@ -94,9 +94,7 @@ def export(
             written = _write(chosen, rows, aside, to.name, merge=merge, note=note)
             check_free(to, force=force)  # again: minutes have passed
         return written
-    except Exception as error:  # tokenizers raises a plain Exception for a full disk
-        if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
-            raise
+    except (OSError, SafetensorError) as error:
         raise ExportError(f"{to}: {_reason(error)}; nothing is left there") from error
     finally:
         for parent in made:
@@ -305,6 +303,6 @@ def _save_tokenizer(given: ModelConfig, pad: int, texts: Sequence[NDArray[np.int
 
 
 def _reason(error: BaseException) -> str:
-    if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+    if getattr(error, "errno", None) in FULL:
         return "the disk is full"
     return f"cannot be written: {getattr(error, 'strerror', None) or error}"

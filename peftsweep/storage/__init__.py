@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peftsweep.safe_text.secrets import masked
 from peftsweep.storage.attributes import enqueued_with, write_study, write_trial
-from peftsweep.storage.database_errors import guarded
+from peftsweep.storage.database_errors import explained, guarded
 from peftsweep.storage.identity import OWNER, Place, claim, fresh, owner, restore, settle
 from peftsweep.storage.optuna_states import in_optuna
 from peftsweep.storage.record import StudyRecord, TrialRecord
@@ -34,6 +34,7 @@ __all__ = [
     "claim",
     "enqueued_with",
     "exists",
+    "explained",
     "fresh",
     "guarded",
     "in_optuna",

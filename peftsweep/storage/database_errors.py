@@ -14,17 +14,37 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from peftsweep.errors import StorageError, first_line
 from peftsweep.safe_text.secrets import masked
+from peftsweep.system.os_errors import FULL
 
 PATIENCE = 30  # seconds that a call waits for another process's write
 AGAIN = "What was finished is kept; give the same command again"
 DELETED = "the study was deleted while it was used here; the same command starts it again from the beginning"
 LOST = f"the connection was lost. {AGAIN} when it answers"
 
-FULL = "No space left on device"
 KEPT = "What was finished is kept; free some space and give the same command again"
+FULL_DISK = f"the disk is full. {KEPT}"
+NO_RIGHT = (
+    "this user may not write here; the database's owner may give it the right: GRANT ALL ON SCHEMA public TO the user"
+)
+NO_ROOM = "the server has no connection left; end others, or raise its max_connections"
+NOT_READY = f"the server is not ready. {AGAIN} when it is"
+READ_ONLY = "a read-only server (a standby?); name the one that is written by --storage"
 
-# What SQLite, PostgreSQL and its client library say -> what we say. The first match counts: reasons why a connection
-# failed come before names that may occur in any statement.
+# A code of SQLite, or of PostgreSQL (an SQLSTATE, whose text is in the server's language) -> what we say.
+CODES: dict[object, str] = {
+    sqlite3.SQLITE_FULL: FULL_DISK,
+    "53100": f"the server's disk is full. {KEPT}",
+    "53300": NO_ROOM,
+    "57P01": LOST,  # an administrator ended the connection
+    "57P02": LOST,
+    "57P03": NOT_READY,
+    "42501": NO_RIGHT,
+    "25006": READ_ONLY,
+    "23503": DELETED,
+}
+
+# What SQLite, PostgreSQL and its client library say where no code tells -> what we say. The first match counts: reasons
+# why a connection failed come before names that may occur in any statement.
 KNOWN = {
     "password authentication failed|no password supplied|no PostgreSQL user name": "the server refuses this user and "
     "password; the password stands in the URL (with %40 for @, %2F for /), in PGPASSWORD or in ~/.pgpass",
@@ -35,18 +55,15 @@ KNOWN = {
     "address; start PostgreSQL there, or name another by --storage",
     "failed to resolve host|could not translate host name": "there is no machine of this name",
     "connection timeout expired|timeout expired|No route to host|Network is unreachable": "no answer from this machine",
-    "the database system is (starting up|shutting down|in recovery)": f"the server is not ready. {AGAIN} when it is",
-    "too many (clients|connections)|connection slots": "the server has no connection left; end others, or raise its "
-    "max_connections",
+    "the database system is (starting up|shutting down|in recovery)": NOT_READY,
+    "too many (clients|connections)|connection slots": NO_ROOM,
     "server closed the connection|terminating connection|connection is (lost|closed)|Connection reset|SSL connection "
     "has been closed|consuming input failed|could not (send|receive) data": LOST,
-    "permission denied for": "this user may not write here; the database's owner may give it the right: GRANT ALL ON "
-    "SCHEMA public TO the user",
-    "read-only transaction": "a read-only server (a standby?); name the one that is written by --storage",
+    "permission denied for": NO_RIGHT,
+    "read-only transaction": READ_ONLY,
     "FOREIGN KEY constraint": DELETED,
     "database is locked": f"locked by another process for over {PATIENCE} seconds; wait for it or stop it, then "
     "give the same command again",
-    f"disk is full|{FULL}": f"the disk is full. {KEPT}",
     "disk I/O error": "the disk cannot be read or written; it may be full",
     "file is not a database": "not an SQLite database; name another file by --storage",
     "malformed": "a broken database; restore it from a copy, or name another file by --storage",
@@ -67,52 +84,59 @@ def guarded(url: str) -> Iterator[None]:
         StorageError: it is locked, read-only, full, unreachable or no database of this kind; or another process ended a
             trial or deleted the study.
     """
-
-    def failure(what: str) -> StorageError:  # masked only if there is one, as sweeps come here for every answer
-        return StorageError(f"{masked(url)}: {what}")
-
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        raise failure(_explained(error)) from error
-    except UpdateFinishedTrialError as error:
-        raise failure(f"a trial was ended by another process while it ran here. {AGAIN}") from error
-    except KeyError as error:
-        if NOT_FOUND_MSG not in error.args:
-            raise
-        raise failure(DELETED) from error
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise StorageError(f"{error.filename} cannot be written: {error.strerror}") from error
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            if error.filename is None:
-                raise
-            raise StorageError(
-                f"{error.filename} cannot be used: {error.strerror}"
-            ) from error  # such as a file in place of a folder
-        full = f" ({error.filename})" if error.filename else ""
-        raise StorageError(f"the disk is full{full}. {KEPT}") from error
-    except RuntimeError as error:
-        if "optuna" not in str(error) or "version" not in str(error):
-            raise
-        raise failure(f"made by another version of Optuna: {error}") from error
     except Exception as error:
-        if FULL in str(error):  # safetensors wraps what the operating system said
-            raise StorageError(f"the disk is full. {KEPT}") from error
-        if not type(error).__module__.startswith("alembic."):  # Optuna keeps the version of its tables with it
+        told = explained(error, url)
+        if told is error:
             raise
-        raise failure(
-            f"the version of its tables cannot be read: {error}; restore it from a copy, or name another "
-            "database by --storage"
-        ) from error
+        raise told from error
 
 
-def _explained(error: BaseException) -> str:
+def explained(error: Exception, url: str) -> Exception:
+    """A StorageError in place of a failure of the database or the disk; any other error as it is."""
+    match error:
+        case StorageInternalError() | SQLAlchemyError() | sqlite3.Error():
+            what = _of_database(error)
+        case UpdateFinishedTrialError():
+            what = f"a trial was ended by another process while it ran here. {AGAIN}"
+        case KeyError() if NOT_FOUND_MSG in error.args:
+            what = DELETED
+        case OSError():
+            return _of_disk(error)
+        case RuntimeError() if "optuna" in str(error) and "version" in str(error):
+            what = f"made by another version of Optuna: {error}"
+        case _ if type(error).__module__.startswith("alembic."):  # Optuna keeps the version of its tables with it
+            what = (
+                f"the version of its tables cannot be read: {error}; restore it from a copy, or name another "
+                "database by --storage"
+            )
+        case _:
+            return error
+    return StorageError(f"{masked(url)}: {what}")
+
+
+def _of_disk(error: OSError) -> OSError | StorageError:
+    name = error.filename
+    if error.errno in FULL:
+        return StorageError(f"the disk is full{f' ({name})' if name else ''}. {KEPT}")
+    if error.errno in (errno.EACCES, errno.EROFS):
+        return StorageError(f"{name} cannot be written: {error.strerror}")
+    if name is None:
+        return error
+    return StorageError(f"{name} cannot be used: {error.strerror}")  # such as a file in place of a folder
+
+
+def _of_database(error: BaseException) -> str:
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
         causes.append(cause)
         cause = cause.__cause__
+    for each in causes:
+        code = getattr(each, "sqlite_errorcode", None) or getattr(each, "sqlstate", None)
+        if code in CODES:
+            return CODES[code]
     text = " ".join(map(str, causes))
     for words, said in KNOWN.items():
         if found := re.search(words, text, re.IGNORECASE):

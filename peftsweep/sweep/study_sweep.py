@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from peftsweep.engine import Idle, ScoreTrial, TrialsWanted
 from peftsweep.errors import PeftsweepError
 from peftsweep.models import BaseInfo
-from peftsweep.storage import guarded
+from peftsweep.storage import explained, guarded
 from peftsweep.sweep.error_lines import in_a_line
 from peftsweep.sweep.recording import end
 from peftsweep.sweep.running import Place
@@ -62,8 +62,8 @@ class StudySweep:
             return None
 
     def _end(self, error: Exception) -> None:
-        self.error = self.error or error
-        self.judge.failed = self.judge.failed or in_a_line(error)
+        self.error = self.error or explained(error, self.judge.studies.url)
+        self.judge.failed = self.judge.failed or in_a_line(self.error)
 
     def left(self) -> int:
         """Number of trials still to be trained."""

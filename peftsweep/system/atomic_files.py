@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peftsweep.system.leftovers import OLD, REAL_FOLDER, clear, place_id, tidy
+from peftsweep.system.os_errors import named
 
 
 @contextmanager
@@ -29,11 +30,20 @@ def replaced(target: Path) -> Iterator[Path]:
 @contextmanager
 def aside(target: Path) -> Iterator[Path]:
     """A path beside the target, at which nothing is yet. `put` gives it the target's name. Whatever is there at the end
-    is removed, and so is what dead processes left in that folder. The target's folder is made if it is missing."""
+    is removed, and so is what dead processes left in that folder. The target's folder is made if it is missing.
+
+    Raises:
+        OSError: it cannot be written, for instance because the disk is full. The error names the target.
+    """
     tidy(target)
     folder, lock = new_folder(target.parent)
     try:
         yield folder / target.name
+    except Exception as error:
+        told = named(error, target, folder)
+        if told is error:
+            raise
+        raise told from error
     finally:
         clear(folder)
         os.close(lock)
