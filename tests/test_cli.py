@@ -18,7 +18,7 @@ import typer
 
 import peftsweep
 from peftsweep import cli
-from peftsweep.cli.options import duration
+from peftsweep.cli.options import duration, worker_timeout
 from peftsweep.system import error_report
 from tests.stored import add_study
 from tests.studies import Home, home
@@ -210,6 +210,12 @@ def test_bad_usage_exits_2_without_a_traceback(words: list[str], capsys: pytest.
 )
 def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert duration(text) == seconds
+
+
+def test_a_worker_gets_some_seconds_to_report() -> None:
+    assert worker_timeout("10s") == 10
+    with pytest.raises(typer.BadParameter, match=r"^expected at least 10s, .* got '0s'$"):
+        worker_timeout("0s")
 
 
 @pytest.mark.parametrize("text", ["", "h", "2 h", "-1m", "1.5h", "30m1h", "soon", "9" * 400 + "h"])

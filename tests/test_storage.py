@@ -126,7 +126,8 @@ def test_one_process_at_a_time_runs_a_study_and_its_death_frees_the_study(studie
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with (
             pytest.raises(
-                StudyBusyError, match=rf"study 'one' .* is being run by process {holder.pid} on \S+ since 20"
+                StudyBusyError,
+                match=rf"study 'one' in (sqlite|postgresql)://.* is being run by process {holder.pid} on \S+ since 20",
             ),
             studies.lease("one"),
         ):

@@ -9,6 +9,7 @@ import typer
 
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.system.addresses import FORMS, is_ray_address
+from peftsweep.system.lost_workers import SHORTEST
 
 
 def duration(text: str) -> float:
@@ -18,6 +19,13 @@ def duration(text: str) -> float:
         raise typer.BadParameter(f"expected a time such as 2h, 30m, 90s or 1h30m, got {quoted(text)}")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return hours * 3600.0 + minutes * 60.0 + seconds
+
+
+def worker_timeout(text: str) -> float:
+    seconds = duration(text)
+    if seconds < SHORTEST:
+        raise typer.BadParameter(f"expected at least {SHORTEST:.0f}s, since a step may take some, got {quoted(text)}")
+    return seconds
 
 
 def auto_or_count(text: str) -> int | Literal["auto"]:
@@ -75,7 +83,9 @@ RayAddress = Annotated[
 ]
 WorkerTimeout = Annotated[
     float,
-    typer.Option(parser=duration, metavar="TIME", help="Replace a worker of Ray that reports nothing for this long."),
+    typer.Option(
+        parser=worker_timeout, metavar="TIME", help="Replace a worker of Ray that reports nothing for this long."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

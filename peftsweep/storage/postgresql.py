@@ -77,7 +77,7 @@ class Postgresql(Database):
     """
 
     def __init__(self, url: URL) -> None:
-        self.url = url.set(drivername="postgresql+psycopg")
+        self.url = url.set(drivername="postgresql")  # without the driver, messages show what people write
         self.leases: list[Lease] = []
         _check_settings(url, self._engine("peftsweep").dialect.loaded_dbapi)
 
@@ -100,7 +100,7 @@ class Postgresql(Database):
         # pool_pre_ping: a server that restarts between two evaluations does no harm
         pool = self._engine("peftsweep", pool_pre_ping=True).pool
         try:
-            storage = RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs={"pool": pool})
+            storage = RDBStorage(_driven(self.url).render_as_string(hide_password=False), engine_kwargs={"pool": pool})
         except BaseException:
             pool.dispose()  # the driver warns about connections that nobody closed
             raise
@@ -147,12 +147,17 @@ class Postgresql(Database):
         connect = {key: value for key, value in CONNECT.items() if key not in self.url.query}
         try:
             return sqlalchemy.create_engine(
-                self.url, connect_args=connect | {"application_name": application}, **options
+                _driven(self.url), connect_args=connect | {"application_name": application}, **options
             )
         except ImportError as error:
             raise StorageError(
                 f"storage {self.url!r}: PostgreSQL needs its driver: pip install 'peftsweep[postgres]' ({error})"
             ) from error
+
+
+def _driven(url: URL) -> URL:
+    """The same address, with the driver that connects to it."""
+    return url.set(drivername="postgresql+psycopg")
 
 
 class Lease:
@@ -168,7 +173,7 @@ class Lease:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name
-        self.url = engine.url.render_as_string()
+        self.url = engine.url.set(drivername="postgresql").render_as_string()
         self.token = uuid4().hex
         self.connection: Connection | None = None
         self.backend: dict[str, Any] | None = None  # the server's own process of the connection

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftsweep.study.enqueued import given
-from peftsweep.study.grid import GridSampler, exhausted, grid, grid_size
+from peftsweep.study.grid import GridSampler, exhausted, grid, grid_size, total
 from peftsweep.study.ledger import Ledger
 from peftsweep.study.pruner import Halving
 from peftsweep.study.samplers import drawn, replicate_seed, sampler, trial_seed
@@ -24,5 +24,6 @@ __all__ = [
     "grid_size",
     "replicate_seed",
     "sampler",
+    "total",
     "trial_seed",
 ]

@@ -36,6 +36,16 @@ def grid(study: StudyConfig) -> dict[str, list[Scalar]]:
     return values
 
 
+def total(study: StudyConfig, trials: int | None) -> int:
+    """Number of trials that a study shall have: as many as the grid has points, at most.
+
+    Args:
+        trials: as asked for in place of `search.trials`.
+    """
+    wanted = study.search.trials if trials is None else trials
+    return wanted if study.search.sampler != "grid" else min(wanted, grid_size(study))
+
+
 def grid_size(study: StudyConfig) -> int:
     """Number of points in the grid."""
     return math.prod(map(len, grid(study).values()))

@@ -20,7 +20,7 @@ from peftsweep.engine import CHECKPOINT_EVERY
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import OneOfSeveral, Progress, Silent
 from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
-from peftsweep.study import best_rows
+from peftsweep.study import best_rows, total
 from peftsweep.sweep.arguments import check_address, check_arguments, check_at_least, check_distinct, check_seconds
 from peftsweep.sweep.driving import drive_all
 from peftsweep.sweep.open_study import begun, open_study
@@ -30,12 +30,12 @@ from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.garbage import existing_objects_kept
+from peftsweep.system.lost_workers import SHORTEST
 from peftsweep.system.signals import StopSignal, stopped_by_signals
 from peftsweep.tracking import MlflowRuns, OpenSink, Sink, Tracker
 from peftsweep.workers import HANG, LocalWorker, Pool, StartWorker, start_pool
 
 StartPool = Callable[[], Pool]
-SHORTEST = 10.0  # seconds: a worker reports about once a second, but a step may take several
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _judged(
     """The judge of a study, which is opened and leased."""
     with studies.lease(config.name):
         (opened,) = studies.hold(open_study(studies, config, data))
-        supply = TrialSupply(config, opened, studies, config.search.trials if trials is None else trials, timeout)
+        supply = TrialSupply(config, opened, studies, total(config, trials), timeout)
         yield StudyJudge(supply, data, Tracker(sink, note=display.warn), display, stop)
 
 

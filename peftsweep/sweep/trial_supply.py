@@ -17,7 +17,7 @@ from peftsweep.engine import Trial
 from peftsweep.errors import StorageError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.storage import OWNER, StoredStudy, Studies, TrialRecord, owner, restore, write_trial
-from peftsweep.study import Ledger, artifacts, exhausted, grid_size, samplers, space
+from peftsweep.study import Ledger, artifacts, exhausted, samplers, space
 from peftsweep.study.trial_files import trial_folder
 from peftsweep.sweep.trial_params import UntrainableError, complete
 from peftsweep.system.folders import inside
@@ -48,7 +48,7 @@ class TrialSupply:
         self, config: StudyConfig, study: StoredStudy, studies: Studies, total: int, timeout: float | None = None
     ) -> None:
         self.config, self.study, self.studies = config, study, studies
-        self.total = total if config.search.sampler != "grid" else min(total, grid_size(config))
+        self.total = total
         self.timeout, self.deadline = timeout, math.inf
         self.folder = studies.own_folder(config.name)
         self.owner = owner(self.folder)

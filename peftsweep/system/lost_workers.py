@@ -1,4 +1,4 @@
-"""Why has Ray lost a worker?"""
+"""When may a worker of Ray be taken for lost, and why has Ray lost one?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Protocol, TypeGuard
 
 from peftsweep.errors import first_line
 
+SHORTEST = 10.0  # seconds of silence: a worker reports about once a second, but a step may take several
 DETAIL = re.compile(r"Worker exit detail: (.*?)(?:There are some potential root causes|$)", re.DOTALL)
 OF_NO_USE = ("class_name", "actor_id", "pid:", "namespace", "ip:")  # how lines begin that say nothing to users
 
@@ -21,7 +22,7 @@ def is_raised(error: BaseException) -> TypeGuard[_RayTaskError]:
 
 
 def why_lost(error: BaseException) -> str:
-    """Why Ray lost an actor, in a line. Of a dead process, Ray always lists the same guesses; they are left out."""
+    """Why Ray lost an actor, in a line. For a dead process, Ray lists the same guesses every time; leave them out."""
     if is_raised(error):  # Ray's own text is a coloured traceback, which begins with its caller
         return f"{type(error.cause).__name__}: {first_line(error.cause)}"
     if type(error).__name__ == "ActorDiedError":
