@@ -22,6 +22,7 @@ from peftsweep.engine import StartTrials, Trial
 from peftsweep.errors import UsageError, WorkerError
 from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
+from peftsweep.study.results import has_ended
 from peftsweep.system.addresses import is_ray_address
 from peftsweep.system.lost_workers import why_lost
 from peftsweep.system.worker_resources import Resources, allowed_threads
@@ -50,10 +51,13 @@ def test_the_cluster_of_the_environment_is_named_too(monkeypatch: pytest.MonkeyP
         pool(address="auto")
 
 
-def test_a_cluster_that_does_not_answer_is_named_before_libraries_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("auto", [False, True])
+def test_a_cluster_that_does_not_answer_is_named_before_libraries_load(tmp_path: Path, auto: bool) -> None:
     address = f"ray://127.0.0.1:{free_port()}"
-    words = [sys.executable, "-X", "importtime", "-m", "peftsweep", "run", "--study", "demo", "--ray-address", address]
-    told = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    words = [sys.executable, "-X", "importtime", "-m", "peftsweep", "run", "--study", "demo", "--ray-address"]
+    environment = os.environ | {"RAY_ADDRESS": address} if auto else None
+    words.append("auto" if auto else address)
+    told = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert told.returncode == 1 and address in told.stderr and not re.search(r"\| +torch\n", told.stderr)
 
 
@@ -64,6 +68,7 @@ def test_a_study_that_is_done_needs_no_cluster_and_one_with_trials_left_does(tmp
     done, more = here.call(*words, "1"), here.call(*words, "2")
     assert done.returncode == 0 and "1 complete" in done.stderr
     assert more.returncode == 1 and address in more.stderr
+    assert [has_ended(here.storage, load(here.study()), trials) for trials in (1, 2, None)] == [True, False, False]
 
 
 @pytest.mark.parametrize(

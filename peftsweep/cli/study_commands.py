@@ -39,6 +39,7 @@ from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
 
 if TYPE_CHECKING:
+    from peftsweep.config import StudyConfig
     from peftsweep.progress import Progress
     from peftsweep.sweep import SweepResult
 
@@ -61,9 +62,7 @@ def run(
 ) -> None:
     """Run or resume a study. Several studies share the workers; with one worker, the studies run in order."""
     with exit_on_signal():
-        if ray_address is not None:
-            _check_cluster(ray_address, study, trials, settings, storage)
-        configs = [_config(name, settings) for name in study]  # check every study file before the first study starts
+        configs = _configs(study, settings, partial(_check_cluster, ray_address, trials, storage))
 
         from peftsweep import progress, sweep
 
@@ -86,18 +85,15 @@ def run(
             raise Stopped(results[0].interrupted)
 
 
-def _check_cluster(
-    address: str, studies: list[str], trials: int | None, settings: list[str] | None, storage: str
-) -> None:
+def _check_cluster(address: str | None, trials: int | None, storage: str, configs: list[StudyConfig]) -> None:
     """Raise an error before anything slow starts if the cluster does not answer, unless no study needs it."""
     try:
-        check_answers(address)
+        if address is not None:
+            check_answers(address)
     except WorkerError:
-        from peftsweep.config import load
-        from peftsweep.study.results import are_over
+        from peftsweep.study.results import has_ended
 
-        configs = [load(study, settings or ()) for study in studies]
-        if not are_over(storage, {each.name: trials or each.search.trials for each in configs}):
+        if not all(has_ended(storage, config, trials) for config in configs):
             raise
 
 
@@ -119,7 +115,7 @@ def retrain(
 ) -> None:
     """Retrain the best configurations with new seeds, and show mean ± standard deviation. Scores the test split."""
     with exit_on_signal():
-        config = _config(study, settings)
+        (config,) = _configs([study], settings)
 
         from peftsweep import progress, sweep
 
@@ -174,12 +170,27 @@ def stop(
     say(stopping.stop(study, trial, storage, timeout=timeout, warn=warn), sys.stdout)
 
 
-def _config(study: str, settings: list[str] | None) -> Any:
-    """Load a study file. Mistakes in it, and in its data, are found before anything slow starts."""
-    from peftsweep.config import load
+def _configs(
+    studies: list[str],
+    settings: list[str] | None,
+    check: Callable[[list[StudyConfig]], object] = lambda configs: None,
+) -> list[StudyConfig]:
+    """Load study files. Mistakes in any of them, and in their data, are found before the first study starts.
+
+    Args:
+        check: called in between, since reading the data takes longer.
+    """
+    from peftsweep.config import read
+
+    files = [read(study, settings or ()) for study in studies]
+    configs = [config for config, _ in files]
+    check(configs)
+
     from peftsweep.data import find_mistakes
 
-    return load(study, settings or (), check=find_mistakes)
+    for config, raise_for in files:
+        raise_for(find_mistakes(config.data))
+    return configs
 
 
 def best(study: Studies = None, storage: Storage = STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:

@@ -12,7 +12,7 @@ from peftsweep.config.hyperparameters import (
     unused_hyperparameters,
 )
 from peftsweep.config.hyperparameters.common import Optimizer, Scheduler
-from peftsweep.config.loading import load
+from peftsweep.config.loading import load, read
 from peftsweep.config.recordable_values import MAX_CHARACTERS, MAX_NUMBER, MAX_WHOLE_NUMBER, recordable
 from peftsweep.config.sections import (
     MAX_TRIALS,
@@ -53,6 +53,7 @@ __all__ = [
     "is_text_encoding",
     "load",
     "number_type",
+    "read",
     "recordable",
     "unused_hyperparameters",
 ]

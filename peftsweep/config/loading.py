@@ -28,14 +28,13 @@ from peftsweep.config.study_paths import find
 from peftsweep.config.yaml_lines import (
     MOST_CHARACTERS,
     MOST_LEVELS,
-    TOO_DEEP,
     Key,
     YamlFile,
+    as_from_yaml,
     dotted,
     parse,
     parse_value,
     problem,
-    whole,
 )
 from peftsweep.errors import StudyFileError
 from peftsweep.safe_text.quoting import PATH, quoted, word
@@ -69,6 +68,7 @@ _KNOWN_KEYS = "; known here:"
 _MAX_MISTAKES = 100  # shown for one file
 _TOP = tuple(name for name in StudyConfig.model_fields if name not in ("name", "path"))
 
+Overrides = Sequence[str] | Mapping[str, Any]
 Override = tuple[str, ...]  # the path to an overridden value: ("data", "train")
 
 # Keys of the file that an override makes meaningless: `--set data.train=…` replaces the file's source.
@@ -83,7 +83,7 @@ _REPLACES: dict[Override, tuple[str, ...]] = {
 
 def load(
     study: str | Path,
-    overrides: Sequence[str] | Mapping[str, Any] = (),
+    overrides: Overrides = (),
     folders: Sequence[Path] | None = None,
     check: Callable[[DataConfig], Iterable[Mistake]] = lambda data: (),
 ) -> StudyConfig:
@@ -102,6 +102,15 @@ def load(
         StudyFileError: the file has mistakes, one a line:
             `sweeps/x.yaml:12: space.rnak: unknown key; did you mean rank?`.
     """
+    config, raise_for = read(study, overrides, folders)
+    raise_for(check(config.data))
+    return config
+
+
+def read(
+    study: str | Path, overrides: Overrides = (), folders: Sequence[Path] | None = None
+) -> tuple[StudyConfig, Callable[[Iterable[Mistake]], None]]:
+    """The same without the check, and a function that raises the error for further mistakes, if there are any."""
     path = find(study, folders)
     if why := study_refusal(path.stem):
         raise StudyFileError(f"{_label(path)}: the study's name, {quoted(path.stem)}, {why}; rename the file")
@@ -110,9 +119,7 @@ def load(
     for text in _texts(draft.raw):
         remember(text)
     draft.raise_for(draft.mistakes())
-    config = StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path})
-    draft.raise_for(check(config.data))
-    return config
+    return StudyConfig.model_validate({**draft.raw, "name": path.stem, "path": path}), draft.raise_for
 
 
 def _texts(value: Any, name: str = "") -> Iterator[str]:
@@ -186,7 +193,7 @@ class _Draft:
         if isinstance(overrides, Mapping):
             for name, value in overrides.items():
                 try:
-                    yield tuple(name.split(".")), _as_from_yaml(value)
+                    yield tuple(name.split(".")), as_from_yaml(value)
                 except ValueError as error:
                     self.bad_overrides.append(f"overrides: {word(name)}: {error}")
             return
@@ -305,19 +312,6 @@ class _Draft:
         origin = self._origin(key)
         where = f"--set {dotted(origin)}" if origin is not None else f"{self.label}:{self._order((key, what))[1]}"
         return f"{where}: {what}" if not key or key == origin else f"{where}: {dotted(key)}: {what}"
-
-
-def _as_from_yaml(value: Any, level: int = 0) -> Any:
-    """A Python value as the YAML reader would have returned it."""
-    if level > MOST_LEVELS:
-        raise ValueError(TOO_DEEP)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(name): _as_from_yaml(child, level + 1) for name, child in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_from_yaml(child, level + 1) for child in value]
-    return whole(value) if isinstance(value, int) else value
 
 
 def _replaced_keys(key: Override, file: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:

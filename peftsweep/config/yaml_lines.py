@@ -8,7 +8,9 @@ itself, reads dates and `1_000`, and takes twice the time. The code around it wo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -175,3 +177,16 @@ def _joined(text: str, node: yaml.Node) -> str:
 
 def _problem(what: str, node: yaml.Node) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
+
+
+def as_from_yaml(value: Any, level: int = 0) -> Any:
+    """A Python value as the YAML reader would have returned it."""
+    if level > MOST_LEVELS:
+        raise ValueError(TOO_DEEP)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): as_from_yaml(child, level + 1) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_from_yaml(child, level + 1) for child in value]
+    return whole(value) if isinstance(value, int) else value

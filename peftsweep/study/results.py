@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from peftsweep.config import StudyConfig
 from peftsweep.errors import PeftsweepError, UsageError
 from peftsweep.safe_text.quoting import shortened
-from peftsweep.storage import StoredStudy, Studies, StudyRecord, TrialRecord, check_there, exists, guarded, masked
+from peftsweep.storage import (
+    RETRAINED,
+    StoredStudy,
+    Studies,
+    StudyRecord,
+    TrialRecord,
+    check_there,
+    exists,
+    guarded,
+    masked,
+)
+from peftsweep.study.grid import total
 from peftsweep.study.trial_files import ADAPTER, VALIDATION, arrays, predictions, trial_folder
 from peftsweep.system.names import check_study
 from peftsweep.system.suggest import did_you_mean
@@ -100,7 +112,7 @@ def none_complete(study: StoredStudy) -> UsageError:
     """The error for a study without a complete trial; it says what to do."""
     name, trials, total = study.study_name, study.records(), study.record.total
     if total is None or not trials or not is_over(trials, total):
-        return UsageError(f"study {name!r} has no complete trial yet; go on with: peftsweep run --study {name}")
+        return UsageError(f"study {name!r} has no complete trial yet; go on with: {resuming(study)}")
     last = trials[-1]
     why = f": {shortened(last.reason, 200)}" if last.reason else ""
     return UsageError(
@@ -108,6 +120,15 @@ def none_complete(study: StoredStudy) -> UsageError:
         f"trials: peftsweep run --study {name} --trials {2 * total}; for another space, save the study file under "
         "another name"
     )
+
+
+def resuming(study: StoredStudy) -> str:
+    """The command that goes on with a study, or with its retraining: that of its last sweep, with all options. If it is
+    not known, it is the command without any."""
+    name, sweep = study.study_name, study.record.sweep
+    main = name.removesuffix(RETRAINED)
+    plain = shlex.join(["peftsweep", "run" if name == main else "retrain", "--study", main])
+    return plain if sweep is None else sweep.command or plain
 
 
 def task_of(record: StudyRecord) -> Task:
@@ -142,18 +163,15 @@ def is_over(trials: Sequence[TrialRecord], total: int) -> bool:
     return len(begun) >= total and all(trial.state.finished for trial in begun)
 
 
-def are_over(storage: str, totals: Mapping[str, int]) -> bool:
-    """Whether each of these studies has ended all trials that it shall have; False if one cannot be read.
+def has_ended(storage: str, config: StudyConfig, trials: int | None) -> bool:
+    """Whether a study has ended all trials that it shall have; False if it cannot be read.
 
     Args:
-        totals: by the study's name. A grid may have fewer, as its last run recorded.
+        trials: their number, if it is not that of the study file.
     """
     with suppress(PeftsweepError), guarded(storage):
-        _, studies = opened(storage, list(totals))
-        return all(
-            is_over(study.records(), min(totals[study.study_name], study.record.total or sys.maxsize))
-            for study in studies
-        )
+        _, (study,) = opened(storage, [config.name])
+        return is_over(study.records(), total(config, trials))
     return False
 
 

@@ -23,7 +23,7 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import masked
 from peftsweep.safe_text.secrets.secret_names import means_secret
 from peftsweep.storage.identity import OWNER
-from peftsweep.system.addresses import check_answers
+from peftsweep.system.addresses import check_answers, resolved
 from peftsweep.system.signals import PATIENCE, end_session
 from peftsweep.system.worker_resources import allowed_threads
 from peftsweep.workers.checkpoint_folders import Landmark
@@ -62,7 +62,7 @@ class RayPool:
         if find_spec("ray") is None:
             raise UsageError("workers: more than one worker needs Ray: pip install 'peftsweep[ray]'")
         if address is not None:
-            check_answers(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+            check_answers(address)
         elif left_out := proxies_with_passwords(os.environ):
             note(f"workers: they do not get {', '.join(left_out)}, for its password; download the base beforehand")
         self._note, self._address = note, address
@@ -220,7 +220,7 @@ def environment(variables: Mapping[str, str], address: str | None) -> dict[str, 
         kept = {name: value for name, value in kept.items() if not OF_A_CLUSTER.match(name)}
         kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    joined = variables.get("RAY_ADDRESS", "") if address == "auto" else address
+    joined = None if address is None else resolved(address, variables)
     if joined is None or joined.removeprefix("ray://").startswith(("127.", "localhost:", "[::1]")):
         # Otherwise Ray replaces the loopback address by the machine's outward one, and listens there.
         kept["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
