@@ -15,6 +15,7 @@ import markupsafe
 import pytest
 
 from peftsweep.safe_text.secrets import known_values, masked, masked_all, remember, remember_words
+from peftsweep.system import command_line
 
 SECRET = "s3/cr et@#?:%&9"  # recognised by its place in a text, not by its form
 
@@ -292,6 +293,19 @@ def test_the_words_of_a_command_are_known() -> None:
     remember_words(["run", "--token", "s3cretA", "--set", "model.api_key=s3cretB", "--set=x.password=s3cretC"])
     remember_words(["--storage", "me:s3cretD@h/d", "--storage=Server=h;Pwd=s3cretE;x=1", "--seeds", "ordinary"])
     assert masked("s3cretA s3cretB s3cretC s3cretD s3cretE run ordinary") == "*** *** *** *** *** run ordinary"
+
+
+def test_the_command_to_give_again_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_line, "_words", [])
+    assert command_line.this_command() == ""
+    command_line.remember_command(["run", "--set", "train.seed=1", "--storage", "postgresql://me:s3cret@h/d"])
+    assert command_line.this_command().split()[1:] == [
+        "run",
+        "--set",
+        "train.seed=1",
+        "--storage",
+        "postgresql://me:***@h/d",
+    ]
 
 
 def test_the_environments_secrets_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

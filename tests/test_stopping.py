@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import threading
 import time
@@ -375,8 +376,8 @@ def test_what_cannot_be_stopped_is_refused_with_the_reason(url: str) -> None:
     assert "no study 'two'" in refused(name="two")
     assert refused() == "study 'one' is not running: no process has it"
     for changes, why in (
-        ({"state": "done"}, "its sweep is done"),
-        ({"state": "stopped"}, "its sweep was stopped"),
+        ({"state": "done"}, "it is done"),
+        ({"state": "stopped"}, "it was stopped"),
         ({"heartbeat": 1}, "process 12 on far.example died without saying that it ended"),
     ):
         write_study(study, sweep=stored_sweep(**changes))
@@ -389,6 +390,13 @@ def test_what_cannot_be_stopped_is_refused_with_the_reason(url: str) -> None:
     assert refused(9) == "study 'one' has no trial 9"
     assert refused(0) == "trial 0 of study 'one' has ended: complete"
     assert refused(2) == "trial 2 of study 'one' was enqueued and has not begun"
+
+
+def test_what_ran_last_is_meant_the_sweep_or_the_retraining(url: str) -> None:
+    write_study(Studies(url).load("one"), sweep=stored_sweep(state="done", began=1_000))
+    write_study(add_study(url, "one/retrain"), sweep=stored_sweep(state="stopped", began=2_000))
+    with pytest.raises(UsageError, match=r"^the retraining of study 'one' is not running: it was stopped$"):
+        stopping.stop("one", None, url)
 
 
 def test_a_sweep_that_does_not_obey_in_time_is_named(url: str) -> None:
@@ -422,7 +430,9 @@ def test_a_retraining_stops_as_a_whole(here: Home) -> None:
     refusal, line = [stopper.end() for stopper in stoppers]
     assert isinstance(refusal, UsageError) and "single seeds cannot be stopped" in str(refusal)
     said = str(line)
-    assert said.startswith("study 'small/retrain': stopped; ") and said.endswith(": peftsweep retrain --study small")
+    assert said.startswith("the retraining of study 'small': stopped; ") and said.endswith(
+        ": peftsweep retrain --study small"
+    )
     (row,) = status(here.storage)
     assert (row["state"], row["retrain"]["state"], row["retrain"]["done"]) == ("done", "stopped", 0)
     sweep.retrain(study, **options)
@@ -442,7 +452,8 @@ def sweep_of(place: Home) -> SweepRecord:
 
 def test_status_and_stop_from_another_terminal(here: Home) -> None:
     study = here.study(train=LONG, search={"trials": 2})
-    process = here.start("run", "--study", str(study), "--slots", "1")
+    words = ["run", "--study", str(study), "--slots", "1", "--set", "train.seed=3"]
+    process = here.start(*words)
     until(lambda: any(worker.trials for worker in sweep_of(here).workers), process)
     (row,) = json.loads(here.call("status", "--json").stdout)
     assert (row["state"], row["process"].split()[1]) == ("running", str(process.pid))
@@ -451,6 +462,8 @@ def test_status_and_stop_from_another_terminal(here: Home) -> None:
     assert (one.returncode, one.stdout.startswith("trial 0 of study 'small': pruned, ")) == (0, True), one.stderr
     whole = here.call("stop", "--study", "small")
     assert (whole.returncode, whole.stderr) == (0, "")
+    assert whole.stdout.endswith(f"; to resume: {shlex.join(['peftsweep', *words])}\n")
+    assert here.call("status").stdout.count("--set train.seed=3") == 1
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "; everything is kept: to resume, give the same command again" in err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import typer
 
 from peftsweep.safe_text.quoting import bounded
 from peftsweep.system import error_report
+from peftsweep.system.command_line import this_command
 from peftsweep.system.signals import number_of, stopped_by_signals
 from peftsweep.system.terminal import say
 
@@ -39,6 +39,5 @@ def exit_on_signal(outcome: str = "everything is kept. To resume") -> Iterator[N
             if stop.number is None:
                 raise
             number = stop.number  # a library that was interrupted while importing raises an error of its own
-    command = shlex.join(["peftsweep", *sys.argv[1:]])
-    say(f"stopped; {outcome}: {command}", sys.stderr)
+    say(f"stopped; {outcome}: {this_command()}", sys.stderr)
     raise typer.Exit(128 + number)

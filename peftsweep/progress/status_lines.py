@@ -28,13 +28,13 @@ def status_lines(row: Row) -> list[str]:
     if stopped := row[TrialState.STOPPED]:
         parts.append(f"{stopped} {TrialState.STOPPED}")
     if parts:
-        lines.append(f"{study}: {'; '.join(parts)}; to resume: peftsweep run --study {study}")
+        lines.append(f"{study}: {'; '.join(parts)}; to resume: {row['resume']}")
     if seeds is not None:
         counts = [f"{seeds['done']} of {seeds['total']} seeds done"]
         counts += [f"{seeds[state]} {state}" for state in UNDONE if seeds[state]]
         line = f"{study}, retrained: {', '.join(counts)} · {duration(seeds['seconds'])}"
         left = not seeds[TrialState.RUNNING] and seeds["done"] < seeds["total"]
-        resume = [*_early_end(seeds), f"to resume: peftsweep retrain --study {study}"] if left else []
+        resume = [*_early_end(seeds), f"to resume: {seeds['resume']}"] if left else []
         lines += ["; ".join([line, *resume]), *_workers(f"{study}, retrained", seeds)]
     return lines
 

@@ -42,6 +42,8 @@ class SweepRecord(Part):
     state: Annotated[SweepState, Field(strict=False), AfterValidator(_recordable)]
     host: Text
     pid: Count
+    command: Text = ""
+    """What a person gives to resume it, without passwords; empty if a program ran it."""
     began: Moment
     heartbeat: Moment
     """When the sweep last wrote this."""

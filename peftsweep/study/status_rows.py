@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from peftsweep.errors import StorageError
-from peftsweep.storage import StoredStudy, Studies, SweepRecord, TrialRecord, guarded
-from peftsweep.study.results import STORAGE, Warn, done, ranked, stored, unheard
+from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
+from peftsweep.study.results import STORAGE, Warn, done, ranked, resuming, stored, unheard
 from peftsweep.sweep_state import SweepState
 from peftsweep.trial_state import TrialState, count_states
 
@@ -21,7 +21,8 @@ def status(
 
     `state` says what has become of its sweep: `running`, `done`, `stopped` (trials are left), `failed` (an error ended
     it) or `died` (it never said that it ended); None if an earlier version ran it. `workers` are those of a running
-    sweep. `heartbeat` is when the sweep last reported, `process` where it runs or ran, `reason` what stopped it.
+    sweep. `heartbeat` is when the sweep last reported, `process` where it runs or ran, `reason` what stopped it,
+    `resume` the command that goes on with it.
 
     A trial counts as `running` while a process runs its study, and as `stopped` otherwise: the next run resumes it.
     `retrain` says the same about the study's seeds, with `done` of `total`; None if it was not retrained.
@@ -55,7 +56,7 @@ def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
         "objective": record.objective,
         "best": best[0].value if best else None,
         "seconds": _seconds(trials),
-        **_sweep(record.sweep, state),
+        **_sweep(study, state),
         "retrain": None if again is None or not again.has_trials() else _seeds(studies, again),
     }
 
@@ -78,7 +79,7 @@ def _seeds(studies: Studies, again: StoredStudy) -> dict[str, Any]:
         "total": total,
         **counts,
         "seconds": _seconds(seeds),
-        **_sweep(again.record.sweep, state),
+        **_sweep(again, state),
     }
 
 
@@ -91,7 +92,8 @@ def _state(studies: Studies, study: StoredStudy, trials: Sequence[TrialRecord]) 
     return sweep_state(studies, study) if open_ended else None if sweep is None else sweep.state
 
 
-def _sweep(sweep: SweepRecord | None, state: SweepState | None) -> dict[str, Any]:
+def _sweep(study: StoredStudy, state: SweepState | None) -> dict[str, Any]:
+    sweep = study.record.sweep
     live = sweep is not None and sweep.state == state == SweepState.RUNNING
     workers = sweep.workers if sweep is not None and live else []
     return {
@@ -99,6 +101,7 @@ def _sweep(sweep: SweepRecord | None, state: SweepState | None) -> dict[str, Any
         "heartbeat": None if sweep is None else _time(sweep.heartbeat),
         "process": None if sweep is None else sweep.process,
         "reason": "" if sweep is None else sweep.reason,
+        "resume": resuming(study),
         "workers": [worker.model_dump() | {"since": _time(worker.since)} for worker in workers],
     }
 

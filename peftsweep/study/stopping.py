@@ -49,7 +49,7 @@ def stop(
             time.sleep(LOOK)
             if (line := _outcome(studies, running.study_name, sweep, trial)) is not None:
                 return line
-        what = f"study {running.study_name!r}" if trial is None else f"trial {trial} of study {study!r}"
+        what = _called(running) if trial is None else f"trial {trial} of {_called(running)}"
         raise StorageError(
             f"{what} has not ended within {timeout:.0f} seconds. The request stays: {sweep.process} obeys it after its "
             "step; see peftsweep status"
@@ -62,23 +62,30 @@ def _running(studies: Studies, study: StoredStudy) -> tuple[StoredStudy, SweepRe
     Raises:
         UsageError: none of the two runs, or not yet.
     """
-    for each in (study, studies.retrained(study.study_name)):
-        if each is not None and sweep_state(studies, each) == SweepState.RUNNING:
+    both = [each for each in (study, studies.retrained(study.study_name)) if each is not None]
+    for each in both:
+        if sweep_state(studies, each) == SweepState.RUNNING:
             sweep = each.record.sweep
             if sweep is None or sweep.state != SweepState.RUNNING:
                 raise UsageError(
-                    f"study {each.study_name!r} is being opened, or an earlier version runs it; try again in a moment"
+                    f"{_called(each)} is being opened, or an earlier version runs it; try again in a moment"
                 )
             return each, sweep
-    sweep = study.record.sweep
-    name, state = study.study_name, sweep_state(studies, study)
+    last = max(both, key=lambda each: 0 if each.record.sweep is None else each.record.sweep.began)
+    sweep = last.record.sweep
     why = {
-        SweepState.DONE: "its sweep is done",
-        SweepState.STOPPED: "its sweep was stopped",
-        SweepState.FAILED: "an error ended its sweep",
+        SweepState.DONE: "it is done",
+        SweepState.STOPPED: "it was stopped",
+        SweepState.FAILED: "an error ended it",
         SweepState.DIED: f"{'' if sweep is None else sweep.process} died without saying that it ended",
-    }.get(state or SweepState.RUNNING, "no process has it")
-    raise UsageError(f"study {name!r} is not running: {why}")
+    }.get(sweep_state(studies, last) or SweepState.RUNNING, "no process has it")
+    raise UsageError(f"{_called(last)} is not running: {why}")
+
+
+def _called(study: StoredStudy) -> str:
+    """What people call it: seeds have a study of their own, which no command takes."""
+    main = study.study_name.removesuffix(RETRAINED)
+    return f"study {main!r}" if main == study.study_name else f"the retraining of study {main!r}"
 
 
 def _check_trial(running: StoredStudy, study: StoredStudy, number: int) -> None:
@@ -111,10 +118,9 @@ def _outcome(studies: Studies, name: str, asked: SweepRecord, number: int | None
         if trial is not None and trial.state.finished:
             return f"trial {number} of study {name!r}: {trial.state}, {trial.reason}"
     if sweep is None or sweep.token != asked.token:
-        return f"study {name!r}: the sweep has ended, and another one has begun"
+        return f"{_called(study)} has ended, and another sweep of it has begun"
     state = sweep_state(studies, study)
     if state == SweepState.RUNNING:
         return None
-    main = name.removesuffix(RETRAINED)
-    resume = f"; to resume: peftsweep {'run' if name == main else 'retrain'} --study {main}"
-    return f"study {name!r}: {state}{'' if state == SweepState.DONE else resume}"
+    resume = "" if state == SweepState.DONE else f"; to resume: {results.resuming(study)}"
+    return f"{_called(study)}: {state}{resume}"

@@ -8,11 +8,13 @@ import time
 from collections.abc import Mapping
 from uuid import uuid4
 
+from peftsweep.config import MAX_CHARACTERS
 from peftsweep.storage import StoredStudy, SweepRecord, WorkerRecord, write_study
 from peftsweep.sweep.live_status import LiveStatus
 from peftsweep.sweep.running import Place, Running
 from peftsweep.sweep.stop_requests import StopRequests
 from peftsweep.sweep_state import SweepState
+from peftsweep.system.command_line import this_command
 from peftsweep.tracking import now
 
 BEAT = 10.0  # seconds between two records
@@ -49,6 +51,7 @@ class Heartbeat:
             state=SweepState.RUNNING,
             host=socket.gethostname(),
             pid=os.getpid(),
+            command=command if len(command := this_command()) <= MAX_CHARACTERS else "",
             began=began,
             heartbeat=began,
             workers=[],

@@ -139,7 +139,7 @@ def _say(shown: Progress, study: StoredStudy, best: Sequence[TrialRecord], top: 
         ended = done(study.records())
         shown.note(
             f"retrain: {name!r} is not done ({ended} of {study.record.total} trials): its best may change, and "
-            f"the test split is not scored before; go on with: peftsweep run --study {name}"
+            f"the test split is not scored before; go on with: {results.resuming(study)}"
         )
 
 

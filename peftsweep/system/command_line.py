@@ -1,0 +1,20 @@
+"""Which command is this process, for people who want to give it again?"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from peftsweep.safe_text.secrets import masked
+
+_words: list[str] = []  # empty in a program that calls peftsweep as a library
+
+
+def remember_command(words: Sequence[str]) -> None:
+    """The process begins a command with these arguments."""
+    _words[:] = ["peftsweep", *words]
+
+
+def this_command() -> str:
+    """`peftsweep run --study demo --set train.epochs=5`, with `***` for secrets; empty if the process is no command."""
+    return masked(shlex.join(_words))
