@@ -263,6 +263,7 @@ def test_a_worker_whose_gpu_stays_full_is_given_up(here: Home, base: Home, clust
     check_whole(here, base, shown)
     assert len(pool.lost) == 3 and all("out of memory" in reason for reason in pool.lost)
     assert any(line.startswith("workers: 3 were lost in a row") for line in shown.lines)
+    assert pool.size() == 1
 
 
 def test_a_cluster_whose_head_is_gone_ends_the_sweep_and_another_goes_on(

@@ -37,7 +37,7 @@ class Pool(Protocol):
     """Workers, by number. Each has at most one call under way, and trains one study at a time."""
 
     def size(self) -> int:
-        """Number of workers that the pool has or expects."""
+        """Number of workers that the pool has or expects. It grows and shrinks."""
 
     def free(self) -> Sequence[int]:
         """Workers without a study. A worker that takes the place of a lost one has a new number."""

@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import platform
-import re
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from typing import Any
 
 import ray
 
+from peftsweep.system.cluster_versions import named_versions
 from peftsweep.system.lost_workers import is_raised, why_lost
 from peftsweep.system.signals import end_at_once
 from peftsweep.system.temporary import TemporaryFolder
@@ -126,16 +126,16 @@ class Broker:
         self.refused: set[str] = set()  # nodes with other versions
         self.given_up: list[str] = []  # nodes of the places that stay empty
         self.patient_until = time.monotonic() + WAITING
-        gpus = count(self.nodes(), "GPU")
+        gpus = self.gpus()
         self.wanted = max(1, gpus) if workers is None else workers
-        size = self.wanted
         if gpus and self.wanted > gpus:
             have = f"{gpus} GPU{'s' * (gpus > 1)}"
             self.note(f"workers: {self.wanted} were asked for; the cluster has {have}, one for each worker")
-            size, self.wanted = gpus, gpus if local else self.wanted  # the others wait for nodes that join
-        self.driver.send(("ready", size, ""))
+            self.wanted = gpus if local else self.wanted  # the others wait for nodes that join
         for _ in range(self.wanted):
             self.start()
+        self.told = self.size()
+        self.driver.send(("ready", self.told, ""))
         Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -175,8 +175,11 @@ class Broker:
             if now > place.since + self.limits.get(place.call, math.inf):
                 self.lose(number, f"it reported nothing for {self.limits[place.call]:.0f} s")
         living = {"", *_nodes()}  # a node that has left takes its empty places with it
-        if self.grows and count(self.nodes(), "GPU") > self.taken() + sum(node in living for node in self.given_up):
+        if self.grows and self.gpus() > self.taken() + sum(node in living for node in self.given_up):
             self.start()
+        if (size := self.size()) != self.told:
+            self.told = size
+            self.driver.send(("size", size, ""))
         if now > self.patient_until:
             self.patient_until = math.inf
             if waiting := [place.needs for place in self.places.values() if place.call == "arrive"]:
@@ -185,6 +188,13 @@ class Broker:
     def nodes(self) -> list[dict[str, float]]:
         """The resources of each living node that workers may use."""
         return [resources for node, resources in _nodes().items() if node not in self.refused]
+
+    def gpus(self) -> int:
+        return count(self.nodes(), "GPU")
+
+    def size(self) -> int:
+        """Number of workers that are there or may be expected: not those that wait for GPUs of nodes that may join."""
+        return len(self.places) - max(0, self.taken() - self.gpus())
 
     def taken(self) -> int:
         """Number of GPUs that have a worker or wait for it."""
@@ -226,7 +236,7 @@ class Broker:
         answer: tuple[str, Any] = future.result() if error is None else ("lost", why_lost(error))
         kind, value = answer
         place = self.places[number]
-        if kind == "arrived" and not place.needs.gpus and count(self.nodes(), "GPU"):  # it waited, and GPUs joined
+        if kind == "arrived" and not place.needs.gpus and self.gpus():  # it waited, and GPUs joined
             self.end(number)
             self.start(place.losses)
         elif kind == "arrived":
@@ -295,7 +305,7 @@ def joined(address: str | None, cores: int) -> Iterator[None]:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is not None:
-        with _with_versions(), ray.init(address, **quiet):
+        with named_versions(), ray.init(address, **quiet):
             yield
         return
     if len(tempfile.gettempdir()) > SHORT - 10:
@@ -313,19 +323,6 @@ def joined(address: str | None, cores: int) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _with_versions() -> Iterator[None]:
-    """Say in a line which versions a cluster has that refuses this process's."""
-    try:
-        yield
-    except RuntimeError as error:
-        match re.findall(r"\b(?:Ray|Python): \S+", str(error)):
-            case theirs_ray, theirs_python, ours_ray, ours_python:
-                told = f"it has {theirs_ray} and {theirs_python}, and this process has {ours_ray} and {ours_python}"
-                raise RuntimeError(told.replace(":", "")) from error
-        raise
 
 
 def main() -> None:

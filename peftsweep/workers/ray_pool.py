@@ -167,6 +167,8 @@ class RayPool:
                 break
             if kind == "note":
                 self._note(value)
+            elif kind == "size":
+                self._size = worker
             elif kind == "hello":
                 self._nodes[worker] = value
                 self._free.add(worker)
