@@ -203,7 +203,7 @@ def test_a_method_that_workers_cannot_import_is_refused(tmp_path: Path) -> None:
     register(Inside)
     try:
         with pytest.raises(UsageError, match=r"^method inside: another process cannot import tests\.test_ray_pool\."):
-            with_method(WorkerSpec(load(here.study(method="inside")), cast(Dataset, None), [], [], 1, 1))
+            with_method(WorkerSpec(load(here.study(method="inside")), cast(Dataset, None), [], [], 1))
     finally:
         del METHODS["inside"], SPECS["inside"]
 

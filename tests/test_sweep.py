@@ -819,8 +819,8 @@ def test_the_planned_and_the_peak_memory_of_a_gpu_are_reported_and_recorded(
             self.device, self.base = gpu, replace(self.base, device=gpu)
             return self.base.info
 
-        def build(self) -> PackInfo:
-            built = super().build()
+        def build(self, trials: int) -> PackInfo:
+            built = super().build(trials)
             assert self.worker is not None
             limits.append(self.worker.pack.runner.limits)
             return built
@@ -851,7 +851,7 @@ def bytes_of_a_slot(spec: WorkerSpec) -> int:
     """Bytes of the weights, gradients and moments of one slot of the worker's pack."""
     plain = LocalWorker(spec)
     plain.load()
-    plain.build()
+    plain.build(1)
     assert plain.worker is not None
     stack = plain.worker.pack.stack
     plain.close()
@@ -864,8 +864,8 @@ def test_blocks_are_compiled_if_the_remaining_trials_may_train_on_enough_tokens(
     packs: list[Pack] = []
 
     class Collecting(LocalWorker):
-        def build(self) -> PackInfo:
-            built = super().build()
+        def build(self, trials: int) -> PackInfo:
+            built = super().build(trials)
             assert self.worker is not None
             packs.append(self.worker.pack)
             return built
@@ -917,8 +917,8 @@ def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home) ->
         reads += "trials.study_id = ? AND trials.trial_id > ?" in statement
 
     class Watched(LocalWorker):
-        def build(self) -> PackInfo:
-            found = super().build()
+        def build(self, trials: int) -> PackInfo:
+            found = super().build(trials)
             assert self.worker is not None
             self.worker.heartbeat = 0.0  # progress after every step: it must not read either
             return found

@@ -17,7 +17,6 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
     What the answers of one round changed is stored before any worker gets its next call: whatever a worker is told is
     in the storage.
     """
-    share(pool.size(), studies)
     seats: dict[int, StudySweep] = {}
     while True:
         look_for_nodes(pool, seats, studies)
@@ -27,6 +26,7 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
                 seats[worker] = study
         if not seats and not any(study.openings() for study in studies):
             break
+        expect(max(0, pool.size() - len(seats) - len(pool.free())), studies)
         calls = {answer.worker: seats[answer.worker].answer(answer) for answer in pool.wait(PATIENCE)}
         calls |= wake(pool, seats, studies)
         for study in studies:
@@ -69,10 +69,8 @@ def look_for_nodes(pool: Pool, seats: Mapping[int, StudySweep], studies: Sequenc
             study.look_for_nodes(nodes, more=pool.size() > len(workers))
 
 
-def share(workers: int, studies: Sequence[StudySweep]) -> None:
-    """Divide the workers among the studies by the trials that each has left, and the trials of a study among its
-    workers. A worker has no more slots than its share, so that the first does not take all trials."""
-    left = {study.name: max(1, study.left()) for study in studies}
-    for study in studies:
-        own = max(1, round(workers * left[study.name] / sum(left.values())))
-        study.share = -(-left[study.name] // own)
+def expect(workers: int, studies: Sequence[StudySweep]) -> None:
+    """Divide the workers that are still to come among the studies, by the trials that each has for them."""
+    openings = [study.openings() for study in studies]
+    for study, own in zip(studies, openings, strict=True):
+        study.expected = -(-workers * own // sum(openings)) if own else 0

@@ -43,6 +43,7 @@ class StudyJudge(Judge):
         requests: what `peftsweep stop` asked.
         failed: the error that has ended the study, in a line.
         places: where each worker trains.
+        waiting: number of other workers that wait for their first trials.
         after_commit: what others learn of the study, and what is deleted, once the study is stored.
     """
 
@@ -61,7 +62,8 @@ class StudyJudge(Judge):
         self.failed = ""
         self.requests = StopRequests(progress.note)
         self.places: dict[int, Place] = {}
-        self.told_all: set[int] = set()  # workers that believe that there are no more trials
+        self.waiting = 0
+        self.told_all: set[int] = set()  # workers that believe that there are no more trials for them
         self.deaths: Counter[int] = Counter()  # by trial: workers that died while they trained it
         self.seconds: dict[str, float] = {}  # where the workers' time went
         self.workers = 0  # that have ended
@@ -98,16 +100,21 @@ class StudyJudge(Judge):
 
     def answer(self, events: Sequence[Event], worker: int = 0) -> list[Command]:
         commands = super().answer(events, worker)
-        if worker in self.told_all and self.supply.orphans and Idle() not in events:  # another worker has left trials
+        if worker in self.told_all and Idle() not in events and self.may_give(worker) and self.supply.has_more():
             self.told_all.discard(worker)
             commands.append(StartTrials((), more=True))
         return [*commands, *self.requests.commands(worker, self.running)]
 
     def has_given_all(self, worker: int) -> bool:
-        if self.supply.has_more():
+        if self.supply.has_more() and self.may_give(worker):
             return False
         self.told_all.add(worker)
         return True
+
+    def may_give(self, worker: int) -> bool:
+        """Whether a worker may have one more trial: enough are left for each that waits to have as many as this one."""
+        own = sum(trial.worker == worker for trial in self.running.values()) if self.waiting else 0
+        return own * self.waiting < self.supply.left()
 
     def wants_stop(self) -> bool:
         return self.is_stopped or bool(self.failed)
@@ -121,7 +128,7 @@ class StudyJudge(Judge):
         self.progress.note(text)
 
     def next(self, worker: int) -> Trial | None:
-        while not self.is_stopped and (offer := self.supply.next()) is not None:
+        while not self.is_stopped and self.may_give(worker) and (offer := self.supply.next()) is not None:
             if why := self.requests.why(offer.asked.number):  # its worker was lost before it could end the trial
                 self._end_here(offer.asked, TrialState.PRUNED, f"{why} before it was resumed")
                 continue

@@ -29,7 +29,8 @@ class StudySweep:
         slots: number of trials that a worker trains at once. "auto": as many as fit on its GPU.
 
     Attributes:
-        share: most trials that a worker may train at once, so that all workers have some.
+        expected: number of workers that are still to come to this study.
+        starting: workers that wait for their first trials: they load the base, or have rested.
         error: what ended the study early.
         broken: whether that was an error of this process, so that what it knows and what is stored may differ.
     """
@@ -39,9 +40,9 @@ class StudySweep:
     ) -> None:
         self.judge, self.slots, self.tracking_uri = judge, slots, tracking_uri
         self.checkpoint_every = checkpoint_every
-        self.name, self.share = judge.config.name, judge.supply.left()
+        self.name, self.expected = judge.config.name, 0
         self.under_way: dict[int, Call | Literal["rest"]] = {}  # each worker's call
-        self.waking: set[int] = set()  # workers that rested, and will get trials once they answer
+        self.starting: set[int] = set()
         self.nodes: dict[int, str | None] = {}
         self.bases: dict[int, BaseInfo] = {}
         self.packs: dict[int, PackInfo] = {}
@@ -70,13 +71,12 @@ class StudySweep:
         return self.judge.supply.left()
 
     def openings(self) -> int:
-        """Number of trials that one more worker could train now, or 1 if there is other work for it."""
+        """Number of trials for one more worker now, if those that start get as many; or 1 if there is other work."""
         if self.error is not None or self.judge.is_stopped:
             return 0
         if not self.under_way and (not self.served or self.judge.has_tests_left()):
             return max(1, self.left())
-        starting = len(self.waking) + sum(call in ("load", "build") for call in self.under_way.values())
-        return max(0, self.left() - starting * self.share) if self.judge.supply.has_more() else 0
+        return self.left() // (1 + len(self.starting)) if self.judge.supply.has_more() else 0
 
     def openings_on(self, node: str | None) -> int:
         """The same for a worker of this node."""
@@ -87,7 +87,7 @@ class StudySweep:
         """What its workers are to train. It is the same for all, so that it need be sent to a machine only once."""
         judge, supply = self.judge, self.judge.supply
         bounds = supply.candidates("high"), supply.candidates("low")
-        return WorkerSpec(judge.config, judge.data, *bounds, self.share, self.slots, self.checkpoint_every)
+        return WorkerSpec(judge.config, judge.data, *bounds, self.slots, self.checkpoint_every)
 
     # A worker's calls -------------------------------------------------------------------------------------------------
 
@@ -96,13 +96,13 @@ class StudySweep:
         self.attempt(lambda: pool.call(worker, "load", self.spec))
         if not self.broken:
             self.under_way[worker], self.nodes[worker] = "load", pool.node(worker)
+            self.starting.add(worker)
             self.judge.supply.begin()
         return not self.broken
 
     def answer(self, answer: Answer | Failed | Lost) -> NextCall | None:
         """Take what a worker's call came to; returns its next call, or None if it has left."""
         worker = answer.worker
-        self.waking.discard(worker)
         if isinstance(answer, Lost) or self.under_way[worker] == "close":
             self.attempt(partial(self._last, answer))
             self.leave(worker)
@@ -118,7 +118,7 @@ class StudySweep:
         if self.judge.wants_stop():
             return ("close",)
         if self.judge.supply.has_more():  # trials of a lost worker; it may be gone, too, and gets them once it answers
-            self.waking.add(worker)
+            self.starting.add(worker)
             return "advance", []
         return ("close",) if wanted or not self.judge.running else None
 
@@ -130,7 +130,9 @@ class StudySweep:
             name = "close"
             pool.call(worker, name)
         self.under_way[worker] = name
-        self.served |= name == "close"
+        if name == "close":
+            self.served = True
+            self.starting.discard(worker)
 
     def _last(self, answer: Answer | Failed | Lost) -> None:
         """Take what a worker leaves."""
@@ -158,12 +160,14 @@ class StudySweep:
                 except PeftsweepError as error:
                     node = self.nodes[worker]
                     return self.fail(worker, error if node is None else type(error)(f"{node}: {error}"))
-                return ("close",) if judge.wants_stop() else ("build",)
+                return ("close",) if judge.wants_stop() else ("build", self.part())
             case PackInfo():
                 judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
                 self._built(worker, value)
                 return "advance", []
             case list():
+                self.starting.discard(worker)
+                judge.waiting = len(self.starting) + self.expected
                 commands = judge.answer(value, worker)
                 if not commands and Idle() in value and judge.supply.has_more() and not judge.wants_stop():
                     commands = judge.answer([TrialsWanted(self.packs[worker].slots)], worker)
@@ -172,6 +176,12 @@ class StudySweep:
                     return "advance", commands
                 return ("rest",) if judge.running and not judge.wants_stop() else ("close",)
         raise AssertionError(value)
+
+    def part(self) -> int:
+        """A worker's equal part of all trials that have not ended: on a GPU, each update goes through all slots of a
+        pack, so slots that stay empty would cost time."""
+        workers = sum(call != "close" for call in self.under_way.values()) + self.expected
+        return max(1, -(-(self.left() + len(self.judge.running)) // workers))
 
     def _built(self, worker: int, pack: PackInfo) -> None:
         base, node = self.bases[worker], self.nodes[worker]
@@ -224,6 +234,7 @@ class StudySweep:
 
     def leave(self, worker: int) -> None:
         """Forget a worker."""
+        self.starting.discard(worker)
         for kept in (self.under_way, self.nodes, self.bases, self.packs, self.scoring):
             kept.pop(worker, None)
         self.judge.leave(worker)

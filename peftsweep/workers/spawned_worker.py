@@ -50,8 +50,8 @@ class SpawnedWorker:
         self._theirs.close()
         return self._call("load")  # type: ignore[no-any-return]
 
-    def build(self) -> PackInfo:
-        return self._call("build")  # type: ignore[no-any-return]
+    def build(self, trials: int) -> PackInfo:
+        return self._call("build", trials)  # type: ignore[no-any-return]
 
     def advance(self, commands: Sequence[Command]) -> list[Event]:
         return self._call("advance", commands)  # type: ignore[no-any-return]

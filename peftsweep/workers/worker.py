@@ -38,7 +38,6 @@ class WorkerSpec:
     Attributes:
         candidates: the largest hyperparameters that a trial may have; they bound memory and shapes.
         smallest: the smallest ones; they bound the number of trainable parameters.
-        trials: number of trials left to train.
         slots: number of trials to train at once. "auto": as many as fit on the GPU.
         checkpoint_every: seconds between two checkpoints of a trial.
     """
@@ -47,7 +46,6 @@ class WorkerSpec:
     data: Dataset
     candidates: Sequence[TrainConfig]
     smallest: Sequence[TrainConfig]
-    trials: int
     slots: int | Literal["auto"]
     checkpoint_every: float = CHECKPOINT_EVERY
 
@@ -94,8 +92,12 @@ class Worker(Protocol):
     def load(self) -> BaseInfo:
         """Load the base, and check that its tokenizer and the data fit it."""
 
-    def build(self) -> PackInfo:
-        """Build a pack with the wanted number of slots, or as many as fit."""
+    def build(self, trials: int) -> PackInfo:
+        """Build a pack with the wanted number of slots, or as many as fit.
+
+        Args:
+            trials: how many the worker may have to train. It needs no more slots.
+        """
 
     def advance(self, commands: Sequence[Command]) -> list[Event]:
         """See `PackWorker.advance`."""
@@ -123,12 +125,12 @@ class LocalWorker:
         check_fit(self.base, config, self.spec.data)
         return self.base.info
 
-    def build(self) -> PackInfo:
+    def build(self, trials: int) -> PackInfo:
         assert self.base is not None
         base, spec = self.base, self.spec
         method = METHODS[spec.config.method](base.model, linear_names(base.model))
         longest = max(params.epochs for params in spec.candidates) * sum(map(len, spec.data.train.input_ids))
-        compiled = spec.trials * longest > COMPILE_FROM
+        compiled = trials * longest > COMPILE_FROM
 
         def build(count: int, limits: Limits | None = None) -> Pack:
             return Pack(
@@ -147,7 +149,7 @@ class LocalWorker:
             )
 
         notes = []
-        planned = plan(build, spec.candidates, spec.trials) if base.device.type == "cuda" else None
+        planned = plan(build, spec.candidates, trials) if base.device.type == "cuda" else None
         count = spec.slots if spec.slots != "auto" else CPU_SLOTS if planned is None else planned.slots
         if planned is not None and planned.for_slots(count).slots < count:
             count = planned.for_slots(count).slots
@@ -156,7 +158,7 @@ class LocalWorker:
         def planned_build(count: int) -> Pack:
             return build(count, None if planned is None else planned.for_slots(count).limits)
 
-        pack = build_that_fits(planned_build, max(1, min(count, spec.trials)))
+        pack = build_that_fits(planned_build, max(1, min(count, trials)))
         self._cleanup.callback(pack.release)
         self.worker = PackWorker(pack)
         slots = len(pack.slots)
