@@ -405,7 +405,24 @@ def test_a_sweep_that_does_not_obey_in_time_is_named(url: str) -> None:
     write_study(study, sweep=stored_sweep())
     with pytest.raises(PeftsweepError, match=r"'one' has not ended within 0 seconds.*process 12 on far\.example"):
         stopping.stop("one", None, url, timeout=0)
-    assert [request.trial for request in study.stop_requests("1")] == [None]
+    left: list[StopRequest] = []
+    study.take_requests("1", left.append)
+    assert [request.trial for request in left] == [None]
+
+
+def test_a_request_that_comes_while_others_are_taken_is_taken_next(url: str) -> None:
+    study, taken = Studies(url).load("one"), list[StopRequest]()
+    first, second = (StopRequest(token="1", trial=trial, by="a person") for trial in (0, 2))
+    study.ask_to_stop(first)
+
+    def take(request: StopRequest) -> None:
+        taken.append(request)
+        if request == first:
+            study.ask_to_stop(second)
+
+    for _ in range(3):
+        study.take_requests("1", take)
+    assert taken == [first, second]
 
 
 @pytest.mark.usefixtures("eager")

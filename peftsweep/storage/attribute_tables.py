@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
@@ -28,7 +28,9 @@ INSERT INTO study_system_attributes (study_id, key, value_json)
 SELECT study_id, 'peftsweep:lease', :token FROM studies WHERE study_name = :name
 ON CONFLICT (study_id, key) DO UPDATE SET value_json = excluded.value_json
 """
-REQUESTS = "study_id = :study AND key LIKE 'peftsweep:stop:%'"
+REQUESTS = """
+SELECT key, value_json FROM study_system_attributes WHERE study_id = :study AND key LIKE 'peftsweep:stop:%' ORDER BY key
+"""
 REQUEST = "INSERT INTO study_system_attributes (study_id, key, value_json) VALUES (:study, :key, :request)"
 
 
@@ -64,11 +66,13 @@ def put_request(connection: Connection, study_id: int, request: str) -> None:
     connection.execute(sqlalchemy.text(REQUEST), {"study": study_id, "key": key, "request": request})
 
 
-def requests(connection: Connection, study_id: int) -> Sequence[str]:
-    """All requests that are stored in a study."""
-    query = sqlalchemy.text(f"SELECT value_json FROM study_system_attributes WHERE {REQUESTS} ORDER BY key")
-    return connection.execute(query, {"study": study_id}).scalars().all()
+def requests(connection: Connection, study_id: int) -> dict[str, str]:
+    """All requests that are stored in a study, by their keys."""
+    found = connection.execute(sqlalchemy.text(REQUESTS), {"study": study_id}).all()
+    return {row.key: row.value_json for row in found}
 
 
-def delete_requests(connection: Connection, study_id: int) -> None:
-    connection.execute(sqlalchemy.text(f"DELETE FROM study_system_attributes WHERE {REQUESTS}"), {"study": study_id})
+def delete_requests(connection: Connection, study_id: int, keys: Iterable[str]) -> None:
+    """Delete those with these keys. Others may have come since these were read."""
+    statement = sqlalchemy.text("DELETE FROM study_system_attributes WHERE study_id = :study AND key = :key")
+    connection.execute(statement, [{"study": study_id, "key": key} for key in keys])

@@ -138,15 +138,17 @@ class StoredStudy(optuna.Study):
         with self._rdb.engine.begin() as connection:
             put_request(connection, self._study_id, request.model_dump_json())
 
-    def stop_requests(self, token: str) -> list[StopRequest]:
-        """Take out the requests for the sweep with this token. Others, which earlier sweeps have left, are deleted."""
+    def take_requests(self, token: str, take: Callable[[StopRequest], object]) -> None:
+        """Take the requests for the sweep with this token, then delete them, and those that earlier sweeps have left.
+        One that cannot be deleted is taken again by the next call."""
         with self._rdb.engine.connect() as connection:
             found = requests(connection, self._study_id)
+        for request in map(_request, found.values()):
+            if request is not None and request.token == token:
+                take(request)
         if found:
             with self._rdb.engine.begin() as connection:
-                found = requests(connection, self._study_id)
-                delete_requests(connection, self._study_id)
-        return [request for request in map(_request, found) if request is not None and request.token == token]
+                delete_requests(connection, self._study_id, found)
 
     def left_out(self) -> Iterator[str]:
         """Lines that say which trials have no record, and why."""

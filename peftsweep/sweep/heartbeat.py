@@ -67,8 +67,7 @@ class Heartbeat:
             self._write(SweepState.RUNNING)
         if moment >= self._looked + LOOK:
             self._looked = moment
-            for request in self.study.stop_requests(self.record.token):
-                self.requests.add(request)
+            self.study.take_requests(self.record.token, self.requests.add)
 
     def end(self, state: SweepState, reason: str = "") -> None:
         """Record what has become of the sweep. It has no workers any more."""

@@ -25,9 +25,11 @@ class StopRequests:
         self._trials: dict[int, str] = {}  # trials that are to end, and why
 
     def add(self, request: StopRequest) -> None:
+        """The same one may come several times."""
         if request.trial is None:
-            self.by = f"{COMMAND} ({request.by})"
-            self._note(f"{self.by}: the workers finish their steps and save checkpoints")
+            if not self.by:
+                self.by = f"{COMMAND} ({request.by})"
+                self._note(f"{self.by}: the workers finish their steps and save checkpoints")
         else:
             self._trials[request.trial] = f"stopped by {COMMAND}"
 
