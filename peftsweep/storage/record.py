@@ -70,8 +70,8 @@ class TrialRecord(Part):
     replicate: Annotated[int, Field(ge=1, le=2**32)] | None = None
     """In a seed's trial: which seed it is, from 1."""
     worker: Text | None = None
-    """The worker that trained it. A sweep has one worker today and records None; its device is in
-    `StudyRecord.described`."""
+    """The worker that trains it, or the last one that did, such as `3 on cuda:1 of node-b`. None if the sweep's own
+    process trained it; the device is then in `StudyRecord.described`."""
     method: dict[Text, Value] = Field(default_factory=dict)
     """What the study's method records besides; no method does today."""
 
