@@ -246,6 +246,27 @@ def test_a_trial_whose_workers_die_three_times_fails_with_the_reason_and_the_oth
     assert result.study.trials[1].user_attrs["reason"] == said
 
 
+@pytest.mark.parametrize(("workers", "slots"), [(1, 3), (2, 4)])
+def test_a_trial_that_kills_its_worker_takes_no_other_trial_along(here: Home, workers: int, slots: int) -> None:
+    def dies(worker: int, events: Sequence[Event]) -> str | None:
+        """As trial 0 reaches its second evaluation."""
+        reports = [report for event in events if isinstance(event, Evaluated) for report in event.reports]
+        late = any((report.trial.number, report.evaluation.index) == (0, 2) for report in reports)
+        return "its memory ran out" if late else None
+
+    (result,) = run_on(workers, here, here.study(search={"trials": 8}), dies=dies, slots=slots)
+    assert result.counts == {"complete": 7, "failed": 1}
+    assert result.study.trials[0].state == optuna.trial.TrialState.FAIL
+
+
+def test_workers_that_are_lost_again_and_again_fail_no_trial_that_goes_on_meanwhile(here: Home) -> None:
+    """As on machines that others may take away at any time."""
+    study = here.study(search={"trials": 2}, train={"epochs": 6, "evals_per_epoch": 1})
+    (result,) = run_on(1, here, study, dies=DiesAt(3, 6, 9, 12), slots=2)
+    assert result.counts == {"complete": 2}
+    assert all(len(trial.user_attrs["pauses"]) >= 3 for trial in result.study.trials)
+
+
 def test_without_any_worker_left_the_sweep_ends_with_the_reason_and_goes_on_later(here: Home) -> None:
     study = here.study()
     with pytest.raises(WorkerError, match="all workers are gone"):

@@ -8,8 +8,6 @@ import optuna
 
 from peftsweep.engine import Trial
 
-DEATHS = 3  # workers that may be lost while they train a trial before it fails
-
 
 class Place(NamedTuple):
     """Where a worker trains, and how many trials at once."""

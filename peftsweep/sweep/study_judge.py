@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ from peftsweep.sweep.heartbeat import Heartbeat
 from peftsweep.sweep.judge import Judge
 from peftsweep.sweep.live_status import LiveStatus
 from peftsweep.sweep.projection import Projection, recorded
-from peftsweep.sweep.running import DEATHS, Place, Running
+from peftsweep.sweep.running import Place, Running
 from peftsweep.sweep.stop_requests import StopRequests
 from peftsweep.sweep.study_params import study_params
+from peftsweep.sweep.suspects import DEATHS, Suspects
 from peftsweep.sweep.trial_params import UntrainableError, trained
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.signals import StopSignal
@@ -64,7 +65,7 @@ class StudyJudge(Judge):
         self.places: dict[int, Place] = {}
         self.waiting = 0
         self.told_all: set[int] = set()  # workers that believe that there are no more trials for them
-        self.deaths: Counter[int] = Counter()  # by trial: workers that died while they trained it
+        self.suspects = Suspects()
         self.seconds: dict[str, float] = {}  # where the workers' time went
         self.workers = 0  # that have ended
         self.live = LiveStatus(self.halving, supply)
@@ -100,13 +101,13 @@ class StudyJudge(Judge):
 
     def answer(self, events: Sequence[Event], worker: int = 0) -> list[Command]:
         commands = super().answer(events, worker)
-        if worker in self.told_all and Idle() not in events and self.may_give(worker) and self.supply.has_more():
+        if worker in self.told_all and Idle() not in events and not self.has_given_all(worker):
             self.told_all.discard(worker)
             commands.append(StartTrials((), more=True))
         return [*commands, *self.requests.commands(worker, self.running)]
 
     def has_given_all(self, worker: int) -> bool:
-        if self.supply.has_more() and self.may_give(worker):
+        if self.may_give(worker) and self.supply.has_more(partial(self.suspects.may_begin, worker)):
             return False
         self.told_all.add(worker)
         return True
@@ -128,7 +129,8 @@ class StudyJudge(Judge):
         self.progress.note(text)
 
     def next(self, worker: int) -> Trial | None:
-        while not self.is_stopped and self.may_give(worker) and (offer := self.supply.next()) is not None:
+        fits = partial(self.suspects.may_begin, worker)
+        while not self.is_stopped and self.may_give(worker) and (offer := self.supply.next(fits)) is not None:
             if why := self.requests.why(offer.asked.number):  # its worker was lost before it could end the trial
                 self._end_here(offer.asked, TrialState.PRUNED, f"{why} before it was resumed")
                 continue
@@ -138,6 +140,7 @@ class StudyJudge(Judge):
                 self._end_here(offer.asked, TrialState.FAILED, str(error))
             else:
                 self.running[trial.number] = Running(offer.asked, trial, worker)
+                self.suspects.begin(worker, trial.number)
                 if worker in self.places and self.places[worker].node is not None:
                     write_trial(offer.asked, worker=f"{worker} on {self.places[worker].name}")
                 self.after_commit.append(partial(self.projection.begin, self.supply.trial(trial.number)))
@@ -170,6 +173,7 @@ class StudyJudge(Judge):
             # seconds are written too, so that `status` counts those of a stopped trial
             write_trial(asked, evaluations=evaluations, seconds=entry.seconds)
             if len(before) < evaluation.index:  # otherwise the tracker got it when the trial resumed
+                self.suspects.reach(self.running[number].worker, number)
                 self.after_commit.append(partial(self.projection.evaluated, number, evaluations[-1]))
             if judged.kept >= evaluation.index:  # keep that verdict, though others have reached the rung since
                 kept.add(number)
@@ -188,6 +192,7 @@ class StudyJudge(Judge):
     def finish(self, trial: Trial, result: Result) -> None:
         asked, trial, worker = self.running.pop(trial.number)  # the worker may keep checkpoints in a folder of its own
         self.live.ended(worker, result.status)
+        self.suspects.end(worker, trial.number)
         scores = {} if result.best is None else result.best.scores
         value, complete = scores.get(self.config.search.objective), result.state == TrialState.COMPLETE
         adapter: Path | None = None
@@ -223,19 +228,15 @@ class StudyJudge(Judge):
         self.projection.note(least=NOTES)
 
     def lose(self, worker: int, reason: str) -> None:
-        """A worker is gone. Its trials go on elsewhere, unless too many workers have died over one of them."""
+        """A worker is gone. Its trials go on elsewhere, unless it is known which of them killed it."""
         numbers = sorted(number for number, trial in self.running.items() if trial.worker == worker)
-        for number in numbers:
-            asked = self.running.pop(number).asked
-            self.deaths[number] += 1
-            if self.deaths[number] < DEATHS:
-                self.supply.orphans.append(number)
-            else:
-                why = f"{DEATHS} workers were lost while they trained it; the last: {reason}"
-                self._end_here(asked, TrialState.FAILED, why)
+        asked = {number: self.running.pop(number).asked for number in numbers}
+        if (guilty := self.suspects.lose(numbers)) is not None:
+            why = f"{DEATHS} workers were lost while they trained it; the last: {reason}"
+            self._end_here(asked.pop(guilty), TrialState.FAILED, why)
+        self.supply.orphans += asked
         self.leave(worker)
-        going_on = [str(number) for number in numbers if self.deaths[number] < DEATHS]
-        then = f"; trials to be resumed: {', '.join(going_on)}" if going_on else ""
+        then = f"; trials to be resumed: {', '.join(map(str, asked))}" if asked else ""
         self.progress.warn(f"worker {worker} was lost: {reason}{then}")
 
     def leave(self, worker: int) -> None:
@@ -243,6 +244,7 @@ class StudyJudge(Judge):
         self.told_all.discard(worker)
         self.places.pop(worker, None)
         self.live.forget(worker)
+        self.suspects.leave(worker)
 
     def commit(self) -> None:
         """Store what has changed since the last commit, all of it or nothing; and only then let it be seen outside the

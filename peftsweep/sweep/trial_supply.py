@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,8 @@ from peftsweep.study.trial_files import trial_folder
 from peftsweep.sweep.trial_params import UntrainableError, complete
 from peftsweep.system.folders import inside
 from peftsweep.tracking import now
+
+MayBegin = Callable[[int | None], bool]
 
 
 class Offer(NamedTuple):
@@ -90,7 +93,7 @@ class TrialSupply:
 
     def has_work(self) -> bool:
         """Whether trials are left, and the search can offer them, whatever the time."""
-        return bool(self.orphans) or (self.left() > 0 and not self.is_exhausted())
+        return bool(self.orphans) or (self.total > self.ledger.begun and not self.is_exhausted())
 
     def is_exhausted(self) -> bool:
         """Whether the search has no new trial to offer."""
@@ -100,15 +103,25 @@ class TrialSupply:
         """Hyperparameters at the limits of what trials may have."""
         return space.candidates(self.config, end)
 
-    def has_more(self) -> bool:
+    def has_more(self, may_begin: MayBegin = lambda number: True) -> bool:
         """Whether there is a next trial now: orphans even after the deadline, others before it."""
-        return bool(self.orphans) or (time.monotonic() < self.deadline and self.has_work())
+        return any(map(may_begin, self.orphans)) or (may_begin(None) and self.has_new())
 
-    def next(self) -> Offer | None:
-        """The next trial; None if there are no more."""
-        if self.orphans:
-            return Offer(self.studies.adopt(self.study, self.orphans.popleft()), resumed=True)
-        if not self.has_more():
+    def has_new(self) -> bool:
+        """Whether a new trial may start now."""
+        return time.monotonic() < self.deadline and self.total > self.ledger.begun and not self.is_exhausted()
+
+    def next(self, may_begin: MayBegin = lambda number: True) -> Offer | None:
+        """The next trial; None if there are no more.
+
+        Args:
+            may_begin: whether an orphan of this number, or a new trial (None), may begin now.
+        """
+        orphan = next(filter(may_begin, self.orphans), None)
+        if orphan is not None:
+            self.orphans.remove(orphan)
+            return Offer(self.studies.adopt(self.study, orphan), resumed=True)
+        if not (may_begin(None) and self.has_new()):
             return None
         asked = self.ask()
         write_trial(asked, began=now())
