@@ -8,8 +8,10 @@ import shlex
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,11 @@ from peftsweep.storage import StopRequest, Studies, SweepRecord, WorkerRecord, s
 from peftsweep.study import stopping
 from peftsweep.study.status_rows import status
 from peftsweep.sweep import heartbeat
+from peftsweep.sweep.run_study import run_together
 from peftsweep.sweep_state import SweepState
-from peftsweep.workers import LocalWorker
-from tests.pools import at
+from peftsweep.system.signals import Stopped
+from peftsweep.workers import Answer, Failed, LocalWorker, Lost
+from tests.pools import TurnsPool, at
 from tests.stored import add_study, add_trial
 from tests.studies import Home, home, until
 from tests.test_driving import DiesAt, Heard, run_on, scores
@@ -455,6 +459,45 @@ def test_a_retraining_stops_as_a_whole(here: Home) -> None:
     sweep.retrain(study, **options)
     (row,) = status(here.storage)
     assert (row["retrain"]["state"], row["retrain"]["done"]) == ("done", 3)
+
+
+# While workers load a base ------------------------------------------------------------------------------------------
+
+
+class Slow(TurnsPool):
+    """Its second worker downloads a base all the time."""
+
+    def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
+        self.calls = deque(sorted(self.calls, key=lambda call: call[:2] == (1, "load")))
+        return [] if self.calls[0][:2] == (1, "load") else super().wait(seconds)
+
+
+@pytest.mark.parametrize("how", ["a signal", "peftsweep stop", "done"])
+@pytest.mark.usefixtures("eager")
+def test_nobody_waits_for_a_worker_that_still_loads_in_the_end(here: Home, how: str) -> None:
+    does: dict[str, Any] = {"a signal": lambda: os.kill(os.getpid(), signal.SIGTERM), "done": lambda: None}
+    dies = at(3, does.get(how, lambda: ask(here, "small")))
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
+    study = here.study(search={"trials": 4}, train={"epochs": 6, "evals_per_epoch": 1})
+    (result,) = run_together([study], partial(Slow, 2, dies), **options)
+    assert result.counts == ({"complete": 4} if how == "done" else {"stopped": 1})
+    assert result.interrupted == (signal.SIGTERM if how == "a signal" else None)
+    assert record(here).state == ("done" if how == "done" else "stopped")
+
+
+def test_a_signal_while_a_later_base_is_loaded_ends_the_command_at_once(here: Home) -> None:
+    class Loads(LocalWorker):
+        def load(self) -> BaseInfo:
+            if self.spec.config.name == "two":
+                os.kill(os.getpid(), signal.SIGTERM)
+                pytest.fail("the download goes on")
+            return super().load()
+
+    options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri, "start": Loads}
+    with pytest.raises(Stopped):
+        run_together([here.study("one"), here.study("two")], **options)
+    assert [record(here, name).state for name in ("one", "two")] == ["done", "stopped"]
+    assert {run.info.status for run in here.runs()} == {"FINISHED"}
 
 
 # The real program ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from peftsweep.sweep.study_sweep import NextCall, StudySweep
-from peftsweep.workers import Pool
+from peftsweep.workers import Answer, Failed, Lost, Pool
 
 PATIENCE = 1.0  # seconds between two looks at what else happened: signals, new workers
 
@@ -15,7 +15,7 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
     """Pass messages between workers and studies until no study has work left.
 
     What the answers of one round changed is stored before any worker gets its next call: whatever a worker is told is
-    in the storage.
+    in the storage. Workers that still load a base in the end, which may take an hour, are left to the pool's shutdown.
     """
     seats: dict[int, StudySweep] = {}
     while True:
@@ -24,10 +24,10 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
             study = next_study(studies, pool, worker)
             if study is not None and study.enter(worker, pool):
                 seats[worker] = study
-        if not seats and not any(study.openings() for study in studies):
+        if all(study.is_over() for study in studies):
             break
         expect(max(0, pool.size() - len(seats) - len(pool.free())), studies)
-        calls = {answer.worker: seats[answer.worker].answer(answer) for answer in pool.wait(PATIENCE)}
+        calls = {answer.worker: seats[answer.worker].answer(answer) for answer in wait(pool, studies)}
         calls |= wake(pool, seats, studies)
         for study in studies:
             study.commit()
@@ -38,6 +38,17 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
                 seats[worker].call(pool, worker, *call)
     for study in studies:
         study.commit()
+
+
+def wait(pool: Pool, studies: Sequence[StudySweep]) -> Sequence[Answer | Failed | Lost]:
+    """The answers that have come. While there is no pack whose step could be lost, a signal ends the command at once,
+    also inside a worker of this process that downloads a base."""
+    stop = studies[0].judge.stop
+    stop.finish_step_first = not all(study.only_loads() for study in studies)
+    try:
+        return pool.wait(PATIENCE)
+    finally:
+        stop.finish_step_first = True
 
 
 def next_study(studies: Sequence[StudySweep], pool: Pool, worker: int) -> StudySweep | None:

@@ -78,6 +78,18 @@ class StudySweep:
             return max(1, self.left())
         return self.left() // (1 + len(self.starting)) if self.judge.supply.has_more() else 0
 
+    def only_loads(self) -> bool:
+        """Whether all of its workers, if it has any, load the base or build a pack."""
+        return all(call in ("load", "build") for call in self.under_way.values())
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to do. Workers may still load a base that nobody needs any more."""
+        if not self.only_loads():
+            return False
+        if self.error is not None or self.judge.is_stopped:
+            return True
+        return self.served and not self.judge.supply.has_more() and not self.judge.has_tests_left()
+
     def openings_on(self, node: str | None) -> int:
         """The same for a worker of this node."""
         return 0 if node in self.unfit else self.openings()
@@ -145,6 +157,8 @@ class StudySweep:
                 self.judge.used(usage, None if pack is None else pack.memory)
 
     def _next(self, answer: Answer | Failed) -> NextCall:
+        if self.is_over():  # it has loaded a base that nobody needs any more
+            return ("close",)
         if isinstance(answer, Failed):
             return self.fail(answer.worker, answer.error)
         return self._after(answer.worker, answer.value)
@@ -162,7 +176,6 @@ class StudySweep:
                     return self.fail(worker, error if node is None else type(error)(f"{node}: {error}"))
                 return ("close",) if judge.wants_stop() else ("build", self.part())
             case PackInfo():
-                judge.stop.finish_step_first = True  # from now on a signal lets the step and the tracker's runs finish
                 self._built(worker, value)
                 return "advance", []
             case list():
@@ -243,5 +256,5 @@ class StudySweep:
         """Store what has changed."""
         if not self.broken:
             self.attempt(self.judge.commit)
-        if not self.under_way and not self.openings():  # other studies may go on for hours
+        if self.is_over():  # other studies may go on for hours
             self.attempt(lambda: end(self.judge))
