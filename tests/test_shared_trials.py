@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from peftsweep.engine import Evaluated, Report, Verdicts
+from peftsweep.engine import Evaluated, Event, Report, StartTrials, TrialEnded, Verdicts
 from peftsweep.sweep import SweepResult
 from peftsweep.sweep.run_study import run_together
 from peftsweep.workers import Answer, Call, Failed, Lost
@@ -32,17 +32,46 @@ def trials_of(result: SweepResult) -> dict[int, int]:
     return dict(Counter(int(trial.user_attrs["worker"].split()[0]) for trial in result.study.trials))
 
 
-def test_workers_that_join_while_the_first_one_loads_get_as_many_trials(here: Home) -> None:
-    class Growing(TurnsPool):
-        def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
-            if self.loads == 0:
-                self.workers |= dict.fromkeys(itertools.islice(self.numbers, 3))
-            return super().wait(seconds)
+class Growing(TurnsPool):
+    """Three workers join while the first loads.
 
+    Attributes:
+        most: largest number of trials that were in training at once.
+    """
+
+    running = most = 0
+
+    def call(self, worker: int, name: Call, *arguments: Any) -> None:
+        starts = [each for each in arguments[0] if isinstance(each, StartTrials)] if name == "advance" else []
+        self.running += sum(len(each.trials) for each in starts)
+        self.most = max(self.most, self.running)
+        super().call(worker, name, *arguments)
+
+    def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
+        if self.loads == 0:
+            self.workers |= dict.fromkeys(itertools.islice(self.numbers, 3))
+        answers = super().wait(seconds)
+        self.running -= sum(isinstance(event, TrialEnded) for event in events_of(answers))
+        return answers
+
+
+def events_of(answers: Sequence[Answer | Failed | Lost]) -> list[Event]:
+    values = [answer.value for answer in answers if isinstance(answer, Answer)]
+    return [event for value in values if isinstance(value, list) for event in value]
+
+
+def test_workers_that_join_while_the_first_one_loads_get_as_many_trials(here: Home) -> None:
     pool = Growing(1)
     (result,) = run_on(pool, here, here.study(search={"trials": 8}))
     assert trials_of(result) == {0: 2, 1: 2, 2: 2, 3: 2} and pool.loads == 4
     assert result.counts == {"complete": 8}
+
+
+def test_trials_that_were_kept_for_workers_that_are_lost_as_they_build_start_at_once_elsewhere(here: Home) -> None:
+    builds = itertools.count()
+    pool = Growing(1, replaced=False, struck=lambda name, _: "gone" if name == "build" and next(builds) else None)
+    (result,) = run_on(pool, here, here.study(search={"trials": 8}))
+    assert trials_of(result) == {0: 8} and pool.most == 8
 
 
 def test_more_workers_than_studies_all_get_trials(here: Home) -> None:
@@ -77,10 +106,9 @@ class Judged(TurnsPool):
 
     def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
         answers = super().wait(seconds)
-        for answer in answers:
-            for event in answer.value if isinstance(answer, Answer) and isinstance(answer.value, list) else ():
-                if isinstance(event, Evaluated):
-                    self.reports[answer.worker] = event.reports
+        for event in events_of(answers):
+            if isinstance(event, Evaluated):
+                self.reports[answers[0].worker] = event.reports
         return answers
 
     def call(self, worker: int, name: Call, *arguments: Any) -> None:

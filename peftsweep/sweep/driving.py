@@ -82,6 +82,6 @@ def look_for_nodes(pool: Pool, seats: Mapping[int, StudySweep], studies: Sequenc
 
 def expect(workers: int, studies: Sequence[StudySweep]) -> None:
     """Divide the workers that are still to come among the studies, by the trials that each has for them."""
-    openings = [study.openings() for study in studies]
+    openings = [study.openings() if workers else 0 for study in studies]
     for study, own in zip(studies, openings, strict=True):
         study.expected = -(-workers * own // sum(openings)) if own else 0

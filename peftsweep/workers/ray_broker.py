@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,7 +37,7 @@ from peftsweep.system.worker_resources import Resources, count
 LOSSES = 3  # workers in a row that may be lost without an evaluation before none takes their place
 TICK = 1.0  # seconds between two looks at the clock and at the cluster's resources
 STUCK = 3 * TICK  # seconds for one event after which workers get as many more to answer
-WAITING = 20.0  # seconds without a free place in the cluster after which the user is told
+WAITING = 20.0  # seconds without a free place in the cluster after which the user is told, and the sweep counts on none
 STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
 SHORT = 36  # characters of a folder in which Ray can open its sockets: their paths have at most 107
 
@@ -89,7 +89,7 @@ class Place:
     needs: Resources
     losses: int
     call: str = "arrive"
-    since: float = 0.0
+    since: float = field(default_factory=time.monotonic)
     process: int | None = None
     node: str = ""
 
@@ -193,8 +193,10 @@ class Broker:
         return count(self.nodes(), "GPU")
 
     def size(self) -> int:
-        """Number of workers that are there or may be expected: not those that wait for GPUs of nodes that may join."""
-        return len(self.places) - max(0, self.taken() - self.gpus())
+        """Number of workers that are there or about to come: not those that wait for a node to join."""
+        late = time.monotonic() - WAITING
+        waiting = sum(place.call == "arrive" and place.since < late for place in self.places.values())
+        return len(self.places) - max(waiting, self.taken() - self.gpus())
 
     def taken(self) -> int:
         """Number of GPUs that have a worker or wait for it."""
