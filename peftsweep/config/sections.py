@@ -158,4 +158,4 @@ class SearchConfig(Frozen):
     """When trials are stopped early. `null` turns pruning off."""
     keep_adapters: int = Field(default=3, ge=1)
     """How many of the study's best adapters are kept on disk. A trial that is not among the best when it completes has
-    reports, but no adapter and no confusion matrix, also in MLflow."""
+    reports, but no adapter and no confusion matrix, also in MLflow; a higher number later does not bring them back."""

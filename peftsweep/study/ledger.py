@@ -54,11 +54,6 @@ class Ledger:
         self._refresh()
         return [self._trials[number] for _, number in self._order[first:last]]
 
-    def place(self, number: int, value: float) -> int:
-        """The place, counted from 0, that a trial would have in the ranking if it completed now with this value."""
-        self._refresh()
-        return bisect_left(self._order, (-value, number))
-
     def latest(self, count: int) -> Sequence[TrialRecord]:
         """The trials among the highest `count` numbers."""
         self._refresh()

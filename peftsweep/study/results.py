@@ -101,11 +101,23 @@ def finished(storage: str, study: str, trial: int | None = None, warn: Warn = un
         if number not in folders:
             raise UsageError(f"trial {number} of study {study!r} is {trials[number].state}, not complete; {have}")
         if number not in kept:
-            raise UsageError(
-                f"the adapter of trial {number} of study {study!r} is not in {folders[number]} (search.keep_adapters "
-                f"says how many of the best are kept); {have}"
-            )
+            place = 1 + [trial.number for trial in complete].index(number)
+            raise UsageError(f"{_why_no_adapter(trials[number], study, folders[number], place)}; {have}")
         return Finished(study, number, folders[number], trials[number], found.record)
+
+
+def _why_no_adapter(trial: TrialRecord, study: str, folder: Path, place: int) -> str:
+    if trial.adapter is None:
+        why = f"trial {trial.number} of study {study!r} has no adapter, since it was not among the best when it ended"
+    else:
+        why = (
+            f"the adapter of trial {trial.number} of study {study!r} is not in {folder} any more: better trials took "
+            "its place, or somebody deleted it"
+        )
+    return (
+        f"{why}. It does not come back: to get one, set search.keep_adapters to {place} or more, and enqueue the "
+        "trial's hyperparameters as a new trial"
+    )
 
 
 def none_complete(study: StoredStudy) -> UsageError:

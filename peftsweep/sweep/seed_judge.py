@@ -9,7 +9,6 @@ from peftsweep.data import Dataset
 from peftsweep.engine import Scores, Trial
 from peftsweep.progress import Progress
 from peftsweep.storage import HeldOutScores, StoredStudy, TrialRecord, write_study
-from peftsweep.study import artifacts
 from peftsweep.study.results import is_over, ranked
 from peftsweep.study.seeds import complete, means, seeds_begun, summarised
 from peftsweep.sweep.seed_supply import SeedSupply
@@ -77,8 +76,7 @@ class SeedJudge(StudyJudge):
             for group in (self.leading(), self.seeds_of(None if tested is None else tested.trial)):
                 there = list(filter(self.has_adapter, ranked(group)))
                 kept |= {trial.number for trial in there[: self.config.search.keep_adapters]}
-            artifacts.remove_adapters(self.supply.folder, self.adapters - kept)
-            self.adapters &= kept
+            self.adapters.keep(kept)
 
 
 def has_all_trials(study: StoredStudy) -> bool:

@@ -20,6 +20,7 @@ from peftsweep.study import Halving, artifacts
 from peftsweep.study.trial_files import ADAPTER
 from peftsweep.sweep.heartbeat import Heartbeat
 from peftsweep.sweep.judge import Judge
+from peftsweep.sweep.kept_adapters import KeptAdapters
 from peftsweep.sweep.live_status import LiveStatus
 from peftsweep.sweep.projection import Projection, recorded
 from peftsweep.sweep.running import Place, Running
@@ -78,10 +79,11 @@ class StudyJudge(Judge):
         supply.complete_orphans()
         self.commit()
         finished = [trial for trial in supply.trials() if trial.state.finished]
-        self.adapters = {trial.number for trial in finished if trial.state == TrialState.COMPLETE}
+        complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+        self.adapters = KeptAdapters(supply.folder, self.config.search.keep_adapters, complete)
         for trial in finished:  # a process may have died before it tidied up
             artifacts.drop_checkpoints(supply.trial_folder(trial.number))
-        if self.adapters:  # earlier runs wrote the study's files
+        if complete:  # earlier runs wrote the study's files
             artifacts.restore_study(supply.folder, self.config, data)
 
     def has_work(self) -> bool:
@@ -200,7 +202,8 @@ class StudyJudge(Judge):
             assert self.method is not None and self.base is not None
             how = self.config, self.method, self.base, self.data, self.progress.warn
             adapter = artifacts.write(trial, result, *how, best=self.keeps_adapter(trial.number, value or 0.0))
-            self.adapters |= {trial.number} if adapter is not None else set()
+            if adapter is not None:
+                self.adapters.add(trial.number, value or 0.0)
         write_trial(
             asked,
             scores=scores,
@@ -216,8 +219,8 @@ class StudyJudge(Judge):
         self.after_commit.append(partial(self._ended, trial, ended))
 
     def keeps_adapter(self, number: int, value: float) -> bool:
-        """Whether a trial that completes with this value is among the best `keep_adapters`."""
-        return self.supply.ledger.place(number, value) < self.config.search.keep_adapters
+        """Whether the adapter of a trial that completes with this value is written."""
+        return self.adapters.keeps(number, value)
 
     def _ended(self, trial: Trial, ended: EndedTrial) -> None:
         """After a trial's result is stored: tell the tracker and the user, and delete what nobody needs any more."""
@@ -340,9 +343,7 @@ class StudyJudge(Judge):
 
     def tidy(self) -> None:
         """Remove all adapters but the best `keep_adapters`."""
-        best = {trial.number for trial in self.supply.ledger.best(0, self.config.search.keep_adapters)}
-        artifacts.remove_adapters(self.supply.folder, self.adapters - best)
-        self.adapters &= best
+        self.adapters.tidy()
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         """Those that the search chose."""
