@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -648,8 +649,12 @@ def test_a_sweep_whose_output_cannot_be_written_runs_to_its_end(here: Home) -> N
     assert trial.state == TrialState.COMPLETE
 
 
-def test_no_trial_starts_after_the_timeout(here: Home) -> None:
-    assert here.run(here.study(), timeout=0.0).counts == {}
+def test_no_trial_starts_after_the_timeout_and_the_end_says_how_many_are_left(here: Home) -> None:
+    done = here.call("run", "--study", str(here.study()), "--timeout", "0s")
+    assert done.returncode == 0
+    assert "the 0s of --timeout are over: 3 trials are left; to go on, give the same command again" in done.stderr
+    (row,) = peftsweep.status(here.storage)
+    assert (row["complete"], row["reason"]) == (0, "the time limit (--timeout)")
 
 
 def test_trials_that_run_at_the_timeout_finish(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -671,6 +676,15 @@ def test_only_the_best_adapters_stay_and_no_checkpoint(here: Home) -> None:
     kept = [trial.number for trial in result.study.trials if here.adapter(trial.number).is_file()]
     assert kept == sorted(trial.number for trial in ranked[:2])
     assert not list((here.folder / "artifacts").rglob("*checkpoint*"))
+
+
+def test_adapters_that_are_not_there_take_no_place_among_the_kept(here: Home) -> None:
+    study = here.study(search={"trials": 6, "keep_adapters": 1})
+    result = here.run(study, slots=1, trials=4)
+    assert result.best is not None
+    shutil.rmtree(here.adapter(result.best.trial).parent)  # of the three others, none was kept
+    here.run(study, slots=1, overrides=["search.keep_adapters=2"])
+    assert all(here.adapter(number).is_file() for number in (4, 5))
 
 
 def test_only_a_trial_among_the_best_when_it_completes_gets_an_adapter_and_a_confusion_matrix(here: Home) -> None:

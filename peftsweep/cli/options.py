@@ -51,7 +51,9 @@ Studies = Annotated[
 Timeout = Annotated[
     float | None,
     typer.Option(
-        parser=duration, metavar="TIME", help="Stop starting new trials of a study after this long: 2h, 30m, 1h30m."
+        parser=duration,
+        metavar="TIME",
+        help="Stop starting new trials of a study after this long, which includes loading: 2h, 30m, 1h30m.",
     ),
 ]
 Slots = Annotated[

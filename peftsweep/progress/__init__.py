@@ -10,7 +10,7 @@ from peftsweep.progress.display import EndedTrial, OneOfSeveral, Opened, Progres
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.result_lines import lost_scores, prediction, test_score
-from peftsweep.progress.sweep_lines import next_step, peak_memory, sweep_result, time_spent, worker_loaded
+from peftsweep.progress.sweep_lines import next_step, peak_memory, sweep_result, time_is_over, time_spent, worker_loaded
 from peftsweep.progress.tables import best_table, retrained_table, status_table
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "status_table",
     "sweep_result",
     "test_score",
+    "time_is_over",
     "time_spent",
     "worker_loaded",
 ]

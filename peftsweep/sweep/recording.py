@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from peftsweep.progress import time_is_over
 from peftsweep.sweep.error_lines import in_a_line
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep_state import SweepState
+
+TIME_LIMIT = "the time limit (--timeout)"
 
 
 @contextmanager
@@ -30,17 +33,25 @@ def end(judge: StudyJudge) -> None:
     """Record how the sweep ended, if that is not recorded yet."""
     if judge.heartbeat.record is None:
         return
-    if judge.failed:
-        judge.heartbeat.end(SweepState.FAILED, judge.failed)
-    elif not judge.supply.has_work() and all(trial.state.finished for trial in judge.supply.trials() if trial.begun):
-        judge.heartbeat.end(SweepState.DONE)
-    elif judge.requests.by:
-        judge.heartbeat.end(SweepState.STOPPED, judge.requests.by)
-        judge.progress.note(
-            f"stopped by {judge.requests.by}; everything is kept: to resume, give the same command again"
-        )
-    elif judge.stop.asked:
-        judge.heartbeat.end(SweepState.STOPPED, judge.stop.name)
-    else:
-        judge.heartbeat.end(SweepState.STOPPED)
+    state, reason = _outcome(judge)
+    judge.heartbeat.end(state, reason)
+    if state == SweepState.STOPPED and judge.requests.by:
+        judge.progress.note(f"stopped by {reason}; everything is kept: to resume, give the same command again")
+    if reason == TIME_LIMIT:
+        judge.progress.note(time_is_over(judge.supply.timeout or 0.0, judge.supply.left()))
+    judge.progress.left(state)
     judge.commit()
+
+
+def _outcome(judge: StudyJudge) -> tuple[SweepState, str]:
+    """What has become of the sweep, and who or what stopped it."""
+    supply = judge.supply
+    if judge.failed:
+        return SweepState.FAILED, judge.failed
+    if not supply.has_work() and all(trial.state.finished for trial in supply.trials() if trial.begun):
+        return SweepState.DONE, ""
+    if judge.requests.by:
+        return SweepState.STOPPED, judge.requests.by
+    if judge.stop.asked:
+        return SweepState.STOPPED, judge.stop.name
+    return SweepState.STOPPED, TIME_LIMIT if supply.is_late() else ""

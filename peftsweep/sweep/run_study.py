@@ -82,7 +82,8 @@ def run(
     Args:
         study: a name in `sweeps/`, a path to a study file, or a study built in Python.
         trials: total number of trials of the study; by default `search.trials`.
-        timeout: seconds after which no new trial of the study starts; running trials finish.
+        timeout: seconds after which no new trial of the study starts; running trials finish. They count from when its
+            first worker begins to load the base.
         slots: number of trials to train at once. "auto": as many as fit on the GPU; a few on a CPU.
         overrides: values that replace the study file's, by dotted key, as a mapping or as `key=value`.
         progress: displays what happens while the study runs; by default nothing is displayed.

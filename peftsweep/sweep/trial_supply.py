@@ -89,7 +89,7 @@ class TrialSupply:
 
     def upcoming(self) -> int:
         """Number of trials that will still start."""
-        return self.left() if time.monotonic() < self.deadline else len(self.orphans)
+        return len(self.orphans) if self.is_late() else self.left()
 
     def has_work(self) -> bool:
         """Whether trials are left, and the search can offer them, whatever the time."""
@@ -103,13 +103,17 @@ class TrialSupply:
         """Hyperparameters at the limits of what trials may have."""
         return space.candidates(self.config, end)
 
+    def is_late(self) -> bool:
+        """Whether the time is over in which new trials start."""
+        return time.monotonic() >= self.deadline
+
     def has_more(self, may_begin: MayBegin = lambda number: True) -> bool:
         """Whether there is a next trial now: orphans even after the deadline, others before it."""
         return any(map(may_begin, self.orphans)) or (may_begin(None) and self.has_new())
 
     def has_new(self) -> bool:
         """Whether a new trial may start now."""
-        return time.monotonic() < self.deadline and self.total > self.ledger.begun and not self.is_exhausted()
+        return not self.is_late() and self.total > self.ledger.begun and not self.is_exhausted()
 
     def next(self, may_begin: MayBegin = lambda number: True) -> Offer | None:
         """The next trial; None if there are no more.
