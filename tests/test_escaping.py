@@ -49,6 +49,7 @@ COUNTS = dict.fromkeys(("complete", "pruned", "failed", "running", "stopped", "w
 WORKER = {"number": 0, "node": HOSTILE, "device": HOSTILE, "slots": 1, "rate": 0.5, "trials": [], "since": "2026-01-31"}
 STATUS = COUNTS | {"study": HOSTILE, "objective": "macro_f1", "best": 0.5, "seconds": 1.0, "retrain": None}
 STATUS |= {"state": "running", "process": HOSTILE, "heartbeat": "2026-01-31", "reason": HOSTILE, "workers": [WORKER]}
+STATUS |= {"done": 1, "total": 9, "resume": HOSTILE}
 SEEDS: dict[str, Any] = {
     "trial": 1,
     "objective": "macro_f1",

@@ -21,6 +21,7 @@ from peftsweep.progress import (
     sweep_lines,
 )
 from peftsweep.progress.live_table import table
+from peftsweep.sweep_state import SweepState
 from tests.test_progress import OPENED, Clock, Terminal
 
 
@@ -137,6 +138,21 @@ def test_a_worker_that_has_left_for_another_study_is_shown_once(terminal: Termin
         two.step(status(worker(0, 1)))
         lines = [line for line in drawn(terminal) if line.startswith("worker")]
     assert [(line.split()[1], line.split("samples/s")[1].split()[0]) for line in lines] == [("0", "two"), ("1", "one")]
+
+
+def test_a_study_whose_sweep_has_ended_leaves_the_table(terminal: Terminal) -> None:
+    clock = Clock()
+    with LiveProgress(terminal, clock) as display:
+        one, two = of_both(display)
+        one.step(status(worker(0, 1)))
+        clock.now += 1
+        two.step(status(worker(1, 1)))
+        drawn(terminal)
+        one.left(SweepState.STOPPED)
+        lines = drawn(terminal)
+        two.left(SweepState.DONE)
+    assert "one: stopped" in lines and drawn(terminal)[-1] == ""
+    assert {line.partition(":")[0] for line in lines if "trials done" in line} == {"two"}
 
 
 def test_several_studies_redraw_about_once_a_second_and_a_single_one_whenever_it_reports(terminal: Terminal) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import threading
@@ -139,7 +140,10 @@ def test_a_sweep_that_an_error_or_a_signal_ends_says_so(here: Home) -> None:
     assert result.interrupted == signal.SIGTERM
     assert (record(here).state, record(here).reason) == ("stopped", "SIGTERM")
     (late,) = run_on(1, here, study, timeout=0)
-    assert "stopped" not in late.counts and (record(here).state, record(here).reason) == ("stopped", "")
+    assert "stopped" not in late.counts and (record(here).state, record(here).reason) == (
+        "stopped",
+        "the time limit (--timeout)",
+    )
     run_on(1, here, study)
     assert record(here).state == "done"
 
@@ -252,8 +256,8 @@ def test_status_shows_each_worker_of_a_running_sweep(url: str) -> None:
     now = time.time()
     ours = WORKER.model_copy(update={"since": int(1000 * (now - 9030))})
     mine = ours.model_copy(update={"number": 11, "node": None, "device": "cpu", "trials": [], "rate": 0.0})
-    head, _, process, *workers = shown(row_of(url, heartbeat=int(1000 * (now - 4)), workers=[ours, mine]))
-    assert head.split()[:2] == ["study", "sweep"]
+    head, _, done, process, *workers = shown(row_of(url, heartbeat=int(1000 * (now - 4)), workers=[ours, mine]))
+    assert head.split()[:2] == ["study", "sweep"] and re.fullmatch(r"1 of \d trials done · 1 running", done)
     assert process in {f"one: process 12 on far.example, last heard of {age}s ago" for age in (4, 5, 6)}
     assert workers == [
         "  worker 0    2 of 4 slots   812 samples/s   cuda:1 of a   for 2h30m",

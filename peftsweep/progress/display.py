@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from peftsweep.sweep_state import SweepState
 from peftsweep.trial_state import Ended
 
 if TYPE_CHECKING:  # the engine brings torch along, and `peftsweep best` draws tables without it
@@ -111,6 +112,13 @@ class Progress:
     def ended(self, trial: EndedTrial) -> None:
         """A trial has ended."""
 
+    def left(self, state: SweepState, study: str = "") -> None:
+        """A study's sweep has ended; others may go on.
+
+        Args:
+            study: its name, if several studies run at once.
+        """
+
     def closed(self) -> None:
         """No more trials will run. May be called twice."""
 
@@ -139,3 +147,6 @@ class OneOfSeveral(Progress):
 
     def ended(self, trial: EndedTrial) -> None:
         self._display.ended(replace(trial, study=self._study))
+
+    def left(self, state: SweepState, study: str = "") -> None:
+        self._display.left(state, self._study)

@@ -16,6 +16,7 @@ from peftsweep.progress.display import EndedTrial, Opened, Progress, SweepStatus
 from peftsweep.progress.live_table import table
 from peftsweep.progress.screen import Screen, fit
 from peftsweep.scores import label
+from peftsweep.sweep_state import SweepState
 from peftsweep.trial_state import Ended, TrialState
 
 STYLES: dict[Ended, str] = {TrialState.COMPLETE: "green", TrialState.PRUNED: "yellow", TrialState.FAILED: "red"}
@@ -71,6 +72,13 @@ class LiveProgress(Progress):
         is_best = self._best.is_beaten_by(trial)
         line = sweep_lines.ended(trial, objective=self._best.objective(trial.study), best=is_best)
         self._print(Text(fit(line), style=STYLES[trial.state] + (" bold" if is_best else "")))
+
+    def left(self, state: SweepState, study: str = "") -> None:
+        """Of several studies, the table shows only those that run."""
+        if study:
+            self._studies.pop(study, None)
+            self._live.update(self._screen() if self._studies else Text(), refresh=True)
+            self._print(Text(fit(f"{study}: {state}")))
 
     def closed(self) -> None:
         self._live.stop()

@@ -9,6 +9,7 @@ from typing import TextIO
 from peftsweep.progress import sweep_lines
 from peftsweep.progress.display import EndedTrial, Opened, Progress, SweepStatus
 from peftsweep.progress.screen import fit
+from peftsweep.sweep_state import SweepState
 from peftsweep.system.terminal import say
 
 # Time between two lines about the state: so many seconds, or this share of the elapsed time if that is longer. NEWS
@@ -56,6 +57,10 @@ class PlainProgress(Progress):
         is_best = self._best.is_beaten_by(trial)
         line = sweep_lines.ended(trial, objective=self._best.objective(trial.study), best=is_best)
         self._print(f"{self._hour()} {line}")
+
+    def left(self, state: SweepState, study: str = "") -> None:
+        if study:
+            self._print(f"{self._hour()} {study}: {state}")
 
     def _print(self, line: str) -> None:
         say(fit(line), self._stream)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,16 @@ from peftsweep.trial_state import TrialState
 UNDONE = (TrialState.FAILED, TrialState.RUNNING, TrialState.STOPPED)  # seeds that have no score yet, or never will
 MOST = 32  # workers of a sweep that are listed
 Row = Mapping[str, Any]
+
+
+def trials_done(rows: Sequence[Row]) -> str:
+    """`32 of 80 trials done · 4 running`: of all studies. An earlier version did not record how many there shall be."""
+    counts = [sum(row[state] for state in TrialState) for row in rows]
+    total = sum(row["total"] or count for row, count in zip(rows, counts, strict=True))
+    running = sum(row[TrialState.RUNNING] for row in rows)
+    return f"{sum(row['done'] for row in rows):,} of {total:,} trials done" + (
+        f" · {running:,} running" * bool(running)
+    )
 
 
 def status_lines(row: Row) -> list[str]:

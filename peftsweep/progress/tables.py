@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from peftsweep.progress import result_lines
 from peftsweep.progress.formats import duration, hyperparameters, interval, score, spread
 from peftsweep.progress.screen import Grid, Screen
-from peftsweep.progress.status_lines import status_lines
+from peftsweep.progress.status_lines import status_lines, trials_done
 from peftsweep.progress.why_not_compared import why_not_compared
 from peftsweep.scores import columns, label
 from peftsweep.sweep_state import SweepState
@@ -90,8 +90,7 @@ def status_table(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
         table.add_texts(row["study"], *state, *counts, *scores, duration(row["seconds"]))
     console = _console(stream)
     console.print(table)
-    lines = [line for row in rows for line in status_lines(row)]
-    for line in ["", *lines] if lines else []:
+    for line in ["", trials_done(rows), *(line for row in rows for line in status_lines(row))]:
         console.print_line(line)
 
 

@@ -16,8 +16,8 @@ from peftsweep.trial_state import TrialState, count_states
 def status(
     storage: str = STORAGE, studies: Sequence[str] | None = None, *, warn: Warn = unheard
 ) -> list[dict[str, Any]]:
-    """For each study: trials by state, their total, the best value of its objective (None before a trial is complete),
-    and seconds of training.
+    """For each study: trials by state, how many of their total are done, the best value of its objective (None before a
+    trial is complete), and seconds of training.
 
     `state` says what has become of its sweep: `running`, `done`, `stopped` (trials are left), `failed` (an error ended
     it) or `died` (it never said that it ended); None if an earlier version ran it. `workers` are those of a running
@@ -52,6 +52,7 @@ def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
     return {
         "study": study.study_name,
         **_counts(trials, live=state == SweepState.RUNNING),
+        "done": done(trials),
         "total": record.total,
         "objective": record.objective,
         "best": best[0].value if best else None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from peftsweep.storage import TrialRecord
 from peftsweep.study import artifacts
 from peftsweep.study.trial_files import ADAPTER, trial_folder
+from peftsweep.trial_state import TrialState
 
 
 class KeptAdapters:
@@ -17,12 +18,12 @@ class KeptAdapters:
     Args:
         folder: of the study's artifacts.
         most: how many are kept.
-        complete: the complete trials, with or without an adapter.
+        finished: the trials that have ended, with or without an adapter.
     """
 
-    def __init__(self, folder: Path, most: int, complete: Iterable[TrialRecord]) -> None:
+    def __init__(self, folder: Path, most: int, finished: Iterable[TrialRecord]) -> None:
         self._folder, self._most = folder, most
-        self._values = {trial.number: trial.value or 0.0 for trial in complete}
+        self._values = {trial.number: trial.value or 0.0 for trial in finished if trial.state == TrialState.COMPLETE}
 
     def keeps(self, number: int, value: float) -> bool:
         """Whether a trial that completes with this value is among the best."""

@@ -79,11 +79,10 @@ class StudyJudge(Judge):
         supply.complete_orphans()
         self.commit()
         finished = [trial for trial in supply.trials() if trial.state.finished]
-        complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
-        self.adapters = KeptAdapters(supply.folder, self.config.search.keep_adapters, complete)
+        self.adapters = KeptAdapters(supply.folder, self.config.search.keep_adapters, finished)
         for trial in finished:  # a process may have died before it tidied up
             artifacts.drop_checkpoints(supply.trial_folder(trial.number))
-        if complete:  # earlier runs wrote the study's files
+        if supply.ledger.best(0, 1):  # earlier runs wrote the study's files
             artifacts.restore_study(supply.folder, self.config, data)
 
     def has_work(self) -> bool:
