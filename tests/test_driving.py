@@ -388,7 +388,7 @@ def test_a_worker_that_is_still_to_come_may_have_the_base(here: Home, monkeypatc
         run_together([here.study("local")], partial(Late, 1, nodes=["there"]), **options, trials=6)
 
 
-# An error over one study ----------------------------------------------------------------------------------------------
+# An error in one study -----------------------------------------------------------------------------------------------
 
 OFTEN: dict[str, Any] = {"epochs": 6, "evals_per_epoch": 1}
 
@@ -468,7 +468,7 @@ def test_a_study_whose_call_cannot_be_sent_ends_alone(here: Home) -> None:
     assert states(here) == {"bad": ("failed", 0), "good": ("done", 3)}
 
 
-def test_the_command_goes_on_after_an_error_over_one_study_and_tells_it_in_the_end(here: Home) -> None:
+def test_the_command_goes_on_after_an_error_in_one_study_and_tells_it_in_the_end(here: Home) -> None:
     wide, small = here.study("wide", space={"learning_rate": [1e-3], "rank": [4, 999]}), here.study()
     done = here.call("run", "--study", str(wide), "--study", str(small))
     assert done.returncode == 1

@@ -654,7 +654,7 @@ def test_no_trial_starts_after_the_timeout_and_the_end_says_how_many_are_left(he
     assert done.returncode == 0
     assert "the 0s of --timeout are over: 3 trials are left; to go on, give the same command again" in done.stderr
     (row,) = peftsweep.status(here.storage)
-    assert (row["complete"], row["reason"]) == (0, "the time limit (--timeout)")
+    assert row["complete"] == 0 and "--timeout" in row["reason"]
 
 
 def test_trials_that_run_at_the_timeout_finish(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def run_together(
         others: as in `run`, for each study.
 
     Raises:
-        PeftsweepError: with one clear message. Finished trials are kept. An error over one study ends that study alone.
+        PeftsweepError: with one clear message. Finished trials are kept. An error in one study ends that study alone.
     """
     for study in studies:
         check_arguments(study, slots, overrides)

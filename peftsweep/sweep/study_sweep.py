@@ -113,7 +113,7 @@ class StudySweep:
         return not self.broken
 
     def answer(self, answer: Answer | Failed | Lost) -> NextCall | None:
-        """Take what a worker's call came to; returns its next call, or None if it has left."""
+        """Handle the result of a worker's call; returns its next call, or None if it has left."""
         worker = answer.worker
         if isinstance(answer, Lost) or self.under_way[worker] == "close":
             self.attempt(partial(self._last, answer))
@@ -147,7 +147,7 @@ class StudySweep:
             self.starting.discard(worker)
 
     def _last(self, answer: Answer | Failed | Lost) -> None:
-        """Take what a worker leaves."""
+        """Handle a worker's last answer."""
         match answer:
             case Lost(worker, reason):
                 self.lose(worker, reason)

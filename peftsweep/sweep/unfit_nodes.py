@@ -72,7 +72,8 @@ class UnfitNodes:
         self._unsaid.clear()
 
     def left_alone(self, nodes: Set[Node], *, more: bool) -> Exception | None:
-        """Call it while no worker has the study. Returns the error that ends it, once nobody is left who may load it.
+        """Call this only while no worker trains the study. Returns the error that ends it, once no node is left that
+        may load the base.
 
         Args:
             nodes: those that have workers.

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 
 SECONDS = 10  # time limit for a database's host to answer
-_making = (
-    threading.Lock()
-)  # MLflow makes a database's tables by alembic, which works on one database of a process at a time
+# MLflow makes a database's tables by alembic, which works on one database of a process at a time.
+_making = threading.Lock()
 
 
 class Connection:

@@ -205,8 +205,8 @@ class Broker:
     def note(self, text: str) -> None:
         self.driver.send(("note", 0, text))
 
-    def start(self, losses: int = 0) -> None:
-        """Make a worker. Ray starts it as soon as a node has room."""
+    def start(self, losses: int = 0) -> int:
+        """Make a worker, and return its number. Ray starts it as soon as a node has room."""
         number, needs = next(self.numbers), Resources.of(self.nodes(), self.wanted, self.most_threads)
         others = sorted(self.refused & _nodes().keys())
         kind = ray.remote(
@@ -218,6 +218,7 @@ class Broker:
         )(SweepWorker)
         place = self.places[number] = Place(kind.remote(), needs, losses)
         self._await(number, place.actor.arrive.remote())
+        return number
 
     def ask(self, number: int, name: str, *arguments: Any) -> None:
         if number in self.places:  # otherwise the driver will read that it is lost
@@ -229,7 +230,7 @@ class Broker:
         reference.future().add_done_callback(lambda future: self.events.put(("done", number, future)))
 
     def take(self, number: int, future: Future[Any]) -> None:
-        """Take a worker's answer."""
+        """Handle a worker's answer."""
         if number not in self.places:  # it has been ended
             return
         error = future.exception()
@@ -272,7 +273,7 @@ class Broker:
         self.end(number)
         self.driver.send(("lost", number, reason))
         if losses < LOSSES:
-            self.start(losses)
+            self.note(f"worker {self.start(losses)} takes the place of worker {number}")
         else:
             self.given_up.append(node)
             self.note(f"workers: {LOSSES} were lost in a row, so none takes the place of worker {number}: {reason}")

@@ -64,12 +64,17 @@ class RayPool:
         if address is not None:
             check_answers(address)
         elif left_out := proxies_with_passwords(os.environ):
-            note(f"workers: they do not get {', '.join(left_out)}, for its password; download the base beforehand")
+            note(
+                f"workers do not get {', '.join(left_out)}, because it contains a password; download the base "
+                "beforehand, or set a proxy without one"
+            )
         self._note, self._address = note, address
+        note(f"workers: {'starting Ray on this machine' if address is None else f'joining {self._cluster()}'}")
         self._size = 0
         self._nodes: dict[int, str] = {}
         self._free: set[int] = set()
         self._over: WorkerError | None = None  # why there will be no more answers
+        self._notes: list[str] = []  # that came after an answer, and are about what follows from it
         self._calls: dict[int, Call] = {}  # each worker's, under way
         self._kept: dict[int, tuple[str, object]] = {}  # what the broker keeps, by identity
         self._pipe, theirs = Pipe()
@@ -154,6 +159,8 @@ class RayPool:
             self._pipe.send((what, value))
 
     def wait(self, seconds: float) -> Sequence[Answer | Failed | Lost]:
+        while self._notes:
+            self._note(self._notes.pop(0))
         if self._over is not None:
             raise self._over
         answers: list[Answer | Failed | Lost] = []
@@ -166,7 +173,7 @@ class RayPool:
                 self._over = error  # first what has been answered
                 break
             if kind == "note":
-                self._note(value)
+                self._notes.append(value) if answers else self._note(value)
             elif kind == "size":
                 self._size = worker
             elif kind == "hello":
