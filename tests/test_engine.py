@@ -623,6 +623,14 @@ def test_passes_of_an_evaluation_respect_their_limit(base: Path, tmp_path: Path,
     same_training(pack, free)
 
 
+def test_passes_are_counted_while_an_evaluation_goes_on(base: Path, tmp_path: Path) -> None:
+    pack = pack_of(base, SINGLE, "lora", [trial(0, tmp_path)], 1, limits=Limits(eval_tokens=24))
+    counts: list[int] = []
+    before_each_pass(pack, lambda one: counts.append(pack.runner.passes))
+    pack.evaluate([pack.slots.put(0, trial(0, tmp_path))])
+    assert counts == list(range(1, len(counts) + 1)) and len(counts) > 3
+
+
 def test_passes_of_a_step_have_similar_sizes(base: Path, tmp_path: Path) -> None:
     trials = [trial(i, tmp_path) for i in range(6)]
     pack = pack_of(base, SINGLE, "lora", trials, 6)

@@ -35,6 +35,9 @@ class Runner:
     Args:
         limits: how many tokens go through the base at once. Evaluation takes fewer once it has run out of memory.
         say: called with notes on what does not fit.
+
+    Attributes:
+        passes: number of passes begun. While an evaluation takes long, this tells that it goes on.
     """
 
     def __init__(self, packed: PackedModel, task: Task, batcher: Batcher, limits: Limits, say: Say) -> None:
@@ -46,6 +49,7 @@ class Runner:
         if (workers := self.cpu_workers.count) > 1:  # they run that many passes at once
             shares = {"train_tokens": limits.train_tokens // workers, "eval_tokens": limits.eval_tokens // workers}
             self.limits = replace(limits, **shares)
+        self.passes = 0
         self.prefetches = self.device.type == "cuda"
         self.prefetched: tuple[StepKey, list[MicroBatch]] | None = None
 
@@ -67,7 +71,7 @@ class Runner:
     def _losses(self, slots: Sequence[Slot]) -> dict[int, Tensor]:
         losses: dict[int, list[Tensor]] = {slot.index: [] for slot in slots}
         for batch in self.next_batches(slots):
-            self.cpu_workers.check()
+            self.begin_pass()
             part = self.backward(batch) if self.graphs is None else self.graphs(self.backward, batch)
             for slot, loss in zip(batch.rows.slots, part.unbind(), strict=True):
                 losses[slot].append(loss)
@@ -157,7 +161,7 @@ class Runner:
     @torch.no_grad()
     def logits(self, slots: Sequence[int], texts: Sequence[Indices], corpus: Corpus) -> Tensor:
         """Logits [k, n, C] of some texts of a split, equally many for each of the k slots."""
-        self.cpu_workers.check()
+        self.begin_pass()
         logits = self.packed.logits(self.packed.pack_texts(slots, texts, corpus), None)
         return logits.view(len(slots), -1, logits.shape[-1])[:, : len(texts[0])]
 
@@ -170,6 +174,14 @@ class Runner:
             return "none"
         self.limits = replace(self.limits, eval_tokens=shorter)
         return "freed"
+
+    def begin_pass(self) -> None:
+        """
+        Raises:
+            AbandonedError: nobody waits for the results any more.
+        """
+        self.cpu_workers.check()
+        self.passes += 1
 
     # Memory ---------------------------------------------------------------------------------------------------------
 

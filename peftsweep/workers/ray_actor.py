@@ -58,6 +58,10 @@ class RayWorker:
                 return "lost", f"{type(error).__name__} on {self.node}: {first_line(error)}"
             return "error", dumped(self._told(error))
 
+    def passes(self) -> int:
+        """Number of passes through the base so far. Another thread may ask for it during a call."""
+        return 0 if self.worker is None else self.worker.passes()
+
     def _answer(self, name: str, *arguments: Any) -> Any:
         if name == "load":
             ((method, spec),) = arguments

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +31,7 @@ from peftsweep.system.cluster_versions import named_versions
 from peftsweep.system.lost_workers import is_raised, why_lost
 from peftsweep.system.signals import end_at_once
 from peftsweep.system.temporary import TemporaryFolder
+from peftsweep.system.worker_places import Place
 from peftsweep.system.worker_resources import Resources, count
 
 LOSSES = 3  # workers in a row that may be lost without an evaluation before none takes their place
@@ -44,6 +44,8 @@ SHORT = 36  # characters of a folder in which Ray can open its sockets: their pa
 
 class SweepWorker:
     """An actor, as Ray holds it. Its class travels by value, so that it can say what is wrong with peftsweep there."""
+
+    worker: Any = None
 
     def arrive(self) -> tuple[str, tuple[int, str]]:
         """Returns "arrived", and the ids of the process and the node."""
@@ -72,26 +74,10 @@ class SweepWorker:
         """See `RayWorker.call`."""
         return self.worker.call(name, *arguments)  # type: ignore[no-any-return]
 
-
-@dataclass
-class Place:
-    """A worker's place.
-
-    Attributes:
-        needs: what it takes from its node.
-        losses: workers lost in a row, without an evaluation, before this one.
-        since: when its call was sent.
-        process: its id on its node.
-        node: its id in the cluster; empty until the worker has arrived.
-    """
-
-    actor: Any
-    needs: Resources
-    losses: int
-    call: str = "arrive"
-    since: float = field(default_factory=time.monotonic)
-    process: int | None = None
-    node: str = ""
+    @ray.method(concurrency_group="watch")
+    def passes(self) -> int:
+        """See `RayWorker.passes`. A thread of its own answers while a call is under way."""
+        return 0 if self.worker is None else self.worker.passes()
 
 
 class Broker:
@@ -163,7 +149,7 @@ class Broker:
                 for place in self.places.values():
                     place.since += now - before
             before = now
-            if now > looked + TICK and self.events.empty():  # an answer that waits here has come in time
+            if now > looked + TICK:
                 self.look_around()
                 looked = now
         self.driver.send(("over", 0, self.last_reason))
@@ -172,8 +158,11 @@ class Broker:
         """End workers that hang, and start some on GPUs that have joined."""
         now = time.monotonic()
         for number, place in list(self.places.items()):
-            if now > place.since + self.limits.get(place.call, math.inf):
-                self.lose(number, f"it reported nothing for {self.limits[place.call]:.0f} s")
+            if place.hangs(now):
+                self.lose(number, f"it reported nothing for {place.time_limit:.0f} s")
+            elif place.is_quiet(now):
+                place.asked = True
+                place.actor.passes.remote().future().add_done_callback(place.told)
         living = {"", *_nodes()}  # a node that has left takes its empty places with it
         if self.grows and self.gpus() > self.taken() + sum(node in living for node in self.given_up):
             self.start()
@@ -209,25 +198,28 @@ class Broker:
         """Make a worker, and return its number. Ray starts it as soon as a node has room."""
         number, needs = next(self.numbers), Resources.of(self.nodes(), self.wanted, self.most_threads)
         others = sorted(self.refused & _nodes().keys())
-        kind = ray.remote(
-            num_cpus=needs.cpus,
-            num_gpus=needs.gpus,
-            max_restarts=0,
-            scheduling_strategy="SPREAD",
-            label_selector={"ray.io/node-id": f"!in({','.join(others)})"} if others else {},
-        )(SweepWorker)
-        place = self.places[number] = Place(kind.remote(), needs, losses)
+        options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_restarts": 0}
+        options |= {"scheduling_strategy": "SPREAD", "concurrency_groups": {"watch": 1}}
+        options["label_selector"] = {"ray.io/node-id": f"!in({','.join(others)})"} if others else {}
+        actor = ray.remote(**options)(SweepWorker).remote()
+        place = self.places[number] = Place(actor, needs, losses, self.limits)
         self._await(number, place.actor.arrive.remote())
         return number
 
     def ask(self, number: int, name: str, *arguments: Any) -> None:
         if number in self.places:  # otherwise the driver will read that it is lost
             place = self.places[number]
-            place.call, place.since = name, time.monotonic()
+            place.begin(name)
             self._await(number, place.actor.call.remote(name, *arguments))
 
     def _await(self, number: int, reference: Any) -> None:
-        reference.future().add_done_callback(lambda future: self.events.put(("done", number, future)))
+        place = self.places[number]
+
+        def here(future: Future[Any]) -> None:  # at once, in a thread of Ray
+            place.answered()
+            self.events.put(("done", number, future))
+
+        reference.future().add_done_callback(here)
 
     def take(self, number: int, future: Future[Any]) -> None:
         """Handle a worker's answer."""
@@ -243,7 +235,8 @@ class Broker:
             self.end(number)
             self.start(place.losses)
         elif kind == "arrived":
-            place.call, place.since, (place.process, place.node) = "hello", time.monotonic(), value
+            place.process, place.node = value
+            place.begin("hello")
             self._await(number, place.actor.hello.remote(self.versions, place.needs.threads, str(Path.cwd())))
         elif kind == "refused":
             self.refuse(number, value)

@@ -97,8 +97,8 @@ class RayPool:
             raise
 
     def _start(self, workers: int | None, timeout: float) -> int:
-        limits = {"hello": IMPORTS, "load": max(LOADING, timeout)}
-        limits |= dict.fromkeys(("build", "advance", "close"), timeout)
+        limits = {"hello": IMPORTS, **dict.fromkeys(("load", "build"), max(LOADING, timeout))}
+        limits |= dict.fromkeys(("advance", "close"), timeout)
         options = {"workers": workers, "limits": limits, "version": __version__, "address": self._address}
         options["most_threads"] = allowed_threads(os.environ)
         self._pipe.send(options)

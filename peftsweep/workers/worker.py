@@ -172,6 +172,10 @@ class LocalWorker:
         assert self.worker is not None
         return self.worker.advance(commands)
 
+    def passes(self) -> int:
+        """Number of passes through the base, since the pack was built. It grows during `advance`."""
+        return 0 if self.worker is None else self.worker.pack.runner.passes
+
     def close(self) -> Usage:
         self._cleanup.close()
         if self.worker is None:

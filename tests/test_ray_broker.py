@@ -1,0 +1,85 @@
+"""Whom does the broker take for dead, and who takes the place? Ray is played: see tests/ray_in_memory.py."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from threading import Event, Thread
+
+import pytest
+import ray
+
+from peftsweep.system.worker_places import Place
+from peftsweep.system.worker_resources import Resources
+from peftsweep.workers import ray_broker
+from tests.ray_in_memory import Cluster
+
+LIMIT = 0.4  # seconds
+GPU = {"CPU": 1.0, "GPU": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_broker, "TICK", 0.05)
+
+
+def test_a_worker_that_makes_progress_in_a_long_evaluation_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, here={"CPU": 1.0})
+    with cluster.broker(1, timeout=LIMIT) as driver:
+        driver.told("hello")
+        cluster.workers[0].progress = count(1).__next__
+        driver.call(0, "advance")
+        assert driver.silent("lost", 4 * LIMIT)
+        cluster.workers[0].progress = lambda: 7
+        assert driver.told("lost") == (0, "it reported nothing for 0 s") and cluster.workers[0].killed
+
+
+def test_a_worker_that_hangs_is_found_however_many_messages_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, stop = Cluster(monkeypatch, here={"CPU": 1.0}), Event()
+    monkeypatch.setattr(ray, "put", lambda content: time.sleep(0.01))  # so that messages come faster than they are read
+    with cluster.broker(1, timeout=LIMIT) as driver:
+        driver.told("hello")
+        driver.call(0, "advance")
+
+        def flood() -> None:
+            while not stop.wait(0.002):
+                driver.pipe.send(("keep", ("key", b"")))
+
+        flooding = Thread(target=flood)
+        flooding.start()
+        try:
+            assert driver.told("lost")[0] == 0
+        finally:
+            stop.set()
+            flooding.join()
+
+
+def test_an_answer_that_has_come_in_time_may_wait_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(None, Resources(0, 1, 1), 0, {"advance": 1.0})
+    place.begin("advance")
+    later = time.monotonic() + 2
+    assert place.hangs(later)
+    place.answered()
+    assert not place.hangs(later)
+
+
+def test_a_node_that_was_given_up_and_leaves_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, broken=GPU, well=GPU)
+    cluster.deadly = {"broken"}
+    with cluster.broker(None) as driver:
+        for worker in (0, 2, 3)[: ray_broker.LOSSES]:
+            while driver.told("hello") != (worker, "broken"):
+                pass
+            driver.call(worker, "load")
+        assert "none takes the place" in driver.told("note")[1]
+        del cluster.nodes["broken"]
+        cluster.add(other=GPU)
+        assert driver.told("hello") == (4, "other")
+
+
+def test_a_worker_of_a_refused_node_starts_again_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, other=GPU, same=GPU)
+    cluster.greetings["other"] = "refused", "other has Python 3.9"
+    with cluster.broker(1) as driver:
+        assert "other has Python 3.9" in driver.told("note")[1]
+        assert driver.told("hello") == (1, "same")
