@@ -24,7 +24,7 @@ from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
 from peftsweep.study.results import has_ended
 from peftsweep.system.addresses import is_ray_address
-from peftsweep.system.lost_workers import why_lost
+from peftsweep.system.lost_workers import last_words, why_lost
 from peftsweep.system.worker_resources import Resources, allowed_threads
 from peftsweep.workers import ray_broker
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
@@ -84,6 +84,15 @@ def test_addresses_that_ray_understands(address: str) -> None:
 def test_other_addresses_are_refused(address: object, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^ray_address: expected auto, HOST:PORT or ray://HOST:PORT, got "):
         home(tmp_path).run("small", ray_address=address)
+
+
+def test_a_ray_that_cannot_be_imported_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text('raise OSError("librdkafka.so.1: cannot open shared object file")')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WorkerError, match=r"^Ray cannot be used: OSError: librdkafka\.so\.1: cannot open"):
+        pool()
 
 
 def test_a_missing_ray_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +186,23 @@ def test_a_lost_worker_is_explained_by_what_ray_knows(detail: str, said: str) ->
 
     told = why_lost(ActorDiedError(f"The actor died unexpectedly.\n\tactor_id: 7\nThe actor is dead {detail}"))
     assert told.endswith(said)
+
+
+GCS = "rpc_client.h:204: Failed to connect to GCS within 5 seconds. GCS may have been killed. See its log."
+TRACEBACK = 'Traceback (most recent call last):\n  File "ray.py", line 1, in <module>\nImportError: no ray\n'
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (f"chatter\n[2026-11-30 20:56:38,930 E 2778 2810] {GCS}\n", "Failed to connect to GCS within 5 seconds"),
+        (f"[2026-11-30 20:56:38,930 C 2778 2810] {GCS}\n*** StackTrace\n/lib/libc.so.6\n", "Failed to connect"),
+        (f"[2026-11-30 20:56:38,930 W 2778 2810] {GCS}\n{TRACEBACK}", "ImportError: no ray"),
+        ("[2026-11-30 20:56:38,930 I 2778 2810] (core) core_worker.cc:1: all is well\nchatter", ""),
+    ],
+)
+def test_the_last_error_tells_why_ray_is_gone(said: str, why: str) -> None:
+    assert last_words(said).startswith(why) and bool(last_words(said)) == bool(why)
 
 
 def test_an_error_of_a_worker_is_told_without_ray_s_traceback() -> None:

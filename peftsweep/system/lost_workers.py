@@ -10,6 +10,9 @@ from peftsweep.errors import first_line
 SHORTEST = 10.0  # seconds of silence: a worker reports about once a second, but a step may take several
 DETAIL = re.compile(r"Worker exit detail: (.*?)(?:There are some potential root causes|$)", re.DOTALL)
 OF_NO_USE = ("class_name", "actor_id", "pid:", "namespace", "ip:")  # how lines begin that say nothing to users
+REASON = re.compile(
+    r"^(?:\[\S+ \S+ [EC] [^\]]*\] \S+ (?P<ray>.+?)(?:\. .*)?|(?P<python>[\w.]*(?:Error|Exception)\b.*))$", re.M
+)
 
 
 class _RayTaskError(Protocol):
@@ -33,3 +36,9 @@ def why_lost(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(OF_NO_USE)]
     return " ".join(told[:3]) or type(error).__name__
+
+
+def last_words(said: str) -> str:
+    """Why a process with Ray in it ended, from what it wrote: its last error in Ray's log, or Python's last error."""
+    reasons = [found["ray"] or found["python"] for found in REASON.finditer(said)]
+    return reasons[-1] if reasons else ""

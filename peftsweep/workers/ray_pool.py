@@ -7,6 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from peftsweep.safe_text.secrets import masked
 from peftsweep.safe_text.secrets.secret_names import means_secret
 from peftsweep.storage.identity import OWNER
 from peftsweep.system.addresses import check_answers, resolved
+from peftsweep.system.lost_workers import last_words
 from peftsweep.system.signals import PATIENCE, end_session
 from peftsweep.system.worker_resources import allowed_threads
 from peftsweep.workers.checkpoint_folders import Landmark
@@ -34,6 +36,7 @@ from peftsweep.workers.worker import WorkerSpec
 BROKER = Path(__file__).with_name("ray_broker.py")
 IMPORTS, LOADING = 600.0, 3600.0  # seconds in which a worker imports its libraries, and loads or downloads a base
 START = 180.0  # seconds for a cluster to start or to let this process join
+LONGEST = 10_000  # bytes that are read of what the broker wrote
 END, LEAVE = 20.0, 5.0  # seconds for a local cluster to end, and to leave another's
 # Workers need these: gated bases, and clusters that ask for a token or a certificate (whose key is in a file).
 OF_JOINED = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TLS_SERVER_KEY")
@@ -73,11 +76,13 @@ class RayPool:
         self._size = 0
         self._nodes: dict[int, str] = {}
         self._free: set[int] = set()
+        self._came = False  # whether any worker has come so far
         self._over: WorkerError | None = None  # why there will be no more answers
         self._notes: list[str] = []  # that came after an answer, and are about what follows from it
         self._calls: dict[int, Call] = {}  # each worker's, under way
         self._kept: dict[int, tuple[str, object]] = {}  # what the broker keeps, by identity
         self._pipe, theirs = Pipe()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (`shutdown` closes it)
         words = [sys.executable, "-P", str(BROKER), str(theirs.fileno())]
         # Of a session of its own, it gets no signals from the terminal: the sweep decides when to stop.
         self._broker = subprocess.Popen(
@@ -87,7 +92,7 @@ class RayPool:
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
         )
         theirs.close()
         try:
@@ -101,7 +106,8 @@ class RayPool:
         limits |= dict.fromkeys(("advance", "close"), timeout)
         options = {"workers": workers, "limits": limits, "version": __version__, "address": self._address}
         options["most_threads"] = allowed_threads(os.environ)
-        self._pipe.send(options)
+        with suppress(ConnectionError):  # `_receive` will say that the broker is gone
+            self._pipe.send(options)
         while self._pipe.poll(START):
             match self._receive():
                 case "ready", size, _:
@@ -121,13 +127,24 @@ class RayPool:
         try:
             kind, number, value = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
-            raise WorkerError(f"{self._cluster()} is gone{GONE}") from error
+            raise self._gone(self._last_words()) from error
         if kind == "over":
             raise WorkerError(f"no worker is left; the last was lost: {value}{GONE}")
         if kind == "broken":
-            fate = f"is gone: {value}{GONE}" if self._size else f"cannot be used: {value}"
-            raise WorkerError(f"{self._cluster()} {fate}")
+            raise self._gone(value)
         return kind, number, value
+
+    def _gone(self, why: str) -> WorkerError:
+        """A cluster from which no worker ever came can hardly be used. Any other has gone."""
+        fate = f"is gone: {why}{GONE}" if self._came else f"cannot be used: {why}"
+        return WorkerError(f"{self._cluster()} {fate}")
+
+    def _last_words(self) -> str:
+        """Why the broker ended, if it could not send it."""
+        with suppress(subprocess.TimeoutExpired):
+            self._broker.wait(PATIENCE)
+        said = os.pread(self._said.fileno(), LONGEST, max(0, os.fstat(self._said.fileno()).st_size - LONGEST))
+        return last_words(said.decode(errors="replace")) or f"its process ended with status {self._broker.returncode}"
 
     def size(self) -> int:
         return max(self._size, len(self._nodes))
@@ -179,6 +196,7 @@ class RayPool:
             elif kind == "hello":
                 self._nodes[worker] = value
                 self._free.add(worker)
+                self._came = True
                 break  # somebody may have waited for it
             elif kind == "lost":
                 self._nodes.pop(worker, None)
@@ -198,6 +216,7 @@ class RayPool:
             self._broker.wait(END if self._address is None else LEAVE)
         end_session(self._broker.pid)  # Ray's processes, too: a broker that was killed has left some
         self._broker.wait(PATIENCE)
+        self._said.close()
 
 
 def _landmark(commands: Sequence[Command]) -> Landmark | None:
