@@ -277,6 +277,34 @@ def test_a_server_that_restarts_between_two_flushes_is_not_noticed(postgresql: S
     assert Studies(url).load("one").trials[0].intermediate_values == {1: 0.5}
 
 
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_connection_that_is_lost_during_a_commit_loses_and_doubles_nothing(
+    postgresql: Server, committed: bool
+) -> None:
+    url = postgresql.database()
+    add_study(url, "one")
+    studies = Studies(url)
+    with studies.lease("one"):
+        study = held(studies)
+        trial = study.ask()
+        trial.report(0.5, 1)
+
+        @sqlalchemy.event.listens_for(studies.storage.engine, "commit", once=True)
+        def cut(connection: sqlalchemy.Connection) -> None:
+            if committed:
+                connection.connection.commit()
+                connection.connection.cursor().execute("SELECT 1")  # so that the next commit is sent, too
+            hang_up(postgresql, url, "%")
+
+        with pytest.raises(sqlalchemy.exc.DBAPIError):
+            study.flush()
+        assert len(elsewhere(url).trials) == committed
+        study.flush()
+        study.tell(trial, 0.5)
+        study.flush()
+    assert [(trial.number, trial.value) for trial in elsewhere(url).trials] == [(0, 0.5)]
+
+
 KILLED = """
 import os, sys
 from peftsweep.storage import Studies

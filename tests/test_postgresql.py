@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,12 +21,17 @@ import pytest
 from optuna.trial import TrialState
 
 import peftsweep
+from peftsweep.engine import Evaluated, Event, Stop
 from peftsweep.errors import StorageError, StudyBusyError
 from peftsweep.progress import Silent
-from peftsweep.storage import Studies
-from peftsweep.sweep import retrain
+from peftsweep.storage import Studies, outages
+from peftsweep.sweep import heartbeat, retrain
+from peftsweep.sweep.run_study import run_together
+from peftsweep.workers import Call
+from tests.pools import TurnsPool, at
 from tests.postgresql import Server
 from tests.studies import GRID, ROOT, Home, home, never_stopped
+from tests.test_driving import Heard, run_on, scores
 from tests.test_storage import hang_up
 from tests.test_sweep import killed_at
 
@@ -39,6 +47,13 @@ def here(never: Home, tmp_path: Path) -> Home:
     place = home(tmp_path / "home")
     place.study(**GRID, model={"id": str(never.folder / "base")})
     return place
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps write a heartbeat and look for requests all the time."""
+    monkeypatch.setattr(heartbeat, "BEAT", 0.0)
+    monkeypatch.setattr(heartbeat, "LOOK", 0.0)
 
 
 def storage(server: Server, place: Home) -> str:
@@ -81,6 +96,70 @@ def test_a_sweep_whose_server_goes_away_ends_with_one_message_and_resumes(here: 
     finally:
         postgresql.execute("ALTER ROLE sweeper LOGIN")
     assert here.run(study, storage=url).counts == {"complete": 2}
+
+
+class Restarted:
+    """A server that stops at the n-th evaluations of all, and starts a second later."""
+
+    def __init__(self, server: Server, moments: Sequence[int]) -> None:
+        self.server, self.moments, self.seen = server, moments, 0
+        self.starting: list[threading.Timer] = []
+
+    def __call__(self, worker: int, events: Sequence[Event]) -> None:
+        self.seen += any(isinstance(event, Evaluated) for event in events)
+        if self.seen in self.moments:
+            self.moments = self.moments[1:]
+            self.server.stop()
+            self.starting.append(threading.Timer(1.0, self.server.start))
+            self.starting[-1].start()
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_server_that_restarts_during_a_sweep_costs_nothing(here: Home, tmp_path: Path, postgresql: Server) -> None:
+    study = here.study(train={"epochs": 3, "evals_per_epoch": 1}, search={"trials": 4})
+    (undisturbed,) = run_on(2, here, study)
+    heard, restarted = Heard(), Restarted(postgresql, [2, 5, 9])
+    there = Home(here.folder / "there")
+    places = {"storage": storage(postgresql, there), "tracking_uri": f"sqlite:///{tmp_path}/other.db"}
+    (result,) = run_on(2, here, study, dies=restarted, progress=heard, **places)
+    assert len(restarted.starting) == 3 and result.counts == {"complete": 4}
+    assert scores(result) == pytest.approx(scores(undisturbed), abs=1e-4)
+    assert all(list(trial.intermediate_values) == [1, 2, 3] for trial in result.study.trials)
+    assert not [trial for trial in result.study.trials if "pauses" in trial.user_attrs]
+    begun = [line for line in heard.warnings if "it is tried again for 5 minutes" in line]
+    assert len(begun) == 3 == sum("answers again" in line for line in heard.warnings)
+
+
+@pytest.mark.parametrize("how", ["in vain", "a signal"])
+def test_a_sweep_whose_server_stays_away_saves_checkpoints_and_goes_on_later(
+    here: Home, postgresql: Server, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    url, study = storage(postgresql, here), here.study(train={"epochs": 3, "evals_per_epoch": 1})
+    monkeypatch.setattr(outages, "HURRY", 0.0)
+    if how == "in vain":
+        monkeypatch.setattr(outages, "PATIENCE", 0.0)
+    stops: list[bool] = []
+
+    def leave() -> None:
+        postgresql.stop()
+        if how == "a signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def heard(name: Call, arguments: tuple[Any, ...]) -> None:
+        stops.append(name == "advance" and Stop() in arguments[0])
+
+    pool = partial(TurnsPool, 2, at(4, leave), struck=heard)
+    try:
+        with pytest.raises(
+            StorageError, match=r"does not answer \(.*\). What was finished is kept; give the same command"
+        ):
+            run_together([study], pool, slots=1, storage=url, tracking_uri=here.tracking_uri)
+    finally:
+        postgresql.start()
+    assert sum(stops) == 2  # each worker
+    (result,) = run_on(2, here, study, storage=url)
+    assert result.counts == {"complete": 3}
+    assert all(list(trial.intermediate_values) == [1, 2, 3] for trial in result.study.trials)
 
 
 class Overtaken(Silent):

@@ -7,6 +7,7 @@ from peftsweep.storage.attributes import enqueued_with, write_study, write_trial
 from peftsweep.storage.database_errors import explained, guarded
 from peftsweep.storage.identity import OWNER, Place, claim, fresh, owner, restore, settle
 from peftsweep.storage.optuna_states import in_optuna
+from peftsweep.storage.outages import Patience, outage
 from peftsweep.storage.record import StudyRecord, TrialRecord
 from peftsweep.storage.record_parts import Behind, EvaluationRecord, HeldOutScores, Retrained
 from peftsweep.storage.stored_study import StoredStudy
@@ -20,6 +21,7 @@ __all__ = [
     "Behind",
     "EvaluationRecord",
     "HeldOutScores",
+    "Patience",
     "Place",
     "Retrained",
     "StopRequest",
@@ -40,6 +42,7 @@ __all__ = [
     "in_optuna",
     "lasting",
     "masked",
+    "outage",
     "owner",
     "restore",
     "same_place",

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from peftsweep.storage import pending_rows as rows
 from peftsweep.storage.leased_study import LeasedStudy
+from peftsweep.storage.unsure_commit import UnsureCommit, transaction_id
 
 ANYTHING = TypeAdapter[Any](Any, config=ConfigDict(ser_json_inf_nan="constants"))
 LOOK = 1.0  # seconds between looks for trials that another process has enqueued
@@ -46,7 +47,8 @@ class LeasedStorage(BaseStorage):
         self._of_trial: dict[int, LeasedStudy] = {}
         self._pending = rows.PendingRows()
         self._looked = time.monotonic()
-        self._unknown: BaseException | None = None  # after it, nobody knows whether the last group was written
+        self._unsure: UnsureCommit | None = None
+        self._stopped: KeyboardInterrupt | None = None  # after it, nobody knows whether the last group was written
 
     def hold(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
         """Take a study into memory, with all its trials as the database has them."""
@@ -64,30 +66,45 @@ class LeasedStorage(BaseStorage):
             KeyError: a study was deleted.
             UpdateFinishedTrialError: another process has ended a trial.
             SQLAlchemyError: the database does not answer. If the connection was lost while the transaction was being
-                committed, nobody knows whether it was, and every later call fails, too.
+                committed, the next call finds out whether it was.
             KeyboardInterrupt: a signal came. Every later call raises it again.
             StudyBusyError: another process has the lease.
         """
-        if self._unknown is not None:
-            raise self._unknown
+        if self._stopped is not None:
+            raise self._stopped
         studies = self._studies.values()
-        changed = bool(self._pending) or any(study.has_changed() for study in studies)
-        if changed or time.monotonic() >= self._looked + LOOK:
-            try:
-                later = self._write() if changed else self._look()
-                for study in studies:
-                    study.written(later[study.study_id])
-                self._pending.clear()
-            except KeyboardInterrupt as stopped:  # a signal: Python raises it at any moment, also after the commit
-                self._unknown = stopped
-                raise
-            self._looked = time.monotonic()
+        try:
+            if (unsure := self._unsure) is not None:
+                if unsure.was_committed(self.rdb.engine, self._changes()):
+                    self._written(unsure.later)
+                self._unsure = None
+            changed = bool(self._pending) or any(study.has_changed() for study in studies)
+            if changed or time.monotonic() >= self._looked + LOOK:
+                self._written(self._write() if changed else self._look())
+        except KeyboardInterrupt as stopped:  # a signal: Python raises it at any moment, also after the commit
+            self._stopped = stopped
+            raise
         for study in studies:
             while study.outside:
                 trial = self.rdb.get_trial(study.outside[0])
                 self._of_trial[trial._trial_id] = study
                 study.take_in(trial)
                 study.outside.pop(0)
+
+    def _written(self, later: dict[int, list[int]]) -> None:
+        """Note that the database has everything.
+
+        Args:
+            later: what `_write` or `_look` returned.
+        """
+        for study in self._studies.values():
+            study.written(later[study.study_id])
+        self._pending.clear()
+        self._looked = time.monotonic()
+
+    def _changes(self) -> int:
+        """How often something was changed."""
+        return self._pending.puts + sum(study.puts for study in self._studies.values())
 
     def _look(self) -> dict[int, list[int]]:
         """Ids of trials that other processes have added, by study."""
@@ -107,11 +124,12 @@ class LeasedStorage(BaseStorage):
             for study in self._studies.values():
                 study.write(connection)
             self._pending.write(connection, lambda trial_id: self._of_trial[trial_id].real(trial_id))
+            number = transaction_id(connection)
             try:
                 transaction.commit()
             except DBAPIError as error:
-                if error.connection_invalidated:
-                    self._unknown = error
+                if error.connection_invalidated and number is not None:
+                    self._unsure = UnsureCommit(number, later, self._changes(), error)
                 raise
         return later
 

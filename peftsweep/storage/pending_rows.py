@@ -38,13 +38,18 @@ class PendingRows:
     """Rows that wait to be written. Of a row that was changed several times, the last state is kept.
 
     Ids of trials are those in memory; `write` gets the database's.
+
+    Attributes:
+        puts: how often a row was put.
     """
 
     def __init__(self) -> None:
         self._rows: dict[Table, dict[tuple[Any, ...], dict[str, Any]]] = {table: {} for table in KEYS}
+        self.puts = 0
 
     def put(self, table: Table, **row: Any) -> None:
         self._rows[table][tuple(row[name] for name in KEYS[table])] = row
+        self.puts += 1
 
     def __bool__(self) -> bool:
         return any(self._rows.values())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy as copied
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import optuna
 import sqlalchemy
@@ -24,12 +24,14 @@ from peftsweep.storage.attribute_tables import delete_requests, put_request, req
 from peftsweep.storage.attributes import BrokenError, has_record, is_own, read_study, read_trial, stored_in
 from peftsweep.storage.leased_storage import LeasedStorage
 from peftsweep.storage.optuna_states import in_optuna
+from peftsweep.storage.outages import Patience
 from peftsweep.storage.record import StudyRecord, TrialRecord
 from peftsweep.storage.sweep_record import StopRequest
 from peftsweep.trial_state import Ended
 
 # what Optuna and SQLAlchemy raise on values that they have never written
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError)
+T = TypeVar("T")
 STRANGE = "did not come from its sweep"
 
 
@@ -49,6 +51,9 @@ class StoredStudy(optuna.Study):
     Args:
         url: the storage's, for messages.
 
+    Attributes:
+        patience: repeats what this process does while the database does not answer; None: it fails at once.
+
     Raises:
         ForeignStudyError: it was not made by a sweep.
         StorageError: it cannot be read.
@@ -56,6 +61,7 @@ class StoredStudy(optuna.Study):
 
     def __init__(self, name: str, storage: RDBStorage | LeasedStorage, url: str) -> None:
         self._rdb = storage.rdb if isinstance(storage, LeasedStorage) else storage
+        self.patience: Patience | None = None
         self._where = f"study {quoted(name)} in {masked(url)}"
         self._known: dict[int, Known] = {}  # by Optuna's id
         self._recorded: tuple[Mapping[str, Any], StudyRecord] | None = None  # the latest attributes and their record
@@ -131,7 +137,11 @@ class StoredStudy(optuna.Study):
     def flush(self) -> None:
         """Write what this process has changed, if it holds the study in memory; see `LeasedStorage.flush`."""
         if isinstance(self._storage, LeasedStorage):
-            self._storage.flush()
+            self.patiently(self._storage.flush)
+
+    def patiently(self, do: Callable[[], T]) -> T:
+        """Do something with the database, which may be repeated. See `Studies.hold`."""
+        return do() if self.patience is None else self.patience(do)
 
     def ask_to_stop(self, request: StopRequest) -> None:
         """Leave a request for the sweep that runs this study."""
@@ -141,14 +151,20 @@ class StoredStudy(optuna.Study):
     def take_requests(self, token: str, take: Callable[[StopRequest], object]) -> None:
         """Take the requests for the sweep with this token, then delete them, and those that earlier sweeps have left.
         One that cannot be deleted is taken again by the next call."""
-        with self._rdb.engine.connect() as connection:
-            found = requests(connection, self._study_id)
+        found = self.patiently(self._requests)
         for request in map(_request, found.values()):
             if request is not None and request.token == token:
                 take(request)
         if found:
-            with self._rdb.engine.begin() as connection:
-                delete_requests(connection, self._study_id, found)
+            self.patiently(lambda: self._delete_requests(found))
+
+    def _requests(self) -> dict[str, str]:
+        with self._rdb.engine.connect() as connection:
+            return requests(connection, self._study_id)
+
+    def _delete_requests(self, keys: Iterable[str]) -> None:
+        with self._rdb.engine.begin() as connection:
+            delete_requests(connection, self._study_id, keys)
 
     def left_out(self) -> Iterator[str]:
         """Lines that say which trials have no record, and why."""

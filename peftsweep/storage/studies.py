@@ -26,6 +26,7 @@ from peftsweep.storage.identity import Place, owner
 from peftsweep.storage.leased_storage import LeasedStorage
 from peftsweep.storage.lock_holder import Doing, doing_of, is_of
 from peftsweep.storage.optuna_states import in_optuna
+from peftsweep.storage.outages import Patience
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.sqlite import Sqlite
 from peftsweep.storage.stored_study import StoredStudy, reading, shown
@@ -206,13 +207,20 @@ class Studies:
         """
         return self.database.lease(name, doing)
 
-    def hold(self, *studies: StoredStudy) -> list[StoredStudy]:
+    def hold(self, *studies: StoredStudy, patience: Patience | None = None) -> list[StoredStudy]:
         """The same studies in memory, for the process that has their lease. Nothing that it writes into one of them is
-        in the database before `StoredStudy.flush`, which writes all of them together."""
+        in the database before `StoredStudy.flush`, which writes all of them together.
+
+        Args:
+            patience: repeats what fails because the database does not answer.
+        """
         leased = LeasedStorage(self.storage)
         for study in studies:
             leased.hold(study._study_id, study._storage.get_all_trials(study._study_id, deepcopy=False))
-        return [StoredStudy(study.study_name, leased, self.url) for study in studies]
+        held = [StoredStudy(study.study_name, leased, self.url) for study in studies]
+        for study in held:
+            study.patience = patience
+        return held
 
     def doing(self, name: str) -> Doing | None:
         """What the process with this study's lease does; None if no process has it. Then its running trials were

@@ -22,6 +22,7 @@ from peftsweep.progress import Progress, Silent
 from peftsweep.storage import (
     RETRAINED,
     HeldOutScores,
+    Patience,
     Retrained,
     StoredStudy,
     Studies,
@@ -106,7 +107,8 @@ def retrain(
             check_same(studies, found, config, data)
             settle(found, studies.own_folder(config.name), studies.place)
             best = _best(found, top)
-            found, again = studies.hold(found, _companion(studies, found, config, data))
+            patience = Patience(storage, shown.warn, lambda: stop.asked)
+            found, again = studies.hold(found, _companion(studies, found, config, data), patience=patience)
             tracker = Tracker(opened_sink, note=shown.warn)
             supply = SeedSupply(config, found, again, best, seeds, studies)
             judge = SeedJudge(supply, data, tracker, shown, stop)

@@ -19,7 +19,7 @@ from peftsweep.data import load as load_data
 from peftsweep.engine import CHECKPOINT_EVERY
 from peftsweep.models import load_tokenizer
 from peftsweep.progress import OneOfSeveral, Progress, Silent
-from peftsweep.storage import StoredStudy, Studies, check_apart, guarded
+from peftsweep.storage import Patience, StoredStudy, Studies, check_apart, guarded
 from peftsweep.study import best_rows, total
 from peftsweep.sweep.arguments import check_address, check_arguments, check_at_least, check_distinct, check_seconds
 from peftsweep.sweep.driving import drive_all
@@ -174,15 +174,16 @@ def run_together(
         places = [Studies(storage, display.warn) for _ in configs]
         # all data is read before the first study begins: a mistake in one leaves the others as they were
         data = list(map(_read, configs, places, own))
+        patience = Patience(storage, display.warn, lambda: stop.asked)
         judges = [
-            leave.enter_context(_judged(config, rows, trials, timeout, place, each, shown, stop))
+            leave.enter_context(_judged(config, rows, trials, timeout, place, each, shown, stop, patience))
             for config, rows, place, each, shown in zip(configs, data, places, sinks, own, strict=True)
         ]
         chosen = partial(start_pool, workers, ray_address, worker_timeout, display.note, start)
         results: list[SweepResult] = []
 
         def keep(judge: StudyJudge) -> None:
-            results.append(_result(judge))
+            results.append(judge.study.patiently(partial(_result, judge)))
             ended(results[-1])
 
         train(judges, pool or chosen, slots, tracking_uri, display, checkpoint_every, keep)
@@ -204,10 +205,11 @@ def _judged(
     sink: Sink,
     display: Progress,
     stop: StopSignal,
+    patience: Patience,
 ) -> Iterator[StudyJudge]:
     """The judge of a study, which is opened and leased."""
     with studies.lease(config.name):
-        (opened,) = studies.hold(open_study(studies, config, data))
+        (opened,) = studies.hold(open_study(studies, config, data), patience=patience)
         supply = TrialSupply(config, opened, studies, total(config, trials), timeout)
         yield StudyJudge(supply, data, Tracker(sink, note=display.warn), display, stop)
 
@@ -276,7 +278,8 @@ def _conclude(judge: StudyJudge) -> None:
         judge.stop.finish_step_first = True
         judge.projection.open()
     if judge.projection.opened and not judge.is_stopped:
-        redraw(judge.studies.url, judge.projection.tracker, judge.study.record.data, judge.progress.warn)
+        where, data = judge.studies.url, judge.study.record.data
+        judge.study.patiently(lambda: redraw(where, judge.projection.tracker, data, judge.progress.warn))
 
 
 @contextmanager

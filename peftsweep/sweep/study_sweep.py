@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from functools import cached_property, partial
 from typing import Literal, TypeVar
 
-from peftsweep.engine import Idle, ScoreTrial, TrialsWanted
+from peftsweep.engine import Idle, ScoreTrial, Stop, TrialsWanted
 from peftsweep.errors import PeftsweepError
 from peftsweep.models import BaseInfo
-from peftsweep.storage import explained, guarded
+from peftsweep.storage import explained, guarded, outage
 from peftsweep.sweep.error_lines import in_a_line
 from peftsweep.sweep.recording import end
 from peftsweep.sweep.running import Place
@@ -51,6 +51,7 @@ class StudySweep:
         self.served = False  # whether a worker has done all that there was
         self.error: Exception | None = None
         self.broken = False
+        self.saving: set[int] = set()  # workers that were told to stop because the database does not answer
 
     def attempt(self, do: Callable[[], T]) -> T | None:
         """Do something for this study. An error ends this study alone: others may be well."""
@@ -135,16 +136,24 @@ class StudySweep:
         return ("close",) if wanted or not self.judge.running else None
 
     def call(self, pool: Pool, worker: int, name: Call | Literal["rest"], *arguments: object) -> None:
-        """Send a worker its next call. If the study is broken, the worker is closed instead."""
+        """Send a worker its next call; another one if the study is broken."""
         if name != "rest" and not self.broken:
             self.attempt(partial(pool.call, worker, name, *arguments))
         if self.broken:
-            name = "close"
-            pool.call(worker, name)
+            name, commands = self._last_call(worker)
+            pool.call(worker, name, *commands)
         self.under_way[worker] = name
         if name == "close":
             self.served = True
             self.starting.discard(worker)
+
+    def _last_call(self, worker: int) -> tuple[Call, Sequence[object]]:
+        """The call of a worker after an error of this process: it is closed. If only the database does not answer, it
+        saves checkpoints first."""
+        if self.under_way[worker] == "advance" and worker not in self.saving and outage(self.error) is not None:
+            self.saving.add(worker)
+            return "advance", [[Stop()]]
+        return "close", []
 
     def _last(self, answer: Answer | Failed | Lost) -> None:
         """Handle a worker's last answer."""
