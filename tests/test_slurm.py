@@ -49,6 +49,15 @@ def log(here: Home) -> str:
     return (here.folder / "log").read_text(encoding="utf-8")
 
 
+def test_a_job_that_somebody_cancels_does_not_queue_again(here: Home) -> None:
+    program(here, "squeue", "echo COMPLETING")
+    job = submitted(here, "long")
+    until(lambda: "2 running" in log(here), job)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=120) == 143 and "everything is kept" in log(here)
+    assert not (here.folder / "asked").exists()
+
+
 def test_a_job_whose_time_is_up_queues_again_until_its_study_is_done(here: Home) -> None:
     first = submitted(here, "long")
     until(lambda: "2 running" in log(here), first)
