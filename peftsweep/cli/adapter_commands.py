@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from peftsweep.cli.exit_status import exit_on_signal
-from peftsweep.cli.options import STORAGE, AsJson, Debug, Storage
+from peftsweep.cli.options import AsJson, Debug, Storage
+from peftsweep.system.default_places import STORAGE
 from peftsweep.system.terminal import say_data, say_lines_of_json
 
 

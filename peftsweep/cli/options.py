@@ -102,4 +102,3 @@ Tracking = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 Debug = Annotated[bool, typer.Option("--debug", envvar="PEFTSWEEP_DEBUG", help="Show tracebacks and all warnings.")]
-STORAGE, TRACKING = "sqlite:///studies.db", "sqlite:///mlflow.db"

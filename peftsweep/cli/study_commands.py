@@ -16,8 +16,6 @@ import typer
 
 from peftsweep.cli.exit_status import exit_on_signal
 from peftsweep.cli.options import (
-    STORAGE,
-    TRACKING,
     AsJson,
     CheckpointEvery,
     Debug,
@@ -35,6 +33,7 @@ from peftsweep.cli.options import (
 )
 from peftsweep.errors import WorkerError
 from peftsweep.system.addresses import check_answers
+from peftsweep.system.default_places import STORAGE, TRACKING
 from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
 

@@ -12,6 +12,7 @@ from peftsweep.comparison.leaderboard import Leader, leader
 from peftsweep.comparison.study_data import StudyData
 from peftsweep.storage import guarded
 from peftsweep.study import results
+from peftsweep.system.default_places import STORAGE
 from peftsweep.system.garbage import collected_seldom
 
 
@@ -36,7 +37,7 @@ class Comparison:
 
 
 def compare(
-    storage: str = results.STORAGE, studies: Sequence[str] | None = None, warn: results.Warn = results.unheard
+    storage: str = STORAGE, studies: Sequence[str] | None = None, warn: results.Warn = results.unheard
 ) -> Comparison:
     """Compare all studies, or only the named ones, as they are now.
 

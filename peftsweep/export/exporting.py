@@ -40,6 +40,7 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.study import results
 from peftsweep.study.trial_files import ADAPTER
 from peftsweep.system.atomic_files import replaced
+from peftsweep.system.default_places import STORAGE
 from peftsweep.system.leftovers import tidy
 from peftsweep.system.os_errors import FULL
 from peftsweep.task import Labels, probabilities, tune_thresholds
@@ -53,7 +54,7 @@ def export(
     folder: str | Path,
     *,
     trial: int | None = None,
-    storage: str = results.STORAGE,
+    storage: str = STORAGE,
     force: bool = False,
     merge: bool = False,
     note: Callable[[str], object] = lambda text: None,

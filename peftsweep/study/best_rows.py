@@ -8,8 +8,9 @@ from typing import Any
 
 from peftsweep.scores import ScoreOf, in_columns
 from peftsweep.storage import Retrained, StoredStudy, Studies, guarded
-from peftsweep.study.results import STORAGE, Warn, ranked, stored, unheard, validation_fingerprints
+from peftsweep.study.results import Warn, ranked, stored, unheard, validation_fingerprints
 from peftsweep.study.trial_files import ADAPTER, trial_folder
+from peftsweep.system.default_places import STORAGE
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from peftsweep.storage import (
 )
 from peftsweep.study.grid import total
 from peftsweep.study.trial_files import ADAPTER, VALIDATION, arrays, predictions, trial_folder
+from peftsweep.system.default_places import STORAGE
 from peftsweep.system.names import check_study
 from peftsweep.system.suggest import did_you_mean
 from peftsweep.trial_state import TrialState
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from peftsweep.task import Labels, Logits, Task
 
 Warn = Callable[[str], object]
-
-STORAGE = "sqlite:///studies.db"
 
 
 def unheard(text: str) -> None:

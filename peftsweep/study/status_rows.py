@@ -8,8 +8,9 @@ from typing import Any
 
 from peftsweep.errors import StorageError
 from peftsweep.storage import StoredStudy, Studies, TrialRecord, guarded
-from peftsweep.study.results import STORAGE, Warn, done, ranked, resuming, stored, unheard
+from peftsweep.study.results import Warn, done, ranked, resuming, stored, unheard
 from peftsweep.sweep_state import SweepState
+from peftsweep.system.default_places import STORAGE
 from peftsweep.trial_state import TrialState, count_states
 
 

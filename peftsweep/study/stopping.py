@@ -12,6 +12,7 @@ from peftsweep.study import results
 from peftsweep.study.results import Warn, unheard
 from peftsweep.study.status_rows import sweep_state
 from peftsweep.sweep_state import SweepState
+from peftsweep.system.default_places import STORAGE
 from peftsweep.trial_state import TrialState
 
 LOOK = 0.5  # seconds between two looks at what has become of the request
@@ -20,7 +21,7 @@ LOOK = 0.5  # seconds between two looks at what has become of the request
 def stop(
     study: str,
     trial: int | None = None,
-    storage: str = results.STORAGE,
+    storage: str = STORAGE,
     *,
     timeout: float = 300.0,
     warn: Warn = unheard,

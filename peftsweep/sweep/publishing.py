@@ -13,9 +13,9 @@ from peftsweep.comparison import Comparison
 from peftsweep.comparison import compare as compare_studies
 from peftsweep.errors import StorageError, UsageError, first_line
 from peftsweep.storage import Studies, check_apart, guarded
-from peftsweep.study import results
 from peftsweep.system import names
 from peftsweep.system.atomic_files import replaced
+from peftsweep.system.default_places import STORAGE, TRACKING
 from peftsweep.system.leftovers import tidy
 from peftsweep.tracking import COMPARISON, SELECTION, MlflowRuns, OpenSink, Tracker
 
@@ -40,8 +40,8 @@ class ComparisonPage:
 def compare(
     *,
     studies: Sequence[str] | None = None,
-    storage: str = results.STORAGE,
-    tracking_uri: str = "sqlite:///mlflow.db",
+    storage: str = STORAGE,
+    tracking_uri: str = TRACKING,
     output: str | Path | None = None,
     note: Callable[[str], None] = lambda text: None,
     sink: OpenSink = MlflowRuns,

@@ -41,6 +41,7 @@ from peftsweep.sweep.open_study import check_same, open_study
 from peftsweep.sweep.run_study import quiet_bitsandbytes, train
 from peftsweep.sweep.seed_judge import SeedJudge, has_all_trials
 from peftsweep.sweep.seed_supply import SeedSupply
+from peftsweep.system.default_places import STORAGE, TRACKING
 from peftsweep.system.signals import stopped_by_signals
 from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
 from peftsweep.workers import LocalPool, LocalWorker, StartWorker
@@ -67,8 +68,8 @@ def retrain(
     top: int = 3,
     slots: int | Literal["auto"] = "auto",
     overrides: Mapping[str, Any] | Sequence[str] = (),
-    storage: str = results.STORAGE,
-    tracking_uri: str = "sqlite:///mlflow.db",
+    storage: str = STORAGE,
+    tracking_uri: str = TRACKING,
     progress: Progress | None = None,
     start: StartWorker = LocalWorker,
     checkpoint_every: float = CHECKPOINT_EVERY,

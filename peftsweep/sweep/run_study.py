@@ -29,6 +29,7 @@ from peftsweep.sweep.recording import recorded
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.sweep.trial_supply import TrialSupply
+from peftsweep.system.default_places import STORAGE, TRACKING
 from peftsweep.system.garbage import existing_objects_kept
 from peftsweep.system.lost_workers import SHORTEST
 from peftsweep.system.signals import StopSignal, stopped_by_signals
@@ -67,8 +68,8 @@ def run(
     timeout: float | None = None,
     slots: int | Literal["auto"] = "auto",
     overrides: Mapping[str, Any] | Sequence[str] = (),
-    storage: str = "sqlite:///studies.db",
-    tracking_uri: str = "sqlite:///mlflow.db",
+    storage: str = STORAGE,
+    tracking_uri: str = TRACKING,
     progress: Progress | None = None,
     workers: int | Literal["auto"] = 1,
     ray_address: str | None = None,
@@ -130,8 +131,8 @@ def run_together(
     timeout: float | None = None,
     slots: int | Literal["auto"] = "auto",
     overrides: Mapping[str, Any] | Sequence[str] = (),
-    storage: str = "sqlite:///studies.db",
-    tracking_uri: str = "sqlite:///mlflow.db",
+    storage: str = STORAGE,
+    tracking_uri: str = TRACKING,
     progress: Progress | None = None,
     sink: OpenSink = MlflowRuns,
     ended: Callable[[SweepResult], object] = lambda result: None,

@@ -11,6 +11,7 @@ from peftsweep.storage import StoredStudy, Studies, check_apart, guarded, settle
 from peftsweep.study import results
 from peftsweep.sweep.projection import Projection
 from peftsweep.sweep.publishing import pages_with
+from peftsweep.system.default_places import STORAGE, TRACKING
 from peftsweep.tracking import MlflowRuns, OpenSink, Tracker
 
 Track = Callable[[], Tracker]  # opens the tracker anew, since a tracker that was closed takes nothing more
@@ -20,8 +21,8 @@ PATIENCE = 3600.0  # seconds for one study: a thousand trials' artifacts take mi
 def sync(
     *,
     studies: Sequence[str] | None = None,
-    storage: str = results.STORAGE,
-    tracking_uri: str = "sqlite:///mlflow.db",
+    storage: str = STORAGE,
+    tracking_uri: str = TRACKING,
     note: Callable[[str], object] = lambda text: None,
     sink: OpenSink = MlflowRuns,
 ) -> dict[str, str]:
