@@ -652,7 +652,10 @@ def test_a_sweep_whose_output_cannot_be_written_runs_to_its_end(here: Home) -> N
 def test_no_trial_starts_after_the_timeout_and_the_end_says_how_many_are_left(here: Home) -> None:
     done = here.call("run", "--study", str(here.study()), "--timeout", "0s")
     assert done.returncode == 0
-    assert "the 0s of --timeout are over: 3 trials are left; to go on, give the same command again" in done.stderr
+    assert (
+        "the time limit of 0s (--timeout) is over: 3 trials are left; to go on, give the same command again"
+        in done.stderr
+    )
     (row,) = peftsweep.status(here.storage)
     assert row["complete"] == 0 and "--timeout" in row["reason"]
 

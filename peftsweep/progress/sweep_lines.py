@@ -168,9 +168,11 @@ def time_spent(seconds: Mapping[str, float], workers: int = 1) -> str:
 
 
 def time_is_over(limit: float, left: int) -> str:
-    """`the 2h00m of --timeout are over: 12 trials are left; to go on, give the same command again`"""
+    """`the time limit of 2h00m (--timeout) is over: 12 trials are left; to go on, give the same command again`"""
     trials = "1 trial is" if left == 1 else f"{left:,} trials are"
-    return f"the {duration(limit)} of --timeout are over: {trials} left; to go on, give the same command again"
+    return (
+        f"the time limit of {duration(limit)} (--timeout) is over: {trials} left; to go on, give the same command again"
+    )
 
 
 def sweep_result(

@@ -208,7 +208,7 @@ class Projection:
         return TrialSnapshot(*shown, trial.began, trial.ended, _name(trial))
 
     def _outcome(self, trial: TrialRecord) -> Outcome:
-        """The outcome of a trial; of one that is running, that it was stopped."""
+        """The outcome of a trial. A running one counts as stopped."""
         if not trial.state.finished:
             return Outcome(TrialState.STOPPED)
         scores = {f"best_{name}": score for name, score in trial.scores.items()}

@@ -54,7 +54,7 @@ class StudySweep:
         self.saving: set[int] = set()  # workers that were told to stop because the database does not answer
 
     def attempt(self, do: Callable[[], T]) -> T | None:
-        """Do something for this study. An error ends this study alone: others may be well."""
+        """Do something for this study. An error ends this study alone; the others go on."""
         try:
             with guarded(self.judge.studies.url):
                 return do()

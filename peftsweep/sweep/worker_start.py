@@ -70,7 +70,7 @@ def _warn_if_all_start_at_once(judge: StudyJudge, slots: int) -> None:
     """TPE learns from finished trials. Trials that start together cannot learn from each other.
 
     Args:
-        slots: of the worker that has come. The note is said once: as the slots of all workers become enough.
+        slots: of the worker that has come. The note is given once: when all workers together have enough slots.
     """
     if judge.config.search.sampler != "tpe" or judge.supply.ledger.done:
         return

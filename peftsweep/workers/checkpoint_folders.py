@@ -85,7 +85,7 @@ class CheckpointFolders:
 
 
 def remove_forgotten(root: Path) -> None:
-    """Remove what sweeps left that ended elsewhere, or were never continued."""
+    """Remove the checkpoints of sweeps that ended elsewhere or were never continued."""
     long_ago = time.time() - DAYS * 24 * 3600
     for folder in root.glob("*/*"):
         with suppress(OSError):  # another worker of this machine has removed it

@@ -1,4 +1,4 @@
-"""What does a worker of Ray do? It answers calls like one of this process, on another machine perhaps."""
+"""What does a worker of Ray do? It answers calls as a worker of this process does, perhaps on another machine."""
 
 from __future__ import annotations
 

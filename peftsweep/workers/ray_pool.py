@@ -226,7 +226,7 @@ def _landmark(commands: Sequence[Command]) -> Landmark | None:
 
 
 def with_method(spec: WorkerSpec) -> bytes:
-    """The specification and its method, since workers have registered no method of one's own.
+    """The specification and its method, because other processes have not registered the user's own methods.
 
     Raises:
         UsageError: another process cannot import the method.
