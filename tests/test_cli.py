@@ -80,9 +80,10 @@ def test_run_names_the_export_only_if_the_best_trial_has_its_adapter(here: Home,
 
 def test_status_counts_trials_and_time(here: Home) -> None:
     done, as_json = here.call_each([["status"], ["status", "--json"]])
-    header, row = (line.split() for line in done.stdout.splitlines())
+    header, row, _, sums = (line.split() for line in done.stdout.splitlines())
     assert header == ["study", "complete", "pruned", "failed", "running", "macro-F1", "time"]
     assert row[:5] == ["small", "2", "0", "0", "0"] and done.stderr == ""
+    assert sums == ["2", "of", "2", "trials", "done"]
     (shown,) = json.loads(as_json.stdout)
     assert (shown["complete"], f"{shown['best']:.3f}") == (2, row[5])
 

@@ -54,6 +54,8 @@ def test_earlier_studies_give_the_same_answers(read: list[subprocess.CompletedPr
         for part in filter(None, (row, row["retrain"])):
             later = {key: part.pop(key) for key in ("state", "process", "heartbeat", "reason", "workers")}
             assert not any(later.values())  # no sweep of that time recorded itself
+            assert part.pop("resume").startswith("peftsweep re" if part is row["retrain"] else "peftsweep run")
+        assert row.pop("done") <= row["total"]
     assert_close(now, EARLIER[command])
 
 
