@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -145,6 +146,18 @@ def test_a_killed_broker_loses_no_answer_and_leaves_no_process() -> None:
         pool.shutdown()
     assert any("raylet" in words for words in ours.values())
     until_gone(ours, 5)
+
+
+def test_a_local_cluster_refuses_whoever_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_NUM_REDIS_GET_RETRIES", "1")  # it would try again for 20 seconds
+    pool = RayPool(workers=1, address=None, timeout=60.0, note=print)
+    try:
+        words = " ".join(descendants(os.getpid()).values())
+        (port,) = set(re.findall(r"--gcs-address=127\.0\.0\.1:(\d+)", words))
+        with pytest.raises(WorkerError, match="token is missing"):
+            RayPool(workers=1, address=f"127.0.0.1:{port}", timeout=60.0, note=print)
+    finally:
+        pool.shutdown()
 
 
 def test_a_signal_lets_workers_save_and_ends_everything(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
 from peftsweep.study.results import has_ended
 from peftsweep.system.addresses import is_ray_address
-from peftsweep.system.lost_workers import last_words, why_lost
+from peftsweep.system.lost_workers import last_words, why_broken, why_lost
 from peftsweep.system.worker_resources import Resources, allowed_threads
 from peftsweep.workers import ray_broker
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
@@ -86,11 +86,14 @@ def test_other_addresses_are_refused(address: object, tmp_path: Path) -> None:
         home(tmp_path).run("small", ray_address=address)
 
 
-def test_a_ray_that_cannot_be_imported_is_named_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def broken_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the broker imports as Ray."""
     (tmp_path / "ray.py").write_text('raise OSError("librdkafka.so.1: cannot open shared object file")')
     monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_ray_that_cannot_be_imported_is_named_with_the_reason(broken_ray: None) -> None:
     with pytest.raises(WorkerError, match=r"^Ray cannot be used: OSError: librdkafka\.so\.1: cannot open"):
         pool()
 
@@ -122,11 +125,12 @@ def test_the_broker_gets_no_password_but_what_workers_need(monkeypatch: pytest.M
     assert environment(given, "auto")["RAY_ADDRESS"] == "10.0.0.1:6379"
 
 
-def test_proxies_that_workers_do_not_get_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_that_workers_do_not_get_are_named(broken_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://me:hunter2-hunter2@proxy:3128")
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
     lines: list[str] = []
-    pool(note=lines.append, workers=1).shutdown()
+    with pytest.raises(WorkerError):
+        pool(note=lines.append, workers=1)
     assert lines[0].startswith("workers do not get https_proxy, because it contains a password; ")
     assert lines[1] == "workers: starting Ray on this machine" and "HTTP_PROXY" not in " ".join(lines)
 
@@ -203,6 +207,12 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "ray.py", line 1, in <mo
 )
 def test_the_last_error_tells_why_ray_is_gone(said: str, why: str) -> None:
     assert last_words(said).startswith(why) and bool(last_words(said)) == bool(why)
+
+
+def test_the_error_behind_an_error_of_ray_is_told() -> None:
+    error = ConnectionError("Failed to connect")
+    error.__cause__ = RuntimeError(f"No answer. {TRACEBACK}")
+    assert why_broken(error) == "Failed to connect: ImportError: no ray"
 
 
 def test_an_error_of_a_worker_is_told_without_ray_s_traceback() -> None:

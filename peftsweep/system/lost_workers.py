@@ -10,9 +10,7 @@ from peftsweep.errors import first_line
 SHORTEST = 10.0  # seconds of silence: a worker reports about once a second, but a step may take several
 DETAIL = re.compile(r"Worker exit detail: (.*?)(?:There are some potential root causes|$)", re.DOTALL)
 OF_NO_USE = ("class_name", "actor_id", "pid:", "namespace", "ip:")  # how lines begin that say nothing to users
-REASON = re.compile(
-    r"^(?:\[\S+ \S+ [EC] [^\]]*\] \S+ (?P<ray>.+?)(?:\. .*)?|(?P<python>[\w.]*(?:Error|Exception)\b.*))$", re.M
-)
+REASON = re.compile(r"^(?:\[\S+ \S+ [EC] [^\]]*\] \S+ |(?=[\w.]*(?:Error|Exception)\b))(.+?)(?:\. .*)?$", re.MULTILINE)
 
 
 class _RayTaskError(Protocol):
@@ -38,7 +36,13 @@ def why_lost(error: BaseException) -> str:
     return " ".join(told[:3]) or type(error).__name__
 
 
+def why_broken(error: BaseException) -> str:
+    """Why Ray cannot be used, in a line: what it says, and the error behind that."""
+    told = [" ".join(str(error).split()) or type(error).__name__, last_words(str(error.__cause__))]
+    return ": ".join(filter(None, told))
+
+
 def last_words(said: str) -> str:
-    """Why a process with Ray in it ended, from what it wrote: its last error in Ray's log, or Python's last error."""
-    reasons = [found["ray"] or found["python"] for found in REASON.finditer(said)]
-    return reasons[-1] if reasons else ""
+    """The first sentence of the last error in what a process with Ray in it wrote, be it Ray's log or Python's."""
+    found: list[str] = REASON.findall(said)
+    return found[-1] if found else ""

@@ -28,7 +28,7 @@ from typing import Any
 import ray
 
 from peftsweep.system.cluster_versions import named_versions
-from peftsweep.system.lost_workers import is_raised, why_lost
+from peftsweep.system.lost_workers import is_raised, why_broken, why_lost
 from peftsweep.system.signals import end_at_once
 from peftsweep.system.temporary import TemporaryFolder
 from peftsweep.system.worker_places import Place
@@ -336,7 +336,7 @@ def main() -> None:
                 finally:
                     broker.close()
         except (Exception, SystemExit) as error:
-            driver.send(("broken", 0, " ".join(str(error).split()) or type(error).__name__))
+            driver.send(("broken", 0, why_broken(error)))
 
 
 if __name__ == "__main__":
