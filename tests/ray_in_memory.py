@@ -128,7 +128,12 @@ class Cluster:
         ours, theirs = Pipe()
         limits = {"load": timeout, "advance": timeout}
         broker = Broker(theirs, workers=workers, local=False, limits=limits, version="1", most_threads=None)
-        thread = Thread(target=broker.run)
+
+        def run() -> None:
+            with suppress(BrokenPipeError):  # as `main` does
+                broker.run()
+
+        thread = Thread(target=run)
         thread.start()
         try:
             yield Driver(ours)

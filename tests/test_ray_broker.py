@@ -83,3 +83,14 @@ def test_a_worker_of_a_refused_node_starts_again_on_another(monkeypatch: pytest.
     with cluster.broker(1) as driver:
         assert "other has Python 3.9" in driver.told("note")[1]
         assert driver.told("hello") == (1, "same")
+
+
+def test_a_worker_that_finds_no_place_is_not_counted_on_until_a_node_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_broker, "WAITING", 0.2)
+    cluster = Cluster(monkeypatch, here={"CPU": 1.0})
+    with cluster.broker(2) as driver:
+        assert driver.told("ready")[0] == 2
+        assert driver.told("size")[0] == 1
+        assert driver.told("note")[1] == "workers: 1 of 2 wait for a node with 1 CPU free"
+        cluster.add(there={"CPU": 1.0})
+        assert driver.told("size")[0] == 2

@@ -57,22 +57,6 @@ def test_workers_without_a_gpu_are_not_counted_until_one_joins(cluster: RayClust
         pool.shutdown()
 
 
-def test_a_worker_that_finds_no_place_is_not_counted_on_until_a_node_joins(cluster: RayCluster) -> None:
-    cluster.add()
-    lines: list[str] = []
-    pool = RayPool(workers=2, address=cluster.address, timeout=60.0, note=lines.append)
-    try:
-        assert pool.size() == 2
-        while pool.size() == 2 or not lines:
-            pool.wait(1.0)
-        assert pool.size() == 1 and lines == ["workers: 1 of 2 wait for a node with 1 CPU free"]
-        cluster.add()
-        while pool.size() == 1:
-            pool.wait(1.0)
-    finally:
-        pool.shutdown()
-
-
 def test_a_worker_that_dies_is_not_replaced_on_a_node_that_was_refused(cluster: RayCluster, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import platform\nplatform.python_version_tuple = lambda: tuple('397')\n"
