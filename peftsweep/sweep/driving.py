@@ -17,25 +17,25 @@ def drive_all(pool: Pool, studies: Sequence[StudySweep]) -> None:
     What the answers of one round changed is stored before any worker gets its next call: whatever a worker is told is
     in the storage. Workers that still load a base in the end, which may take an hour, are left to the pool's shutdown.
     """
-    seats: dict[int, StudySweep] = {}
+    assigned: dict[int, StudySweep] = {}
     while True:
-        look_for_nodes(pool, seats, studies)
+        look_for_nodes(pool, assigned, studies)
         for worker in pool.free():
             study = next_study(studies, pool, worker)
             if study is not None and study.enter(worker, pool):
-                seats[worker] = study
+                assigned[worker] = study
         if all(study.is_over() for study in studies):
             break
-        expect(max(0, pool.size() - len(seats) - len(pool.free())), studies)
-        calls = {answer.worker: seats[answer.worker].answer(answer) for answer in wait(pool, studies)}
-        calls |= wake(pool, seats, studies)
+        expect(max(0, pool.size() - len(assigned) - len(pool.free())), studies)
+        calls = {answer.worker: assigned[answer.worker].answer(answer) for answer in wait(pool, studies)}
+        calls |= wake(pool, assigned, studies)
         for study in studies:
             study.commit()
         for worker, call in calls.items():
             if call is None:
-                del seats[worker]
+                del assigned[worker]
             else:
-                seats[worker].call(pool, worker, *call)
+                assigned[worker].call(pool, worker, *call)
     for study in studies:
         study.commit()
 
@@ -60,21 +60,21 @@ def next_study(studies: Sequence[StudySweep], pool: Pool, worker: int) -> StudyS
     return studies[min(openings) if pool.size() == 1 else max(openings, key=lambda place: openings[place])]
 
 
-def wake(pool: Pool, seats: Mapping[int, StudySweep], studies: Sequence[StudySweep]) -> dict[int, NextCall]:
+def wake(pool: Pool, assigned: Mapping[int, StudySweep], studies: Sequence[StudySweep]) -> dict[int, NextCall]:
     """The next calls of workers that rested while others trained the last trials of their study."""
     found: dict[int, NextCall] = {}
-    for worker, own in seats.items():
-        if own.under_way.get(worker) == "rest":
+    for worker, own in assigned.items():
+        if own.rests(worker):
             others = (study for study in studies if study is not own)
             call = own.wake(worker, wanted=any(study.openings_on(pool.node(worker)) for study in others))
             found |= {} if call is None else {worker: call}
     return found
 
 
-def look_for_nodes(pool: Pool, seats: Mapping[int, StudySweep], studies: Sequence[StudySweep]) -> None:
+def look_for_nodes(pool: Pool, assigned: Mapping[int, StudySweep], studies: Sequence[StudySweep]) -> None:
     """End the studies that no worker can load."""
     if any(study.unfit for study in studies):
-        workers = {*pool.free(), *seats}
+        workers = {*pool.free(), *assigned}
         nodes = {pool.node(worker) for worker in workers}
         for study in studies:
             study.look_for_nodes(nodes, more=pool.size() > len(workers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal, TypeVar
 
@@ -22,6 +23,37 @@ NextCall = tuple[Call | Literal["rest"], *tuple[object, ...]]  # its name and it
 T = TypeVar("T")
 
 
+@dataclass
+class Seat:
+    """A worker that trains the study.
+
+    Attributes:
+        node: name of its machine; None for this process.
+        call: under way.
+        waits: whether it waits for its first trials: it loads the base, or has rested.
+        scoring: trials that it scores on the test split.
+        saves: whether it was told to stop because the database does not answer.
+    """
+
+    node: str | None
+    call: Call | Literal["rest"] = "load"
+    waits: bool = True
+    base: BaseInfo | None = None
+    pack: PackInfo | None = None
+    scoring: Sequence[int] = ()
+    saves: bool = False
+
+    @property
+    def loads(self) -> bool:
+        """Whether it loads the base or builds a pack."""
+        return self.call in ("load", "build")
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has loaded the base and built a pack."""
+        return self.call in ("advance", "rest")
+
+
 class StudySweep:
     """A study, and the workers that train it at the moment.
 
@@ -29,8 +61,8 @@ class StudySweep:
         slots: number of trials that a worker trains at once. "auto": as many as fit on its GPU.
 
     Attributes:
+        seats: its workers.
         expected: number of workers that are still to come to this study.
-        starting: workers that wait for their first trials: they load the base, or have rested.
         error: what ended the study early.
         broken: whether that was an error of this process, so that what it knows and what is stored may differ.
     """
@@ -41,17 +73,11 @@ class StudySweep:
         self.judge, self.slots, self.tracking_uri = judge, slots, tracking_uri
         self.checkpoint_every = checkpoint_every
         self.name, self.expected = judge.config.name, 0
-        self.under_way: dict[int, Call | Literal["rest"]] = {}  # each worker's call
-        self.starting: set[int] = set()
-        self.nodes: dict[int, str | None] = {}
-        self.bases: dict[int, BaseInfo] = {}
-        self.packs: dict[int, PackInfo] = {}
-        self.scoring: dict[int, list[int]] = {}  # trials that a worker scores on the test split
+        self.seats: dict[int, Seat] = {}
         self.unfit = UnfitNodes(self.name, judge.progress.warn)
         self.served = False  # whether a worker has done all that there was
         self.error: Exception | None = None
         self.broken = False
-        self.saving: set[int] = set()  # workers that were told to stop because the database does not answer
 
     def attempt(self, do: Callable[[], T]) -> T | None:
         """Do something for this study. An error ends this study alone; the others go on."""
@@ -75,13 +101,21 @@ class StudySweep:
         """Number of trials for one more worker now, if those that start get as many; or 1 if there is other work."""
         if self.error is not None or self.judge.is_stopped:
             return 0
-        if not self.under_way and (not self.served or self.judge.has_tests_left()):
+        if not self.seats and (not self.served or self.judge.has_tests_left()):
             return max(1, self.left())
-        return self.left() // (1 + len(self.starting)) if self.judge.supply.has_more() else 0
+        return self.left() // (1 + self.waiting()) if self.judge.supply.has_more() else 0
+
+    def waiting(self) -> int:
+        """Number of workers that wait for their first trials."""
+        return sum(seat.waits for seat in self.seats.values())
+
+    def rests(self, worker: int) -> bool:
+        """Whether a worker is idle while others train the last trials."""
+        return worker in self.seats and self.seats[worker].call == "rest"
 
     def only_loads(self) -> bool:
         """Whether all of its workers, if it has any, load the base or build a pack."""
-        return all(call in ("load", "build") for call in self.under_way.values())
+        return all(seat.loads for seat in self.seats.values())
 
     def is_over(self) -> bool:
         """Whether nothing is left to do. Workers may still load a base that nobody needs any more."""
@@ -108,15 +142,14 @@ class StudySweep:
         """A free worker is to load the base. Returns whether it has come to this study."""
         self.attempt(lambda: pool.call(worker, "load", self.spec))
         if not self.broken:
-            self.under_way[worker], self.nodes[worker] = "load", pool.node(worker)
-            self.starting.add(worker)
+            self.seats[worker] = Seat(pool.node(worker))
             self.judge.supply.begin()
         return not self.broken
 
     def answer(self, answer: Answer | Failed | Lost) -> NextCall | None:
         """Handle the result of a worker's call; returns its next call, or None if it has left."""
         worker = answer.worker
-        if isinstance(answer, Lost) or self.under_way[worker] == "close":
+        if isinstance(answer, Lost) or self.seats[worker].call == "close":
             self.attempt(partial(self._last, answer))
             self.leave(worker)
             return None
@@ -131,27 +164,27 @@ class StudySweep:
         if self.judge.wants_stop():
             return ("close",)
         if self.judge.supply.has_more():  # trials of a lost worker; it may be gone, too, and gets them once it answers
-            self.starting.add(worker)
+            self.seats[worker].waits = True
             return "advance", []
         return ("close",) if wanted or not self.judge.running else None
 
     def call(self, pool: Pool, worker: int, name: Call | Literal["rest"], *arguments: object) -> None:
         """Send a worker its next call; another one if the study is broken."""
+        seat = self.seats[worker]
         if name != "rest" and not self.broken:
             self.attempt(partial(pool.call, worker, name, *arguments))
         if self.broken:
-            name, commands = self._last_call(worker)
+            name, commands = self._last_call(seat)
             pool.call(worker, name, *commands)
-        self.under_way[worker] = name
+        seat.call = name
         if name == "close":
-            self.served = True
-            self.starting.discard(worker)
+            self.served, seat.waits = True, False
 
-    def _last_call(self, worker: int) -> tuple[Call, Sequence[object]]:
+    def _last_call(self, seat: Seat) -> tuple[Call, Sequence[object]]:
         """The call of a worker after an error of this process: it is closed. If only the database does not answer, it
         saves checkpoints first."""
-        if self.under_way[worker] == "advance" and worker not in self.saving and outage(self.error) is not None:
-            self.saving.add(worker)
+        if seat.call == "advance" and not seat.saves and outage(self.error) is not None:
+            seat.saves = True
             return "advance", [[Stop()]]
         return "close", []
 
@@ -161,7 +194,7 @@ class StudySweep:
             case Lost(worker, reason):
                 self.lose(worker, reason)
             case Answer(worker, Usage() as usage):
-                pack = self.packs.get(worker)
+                pack = self.seats[worker].pack
                 self.judge.workers += bool(usage.seconds)
                 self.judge.used(usage, None if pack is None else pack.memory)
 
@@ -174,26 +207,26 @@ class StudySweep:
 
     def _after(self, worker: int, value: object) -> NextCall:
         """The call that follows one that returned this value."""
-        judge = self.judge
+        judge, seat = self.judge, self.seats[worker]
         match value:
             case BaseInfo():
-                self.bases[worker] = value
+                seat.base = value
                 try:
                     check_base(value, judge)
                 except PeftsweepError as error:
-                    node = self.nodes[worker]
-                    return self.fail(worker, error if node is None else type(error)(f"{node}: {error}"))
+                    return self.fail(worker, error if seat.node is None else type(error)(f"{seat.node}: {error}"))
                 return ("close",) if judge.wants_stop() else ("build", self.part())
             case PackInfo():
                 self._built(worker, value)
                 return "advance", []
             case list():
-                self.starting.discard(worker)
-                judge.waiting = len(self.starting) + self.expected
+                seat.waits = False
+                judge.waiting = self.waiting() + self.expected
                 commands = judge.answer(value, worker)
                 if not commands and Idle() in value and judge.supply.has_more() and not judge.wants_stop():
-                    commands = judge.answer([TrialsWanted(self.packs[worker].slots)], worker)
-                self.scoring[worker] = [command.trial.number for command in commands if isinstance(command, ScoreTrial)]
+                    assert seat.pack is not None
+                    commands = judge.answer([TrialsWanted(seat.pack.slots)], worker)
+                seat.scoring = [command.trial.number for command in commands if isinstance(command, ScoreTrial)]
                 if commands or Idle() not in value:
                     return "advance", commands
                 return ("rest",) if judge.running and not judge.wants_stop() else ("close",)
@@ -202,22 +235,24 @@ class StudySweep:
     def part(self) -> int:
         """A worker's equal part of all trials that have not ended: on a GPU, each update goes through all slots of a
         pack, so slots that stay empty would cost time."""
-        workers = sum(call != "close" for call in self.under_way.values()) + self.expected
+        workers = sum(seat.call != "close" for seat in self.seats.values()) + self.expected
         return max(1, -(-(self.left() + len(self.judge.running)) // workers))
 
     def _built(self, worker: int, pack: PackInfo) -> None:
-        base, node = self.bases[worker], self.nodes[worker]
-        self.judge.places[worker] = Place(node, str(base.device), pack.slots)
+        seat = self.seats[worker]
+        assert seat.base is not None
+        self.judge.places[worker] = Place(seat.node, str(seat.base.device), pack.slots)
         report = report_start if self.judge.base is None else report_another
-        report(self.judge, base, pack, self.tracking_uri, worker)
-        self.packs[worker] = pack
-        self.unfit.loaded(node)
+        report(self.judge, seat.base, pack, self.tracking_uri, worker)
+        seat.pack = pack
+        self.unfit.loaded(seat.node)
 
     def fail(self, worker: int, error: Exception) -> NextCall:
         """An error of a worker. If its node cannot load the base, others may. Any other error ends the study, and its
         other workers save checkpoints and stop."""
-        if self.under_way[worker] in ("load", "build"):
-            self.unfit.failed(self.nodes[worker], error)
+        seat = self.seats[worker]
+        if seat.loads:
+            self.unfit.failed(seat.node, error)
         else:
             self._end(error)
         return ("close",)
@@ -231,34 +266,27 @@ class StudySweep:
         """
         if not self.unfit:
             return
-        at_work = self._at_work()
-        if any(worker in at_work or self.nodes[worker] not in self.unfit for worker in self.under_way):
+        if any(seat.trains or seat.node not in self.unfit for seat in self.seats.values()):
             self.unfit.tell()
-        elif not self.under_way and (error := self.unfit.left_alone(nodes, more=more)) is not None:
+        elif not self.seats and (error := self.unfit.left_alone(nodes, more=more)) is not None:
             self._end(error)
-
-    def _at_work(self) -> set[int]:
-        """Workers that have loaded the base and built a pack."""
-        return {worker for worker, call in self.under_way.items() if call in ("advance", "rest")}
 
     def lose(self, worker: int, reason: str) -> None:
         """A worker is gone. Its trials will be resumed by others."""
-        call = self.under_way[worker]
-        if call != "close":  # after that nothing is lost: all events have arrived
+        seat = self.seats[worker]
+        if seat.call != "close":  # after that nothing is lost: all events have arrived
             self.judge.lose(worker, reason)
-        for number in self.scoring.get(worker, []):
+        for number in seat.scoring:
             self.served = True
             self.judge.unscored.add(number)
             self.judge.progress.warn(f"test split: trial {number} was not scored; the next run tries again")
-        if call in ("load", "build"):
-            node = self.nodes[worker]
-            self.unfit.lost(node, reason, trains=any(self.nodes[other] == node for other in self._at_work()))
+        if seat.loads:
+            trains = any(other.trains and other.node == seat.node for other in self.seats.values())
+            self.unfit.lost(seat.node, reason, trains=trains)
 
     def leave(self, worker: int) -> None:
         """Forget a worker."""
-        self.starting.discard(worker)
-        for kept in (self.under_way, self.nodes, self.bases, self.packs, self.scoring):
-            kept.pop(worker, None)
+        del self.seats[worker]
         self.judge.leave(worker)
 
     def commit(self) -> None:
