@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import Empty
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 import pytest
@@ -51,7 +51,12 @@ class Worker:
         return done(self.cluster.greetings.get(self.node, ("hello", self.node)))
 
     def _call(self, *arguments: Any) -> Future[Any]:
-        return done(("lost", "it died")) if self.node in self.cluster.deadly else Future()
+        if self.node in self.cluster.deadly:
+            return done(("lost", "it died"))
+        answer = Future[Any]()
+        if self.cluster.returned is not None:
+            Timer(0.1, answer.set_result, [("answer", self.cluster.returned)]).start()
+        return answer
 
     def _passes(self) -> Future[Any]:
         return done(self.progress())
@@ -84,13 +89,15 @@ class Cluster:
     Attributes:
         nodes: their resources.
         greetings: what workers of a node say instead of hello.
-        deadly: nodes on which workers die in their first call. On others they never answer one.
+        deadly: nodes on which workers die in their first call.
+        returned: by each call, after a tenth of a second; None for never.
         workers: all that were made, in order.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, **nodes: dict[str, float]) -> None:
         self.nodes, self.greetings = dict(nodes), dict[str, tuple[str, str]]()
         self.deadly, self.workers = set[str](), list[Worker]()
+        self.returned: bytes | None = None
         patch.setattr(ray, "nodes", self._nodes)
         patch.setattr(ray, "remote", lambda **options: lambda kind: Kind(self, options))
         patch.setattr(ray, "kill", self._kill)
@@ -126,7 +133,7 @@ class Cluster:
     def broker(self, workers: int | None, timeout: float = 60.0) -> Iterator[Driver]:
         """The broker, in a thread of its own, and the driver's side of its pipe."""
         ours, theirs = Pipe()
-        limits = {"load": timeout, "advance": timeout}
+        limits = {"advance": timeout}
         broker = Broker(theirs, workers=workers, local=False, limits=limits, version="1", most_threads=None)
 
         def run() -> None:

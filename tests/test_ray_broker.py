@@ -54,6 +54,17 @@ def test_a_worker_that_hangs_is_found_however_many_messages_come(monkeypatch: py
             flooding.join()
 
 
+def test_workers_that_answer_in_time_outlive_a_sweep_that_is_slow_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, here={"CPU": 2.0})
+    cluster.returned = bytes(1_000_000)  # one fills the pipe
+    with cluster.broker(2, timeout=LIMIT) as driver:
+        assert {driver.told("hello")[0], driver.told("hello")[0]} == {0, 1}
+        for worker in (0, 1):
+            driver.call(worker, "advance")
+        time.sleep(4 * LIMIT)
+        assert {driver.told("answer")[0], driver.told("answer")[0]} == {0, 1}
+
+
 def test_an_answer_that_has_come_in_time_may_wait_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(None, Resources(0, 1, 1), 0, {"advance": 1.0})
     place.begin("advance")

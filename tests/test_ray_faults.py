@@ -25,9 +25,8 @@ from peftsweep.progress import EndedTrial, Silent
 from peftsweep.storage import Studies, TrialRecord
 from peftsweep.sweep import unfit_nodes
 from peftsweep.sweep.run_study import run_together
-from peftsweep.workers import Answer, Call, Failed, Lost, ray_pool
+from peftsweep.workers import Answer, Call, Failed, Lost
 from peftsweep.workers.ray_pool import RayPool
-from tests.ray_calls import comes
 from tests.ray_cluster import RayCluster, alive, ray_cluster
 from tests.studies import ROOT, Home, home
 from tests.troubled_methods import Full
@@ -236,24 +235,6 @@ def test_a_worker_that_hangs_is_ended_and_replaced(here: Home, base: Home, clust
     check_whole(here, base, shown)
     assert pool.lost == ["it reported nothing for 8 s"]
     until_gone(hanging)
-
-
-def test_a_worker_that_hangs_while_it_loads_is_given_longer_and_then_replaced(
-    cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_pool, "LOADING", 12.0)
-    pool = RayPool(workers=1, address=cluster.address, timeout=2.0, note=print)
-    try:
-        comes(pool)
-        (hanging,) = cluster.workers()
-        os.kill(hanging, signal.SIGSTOP)
-        pool.call(0, "load", "a base")
-        assert comes(pool) == [Lost(0, "it reported nothing for 12 s")]
-        comes(pool)
-        assert pool.free() == [1]
-        until_gone([hanging])
-    finally:
-        pool.shutdown()
 
 
 def test_a_worker_whose_gpu_stays_full_is_given_up(here: Home, base: Home, cluster: RayCluster) -> None:

@@ -6,17 +6,15 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from peftsweep.errors import WorkerError
 from peftsweep.storage import Studies
-from peftsweep.workers import Failed, ray_pool
+from peftsweep.workers import Failed
 from peftsweep.workers.ray_pool import RayPool
-from tests.ray_calls import Fails
 from tests.ray_cluster import alive, descendants
 from tests.studies import home, until
 
@@ -95,30 +93,6 @@ def check_secrecy(processes: dict[int, str]) -> None:
     assert texts and not any(CANARY.encode() in text for text in texts)
     found = listening(set(processes))
     assert found and all(place == "0100007F" or place.endswith("FFFF00000100007F") for place in found), found
-
-
-@contextmanager
-def local_pool(workers: int, timeout: float = 60.0) -> Iterator[RayPool]:
-    """A pool whose workers have all come."""
-    pool = RayPool(workers=workers, address=None, timeout=timeout, note=print)
-    try:
-        while len(pool.free()) < workers:
-            pool.wait(1.0)
-        yield pool
-    finally:
-        pool.shutdown()
-
-
-def test_workers_that_answer_in_time_outlive_a_sweep_that_is_slow_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_pool, "LOADING", 3.0)
-    with local_pool(2, timeout=1.0) as pool:
-        for worker in pool.free():
-            pool.call(worker, "load", Fails("x" * 1_000_000))  # one answer fills the pipe
-        time.sleep(6)
-        answers = [*pool.wait(10.0)]
-        while len(answers) < 2:
-            answers += pool.wait(10.0)
-    assert {type(answer) for answer in answers} == {Failed}
 
 
 def until_gone(processes: dict[int, str], seconds: float = 60) -> None:

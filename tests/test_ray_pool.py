@@ -26,7 +26,7 @@ from peftsweep.study.results import has_ended
 from peftsweep.system.addresses import is_ray_address
 from peftsweep.system.lost_workers import last_words, why_broken, why_lost
 from peftsweep.system.worker_resources import Resources, allowed_threads
-from peftsweep.workers import ray_broker
+from peftsweep.workers import ray_broker, ray_pool
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten
 from peftsweep.workers.ray_pool import RayPool, environment, with_method
 from peftsweep.workers.worker import WorkerSpec
@@ -213,6 +213,12 @@ def test_the_error_behind_an_error_of_ray_is_told() -> None:
     error = ConnectionError("Failed to connect")
     error.__cause__ = RuntimeError(f"No answer. {TRACEBACK}")
     assert why_broken(error) == "Failed to connect: ImportError: no ray"
+
+
+@pytest.mark.parametrize(("timeout", "loading"), [(60.0, ray_pool.LOADING), (7200.0, 7200.0)])
+def test_a_worker_is_given_longer_while_it_loads_a_base_and_builds_a_pack(timeout: float, loading: float) -> None:
+    found = ray_pool.limits(timeout)
+    assert found["load"] == found["build"] == loading and found["advance"] == found["close"] == timeout
 
 
 def test_an_error_of_a_worker_is_told_without_ray_s_traceback() -> None:

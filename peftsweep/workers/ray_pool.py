@@ -102,9 +102,7 @@ class RayPool:
             raise
 
     def _start(self, workers: int | None, timeout: float) -> int:
-        limits = {"hello": IMPORTS, **dict.fromkeys(("load", "build"), max(LOADING, timeout))}
-        limits |= dict.fromkeys(("advance", "close"), timeout)
-        options = {"workers": workers, "limits": limits, "version": __version__, "address": self._address}
+        options = {"workers": workers, "limits": limits(timeout), "version": __version__, "address": self._address}
         options["most_threads"] = allowed_threads(os.environ)
         with suppress(ConnectionError):  # `_receive` will say that the broker is gone
             self._pipe.send(options)
@@ -217,6 +215,16 @@ class RayPool:
         end_session(self._broker.pid)  # Ray's processes, too: a broker that was killed has left some
         self._broker.wait(PATIENCE)
         self._said.close()
+
+
+def limits(timeout: float) -> dict[str, float]:
+    """Seconds in which a worker must answer a call or make progress, by the call's name.
+
+    Args:
+        timeout: see `RayPool`.
+    """
+    loading, others = dict.fromkeys(("load", "build"), max(LOADING, timeout)), ("advance", "close")
+    return {"hello": IMPORTS, **loading, **dict.fromkeys(others, timeout)}
 
 
 def _landmark(commands: Sequence[Command]) -> Landmark | None:
