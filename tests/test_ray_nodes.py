@@ -48,7 +48,7 @@ def test_workers_without_a_gpu_are_not_counted_until_one_joins(cluster: RayClust
     pool = RayPool(workers=3, address=cluster.address, timeout=60.0, note=lines.append)
     try:
         assert pool.size() == 1
-        assert len(lines) == 1 and "has 1 GPU, one" in lines[0]
+        assert len([line for line in lines if "has 1 GPU, one" in line]) == 1
         cluster.add(gpus=1)
         while len(pool.free()) < 2:
             pool.wait(1.0)
@@ -66,7 +66,7 @@ def test_a_worker_that_dies_is_not_replaced_on_a_node_that_was_refused(cluster: 
     lines: list[str] = []
     pool = RayPool(workers="auto", address=cluster.address, timeout=60.0, note=lines.append)
     try:
-        while not (pool.free() and lines):  # one has come, and one was refused
+        while not (pool.free() and any("Python 3.9" in line for line in lines)):  # one has come, and one was refused
             pool.wait(1.0)
         while len(processes := cluster.workers()) > 1:  # the refused one ends
             time.sleep(0.1)
@@ -74,6 +74,6 @@ def test_a_worker_that_dies_is_not_replaced_on_a_node_that_was_refused(cluster: 
         pool.call(pool.free()[0], "load", "a base")
         (lost,) = comes(pool)
         assert isinstance(lost, Lost) and comes(pool) == [] and len(pool.free()) == 1
-        assert len(lines) == 1 and "Python 3.9" in lines[0]
+        assert len([line for line in lines if "Python 3.9" in line]) == 1
     finally:
         pool.shutdown()
