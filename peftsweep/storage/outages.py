@@ -18,12 +18,8 @@ T = TypeVar("T")
 PATIENCE = 300.0  # seconds: a server restarts in some, and a standby takes over in a few minutes
 HURRY = 10.0  # seconds after a signal: SLURM gives 120 to end, and workers are still to save checkpoints
 PAUSE = 1.0  # seconds between two attempts
-ENDING = (
-    "57P01",
-    "57P02",
-    "57P03",
-    "53300",
-)  # SQLSTATEs: the server shuts down, crashed, starts, has no connection left
+# SQLSTATEs: the server shuts down, crashed, starts, has no connection left
+ENDING = ("57P01", "57P02", "57P03", "53300")
 # What the client library says, and servers before a session has an SQLSTATE.
 PASSING = re.compile(
     "Connection refused|No such file or directory.*socket|is the server running|failed to resolve host|could not "
