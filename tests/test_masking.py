@@ -295,17 +295,11 @@ def test_the_words_of_a_command_are_known() -> None:
     assert masked("s3cretA s3cretB s3cretC s3cretD s3cretE run ordinary") == "*** *** *** *** *** run ordinary"
 
 
-def test_the_command_to_give_again_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_line, "_words", [])
+def test_the_command_to_give_again_has_no_password_and_is_forgotten_after_it() -> None:
+    with command_line.command(["run", "--set", "train.seed=1", "--storage", "postgresql://me:s3cret@h/d"]):
+        found = command_line.this_command()
+    assert found == "peftsweep run --set train.seed=1 --storage postgresql://me:***@h/d"
     assert command_line.this_command() == ""
-    command_line.remember_command(["run", "--set", "train.seed=1", "--storage", "postgresql://me:s3cret@h/d"])
-    assert command_line.this_command().split()[1:] == [
-        "run",
-        "--set",
-        "train.seed=1",
-        "--storage",
-        "postgresql://me:***@h/d",
-    ]
 
 
 def test_the_environments_secrets_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,4 +352,6 @@ def test_masking_takes_little_time_on_any_text() -> None:
         began = time.process_time()
         masked(text * (40_000 // len(text)) + "@h")
         took = time.process_time() - began
-        assert took < 0.2, text  # at most 0.04 s on an idle machine; quadratic time would be a second
+        assert took < 0.5, (
+            text
+        )  # at most 0.04 s on an idle machine, 0.2 on a busy one; quadratic time would be a second

@@ -13,7 +13,7 @@ from peftsweep.errors import UsageError
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import remember_words
 from peftsweep.system import error_report
-from peftsweep.system.command_line import remember_command
+from peftsweep.system.command_line import command
 from peftsweep.system.terminal import masked_streams, open_standard_streams
 
 __all__ = ["app", "main", "quiet"]
@@ -22,9 +22,8 @@ __all__ = ["app", "main", "quiet"]
 def main() -> None:
     """Run the command. An error becomes one message on stderr and an exit status."""
     debug = "--debug" in sys.argv or bool(os.environ.get("PEFTSWEEP_DEBUG"))
-    remember_command(sys.argv[1:])
     open_standard_streams()
-    with masked_streams() as out:
+    with masked_streams() as out, command(sys.argv[1:]):
         if not debug:
             quiet()
         try:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from peftsweep.safe_text.secrets import masked
 
 _words: list[str] = []  # empty in a program that calls peftsweep as a library
 
 
-def remember_command(words: Sequence[str]) -> None:
-    """The process begins a command with these arguments."""
+@contextmanager
+def command(words: Sequence[str]) -> Iterator[None]:
+    """Inside, the process is a command with these arguments."""
     _words[:] = ["peftsweep", *words]
+    try:
+        yield
+    finally:
+        _words.clear()
 
 
 def this_command() -> str:
