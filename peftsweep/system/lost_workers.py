@@ -8,7 +8,8 @@ from typing import Protocol, TypeGuard
 from peftsweep.errors import first_line
 
 SHORTEST = 10.0  # seconds of silence: a worker reports about once a second, but a step may take several
-DETAIL = re.compile(r"Worker exit detail: (.*?)(?:There are some potential root causes|$)", re.DOTALL)
+GUESSES = r"There are some potential root causes|Some common causes|\(1\)"  # how Ray's list of them begins
+DETAIL = re.compile(rf"Worker exit detail: (.*?)(?:{GUESSES}|$)", re.DOTALL)
 OF_NO_USE = ("class_name", "actor_id", "pid:", "namespace", "ip:")  # how lines begin that say nothing to users
 REASON = re.compile(r"^(?:\[\S+ \S+ [EC] [^\]]*\] \S+ |(?=[\w.]*(?:Error|Exception)\b))(.+?)(?:\. .*)?$", re.MULTILINE)
 
