@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pprint import pformat
 from typing import Any
 
@@ -261,13 +262,19 @@ def test_a_process_that_lost_its_lease_writes_nothing(postgresql: Server) -> Non
     assert [record.state.name for record in Studies(url).load("one").records()] == ["RUNNING"]
 
 
-def test_a_server_that_restarts_between_two_flushes_is_not_noticed(postgresql: Server) -> None:
-    url = postgresql.database()
+@contextmanager
+def asked(url: str) -> Iterator[tuple[Studies, StoredStudy, optuna.Trial]]:
+    """A new study that this process holds, and its first trial."""
     add_study(url, "one")
     studies = Studies(url)
     with studies.lease("one"):
         study = held(studies)
-        trial = study.ask()
+        yield studies, study, study.ask()
+
+
+def test_a_server_that_restarts_between_two_flushes_is_not_noticed(postgresql: Server) -> None:
+    url = postgresql.database()
+    with asked(url) as (_, study, trial):
         study.flush()
         with postgresql.down():
             trial.report(0.5, 1)
@@ -282,11 +289,7 @@ def test_a_connection_that_is_lost_during_a_commit_loses_and_doubles_nothing(
     postgresql: Server, committed: bool
 ) -> None:
     url = postgresql.database()
-    add_study(url, "one")
-    studies = Studies(url)
-    with studies.lease("one"):
-        study = held(studies)
-        trial = study.ask()
+    with asked(url) as (studies, study, trial):
         trial.report(0.5, 1)
 
         @sqlalchemy.event.listens_for(studies.storage.engine, "commit", once=True)

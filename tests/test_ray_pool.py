@@ -24,7 +24,7 @@ from peftsweep.methods import METHODS, register
 from peftsweep.methods.lora import Lora
 from peftsweep.study.results import has_ended
 from peftsweep.system.addresses import is_ray_address
-from peftsweep.system.lost_workers import last_words, why_broken, why_lost
+from peftsweep.system.ray_errors import last_words, why_broken, why_lost
 from peftsweep.system.worker_resources import Resources, allowed_threads
 from peftsweep.workers import ray_broker, ray_pool
 from peftsweep.workers.checkpoint_folders import DAYS, CheckpointFolders, Landmark, remove_forgotten

@@ -9,7 +9,7 @@ import typer
 
 from peftsweep.safe_text.quoting import quoted
 from peftsweep.system.addresses import FORMS, is_ray_address
-from peftsweep.system.lost_workers import SHORTEST
+from peftsweep.system.worker_places import SHORTEST
 
 
 def duration(text: str) -> float:

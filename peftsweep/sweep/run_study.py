@@ -31,8 +31,8 @@ from peftsweep.sweep.study_sweep import StudySweep
 from peftsweep.sweep.trial_supply import TrialSupply
 from peftsweep.system.default_places import STORAGE, TRACKING
 from peftsweep.system.garbage import existing_objects_kept
-from peftsweep.system.lost_workers import SHORTEST
 from peftsweep.system.signals import StopSignal, stopped_by_signals
+from peftsweep.system.worker_places import SHORTEST
 from peftsweep.tracking import MlflowRuns, OpenSink, Sink, Tracker
 from peftsweep.workers import HANG, LocalWorker, Pool, StartWorker, start_pool
 

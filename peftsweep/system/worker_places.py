@@ -11,6 +11,9 @@ from typing import Any
 
 from peftsweep.system.worker_resources import Resources
 
+SHORTEST = (
+    10.0  # seconds of silence that are no hang: a worker reports about once a second, but a step may take several
+)
 PATIENCE = 0.25  # share of a call's limit after which a worker is asked whether it makes progress
 
 

@@ -27,8 +27,7 @@ from typing import Any
 
 import ray
 
-from peftsweep.system.cluster_versions import named_versions
-from peftsweep.system.lost_workers import is_raised, why_broken, why_lost
+from peftsweep.system.ray_errors import is_raised, named_versions, why_broken, why_lost
 from peftsweep.system.signals import end_at_once
 from peftsweep.system.temporary import TemporaryFolder
 from peftsweep.system.worker_places import Place

@@ -25,7 +25,7 @@ from peftsweep.safe_text.secrets import masked
 from peftsweep.safe_text.secrets.secret_names import means_secret
 from peftsweep.storage.identity import OWNER
 from peftsweep.system.addresses import check_answers, resolved
-from peftsweep.system.lost_workers import last_words
+from peftsweep.system.ray_errors import last_words
 from peftsweep.system.signals import PATIENCE, end_session
 from peftsweep.system.worker_resources import allowed_threads
 from peftsweep.workers.checkpoint_folders import Landmark

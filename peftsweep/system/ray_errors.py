@@ -1,13 +1,14 @@
-"""When may a worker of Ray be taken for lost, and why has Ray lost one?"""
+"""What went wrong, in a line? Ray tells it in many."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeGuard
 
 from peftsweep.errors import first_line
 
-SHORTEST = 10.0  # seconds of silence: a worker reports about once a second, but a step may take several
 GUESSES = r"There are some potential root causes|Some common causes|\(1\)"  # how Ray's list of them begins
 DETAIL = re.compile(rf"Worker exit detail: (.*?)(?:{GUESSES}|$)", re.DOTALL)
 OF_NO_USE = ("class_name", "actor_id", "pid:", "namespace", "ip:")  # how lines begin that say nothing to users
@@ -41,6 +42,19 @@ def why_broken(error: BaseException) -> str:
     """Why Ray cannot be used, in a line: what it says, and the error behind that."""
     told = [" ".join(str(error).split()) or type(error).__name__, last_words(str(error.__cause__))]
     return ": ".join(filter(None, told))
+
+
+@contextmanager
+def named_versions() -> Iterator[None]:
+    """If Ray refuses to join a cluster inside, say which versions the cluster has, and which this process."""
+    try:
+        yield
+    except RuntimeError as error:
+        match re.findall(r"\b(?:Ray|Python): \S+", str(error)):
+            case theirs_ray, theirs_python, ours_ray, ours_python:
+                told = f"it has {theirs_ray} and {theirs_python}, and this process has {ours_ray} and {ours_python}"
+                raise RuntimeError(told.replace(":", "")) from error
+        raise
 
 
 def last_words(said: str) -> str:
