@@ -28,6 +28,10 @@ NO_RIGHT = (
 )
 NO_ROOM = "the server has no connection left; end others, or raise its max_connections"
 NOT_READY = f"the server is not ready. {AGAIN} when it is"
+NOBODY = "nobody answers at this address; start PostgreSQL there, or name another by --storage"
+NO_MACHINE = "there is no machine of this name"
+NO_ANSWER = "no answer from this machine"
+MAY_PASS = {LOST, NO_ROOM, NOT_READY, NOBODY, NO_MACHINE, NO_ANSWER}  # as when a server restarts, or another takes over
 READ_ONLY = "a read-only server (a standby?); name the one that is written by --storage"
 
 # A code of SQLite, or of PostgreSQL (an SQLSTATE, whose text is in the server's language) -> what we say.
@@ -51,14 +55,13 @@ KNOWN = {
     "no pg_hba.conf entry": "the server's pg_hba.conf lets nobody in from here by this user",
     'role ".*" does not exist': "the server has no such user",
     'database ".*" does not exist': "the server has no such database; its owner makes one with createdb",
-    "Connection refused|No such file or directory.*socket|is the server running locally": "nobody answers at this "
-    "address; start PostgreSQL there, or name another by --storage",
-    "failed to resolve host|could not translate host name": "there is no machine of this name",
-    "connection timeout expired|timeout expired|No route to host|Network is unreachable": "no answer from this machine",
-    "the database system is (starting up|shutting down|in recovery)": NOT_READY,
+    "Connection refused|No such file or directory.*socket|is the server running": NOBODY,
+    "failed to resolve host|could not translate host name": NO_MACHINE,
+    "timeout expired|No route to host|Network is unreachable": NO_ANSWER,
+    "the database system is": NOT_READY,
     "too many (clients|connections)|connection slots": NO_ROOM,
-    "server closed the connection|terminating connection|connection is (lost|closed)|Connection reset|SSL connection "
-    "has been closed|consuming input failed|could not (send|receive) data": LOST,
+    "server closed the connection|terminating connection|connection is (lost|closed)|Connection reset|connection has "
+    "been closed|consuming input failed|could not (send|receive) data": LOST,
     "permission denied for": NO_RIGHT,
     "read-only transaction": READ_ONLY,
     "FOREIGN KEY constraint": DELETED,
@@ -97,7 +100,7 @@ def explained(error: Exception, url: str) -> Exception:
     """A StorageError in place of a failure of the database or the disk; any other error as it is."""
     match error:
         case StorageInternalError() | SQLAlchemyError() | sqlite3.Error():
-            what = _of_database(error)
+            what = what_failed(error)
         case UpdateFinishedTrialError():
             what = f"a trial was ended by another process while it ran here. {AGAIN}"
         case KeyError() if NOT_FOUND_MSG in error.args:
@@ -127,7 +130,8 @@ def _of_disk(error: OSError) -> OSError | StorageError:
     return StorageError(f"{name} cannot be used: {error.strerror}")  # such as a file in place of a folder
 
 
-def _of_database(error: BaseException) -> str:
+def what_failed(error: BaseException) -> str:
+    """What a database's error means, and what to do about it."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:

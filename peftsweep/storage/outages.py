@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,32 +10,23 @@ from sqlalchemy.exc import DBAPIError
 
 from peftsweep.errors import StorageError, first_line
 from peftsweep.safe_text.secrets import masked
-from peftsweep.storage.database_errors import AGAIN
+from peftsweep.storage.database_errors import AGAIN, MAY_PASS, what_failed
 
 T = TypeVar("T")
 
 PATIENCE = 300.0  # seconds: a server restarts in some, and a standby takes over in a few minutes
 HURRY = 10.0  # seconds after a signal: SLURM gives 120 to end, and workers are still to save checkpoints
 PAUSE = 1.0  # seconds between two attempts
-# SQLSTATEs: the server shuts down, crashed, starts, has no connection left
-ENDING = ("57P01", "57P02", "57P03", "53300")
-# What the client library says, and servers before a session has an SQLSTATE.
-PASSING = re.compile(
-    "Connection refused|No such file or directory.*socket|is the server running|failed to resolve host|could not "
-    "translate host name|timeout expired|No route to host|Network is unreachable|the database system is|too many "
-    "(clients|connections)|connection slots|server closed the connection|terminating connection|connection is "
-    "(lost|closed)|Connection reset|connection has been closed|consuming input failed|could not (send|receive) data",
-    re.IGNORECASE,
-)
 
 
 def outage(error: BaseException | None) -> str | None:
     """Why a database server does not answer, if that may pass; None for any other error."""
     while error is not None:
-        if isinstance(error, DBAPIError) and error.orig is not None:
-            ending = getattr(error.orig, "sqlstate", None) in ENDING
-            if ending or error.connection_invalidated or PASSING.search(str(error.orig)):
-                return masked(first_line(error.orig))
+        match error:
+            case DBAPIError(orig=BaseException() as said, connection_invalidated=lost) if (
+                lost or what_failed(said) in MAY_PASS
+            ):
+                return masked(first_line(said))
         error = error.__cause__
     return None
 
