@@ -58,7 +58,8 @@ class SweepWorker:
             if others := [each for each in wanted if here[each] != wanted[each]]:
                 there, ours = (" and ".join(f"{each} {of[each]}" for each in others) for of in (here, wanted))
                 return "refused", f"{name} has {there}, and this process has {ours}"
-            self.worker = import_module("peftsweep.workers.ray_actor").RayWorker(name, threads, folder)
+            with import_module("peftsweep.system.garbage").collected_seldom():
+                self.worker = import_module("peftsweep.workers.ray_actor").RayWorker(name, threads, folder)
         except Exception as error:  # such as OSError, of a library that lacks another
             reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
             return "refused", f"{name} has no peftsweep {wanted['peftsweep']} that works: {reason}"
