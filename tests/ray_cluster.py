@@ -1,6 +1,7 @@
 """A cluster of Ray on this machine, whose nodes a test adds and removes.
 
-Another process holds it, since Ray changes the process that it lives in. All its nodes end with that process.
+Another process holds it, since Ray changes the process that it lives in. All its nodes end with that process. It runs
+this file, which therefore imports nothing that loads torch.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.fork_server import ROOT
 from tests.programs import free_port
-from tests.studies import ROOT
 
 LOOPBACK = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
 ENVIRONMENT = {
