@@ -108,7 +108,7 @@ class TimedCommand:
         """Cut the command short or kill a worker, when it is time."""
         made = self._evaluations()
         if time.monotonic() > self.until:
-            return {"cut": "no time is left"}
+            return {"cut": "no time is left", "error": "no time is left"}  # so it is not compared with those that ended
         if self.cut_after is not None and made >= self.cut_after:
             return {"cut": f"after {made} evaluations"}
         if self.kill_after is None or killed or made < self.kill_after:
