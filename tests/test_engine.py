@@ -28,9 +28,11 @@ from peftsweep.engine import (
     EndTrial,
     Evaluated,
     Idle,
+    Leaders,
     Limits,
     PackWorker,
     Progressed,
+    Result,
     SaveCheckpoints,
     Scored,
     ScoreTrial,
@@ -41,6 +43,7 @@ from peftsweep.engine import (
     build_that_fits,
     checkpoint,
     cpu_workers,
+    in_equal_turns,
     plan,
 )
 from peftsweep.engine.capacity import Measured, plan_from
@@ -60,6 +63,7 @@ from peftsweep.methods import METHODS
 from peftsweep.methods.lora import PackedLora
 from peftsweep.models import linear_names
 from peftsweep.study.artifacts import adapter_files
+from peftsweep.sweep.judge import drive
 from peftsweep.task import tune_thresholds
 from tests.numbers import distance, same, same_training, same_values, same_weights
 from tests.packs import (
@@ -299,6 +303,24 @@ def test_checkpoints_are_saved_on_demand(base: Path, tmp_path: Path) -> None:
     assert not any(checkpoint.newest(one.folder) for one in trials)
     worker.advance([SaveCheckpoints()])
     assert all(checkpoint.newest(one.folder) for one in trials)
+
+
+def test_a_worker_sends_the_weights_of_its_best_trials_alone(base: Path, tmp_path: Path) -> None:
+    """Trials 0 to 2 end in one step, then 3 to 5. Of equal values, the lower number is the better."""
+
+    def results(folder: Path, leaders: Leaders | None) -> dict[int, Result]:
+        trials = [Trial(i, i % 4, ONE, folder / f"trial-{i}") for i in range(6)]  # 4 and 5 repeat 0 and 1
+        queue = Queue(trials)
+        drive(PackWorker(pack_of(base, SINGLE, "lora", trials, 3), leaders=leaders), queue)
+        return queue.results
+
+    every, leading = results(tmp_path / "all", None), results(tmp_path / "two", Leaders(2, "macro_f1"))
+    ranks = sorted((-one.best.scores["macro_f1"], number) for number, one in every.items() if one.best is not None)
+    first_turn = [number for _, number in ranks if number < 3][:2]
+    sent = {number for number, one in leading.items() if one.weights}
+    assert all(one.weights for one in every.values()) and len(every) == 6
+    assert sent == {*first_turn, *(number for _, number in ranks[:2])}
+    assert all(one.best == every[number].best for number, one in leading.items())
 
 
 def test_a_trial_that_the_study_ends_is_pruned_after_its_verdict_and_the_others_go_on(
@@ -739,6 +761,14 @@ def test_a_plan_follows_from_what_was_measured(room: int, batch: float, wanted: 
     ) or found.slots == 1  # one batch at least
     fewer = found.for_slots(max(1, slots - 2))
     assert fewer.tokens >= found.tokens and fewer.limits.train_tokens == fewer.tokens
+
+
+@pytest.mark.parametrize(
+    ("trials", "slots", "equal"), [(160, 77, 54), (80, 77, 40), (77, 77, 77), (154, 77, 77), (5, 77, 5), (7, 1, 1)]
+)
+def test_trials_that_do_not_fit_at_once_take_turns_of_equal_size(trials: int, slots: int, equal: int) -> None:
+    found = in_equal_turns(trials, slots)
+    assert found == equal and math.ceil(trials / found) == math.ceil(trials / slots)
 
 
 class Card:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from peftsweep.engine.capacity import CEILING, Plan, build_that_fits, capped, plan
+from peftsweep.engine.capacity import CEILING, Plan, build_that_fits, capped, in_equal_turns, plan
 from peftsweep.engine.checkpoints import CHECKPOINT_EVERY
 from peftsweep.engine.evaluation import Examples
+from peftsweep.engine.leaders import Leaders
 from peftsweep.engine.limits import Limits
 from peftsweep.engine.messages import (
     Command,
@@ -40,6 +41,7 @@ __all__ = [
     "Event",
     "Examples",
     "Idle",
+    "Leaders",
     "Limits",
     "Note",
     "Pack",
@@ -62,5 +64,6 @@ __all__ = [
     "Verdicts",
     "build_that_fits",
     "capped",
+    "in_equal_turns",
     "plan",
 ]

@@ -109,6 +109,12 @@ def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: 
         torch.cuda.empty_cache()
 
 
+def in_equal_turns(trials: int, slots: int) -> int:
+    """As few slots as train this many trials in no more turns. A few trials left for the end would take nearly as long
+    as a full pack."""
+    return math.ceil(trials / math.ceil(trials / slots))
+
+
 @dataclass(frozen=True)
 class Measured:
     """Bytes: see `Plan`."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from peftsweep.engine.leaders import Leaders
 from peftsweep.engine.messages import (
     Command,
     EndTrial,
@@ -41,10 +42,11 @@ class PackWorker:
 
     Args:
         heartbeat: seconds between two `Progressed` events.
+        leaders: which complete trials are reported with their weights. By default, all.
     """
 
-    def __init__(self, pack: Pack, heartbeat: float = HEARTBEAT) -> None:
-        self.pack, self.heartbeat = pack, heartbeat
+    def __init__(self, pack: Pack, heartbeat: float = HEARTBEAT, leaders: Leaders | None = None) -> None:
+        self.pack, self.heartbeat, self.leaders = pack, heartbeat, leaders
         self.begun = self.stopped = self.has_all_trials = False
         self.ending: dict[int, str] = {}  # by trial: why it is to end
         self.unfilled = 0  # free slots for which the study was asked before this step
@@ -70,7 +72,8 @@ class PackWorker:
                 self.close_step_time()
                 self.post_progress()
                 post(Idle())
-        return pack.outbox.drain()
+        events = pack.outbox.drain()
+        return events if self.leaders is None else self.leaders.lightened(events)
 
     def begin(self) -> None:
         """Prepare the pack for training, once. Building a pack does not do this, since many are only measured."""

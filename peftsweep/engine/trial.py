@@ -74,5 +74,5 @@ class Result:
     best: Evaluation | None
     parameters: int  # number of trained parameters
     status: SlotStatus  # the slot's last status
-    weights: Mapping[str, NDArray[Any]] | None = None  # of a complete trial's best evaluation, by `path:parameter`
+    weights: Mapping[str, NDArray[Any]] | None = None  # of the best evaluation, by `path:parameter`; see `Leaders`
     logits: NDArray[np.float32] | None = None  # [n, C] on the validation split, of the best evaluation

@@ -49,10 +49,11 @@ def write(
     Returns:
         The adapter's folder. It is written aside and renamed, so a folder that exists is whole.
     """
-    assert result.weights is not None and result.logits is not None
+    assert result.logits is not None
     restore_study(trial.folder.parent, config, data)
     labels = np.asarray(data.validation.labels)
     if best:
+        assert result.weights is not None
         with replaced(trial.folder / ADAPTER) as folder:
             weights = {key: torch.from_numpy(value) for key, value in result.weights.items()}
             method.export(folder, weights=weights, params=trial.params, source=base.source, revision=base.revision)

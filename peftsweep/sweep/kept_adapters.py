@@ -17,18 +17,19 @@ class KeptAdapters:
 
     Args:
         folder: of the study's artifacts.
-        most: how many are kept.
+        most: how many are kept. None: all.
         finished: the trials that have ended, with or without an adapter.
     """
 
-    def __init__(self, folder: Path, most: int, finished: Iterable[TrialRecord]) -> None:
-        self._folder, self._most = folder, most
+    def __init__(self, folder: Path, most: int | None, finished: Iterable[TrialRecord]) -> None:
+        self._folder, self.most = folder, most
         self._values = {trial.number: trial.value or 0.0 for trial in finished if trial.state == TrialState.COMPLETE}
 
     def keeps(self, number: int, value: float) -> bool:
         """Whether a trial that completes with this value is among the best."""
         self._forget_deleted()
-        return sum((-other, at) < (-value, number) for at, other in self._values.items()) < self._most
+        better = sum((-other, at) < (-value, number) for at, other in self._values.items())
+        return self.most is None or better < self.most
 
     def add(self, number: int, value: float) -> None:
         """A trial's adapter has been written."""
@@ -38,7 +39,7 @@ class KeptAdapters:
         """Remove all but the best."""
         self._forget_deleted()
         ranked = sorted(self._values, key=lambda number: (-self._values[number], number))
-        self.keep(set(ranked[: self._most]))
+        self.keep(set(ranked[: self.most]))
 
     def keep(self, numbers: Set[int]) -> None:
         """Remove all others."""

@@ -25,6 +25,7 @@ class SeedJudge(StudyJudge):
     ) -> None:
         super().__init__(supply, data, tracker, progress, stop)
         self.main = supply.main
+        self.adapters.most = None  # until all seeds are done: see `tidy`
 
     def sampled(self, trial: Trial) -> dict[str, Any]:
         own = self.supply.trial(trial.number)
@@ -63,9 +64,6 @@ class SeedJudge(StudyJudge):
             if self.main.record.retrained != rows:
                 write_study(self.main, retrained=rows)
                 self.projection.outdate()
-
-    def keeps_adapter(self, number: int, value: float) -> bool:
-        return True
 
     def tidy(self) -> None:
         """Keep all adapters until the seeds are done and the test split is scored. Then keep those of the best seeds of

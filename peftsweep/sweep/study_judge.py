@@ -200,7 +200,8 @@ class StudyJudge(Judge):
         if complete:
             assert self.method is not None and self.base is not None
             how = self.config, self.method, self.base, self.data, self.progress.warn
-            adapter = artifacts.write(trial, result, *how, best=self.keeps_adapter(trial.number, value or 0.0))
+            best = result.weights is not None and self.adapters.keeps(trial.number, value or 0.0)
+            adapter = artifacts.write(trial, result, *how, best=best)
             if adapter is not None:
                 self.adapters.add(trial.number, value or 0.0)
         write_trial(
@@ -216,10 +217,6 @@ class StudyJudge(Judge):
         self.study.end(asked, result.state, value if complete else None)
         ended = EndedTrial(trial.number, result.state, value, result.reason, self.sampled(trial), result.seconds)
         self.after_commit.append(partial(self._ended, trial, ended))
-
-    def keeps_adapter(self, number: int, value: float) -> bool:
-        """Whether the adapter of a trial that completes with this value is written."""
-        return self.adapters.keeps(number, value)
 
     def _ended(self, trial: Trial, ended: EndedTrial) -> None:
         """After a trial's result is stored: tell the tracker and the user, and delete what nobody needs any more."""

@@ -134,7 +134,7 @@ class StudySweep:
         """What its workers are to train. It is the same for all, so that it need be sent to a machine only once."""
         judge, supply = self.judge, self.judge.supply
         bounds = supply.candidates("high"), supply.candidates("low")
-        return WorkerSpec(judge.config, judge.data, *bounds, self.slots, self.checkpoint_every)
+        return WorkerSpec(judge.config, judge.data, *bounds, self.slots, self.checkpoint_every, judge.adapters.most)
 
     # A worker's calls -------------------------------------------------------------------------------------------------
 

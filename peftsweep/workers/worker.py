@@ -15,12 +15,14 @@ from peftsweep.engine import (
     CHECKPOINT_EVERY,
     Command,
     Event,
+    Leaders,
     Limits,
     Pack,
     PackWorker,
     Plan,
     build_that_fits,
     capped,
+    in_equal_turns,
     plan,
 )
 from peftsweep.methods import METHODS, Method
@@ -40,6 +42,7 @@ class WorkerSpec:
         smallest: the smallest ones; they bound the number of trainable parameters.
         slots: number of trials to train at once. "auto": as many as fit on the GPU.
         checkpoint_every: seconds between two checkpoints of a trial.
+        adapters: how many trials keep their adapter. None: all.
     """
 
     config: StudyConfig
@@ -48,6 +51,7 @@ class WorkerSpec:
     smallest: Sequence[TrainConfig]
     slots: int | Literal["auto"]
     checkpoint_every: float = CHECKPOINT_EVERY
+    adapters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,8 @@ class LocalWorker:
 
         notes = []
         planned = plan(build, spec.candidates, trials) if base.device.type == "cuda" else None
-        count = spec.slots if spec.slots != "auto" else CPU_SLOTS if planned is None else planned.slots
+        fitting = CPU_SLOTS if planned is None else planned.slots
+        count = spec.slots if spec.slots != "auto" else in_equal_turns(trials, fitting)
         if planned is not None and planned.for_slots(count).slots < count:
             count = planned.for_slots(count).slots
             notes.append(f"memory: the GPU has room for {count} slots; the other trials wait")
@@ -160,7 +165,8 @@ class LocalWorker:
 
         pack = build_that_fits(planned_build, max(1, min(count, trials)))
         self._cleanup.callback(pack.release)
-        self.worker = PackWorker(pack)
+        leaders = None if spec.adapters is None else Leaders(spec.adapters, spec.config.search.objective)
+        self.worker = PackWorker(pack, leaders=leaders)
         slots = len(pack.slots)
         trained = [pack.slots.parameters(params) for params in (*spec.candidates, *spec.smallest)]
         memory = None if planned is None else _memory(planned.for_slots(slots), base.device)
