@@ -24,7 +24,7 @@ def here(tmp_path: Path) -> Home:
     """A working folder with a study, and a folder with programs of SLURM."""
     here = home(tmp_path)
     (here.folder / "sweeps").mkdir()
-    here.study("sweeps/long", train={"epochs": 150, "evals_per_epoch": 1}, search={"trials": 2})
+    here.study("sweeps/long", train={"epochs": 40, "evals_per_epoch": 1}, search={"trials": 2})
     programs = here.folder / "bin"
     programs.mkdir()
     program(here, "scontrol", 'echo "$@" >> asked')
