@@ -84,12 +84,26 @@ class RayCluster:
         self.nodes.append(self._tell("add", gpus, max(cpus, gpus), env))
         return self.nodes[-1]
 
-    def remove(self, node: str) -> None:
-        self._tell("remove", node)
+    def remove(self, node: str, orderly: bool = False) -> None:
+        """
+        Args:
+            orderly: it takes its leave. Otherwise the cluster counts it for some more seconds.
+        """
+        self._tell("remove", node, orderly)
         self.nodes.remove(node)
 
+    @contextmanager
+    def as_before(self) -> Iterator[None]:
+        """Nodes that are added inside the block leave at its end."""
+        before = set(self.nodes)
+        try:
+            yield
+        finally:
+            for node in [node for node in self.nodes if node not in before]:
+                self.remove(node, orderly=True)
+
     def kill_head(self) -> None:
-        self._tell("remove", "head")
+        self._tell("remove", "head", False)
 
     @contextmanager
     def claiming(self, ray_version: str, python_version: str) -> Iterator[None]:
@@ -189,8 +203,8 @@ def _serve(folder: str, port: int) -> None:
                 _answer(name)
             case "claim", versions:
                 _answer(json.dumps(_claim(cluster.head_node.get_gcs_client(), versions)))
-            case "remove", name:
-                cluster.remove_node(nodes[name], allow_graceful=False)
+            case "remove", name, orderly:
+                cluster.remove_node(nodes[name], allow_graceful=orderly)
                 _answer(name)
     cluster.shutdown()
 

@@ -54,12 +54,10 @@ def shared() -> Iterator[RayCluster]:
 @pytest.fixture
 def cluster(shared: RayCluster) -> Iterator[RayCluster]:
     """The cluster, with one node for a worker. What a test adds is removed after it."""
-    before = list(shared.nodes)
-    if not before:
-        before = [shared.add()]
-    yield shared
-    for node in [node for node in shared.nodes if node not in before]:
-        shared.remove(node)
+    if not shared.nodes:
+        shared.add()
+    with shared.as_before():
+        yield shared
 
 
 @pytest.fixture(autouse=True)

@@ -20,11 +20,17 @@ from tests.studies import ROOT
 pytestmark = pytest.mark.timeout(600)  # torch is loaded by several new processes
 
 
-@pytest.fixture
-def cluster() -> Iterator[RayCluster]:
-    """A cluster of this test alone: others would count a removed node for some seconds."""
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RayCluster]:
     with ray_cluster() as found:
         yield found
+
+
+@pytest.fixture
+def cluster(shared: RayCluster) -> Iterator[RayCluster]:
+    """A cluster without nodes."""
+    with shared.as_before():
+        yield shared
 
 
 def test_a_worker_with_a_gpu_computes_on_its_share_of_the_cores(
