@@ -33,7 +33,7 @@ from tests.troubled_methods import Full
 
 pytestmark = pytest.mark.timeout(600)  # torch is loaded by several new processes
 TRIALS = 6
-AFTER = 10  # evaluations before a pool strikes: a trial has 8
+AFTER, FURTHER = 10, 3  # evaluations before a pool strikes, and strikes again: a trial has 8
 CHANGES: dict[str, Any] = {"train": {"epochs": 4, "evals_per_epoch": 2}, "search": {"trials": TRIALS}}
 
 
@@ -89,10 +89,13 @@ class Ended(Silent):
 
 
 class Struck(RayPool):
-    """A pool that strikes once, after some evaluations, and while `crew` workers train: the first waits for the others.
+    """A pool that strikes while workers train. Those that have trained wait for those that must train before a strike.
 
     Args:
-        freed: whether workers that have trained may start further trials after the strike. Until then they wait.
+        strikes: what happens, one after the other: the first after some evaluations, while `crew` workers train, and
+            each further one after some evaluations of a worker that came since.
+        crew: number of workers that train when the pool strikes first.
+        freed: whether workers that have trained may start further trials after the last strike. Until then they wait.
 
     Attributes:
         starts: how often each trial was started.
@@ -101,19 +104,18 @@ class Struck(RayPool):
     """
 
     def __init__(
-        self, strike: Callable[[], object], freed: Callable[[Struck], bool], crew: int, **options: Any
+        self, strikes: Sequence[Callable[[], object]], freed: Callable[[Struck], bool], crew: int, **options: Any
     ) -> None:
         super().__init__(**options)
-        self.crew = crew
-        self.strike: Callable[[], object] | None = strike
-        self.freed, self.after = freed, AFTER
+        self.strikes, self.freed, self.crew, self.after = list(strikes), freed, crew, AFTER
+        self.since = 0  # first worker whose evaluations count
         self.starts, self.training, self.lost = Counter[int](), set[int](), list[str]()
         self.held: list[tuple[int, Any]] = []
 
     def call(self, worker: int, name: Call, *arguments: Any) -> None:
         starts = [each for each in arguments[0] if isinstance(each, StartTrials)] if name == "advance" else []
         numbers = [trial.number for each in starts for trial in each.trials]
-        go_on = self.freed(self) if self.strike is None else len(self.training) >= self.crew
+        go_on = len(self.training) >= self.crew if self.strikes else self.freed(self)
         if numbers and worker in self.training and not go_on:
             self.held.append((worker, arguments))
             return
@@ -126,12 +128,11 @@ class Struck(RayPool):
         for answer in answers:
             if isinstance(answer, Lost):
                 self.lost.append(answer.reason)
-            elif isinstance(answer, Answer) and isinstance(answer.value, list):
+            elif isinstance(answer, Answer) and isinstance(answer.value, list) and answer.worker >= self.since:
                 self.after -= sum(isinstance(event, Evaluated) for event in answer.value)
-        ready = self.after <= 0 and len(self.training) >= self.crew and not self.held
-        if ready and self.strike is not None:
-            strike, self.strike = self.strike, None
-            strike()
+        if self.strikes and self.after <= 0 and len(self.training) >= self.crew and not self.held:
+            self.strikes.pop(0)()
+            self.crew, self.after, self.since = self.crew + 1, FURTHER, max(self.training) + 1
         held, self.held = self.held, []
         for worker, arguments in held:
             self.call(worker, "advance", *arguments)
@@ -141,7 +142,7 @@ class Struck(RayPool):
 def sweep(
     place: Home,
     cluster: RayCluster,
-    strike: Callable[[], object],
+    *strikes: Callable[[], object],
     timeout: float = 100,
     freed: Callable[[Struck], bool] = lambda pool: True,
     crew: int = 1,
@@ -153,14 +154,14 @@ def sweep(
 
     Args:
         timeout: seconds after which a silent worker is replaced.
-        crew: number of workers that train when the pool strikes.
+        crew: number of workers that train when the pool strikes first.
         address: by which the sweep joins the cluster.
     """
     shown, pools = Ended(), list[Struck]()
 
     def pool() -> Struck:
         options = {"workers": workers, "address": address or cluster.address, "timeout": timeout, "note": shown.note}
-        pools.append(Struck(strike, freed, crew, **options))
+        pools.append(Struck(strikes, freed, crew, **options))
         return pools[0]
 
     options = {"slots": 1, "checkpoint_every": 0.0, "storage": place.storage, "tracking_uri": place.tracking_uri}
@@ -185,26 +186,32 @@ def check_whole(place: Home, undisturbed: Home, shown: Ended | None = None) -> N
     assert shown is None or shown.ends == dict.fromkeys(range(TRIALS), 1)
 
 
-def test_a_worker_killed_in_mid_trial_is_replaced(here: Home, base: Home, cluster: RayCluster) -> None:
+def test_a_worker_that_is_killed_and_one_that_hangs_are_replaced(here: Home, base: Home, cluster: RayCluster) -> None:
     cluster.add()
-    pool, shown = sweep(here, cluster, lambda: os.kill(cluster.workers()[0], signal.SIGKILL), crew=2)
+    hanging: list[int] = []
+
+    def kill() -> None:
+        os.kill(cluster.workers()[0], signal.SIGKILL)
+
+    def hang() -> None:
+        hanging.append(cluster.workers()[0])
+        os.kill(hanging[0], signal.SIGSTOP)
+
+    pool, shown = sweep(here, cluster, kill, hang, timeout=8, crew=2)
     check_whole(here, base, shown)
+    assert len(pool.lost) == 2 and pool.lost[1] == "it reported nothing for 8 s"
+    assert sum(pool.starts.values()) == TRIALS + 2
+    assert sum(len(trial.pauses) for trial in records(here)) == 2  # trials went on from their checkpoints
+    until_gone(hanging)
+
+
+def test_a_node_that_joins_is_used_and_when_it_leaves_its_trial_goes_on_elsewhere(
+    here: Home, base: Home, cluster: RayCluster
+) -> None:
+    pool, shown = sweep(here, cluster, cluster.add, lambda: cluster.remove(cluster.nodes[-1]))
+    check_whole(here, base, shown)
+    assert len(pool.training) == 2
     assert sum(pool.starts.values()) == TRIALS + 1 and len(pool.lost) == 1
-    assert [bool(trial.pauses) for trial in records(here)].count(True) == 1  # it went on from its checkpoint
-
-
-def test_a_removed_node_s_trial_goes_on_elsewhere(here: Home, base: Home, cluster: RayCluster) -> None:
-    node = cluster.add()
-    pool, shown = sweep(here, cluster, lambda: cluster.remove(node), crew=2)
-    check_whole(here, base, shown)
-    assert sum(pool.starts.values()) == TRIALS + 1 and len(pool.lost) == 1
-
-
-def test_a_node_that_joins_in_mid_sweep_is_used(here: Home, base: Home, cluster: RayCluster) -> None:
-    pool, shown = sweep(here, cluster, cluster.add, freed=lambda pool: len(pool.training) == 2)
-    check_whole(here, base, shown)
-    trained = {trial.worker for trial in records(here)}
-    assert len(trained) == 2 and pool.lost == [] and sum(pool.starts.values()) == TRIALS
 
 
 @pytest.mark.parametrize(("workers", "trained"), [("auto", 3), (2, 2)])
@@ -219,20 +226,6 @@ def test_gpus_that_join_in_mid_sweep_get_workers(
     pool, shown = sweep(here, cluster, lambda: cluster.add(gpus=2), freed=freed, workers=workers)
     check_whole(here, base, shown)
     assert 2 in pool.training and pool.lost == []
-
-
-def test_a_worker_that_hangs_is_ended_and_replaced(here: Home, base: Home, cluster: RayCluster) -> None:
-    cluster.add()
-    hanging: list[int] = []
-
-    def hang() -> None:
-        hanging.append(cluster.workers()[0])
-        os.kill(hanging[0], signal.SIGSTOP)
-
-    pool, shown = sweep(here, cluster, hang, timeout=8, crew=2)
-    check_whole(here, base, shown)
-    assert pool.lost == ["it reported nothing for 8 s"]
-    until_gone(hanging)
 
 
 def test_a_worker_whose_gpu_stays_full_is_given_up(here: Home, base: Home, cluster: RayCluster) -> None:
