@@ -32,7 +32,7 @@ from tests.pools import TurnsPool
 storage, tracking_uri, *studies = sys.argv[1:]
 run_together(studies, partial(TurnsPool, 2), slots=1, storage=storage, tracking_uri=tracking_uri)
 """
-LONG: dict[str, Any] = {"epochs": 20, "evals_per_epoch": 1, "batch_size": 4}
+LONG: dict[str, Any] = {"epochs": 8, "evals_per_epoch": 1, "batch_size": 4}
 
 
 @pytest.fixture

@@ -317,7 +317,7 @@ def test_a_stopped_study_ends_alone_and_resumes_to_the_scores_of_an_undisturbed_
     changes["train"] = {"epochs": 4, "evals_per_epoch": 1}
     (undisturbed,) = run_on(2, never, never.study(**changes))
     heard, stopper = Heard(), Stopper(here, "small")
-    small, other = here.study(**changes), here.study("other", **changes | {"train": LONG | {"epochs": 60}})
+    small, other = here.study(**changes), here.study("other", **changes | {"train": LONG | {"epochs": 20}})
     first, second = run_on(2, here, small, other, dies=at(5, stopper.begin), progress=heard)
     said = str(stopper.end())
     assert said.startswith("study 'small': stopped; ") and said.endswith(": peftsweep run --study small")
