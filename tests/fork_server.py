@@ -45,6 +45,7 @@ READ_LATE |= {
     "MLFLOW_HTTP_REQUEST_TIMEOUT",
     "_MLFLOW_TELEMETRY_SESSION_ID",
 }
+OF_OTHERS = ("PEFTSWEEP_", "RAY_")  # read by no library at import: a command leaves Ray to a new process
 
 
 class Program(subprocess.Popen[str]):
@@ -127,7 +128,7 @@ def _known(environment: Mapping[str, str]) -> bool:
     }  # the program sets these if nobody did
     ours = own | environment
     differ = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
-    return all(name in READ_LATE or name.startswith("PEFTSWEEP_") for name in differ)
+    return all(name in READ_LATE or name.startswith(OF_OTHERS) for name in differ)
 
 
 class _Server:

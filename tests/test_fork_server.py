@@ -99,6 +99,7 @@ def test_a_variable_that_libraries_read_at_import_starts_a_new_python(tmp_path: 
     code = "import sys; print('torch' in sys.modules)"
     for env, forked in (
         ({"PEFTSWEEP_STORAGE": "x"}, True),
+        ({"RAY_ADDRESS": "x"}, True),
         ({"OMP_NUM_THREADS": "2"}, False),
         ({"HF_HOME": "x"}, False),
     ):
