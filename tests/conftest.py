@@ -43,11 +43,12 @@ pyfiles.load_module_py = lambda name, path: (migration if "versions" in str(path
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
-    """One process more than cores if there are 4 GiB of memory for each, because tests also wait for servers."""
+    """Up to two processes more than cores if each has 4 GiB of memory, because tests also wait for servers."""
     cores = yield
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return cores
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    asked = "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ
-    return cores if asked or memory < (cores + 1) * 4 * 2**30 else cores + 1
+    return max(cores, min(cores + 2, memory // (4 * 2**30)))
 
 
 @pytest.hookimpl(tryfirst=True)
