@@ -123,9 +123,7 @@ def test_a_trial_that_ends_is_one_line(kind: Callable[..., Progress], terminal: 
     with kind(terminal) as progress:
         progress.opened(OPENED)
         progress.ended(EndedTrial(8, "pruned", 0.4123, "pruned at step 63 of 189", PARAMS, 14.2))
-    line = (
-        "trial 8 pruned · macro-F1 0.412 at its best · at step 63 of 189 · 14s · lr 3.1e-4 rank 16 dropout 0.05 cosine"
-    )
+    line = "trial 8 pruned · its best macro-F1 0.412 · at step 63 of 189 · 14s · lr 3.1e-4 rank 16 dropout 0.05 cosine"
     assert line in terminal.getvalue()
 
 
@@ -167,7 +165,7 @@ def test_the_live_table_shows_every_slot_and_the_state_of_things(terminal: Termi
         text = terminal.getvalue()
     assert "   0       7   63 of 189   0.501      0.710   0.725         206" in text
     assert "   1       -" in text
-    assert "5 of 12 trials done · 1 running · 206 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left" in text
+    assert "5 of 12 trials done · best macro-F1 0.812 (trial 3) · 2m10s left · 1 running · 206 samples/s" in text
 
 
 def test_the_live_table_keeps_within_the_screen(terminal: Terminal) -> None:
@@ -199,13 +197,13 @@ def test_a_line_in_a_pipe_has_the_time_steps_evaluations_the_best_and_the_time_l
     assert lines_in_a_pipe(iter([(20.0, [first, second]), (40.0, [first, third])])) == [
         (
             20.0,
-            "12:34:56 5 of 12 trials done · 1 running · step 63 of 189, evaluation 2 of 6 · 206 samples/s"
-            " · best macro-F1 0.812 (trial 3) · 2m10s left",
+            "12:34:56 5 of 12 trials done · best macro-F1 0.812 (trial 3) · 2m10s left"
+            " · 1 running · step 63 of 189, evaluation 2 of 6 · 206 samples/s",
         ),
         (
             40.0,
-            "12:34:56 5 of 12 trials done · 2 running · 66 of 378 steps, 2 of 12 evaluations · 206 samples/s"
-            " · best macro-F1 0.812 (trial 3) · 2m10s left",
+            "12:34:56 5 of 12 trials done · best macro-F1 0.812 (trial 3) · 2m10s left"
+            " · 2 running · 66 of 378 steps, 2 of 12 evaluations · 206 samples/s",
         ),
     ]
 
@@ -228,7 +226,7 @@ def test_a_trial_that_ends_has_the_time_of_day_in_a_pipe() -> None:
     stream = io.StringIO()
     trial = EndedTrial(8, "pruned", 0.4123, "pruned at step 63 of 189", {}, 14.2)
     PlainProgress(stream, hour=lambda: "12:34:56").ended(trial)
-    assert stream.getvalue() == "12:34:56 trial 8 pruned · macro-F1 0.412 at its best · at step 63 of 189 · 14s\n"
+    assert stream.getvalue() == "12:34:56 trial 8 pruned · its best macro-F1 0.412 · at step 63 of 189 · 14s\n"
     PlainProgress(stream).ended(trial)
     assert re.match(r"[0-2]\d:[0-5]\d:[0-5]\d trial 8", stream.getvalue().splitlines()[1])
 
@@ -380,7 +378,7 @@ def test_the_report_says_what_the_time_was_spent_on() -> None:
         time_spent(seconds)
         == "time: 1m40s in this run · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"
     )
-    assert time_spent(seconds, 3).startswith("time: 1m40s in this run, of 3 workers together · training 90.0%")
+    assert time_spent(seconds, 3).startswith("time: 1m40s in this run, summed over 3 workers · training 90.0%")
 
 
 def test_tuned_scores_are_shown_beside_the_others_if_there_are_any() -> None:

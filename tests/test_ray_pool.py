@@ -180,12 +180,12 @@ def test_workers_have_no_more_threads_than_the_user_allows(said: str, threads: i
         (
             "Worker exit type: SYSTEM_ERROR Worker exit detail: connection error code 2.\nEnd of file. "
             "There are some potential root causes. (1) The process is killed by SIGKILL by OOM killer",
-            "its process died: connection error code 2. End of file.",
+            "its process died: connection error code 2. End of file",
         ),
         (
             "Worker exit type: SYSTEM_ERROR Worker exit detail: connection error code 2.\nEnd of file. "
             "Some common causes include: (1) the process was killed by the OOM killer",
-            "its process died: connection error code 2. End of file.",
+            "its process died: connection error code 2. End of file",
         ),
     ],
 )

@@ -169,7 +169,7 @@ def test_a_trial_runs_while_a_process_runs_its_study_and_is_stopped_otherwise(st
     assert summary == "10 of 14 trials done · 1 running"
     assert header.split()[4:7] == ["running", "stopped", "waiting"]
     assert first == "a, retrained: 1 of 5 seeds done, 2 stopped · 2s; to resume: peftsweep retrain --study a"
-    assert second == "a: 1 stopped; to resume: peftsweep run --study a"
+    assert second == "a: 1 trial stopped; to resume: peftsweep run --study a"
     assert third == "a, retrained: 1 of 5 seeds done, 2 running · 2s"
 
 

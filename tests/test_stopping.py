@@ -20,7 +20,7 @@ import pytest
 from optuna.trial import TrialState
 
 import peftsweep
-from peftsweep import sweep
+from peftsweep import sweep, trial_state
 from peftsweep.engine import Command, Event
 from peftsweep.errors import PeftsweepError, UsageError, WorkerError
 from peftsweep.models import BaseInfo
@@ -204,6 +204,14 @@ def test_on_another_machine_signs_of_life_tell_a_sweep_that_runs_from_one_that_d
     assert (row["state"], row["running"], row["stopped"], row["workers"]) == ("died", 0, 1, [])
 
 
+def test_trials_that_wait_for_a_worker_of_their_running_sweep_do_not_run(url: str) -> None:
+    """The workers load the base, or are with another study of the command."""
+    held_far_away(url)
+    row = row_of(url, workers=[])
+    assert (row["state"], row["running"], row["stopped"]) == ("running", 0, 1)
+    assert not any("to resume" in line for line in shown(row))
+
+
 def test_a_sweep_shows_that_it_lives_while_it_loads_a_base(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "BEAT", 0.01)
     _, holder = lock_and_note(here.storage, "small")
@@ -327,6 +335,12 @@ def test_a_stopped_study_ends_alone_and_resumes_to_the_scores_of_an_undisturbed_
     (resumed,) = run_on(2, here, small)
     assert resumed.counts == {"complete": 4}
     assert scores(resumed) == pytest.approx(scores(undisturbed), abs=1e-4)
+
+
+def test_how_a_trial_ended_is_said_once() -> None:
+    ending, states = trial_state.ending, trial_state.TrialState
+    assert ending(states.PRUNED, "pruned at step 63 of 189") == "pruned at step 63 of 189"
+    assert ending(states.COMPLETE, "all 189 steps") == "complete, all 189 steps"
 
 
 @pytest.mark.usefixtures("eager")

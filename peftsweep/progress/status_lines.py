@@ -36,8 +36,8 @@ def status_lines(row: Row) -> list[str]:
     lines = _workers(study, row)
     parts = _early_end(row)
     if stopped := row[TrialState.STOPPED]:
-        parts.append(f"{stopped} {TrialState.STOPPED}")
-    if parts:
+        parts.append(f"{stopped} trial{'s' * (stopped > 1)} {TrialState.STOPPED}")
+    if parts and row["state"] != SweepState.RUNNING:  # else its workers load, or are with another study
         lines.append(f"{study}: {'; '.join(parts)}; to resume: {row['resume']}")
     if seeds is not None:
         counts = [f"{seeds['done']} of {seeds['total']} seeds done"]

@@ -89,8 +89,8 @@ def ended(trial: EndedTrial, *, objective: str, best: bool = False) -> str:
 
     The score is that of the trial's best evaluation. A trial may be pruned later, by a score that was lower.
     """
-    note = " (best)" if best else " at its best" if trial.state == TrialState.PRUNED else ""
-    scored = "" if trial.value is None else f"{label(objective)} {score(trial.value)}{note}"
+    own = "its best " if trial.state == TrialState.PRUNED else ""
+    scored = "" if trial.value is None else f"{own}{label(objective)} {score(trial.value)}{' (best)' * best}"
     parts = [
         scored,
         trial.reason.removeprefix(f"{trial.state} "),
@@ -101,21 +101,24 @@ def ended(trial: EndedTrial, *, objective: str, best: bool = False) -> str:
 
 
 def summary(status: SweepStatus, objective: str, steps: str = "") -> str:
-    """`5 of 12 trials done · 4 running · 412 samples/s · best macro-F1 0.812 (trial 3) · 2m10s left`
+    """`5 of 12 trials done · best macro-F1 0.812 (trial 3) · 2m10s left · 4 running · 412 samples/s`
+
+    A narrow terminal cuts off the end, which the lines of the workers tell as well.
 
     Args:
         steps: see `steps`.
     """
     running, at_work = status.running, sum(bool(worker.running) for worker in status.workers)
     on = f" on {at_work} workers" if at_work > 1 else ""
-    parts = [f"{status.done} of {status.total} trials done", f"{len(running):,} running{on}", *filter(None, [steps])]
-    if rate := sum(slot.rate for slot in running):
-        parts.append(f"{rate:,.0f} samples/s")
+    parts = [f"{status.done} of {status.total} trials done"]
     if status.best is not None:
         number, value = status.best
         parts.append(f"best {label(objective)} {score(value)} (trial {number})")
     if status.eta is not None and math.isfinite(status.eta):
         parts.append(f"{duration(status.eta)} left")
+    parts += [f"{len(running):,} running{on}", *filter(None, [steps])]
+    if rate := sum(slot.rate for slot in running):
+        parts.append(f"{rate:,.0f} samples/s")
     return _named(status.study, " · ".join(parts))
 
 
@@ -161,7 +164,7 @@ def time_spent(seconds: Mapping[str, float], workers: int = 1) -> str:
     whole = sum(seconds.values())
     shares = {name: seconds.get(name, 0.0) / whole for name in ("training", "evaluation", "checkpoints")}
     shares["everything else"] = 1 - sum(shares.values())
-    of = f", of {workers} workers together" if workers > 1 else ""
+    of = f", summed over {workers} workers" if workers > 1 else ""
     return " · ".join(
         [f"time: {duration(whole)} in this run{of}", *(f"{name} {share:.1%}" for name, share in shares.items())]
     )

@@ -39,9 +39,9 @@ def is_here(note: str) -> bool:
 def busy(name: str, url: str, note: str) -> StudyBusyError:
     _, _, rest = note.partition(" ")
     whom = f"process {rest}" if rest else "another process"
-    return StudyBusyError(
-        f"study {name!r} in {url} is being {_DONE[doing_of(note)]} by {whom}; wait for it to end, or stop it"
-    )
+    done = _DONE[doing_of(note)]
+    stop = "" if done == "synced" else ", or end it with peftsweep stop"
+    return StudyBusyError(f"study {name!r} in {url} is being {done} by {whom}; wait for it to end{stop}")
 
 
 def overtaken(name: str, url: str) -> StudyBusyError:

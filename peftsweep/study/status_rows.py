@@ -52,7 +52,7 @@ def _status(studies: Studies, study: StoredStudy) -> dict[str, Any]:
     state = _state(studies, study, trials)
     return {
         "study": study.study_name,
-        **_counts(trials, live=state == SweepState.RUNNING),
+        **_counts(trials, live=_trains(study, state)),
         "done": done(trials),
         "total": record.total,
         "objective": record.objective,
@@ -75,7 +75,7 @@ def _seeds(studies: Studies, again: StoredStudy) -> dict[str, Any]:
     seeds, total = again.records(), again.record.total
     state = _state(studies, again, seeds)
     total = len(seeds) if total is None else total
-    counts = _counts(seeds, live=state == SweepState.RUNNING)
+    counts = _counts(seeds, live=_trains(again, state))
     return {
         "done": done(seeds),
         "total": total,
@@ -106,6 +106,14 @@ def _sweep(study: StoredStudy, state: SweepState | None) -> dict[str, Any]:
         "resume": resuming(study),
         "workers": [worker.model_dump() | {"since": _time(worker.since)} for worker in workers],
     }
+
+
+def _trains(study: StoredStudy, state: SweepState | None) -> bool:
+    """Whether a worker trains the study. None does while they load the base, or are with another study of the command.
+    An earlier version does not say."""
+    sweep = study.record.sweep
+    silent = sweep is None or sweep.state != SweepState.RUNNING
+    return state == SweepState.RUNNING and (silent or bool(sweep and sweep.workers))
 
 
 def _time(moment: int) -> str:

@@ -13,7 +13,7 @@ from peftsweep.study.results import Warn, unheard
 from peftsweep.study.status_rows import sweep_state
 from peftsweep.sweep_state import SweepState
 from peftsweep.system.default_places import STORAGE
-from peftsweep.trial_state import TrialState
+from peftsweep.trial_state import TrialState, ending
 
 LOOK = 0.5  # seconds between two looks at what has become of the request
 
@@ -117,7 +117,7 @@ def _outcome(studies: Studies, name: str, asked: SweepRecord, number: int | None
     if number is not None:
         trial = next((each for each in study.records() if each.number == number), None)
         if trial is not None and trial.state.finished:
-            return f"trial {number} of study {name!r}: {trial.state}, {trial.reason}"
+            return f"trial {number} of study {name!r}: {ending(trial.state, trial.reason)}"
     if sweep is None or sweep.token != asked.token:
         return f"{_called(study)} has ended, and another sweep of it has begun"
     state = sweep_state(studies, study)

@@ -32,7 +32,7 @@ def why_lost(error: BaseException) -> str:
         if "its node has died" in str(error):
             return "its machine is gone"
         detail = DETAIL.search(str(error))
-        return f"its process died: {' '.join(detail[1].split())}" if detail else "its process died"
+        return f"its process died: {' '.join(detail[1].split()).rstrip('.')}" if detail else "its process died"
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(OF_NO_USE)]
     return " ".join(told[:3]) or type(error).__name__

@@ -43,7 +43,7 @@ OF_JOINED = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TLS_
 KEPT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", *OF_JOINED)
 OF_A_CLUSTER = re.compile("RAY_[A-Z]")  # such as RAY_ADDRESS; in Ray's own settings small letters follow
 PLAIN = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "USER", "PWD")  # never secret
-GONE = "; finished trials are kept: run the same command again to continue"
+GONE = "; finished trials are kept: {first}run the same command again to continue"
 
 
 class RayPool:
@@ -127,14 +127,15 @@ class RayPool:
         except (EOFError, ConnectionError) as error:
             raise self._gone(self._last_words()) from error
         if kind == "over":
-            raise WorkerError(f"no worker is left; the last was lost: {value}{GONE}")
+            raise WorkerError(f"no worker is left; the last was lost: {value}{GONE.format(first='')}")
         if kind == "broken":
             raise self._gone(value)
         return kind, number, value
 
     def _gone(self, why: str) -> WorkerError:
         """A cluster from which no worker ever came can hardly be used. Any other has gone."""
-        fate = f"is gone: {why}{GONE}" if self._came else f"cannot be used: {why}"
+        first = "start Ray, then " if self._address is not None else ""
+        fate = f"is gone: {why}{GONE.format(first=first)}" if self._came else f"cannot be used: {why}"
         return WorkerError(f"{self._cluster()} {fate}")
 
     def _last_words(self) -> str:
