@@ -13,6 +13,7 @@ from peftsweep.scores import SCORES, Score
 from peftsweep.storage import Retrained
 from peftsweep.sweep.publishing import compare
 from tests.stored import add_study, add_trial, evaluated, retrained, trial_attrs
+from tests.test_progress import Terminal
 
 OLD = trial_attrs(0.7)["scores"]  # the scores of a trial that was stored before
 
@@ -47,6 +48,20 @@ def test_retrain_shows_a_new_score_of_the_configurations_that_have_it(url: str) 
     rows = [retrained(0, 0.7), retrained(1, 0.6, kappa_mean=0.4321, kappa_std=0.01)]
     retrained_table([Retrained.model_validate(row) for row in rows], text := StringIO())
     assert "Cohen's kappa" in text.getvalue() and "0.432 ± 0.010" in text.getvalue()
+
+
+@pytest.mark.parametrize(("width", "shown", "left"), [("80", 1, "micro-F1, loss"), ("100", 3, ""), ("200", 3, "")])
+def test_a_narrow_terminal_leaves_scores_out_rather_than_cut_them_off(
+    monkeypatch: pytest.MonkeyPatch, width: str, shown: int, left: str
+) -> None:
+    for name, value in {"COLUMNS": width, "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    scores = {f"{name}_{part}": 0.01 for name in ("macro_f1", "micro_f1", "loss") for part in ("mean", "std")}
+    behind = {"mean": 0.01, "low": -0.065, "high": 0.085, "seeds": 3}
+    retrained_table([Retrained.model_validate(retrained(12, 0.7, behind=behind, **scores))], text := Terminal())
+    row = text.getvalue().splitlines()[1]
+    assert row.count("0.010 ± 0.010") == shown and "0.010 (-0.065 to 0.085)" in row
+    assert (f"{left}: in a wider terminal, or with --json" in text.getvalue()) == bool(left)
 
 
 def test_a_new_score_that_is_no_score_is_refused(url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TextIO
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.style import StyleType
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from peftsweep.safe_text.escaping import harmless, in_line
 from peftsweep.safe_text.quoting import LINE, shortened
+
+FOLDED = 12  # columns of a narrow screen that a folded text gets at least, as `Grid.least_width` counts
 
 
 class Screen(Console):
@@ -34,6 +37,14 @@ class Grid(Table):
 
     def add_texts(self, *texts: str, style: StyleType | None = None) -> None:
         self.add_row(*map(fit, texts), style=style)
+
+    def least_width(self) -> int:
+        """Width below which rich would cut off texts. A column whose texts may be folded counts as at most `FOLDED`."""
+        padding = len(self.columns) * (self.padding[1] + self.padding[3])
+        widths = [
+            (max(map(cell_len, [str(each.header), *map(str, each.cells)])), each.no_wrap) for each in self.columns
+        ]
+        return padding + sum(width if whole else min(width, FOLDED) for width, whole in widths)
 
 
 def fit(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -33,7 +34,8 @@ def best_table(rows: Sequence[Best], stream: TextIO) -> None:
     for same in by_rows.values():
         if len(by_rows) > 1:
             console.print_line(_data(same, rows))
-        console.print(_scores(same))
+        names = [name for name in columns() if any(name in row.scores for row in same)]
+        _print_fitting(console, partial(_scores, same), names, same[0].objective)
         console.print()
     console.print_line(result_lines.legend(list(by_rows.values())))
     for line in why_not_compared([same[0] for same in by_rows.values()]):
@@ -55,9 +57,8 @@ def _adapter(row: Best) -> str | None:
     return row.adapter if there else f"{row.adapter} (not there)"
 
 
-def _scores(rows: Sequence[Best]) -> Grid:
-    names = {name: title for name, title in columns().items() if any(name in row.scores for row in rows)}
-    table = _table("", "study", "method", "trial", *names.values())
+def _scores(rows: Sequence[Best], names: Sequence[str]) -> Grid:
+    table = _table("", "study", "method", "trial", *(columns()[name] for name in names))
     for row in rows:
         scores = [score(row.scores.get(name)) for name in names]
         mark, style = ("*", "bold") if row.overall else ("", "")
@@ -79,6 +80,13 @@ def status_table(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
     workers, sweeps that ended early, stopped trials and retraining follow."""
     rare = (TrialState.STOPPED, TrialState.WAITING)
     states = [state for state in TrialState if state not in rare or any(row[state] for row in rows)]
+    console = _console(stream)
+    _print_fitting(console, partial(_standings, rows), states, TrialState.RUNNING)
+    for line in ["", trials_done(rows), *(line for row in rows for line in status_lines(row))]:
+        console.print_line(line)
+
+
+def _standings(rows: Sequence[Mapping[str, Any]], states: Sequence[str]) -> Grid:
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
     news = any(row["process"] and row["state"] != SweepState.DONE for row in rows)
     table = _table("study", *["sweep"] * news, *states, *(label(objective) for objective in objectives), "time")
@@ -88,28 +96,41 @@ def status_table(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
         scores = [best if objective == row["objective"] else "" for objective in objectives]
         state = [row["state"] or "-"] * news
         table.add_texts(row["study"], *state, *counts, *scores, duration(row["seconds"]))
-    console = _console(stream)
-    console.print(table)
-    for line in ["", trials_done(rows), *(line for row in rows for line in status_lines(row))]:
-        console.print_line(line)
+    return table
 
 
 def retrained_table(rows: Sequence[Retrained], stream: TextIO) -> None:
     """Print one row per configuration, the best mean first, and a verdict below."""
-    shown = {name: title for name, title in columns().items() if any(f"{name}_mean" in row.figures for row in rows)}
-    table = _table("trial", f"{label(rows[0].objective)} in the sweep", "seeds", *shown.values(), "behind")
-    for row in rows:
-        seeds = str(row.seeds) + (f", {row.failed} failed" if row.failed else "")
-        scores = [spread(row.figures, name) for name in shown]
-        table.add_texts(str(row.trial), score(row.picked), seeds, *scores, interval(row.behind))
+    names = [name for name in columns() if any(f"{name}_mean" in row.figures for row in rows)]
     console = _console(stream)
-    console.print(table)
+    _print_fitting(console, partial(_means, rows), names, rows[0].objective)
     console.print()
     for row in rows:
         chosen = {name: value for name, value in row.params.items() if name in row.sampled}
         console.print_line(f"trial {row.trial}: {hyperparameters(chosen)}")
     for line in result_lines.verdict(rows):
         console.print_line(line)
+
+
+def _means(rows: Sequence[Retrained], names: Sequence[str]) -> Grid:
+    titles = (columns()[name] for name in names)
+    table = _table("trial", "sweep score", "seeds", *titles, "behind")
+    for row in rows:
+        seeds = str(row.seeds) + (f", {row.failed} failed" if row.failed else "")
+        scores = [spread(row.figures, name) for name in names]
+        table.add_texts(str(row.trial), score(row.picked), seeds, *scores, interval(row.behind))
+    return table
+
+
+def _print_fitting(console: Screen, table: Callable[[Sequence[str]], Grid], names: Sequence[str], first: str) -> None:
+    """Print the table with as many of these columns as the screen has room for, `first` among them. Half a number is
+    worse than none: a line below names the columns that are left out."""
+    shown = list(names)
+    while table(shown).least_width() > console.width and shown != [first]:
+        shown.remove(next(name for name in reversed(shown) if name != first))
+    console.print(table(shown))
+    if left := [label(name) for name in names if name not in shown]:
+        console.print_line(f"{', '.join(left)}: in a wider terminal, or with --json")
 
 
 def _console(stream: TextIO) -> Screen:
