@@ -59,7 +59,9 @@ Timeout = Annotated[
 Slots = Annotated[
     Any,
     typer.Option(
-        parser=auto_or_count, metavar="K|auto", help="Trials to train at once. auto: as many as fit on the GPU."
+        parser=auto_or_count,
+        metavar="K|auto",
+        help="Trials that a worker trains at once. auto: as many as fit on its GPU.",
     ),
 ]
 Workers = Annotated[
@@ -67,7 +69,7 @@ Workers = Annotated[
     typer.Option(
         parser=auto_or_count,
         metavar="N|auto",
-        help="Workers, each on a GPU or a share of the cores. auto: one for each GPU. More than one need Ray.",
+        help="Workers, each on a GPU or a share of the cores. auto: one for each GPU. Several workers need Ray.",
     ),
 ]
 CheckpointEvery = Annotated[

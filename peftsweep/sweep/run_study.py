@@ -85,11 +85,11 @@ def run(
         trials: total number of trials of the study; by default `search.trials`.
         timeout: seconds after which no new trial of the study starts; running trials finish. They count from when its
             first worker begins to load the base.
-        slots: number of trials to train at once. "auto": as many as fit on the GPU; a few on a CPU.
+        slots: number of trials that a worker trains at once. "auto": as many as fit on the GPU; a few on a CPU.
         overrides: values that replace the study file's, by dotted key, as a mapping or as `key=value`.
         progress: displays what happens while the study runs; by default nothing is displayed.
         workers: how many train at once, each on a GPU of its own or a share of the cores. "auto": one for each GPU.
-            More than one need Ray.
+            Several workers need Ray.
         ray_address: `auto`, `HOST:PORT` or `ray://…` joins a Ray cluster.
         checkpoint_every: seconds between two checkpoints of a trial. A kill costs at most so much of its training.
         worker_timeout: seconds without an event after which a worker of Ray is ended and replaced.
