@@ -214,7 +214,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     here = home(place / "work", mlflow=False)
     (here.folder / "sweeps").mkdir()
     here.study("sweeps/demo", search={"trials": 2})
-    here.study("sweeps/killed", train={"epochs": 40, "evals_per_epoch": 1}, search={"trials": 2})
+    here.study("sweeps/killed", train={"epochs": 15, "evals_per_epoch": 1}, search={"trials": 2})
     with started(place) as services:
         yield services
 

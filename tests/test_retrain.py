@@ -294,7 +294,7 @@ def test_a_killed_command_resumes_and_ends_with_the_same_adapters_byte_for_byte(
 
 
 def test_ctrl_c_keeps_everything_and_says_how_to_resume(here: Home) -> None:
-    file = here.study(**QUICK | {"train": {"epochs": 30, "batch_size": 4, "evals_per_epoch": 1}})
+    file = here.study(**QUICK | {"train": {"epochs": 12, "batch_size": 4, "evals_per_epoch": 1}})
     here.run(file, trials=2)
     words = ("retrain", "--study", str(file), "--seeds", "2", "--slots", "2")
     process = here.start(*words)

@@ -480,11 +480,11 @@ def test_another_base_under_the_same_name_is_refused(here: Home) -> None:
 
 
 def test_a_sweep_starts_anew_after_its_database_is_deleted_and_two_databases_do_not_mix(here: Home) -> None:
-    first = here.run(here.study(train=LONG), trials=1, timeout=3600)
+    first = here.run(here.study(train=LONG | {"epochs": 8}), trials=1, timeout=3600)
     (here.folder / "studies.db").unlink()
     stray = here.folder / "artifacts" / "small" / "trial-0000" / "checkpoint-000001-01"
     stray.mkdir()
-    again = here.run(here.study(train=LONG), trials=1)
+    again = here.run(here.study(train=LONG | {"epochs": 8}), trials=1)
     assert first.best is not None and again.best is not None and first.best.macro_f1 == again.best.macro_f1
     other = here.run(here.study(), trials=1, storage=f"sqlite:///{here.folder}/other.db")
     assert other.best is not None and other.best.adapter != again.best.adapter
@@ -948,11 +948,11 @@ def test_a_free_slot_does_not_read_the_database_before_every_step(here: Home) ->
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", counted)
     try:
-        here.run(here.study(train={"epochs": 20, "evals_per_epoch": 1}), slots=2, start=Watched)
+        here.run(here.study(train={"epochs": 10, "evals_per_epoch": 1}), slots=2, start=Watched)
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", counted)
-    # two of the three trials, then one beside a free slot: each of the 2 * 20 evaluations reads
-    assert steps == 2 * 20 * 6 and reads < 2 * 20 + 30
+    # two of the three trials, then one beside a free slot: each of the 2 * 10 evaluations reads
+    assert steps == 2 * 10 * 6 and reads < 2 * 10 + 30
 
 
 @pytest.mark.parametrize(
