@@ -190,14 +190,14 @@ def test_workers_that_rested_on_a_machine_that_is_gone_do_not_fail_the_trial_it_
     gone = False
 
     def dies(worker: int, events: Sequence[Event]) -> str | None:
-        """Three workers are on a machine that is gone once one of them trains the last trial, and the others rest."""
+        """Four workers are on a machine that is gone once one of them trains the last trial, and the others rest."""
         nonlocal gone
         reports = [report for event in events if isinstance(event, Evaluated) for report in event.reports]
         late = any(report.trial.number == 4 and report.evaluation.index == 3 for report in reports)
-        gone = gone or (worker < 3 and late)
-        return "its host is down" if gone and worker < 3 else None
+        gone = gone or (worker < 4 and late)
+        return "its host is down" if gone and worker < 4 else None
 
-    pool = partial(TurnsPool, 4, dies, nodes=("there", "there", "there", *["here"] * 9))
+    pool = partial(TurnsPool, 4, dies, nodes=(*["there"] * 4, *["here"] * 9))
     options: Any = {"slots": 1, "storage": here.storage, "tracking_uri": here.tracking_uri}
     study = here.study(search={"trials": 5}, train={"epochs": 4, "evals_per_epoch": 1})
     (result,) = run_together([study], pool, **options)
