@@ -10,6 +10,8 @@ from collections.abc import Generator, Iterator
 from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Ray would end workers while the memory is nearly full, whoever fills it.
+os.environ.update({"RAY_memory_monitor_refresh_ms": "0"})
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models are slower with more threads. Processes that tests start inherit this.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("PEFTSWEEP_TEST_THREADS", "1")
@@ -48,7 +50,7 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return cores
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(cores, min(cores + 2, memory // (4 * 2**30)))
+    return max(cores, min(cores + 1, memory // (6 * 2**30)))
 
 
 @pytest.hookimpl(tryfirst=True)

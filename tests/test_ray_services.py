@@ -46,7 +46,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
             key: value for key, value in os.environ.items() if not key.startswith(("PG", "MLFLOW", "PEFTSWEEP", "RAY"))
         }
         path = os.pathsep.join([str(Path(sys.executable).parent), own["PATH"]])
-        own |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}  # other tests run at the same time
+        # other tests run at the same time
+        own |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
         own |= {"PATH": path, "PYTHONPATH": python_path(), "RAY_TMPDIR": folder}
 
         started: list[subprocess.Popen[str]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,14 @@ class Judged(TurnsPool):
             if isinstance(command, Verdicts):
                 self.verdicts.append((worker, self.reports.pop(worker), command.keep))
         super().call(worker, name, *arguments)
+
+    def _answer(self, number: int, name: Call, arguments: tuple[Any, ...]) -> Any:
+        value = super()._answer(number, name, arguments)
+        if name == "build":  # workers take turns by evaluations, not by seconds
+            pack_worker = self._worker(number).worker
+            assert pack_worker is not None
+            pack_worker.heartbeat = math.inf
+        return value
 
     def halved(self, *, together: bool) -> list[bool]:
         """Verdicts by which the better half of all values at evaluation 4 goes on, or of the worker's own."""
