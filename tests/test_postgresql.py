@@ -91,7 +91,7 @@ def test_a_sweep_whose_server_goes_away_ends_with_one_message_and_resumes(here: 
     postgresql.execute("ALTER ROLE sweeper NOLOGIN")
     hang_up(postgresql, url, "%")
     try:
-        with pytest.raises(StorageError, match="not permitted to log in"):
+        with pytest.raises(StorageError, match="user log in"):
             here.run(study, storage=url)
     finally:
         postgresql.execute("ALTER ROLE sweeper LOGIN")

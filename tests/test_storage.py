@@ -17,12 +17,13 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import optuna
+import psycopg
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
 from peftsweep.errors import StorageError, StudyBusyError, UsageError, WorkerError
-from peftsweep.storage import Studies, check_apart, check_there, exists, guarded, lasting, same_place, settle
+from peftsweep.storage import Studies, check_apart, check_there, exists, guarded, lasting, outage, same_place, settle
 from peftsweep.storage.postgresql import Postgresql
 from peftsweep.storage.urls import address
 from tests.fork_server import Program
@@ -549,7 +550,7 @@ def test_a_lease_that_cannot_be_taken_again_is_tried_again_at_the_next_call(post
         postgresql.execute(f"ALTER ROLE {USER} NOLOGIN")
         try:
             for _ in range(2):
-                with pytest.raises(StorageError, match="not permitted to log in"), guarded(studies.url):
+                with pytest.raises(StorageError, match="user log in"), guarded(studies.url):
                     study.set_user_attr("key", 1)
         finally:
             postgresql.execute(f"ALTER ROLE {USER} LOGIN")
@@ -579,6 +580,25 @@ def test_a_server_that_restarts_between_two_calls_is_not_noticed(postgresql: Ser
             study.set_user_attr("key", 3)
         study.set_user_attr("key", 2)
     assert Studies(studies.url).create("one").user_attrs == {"key": 2}
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        (psycopg.OperationalError("FATAL: das Datenbanksystem startet"), True),
+        (psycopg.errors.ConnectionTimeout("trop de clients"), True),
+        (psycopg.errors.AdminShutdown("arrêt par l'administrateur"), True),
+        (psycopg.OperationalError('FATAL: password authentication failed for user "sweeper"'), False),
+        (psycopg.errors.QueryCanceled("storniere Anfrage"), False),
+        (psycopg.ProgrammingError("the query has 1 placeholder but 2 parameters were passed"), False),
+        (sqlite3.OperationalError("interrupted"), False),
+    ],
+)
+def test_a_server_that_refuses_a_connection_in_another_language_is_waited_for(said: Exception, passes: bool) -> None:
+    kind = getattr(
+        sqlalchemy.exc, "ProgrammingError" if isinstance(said, psycopg.ProgrammingError) else "OperationalError"
+    )
+    assert (outage(kind(None, None, said)) is not None) == passes
 
 
 def test_a_connection_that_is_lost_during_a_statement_is_reported_in_one_message(postgresql: Server) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages._rdb.models import NOT_FOUND_MSG
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from peftsweep.errors import StorageError, first_line
 from peftsweep.safe_text.secrets import masked
@@ -31,6 +31,7 @@ NOT_READY = f"the server is not ready. {AGAIN} when it is"
 NOBODY = "nobody answers at this address; start PostgreSQL there, or name another by --storage"
 NO_MACHINE = "there is no machine of this name"
 NO_ANSWER = "no answer from this machine"
+NO_LOGIN = "the server does not let this user log in"
 MAY_PASS = {LOST, NO_ROOM, NOT_READY, NOBODY, NO_MACHINE, NO_ANSWER}  # as when a server restarts, or another takes over
 READ_ONLY = "a read-only server (a standby?); name the one that is written by --storage"
 
@@ -54,6 +55,7 @@ KNOWN = {
     "password; the password stands in the URL (with %40 for @, %2F for /), in PGPASSWORD or in ~/.pgpass",
     "no pg_hba.conf entry": "the server's pg_hba.conf lets nobody in from here by this user",
     'role ".*" does not exist': "the server has no such user",
+    "is not permitted to log in": NO_LOGIN,
     'database ".*" does not exist': "the server has no such database; its owner makes one with createdb",
     "Connection refused|No such file or directory.*socket|is the server running": NOBODY,
     "failed to resolve host|could not translate host name": NO_MACHINE,
@@ -132,11 +134,29 @@ def _of_disk(error: OSError) -> OSError | StorageError:
 
 def what_failed(error: BaseException) -> str:
     """What a database's error means, and what to do about it."""
+    causes = _causes(error)
+    return _known(causes) or masked(first_line(causes[-1]))
+
+
+def may_pass(error: DBAPIError) -> bool:
+    """Whether an error may pass by itself: the connection was lost, or a server refuses a new one for the moment. A
+    refusal has no code, only a text in the server's language, so one that we do not know is taken for a restart."""
+    known = None if error.orig is None else _known(_causes(error.orig))
+    refused = isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", "") is None
+    return error.connection_invalidated or (refused if known is None else known in MAY_PASS)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
         causes.append(cause)
         cause = cause.__cause__
+    return causes
+
+
+def _known(causes: Sequence[BaseException]) -> str | None:
+    """What we say about an error; None if we do not know it."""
     for each in causes:
         code = getattr(each, "sqlite_errorcode", None) or getattr(each, "sqlstate", None)
         if code in CODES:
@@ -145,4 +165,4 @@ def what_failed(error: BaseException) -> str:
     for words, said in KNOWN.items():
         if found := re.search(words, text, re.IGNORECASE):
             return said.format(**{key.rstrip("_"): part for key, part in found.groupdict().items() if part})
-    return masked(first_line(causes[-1]))
+    return None

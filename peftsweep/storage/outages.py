@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from peftsweep.errors import StorageError, first_line
 from peftsweep.safe_text.secrets import masked
-from peftsweep.storage.database_errors import AGAIN, MAY_PASS, what_failed
+from peftsweep.storage.database_errors import AGAIN, may_pass
 
 T = TypeVar("T")
 
@@ -23,9 +23,7 @@ def outage(error: BaseException | None) -> str | None:
     """Why a database server does not answer, if that may pass; None for any other error."""
     while error is not None:
         match error:
-            case DBAPIError(orig=BaseException() as said, connection_invalidated=lost) if (
-                lost or what_failed(said) in MAY_PASS
-            ):
+            case DBAPIError(orig=BaseException() as said) if may_pass(error):
                 return masked(first_line(said))
         error = error.__cause__
     return None
