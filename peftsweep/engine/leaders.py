@@ -13,6 +13,7 @@ class Leaders:
 
     Weights are nearly all of what a worker sends. A trial that is not among the best of its worker is not among the
     best of all, so the study need not be asked.
+    If somebody deletes an adapter, only trials of the next run take its place: workers do not know that it is gone.
 
     Args:
         most: how many adapters the study keeps.
