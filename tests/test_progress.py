@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -193,7 +192,7 @@ def lines_in_a_pipe(events: Iterator[tuple[float, list[SlotStatus]]]) -> list[tu
 
 def test_a_line_in_a_pipe_has_the_time_steps_evaluations_the_best_and_the_time_left() -> None:
     first, second = SlotStatus(0, 7, 63, 189, rate=206.4, evaluated=2, evaluations=6), SlotStatus(1)
-    third = SlotStatus(1, 8, 3, 189, evaluations=6)
+    third = SlotStatus(1, 8, 32, 189, evaluated=1, evaluations=6)
     assert lines_in_a_pipe(iter([(20.0, [first, second]), (40.0, [first, third])])) == [
         (
             20.0,
@@ -203,23 +202,37 @@ def test_a_line_in_a_pipe_has_the_time_steps_evaluations_the_best_and_the_time_l
         (
             40.0,
             "12:34:56 5 of 12 trials done · best macro-F1 0.812 (trial 3) · 2m10s left"
-            " · 2 running · 66 of 378 steps, 2 of 12 evaluations · 206 samples/s",
+            " · 2 running · 95 of 378 steps, 3 of 12 evaluations · 206 samples/s",
         ),
     ]
 
 
-def test_a_pipe_gets_a_line_soon_after_an_event_and_rarely_without_one() -> None:
+@pytest.mark.parametrize(("best", "text"), [(0.8, "0.800 (trial 3)"), (0.7, "0.730 (trial 7, running)")])
+def test_the_best_so_far_may_be_a_trial_that_still_runs(best: float, text: str) -> None:
+    running = WorkerStatus(0, None, "cpu", [SlotStatus(0, 7, 63, 189, best=0.73), SlotStatus(1, 8, 3, 189)])
+    status = SweepStatus([running], done=5, total=12, best=(3, best), eta=None)
+    assert f"5 of 12 trials done · best macro-F1 {text} · 2 running" == sweep_lines.summary(status, "macro_f1")
+
+
+def test_a_pipe_gets_lines_at_evaluations_and_at_most_once_a_minute() -> None:
     def slots(step: int, evaluated: int) -> list[SlotStatus]:
         return [SlotStatus(0, 7, step, 10_000, evaluated=evaluated, evaluations=6)]
 
-    quiet = [after for after, _ in lines_in_a_pipe((float(s), slots(s, 0)) for s in range(1, 36_001))]
-    assert (
-        quiet[:3] == [5, 20, 35] and len(quiet) < 100
-    )  # the first says that the trial has begun; a line every 15 s would be 2,400 in these ten hours
-    assert max(b - a for a, b in itertools.pairwise(quiet)) == 600
-    busy = [after for after, _ in lines_in_a_pipe((float(s), slots(s, s // 20)) for s in range(1, 36_001))]
-    assert all(any(0 <= after - evaluated <= 5 for after in busy) for evaluated in range(20, 200, 20))
-    assert len(busy) < 300  # of 1,800 evaluations
+    often = [after for after, _ in lines_in_a_pipe((float(s), slots(s, s // 25)) for s in range(1, 1001))]
+    assert often[:4] == [1, 25, 85, 145]  # that training has begun; the first evaluation; others, a minute apart
+    seldom = [after for after, _ in lines_in_a_pipe((float(s), slots(s, s // 300)) for s in range(1, 1001))]
+    assert seldom == [1, 300, 600, 900]
+    quiet = [after for after, _ in lines_in_a_pipe((float(s), slots(s, 0)) for s in range(1, 2000))]
+    assert quiet == [1, 601, 1201, 1801]
+
+
+def test_a_pipe_gets_a_last_line_when_all_trials_are_done() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = PlainProgress(stream, clock)
+    for clock.now, done in [(100.0, 0), (110.0, 1), (120.0, 2), (130.0, 12), (131.0, 12)]:
+        progress.step(SweepStatus([], done, 12, None, None))
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["0", "12"]
 
 
 def test_a_trial_that_ends_has_the_time_of_day_in_a_pipe() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TextIO
 
 from peftsweep.progress import sweep_lines
@@ -12,13 +13,38 @@ from peftsweep.progress.screen import fit
 from peftsweep.sweep_state import SweepState
 from peftsweep.system.terminal import say
 
-# Time between two lines about the state: so many seconds, or this share of the elapsed time if that is longer. NEWS
-# applies when trials have started or were evaluated, QUIET when nothing has happened. Lines of a long sweep are rare.
-NEWS, QUIET, LONGEST = (5.0, 1 / 50), (15.0, 1 / 10), 600.0
+MINUTE = 60.0  # least seconds between two lines about a study's state: they are written at evaluations
+SILENCE = 600.0  # most seconds between two, also without an evaluation
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a line said about the state of a study.
+
+    Attributes:
+        at: when it was printed.
+        evaluated: the running trials, each with the number of its evaluations.
+        over: whether all trials had ended.
+        first: whether it was the first line. It says little more than that training has begun.
+    """
+
+    at: float
+    evaluated: frozenset[tuple[int | None, int]]
+    over: bool
+    first: bool
+
+    def is_followed_by(self, line: Said) -> bool:
+        """Whether to print the next line now."""
+        if line.over and not self.over:
+            return True
+        news = bool(line.evaluated - self.evaluated)
+        return line.at >= self.at + (SILENCE if not news else 0.0 if self.first else MINUTE)
 
 
 class PlainProgress(Progress):
-    """Prints a line with the time of day when a trial ends and, from time to time, about the state of each study."""
+    """Prints a line with the time of day when a trial ends, and others about the state of each study: after its first
+    step, at its first evaluation, from then on at evaluations but at most once a minute, and when all trials are done.
+    """
 
     def __init__(
         self,
@@ -27,9 +53,7 @@ class PlainProgress(Progress):
         hour: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
     ) -> None:
         self._stream, self._clock, self._hour = stream, clock, hour
-        self._began = clock()
-        self._said: dict[str, float] = {}  # when the last line about each study was printed
-        self._known: dict[str, frozenset[tuple[int | None, int]]] = {}  # trials and their evaluations at that line
+        self._said: dict[str, Said] = {}  # the last line about each study
         self._best = sweep_lines.BestSoFar()
 
     def opened(self, what: Opened) -> None:
@@ -45,13 +69,13 @@ class PlainProgress(Progress):
 
     def step(self, status: SweepStatus) -> None:
         self._best.update(status)
-        study, now = status.study, self._clock()
-        known = frozenset((slot.trial, slot.evaluated) for slot in status.running)
-        least, part = NEWS if known - self._known.get(study, frozenset()) else QUIET
-        if now >= self._said.get(study, self._began) + min(LONGEST, max(least, part * (now - self._began))):
-            self._said[study], self._known[study] = now, known
-            line = sweep_lines.summary(status, self._best.objective(study), sweep_lines.steps(status.running))
-            self._print(f"{self._hour()} {line}")
+        last = self._said.get(status.study)
+        evaluated = frozenset((slot.trial, slot.evaluated) for slot in status.running if slot.evaluated)
+        line = Said(self._clock(), evaluated, status.done >= status.total, last is None)
+        if last is None or last.is_followed_by(line):
+            self._said[status.study] = line
+            text = sweep_lines.summary(status, self._best.objective(status.study), sweep_lines.steps(status.running))
+            self._print(f"{self._hour()} {text}")
 
     def ended(self, trial: EndedTrial) -> None:
         is_best = self._best.is_beaten_by(trial)

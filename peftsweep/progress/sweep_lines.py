@@ -103,7 +103,8 @@ def ended(trial: EndedTrial, *, objective: str, best: bool = False) -> str:
 def summary(status: SweepStatus, objective: str, steps: str = "") -> str:
     """`5 of 12 trials done · best macro-F1 0.812 (trial 3) · 2m10s left · 4 running · 412 samples/s`
 
-    A narrow terminal cuts off the end, which the lines of the workers tell as well.
+    The best is that of a trial that still runs, `(trial 8, running)`, if it is ahead of all complete ones. A narrow
+    terminal cuts off the end, which the lines of the workers tell as well.
 
     Args:
         steps: see `steps`.
@@ -111,9 +112,11 @@ def summary(status: SweepStatus, objective: str, steps: str = "") -> str:
     running, at_work = status.running, sum(bool(worker.running) for worker in status.workers)
     on = f" on {at_work} workers" if at_work > 1 else ""
     parts = [f"{status.done} of {status.total} trials done"]
-    if status.best is not None:
-        number, value = status.best
-        parts.append(f"best {label(objective)} {score(value)} (trial {number})")
+    ahead = [(slot.best, f"{slot.trial}, running") for slot in running if slot.best is not None]
+    complete = [] if status.best is None else [(status.best[1], str(status.best[0]))]
+    if ahead or complete:
+        value, trial = max([*complete, *ahead], key=lambda each: each[0])
+        parts.append(f"best {label(objective)} {score(value)} (trial {trial})")
     if status.eta is not None and math.isfinite(status.eta):
         parts.append(f"{duration(status.eta)} left")
     parts += [f"{len(running):,} running{on}", *filter(None, [steps])]
