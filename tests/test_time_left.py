@@ -1,135 +1,94 @@
 """The estimated time left in recorded sweeps, compared with the time that was really left.
 
-The sweeps were recorded on two cores that they shared with other programs, and their pace was steady to a factor of
-two: no estimate can foresee how busy other programs will be. `demo` trains the demo's base on fewer rows, the others
-train a tiny base. `demo`, `pruned` and `dropped` use halving, which ended 6 of 8, 4 of 30 and 28 of 40 trials;
-`batches` searches for the batch size. A recording has the milliseconds at which each step was done, and for each trial
-its first step, the number of its steps and of its evaluations, after which steps it was evaluated, and whether it was
-pruned.
+`demo` is the demo, recorded by `tools/record_sweep.py`. The others were recorded by an earlier program on two cores
+that they shared with other programs, and their pace was steady to a factor of two: no estimate can foresee how busy
+other programs will be. `few` trains the demo's base on fewer rows, the others train a tiny base. `few`, `pruned` and
+`dropped` use halving, which ended 6 of 8, 4 of 30 and 28 of 40 trials; `batches` searches for the batch size.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from optuna.trial import TrialState
 
 from peftsweep.engine import SlotStatus, StepTime
-from peftsweep.storage import TrialRecord
 from peftsweep.study import Halving
-from peftsweep.sweep.time_left import Pace, survival_rates, time_left
-from tests.stored import frozen_trial, record
+from peftsweep.sweep.time_left import TimeLeft, passed_rungs
+from tests.recorded_sweeps import Recording, estimates, modelled, recording, stored
 
-RECORDED = Path(__file__).parent / "recorded"
-FACTOR = 2.0  # by which the time left may be wrong, from the first estimate on
-
-
-def estimates(recorded: dict[str, Any], *, stretch: float = 1.0) -> Iterator[tuple[float, float | None]]:
-    """For each step, the seconds since the first step and the estimated seconds left."""
-    halving = None if recorded["halving"] is None else Halving(*recorded["halving"])
-    pace, trials, before = Pace(), recorded["trials"], 0.0
-    for step, at in enumerate(recorded["at"]):
-        now = at / 1000 * stretch
-        begun = [trial for trial in trials if trial[0] <= step]
-        running = [trial for trial in begun if trial[3][-1] > step]
-        slots = [SlotStatus(i) for i in range(recorded["slots"])]
-        for i, (first, steps, evaluations, made, _) in enumerate(running):
-            done = sum(after <= step for after in made)
-            slots[i] = SlotStatus(
-                i, trials.index(running[i]), step - first + 1, steps, evaluated=done, evaluations=evaluations
-            )
-        pace.add_trials(slots)
-        if step:
-            took = sum(trial[3][-1] >= step for trial in begun)
-            pace.add_steps([StepTime(now - before, took, sum(step in trial[3] for trial in begun))])
-        before = now
-        shares = survival_rates([stored(trial, step) for trial in begun], halving, pace.typical_trial().evaluations)
-        yield now, time_left(pace, slots, len(trials) - len(begun), shares)
+SHARE, LEAST = 0.25, 5.0  # by which the time left may be wrong: this share of it, or so many seconds
+FACTOR = 2.0  # the same for the recordings of busy machines
 
 
-def stored(trial: list[Any], step: int) -> TrialRecord:
-    *_, made, pruned = trial
-    done = sum(after <= step for after in made)
-    ended = TrialState.PRUNED if pruned else TrialState.COMPLETE
-    state = ended if done == len(made) else TrialState.RUNNING
-    found = frozen_trial(0.5 if state == TrialState.COMPLETE else None, state, kept=done)
-    found.intermediate_values = dict.fromkeys(range(1, done + 1), 0.5)
-    return record(found)
+def wrong(sweep: Recording) -> list[tuple[float, float, float | None]]:
+    """The estimates after a third of the command that are too far from the truth."""
+    late = [each for each in estimates(sweep) if each[0] >= sweep["end"] / 3000]
+    assert len(late) > 10
+    return [(at, true, told) for at, true, told in late if told is None or abs(told - true) > max(SHARE * true, LEAST)]
 
 
-@pytest.mark.parametrize("name", ["demo", "whole", "pruned", "batches", "dropped"])
-def test_the_time_left_is_right_within_a_factor_of_two_once_it_is_reported(name: str) -> None:
-    recorded = json.loads((RECORDED / f"{name}.json").read_text())
-    answers = list(estimates(recorded))
-    end = answers[-1][0]
-    wrong = {}
+def test_the_time_left_of_the_demo_is_right_within_a_quarter_from_a_third_on() -> None:
+    assert not wrong(recording("demo"))
+
+
+@pytest.mark.parametrize("begins", [12.0, 26.0], ids=["warm", "cold"])
+def test_the_time_left_on_a_gpu_is_right_within_a_quarter_from_a_third_on(begins: float) -> None:
+    """At the rates of an H200: 9,700 samples/s with 40 slots, 5,500 with 13, 2,100 with 4."""
+    assert not wrong(modelled(fixed=0.027, sample=0.98e-3 / 16, begins=begins))
+
+
+@pytest.mark.parametrize("name", ["few", "whole", "pruned", "batches", "dropped"])
+def test_the_time_left_on_a_busy_machine_is_right_within_a_factor_of_two(name: str) -> None:
+    sweep = recording(name)
+    answers, end = list(estimates(sweep)), sweep["end"] / 1000
     for share in (0.1, 0.25, 0.5, 0.75):  # later, one stall takes longer than the rest of so short a sweep
-        at, left = next(answer for answer in answers if answer[0] >= share * end)
-        if left is None:
+        _, true, told = next(answer for answer in answers if answer[0] >= share * end)
+        if told is None:
             assert share < 0.5, "a sweep that is half done has a pace"
-        elif not 1 / FACTOR <= left / (end - at) <= FACTOR:
-            wrong[share] = (left, end - at)
-    assert not wrong
-    assert answers[-1][1] == 0.0
+        else:
+            assert 1 / FACTOR <= told / true <= FACTOR, share
+    assert answers[-1][2] == 0.0
 
 
-def test_nothing_is_reported_before_there_is_a_pace() -> None:
-    recorded = json.loads((RECORDED / "demo.json").read_text())
-    answers = [left for _, left in estimates(recorded)]
-    first = next(i for i, left in enumerate(answers) if left is not None)
-    assert first >= min(made[0] for _, _, _, made, _ in recorded["trials"])
-    assert None not in answers[first:]
+def test_once_the_time_left_is_told_it_is_always_told() -> None:
+    for name in ("demo", "few", "batches"):
+        told = [left is not None for _, _, left in estimates(recording(name))]
+        assert told == sorted(told)
 
 
-def test_a_machine_that_becomes_slower_is_noticed() -> None:
-    pace = Pace()
-    slots = [SlotStatus(0, 0, 0, 10_000, evaluations=10)]
-    pace.add_trials(slots)
-    for step, seconds in enumerate([0.1] * 2000 + [0.4] * 500):
-        pace.add_steps([StepTime(seconds, 1, int(step % 100 == 99))])
-    left = time_left(pace, slots, 0, {})
-    assert left is not None and 0.35 * 10_000 < left < 0.45 * 10_000
+def steady(*slots: SlotStatus, seconds: float = 1.0, evaluations: int = 0, halving: Halving | None = None) -> TimeLeft:
+    """After 20 steps of these slots that took so many seconds each."""
+    found = TimeLeft(halving, validation=0)
+    found.add(slots, [StepTime(seconds, sum(slot.batch_size for slot in slots), evaluations)] * 20)
+    return found
 
 
 def test_no_trial_starts_after_the_deadline() -> None:
-    pace = Pace()
-    slots = [SlotStatus(i, i, 50, 100, evaluated=1, evaluations=2) for i in range(4)]
-    pace.add_trials(slots)
-    pace.add_steps(StepTime(1.0, 4, int(step == 10)) for step in range(20))
-    whole, none = (time_left(pace, slots, 40, {}, deadline) for deadline in (math.inf, 10.0))
+    slots = [SlotStatus(i, i, 50, 100, evaluated=1, evaluations=2, batch_size=8) for i in range(4)]
+    whole, none = (steady(*slots).seconds(slots, 40, [], deadline) for deadline in (math.inf, 10.0))
     assert whole is not None and none is not None
-    assert whole > 15 * none and 40 < none < 60
+    assert whole > 15 * none and 45 < none < 55
 
 
-@pytest.mark.parametrize("deadline", [math.inf, 200_000.0], ids=["all", "until"])
-@pytest.mark.parametrize("shares", [{}, {1: 0.3, 3: 0.3}], ids=["whole", "pruned"])
-def test_if_many_trials_wait_some_are_simulated_and_the_others_take_as_long(
-    shares: dict[int, float], deadline: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pace = Pace()
-    slots = [SlotStatus(i, i, 97 * i, 1000, evaluated=i, evaluations=10) for i in range(10)]
-    pace.add_trials(slots)
-    pace.add_steps(StepTime(1.0, 10, step % 3) for step in range(100))
-    some = [time_left(pace, slots, coming, shares, deadline) for coming in (400, 501, 5000)]
-    monkeypatch.setattr("peftsweep.sweep.time_left.SIMULATED", 5000)
-    assert some == pytest.approx(
-        [time_left(pace, slots, coming, shares, deadline) for coming in (400, 501, 5000)], rel=0.02
-    )
-    assert some[0] < some[1] < some[2]
+def test_a_trial_that_the_pruner_has_dropped_is_not_waited_for() -> None:
+    slots = [SlotStatus(i, i, 90 * i, 100, evaluated=i, evaluations=2, batch_size=8) for i in range(2)]
+    told = steady(*slots).seconds(slots, 0, [stored(0, dropped=1), stored(1, kept=1)])
+    assert told is not None and 5 < told <= 10
+
+
+def test_a_trial_counts_at_each_rung_that_it_has_reached() -> None:
+    trials = [stored(0, kept=9), stored(1, kept=2), stored(2, kept=2, dropped=3), stored(3, dropped=1), stored(4)]
+    assert passed_rungs(trials, Halving(3, 1)) == {1: (4, 3), 3: (2, 1), 9: (1, 1)}
+    assert passed_rungs(trials, None) == {}
 
 
 def test_an_estimate_takes_little_time() -> None:
-    pace = Pace()
-    slots = [SlotStatus(i, i, 0, 1000, evaluations=30) for i in range(64)]
-    pace.add_trials(slots)
-    pace.add_steps(StepTime(1.0, 64, step % 10) for step in range(1000))
+    slots = [SlotStatus(i, i, 0, 1000, evaluations=30, batch_size=8) for i in range(64)]
+    time_left = steady(*slots, halving=Halving(3, 1))
+    time_left.add(slots, (StepTime(1.0, 64, step % 10) for step in range(1000)))
     began = time.process_time()
     for _ in range(5):
-        time_left(pace, slots, 1_000_000, {1: 0.3, 3: 0.3, 9: 0.3, 27: 0.3})
+        time_left.seconds(slots, 1_000_000, [])
     assert time.process_time() - began < 1  # each takes about 0.02 s, and one is made every second

@@ -56,7 +56,7 @@ class StepTime:
     """Time from the beginning of a step to that of the next: its evaluations, and what the study did after it."""
 
     seconds: float
-    trials: int  # trials that took the step
+    samples: int  # texts in the batches of the trials that took the step
     evaluations: int  # evaluations after it
 
 

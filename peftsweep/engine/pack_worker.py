@@ -51,7 +51,7 @@ class PackWorker:
         self.ending: dict[int, str] = {}  # by trial: why it is to end
         self.unfilled = 0  # free slots for which the study was asked before this step
         self.step_times: list[StepTime] = []  # since the last `Progressed`
-        self.counts: tuple[int, int] | None = None  # trials and evaluations of the last step, until its time is noted
+        self.counts: tuple[int, int] | None = None  # samples and evaluations of the last step, until its time is noted
         self.began = 0.0  # when that step began
         self.last_progress = -math.inf
 
@@ -139,9 +139,9 @@ class PackWorker:
         """One step of the pack, and `Progressed` when it is due."""
         self.close_step_time()
         self.began = time.perf_counter()
-        running = len(self.pack.slots.occupied)
+        samples = sum(slot.trial.params.batch_size for slot in self.pack.slots.occupied)
         self.pack.step()
-        self.unfilled, self.counts = 0, (running, len(self.pack.undecided))
+        self.unfilled, self.counts = 0, (samples, len(self.pack.undecided))
         if time.perf_counter() >= self.last_progress + self.heartbeat:
             self.post_progress()
 

@@ -107,6 +107,7 @@ class Slot:
             rate=self.rate,
             evaluated=len(self.evaluations),
             evaluations=self.schedule.evaluations,
+            batch_size=self.trial.params.batch_size,
         )
 
     def result(self, state: Ended, reason: str) -> Result:

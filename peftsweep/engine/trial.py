@@ -61,6 +61,7 @@ class SlotStatus:
     rate: float = 0.0  # samples per second
     evaluated: int = 0  # evaluations so far
     evaluations: int = 0  # evaluations in all
+    batch_size: int = 0  # samples in a step
 
 
 @dataclass(frozen=True)

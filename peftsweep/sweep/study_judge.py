@@ -69,7 +69,7 @@ class StudyJudge(Judge):
         self.suspects = Suspects()
         self.seconds: dict[str, float] = {}  # where the workers' time went
         self.workers = 0  # that have ended
-        self.live = LiveStatus(self.halving, supply)
+        self.live = LiveStatus(self.halving, supply, len(data.validation))
         self.heartbeat = Heartbeat(self.study, self.places, self.running, self.live, self.requests)
         self.after_commit: deque[Callable[[], object]] = deque()
         self.test_scores: dict[int, Scores] = {}  # on the test split, until all that are due have one
