@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from peftsweep.task.thresholds import Logits, cross_fitted_predictions
+
+if TYPE_CHECKING:  # torch takes two seconds, and a study's data is checked without it
+    from torch import Tensor
 
 Labels = NDArray[Any]  # float32 [n, C] of zeros and ones, or int64 [n]
 

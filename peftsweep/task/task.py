@@ -7,14 +7,16 @@ Single-label: one of C classes, by argmax.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from peftsweep.task.metrics import Labels, Metrics
 from peftsweep.task.thresholds import Logits
+
+if TYPE_CHECKING:  # see metrics.py
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Task(Metrics):
 
         The mean over a batch is the loss that the heads of `transformers` compute.
         """
+        from torch.nn import functional
+
         if self.multi_label:
-            return nn.functional.binary_cross_entropy_with_logits(
-                logits.float(), labels.float(), reduction="none"
-            ).mean(dim=1)
-        return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+            return functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").mean(
+                dim=1
+            )
+        return functional.cross_entropy(logits.float(), labels, reduction="none")
 
     def predictions(self, logits: Logits, thresholds: NDArray[np.floating[Any]] | float = 0.0) -> NDArray[np.int64]:
         """Zeros and ones [n, C], or class indices [n].
