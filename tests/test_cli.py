@@ -19,6 +19,7 @@ import typer
 import peftsweep
 from peftsweep import cli
 from peftsweep.cli.options import duration, worker_timeout
+from peftsweep.progress import Stage
 from peftsweep.system import error_report
 from tests.stored import add_study
 from tests.studies import Home, home
@@ -292,3 +293,10 @@ def test_a_wheel_contains_the_studies(tmp_path: Path) -> None:
     place, *names = text.splitlines()[0].split()
     assert Path(place).is_relative_to(site)
     assert names == sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
+
+
+def test_a_run_says_at_once_what_takes_the_time(here: Home) -> None:
+    said = here.call("run", "--study", str(here.study("told", search={"trials": 1}))).stderr
+    assert said[9:].startswith(Stage.DATA)  # after the time of day
+    places = [said.index(stage) for stage in Stage]
+    assert places == sorted(places)

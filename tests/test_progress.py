@@ -20,6 +20,7 @@ from peftsweep.progress import (
     PlainProgress,
     Progress,
     Silent,
+    Stage,
     SweepStatus,
     WorkerStatus,
     bar,
@@ -100,6 +101,36 @@ def test_the_first_line_reports_what_was_loaded(kind: Callable[..., Progress], t
     assert "22.7 M parameters, 73.7 k to 295 k trained per trial · float32 on cpu" in text
     assert "1,000 train · 500 validation" in text
     assert "2 of 12 done · 8 at a time" in text
+
+
+def test_a_pipe_gets_a_line_when_a_stage_begins_and_only_one_for_all_workers() -> None:
+    stream = io.StringIO()
+    with PlainProgress(stream, hour=lambda: "12:34:56") as progress:
+        progress.stage(Stage.DATA, "tweets")
+        progress.stage(Stage.BASE, "owner/base", "demo")
+        progress.stage(Stage.BASE, "owner/base", "demo")
+    assert stream.getvalue() == "12:34:56 reading the data: tweets\n12:34:56 demo: loading the base: owner/base\n"
+
+
+def test_on_a_terminal_a_stage_is_the_last_line_until_the_next_one_or_the_end(terminal: Terminal) -> None:
+    with LiveProgress(terminal) as progress:
+        progress.stage(Stage.DATA, "tweets")
+        progress.note("3 texts dropped")
+        progress.stage(Stage.BASE, "owner/base")
+        before = terminal.tell()
+        progress.opened(OPENED)
+    shown = re.sub(r"\x1b\[[0-9;?]*[mhl]", "", terminal.getvalue()[:before])
+    data, base, erase = "reading the data: tweets …", "loading the base: owner/base …", "\r\x1b[2K"
+    assert shown == f"{data}{erase}3 texts dropped\n{data}{erase}{base}"
+    assert terminal.getvalue()[before:].startswith(erase)
+
+
+def test_the_stage_of_a_study_is_shown_below_the_table_of_others(terminal: Terminal) -> None:
+    with LiveProgress(terminal) as progress:
+        progress.opened(OPENED)
+        draw(progress)
+        progress.stage(Stage.BASE, "owner/base", "other")
+        assert terminal.getvalue().endswith("206 samples/s\x1b[0m\n\x1b[2mother: loading the base: owner/base …\x1b[0m")
 
 
 def test_planned_and_used_gpu_memory_are_reported_and_a_cpu_has_no_plan() -> None:

@@ -61,25 +61,28 @@ def run(
 ) -> None:
     """Run or resume a study. Several studies share the workers; with one worker, the studies run in order."""
     with exit_on_signal():
-        configs = _configs(study, settings, partial(_check_cluster, ray_address, trials, storage))
+        from peftsweep import progress
 
-        from peftsweep import progress, sweep
+        with progress.for_stream(sys.stderr) as display:
+            configs = _configs(study, settings, display, partial(_check_cluster, ray_address, trials, storage))
+            display.stage(progress.Stage.LIBRARIES)
 
-        display = progress.for_stream(sys.stderr)
-        results = sweep.run_together(
-            configs,
-            workers=workers,
-            ray_address=ray_address,
-            worker_timeout=worker_timeout,
-            checkpoint_every=checkpoint_every,
-            trials=trials,
-            timeout=timeout,
-            slots=slots,
-            storage=storage,
-            tracking_uri=tracking_uri,
-            progress=display,
-            ended=partial(_say_result, display),
-        )
+            from peftsweep import sweep
+
+            results = sweep.run_together(
+                configs,
+                workers=workers,
+                ray_address=ray_address,
+                worker_timeout=worker_timeout,
+                checkpoint_every=checkpoint_every,
+                trials=trials,
+                timeout=timeout,
+                slots=slots,
+                storage=storage,
+                tracking_uri=tracking_uri,
+                progress=display,
+                ended=partial(_say_result, display),
+            )
         if results[0].interrupted is not None:
             raise Stopped(results[0].interrupted)
 
@@ -114,21 +117,24 @@ def retrain(
 ) -> None:
     """Retrain the best configurations with new seeds, and show mean ± standard deviation. Scores the test split."""
     with exit_on_signal():
-        (config,) = _configs([study], settings)
+        from peftsweep import progress
 
-        from peftsweep import progress, sweep
+        with progress.for_stream(sys.stderr) as display:
+            (config,) = _configs([study], settings, display)
+            display.stage(progress.Stage.LIBRARIES)
 
-        display = progress.for_stream(sys.stderr)
-        result = sweep.retrain(
-            config,
-            seeds=seeds,
-            top=top,
-            slots=slots,
-            checkpoint_every=checkpoint_every,
-            storage=storage,
-            tracking_uri=tracking_uri,
-            progress=display,
-        )
+            from peftsweep import sweep
+
+            result = sweep.retrain(
+                config,
+                seeds=seeds,
+                top=top,
+                slots=slots,
+                checkpoint_every=checkpoint_every,
+                storage=storage,
+                tracking_uri=tracking_uri,
+                progress=display,
+            )
         if result.seconds:
             display.note(progress.time_spent(result.seconds))
         if result.interrupted is not None:
@@ -172,6 +178,7 @@ def stop(
 def _configs(
     studies: list[str],
     settings: list[str] | None,
+    display: Progress,
     check: Callable[[list[StudyConfig]], object] = lambda configs: None,
 ) -> list[StudyConfig]:
     """Load study files. Mistakes in any of them, and in their data, are found before the first study starts.
@@ -180,14 +187,16 @@ def _configs(
         check: called in between, since reading the data takes longer.
     """
     from peftsweep.config import read
+    from peftsweep.progress import Stage
 
     files = [read(study, settings or ()) for study in studies]
     configs = [config for config, _ in files]
     check(configs)
-
-    from peftsweep.data import find_mistakes
-
     for config, raise_for in files:
+        display.stage(Stage.DATA, config.data.name)
+
+        from peftsweep.data import find_mistakes
+
         raise_for(find_mistakes(config.data))
     return configs
 

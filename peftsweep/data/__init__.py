@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftsweep.data.dataset import Dataset, Split, load
+from peftsweep.data.dataset import Dataset, Split, is_on_hub, load
 from peftsweep.data.decoding import TextFormat
 from peftsweep.data.early_checks import find_mistakes
 from peftsweep.data.files import FORMATS, read_table
@@ -18,6 +18,7 @@ __all__ = [
     "Table",
     "TextFormat",
     "find_mistakes",
+    "is_on_hub",
     "is_valid_unicode",
     "load",
     "read_arrow_table",

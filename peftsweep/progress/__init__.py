@@ -10,6 +10,7 @@ from peftsweep.progress.display import EndedTrial, OneOfSeveral, Opened, Progres
 from peftsweep.progress.live import LiveProgress
 from peftsweep.progress.plain import PlainProgress
 from peftsweep.progress.result_lines import lost_scores, prediction, test_score
+from peftsweep.progress.stages import Stage
 from peftsweep.progress.sweep_lines import next_step, peak_memory, sweep_result, time_is_over, time_spent, worker_loaded
 from peftsweep.progress.tables import best_table, retrained_table, status_table
 
@@ -21,6 +22,7 @@ __all__ = [
     "PlainProgress",
     "Progress",
     "Silent",
+    "Stage",
     "SweepStatus",
     "WorkerStatus",
     "bar",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from peftsweep.progress.stages import Stage
 from peftsweep.sweep_state import SweepState
 from peftsweep.trial_state import Ended
 
@@ -97,6 +98,9 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         self.closed()
 
+    def stage(self, stage: Stage, what: str = "", study: str = "") -> None:
+        """Something begins that takes a while. See `stage_line`."""
+
     def opened(self, what: Opened) -> None:
         """The base and the data are loaded; trials start."""
 
@@ -132,6 +136,9 @@ class OneOfSeveral(Progress):
 
     def __init__(self, display: Progress, study: str) -> None:
         self._display, self._study = display, study
+
+    def stage(self, stage: Stage, what: str = "", study: str = "") -> None:
+        self._display.stage(stage, what, self._study)
 
     def opened(self, what: Opened) -> None:
         self._display.opened(what)

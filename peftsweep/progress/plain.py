@@ -10,6 +10,7 @@ from typing import TextIO
 from peftsweep.progress import sweep_lines
 from peftsweep.progress.display import EndedTrial, Opened, Progress, SweepStatus
 from peftsweep.progress.screen import fit
+from peftsweep.progress.stages import Stage, stage_line
 from peftsweep.sweep_state import SweepState
 from peftsweep.system.terminal import say
 
@@ -42,8 +43,9 @@ class Said:
 
 
 class PlainProgress(Progress):
-    """Prints a line with the time of day when a trial ends, and others about the state of each study: after its first
-    step, at its first evaluation, from then on at evaluations but at most once a minute, and when all trials are done.
+    """Prints a line with the time of day when a stage begins or a trial ends, and others about the state of each study:
+    after its first step, at its first evaluation, from then on at evaluations but at most once a minute, and when all
+    trials are done.
     """
 
     def __init__(
@@ -55,6 +57,12 @@ class PlainProgress(Progress):
         self._stream, self._clock, self._hour = stream, clock, hour
         self._said: dict[str, Said] = {}  # the last line about each study
         self._best = sweep_lines.BestSoFar()
+        self._stage = ""
+
+    def stage(self, stage: Stage, what: str = "", study: str = "") -> None:
+        if (line := stage_line(stage, what, study)) != self._stage:  # several workers load the same base
+            self._stage = line
+            self._print(f"{self._hour()} {line}")
 
     def opened(self, what: Opened) -> None:
         self._best.open(what)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftsweep.config import StudyConfig, load
-from peftsweep.data import Dataset, find_mistakes
+from peftsweep.data import Dataset, find_mistakes, is_on_hub
 from peftsweep.data import load as load_data
 from peftsweep.engine import CHECKPOINT_EVERY
 from peftsweep.models import load_tokenizer
-from peftsweep.progress import OneOfSeveral, Progress, Silent
+from peftsweep.progress import OneOfSeveral, Progress, Silent, Stage
 from peftsweep.storage import Patience, StoredStudy, Studies, check_apart, guarded
 from peftsweep.study import best_rows, total
 from peftsweep.sweep.arguments import check_address, check_arguments, check_at_least, check_distinct, check_seconds
@@ -193,6 +193,7 @@ def run_together(
 
 def _read(config: StudyConfig, studies: Studies, display: Progress) -> Dataset:
     rows = begun(studies, config.name)
+    display.stage(Stage.DATA if is_on_hub(config.data) else Stage.TEXTS, config.data.name)
     return load_data(config.data, load_tokenizer(config.model), note=display.note, warn=display.warn, resumed=rows)
 
 
@@ -245,20 +246,18 @@ def train(
         PeftsweepError: of the first study that an error ended, after the others are done.
     """
     sweeps = [StudySweep(judge, slots, tracking_uri, checkpoint_every) for judge in judges]
-    with ExitStack() as leave:
+    with display, ExitStack() as leave:
         for sweep in sweeps:
             leave.callback(sweep.attempt, sweep.judge.close)
-        leave.enter_context(display)
         busy = [sweep for sweep in sweeps if sweep.judge.has_work()]
         for sweep in busy:
             leave.enter_context(recorded(sweep.judge))
-        if busy:
-            crew = pool()
-            try:
-                with existing_objects_kept():
-                    drive_all(crew, busy)
-            finally:
-                crew.shutdown()
+        try:
+            if busy:
+                _train(pool(), busy)
+        finally:
+            display.closed()
+            display.stage(Stage.RESULTS)
         for sweep in sweeps:
             if sweep.error is None:
                 sweep.attempt(partial(_conclude, sweep.judge))
@@ -270,6 +269,14 @@ def train(
         display.warn(str(error))
     if errors:
         raise errors[0]
+
+
+def _train(crew: Pool, sweeps: Sequence[StudySweep]) -> None:
+    try:
+        with existing_objects_kept():
+            drive_all(crew, sweeps)
+    finally:
+        crew.shutdown()
 
 
 def _conclude(judge: StudyJudge) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from peftsweep.engine import Idle, ScoreTrial, Stop, TrialsWanted
 from peftsweep.errors import PeftsweepError
 from peftsweep.models import BaseInfo
+from peftsweep.progress import Stage
 from peftsweep.storage import explained, guarded, outage
 from peftsweep.sweep.error_lines import in_a_line
 from peftsweep.sweep.recording import end
@@ -140,6 +141,8 @@ class StudySweep:
 
     def enter(self, worker: int, pool: Pool) -> bool:
         """A free worker is to load the base. Returns whether it has come to this study."""
+        if self.judge.base is None:
+            self.judge.progress.stage(Stage.BASE, self.judge.config.model.id)
         self.attempt(lambda: pool.call(worker, "load", self.spec))
         if not self.broken:
             self.seats[worker] = Seat(pool.node(worker))
@@ -215,7 +218,11 @@ class StudySweep:
                     check_base(value, judge)
                 except PeftsweepError as error:
                     return self.fail(worker, error if seat.node is None else type(error)(f"{seat.node}: {error}"))
-                return ("close",) if judge.wants_stop() else ("build", self.part())
+                if judge.wants_stop():
+                    return ("close",)
+                if judge.base is None:
+                    judge.progress.stage(Stage.PACK)
+                return ("build", self.part())
             case PackInfo():
                 self._built(worker, value)
                 return "advance", []
