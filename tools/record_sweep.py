@@ -109,17 +109,17 @@ def main() -> None:
         recorders.append(Recorder(spec))
         return recorders[-1]
 
-    out = given.out.absolute()
+    study, out = Path(given.study).absolute() if Path(given.study).is_file() else given.study, given.out.absolute()
     overrides = [absolute(each) for each in given.overrides]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        peftsweep.run(given.study, overrides=overrides, start=start, progress=progress.for_stream(sys.stderr))
+        peftsweep.run(study, overrides=overrides, start=start, progress=progress.for_stream(sys.stderr))
     out.write_text(json.dumps(recorders[0].recording, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def absolute(override: str) -> str:
-    """The override with an absolute path, if its value is a file."""
+    """The override with an absolute path, if its value is a file or folder."""
     key, _, value = override.partition("=")
-    return f"{key}={Path(value).absolute()}" if Path(value).is_file() else override
+    return f"{key}={Path(value).absolute()}" if Path(value).exists() else override
 
 
 if __name__ == "__main__":
