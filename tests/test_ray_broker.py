@@ -65,6 +65,18 @@ def test_workers_that_answer_in_time_outlive_a_sweep_that_is_slow_to_read(monkey
         assert {driver.told("answer")[0], driver.told("answer")[0]} == {0, 1}
 
 
+def test_the_broker_gives_no_sign_of_life_while_a_call_of_ray_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, go_on = Cluster(monkeypatch, here={"CPU": 1.0}), Event()
+    monkeypatch.setattr(ray, "put", lambda content: go_on.wait(60))
+    with cluster.broker(1) as driver:
+        driver.told("alive")
+        driver.pipe.send(("keep", ("spec 0", b"")))
+        assert any(driver.silent("alive", 0.5) for _ in range(20))
+        go_on.set()
+        assert driver.told("kept") == (0, "spec 0")
+        driver.told("alive")
+
+
 def test_an_answer_that_has_come_in_time_may_wait_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(None, Resources(0, 1, 1), 0, {"advance": 1.0})
     place.begin("advance")

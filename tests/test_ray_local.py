@@ -13,8 +13,9 @@ import pytest
 
 from peftsweep.errors import WorkerError
 from peftsweep.storage import Studies
-from peftsweep.workers import Failed
+from peftsweep.workers import Failed, ray_pool
 from peftsweep.workers.ray_pool import RayPool
+from tests.ray_calls import comes
 from tests.ray_cluster import alive, descendants
 from tests.studies import home, until
 
@@ -120,6 +121,20 @@ def test_a_killed_broker_loses_no_answer_and_leaves_no_process() -> None:
         pool.shutdown()
     assert any("raylet" in words for words in ours.values())
     until_gone(ours, 5)
+
+
+def test_a_sweep_that_is_busy_for_longer_than_ray_may_be_silent_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = RayPool(workers=1, address=None, timeout=60.0, note=print)
+    try:
+        assert comes(pool) == []
+        monkeypatch.setattr(ray_pool, "SILENT", 3.0)
+        time.sleep(5)
+        assert pool.wait(0.5) == []
+        pool.call(0, "close")  # an error: it has loaded nothing
+        time.sleep(5)
+        assert [type(answer) for answer in pool.wait(0.5)] == [Failed]
+    finally:
+        pool.shutdown()
 
 
 def test_a_local_cluster_refuses_whoever_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

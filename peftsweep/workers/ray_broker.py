@@ -140,6 +140,7 @@ class Broker:
                         return
                     case "driver", "keep", (key, content):
                         self.kept[key] = ray.put(content)
+                        self.driver.send(("kept", 0, key))
                     case "driver", "call", (number, name, arguments):
                         self.ask(number, name, *(self.kept.get(each, each) for each in arguments))
                     case "done", number, future:
@@ -151,6 +152,7 @@ class Broker:
             before = now
             if now > looked + TICK:
                 self.look_around()
+                self.driver.send(("alive", 0, None))  # from here, so that it stops when a call of Ray never returns
                 looked = now
         self.driver.send(("over", 0, self.last_reason))
 

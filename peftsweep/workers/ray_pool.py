@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ from peftsweep.workers.worker import WorkerSpec
 BROKER = Path(__file__).with_name("ray_broker.py")
 IMPORTS, LOADING = 600.0, 3600.0  # seconds in which a worker imports its libraries, and loads or downloads a base
 START = 180.0  # seconds for a cluster to start or to let this process join
+SILENT = 120.0  # seconds without a message from the broker; Ray itself gives up a lost connection after 30 to 60
 LONGEST = 10_000  # bytes that are read of what the broker wrote
 END, LEAVE = 20.0, 5.0  # seconds for a local cluster to end, and to leave another's
 # Workers need these: gated bases, and clusters that ask for a token or a certificate (whose key is in a file).
@@ -81,6 +83,8 @@ class RayPool:
         self._notes: list[str] = []  # that came after an answer, and are about what follows from it
         self._calls: dict[int, Call] = {}  # each worker's, under way
         self._kept: dict[int, tuple[str, object]] = {}  # what the broker keeps, by identity
+        self._underway: set[str] = set()  # keys of what it is storing in the cluster
+        self._silence = 0.0  # seconds of waiting, one after the other, in which the broker has sent nothing
         self._pipe, theirs = Pipe()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (`shutdown` closes it)
         words = [sys.executable, "-P", str(BROKER), str(theirs.fileno())]
@@ -167,6 +171,7 @@ class RayPool:
         if id(spec) not in self._kept:
             key = f"spec {len(self._kept)}"
             self._send("keep", (key, with_method(spec)))
+            self._underway.add(key)
             self._kept[id(spec)] = key, spec  # holding it keeps its identity
         return self._kept[id(spec)][0]
 
@@ -180,7 +185,8 @@ class RayPool:
         if self._over is not None:
             raise self._over
         answers: list[Answer | Failed | Lost] = []
-        while self._pipe.poll(0 if answers else seconds):
+        until = time.monotonic() + seconds
+        while self._comes(0 if answers else max(0, until - time.monotonic())):
             try:
                 kind, worker, value = self._receive()
             except WorkerError as error:
@@ -192,6 +198,8 @@ class RayPool:
                 self._notes.append(value) if answers else self._note(value)
             elif kind == "size":
                 self._size = worker
+            elif kind == "kept":
+                self._underway.remove(value)
             elif kind == "hello":
                 self._nodes[worker] = value
                 self._free.add(worker)
@@ -202,12 +210,28 @@ class RayPool:
                 self._free.discard(worker)
                 if self._calls.pop(worker, None) is not None:
                     answers.append(Lost(worker, value))
-            else:
+            elif kind != "alive":
                 name, found = self._calls.pop(worker), ForkingPickler.loads(value)
                 if name == "close":
                     self._free.add(worker)
                 answers.append(Answer(worker, found) if kind == "answer" else Failed(worker, found))
         return answers
+
+    def _comes(self, seconds: float) -> bool:
+        """Whether the broker sends a message within some seconds.
+
+        Raises:
+            WorkerError: it has been silent for too long, so a call of Ray hangs. Only waiting counts: while this
+                process does something else, or is stopped, messages gather in the pipe.
+        """
+        if self._pipe.poll(seconds):
+            self._silence = 0.0
+            return True
+        self._silence += seconds
+        limit = LOADING if self._underway else SILENT
+        if self._silence > limit:
+            raise self._gone(f"it has not answered for {limit:.0f} s")
+        return False
 
     def shutdown(self) -> None:
         self._pipe.close()
