@@ -74,8 +74,13 @@ class Clock:
         return self.now
 
 
-def draw(progress: Progress, slots: list[SlotStatus] = SLOTS, best: tuple[int, float] | None = (3, 0.8116)) -> None:
-    progress.step(SweepStatus([WorkerStatus(0, None, "cpu", slots)], done=5, total=12, best=best, eta=130.0))
+def draw(
+    progress: Progress,
+    slots: list[SlotStatus] = SLOTS,
+    best: tuple[int, float] | None = (3, 0.8116),
+    eta: float | None = 130.0,
+) -> None:
+    progress.step(SweepStatus([WorkerStatus(0, None, "cpu", slots)], done=5, total=12, best=best, eta=eta))
 
 
 @pytest.fixture(params=[LiveProgress, PlainProgress])
@@ -208,14 +213,15 @@ def test_the_live_table_keeps_within_the_screen(terminal: Terminal) -> None:
     assert drawn.count("\n") < 24
 
 
-def lines_in_a_pipe(events: Iterator[tuple[float, list[SlotStatus]]]) -> list[tuple[float, str]]:
-    """The lines that are written to a pipe, and the second at which each is written."""
+def lines_in_a_pipe(events: Iterator[tuple[float, list[SlotStatus]]], paced: float = 0.0) -> list[tuple[float, str]]:
+    """The lines that are written to a pipe, and the second at which each is written. From `paced` on, the time left is
+    known."""
     stream, clock = io.StringIO(), Clock()
     lines = []
     with PlainProgress(stream, clock, lambda: "12:34:56") as progress:
         for after, slots in events:
             clock.now = 100.0 + after
-            draw(progress, slots)
+            draw(progress, slots, eta=130.0 if after >= paced else None)
             lines += [(after, line) for line in stream.getvalue().splitlines()]
             stream.seek(stream.truncate(0))
     return lines
@@ -224,14 +230,14 @@ def lines_in_a_pipe(events: Iterator[tuple[float, list[SlotStatus]]]) -> list[tu
 def test_a_line_in_a_pipe_has_the_time_steps_evaluations_the_best_and_the_time_left() -> None:
     first, second = SlotStatus(0, 7, 63, 189, rate=206.4, evaluated=2, evaluations=6), SlotStatus(1)
     third = SlotStatus(1, 8, 32, 189, evaluated=1, evaluations=6)
-    assert lines_in_a_pipe(iter([(20.0, [first, second]), (40.0, [first, third])])) == [
+    assert lines_in_a_pipe(iter([(20.0, [first, second]), (80.0, [first, third])])) == [
         (
             20.0,
             "12:34:56 5 of 12 trials done · best macro-F1 0.812 (trial 3) · 2m10s left"
             " · 1 running · step 63 of 189, evaluation 2 of 6 · 206 samples/s",
         ),
         (
-            40.0,
+            80.0,
             "12:34:56 5 of 12 trials done · best macro-F1 0.812 (trial 3) · 2m10s left"
             " · 2 running · 95 of 378 steps, 3 of 12 evaluations · 206 samples/s",
         ),
@@ -249,8 +255,8 @@ def test_a_pipe_gets_lines_at_evaluations_and_at_most_once_a_minute() -> None:
     def slots(step: int, evaluated: int) -> list[SlotStatus]:
         return [SlotStatus(0, 7, step, 10_000, evaluated=evaluated, evaluations=6)]
 
-    often = [after for after, _ in lines_in_a_pipe((float(s), slots(s, s // 25)) for s in range(1, 1001))]
-    assert often[:4] == [1, 25, 85, 145]  # that training has begun; the first evaluation; others, a minute apart
+    often = [after for after, _ in lines_in_a_pipe(((float(s), slots(s, s // 25)) for s in range(1, 1001)), paced=45)]
+    assert often[:5] == [1, 25, 50, 110, 170]  # training has begun; evaluations, soon a minute apart
     seldom = [after for after, _ in lines_in_a_pipe((float(s), slots(s, s // 300)) for s in range(1, 1001))]
     assert seldom == [1, 300, 600, 900]
     quiet = [after for after, _ in lines_in_a_pipe((float(s), slots(s, 0)) for s in range(1, 2000))]

@@ -26,26 +26,26 @@ class Said:
         at: when it was printed.
         evaluated: the running trials, each with the number of its evaluations.
         over: whether all trials had ended.
-        first: whether it was the first line. It says little more than that training has begun.
+        early: whether it could not tell the time left yet. Then the next line need not wait for its minute.
     """
 
     at: float
     evaluated: frozenset[tuple[int | None, int]]
     over: bool
-    first: bool
+    early: bool
 
     def is_followed_by(self, line: Said) -> bool:
         """Whether to print the next line now."""
         if line.over and not self.over:
             return True
         news = bool(line.evaluated - self.evaluated)
-        return line.at >= self.at + (SILENCE if not news else 0.0 if self.first else MINUTE)
+        return line.at >= self.at + (SILENCE if not news else 0.0 if self.early else MINUTE)
 
 
 class PlainProgress(Progress):
     """Prints a line with the time of day when a stage begins or a trial ends, and others about the state of each study:
-    after its first step, at its first evaluation, from then on at evaluations but at most once a minute, and when all
-    trials are done.
+    after its first step, then at evaluations (once the time left is known, at most once a minute), and when all trials
+    are done.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PlainProgress(Progress):
         self._best.update(status)
         last = self._said.get(status.study)
         evaluated = frozenset((slot.trial, slot.evaluated) for slot in status.running if slot.evaluated)
-        line = Said(self._clock(), evaluated, status.done >= status.total, last is None)
+        line = Said(self._clock(), evaluated, status.done >= status.total, status.eta is None)
         if last is None or last.is_followed_by(line):
             self._said[status.study] = line
             text = sweep_lines.summary(status, self._best.objective(status.study), sweep_lines.steps(status.running))

@@ -255,7 +255,7 @@ class StudyJudge(Judge):
 
     def progressed(self, event: Progressed, worker: int) -> None:
         if (status := self.live.update(event, worker, self.places[worker])) is not None:
-            self.progress.step(status)
+            self.after_commit.append(partial(self.progress.step, status))
 
     # Results --------------------------------------------------------------------------------------------------------
 
