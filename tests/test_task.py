@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import train_test_split
 from torch import nn
 
 from peftsweep.task import Task, probabilities, stratified_sample, tune_thresholds
@@ -66,6 +67,20 @@ def test_stratified_rows_keep_the_labels_shares() -> None:
     assert np.abs(np.bincount(classes[chosen]) / 300 - np.bincount(classes) / 1000).max() < 0.005
     assert (stratified_sample(classes, 300, seed=1) == chosen).all()
     assert (stratified_sample(classes, 300, seed=2) != chosen).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stratified_rows_are_those_that_scikit_learn_draws(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes = rng.permutation(np.repeat(np.arange(0, 10, 2), rng.integers(2, 60, 5)))
+    for size in rng.integers(5, len(classes) - 5, 5):
+        _, drawn = train_test_split(np.arange(len(classes)), test_size=size, random_state=seed, stratify=classes)
+        assert (stratified_sample(classes, size, seed) == np.sort(drawn)).all()
+
+
+def test_rows_of_a_single_class_are_those_that_scikit_learn_draws() -> None:
+    _, drawn = train_test_split(np.arange(50), test_size=20, random_state=3)
+    assert (stratified_sample(np.zeros(50, np.int64), 20, seed=3) == np.sort(drawn)).all()
 
 
 def test_stratified_multi_label_rows_keep_rare_labels() -> None:

@@ -20,16 +20,43 @@ def stratified_sample(labels: NDArray[Any], size: int, seed: int) -> NDArray[np.
     """
     rows = np.arange(len(labels))
     if labels.ndim == 2:
-        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit  # two seconds: it brings scikit-learn
 
         split = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
         _, chosen = next(split.split(rows, labels.astype(int)))
         return _resized(np.asarray(chosen), rows, size, seed)
-    from sklearn.model_selection import train_test_split
-
     strata = _strata(labels, min(size, len(labels) - size))
-    _, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=strata)
-    return np.sort(chosen)
+    rng = np.random.RandomState(seed)
+    return np.sort(rng.permutation(rows)[:size] if strata is None else _drawn(strata, size, rng))
+
+
+def _drawn(strata: NDArray[np.int64], size: int, rng: np.random.RandomState) -> NDArray[np.int64]:
+    """Indices [size] of rows, drawn from each stratum by its share. They are those that scikit-learn's
+    `train_test_split` draws: importing it takes two seconds."""
+    _, strata, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(strata, kind="stable"), np.cumsum(counts)[:-1])
+    others = _shares(counts, len(strata) - size, rng)
+    wanted = _shares(counts - others, size, rng)
+    orders = [rng.permutation(stratum) for stratum in members]
+    parts = zip(orders, others, wanted, strict=True)
+    return np.concatenate([order[skipped : skipped + taken] for order, skipped, taken in parts])
+
+
+def _shares(counts: NDArray[np.int64], draws: int, rng: np.random.RandomState) -> NDArray[np.int64]:
+    """How many of so many draws fall to each stratum: its share rounded down, and one more for the largest remainders.
+    Ties are broken at random."""
+    exact = counts / counts.sum() * draws
+    shares = np.floor(exact)
+    remainders = exact - shares
+    missing = int(draws - shares.sum())
+    for remainder in np.unique(remainders)[::-1]:
+        if missing == 0:
+            break
+        (equal,) = np.where(remainders == remainder)
+        more = rng.choice(equal, size=min(len(equal), missing), replace=False)
+        shares[more] += 1
+        missing -= len(more)
+    return shares.astype(np.int64)
 
 
 def _strata(labels: NDArray[Any], max_strata: int) -> NDArray[np.int64] | None:
