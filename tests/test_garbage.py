@@ -31,3 +31,15 @@ def test_a_threshold_comes_back_also_after_an_error() -> None:
     except KeyError:
         pass
     assert gc.get_threshold() == before
+
+
+def test_a_sweep_collects_at_the_usual_pace_within_a_command_that_collects_seldom() -> None:
+    of_the_tests = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    try:
+        with collected_seldom(), existing_objects_kept():
+            assert gc.get_threshold() == (700, 10, 10)
+        with collected_seldom():
+            assert gc.get_threshold() == (50_000, 10, 10)
+    finally:
+        gc.set_threshold(*of_the_tests)

@@ -14,6 +14,7 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import remember_words
 from peftsweep.system import error_report
 from peftsweep.system.command_line import command
+from peftsweep.system.garbage import collected_seldom
 from peftsweep.system.terminal import masked_streams, open_standard_streams
 
 __all__ = ["app", "main", "quiet"]
@@ -23,7 +24,7 @@ def main() -> None:
     """Run the command. An error becomes one message on stderr and an exit status."""
     debug = "--debug" in sys.argv or bool(os.environ.get("PEFTSWEEP_DEBUG"))
     open_standard_streams()
-    with masked_streams() as out, command(sys.argv[1:]):
+    with masked_streams() as out, command(sys.argv[1:]), collected_seldom():
         if not debug:
             quiet()
         try:

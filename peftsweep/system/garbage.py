@@ -6,27 +6,33 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_replaced: list[tuple[int, int, int]] = []  # thresholds to come back to, the process's own first
+
 
 @contextmanager
 def collected_seldom() -> Iterator[None]:
-    """Collect garbage less often inside the block. Tens of thousands of trials are read into objects that stay, and at
-    Python's usual pace the collector takes as long as the reading."""
-    usual = gc.get_threshold()
-    gc.set_threshold(max(usual[0], 50_000) if usual[0] else 0, *usual[1:])
+    """Collect garbage less often inside the block. Imports and tens of thousands of trials make objects that stay. At
+    Python's usual pace the collector takes as long as reading the trials, and a tenth of the time of the imports."""
+    before = gc.get_threshold()
+    _replaced.append(before)
+    gc.set_threshold(max(before[0], 50_000) if before[0] else 0, *before[1:])
     try:
         yield
     finally:
-        gc.set_threshold(*usual)
+        gc.set_threshold(*_replaced.pop())
 
 
 @contextmanager
 def existing_objects_kept() -> Iterator[None]:
-    """Exempt what exists now from garbage collection inside the block. Imports make a million objects that stay, and to
-    look through them takes a third of a second, again and again, in which no worker gets an answer."""
-    frozen_before = gc.get_freeze_count()  # then the caller will unfreeze them
+    """Exempt what exists now from garbage collection inside the block, which has the usual pace. Imports make a million
+    objects that stay, and to look through them takes a third of a second, again and again, in which no worker gets an
+    answer."""
+    frozen_before, pace = gc.get_freeze_count(), gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(*(_replaced[0] if _replaced else pace))
     try:
         yield
     finally:
-        if not frozen_before:
+        gc.set_threshold(*pace)
+        if not frozen_before:  # otherwise the caller will unfreeze them
             gc.unfreeze()
