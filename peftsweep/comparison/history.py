@@ -10,7 +10,6 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from peftsweep.comparison.study_data import StudyData
 from peftsweep.config import Range
@@ -170,6 +169,9 @@ def importances(study: StudyData) -> tuple[dict[str, float], str]:
         return {}, f"complete trials so far: {len(values)}; importance is worth a look from {ENOUGH} on"
     if len(set(values)) == 1:  # then all are the best tenth, and all shares are equal
         return {}, "the complete trials do not differ"
+    # Not before it is needed: it takes two seconds to import, since it brings scikit-learn.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns if the best tenth is all trials
         found = get_param_importances(study.stored, evaluator=PedAnovaImportanceEvaluator())
