@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from peftsweep.system.garbage import collected_seldom, existing_objects_kept
+from peftsweep.system.garbage import collected_seldom, existing_objects_kept, keep_until_exit
 
 
 def test_what_exists_is_exempt_inside_the_block_only() -> None:
@@ -43,3 +43,12 @@ def test_a_sweep_collects_at_the_usual_pace_within_a_command_that_collects_seldo
             assert gc.get_threshold() == (50_000, 10, 10)
     finally:
         gc.set_threshold(*of_the_tests)
+
+
+def test_what_a_command_leaves_is_not_looked_through_when_it_ends() -> None:
+    gc.unfreeze()
+    keep_until_exit()
+    try:
+        assert gc.get_freeze_count() > 1000
+    finally:
+        gc.unfreeze()

@@ -14,7 +14,7 @@ from peftsweep.safe_text.quoting import quoted
 from peftsweep.safe_text.secrets import remember_words
 from peftsweep.system import error_report
 from peftsweep.system.command_line import command
-from peftsweep.system.garbage import collected_seldom
+from peftsweep.system.garbage import collected_seldom, keep_until_exit
 from peftsweep.system.terminal import masked_streams, open_standard_streams
 
 __all__ = ["app", "main", "quiet"]
@@ -37,6 +37,7 @@ def main() -> None:
         out.flush()
         if out.lost is not None and not status:
             status = error_report.report_lost_output(out.lost)
+    keep_until_exit()
     sys.exit(status)
 
 

@@ -22,6 +22,12 @@ def collected_seldom() -> Iterator[None]:
         gc.set_threshold(*_replaced.pop())
 
 
+def keep_until_exit() -> None:
+    """Exempt what exists from the collection with which Python ends: it would look through a million objects, which
+    takes seconds, to free memory that the operating system frees anyway."""
+    gc.freeze()
+
+
 @contextmanager
 def existing_objects_kept() -> Iterator[None]:
     """Exempt what exists now from garbage collection inside the block, which has the usual pace. Imports make a million

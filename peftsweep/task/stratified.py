@@ -56,7 +56,7 @@ def _shares(counts: NDArray[np.int64], draws: int, rng: np.random.RandomState) -
         more = rng.choice(equal, size=min(len(equal), missing), replace=False)
         shares[more] += 1
         missing -= len(more)
-    return shares.astype(np.int64)
+    return np.asarray(shares, dtype=np.int64)
 
 
 def _strata(labels: NDArray[Any], max_strata: int) -> NDArray[np.int64] | None:
