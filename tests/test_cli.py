@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -300,3 +301,13 @@ def test_a_run_says_at_once_what_takes_the_time(here: Home) -> None:
     assert said[9:].startswith(Stage.DATA)  # after the time of day
     places = [said.index(stage) for stage in Stage]
     assert places == sorted(places)
+
+
+def test_the_time_of_the_whole_command_is_accounted_for(here: Home) -> None:
+    began = time.monotonic()
+    said = here.call("run", "--study", str(here.study("timed", search={"trials": 1}))).stderr
+    took = time.monotonic() - began
+    (line,) = (line for line in said.splitlines() if line.startswith("time: "))
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", line)]
+    whole = float(re.findall(r"time: (\d+)s in this run · starting ", line)[0])
+    assert min(shares) >= 0 and sum(shares) == pytest.approx(100) and 0.5 * took - 1 < whole < took + 1

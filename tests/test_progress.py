@@ -424,11 +424,13 @@ def test_a_study_ends_with_its_counts_and_its_best(tmp_path: Path) -> None:
 
 def test_the_report_says_what_the_time_was_spent_on() -> None:
     seconds = {"training": 90.0, "evaluation": 8.0, "checkpoints": 0.5, "source": 1.0, "other": 0.5}
-    assert (
-        time_spent(seconds)
-        == "time: 1m40s in this run · training 90.0% · evaluation 8.0% · checkpoints 0.5% · everything else 1.5%"
+    assert time_spent(120.0, (8.0, 117.0), seconds) == (
+        "time: 2m00s in this run · starting 6.7% · training 75.0% · evaluation 6.7% · checkpoints 0.4% · ending 2.5%"
+        " · everything else 8.7%"
     )
-    assert time_spent(seconds, 3).startswith("time: 1m40s in this run, summed over 3 workers · training 90.0%")
+    assert time_spent(120.0, (8.0, 117.0), {"training": 270.0}, 3).startswith(
+        "time: 2m00s in this run, of 3 workers the mean · starting 6.7% · training 75.0%"
+    )
 
 
 def test_tuned_scores_are_shown_beside_the_others_if_there_are_any() -> None:

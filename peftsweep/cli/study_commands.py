@@ -7,7 +7,8 @@ torch and MLflow take seconds, and `--help` must not.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
@@ -34,13 +35,14 @@ from peftsweep.cli.options import (
 from peftsweep.errors import WorkerError
 from peftsweep.system.addresses import check_answers
 from peftsweep.system.default_places import STORAGE, TRACKING
+from peftsweep.system.process_age import process_age
 from peftsweep.system.signals import Stopped
 from peftsweep.system.terminal import say, say_json
 
 if TYPE_CHECKING:
     from peftsweep.config import StudyConfig
     from peftsweep.progress import Progress
-    from peftsweep.sweep import SweepResult
+    from peftsweep.sweep import RetrainResult, SweepResult
 
 Row = TypeVar("Row")
 
@@ -83,6 +85,7 @@ def run(
                 progress=display,
                 ended=partial(_say_result, display),
             )
+            _say_time(display, results)
         if results[0].interrupted is not None:
             raise Stopped(results[0].interrupted)
 
@@ -135,8 +138,7 @@ def retrain(
                 tracking_uri=tracking_uri,
                 progress=display,
             )
-        if result.seconds:
-            display.note(progress.time_spent(result.seconds))
+        _say_time(display, [result])
         if result.interrupted is not None:
             raise Stopped(result.interrupted)
         _print(result.configurations, result.rows, as_json, progress.retrained_table)
@@ -150,10 +152,21 @@ def _say_result(display: Progress, result: SweepResult) -> None:
     score = None if best is None else (best.trial, best.scores[best.objective])
     adapter = None if best is None else best.adapter
     display.note(progress.sweep_result(name, result.counts, score, adapter, result.study.record.objective))
-    if result.seconds:
-        display.note(progress.time_spent(result.seconds, result.workers))
     if best is not None and result.interrupted is None:
         display.note(progress.next_step(name, adapter))
+
+
+def _say_time(display: Progress, results: Sequence[SweepResult | RetrainResult]) -> None:
+    """Print where the time of the whole command went, if anything was trained."""
+    from peftsweep import progress
+
+    if trained := [result for result in results if result.seconds]:
+        seconds = Counter[str]()
+        for result in trained:
+            seconds.update(result.seconds)
+        moments = sorted(moment for result in trained for moment in result.trained)
+        workers = max(result.workers for result in trained)
+        display.note(progress.time_spent(process_age(), (moments[0], moments[-1]), seconds, workers))
 
 
 def stop(

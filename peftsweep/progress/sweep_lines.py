@@ -159,18 +159,26 @@ def worker_row(worker: WorkerStatus, study: str) -> tuple[str, ...]:
     return (f"worker {worker.number}", slots, f"{worker.rate:,.0f} samples/s", *filter(None, [study]), place)
 
 
-def time_spent(seconds: Mapping[str, float], workers: int = 1) -> str:
-    """`time: 31m02s in this run · training 91.2% · evaluation 7.4% · checkpoints 0.5% · everything else 0.9%`
+def time_spent(whole: float, trained: tuple[float, float], seconds: Mapping[str, float], workers: int = 1) -> str:
+    """`time: 31m02s in this run · starting 1.1% · training 90.2% · evaluation 7.4% · checkpoints 0.5% · ending 0.2% ·
+    everything else 0.6%`
 
-    It counts the workers' time from the loaded base on. `status` adds up the trials' own times, of all runs.
+    `status` adds up the trials' own times, of all runs.
+
+    Args:
+        whole: seconds since the command began.
+        trained: when the first worker began to train, and when the last one ended, in seconds since the command began.
+        seconds: by kind of work, of all workers together. Several workers have their mean.
     """
-    whole = sum(seconds.values())
-    shares = {name: seconds.get(name, 0.0) / whole for name in ("training", "evaluation", "checkpoints")}
-    shares["everything else"] = 1 - sum(shares.values())
-    of = f", summed over {workers} workers" if workers > 1 else ""
-    return " · ".join(
-        [f"time: {duration(whole)} in this run{of}", *(f"{name} {share:.1%}" for name, share in shares.items())]
-    )
+    begun, ended = trained
+    spent = {"starting": begun}
+    spent |= {name: seconds.get(name, 0.0) / max(1, workers) for name in ("training", "evaluation", "checkpoints")}
+    spent |= {"ending": whole - ended}
+    tenths = {name: round(1000 * part / whole) for name, part in spent.items()}  # of a percent
+    tenths["everything else"] = 1000 - sum(tenths.values())
+    of = f", of {workers} workers the mean" if workers > 1 else ""
+    shares = (f"{name} {share / 10:.1f}%" for name, share in tenths.items())
+    return " · ".join([f"time: {duration(whole)} in this run{of}", *shares])
 
 
 def time_is_over(limit: float, left: int) -> str:

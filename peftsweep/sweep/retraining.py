@@ -54,6 +54,8 @@ class RetrainResult:
     configurations: list[Retrained]
     seconds: dict[str, float]  # where the time went; empty if nothing was left to train
     interrupted: int | None = None  # the signal that stopped it
+    trained: tuple[float, ...] = ()  # see `SweepResult`
+    workers: int = 1
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -115,7 +117,7 @@ def retrain(
             judge = SeedJudge(supply, data, tracker, shown, stop)
             _say(shown, found, best, top, seeds)
             train([judge], partial(LocalPool, start), slots, tracking_uri, shown, checkpoint_every)
-            return RetrainResult(summarised(found, again), dict(judge.seconds), stop.number)
+            return RetrainResult(summarised(found, again), dict(judge.seconds), stop.number, tuple(judge.trained))
 
 
 def _best(study: StoredStudy, top: int) -> list[TrialRecord]:

@@ -49,6 +49,7 @@ class SweepResult:
         counts: number of trials in each state.
         seconds: by kind of work: "training", "evaluation", "checkpoints", "other", and "source" (what the study itself
             took: to sample, judge, store and track), of all workers together. Empty if nothing was left to train.
+        trained: how old the process was, in seconds, whenever a worker began to train it, or ended.
         workers: number of workers that trained it.
         interrupted: the signal that stopped the run, if one did.
     """
@@ -59,6 +60,7 @@ class SweepResult:
     seconds: dict[str, float]
     workers: int = 0
     interrupted: int | None = None
+    trained: tuple[float, ...] = ()
 
 
 def run(
@@ -225,6 +227,7 @@ def _result(judge: StudyJudge) -> SweepResult:
         dict(judge.seconds),
         judge.workers,
         judge.stop.number,
+        tuple(judge.trained),
     )
 
 

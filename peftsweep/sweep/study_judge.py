@@ -69,6 +69,7 @@ class StudyJudge(Judge):
         self.suspects = Suspects()
         self.seconds: dict[str, float] = {}  # where the workers' time went
         self.workers = 0  # that have ended
+        self.trained: list[float] = []  # how old the process was when a worker began to train, or ended
         self.live = LiveStatus(self.halving, supply, len(data.validation))
         self.heartbeat = Heartbeat(self.study, self.places, self.running, self.live, self.requests)
         self.after_commit: deque[Callable[[], object]] = deque()

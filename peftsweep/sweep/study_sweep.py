@@ -18,6 +18,7 @@ from peftsweep.sweep.running import Place
 from peftsweep.sweep.study_judge import StudyJudge
 from peftsweep.sweep.unfit_nodes import UnfitNodes
 from peftsweep.sweep.worker_start import check_base, report_another, report_start
+from peftsweep.system.process_age import process_age
 from peftsweep.workers import Answer, Call, Failed, Lost, PackInfo, Pool, Usage, WorkerSpec
 
 NextCall = tuple[Call | Literal["rest"], *tuple[object, ...]]  # its name and its arguments; a resting worker gets none
@@ -199,6 +200,7 @@ class StudySweep:
             case Answer(worker, Usage() as usage):
                 pack = self.seats[worker].pack
                 self.judge.workers += bool(usage.seconds)
+                self.judge.trained.append(process_age())
                 self.judge.used(usage, None if pack is None else pack.memory)
 
     def _next(self, answer: Answer | Failed) -> NextCall:
@@ -252,6 +254,7 @@ class StudySweep:
         report = report_start if self.judge.base is None else report_another
         report(self.judge, seat.base, pack, self.tracking_uri, worker)
         seat.pack = pack
+        self.judge.trained.append(process_age())
         self.unfit.loaded(seat.node)
 
     def fail(self, worker: int, error: Exception) -> NextCall:
