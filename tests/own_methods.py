@@ -175,7 +175,6 @@ class PackedRsLora(PackedLora):
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         started = super().start(slot, params, generator)
         self.scales[slot] *= math.sqrt(params.rank)
-        self.factor[slot] = self.scales[slot]
         return started
 
 

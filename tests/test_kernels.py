@@ -6,12 +6,22 @@ Triton's interpreter runs them here in float32, without a GPU. tests/gpu has the
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
-from peftsweep.layers import FAR, Segments, tiled
+from peftsweep.config import TrainConfig
+from peftsweep.engine import optimizer
+from peftsweep.engine.optimizer import EPS, SlotUpdate, columns_of
+from peftsweep.engine.slot_weights import SlotParameters
+from peftsweep.layers import FAR, LayerSpec, Segments, tiled
+from peftsweep.layers.context import ForwardContext
+from peftsweep.layers.head import StackedLinear
+from peftsweep.methods.lora import PackedLora
 from tests.numbers import same
 from tests.programs import lacking
 
@@ -19,6 +29,7 @@ SLOTS, RANK, WIDE_IN, WIDE_OUT = 4, 6, 80, 200
 LENGTHS, REST = (70, 0, 3, 130), 9
 KEEP, SEEDS, SALT = (0.7, 1.0, 1.0, 0.5), (123456789, 5, 7, 987654321), 1234567
 CPU = torch.device("cpu")
+Places = NDArray[np.uint64]
 
 # Whether elements are dropped, and how many rows of each slot's batch earlier passes had.
 DROPS = {
@@ -54,6 +65,30 @@ def test_attention_in_the_interpreter(interpreted: None, heads: tuple[int, int, 
     attention_in_tiles_is_that_within_each_text(CPU, torch.float32, *heads)
 
 
+def test_masks_look_random_along_rows_and_columns_and_between_seeds_and_layers() -> None:
+    """Shares of kept elements, and how often two places agree, are within five standard deviations of chance."""
+    rows, width = 400, 576
+    place = np.arange(rows * width, dtype=np.uint64)
+    for keep in (0.5, 0.7, 0.9):
+        one, *others = (
+            (hashed(place, *key) >> np.uint64(8)) < keep * 2**24 for key in ((7, 5), (8, 5), (7, 6), (1007, 5))
+        )
+        grid = one.reshape(rows, width)
+        assert abs(one.mean() - keep) < 5 * np.sqrt(keep * (1 - keep) / one.size)
+        for axis, size in ((0, rows), (1, width)):
+            z = (grid.mean(axis) - keep) / np.sqrt(keep * (1 - keep) / size)
+            assert abs(z.std() - 1) < 0.2 and abs(z).max() < 5.5
+        agree, pairs = keep**2 + (1 - keep) ** 2, [(one, other) for other in others]
+        pairs += [(one[step:], one[:-step]) for step in (1, 2, 3, 4, 8, 64, 128, 512, width, 2 * width)]
+        for a, b in pairs:
+            assert abs((a == b).mean() - agree) < 5 * np.sqrt(agree * (1 - agree) / a.size)
+
+
+@pytest.mark.numbers
+def test_an_update_in_the_interpreter(interpreted: None) -> None:
+    an_update_is_that_of_a_cpu(CPU)
+
+
 @pytest.mark.numbers
 def test_ia3_in_the_interpreter(interpreted: None) -> None:
     ia3_is_that_of_plain_torch(CPU, torch.float32)
@@ -75,15 +110,19 @@ def layout(device: torch.device, skipped: tuple[int, ...] = ()) -> tuple[torch.T
     return torch.from_numpy(tiles).to(device), torch.from_numpy(edges).to(device)
 
 
+def hashed(place: Places, seed: int, salt: int) -> Places:
+    """What decides whether the elements at these places are kept: 32 bits each."""
+    low, key = np.uint64(0xFFFFFFFF), np.uint64(seed)
+    key = ((key ^ (key >> np.uint64(16))) * np.uint64(0x7FEB352D)) & low
+    key = ((key ^ (key >> np.uint64(15)) ^ np.uint64(salt)) * np.uint64(0x846CA68B)) & low
+    mixed = ((place ^ key ^ (key >> np.uint64(16))) * np.uint64(0x9E3779B1)) & low
+    return ((mixed ^ (mixed >> np.uint64(15))) * np.uint64(0x846CA68B)) & low
+
+
 def mask(slot: int, skipped: int) -> torch.Tensor:
     """The dropout mask [rows, width] of a slot, computed by numpy: 1 for kept elements."""
-    low, place = np.uint64(0xFFFFFFFF), np.arange(LENGTHS[slot] * WIDE_IN, dtype=np.uint64)
-    place += np.uint64(skipped * WIDE_IN)
-    key = place ^ np.uint64(SEEDS[slot])
-    key = ((key ^ (key >> np.uint64(16))) * np.uint64(0x7FEB352D)) & low
-    key = ((key ^ (key >> np.uint64(15)) ^ np.uint64(SALT)) * np.uint64(0x846CA68B)) & low
-    key = key ^ (key >> np.uint64(16))
-    kept = (key >> np.uint64(8)).astype(np.float32) < KEEP[slot] * 16777216
+    place = np.arange(LENGTHS[slot] * WIDE_IN, dtype=np.uint64) + np.uint64(skipped * WIDE_IN)
+    kept = (hashed(place, SEEDS[slot], SALT) >> np.uint64(8)) < np.ceil(np.float32(KEEP[slot]) * 16777216)
     return torch.from_numpy(kept.astype(np.float32)).view(LENGTHS[slot], WIDE_IN)
 
 
@@ -95,9 +134,13 @@ def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: 
     x = torch.randn(sum(LENGTHS) + REST, WIDE_IN, device=device).to(dtype).requires_grad_()
     weight = torch.randn(WIDE_OUT, WIDE_IN, device=device).to(dtype)
     bias = torch.randn(WIDE_OUT, device=device).to(dtype)
-    row = torch.randn(SLOTS, rank * (WIDE_IN + WIDE_OUT) + 5, device=device)  # with a stride, as in a pack
-    a = row[:, : rank * WIDE_IN].view(SLOTS, rank, WIDE_IN).detach().requires_grad_()
-    b = row[:, rank * WIDE_IN : -5].view(SLOTS, WIDE_OUT, rank).detach().requires_grad_()
+    ranks = torch.tensor([rank, rank, max(1, rank // 2), rank], dtype=torch.int32)
+    row = torch.randn(SLOTS, rank, WIDE_IN + WIDE_OUT, device=device)  # with strides, as in a pack
+    row[2, ranks[2] :] = 0
+    before = torch.randn_like(row)  # what earlier passes of a step left
+    grads = before.clone()
+    a, to_a = row[:, :, :WIDE_IN].detach().requires_grad_(), grads[:, :, :WIDE_IN]
+    b, to_b = row[:, :, WIDE_IN:].mT.detach().requires_grad_(), grads[:, :, WIDE_IN:].mT
     factor, keep = (
         torch.tensor([2.0, 1.0, 0.5, 3.0]).to(device),
         torch.tensor(KEEP if drops else [1.0] * SLOTS).to(device),
@@ -110,6 +153,9 @@ def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: 
         bias,
         a,
         b,
+        to_a,
+        to_b,
+        ranks.to(device),
         factor,
         keep,
         torch.tensor(SEEDS, dtype=torch.int32).to(device),
@@ -126,10 +172,53 @@ def lora_is_that_of_plain_torch(device: torch.device, dtype: torch.dtype, drop: 
     theirs = plain + torch.cat([*added, torch.zeros(REST, WIDE_OUT, device=device)])
     same(ours, theirs, dtype)
     grad = torch.randn_like(theirs)
-    got, want = (torch.autograd.grad(out, (x, a, b), grad.to(out.dtype)) for out in (ours, theirs))
-    for mine, plain in zip(got, want, strict=True):
-        same(mine, plain, dtype)
-    assert not got[1][1].any() and not got[2][1].any()  # the slot without rows
+    (to_x,) = torch.autograd.grad(ours, x, grad.to(ours.dtype))
+    wanted_x, wanted_a, wanted_b = torch.autograd.grad(theirs, (x, a, b), grad)
+    same(to_x, wanted_x, dtype)
+    wanted = torch.cat([wanted_a, wanted_b.mT], dim=2)
+    wanted[2, ranks[2] :] = 0  # beyond the slot's rank
+    same(grads - before, wanted, dtype)
+    assert torch.equal(grads[1], before[1])  # the slot without rows
+
+
+def an_update_is_that_of_a_cpu(device: torch.device) -> None:
+    """Trials of other ranks, optimizers and limits; one slot is empty, another takes no part."""
+    from peftsweep.engine.optimizer_kernels import clip_and_update
+
+    shared = {"learning_rate": 0.01, "weight_decay": 0.1}
+    trials = [
+        TrainConfig(rank=4, max_grad_norm=1.0, **shared),
+        TrainConfig(rank=1, optimizer="sgd", max_grad_norm=0.0, **shared),
+        TrainConfig(rank=2, **shared),
+    ]
+    ours, theirs = (two_layers(where, trials) for where in (device, CPU))
+    updates = [SlotUpdate(slot, 7, 0.01 * (slot + 1), trials[slot]) for slot in (0, 1)]
+    values = columns_of(theirs, updates)
+    before = ours.weights.clone()
+    same(clip_and_update(ours, values[..., 0], EPS).cpu(), optimizer.step(theirs, updates))
+    mine, plain = (
+        torch.stack([each.weights, *each.moments.values(), each.grads])[:, :2].cpu() for each in (ours, theirs)
+    )
+    same(mine, plain)
+    assert not ours.grads[:2].any() and torch.equal(ours.weights[2:], before[2:]) and ours.grads[2].any()
+
+
+def two_layers(device: torch.device, trials: Sequence[TrainConfig]) -> SlotParameters:
+    """Two layers and a head, with weights, gradients and moments in what each trial uses of its slot."""
+    context = ForwardContext([0.0] * 4, device, fused=False)
+    linears = nn.Linear(24, 40), nn.Linear(40, 24)
+    specs = [LayerSpec(each.requires_grad_(False), f"layer{i}", i, context, 4) for i, each in enumerate(linears)]
+    head = StackedLinear(LayerSpec(nn.Linear(24, 3), "head", 2, context, 4))
+    stack = SlotParameters([*(PackedLora(spec, 4) for spec in specs), head], 4, device)
+    numbers = torch.Generator().manual_seed(0)
+    for slot, params in enumerate(trials):
+        stack.start(slot, params, frozenset(("layer0", "layer1", "head")), numbers)
+        for matrix in (stack.weights, stack.grads, *stack.moments.values()):
+            row = torch.zeros(matrix.shape[1])
+            for part in stack.split(slot, row, params).values():
+                part.copy_(torch.rand(part.shape, generator=numbers) + 0.1)
+            matrix[slot].copy_(row)
+    return stack
 
 
 def attention_in_tiles_is_that_within_each_text(

@@ -65,7 +65,7 @@ ONLY = {
     "jinja2": {"dashboard"},
     "filelock": {"storage"},
     "optuna": {"study", "storage", "comparison", "sweep"},
-    "triton": {"layers", "methods"},
+    "triton": {"engine", "layers", "methods"},
     "scipy": {"study", "sweep"},
     "click": set(),
 }

@@ -25,9 +25,12 @@ class HostCopies:
         Args:
             matrix: [K, P], laid out like the weights.
         """
-        row = matrix[slot]
-        if row.device.type == "cuda":
+        stop, width = self.stack.stop(slot), matrix.shape[1]
+        used = matrix[slot, :stop]
+        if used.device.type == "cuda":
             if self._staged is None:
-                self._staged = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
-            row = self._staged.copy_(row)
-        return self.stack.split(slot, row.clone(), params)
+                self._staged = torch.empty(width, dtype=used.dtype, pin_memory=True)
+            used = self._staged[:stop].copy_(used)
+        row = torch.empty(width, dtype=used.dtype)  # what lies behind is not touched, and takes no memory
+        row[:stop] = used
+        return self.stack.split(slot, row, params)

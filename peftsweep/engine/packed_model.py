@@ -4,7 +4,6 @@ the same model."""
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -26,6 +25,7 @@ from peftsweep.layers.attention import ATTENTION, has_kernel, run_backbone
 from peftsweep.layers.head import PooledTexts, StackedLinear
 from peftsweep.layers.packed_batch import Attention, PackedBatch
 from peftsweep.layers.pooled_last_block import PooledBlockForward
+from peftsweep.layers.triton_devices import runs_triton
 from peftsweep.methods import Method
 from peftsweep.models import (
     check_supported,
@@ -71,7 +71,7 @@ class PackedModel:
         self.before: str = model.config._attn_implementation
         self._check_attention()
         expected = plain_logits(model, samples, self.pooling.pad_token_id)
-        fused = _runs_triton(self.device)
+        fused = runs_triton(self.device)
         may_drop = any(method.may_drop(params) for params in candidates)
         self.context = ForwardContext([0.0] * slots, self.device, fused, may_drop)
         # One kind for all passes of the pack, so that the proof (made before compiling) holds for all of them.
@@ -180,8 +180,11 @@ class PackedModel:
             self.context.pooled = torch.empty(0)
         return logits.float()
 
-    def compile(self) -> None:
+    def compile(self, last: bool = True) -> None:
         """Compile the backbone's blocks, if the adapters run as kernels. Blocks of one kind share their compiled code.
+
+        Args:
+            last: the last block, too, where it has code of its own because it runs on the pooled tokens.
 
         A block's small operations (norms, rotations, activations) become a few kernels. Each kind of block (such as one
         with another window) has a variant for training and one for evaluation, both for rows of any length. The hooks
@@ -198,7 +201,8 @@ class PackedModel:
         if self.last is not None:
             block = blocks.pop()
             self.hooks.append(block.register_forward_pre_hook(lambda block, args: _of_any_length(args)))
-            self.last.compile()
+            if last:
+                self.last.compile()
         for block in blocks:
             block.compile()
 
@@ -238,13 +242,6 @@ class PackedModel:
         """Logits [n, C] of some texts in the first slot."""
         rows = self.pack_texts([0], [np.arange(len(texts))], self.corpus(texts))
         return self.logits(rows, self.context.no_dropout)[: len(texts)]
-
-
-def _runs_triton(device: torch.device) -> bool:
-    """Whether Triton kernels run on the device: on GPUs since Ampere."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _state(model: nn.Module) -> dict[str, tuple[int, int]]:

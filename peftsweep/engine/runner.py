@@ -75,13 +75,12 @@ class Runner:
             part = self.backward(batch) if self.graphs is None else self.graphs(self.backward, batch)
             for slot, loss in zip(batch.rows.slots, part.unbind(), strict=True):
                 losses[slot].append(loss)
-        return {slot: torch.stack(parts).sum() for slot, parts in losses.items()}
+        return {slot: parts[0] if len(parts) == 1 else torch.stack(parts).sum() for slot, parts in losses.items()}
 
     def update(self, slots: Sequence[Slot]) -> Tensor:
         """Take the optimizer's step with the slots' gradients; returns the norms of all gradients [K]."""
         updates = [SlotUpdate(slot.index, slot.step, slot.learning_rate, slot.trial.params) for slot in slots]
         norms = self.with_room(lambda: optimizer.step(self.packed.stack, updates))
-        self.packed.stack.grads.zero_()
         for slot in slots:
             slot.step += 1
         return norms

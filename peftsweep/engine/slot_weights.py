@@ -3,17 +3,21 @@
 Row k of `weights` [K, P] holds every trained number of slot k. Gradients and optimizer moments have the same layout.
 The packed layers see views of these matrices, stacked as [K, …]. So a slot is cleared, saved or clipped as one vector,
 and code that works on one slot cannot touch another.
+
+Parameters that grow with a trial's rank come last, rank by rank: all that belongs to the first rank in every layer,
+then all that belongs to the second. So a trial of rank 4 uses a short stretch of its row, whatever the widest rank.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch._dynamo
 from torch import Tensor
@@ -22,27 +26,26 @@ from peftsweep.config import TrainConfig
 from peftsweep.errors import MethodError
 from peftsweep.layers import PackedLayer
 
+ALIGNED = 16  # columns: kernels read four at a time, and compiled code expects it
+
 
 @dataclass(frozen=True)
 class ParamSlice:
-    """Where in a row a layer's parameter is stored."""
+    """Where in a row a layer's parameter is stored: its shape, and by strides and first column its elements."""
 
     layer: PackedLayer
     name: str
     start: int
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
     @property
     def key(self) -> str:
         return f"{self.layer.name}:{self.name}"
 
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
-
     def of(self, row: Tensor) -> Tensor:
         """The parameter as a view of a row [P], padded to the pack's shape."""
-        return row[self.start : self.stop].view(self.shape)
+        return row.as_strided(self.shape, self.strides, row.storage_offset() + self.start)
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,29 @@ class ParamGroup:
     Attributes:
         decays: whether weight decay applies to them. Biases are not decayed, as in transformers' Trainer.
         own_rate: one of the parameters, if their learning rate is a multiple of the trial's.
+        per_rank: number of columns of one rank; 0 if the parameters do not grow with the rank.
     """
 
     columns: slice
     decays: bool
     own_rate: ParamSlice | None
+    per_rank: int
+
+    def used(self, rank: int) -> slice:
+        """The columns that a trial of this rank uses."""
+        return slice(self.columns.start, self.columns.start + rank * self.per_rank) if self.per_rank else self.columns
 
     def rate_factor(self, params: TrainConfig) -> float:
         """What the learning rate of a trial with these hyperparameters is multiplied by."""
         return 1.0 if self.own_rate is None else self.own_rate.layer.rate_factor(self.own_rate.name, params)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A trial's initial values [P], and its rank in each group of parameters."""
+
+    row: Tensor
+    ranks: tuple[int, ...]
 
 
 class SlotParameters:
@@ -70,38 +87,26 @@ class SlotParameters:
         weights, grads: [K, P].
         moments: exp_avg and exp_avg_sq [K, P], by torch's names; SGD has its momentum in the first.
         groups: the columns, by how they are updated.
+        used: by slot, the columns of each group that its trial uses; all others are zero.
     """
 
     def __init__(self, layers: Sequence[PackedLayer], slots: int, device: torch.device) -> None:
-        found = [(layer, name, shape) for layer in layers for name, shape in layer.shapes().items()]
-        for layer in layers:
-            names = layer.shapes().keys()
-            if wrong := [name for name in names if not name.isidentifier()]:
-                raise MethodError(f"{_origin(layer)}: shapes() names a parameter {wrong[0]!r}: use a Python identifier")
-            if unknown := sorted(layer.own_rates - names):
-                raise MethodError(f"{_origin(layer)}: own_rates has {unknown[0]!r}, which shapes() does not name")
-        found.sort(key=lambda item: _group_key(item[0], item[1]))
-        self.param_slices: list[ParamSlice] = []
-        at = 0
-        for layer, name, shape in found:
-            self.param_slices.append(ParamSlice(layer, name, at, shape))
-            at += math.prod(shape)
         self.layers = tuple(layers)
-        self.groups: list[ParamGroup] = []
-        for (rate, bias), members in groupby(self.param_slices, lambda param: _group_key(param.layer, param.name)):
-            first, *rest = members
-            columns = slice(first.start, (rest[-1] if rest else first).stop)
-            self.groups.append(ParamGroup(columns, not bias, first if rate else None))
-        self.weights = torch.zeros(slots, at, device=device)
-        self.grads = torch.zeros(slots, at, device=device)
-        self.moments = {name: torch.zeros(slots, at, device=device) for name in ("exp_avg", "exp_avg_sq")}
-        for layer in layers:
-            layer.bind({param.name: self._view(param, slots) for param in self.param_slices if param.layer is layer})
+        self.param_slices, self.groups, columns = _layout(layers)
+        self.weights = torch.zeros(slots, columns, device=device)
+        self.grads = torch.zeros(slots, columns, device=device)
+        self.moments = {name: torch.zeros(slots, columns, device=device) for name in ("exp_avg", "exp_avg_sq")}
+        self.used: list[tuple[slice, ...]] = [()] * slots
+        self._factors = torch.zeros(len(layers), _aligned(slots), device=device)[:, :slots]
+        self._ranks = torch.zeros(slots, dtype=torch.int32, device=device)
+        for layer, factor in zip(layers, self._factors, strict=True):
+            leaves = {param.name: self._view(param, slots) for param in self.param_slices if param.layer is layer}
+            layer.bind(leaves, factor, self._ranks)
 
     def _view(self, param: ParamSlice, slots: int) -> Tensor:
-        columns, shape = slice(param.start, param.stop), (slots, *param.shape)
-        leaf = self.weights[:, columns].view(shape).detach().requires_grad_()
-        leaf.grad = self.grads[:, columns].view(shape)
+        shape, strides = (slots, *param.shape), (self.weights.shape[1], *param.strides)
+        leaf = self.weights.as_strided(shape, strides, param.start).detach().requires_grad_()
+        leaf.grad = self.grads.as_strided(shape, strides, param.start)
         torch._dynamo.mark_static(leaf)  # its shape never changes while the pack lives
         return leaf
 
@@ -109,22 +114,33 @@ class SlotParameters:
         """Set a slot's row to zero, so that it adapts nothing. Overwritten, not multiplied: a NaN goes, too."""
         for matrix in (self.weights, self.grads, *self.moments.values()):
             matrix[slot].zero_()
+        self.used[slot] = ()
+        self._factors[:, slot] = 0.0
+        self._ranks[slot] = 0
         for layer in self.layers:
             layer.clear(slot)
 
     def start(self, slot: int, params: TrainConfig, adapted: frozenset[str], generator: torch.Generator) -> None:
-        """Draw a new trial's initial values into a cleared slot, layer by layer, from the trial's own generator. They
-        are copied as one vector, because each copy to a GPU waits for all work that is running there.
+        """Begin a trial in a cleared slot, with initial values from the trial's own generator.
 
         Raises:
             MethodError: a layer gives a value for no parameter of its own, or of another shape.
+        """
+        self.place(slot, self.drawn(slot, params, adapted, generator))
+
+    def drawn(self, slot: int, params: TrainConfig, adapted: frozenset[str], generator: torch.Generator) -> Drawn:
+        """A trial's initial values, drawn layer by layer. This touches the slot's own state alone, so threads can draw
+        for several slots at once.
+
+        Raises:
+            MethodError: see `start`.
         """
         first: dict[str, dict[str, Tensor]] = {}
         for layer in self.layers:
             if layer.name in adapted:
                 layer.active[slot] = True
                 first[layer.name] = layer.start(slot, params, generator)
-        row = torch.zeros(self.weights.shape[1])
+        row = torch.from_numpy(np.zeros(self.weights.shape[1], np.float32))  # untouched parts take no memory
         for param in self.param_slices:
             values = first.get(param.layer.name, {}).pop(param.name, None)
             if values is not None:
@@ -136,7 +152,20 @@ class SlotParameters:
         for layer in self.layers:
             for name in first.get(layer.name, {}):
                 raise MethodError(f"{_origin(layer)}: start() gives a value for {name!r}, which shapes() does not name")
-        self.weights[slot].copy_(row)
+        return Drawn(row, tuple(_rank(self.param_slices, group, params) for group in self.groups))
+
+    def place(self, slot: int, drawn: Drawn) -> None:
+        """Put a trial's initial values into its slot: as one vector, because each copy to a GPU waits for all work
+        that is running there."""
+        self.used[slot] = tuple(group.used(rank) for group, rank in zip(self.groups, drawn.ranks, strict=True))
+        stop = self.stop(slot)
+        self.weights[slot, :stop].copy_(drawn.row[:stop])
+        self._factors[:, slot].copy_(torch.tensor([layer.scales[slot] for layer in self.layers]))
+        self._ranks[slot] = max(drawn.ranks)
+
+    def stop(self, slot: int) -> int:
+        """The column after the last one that the slot's trial uses."""
+        return max((columns.stop for columns in self.used[slot]), default=0)
 
     def split(self, slot: int, row: Tensor, params: TrainConfig) -> dict[str, Tensor]:
         """Split a row vector of `slot` into views of the trial's true shapes, by `path:parameter`."""
@@ -147,13 +176,73 @@ class SlotParameters:
         }
 
 
+def _layout(layers: Sequence[PackedLayer]) -> tuple[list[ParamSlice], list[ParamGroup], int]:
+    """Where each parameter is stored, the groups, and the number of columns. Each group starts at a multiple of
+    `ALIGNED`, and biases come last of those that do not grow with the rank.
+
+    Raises:
+        MethodError: a layer's names are wrong.
+    """
+    found = [(_group_key(layer, name, shape), layer, name, shape) for layer in layers for name, shape in _shapes(layer)]
+    found.sort(key=lambda item: item[0])
+    slices: list[ParamSlice] = []
+    groups: list[ParamGroup] = []
+    columns = 0
+    for (ranks, rate, bias), members in groupby(found, lambda item: item[0]):
+        start = at = columns = _aligned(columns)
+        named = list(members)
+        sizes = [math.prod(shape) // (ranks or 1) for *_, shape in named]  # columns of each, or those of one rank
+        for (_, layer, name, shape), size in zip(named, sizes, strict=True):
+            strides = _strides(shape, layer.rank_axes.get(name), sum(sizes))
+            slices.append(ParamSlice(layer, name, at, shape, strides))
+            at += size
+        columns = start + sum(sizes) * (ranks or 1)
+        own_rate = slices[-len(named)] if rate else None
+        groups.append(ParamGroup(slice(start, columns), not bias, own_rate, sum(sizes) if ranks else 0))
+    return slices, groups, _aligned(columns)
+
+
+def _shapes(layer: PackedLayer) -> Iterable[tuple[str, tuple[int, ...]]]:
+    shapes = layer.shapes()
+    if wrong := [name for name in shapes if not name.isidentifier()]:
+        raise MethodError(f"{_origin(layer)}: shapes() names a parameter {wrong[0]!r}: use a Python identifier")
+    for what, names in (("own_rates", layer.own_rates), ("rank_axes", layer.rank_axes.keys())):
+        if unknown := sorted(names - shapes.keys()):
+            raise MethodError(f"{_origin(layer)}: {what} has {unknown[0]!r}, which shapes() does not name")
+    return shapes.items()
+
+
+def _strides(shape: tuple[int, ...], axis: int | None, columns: int) -> tuple[int, ...]:
+    """Of a parameter whose parts along `axis`, if there is one, are so many columns apart."""
+    rest = [size if i != axis else 1 for i, size in enumerate(shape)]
+    return tuple(columns if i == axis else math.prod(rest[i + 1 :]) for i in range(len(shape)))
+
+
+def _rank(slices: Iterable[ParamSlice], group: ParamGroup, params: TrainConfig) -> int:
+    """The rank that a trial with these hyperparameters has in a group; 0 if the group does not grow with it."""
+    if not group.per_rank:
+        return 0
+    rank = 0
+    for param in slices:
+        if group.columns.start <= param.start < group.columns.stop:
+            axis = param.layer.rank_axes[param.name]
+            _, stop, _ = param.layer.trial_part(param.name, params)[axis].indices(param.shape[axis])
+            rank = max(rank, stop)
+    return rank
+
+
+def _aligned(columns: int) -> int:
+    return -(-columns // ALIGNED) * ALIGNED
+
+
 def _origin(layer: PackedLayer) -> str:
     return f"{type(layer).__module__}.{type(layer).__qualname__}"
 
 
-def _group_key(layer: PackedLayer, name: str) -> tuple[str, bool]:
-    """Equal for parameters that are updated alike. Sorting by it is stable and puts biases last."""
-    return f"{type(layer).__qualname__}.{name}" if name in layer.own_rates else "", name == "bias"
+def _group_key(layer: PackedLayer, name: str, shape: tuple[int, ...]) -> tuple[int, str, bool]:
+    """Equal for parameters that are updated alike. The first is the widest rank, or 0 if they do not grow with it."""
+    ranks = shape[layer.rank_axes[name]] if name in layer.rank_axes else 0
+    return ranks, f"{type(layer).__qualname__}.{name}" if name in layer.own_rates else "", name == "bias"
 
 
 @contextmanager

@@ -44,9 +44,13 @@ class PackedLayer(nn.Module, ABC):
 
     Attributes:
         own_rates: names of parameters that have a learning rate of their own; see `rate_factor`.
+        rank_axes: names of parameters that grow with the trial's rank, and along which axis of their shape.
+        scales: by slot, what its adapter is multiplied by; zero while it does not adapt the layer.
+        factor, ranks: [K] the scales and the ranks of the slots' trials (int32), on the pack's device for kernels.
     """
 
     own_rates: ClassVar[frozenset[str]] = frozenset()
+    rank_axes: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     def __init__(
         self, spec: LayerSpec, *, inner: nn.Module | None = None, shared: Mapping[str, Tensor] = MappingProxyType({})
@@ -57,7 +61,10 @@ class PackedLayer(nn.Module, ABC):
         self.name, self.index, self.context = spec.name, spec.index, spec.context
         self.shared = {name: tensor.to(inner.weight.device) for name, tensor in shared.items()}  # type: ignore[arg-type]
         self.active = [False] * spec.slots  # whether a slot's trial adapts this layer
+        self.scales = [0.0] * spec.slots
+        self.factor = self.ranks = torch.empty(0)
         self.stacked: dict[str, Tensor] = {}  # leaves [K, …]; torch.compile would specialise on an nn.Parameter's shape
+        self.grads: dict[str, Tensor] = {}  # their gradients, which passes add to
         # The frozen weight for kernels: [d_out, d_in]; or NF4, two values a byte, and a scale for each 64 values.
         self.frozen: tuple[Tensor, Tensor | None] = (inner.weight, None)  # type: ignore[assignment]
 
@@ -93,13 +100,15 @@ class PackedLayer(nn.Module, ABC):
 
     @abstractmethod
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        """Begin a new trial in the slot. Returns initial values of its parameters, on the CPU and unpadded; parameters
-        that are left out start at zero."""
+        """Begin a new trial in the slot: note its scale, and return initial values of its parameters, on the CPU and
+        unpadded; parameters that are left out start at zero. Several slots may start at the same time, in threads."""
 
-    def bind(self, stacked: Mapping[str, Tensor]) -> None:
-        """Use these stacked parameters, which are on the pack's device."""
-        self.stacked = dict(stacked)
+    def bind(self, stacked: Mapping[str, Tensor], factor: Tensor, ranks: Tensor) -> None:
+        """Use these stacked parameters and tensors, which are on the pack's device."""
+        self.stacked, self.factor, self.ranks = dict(stacked), factor, ranks
+        # `data` counts its versions apart: autograd would refuse a layer after another one has added to its own part.
+        self.grads = {name: leaf.grad.data for name, leaf in stacked.items() if leaf.grad is not None}
 
     def clear(self, slot: int) -> None:
         """Forget the slot's trial. Its parameters are zero already."""
-        self.active[slot] = False
+        self.active[slot], self.scales[slot] = False, 0.0

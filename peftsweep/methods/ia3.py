@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -30,18 +30,10 @@ class PackedIA3(PackedLayer):
     def trial_part(self, name: str, params: TrainConfig) -> tuple[slice, ...]:
         return (slice(None),)
 
-    def bind(self, stacked: Mapping[str, Tensor]) -> None:
-        super().bind(stacked)
-        self.adapts = torch.zeros(len(self.active), device=stacked["scale"].device)  # [K] `active` for kernels
-
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Ones, as in the paper, so the first step sees the unchanged base."""
-        self.adapts[slot] = 1.0
+        self.scales[slot] = 1.0
         return {"scale": torch.ones(self.shapes()["scale"])}
-
-    def clear(self, slot: int) -> None:
-        super().clear(slot)
-        self.adapts[slot] = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         if self.feedforward:
@@ -53,7 +45,7 @@ class PackedIA3(PackedLayer):
             from peftsweep.methods.scaling_kernels import scale_rows
 
             rows = x.reshape(-1, x.shape[-1]).contiguous()
-            out: Tensor = scale_rows(rows, self.stacked["scale"], self.adapts, self.context.tiles, self.context.edges)
+            out: Tensor = scale_rows(rows, self.stacked["scale"], self.factor, self.context.tiles, self.context.edges)
             return out.view_as(x)
         segments = self.context.segments
         if not any(self.active[slot] for slot in segments.slots):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -26,12 +27,13 @@ def alpha_of(params: TrainConfig) -> float:
 class PackedLora(PackedLayer):
     """A: [K, r_max, d_in], B: [K, d_out, r_max]. Rows of A and columns of B beyond a slot's rank stay zero."""
 
+    rank_axes: ClassVar[Mapping[str, int]] = MappingProxyType({"A": 0, "B": 1})
+
     def __init__(self, spec: LayerSpec, rank: int, **options: Any) -> None:
         super().__init__(spec, **options)
         self.max_rank = rank
-        self.ranks = [0] * spec.slots
-        self.scales = [0.0] * spec.slots  # α/r
-        self.factor = self.salt = torch.empty(0)  # [K] the scales, and [1] the layer's own dropout, for kernels
+        self.rank = [0] * spec.slots  # of each slot's trial
+        self.salt = torch.empty(0)  # [1] the layer's own dropout, for kernels
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"A": (self.max_rank, self.in_features), "B": (self.out_features, self.max_rank)}
@@ -41,21 +43,15 @@ class PackedLora(PackedLayer):
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """As in peft: A is Kaiming-uniform with a = √5 and B is zero, so the first step sees the unchanged base."""
-        self.ranks[slot], self.scales[slot] = params.rank, alpha_of(params) / params.rank
-        self.factor[slot] = self.scales[slot]
+        self.rank[slot], self.scales[slot] = params.rank, alpha_of(params) / params.rank
         self.context.dropouts[slot] = params.dropout
         bound = 1 / math.sqrt(self.in_features)
         return {"A": torch.empty(params.rank, self.in_features).uniform_(-bound, bound, generator=generator)}
 
-    def bind(self, stacked: Mapping[str, Tensor]) -> None:
-        super().bind(stacked)
-        device = stacked["A"].device
-        self.factor = torch.zeros(len(self.active), device=device)
-        self.salt = torch.tensor([(self.index + 1) * 0x9E3779B1 % 2**32], device=device)  # spread over 32 bits
-
-    def clear(self, slot: int) -> None:
-        super().clear(slot)
-        self.factor[slot] = 0.0
+    def bind(self, stacked: Mapping[str, Tensor], factor: Tensor, ranks: Tensor) -> None:
+        super().bind(stacked, factor, ranks)
+        salt = (self.index + 1) * 0x9E3779B1 % 2**32  # spread over 32 bits
+        self.salt = torch.tensor([salt], device=stacked["A"].device)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.context.fused:
@@ -84,6 +80,9 @@ class PackedLora(PackedLayer):
             self.inner.bias,
             self.stacked["A"],
             self.stacked["B"],
+            self.grads["A"],
+            self.grads["B"],
+            self.ranks,
             self.factor,
             now.keep,
             now.seeds,
@@ -143,7 +142,7 @@ def _forward_by_slot(
     """Each slot's rows separately, at its true rank. Returns the dropout mask and scale·A·dropout(x) [n, r] of each."""
     masks, saved = [], []
     for slot, start, stop in segments.by_slot():
-        rank = layer.ranks[slot] if layer.active[slot] else 0
+        rank = layer.rank[slot] if layer.active[slot] else 0
         rows = x[start:stop]
         mask, scale = layer.mask(slot, rows), layer.scales[slot]
         if mask is not None:
@@ -165,8 +164,7 @@ def _backward_by_slot(
     segments: Segments,
 ) -> None:
     """Adds each slot's part to the gradients of A, B and x."""
-    a, b = layer.stacked["A"], layer.stacked["B"]
-    assert a.grad is not None and b.grad is not None
+    a, b, to_a, to_b = layer.stacked["A"], layer.stacked["B"], layer.grads["A"], layer.grads["B"]
     for (slot, start, stop), hidden, mask in zip(segments.by_slot(), saved, masks, strict=True):
         rank, scale = hidden.shape[1], layer.scales[slot]
         if rank == 0:  # this trial does not adapt the layer
@@ -174,9 +172,9 @@ def _backward_by_slot(
         rows, g = x[start:stop], grad[start:stop]
         if mask is not None:
             rows, scale = rows * mask, scale / (1 - layer.context.dropouts[slot])
-        b.grad[slot, :, :rank] += g.T @ hidden  # [d_out, r]
+        to_b[slot, :, :rank].T.add_(hidden.T @ g)  # [r, d_out], as it is stored
         to_hidden = (g @ b[slot, :, :rank].to(g.dtype)).mul_(scale)  # [n, r]
-        a.grad[slot, :rank] += to_hidden.T @ rows  # [r, d_in]
+        to_a[slot, :rank] += to_hidden.T @ rows  # [r, d_in]
         if to_x is None:
             continue
         if mask is None:

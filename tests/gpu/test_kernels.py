@@ -11,6 +11,7 @@ from tests.test_kernels import (
     HEADS,
     RANK,
     WIDE,
+    an_update_is_that_of_a_cpu,
     attention_in_tiles_is_that_within_each_text,
     ia3_is_that_of_plain_torch,
     lora_is_that_of_plain_torch,
@@ -36,6 +37,10 @@ def test_attention_in_tiles_is_that_within_each_text(
     dtype: torch.dtype, heads: tuple[int, int, int, bool, int | None]
 ) -> None:
     attention_in_tiles_is_that_within_each_text(GPU, dtype, *heads)
+
+
+def test_an_update_is_that_of_a_cpu() -> None:
+    an_update_is_that_of_a_cpu(GPU)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
