@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from peftsweep.config import ModelConfig
 from peftsweep.engine import Evaluation, Pack, PackWorker, Progressed, Report, Result, SlotStatus, Trial
 from peftsweep.engine.slot import Slot
 from peftsweep.engine.slot_weights import SlotParameters
+from peftsweep.engine.step_results import StepResults
 from peftsweep.layers import Segments
 from peftsweep.methods import METHODS
 from peftsweep.models import Base, linear_names, load_base
@@ -92,6 +93,19 @@ def run_pack(pack: Pack, judge: Judge) -> None:
     drive(PackWorker(pack, heartbeat=0.0), judge)
 
 
+class WatchedResults(StepResults):
+    """Writes down the loss of each step, by the trial's number."""
+
+    def __init__(self, device: torch.device, trace: dict[int, list[float]]) -> None:
+        super().__init__(device)
+        self.trace = trace
+
+    def add(self, slots: Sequence[Slot], losses: Mapping[int, torch.Tensor], norms: torch.Tensor, began: float) -> None:
+        for slot in slots:
+            self.trace.setdefault(slot.trial.number, []).append(float(losses[slot.index]))
+        super().add(slots, losses, norms, began)
+
+
 class Watched(Pack):
     """A pack that writes down each trial's slot, its first and last weights, and the loss of each of its steps.
 
@@ -104,6 +118,7 @@ class Watched(Pack):
         self.first: dict[int, dict[str, torch.Tensor]] = {}
         self.last: dict[int, dict[str, torch.Tensor]] = {}
         self.trace: dict[int, list[float]] = {}
+        self.results = WatchedResults(self.packed.device, self.trace)
 
     def admit(self, trials: Iterable[Trial]) -> None:
         admitted = list(trials)
@@ -112,11 +127,6 @@ class Watched(Pack):
             if slot.trial in admitted:
                 self.where[slot.trial.number] = slot.index
                 self.first[slot.trial.number] = weights_of(self.stack, slot)
-
-    def record(self, losses: dict[int, torch.Tensor], norms: torch.Tensor, began: float) -> None:
-        for slot in self.slots.occupied:
-            self.trace.setdefault(slot.trial.number, []).append(float(losses[slot.index]))
-        super().record(losses, norms, began)
 
     def end(self, slot: Slot, state: Ended, reason: str) -> None:
         self.last[slot.trial.number] = weights_of(self.stack, slot)

@@ -175,6 +175,29 @@ def test_a_nan_fails_its_trial_and_leaves_the_others_bit_equal(base: Path, tmp_p
     assert not broken.stack.weights[1].any() and not broken.stack.grads.any()
 
 
+class Breaks(Watched):
+    """Trial 1's weights become NaN after its second step."""
+
+    def step(self) -> None:
+        for slot in self.slots.occupied:
+            if (slot.trial.number, slot.step) == (1, 2):
+                self.stack.weights[slot.index].fill_(float("nan"))
+        super().step()
+
+
+def test_losses_that_are_read_a_step_late_change_nothing(base: Path, tmp_path: Path) -> None:
+    """As on a GPU, where the trial that breaks at step 3 ends after step 4 has been launched."""
+    found = []
+    for ahead in (0, 1):
+        trials = [trial(i, tmp_path / str(ahead)) for i in range(3)]
+        pack, queue = pack_of(base, SINGLE, "lora", trials, 3, kind=Breaks), Queue(trials)
+        pack.results.ahead = ahead
+        run_pack(pack, queue)
+        assert queue.results[1].reason == "loss is nan at step 3"
+        found.append(({i: queue.results[i].best for i in (0, 2)}, {i: pack.trace[i] for i in (0, 2)}))
+    assert found[0] == found[1]
+
+
 @pytest.mark.numbers
 def test_dropout_works_as_in_lora_in_forward_and_backward() -> None:
     """y = W x + α/r · B A (x · mask / (1 - p)), by autograd, for two slots of different ranks and rates."""
@@ -288,7 +311,7 @@ def test_a_trial_that_ends_when_it_is_resumed_leaves_its_slot_to_the_next(base: 
     while not slot.is_done:
         pack.decide([True] * len(pack.undecided))
         pack.step()
-    pack.save([slot])
+    pack.checkpoints.save([slot])
     pack, queue = pack_of(base, SINGLE, "lora", trials, 1), Queue(trials)
     run_pack(pack, queue)
     assert [queue.results[i].state for i in range(2)] == ["complete"] * 2
@@ -348,7 +371,7 @@ def test_a_resumed_trial_that_the_study_has_not_judged_yet_ends_only_after_that(
     slot = pack.slots.put(0, trials[0])
     while not pack.undecided:
         pack.step()
-    pack.save([slot])
+    pack.checkpoints.save([slot])
     worker = PackWorker(pack_of(base, SINGLE, "lora", trials, 1))
     worker.advance()
     (asked,) = worker.advance([StartTrials(tuple(trials), more=False), EndTrial(0, "not needed")])
@@ -951,10 +974,10 @@ def test_full_rows_get_no_filler() -> None:
 
 def test_rows_for_texts_of_any_length_are_filled_with_texts_of_no_slot() -> None:
     rows = pack_texts([0], [np.array([0, 1])], corpus([9, 10], [5, 6, 7]), torch.device("cpu"), "varlen")
-    assert rows.ends is not None and rows.ends.tolist() == [0, 2, 5, 64] and rows.groups == ()
-    assert rows.input_ids.shape == (1, 64) and not rows.input_ids[0, 5:].any()
+    assert rows.ends is not None and rows.ends.tolist() == [0, 2, 5, 69, 133, 197, 256] and rows.groups == ()
+    assert rows.input_ids.shape == (1, 256) and not rows.input_ids[0, 5:].any()
     assert rows.tokens.bounds == ((0, 5),) and rows.longest == 64
-    assert rows.pooled.tolist() == [1, 4] + [63] * 62
+    assert rows.pooled.tolist() == [1, 4] + [255] * 62
     long = corpus(*[[1] * 65] * 20)
     wide = pack_texts([0], [np.arange(20)], long, torch.device("cpu"), "varlen")
     assert wide.ends is not None and wide.ends.dtype == torch.int32 and wide.ends[-1] == wide.input_ids.shape[1]
@@ -975,7 +998,7 @@ def test_rows_read_from_another_buffer_are_the_same() -> None:
     assert len(rows.reads.tiles) == len(rows.pooled) // 64 + 4 == 64 // 64 + 4
     assert rows.batch.edges is not None and rows.batch.edges.tolist() == [[0, 0, 0], [2, 4, 2], [0, 0, 0], [0, 2, 0]]
     assert rows.tokens.tiles is not None and rows.tokens.tiles[:2].tolist() == [[3, 0], [1, 4]]
-    assert set(rows.tokens.tiles[2:, 1].tolist()) == {FAR} and len(rows.tokens.tiles) == 64 // 64 + 4
+    assert set(rows.tokens.tiles[2:, 1].tolist()) == {FAR} and len(rows.tokens.tiles) == 256 // 64 + 4
     other = pack_texts([3, 1], [np.array([1, 3]), np.array([2])], split, device, "tiles", tiles_for=4, more=more)
     assert rows.staging.layout == other.staging.layout
     read = rows.over(other.buffer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,21 +47,29 @@ class Checkpoints:
             weights = self.host.of(self.host.stack.weights, slot.index, slot.trial.params)
             slot.best_kept = BestEvaluation(weights, logits)
 
-    def step(self, slots: Iterable[Slot]) -> None:
+    def step(self, slots: Callable[[], Sequence[Slot]], settle: Callable[[], object]) -> None:
         """Save one of these slots, if one is due.
+
+        Args:
+            settle: called before, so that the slot's state is complete; it may end trials.
 
         Raises:
             OSError: a checkpoint could not be written, for instance because the disk is full.
         """
         self._raise_error()
-        now, slots = time.monotonic(), list(slots)
-        for slot in slots:
+        now = time.monotonic()
+        for slot in slots():
             self._saved.setdefault(slot.trial.folder, now)
         if self._waiting or self._writing is not None or now < self._pause_until:
             return
-        due = [slot for slot in slots if self._saved[slot.trial.folder] + self.every <= now]
-        if due:
-            self._put(min(due, key=lambda slot: self._saved[slot.trial.folder]))
+        if any(self._is_due(slot, now) for slot in slots()):
+            settle()
+            due = [slot for slot in slots() if self._is_due(slot, now)]
+            if due:
+                self._put(min(due, key=lambda slot: self._saved[slot.trial.folder]))
+
+    def _is_due(self, slot: Slot, now: float) -> bool:
+        return self._saved[slot.trial.folder] + self.every <= now
 
     def save(self, slots: Sequence[Slot]) -> None:
         """Save all of these slots, and wait until they are written.

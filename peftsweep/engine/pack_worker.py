@@ -83,7 +83,7 @@ class PackWorker:
         if self.pack.packed.last is None:
             self.pack.outbox.note("last block: computed for all tokens, which is slower: the base fails with fewer")
         if self.pack.compiled:
-            self.pack.packed.compile()
+            self.pack.packed.compile(last=self.pack.compiles_last)
 
     def obey(self, command: Command) -> None:
         pack = self.pack
@@ -95,10 +95,10 @@ class PackWorker:
             case Verdicts(keep):
                 pack.decide(keep)
             case SaveCheckpoints():
-                self.save_decided()
+                self.save()
             case Stop():
                 self.stopped = True
-                self.save_decided()
+                self.save()
             case EndTrial(number, reason):
                 self.ending[number] = reason
             case ScoreTrial(trial, adapter):
@@ -106,17 +106,21 @@ class PackWorker:
 
     def end_trials(self) -> None:
         """End the trials that the study wants to end. One that it has not judged yet ends after that."""
+        if self.ending:
+            self.pack.settle()
         for slot in self.pack.slots.occupied:
             if slot.trial.number in self.ending and slot not in self.pack.undecided:
                 why = f"{self.ending.pop(slot.trial.number)} at step {slot.step} of {slot.schedule.steps}"
                 self.pack.end(slot, TrialState.PRUNED, why)
 
-    def save_decided(self) -> None:
+    def save(self) -> None:
         """Save every slot but those that the study has not judged yet: see `Pack.decide`."""
-        self.pack.save(slot for slot in self.pack.slots.occupied if slot not in self.pack.undecided)
+        with self.pack.clock.at("checkpoints"):
+            self.pack.settle()
+            self.pack.checkpoints.save(self.pack.decided())
 
     def score(self, trial: Trial, adapter: Mapping[str, bytes]) -> Scored:
-        slot = self.pack.slots.start(trial)
+        (slot,) = self.pack.slots.start([trial])
         try:
             with TemporaryFolder() as folder:
                 for name, content in adapter.items():

@@ -23,7 +23,7 @@ class BestEvaluation:
     logits: NDArray[np.float32]  # [n, C] on the validation split
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """The state of a running trial. Only what a checkpoint holds decides how it goes on."""
 

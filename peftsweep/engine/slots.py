@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from peftsweep.config import TrainConfig
@@ -9,6 +12,7 @@ from peftsweep.engine import checkpoint
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
+from peftsweep.engine.slot_weights import Drawn
 from peftsweep.engine.trial import SlotStatus, Trial
 from peftsweep.methods import Method
 
@@ -38,14 +42,26 @@ class Slots:
         """Number of free slots."""
         return self.all.count(None)
 
-    def start(self, trial: Trial) -> Slot:
-        """Start a trial in the first free slot: from its newest checkpoint if it has one, else from its seed."""
-        return self.put(self.all.index(None), trial)
+    def start(self, trials: Sequence[Trial]) -> list[Slot]:
+        """Start trials in free slots: each from its newest checkpoint if it has one, else from its seed."""
+        free = [index for index, slot in enumerate(self.all) if slot is None][: len(trials)]
+        for index in free:
+            self.stack.clear(index)
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # each draw takes up to a tenth of a second
+            drawn = threads.map(self._draw, free, trials)
+            return [self._place(index, trial, each) for index, trial, each in zip(free, trials, drawn, strict=True)]
 
     def put(self, index: int, trial: Trial) -> Slot:
-        """The same in a given slot."""
+        """Start a trial in a given slot."""
         self.stack.clear(index)
-        self.stack.start(index, trial.params, self._adapted(trial.params), torch.Generator().manual_seed(trial.seed))
+        return self._place(index, trial, self._draw(index, trial))
+
+    def _draw(self, index: int, trial: Trial) -> Drawn:
+        generator = torch.Generator().manual_seed(trial.seed)
+        return self.stack.drawn(index, trial.params, self._adapted(trial.params), generator)
+
+    def _place(self, index: int, trial: Trial, drawn: Drawn) -> Slot:
+        self.stack.place(index, drawn)
         slot = Slot(
             index=index,
             trial=trial,

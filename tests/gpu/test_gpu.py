@@ -22,6 +22,7 @@ from peftsweep.engine.corpus import Corpus, Pooling
 from peftsweep.engine.cuda_graphs import CudaGraphs
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot import Slot
+from peftsweep.engine.step_results import StepResults
 from peftsweep.engine.text_packing import pack_texts
 from peftsweep.methods import METHODS
 from peftsweep.models import linear_names, load_base
@@ -565,8 +566,17 @@ class Tries:
         return max(self.held[number + 1] - self.held[number] for number in self.failed)
 
 
+def of_many_shapes(task: Task) -> Texts:
+    """Texts of such lengths that the passes of eight of them in each slot have many shapes."""
+    return Texts(task, 37, 1, shortest=3, longest=190)
+
+
 def with_and_without_room(
-    folder: Path, slots: int, params: TrainConfig, full: Callable[[Watched, Tries], bool]
+    folder: Path,
+    slots: int,
+    params: TrainConfig,
+    full: Callable[[Watched, Tries], bool],
+    train: Texts | None = None,
 ) -> tuple[Any, Any, Tries, list[str]]:
     """Train the same trials in two packs, all at once; returns both packs, and the second one's tries and notes.
 
@@ -578,7 +588,7 @@ def with_and_without_room(
 
     def pack_of(run: str) -> tuple[Watched, Queue]:
         trials = [Trial(i, i, params, folder / run / str(i)) for i in range(slots)]
-        return pack_on_gpu(base, SINGLE, "lora", trials, slots, dtype="bfloat16"), Queue(trials)
+        return pack_on_gpu(base, SINGLE, "lora", trials, slots, dtype="bfloat16", train=train), Queue(trials)
 
     free, queue = pack_of("free")
     run_pack(free, queue)
@@ -631,7 +641,7 @@ def test_running_out_of_memory_while_the_next_step_is_captured_costs_nothing(tmp
         return torch.cuda.is_current_stream_capturing() and ahead and len(tries.failed) < 2
 
     params = TrainConfig(rank=4, epochs=3, batch_size=8, dropout=0.1, learning_rate=2e-3)
-    free, tight, tries, notes = with_and_without_room(tmp_path, 4, params, full)
+    free, tight, tries, notes = with_and_without_room(tmp_path, 4, params, full, of_many_shapes(SINGLE))
     assert len(tries.failed) == 2 and tries.kept() < 2**20
     assert notes == [] and set(tries.sizes) == {4} and not graphs_of(tight).refused
     for number in range(4):
@@ -745,35 +755,38 @@ def test_a_released_pack_frees_its_memory_and_its_graphs_at_once(tmp_path: Path)
     assert max(left[1:]) - left[0] < 2**20, left  # libraries keep some memory from the first pack on
 
 
-class Busy(Pack):
-    """A pack that notes after each preparation of the next step whether the GPU is still at work on this one.
+class Busy(StepResults):
+    """Notes after each preparation of the next step whether the GPU is still at work on this one.
 
     Attributes:
         laid_out: for each step after which the next one was laid out.
         captured: for each step after which passes of the next one were captured.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, pack: Pack) -> None:
+        super().__init__(pack.packed.device)
+        self.pack = pack
         self.laid_out: list[bool] = []
         self.captured: list[bool] = []
         self.known: set[Any] = set()  # shapes that were captured up to the step before, and the shapes of this step
 
-    def record(self, losses: dict[int, torch.Tensor], norms: torch.Tensor, began: float) -> None:
-        busy = not torch.cuda.current_stream().query()
-        ahead = set() if self.runner.prefetched is None else {batch.shape for batch in self.runner.prefetched[1]}
+    def add(self, *args: Any) -> None:
+        busy, pack = not torch.cuda.current_stream().query(), self.pack
+        ahead = set() if pack.runner.prefetched is None else {batch.shape for batch in pack.runner.prefetched[1]}
         if ahead:
             self.laid_out.append(busy)
-        if ahead & set(graphs_of(self).known) - self.known:
+        if ahead & set(graphs_of(pack).known) - self.known:
             self.captured.append(busy)
-        self.known = set(graphs_of(self).known) | ahead
-        super().record(losses, norms, began)
+        self.known = set(graphs_of(pack).known) | ahead
+        super().add(*args)
 
 
 def test_the_next_step_is_laid_out_and_captured_while_the_gpu_is_at_work(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "llama")
     trials = [Trial(i, i, TrainConfig(rank=4, epochs=2, batch_size=8), tmp_path / str(i)) for i in range(3)]
-    pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", kind=Busy)
+    train = of_many_shapes(MULTI)
+    pack = pack_on_gpu(folder, MULTI, "lora", trials, 3, dtype="bfloat16", kind=Pack, train=train)
+    pack.results = noted = Busy(pack)
 
     def keep_the_gpu_busy(module: Any, inputs: Any, output: Any) -> None:
         if torch.is_grad_enabled():
@@ -781,8 +794,8 @@ def test_the_next_step_is_laid_out_and_captured_while_the_gpu_is_at_work(tmp_pat
 
     blocks_of(pack)[0].register_forward_hook(keep_the_gpu_busy)
     run_pack(pack, Queue(trials))
-    assert len(pack.laid_out) > 5 and all(pack.laid_out[1:]), pack.laid_out  # kernels are compiled in the first step
-    assert pack.captured and all(pack.captured), pack.captured
+    assert len(noted.laid_out) > 5 and all(noted.laid_out[1:]), noted.laid_out  # kernels are compiled in the first step
+    assert noted.captured and all(noted.captured), noted.captured
 
 
 def test_long_texts_in_one_slot_leave_room_for_the_others(tmp_path: Path) -> None:
