@@ -93,10 +93,10 @@ def test_each_shape_gets_its_own_graph_and_a_larger_one_starts_a_new_pool() -> N
         passes(sums, micro_batch(*lengths))
     assert sums.captured == 2 and len(passes.known) == 2
     pool = passes.pool
-    passes(sums, micro_batch(90))  # 128 rows
-    assert len(passes.known) == 1 and passes.pool is not pool and passes.largest == 128
+    passes(sums, micro_batch(300))  # 512 rows
+    assert len(passes.known) == 1 and passes.pool is not pool and passes.largest == 512
     passes(sums, micro_batch(60))
-    assert sums.captured == 4 and passes.largest == 128
+    assert sums.captured == 4 and passes.largest == 512
 
 
 def test_coming_passes_are_captured_ahead_unless_one_is_the_largest_so_far() -> None:
@@ -108,7 +108,7 @@ def test_coming_passes_are_captured_ahead_unless_one_is_the_largest_so_far() -> 
     passes.prepare(sums, [micro_batch(60)])
     assert sums.captured == 0  # it would be the first graph of the pool
     passes(sums, micro_batch(60))
-    passes.prepare(sums, [micro_batch(20, 20), micro_batch(90)])  # 128 rows, which need a new pool
+    passes.prepare(sums, [micro_batch(20, 20), micro_batch(300)])  # 512 rows, which need a new pool
     assert sums.captured == 1
     for _ in range(2):
         passes.prepare(sums, [micro_batch(20, 20), micro_batch(60)])

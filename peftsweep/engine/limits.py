@@ -17,7 +17,7 @@ class Limits:
     """The largest number of tokens in a pass: of one slot in training, of all slots in training, and in evaluation.
 
     A slot's own limit is low enough that all of a CPU's workers together keep to that of all slots. Padding comes
-    on top: on a GPU 63 tokens at most, or some 3 % of more than 2,048; on a CPU fewer than 16 a slot.
+    on top: on a GPU 255 tokens at most, or some 3 % of more than 8,192; on a CPU fewer than 16 a slot.
     """
 
     slot_tokens: int = 8192

@@ -16,6 +16,8 @@ from peftsweep.layers.packed_batch import Attention, Group, PackedBatch
 from peftsweep.layers.staging_buffer import StagingBuffer, to_device
 
 BUCKET = 16  # tokens: the step between the padded lengths of attention's groups on a CPU
+LEAST_ROWS = 256  # the least step between lengths of the row: to capture a new one takes as long as ten short steps
+LEAST_POOLED = 64
 
 
 def batch_of(counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -80,9 +82,10 @@ def pack_texts(
     if attention == "padded":
         groups = _padded(lengths, begins, total, device)
     else:
-        fill, step = _bucket(total) - total, corpus.longest
+        fill, step = _bucket(total, LEAST_ROWS) - total, corpus.longest
         pooled = arrays["pooled"]
-        arrays["pooled"] = np.concatenate([pooled, np.full(_bucket(len(pooled)) - len(pooled), total + fill - 1)])
+        more_pooled = _bucket(len(pooled), LEAST_POOLED) - len(pooled)
+        arrays["pooled"] = np.concatenate([pooled, np.full(more_pooled, total + fill - 1)])
         ids = np.concatenate([ids, np.full(fill, corpus.pooling.pad_token_id)])
         filler = corpus.pooling.first_position + np.arange(fill) % int(lengths.max())  # positions that the base knows
         positions = np.concatenate([positions, filler])
@@ -114,19 +117,20 @@ def _pairs(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[tuple[i
     return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
-def _step(tokens: int) -> int:
-    """Step between allowed row lengths: about 3 %, in multiples of 64."""
-    return max(64, 1 << max(0, tokens.bit_length() - 6))
+def _step(rows: int, least: int) -> int:
+    """Step between allowed numbers of rows: about 3 %, in multiples of `least`."""
+    return max(least, 1 << max(0, rows.bit_length() - 6))
 
 
-def _bucket(tokens: int) -> int:
-    """The smallest allowed row length that holds so many tokens."""
-    return -(-tokens // _step(tokens)) * _step(tokens)
+def _bucket(rows: int, least: int) -> int:
+    """The smallest allowed number of rows that holds so many."""
+    step = _step(rows, least)
+    return -(-rows // step) * step
 
 
 def _most_fillers(rows: int, longest: int) -> int:
     """The most filler texts of at most `longest` tokens that so many rows can need."""
-    return -(-_step(rows) // longest)
+    return -(-_step(rows, LEAST_ROWS) // longest)
 
 
 def _padded(lengths: Indices, starts: Indices, total: int, device: torch.device) -> tuple[tuple[Group, ...], Tensor]:
