@@ -29,7 +29,8 @@ from peftsweep.methods import METHODS, Method
 from peftsweep.models import Base, BaseInfo, default_device, linear_names, load_base
 from peftsweep.workers.compatibility import check_fit
 
-COMPILE_FROM = 5_000_000  # training tokens of a study from which compiling pays off: see benchmarks/notes.md
+# Training tokens of a study from which it pays off to compile blocks, and the last one, too: see benchmarks/notes.md.
+COMPILE_FROM, COMPILE_LAST_FROM = 5_000_000, 100_000_000
 CPU_SLOTS = 8  # enough to keep the cores busy, and to share the fixed cost of a step
 
 
@@ -134,7 +135,6 @@ class LocalWorker:
         base, spec = self.base, self.spec
         method = METHODS[spec.config.method](base.model, linear_names(base.model))
         longest = max(params.epochs for params in spec.candidates) * sum(map(len, spec.data.train.input_ids))
-        compiled = trials * longest > COMPILE_FROM
 
         def build(count: int, limits: Limits | None = None) -> Pack:
             return Pack(
@@ -147,7 +147,8 @@ class LocalWorker:
                 candidates=spec.candidates,
                 slots=count,
                 limits=limits,
-                compiled=compiled,
+                compiled=trials * longest > COMPILE_FROM,
+                compiles_last=trials * longest > COMPILE_LAST_FROM,
                 objective=spec.config.search.objective,
                 checkpoint_every=spec.checkpoint_every,
             )
