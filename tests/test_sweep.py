@@ -892,8 +892,12 @@ def test_blocks_are_compiled_if_the_remaining_trials_may_train_on_enough_tokens(
     monkeypatch.setattr(worker, "COMPILE_FROM", 2 * whole)
     here.run(here.study(), trials=3, start=Collecting)  # two more trials
     monkeypatch.setattr(worker, "COMPILE_FROM", 2 * whole - 1)
+    monkeypatch.setattr(worker, "COMPILE_LAST_FROM", 2 * whole)
     here.run(here.study(), trials=5, start=Collecting)
-    assert [pack.compiled for pack in packs] == [False, False, True]
+    monkeypatch.setattr(worker, "COMPILE_LAST_FROM", 2 * whole - 1)
+    here.run(here.study(), trials=7, start=Collecting)
+    assert [pack.compiled for pack in packs] == [False, False, True, True]
+    assert [pack.compiles_last for pack in packs] == [False, False, False, True]
 
 
 # What cannot be run -------------------------------------------------------------------------------------------------
