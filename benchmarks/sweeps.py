@@ -1,12 +1,14 @@
 """Whole sweeps on a GPU, by the command line, and what the same trials would take one after another.
 
     python benchmarks/sweeps.py --train train.tsv --validation dev.tsv [--study lora-smollm2 …] [--model STUDY=PLACE …]
+                                [--processes 8]
 
 For each study a JSON object goes to stdout: seconds of the whole command, which begins anew in a folder of its own, and
 of the pack's; its trials, the best of them; and from the rate of a plain loop of stock peft on the same base, texts and
 method, measured first, the seconds that the trials' training (without evaluation) would take by itself, one trial at a
-time. A study that fails, such as one whose base is not installed, has its error there instead, and the others go on;
-the exit status is 1 then.
+time. With --processes the rival runs, too: so many plain-loop processes at once, which each take the next of the same
+trials (plain_sweep.py). A study that fails, such as one whose base is not installed, has its error there instead, and
+the others go on; the exit status is 1 then.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from plain_sweep import plain_sweep
 from throughput import WARM, machine, need_gpu, plain_loop, say, tidy
 from transformers import logging
 
@@ -57,8 +60,8 @@ def loop(config: StudyConfig, seconds: float, ready: Path | None = None) -> tupl
     return {"slots": 1, **found}, len(data.train)
 
 
-def sweep(config: StudyConfig, file: Path, overrides: list[str], trials: int | None) -> dict[str, Any]:
-    """Run it by the command line, from the beginning."""
+def sweep(config: StudyConfig, file: Path, overrides: list[str], trials: int | None, drawn: Path) -> dict[str, Any]:
+    """Run it by the command line, from the beginning; its trials' hyperparameters are written to the file `drawn`."""
     with tempfile.TemporaryDirectory() as folder:
         storage = f"sqlite:///{folder}/studies.db"
         command = [sys.executable, "-m", "peftsweep", "run", "--study", str(file), "--storage", storage]
@@ -76,7 +79,9 @@ def sweep(config: StudyConfig, file: Path, overrides: list[str], trials: int | N
         if running.returncode != 0:
             raise RuntimeError(said[-1] if said else f"exit status {running.returncode}")
         pack = next((line for line in said if line.startswith("time:")), "")
-        return row_of(config.name, Studies(storage).load(config.name).records(), took, pack)
+        records = Studies(storage).load(config.name).records()
+        drawn.write_text(json.dumps([trial.drawn for trial in records]), encoding="utf-8")
+        return row_of(config.name, records, took, pack)
 
 
 def row_of(study: str, trials: Sequence[TrialRecord], took: float, pack: str) -> dict[str, Any]:
@@ -105,15 +110,22 @@ def row_of(study: str, trials: Sequence[TrialRecord], took: float, pack: str) ->
     return row | {"best": scores, "params": best.drawn}
 
 
-def compared(name: str, overrides: list[str], trials: int | None) -> dict[str, Any]:
-    """A study's sweep beside the same training one trial at a time."""
+def compared(name: str, overrides: list[str], trials: int | None, processes: int) -> dict[str, Any]:
+    """A study's sweep beside the same training one trial at a time, and beside plain-loop processes."""
     file = Path(__file__).parents[1] / "sweeps" / f"{name}.yaml"
     config = load(file, overrides)
     say(f"{name}: one at a time")
     rate, rows = one_at_a_time(config)
     tidy()
-    found = sweep(config, file, overrides, trials)
-    return found | beside_one_at_a_time(found, rows, rate)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "trials.json"
+        found = sweep(config, file, overrides, trials, drawn)
+        found |= beside_one_at_a_time(found, rows, rate)
+        if processes:
+            say(f"{name}: {processes} plain loops")
+            plain = plain_sweep(file, overrides, drawn, processes)
+            found |= {"plain_loops": plain, "over_plain_loops": round(plain["seconds"] / found["seconds"], 1)}
+    return found
 
 
 def beside_one_at_a_time(found: dict[str, Any], rows: int, rate: float) -> dict[str, Any]:
@@ -148,6 +160,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--trials", type=int)
+    parser.add_argument("--processes", type=int, default=0, help="plain-loop processes that run the same trials")
     parser.add_argument("--model", action="append", default=[], metavar="STUDY=PLACE", help="a base in another place")
     options = parser.parse_args()
     for file in (options.train, options.validation):
@@ -164,7 +177,7 @@ def main() -> None:
         overrides = [f"data.train={options.train.resolve()}", f"data.validation={options.validation.resolve()}"]
         overrides += [f"model.id={places[name]}"] if name in places else []
         try:
-            row = compared(name, overrides, options.trials)
+            row = compared(name, overrides, options.trials, options.processes)
         except Exception as error:
             traceback.print_exc()
             row, failed = {"study": name, "error": f"{type(error).__name__}: {error}"}, True
