@@ -44,15 +44,10 @@ EVALUATED = 64  # texts of a batch in an evaluation
 
 def plain_sweep(study: Path, overrides: Sequence[str], trials: Path, processes: int) -> dict[str, Any]:
     """Run the trials in so many processes."""
-    config = load(study, overrides)
     with tempfile.TemporaryDirectory() as folder:
         journal = Path(folder) / "journal"
         began = time.perf_counter()
-        made = optuna.create_study(
-            study_name=NAME, storage=stored(journal), pruner=pruner(config), direction="maximize"
-        )
-        for drawn in json.loads(trials.read_text(encoding="utf-8")):
-            made.enqueue_trial({}, user_attrs={PARAMS: drawn})
+        made = begun(study, overrides, json.loads(trials.read_text(encoding="utf-8")), journal)
         command = [sys.executable, __file__, "--study", str(study), "--trials", str(trials), "--journal", str(journal)]
         command += [part for override in overrides for part in ("--set", override)]
         running = [subprocess.Popen(command, stdout=sys.stderr) for _ in range(processes)]
@@ -60,8 +55,7 @@ def plain_sweep(study: Path, overrides: Sequence[str], trials: Path, processes: 
         took = time.perf_counter() - began
         if any(statuses):
             raise RuntimeError(f"a process ended with exit status {max(statuses, key=abs)}")
-        stored_trials = optuna.load_study(study_name=NAME, storage=stored(journal)).trials
-        found = [trial for trial in stored_trials if PARAMS in trial.user_attrs]
+        found = [trial for trial in made.trials if PARAMS in trial.user_attrs]
     best = max((trial.value for trial in found if trial.value is not None), default=None)
     return {
         "processes": processes,
@@ -69,6 +63,15 @@ def plain_sweep(study: Path, overrides: Sequence[str], trials: Path, processes: 
         **Counter(trial.state.name.lower() for trial in found),
         "best_macro_f1": None if best is None else round(best, 4),
     }
+
+
+def begun(study: Path, overrides: Sequence[str], trials: Sequence[dict[str, Any]], journal: Path) -> optuna.Study:
+    """A study in which these trials wait."""
+    halving = pruner(load(study, overrides))
+    made = optuna.create_study(study_name=NAME, storage=stored(journal), pruner=halving, direction="maximize")
+    for drawn in trials:
+        made.enqueue_trial({}, user_attrs={PARAMS: drawn})
+    return made
 
 
 def stored(journal: Path) -> JournalStorage:

@@ -32,7 +32,19 @@ from tests.studies import LABELS, ROOT, home
 from tests.tiny import tiny_rows, write
 
 FOLDER = ROOT / "benchmarks"
-MODULES = ["throughput", "scaling", "sweeps", "cpu", "tracking", "predict", "timed_command", "gpus", "replay", "scale"]
+MODULES = [
+    "throughput",
+    "scaling",
+    "plain_sweep",
+    "sweeps",
+    "cpu",
+    "tracking",
+    "predict",
+    "timed_command",
+    "gpus",
+    "replay",
+    "scale",
+]
 
 
 @pytest.fixture(scope="module")
@@ -424,3 +436,16 @@ def test_a_rival_runs_its_share_of_trials_in_each_process(modules: dict[str, Mod
     begin.set()
     modules["scale"].rival_process(url, None, 3, begin, ready)
     assert modules["scale"].checked(url, judged=18) == {"trials": 3, "lost": 0, "double": 0}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # transformers warns about itself
+def test_plain_loops_train_each_of_the_trials_once(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+    plain, place, journal = modules["plain_sweep"], home(tmp_path), tmp_path / "journal"
+    trials = [{"learning_rate": rate, "rank": rank} for rate, rank in ((1e-2, 2), (1e-3, 4), (1e-2, 4), (1e-9, 2))]
+    study = place.study(search={"pruner": {"reduction": 2, "min_evals": 1}})
+    made = plain.begun(study, [], trials, journal)
+    plain.work(study, [], journal)
+    found = [trial for trial in made.trials if plain.PARAMS in trial.user_attrs]
+    assert [trial.user_attrs[plain.PARAMS] for trial in found] == trials
+    assert OptunaState.COMPLETE in {trial.state for trial in found} <= {OptunaState.COMPLETE, OptunaState.PRUNED}
+    assert all(len(trial.intermediate_values) == 4 for trial in found if trial.state == OptunaState.COMPLETE)

@@ -22,9 +22,10 @@ SHARE, LEAST = 0.25, 5.0  # by which the time left may be wrong: this share of i
 FACTOR = 2.0  # the same for the recordings of busy machines
 
 
-def wrong(sweep: Recording) -> list[tuple[float, float, float | None]]:
-    """The estimates after a third of the command that are too far from the truth."""
-    late = [each for each in estimates(sweep) if each[0] >= sweep["end"] / 3000]
+def wrong(sweep: Recording, begins: float = 0.0) -> list[tuple[float, float, float | None]]:
+    """The estimates after a third of the command that are too far from the truth. The first second of training tells
+    nothing yet, if that comes later."""
+    late = [each for each in estimates(sweep) if each[0] >= max(sweep["end"] / 3000, begins + 1)]
     assert len(late) > 10
     return [(at, true, told) for at, true, told in late if told is None or abs(told - true) > max(SHARE * true, LEAST)]
 
@@ -36,8 +37,8 @@ def test_the_time_left_is_right_within_a_quarter_from_a_third_on(name: str) -> N
 
 @pytest.mark.parametrize("begins", [12.0, 26.0], ids=["warm", "cold"])
 def test_the_time_left_on_a_gpu_is_right_within_a_quarter_from_a_third_on(begins: float) -> None:
-    """At the rates of an H200: 9,700 samples/s with 40 slots, 5,500 with 13, 2,100 with 4."""
-    assert not wrong(modelled(fixed=0.027, sample=0.98e-3 / 16, begins=begins))
+    """At the rates of an H200: 11,900 samples/s with 40 slots, 8,600 with 13, 4,300 with 4."""
+    assert not wrong(modelled(fixed=0.0107, sample=1.07e-3 / 16, begins=begins), begins)
 
 
 @pytest.mark.parametrize("name", ["few", "whole", "pruned", "batches", "dropped"])
