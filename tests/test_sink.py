@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import peftsweep
-from peftsweep.progress import Opened, Silent, sweep_lines
+from peftsweep.progress import Opened, Silent, SweepStatus, sweep_lines
 from peftsweep.storage import StoredStudy, Studies
 from peftsweep.sweep import compare, sync
 from peftsweep.tracking import Outcome, Point, StudySnapshot, Tracker, TrialSnapshot
@@ -246,3 +246,28 @@ def test_of_points_that_wait_together_only_those_are_lost_that_the_tracker_refus
     assert [step for step, _ in sink.book.points["one:0"]] == [0, 2, 4]
     assert tracker.lost == 2 and not tracker.in_sync
     assert notes[-1].startswith("notebook: 2 updates were not written (this metric is refused)")
+
+
+def test_the_tracker_is_opened_once_the_first_step_is_done(here: Home) -> None:
+    class Shown(Heard):
+        def step(self, status: SweepStatus) -> None:
+            self.warnings.append("a step")
+
+    class Late(Notebook):
+        def open(self, study: StudySnapshot, at: int) -> None:
+            shown.warn("the tracker is opened")
+            super().open(study, at)
+
+    shown, book = Shown(), Book()
+    here.run(here.study(), trials=1, sink=partial(Late, book=book), progress=shown)
+    assert shown.warnings.index("a step") < shown.warnings.index("the tracker is opened")
+    assert book.outcomes["small:0"].state == TrialState.COMPLETE
+
+
+def test_what_waits_for_a_resting_tracker_is_written_at_the_end() -> None:
+    book = Book()
+    tracker = Tracker(Notebook("somewhere", book), note=print)
+    tracker.rest()
+    tracker.open_study(StudySnapshot("one", "data", params={}, tags={}, known={}, began=1))
+    tracker.close()
+    assert book.names == {"one:parent": "one"}

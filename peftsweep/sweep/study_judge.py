@@ -96,6 +96,7 @@ class StudyJudge(Judge):
         write_study(self.study, described=study_params(self.config, base, self.data))
         if summary.memory is not None:
             write_study(self.study, memory={"planned_bytes": summary.memory.planned})
+        self.projection.tracker.rest()
         self.projection.open()
         self.progress.opened(summary)
 
@@ -257,6 +258,7 @@ class StudyJudge(Judge):
     def progressed(self, event: Progressed, worker: int) -> None:
         if (status := self.live.update(event, worker, self.places[worker])) is not None:
             self.after_commit.append(partial(self.progress.step, status))
+        self.after_commit.append(self.projection.tracker.wake)
 
     # Results --------------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ class Tracker:
         self._changed = threading.Condition()
         self._waiting = Waiting()
         self._writer: threading.Thread | None = None
-        self._closing = False
+        self._closing = self._resting = False
         self._retry_at = 0.0
         self.lost, self._reason = 0, ""
         self.problem = ""
@@ -69,6 +69,18 @@ class Tracker:
         """Keep copies of waiting artifacts in this folder of the study's artifacts: they are hard links there. The
         system's temporary folder may be on another disk, or in memory."""
         self._spool.use(folder)
+
+    def rest(self) -> None:
+        """Let updates wait until `wake`, or until `close`. MLflow takes seconds to import, beside which a sweep's first
+        steps would be slow."""
+        self._resting = True
+
+    def wake(self) -> None:
+        """Write what waits."""
+        if self._resting:
+            with self._changed:
+                self._resting = False
+                self._changed.notify()
 
     # What the sweep reports -------------------------------------------------------------------------------------------
 
@@ -257,7 +269,7 @@ class Tracker:
                 pause = self._retry_at - time.monotonic()
                 if self._sink.abandoned or (self._closing and (pause > 0 or not self._waiting)):
                     return False
-                if self._waiting and pause <= 0:
+                if self._waiting and pause <= 0 and (self._closing or not self._resting):
                     return True
                 self._changed.wait(pause if pause > 0 else None)
 
