@@ -19,6 +19,7 @@ import optuna
 import pytest
 
 import peftsweep
+from peftsweep.cli.study_commands import _say_time
 from peftsweep.engine import Evaluated, Event, ScoreTrial, StartTrials, TrialEnded
 from peftsweep.errors import ModelError, StorageError, WorkerError
 from peftsweep.export import export
@@ -115,6 +116,17 @@ def test_two_studies_share_two_workers_and_a_worker_goes_to_the_study_that_has_m
     assert len(workers_of(second)) == 2
     assert {run.info.status for run in here.runs()} == {"FINISHED"}
     assert len(here.runs()) == 2 + 1 + 6
+
+
+def test_the_time_of_studies_that_share_workers_is_the_mean_of_all_workers(here: Home) -> None:
+    """And not of as many as trained one of the studies: the shares would add up to more than the whole."""
+    results = run_on(2, here, *(here.study(name, search={"trials": 1}) for name in ("one", "two")))
+    assert [result.worker_numbers for result in results] == [{0}, {1}] and results[0].workers == 1
+    results += [results[0]]  # worker 0 has come to a further study
+    said = io.StringIO()
+    _say_time(PlainProgress(said), results)
+    assert "in this run, of 2 workers the mean ·" in said.getvalue()
+    assert min(map(float, re.findall(r"(\S+)%", said.getvalue()))) >= 0
 
 
 def test_one_worker_trains_one_study_after_the_other_in_their_order_as_if_each_were_alone(here: Home) -> None:

@@ -165,8 +165,8 @@ def _say_time(display: Progress, results: Sequence[SweepResult | RetrainResult])
         for result in trained:
             seconds.update(result.seconds)
         moments = sorted(moment for result in trained for moment in result.trained)
-        workers = max(result.workers for result in trained)
-        display.note(progress.time_spent(process_age(), (moments[0], moments[-1]), seconds, workers))
+        workers = frozenset[int]().union(*(result.worker_numbers for result in trained))  # each once, in any study
+        display.note(progress.time_spent(process_age(), (moments[0], moments[-1]), seconds, len(workers)))
 
 
 def stop(

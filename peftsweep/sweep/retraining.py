@@ -55,7 +55,7 @@ class RetrainResult:
     seconds: dict[str, float]  # where the time went; empty if nothing was left to train
     interrupted: int | None = None  # the signal that stopped it
     trained: tuple[float, ...] = ()  # see `SweepResult`
-    workers: int = 1
+    worker_numbers: frozenset[int] = frozenset({0})  # it has one worker
 
     @property
     def rows(self) -> list[dict[str, Any]]:

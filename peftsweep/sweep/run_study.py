@@ -50,7 +50,7 @@ class SweepResult:
         seconds: by kind of work: "training", "evaluation", "checkpoints", "other", and "source" (what the study itself
             took: to sample, judge, store and track), of all workers together. Empty if nothing was left to train.
         trained: how old the process was, in seconds, whenever a worker began to train it, or ended.
-        workers: number of workers that trained it.
+        worker_numbers: of the workers that trained it. Studies that run together share their workers.
         interrupted: the signal that stopped the run, if one did.
     """
 
@@ -58,9 +58,14 @@ class SweepResult:
     best: best_rows.Best | None
     counts: dict[str, int]
     seconds: dict[str, float]
-    workers: int = 0
+    worker_numbers: frozenset[int] = frozenset()
     interrupted: int | None = None
     trained: tuple[float, ...] = ()
+
+    @property
+    def workers(self) -> int:
+        """Number of workers that trained it."""
+        return len(self.worker_numbers)
 
 
 def run(
@@ -225,7 +230,7 @@ def _result(judge: StudyJudge) -> SweepResult:
         best,
         judge.counts(),
         dict(judge.seconds),
-        judge.workers,
+        frozenset(judge.workers),
         judge.stop.number,
         tuple(judge.trained),
     )

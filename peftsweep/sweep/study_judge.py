@@ -68,7 +68,7 @@ class StudyJudge(Judge):
         self.told_all: set[int] = set()  # workers that believe that there are no more trials for them
         self.suspects = Suspects()
         self.seconds: dict[str, float] = {}  # where the workers' time went
-        self.workers = 0  # that have ended
+        self.workers: set[int] = set()  # numbers of those that trained it and have ended
         self.trained: list[float] = []  # how old the process was when a worker began to train, or ended
         self.live = LiveStatus(self.halving, supply, len(data.validation))
         self.heartbeat = Heartbeat(self.study, self.places, self.running, self.live, self.requests)

@@ -199,7 +199,7 @@ class StudySweep:
                 self.lose(worker, reason)
             case Answer(worker, Usage() as usage):
                 pack = self.seats[worker].pack
-                self.judge.workers += bool(usage.seconds)
+                self.judge.workers |= {worker} if usage.seconds else set()
                 self.judge.trained.append(process_age())
                 self.judge.used(usage, None if pack is None else pack.memory)
 
