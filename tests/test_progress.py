@@ -267,9 +267,19 @@ def test_a_pipe_gets_a_last_line_when_all_trials_are_done() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = PlainProgress(stream, clock)
     for clock.now, done in [(100.0, 0), (110.0, 1), (120.0, 2), (130.0, 12), (131.0, 12)]:
-        progress.step(SweepStatus([], done, 12, None, None))
+        progress.step(SweepStatus([], done, 12, None, eta=130.0))
     lines = stream.getvalue().splitlines()
-    assert [line.split()[1] for line in lines] == ["0", "12"]
+    assert [line.split()[1] for line in lines] == ["0", "12"]  # the last one does not wait for its minute
+
+
+def test_a_pipe_gets_lines_when_trials_end_by_their_first_evaluation() -> None:
+    """A trial that has one evaluation, or is pruned at its first, never shows it in a slot."""
+    stream, clock = io.StringIO(), Clock()
+    progress, running = PlainProgress(stream, clock), SlotStatus(0, 7, 3, 9, evaluations=1)
+    for clock.now in map(float, range(100, 300)):
+        done = int(clock.now - 100) // 25
+        progress.step(SweepStatus([WorkerStatus(0, None, "cpu", [running])], done, 12, None, eta=130.0))
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["0", "2", "4", "7"]
 
 
 def test_a_trial_that_ends_has_the_time_of_day_in_a_pipe() -> None:

@@ -14,8 +14,8 @@ from peftsweep.progress.stages import Stage, stage_line
 from peftsweep.sweep_state import SweepState
 from peftsweep.system.terminal import say
 
-MINUTE = 60.0  # least seconds between two lines about a study's state: they are written at evaluations
-SILENCE = 600.0  # most seconds between two, also without an evaluation
+MINUTE = 60.0  # least seconds between two lines about a study's state: they are written when there is news
+SILENCE = 600.0  # most seconds between two, also without news
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Said:
     Attributes:
         at: when it was printed.
         evaluated: the running trials, each with the number of its evaluations.
+        done: number of trials that had ended. A trial that ends by its evaluation no longer shows it.
         over: whether all trials had ended.
         early: whether it could not tell the time left yet. Then the next line need not wait for its minute.
     """
 
     at: float
     evaluated: frozenset[tuple[int | None, int]]
+    done: int
     over: bool
     early: bool
 
@@ -38,14 +40,14 @@ class Said:
         """Whether to print the next line now."""
         if line.over and not self.over:
             return True
-        news = bool(line.evaluated - self.evaluated)
+        news = line.done > self.done or bool(line.evaluated - self.evaluated)
         return line.at >= self.at + (SILENCE if not news else 0.0 if self.early else MINUTE)
 
 
 class PlainProgress(Progress):
     """Prints a line with the time of day when a stage begins or a trial ends, and others about the state of each study:
-    after its first step, then at evaluations (once the time left is known, at most once a minute), and when all trials
-    are done.
+    after its first step, then at evaluations and when trials have ended (once the time left is known, at most once a
+    minute), and when all trials are done.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class PlainProgress(Progress):
         self._best.update(status)
         last = self._said.get(status.study)
         evaluated = frozenset((slot.trial, slot.evaluated) for slot in status.running if slot.evaluated)
-        line = Said(self._clock(), evaluated, status.done >= status.total, status.eta is None)
+        line = Said(self._clock(), evaluated, status.done, status.done >= status.total, status.eta is None)
         if last is None or last.is_followed_by(line):
             self._said[status.study] = line
             text = sweep_lines.summary(status, self._best.objective(status.study), sweep_lines.steps(status.running))
