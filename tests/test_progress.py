@@ -441,6 +441,8 @@ def test_the_report_says_what_the_time_was_spent_on() -> None:
     assert time_spent(120.0, (8.0, 117.0), {"training": 270.0}, 3).startswith(
         "time: 2m00s in this run, of 3 workers the mean · starting 6.7% · training 75.0%"
     )
+    rounded_up = {"training": 99.82, "evaluation": 0.06, "checkpoints": 0.06}
+    assert time_spent(100.0, (0.06, 100.0), rounded_up).endswith(" · everything else 0.0%")
 
 
 def test_tuned_scores_are_shown_beside_the_others_if_there_are_any() -> None:

@@ -175,7 +175,7 @@ def time_spent(whole: float, trained: tuple[float, float], seconds: Mapping[str,
     spent |= {name: seconds.get(name, 0.0) / max(1, workers) for name in ("training", "evaluation", "checkpoints")}
     spent |= {"ending": whole - ended}
     tenths = {name: round(1000 * part / whole) for name, part in spent.items()}  # of a percent
-    tenths["everything else"] = 1000 - sum(tenths.values())
+    tenths["everything else"] = max(0, 1000 - sum(tenths.values()))  # each is rounded
     of = f", of {workers} workers the mean" if workers > 1 else ""
     shares = (f"{name} {share / 10:.1f}%" for name, share in tenths.items())
     return " · ".join([f"time: {duration(whole)} in this run{of}", *shares])
