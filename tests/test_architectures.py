@@ -20,7 +20,7 @@ from peftsweep.config import TrainConfig
 from peftsweep.engine.equivalence import samples_of
 from peftsweep.engine.packed_model import PackedModel
 from peftsweep.errors import ModelError
-from peftsweep.methods import METHODS, Method
+from peftsweep.methods import METHODS, Method, lora
 from peftsweep.models import linear_names
 from tests.architectures import KINDS, UNBUILT, tiny_base
 from tests.numbers import same, same_gradients
@@ -50,6 +50,9 @@ def test_an_architecture_trains_as_in_stock_peft_or_is_refused_with_a_reason(
     model = tiny_base(KINDS[architecture])
     linears = linear_names(model)
     method, params = METHODS[name](model, linears), PARAMS
+    if name == "lora":  # peft is asked only where there may be experts
+        names = {path.rsplit(".", 1)[-1] for path in linears}
+        assert lora.taken_elsewhere(model, names) == lora._by_peft(model, names)
     if name == "ia3" and linears:  # peft has default layers for only a few architectures
         params = TrainConfig(target_modules=linears, feedforward_modules=linears[-1:])
     try:

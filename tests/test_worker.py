@@ -23,6 +23,7 @@ from peftsweep.models import BaseInfo
 from peftsweep.progress import Silent
 from peftsweep.system.signals import ENDING, Stopped
 from peftsweep.workers.spawned_worker import SpawnedWorker
+from peftsweep.workers.worker import keep_compiled_code
 from tests.studies import LABELS, Home, home, write
 from tests.tiny import tiny_rows
 from tests.troubled_methods import Broken, Cramped, Halting
@@ -249,3 +250,17 @@ def test_an_error_that_cannot_be_sent_arrives_as_text(here: Home) -> None:
         here.run(here.study(method="broken"), start=SpawnedWorker)
     (note,) = raised.value.__notes__
     assert re.search(r"troubled_methods\.py.*, in layer", note)
+
+
+def test_compiled_code_is_kept_in_the_cache_unless_the_user_has_chosen_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    monkeypatch.setenv("PEFTSWEEP_CACHE", str(tmp_path / "ours"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "theirs"))
+    keep_compiled_code()
+    assert cache_dir() == str(tmp_path / "theirs")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_compiled_code()
+    assert cache_dir() == str(tmp_path / "ours" / "compiled")

@@ -272,6 +272,16 @@ def taken_elsewhere(model: Any, names: Collection[str]) -> frozenset[str]:
     """Those of some names of linear layers that peft takes for a model's experts. transformers 5 stacks experts, and
     peft puts adapters there that are for layers called as theirs once were (`gate_proj`, say), whatever they are for.
     """
+    return _by_peft(model, names) if _may_have_experts(model) else frozenset()  # peft takes two seconds to load
+
+
+def _may_have_experts(model: Any) -> bool:
+    """Whether a parameter is a stack of matrices, or the configuration speaks of experts."""
+    stacked = any(parameter.dim() > 2 for parameter in model.parameters())
+    return stacked or any("expert" in key for key in model.config.get_text_config().to_dict())
+
+
+def _by_peft(model: Any, names: Collection[str]) -> frozenset[str]:
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 

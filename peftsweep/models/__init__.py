@@ -17,7 +17,7 @@ from peftsweep.models.base import (
     text_backbone,
 )
 from peftsweep.models.loading import load_base, load_tokenizer, saved_tokenizer
-from peftsweep.models.location import message_prefix
+from peftsweep.models.location import cache_folder, message_prefix
 from peftsweep.models.padding import special_tokens
 from peftsweep.models.quiet import mute_native_output, silence_libraries
 from peftsweep.models.supported import check_supported, unsupported_error, unsupported_if_it_fails
@@ -25,6 +25,7 @@ from peftsweep.models.supported import check_supported, unsupported_error, unsup
 __all__ = [
     "Base",
     "BaseInfo",
+    "cache_folder",
     "check_supported",
     "default_device",
     "head_names",

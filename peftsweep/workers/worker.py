@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from peftsweep.engine import (
     plan,
 )
 from peftsweep.methods import METHODS, Method
-from peftsweep.models import Base, BaseInfo, default_device, linear_names, load_base
+from peftsweep.models import Base, BaseInfo, cache_folder, default_device, linear_names, load_base
 from peftsweep.workers.compatibility import check_fit
 
 # Training tokens of a study from which it pays off to compile blocks, and the last one, too: see benchmarks/notes.md.
@@ -154,6 +155,8 @@ class LocalWorker:
             )
 
         notes = []
+        if base.device.type == "cuda":
+            keep_compiled_code()
         planned = plan(build, spec.candidates, trials) if base.device.type == "cuda" else None
         fitting = CPU_SLOTS if planned is None else planned.slots
         count = spec.slots if spec.slots != "auto" else in_equal_turns(trials, fitting)
@@ -189,6 +192,12 @@ class LocalWorker:
             return Usage({}, None)
         peak = torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else None
         return Usage(dict(self.worker.pack.clock.seconds), peak)
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep compiled code in the user's cache. By default it does so in the folder for temporary files, which
+    is empty after the machine's next start."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
 
 def _memory(planned: Plan, device: torch.device) -> Memory:
