@@ -61,6 +61,7 @@ def plain_sweep(study: Path, overrides: Sequence[str], trials: Path, processes: 
         "processes": processes,
         "seconds": round(took, 1),
         **Counter(trial.state.name.lower() for trial in found),
+        "evaluations": sum(len(trial.intermediate_values) for trial in found),
         "best_macro_f1": None if best is None else round(best, 4),
     }
 
@@ -94,6 +95,7 @@ def work(study: Path, overrides: Sequence[str], journal: Path) -> None:
     kind = METHODS[config.method]
     model = load_base(config.model, data.task, four_bit=kind.four_bit, device=device).model
     method = kind(model, linear_names(model))
+    filler = int(getattr(model.config.get_text_config(), "pad_token_id", None) or 0)  # a decoder's head looks for it
     shared = optuna.load_study(study_name=NAME, storage=stored(journal), pruner=pruner(config))
 
     while PARAMS in (trial := shared.ask()).user_attrs:
@@ -101,7 +103,7 @@ def work(study: Path, overrides: Sequence[str], journal: Path) -> None:
         torch.manual_seed(trial.number)
         adapted = get_peft_model(model, method.peft_config(params, task_type="SEQ_CLS"))
         score: float | None = None
-        for index, score in enumerate(train(adapted, data, params, trial.number, device), 1):
+        for index, score in enumerate(train(adapted, data, params, trial.number, device, filler), 1):
             trial.report(score, index)
             if trial.should_prune():
                 shared.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -112,7 +114,9 @@ def work(study: Path, overrides: Sequence[str], journal: Path) -> None:
     shared.tell(trial, state=optuna.trial.TrialState.FAIL)  # one more than there are: all have been taken
 
 
-def train(model: Any, data: Dataset, params: TrainConfig, seed: int, device: torch.device) -> Iterator[float]:
+def train(
+    model: Any, data: Dataset, params: TrainConfig, seed: int, device: torch.device, filler: int
+) -> Iterator[float]:
     """Train one trial; yields macro-F1 on the validation rows at each evaluation."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay, fused = params.learning_rate, params.weight_decay, device.type == "cuda"
@@ -129,7 +133,7 @@ def train(model: Any, data: Dataset, params: TrainConfig, seed: int, device: tor
             picked = order[start : start + params.batch_size]
             model.train()
             with autocast(device):
-                out = model(**padded(data.train.input_ids, picked, device), labels=labels[picked].to(device))
+                out = model(**padded(data.train.input_ids, picked, device, filler), labels=labels[picked].to(device))
             out.loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, params.max_grad_norm)
             optimizer.step()
@@ -137,18 +141,18 @@ def train(model: Any, data: Dataset, params: TrainConfig, seed: int, device: tor
             optimizer.zero_grad()
             step += 1
             if step in due:
-                yield macro_f1(model, data, device)
+                yield macro_f1(model, data, device, filler)
 
 
 @torch.no_grad()
-def macro_f1(model: Any, data: Dataset, device: torch.device) -> float:
+def macro_f1(model: Any, data: Dataset, device: torch.device, filler: int) -> float:
     model.eval()
     texts = data.validation.input_ids
     order = np.argsort([len(text) for text in texts])  # little padding
     parts = []
     for start in range(0, len(order), EVALUATED):
         with autocast(device):
-            parts.append(model(**padded(texts, order[start : start + EVALUATED], device)).logits.float())
+            parts.append(model(**padded(texts, order[start : start + EVALUATED], device, filler)).logits.float())
     logits = torch.cat(parts).cpu().numpy()[np.argsort(order)]
     return data.task.macro_f1(np.asarray(data.validation.labels), data.task.predictions(logits))
 
@@ -157,9 +161,11 @@ def autocast(device: torch.device) -> Any:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def padded(texts: Sequence[Any], picked: NDArray[np.integer[Any]], device: torch.device) -> dict[str, torch.Tensor]:
+def padded(
+    texts: Sequence[Any], picked: NDArray[np.integer[Any]], device: torch.device, filler: int
+) -> dict[str, torch.Tensor]:
     longest = max(len(texts[i]) for i in picked)
-    ids, mask = (torch.zeros(len(picked), longest, dtype=torch.int64) for _ in range(2))
+    ids, mask = (torch.full((len(picked), longest), value) for value in (filler, 0))
     for row, i in enumerate(picked):
         ids[row, : len(texts[i])], mask[row, : len(texts[i])] = torch.from_numpy(texts[i]), 1
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}

@@ -3,12 +3,12 @@
     python benchmarks/sweeps.py --train train.tsv --validation dev.tsv [--study lora-smollm2 …] [--model STUDY=PLACE …]
                                 [--processes 8]
 
-For each study a JSON object goes to stdout: seconds of the whole command, which begins anew in a folder of its own, and
-of the pack's; its trials, the best of them; and from the rate of a plain loop of stock peft on the same base, texts and
-method, measured first, the seconds that the trials' training (without evaluation) would take by itself, one trial at a
-time. With --processes the rival runs, too: so many plain-loop processes at once, which each take the next of the same
-trials (plain_sweep.py). A study that fails, such as one whose base is not installed, has its error there instead, and
-the others go on; the exit status is 1 then.
+For each study a JSON object goes to stdout: seconds of the whole command, which begins anew in a folder of its own,
+and of training and evaluation; its trials, the best of them; and from the rate of a plain loop of stock peft on the
+same base, texts and method, measured first, the seconds that the trials' training (without evaluation) would take by
+itself, one trial at a time. With --processes the rival runs, too: so many plain-loop processes at once, which each
+take the next of the same trials (plain_sweep.py). A study that fails, such as one whose base is not installed, has
+its error there instead, and the others go on; the exit status is 1 then.
 """
 
 from __future__ import annotations
@@ -78,25 +78,25 @@ def sweep(config: StudyConfig, file: Path, overrides: list[str], trials: int | N
         took = time.perf_counter() - began
         if running.returncode != 0:
             raise RuntimeError(said[-1] if said else f"exit status {running.returncode}")
-        pack = next((line for line in said if line.startswith("time:")), "")
+        spent = next((line for line in said if line.startswith("time:")), "")
         records = Studies(storage).load(config.name).records()
         drawn.write_text(json.dumps([trial.drawn for trial in records]), encoding="utf-8")
-        return row_of(config.name, records, took, pack)
+        return row_of(config.name, records, took, spent)
 
 
-def row_of(study: str, trials: Sequence[TrialRecord], took: float, pack: str) -> dict[str, Any]:
+def row_of(study: str, trials: Sequence[TrialRecord], took: float, spent: str) -> dict[str, Any]:
     """What a study came to.
 
     Args:
         took: seconds of the whole command.
-        pack: the line in which it said where the pack's time went.
+        spent: the line in which it said where its time went.
     """
     epochs = [trial.evaluations[-1].epoch for trial in trials if trial.evaluations]
-    training, gpu = training_seconds(pack)
+    training, gpu = training_seconds(spent)
     row = {
         "study": study,
         "seconds": round(took, 1),
-        "pack": pack,
+        "time": spent,
         "training_seconds": round(training, 1),
         "gpu_seconds": round(gpu, 1),
         **Counter(trial.state.value for trial in trials),

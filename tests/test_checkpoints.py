@@ -122,6 +122,20 @@ def test_a_slow_disk_gets_a_rest_after_each_checkpoint(
     pack.release()
 
 
+def test_a_checkpoint_has_the_losses_of_all_its_steps(base: Path, tmp_path: Path) -> None:
+    """As on a GPU, where a step's loss is read while the next one runs."""
+    trials = [trial(0, tmp_path)]
+    pack = pack_of(base, SINGLE, "lora", trials, 1, checkpoint_every=0.0)
+    pack.results.ahead = 1
+    pack.admit(trials)
+    pack.step()
+    pack.checkpoints.finish()
+    folder = checkpoint.newest(trials[0].folder)
+    assert folder is not None
+    state = checkpoint._state(folder)
+    assert state.step == state.loss_count == 1 and state.loss_sum > 0
+
+
 def test_a_full_disk_ends_training_at_the_end_of_a_step(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ from peftsweep.engine.packed_model import PackedModel
 from peftsweep.engine.schedule import Schedule
 from peftsweep.engine.slot_weights import SlotParameters
 from peftsweep.engine.text_packing import pack_texts
-from peftsweep.errors import ModelError
+from peftsweep.errors import MethodError, ModelError
 from peftsweep.layers import FAR, ForwardContext, LayerSpec, Segments, attention, tiled
 from peftsweep.layers.attention import ATTENTION, attend
 from peftsweep.layers.dropout import keep_mask
@@ -206,7 +206,7 @@ def test_dropout_works_as_in_lora_in_forward_and_backward() -> None:
     stack = SlotParameters([layer], 2, torch.device("cpu"))
     stack.weights.normal_(generator=torch.Generator().manual_seed(0))
     for slot, params in enumerate((TrainConfig(rank=4, dropout=0.5), TrainConfig(rank=2, alpha=3.0, dropout=0.25))):
-        layer.active[slot] = True
+        layer.active[slot], layer.rank[slot] = True, params.rank
         layer.start(slot, params, torch.Generator())
     current.segments, current.keys = Segments((1, 0), ((0, 7), (7, 11)), {0: 3}), {0: (1, 2), 1: (9, 2)}
     x = torch.randn(11, 6, requires_grad=True)
@@ -224,6 +224,48 @@ def test_dropout_works_as_in_lora_in_forward_and_backward() -> None:
     wanted = torch.autograd.grad(theirs, (x, a, b), grad)
     for got, want in zip((to_x, layer.stacked["A"].grad, layer.stacked["B"].grad), wanted, strict=True):
         same(got, want)
+
+
+def test_every_parameter_begins_where_compiled_code_expects_it() -> None:
+    """At a multiple of four columns, in layers of odd widths, too; no column belongs to two parameters."""
+    context = ForwardContext([0.0], torch.device("cpu"), fused=False)
+    linears = [nn.Linear(a, b).requires_grad_(False) for a, b in ((7, 3), (3, 13), (13, 1))]
+    layers = [PackedLora(LayerSpec(each, f"layer{i}", i, context, 1), rank=3) for i, each in enumerate(linears)]
+    stack = SlotParameters(layers, 1, torch.device("cpu"))
+    row = torch.zeros(stack.weights.shape[1])
+    for param in stack.param_slices:
+        assert param.start % 4 == 0
+        param.of(row).add_(1)
+    assert row.max() == 1 and row.sum() == sum(math.prod(param.shape) for param in stack.param_slices)
+
+
+class StartsAlone(PackedLora):
+    """Written by somebody who does not call the inherited `start`."""
+
+    rank_axes: ClassVar[dict[str, int]] = {"A": 0, "B": 1}
+
+    def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        self.scales[slot] = 1.0
+        return {"A": torch.ones(params.rank, self.in_features)}
+
+
+def test_a_layer_knows_the_rank_of_a_slot_by_what_its_trial_uses() -> None:
+    context = ForwardContext([0.0] * 2, torch.device("cpu"), fused=False)
+    layer = StartsAlone(LayerSpec(nn.Linear(6, 5).requires_grad_(False), "layer", 0, context, 2), rank=4)
+    stack = SlotParameters([layer], 2, torch.device("cpu"))
+    stack.start(1, TrainConfig(rank=3), frozenset(["layer"]), torch.Generator())
+    assert layer.rank == [0, 3] == layer.ranks.tolist() and layer.factor.tolist() == [0.0, 1.0]
+    assert stack.used[1] == (slice(0, 3 * (8 + 8)),)
+    StartsAlone.rank_axes = {"A": -2, "B": 1}
+    with pytest.raises(MethodError, match=r"StartsAlone: rank_axes has axis -2 for 'A', whose shape is \(4, 6\)"):
+        SlotParameters([layer], 2, torch.device("cpu"))
+
+
+def test_a_trial_with_more_parameters_than_kernels_can_count_is_refused() -> None:
+    wide = nn.Linear(2**16, 2**16, device="meta").requires_grad_(False)
+    context = ForwardContext([0.0], torch.device("cpu"), fused=False)
+    with pytest.raises(ModelError, match=r"a trial would train 2,147,483,648 parameters, and a pack takes up to "):
+        SlotParameters([PackedLora(LayerSpec(wide, "layer", 0, context, 1), rank=2**14)], 1, torch.device("cpu"))
 
 
 def test_a_mask_keeps_its_share_and_differs_by_slot_step_and_layer() -> None:

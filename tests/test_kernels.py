@@ -59,6 +59,14 @@ def test_lora_in_the_interpreter(interpreted: None, drops: str, rank: int) -> No
 
 
 @pytest.mark.numbers
+def test_lora_of_many_rows_in_the_interpreter(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftsweep.methods import low_rank_kernels
+
+    monkeypatch.setattr(low_rank_kernels, "MANY", 1)  # other sizes of programs
+    lora_is_that_of_plain_torch(CPU, torch.float32, "dropout", 64)
+
+
+@pytest.mark.numbers
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")  # from rows that see nothing
 @pytest.mark.parametrize("heads", [*HEADS, WIDE], ids=str)
 def test_attention_in_the_interpreter(interpreted: None, heads: tuple[int, int, int, bool, int | None]) -> None:
@@ -195,7 +203,7 @@ def an_update_is_that_of_a_cpu(device: torch.device) -> None:
     updates = [SlotUpdate(slot, 7, 0.01 * (slot + 1), trials[slot]) for slot in (0, 1)]
     values = columns_of(theirs, updates)
     before = ours.weights.clone()
-    same(clip_and_update(ours, values[..., 0], EPS).cpu(), optimizer.step(theirs, updates))
+    same(clip_and_update(ours, values, EPS, block=64).cpu(), optimizer.step(theirs, updates))  # a row has ten blocks
     mine, plain = (
         torch.stack([each.weights, *each.moments.values(), each.grads])[:, :2].cpu() for each in (ours, theirs)
     )

@@ -100,7 +100,7 @@ def plan(build: Callable[[int], Pack], candidates: Sequence[TrainConfig], most: 
         wanted = min(most, MAX_SLOTS, math.ceil(BUSY / batch))
         found = plan_from(_measure(pack, candidates[0]), batch=batch, wanted=wanted)
         if found.slots < wanted and pack.compiled:
-            pack.packed.compile()
+            pack.packed.compile(last=pack.compiles_last)
             _peak(pack, candidates[0], 1)  # this pass compiles them
             found = plan_from(_measure(pack, candidates[0]), batch=batch, wanted=wanted)
         return found

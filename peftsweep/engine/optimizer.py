@@ -14,7 +14,6 @@ from torch import Tensor
 from peftsweep.config import TrainConfig
 from peftsweep.engine.oom import translate_oom
 from peftsweep.engine.slot_weights import SlotParameters
-from peftsweep.layers.staging_buffer import to_device
 from peftsweep.layers.triton_devices import runs_triton
 
 BETA1, BETA2, EPS, MOMENTUM = 0.9, 0.999, 1e-8, 0.9  # torch's own defaults
@@ -53,51 +52,51 @@ def step(stack: SlotParameters, updates: Sequence[SlotUpdate]) -> Tensor:
     if runs_triton(stack.weights.device):
         from peftsweep.engine.optimizer_kernels import clip_and_update
 
-        return clip_and_update(stack, values[..., 0], EPS)
-    columns = to_device(values, stack.weights.device)  # [groups, columns, K, 1]
+        return clip_and_update(stack, values, EPS)
     norms: Tensor = stack.grads.norm(dim=1)
-    limit = columns[0, COLUMNS.index("limit")]
-    clips = (limit > 0) & (norms[:, None] > limit)
-    clip = torch.where(clips, limit / (norms[:, None] + 1e-6), 1.0)  # [K, 1]
+    found = norms.tolist()
     matrices = (stack.weights, stack.grads, *stack.moments.values())
+    spare = torch.empty(2, stack.weights.shape[1], dtype=stack.weights.dtype, device=stack.weights.device)
     for update in updates:  # row by row: a row stays in a CPU's cache from one operation to the next
-        row = slice(update.index, update.index + 1)
         for number, (group, used) in enumerate(zip(stack.groups, stack.used[update.index], strict=True)):
-            parts = [matrix[row, used] for matrix in matrices]
-            _update(parts, clip[row], columns[number, :, row], group.decays)
+            parts = [*(matrix[update.index, used] for matrix in matrices), *spare[:, used]]
+            _update(parts, found[update.index], values[number, :, update.index].tolist(), group.decays)
     stack.grads.zero_()
     return norms
 
 
 def columns_of(stack: SlotParameters, updates: Sequence[SlotUpdate]) -> NDArray[np.floating[Any]]:
-    """The values of `COLUMNS` for each group and slot: [groups, columns, K, 1]."""
+    """The values of `COLUMNS` for each group and slot: [groups, columns, K]."""
     dtype = str(stack.weights.dtype).removeprefix("torch.")
-    values = np.zeros((len(stack.groups), len(COLUMNS), len(stack.weights), 1), dtype)
+    values = np.zeros((len(stack.groups), len(COLUMNS), len(stack.weights)), dtype)
     for update in updates:
-        values[:, :, update.index, 0] = update.column()
+        values[:, :, update.index] = update.column()
         for number, group in enumerate(stack.groups):
             values[number, COLUMNS.index("rate"), update.index] *= group.rate_factor(update.params)
     return values
 
 
-def _update(matrices: Sequence[Tensor], clip: Tensor, columns: Tensor, decays: bool) -> None:
+def _update(parts: Sequence[Tensor], norm: float, values: Sequence[float], decays: bool) -> None:
     """In place: AdamW as in Loshchilov & Hutter, 2019 (arXiv:1711.05101), and SGD with momentum, as torch has them.
 
     Args:
-        matrices: weights, gradients, first and second moments, [k, p] each.
-        clip: [k, 1].
-        columns: [columns, k, 1].
+        parts: weights, gradients, first and second moments, and two spare rows, [p] each.
+        norm: of all gradients of the slot.
+        values: of `COLUMNS`.
     """
-    weights, grads, first, second = matrices
-    rate, decay, coupled, sgd, keep1, gain1, keep2, gain2, fix1, fix2 = columns.unbind()[2:]
-    grad = grads * clip
+    weights, grad, first, second, spare, other = parts
+    _, limit, rate, decay, coupled, sgd, keep1, gain1, keep2, gain2, fix1, fix2 = values
+    if limit > 0 and norm > limit:
+        grad.mul_(limit / (norm + 1e-6))
+    if decays and coupled:
+        grad.add_(weights, alpha=coupled)
+    first.mul_(keep1).add_(grad, alpha=gain1)
+    second.mul_(keep2).addcmul_(grad, grad, value=gain2)
     if decays:
-        grad = grad + coupled * weights
-    new_first = keep1 * first + gain1 * grad
-    new_second = keep2 * second + gain2 * grad * grad
-    adam = (new_first / fix1) / (new_second.sqrt() / fix2 + EPS)
-    kept = weights * (1 - rate * decay) if decays else weights
-    new_weights = kept - rate * torch.where(sgd > 0, new_first, adam)
-    first.copy_(new_first)
-    second.copy_(new_second)
-    weights.copy_(new_weights)
+        weights.mul_(1 - rate * decay)
+    if sgd:
+        weights.add_(first, alpha=-rate)
+        return
+    torch.sqrt(second, out=spare).div_(fix2).add_(EPS)
+    torch.div(first, fix1, out=other).div_(spare)
+    weights.add_(other, alpha=-rate)

@@ -6,6 +6,8 @@ no part, cost nothing.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import triton
@@ -70,11 +72,12 @@ def _update(  # type: ignore[no-untyped-def]
     tl.store(grads + at, tl.zeros((BLOCK,), tl.float32), inside)
 
 
-def clip_and_update(stack: SlotParameters, values: NDArray[np.float32], eps: float) -> Tensor:
+def clip_and_update(stack: SlotParameters, values: NDArray[np.floating[Any]], eps: float, block: int = BLOCK) -> Tensor:
     """See `optimizer.step`.
 
     Args:
         values: [groups, columns, K], see `optimizer.COLUMNS`.
+        block: number of columns of a program.
 
     Returns:
         The norms of all gradients [K].
@@ -83,18 +86,31 @@ def clip_and_update(stack: SlotParameters, values: NDArray[np.float32], eps: flo
     stops = np.zeros((len(stack.groups) + 1, slots), np.int64)  # of each group, and of all
     for slot, used in enumerate(stack.used):
         stops[: len(used), slot], stops[-1, slot] = [columns.stop for columns in used], stack.stop(slot)
-    staging = StagingBuffer({"values": values, "stops": stops})
+    staging = StagingBuffer({"values": values, "stops": stops, "none": np.zeros_like(stops)})
     there = staging.views(to_device(staging.words, stack.weights.device))
-    blocks = max(1, triton.cdiv(int(stops.max()), BLOCK))
+    blocks = max(1, triton.cdiv(int(stops.max()), block))
     squares = torch.zeros(slots, blocks, device=stack.weights.device)
-    _squares[blocks, slots](stack.grads, squares, there["stops"][-1], width, blocks, BLOCK=BLOCK)
+    _squares[blocks, slots](stack.grads, squares, there["stops"][-1], width, blocks, BLOCK=block)
     norms = squares.sum(1).sqrt()
-    matrices = (stack.weights, stack.grads, *stack.moments.values())
-    for number, group in enumerate(stack.groups):
-        start = group.columns.start
-        grid = max(1, triton.cdiv(int(stops[number].max()) - start, BLOCK)), slots
-        own = there["values"][number], there["stops"][number]
-        _update[grid](
-            *matrices, norms, *own, start, width, slots, EPS=eps, DECAYS=group.decays, BLOCK=BLOCK, num_warps=8
-        )
+    # The first launches load kernels, for which memory may be full: they change nothing, so the step can be repeated.
+    for ends in ("stops",) if stack.updated else ("none", "stops"):
+        for number, group in enumerate(stack.groups):
+            start = group.columns.start
+            grid = max(1, triton.cdiv(int(stops[number].max()) - start, block)), slots
+            _update[grid](
+                stack.weights,
+                stack.grads,
+                *stack.moments.values(),
+                norms,
+                there["values"][number],
+                there[ends][number],
+                start,
+                width,
+                slots,
+                EPS=eps,
+                DECAYS=group.decays,
+                BLOCK=block,
+                num_warps=8,
+            )
+    stack.updated = True
     return norms

@@ -37,8 +37,7 @@ class Pack:
         model: a frozen `transformers` model for sequence classification. Its layers are wrapped in place.
         test: the split on which finished trials are scored.
         candidates: hyperparameters that bound what trials may ask for (the widest rank, every choice of layers).
-        compiled: whether to compile the backbone's blocks, which takes half a minute once and makes steps faster.
-        compiles_last: whether to compile the last block then, which takes a third of that and gains a hundredth.
+        compiled, compiles_last: whether to compile the backbone's blocks, and the last one too: slow once, then faster.
         objective: the score by which a trial's evaluations are compared; see `Task.scores`.
 
     Raises:
@@ -97,8 +96,9 @@ class Pack:
 
     def settle(self, ahead: int = 0) -> None:
         """Read the losses of all steps but the last `ahead`, and end the trials in which they are not finite."""
-        for slot, reason in self.results.read(lambda: self.slots.occupied, ahead):
-            self.end(slot, TrialState.FAILED, reason)
+        with self.clock.at("training"):
+            for slot, reason in self.results.read(lambda: self.slots.occupied, ahead):
+                self.end(slot, TrialState.FAILED, reason)
 
     def decided(self) -> list[Slot]:
         """The slots that the study has judged: see `decide`."""

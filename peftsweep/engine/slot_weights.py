@@ -23,10 +23,11 @@ import torch._dynamo
 from torch import Tensor
 
 from peftsweep.config import TrainConfig
-from peftsweep.errors import MethodError
+from peftsweep.errors import MethodError, ModelError
 from peftsweep.layers import PackedLayer
 
 ALIGNED = 16  # columns: kernels read four at a time, and compiled code expects it
+MOST = 2_000_000_000  # columns: kernels count them with 32 bits
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class SlotParameters:
         moments: exp_avg and exp_avg_sq [K, P], by torch's names; SGD has its momentum in the first.
         groups: the columns, by how they are updated.
         used: by slot, the columns of each group that its trial uses; all others are zero.
+        updated: whether a GPU's kernels have updated them before.
     """
 
     def __init__(self, layers: Sequence[PackedLayer], slots: int, device: torch.device) -> None:
@@ -97,11 +99,13 @@ class SlotParameters:
         self.grads = torch.zeros(slots, columns, device=device)
         self.moments = {name: torch.zeros(slots, columns, device=device) for name in ("exp_avg", "exp_avg_sq")}
         self.used: list[tuple[slice, ...]] = [()] * slots
+        self.updated = False
         self._factors = torch.zeros(len(layers), _aligned(slots), device=device)[:, :slots]
         self._ranks = torch.zeros(slots, dtype=torch.int32, device=device)
         for layer, factor in zip(layers, self._factors, strict=True):
             leaves = {param.name: self._view(param, slots) for param in self.param_slices if param.layer is layer}
-            layer.bind(leaves, factor, self._ranks)
+            layer.factor, layer.ranks = factor, self._ranks
+            layer.bind(leaves)
 
     def _view(self, param: ParamSlice, slots: int) -> Tensor:
         shape, strides = (slots, *param.shape), (self.weights.shape[1], *param.strides)
@@ -136,9 +140,10 @@ class SlotParameters:
             MethodError: see `start`.
         """
         first: dict[str, dict[str, Tensor]] = {}
+        ranks = tuple(_rank(self.param_slices, group, params) for group in self.groups)
         for layer in self.layers:
             if layer.name in adapted:
-                layer.active[slot] = True
+                layer.active[slot], layer.rank[slot] = True, max(ranks)
                 first[layer.name] = layer.start(slot, params, generator)
         row = torch.from_numpy(np.zeros(self.weights.shape[1], np.float32))  # untouched parts take no memory
         for param in self.param_slices:
@@ -152,7 +157,7 @@ class SlotParameters:
         for layer in self.layers:
             for name in first.get(layer.name, {}):
                 raise MethodError(f"{_origin(layer)}: start() gives a value for {name!r}, which shapes() does not name")
-        return Drawn(row, tuple(_rank(self.param_slices, group, params) for group in self.groups))
+        return Drawn(row, ranks)
 
     def place(self, slot: int, drawn: Drawn) -> None:
         """Put a trial's initial values into its slot: as one vector, because each copy to a GPU waits for all work
@@ -182,6 +187,7 @@ def _layout(layers: Sequence[PackedLayer]) -> tuple[list[ParamSlice], list[Param
 
     Raises:
         MethodError: a layer's names are wrong.
+        ModelError: there are more than `MOST`.
     """
     found = [(_group_key(layer, name, shape), layer, name, shape) for layer in layers for name, shape in _shapes(layer)]
     found.sort(key=lambda item: item[0])
@@ -191,7 +197,8 @@ def _layout(layers: Sequence[PackedLayer]) -> tuple[list[ParamSlice], list[Param
     for (ranks, rate, bias), members in groupby(found, lambda item: item[0]):
         start = at = columns = _aligned(columns)
         named = list(members)
-        sizes = [math.prod(shape) // (ranks or 1) for *_, shape in named]  # columns of each, or those of one rank
+        # Columns of each, or those of one rank, aligned: compiled code would copy what is not, and gradients with it.
+        sizes = [_aligned(math.prod(shape) // (ranks or 1), 4) for *_, shape in named]
         for (_, layer, name, shape), size in zip(named, sizes, strict=True):
             strides = _strides(shape, layer.rank_axes.get(name), sum(sizes))
             slices.append(ParamSlice(layer, name, at, shape, strides))
@@ -199,6 +206,9 @@ def _layout(layers: Sequence[PackedLayer]) -> tuple[list[ParamSlice], list[Param
         columns = start + sum(sizes) * (ranks or 1)
         own_rate = slices[-len(named)] if rate else None
         groups.append(ParamGroup(slice(start, columns), not bias, own_rate, sum(sizes) if ranks else 0))
+    if columns > MOST:
+        many = f"a trial would train {columns:,} parameters, and a pack takes up to {MOST:,}"
+        raise ModelError(f"{many}: lower the rank, or adapt fewer layers")
     return slices, groups, _aligned(columns)
 
 
@@ -206,9 +216,12 @@ def _shapes(layer: PackedLayer) -> Iterable[tuple[str, tuple[int, ...]]]:
     shapes = layer.shapes()
     if wrong := [name for name in shapes if not name.isidentifier()]:
         raise MethodError(f"{_origin(layer)}: shapes() names a parameter {wrong[0]!r}: use a Python identifier")
-    for what, names in (("own_rates", layer.own_rates), ("rank_axes", layer.rank_axes.keys())):
-        if unknown := sorted(names - shapes.keys()):
-            raise MethodError(f"{_origin(layer)}: {what} has {unknown[0]!r}, which shapes() does not name")
+    if unknown := sorted(layer.own_rates - shapes.keys()):
+        raise MethodError(f"{_origin(layer)}: own_rates has {unknown[0]!r}, which shapes() does not name")
+    for name in layer.rank_axes.keys() & shapes.keys():
+        axis, shape = layer.rank_axes[name], shapes[name]
+        if not 0 <= axis < len(shape):
+            raise MethodError(f"{_origin(layer)}: rank_axes has axis {axis} for {name!r}, whose shape is {shape}")
     return shapes.items()
 
 
@@ -231,8 +244,8 @@ def _rank(slices: Iterable[ParamSlice], group: ParamGroup, params: TrainConfig) 
     return rank
 
 
-def _aligned(columns: int) -> int:
-    return -(-columns // ALIGNED) * ALIGNED
+def _aligned(columns: int, to: int = ALIGNED) -> int:
+    return -(-columns // to) * to
 
 
 def _origin(layer: PackedLayer) -> str:

@@ -47,9 +47,13 @@ class Slots:
         free = [index for index, slot in enumerate(self.all) if slot is None][: len(trials)]
         for index in free:
             self.stack.clear(index)
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # each draw takes up to a tenth of a second
-            drawn = threads.map(self._draw, free, trials)
-            return [self._place(index, trial, each) for index, trial, each in zip(free, trials, drawn, strict=True)]
+        count, started = torch.get_num_threads(), list[Slot]()
+        with ThreadPoolExecutor(count) as threads:  # each draw takes up to a tenth of a second, and a row of memory
+            for begin in range(0, len(free), count):
+                some = list(zip(free, trials, strict=True))[begin : begin + count]
+                drawn = threads.map(lambda each: self._draw(*each), some)
+                started += [self._place(*each, values) for each, values in zip(some, drawn, strict=True)]
+        return started
 
     def put(self, index: int, trial: Trial) -> Slot:
         """Start a trial in a given slot."""

@@ -45,7 +45,9 @@ class PackedLayer(nn.Module, ABC):
     Attributes:
         own_rates: names of parameters that have a learning rate of their own; see `rate_factor`.
         rank_axes: names of parameters that grow with the trial's rank, and along which axis of their shape.
+        rank: by slot, the rank of its trial, if parameters grow with it; see `trial_part`.
         scales: by slot, what its adapter is multiplied by; zero while it does not adapt the layer.
+        dropouts: by slot; the pack's own list.
         factor, ranks: [K] the scales and the ranks of the slots' trials (int32), on the pack's device for kernels.
     """
 
@@ -61,7 +63,7 @@ class PackedLayer(nn.Module, ABC):
         self.name, self.index, self.context = spec.name, spec.index, spec.context
         self.shared = {name: tensor.to(inner.weight.device) for name, tensor in shared.items()}  # type: ignore[arg-type]
         self.active = [False] * spec.slots  # whether a slot's trial adapts this layer
-        self.scales = [0.0] * spec.slots
+        self.rank, self.scales, self.dropouts = [0] * spec.slots, [0.0] * spec.slots, spec.context.dropouts
         self.factor = self.ranks = torch.empty(0)
         self.stacked: dict[str, Tensor] = {}  # leaves [K, …]; torch.compile would specialise on an nn.Parameter's shape
         self.grads: dict[str, Tensor] = {}  # their gradients, which passes add to
@@ -101,11 +103,12 @@ class PackedLayer(nn.Module, ABC):
     @abstractmethod
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Begin a new trial in the slot: note its scale, and return initial values of its parameters, on the CPU and
-        unpadded; parameters that are left out start at zero. Several slots may start at the same time, in threads."""
+        unpadded; parameters that are left out start at zero. Several slots may start at the same time, in threads, so
+        this reads and writes only what is the slot's own."""
 
-    def bind(self, stacked: Mapping[str, Tensor], factor: Tensor, ranks: Tensor) -> None:
-        """Use these stacked parameters and tensors, which are on the pack's device."""
-        self.stacked, self.factor, self.ranks = dict(stacked), factor, ranks
+    def bind(self, stacked: Mapping[str, Tensor]) -> None:
+        """Use these stacked parameters, which are on the pack's device, as are `factor` and `ranks` by then."""
+        self.stacked = dict(stacked)
         # `data` counts its versions apart: autograd would refuse a layer after another one has added to its own part.
         self.grads = {name: leaf.grad.data for name, leaf in stacked.items() if leaf.grad is not None}
 

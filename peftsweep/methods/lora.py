@@ -32,7 +32,6 @@ class PackedLora(PackedLayer):
     def __init__(self, spec: LayerSpec, rank: int, **options: Any) -> None:
         super().__init__(spec, **options)
         self.max_rank = rank
-        self.rank = [0] * spec.slots  # of each slot's trial
         self.salt = torch.empty(0)  # [1] the layer's own dropout, for kernels
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -43,13 +42,13 @@ class PackedLora(PackedLayer):
 
     def start(self, slot: int, params: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """As in peft: A is Kaiming-uniform with a = √5 and B is zero, so the first step sees the unchanged base."""
-        self.rank[slot], self.scales[slot] = params.rank, alpha_of(params) / params.rank
-        self.context.dropouts[slot] = params.dropout
+        self.scales[slot] = alpha_of(params) / params.rank
+        self.dropouts[slot] = params.dropout
         bound = 1 / math.sqrt(self.in_features)
         return {"A": torch.empty(params.rank, self.in_features).uniform_(-bound, bound, generator=generator)}
 
-    def bind(self, stacked: Mapping[str, Tensor], factor: Tensor, ranks: Tensor) -> None:
-        super().bind(stacked, factor, ranks)
+    def bind(self, stacked: Mapping[str, Tensor]) -> None:
+        super().bind(stacked)
         salt = (self.index + 1) * 0x9E3779B1 % 2**32  # spread over 32 bits
         self.salt = torch.tensor([salt], device=stacked["A"].device)
 

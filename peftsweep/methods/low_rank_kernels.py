@@ -51,7 +51,7 @@ def _threshold(keep):  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _shrink(  # type: ignore[no-untyped-def]
     x, matrix, out, ranks, factor, keep, seeds, salt, tiles, edges,
-    WIDTH, of_slot, of_width, of_rank,
+    WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """out[t, r] = factor[k] · Σ_d dropout(x)[t, d] · matrix[k, d, r] for the rows t of slot k."""
@@ -60,7 +60,7 @@ def _shrink(  # type: ignore[no-untyped-def]
     if first + tl.program_id(1) * ROWS >= end:
         return
     real = rows < end
-    at, rank = tl.arange(0, R), tl.load(ranks + slot)
+    at, rank = tl.arange(0, R), tl.minimum(tl.load(ranks + slot), RANK)
     kept = tl.load(keep + slot)
     key, threshold = _key(tl.load(seeds + slot), tl.load(salt)), _threshold(kept)
     total = tl.zeros((ROWS, R), tl.float32)
@@ -81,12 +81,12 @@ def _shrink(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _expand(  # type: ignore[no-untyped-def]
     hidden, matrix, y, ranks, keep, seeds, salt, tiles, edges,
-    WIDTH, of_slot, of_width, of_rank,
+    WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """y[t, d] += mask[t, d] · Σ_r hidden[t, r] · matrix[k, d, r] for the rows t of slot k, in place."""
     slot, first, origin, end = tile_of(tl.program_id(0), tiles, edges)
-    rank = tl.load(ranks + slot)
+    rank = tl.minimum(tl.load(ranks + slot), RANK)
     if (first >= end) | (rank == 0):
         return
     rows = first + tl.arange(0, ROWS)
@@ -109,13 +109,13 @@ def _expand(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _outer(  # type: ignore[no-untyped-def]
     x, hidden, out, ranks, keep, seeds, salt, edges,
-    WIDTH, of_slot, of_width, of_rank,
+    WIDTH, RANK, of_slot, of_width, of_rank,
     R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """out[k, d, r] += Σ_t dropout(x)[t, d] · hidden[t, r] over the rows t of slot k, from first to last."""
     block, slot = tl.program_id(0), tl.program_id(1).to(tl.int64)
     begin, end, skipped = edges_of(slot, edges)
-    rank = tl.load(ranks + slot)
+    rank = tl.minimum(tl.load(ranks + slot), RANK)
     if (begin >= end) | (rank == 0):
         return
     at = tl.arange(0, R)
@@ -142,7 +142,7 @@ class _Adapters:
     def __init__(
         self, ranks: Tensor, keep: Tensor, seeds: Tensor, salt: Tensor, tiles: Tensor, edges: Tensor, widest: int
     ) -> None:
-        self.ranks, self.dropout = ranks, (keep, seeds, salt)
+        self.ranks, self.dropout, self.widest = ranks, (keep, seeds, salt), widest
         self.tiles, self.edges = tiles, edges
         self.columns = max(NARROWEST, triton.next_power_of_2(widest))
 
@@ -151,6 +151,7 @@ class _Adapters:
         of_width, of_rank = (matrix.stride(1), matrix.stride(2)) if wide == 1 else (matrix.stride(2), matrix.stride(1))
         return {
             "WIDTH": matrix.shape[wide],
+            "RANK": self.widest,
             "of_slot": matrix.stride(0),
             "of_width": of_width,
             "of_rank": of_rank,
