@@ -346,7 +346,8 @@ def test_only_the_files_of_system_rename_link_or_make_temporary_files() -> None:
         "storage/lock_holder.py": {"getpid"},  # says which process runs a study
         "study/stopping.py": {"getpid"},  # says which process asks for a stop
         "sweep/heartbeat.py": {"getpid"},  # says which process runs a study
-        "workers/ray_broker.py": {"getpid", "gettempdir"},  # a worker's process; Ray's sockets need a short path
+        "workers/ray_broker.py": {"getpid"},  # a worker's process
+        "system/ray_connection.py": {"gettempdir"},  # Ray's sockets need a short path
         "workers/ray_pool.py": {"TemporaryFile"},  # a file without a name
         "tracking/mlflow_server.py": {"TemporaryFile"},  # a file without a name
         "models/gguf.py": {"symlink_to"},  # inside the folder that it writes aside

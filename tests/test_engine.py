@@ -206,7 +206,7 @@ def test_dropout_works_as_in_lora_in_forward_and_backward() -> None:
     stack = SlotParameters([layer], 2, torch.device("cpu"))
     stack.weights.normal_(generator=torch.Generator().manual_seed(0))
     for slot, params in enumerate((TrainConfig(rank=4, dropout=0.5), TrainConfig(rank=2, alpha=3.0, dropout=0.25))):
-        layer.active[slot], layer.rank[slot] = True, params.rank
+        layer.active[slot], layer.slot_ranks[slot] = True, params.rank
         layer.start(slot, params, torch.Generator())
     current.segments, current.keys = Segments((1, 0), ((0, 7), (7, 11)), {0: 3}), {0: (1, 2), 1: (9, 2)}
     x = torch.randn(11, 6, requires_grad=True)
@@ -254,7 +254,7 @@ def test_a_layer_knows_the_rank_of_a_slot_by_what_its_trial_uses() -> None:
     layer = StartsAlone(LayerSpec(nn.Linear(6, 5).requires_grad_(False), "layer", 0, context, 2), rank=4)
     stack = SlotParameters([layer], 2, torch.device("cpu"))
     stack.start(1, TrainConfig(rank=3), frozenset(["layer"]), torch.Generator())
-    assert layer.rank == [0, 3] == layer.ranks.tolist() and layer.factor.tolist() == [0.0, 1.0]
+    assert layer.slot_ranks == [0, 3] == layer.ranks.tolist() and layer.factor.tolist() == [0.0, 1.0]
     assert stack.used[1] == (slice(0, 3 * (8 + 8)),)
     StartsAlone.rank_axes = {"A": -2, "B": 1}
     with pytest.raises(MethodError, match=r"StartsAlone: rank_axes has axis -2 for 'A', whose shape is \(4, 6\)"):

@@ -57,7 +57,7 @@ ONLY = {
     "charset_normalizer": {"data"},
     "datasets": {"data"},
     "iterstrat": {"data", "task"},
-    "ray": {"workers"},
+    "ray": {"system", "workers"},
     "rich": {"progress"},
     "typer": {"cli"},
     "matplotlib": {"charts"},

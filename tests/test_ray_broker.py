@@ -9,6 +9,7 @@ from threading import Event, Thread
 import pytest
 import ray
 
+from peftsweep.system.ray_connection import TRIES, connected
 from peftsweep.system.worker_places import Place
 from peftsweep.system.worker_resources import Resources
 from peftsweep.workers import ray_broker
@@ -117,3 +118,24 @@ def test_a_worker_that_finds_no_place_is_not_counted_on_until_a_node_joins(monke
         assert driver.told("note")[1] == "workers: 1 of 2 wait for a node with 1 CPU free"
         cluster.add(there={"CPU": 1.0})
         assert driver.told("size")[0] == 2
+
+
+def test_a_client_server_that_does_not_start_is_tried_again() -> None:
+    failed = (
+        "Initialization failure from server: RuntimeError: Starting Ray client server failed. See ray_client_server"
+    )
+    calls = count(1)
+
+    def connect(fails: int, why: str) -> int:
+        if (call := next(calls)) <= fails:
+            raise ConnectionAbortedError(why)
+        return call
+
+    assert connected(lambda: connect(TRIES - 1, failed)) == TRIES
+    calls = count(1)
+    with pytest.raises(ConnectionAbortedError, match="Starting Ray client server failed"):
+        connected(lambda: connect(TRIES, failed))
+    calls = count(1)
+    with pytest.raises(ConnectionAbortedError, match="no route"):
+        connected(lambda: connect(1, "no route"))
+    assert next(calls) == 2

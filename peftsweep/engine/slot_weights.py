@@ -143,7 +143,7 @@ class SlotParameters:
         ranks = tuple(_rank(self.param_slices, group, params) for group in self.groups)
         for layer in self.layers:
             if layer.name in adapted:
-                layer.active[slot], layer.rank[slot] = True, max(ranks)
+                layer.active[slot], layer.slot_ranks[slot] = True, max(ranks)
                 first[layer.name] = layer.start(slot, params, generator)
         row = torch.from_numpy(np.zeros(self.weights.shape[1], np.float32))  # untouched parts take no memory
         for param in self.param_slices:

@@ -45,7 +45,7 @@ class PackedLayer(nn.Module, ABC):
     Attributes:
         own_rates: names of parameters that have a learning rate of their own; see `rate_factor`.
         rank_axes: names of parameters that grow with the trial's rank, and along which axis of their shape.
-        rank: by slot, the rank of its trial, if parameters grow with it; see `trial_part`.
+        slot_ranks: by slot, the rank of its trial, if parameters grow with it; see `trial_part`.
         scales: by slot, what its adapter is multiplied by; zero while it does not adapt the layer.
         dropouts: by slot; the pack's own list.
         factor, ranks: [K] the scales and the ranks of the slots' trials (int32), on the pack's device for kernels.
@@ -63,7 +63,7 @@ class PackedLayer(nn.Module, ABC):
         self.name, self.index, self.context = spec.name, spec.index, spec.context
         self.shared = {name: tensor.to(inner.weight.device) for name, tensor in shared.items()}  # type: ignore[arg-type]
         self.active = [False] * spec.slots  # whether a slot's trial adapts this layer
-        self.rank, self.scales, self.dropouts = [0] * spec.slots, [0.0] * spec.slots, spec.context.dropouts
+        self.slot_ranks, self.scales, self.dropouts = [0] * spec.slots, [0.0] * spec.slots, spec.context.dropouts
         self.factor = self.ranks = torch.empty(0)
         self.stacked: dict[str, Tensor] = {}  # leaves [K, …]; torch.compile would specialise on an nn.Parameter's shape
         self.grads: dict[str, Tensor] = {}  # their gradients, which passes add to

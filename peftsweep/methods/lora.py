@@ -141,7 +141,7 @@ def _forward_by_slot(
     """Each slot's rows separately, at its true rank. Returns the dropout mask and scale·A·dropout(x) [n, r] of each."""
     masks, saved = [], []
     for slot, start, stop in segments.by_slot():
-        rank = layer.rank[slot] if layer.active[slot] else 0
+        rank = layer.slot_ranks[slot] if layer.active[slot] else 0
         rows = x[start:stop]
         mask, scale = layer.mask(slot, rows), layer.scales[slot]
         if mask is not None:

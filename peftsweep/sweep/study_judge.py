@@ -256,9 +256,9 @@ class StudyJudge(Judge):
             self.after_commit.popleft()()
 
     def progressed(self, event: Progressed, worker: int) -> None:
+        self.after_commit.append(self.projection.tracker.wake)
         if (status := self.live.update(event, worker, self.places[worker])) is not None:
             self.after_commit.append(partial(self.progress.step, status))
-        self.after_commit.append(self.projection.tracker.wake)
 
     # Results --------------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,9 @@ import math
 import os
 import platform
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,9 +25,9 @@ from typing import Any
 
 import ray
 
-from peftsweep.system.ray_errors import is_raised, named_versions, why_broken, why_lost
+from peftsweep.system.ray_connection import joined
+from peftsweep.system.ray_errors import is_raised, why_broken, why_lost
 from peftsweep.system.signals import end_at_once
-from peftsweep.system.temporary import TemporaryFolder
 from peftsweep.system.worker_places import Place
 from peftsweep.system.worker_resources import Resources, count
 
@@ -37,8 +35,6 @@ LOSSES = 3  # workers in a row that may be lost without an evaluation before non
 TICK = 1.0  # seconds between two looks at the clock and at the cluster's resources
 STUCK = 3 * TICK  # seconds for one event after which workers get as many more to answer
 WAITING = 20.0  # seconds without a free place in the cluster after which the user is told, and the sweep counts on none
-STORE = 1 << 30  # bytes of the local cluster's object store; what does not fit goes to disk
-SHORT = 36  # characters of a folder in which Ray can open its sockets: their paths have at most 107
 
 
 class SweepWorker:
@@ -292,35 +288,6 @@ def _nodes() -> dict[str, dict[str, float]]:
     """The resources of each living node, by its id."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
-
-
-@contextmanager
-def joined(address: str | None, cores: int) -> Iterator[None]:
-    """A connection to a cluster, or to a local one for this process alone.
-
-    Raises:
-        Exception: the cluster does not answer, or runs another version of Ray or Python.
-    """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is not None:
-        with named_versions(), ray.init(address, **quiet):
-            yield
-        return
-    if len(tempfile.gettempdir()) > SHORT - 10:
-        tempfile.tempdir = "/tmp"
-    with TemporaryFolder() as folder:
-        try:
-            ray.init(
-                "local",
-                num_cpus=cores,
-                include_dashboard=False,
-                object_store_memory=STORE,
-                _temp_dir=str(folder),
-                **quiet,
-            )
-            yield
-        finally:
-            ray.shutdown()
 
 
 def main() -> None:
